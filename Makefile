@@ -1,0 +1,68 @@
+# Everything sets itself up: each target makes the virtual environment it needs under .venv/.
+
+PYTHON ?= python3
+VENV := .venv
+C_SOURCES := $(wildcard pmemheap/_core/*.c pmemheap/_core/*.h) pmemheap/_core/build_sys.py
+BUILT_FROM := pyproject.toml setup.py $(C_SOURCES)
+PYTHON_CODE := pmemheap tests setup.py $(wildcard benchmarks examples)
+
+WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
+SANITIZED := $(VENV)/sanitized
+
+.PHONY: all demo test differential lint bench docs wheel sanitize clean
+
+all: lint test
+
+# One recipe for all environments: .venv/<extras>/ready has the package, editable, with those extras.
+$(VENV)/%/ready: $(BUILT_FROM)
+	test -x $(VENV)/$*/bin/python || $(PYTHON) -m venv $(VENV)/$*
+	$(VENV)/$*/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+demo: $(VENV)/cli/ready
+	$(VENV)/cli/bin/pmemheap demo
+
+test: $(VENV)/test/ready
+	$(VENV)/test/bin/python -m pytest $(PYTEST_OPTIONS)
+
+# The long comparison with the real libpmem2 (apt-get install libpmem2-dev).
+differential: $(VENV)/test/ready
+	PMEMHEAP_DIFFERENTIAL_STEPS=$(or $(STEPS),100000) \
+	  $(VENV)/test/bin/python -m pytest tests/test_pmem2_differential.py -rA --no-header
+
+lint: $(VENV)/lint,test/ready
+	$(VENV)/lint,test/bin/ruff check $(PYTHON_CODE)
+	$(VENV)/lint,test/bin/ruff format --check $(PYTHON_CODE)
+	$(VENV)/lint,test/bin/mypy
+	for source in pmemheap/_core/*.c; do \
+	  $(CC) $(WARNINGS) -DPy_LIMITED_API=0x030B0000 $$($(PYTHON) -c \
+	    'import sysconfig; print("-isystem", sysconfig.get_path("include"))') $$source || exit 1; \
+	done
+
+bench: $(VENV)/bench/ready
+	for layer in benchmarks/bench_*.py; do $(VENV)/bench/bin/python $$layer --fast --quiet || exit 1; done
+
+docs: $(VENV)/docs/ready
+	$(VENV)/docs/bin/python -m sphinx -W -b html docs docs/_build/html
+
+wheel:
+	test -x $(VENV)/wheel/bin/python || $(PYTHON) -m venv $(VENV)/wheel
+	$(VENV)/wheel/bin/python -m pip install --quiet --disable-pip-version-check build
+	$(VENV)/wheel/bin/python -m build --outdir dist
+
+# The tests against a copy of the tree whose C core is built with the sanitizers. No leak detection: the
+# interpreter itself never frees everything.
+sanitize:
+	test -x $(SANITIZED)/bin/python || $(PYTHON) -m venv $(SANITIZED)
+	rm -rf build/sanitized && mkdir -p build/sanitized
+	cp -r pyproject.toml setup.py MANIFEST.in README.md LICENSE pmemheap tests build/sanitized/
+	find build/sanitized -name '*.so' -delete
+	cd build/sanitized && CFLAGS="$(SANITIZERS)" LDFLAGS="-fsanitize=address,undefined" \
+	  $(CURDIR)/$(SANITIZED)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	cd build/sanitized && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONMALLOC=malloc \
+	  $(CURDIR)/$(SANITIZED)/bin/python -m pytest -p no:cacheprovider $(PYTEST_OPTIONS) tests
+
+clean:
+	rm -rf $(VENV) build dist docs/_build *.egg-info pmemheap/_core/*.so

@@ -1,0 +1,36 @@
+"""pmemheap: heaps that grow in place, in memory or in a file, on virtual-memory reservations."""
+
+import importlib.util
+import platform
+import sys
+
+__version__ = "0.1.0"
+
+if not sys.platform.startswith("linux") or platform.machine() not in {"x86_64", "aarch64"}:
+    raise ImportError(
+        "pmemheap: Linux on x86-64 or aarch64 expected, "
+        f"{sys.platform} on {platform.machine()} found"
+    )
+if not all(importlib.util.find_spec(f"{__name__}._core.{door}") for door in ("_sys", "_hot")):
+    raise ImportError(
+        "pmemheap: the C core is not built; in the source tree run: pip install -e ."
+    )
+
+from pmemheap.errors import (
+    CorruptHeapError,
+    DurabilityError,
+    OutOfSpaceError,
+    Pmem2Error,
+    PmemHeapError,
+    UsageError,
+)
+
+__all__ = [
+    "CorruptHeapError",
+    "DurabilityError",
+    "OutOfSpaceError",
+    "Pmem2Error",
+    "PmemHeapError",
+    "UsageError",
+    "__version__",
+]

@@ -1,0 +1,29 @@
+"""Describe `_sys` to cffi: the prototypes are the headers themselves, so that nothing is to be kept in step."""
+
+from pathlib import Path
+
+from cffi import FFI
+
+HEADERS = ("core.h",)
+SOURCES = ("sys.c", "flush.c", "crc32c.c")  # those that need no Python
+
+CORE = Path(__file__).parent  # relative: setuptools wants it so
+
+
+def declarations(header: Path) -> str:
+    """Return what `header` declares, without the preprocessor's lines."""
+    lines = header.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if not line.startswith("#"))
+
+
+builder = FFI()
+for name in HEADERS:
+    builder.cdef(declarations(CORE / name))
+builder.set_source(
+    "pmemheap._core._sys",
+    "\n".join(f'#include "{name}"' for name in HEADERS),
+    sources=[str(CORE / name) for name in SOURCES],
+    depends=[str(CORE / name) for name in HEADERS],
+    include_dirs=[str(CORE)],
+    extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
+)

@@ -1,0 +1,165 @@
+/* core.h -- the part of the C core that cffi opens: system calls, flushes, checksums.
+ *
+ * Read twice: by the C compiler, and by cffi's cdef after build_sys.py has dropped the lines that begin with '#'.
+ * So there is nothing in here but constants, plain structs and prototypes of fixed-width types.
+ *
+ * Results are >= 0, failures are negative: either a negated errno (-1 .. -4095) or one of enum ph_code.
+ * Addresses travel as uint64_t. Nothing keeps state, except that the system-call seam counts (see ph_faults).
+ */
+#pragma once
+#include <stdint.h>
+#include <stddef.h>
+
+enum ph_code {
+    PH_OK = 0,
+    PH_EUSAGE = -5001,      /* the caller's mistake; nothing has changed */
+    PH_ENOSPACE = -5002,    /* no room; nothing has changed */
+    PH_ECORRUPT = -5003,    /* what was read cannot be right */
+    PH_EDURABILITY = -5004, /* a flush or sync failed */
+};
+
+/* ---------------------------------------------------------------- the system-call seam
+ * Every system call of the core passes here: it is counted, and a test can have one of them refused.
+ * EINTR and short transfers are retried above the seam, so an injected one shows that they are. */
+enum ph_call {
+    PH_CALL_NONE = 0,
+    PH_CALL_MMAP,
+    PH_CALL_MUNMAP,
+    PH_CALL_MREMAP,
+    PH_CALL_MPROTECT,
+    PH_CALL_MADVISE,
+    PH_CALL_MSYNC,
+    PH_CALL_FALLOCATE,
+    PH_CALL_FTRUNCATE,
+    PH_CALL_FSTAT,
+    PH_CALL_STATX,
+    PH_CALL_FSTATFS,
+    PH_CALL_PREAD,
+    PH_CALL_PWRITE,
+    PH_CALL_FSYNC,
+    PH_CALL_FDATASYNC,
+    PH_CALL_FCNTL,
+    PH_CALL_MEMFD,
+    PH_CALL_COUNT,
+};
+
+enum ph_fault_kind {
+    PH_FAULT_ERROR, /* the call is not made; it returns the errno given */
+    PH_FAULT_SHORT, /* a transfer moves half of what was asked; other calls are let through, the fault stays armed */
+    PH_FAULT_FROM,  /* like PH_FAULT_ERROR, and so do all calls after it */
+};
+
+struct ph_faults {
+    uint64_t calls; /* made or refused, since the start */
+    uint64_t at;    /* value of `calls` from which the fault is due; 0 = disarmed */
+    int32_t error;
+    int32_t kind;
+    int32_t hit; /* enum ph_call that was refused or shortened first; PH_CALL_NONE = nothing yet */
+};
+
+/* ph_faults_state -- the counters in use, to be handed to ph_faults_share of another copy of the core. */
+struct ph_faults *ph_faults_state(void);
+/* ph_faults_share -- count in `state` from now on. Pre: it outlives every later call. */
+void ph_faults_share(struct ph_faults *state);
+/* ph_fault_arm -- refuse the nth call from now (1 = the next one) with `error`, in the way of `kind`. */
+int32_t ph_fault_arm(uint64_t nth, int32_t error, int32_t kind);
+/* ph_fault_disarm -- let everything through again; return the enum ph_call that was hit, PH_CALL_NONE if none was. */
+int32_t ph_fault_disarm(void);
+
+/* ---------------------------------------------------------------- address space */
+enum ph_map_flags {
+    PH_MAP_SHARED = 1,   /* else private, copy on write */
+    PH_MAP_READONLY = 2, /* else readable and writable */
+    PH_MAP_SYNC = 4,     /* MAP_SYNC: fails where the file is not on persistent memory */
+};
+
+enum ph_advice {
+    PH_ADVISE_DONTNEED, /* private memory: pages go back, read zero afterwards */
+    PH_ADVISE_REMOVE,   /* shared memory: pages and file blocks go back, read zero afterwards */
+    PH_ADVISE_HUGEPAGE,
+    PH_ADVISE_NOHUGEPAGE,
+    PH_ADVISE_POPULATE_WRITE,
+    PH_ADVISE_DONTFORK,
+};
+
+/* ph_reserve -- take [address, address + length) with nothing behind it; anywhere when address is 0.
+ * Returns the address. -EEXIST when the range touches anything mapped, -ENOMEM when there is no room. */
+int64_t ph_reserve(uint64_t address, uint64_t length);
+/* ph_unreserve -- give a range back to the system, whatever is mapped in it. */
+int64_t ph_unreserve(uint64_t address, uint64_t length);
+/* ph_map_anonymous, ph_map_file -- put zeroed memory or a piece of a file over a reserved range of the caller's.
+ * On failure the range is reserved and empty as before: never a hole that somebody else could be given. */
+int64_t ph_map_anonymous(uint64_t address, uint64_t length, int32_t flags);
+int64_t ph_map_file(int32_t fd, uint64_t offset, uint64_t address, uint64_t length, int32_t flags);
+/* ph_unmap -- make a range reserved and empty again, in one step. */
+int64_t ph_unmap(uint64_t address, uint64_t length);
+int64_t ph_protect(uint64_t address, uint64_t length, int32_t flags);
+int64_t ph_advise(uint64_t address, uint64_t length, int32_t advice);
+
+/* ---------------------------------------------------------------- files */
+enum ph_allocate_mode {
+    PH_ALLOCATE_EXTEND,     /* blocks for the range; the file grows to its end */
+    PH_ALLOCATE_KEEP_SIZE,  /* blocks for the range; the size stays */
+    PH_ALLOCATE_PUNCH_HOLE, /* blocks of the range go back; it reads zero; the size stays */
+    PH_ALLOCATE_ZERO_RANGE, /* the range reads zero and has blocks; the size stays */
+};
+
+struct ph_stat {
+    uint64_t size;   /* bytes */
+    uint64_t blocks; /* bytes that are really allocated */
+    uint64_t device;
+    uint64_t inode;
+    uint64_t special_device; /* of a device file: major << 32 | minor */
+    uint32_t mode;
+    uint32_t block_size;
+};
+
+enum ph_lock { PH_LOCK_NONE, PH_LOCK_READ, PH_LOCK_WRITE };
+
+int64_t ph_allocate(int32_t fd, uint64_t offset, uint64_t length, int32_t mode);
+int64_t ph_truncate(int32_t fd, uint64_t length);
+int64_t ph_stat(int32_t fd, struct ph_stat *out);
+/* ph_is_dax -- 1 when the file's pages are its storage (STATX_ATTR_DAX), 0 when not or not known. */
+int64_t ph_is_dax(int32_t fd);
+/* ph_filesystem_type -- f_type of statfs: 0x01021994 tmpfs, 0xEF53 ext4, 0x58465342 xfs ... */
+int64_t ph_filesystem_type(int32_t fd);
+/* ph_file_flags -- F_GETFL. */
+int64_t ph_file_flags(int32_t fd);
+/* ph_read, ph_write -- all of it, whatever the kernel moves at a time. ph_read returns less only at the file's end. */
+int64_t ph_read(int32_t fd, void *buffer, uint64_t length, uint64_t offset);
+int64_t ph_write(int32_t fd, const void *buffer, uint64_t length, uint64_t offset);
+int64_t ph_sync_range(uint64_t address, uint64_t length);
+int64_t ph_sync_data(int32_t fd);
+int64_t ph_sync_all(int32_t fd);
+/* ph_lock_byte -- take, change or drop the lock of this open file description on one byte. -EAGAIN when others hold it. */
+int64_t ph_lock_byte(int32_t fd, uint64_t position, int32_t lock);
+/* ph_probe_lock -- the enum ph_lock that stands in the way of taking `lock` there; PH_LOCK_NONE if it could be had. */
+int64_t ph_probe_lock(int32_t fd, uint64_t position, int32_t lock);
+/* ph_memory_file -- a memfd that can be sealed; ph_seal adds F_SEAL_* bits. */
+int64_t ph_memory_file(const char *name);
+int64_t ph_seal(int32_t fd, uint32_t seals);
+
+/* ---------------------------------------------------------------- flush and fence */
+enum ph_flush_kind {
+    PH_FLUSH_NONE, /* nothing usable found: ph_flush does nothing, callers fall back to ph_sync_range */
+    PH_FLUSH_CLFLUSH,
+    PH_FLUSH_CLFLUSHOPT,
+    PH_FLUSH_CLWB,
+    PH_FLUSH_DC_CVAC,
+    PH_FLUSH_DC_CVAP,
+};
+
+/* ph_flush_best -- the best kind this processor has. */
+int32_t ph_flush_best(void);
+/* ph_flush -- start the write-back of the cache lines that meet the range. -EINVAL for a kind of another machine. */
+int64_t ph_flush(uint64_t address, uint64_t length, int32_t kind);
+/* ph_fence -- order all flushes before it. */
+void ph_fence(void);
+
+/* ---------------------------------------------------------------- CRC-32C (Castagnoli)
+ * `seed` is the CRC of what came before, 0 at the start: crc(a + b) == crc(b, seed = crc(a)). */
+int32_t ph_crc32c_has_hardware(void);
+uint32_t ph_crc32c(uint32_t seed, const void *data, uint64_t length);
+uint32_t ph_crc32c_table(uint32_t seed, const void *data, uint64_t length);
+/* ph_crc32c_hardware -- Pre: ph_crc32c_has_hardware(). */
+uint32_t ph_crc32c_hardware(uint32_t seed, const void *data, uint64_t length);

@@ -1,0 +1,72 @@
+/* hot.c -- `_hot`: the door to the C core that keeps the GIL. Extension types, CPython limited API 3.11. */
+#include "hot.h"
+
+#include <errno.h>
+
+PyDoc_STRVAR(module_doc, "Extension types of pmemheap: calls that cannot block and keep the GIL.");
+
+int ph_add_type(PyObject *module, const char *name, PyType_Spec *spec)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    int result;
+
+    if (type == NULL)
+        return -1;
+    result = PyModule_AddObjectRef(module, name, type);
+    Py_DECREF(type);
+    return result;
+}
+
+PyObject *ph_raise_errno(int64_t error)
+{
+    errno = (int)-error;
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+__attribute__((weak)) int ph_add_heap_types(PyObject *module)
+{
+    (void)module;
+    return 0;
+}
+
+PyDoc_STRVAR(share_faults_doc,
+             "share_faults(address, /)\n--\n\n"
+             "Count system calls in the struct ph_faults at `address`, which must stay where it is.");
+
+static PyObject *share_faults(PyObject *module, PyObject *argument)
+{
+    void *address = PyLong_AsVoidPtr(argument);
+
+    (void)module;
+    if (PyErr_Occurred())
+        return NULL;
+    ph_faults_share(address);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {
+    {"share_faults", share_faults, METH_O, share_faults_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static int execute(PyObject *module)
+{
+    if (ph_add_lifeline_type(module) < 0 || ph_add_window_type(module) < 0)
+        return -1;
+    return ph_add_heap_types(module);
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, execute},
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "pmemheap._core._hot", .m_doc = module_doc,
+    .m_methods = functions, .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__hot(void)
+{
+    return PyModuleDef_Init(&definition);
+}

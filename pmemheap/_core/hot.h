@@ -1,0 +1,16 @@
+/* hot.h -- what the C files of `_hot` know of each other. Include it first: it brings Python.h. */
+#pragma once
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include "core.h"
+
+/* Each adds its types to the module; 0, or -1 with an exception set. */
+int ph_add_lifeline_type(PyObject *module);
+int ph_add_window_type(PyObject *module);
+/* Defined in heapobject.c; hot.c has a weak one that adds nothing. */
+int ph_add_heap_types(PyObject *module);
+
+/* ph_add_type -- make a heap type of `spec` and add it to `module` under `name`. */
+int ph_add_type(PyObject *module, const char *name, PyType_Spec *spec);
+/* ph_raise_errno -- set OSError from a negated errno. Returns NULL. */
+PyObject *ph_raise_errno(int64_t error);

@@ -1,0 +1,395 @@
+/* sys.c -- every system call of the core, behind one seam.
+ *
+ *     ph_write ──► CALL(PH_CALL_PWRITE, pwrite(...)) ──► the kernel
+ *                    │ counts; refuses the one a test has armed; repeats on EINTR
+ *
+ * A range that is a caller's reservation never becomes a hole: new memory is mapped elsewhere and moved over it, and
+ * where a step fails after the kernel has taken the old mapping away, the placeholder is put back.
+ */
+#define _GNU_SOURCE
+#include "core.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/stat.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+#ifndef MAP_SYNC
+#define MAP_SYNC 0x080000
+#endif
+#ifndef MAP_SHARED_VALIDATE
+#define MAP_SHARED_VALIDATE 0x03
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef STATX_ATTR_DAX
+#define STATX_ATTR_DAX 0x00200000
+#endif
+
+#define PLACEHOLDER (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
+#define LARGEST_TRANSFER ((uint64_t)1 << 30)
+
+/* ---------------------------------------------------------------- the seam */
+
+static struct ph_faults own_faults;
+static struct ph_faults *faults = &own_faults;
+
+struct ph_faults *ph_faults_state(void)
+{
+    return faults;
+}
+
+void ph_faults_share(struct ph_faults *state)
+{
+    faults = state;
+}
+
+int32_t ph_fault_arm(uint64_t nth, int32_t error, int32_t kind)
+{
+    if (nth == 0 || error < 0 || error > 4095 || kind < PH_FAULT_ERROR || kind > PH_FAULT_FROM)
+        return PH_EUSAGE;
+    if (error == EINTR && kind == PH_FAULT_FROM) /* would be repeated for ever */
+        return PH_EUSAGE;
+    faults->error = error;
+    faults->kind = kind;
+    faults->hit = PH_CALL_NONE;
+    __atomic_store_n(&faults->at, __atomic_load_n(&faults->calls, __ATOMIC_RELAXED) + nth, __ATOMIC_RELEASE);
+    return PH_OK;
+}
+
+int32_t ph_fault_disarm(void)
+{
+    __atomic_store_n(&faults->at, 0, __ATOMIC_RELEASE);
+    return faults->hit;
+}
+
+static void note_hit(enum ph_call call)
+{
+    if (faults->hit == PH_CALL_NONE)
+        faults->hit = call;
+}
+
+/* Count a call; return 0 to make it, or the negated errno it is to fail with. */
+static int64_t refusal(enum ph_call call)
+{
+    uint64_t number = __atomic_add_fetch(&faults->calls, 1, __ATOMIC_RELAXED);
+    uint64_t at = __atomic_load_n(&faults->at, __ATOMIC_ACQUIRE);
+
+    if (at == 0 || faults->kind == PH_FAULT_SHORT || number < at)
+        return 0;
+    if (number > at && faults->kind == PH_FAULT_ERROR)
+        return 0;
+    note_hit(call);
+    return -faults->error;
+}
+
+/* Return how much of `length` the next transfer may ask for. */
+static uint64_t allowance(enum ph_call call, uint64_t length)
+{
+    uint64_t at = __atomic_load_n(&faults->at, __ATOMIC_ACQUIRE);
+
+    if (length > LARGEST_TRANSFER)
+        length = LARGEST_TRANSFER;
+    if (at == 0 || faults->kind != PH_FAULT_SHORT || length < 2)
+        return length;
+    if (__atomic_load_n(&faults->calls, __ATOMIC_RELAXED) + 1 < at)
+        return length;
+    note_hit(call);
+    __atomic_store_n(&faults->at, 0, __ATOMIC_RELEASE);
+    return length / 2;
+}
+
+static int64_t outcome(int64_t result)
+{
+    return result == -1 ? -(int64_t)errno : result;
+}
+
+#define CALL(call, expression)                      \
+    __extension__({                                 \
+        int64_t result_;                            \
+        do {                                        \
+            result_ = refusal(call);                \
+            if (result_ == 0)                       \
+                result_ = outcome((int64_t)(expression)); \
+        } while (result_ == -EINTR);                \
+        result_;                                    \
+    })
+
+/* ---------------------------------------------------------------- address space */
+
+static void *pointer(uint64_t address)
+{
+    return (void *)(uintptr_t)address;
+}
+
+static int protection(int32_t flags)
+{
+    return flags & PH_MAP_READONLY ? PROT_READ : PROT_READ | PROT_WRITE;
+}
+
+int64_t ph_unreserve(uint64_t address, uint64_t length)
+{
+    return CALL(PH_CALL_MUNMAP, munmap(pointer(address), length));
+}
+
+int64_t ph_reserve(uint64_t address, uint64_t length)
+{
+    int flags = PLACEHOLDER | (address ? MAP_FIXED_NOREPLACE : 0);
+    int64_t got = CALL(PH_CALL_MMAP, mmap(pointer(address), length, PROT_NONE, flags, -1, 0));
+
+    if (got < 0 || address == 0 || (uint64_t)got == address)
+        return got;
+    /* A kernel before 4.17 takes the address for a hint: it found the range in use and went elsewhere. */
+    munmap(pointer((uint64_t)got), length);
+    return -EEXIST;
+}
+
+/* Close a hole that a failed call may have left. The placeholder may still be there: then this does nothing. */
+static int64_t mend(uint64_t address, uint64_t length, int64_t error)
+{
+    void *got = mmap(pointer(address), length, PROT_NONE, PLACEHOLDER | MAP_FIXED_NOREPLACE, -1, 0);
+
+    if (got != MAP_FAILED && got != pointer(address))
+        munmap(got, length);
+    return error;
+}
+
+int64_t ph_unmap(uint64_t address, uint64_t length)
+{
+    int64_t result = CALL(PH_CALL_MMAP, mmap(pointer(address), length, PROT_NONE, PLACEHOLDER | MAP_FIXED, -1, 0));
+
+    return result < 0 ? mend(address, length, result) : 0;
+}
+
+struct backing {
+    int fd;
+    uint64_t offset;
+    int protection;
+    int flags;
+};
+
+static int64_t map_over(const struct backing *b, uint64_t address, uint64_t length)
+{
+    int64_t result = CALL(PH_CALL_MMAP, mmap(pointer(address), length, b->protection, b->flags | MAP_FIXED, b->fd,
+                                             (off_t)b->offset));
+
+    return result < 0 ? mend(address, length, result) : 0;
+}
+
+/* Map elsewhere first: whatever the file system refuses, it refuses there. */
+static int64_t map_and_move(const struct backing *b, uint64_t address, uint64_t length)
+{
+    int64_t there = CALL(PH_CALL_MMAP, mmap(NULL, length, b->protection, b->flags, b->fd, (off_t)b->offset));
+    int64_t result;
+
+    if (there == -ENOMEM) /* perhaps a limit on address space, which a second range would exceed */
+        return map_over(b, address, length);
+    if (there < 0)
+        return there;
+    result = CALL(PH_CALL_MREMAP, mremap(pointer((uint64_t)there), length, length, MREMAP_MAYMOVE | MREMAP_FIXED,
+                                         pointer(address)));
+    if (result >= 0)
+        return 0;
+    munmap(pointer((uint64_t)there), length);
+    return mend(address, length, result);
+}
+
+int64_t ph_map_anonymous(uint64_t address, uint64_t length, int32_t flags)
+{
+    struct backing b = {-1, 0, protection(flags), MAP_ANONYMOUS};
+
+    b.flags |= flags & PH_MAP_SHARED ? MAP_SHARED : MAP_PRIVATE;
+    return map_over(&b, address, length);
+}
+
+int64_t ph_map_file(int32_t fd, uint64_t offset, uint64_t address, uint64_t length, int32_t flags)
+{
+    struct backing b = {fd, offset, protection(flags), 0};
+
+    if (offset > INT64_MAX)
+        return -EOVERFLOW;
+    if (flags & PH_MAP_SYNC)
+        b.flags |= MAP_SHARED_VALIDATE | MAP_SYNC;
+    else
+        b.flags |= flags & PH_MAP_SHARED ? MAP_SHARED : MAP_PRIVATE;
+    return map_and_move(&b, address, length);
+}
+
+int64_t ph_protect(uint64_t address, uint64_t length, int32_t flags)
+{
+    return CALL(PH_CALL_MPROTECT, mprotect(pointer(address), length, protection(flags)));
+}
+
+int64_t ph_advise(uint64_t address, uint64_t length, int32_t advice)
+{
+    static const int advices[] = {
+        [PH_ADVISE_DONTNEED] = MADV_DONTNEED,       [PH_ADVISE_REMOVE] = MADV_REMOVE,
+        [PH_ADVISE_HUGEPAGE] = MADV_HUGEPAGE,       [PH_ADVISE_NOHUGEPAGE] = MADV_NOHUGEPAGE,
+        [PH_ADVISE_POPULATE_WRITE] = MADV_POPULATE_WRITE, [PH_ADVISE_DONTFORK] = MADV_DONTFORK,
+    };
+
+    if (advice < 0 || advice > PH_ADVISE_DONTFORK)
+        return -EINVAL;
+    return CALL(PH_CALL_MADVISE, madvise(pointer(address), length, advices[advice]));
+}
+
+int64_t ph_sync_range(uint64_t address, uint64_t length)
+{
+    return CALL(PH_CALL_MSYNC, msync(pointer(address), length, MS_SYNC));
+}
+
+/* ---------------------------------------------------------------- files */
+
+int64_t ph_allocate(int32_t fd, uint64_t offset, uint64_t length, int32_t mode)
+{
+    static const int modes[] = {
+        [PH_ALLOCATE_EXTEND] = 0,
+        [PH_ALLOCATE_KEEP_SIZE] = FALLOC_FL_KEEP_SIZE,
+        [PH_ALLOCATE_PUNCH_HOLE] = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+        [PH_ALLOCATE_ZERO_RANGE] = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+    };
+
+    if (mode < 0 || mode > PH_ALLOCATE_ZERO_RANGE)
+        return -EINVAL;
+    return CALL(PH_CALL_FALLOCATE, fallocate(fd, modes[mode], (off_t)offset, (off_t)length));
+}
+
+int64_t ph_truncate(int32_t fd, uint64_t length)
+{
+    return CALL(PH_CALL_FTRUNCATE, ftruncate(fd, (off_t)length));
+}
+
+int64_t ph_stat(int32_t fd, struct ph_stat *out)
+{
+    struct stat st;
+    int64_t result = CALL(PH_CALL_FSTAT, fstat(fd, &st));
+
+    if (result < 0)
+        return result;
+    out->size = (uint64_t)st.st_size;
+    out->blocks = (uint64_t)st.st_blocks * 512;
+    out->device = st.st_dev;
+    out->inode = st.st_ino;
+    out->special_device = (uint64_t)major(st.st_rdev) << 32 | minor(st.st_rdev);
+    out->mode = st.st_mode;
+    out->block_size = (uint32_t)st.st_blksize;
+    return 0;
+}
+
+int64_t ph_is_dax(int32_t fd)
+{
+    struct statx stx;
+    int64_t result = CALL(PH_CALL_STATX, syscall(SYS_statx, fd, "", AT_EMPTY_PATH, 0, &stx));
+
+    if (result == -ENOSYS)
+        return 0;
+    return result < 0 ? result : (stx.stx_attributes & STATX_ATTR_DAX) != 0;
+}
+
+int64_t ph_filesystem_type(int32_t fd)
+{
+    struct statfs fs;
+    int64_t result = CALL(PH_CALL_FSTATFS, fstatfs(fd, &fs));
+
+    return result < 0 ? result : (int64_t)(uint32_t)fs.f_type;
+}
+
+int64_t ph_file_flags(int32_t fd)
+{
+    return CALL(PH_CALL_FCNTL, fcntl(fd, F_GETFL));
+}
+
+int64_t ph_read(int32_t fd, void *buffer, uint64_t length, uint64_t offset)
+{
+    uint64_t done = 0;
+
+    while (done < length) {
+        uint64_t part = allowance(PH_CALL_PREAD, length - done);
+        int64_t got = CALL(PH_CALL_PREAD, pread(fd, (char *)buffer + done, part, (off_t)(offset + done)));
+
+        if (got < 0)
+            return got;
+        if (got == 0)
+            break;
+        done += (uint64_t)got;
+    }
+    return (int64_t)done;
+}
+
+int64_t ph_write(int32_t fd, const void *buffer, uint64_t length, uint64_t offset)
+{
+    uint64_t done = 0;
+
+    while (done < length) {
+        uint64_t part = allowance(PH_CALL_PWRITE, length - done);
+        int64_t put = CALL(PH_CALL_PWRITE, pwrite(fd, (const char *)buffer + done, part, (off_t)(offset + done)));
+
+        if (put < 0)
+            return put;
+        if (put == 0)
+            return -EIO;
+        done += (uint64_t)put;
+    }
+    return (int64_t)done;
+}
+
+int64_t ph_sync_data(int32_t fd)
+{
+    return CALL(PH_CALL_FDATASYNC, fdatasync(fd));
+}
+
+int64_t ph_sync_all(int32_t fd)
+{
+    return CALL(PH_CALL_FSYNC, fsync(fd));
+}
+
+static int describe_lock(struct flock *out, uint64_t position, int32_t lock)
+{
+    static const short types[] = {
+        [PH_LOCK_NONE] = F_UNLCK, [PH_LOCK_READ] = F_RDLCK, [PH_LOCK_WRITE] = F_WRLCK};
+
+    if (lock < PH_LOCK_NONE || lock > PH_LOCK_WRITE || position > INT64_MAX)
+        return -EINVAL;
+    *out = (struct flock){.l_type = types[lock], .l_whence = SEEK_SET, .l_start = (off_t)position, .l_len = 1};
+    return 0;
+}
+
+int64_t ph_lock_byte(int32_t fd, uint64_t position, int32_t lock)
+{
+    struct flock what;
+    int invalid = describe_lock(&what, position, lock);
+
+    return invalid ? invalid : CALL(PH_CALL_FCNTL, fcntl(fd, F_OFD_SETLK, &what));
+}
+
+int64_t ph_probe_lock(int32_t fd, uint64_t position, int32_t lock)
+{
+    struct flock what;
+    int64_t result = describe_lock(&what, position, lock);
+
+    if (result == 0)
+        result = CALL(PH_CALL_FCNTL, fcntl(fd, F_OFD_GETLK, &what));
+    if (result < 0)
+        return result;
+    return what.l_type == F_UNLCK ? PH_LOCK_NONE : what.l_type == F_RDLCK ? PH_LOCK_READ : PH_LOCK_WRITE;
+}
+
+int64_t ph_memory_file(const char *name)
+{
+    return CALL(PH_CALL_MEMFD, memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
+}
+
+int64_t ph_seal(int32_t fd, uint32_t seals)
+{
+    return CALL(PH_CALL_FCNTL, fcntl(fd, F_ADD_SEALS, seals));
+}
