@@ -12,9 +12,7 @@ if not sys.platform.startswith("linux") or platform.machine() not in {"x86_64", 
         f"{sys.platform} on {platform.machine()} found"
     )
 if not all(importlib.util.find_spec(f"{__name__}._core.{door}") for door in ("_sys", "_hot")):
-    raise ImportError(
-        "pmemheap: the C core is not built; in the source tree run: pip install -e ."
-    )
+    raise ImportError("pmemheap: the C core is not built; in the source tree run: pip install -e .")
 
 from pmemheap.errors import (
     CorruptHeapError,

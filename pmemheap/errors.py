@@ -67,4 +67,5 @@ class Pmem2Error(PmemHeapError):
         self.message = message
 
     def __str__(self) -> str:
+        """Return the message, then name and number."""
         return f"{self.message} ({self.name}, {self.code})"

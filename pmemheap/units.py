@@ -3,9 +3,9 @@
     byte    GRANULE        PAGE = UNIT          MiB                GiB
     |......16|..............4096|...............2^20|...............2^30|
 
-A granule is the unit of allocation and the alignment of every block; a unit is what an extent is made of and is one
-page of the machine. Whole numbers only: nothing here rounds through a float except `format_bytes`, which is for eyes.
-This module imports nothing of ours.
+A granule is the unit of allocation and the alignment of every block; a unit is what an extent is
+made of and is one page of the machine. Whole numbers only: nothing here rounds through a float
+except `format_bytes`, which is for eyes. This module imports nothing of ours.
 """
 
 from __future__ import annotations

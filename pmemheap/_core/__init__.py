@@ -1,1 +1,1 @@
-"""The C core and its two doors: `_sys` (cffi, GIL released) and `_hot` (extension types, GIL kept)."""
+"""The C core and its two doors: `_sys` (no GIL) and `_hot` (GIL kept)."""

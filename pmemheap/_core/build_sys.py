@@ -1,4 +1,4 @@
-"""Describe `_sys` to cffi: the prototypes are the headers themselves, so that nothing is to be kept in step."""
+"""Describe `_sys` to cffi: the prototypes are the headers themselves, nothing is kept in step."""
 
 from pathlib import Path
 

@@ -1,0 +1,562 @@
+"""Native: the only module that sees `ffi`, `lib` and the C types. Typed functions over the C core.
+
+    region, pmem2 ──► native ──┬── _core._sys   cffi: what can block; the GIL is released
+                               └── _core._hot   extension types: what cannot; the GIL is kept
+
+Two kinds of failure come out of here. A system call that was refused is a `NativeError`, an
+`OSError` with the name of the call; the layer above knows what it meant and says so in its own
+exception. A code of the core's own is raised as the class that `EXCEPTIONS` gives for it.
+Interrupted calls and short transfers have been repeated by then.
+
+Addresses are plain integers and trusted: no user may reach these functions with a number of their
+own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from pmemheap._core import _hot
+from pmemheap._core._hot import Lifeline, Window
+from pmemheap._core._sys import ffi, lib
+from pmemheap.errors import (
+    CorruptHeapError,
+    DurabilityError,
+    OutOfSpaceError,
+    PmemHeapError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = [
+    "BEST_FLUSH",
+    "EXCEPTIONS",
+    "HAS_CRC32C",
+    "TMPFS",
+    "Advice",
+    "Allocate",
+    "Call",
+    "Fault",
+    "FaultKind",
+    "FileStatus",
+    "FlushKind",
+    "Lifeline",
+    "Lock",
+    "NativeError",
+    "Residency",
+    "Window",
+    "check",
+    "crc32c",
+    "crc32c_hardware",
+    "crc32c_table",
+    "fallocate",
+    "faults",
+    "fdatasync",
+    "fence",
+    "file_flags",
+    "filesystem_type",
+    "flush",
+    "fstat",
+    "fsync",
+    "ftruncate",
+    "is_dax",
+    "lock_byte",
+    "madvise",
+    "map_anonymous",
+    "map_file",
+    "memfd_create",
+    "memory",
+    "msync",
+    "pread",
+    "pread_into",
+    "probe_lock",
+    "protect",
+    "pwrite",
+    "residency",
+    "seal",
+    "system_calls",
+    "unmap",
+]
+
+# Both doors count system calls in one place, so that a test's armed fault meets whoever comes
+# first.
+_hot.share_faults(int(ffi.cast("uintptr_t", lib.ph_faults_state())))
+
+TMPFS = 0x01021994
+_LAST_ERRNO = 4095
+
+
+class Advice(IntEnum):
+    """What `madvise` tells the kernel about a range."""
+
+    DONTNEED = lib.PH_ADVISE_DONTNEED
+    REMOVE = lib.PH_ADVISE_REMOVE
+    HUGEPAGE = lib.PH_ADVISE_HUGEPAGE
+    NOHUGEPAGE = lib.PH_ADVISE_NOHUGEPAGE
+    POPULATE_WRITE = lib.PH_ADVISE_POPULATE_WRITE
+    DONTFORK = lib.PH_ADVISE_DONTFORK
+
+
+class Allocate(IntEnum):
+    """What `fallocate` does with a range of a file."""
+
+    EXTEND = lib.PH_ALLOCATE_EXTEND
+    KEEP_SIZE = lib.PH_ALLOCATE_KEEP_SIZE
+    PUNCH_HOLE = lib.PH_ALLOCATE_PUNCH_HOLE
+    ZERO_RANGE = lib.PH_ALLOCATE_ZERO_RANGE
+
+
+class Lock(IntEnum):
+    """How one byte of a file is locked by an open file description."""
+
+    NONE = lib.PH_LOCK_NONE
+    READ = lib.PH_LOCK_READ
+    WRITE = lib.PH_LOCK_WRITE
+
+
+class FlushKind(IntEnum):
+    """The instruction that writes a cache line back."""
+
+    NONE = lib.PH_FLUSH_NONE
+    CLFLUSH = lib.PH_FLUSH_CLFLUSH
+    CLFLUSHOPT = lib.PH_FLUSH_CLFLUSHOPT
+    CLWB = lib.PH_FLUSH_CLWB
+    DC_CVAC = lib.PH_FLUSH_DC_CVAC
+    DC_CVAP = lib.PH_FLUSH_DC_CVAP
+
+
+class FaultKind(IntEnum):
+    """How an armed system call fails: once, by a short transfer, or from then on."""
+
+    ERROR = lib.PH_FAULT_ERROR
+    SHORT = lib.PH_FAULT_SHORT
+    FROM = lib.PH_FAULT_FROM
+
+
+class Call(IntEnum):
+    """A system call, as the seam names it."""
+
+    NONE = lib.PH_CALL_NONE
+    MMAP = lib.PH_CALL_MMAP
+    MUNMAP = lib.PH_CALL_MUNMAP
+    MREMAP = lib.PH_CALL_MREMAP
+    MPROTECT = lib.PH_CALL_MPROTECT
+    MADVISE = lib.PH_CALL_MADVISE
+    MSYNC = lib.PH_CALL_MSYNC
+    FALLOCATE = lib.PH_CALL_FALLOCATE
+    FTRUNCATE = lib.PH_CALL_FTRUNCATE
+    FSTAT = lib.PH_CALL_FSTAT
+    STATX = lib.PH_CALL_STATX
+    FSTATFS = lib.PH_CALL_FSTATFS
+    PREAD = lib.PH_CALL_PREAD
+    PWRITE = lib.PH_CALL_PWRITE
+    FSYNC = lib.PH_CALL_FSYNC
+    FDATASYNC = lib.PH_CALL_FDATASYNC
+    FCNTL = lib.PH_CALL_FCNTL
+    MEMFD = lib.PH_CALL_MEMFD
+
+
+# ---------------------------------------------------------------- failures
+
+EXCEPTIONS: dict[int, type[PmemHeapError]] = {
+    lib.PH_EUSAGE: UsageError,
+    lib.PH_ENOSPACE: OutOfSpaceError,
+    lib.PH_ECORRUPT: CorruptHeapError,
+    lib.PH_EDURABILITY: DurabilityError,
+}
+"""The one class that each negative code of `enum ph_code` is raised as."""
+
+
+class NativeError(OSError):
+    """A system call was refused; `errno` says why and `call` which.
+
+    Parameters
+    ----------
+    number : int
+        The errno, positive.
+    call : str
+        Name of the function here.
+    """
+
+    def __init__(self, number: int, call: str) -> None:
+        super().__init__(number, f"{call}: {os.strerror(number)}")
+        self.call = call
+
+    def __reduce__(self) -> tuple[type[NativeError], tuple[int | None, str]]:
+        """Pickle by the two arguments, not by what OSError makes of them."""
+        return type(self), (self.errno, self.call)
+
+
+def check(result: int, call: str) -> int:
+    """Return `result` of the C function behind `call`, or raise what a negative one stands for.
+
+    Raises
+    ------
+    NativeError
+        `result` is a negated errno.
+    PmemHeapError
+        `result` is a code of the core: the class that `EXCEPTIONS` has for it.
+    """
+    if result >= 0:
+        return result
+    if result >= -_LAST_ERRNO:
+        raise NativeError(-result, call)
+    raise EXCEPTIONS[result](f"{call}: code {result} of the C core")
+
+
+# ---------------------------------------------------------------- faults, for tests
+
+
+@dataclass
+class Fault:
+    """What became of an armed fault: `hit` is the call that was refused or cut short, if any."""
+
+    hit: Call = Call.NONE
+
+
+@contextmanager
+def faults(nth: int, number: int = 0, kind: FaultKind = FaultKind.ERROR) -> Iterator[Fault]:
+    """Let the `nth` system call of the block fail with errno `number`; for tests.
+
+    Parameters
+    ----------
+    nth : int
+        1 is the next call, in whichever thread.
+    number : int
+        Positive; not looked at for `FaultKind.SHORT`.
+    kind : FaultKind
+        ``SHORT`` waits for the first transfer that is the `nth` call or a later one.
+
+    Yields
+    ------
+    Fault
+        Its `hit` is set when the block ends.
+    """
+    fault = Fault()
+    check(lib.ph_fault_arm(nth, number, kind), "faults")
+    try:
+        yield fault
+    finally:
+        fault.hit = Call(lib.ph_fault_disarm())
+
+
+def system_calls() -> int:
+    """Return the number of system calls made or refused so far, by all threads."""
+    return int(lib.ph_faults_state().calls)
+
+
+# ---------------------------------------------------------------- address space
+
+
+def memory(address: int, length: int, owner: object, *, readonly: bool = False) -> memoryview:
+    """Return the bytes at `address` as a memoryview that keeps `owner` alive.
+
+    Parameters
+    ----------
+    address, length : int
+        A range that is mapped for as long as `owner` lives, and can be written unless `readonly`.
+    owner : object
+        A `Lifeline`, as a rule.
+    readonly : bool
+        Refuse stores through the view.
+
+    Returns
+    -------
+    memoryview
+        ``(length,)`` of uint8. Slices and numpy arrays made of it keep `owner` as well.
+    """
+    return memoryview(Window(address, length, readonly, owner))
+
+
+def _map_flags(*, shared: bool, readonly: bool, sync: bool = False) -> int:
+    flags = (shared, lib.PH_MAP_SHARED), (readonly, lib.PH_MAP_READONLY), (sync, lib.PH_MAP_SYNC)
+    return sum(bit for wanted, bit in flags if wanted)
+
+
+def map_anonymous(
+    address: int, length: int, *, shared: bool = False, readonly: bool = False
+) -> None:
+    """Put zeroed memory over ``[address, address + length)`` of an own reservation.
+
+    Raises
+    ------
+    NativeError
+        The kernel refused; the range is reserved and empty.
+    """
+    flags = _map_flags(shared=shared, readonly=readonly)
+    check(lib.ph_map_anonymous(address, length, flags), "map_anonymous")
+
+
+def map_file(  # noqa: PLR0913 -- the four numbers of mmap, and how
+    fd: int,
+    offset: int,
+    address: int,
+    length: int,
+    *,
+    shared: bool = True,
+    readonly: bool = False,
+    sync: bool = False,
+) -> None:
+    """Put ``[offset, offset + length)`` of a file over the same length of an own reservation.
+
+    Parameters
+    ----------
+    fd : int
+        An open file; it may be closed afterwards.
+    offset, address, length : int
+        Multiples of a page.
+    shared, readonly : bool
+        Whether stores reach the file; whether there can be any.
+    sync : bool
+        Ask for MAP_SYNC: persistent memory only, EOPNOTSUPP elsewhere.
+
+    Raises
+    ------
+    NativeError
+        The kernel refused; the range is reserved and empty, never a hole.
+    """
+    flags = _map_flags(shared=shared, readonly=readonly, sync=sync)
+    check(lib.ph_map_file(fd, offset, address, length, flags), "map_file")
+
+
+def unmap(address: int, length: int) -> None:
+    """Make a range of an own reservation empty again, in one step; it stays reserved."""
+    check(lib.ph_unmap(address, length), "unmap")
+
+
+def protect(address: int, length: int, *, readonly: bool) -> None:
+    """Forbid or allow stores to a mapped range."""
+    check(lib.ph_protect(address, length, _map_flags(shared=False, readonly=readonly)), "protect")
+
+
+def madvise(address: int, length: int, advice: Advice) -> None:
+    """Tell the kernel what will become of a mapped range of whole pages."""
+    check(lib.ph_advise(address, length, advice), "madvise")
+
+
+def msync(address: int, length: int) -> None:
+    """Write the dirty pages of a range back, and wait; `address` is a multiple of a page."""
+    check(lib.ph_sync_range(address, length), "msync")
+
+
+# ---------------------------------------------------------------- files
+
+
+@dataclass(frozen=True)
+class FileStatus:
+    """What `fstat` tells: sizes in bytes, `special_device` as (major, minor) of a device file."""
+
+    size: int
+    allocated: int
+    device: int
+    inode: int
+    mode: int
+    block_size: int
+    special_device: tuple[int, int]
+
+
+def fstat(fd: int) -> FileStatus:
+    """Return size, allocated bytes and identity of an open file."""
+    raw = ffi.new("struct ph_stat *")
+    check(lib.ph_stat(fd, raw), "fstat")
+    return FileStatus(
+        size=raw.size,
+        allocated=raw.blocks,
+        device=raw.device,
+        inode=raw.inode,
+        mode=raw.mode,
+        block_size=raw.block_size,
+        special_device=divmod(raw.special_device, 1 << 32),
+    )
+
+
+def is_dax(fd: int) -> bool:
+    """Tell whether the file's pages are its storage: whether MAP_SYNC has a chance."""
+    return bool(check(lib.ph_is_dax(fd), "is_dax"))
+
+
+def filesystem_type(fd: int) -> int:
+    """Return the magic number of the file's file system: `TMPFS` for tmpfs and memfd."""
+    return check(lib.ph_filesystem_type(fd), "filesystem_type")
+
+
+def file_flags(fd: int) -> int:
+    """Return the flags a file was opened with: ``flags & os.O_ACCMODE`` is the access."""
+    return check(lib.ph_file_flags(fd), "file_flags")
+
+
+def fallocate(fd: int, offset: int, length: int, mode: Allocate = Allocate.EXTEND) -> None:
+    """Give a range of a file its blocks, or take them.
+
+    Raises
+    ------
+    NativeError
+        ENOSPC: no room, EOPNOTSUPP: not by this file system. The size is as before; blocks may have
+        been added.
+    """
+    check(lib.ph_allocate(fd, offset, length, mode), "fallocate")
+
+
+def ftruncate(fd: int, length: int) -> None:
+    """Set the size of a file; what is new reads zero and has no blocks."""
+    check(lib.ph_truncate(fd, length), "ftruncate")
+
+
+def fsync(fd: int) -> None:
+    """Wait until data, size and all else that `fstat` tells of a file are durable."""
+    check(lib.ph_sync_all(fd), "fsync")
+
+
+def fdatasync(fd: int) -> None:
+    """Wait until the data of a file are durable, and the size if it is needed to read them."""
+    check(lib.ph_sync_data(fd), "fdatasync")
+
+
+def pread_into(fd: int, buffer: Buffer, offset: int) -> int:
+    """Fill `buffer` from a file; return the bytes read, fewer than asked only at the file's end."""
+    with memoryview(buffer) as view:
+        target = ffi.from_buffer(view, require_writable=True)
+        return check(lib.ph_read(fd, target, view.nbytes, offset), "pread")
+
+
+def pread(fd: int, length: int, offset: int) -> bytes:
+    """Return `length` bytes of a file, fewer only at its end."""
+    buffer = bytearray(length)
+    return bytes(buffer[: pread_into(fd, buffer, offset)])
+
+
+def pwrite(fd: int, data: Buffer, offset: int) -> None:
+    """Write all of `data` to a file at `offset`.
+
+    Raises
+    ------
+    NativeError
+        Part of it may have been written.
+    """
+    with memoryview(data) as view:
+        check(lib.ph_write(fd, ffi.from_buffer(view), view.nbytes, offset), "pwrite")
+
+
+def lock_byte(fd: int, position: int, lock: Lock) -> bool:
+    """Take, change or drop the lock of an open file description on one byte, without waiting.
+
+    Returns
+    -------
+    bool
+        False when another open file description holds a lock that stands in the way; nothing has
+        changed.
+    """
+    result = lib.ph_lock_byte(fd, position, lock)
+    if result in {-errno.EAGAIN, -errno.EACCES}:
+        return False
+    check(result, "lock_byte")
+    return True
+
+
+def probe_lock(fd: int, position: int, lock: Lock = Lock.WRITE) -> Lock:
+    """Return the lock of others that stands in the way of `lock` on a byte, or ``Lock.NONE``."""
+    return Lock(check(lib.ph_probe_lock(fd, position, lock), "probe_lock"))
+
+
+def memfd_create(name: str) -> int:
+    """Return a descriptor of a new memory file of size 0 that can be sealed; closed on exec."""
+    return check(lib.ph_memory_file(name.encode()), "memfd_create")
+
+
+def seal(fd: int, seals: int) -> None:
+    """Forbid changes of a memory file for good: ``fcntl.F_SEAL_SHRINK`` and its like."""
+    check(lib.ph_seal(fd, seals), "seal")
+
+
+# ---------------------------------------------------------------- flush, fence, checksum
+
+BEST_FLUSH = FlushKind(lib.ph_flush_best())
+"""The best instruction of this machine."""
+
+HAS_CRC32C = bool(lib.ph_crc32c_has_hardware())
+"""Whether this machine has an instruction for CRC-32C."""
+
+
+def flush(address: int, length: int, kind: FlushKind = BEST_FLUSH) -> None:
+    """Start the write-back of the cache lines of a mapped range; `fence` orders it."""
+    check(lib.ph_flush(address, length, kind), "flush")
+
+
+def fence() -> None:
+    """Order all flushes before it: on persistent memory they are durable when it returns."""
+    lib.ph_fence()
+
+
+def crc32c(data: Buffer, seed: int = 0) -> int:
+    """Return the CRC-32C of `data`, going on from `seed`, the CRC of what came before.
+
+    Examples
+    --------
+    >>> hex(crc32c(b"123456789")), crc32c(b"6789", crc32c(b"12345")) == crc32c(b"123456789")
+    ('0xe3069283', True)
+    """
+    with memoryview(data) as view:
+        return int(lib.ph_crc32c(seed, ffi.from_buffer(view), view.nbytes))
+
+
+def crc32c_table(data: Buffer, seed: int = 0) -> int:
+    """Return the same as `crc32c`, computed by table; for tests."""
+    with memoryview(data) as view:
+        return int(lib.ph_crc32c_table(seed, ffi.from_buffer(view), view.nbytes))
+
+
+def crc32c_hardware(data: Buffer, seed: int = 0) -> int:
+    """Return the same as `crc32c`, computed by instruction; for tests.
+
+    Raises
+    ------
+    UsageError
+        This machine has none: `HAS_CRC32C` tells.
+    """
+    if not HAS_CRC32C:
+        raise UsageError("crc32c_hardware: an instruction for CRC-32C expected, none found")
+    with memoryview(data) as view:
+        return int(lib.ph_crc32c_hardware(seed, ffi.from_buffer(view), view.nbytes))
+
+
+# ---------------------------------------------------------------- residency
+
+
+@dataclass(frozen=True)
+class Residency:
+    """Memory behind a range, in bytes.
+
+    `resident` counts pages that are in memory, `proportional` a shared page by its part (Pss),
+    `swapped` those that have been moved out.
+    """
+
+    resident: int
+    proportional: int
+    swapped: int
+
+
+def residency(start: int, stop: int) -> Residency:
+    """Return what the kernel counts for the mappings that lie inside ``[start, stop)``.
+
+    A mapping that only partly lies inside is left out. O(mappings of the process): /proc/self/smaps
+    is read.
+    """
+    totals = {"Rss:": 0, "Pss:": 0, "Swap:": 0}
+    inside = False
+    with open("/proc/self/smaps", encoding="ascii", errors="replace") as smaps:
+        for line in smaps:
+            field, _, rest = line.partition(" ")
+            if not field.endswith(":"):
+                first, last = (int(number, 16) for number in field.split("-"))
+                inside = start <= first and last <= stop
+            elif inside and field in totals:
+                totals[field] += int(rest.split()[0]) * 1024
+    return Residency(totals["Rss:"], totals["Pss:"], totals["Swap:"])
