@@ -18,6 +18,7 @@
 struct lifeline {
     PyObject_HEAD
     uint64_t start, stop, end;
+    Py_ssize_t windows;
     PyObject *weak_references;
 };
 
@@ -72,6 +73,12 @@ static void lifeline_dealloc(PyObject *object)
     give_back((struct lifeline *)object);
     release(object);
     Py_DECREF(type);
+}
+
+void ph_lifeline_pin(PyObject *object, Py_ssize_t change)
+{
+    if (PyType_GetSlot(Py_TYPE(object), Py_tp_dealloc) == (void *)lifeline_dealloc)
+        ((struct lifeline *)object)->windows += change;
 }
 
 /* Read one argument, a byte count of at most `most`. Returns 0, or -1 with an exception set. */
@@ -156,13 +163,21 @@ static PyObject *lifeline_trim(PyObject *object, PyObject *argument)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(release_doc, "release()\n--\n\nGive everything back now, whoever holds a reference.");
+PyDoc_STRVAR(release_doc, "release()\n--\n\n"
+                          "Give everything back now, whoever holds a reference; BufferError while windows on it live.");
 
 static PyObject *lifeline_release(PyObject *object, PyObject *unused)
 {
-    int64_t result = give_back((struct lifeline *)object);
+    struct lifeline *self = (struct lifeline *)object;
+    int64_t result;
 
     (void)unused;
+    if (self->windows) {
+        PyErr_Format(PyExc_BufferError, "address range at 0x%llx: no windows expected, %zd found",
+                     (unsigned long long)self->start, self->windows);
+        return NULL;
+    }
+    result = give_back(self);
     if (result < 0)
         return ph_raise_errno(result);
     Py_RETURN_NONE;
@@ -202,6 +217,7 @@ static PyGetSetDef lifeline_attributes[] = {
 static PyMemberDef lifeline_members[] = {
     {"start", T_ULONGLONG, offsetof(struct lifeline, start), READONLY, "First address."},
     {"stop", T_ULONGLONG, offsetof(struct lifeline, stop), READONLY, "Address behind the shown part."},
+    {"windows", T_PYSSIZET, offsetof(struct lifeline, windows), READONLY, "Windows that live."},
     {"end", T_ULONGLONG, offsetof(struct lifeline, end), READONLY, "Address behind the headroom."},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(struct lifeline, weak_references), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},

@@ -46,6 +46,7 @@ static PyObject *window_new(PyTypeObject *type, PyObject *arguments, PyObject *k
     self->length = length;
     self->readonly = readonly;
     self->keep = Py_NewRef(keep);
+    ph_lifeline_pin(keep, +1);
     return (PyObject *)self;
 }
 
@@ -60,9 +61,12 @@ static void window_dealloc(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    PyObject *keep = ((struct window *)object)->keep;
 
     PyObject_GC_UnTrack(object);
-    Py_XDECREF(((struct window *)object)->keep);
+    if (keep != NULL)
+        ph_lifeline_pin(keep, -1);
+    Py_XDECREF(keep);
     release(object);
     Py_DECREF(type);
 }
