@@ -1,0 +1,160 @@
+"""Budgets: what the architecture promises, against what a run measured.
+
+A budget is met, missed, or not measured; the last is never silently the first.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from results import Results, geometric_mean
+from sections import (
+    BATCH,
+    EXTENTS,
+    FRESH,
+    GLIBC,
+    GROWTH,
+    MEMORY,
+    MICRO,
+    OPEN,
+    OURS,
+    OURS_FILE,
+    PAIR,
+    PAIR_SPINNING,
+    PMEMOBJ,
+    RAW,
+    UTILISATION,
+    WARM,
+)
+
+# Written by hand to try one pattern each; the bars are about programs. Both are shown.
+SYNTHETIC = frozenset(
+    {
+        "binary-bal",
+        "binary2-bal",
+        "coalescing-bal",
+        "random-bal",
+        "random2-bal",
+        "realloc-bal",
+        "realloc2-bal",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One budget: what it is, what was measured, and the bar.
+
+    Attributes
+    ----------
+    measured, bar : float
+        In `unit`; `measured` is NaN where the run has no such figure.
+    at_least : bool
+        Whether the bar is a floor and no ceiling.
+    """
+
+    what: str
+    measured: float
+    bar: float
+    unit: str
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the bar was kept; None where there is nothing to compare."""
+        if math.isnan(self.measured):
+            return None
+        compare: Callable[[float, float], bool] = operator.ge if self.at_least else operator.le
+        return compare(self.measured, self.bar)
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """Return every budget, in the order of the architecture's table."""
+    return [
+        *_calls(results),
+        *_traces(results),
+        *_utilisation(results),
+        *_extents(results),
+        *_growth(results),
+        Verdict(
+            "open to first allocation and read",
+            max(results.bests(OPEN, OURS_FILE).values(), default=math.nan),
+            50.0,
+            "ms",
+        ),
+        Verdict(
+            "memory of the package beyond 2 % of the heap",
+            max(results.bests(MEMORY, OURS).values(), default=math.nan),
+            20.0,
+            "MiB",
+        ),
+    ]
+
+
+def _calls(results: Results) -> Iterator[Verdict]:
+    for ours in (OURS, OURS_FILE):
+        quiet = results.best(MICRO, PAIR, ours)
+        glibc = results.best(MICRO, PAIR, GLIBC)
+        pmemobj = results.best(MICRO, PAIR, PMEMOBJ)
+        # Medians: in its luckiest round the other thread hardly ran, and nothing was measured.
+        spinning = results.median(MICRO, PAIR_SPINNING, ours)
+        usual = results.median(MICRO, PAIR, ours)
+        yield Verdict(f"{ours}: malloc+free / glibc by cffi", quiet / glibc, 0.7, "x")
+        yield Verdict(f"{ours}: libpmemobj / malloc+free", pmemobj / quiet, 10.0, "x", True)
+        yield Verdict(f"{ours}: beside a spinning thread / quiet", spinning / usual, 3.0, "x")
+        yield Verdict(
+            f"{ours}: malloc_many+free_many, a block", results.best(MICRO, BATCH, ours), 12.0, "ns"
+        )
+
+
+def _traces(results: Results) -> Iterator[Verdict]:
+    ratios = trace_ratios(results, WARM)
+    real = [ratio for name, ratio in ratios.items() if name not in SYNTHETIC]
+    label = "traces, warm, ours / glibc by cffi, geomean"
+    yield Verdict(f"{label}, real", geometric_mean(real), 0.8, "x")
+    yield Verdict(f"{label}, all", geometric_mean(ratios.values()), 0.8, "x")
+
+
+def trace_ratios(results: Results, section: str) -> dict[str, float]:
+    """Return ours / glibc of each trace that both replayed, in `FRESH` or `WARM`."""
+    assert section in {FRESH, WARM}
+    theirs = results.bests(section, GLIBC)
+    ours = results.bests(section, OURS)
+    return {name: ours[name] / theirs[name] for name in ours if name in theirs}
+
+
+def _utilisation(results: Results) -> Iterator[Verdict]:
+    for ours in (OURS, OURS_FILE):
+        shares = results.bests(UTILISATION, ours)
+        real = [share for name, share in shares.items() if name not in SYNTHETIC]
+        worst = min(real, default=math.nan)
+        yield Verdict(
+            f"{ours}: utilisation, real, geomean", geometric_mean(real), 0.8, "share", True
+        )
+        yield Verdict(f"{ours}: utilisation, real, worst", worst, 0.55, "share", True)
+
+
+def _extents(results: Results) -> Iterator[Verdict]:
+    by_case: dict[str, list[float]] = {}
+    for name, best in results.bests(EXTENTS, OURS).items():
+        by_case.setdefault(name.rpartition(",")[0], []).append(best)
+    for case in ("malloc+free 256 KiB", "free+malloc 128-512 KiB, 64 live"):
+        bests = by_case.get(case, [math.nan])
+        yield Verdict(f"extents: {case}, slowest", max(bests), 3.0, "us")
+        yield Verdict(f"extents: {case}, most / fewest free", bests[-1] / bests[0], 2.0, "x")
+
+
+def _growth(results: Results) -> Iterator[Verdict]:
+    anonymous = max(results.bests(GROWTH, OURS).values(), default=math.nan)
+    yield Verdict("growth by 1 GiB, anonymous, slowest", anonymous, 200.0, "us")
+    floors = results.bests(GROWTH, RAW)
+    beyond = [best - floors[case] for case, best in results.bests(GROWTH, OURS_FILE).items()]
+    yield Verdict(
+        "growth by 1 GiB, file, beyond fallocate + fsync",
+        max(beyond, default=math.nan),
+        200.0,
+        "us",
+    )

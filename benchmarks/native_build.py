@@ -1,0 +1,115 @@
+"""Compiles the peers that are written in C, on first use, into `build/` beside this file.
+
+    native/peer.h        the functions of an allocator; read by the compiler and by cffi alike
+    native/*_peer.c  ->  build/<digest of all that goes in>/<module>.so
+
+A changed source is another digest and so another directory: nothing here is ever stale, and two
+processes that build at once each build in a directory of their own and rename it into place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cffi
+from cffi import recompiler
+
+HERE = Path(__file__).resolve().parent
+NATIVE = HERE / "native"
+BUILD = HERE / "build"
+FLAGS = ["-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+
+
+class BuildError(Exception):
+    """The compiler said no, most often because a library's header is missing."""
+
+
+def cffi_peer(name: str, preamble: str, source: str, libraries: tuple[str, ...] = ()) -> Any:
+    """Return the `(ffi, lib)` pair of ``native/<source>`` behind the functions of ``peer.h``.
+
+    Parameters
+    ----------
+    name : str
+        Of the module.
+    preamble : str
+        C text that goes in front of the source.
+    source : str
+        File in ``native/``.
+    libraries : tuple of str
+        To link with.
+
+    Raises
+    ------
+    BuildError
+        With the compiler's own words.
+    """
+    header = (NATIVE / "peer.h").read_text(encoding="utf-8")
+    body = (NATIVE / source).read_text(encoding="utf-8")
+    text = f"#include <stdint.h>\n{header}\n{preamble}\n{body}"
+
+    def bindings(target: Path) -> None:
+        ffi = cffi.FFI()
+        ffi.cdef(header)
+        recompiler.make_c_source(ffi, name, text, str(target))
+
+    module = _compiled(name, text, libraries, bindings)
+    return module.ffi, module.lib
+
+
+def extension(name: str) -> ModuleType:
+    """Return the extension module ``native/<name>.c``; raises `BuildError` as `cffi_peer`."""
+    text = (NATIVE / f"{name}.c").read_text(encoding="utf-8")
+    return _compiled(name, text, (), lambda target: _write(target, text))
+
+
+def _write(target: Path, text: str) -> None:
+    target.write_text(text, encoding="utf-8")
+
+
+def _compiled(
+    name: str, text: str, libraries: tuple[str, ...], write_source: Callable[[Path], None]
+) -> ModuleType:
+    key = "\0".join([sys.version, text, *FLAGS, *libraries])
+    home = BUILD / hashlib.sha256(key.encode()).hexdigest()[:16]
+    if not home.exists():
+        _compile(name, libraries, home, write_source)
+    return _imported(name, home / f"{name}.so")
+
+
+def _compile(
+    name: str, libraries: tuple[str, ...], home: Path, write_source: Callable[[Path], None]
+) -> None:
+    BUILD.mkdir(exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=BUILD))
+    source = scratch / f"{name}.c"
+    write_source(source)
+    include = sysconfig.get_path("include")
+    command = ["cc", *FLAGS, f"-I{include}", str(source), "-o", str(scratch / f"{name}.so")]
+    command += [f"-l{library}" for library in libraries]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        shutil.rmtree(scratch)
+        raise BuildError(f"{name}: {done.stderr.strip().splitlines()[0]}")
+    try:
+        scratch.rename(home)
+    except OSError:  # Another process was quicker, with the same text.
+        shutil.rmtree(scratch)
+
+
+def _imported(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,218 @@
+"""Report: a run's results as tables on the terminal, as Markdown, JSON and a plot."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from budgets import SYNTHETIC, Verdict
+from matplotlib import pyplot as plt
+from matplotlib.patches import Patch
+from peers import PEERS
+from results import Results, Row, geometric_mean
+from rich.console import Console
+from rich.table import Table
+from sections import BATCH, GLIBC, MICRO, OURS, PAIR, PAIR_SPINNING, UTILISATION, WARM
+
+mpl.use("agg")
+
+WORDS = {True: "met", False: "MISSED", None: "not measured"}
+COLOURS = {True: "green", False: "bold red", None: "yellow"}
+COLOUR_OF = {name: f"C{number}" for number, name in enumerate(PEERS)}
+GEOMEANS = ("geomean, real", "geomean, all")
+
+
+# ------------------------------------------------------------------------------------------- cells
+
+
+def figure(value: float) -> str:
+    """Write a number with three digits that count, as people read it."""
+    if math.isnan(value):
+        return "-"
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}"
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    if len(row.values) == 1:
+        return figure(row.best)
+    return f"{figure(row.best)} ({figure(row.median)})"
+
+
+def header(results: Results, section: str) -> list[str]:
+    units = {row.unit for row in results.rows if row.section == section}
+    contenders = results.contenders(section)
+    ratio = [f"{OURS} / {GLIBC}"] if {OURS, GLIBC} <= set(contenders) else []
+    return [f"{section} [{', '.join(sorted(units))}]", *contenders, *ratio]
+
+
+def body(results: Results, section: str) -> list[list[str]]:
+    """Return the cells of a section: best (median) of each case, ratios, and geometric means."""
+    contenders = results.contenders(section)
+    lines = []
+    for case in results.cases(section):
+        cells = [_cell(results.find(section, case, contender)) for contender in contenders]
+        lines.append([case, *cells, *_ratio(results, section, [case])])
+    if section.startswith("traces") or section == UTILISATION:
+        lines += _mean_lines(results, section)
+    return lines
+
+
+def _ratio(results: Results, section: str, cases: Iterable[str]) -> list[str]:
+    if not {OURS, GLIBC} <= set(results.contenders(section)):
+        return []
+    ours, theirs = results.bests(section, OURS), results.bests(section, GLIBC)
+    ratios = [ours[case] / theirs[case] for case in cases if case in ours and case in theirs]
+    return [figure(geometric_mean(ratios))]
+
+
+def _mean_lines(results: Results, section: str) -> list[list[str]]:
+    cases = results.cases(section)
+    chosen = {GEOMEANS[0]: [case for case in cases if case not in SYNTHETIC], GEOMEANS[1]: cases}
+    lines = []
+    for label, names in chosen.items():
+        means = []
+        for contender in results.contenders(section):
+            bests = results.bests(section, contender)
+            means.append(figure(geometric_mean(bests[name] for name in names if name in bests)))
+        lines.append([label, *means, *_ratio(results, section, names)])
+    return lines
+
+
+def verdict_cells(verdict: Verdict) -> list[str]:
+    sign = ">=" if verdict.at_least else "<="
+    return [
+        verdict.what,
+        figure(verdict.measured),
+        f"{sign} {figure(verdict.bar)} {verdict.unit}",
+        WORDS[verdict.met],
+    ]
+
+
+# ---------------------------------------------------------------------------------------- terminal
+
+
+def show(console: Console, results: Results) -> None:
+    """Print a table a section, and what was left out."""
+    for section in results.sections():
+        table = Table(*header(results, section))
+        for line in body(results, section):
+            table.add_row(*line)
+        console.print(table)
+    for what, reason in results.skipped.items():
+        console.print(f"[yellow]left out[/]: {what}: {reason}")
+
+
+def show_verdicts(console: Console, verdicts: list[Verdict]) -> None:
+    table = Table("budget", "measured", "bar", "")
+    for verdict in verdicts:
+        *cells, word = verdict_cells(verdict)
+        table.add_row(*cells, f"[{COLOURS[verdict.met]}]{word}[/]")
+    console.print(table)
+
+
+# ------------------------------------------------------------------------------------------- files
+
+
+def write(
+    directory: Path, results: Results, verdicts: list[Verdict], machine: dict[str, Any]
+) -> None:
+    """Write `compare.json`, `compare.md`, `compare.svg` and `compare.png`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    document = {
+        "machine": machine,
+        "rows": [dataclasses.asdict(row) for row in results.rows],
+        "skipped": results.skipped,
+        "budgets": [dataclasses.asdict(verdict) | {"met": verdict.met} for verdict in verdicts],
+    }
+    text = json.dumps(_without_nan(document), indent=1)
+    (directory / "compare.json").write_text(text + "\n", encoding="utf-8")
+    (directory / "compare.md").write_text(_markdown(results, verdicts, machine), encoding="utf-8")
+    _plot(results, directory)
+
+
+def _without_nan(value: Any) -> Any:
+    """Turn NaN, which is no JSON, into null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _markdown(results: Results, verdicts: list[Verdict], machine: dict[str, Any]) -> str:
+    parts = ["# Comparison", "", "Least (median) of the rounds of one run.", ""]
+    parts += [f"- {key}: {value}" for key, value in machine.items()]
+    for section in results.sections():
+        parts += ["", f"## {section}", ""]
+        parts += _markdown_table(header(results, section), body(results, section))
+    parts += ["", "## Budgets", ""]
+    parts += _markdown_table(
+        ["budget", "measured", "bar", ""], [verdict_cells(verdict) for verdict in verdicts]
+    )
+    if results.skipped:
+        parts += ["", "## Left out", ""]
+        parts += [f"- {what}: {reason}" for what, reason in results.skipped.items()]
+    return "\n".join(parts) + "\n"
+
+
+def _markdown_table(head: list[str], lines: list[list[str]]) -> list[str]:
+    aligned = ["---", *["--:" for _ in head[1:]]]
+    return ["| " + " | ".join(cells) + " |" for cells in [head, aligned, *lines]]
+
+
+# -------------------------------------------------------------------------------------------- plot
+
+
+def _plot(results: Results, directory: Path) -> None:
+    panels = [
+        (MICRO, "64 B from Python: ns a call pair, or a block", (PAIR, PAIR_SPINNING, BATCH), True),
+        (WARM, "traces, warm: ns an operation, net of the loop", None, True),
+        (UTILISATION, "traces: peak live payload / peak touched memory", None, False),
+    ]
+    drawn = [panel for panel in panels if panel[0] in results.sections()]
+    if not drawn:
+        return
+    heights = [max(2.5, 0.55 * len(results.cases(section))) for section, *_ in drawn]
+    drawing, axes = plt.subplots(
+        len(drawn),
+        figsize=(9, sum(heights) + 1),
+        height_ratios=heights,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, (section, title, cases, logarithmic) in zip(axes[:, 0], drawn, strict=True):
+        _bars(axis, results, section, list(cases or results.cases(section)))
+        axis.set_title(title, loc="left", fontsize=10)
+        axis.set_xscale("log" if logarithmic else "linear")
+    handles = [Patch(color=COLOUR_OF[name], label=name) for name in _drawn_contenders(results)]
+    drawing.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
+    for ending in ("svg", "png"):
+        drawing.savefig(directory / f"compare.{ending}", dpi=120)
+    plt.close(drawing)
+
+
+def _drawn_contenders(results: Results) -> list[str]:
+    seen = {row.contender for row in results.rows}
+    return [name for name in COLOUR_OF if name in seen]
+
+
+def _bars(axis: Any, results: Results, section: str, cases: list[str]) -> None:
+    contenders = results.contenders(section)
+    thickness = 0.85 / len(contenders)
+    for number, contender in enumerate(contenders):
+        bests = results.bests(section, contender)
+        places = [index + number * thickness for index in range(len(cases))]
+        axis.barh(places, [bests.get(case, math.nan) for case in cases], thickness, label=contender)
+    axis.set_yticks([index + 0.4 for index in range(len(cases))], cases, fontsize=8)
+    axis.invert_yaxis()
+    axis.grid(axis="x", alpha=0.3)
