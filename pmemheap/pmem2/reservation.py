@@ -296,8 +296,8 @@ class VMReservation:
             return self._nth(index, f"above {of!r}")
 
     def _lists(self, candidate: object) -> bool:
-        key = getattr(candidate, "key", None)
-        return key in self._maps and self._maps[key] is candidate
+        listed = self._maps.get(getattr(candidate, "key", 0))
+        return listed is not None and listed is candidate
 
     def _not_found(self, which: str) -> Pmem2Error:
         return refused(codes.PMEM2_E_MAPPING_NOT_FOUND, f"{self!r}: a map {which} expected, none")

@@ -3,10 +3,10 @@
 A source knows its size and alignment, decides which part of it a map will show (`extent`), and
 puts that part over a reserved range (`place`). It knows nothing of reservations.
 
-    source        size              alignment        granularity of a map anonymous     what is
-    asked     page             page; byte when private file          of the file       page
-    page; cache line with MAP_SYNC; byte when private device dax    of the device     of the device
-    cache line
+    source        size             alignment        granularity of a map
+    anonymous     what is asked    page             byte: nothing is ever to be written back
+    file          of the file      page             page; cache line with MAP_SYNC; private: byte
+    device dax    of the device    of the device    cache line; private: byte
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class AnonymousSource(Source):
 
     def _map(self, address: int, offset: int, length: int, options: Options) -> Granularity:
         native.map_anonymous(address, length, shared=options.shared, readonly=options.readonly)
-        return Granularity.PAGE if options.shared else Granularity.BYTE
+        return Granularity.BYTE
 
 
 class FileSource(Source):
