@@ -22,13 +22,23 @@ from pmemheap.errors import (
     PmemHeapError,
     UsageError,
 )
+from pmemheap.handles import Block
+from pmemheap.heap import Heap
+from pmemheap.heap import open_heap as open  # noqa: A004 -- pmemheap.open, as dbm.open
+from pmemheap.insight import CheckReport, Explanation, HeapStats
 
 __all__ = [
+    "Block",
+    "CheckReport",
     "CorruptHeapError",
     "DurabilityError",
+    "Explanation",
+    "Heap",
+    "HeapStats",
     "OutOfSpaceError",
     "Pmem2Error",
     "PmemHeapError",
     "UsageError",
     "__version__",
+    "open",
 ]

@@ -23,7 +23,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from pmemheap._core import _hot
-from pmemheap._core._hot import Lifeline, Window
+from pmemheap._core._hot import BlockBytes, HeapCore, Lifeline, Window
 from pmemheap._core._sys import ffi, lib
 from pmemheap.errors import (
     CorruptHeapError,
@@ -43,11 +43,13 @@ __all__ = [
     "TMPFS",
     "Advice",
     "Allocate",
+    "BlockBytes",
     "Call",
     "Fault",
     "FaultKind",
     "FileStatus",
     "FlushKind",
+    "HeapCore",
     "Lifeline",
     "Lock",
     "NativeError",
@@ -80,7 +82,7 @@ __all__ = [
     "probe_lock",
     "protect",
     "pwrite",
-    "residency",
+    "residencies",
     "seal",
     "system_calls",
     "unmap",
@@ -422,9 +424,8 @@ def fdatasync(fd: int) -> None:
 
 def pread_into(fd: int, buffer: Buffer, offset: int) -> int:
     """Fill `buffer` from a file; return the bytes read, fewer than asked only at the file's end."""
-    with memoryview(buffer) as view:
-        target = ffi.from_buffer(view, require_writable=True)
-        return check(lib.ph_read(fd, target, view.nbytes, offset), "pread")
+    with ffi.from_buffer(buffer, require_writable=True) as raw:
+        return check(lib.ph_read(fd, raw, len(raw), offset), "pread")
 
 
 def pread(fd: int, length: int, offset: int) -> bytes:
@@ -441,8 +442,8 @@ def pwrite(fd: int, data: Buffer, offset: int) -> None:
     NativeError
         Part of it may have been written.
     """
-    with memoryview(data) as view:
-        check(lib.ph_write(fd, ffi.from_buffer(view), view.nbytes, offset), "pwrite")
+    with ffi.from_buffer(data) as raw:
+        check(lib.ph_write(fd, raw, len(raw), offset), "pwrite")
 
 
 def lock_byte(fd: int, position: int, lock: Lock) -> bool:
@@ -503,14 +504,14 @@ def crc32c(data: Buffer, seed: int = 0) -> int:
     >>> hex(crc32c(b"123456789")), crc32c(b"6789", crc32c(b"12345")) == crc32c(b"123456789")
     ('0xe3069283', True)
     """
-    with memoryview(data) as view:
-        return int(lib.ph_crc32c(seed, ffi.from_buffer(view), view.nbytes))
+    with ffi.from_buffer(data) as raw:
+        return int(lib.ph_crc32c(seed, raw, len(raw)))
 
 
 def crc32c_table(data: Buffer, seed: int = 0) -> int:
     """Return the same as `crc32c`, computed by table; for tests."""
-    with memoryview(data) as view:
-        return int(lib.ph_crc32c_table(seed, ffi.from_buffer(view), view.nbytes))
+    with ffi.from_buffer(data) as raw:
+        return int(lib.ph_crc32c_table(seed, raw, len(raw)))
 
 
 def crc32c_hardware(data: Buffer, seed: int = 0) -> int:
@@ -523,8 +524,8 @@ def crc32c_hardware(data: Buffer, seed: int = 0) -> int:
     """
     if not HAS_CRC32C:
         raise UsageError("crc32c_hardware: an instruction for CRC-32C expected, none found")
-    with memoryview(data) as view:
-        return int(lib.ph_crc32c_hardware(seed, ffi.from_buffer(view), view.nbytes))
+    with ffi.from_buffer(data) as raw:
+        return int(lib.ph_crc32c_hardware(seed, raw, len(raw)))
 
 
 # ---------------------------------------------------------------- residency
@@ -543,20 +544,29 @@ class Residency:
     swapped: int
 
 
-def residency(start: int, stop: int) -> Residency:
-    """Return what the kernel counts for the mappings that lie inside ``[start, stop)``.
+def residencies(ranges: dict[str, tuple[int, int]]) -> dict[str, Residency]:
+    """Return what the kernel counts for the mappings that begin inside each of some ranges.
 
-    A mapping that only partly lies inside is left out. O(mappings of the process): /proc/self/smaps
-    is read.
+    Parameters
+    ----------
+    ranges : dict of str to (int, int)
+        Name to ``[start, stop)``; ranges do not overlap.
+
+    Returns
+    -------
+    dict of str to Residency
+        O(mappings of the process): /proc/self/smaps is read once.
     """
-    totals = {"Rss:": 0, "Pss:": 0, "Swap:": 0}
-    inside = False
+    totals = {name: {"Rss:": 0, "Pss:": 0, "Swap:": 0} for name in ranges}
+    inside: dict[str, int] | None = None
     with open("/proc/self/smaps", encoding="ascii", errors="replace") as smaps:
         for line in smaps:
             field, _, rest = line.partition(" ")
             if not field.endswith(":"):
-                first, last = (int(number, 16) for number in field.split("-"))
-                inside = start <= first and last <= stop
-            elif inside and field in totals:
-                totals[field] += int(rest.split()[0]) * 1024
-    return Residency(totals["Rss:"], totals["Pss:"], totals["Swap:"])
+                first = int(field.partition("-")[0], 16)
+                inside = next(
+                    (totals[n] for n, (start, stop) in ranges.items() if start <= first < stop), None
+                )
+            elif inside is not None and field in inside:
+                inside[field] += int(rest.split()[0]) * 1024
+    return {name: Residency(t["Rss:"], t["Pss:"], t["Swap:"]) for name, t in totals.items()}

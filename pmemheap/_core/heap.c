@@ -1,0 +1,399 @@
+/* heap.c -- malloc, free and realloc: what is on the path of every call. */
+#include <string.h>
+
+#include "heap_internal.h"
+
+static uint64_t units_for(uint64_t nbytes)
+{
+    return (nbytes + PH_UNIT_BYTES - 1) >> PH_UNIT_SHIFT;
+}
+
+static void class_init(struct ph_class *c, uint32_t size, uint16_t run_units)
+{
+    c->current = c->partial = PH_NIL;
+    c->granules = size >> PH_GRANULE_SHIFT;
+    c->run_units = run_units;
+    c->run_blocks = (uint16_t)(run_units * PH_UNIT_GRANULES / c->granules);
+    for (uint32_t bit = 0; bit < 64; bit += c->granules)
+        c->stride |= 1ULL << bit;
+}
+
+/* table[i] = first class that holds i * step bytes. */
+static void fill_lookup(uint8_t *table, uint32_t length, uint32_t step, const uint32_t *sizes, uint32_t count)
+{
+    for (uint32_t i = 0, index = 0; i < length; i++) {
+        while (index < count - 1 && sizes[index] < i * step)
+            index++;
+        table[i] = (uint8_t)index;
+    }
+}
+
+int ph_heap_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *run_units, uint32_t count)
+{
+    if (count == 0 || count > PH_CLASSES_MAX || sizes[count - 1] > PH_SMALL_MAX)
+        return PH_H_CORRUPT;
+    memset(h, 0, sizeof *h);
+    h->limbo = PH_NIL;
+    h->nclasses = count;
+    h->small_max = sizes[count - 1];
+    for (uint32_t i = 0; i < PH_BINS; i++)
+        h->bins[i] = PH_NIL;
+    for (uint32_t i = 0; i < count; i++)
+        class_init(&h->classes[i], sizes[i], run_units[i]);
+    fill_lookup(h->class_by_granule, sizeof h->class_by_granule, PH_GRANULE, sizes, count);
+    fill_lookup(h->class_by_line, sizeof h->class_by_line, PH_LINE, sizes, count);
+    return 0;
+}
+
+/* Whole units serve a size at least as well as its class does when they round it up no further. */
+static int units_serve_better(const struct ph_class *c, uint64_t size)
+{
+    return size > PH_UNIT_BYTES / 2 && units_for(size) * PH_UNIT_BYTES <= c->granules * PH_GRANULE;
+}
+
+int ph_class_of(const struct ph_heap *h, uint64_t size, uint64_t align)
+{
+    if (size > h->small_max || align > PH_UNIT_BYTES / 2)
+        return -1;
+    int index = size <= PH_BY_GRANULE_MAX ? h->class_by_granule[(size + PH_GRANULE - 1) / PH_GRANULE]
+                                          : h->class_by_line[(size + PH_LINE - 1) / PH_LINE];
+    if (PH_UNLIKELY(units_serve_better(&h->classes[index], size)))
+        return -1;
+    if (PH_LIKELY(align <= PH_GRANULE))
+        return index;
+    for (; index < (int)h->nclasses; index++)
+        if (h->classes[index].granules * PH_GRANULE % align == 0)
+            return index;
+    return -1;
+}
+
+int64_t ph_malloc_small(struct ph_heap *h, uint32_t class_index, uint64_t size)
+{
+    struct ph_class *c = &h->classes[class_index];
+    if (PH_UNLIKELY(c->mask == 0)) {
+        int refill = ph_class_refill(h, c);
+        if (refill < 0)
+            return refill;
+    }
+    uint64_t bit = c->mask & -c->mask;
+    c->mask ^= bit;
+    ph_store(h, &h->bits[c->word], h->bits[c->word] | bit);
+    ph_unit_at(h, c->current)->u.run.live++;
+    c->live++;
+    c->mallocs++;
+    c->requested += size;
+    return (int64_t)((c->word << 6 | (uint64_t)__builtin_ctzll(bit)) << PH_GRANULE_SHIFT);
+}
+
+/* ph_large_make -- describe `nunits` units, which belong to nobody, as one large block. */
+void ph_large_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
+{
+    ph_large_dress(h, unit, nunits, nbytes);
+    ph_entry_publish(h, unit, ph_entry_word(PH_KIND_LARGE, 0, (uint32_t)nunits), nbytes);
+}
+
+void ph_large_dress(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
+{
+    struct ph_unit *head = &h->units[unit];
+    head->state = PH_U_LARGE;
+    head->nunits = (uint32_t)nunits;
+    head->u.nbytes = nbytes;
+    head->marked = 0;
+    h->large_units += nunits;
+    h->large_bytes += nbytes;
+    h->large_blocks++;
+}
+
+static void large_undress(struct ph_heap *h, uint64_t unit)
+{
+    struct ph_unit *head = &h->units[unit];
+    ph_entry_withdraw(h, unit);
+    head->state = PH_U_OTHER;
+    h->large_units -= head->nunits;
+    h->large_bytes -= head->u.nbytes;
+    h->large_blocks--;
+}
+
+static void large_resize(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
+{
+    struct ph_unit *head = &h->units[unit];
+    h->large_units += nunits - head->nunits;
+    h->large_bytes += nbytes - head->u.nbytes;
+    head->nunits = (uint32_t)nunits;
+    head->u.nbytes = nbytes;
+    ph_entry_publish(h, unit, ph_entry_word(PH_KIND_LARGE, 0, (uint32_t)nunits), nbytes);
+}
+
+int64_t ph_malloc(struct ph_heap *h, uint64_t size, uint64_t align)
+{
+    int index = ph_class_of(h, size, align);
+    if (PH_LIKELY(index >= 0))
+        return ph_malloc_small(h, (uint32_t)index, size);
+    uint64_t nunits = units_for(size);
+    if (nunits > PH_POOL_MAX || align > PH_UNIT_BYTES)
+        return PH_H_LARGE;
+    int64_t unit = ph_pool_take(h, nunits);
+    if (unit < 0)
+        return unit;
+    ph_large_make(h, (uint64_t)unit, nunits, size);
+    return unit << PH_UNIT_SHIFT;
+}
+
+/* Units go back to whom their number belongs: the pool, or limbo, where Python takes them from. */
+static void give_back(struct ph_heap *h, uint64_t unit, uint64_t nunits)
+{
+    h->freed_units += nunits;
+    if (nunits <= PH_POOL_MAX) {
+        ph_pool_give(h, unit, nunits);
+        return;
+    }
+    struct ph_unit *head = &h->units[unit];
+    head->state = PH_U_LIMBO;
+    head->nunits = (uint32_t)nunits;
+    head->sibling = h->limbo;
+    h->limbo = (uint32_t)unit;
+    h->limbo_units += nunits;
+}
+
+/* ph_block_at -- the record of the run or large block of which a live block begins at `offset`, else NULL. */
+struct ph_unit *ph_block_at(struct ph_heap *h, uint64_t offset)
+{
+    uint64_t unit = offset >> PH_UNIT_SHIFT;
+    if (PH_UNLIKELY(unit - h->first_unit >= h->end_unit - h->first_unit || offset % PH_GRANULE))
+        return NULL;
+    struct ph_unit *record = &h->units[unit];
+    if (PH_UNLIKELY(record->state == PH_U_OTHER && unit >= h->boot))
+        ph_boot_unit(h, unit);
+    if (PH_LIKELY(record->state == PH_U_RUN || record->state == PH_U_RUN_BODY)) {
+        uint64_t granule = offset >> PH_GRANULE_SHIFT;
+        if (!(h->bits[granule >> 6] >> (granule & 63) & 1))
+            return NULL;
+        return record->state == PH_U_RUN ? record : record - record->back;
+    }
+    return record->state == PH_U_LARGE && offset % PH_UNIT_BYTES == 0 ? record : NULL;
+}
+
+/* Free a block that is known to be live, unviewed and without a mark. */
+void ph_block_free(struct ph_heap *h, uint64_t offset, struct ph_unit *record)
+{
+    if (PH_LIKELY(record->state == PH_U_RUN)) {
+        uint64_t granule = offset >> PH_GRANULE_SHIFT;
+        uint64_t *word = &h->bits[granule >> 6];
+        ph_store(h, word, *word & ~(1ULL << (granule & 63)));
+        ph_run_freed(h, (uint64_t)(record - h->units), granule);
+        return;
+    }
+    uint64_t unit = (uint64_t)(record - h->units), nunits = record->nunits;
+    large_undress(h, unit);
+    give_back(h, unit, nunits);
+}
+
+/* ph_free_refusal -- how ph_free would fail, 0 if it would not. */
+int ph_free_refusal(struct ph_heap *h, uint64_t offset)
+{
+    const struct ph_unit *record = ph_block_at(h, offset);
+    if (record == NULL)
+        return PH_H_BAD_OFFSET;
+    return ph_is_marked(record) ? ph_mark_refusal(h, offset) : 0;
+}
+
+void ph_copy(struct ph_heap *h, uint64_t to, uint64_t from, uint64_t length)
+{
+    memmove(h->data + to, h->data + from, length);
+}
+
+int ph_free(struct ph_heap *h, uint64_t offset)
+{
+    struct ph_unit *record = ph_block_at(h, offset);
+    if (PH_UNLIKELY(record == NULL))
+        return PH_H_BAD_OFFSET;
+    if (PH_UNLIKELY(ph_is_marked(record))) {
+        int refused = ph_mark_refusal(h, offset);
+        if (refused < 0)
+            return refused;
+        ph_mark_forget(h, offset);
+    }
+    ph_block_free(h, offset, record);
+    return 0;
+}
+
+static uint64_t capacity_of(const struct ph_heap *h, const struct ph_unit *record)
+{
+    return record->state == PH_U_RUN ? h->classes[record->class_index].granules * PH_GRANULE
+                                     : (uint64_t)record->nunits << PH_UNIT_SHIFT;
+}
+
+int64_t ph_usable_size(struct ph_heap *h, uint64_t offset)
+{
+    const struct ph_unit *record = ph_block_at(h, offset);
+    return record == NULL ? PH_H_BAD_OFFSET : (int64_t)capacity_of(h, record);
+}
+
+/* Room for a block that moves because it grew. What outgrows 2 KiB tends to go on: it gets whole units. */
+static int64_t take_for_move(struct ph_heap *h, uint64_t size, int grows)
+{
+    int index = ph_class_of(h, size, PH_GRANULE);
+    if (index >= 0 && (!grows || size <= PH_GROWING))
+        return ph_malloc_small(h, (uint32_t)index, size);
+    uint64_t nunits = units_for(size);
+    if (nunits > PH_POOL_MAX)
+        return PH_H_LARGE;
+    int64_t unit = grows ? ph_pool_take_growing(h, nunits) : ph_pool_take(h, nunits);
+    if (unit < 0)
+        return unit;
+    ph_large_make(h, (uint64_t)unit, nunits, size);
+    return unit << PH_UNIT_SHIFT;
+}
+
+static int64_t move(struct ph_heap *h, uint64_t offset, struct ph_unit *record, uint64_t size)
+{
+    uint64_t old_size = record->state == PH_U_LARGE ? record->u.nbytes : capacity_of(h, record);
+    int64_t to = take_for_move(h, size, size > old_size);
+    if (to < 0)
+        return to;
+    memcpy(h->data + to, h->data + offset, old_size < size ? old_size : size);
+    ph_mark_forget(h, offset);
+    ph_block_free(h, offset, record);
+    return to;
+}
+
+/* Grow a large block in place over the free units behind it. */
+static int grow_up(struct ph_heap *h, uint64_t unit, uint64_t more, uint64_t nbytes)
+{
+    uint64_t have = h->units[unit].nunits;
+    if (ph_room_after(h, unit + have) < more)
+        return 0;
+    ph_pool_take_after(h, unit + have, more);
+    large_resize(h, unit, have + more, nbytes);
+    return 1;
+}
+
+/* Grow a large block over free units in front of it and behind it; its bytes move down. */
+static int64_t grow_down(struct ph_heap *h, uint64_t unit, uint64_t more, uint64_t nbytes)
+{
+    uint64_t have = h->units[unit].nunits, old_bytes = h->units[unit].u.nbytes;
+    uint64_t after = ph_room_after(h, unit + have), before = ph_pool_room_before(h, unit);
+    if (before + after < more)
+        return PH_H_MOVE;
+    uint64_t to = unit - (more - after);
+    if (after)
+        ph_pool_take_after(h, unit + have, after);
+    ph_pool_take_before(h, unit, more - after);
+    memmove(h->data + (to << PH_UNIT_SHIFT), h->data + (unit << PH_UNIT_SHIFT), old_bytes);
+    ph_mark_forget(h, unit << PH_UNIT_SHIFT);
+    large_undress(h, unit);
+    ph_large_make(h, to, have + more, nbytes);
+    return (int64_t)(to << PH_UNIT_SHIFT);
+}
+
+static void shrink_large(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
+{
+    uint64_t have = h->units[unit].nunits;
+    large_resize(h, unit, nunits, nbytes);
+    if (nunits < have)
+        give_back(h, unit + nunits, have - nunits);
+}
+
+static int64_t realloc_run(struct ph_heap *h, uint64_t offset, struct ph_unit *record, uint64_t size, int pinned)
+{
+    uint64_t capacity = capacity_of(h, record);
+    if (ph_class_of(h, size, PH_GRANULE) == record->class_index)
+        return (int64_t)offset;
+    if (pinned)
+        return size <= capacity ? (int64_t)offset : PH_H_PINNED;
+    int64_t to = move(h, offset, record, size);
+    return to < 0 && size <= capacity ? (int64_t)offset : to; /* a shrink never fails */
+}
+
+static int64_t realloc_large(struct ph_heap *h, uint64_t offset, struct ph_unit *record, uint64_t size, int pinned)
+{
+    uint64_t unit = offset >> PH_UNIT_SHIFT, nunits = units_for(size), have = record->nunits;
+    if (nunits > have) {
+        if (nunits > UINT32_MAX)
+            return PH_H_LARGE;
+        if (grow_up(h, unit, nunits - have, size))
+            return (int64_t)offset;
+        if (nunits > PH_POOL_MAX)
+            return PH_H_UPSTREAM;
+        if (pinned)
+            return PH_H_PINNED;
+        int64_t to = grow_down(h, unit, nunits - have, size);
+        return to == PH_H_MOVE ? move(h, offset, record, size) : to;
+    }
+    if (pinned)
+        return (int64_t)offset;
+    if (size <= PH_GROWING && ph_class_of(h, size, PH_GRANULE) >= 0) {
+        int64_t to = move(h, offset, record, size);
+        if (to >= 0)
+            return to;
+    }
+    shrink_large(h, unit, nunits, size);
+    return (int64_t)offset;
+}
+
+/* ph_realloc -- the new offset of the block, or a failure with nothing changed. PH_H_UPSTREAM and PH_H_LARGE
+ * ask for the extents; a viewed block stays where it is or is refused. */
+int64_t ph_realloc(struct ph_heap *h, uint64_t offset, uint64_t size)
+{
+    struct ph_unit *record = ph_block_at(h, offset);
+    if (record == NULL)
+        return PH_H_BAD_OFFSET;
+    int refused = PH_UNLIKELY(ph_is_marked(record)) ? ph_mark_refusal(h, offset) : 0;
+    if (refused == PH_H_BAD_OFFSET)
+        return refused;
+    int pinned = refused == PH_H_PINNED;
+    return record->state == PH_U_RUN ? realloc_run(h, offset, record, size, pinned)
+                                     : realloc_large(h, offset, record, size, pinned);
+}
+
+/* ph_expand -- make the block hold `size` bytes where it is. 0 = done. */
+int ph_expand(struct ph_heap *h, uint64_t offset, uint64_t size)
+{
+    struct ph_unit *record = ph_block_at(h, offset);
+    if (record == NULL)
+        return PH_H_BAD_OFFSET;
+    if (record->state == PH_U_RUN)
+        return size <= capacity_of(h, record) ? 0 : PH_H_MOVE;
+    uint64_t unit = offset >> PH_UNIT_SHIFT, nunits = units_for(size);
+    if (nunits > record->nunits) {
+        if (nunits > UINT32_MAX)
+            return PH_H_MOVE;
+        return grow_up(h, unit, nunits - record->nunits, size) ? 0 : PH_H_UPSTREAM;
+    }
+    if (size > record->u.nbytes)
+        large_resize(h, unit, record->nunits, size);
+    return 0;
+}
+
+/* ph_large_extend -- after PH_H_UPSTREAM: the pool's units behind the block and `upstream` units behind those,
+ * which the caller has taken from the extents, become part of the block. */
+void ph_large_extend(struct ph_heap *h, uint64_t offset, uint64_t upstream, uint64_t nbytes)
+{
+    uint64_t unit = offset >> PH_UNIT_SHIFT, have = h->units[unit].nunits;
+    uint64_t after = ph_room_after(h, unit + have);
+    if (after)
+        ph_pool_take_after(h, unit + have, after);
+    large_resize(h, unit, have + after + upstream, nbytes);
+}
+
+/* ph_malloc_many -- `count` blocks of one size, all or none. */
+int64_t ph_malloc_many(struct ph_heap *h, uint64_t size, uint64_t count, uint64_t *offsets)
+{
+    int index = ph_class_of(h, size, PH_GRANULE);
+    for (uint64_t i = 0; i < count; i++) {
+        int64_t offset = index >= 0 ? ph_malloc_small(h, (uint32_t)index, size) : ph_malloc(h, size, PH_GRANULE);
+        if (PH_UNLIKELY(offset < 0)) {
+            h->refused = offset;
+            return (int64_t)i;
+        }
+        offsets[i] = (uint64_t)offset;
+    }
+    return (int64_t)count;
+}
+
+void ph_record(struct ph_recorder *recorder, uint64_t *at, uint64_t value)
+{
+    if (recorder->count < recorder->capacity)
+        recorder->events[recorder->count] = (struct ph_store_event){(uint64_t)(uintptr_t)at, *at, value};
+    recorder->count++;
+}

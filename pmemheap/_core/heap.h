@@ -1,0 +1,175 @@
+/* heap.h -- the allocator core: blocks, runs and the pool of free units of one arena.
+ *
+ * Plain C without Python and without system calls: it is handed its tables, keeps them, and answers in
+ * nanoseconds. Whoever calls holds the lock of the arena (for the extension type that is the GIL).
+ *
+ *   logical unit   first_unit                                     wild      wild_end        end_unit
+ *                  | run | large |free| run ... (pool: C)         |  never used  | extents: Python |
+ *
+ * Four tables run beside the data, each with a *virtual* base, so that index 0 is logical unit 0 even after
+ * the head of the heap has been given back:
+ *
+ *   data      4096 bytes a unit         user blocks, nothing else
+ *   bits        32 bytes a unit         persistent: one bit a granule, set at the first granule of a live block
+ *   entries     16 bytes a unit         persistent, file heaps only: what begins at this unit
+ *   units       32 bytes a unit         volatile: the same and the links of the free lists
+ */
+#ifndef PH_HEAP_H
+#define PH_HEAP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    PH_UNIT_SHIFT = 12,
+    PH_GRANULE_SHIFT = 4,
+    PH_UNIT_BYTES = 1 << PH_UNIT_SHIFT,
+    PH_GRANULE = 1 << PH_GRANULE_SHIFT,
+    PH_UNIT_GRANULES = PH_UNIT_BYTES / PH_GRANULE,
+    PH_UNIT_WORDS = PH_UNIT_GRANULES / 64,
+    PH_CLASSES_MAX = 96,
+    PH_RUN_UNITS_MAX = 32,  /* an interior unit finds its run's head within this distance */
+    PH_BINS = 64,           /* exact sizes 1..63 units; the last bin holds 64 units and more */
+    PH_POOL_MAX = PH_BINS - 1, /* blocks of more units than this are extents, Python's affair */
+    PH_SMALL_MAX = 16384,   /* no class is larger */
+    PH_LINE = 128,          /* sizes above 1 KiB find their class by this step */
+    PH_BY_GRANULE_MAX = 1024,
+    PH_GROWING = 2048,      /* a block that realloc makes larger than this gets whole units, to grow in place */
+};
+
+#define PH_NIL UINT32_MAX
+#define PH_SIZE_MAX (1ULL << 55) /* bytes of one arena: offsets have 55 bits */
+
+/* Results: >= 0 is an offset or a count; these are the failures of this file. */
+enum {
+    PH_H_REFILL = -1,       /* the pool has no such range: donate units and call again */
+    PH_H_LARGE = -2,        /* too large or too aligned for the pool: an extent */
+    PH_H_BAD_OFFSET = -3,   /* no live block begins there */
+    PH_H_PINNED = -4,       /* live views hold the block */
+    PH_H_NOMEM = -5,        /* the table of marks cannot grow */
+    PH_H_MOVE = -6,         /* realloc: not possible in place */
+    PH_H_UPSTREAM = -7,     /* realloc, expand: in place if the units behind it can be had from the extents */
+    PH_H_CORRUPT = -8,      /* a table says something impossible */
+};
+
+/* ph_entry -- first unit of an extent or run, in the entries table, little-endian.
+ *
+ *   byte 0      1       2       4        8        16
+ *        +------+-------+-------+--------+--------+
+ *        | kind | class | flags | nunits | nbytes |     all zero = free, or not a first unit
+ *        +------+-------+-------+--------+--------+
+ * Two aligned 8-byte words. An extent appears with nbytes first and goes with nbytes last, so that the first
+ * word alone decides what a killed process leaves. */
+struct ph_entry {
+    uint8_t kind, class_index;
+    uint16_t flags;
+    uint32_t nunits;
+    uint64_t nbytes;
+};
+_Static_assert(sizeof(struct ph_entry) == 16, "four entries a cache line");
+_Static_assert(offsetof(struct ph_entry, nbytes) == 8, "format 1");
+
+enum { PH_KIND_FREE = 0, PH_KIND_LARGE = 1, PH_KIND_RUN = 2 };
+
+/* What a unit is, as far as this process knows (volatile). */
+enum {
+    PH_U_OTHER = 0,  /* not ours: Python's free extent, never used, or not read yet */
+    PH_U_FREE,       /* first unit of a free range of the pool */
+    PH_U_FREE_LAST,  /* last unit of a free range of two units and more */
+    PH_U_RUN,        /* first unit of a run */
+    PH_U_RUN_BODY,   /* other units of a run */
+    PH_U_LARGE,      /* first unit of a large block */
+    PH_U_LIMBO,      /* first unit of a freed extent that Python has not taken back yet */
+};
+
+/* ph_unit -- volatile record of a unit; what its fields mean depends on `state`. 32 bytes. */
+struct ph_unit {
+    uint8_t state;
+    uint8_t class_index;     /* RUN */
+    uint16_t back;           /* RUN_BODY: units back to the head */
+    uint32_t nunits;         /* FREE, FREE_LAST, RUN, LARGE, LIMBO */
+    union {
+        struct {
+            uint16_t live;   /* RUN: blocks in use */
+            uint16_t blocks; /* RUN: blocks it has room for */
+            uint16_t marks;  /* RUN: blocks of it in the table of marks */
+            uint16_t zero;
+        } run;
+        uint64_t nbytes;     /* LARGE: bytes asked for */
+        uint64_t freed_at;   /* FREE: epoch in which the youngest part of the range was freed */
+    } u;
+    uint32_t child, sibling, prev; /* FREE, partial RUN: address-ordered pairing heap; LIMBO: sibling = next */
+    uint32_t marked;               /* LARGE: 1 if the block is in the table of marks */
+};
+_Static_assert(sizeof(struct ph_unit) == 32, "two records a cache line");
+
+/* ph_class -- one size class: its geometry, the run that serves it now, and the other runs with room. */
+struct ph_class {
+    uint64_t mask;        /* free blocks of the current word, one bit each, at their first granule */
+    uint64_t word;        /* index of that word in `bits`; the words before it in the run are full */
+    uint32_t current;     /* head unit of the run in service, PH_NIL if none */
+    uint32_t partial;     /* root of the runs with room, without the current one */
+    uint32_t granules;    /* of a block */
+    uint16_t run_units, run_blocks;
+    uint64_t stride;      /* bits at the multiples of `granules` below 64 */
+    uint64_t live;        /* blocks in use, over all runs */
+    uint64_t runs;
+    uint64_t mallocs;     /* since open */
+    uint64_t requested;   /* bytes asked for by them */
+};
+
+/* ph_mark -- what the process knows of one block beyond its state: live views, handles, a free that waits. */
+struct ph_mark {
+    uint64_t key;         /* offset of the block + 1; 0 = empty slot */
+    uint64_t serial;      /* of the handles of this life of the block; 0 = none */
+    uint32_t views;
+    uint32_t handles;
+    uint64_t deferred;    /* free when the last view goes */
+};
+
+struct ph_marks {
+    struct ph_mark *slots;
+    uint64_t capacity, used;
+    uint64_t views;       /* live views of all blocks */
+    uint64_t serial;
+};
+
+/* ph_recorder -- every store to persistent bytes, in program order, when a test asks for it. */
+struct ph_store_event {
+    uint64_t address, before, after;
+};
+struct ph_recorder {
+    struct ph_store_event *events;
+    uint64_t capacity, count; /* count goes on past capacity: the rest was not kept */
+};
+
+struct ph_heap {
+    uint8_t *data;
+    uint64_t *bits;
+    struct ph_entry *entries; /* NULL in an anonymous heap */
+    struct ph_unit *units;
+    struct ph_recorder *recorder;
+    uint64_t first_unit, end_unit;
+    uint64_t wild, wild_end;  /* never used units that are ours; address space above everything else of the pool */
+    uint64_t epoch;           /* counts the decay intervals; Python moves it on */
+    uint64_t boot;            /* units from here on have not been read yet (== end_unit: all known) */
+    uint64_t bin_mask;
+    uint32_t bins[PH_BINS];   /* bins[n - 1]: free ranges of n units, by address */
+    uint32_t limbo;           /* freed extents, newest first */
+    uint32_t empties;         /* some class may keep an empty run in service */
+    uint32_t nclasses;
+    uint32_t readonly;
+    uint8_t class_by_granule[PH_BY_GRANULE_MAX / PH_GRANULE + 1];
+    uint8_t class_by_line[PH_SMALL_MAX / PH_LINE + 1];
+    uint64_t small_max;       /* greatest size of a class */
+    uint64_t pool_free;       /* units in the bins */
+    uint64_t limbo_units;
+    uint64_t run_units;       /* units in runs */
+    uint64_t large_units, large_bytes, large_blocks;
+    uint64_t freed_units;     /* units given back to the pool or to limbo since open: drives the decay */
+    int64_t refused;          /* why ph_malloc_many stopped */
+    struct ph_marks marks;
+    struct ph_class classes[PH_CLASSES_MAX];
+};
+
+#endif

@@ -1,0 +1,96 @@
+/* heap_api.h -- calls of the allocator core. Offsets are bytes from logical unit 0. */
+#ifndef PH_HEAP_API_H
+#define PH_HEAP_API_H
+
+#include "heap.h"
+
+/* Geometry of a class: `sizes[i]` bytes (ascending multiples of the granule), `units[i]` per run. */
+int ph_heap_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *units, uint32_t count);
+void ph_heap_fini(struct ph_heap *h);
+
+/* Class that serves `size` bytes at `align`, or -1. */
+int ph_class_of(const struct ph_heap *h, uint64_t size, uint64_t align);
+
+int64_t ph_malloc_small(struct ph_heap *h, uint32_t class_index, uint64_t size);
+int64_t ph_malloc(struct ph_heap *h, uint64_t size, uint64_t align);
+int64_t ph_malloc_many(struct ph_heap *h, uint64_t size, uint64_t count, uint64_t *offsets);
+int ph_free(struct ph_heap *h, uint64_t offset);
+int ph_free_refusal(struct ph_heap *h, uint64_t offset);
+int64_t ph_realloc(struct ph_heap *h, uint64_t offset, uint64_t size);
+int ph_expand(struct ph_heap *h, uint64_t offset, uint64_t size);
+int64_t ph_usable_size(struct ph_heap *h, uint64_t offset);
+
+/* Large blocks that Python places. */
+void ph_large_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
+void ph_large_extend(struct ph_heap *h, uint64_t offset, uint64_t upstream, uint64_t nbytes);
+
+/* Units between the pool and the extents of Python. */
+void ph_donate(struct ph_heap *h, uint64_t start, uint64_t nunits, int never_used);
+int ph_reclaim(struct ph_heap *h, uint64_t at_least, uint64_t *start, uint64_t *nunits);
+uint64_t ph_reclaim_range(struct ph_heap *h, uint64_t start);
+int ph_release_empties(struct ph_heap *h);
+int ph_limbo_pop(struct ph_heap *h, uint64_t *start, uint64_t *nunits);
+
+uint64_t ph_room_after(struct ph_heap *h, uint64_t unit);
+
+/* Bytes of the heap, possibly overlapping. */
+void ph_copy(struct ph_heap *h, uint64_t to, uint64_t from, uint64_t length);
+
+/* Marks: live views, handles and deferred frees of a block. */
+int ph_view_pin(struct ph_heap *h, uint64_t offset);
+void ph_view_unpin(struct ph_heap *h, uint64_t offset, int may_free);
+int64_t ph_handle_make(struct ph_heap *h, uint64_t offset);
+int ph_handle_valid(const struct ph_heap *h, uint64_t offset, uint64_t serial);
+void ph_handle_drop(struct ph_heap *h, uint64_t offset, uint64_t serial);
+int ph_free_deferred(struct ph_heap *h, uint64_t offset);
+const struct ph_mark *ph_mark_find(const struct ph_heap *h, uint64_t offset);
+
+/* Reading a heap that was opened. */
+struct ph_gap {
+    uint64_t start, nunits;
+};
+int64_t ph_boot_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, struct ph_gap *gaps, uint64_t capacity);
+
+/* Walks over what is described, and over the live blocks. */
+struct ph_piece {
+    uint64_t start, nunits, nbytes, freed_at;
+    uint32_t state, class_index, live;
+};
+int ph_walk(const struct ph_heap *h, uint64_t *cursor, struct ph_piece *piece);
+int64_t ph_blocks(const struct ph_heap *h, uint64_t *cursor, uint64_t *offsets, uint64_t *sizes, uint64_t capacity);
+
+/* What ph_check finds: `unit` is a unit, or a bin or class where the code says so. */
+enum {
+    PH_F_ENTRY_WORD = 1, /* entry of a unit: kind, class, number of units */
+    PH_F_ENTRY_BYTES,    /* entry of a unit: bytes asked for */
+    PH_F_STRAY_BITS,     /* allocation bits outside of runs */
+    PH_F_MISPLACED_BITS, /* allocation bits between the blocks of a run */
+    PH_F_RUN_LIVE,       /* blocks of a run: bits set, counted */
+    PH_F_RUN_UNITS,
+    PH_F_RUN_BODY,
+    PH_F_FREE_ENDS,      /* the two ends of a free range disagree */
+    PH_F_UNMERGED,       /* two free ranges touch */
+    PH_F_OVERLAP,        /* a piece is empty or runs past the end */
+    PH_F_STATE,          /* a record that begins nothing */
+    PH_F_LINK,           /* a free list leads to something that does not belong there */
+    PH_F_BIN_MASK,
+    PH_F_FREE_COUNT,     /* free ranges: walked, in the lists */
+    PH_F_FREE_UNITS,
+    PH_F_CLASS_LIVE,
+    PH_F_CLASS_RUNS,
+    PH_F_CLASS_ROOMY,    /* runs of a class with room: walked, in its list */
+    PH_F_LIMBO,
+    PH_F_RUN_COUNT,
+    PH_F_LARGE_UNITS,
+    PH_F_LARGE_BYTES,
+    PH_F_LARGE_COUNT,
+};
+struct ph_finding {
+    uint64_t unit, expected, found;
+    uint32_t code;
+};
+int64_t ph_check(struct ph_heap *h, struct ph_finding *findings, uint64_t capacity);
+
+void ph_record(struct ph_recorder *recorder, uint64_t *at, uint64_t value);
+
+#endif

@@ -1,0 +1,198 @@
+/* heap_marks.c -- what this process knows of single blocks: live views, handles, frees that wait.
+ *
+ * An open-addressing table keyed by offset; only blocks that have a view or a handle are in it, and the record
+ * of their run or extent says so, so that free() looks here only when it must. */
+#include <stdlib.h>
+
+#include "heap_internal.h"
+
+enum { PH_MARKS_MIN = 64 };
+
+static uint64_t slot_of(const struct ph_marks *t, uint64_t offset)
+{
+    return ((offset >> PH_GRANULE_SHIFT) * 0x9E3779B97F4A7C15ULL >> 20) & (t->capacity - 1);
+}
+
+static struct ph_mark *find(const struct ph_marks *t, uint64_t offset)
+{
+    if (t->capacity == 0)
+        return NULL;
+    for (uint64_t i = slot_of(t, offset);; i = (i + 1) & (t->capacity - 1)) {
+        if (t->slots[i].key == 0)
+            return NULL;
+        if (t->slots[i].key == offset + 1)
+            return &t->slots[i];
+    }
+}
+
+const struct ph_mark *ph_mark_find(const struct ph_heap *h, uint64_t offset)
+{
+    return find(&h->marks, offset);
+}
+
+static struct ph_mark *place(struct ph_marks *t, struct ph_mark mark)
+{
+    uint64_t i = slot_of(t, mark.key - 1);
+    while (t->slots[i].key != 0)
+        i = (i + 1) & (t->capacity - 1);
+    t->slots[i] = mark;
+    return &t->slots[i];
+}
+
+static int make_room(struct ph_marks *t)
+{
+    if ((t->used + 1) * 4 <= t->capacity * 3)
+        return 0;
+    struct ph_marks wider = *t;
+    wider.capacity = t->capacity ? t->capacity * 2 : PH_MARKS_MIN;
+    wider.slots = calloc(wider.capacity, sizeof *wider.slots);
+    if (wider.slots == NULL)
+        return PH_H_NOMEM;
+    for (uint64_t i = 0; i < t->capacity; i++)
+        if (t->slots[i].key != 0)
+            place(&wider, t->slots[i]);
+    free(t->slots);
+    *t = wider;
+    return 0;
+}
+
+static void count_mark(struct ph_unit *record, int by)
+{
+    if (record->state == PH_U_RUN)
+        record->u.run.marks = (uint16_t)(record->u.run.marks + by);
+    else
+        record->marked = (uint32_t)((int)record->marked + by);
+}
+
+/* The mark of the live block at `offset`, made if there is none. */
+static int mark_of(struct ph_heap *h, uint64_t offset, struct ph_mark **mark)
+{
+    struct ph_unit *record = ph_block_at(h, offset);
+    if (record == NULL)
+        return PH_H_BAD_OFFSET;
+    *mark = find(&h->marks, offset);
+    if (*mark != NULL)
+        return (*mark)->deferred ? PH_H_BAD_OFFSET : 0;
+    if (make_room(&h->marks) < 0)
+        return PH_H_NOMEM;
+    *mark = place(&h->marks, (struct ph_mark){.key = offset + 1});
+    h->marks.used++;
+    count_mark(record, 1);
+    return 0;
+}
+
+/* Take a mark out and close the gap in its chain (Knuth, volume 3, 6.4, algorithm R). */
+static void drop(struct ph_heap *h, struct ph_mark *mark)
+{
+    struct ph_marks *t = &h->marks;
+    count_mark(ph_block_at(h, mark->key - 1), -1);
+    t->used--;
+    uint64_t hole = (uint64_t)(mark - t->slots), mask = t->capacity - 1;
+    for (uint64_t i = (hole + 1) & mask; t->slots[i].key != 0; i = (i + 1) & mask) {
+        uint64_t home = slot_of(t, t->slots[i].key - 1);
+        if (((i - home) & mask) >= ((i - hole) & mask)) {
+            t->slots[hole] = t->slots[i];
+            hole = i;
+        }
+    }
+    t->slots[hole] = (struct ph_mark){0};
+}
+
+static void drop_if_idle(struct ph_heap *h, struct ph_mark *mark)
+{
+    if (mark->views == 0 && mark->handles == 0)
+        drop(h, mark);
+}
+
+int ph_view_pin(struct ph_heap *h, uint64_t offset)
+{
+    struct ph_mark *mark;
+    int failure = mark_of(h, offset, &mark);
+    if (failure < 0)
+        return failure;
+    mark->views++;
+    h->marks.views++;
+    return 0;
+}
+
+/* ph_view_unpin -- a view has gone. A free that waited for it happens now, unless the heap may not change. */
+void ph_view_unpin(struct ph_heap *h, uint64_t offset, int may_free)
+{
+    struct ph_mark *mark = find(&h->marks, offset);
+    h->marks.views--;
+    if (--mark->views != 0)
+        return;
+    if (!mark->deferred) {
+        drop_if_idle(h, mark);
+        return;
+    }
+    drop(h, mark);
+    if (may_free)
+        ph_block_free(h, offset, ph_block_at(h, offset));
+}
+
+/* ph_handle_make -- the serial number of this life of the block, one more handle to it. */
+int64_t ph_handle_make(struct ph_heap *h, uint64_t offset)
+{
+    struct ph_mark *mark;
+    int failure = mark_of(h, offset, &mark);
+    if (failure < 0)
+        return failure;
+    if (mark->serial == 0)
+        mark->serial = ++h->marks.serial;
+    mark->handles++;
+    return (int64_t)mark->serial;
+}
+
+int ph_handle_valid(const struct ph_heap *h, uint64_t offset, uint64_t serial)
+{
+    const struct ph_mark *mark = find(&h->marks, offset);
+    return mark != NULL && mark->serial == serial && !mark->deferred;
+}
+
+void ph_handle_drop(struct ph_heap *h, uint64_t offset, uint64_t serial)
+{
+    struct ph_mark *mark = find(&h->marks, offset);
+    if (mark == NULL || mark->serial != serial)
+        return;
+    mark->handles--;
+    if (mark->handles == 0)
+        mark->serial = 0;
+    drop_if_idle(h, mark);
+}
+
+/* ph_mark_refusal -- why the block may not go or move: PH_H_PINNED, PH_H_BAD_OFFSET (already given up), or 0. */
+int ph_mark_refusal(const struct ph_heap *h, uint64_t offset)
+{
+    const struct ph_mark *mark = find(&h->marks, offset);
+    if (mark == NULL)
+        return 0;
+    return mark->deferred ? PH_H_BAD_OFFSET : mark->views != 0 ? PH_H_PINNED : 0;
+}
+
+/* ph_mark_forget -- the block goes: its handles are stale from now on. */
+void ph_mark_forget(struct ph_heap *h, uint64_t offset)
+{
+    struct ph_mark *mark = find(&h->marks, offset);
+    if (mark != NULL)
+        drop(h, mark);
+}
+
+/* ph_free_deferred -- free now, or when the last view goes. */
+int ph_free_deferred(struct ph_heap *h, uint64_t offset)
+{
+    int freed = ph_free(h, offset);
+    if (freed != PH_H_PINNED)
+        return freed;
+    struct ph_mark *mark = find(&h->marks, offset);
+    mark->deferred = 1;
+    mark->handles = 0;
+    mark->serial = 0;
+    return 0;
+}
+
+void ph_heap_fini(struct ph_heap *h)
+{
+    free(h->marks.slots);
+    h->marks = (struct ph_marks){0};
+}

@@ -1,0 +1,181 @@
+/* heap_runs.c -- runs: units cut into equal blocks of one size class.
+ *
+ * A class serves from its *current* run, word by word of the bits table, lowest block first; `mask` holds the
+ * free blocks of the current word. No word before it in the run has room: a free below moves the word back.
+ * The other runs with room wait in an address-ordered heap, so that the lowest fill up and the highest empty. */
+#include "heap_internal.h"
+
+/* First granules of the blocks of a run that begin in its word `index` (0 = first word of the run). */
+uint64_t ph_block_starts(const struct ph_class *c, uint64_t index)
+{
+    uint64_t granules = c->granules, first = index * 64, rest = first % granules;
+    uint64_t phase = rest ? granules - rest : 0;
+    uint64_t end = (uint64_t)c->run_blocks * granules;
+    if (phase >= 64 || first + phase >= end)
+        return 0;
+    uint64_t mask = c->stride << phase;
+    return end - first < 64 ? mask & ((1ULL << (end - first)) - 1) : mask;
+}
+
+/* Free blocks of the run at `head` that begin in word `word` of the bits table. */
+static uint64_t free_mask(const struct ph_heap *h, const struct ph_class *c, uint64_t head, uint64_t word)
+{
+    return ph_block_starts(c, word - head * PH_UNIT_WORDS) & ~h->bits[word];
+}
+
+static int seek(struct ph_heap *h, struct ph_class *c, uint64_t head, uint64_t word)
+{
+    uint64_t end = (head + c->run_units) * PH_UNIT_WORDS;
+    for (; word < end; word++) {
+        uint64_t mask = free_mask(h, c, head, word);
+        if (mask) {
+            c->word = word;
+            c->mask = mask;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void run_dress(struct ph_heap *h, uint64_t head, uint32_t class_index)
+{
+    struct ph_class *c = &h->classes[class_index];
+    struct ph_unit *run = &h->units[head];
+    run->state = PH_U_RUN;
+    run->class_index = (uint8_t)class_index;
+    run->back = 0;
+    run->nunits = c->run_units;
+    run->u.run.live = 0;
+    run->u.run.blocks = c->run_blocks;
+    run->u.run.marks = 0;
+    for (uint16_t i = 1; i < c->run_units; i++) {
+        run[i].state = PH_U_RUN_BODY;
+        run[i].back = i;
+    }
+    c->runs++;
+    h->run_units += c->run_units;
+}
+
+static void run_undress(struct ph_heap *h, uint64_t head)
+{
+    struct ph_unit *run = &h->units[head];
+    struct ph_class *c = &h->classes[run->class_index];
+    ph_entry_withdraw(h, head);
+    for (uint32_t i = 0; i < c->run_units; i++)
+        run[i].state = PH_U_OTHER;
+    c->runs--;
+    h->run_units -= c->run_units;
+}
+
+static void run_release(struct ph_heap *h, uint64_t head)
+{
+    uint64_t nunits = h->units[head].nunits;
+    run_undress(h, head);
+    h->freed_units += nunits;
+    ph_pool_give(h, head, nunits);
+}
+
+/* Give back the empty runs that classes keep in service. Returns 1 if there was one. */
+int ph_release_empties(struct ph_heap *h)
+{
+    int released = 0;
+    h->empties = 0;
+    for (uint32_t i = 0; i < h->nclasses; i++) {
+        struct ph_class *c = &h->classes[i];
+        if (c->current == PH_NIL || ph_unit_at(h, c->current)->u.run.live != 0)
+            continue;
+        uint64_t head = ph_unit_index(h, c->current);
+        c->current = PH_NIL;
+        c->mask = 0;
+        run_release(h, head);
+        released = 1;
+    }
+    return released;
+}
+
+/* ph_class_refill -- make `mask` non-empty: further on in the run, from the lowest run with room, from a new
+ * run. PH_H_REFILL when the pool has no units for one. */
+int ph_class_refill(struct ph_heap *h, struct ph_class *c)
+{
+    if (c->current != PH_NIL) {
+        if (seek(h, c, ph_unit_index(h, c->current), c->word + 1))
+            return 0;
+        c->current = PH_NIL;
+    }
+    if (c->partial != PH_NIL) {
+        uint64_t head = ph_unit_index(h, c->partial);
+        ph_pair_remove(h, &c->partial, head);
+        c->current = (uint32_t)head;
+        return seek(h, c, head, head * PH_UNIT_WORDS) ? 0 : PH_H_CORRUPT;
+    }
+    int64_t head = ph_pool_take(h, c->run_units);
+    if (head < 0)
+        return (int)head;
+    uint32_t class_index = (uint32_t)(c - h->classes);
+    run_dress(h, (uint64_t)head, class_index);
+    ph_entry_publish(h, (uint64_t)head, ph_entry_word(PH_KIND_RUN, (uint8_t)class_index, c->run_units), 0);
+    c->current = (uint32_t)head;
+    return seek(h, c, (uint64_t)head, (uint64_t)head * PH_UNIT_WORDS) ? 0 : PH_H_CORRUPT;
+}
+
+/* ph_run_freed -- bookkeeping after the bit of a block was cleared in run `head`. */
+void ph_run_freed(struct ph_heap *h, uint64_t head, uint64_t granule)
+{
+    struct ph_unit *run = &h->units[head];
+    struct ph_class *c = &h->classes[run->class_index];
+    uint16_t live = --run->u.run.live;
+    c->live--;
+    if (c->current == (uint32_t)head) {
+        uint64_t word = granule >> 6, bit = 1ULL << (granule & 63);
+        if (word == c->word) {
+            c->mask |= bit;
+        } else if (word < c->word) {
+            c->word = word;
+            c->mask = bit;
+        }
+        if (live != 0)
+            return;
+        if (c->partial == PH_NIL) {
+            h->empties = 1;
+            return;
+        }
+        c->current = PH_NIL;
+        c->mask = 0;
+        run_release(h, head);
+        return;
+    }
+    if (live + 1 == run->u.run.blocks && live != 0) {
+        ph_pair_insert(h, &c->partial, head);
+    } else if (live == 0) {
+        if (run->u.run.blocks > 1)
+            ph_pair_remove(h, &c->partial, head);
+        run_release(h, head);
+    }
+}
+
+/* ph_run_adopt -- a run that the entries table describes: count its blocks, offer its room. */
+int ph_run_adopt(struct ph_heap *h, uint64_t head, uint32_t class_index)
+{
+    struct ph_class *c = &h->classes[class_index];
+    uint32_t live = 0;
+    for (uint64_t i = 0; i < (uint64_t)c->run_units * PH_UNIT_WORDS; i++) {
+        uint64_t bits = h->bits[head * PH_UNIT_WORDS + i];
+        if (bits & ~ph_block_starts(c, i))
+            return PH_H_CORRUPT;
+        live += (uint32_t)__builtin_popcountll(bits);
+    }
+    run_dress(h, head, class_index);
+    h->units[head].u.run.live = (uint16_t)live;
+    c->live += live;
+    if (live < c->run_blocks)
+        ph_pair_insert(h, &c->partial, head);
+    return 0;
+}
+
+/* ph_run_discard -- an adopted run without a block becomes units of nobody. */
+void ph_run_discard(struct ph_heap *h, uint64_t head)
+{
+    struct ph_class *c = &h->classes[h->units[head].class_index];
+    ph_pair_remove(h, &c->partial, head);
+    run_undress(h, head);
+}

@@ -1,0 +1,476 @@
+/* heapobject.c -- HeapCore: malloc, free, realloc and views as methods that keep the GIL.
+ *
+ * A method does what the C core can do alone. For everything else, a missing run, a large block, growth, a bad
+ * argument, it calls its slow twin (`_malloc_slow` and so on), which the Python subclass defines and which
+ * answers or raises. The GIL is the lock of the core: no method lets it go between two changes. */
+#include "heapobject.h"
+
+#include <string.h>
+
+static struct {
+    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *decay;
+} slow;
+
+static struct heap_object *heap_of(PyObject *object)
+{
+    return (struct heap_object *)object;
+}
+
+/* An exact or convertible int that fits 64 bits; 0 with no exception set when it does not. */
+static int read_number(PyObject *object, uint64_t *number)
+{
+    *number = PyLong_AsUnsignedLongLong(object);
+    if (*number != (uint64_t)-1 || !PyErr_Occurred())
+        return 1;
+    PyErr_Clear();
+    return 0;
+}
+
+static int is_open(const struct heap_object *self)
+{
+    return self->state == PH_S_OPEN;
+}
+
+static PyObject *call_slow(PyObject *self, PyObject *name, PyObject *first, PyObject *second)
+{
+    return PyObject_CallMethodObjArgs(self, name, first, second, NULL);
+}
+
+/* Positional `names[0]`, ... and keywords into `values` (borrowed, NULL where absent). */
+static int read_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
+                          const char *const *names, Py_ssize_t required, Py_ssize_t capacity, PyObject **values)
+{
+    if (count > capacity) {
+        PyErr_Format(PyExc_TypeError, "%s() takes at most %zd arguments (%zd given)", method, capacity, count);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < capacity; i++)
+        values[i] = i < count ? args[i] : NULL;
+    for (Py_ssize_t k = 0; keywords != NULL && k < PyTuple_Size(keywords); k++) {
+        PyObject *keyword = PyTuple_GetItem(keywords, k);
+        Py_ssize_t i = 0;
+        while (i < capacity && PyUnicode_CompareWithASCIIString(keyword, names[i]) != 0)
+            i++;
+        if (i == capacity || values[i] != NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected or repeated argument '%U'", method, keyword);
+            return -1;
+        }
+        values[i] = args[count + k];
+    }
+    for (Py_ssize_t i = 0; i < required; i++)
+        if (values[i] == NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() misses its argument '%s'", method, names[i]);
+            return -1;
+        }
+    return 0;
+}
+
+PyDoc_STRVAR(malloc_doc,
+"malloc(size, align=16)\n--\n\n"
+"Allocate a block and return its offset.\n\n"
+"Parameters\n----------\n"
+"size : int\n    Bytes, at least 1.\n"
+"align : int, optional\n    A power of two up to 2**30; offset and address are multiples of it.\n\n"
+"Returns\n-------\nint\n    Offset of the block: 16-byte aligned, stable for the life of the block. Contents are not cleared.\n\n"
+"Raises\n------\n"
+"UsageError\n    Size or alignment out of range; the heap is closed, read-only or forked.\n"
+"OutOfSpaceError\n    The heap cannot grow; the message says what refused. Nothing has changed.\n\n"
+"Notes\n-----\nO(1) for up to 252 KiB unless the heap has to fetch units; larger blocks O(log n) in the free extents.");
+
+static PyObject *heap_malloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    static const char *const names[] = {"size", "align"};
+    struct heap_object *self = heap_of(object);
+    PyObject *values[2] = {count ? args[0] : NULL, NULL};
+    uint64_t size, align = PH_GRANULE;
+
+    if ((count != 1 || keywords != NULL)
+        && read_arguments("malloc", args, count, keywords, names, 1, 2, values) < 0)
+        return NULL;
+    if (is_open(self) && read_number(values[0], &size) && size != 0
+        && (values[1] == NULL || (read_number(values[1], &align) && align != 0 && (align & (align - 1)) == 0))) {
+        int64_t offset = ph_malloc(&self->heap, size, align);
+        if (offset >= 0)
+            return PyLong_FromLongLong(offset);
+    }
+    return call_slow(object, slow.malloc, values[0], values[1]);
+}
+
+PyDoc_STRVAR(free_doc,
+"free(offset, deferred=False)\n--\n\n"
+"Free the block at `offset`.\n\n"
+"Parameters\n----------\n"
+"offset : int\n    What `malloc` returned.\n"
+"deferred : bool, optional\n    With live views, free when the last of them goes instead of raising. Until then the block\n"
+"    counts as freed for every call but keeps its bytes.\n\n"
+"Raises\n------\n"
+"UsageError\n    No live block begins there: double free, foreign or interior offset. Nothing has changed.\n"
+"BufferError\n    Memoryviews, slices or arrays of the block are alive. Nothing has changed.\n\n"
+"Notes\n-----\nO(1). May be called by finalizers, also inside `malloc`.");
+
+static PyObject *heap_free(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    static const char *const names[] = {"offset", "deferred"};
+    struct heap_object *self = heap_of(object);
+    PyObject *values[2] = {count ? args[0] : NULL, NULL};
+    uint64_t offset;
+    int deferred = 0;
+
+    if ((count != 1 || keywords != NULL)
+        && read_arguments("free", args, count, keywords, names, 1, 2, values) < 0)
+        return NULL;
+    if (values[1] != NULL && (deferred = PyObject_IsTrue(values[1])) < 0)
+        return NULL;
+    if (!is_open(self) || !read_number(values[0], &offset)
+        || (deferred ? ph_free_deferred(&self->heap, offset) : ph_free(&self->heap, offset)) < 0)
+        return call_slow(object, slow.free, values[0], NULL);
+    if (self->heap.freed_units >= self->decay_at)
+        return PyObject_CallMethodObjArgs(object, slow.decay, NULL);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(realloc_doc,
+"realloc(offset, size)\n--\n\n"
+"Resize a block, in place where it can, and return its offset.\n\n"
+"Parameters\n----------\n"
+"offset : int\n    Of a live block.\n"
+"size : int\n    Bytes, at least 1.\n\n"
+"Returns\n-------\nint\n    The offset, a new one if the block had to move. Contents are kept up to the smaller size. A block with live\n"
+"    views stays where it is.\n\n"
+"Raises\n------\n"
+"UsageError\n    No live block begins there, or the size is out of range.\n"
+"BufferError\n    The block would have to move and has live views.\n"
+"OutOfSpaceError\n    No room. In all cases the block is as it was; a shrink never fails.");
+
+static PyObject *heap_realloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    static const char *const names[] = {"offset", "size"};
+    struct heap_object *self = heap_of(object);
+    PyObject *values[2];
+    uint64_t offset, size;
+
+    if (read_arguments("realloc", args, count, keywords, names, 2, 2, values) < 0)
+        return NULL;
+    if (is_open(self) && read_number(values[0], &offset) && read_number(values[1], &size)
+        && size != 0 && size <= PH_SIZE_MAX) {
+        int64_t to = ph_realloc(&self->heap, offset, size);
+        if (to >= 0)
+            return PyLong_FromLongLong(to);
+    }
+    return call_slow(object, slow.realloc, values[0], values[1]);
+}
+
+PyDoc_STRVAR(expand_doc,
+"expand(offset, size)\n--\n\n"
+"Make a block hold at least `size` bytes where it is.\n\n"
+"Returns\n-------\nbool\n    Whether it does now. The block never moves and never shrinks; views of it stay valid.\n\n"
+"Raises\n------\nUsageError\n    No live block begins there, or the size is out of range.");
+
+static PyObject *heap_expand(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    static const char *const names[] = {"offset", "size"};
+    struct heap_object *self = heap_of(object);
+    PyObject *values[2];
+    uint64_t offset, size;
+
+    if (read_arguments("expand", args, count, keywords, names, 2, 2, values) < 0)
+        return NULL;
+    if (is_open(self) && read_number(values[0], &offset) && read_number(values[1], &size)
+        && size != 0 && size <= PH_SIZE_MAX) {
+        int done = ph_expand(&self->heap, offset, size);
+        if (done == 0)
+            Py_RETURN_TRUE;
+        if (done == PH_H_MOVE)
+            Py_RETURN_FALSE;
+    }
+    return call_slow(object, slow.expand, values[0], values[1]);
+}
+
+PyDoc_STRVAR(usable_size_doc,
+"usable_size(offset)\n--\n\n"
+"Bytes that the block at `offset` can hold: at least what was asked for. O(1).\n\n"
+"Raises\n------\nUsageError\n    No live block begins there.");
+
+static PyObject *heap_usable_size(PyObject *object, PyObject *argument)
+{
+    struct heap_object *self = heap_of(object);
+    uint64_t offset;
+
+    if (self->state <= PH_S_READONLY && read_number(argument, &offset)) {
+        int64_t size = ph_usable_size(&self->heap, offset);
+        if (size >= 0)
+            return PyLong_FromLongLong(size);
+    }
+    return call_slow(object, slow.usable_size, argument, NULL);
+}
+
+PyDoc_STRVAR(view_doc,
+"view(offset, length=None)\n--\n\n"
+"Return a memoryview of the block at `offset`, read-only in a heap that is.\n\n"
+"Parameters\n----------\n"
+"offset : int\n    Of a live block.\n"
+"length : int, optional\n    Bytes from the start of the block; all of its usable size if left out.\n\n"
+"Returns\n-------\nmemoryview\n    Over the heap's own memory: nothing is copied, and it stays valid while the heap grows. While it, a slice or\n"
+"    an array of it lives, the block cannot be freed and the heap not closed.\n\n"
+"Raises\n------\nUsageError\n    No live block begins there, or it has fewer than `length` bytes.");
+
+static PyObject *heap_view(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    static const char *const names[] = {"offset", "length"};
+    struct heap_object *self = heap_of(object);
+    PyObject *values[2];
+    uint64_t offset, length = 0;
+
+    if (read_arguments("view", args, count, keywords, names, 1, 2, values) < 0)
+        return NULL;
+    if (self->state <= PH_S_READONLY && read_number(values[0], &offset)
+        && (values[1] == NULL || values[1] == Py_None || read_number(values[1], &length))) {
+        int64_t usable = ph_usable_size(&self->heap, offset);
+        if (values[1] == NULL || values[1] == Py_None)
+            length = usable < 0 ? 0 : (uint64_t)usable;
+        if (usable >= 0 && length <= (uint64_t)usable) {
+            PyObject *view = ph_block_view(self, offset, length);
+            if (view != NULL || PyErr_Occurred())
+                return view;
+        }
+    }
+    return call_slow(object, slow.view, values[0], values[1]);
+}
+
+/* Free what a batch got before it failed. */
+static PyObject *take_back(struct heap_object *self, PyObject *offsets, const uint64_t *taken, uint64_t count)
+{
+    for (uint64_t i = 0; i < count && is_open(self); i++)
+        ph_free(&self->heap, taken[i]);
+    Py_DECREF(offsets);
+    return NULL;
+}
+
+PyDoc_STRVAR(malloc_many_doc,
+"malloc_many(size, count)\n--\n\n"
+"Allocate `count` blocks of `size` bytes in one call: all of them or none.\n\n"
+"Returns\n-------\nmemoryview\n    Writable, format ``Q`` (uint64), shape ``(count,)``: the offsets.\n\n"
+"Raises\n------\nUsageError, OutOfSpaceError\n    As `malloc`; nothing stays allocated.\n\n"
+"Notes\n-----\nFor a process that is killed in the middle the batch is a sequence of single calls.");
+
+static PyObject *heap_malloc_many(PyObject *object, PyObject *const *args, Py_ssize_t nargs, PyObject *keywords)
+{
+    static const char *const names[] = {"size", "count"};
+    struct heap_object *self = heap_of(object);
+    PyObject *values[2], *offsets, *view, *cast;
+    uint64_t size, count, done = 0; /* `offsets` is nobody else's: other threads see it only when it is complete */
+
+    if (read_arguments("malloc_many", args, nargs, keywords, names, 2, 2, values) < 0)
+        return NULL;
+    if (!is_open(self) || !read_number(values[0], &size) || size == 0 || !read_number(values[1], &count)
+        || count > (uint64_t)PY_SSIZE_T_MAX / sizeof(uint64_t))
+        return PyObject_CallMethodObjArgs(object, slow.more, values[0], values[1], Py_False, NULL);
+    offsets = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(count * sizeof(uint64_t)));
+    if (offsets == NULL)
+        return NULL;
+    uint64_t *slots = (uint64_t *)PyByteArray_AsString(offsets);
+    while (is_open(self)
+           && (done += (uint64_t)ph_malloc_many(&self->heap, size, count - done, slots + done)) < count) {
+        PyObject *one = PyObject_CallMethodObjArgs(object, slow.more, values[0], values[1], Py_True, NULL);
+        uint64_t offset;
+        if (one == NULL)
+            return take_back(self, offsets, slots, done);
+        if (read_number(one, &offset))
+            slots[done++] = offset;
+        Py_DECREF(one);
+    }
+    if (done < count) { /* closed meanwhile: the slow twin says so */
+        Py_DECREF(offsets);
+        return PyObject_CallMethodObjArgs(object, slow.more, values[0], values[1], Py_False, NULL);
+    }
+    view = PyMemoryView_FromObject(offsets);
+    Py_DECREF(offsets);
+    if (view == NULL)
+        return NULL;
+    cast = PyObject_CallMethod(view, "cast", "s", "Q");
+    Py_DECREF(view);
+    return cast;
+}
+
+/* Whether all offsets are of live blocks that may go; else the index of the first that is not. */
+static Py_ssize_t first_refused(struct heap_object *self, const uint64_t *offsets, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (ph_free_refusal(&self->heap, offsets[i]) < 0)
+            return i;
+    return count;
+}
+
+/* Index of the first offset that stands in the batch twice, `count` if none does, -1 without memory. */
+static Py_ssize_t first_repeated(const uint64_t *offsets, Py_ssize_t count)
+{
+    Py_ssize_t ascending = 1;
+    while (ascending < count && offsets[ascending - 1] < offsets[ascending])
+        ascending++;
+    if (ascending >= count)
+        return count;
+    size_t capacity = 16;
+    while (capacity < (size_t)count * 2)
+        capacity *= 2;
+    uint64_t *seen = PyMem_Calloc(capacity, sizeof *seen);
+    if (seen == NULL)
+        return -1;
+    Py_ssize_t i = 0;
+    for (; i < count; i++) {
+        size_t slot = (offsets[i] >> PH_GRANULE_SHIFT) * 0x9E3779B97F4A7C15ULL >> 20 & (capacity - 1);
+        while (seen[slot] != 0 && seen[slot] != offsets[i] + 1)
+            slot = (slot + 1) & (capacity - 1);
+        if (seen[slot] != 0)
+            break;
+        seen[slot] = offsets[i] + 1;
+    }
+    PyMem_Free(seen);
+    return i;
+}
+
+static PyObject *free_batch(PyObject *object, const uint64_t *offsets, Py_ssize_t count)
+{
+    struct heap_object *self = heap_of(object);
+    Py_ssize_t bad = is_open(self) ? first_refused(self, offsets, count) : 0;
+
+    if (bad == count)
+        bad = first_repeated(offsets, count);
+    if (bad < 0)
+        return PyErr_NoMemory();
+    if (bad < count || !is_open(self)) {
+        PyObject *index = PyLong_FromSsize_t(bad), *offset = PyLong_FromUnsignedLongLong(count ? offsets[bad] : 0);
+        PyObject *result = index && offset ? call_slow(object, slow.free_many, index, offset) : NULL;
+        Py_XDECREF(index);
+        Py_XDECREF(offset);
+        return result;
+    }
+    for (Py_ssize_t i = 0; i < count; i++)
+        ph_free(&self->heap, offsets[i]);
+    if (self->heap.freed_units >= self->decay_at)
+        return PyObject_CallMethodObjArgs(object, slow.decay, NULL);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(free_many_doc,
+"free_many(offsets)\n--\n\n"
+"Free many blocks in one call: all of them or none.\n\n"
+"Parameters\n----------\n"
+"offsets : buffer of uint64, or iterable of int\n    What `malloc_many` returned, an ``array('Q')``, a numpy array of uint64, a list.\n\n"
+"Raises\n------\nUsageError, BufferError\n    As `free`; the message names the index in the batch. Nothing was freed.");
+
+static PyObject *heap_free_many(PyObject *object, PyObject *offsets)
+{
+    Py_buffer buffer;
+    PyObject *packed, *result;
+
+    if (!PyObject_CheckBuffer(offsets)) { /* an iterable: Python packs it into uint64 and calls again */
+        packed = PyObject_CallMethodObjArgs(object, slow.free_many, Py_None, offsets, NULL);
+        if (packed == NULL)
+            return NULL;
+    } else {
+        packed = Py_NewRef(offsets);
+    }
+    if (PyObject_GetBuffer(packed, &buffer, PyBUF_CONTIG_RO | PyBUF_FORMAT) < 0) {
+        Py_DECREF(packed);
+        return NULL;
+    }
+    const char *format = buffer.format == NULL ? "B" : buffer.format;
+    if (buffer.itemsize != sizeof(uint64_t) || strchr("QLNql", format[*format == '@' || *format == '<' || *format == '=']) == NULL) {
+        PyErr_Format(PyExc_TypeError, "free_many: offsets of 8 bytes each (format 'Q') expected, format '%s' found", format);
+        result = NULL;
+    } else {
+        result = free_batch(object, buffer.buf, buffer.len / (Py_ssize_t)sizeof(uint64_t));
+    }
+    PyBuffer_Release(&buffer);
+    Py_DECREF(packed);
+    return result;
+}
+
+static PyObject *heap_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    struct heap_object *self = (struct heap_object *)allocate(type, 0);
+
+    (void)args;
+    (void)keywords;
+    if (self == NULL)
+        return NULL;
+    self->state = PH_S_CLOSED;
+    self->decay_at = UINT64_MAX;
+    return (PyObject *)self;
+}
+
+static void heap_dealloc(PyObject *object)
+{
+    struct heap_object *self = heap_of(object);
+    PyTypeObject *type = Py_TYPE(object);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+    ph_heap_fini(&self->heap);
+    PyMem_Free(self->recorder.events);
+    Py_XDECREF(self->keep);
+    release(object);
+    Py_DECREF(type);
+}
+
+#define FAST(name) {#name, (PyCFunction)(void (*)(void))heap_##name, METH_FASTCALL | METH_KEYWORDS, name##_doc}
+
+static PyMethodDef call_methods[] = {
+    FAST(malloc),
+    FAST(free),
+    FAST(realloc),
+    FAST(expand),
+    FAST(view),
+    FAST(malloc_many),
+    {"free_many", heap_free_many, METH_O, free_many_doc},
+    {"usable_size", heap_usable_size, METH_O, usable_size_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(core_doc, "HeapCore()\n--\n\nThe calls of a heap that the C core answers alone; `Heap` derives from it.");
+
+static PyType_Slot core_slots[] = {
+    {Py_tp_doc, (void *)core_doc},
+    {Py_tp_new, heap_new},
+    {Py_tp_dealloc, heap_dealloc},
+    {Py_tp_methods, NULL}, /* filled in by ph_add_heap_types: calls and upkeep in one table */
+    {0, NULL},
+};
+
+static PyType_Spec core_spec = {
+    .name = "pmemheap._core._hot.HeapCore",
+    .basicsize = sizeof(struct heap_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = core_slots,
+};
+
+static int intern(PyObject **name, const char *text)
+{
+    *name = PyUnicode_InternFromString(text);
+    return *name == NULL ? -1 : 0;
+}
+
+static PyMethodDef *join_methods(void)
+{
+    static PyMethodDef methods[64];
+    size_t count = 0;
+    for (const PyMethodDef *m = call_methods; m->ml_name != NULL; m++)
+        methods[count++] = *m;
+    for (const PyMethodDef *m = ph_upkeep_methods; m->ml_name != NULL; m++)
+        methods[count++] = *m;
+    return methods;
+}
+
+int ph_add_heap_types(PyObject *module)
+{
+    if (intern(&slow.malloc, "_malloc_slow") < 0 || intern(&slow.free, "_free_slow") < 0
+        || intern(&slow.realloc, "_realloc_slow") < 0 || intern(&slow.expand, "_expand_slow") < 0
+        || intern(&slow.usable_size, "_usable_size_slow") < 0 || intern(&slow.view, "_view_slow") < 0
+        || intern(&slow.more, "_malloc_many_slow") < 0 || intern(&slow.free_many, "_free_many_slow") < 0
+        || intern(&slow.decay, "_decay_due") < 0)
+        return -1;
+    core_slots[3].pfunc = join_methods();
+    if (ph_add_block_bytes_type(module) < 0)
+        return -1;
+    return ph_add_type(module, "HeapCore", &core_spec);
+}

@@ -1,0 +1,25 @@
+/* heapobject.h -- the objects of the allocator: HeapCore and the exporter of a block's bytes. */
+#pragma once
+#include "hot.h"
+
+#include "heap_api.h"
+
+/* What the public calls may do. The order matters: from PH_S_READONLY on nothing may be changed. */
+enum { PH_S_OPEN = 0, PH_S_READONLY, PH_S_FORKED, PH_S_CLOSED };
+
+struct heap_object {
+    PyObject_HEAD
+    struct ph_heap heap;
+    struct ph_recorder recorder;
+    PyObject *keep;        /* the lifelines of the tables and of the data */
+    uint64_t decay_at;     /* `freed_units` at which Python looks whether something is to be given back */
+    int state;
+    PyObject *weak_references;
+};
+
+/* A memoryview over `length` bytes of the live block at `offset`, which it pins; NULL with an exception set,
+ * or with none where no live block begins at `offset`. */
+PyObject *ph_block_view(struct heap_object *self, uint64_t offset, uint64_t length);
+
+extern PyMethodDef ph_upkeep_methods[];
+int ph_add_block_bytes_type(PyObject *module);

@@ -1,0 +1,468 @@
+/* heapupkeep.c -- what the Python half of a heap asks of the C core: tables, units, walks, counters. */
+#include "heapobject.h"
+
+static struct ph_heap *core_of(PyObject *object)
+{
+    return &((struct heap_object *)object)->heap;
+}
+
+static PyObject *configure(PyObject *object, PyObject *args)
+{
+    const char *sizes, *units;
+    Py_ssize_t sizes_length, units_length;
+
+    if (!PyArg_ParseTuple(args, "y#y#", &sizes, &sizes_length, &units, &units_length))
+        return NULL;
+    if (ph_heap_init(core_of(object), (const uint32_t *)sizes, (const uint16_t *)units, (uint32_t)(sizes_length / 4)) < 0
+        || sizes_length / 4 != units_length / 2) {
+        PyErr_SetString(PyExc_ValueError, "configure: uint32 sizes and as many uint16 units expected");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *attach(PyObject *object, PyObject *args)
+{
+    struct heap_object *self = (struct heap_object *)object;
+    unsigned long long data, bits, entries, units;
+    PyObject *keep, *old = self->keep;
+
+    if (!PyArg_ParseTuple(args, "KKKKO", &data, &bits, &entries, &units, &keep))
+        return NULL;
+    self->heap.data = (uint8_t *)(uintptr_t)data;
+    self->heap.bits = (uint64_t *)(uintptr_t)bits;
+    self->heap.entries = (struct ph_entry *)(uintptr_t)entries;
+    self->heap.units = (struct ph_unit *)(uintptr_t)units;
+    self->keep = Py_NewRef(keep);
+    Py_XDECREF(old);
+    Py_RETURN_NONE;
+}
+
+static PyObject *set_bounds(PyObject *object, PyObject *args)
+{
+    struct ph_heap *h = core_of(object);
+    unsigned long long first, end, boot;
+
+    if (!PyArg_ParseTuple(args, "KKK", &first, &end, &boot))
+        return NULL;
+    h->first_unit = first;
+    h->end_unit = end;
+    h->boot = boot;
+    Py_RETURN_NONE;
+}
+
+static PyObject *get_bounds(PyObject *object, PyObject *ignored)
+{
+    const struct ph_heap *h = core_of(object);
+
+    (void)ignored;
+    return Py_BuildValue("KKK", (unsigned long long)h->first_unit, (unsigned long long)h->end_unit,
+                         (unsigned long long)h->boot);
+}
+
+static PyObject *set_state(PyObject *object, PyObject *argument)
+{
+    long state = PyLong_AsLong(argument);
+
+    if (state == -1 && PyErr_Occurred())
+        return NULL;
+    ((struct heap_object *)object)->state = (int)state;
+    core_of(object)->readonly = state != PH_S_OPEN;
+    Py_RETURN_NONE;
+}
+
+static PyObject *get_state(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return PyLong_FromLong(((struct heap_object *)object)->state);
+}
+
+static PyObject *set_decay(PyObject *object, PyObject *argument)
+{
+    struct heap_object *self = (struct heap_object *)object;
+    unsigned long long units = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    uint64_t freed = self->heap.freed_units;
+    self->decay_at = units > UINT64_MAX - freed ? UINT64_MAX : freed + units;
+    Py_RETURN_NONE;
+}
+
+#define RAW_CALL(name, call)                                                    \
+    static PyObject *name(PyObject *object, PyObject *args)                     \
+    {                                                                           \
+        unsigned long long a, b;                                                \
+        if (!PyArg_ParseTuple(args, "KK", &a, &b))                              \
+            return NULL;                                                        \
+        return PyLong_FromLongLong((long long)call(core_of(object), a, b));     \
+    }
+
+RAW_CALL(try_malloc, ph_malloc)
+RAW_CALL(try_realloc, ph_realloc)
+RAW_CALL(try_expand, ph_expand)
+
+static PyObject *free_refusal(PyObject *object, PyObject *argument)
+{
+    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    return PyLong_FromLong(ph_free_refusal(core_of(object), offset));
+}
+
+static PyObject *large_make(PyObject *object, PyObject *args)
+{
+    unsigned long long unit, nunits, nbytes;
+
+    if (!PyArg_ParseTuple(args, "KKK", &unit, &nunits, &nbytes))
+        return NULL;
+    ph_large_make(core_of(object), unit, nunits, nbytes);
+    return PyLong_FromUnsignedLongLong(unit << PH_UNIT_SHIFT);
+}
+
+static PyObject *large_extend(PyObject *object, PyObject *args)
+{
+    unsigned long long offset, upstream, nbytes;
+
+    if (!PyArg_ParseTuple(args, "KKK", &offset, &upstream, &nbytes))
+        return NULL;
+    ph_large_extend(core_of(object), offset, upstream, nbytes);
+    Py_RETURN_NONE;
+}
+
+static PyObject *room_after(PyObject *object, PyObject *argument)
+{
+    unsigned long long unit = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    return PyLong_FromUnsignedLongLong(ph_room_after(core_of(object), unit));
+}
+
+static PyObject *donate(PyObject *object, PyObject *args)
+{
+    unsigned long long start, nunits;
+    int never_used;
+
+    if (!PyArg_ParseTuple(args, "KKp", &start, &nunits, &never_used))
+        return NULL;
+    ph_donate(core_of(object), start, nunits, never_used);
+    Py_RETURN_NONE;
+}
+
+static PyObject *range_or_none(int found, uint64_t start, uint64_t nunits)
+{
+    if (!found)
+        Py_RETURN_NONE;
+    return Py_BuildValue("KK", (unsigned long long)start, (unsigned long long)nunits);
+}
+
+static PyObject *reclaim(PyObject *object, PyObject *argument)
+{
+    unsigned long long at_least = PyLong_AsUnsignedLongLong(argument);
+    uint64_t start = 0, nunits = 0;
+
+    if (PyErr_Occurred())
+        return NULL;
+    int found = ph_reclaim(core_of(object), at_least, &start, &nunits);
+    return range_or_none(found, start, nunits);
+}
+
+static PyObject *reclaim_range(PyObject *object, PyObject *argument)
+{
+    unsigned long long start = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    return PyLong_FromUnsignedLongLong(ph_reclaim_range(core_of(object), start));
+}
+
+static PyObject *set_epoch(PyObject *object, PyObject *argument)
+{
+    unsigned long long epoch = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    core_of(object)->epoch = epoch;
+    Py_RETURN_NONE;
+}
+
+static PyObject *limbo_pop(PyObject *object, PyObject *ignored)
+{
+    uint64_t start = 0, nunits = 0;
+
+    (void)ignored;
+    int found = ph_limbo_pop(core_of(object), &start, &nunits);
+    return range_or_none(found, start, nunits);
+}
+
+static PyObject *release_empties(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return PyBool_FromLong(ph_release_empties(core_of(object)));
+}
+
+static PyObject *handle_make(PyObject *object, PyObject *argument)
+{
+    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    return PyLong_FromLongLong(ph_handle_make(core_of(object), offset));
+}
+
+static PyObject *handle_is_valid(PyObject *object, PyObject *args)
+{
+    unsigned long long offset, serial;
+
+    if (!PyArg_ParseTuple(args, "KK", &offset, &serial))
+        return NULL;
+    return PyBool_FromLong(ph_handle_valid(core_of(object), offset, serial));
+}
+
+static PyObject *handle_drop(PyObject *object, PyObject *args)
+{
+    unsigned long long offset, serial;
+
+    if (!PyArg_ParseTuple(args, "KK", &offset, &serial))
+        return NULL;
+    ph_handle_drop(core_of(object), offset, serial);
+    Py_RETURN_NONE;
+}
+
+static PyObject *views_of(PyObject *object, PyObject *argument)
+{
+    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    const struct ph_mark *mark = ph_mark_find(core_of(object), offset);
+    return PyLong_FromUnsignedLong(mark == NULL ? 0 : mark->views);
+}
+
+static PyObject *live_views(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return PyLong_FromUnsignedLongLong(core_of(object)->marks.views);
+}
+
+static PyObject *copy_bytes(PyObject *object, PyObject *args)
+{
+    unsigned long long to, from, length;
+
+    if (!PyArg_ParseTuple(args, "KKK", &to, &from, &length))
+        return NULL;
+    ph_copy(core_of(object), to, from, length);
+    Py_RETURN_NONE;
+}
+
+/* (state, first unit, units, class) of what covers the unit of an offset inside the heap, as far as it is read. */
+static PyObject *place_of(PyObject *object, PyObject *argument)
+{
+    struct ph_heap *h = core_of(object);
+    uint64_t offset = PyLong_AsUnsignedLongLong(argument), unit = offset >> PH_UNIT_SHIFT;
+
+    if (PyErr_Occurred())
+        return NULL;
+    ph_free_refusal(h, offset); /* reads the unit if need be */
+    const struct ph_unit *record = &h->units[unit];
+    if (record->state == PH_U_RUN_BODY) {
+        unit -= record->back;
+        record = &h->units[unit];
+    }
+    return Py_BuildValue("iKII", record->state, (unsigned long long)unit, record->nunits, record->class_index);
+}
+
+enum { GAPS = 256 };
+
+/* (complete?, [(start, nunits), ...]); None when an entry is impossible: `boot` stands at its unit. */
+static PyObject *boot_step(PyObject *object, PyObject *args)
+{
+    unsigned long long budget, pool_below;
+    struct ph_gap gaps[GAPS];
+    struct ph_heap *h = core_of(object);
+
+    if (!PyArg_ParseTuple(args, "KK", &budget, &pool_below))
+        return NULL;
+    int64_t count = ph_boot_step(h, budget, pool_below, gaps, GAPS);
+    if (count < 0)
+        Py_RETURN_NONE;
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    for (int64_t i = 0; list != NULL && i < count; i++) {
+        PyObject *range = range_or_none(1, gaps[i].start, gaps[i].nunits);
+        if (range == NULL || PyList_SetItem(list, (Py_ssize_t)i, range) < 0)
+            Py_CLEAR(list);
+    }
+    return list;
+}
+
+/* (next cursor, start, nunits, state, class, live, nbytes, epoch of its freeing), or None at the end. */
+static PyObject *walk(PyObject *object, PyObject *argument)
+{
+    uint64_t cursor = PyLong_AsUnsignedLongLong(argument);
+    struct ph_piece piece;
+
+    if (PyErr_Occurred())
+        return NULL;
+    if (!ph_walk(core_of(object), &cursor, &piece))
+        Py_RETURN_NONE;
+    return Py_BuildValue("KKKIIIKK", (unsigned long long)cursor, (unsigned long long)piece.start,
+                         (unsigned long long)piece.nunits, piece.state, piece.class_index, piece.live,
+                         (unsigned long long)piece.nbytes, (unsigned long long)piece.freed_at);
+}
+
+enum { BLOCKS = 512 };
+
+/* (next cursor, [(offset, usable size), ...]); an empty list at the end. */
+static PyObject *blocks(PyObject *object, PyObject *argument)
+{
+    uint64_t cursor = PyLong_AsUnsignedLongLong(argument), offsets[BLOCKS], sizes[BLOCKS];
+
+    if (PyErr_Occurred())
+        return NULL;
+    int64_t count = ph_blocks(core_of(object), &cursor, offsets, sizes, BLOCKS);
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    for (int64_t i = 0; list != NULL && i < count; i++) {
+        PyObject *block = range_or_none(1, offsets[i], sizes[i]);
+        if (block == NULL || PyList_SetItem(list, (Py_ssize_t)i, block) < 0)
+            Py_CLEAR(list);
+    }
+    return list == NULL ? NULL : Py_BuildValue("KN", (unsigned long long)cursor, list);
+}
+
+enum { FINDINGS = 64 };
+
+/* (number of findings, [(code, unit, expected, found), ...] of the first ones). */
+static PyObject *check(PyObject *object, PyObject *ignored)
+{
+    struct ph_finding findings[FINDINGS];
+
+    (void)ignored;
+    int64_t total = ph_check(core_of(object), findings, FINDINGS);
+    int64_t kept = total < FINDINGS ? total : FINDINGS;
+    PyObject *list = PyList_New((Py_ssize_t)kept);
+    for (int64_t i = 0; list != NULL && i < kept; i++) {
+        PyObject *finding = Py_BuildValue("IKKK", findings[i].code, (unsigned long long)findings[i].unit,
+                                          (unsigned long long)findings[i].expected,
+                                          (unsigned long long)findings[i].found);
+        if (finding == NULL || PyList_SetItem(list, (Py_ssize_t)i, finding) < 0)
+            Py_CLEAR(list);
+    }
+    return list == NULL ? NULL : Py_BuildValue("LN", (long long)total, list);
+}
+
+static PyObject *counters(PyObject *object, PyObject *ignored)
+{
+    const struct ph_heap *h = core_of(object);
+
+    (void)ignored;
+    return Py_BuildValue(
+        "{sK sK sK sK sK sK sK sK sK sK}",
+        "wilderness_units", (unsigned long long)(h->wild_end - h->wild),
+        "pool_free_units", (unsigned long long)h->pool_free,
+        "limbo_units", (unsigned long long)h->limbo_units,
+        "run_units", (unsigned long long)h->run_units,
+        "large_units", (unsigned long long)h->large_units,
+        "large_bytes", (unsigned long long)h->large_bytes,
+        "large_blocks", (unsigned long long)h->large_blocks,
+        "freed_units", (unsigned long long)h->freed_units,
+        "live_views", (unsigned long long)h->marks.views,
+        "marked_blocks", (unsigned long long)h->marks.used);
+}
+
+/* [(block size, run units, blocks a run, runs, live, mallocs, requested bytes), ...] */
+static PyObject *class_counters(PyObject *object, PyObject *ignored)
+{
+    const struct ph_heap *h = core_of(object);
+    PyObject *list = PyList_New(h->nclasses);
+
+    (void)ignored;
+    for (uint32_t i = 0; list != NULL && i < h->nclasses; i++) {
+        const struct ph_class *c = &h->classes[i];
+        PyObject *row = Py_BuildValue("IIIKKKK", c->granules * PH_GRANULE, c->run_units, c->run_blocks,
+                                      (unsigned long long)c->runs, (unsigned long long)c->live,
+                                      (unsigned long long)c->mallocs, (unsigned long long)c->requested);
+        if (row == NULL || PyList_SetItem(list, (Py_ssize_t)i, row) < 0)
+            Py_CLEAR(list);
+    }
+    return list;
+}
+
+/* record(n): keep the next n stores to persistent words; record(0) stops. */
+static PyObject *record(PyObject *object, PyObject *argument)
+{
+    struct heap_object *self = (struct heap_object *)object;
+    size_t capacity = PyLong_AsSize_t(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    PyMem_Free(self->recorder.events);
+    self->recorder = (struct ph_recorder){0};
+    self->heap.recorder = NULL;
+    if (capacity == 0)
+        Py_RETURN_NONE;
+    self->recorder.events = PyMem_Calloc(capacity, sizeof(struct ph_store_event));
+    if (self->recorder.events == NULL)
+        return PyErr_NoMemory();
+    self->recorder.capacity = capacity;
+    self->heap.recorder = &self->recorder;
+    Py_RETURN_NONE;
+}
+
+/* (number of stores, [(address, before, after), ...] of those kept). */
+static PyObject *recorded(PyObject *object, PyObject *ignored)
+{
+    const struct ph_recorder *r = &((struct heap_object *)object)->recorder;
+    uint64_t kept = r->count < r->capacity ? r->count : r->capacity;
+    PyObject *list = PyList_New((Py_ssize_t)kept);
+
+    (void)ignored;
+    for (uint64_t i = 0; list != NULL && i < kept; i++) {
+        PyObject *event = Py_BuildValue("KKK", (unsigned long long)r->events[i].address,
+                                        (unsigned long long)r->events[i].before,
+                                        (unsigned long long)r->events[i].after);
+        if (event == NULL || PyList_SetItem(list, (Py_ssize_t)i, event) < 0)
+            Py_CLEAR(list);
+    }
+    return list == NULL ? NULL : Py_BuildValue("KN", (unsigned long long)r->count, list);
+}
+
+PyMethodDef ph_upkeep_methods[] = {
+    {"_configure", configure, METH_VARARGS, "Set the size classes; forgets everything."},
+    {"_attach", attach, METH_VARARGS, "Set the virtual bases of the four tables, and who keeps them mapped."},
+    {"_set_bounds", set_bounds, METH_VARARGS, "Set first_unit, end_unit and boot."},
+    {"_bounds", get_bounds, METH_NOARGS, "(first_unit, end_unit, boot)."},
+    {"_set_state", set_state, METH_O, "Set what the public calls may do."},
+    {"_state", get_state, METH_NOARGS, "What the public calls may do."},
+    {"_set_decay", set_decay, METH_O, "Call _decay_due after so many more freed units."},
+    {"_try_malloc", try_malloc, METH_VARARGS, "Offset, or a negative code."},
+    {"_try_realloc", try_realloc, METH_VARARGS, "Offset, or a negative code."},
+    {"_try_expand", try_expand, METH_VARARGS, "0, or a negative code."},
+    {"_free_refusal", free_refusal, METH_O, "0, or the code with which free would refuse."},
+    {"_large_make", large_make, METH_VARARGS, "Describe units of nobody as one large block; its offset."},
+    {"_large_extend", large_extend, METH_VARARGS, "Append the pool's units and some of the extents to a block."},
+    {"_room_after", room_after, METH_O, "Free units of the pool from a unit on."},
+    {"_donate", donate, METH_VARARGS, "Give units to the pool."},
+    {"_reclaim", reclaim, METH_O, "Take a range of at least so many units out of the pool."},
+    {"_reclaim_range", reclaim_range, METH_O, "Take the free range that begins at a unit; its length, 0 if none."},
+    {"_set_epoch", set_epoch, METH_O, "Number of the decay interval, noted with what is freed."},
+    {"_limbo_pop", limbo_pop, METH_NOARGS, "Take the extent that was freed last."},
+    {"_release_empties", release_empties, METH_NOARGS, "Give the empty runs that classes keep to the pool."},
+    {"_handle_make", handle_make, METH_O, "Serial number for a handle to a live block, or a negative code."},
+    {"_handle_is_valid", handle_is_valid, METH_VARARGS, "Whether the block of a handle still lives."},
+    {"_handle_drop", handle_drop, METH_VARARGS, "A handle is gone."},
+    {"_views_of", views_of, METH_O, "Live views of the block at an offset."},
+    {"_live_views", live_views, METH_NOARGS, "Live views of all blocks."},
+    {"_copy", copy_bytes, METH_VARARGS, "Copy bytes of the heap: to, from, length."},
+    {"_place_of", place_of, METH_O, "What covers the unit of an offset."},
+    {"_boot_step", boot_step, METH_VARARGS, "Read on in the entries; gaps for the extents, None at damage."},
+    {"_walk", walk, METH_O, "The next piece that is described."},
+    {"_blocks", blocks, METH_O, "Some live blocks."},
+    {"_check_core", check, METH_NOARGS, "Verify every structure of the core against every other."},
+    {"_counters", counters, METH_NOARGS, "Counters of the core, in units, bytes and blocks."},
+    {"_class_counters", class_counters, METH_NOARGS, "Counters of the size classes."},
+    {"_record", record, METH_O, "Keep the next stores to persistent words."},
+    {"_recorded", recorded, METH_NOARGS, "The stores that were kept."},
+    {NULL, NULL, 0, NULL},
+};

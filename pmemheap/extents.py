@@ -1,0 +1,297 @@
+"""Extents: which units belong to nobody. Large blocks and the pool of the C core get theirs here.
+
+    unit          0   4   8     14        24
+    heap          ####....######..........####     # somebody's     . free
+    _length       {4: 4, 14: 10}                   first unit -> length
+    _first        {8: 4, 24: 14}                   unit behind the end -> first unit
+    _by_size      [4 << 44 | 4, 10 << 44 | 14]     one bisection is best fit, lowest address on a tie
+    _recent       {64: [128, 4096]}                length -> extents freed lately, not merged yet
+
+What is freed goes on a stack for its length and is taken from there by the next request of that
+length: two dictionary operations. Only when a request finds its stack empty are the stacks
+*settled*: every extent on them is merged with its neighbours through the two boundary maps and
+enters the sorted list.
+
+Invariants, checked by `ExtentMap.check`:
+  1. extents never overlap, and settled ones never touch;
+  2. `_length`, `_first` and `_by_size` hold the same extents;
+  3. `free_units` is the sum of all lengths.
+
+Not persistent: the heap builds the map again from what the entries leave free. Not thread-safe: the
+heap locks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sortedcontainers import SortedList
+
+from pmemheap.errors import OutOfSpaceError
+
+__all__ = ["Extent", "ExtentMap", "ExtentStatistics"]
+
+Extent = tuple[int, int]
+"""``(start, length)`` in units."""
+
+_SHIFT = 44
+_MASK = (1 << _SHIFT) - 1
+_RECENT_MOST = 4096
+_ALIGNED_TRIES = 32
+
+
+@dataclass(frozen=True)
+class ExtentStatistics:
+    """Counts of an `ExtentMap`.
+
+    Attributes
+    ----------
+    free_units : int
+        Units in all extents.
+    extents : int
+        Settled extents.
+    recent : int
+        Extents on the stacks, not merged yet.
+    longest : int
+        Units of the longest extent; the stacks are looked at, but not merged.
+    """
+
+    free_units: int
+    extents: int
+    recent: int
+    longest: int
+
+
+class ExtentMap:
+    """The free extents of a heap.
+
+    Examples
+    --------
+    >>> extents = ExtentMap()
+    >>> extents.deallocate(0, 100)
+    >>> extents.allocate(30), extents.allocate(8, align=16)
+    (0, 32)
+    >>> list(extents)
+    [(30, 2), (40, 60)]
+    """
+
+    __slots__ = ("_by_size", "_first", "_freed_at", "_length", "_recent", "_recent_count", "epoch",
+                 "free_units")
+
+    def __init__(self) -> None:
+        self._length: dict[int, int] = {}
+        self._first: dict[int, int] = {}
+        self._freed_at: dict[int, int] = {}
+        self._by_size: SortedList = SortedList()
+        self._recent: dict[int, list[int]] = {}
+        self._recent_count = 0
+        self.free_units = 0
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[Extent]:
+        """Yield the free extents, merged, by address. O(n log n)."""
+        self.settle()
+        return iter(sorted(self._length.items()))
+
+    def __len__(self) -> int:
+        """Return the number of free extents, those not merged yet counted one by one."""
+        return len(self._length) + self._recent_count
+
+    # ------------------------------------------------------------ taking
+
+    def allocate(self, length: int, align: int = 1, *, roomy: bool = False) -> int:
+        """Take `length` units: the tightest extent, lowest address on a tie.
+
+        Parameters
+        ----------
+        length : int
+            Units, at least 1.
+        align : int
+            A power of two: the first unit is a multiple of it.
+        roomy : bool
+            For a block that is likely to grow: take the start of the longest extent instead.
+
+        Returns
+        -------
+        int
+            The first unit. O(1) if an extent of just this length was freed lately, else O(log n);
+            an alignment above 1 may look at more candidates.
+
+        Raises
+        ------
+        OutOfSpaceError
+            No free extent is long enough. Nothing has changed, except that neighbours were merged.
+
+        References
+        ----------
+        Wilson et al., "Dynamic Storage Allocation: A Survey and Critical Review", 1995: best fit
+        with address-ordered ties, and deferred coalescing.
+        """
+        stack = self._recent.get(length)
+        if stack and align == 1 and not roomy:
+            self._recent_count -= 1
+            self.free_units -= length
+            return stack.pop()
+        self.settle()
+        extent = self._longest(length) if roomy and align == 1 else self._fitting(length, align)
+        if extent is None:
+            raise OutOfSpaceError(
+                f"extents: {length} contiguous units expected, aligned to {align}, "
+                f"the longest of {len(self._by_size)} free extents has {self.longest()}"
+            )
+        start, have = extent
+        first = start + -start % align
+        self._carve(start, have, first, length)
+        return first
+
+    def take(self, start: int, length: int) -> bool:
+        """Take just ``[start, start + length)``, if an extent begins at `start` and is that long.
+
+        Returns
+        -------
+        bool
+            Whether it was taken.
+        """
+        self.settle()
+        have = self._length.get(start, 0)
+        if have < length:
+            return False
+        self._carve(start, have, start, length)
+        return True
+
+    def take_ending(self, stop: int, most: int) -> int:
+        """Take the free units that end at `stop`, at most `most`; return how many."""
+        have = self.room_before(stop)
+        length = min(have, most)
+        if length:
+            self._carve(stop - have, have, stop - length, length)
+        return length
+
+    def shortest(self, at_least: int) -> Extent | None:
+        """Return the shortest extent of at least `at_least` units, without taking it."""
+        self.settle()
+        return self._fitting(at_least, 1)
+
+    def room_at(self, start: int) -> int:
+        """Return the length of the free extent that begins at `start`, 0 if there is none."""
+        self.settle()
+        return self._length.get(start, 0)
+
+    def room_before(self, stop: int) -> int:
+        """Return the length of the free extent that ends at `stop`, 0 if there is none."""
+        self.settle()
+        start = self._first.get(stop)
+        return 0 if start is None else stop - start
+
+    def longest(self) -> int:
+        """Return the length of the longest extent, 0 if there is none; what is recent is not merged."""
+        recent = max((length for length, stack in self._recent.items() if stack), default=0)
+        return max(recent, self._by_size[-1] >> _SHIFT if self._by_size else 0)
+
+    def longest_merged(self) -> int:
+        """Return the length of the longest extent once neighbours are merged."""
+        self.settle()
+        return self.longest()
+
+    # ------------------------------------------------------------ giving back
+
+    def deallocate(self, start: int, length: int) -> None:
+        """Give ``[start, start + length)`` back. O(1); merging is put off."""
+        stack = self._recent.get(length)
+        if stack is None:
+            stack = self._recent[length] = []
+        stack.append(start)
+        self._recent_count += 1
+        self.free_units += length
+        if self._recent_count > _RECENT_MOST:
+            self.settle()
+
+    def settle(self) -> None:
+        """Merge everything freed lately with its neighbours. O(log n) for each such extent."""
+        if not self._recent_count:
+            return
+        recent, self._recent, self._recent_count = self._recent, {}, 0
+        for length, starts in recent.items():
+            for start in starts:
+                self._merge(start, length, self.epoch)
+
+    def older_than(self, epoch: int) -> list[Extent]:
+        """Return the extents no part of which was freed in `epoch` or later, by address. O(n log n)."""
+        self.settle()
+        return [extent for extent in self if self._freed_at[extent[0]] < epoch]
+
+    # ------------------------------------------------------------ insight
+
+    def statistics(self) -> ExtentStatistics:
+        """Return counts. O(number of different lengths freed lately)."""
+        return ExtentStatistics(
+            self.free_units, len(self._by_size), self._recent_count, self.longest()
+        )
+
+    def check(self) -> None:
+        """Verify the invariants; raises AssertionError. O(n log n)."""
+        extents = list(self)
+        assert {length << _SHIFT | start for start, length in extents} == set(self._by_size)
+        assert len(self._by_size) == len(extents)
+        assert self._first == {start + length: start for start, length in extents}
+        assert self._freed_at.keys() == self._length.keys()
+        assert self.free_units == sum(length for _, length in extents)
+        for (start, length), (following, _) in zip(extents, extents[1:], strict=False):
+            assert start + length < following, f"extents at {start} and {following} meet"
+
+    # ------------------------------------------------------------ inside
+
+    def _fitting(self, length: int, align: int) -> Extent | None:
+        """Find the tightest extent with `length` units from a multiple of `align` on."""
+        by_size = self._by_size
+        index = by_size.bisect_left(length << _SHIFT)
+        tries = len(by_size) if align == 1 else min(len(by_size), index + _ALIGNED_TRIES)
+        for key in by_size.islice(index, tries):
+            start, have = key & _MASK, key >> _SHIFT
+            if -start % align + length <= have:
+                return start, have
+        if align == 1:
+            return None
+        index = by_size.bisect_left(length + align - 1 << _SHIFT)
+        if index == len(by_size):
+            return None
+        return by_size[index] & _MASK, by_size[index] >> _SHIFT
+
+    def _longest(self, length: int) -> Extent | None:
+        if not self._by_size or self._by_size[-1] >> _SHIFT < length:
+            return None
+        return self._by_size[-1] & _MASK, self._by_size[-1] >> _SHIFT
+
+    def _carve(self, start: int, have: int, first: int, length: int) -> None:
+        """Take ``[first, first + length)`` out of the settled extent ``[start, start + have)``."""
+        freed_at = self._remove(start, have)
+        if first > start:
+            self._insert(start, first - start, freed_at)
+        if first + length < start + have:
+            self._insert(first + length, start + have - first - length, freed_at)
+        self.free_units -= length
+
+    def _merge(self, start: int, length: int, freed_at: int) -> None:
+        before = self._first.get(start)
+        if before is not None:
+            freed_at = max(freed_at, self._remove(before, start - before))
+            length += start - before
+            start = before
+        after = self._length.get(start + length)
+        if after is not None:
+            freed_at = max(freed_at, self._remove(start + length, after))
+            length += after
+        self._insert(start, length, freed_at)
+
+    def _insert(self, start: int, length: int, freed_at: int) -> None:
+        self._length[start] = length
+        self._first[start + length] = start
+        self._freed_at[start] = freed_at
+        self._by_size.add(length << _SHIFT | start)
+
+    def _remove(self, start: int, length: int) -> int:
+        del self._length[start]
+        del self._first[start + length]
+        self._by_size.remove(length << _SHIFT | start)
+        return self._freed_at.pop(start)

@@ -1,0 +1,214 @@
+"""Handles: blocks as objects and as numpy arrays.
+
+A `Block` knows the life of its block, not only its place: the C core numbers the lives of blocks that
+have handles, and a handle whose number has gone raises, even if the offset is in use again. A handle
+does not own the block: dropping it frees nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from pmemheap.errors import UsageError
+from pmemheap.native import BlockBytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pmemheap.heap import Heap
+
+__all__ = ["Block", "array_at", "living", "new_array", "offset_of"]
+
+living: weakref.WeakSet[Heap] = weakref.WeakSet()
+"""The heaps of this process that are not closed."""
+
+
+class Block:
+    """A handle to a live block; made by `Heap.alloc` and `Heap.block`.
+
+    A context manager that frees the block. Pickles as the uuid of its heap and its offset, and finds
+    that heap again among the open ones of the process.
+
+    Examples
+    --------
+    >>> import pmemheap
+    >>> heap = pmemheap.Heap.anonymous()
+    >>> block = heap.alloc(100)
+    >>> block.view[:3] = b"abc"
+    >>> block.size, bytes(block.view[:3])
+    (100, b'abc')
+    >>> block.free()
+    >>> block.offset
+    Traceback (most recent call last):
+        ...
+    pmemheap.errors.UsageError: block handle: a live block expected, it was freed or moved
+    >>> heap.close()
+    """
+
+    __slots__ = ("__weakref__", "_heap", "_offset", "_serial", "_size")
+
+    def __init__(self, heap: Heap, offset: int, size: int) -> None:
+        self._serial = 0
+        self._heap, self._offset, self._size = heap, offset, size
+        serial = heap._handle_make(offset)
+        if serial < 0:
+            raise UsageError(f"block handle: a live block expected at offset {offset:#x}, none found")
+        self._serial = serial
+
+    @property
+    def heap(self) -> Heap:
+        """The heap it lies in."""
+        return self._heap
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the block is still allocated and its heap open."""
+        return not self._heap.closed and self._heap._handle_is_valid(self._offset, self._serial)
+
+    @property
+    def offset(self) -> int:
+        """Offset of the block.
+
+        Raises
+        ------
+        UsageError
+            The block was freed, or moved by `realloc`; the heap was closed or forked.
+        """
+        self._heap._require()
+        if not self._heap._handle_is_valid(self._offset, self._serial):
+            raise UsageError("block handle: a live block expected, it was freed or moved")
+        return self._offset
+
+    @property
+    def size(self) -> int:
+        """Bytes asked for; UsageError as `offset`."""
+        return self._size if self.offset >= 0 else 0
+
+    @property
+    def view(self) -> memoryview:
+        """A memoryview of the `size` bytes; UsageError as `offset`."""
+        return self._heap.view(self.offset, self._size)
+
+    def free(self, deferred: bool = False) -> None:
+        """Free the block; parameters and exceptions as `Heap.free`."""
+        self._heap.free(self.offset, deferred)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Free the block, if it still lives."""
+        if self.is_live:
+            self.free()
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether both are handles to the same life of the same block."""
+        if not isinstance(other, Block):
+            return NotImplemented
+        return self._key() == other._key()
+
+    def __hash__(self) -> int:
+        """Hash by heap, offset and life."""
+        return hash(self._key())
+
+    def _key(self) -> tuple[int, int, int]:
+        return id(self._heap), self._offset, self._serial
+
+    def __reduce__(self) -> tuple[object, tuple[bytes, int, int]]:
+        """Pickle as heap, offset and size."""
+        return _restore, (self._heap._identity, self.offset, self._size)
+
+    def __repr__(self) -> str:
+        """Show offset and size, or that it is stale."""
+        if not self.is_live:
+            return "<Block, stale>"
+        return f"<Block at {self._offset:#x}, {self._size} bytes>"
+
+    def __del__(self) -> None:
+        """Tell the heap that the handle is gone."""
+        if getattr(self, "_serial", 0):
+            self._heap._handle_drop(self._offset, self._serial)
+
+
+def _restore(identity: bytes, offset: int, size: int) -> Block:
+    heap = next((heap for heap in living if heap._identity == identity), None)
+    if heap is None:
+        raise UsageError(
+            f"block handle: the heap with uuid {identity.hex()} expected to be open in this process"
+        )
+    return Block(heap, offset, min(size, heap.usable_size(offset)))
+
+
+# ---------------------------------------------------------------- numpy
+
+
+def _numpy() -> Any:
+    try:
+        import numpy as np  # noqa: PLC0415 -- an extra: only who asks for arrays needs it
+    except ImportError as error:
+        raise ImportError("arrays need numpy: pip install 'pmemheap[numpy]'") from error
+    return np
+
+
+def _shaped(
+    shape: int | tuple[int, ...], dtype: npt.DTypeLike
+) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Check shape and dtype; return them with the bytes they need."""
+    np = _numpy()
+    kind = np.dtype(dtype)
+    if kind.hasobject:
+        raise UsageError(f"dtype: one without Python objects expected, {kind} found")
+    sides = tuple(shape) if hasattr(shape, "__iter__") else (shape,)
+    if any(not hasattr(side, "__index__") or side.__index__() < 0 for side in sides):
+        raise UsageError(f"shape: whole numbers, 0 or more, expected, {shape!r} found")
+    return sides, kind, math.prod(side.__index__() for side in sides) * kind.itemsize
+
+
+def new_array(
+    heap: Heap, shape: int | tuple[int, ...], dtype: npt.DTypeLike, align: int
+) -> np.ndarray[Any, Any]:
+    """Allocate a block and return it as an array of zeros."""
+    sides, kind, nbytes = _shaped(shape, dtype)
+    offset = heap.malloc(max(nbytes, 1), align)
+    try:
+        array = array_at(heap, offset, sides, kind)
+        array.fill(0) if kind.names is None else array.view("u1").fill(0)
+    except BaseException:
+        heap.free(offset, deferred=True)
+        raise
+    return array
+
+
+def array_at(
+    heap: Heap, offset: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike
+) -> np.ndarray[Any, Any]:
+    """Return a block as an array."""
+    sides, kind, nbytes = _shaped(shape, dtype)
+    view = heap.view(offset)
+    if nbytes > len(view):
+        raise UsageError(
+            f"ndarray_at: block at offset {offset:#x}: {nbytes} bytes for shape {sides} of {kind} "
+            f"expected, {len(view)} found"
+        )
+    array: np.ndarray[Any, Any] = _numpy().ndarray(sides, kind, view)
+    return array
+
+
+def offset_of(heap: Heap, buffer: object) -> int:
+    """Return the offset of the block that a view, slice or array belongs to."""
+    owner: Any = buffer
+    while owner is not None and not isinstance(owner, BlockBytes):
+        owner = owner.obj if isinstance(owner, memoryview) else getattr(owner, "base", None)
+    if owner is None or owner.heap is not heap:
+        raise UsageError(f"offset_of: a view or array of this heap expected, found {type(buffer).__name__}")
+    return int(owner.offset)

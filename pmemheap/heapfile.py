@@ -1,0 +1,667 @@
+"""Heap file: the header, the locks and the segments of a heap that lies in a file or a memfd.
+
+    create   temporary name -> header, log and first segment written -> synced -> linked
+    open     writer's lock -> newest superblock -> segment and arena tables -> IN_USE
+    grow     a SPARE segment that fits, or the end of the file; blocks are allocated before mapping
+    return   slot SPARE, blocks punched; at the end of the file also cut
+    close    everything synced -> CLEAN
+
+The header is mapped and stored to in place: what a returned call has stored survives the end of the
+process, whatever ends it. Power failure is another matter until the redo log exists: a file whose
+superblock says IN_USE, written under another boot of the machine, is refused.
+
+One module decides what a descriptor is used for: this one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from pmemheap import layout, native
+from pmemheap.errors import CorruptHeapError, DurabilityError, OutOfSpaceError, UsageError
+from pmemheap.layout import (
+    ArenaSlot,
+    Durability,
+    HeapState,
+    RootSlot,
+    SegmentKind,
+    SegmentSlot,
+    Superblock,
+)
+from pmemheap.native import Allocate, Lock, NativeError
+from pmemheap.pmem2 import Map, VMReservation
+from pmemheap.pmem2.mapping import Access
+from pmemheap.region import Piece
+from pmemheap.units import UNIT, MiB, format_bytes
+
+__all__ = ["FileMedium"]
+
+_MEMORY_STEP_MOST = 64 * MiB // UNIT
+_FIRST_SEGMENT = layout.HEADER_BYTES + layout.LOG_BYTES
+_VOLATILE_FILE_SYSTEMS = {native.TMPFS: "tmpfs", 0x858458F6: "ramfs"}
+_LOG_UNITS = layout.LOG_BYTES // UNIT
+_FIRST_UNITS = layout.SEGMENT_UNITS
+
+
+class FileMedium:
+    """An open heap file.
+
+    Made by `create`, `create_memory` and `open`. It owns its descriptor.
+    """
+
+    tables: tuple[str, ...] = ("data", "bits", "entries")
+
+    def __init__(self, fd: int, name: str, *, readonly: bool, limit: int | None = None) -> None:
+        self.fd = fd
+        self.name = name
+        self.readonly = readonly
+        self.limit = limit
+        self.on_memory = native.filesystem_type(fd) in _VOLATILE_FILE_SYSTEMS
+        self.segments: dict[int, SegmentSlot] = {}
+        self.roots: dict[int, RootSlot] = {}
+        self.arena = ArenaSlot(0, 0)
+        self.superblock: Superblock
+        self.maybe_holes = False
+        self._copy = 0
+        self._reservation: VMReservation | None = None
+        self._header: Map | None = None
+
+    # ------------------------------------------------------------ making and opening
+
+    @classmethod
+    def create(
+        cls, path: Path, durability: Durability, *, limit: int | None, replace_file: bool
+    ) -> FileMedium:
+        """Make a heap file under a temporary name, and give it its own when it is complete.
+
+        Raises
+        ------
+        UsageError
+            The path exists, or its directory does not; power durability on a memory file system.
+        OutOfSpaceError
+            No room for 1.3 MiB, or a smaller limit.
+        """
+        directory = path.parent
+        if not directory.is_dir():
+            raise UsageError(f"heap file {str(path)!r}: directory {str(directory)!r} expected, not there")
+        if not replace_file and path.exists():
+            raise UsageError(f"heap file {str(path)!r}: no such file expected, one is there")
+        if path.is_dir():
+            raise UsageError(f"heap file {str(path)!r}: a file expected, found a directory")
+        temporary = directory / f".{path.name}.{secrets.token_hex(8)}"
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            medium = cls(fd, str(path), readonly=False, limit=limit)
+            medium._refuse_power_on_memory(durability)
+            medium._format(durability)
+            with medium._as_durability_error("creation"):
+                native.fsync(fd)
+            _link(temporary, path, replace_file=replace_file)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            os.close(fd)
+            raise
+        _sync_directory(directory)
+        medium._begin()
+        return medium
+
+    @classmethod
+    def create_memory(cls, name: str, *, limit: int | None) -> FileMedium:
+        """Make a heap in a memfd."""
+        medium = cls(native.memfd_create(name), f"memfd:{name}", readonly=False, limit=limit)
+        try:
+            medium._format(Durability.PROCESS)
+        except BaseException:
+            os.close(medium.fd)
+            raise
+        medium._begin()
+        return medium
+
+    @classmethod
+    def open(cls, path: Path, *, readonly: bool, limit: int | None) -> FileMedium:
+        """Open a heap file.
+
+        Raises
+        ------
+        UsageError
+            No file, a directory or device, no permission; another process has it open.
+        CorruptHeapError
+            Not a sound heap.
+        """
+        flags = (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC
+        try:
+            fd = os.open(path, flags | os.O_NONBLOCK)
+        except OSError as error:
+            raise UsageError(f"heap file {str(path)!r}: {error.strerror}") from error
+        return cls.adopt(fd, str(path), readonly=readonly, limit=limit)
+
+    @classmethod
+    def adopt(
+        cls, fd: int, name: str, *, readonly: bool, limit: int | None = None, beside: bool = False
+    ) -> FileMedium:
+        """Open the heap behind a descriptor, which belongs to the medium from now on.
+
+        Parameters
+        ----------
+        beside : bool
+            Let a reader in beside a living writer, as an attached reader of shared memory is.
+        """
+        try:
+            medium = cls(fd, name, readonly=readonly, limit=limit)
+            medium._require_regular()
+            medium._lock(beside=beside)
+            medium._read()
+            if not readonly:
+                medium._begin()
+        except BaseException:
+            os.close(fd)
+            raise
+        return medium
+
+    def _require_regular(self) -> None:
+        status = native.fstat(self.fd)
+        if not stat.S_ISREG(status.mode):
+            kind = "a directory" if stat.S_ISDIR(status.mode) else "a device, pipe or socket"
+            raise UsageError(f"heap file {self.name!r}: a regular file expected, found {kind}")
+        if status.size < _FIRST_SEGMENT:
+            raise CorruptHeapError(
+                f"heap file {self.name!r}: at least {_FIRST_SEGMENT} bytes expected, "
+                f"{status.size} found"
+            )
+
+    def _lock(self, *, beside: bool) -> None:
+        """Become the writer, or one of the readers."""
+        if not self.readonly:
+            if not native.lock_byte(self.fd, layout.LOCK_WRITER, Lock.WRITE):
+                raise UsageError(
+                    f"heap file {self.name!r}: no other writer expected, "
+                    f"process {self._holder()} has it open"
+                )
+            if native.probe_lock(self.fd, layout.LOCK_READER, Lock.WRITE) != Lock.NONE:
+                raise UsageError(
+                    f"heap file {self.name!r}: no reader expected, one or more have it open"
+                )
+            return
+        if not beside and native.probe_lock(self.fd, layout.LOCK_WRITER, Lock.READ) != Lock.NONE:
+            raise UsageError(
+                f"heap file {self.name!r}: no writer expected, "
+                f"process {self._holder()} has it open"
+            )
+        native.lock_byte(self.fd, layout.LOCK_READER, Lock.READ)
+
+    def _holder(self) -> int:
+        return int.from_bytes(native.pread(self.fd, 4, layout.SHARED_WRITER_PID), "little")
+
+    def _refuse_power_on_memory(self, durability: Durability) -> None:
+        kind = _VOLATILE_FILE_SYSTEMS.get(native.filesystem_type(self.fd))
+        if kind and durability == Durability.POWER:
+            raise UsageError(
+                f"heap file {self.name!r}: a file system that outlives the power expected for "
+                f"durability 'power', {kind} found; use durability='process'"
+            )
+
+    # ------------------------------------------------------------ header
+
+    def _format(self, durability: Durability) -> None:
+        """Write header area and log as zeros, and the first superblock."""
+        stop = _FIRST_SEGMENT
+        first = stop + _FIRST_UNITS * layout.UNIT_BYTES_IN_FILE
+        if self.limit is not None and self.limit < first:
+            raise UsageError(f"limit: at least {first} bytes expected, {self.limit} found")
+        with self._as_out_of_space(stop):
+            native.fallocate(self.fd, 0, stop)
+            native.pwrite(self.fd, bytes(stop), 0)
+        self.superblock = Superblock(
+            generation=1, uuid=secrets.token_bytes(16), durability=durability,
+            state=HeapState.CLEAN, file_end=first, log_off=layout.HEADER_BYTES,
+            log_size=layout.LOG_BYTES, tail_lsn=64, epoch=1 << 32 | secrets.randbits(32),
+            boot_id=_boot_id(),
+        )  # fmt: skip
+        native.pwrite(self.fd, self.superblock.pack(), layout.SUPERBLOCKS[0])
+        log = SegmentSlot(SegmentKind.LOG, layout.HEADER_BYTES, _LOG_UNITS)
+        data = SegmentSlot(SegmentKind.DATA, stop, _FIRST_UNITS, nunits=_FIRST_UNITS)
+        with self._as_out_of_space(data.file_bytes):
+            self._allocate_blocks(data)
+        self.arena = ArenaSlot(0, data.nunits)
+        native.pwrite(self.fd, log.pack() + data.pack(), layout.SEGMENT_TABLE)
+        native.pwrite(self.fd, self.arena.pack(), layout.ARENA_TABLE)
+        self.segments = {0: log, 1: data}
+        if not native.lock_byte(self.fd, layout.LOCK_WRITER, Lock.WRITE):
+            raise UsageError(f"heap file {self.name!r}: the writer's lock expected, refused")
+
+    def _read(self) -> None:
+        """Read and check the header."""
+        images = tuple(
+            native.pread(self.fd, layout.SUPERBLOCK_BYTES, at) for at in layout.SUPERBLOCKS
+        )
+        self.superblock, self._copy = layout.newest_superblock((images[0], images[1]))
+        self._require_same_boot()
+        self._read_segments()
+        self._read_arena()
+        self._read_roots()
+        status = native.fstat(self.fd)
+        end = self.file_end
+        if status.size < end:
+            raise CorruptHeapError(
+                f"heap file {self.name!r}: {end} bytes expected for its segments, "
+                f"{status.size} found"
+            )
+        self.maybe_holes = status.allocated < end
+
+    def _require_same_boot(self) -> None:
+        if self.superblock.state == HeapState.IN_USE and self.superblock.boot_id != _boot_id():
+            raise CorruptHeapError(
+                f"heap file {self.name!r}: a closed heap expected, but the machine went down while "
+                "it was in use, and what it wrote since the last sync is unknown"
+            )
+
+    def _read_segments(self) -> None:
+        table = native.pread(self.fd, layout.SEGMENT_SLOTS * layout.SLOT_BYTES, layout.SEGMENT_TABLE)
+        for index, (offset, image) in enumerate(_slots(table, layout.SEGMENT_TABLE)):
+            slot = SegmentSlot.unpack(image, offset)
+            if slot is not None:
+                self.segments[index] = slot
+        reached = layout.HEADER_BYTES
+        for slot in sorted(self.segments.values(), key=lambda each: each.file_off):
+            sound = slot.kind == SegmentKind.LOG or (
+                slot.capacity % layout.SEGMENT_UNITS == 0 and slot.nunits <= slot.capacity
+            )
+            if slot.file_off != reached or not slot.capacity or not sound:
+                raise CorruptHeapError(
+                    f"segment table of {self.name!r}: a segment at file offset {reached:#x} "
+                    f"expected, found {slot}"
+                )
+            reached = slot.file_stop
+
+    def _read_arena(self) -> None:
+        image = native.pread(self.fd, layout.SLOT_BYTES, layout.ARENA_TABLE)
+        arena = ArenaSlot.unpack(image, layout.ARENA_TABLE)
+        if arena is None:
+            raise CorruptHeapError(f"arena table of {self.name!r}: the default arena expected, none")
+        self.arena = arena
+        pieces = self.pieces()
+        expected = pieces[0].first_unit if pieces else -1
+        for piece in pieces:
+            if piece.first_unit != expected:
+                raise CorruptHeapError(
+                    f"segment table of {self.name!r}: a segment from unit {expected} expected, "
+                    f"found one from {piece.first_unit}"
+                )
+            expected = piece.stop
+        if not pieces or expected != arena.end_unit or not (
+            pieces[0].first_unit <= arena.first_unit < pieces[0].stop
+        ):
+            raise CorruptHeapError(
+                f"arena table of {self.name!r}: segments for units {arena.first_unit} to "
+                f"{arena.end_unit} expected, found {[(p.first_unit, p.stop) for p in pieces]}"
+            )
+
+    def _read_roots(self) -> None:
+        table = native.pread(self.fd, layout.ROOT_SLOTS * layout.SLOT_BYTES, layout.ROOT_TABLE)
+        for index, (offset, image) in enumerate(_slots(table, layout.ROOT_TABLE)):
+            root = RootSlot.unpack(image, offset)
+            if root is not None:
+                self.roots[index] = root
+
+    def _begin(self) -> None:
+        """Say in the file that a writer is at work, and map the header."""
+        self._reservation = VMReservation(layout.HEADER_BYTES)
+        self._header = Map.file(self.fd, self._reservation, 0, layout.HEADER_BYTES)
+        self._store(layout.SHARED_WRITER_PID, struct.pack("<I", os.getpid()))
+        opened = self.superblock.epoch >> 32
+        self._write_superblock(
+            state=HeapState.IN_USE, boot_id=_boot_id(),
+            epoch=(opened + 1) << 32 | secrets.randbits(32), file_end=self.file_end,
+        )  # fmt: skip
+        if self.is_power:
+            self._sync("open")
+
+    def _write_superblock(self, **changes: object) -> None:
+        successor = self.superblock.successor(**changes)
+        self._store(layout.SUPERBLOCKS[1 - self._copy], successor.pack())
+        self.superblock = successor
+        self._copy = 1 - self._copy
+
+    def _store(self, offset: int, data: bytes) -> None:
+        """Store to the header: the one way by which Python changes persistent bytes."""
+        assert self._header is not None
+        self._header.view[offset : offset + len(data)] = data
+
+    # ------------------------------------------------------------ what it is
+
+    @property
+    def is_power(self) -> bool:
+        """Whether what is closed or synced must survive a power failure."""
+        return self.superblock.durability == Durability.POWER
+
+    @property
+    def step_most(self) -> int:
+        """Units by which to grow at most: a memory file system fills every page it allocates."""
+        return _MEMORY_STEP_MOST if self.on_memory else 1 << 40
+
+    @property
+    def file_end(self) -> int:
+        """Bytes of the file that belong to the heap."""
+        return max((slot.file_stop for slot in self.segments.values()), default=_FIRST_SEGMENT)
+
+    def allocated(self) -> tuple[int, int]:
+        """Return the length of the file and the bytes of its blocks."""
+        status = native.fstat(self.fd)
+        return status.size, status.allocated
+
+    def pieces(self) -> list[Piece]:
+        """Return the data segments by their units."""
+        return sorted(
+            (
+                Piece(slot.first_unit, slot.nunits, slot, index)
+                for index, slot in self.segments.items()
+                if slot.kind == SegmentKind.DATA
+            ),
+            key=lambda piece: piece.first_unit,
+        )
+
+    # ------------------------------------------------------------ medium
+
+    def allocate(self, first_unit: int, nunits: int) -> Piece:
+        """Get file blocks: of a SPARE segment that fits, else behind the end.
+
+        Raises
+        ------
+        OutOfSpaceError
+            Disk, quota, limit or the segment table is full; the file is as it was.
+        """
+        spare = self._fitting_spare(nunits)
+        index = spare if spare is not None else self._free_index()
+        if spare is not None:
+            old = self.segments[spare]
+            slot = replace(old, kind=SegmentKind.DATA, first_unit=first_unit, nunits=old.capacity)
+        else:
+            slot = SegmentSlot(SegmentKind.DATA, self.file_end, nunits, 0, first_unit, nunits)
+        if self.limit is not None and slot.file_stop > self.limit:
+            raise OutOfSpaceError(
+                f"heap file {self.name!r} cannot grow by {format_bytes(slot.file_bytes)}: "
+                f"limit {self.limit} bytes expected to hold, {slot.file_stop} would be needed"
+            )
+        piece = Piece(first_unit, slot.nunits, slot, index)
+        try:
+            with self._as_out_of_space(slot.file_bytes):
+                self._allocate_blocks(slot)
+            if self.is_power:
+                self._sync("growth")
+        except BaseException:
+            self.abandon(piece)
+            raise
+        return piece
+
+    def _allocate_blocks(self, slot: SegmentSlot) -> None:
+        """Real blocks for a segment, its tables zero; the file reaches at least its end."""
+        try:
+            native.fallocate(self.fd, slot.file_off, slot.file_bytes)
+        except NativeError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            _write_zeros(self.fd, slot.file_off, slot.file_bytes)
+
+    def _fitting_spare(self, nunits: int) -> int | None:
+        fitting = [
+            (slot.capacity, index)
+            for index, slot in self.segments.items()
+            if slot.kind == SegmentKind.SPARE and slot.capacity >= nunits
+        ]
+        return min(fitting)[1] if fitting else None
+
+    def _free_index(self) -> int:
+        for index in range(layout.SEGMENT_SLOTS):
+            if index not in self.segments:
+                return index
+        raise OutOfSpaceError(
+            f"segment table of {self.name!r}: a free slot expected, all {layout.SEGMENT_SLOTS} in use"
+        )
+
+    @property
+    def slots_used(self) -> int:
+        """Slots of the segment table in use."""
+        return len(self.segments)
+
+    def abandon(self, piece: Piece) -> None:
+        """Give the blocks of a piece back that never became part of the heap."""
+        assert piece.slot is not None
+        with suppress(NativeError):
+            if piece.index in self.segments:
+                native.fallocate(
+                    self.fd, piece.slot.file_off, piece.slot.file_bytes, Allocate.PUNCH_HOLE
+                )
+            else:
+                native.ftruncate(self.fd, self.file_end)
+
+    def map(self, piece: Piece, table: str, reservation: VMReservation, offset: int) -> Map:
+        """Place one table's part of a segment."""
+        file_offset, length = _part_of(piece, table)
+        access: Access = "r" if self.readonly else "rw"
+        return Map.file(self.fd, reservation, offset, length, file_offset, access=access)
+
+    def privatize(self, piece: Piece, table: str, address: int) -> None:
+        """Map a part again, privately: what a forked child stores does not reach the file."""
+        file_offset, length = _part_of(piece, table)
+        native.map_file(self.fd, file_offset, address, length, shared=False)
+
+    def publish(self, piece: Piece, end_unit: int) -> None:
+        """Store slot and arena range."""
+        assert piece.slot is not None
+        self._put_segment(piece.index, piece.slot)
+        self._put_arena(self.arena.first_unit, end_unit)
+
+    def _put_segment(self, index: int, slot: SegmentSlot | None) -> None:
+        if slot is None:
+            del self.segments[index]
+        else:
+            self.segments[index] = slot
+        image = bytes(layout.SLOT_BYTES) if slot is None else slot.pack()
+        self._store(layout.SEGMENT_TABLE + index * layout.SLOT_BYTES, image)
+
+    def _put_arena(self, first_unit: int, end_unit: int) -> None:
+        self.arena = replace(self.arena, first_unit=first_unit, end_unit=end_unit)
+        self._store(layout.ARENA_TABLE, self.arena.pack())
+
+    def withdraw(self, pieces: list[Piece], first_unit: int, end_unit: int) -> None:
+        """Turn segments into SPARE ones and store the smaller range."""
+        self._put_arena(first_unit, end_unit)
+        for piece in pieces:
+            assert piece.slot is not None
+            spare = replace(piece.slot, kind=SegmentKind.SPARE, first_unit=0, nunits=0)
+            self._put_segment(piece.index, spare)
+
+    def release(self, pieces: list[Piece]) -> None:
+        """Punch the blocks of SPARE segments, merge neighbours, cut the file behind the last other."""
+        for piece in pieces:
+            assert piece.slot is not None
+            self._punch(piece.slot.file_off, piece.slot.file_bytes)
+        self._merge_spares()
+        last = max(self.segments, key=lambda index: self.segments[index].file_off)
+        if self.segments[last].kind == SegmentKind.SPARE:
+            self._put_segment(last, None)
+            with self._as_durability_error("trim"):
+                native.ftruncate(self.fd, self.file_end)
+
+    def _merge_spares(self) -> None:
+        by_place = sorted(self.segments, key=lambda index: self.segments[index].file_off)
+        for left, right in zip(by_place, by_place[1:], strict=False):
+            first, second = self.segments[left], self.segments[right]
+            if first.kind == second.kind == SegmentKind.SPARE:
+                self._put_segment(left, None)
+                merged = replace(first, capacity=first.capacity + second.capacity)
+                self._put_segment(right, merged)
+
+    def punch(self, piece: Piece, address: int, start: int, nunits: int) -> None:
+        """Give file blocks of units back."""
+        self._punch(*self._data_range(piece, start, nunits))
+
+    def _punch(self, offset: int, length: int) -> None:
+        try:
+            native.fallocate(self.fd, offset, length, Allocate.PUNCH_HOLE)
+        except NativeError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return
+            raise DurabilityError(error.errno, f"heap file {self.name!r}: punch: {error}") from error
+        self.maybe_holes = True
+
+    def back(self, piece: Piece, start: int, nunits: int) -> None:
+        """Allocate file blocks for units that may have none."""
+        if not self.maybe_holes:
+            return
+        offset, length = self._data_range(piece, start, nunits)
+        with self._as_out_of_space(length):
+            try:
+                native.fallocate(self.fd, offset, length, Allocate.KEEP_SIZE)
+            except NativeError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+
+    @staticmethod
+    def _data_range(piece: Piece, start: int, nunits: int) -> tuple[int, int]:
+        assert piece.slot is not None
+        return piece.slot.data_off + (start - piece.first_unit) * UNIT, nunits * UNIT
+
+    # ------------------------------------------------------------ roots
+
+    def put_root(self, root: RootSlot) -> None:
+        """Store a root under its name."""
+        index = self._root_index(root.name)
+        if index is None:
+            index = next((i for i in range(layout.ROOT_SLOTS) if i not in self.roots), None)
+        if index is None:
+            raise OutOfSpaceError(
+                f"root table of {self.name!r}: a free slot expected, all {layout.ROOT_SLOTS} in use"
+            )
+        self.roots[index] = root
+        self._store(layout.ROOT_TABLE + index * layout.SLOT_BYTES, root.pack())
+
+    def drop_root(self, name: str) -> None:
+        """Remove a root; KeyError if there is none of that name."""
+        index = self._root_index(name)
+        if index is None:
+            raise KeyError(name)
+        del self.roots[index]
+        self._store(layout.ROOT_TABLE + index * layout.SLOT_BYTES, bytes(layout.SLOT_BYTES))
+
+    def _root_index(self, name: str) -> int | None:
+        return next((i for i, root in self.roots.items() if root.name == name), None)
+
+    # ------------------------------------------------------------ durability, end
+
+    def sync(self) -> None:
+        """Wait until everything stored so far is durable.
+
+        Raises
+        ------
+        DurabilityError
+            The system could not write it back; what is on the medium is unknown.
+        """
+        self._sync("sync")
+
+    def _sync(self, during: str) -> None:
+        with self._as_durability_error(during):
+            native.fsync(self.fd)
+
+    def close(self) -> None:
+        """Sync, say in the file that it was closed, and let it go; also after a failed sync."""
+        if self.fd < 0:
+            return
+        try:
+            if not self.readonly and self._header is not None:
+                self._sync("close")
+                self._store(layout.SHARED_WRITER_PID, bytes(4))
+                self._write_superblock(state=HeapState.CLEAN, file_end=self.file_end)
+                self._sync("close")
+        finally:
+            self._unmap_header()
+            os.close(self.fd)
+            self.fd = -1
+
+    def abandon_in_child(self) -> None:
+        """After a fork: let the descriptor go, so that the lock does not outlive the parent."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def _unmap_header(self) -> None:
+        if self._header is not None and self._reservation is not None:
+            self._header.close()
+            self._reservation.close()
+            self._header = None
+
+    @contextmanager
+    def _as_out_of_space(self, wanted: int) -> Iterator[None]:
+        try:
+            yield
+        except NativeError as error:
+            raise OutOfSpaceError(
+                f"heap file {self.name!r} cannot grow by {format_bytes(wanted)}: {error}"
+            ) from error
+
+    @contextmanager
+    def _as_durability_error(self, during: str) -> Iterator[None]:
+        try:
+            yield
+        except NativeError as error:
+            raise DurabilityError(
+                error.errno, f"heap file {self.name!r}: {during}: {error}"
+            ) from error
+
+
+def _part_of(piece: Piece, table: str) -> tuple[int, int]:
+    """Return file offset and length of one table's part of a segment."""
+    slot = piece.slot
+    assert slot is not None
+    offset, width = {
+        "entries": (slot.entries_off, layout.ENTRY_WIDTH),
+        "bits": (slot.bits_off, layout.BITS_WIDTH),
+        "data": (slot.data_off, layout.DATA_WIDTH),
+    }[table]
+    return offset, piece.nunits * width
+
+
+def _slots(table: bytes, place: int) -> Iterator[tuple[int, bytes]]:
+    for at in range(0, len(table), layout.SLOT_BYTES):
+        yield place + at, table[at : at + layout.SLOT_BYTES]
+
+
+def _boot_id() -> bytes:
+    text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    return bytes.fromhex(text.strip().replace("-", ""))
+
+
+def _write_zeros(fd: int, offset: int, length: int) -> None:
+    chunk = bytes(MiB)
+    for at in range(offset, offset + length, MiB):
+        native.pwrite(fd, chunk[: min(MiB, offset + length - at)], at)
+
+
+def _link(temporary: Path, path: Path, *, replace_file: bool) -> None:
+    """Give a finished file its name."""
+    if replace_file:
+        os.rename(temporary, path)
+        return
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise UsageError(f"heap file {str(path)!r}: no such file expected, one is there") from None
+    os.unlink(temporary)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+

@@ -1,0 +1,383 @@
+"""Insight: how large and how full a heap is, why it cannot serve a request, whether it is sound.
+
+Five nested numbers, as jemalloc has them: allocated <= active <= resident <= mapped, and for files
+what the file system counts. All functions run under the heap's lock.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pmemheap.errors import OutOfSpaceError, PmemHeapError
+from pmemheap.heapfile import FileMedium
+from pmemheap.layout import DATA_WIDTH
+from pmemheap.slabs import CLASSES
+from pmemheap.supply import POOL_MOST
+from pmemheap.units import GRANULE, UNIT, format_bytes
+
+if TYPE_CHECKING:
+    from pmemheap.heap import Heap
+
+__all__ = [
+    "CheckReport",
+    "ClassStats",
+    "ExplainedOutOfSpaceError",
+    "Explanation",
+    "HeapStats",
+    "check",
+    "describe_place",
+    "explain",
+    "stats",
+]
+
+
+# ---------------------------------------------------------------- statistics
+
+
+@dataclass(frozen=True)
+class ClassStats:
+    """One size class: bytes of a block, blocks in use, runs, and how full those are (0 to 1)."""
+
+    size: int
+    blocks: int
+    runs: int
+    fullness: float
+    mallocs: int
+    mean_request: float
+
+
+@dataclass(frozen=True)
+class HeapStats:
+    """The size of a heap, in bytes unless the name says otherwise.
+
+    Attributes
+    ----------
+    allocated : int
+        In live blocks, as rounded up to their size class or to whole units.
+    active : int
+        In runs and large blocks: `allocated`, and the free blocks of runs.
+    resident : int
+        In memory as the kernel counts it, shared pages by their part (Pss), tables included.
+    mapped : int
+        Of address space with something behind it, tables included.
+    metadata, metadata_resident : int
+        Of the tables: mapped, and in memory.
+    blocks : int
+        Number of live blocks.
+    free : int
+        In free units.
+    largest_free : int
+        In the longest range of free units, merged as far as it is now.
+    internal_waste : int
+        Inside live blocks beyond what was asked for. Exact for large blocks; for small ones by the
+        mean request of the class since the heap was opened.
+    external_fragmentation : float
+        0 when all free units are in one range, towards 1 when they are scattered.
+    file_bytes, file_blocks : int
+        Length of the file, and of its blocks; 0 in anonymous memory.
+    headroom : int
+        Of address space kept free for growth.
+    growths, shrinks : int
+        Segments added and given back since the heap was opened.
+    live_views : int
+        Memoryviews made by `view` that live, with their slices and arrays.
+    classes : tuple of ClassStats
+        The size classes that were ever used.
+    """
+
+    allocated: int
+    active: int
+    resident: int
+    mapped: int
+    metadata: int
+    metadata_resident: int
+    blocks: int
+    free: int
+    largest_free: int
+    internal_waste: int
+    external_fragmentation: float
+    file_bytes: int
+    file_blocks: int
+    headroom: int
+    growths: int
+    shrinks: int
+    live_views: int
+    classes: tuple[ClassStats, ...]
+
+
+def stats(heap: Heap) -> HeapStats:
+    """Collect the statistics of a heap."""
+    supply, region, medium = heap._supply, heap._region, heap._medium
+    supply.read_all()
+    counters = heap._counters()
+    classes, small_bytes, small_waste = _classes(heap)
+    residency = region.residency()
+    resident = sum(each.proportional for each in residency.values())
+    free, longest = supply.free_units(), supply.longest()
+    file_bytes, file_blocks = medium.allocated() if isinstance(medium, FileMedium) else (0, 0)
+    large = counters["large_units"] * UNIT
+    return HeapStats(
+        allocated=small_bytes + large,
+        active=(counters["run_units"] + counters["large_units"]) * UNIT,
+        resident=resident,
+        mapped=region.mapped_bytes,
+        metadata=region.mapped_bytes - region.nunits * DATA_WIDTH,
+        metadata_resident=resident - residency["data"].proportional,
+        blocks=sum(each.blocks for each in classes) + counters["large_blocks"],
+        free=free * UNIT,
+        largest_free=longest * UNIT,
+        internal_waste=small_waste + large - counters["large_bytes"],
+        external_fragmentation=1 - min(longest, free) / free if free else 0.0,
+        file_bytes=file_bytes,
+        file_blocks=file_blocks,
+        headroom=region.headroom,
+        growths=region.growths,
+        shrinks=region.shrinks,
+        live_views=counters["live_views"],
+        classes=classes,
+    )
+
+
+def _classes(heap: Heap) -> tuple[tuple[ClassStats, ...], int, int]:
+    """Return the classes in use, the bytes of their blocks and the estimated waste inside."""
+    rows, allocated, waste = [], 0, 0.0
+    for size, _, run_blocks, runs, live, mallocs, requested in heap._class_counters():
+        if not (runs or mallocs):
+            continue
+        mean = requested / mallocs if mallocs else float(size)
+        fullness = live / (runs * run_blocks) if runs else 0.0
+        rows.append(ClassStats(size, live, runs, fullness, mallocs, mean))
+        allocated += size * live
+        waste += (size - mean) * live
+    return tuple(rows), allocated, round(waste)
+
+
+# ---------------------------------------------------------------- explaining
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Whether a request could be served, and if not, why and what would help. Bytes.
+
+    Attributes
+    ----------
+    size, rounded : int
+        Asked for; what a block for it would take.
+    possible : bool
+        Whether it could be served without growth.
+    free, largest_free : int
+        Free in all, and in the longest piece.
+    limit, room_to_limit : int or None
+        The limit chosen for the heap, and how much is left of it.
+    disk_free : int or None
+        Free on the file system.
+    headroom : int
+        Address space kept free for growth.
+    refusal : str
+        What refused the request, if one was refused.
+    advice : tuple of str
+        What would help.
+    """
+
+    size: int
+    rounded: int
+    possible: bool
+    free: int
+    largest_free: int
+    limit: int | None
+    room_to_limit: int | None
+    disk_free: int | None
+    headroom: int
+    refusal: str = ""
+    advice: tuple[str, ...] = field(default=())
+
+    def __str__(self) -> str:
+        """Say it in a few lines."""
+        verdict = "fits into free space" if self.possible else "needs the heap to grow"
+        lines = [
+            f"{self.size} bytes ({format_bytes(self.rounded)} with rounding): {verdict}; "
+            f"free {format_bytes(self.free)}, longest piece {format_bytes(self.largest_free)}"
+        ]
+        if self.limit is not None:
+            lines.append(f"limit {format_bytes(self.limit)}, left {format_bytes(self.room_to_limit or 0)}")
+        if self.disk_free is not None:
+            lines.append(f"free on disk {format_bytes(self.disk_free)}")
+        lines.append(f"address space kept free {format_bytes(self.headroom)}")
+        lines.extend(self.advice)
+        return "; ".join(lines)
+
+
+class ExplainedOutOfSpaceError(OutOfSpaceError):
+    """A refused request with its `explanation`."""
+
+    def __init__(self, message: str, explanation: Explanation) -> None:
+        super().__init__(f"{message} [{explanation}]")
+        self.explanation = explanation
+
+
+def explain(heap: Heap, size: int, align: int, refusal: str) -> Explanation:
+    """Explain what would become of a request now."""
+    supply, medium = heap._supply, heap._medium
+    rounded, nunits = _rounded(size)
+    free, longest = supply.free_units() * UNIT, supply.longest() * UNIT
+    pooled = longest_in_pool(heap)
+    slack = max(align - UNIT, 0)
+    possible = _has_free_block(heap, size) or max(longest, pooled) >= nunits * UNIT + slack
+    limit = medium.limit
+    used = medium.file_end if isinstance(medium, FileMedium) else heap._region.mapped_bytes
+    room = None if limit is None else max(limit - used, 0)
+    disk = _disk_free(medium) if isinstance(medium, FileMedium) else None
+    return Explanation(
+        size, rounded, possible, free, max(longest, pooled), limit, room, disk,
+        heap._region.headroom, refusal, _advice(rounded, free, room, disk, heap, possible),
+    )  # fmt: skip
+
+
+def longest_in_pool(heap: Heap) -> int:
+    """Bytes of the longest free range of the C pool. O(units)."""
+    return UNIT * max((n for _, n, state, _ in heap._supply.pieces() if state in {0, 1}), default=0)
+
+
+def _rounded(size: int) -> tuple[int, int]:
+    """Return the bytes a block takes, and the units that must be free in one piece for it."""
+    whole = -(-size // UNIT)
+    fitting = next((one for one in CLASSES if one.size >= size), None)
+    if fitting is None or whole * UNIT <= fitting.size:
+        return whole * UNIT, whole
+    return fitting.size, min(fitting.run_units, POOL_MOST)
+
+
+def _has_free_block(heap: Heap, size: int) -> bool:
+    rounded, _ = _rounded(size)
+    return any(
+        row[0] == rounded and row[4] < row[3] * row[2] for row in heap._class_counters()
+    )
+
+
+def _disk_free(medium: FileMedium) -> int:
+    status = os.fstatvfs(medium.fd)
+    return status.f_bavail * status.f_frsize
+
+
+def _advice(
+    rounded: int, free: int, room: int | None, disk: int | None, heap: Heap, possible: bool
+) -> tuple[str, ...]:
+    if possible:
+        return ()
+    advice = []
+    if free >= rounded:
+        advice.append("free space is scattered: freeing neighbours, or trim() and smaller blocks, would help")
+    if room is not None and room < rounded:
+        advice.append("a larger limit= would help")
+    if disk is not None and disk < rounded:
+        advice.append("free space on the file system would help")
+    if heap._region.headroom < rounded:
+        advice.append("a larger headroom= when the heap is opened would help")
+    return tuple(advice)
+
+
+# ---------------------------------------------------------------- checking
+
+_FINDINGS = {
+    1: ("unit {unit}", "entry word"),
+    2: ("unit {unit}", "entry bytes"),
+    3: ("unit {unit}", "allocation bits outside of runs"),
+    4: ("unit {unit}", "allocation bits between the blocks of a run"),
+    5: ("run at unit {unit}", "blocks in use"),
+    6: ("run at unit {unit}", "units"),
+    7: ("unit {unit}", "record of a run's further unit"),
+    8: ("free range at unit {unit}", "record at its other end"),
+    9: ("free range at unit {unit}", "neighbours merged"),
+    10: ("unit {unit}", "a piece inside the heap"),
+    11: ("unit {unit}", "record of a first unit"),
+    12: ("unit {unit}", "link of a free list"),
+    13: ("bin {unit}", "mask of bins in use"),
+    14: ("pool", "number of free ranges"),
+    15: ("pool", "free units"),
+    16: ("size class {unit}", "blocks in use"),
+    17: ("size class {unit}", "runs"),
+    18: ("size class {unit}", "runs with room"),
+    19: ("freed extents", "units"),
+    20: ("heap", "units in runs"),
+    21: ("heap", "units in large blocks"),
+    22: ("heap", "bytes in large blocks"),
+    23: ("heap", "large blocks"),
+}
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `Heap.check` found; true if it found nothing.
+
+    Attributes
+    ----------
+    findings : tuple of str
+        Place, what was expected, what was found; at most 64 of them.
+    total : int
+        Findings in all.
+    blocks, units : int
+        What was looked at.
+    """
+
+    findings: tuple[str, ...]
+    total: int
+    blocks: int
+    units: int
+
+    def __bool__(self) -> bool:
+        """Tell whether the heap is sound."""
+        return self.total == 0
+
+    def __str__(self) -> str:
+        """Say it in lines."""
+        if self:
+            return f"sound: {self.blocks} blocks in {self.units} units"
+        return "\n".join((f"{self.total} findings", *self.findings))
+
+
+def check(heap: Heap) -> CheckReport:
+    """Verify a heap: the core against its tables, the extents against the core, roots and segments."""
+    findings: list[str] = []
+    total = 0
+    try:
+        heap._supply.read_all()
+    except PmemHeapError as error:
+        return CheckReport((str(error),), 1, 0, heap._region.nunits)
+    total, raw = heap._check_core()
+    for code, unit, expected, found in raw:
+        place, what = _FINDINGS[code]
+        findings.append(f"{place.format(unit=unit)}: {what}: {expected:#x} expected, {found:#x} found")
+    for verify in (heap._supply.check, heap._region.check):
+        try:
+            verify()
+        except AssertionError as error:
+            findings.append(f"{verify.__qualname__}: {error}")
+            total += 1
+    for name, offset in heap.roots.items():
+        if heap._free_refusal(offset) == _BAD_OFFSET:
+            findings.append(f"root {name!r}: a live block expected at {offset:#x}, none found")
+            total += 1
+    blocks = sum(row[4] for row in heap._class_counters()) + heap._counters()["large_blocks"]
+    return CheckReport(tuple(findings), total, blocks, heap._region.nunits)
+
+
+_BAD_OFFSET = -3
+
+
+def describe_place(heap: Heap, offset: int) -> str:
+    """Say what lies at an offset inside the heap at which no live block begins."""
+    state, unit, nunits, index = heap._place_of(offset)
+    start = unit * UNIT
+    if state in {3, 4}:
+        size = CLASSES[index].size
+        inside = (offset - start) % size
+        if inside:
+            return f"{inside} bytes inside of the block at {offset - inside:#x}, of {size} bytes"
+        return f"the block of {size} bytes there is free already"
+    if state == 5 and start != offset:
+        return f"{offset - start} bytes inside of the large block at {start:#x}"
+    if offset % GRANULE == 0 and heap._views_of(offset):
+        return "freed, waiting for its last view"
+    return "no block lies there: freed already, inside of a large block, or never allocated"

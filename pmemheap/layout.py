@@ -1,0 +1,379 @@
+"""Layout: where everything lies in a heap file, and what its fixed records look like. Format 1.
+
+    0x00000  superblock A     one sector of a page, checksummed; the copy with the greater
+    0x01000  superblock B     generation counts, and the other one is written next
+    0x02000  shared page      words for other processes
+    0x03000  lock page        byte locks only
+    0x04000  segment table    1024 slots of 64 bytes
+    0x14000  arena table       256 slots of 64 bytes
+    0x18000  root table       1024 slots of 64 bytes
+    0x28000  segments         log, then data segments and what was given back, end to end
+
+A data segment of ``n`` units (a multiple of 256) is ``16 n`` bytes of unit entries, ``32 n`` of
+allocation bits and ``4096 n`` of data. Integers are little-endian; every record carries a CRC-32C of
+its other bytes. This module packs and unpacks, it does no input or output.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Self
+
+from pmemheap.errors import CorruptHeapError
+from pmemheap.native import crc32c
+from pmemheap.units import UNIT, KiB
+
+__all__ = [
+    "ARENA_BITS",
+    "ARENA_TABLE",
+    "BITS_WIDTH",
+    "DATA_WIDTH",
+    "ENTRY_WIDTH",
+    "HEADER_BYTES",
+    "LOCK_READER",
+    "LOCK_WRITER",
+    "LOG_BYTES",
+    "MAGIC",
+    "ROOT_NAME_BYTES",
+    "ROOT_SLOTS",
+    "ROOT_TABLE",
+    "SEGMENT_SLOTS",
+    "SEGMENT_TABLE",
+    "SEGMENT_UNITS",
+    "SHARED_WRITER_PID",
+    "SLOT_BYTES",
+    "SUPERBLOCKS",
+    "SUPERBLOCK_BYTES",
+    "UNIT_BYTES_IN_FILE",
+    "ArenaSlot",
+    "Durability",
+    "HeapState",
+    "RootSlot",
+    "SegmentKind",
+    "SegmentSlot",
+    "Superblock",
+    "newest_superblock",
+]
+
+MAGIC = b"PMEMHEAP"
+VERSION = 1
+SUPERBLOCKS = (0x0000, 0x1000)
+SUPERBLOCK_BYTES = 512
+SHARED_PAGE = 0x2000
+SHARED_WRITER_PID = SHARED_PAGE + 40
+LOCK_WRITER = 0x3000
+LOCK_READER = 0x3001
+SEGMENT_TABLE, SEGMENT_SLOTS = 0x4000, 1024
+ARENA_TABLE, ARENA_SLOTS = 0x14000, 256
+ROOT_TABLE, ROOT_SLOTS = 0x18000, 1024
+HEADER_BYTES = 0x28000
+SLOT_BYTES = 64
+ROOT_NAME_BYTES = 43
+LOG_BYTES = 128 * KiB
+ARENA_BITS = 55
+SEGMENT_UNITS = 256
+"""Capacities of data segments are multiples of this."""
+
+ENTRY_WIDTH, BITS_WIDTH, DATA_WIDTH = 16, 32, UNIT
+"""Bytes that one unit takes in each of the three parts of a segment."""
+
+UNIT_BYTES_IN_FILE = ENTRY_WIDTH + BITS_WIDTH + DATA_WIDTH
+
+
+class Durability(IntEnum):
+    """What a commit waits for."""
+
+    PROCESS = 0
+    POWER = 1
+
+
+class HeapState(IntEnum):
+    """Whether the file was closed."""
+
+    CLEAN = 0
+    IN_USE = 1
+
+
+class SegmentKind(IntEnum):
+    """What a slot of the segment table describes."""
+
+    NONE = 0
+    DATA = 1
+    LOG = 2
+    SPARE = 3
+
+
+def _damaged(thing: str, offset: int, what: str, expected: object, found: object) -> CorruptHeapError:
+    return CorruptHeapError(
+        f"{thing} at file offset {offset:#x}: {what} {expected} expected, {found} found"
+    )
+
+
+# ---------------------------------------------------------------- superblock
+
+_SUPERBLOCK = struct.Struct("<8sIIQ16sIIQQQQQ")
+_LOG_POSITION = struct.Struct("<QQII16s")
+_LOG_POSITION_AT = 128
+
+
+@dataclass(frozen=True)
+class Superblock:
+    """One copy of the superblock; offsets and sizes in bytes of the file."""
+
+    generation: int
+    uuid: bytes
+    durability: Durability
+    state: HeapState
+    file_end: int
+    log_off: int
+    log_size: int
+    tail_lsn: int
+    epoch: int
+    boot_id: bytes
+    chain_seed: int = 0
+    features_incompat: int = 0
+    features_compat: int = 0
+
+    def pack(self) -> bytes:
+        """Return the 512 bytes of it, checksum included."""
+        image = bytearray(SUPERBLOCK_BYTES)
+        _SUPERBLOCK.pack_into(
+            image, 0, MAGIC, VERSION, 0, self.generation, self.uuid, self.durability, self.state,
+            self.features_incompat, self.features_compat, self.file_end, self.log_off,
+            self.log_size,
+        )  # fmt: skip
+        _LOG_POSITION.pack_into(
+            image, _LOG_POSITION_AT, self.tail_lsn, self.epoch, self.chain_seed, 0, self.boot_id
+        )
+        struct.pack_into("<I", image, 12, crc32c(image))
+        return bytes(image)
+
+    @classmethod
+    def unpack(cls, image: bytes, offset: int) -> Self:
+        """Read the copy at `offset` of the file.
+
+        Raises
+        ------
+        CorruptHeapError
+            Magic, version, checksum or a field is wrong.
+        """
+        thing = "superblock"
+        if len(image) < SUPERBLOCK_BYTES:
+            raise _damaged(thing, offset, "length", SUPERBLOCK_BYTES, len(image))
+        fields = _SUPERBLOCK.unpack_from(image)
+        if fields[0] != MAGIC:
+            raise _damaged(thing, offset, "magic", MAGIC, fields[0])
+        if fields[1] != VERSION:
+            raise _damaged(thing, offset, "version", VERSION, _other_version(fields[1]))
+        crc = crc32c(image[:12] + bytes(4) + image[16:SUPERBLOCK_BYTES])
+        if fields[2] != crc:
+            raise _damaged(thing, offset, "crc32c", f"{crc:#010x}", f"{fields[2]:#010x}")
+        if fields[5] not in set(Durability) or fields[6] not in set(HeapState):
+            raise _damaged(thing, offset, "durability and state", "0 or 1", fields[5:7])
+        if fields[7] != 0:
+            raise _damaged(thing, offset, "incompatible features", 0, f"{fields[7]:#x}")
+        tail_lsn, epoch, seed, _, boot_id = _LOG_POSITION.unpack_from(image, _LOG_POSITION_AT)
+        return cls(
+            generation=fields[3], uuid=fields[4], durability=Durability(fields[5]),
+            state=HeapState(fields[6]), features_compat=fields[8], file_end=fields[9],
+            log_off=fields[10], log_size=fields[11], tail_lsn=tail_lsn, epoch=epoch,
+            chain_seed=seed, boot_id=boot_id,
+        )  # fmt: skip
+
+    def successor(self, **changes: object) -> Self:
+        """Return the next generation of it, for the other copy."""
+        return replace(self, generation=self.generation + 1, **changes)  # type: ignore[arg-type]
+
+
+def _other_version(version: int) -> str:
+    swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+    return f"{version} (a file of the other byte order)" if swapped == VERSION else str(version)
+
+
+def newest_superblock(images: tuple[bytes, bytes]) -> tuple[Superblock, int]:
+    """Return the valid copy with the greater generation, and which of the two it is.
+
+    Raises
+    ------
+    CorruptHeapError
+        Neither is valid; the message is that of the first copy.
+    """
+    found: list[tuple[Superblock, int]] = []
+    problem: CorruptHeapError | None = None
+    for index, image in enumerate(images):
+        try:
+            found.append((Superblock.unpack(image, SUPERBLOCKS[index]), index))
+        except CorruptHeapError as error:
+            problem = problem or error
+    if not found:
+        assert problem is not None
+        raise problem
+    return max(found, key=lambda copy: copy[0].generation)
+
+
+# ---------------------------------------------------------------- slots
+
+
+def _seal(image: bytearray, at: int = 60) -> bytes:
+    """Store the checksum of all other bytes of a slot at `at`."""
+    struct.pack_into("<I", image, at, 0)
+    struct.pack_into("<I", image, at, crc32c(image))
+    return bytes(image)
+
+
+def _verify(image: bytes, at: int, thing: str, offset: int) -> None:
+    stored = struct.unpack_from("<I", image, at)[0]
+    crc = crc32c(image[:at] + bytes(4) + image[at + 4 :])
+    if stored != crc:
+        raise _damaged(thing, offset, "crc32c", f"{crc:#010x}", f"{stored:#010x}")
+
+
+@dataclass(frozen=True)
+class SegmentSlot:
+    """One slot of the segment table; `capacity`, `first_unit` and `nunits` count units.
+
+    A log has `capacity` units of bytes and no tables.
+    """
+
+    kind: SegmentKind
+    file_off: int
+    capacity: int
+    arena: int = 0
+    first_unit: int = 0
+    nunits: int = 0
+
+    _FORMAT = struct.Struct("<BxH4xQQQQ")
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the file that belong to it."""
+        return self.capacity * (UNIT if self.kind == SegmentKind.LOG else UNIT_BYTES_IN_FILE)
+
+    @property
+    def file_stop(self) -> int:
+        """File offset behind it."""
+        return self.file_off + self.file_bytes
+
+    @property
+    def entries_off(self) -> int:
+        """File offset of its unit entries."""
+        return self.file_off
+
+    @property
+    def bits_off(self) -> int:
+        """File offset of its allocation bits."""
+        return self.file_off + self.capacity * ENTRY_WIDTH
+
+    @property
+    def data_off(self) -> int:
+        """File offset of its data."""
+        return self.bits_off + self.capacity * BITS_WIDTH
+
+    def pack(self) -> bytes:
+        """Return the 64 bytes of it; all zero for an empty slot."""
+        image = bytearray(SLOT_BYTES)
+        if self.kind == SegmentKind.NONE:
+            return bytes(image)
+        self._FORMAT.pack_into(
+            image, 0, self.kind, self.arena, self.file_off, self.capacity, self.first_unit,
+            self.nunits,
+        )  # fmt: skip
+        return _seal(image)
+
+    @classmethod
+    def unpack(cls, image: bytes, offset: int) -> Self | None:
+        """Read the slot at `offset` of the file; None if it is empty.
+
+        Raises
+        ------
+        CorruptHeapError
+            Checksum or kind is wrong.
+        """
+        if not any(image):
+            return None
+        _verify(image, 60, "segment slot", offset)
+        kind, arena, file_off, capacity, first_unit, nunits = cls._FORMAT.unpack_from(image)
+        if kind not in {SegmentKind.DATA, SegmentKind.LOG, SegmentKind.SPARE}:
+            raise _damaged("segment slot", offset, "kind", "1, 2 or 3", kind)
+        return cls(SegmentKind(kind), file_off, capacity, arena, first_unit, nunits)
+
+
+@dataclass(frozen=True)
+class ArenaSlot:
+    """One slot of the arena table: the live units ``[first_unit, end_unit)`` of an arena."""
+
+    first_unit: int
+    end_unit: int
+    name: str = ""
+    strategy: bytes = bytes(7)
+    state: int = 1
+
+    _FORMAT = struct.Struct("<B7sQQB31s")
+
+    def pack(self) -> bytes:
+        """Return the 64 bytes of it."""
+        image = bytearray(SLOT_BYTES)
+        name = self.name.encode()
+        self._FORMAT.pack_into(
+            image, 0, self.state, self.strategy, self.first_unit, self.end_unit, len(name), name
+        )
+        return _seal(image)
+
+    @classmethod
+    def unpack(cls, image: bytes, offset: int) -> Self | None:
+        """Read the slot at `offset` of the file; None if it is empty.
+
+        Raises
+        ------
+        CorruptHeapError
+            Checksum, range or name is wrong.
+        """
+        if not any(image):
+            return None
+        _verify(image, 60, "arena slot", offset)
+        state, strategy, first_unit, end_unit, length, name = cls._FORMAT.unpack_from(image)
+        if first_unit > end_unit or end_unit > 1 << ARENA_BITS - 12:
+            raise _damaged("arena slot", offset, "a unit range", "ascending", (first_unit, end_unit))
+        return cls(first_unit, end_unit, _decode(name[:length], "arena slot", offset), strategy, state)
+
+
+@dataclass(frozen=True)
+class RootSlot:
+    """One slot of the root table: a named heap offset."""
+
+    name: str
+    off: int
+    len: int = 0
+
+    _FORMAT = struct.Struct("<QQIB43s")
+
+    def pack(self) -> bytes:
+        """Return the 64 bytes of it."""
+        image = bytearray(SLOT_BYTES)
+        name = self.name.encode()
+        self._FORMAT.pack_into(image, 0, self.off, self.len, 0, len(name), name)
+        return _seal(image, 16)
+
+    @classmethod
+    def unpack(cls, image: bytes, offset: int) -> Self | None:
+        """Read the slot at `offset` of the file; None if it is empty.
+
+        Raises
+        ------
+        CorruptHeapError
+            Checksum or name is wrong.
+        """
+        if not any(image):
+            return None
+        _verify(image, 16, "root slot", offset)
+        off, length, _, name_length, name = cls._FORMAT.unpack_from(image)
+        return cls(_decode(name[:name_length], "root slot", offset), off, length)
+
+
+def _decode(name: bytes, thing: str, offset: int) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise _damaged(thing, offset, "a name", "UTF-8", name) from None

@@ -1,0 +1,532 @@
+"""Region: memory that grows without moving. Tables that run beside the data, each in a reservation.
+
+    logical unit      first_unit                                end_unit
+    segments          |  1 MiB   |  1 MiB   |   ...   |  1/8 of all |
+    data              [==========|==========|=========|=============]......... headroom
+    bits              [==|==|==|====]......................................... headroom
+    units             [==|==|==|====]......................................... headroom
+    entries (files)   [=|=|=|==]...........................................   headroom
+
+A unit has 4096 bytes in the data table, 32 in the bits and in the units table, 16 in the entries
+table. Each table is one reservation, so that each is contiguous and none can be reached by an
+overrun of another. The region grows by whole *segments* at the end and gives whole segments back at
+both ends; inside, the pages of free units are given back by punching.
+
+`Table.base` is the one place where a logical unit becomes an address: the address that unit 0 would
+have. It never changes in the life of a region.
+
+What stands behind the tables is the *medium*: `AnonymousMedium` here, a file in `heapfile`. A
+failed growth leaves everything as it was. Not thread-safe: the heap locks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pmemheap import native
+from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
+from pmemheap.layout import BITS_WIDTH, DATA_WIDTH, ENTRY_WIDTH, SEGMENT_UNITS, SegmentSlot
+from pmemheap.native import Advice, Lifeline
+from pmemheap.pmem2 import Map, VMReservation
+from pmemheap.units import GiB, TiB, align_up, format_bytes
+
+__all__ = [
+    "DEFAULT_HEADROOM",
+    "UNITS_WIDTH",
+    "AnonymousMedium",
+    "Medium",
+    "Piece",
+    "Region",
+    "Table",
+]
+
+UNITS_WIDTH = 32
+"""Bytes of a record in the volatile units table."""
+
+DEFAULT_HEADROOM = TiB
+_ALIGNMENT = GiB
+
+
+@dataclass(eq=False)
+class Piece:
+    """What a medium gives to one segment: `nunits` units from `first_unit` on.
+
+    `slot` and `index` say where it lies in a file.
+    """
+
+    first_unit: int
+    nunits: int
+    slot: SegmentSlot | None = None
+    index: int = -1
+
+    @property
+    def stop(self) -> int:
+        """The unit behind it."""
+        return self.first_unit + self.nunits
+
+
+class Medium(Protocol):
+    """Where the bytes of a region come from."""
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables it needs, besides the volatile one."""
+
+    @property
+    def step_most(self) -> int:
+        """Units by which to grow at most, unless a request needs more."""
+
+    @property
+    def slots_used(self) -> int:
+        """Slots of the segment table in use; 0 where there is none."""
+
+    @property
+    def maybe_holes(self) -> bool:
+        """Whether `back` has anything to do: some units may have no space of their own."""
+
+    def allocate(self, first_unit: int, nunits: int) -> Piece:
+        """Get real space for `nunits` units at least; OutOfSpaceError with nothing changed."""
+
+    def map(self, piece: Piece, table: str, reservation: VMReservation, offset: int) -> Map:
+        """Place one table's part of a piece."""
+
+    def publish(self, piece: Piece, end_unit: int) -> None:
+        """Make a new piece part of the heap, for whoever opens it next."""
+
+    def abandon(self, piece: Piece) -> None:
+        """Undo `allocate` of a piece that was not published."""
+
+    def withdraw(self, pieces: list[Piece], first_unit: int, end_unit: int) -> None:
+        """Make pieces no part of the heap any more; they are still mapped."""
+
+    def release(self, pieces: list[Piece]) -> None:
+        """Give the space of withdrawn and unmapped pieces back."""
+
+    def punch(self, piece: Piece, address: int, start: int, nunits: int) -> None:
+        """Give the pages of units back; they read zero afterwards."""
+
+    def back(self, piece: Piece, start: int, nunits: int) -> None:
+        """Make sure that a store to the units cannot fail for want of space."""
+
+    def privatize(self, piece: Piece, table: str, address: int) -> None:
+        """In a forked child: let stores to the part of a piece stay the child's own."""
+
+
+class AnonymousMedium:
+    """Private memory of this process: space is real when it is touched.
+
+    Parameters
+    ----------
+    limit : int, optional
+        Bytes that may be mapped, tables included.
+    """
+
+    tables: tuple[str, ...] = ("data", "bits")
+    step_most = 1 << 40
+    slots_used = 0
+    maybe_holes = False
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self._units = 0
+        least = SEGMENT_UNITS * _ANONYMOUS_WIDTH
+        if limit is not None and limit < least:
+            raise UsageError(f"limit: at least {least} bytes expected, {limit} found")
+
+    def allocate(self, first_unit: int, nunits: int) -> Piece:
+        """Return a piece, if the limit allows."""
+        needed = (self._units + nunits) * _ANONYMOUS_WIDTH
+        if self.limit is not None and needed > self.limit:
+            raise OutOfSpaceError(
+                f"anonymous heap cannot grow by {format_bytes(nunits * DATA_WIDTH)}: limit "
+                f"{self.limit} bytes expected to hold, {needed} would be needed"
+            )
+        self._units += nunits
+        return Piece(first_unit, nunits)
+
+    def map(self, piece: Piece, table: str, reservation: VMReservation, offset: int) -> Map:
+        """Place fresh private memory."""
+        length = piece.nunits * _WIDTHS[table]
+        return Map.anonymous(reservation, offset, length, sharing="private")
+
+    def publish(self, piece: Piece, end_unit: int) -> None:
+        """Nobody else is to know."""
+
+    def abandon(self, piece: Piece) -> None:
+        """Forget a piece."""
+        self._units -= piece.nunits
+
+    def withdraw(self, pieces: list[Piece], first_unit: int, end_unit: int) -> None:
+        """Nobody else is to know."""
+
+    def release(self, pieces: list[Piece]) -> None:
+        """Forget pieces: unmapping gave their memory back."""
+        for piece in pieces:
+            self.abandon(piece)
+
+    def punch(self, piece: Piece, address: int, start: int, nunits: int) -> None:
+        """Tell the kernel to drop the pages."""
+        native.madvise(address, nunits * DATA_WIDTH, Advice.DONTNEED)
+
+    def back(self, piece: Piece, start: int, nunits: int) -> None:
+        """The kernel finds memory at the first touch, or kills: as with any memory of a process."""
+
+    def privatize(self, piece: Piece, table: str, address: int) -> None:
+        """Private it is."""
+
+
+_WIDTHS = {
+    "data": DATA_WIDTH,
+    "bits": BITS_WIDTH,
+    "units": UNITS_WIDTH,
+    "entries": ENTRY_WIDTH,
+}
+_ANONYMOUS_WIDTH = DATA_WIDTH + BITS_WIDTH + UNITS_WIDTH
+
+
+class Table:
+    """One table beside the data: a reservation filled from its start with one map a segment."""
+
+    def __init__(self, name: str, first_unit: int, nunits: int, headroom_units: int) -> None:
+        self.name = name
+        self.width = _WIDTHS[name]
+        self.first_unit = first_unit
+        aligned = {"alignment": _ALIGNMENT, "skew": first_unit * self.width}
+        self.reservation = VMReservation(
+            nunits * self.width,
+            headroom=align_up(headroom_units * self.width, DATA_WIDTH),
+            **(aligned if name == "data" else {}),
+        )
+
+    @property
+    def base(self) -> int:
+        """The address that unit 0 would have; below the reservation when the head was returned."""
+        return self.reservation.address - self.first_unit * self.width
+
+    @property
+    def lifeline(self) -> Lifeline:
+        """What keeps the addresses mapped."""
+        return self.reservation.lifeline
+
+    def address(self, unit: int) -> int:
+        """Address of the record, or of the data, of a unit."""
+        return self.base + unit * self.width
+
+    def offset(self, unit: int) -> int:
+        """Offset in the reservation, as it is now."""
+        return (unit - self.first_unit) * self.width
+
+    def stretch(self, end_unit: int) -> None:
+        """Let the reservation reach up to `end_unit`, if it does not yet."""
+        missing = self.offset(end_unit) - self.reservation.size
+        if missing > 0:
+            self.reservation.extend(missing)
+
+    def narrow(self, first_unit: int, end_unit: int) -> None:
+        """Give address space outside of ``[first_unit, end_unit)`` back; no map may lie there."""
+        surplus = self.reservation.size - self.offset(end_unit)
+        if surplus > 0:
+            self.reservation.shrink(self.reservation.size - surplus, surplus)
+        if first_unit > self.first_unit:
+            self.reservation.shrink(0, self.offset(first_unit))
+            self.first_unit = first_unit
+
+
+@dataclass(eq=False)
+class _Segment:
+    piece: Piece
+    maps: dict[str, Map] = field(default_factory=dict)
+
+
+class Region:
+    """The growing memory of one arena.
+
+    Parameters
+    ----------
+    medium : Medium
+        Where bytes come from.
+    headroom : int
+        Bytes of address space to keep free behind the data; a wish, see `VMReservation`.
+    """
+
+    def __init__(self, medium: Medium, headroom: int = DEFAULT_HEADROOM) -> None:
+        self._medium = medium
+        self._headroom_units = headroom // DATA_WIDTH
+        self._segments: list[_Segment] = []
+        self._starts: list[int] = []
+        self.tables: dict[str, Table] = {}
+        self.growths = 0
+        self.shrinks = 0
+
+    # ------------------------------------------------------------ what it is
+
+    @property
+    def first_unit(self) -> int:
+        """The first unit that is mapped."""
+        return self._segments[0].piece.first_unit
+
+    @property
+    def end_unit(self) -> int:
+        """The unit behind the last."""
+        return self._segments[-1].piece.stop if self._segments else 0
+
+    @property
+    def nunits(self) -> int:
+        """Units that are mapped."""
+        return self.end_unit - self.first_unit if self._segments else 0
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes of all tables that are mapped."""
+        return self.nunits * sum(table.width for table in self.tables.values())
+
+    @property
+    def headroom(self) -> int:
+        """Bytes of data that fit into the address space kept free behind the region."""
+        return min(
+            table.reservation.headroom // table.width * DATA_WIDTH
+            for table in self.tables.values()
+        )
+
+    @property
+    def lifelines(self) -> tuple[Lifeline, ...]:
+        """What keeps the tables mapped."""
+        return tuple(table.lifeline for table in self.tables.values())
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """The segments, by address."""
+        return [segment.piece for segment in self._segments]
+
+    def base(self, table: str) -> int:
+        """Address that unit 0 would have in a table; 0 if the region has no such table."""
+        return self.tables[table].base if table in self.tables else 0
+
+    # ------------------------------------------------------------ growing
+
+    def adopt(self, pieces: list[Piece]) -> None:
+        """Map the segments of a heap that exists already, in order of their units."""
+        for piece in pieces:
+            self._append(piece)
+
+    def grow(self, nunits: int, at_least: int) -> Piece:
+        """Append a segment of `nunits` units, or of fewer, down to `at_least`.
+
+        Raises
+        ------
+        OutOfSpaceError
+            There is no space or no address space for `at_least` units; nothing has changed.
+        """
+        wish = align_up(max(nunits, at_least), SEGMENT_UNITS)
+        least = align_up(at_least, SEGMENT_UNITS)
+        while True:
+            try:
+                return self._grow_by(wish)
+            except OutOfSpaceError:
+                if wish == least:
+                    raise
+                wish = max(least, align_up(wish // 2, SEGMENT_UNITS))
+
+    def _grow_by(self, nunits: int) -> Piece:
+        piece = self._medium.allocate(self.end_unit, nunits)
+        try:
+            self._append(piece)
+        except BaseException:
+            self._medium.abandon(piece)
+            raise
+        self._medium.publish(piece, piece.stop)
+        self.growths += 1
+        return piece
+
+    def _append(self, piece: Piece) -> None:
+        """Extend every table and map the piece's parts; all or nothing."""
+        segment = _Segment(piece)
+        try:
+            for name in (*self._medium.tables, "units"):
+                self._table_up_to(name, piece)
+                segment.maps[name] = self._map_part(name, piece)
+        except BaseException as error:
+            self._unmap(segment)
+            self._narrow_tables()
+            if isinstance(error, Pmem2Error):
+                raise _no_address_space(piece, error) from error
+            raise
+        self._segments.append(segment)
+        self._starts.append(piece.first_unit)
+
+    def _table_up_to(self, name: str, piece: Piece) -> None:
+        """Make room for a piece at the end of a table; the first piece makes the table."""
+        if name in self.tables:
+            self.tables[name].stretch(piece.stop)
+        else:
+            table = Table(name, piece.first_unit, piece.nunits, self._headroom_units)
+            self.tables[name] = table
+
+    def _map_part(self, name: str, piece: Piece) -> Map:
+        table = self.tables[name]
+        if name == "units":
+            return Map.anonymous(
+                table.reservation,
+                table.offset(piece.first_unit),
+                piece.nunits * table.width,
+                sharing="private",
+            )
+        return self._medium.map(piece, name, table.reservation, table.offset(piece.first_unit))
+
+    def _narrow_tables(self) -> None:
+        """Let no table reserve more than the segments need.
+
+        What the kernel refuses to take stays reserved, harmless, until the next time.
+        """
+        for name, table in list(self.tables.items()):
+            with suppress(Pmem2Error):
+                if self._segments:
+                    table.narrow(self.first_unit, self.end_unit)
+                else:
+                    table.reservation.close()
+                    del self.tables[name]
+
+    @staticmethod
+    def _unmap(segment: _Segment) -> None:
+        for part in segment.maps.values():
+            part.close()
+
+    # ------------------------------------------------------------ giving back
+
+    def droppable_tail(self, from_unit: int) -> int:
+        """Return the first unit of the whole segments at the end that lie behind `from_unit`.
+
+        The first segment stays: a reservation cannot shrink to nothing.
+        """
+        stop = self.end_unit
+        for segment in self._segments[:0:-1]:
+            if segment.piece.first_unit < from_unit:
+                break
+            stop = segment.piece.first_unit
+        return stop
+
+    def droppable_head(self, to_unit: int) -> int:
+        """Return the unit behind the whole segments at the start that end before `to_unit`."""
+        first = self.first_unit
+        for segment in self._segments[:-1]:
+            if segment.piece.stop > to_unit:
+                break
+            first = segment.piece.stop
+        return first
+
+    def cheapest_segment(self) -> tuple[int, int]:
+        """Return the units of the segment to keep of an empty region: lowest in the file, or shortest."""
+        pieces = self.pieces
+        best = min(pieces, key=lambda p: (p.slot.file_stop if p.slot else p.nunits, p.first_unit))
+        return best.first_unit, best.stop
+
+    def cut(self, first_unit: int, end_unit: int) -> None:
+        """Keep only ``[first_unit, end_unit)``: borders of segments, with one between them at least."""
+        head = [s for s in self._segments if s.piece.stop <= first_unit]
+        tail = [s for s in self._segments if s.piece.first_unit >= end_unit]
+        gone = head + tail
+        if not gone:
+            return
+        pieces = [segment.piece for segment in gone]
+        self._medium.withdraw(pieces, first_unit, end_unit)
+        try:
+            for segment in gone:
+                self._unmap(segment)
+        except BaseException:
+            self._restore(gone)
+            raise
+        self._segments = [segment for segment in self._segments if segment not in gone]
+        self._starts = [segment.piece.first_unit for segment in self._segments]
+        self._narrow_tables()
+        self.shrinks += len(gone)
+        self._medium.release(pieces)
+
+    def _restore(self, segments: list[_Segment]) -> None:
+        """Map withdrawn segments again: one could not be unmapped. Their units are free, and zero."""
+        for segment in segments:
+            for name, part in segment.maps.items():
+                if part.closed:
+                    segment.maps[name] = self._map_part(name, segment.piece)
+            self._medium.publish(segment.piece, self.end_unit)
+
+    def punch(self, start: int, nunits: int) -> None:
+        """Give the pages of free units back; they read zero afterwards."""
+        for piece, first, count in self._parts(start, nunits):
+            self._medium.punch(piece, self.tables["data"].address(first), first, count)
+
+    def privatize(self) -> None:
+        """In a forked child: let stores through views that it inherited stay its own."""
+        for segment in self._segments:
+            for name in self._medium.tables:
+                address = self.tables[name].address(segment.piece.first_unit)
+                self._medium.privatize(segment.piece, name, address)
+
+    def back(self, start: int, nunits: int) -> None:
+        """Make sure that stores to the units find their space; OutOfSpaceError if they would not."""
+        for piece, first, count in self._parts(start, nunits):
+            self._medium.back(piece, first, count)
+
+    def _parts(self, start: int, nunits: int) -> list[tuple[Piece, int, int]]:
+        """Split a range of units at the borders of the segments."""
+        parts = []
+        index = bisect_right(self._starts, start) - 1
+        while index < len(self._segments) and self._starts[index] < start + nunits:
+            piece = self._segments[index].piece
+            first, stop = max(start, piece.first_unit), min(start + nunits, piece.stop)
+            parts.append((piece, first, stop - first))
+            index += 1
+        return parts
+
+    # ------------------------------------------------------------ insight, end
+
+    def residency(self) -> dict[str, native.Residency]:
+        """Return what the kernel counts behind each table. O(mappings of the process)."""
+        lines = {name: table.lifeline for name, table in self.tables.items()}
+        return native.residencies({name: (line.start, line.end) for name, line in lines.items()})
+
+    def check(self) -> None:
+        """Verify that segments and tables agree; raises AssertionError."""
+        expected = self._segments[0].piece.first_unit
+        for segment in self._segments:
+            assert segment.piece.first_unit == expected, "segments are contiguous"
+            assert segment.piece.nunits % SEGMENT_UNITS == 0
+            assert segment.maps.keys() == self.tables.keys()
+            expected = segment.piece.stop
+            for name, part in segment.maps.items():
+                table = self.tables[name]
+                assert part.address == table.address(segment.piece.first_unit)
+                assert part.length == segment.piece.nunits * table.width
+        for table in self.tables.values():
+            assert table.first_unit <= self.first_unit
+            assert table.offset(self.end_unit) <= table.reservation.size
+
+    def close(self) -> None:
+        """Unmap everything. Views of the memory must be gone: they keep the lifelines."""
+        for segment in self._segments:
+            self._unmap(segment)
+        self._segments.clear()
+        self._starts.clear()
+        for table in self.tables.values():
+            table.reservation.close()
+
+
+def _no_address_space(piece: Piece, error: Pmem2Error) -> OutOfSpaceError:
+    wanted = format_bytes(piece.nunits * DATA_WIDTH)
+    if error.name == "PMEM2_E_MAPPING_EXISTS":
+        why = (
+            "the headroom is used up and another mapping of the process lies behind it; "
+            "a larger headroom= when the heap is opened would help"
+        )
+    else:
+        why = "the process has no address space or no mappings left (RLIMIT_AS, vm.max_map_count)"
+    return OutOfSpaceError(f"heap cannot grow by {wanted} at unit {piece.first_unit}: {why}: {error}")
+
+
+def require_headroom(headroom: int) -> int:
+    """Check the option of a heap."""
+    if not isinstance(headroom, int) or headroom < 0:
+        raise UsageError(f"headroom: bytes, 0 or more, expected, {headroom!r} found")
+    return headroom

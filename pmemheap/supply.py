@@ -1,0 +1,464 @@
+"""Supply: who gets units from where. The policy between the C pool, the extents and the region.
+
+                 units                               bytes
+    pool (C) <-- refill --+                 +-- grow --> region --> medium
+                          supply -- extents +
+    large blocks <--------+                 +-- trim, decay --> region --> medium
+
+A request is served by, in this order: an extent that was freed; units that were never used; a piece
+of the heap that has not been read since it was opened; what the C pool can spare; growth. The
+*virgin* units at the end are kept out of the extents, so that they are touched last.
+
+All calls are made under the heap's lock, except for what the C core says of itself. `rebuild` makes
+the volatile half anew from what the core describes, after an interrupt left it in doubt.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pmemheap.errors import CorruptHeapError, OutOfSpaceError
+from pmemheap.extents import ExtentMap
+from pmemheap.layout import SEGMENT_UNITS
+from pmemheap.region import Medium, Region
+from pmemheap.units import UNIT
+
+__all__ = ["POOL_MOST", "Core", "Supply"]
+
+POOL_MOST = 63
+"""Blocks of more units than this are extents; the C core knows the same number."""
+
+_REFILL_LEAST = 64
+_REFILL_MOST = 1024
+_REFILL_SHARE = 64
+_FRAGMENTS_MOST = 32
+_GROWTH_SHARE = 8
+_READ_UNITS = 4096
+_SLOTS_PLENTY = 512
+
+
+class Core(Protocol):
+    """What the supply asks of the C core."""
+
+    def _set_bounds(self, first: int, end: int, boot: int, /) -> None: ...
+    def _bounds(self) -> tuple[int, int, int]: ...
+    def _donate(self, start: int, nunits: int, never_used: bool, /) -> None: ...
+    def _reclaim(self, at_least: int, /) -> tuple[int, int] | None: ...
+    def _reclaim_range(self, start: int, /) -> int: ...
+    def _limbo_pop(self) -> tuple[int, int] | None: ...
+    def _release_empties(self) -> bool: ...
+    def _room_after(self, unit: int, /) -> int: ...
+    def _boot_step(self, budget: int, pool_below: int, /) -> list[tuple[int, int]] | None: ...
+    def _walk(self, cursor: int, /) -> tuple[int, int, int, int, int, int, int, int] | None: ...
+    def _set_epoch(self, epoch: int, /) -> None: ...
+    def _counters(self) -> dict[str, int]: ...
+
+
+_FREE_PIECE = 1
+
+
+class Supply:
+    """Units for one arena.
+
+    Parameters
+    ----------
+    core : Core
+        The C half of the heap.
+    region : Region
+        Its memory, with at least one segment.
+    fresh : bool
+        Whether nothing has ever been allocated in it.
+    """
+
+    def __init__(self, core: Core, region: Region, medium: Medium, *, fresh: bool) -> None:
+        self._core = core
+        self._medium = medium
+        self.region = region
+        self.extents = ExtentMap()
+        self.virgin = region.first_unit if fresh else region.end_unit
+        self.epoch = 0
+        self._scraped_at = 0
+        boot = region.end_unit if fresh else region.first_unit
+        core._set_bounds(region.first_unit, region.end_unit, boot)
+
+    # ------------------------------------------------------------ serving
+
+    def refill(self, nunits: int) -> None:
+        """Bring the pool nearer to a free range of `nunits` units (at most 63).
+
+        One step at a time: the caller asks the pool again and comes back until it is served.
+
+        Raises
+        ------
+        OutOfSpaceError
+            Nothing is left and the region cannot grow.
+        """
+        self._drain_limbo()
+        wish = max(nunits, min(self.region.nunits // _REFILL_SHARE, _REFILL_MOST), _REFILL_LEAST)
+        if self._donate_extent(nunits, wish):
+            self._donate_fragments()
+        elif self._virgin_room() >= nunits:
+            self._donate_virgin(min(wish, self.region.end_unit - self.virgin))
+        elif not self.read_on():
+            self._grow(nunits)
+
+    def _donate_extent(self, nunits: int, wish: int) -> bool:
+        extent = self.extents.shortest(nunits)
+        if extent is None:
+            return False
+        start, length = extent[0], min(extent[1], wish)
+        self._hand_out(start, length)
+        self.extents.take(start, length)
+        self._core._donate(start, length, False)
+        return True
+
+    def _donate_fragments(self, most: int = _FRAGMENTS_MOST) -> None:
+        """Give the pool some short extents as well, while we are here."""
+        for _ in range(most):
+            extent = self.extents.shortest(1)
+            if extent is None or extent[1] > POOL_MOST:
+                return
+            self._hand_out(*extent)
+            self.extents.take(*extent)
+            self._core._donate(*extent, False)
+
+    def _virgin_room(self) -> int:
+        """Units at the end that are free in one piece, the last extent included."""
+        room = self.region.end_unit - self.virgin
+        return room + self.extents.room_before(self.virgin) if room else 0
+
+    def _donate_virgin(self, length: int) -> None:
+        self._hand_out(self.virgin, length)
+        before = self.extents.take_ending(self.virgin, POOL_MOST)
+        if before:
+            self._core._donate(self.virgin - before, before, False)
+        self._core._donate(self.virgin, length, True)
+        self.virgin += length
+
+    def allocate(self, nunits: int, align: int = 1, *, roomy: bool = False) -> int:
+        """Take units for a large block; they belong to nobody until the caller describes them.
+
+        Parameters
+        ----------
+        nunits, align : int
+            Units.
+        roomy : bool
+            The block is likely to grow.
+
+        Raises
+        ------
+        OutOfSpaceError
+            Nothing is left and the region cannot grow.
+        """
+        self._drain_limbo()
+        while True:
+            try:
+                start = self.extents.allocate(nunits, align, roomy=roomy)
+            except OutOfSpaceError:
+                start = self._take_virgin(nunits, align)
+            if start < 0:
+                if not self.read_on() and not self._fetch_from_pool(nunits):
+                    self._grow(nunits + align - 1)
+                continue
+            try:
+                self._hand_out(start, nunits)
+            except OutOfSpaceError:
+                self.extents.deallocate(start, nunits)
+                raise
+            return start
+
+    def _take_virgin(self, nunits: int, align: int) -> int:
+        """Take never used units, with the extent in front of them; -1 if they do not suffice."""
+        if align == 1 and self.virgin < self.region.end_unit:
+            before = min(self.extents.room_before(self.virgin), nunits)
+        else:
+            before = 0
+        first = self.virgin - before
+        start = first + -first % align
+        if start + nunits > self.region.end_unit:
+            return -1
+        if before:
+            self.extents.take_ending(self.virgin, before)
+        if start > self.virgin:
+            self.extents.deallocate(self.virgin, start - self.virgin)
+        self.virgin = start + nunits
+        return start
+
+    def extend(self, stop: int, nunits: int) -> bool:
+        """Take just ``[stop, stop + nunits)`` for a block that ends at `stop`, growing if need be.
+
+        Returns
+        -------
+        bool
+            Whether it was taken.
+        """
+        self._drain_limbo()
+        room = self.extents.room_at(stop)
+        if room < nunits and stop + room == self.virgin:
+            if self.region.end_unit - stop < nunits:
+                try:
+                    self._grow(nunits - (self.region.end_unit - stop), exactly=True)
+                except OutOfSpaceError:
+                    return False
+        elif room < nunits:
+            return False
+        try:
+            self._hand_out(stop, nunits)
+        except OutOfSpaceError:
+            return False
+        taken = min(room, nunits)
+        if taken:
+            self.extents.take(stop, taken)
+        self.virgin += nunits - taken
+        return True
+
+    def _hand_out(self, start: int, nunits: int) -> None:
+        """Make sure that the units have real space before anybody gets them."""
+        if self._medium.maybe_holes:
+            self.region.back(start, nunits)
+
+    # ------------------------------------------------------------ reading, fetching
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all units are known since the heap was opened."""
+        _, end, boot = self._core._bounds()
+        return boot >= end
+
+    def read_on(self) -> bool:
+        """Read a further piece of a heap that was opened; False if all of it is known.
+
+        Raises
+        ------
+        CorruptHeapError
+            An entry is impossible.
+        """
+        if self.is_read:
+            return False
+        pool_below = 0 if self._medium.maybe_holes else POOL_MOST + 1
+        gaps = self._core._boot_step(_READ_UNITS, pool_below)
+        if gaps is None:
+            raise CorruptHeapError(
+                f"unit entries: a run or block that fits its neighbours expected at unit "
+                f"{self._core._bounds()[2]}, found another"
+            )
+        for start, length in gaps:
+            self.extents.deallocate(start, length)
+        return True
+
+    def read_all(self) -> None:
+        """Read all that has not been read yet. O(units)."""
+        while self.read_on():
+            pass
+
+    def _drain_limbo(self) -> None:
+        """Take back what was freed in C. Not before all is read, or it would be found twice."""
+        if not self.is_read:
+            return
+        while (extent := self._core._limbo_pop()) is not None:
+            self.extents.deallocate(*extent)
+
+    def _fetch_from_pool(self, nunits: int) -> bool:
+        """Take long ranges out of the pool; all ranges, when they might make one that is long enough.
+
+        Returns
+        -------
+        bool
+            Whether there is a reason to look again.
+        """
+        fetched = False
+        while (extent := self._core._reclaim(POOL_MOST + 1)) is not None:
+            self.extents.deallocate(*extent)
+            fetched = True
+        return fetched or self._scrape(nunits)
+
+    def _scrape(self, nunits: int) -> bool:
+        """Empty the pool to merge its short ranges with ours, unless little was freed since last time."""
+        counters = self._core._counters()
+        if (
+            self.extents.free_units + counters["pool_free_units"] < nunits
+            or counters["freed_units"] - self._scraped_at < nunits
+        ):
+            return False
+        self._scraped_at = counters["freed_units"]
+        self.take_all_back()
+        if self.extents.longest_merged() >= nunits:
+            return True
+        self._donate_fragments(len(self.extents))
+        return False
+
+    def take_all_back(self) -> None:
+        """Take every free unit out of the pool, empty runs included."""
+        self._drain_limbo()
+        self._core._release_empties()
+        while (extent := self._core._reclaim(1)) is not None:
+            self.extents.deallocate(*extent)
+
+    # ------------------------------------------------------------ growing
+
+    def _grow(self, nunits: int, *, exactly: bool = False) -> None:
+        """Let the region grow so that `nunits` more units are free in one piece at its end."""
+        have = 0 if exactly else self._room_at_end()
+        at_least = max(nunits - have, 1)
+        step = max(SEGMENT_UNITS, self.region.nunits // _GROWTH_SHARE)
+        if self._medium.slots_used > _SLOTS_PLENTY:
+            step *= 2
+        step = min(step, max(self._medium.step_most, SEGMENT_UNITS))
+        self.region.grow(step, at_least)
+        self._core._set_bounds(self.region.first_unit, self.region.end_unit, self.region.end_unit)
+
+    def _room_at_end(self) -> int:
+        return self.region.end_unit - self.virgin + self.extents.room_before(self.virgin)
+
+    # ------------------------------------------------------------ giving back
+
+    def trim(self) -> None:
+        """Give back whatever is free: whole segments at both ends, pages in between. O(units)."""
+        self.read_all()
+        self.take_all_back()
+        self._retire_virgin()
+        self._cut_ends()
+        for start, length in self.extents:
+            self.region.punch(start, length)
+
+    def _retire_virgin(self) -> None:
+        """Let the never used units be an extent like others, since they may have file blocks."""
+        end = self.region.end_unit
+        if self.virgin < end:
+            self.extents.deallocate(self.virgin, end - self.virgin)
+            self.virgin = end
+
+    def _cut_ends(self) -> None:
+        """Cut off the whole segments at both ends in which all is free."""
+        region, free = self.region, list(self.extents)
+        first, end = region.first_unit, region.end_unit
+        if not free:
+            return
+        if free == [(first, end - first)]:
+            first, end = region.cheapest_segment()
+        else:
+            start, length = free[-1]
+            end = region.droppable_tail(start) if start + length == end else end
+            start, length = free[0]
+            first = region.droppable_head(length + start) if start == first else first
+        self._cut(first, end)
+
+    def _cut(self, first: int, end: int) -> None:
+        region = self.region
+        old_first, old_end = region.first_unit, region.end_unit
+        if (first, end) == (old_first, old_end):
+            return
+        region.cut(first, end)
+        if first > old_first:
+            self.extents.take(old_first, first - old_first)
+        if end < old_end:
+            self.extents.take_ending(old_end, old_end - end)
+            self.virgin = end
+        self._core._set_bounds(first, end, end)
+
+    def decay(self, share: float) -> None:
+        """End a decay interval: give back what was free through all of the one before.
+
+        Parameters
+        ----------
+        share : float
+            Of the heap: if less than this has been free for so long, it is kept.
+        """
+        self._drain_limbo()
+        old_pool = self._old_ranges()
+        old = self.extents.older_than(self.epoch)
+        units = sum(length for _, length in old_pool) + sum(length for _, length in old)
+        self._next_epoch()
+        if units <= share * self.region.nunits or not self.is_read:
+            return
+        for start, _ in old_pool:
+            length = self._core._reclaim_range(start)
+            self.extents.deallocate(start, length)
+            old.append((start, length))
+        for start, length in old:
+            self.region.punch(start, length)
+        self._cut_old_tail()
+
+    def _cut_old_tail(self) -> None:
+        free = list(self.extents)
+        end = self.region.end_unit
+        if self.virgin == end and free and sum(free[-1]) == end:
+            tail = self.region.droppable_tail(free[-1][0])
+            self._cut(self.region.first_unit, tail)
+
+    def _old_ranges(self) -> list[tuple[int, int]]:
+        """List the free ranges of the pool no part of which was freed in this interval."""
+        return [
+            (start, nunits)
+            for start, nunits, state, freed_at in self.pieces()
+            if state == _FREE_PIECE and freed_at < self.epoch
+        ]
+
+    def _next_epoch(self) -> None:
+        self.epoch += 1
+        self.extents.epoch = self.epoch
+        self._core._set_epoch(self.epoch)
+
+    def pieces(self) -> list[tuple[int, int, int, int]]:
+        """All that the core describes: start, units, state, epoch of freeing. O(units)."""
+        cursor = self.region.first_unit
+        pieces = []
+        while (piece := self._core._walk(cursor)) is not None:
+            cursor, start, nunits, state, _, _, _, freed_at = piece
+            pieces.append((start, nunits, state, freed_at))
+        return pieces
+
+    # ------------------------------------------------------------ after an interrupt
+
+    def rebuild(self) -> None:
+        """Make the extents anew: what the core does not describe is free. O(units)."""
+        self._core._set_bounds(
+            self.region.first_unit, self.region.end_unit,
+            min(self._core._bounds()[2], self.region.end_unit),
+        )  # fmt: skip
+        self.extents = ExtentMap()
+        self.extents.epoch = self.epoch
+        self.virgin = self.region.end_unit
+        read_to = min(self._core._bounds()[2], self.region.end_unit)
+        reached = self.region.first_unit
+        for start, nunits, _, _ in self.pieces():
+            if reached < min(start, read_to):
+                self.extents.deallocate(reached, min(start, read_to) - reached)
+            reached = max(reached, start + nunits)
+        if reached < read_to:
+            self.extents.deallocate(reached, read_to - reached)
+
+    # ------------------------------------------------------------ insight
+
+    def free_units(self) -> int:
+        """Units that belong to nobody: extents, virgin units, and the pool's. O(1)."""
+        counters = self._core._counters()
+        return (
+            self.extents.free_units
+            + self.region.end_unit - self.virgin
+            + counters["pool_free_units"]
+            + counters["limbo_units"]
+            + counters["wilderness_units"]
+        )
+
+    def longest(self) -> int:
+        """Units of the longest range that is free outside of the pool. O(log n)."""
+        return max(self.extents.longest(), self._virgin_room())
+
+    def check(self) -> None:
+        """Verify that every unit is described by the core or free here, and none by both."""
+        self.read_all()
+        self.extents.check()
+        ranges = [(start, nunits) for start, nunits, _, _ in self.pieces()]
+        ranges += list(self.extents)
+        if self.virgin < self.region.end_unit:
+            ranges.append((self.virgin, self.region.end_unit - self.virgin))
+        reached = self.region.first_unit
+        for start, nunits in sorted(ranges):
+            assert start == reached, f"unit {reached}: one owner expected, found the next at {start}"
+            reached = start + nunits
+        assert reached == self.region.end_unit, f"units end at {reached}"
+
+    def size_bytes(self) -> int:
+        """Bytes of data that are mapped."""
+        return self.region.nunits * UNIT
