@@ -77,7 +77,6 @@ class Supply:
         self.extents = ExtentMap()
         self.virgin = region.first_unit if fresh else region.end_unit
         self.epoch = 0
-        self._scraped_at = 0
         boot = region.end_unit if fresh else region.first_unit
         core._set_bounds(region.first_unit, region.end_unit, boot)
 
@@ -157,8 +156,7 @@ class Supply:
             except OutOfSpaceError:
                 start = self._take_virgin(nunits, align)
             if start < 0:
-                if not self.read_on() and not self._fetch_from_pool(nunits):
-                    self._grow(nunits + align - 1)
+                self._find_more(nunits + align - 1)
                 continue
             try:
                 self._hand_out(start, nunits)
@@ -258,29 +256,26 @@ class Supply:
         while (extent := self._core._limbo_pop()) is not None:
             self.extents.deallocate(*extent)
 
-    def _fetch_from_pool(self, nunits: int) -> bool:
-        """Take long ranges out of the pool; all ranges, when they might make one that is long enough.
+    def _find_more(self, nunits: int) -> None:
+        """Read on, fetch long ranges from the pool, grow, or in need empty the pool: until one helps."""
+        if self.read_on() or self._fetch_from_pool():
+            return
+        try:
+            self._grow(nunits)
+        except OutOfSpaceError:
+            if not self._scrape(nunits):
+                raise
 
-        Returns
-        -------
-        bool
-            Whether there is a reason to look again.
-        """
+    def _fetch_from_pool(self) -> bool:
+        """Take the long ranges out of the pool; tell whether there was one."""
         fetched = False
         while (extent := self._core._reclaim(POOL_MOST + 1)) is not None:
             self.extents.deallocate(*extent)
             fetched = True
-        return fetched or self._scrape(nunits)
+        return fetched
 
     def _scrape(self, nunits: int) -> bool:
-        """Empty the pool to merge its short ranges with ours, unless little was freed since last time."""
-        counters = self._core._counters()
-        if (
-            self.extents.free_units + counters["pool_free_units"] < nunits
-            or counters["freed_units"] - self._scraped_at < nunits
-        ):
-            return False
-        self._scraped_at = counters["freed_units"]
+        """Empty the pool, to merge its short ranges with ours; tell whether that makes enough room."""
         self.take_all_back()
         if self.extents.longest_merged() >= nunits:
             return True

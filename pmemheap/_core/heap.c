@@ -67,6 +67,23 @@ int ph_class_of(const struct ph_heap *h, uint64_t size, uint64_t align)
     return -1;
 }
 
+/* Mark the blocks `bits` of the current word of a class as live. */
+static inline void claim(struct ph_heap *h, struct ph_class *c, uint64_t bits, uint32_t count, uint64_t size)
+{
+    c->mask ^= bits;
+    ph_store(h, &h->bits[c->word], h->bits[c->word] | bits);
+    struct ph_unit *run = ph_unit_at(h, c->current);
+    run->u.run.live = (uint16_t)(run->u.run.live + count);
+    c->live += count;
+    c->mallocs += count;
+    c->requested += size * count;
+}
+
+static inline uint64_t offset_of_bit(uint64_t word, uint64_t bit)
+{
+    return (word << 6 | (uint64_t)__builtin_ctzll(bit)) << PH_GRANULE_SHIFT;
+}
+
 int64_t ph_malloc_small(struct ph_heap *h, uint32_t class_index, uint64_t size)
 {
     struct ph_class *c = &h->classes[class_index];
@@ -76,13 +93,22 @@ int64_t ph_malloc_small(struct ph_heap *h, uint32_t class_index, uint64_t size)
             return refill;
     }
     uint64_t bit = c->mask & -c->mask;
-    c->mask ^= bit;
-    ph_store(h, &h->bits[c->word], h->bits[c->word] | bit);
-    ph_unit_at(h, c->current)->u.run.live++;
-    c->live++;
-    c->mallocs++;
-    c->requested += size;
-    return (int64_t)((c->word << 6 | (uint64_t)__builtin_ctzll(bit)) << PH_GRANULE_SHIFT);
+    claim(h, c, bit, 1, size);
+    return (int64_t)offset_of_bit(c->word, bit);
+}
+
+/* Up to `count` blocks of a class into `offsets`, a word of the bits table at a time; how many there were. */
+static uint64_t malloc_small_many(struct ph_heap *h, uint32_t class_index, uint64_t size, uint64_t count, uint64_t *offsets)
+{
+    struct ph_class *c = &h->classes[class_index];
+    uint64_t done = 0;
+    while (done < count && (c->mask != 0 || ph_class_refill(h, c) == 0)) {
+        uint64_t rest = c->mask, before = done;
+        for (; rest != 0 && done < count; rest &= rest - 1)
+            offsets[done++] = offset_of_bit(c->word, rest & -rest);
+        claim(h, c, c->mask & ~rest, (uint32_t)(done - before), size);
+    }
+    return done;
 }
 
 /* ph_large_make -- describe `nunits` units, which belong to nobody, as one large block. */
@@ -130,9 +156,9 @@ int64_t ph_malloc(struct ph_heap *h, uint64_t size, uint64_t align)
     if (PH_LIKELY(index >= 0))
         return ph_malloc_small(h, (uint32_t)index, size);
     uint64_t nunits = units_for(size);
-    if (nunits > PH_POOL_MAX || align > PH_UNIT_BYTES)
+    if (align > PH_UNIT_BYTES)
         return PH_H_LARGE;
-    int64_t unit = ph_pool_take(h, nunits);
+    int64_t unit = nunits <= PH_POOL_MAX ? ph_pool_take(h, nunits) : ph_limbo_take(h, nunits);
     if (unit < 0)
         return unit;
     ph_large_make(h, (uint64_t)unit, nunits, size);
@@ -180,7 +206,7 @@ void ph_block_free(struct ph_heap *h, uint64_t offset, struct ph_unit *record)
         uint64_t granule = offset >> PH_GRANULE_SHIFT;
         uint64_t *word = &h->bits[granule >> 6];
         ph_store(h, word, *word & ~(1ULL << (granule & 63)));
-        ph_run_freed(h, (uint64_t)(record - h->units), granule);
+        ph_run_freed(h, (uint64_t)(record - h->units), granule >> 6, 1ULL << (granule & 63));
         return;
     }
     uint64_t unit = (uint64_t)(record - h->units), nunits = record->nunits;
@@ -376,19 +402,74 @@ void ph_large_extend(struct ph_heap *h, uint64_t offset, uint64_t upstream, uint
     large_resize(h, unit, have + after + upstream, nbytes);
 }
 
-/* ph_malloc_many -- `count` blocks of one size, all or none. */
-int64_t ph_malloc_many(struct ph_heap *h, uint64_t size, uint64_t count, uint64_t *offsets)
+/* ph_malloc_many -- up to `count` blocks of one size; how many there were before the core needed help. */
+uint64_t ph_malloc_many(struct ph_heap *h, uint64_t size, uint64_t count, uint64_t *offsets)
 {
     int index = ph_class_of(h, size, PH_GRANULE);
-    for (uint64_t i = 0; i < count; i++) {
-        int64_t offset = index >= 0 ? ph_malloc_small(h, (uint32_t)index, size) : ph_malloc(h, size, PH_GRANULE);
-        if (PH_UNLIKELY(offset < 0)) {
-            h->refused = offset;
-            return (int64_t)i;
-        }
-        offsets[i] = (uint64_t)offset;
+    if (index >= 0)
+        return malloc_small_many(h, (uint32_t)index, size, count, offsets);
+    uint64_t done = 0;
+    for (int64_t offset; done < count && (offset = ph_malloc(h, size, PH_GRANULE)) >= 0; done++)
+        offsets[done] = (uint64_t)offset;
+    return done;
+}
+
+/* The leading offsets of a batch whose bits stand in one word of the bits table: their number, and the bits.
+ * An offset that is no multiple of a granule, or repeats one, ends the group. */
+static uint64_t same_word(const uint64_t *offsets, uint64_t count, uint64_t *bits)
+{
+    uint64_t word = offsets[0] >> (PH_GRANULE_SHIFT + 6), i = 0;
+    *bits = 0;
+    for (; i < count && offsets[i] >> (PH_GRANULE_SHIFT + 6) == word && offsets[i] % PH_GRANULE == 0; i++) {
+        uint64_t bit = 1ULL << (offsets[i] >> PH_GRANULE_SHIFT & 63);
+        if (*bits & bit)
+            break;
+        *bits |= bit;
     }
-    return (int64_t)count;
+    return i;
+}
+
+/* The unmarked run in which all of a group of one word are live blocks, else NULL. */
+static struct ph_unit *run_of_group(struct ph_heap *h, uint64_t offset, uint64_t bits)
+{
+    struct ph_unit *record = ph_block_at(h, offset);
+    if (record == NULL || record->state != PH_U_RUN || ph_is_marked(record))
+        return NULL;
+    return bits & ~h->bits[offset >> (PH_GRANULE_SHIFT + 6)] ? NULL : record;
+}
+
+/* ph_first_refused -- index of the first offset of a batch that ph_free would refuse; `count` if none. That no
+ * offset stands there twice is the caller's to see. */
+uint64_t ph_first_refused(struct ph_heap *h, const uint64_t *offsets, uint64_t count)
+{
+    for (uint64_t i = 0, bits; i < count;) {
+        uint64_t group = same_word(offsets + i, count - i, &bits);
+        if (group > 1 && run_of_group(h, offsets[i], bits) != NULL) {
+            i += group;
+            continue;
+        }
+        if (ph_free_refusal(h, offsets[i]) < 0)
+            return i;
+        i++;
+    }
+    return count;
+}
+
+/* ph_free_many -- free a batch in which there is nothing to refuse. */
+void ph_free_many(struct ph_heap *h, const uint64_t *offsets, uint64_t count)
+{
+    for (uint64_t i = 0, bits; i < count;) {
+        uint64_t group = same_word(offsets + i, count - i, &bits);
+        struct ph_unit *run = group > 1 ? run_of_group(h, offsets[i], bits) : NULL;
+        if (run == NULL) {
+            ph_free(h, offsets[i++]);
+            continue;
+        }
+        uint64_t word = offsets[i] >> (PH_GRANULE_SHIFT + 6);
+        ph_store(h, &h->bits[word], h->bits[word] & ~bits);
+        ph_run_freed(h, (uint64_t)(run - h->units), word, bits);
+        i += group;
+    }
 }
 
 void ph_record(struct ph_recorder *recorder, uint64_t *at, uint64_t value)

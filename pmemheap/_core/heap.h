@@ -34,6 +34,7 @@ enum {
     PH_SMALL_MAX = 16384,   /* no class is larger */
     PH_LINE = 128,          /* sizes above 1 KiB find their class by this step */
     PH_BY_GRANULE_MAX = 1024,
+    PH_LIMBO_LOOKED = 8,    /* freed extents that malloc looks at before it asks Python */
     PH_GROWING = 2048,      /* a block that realloc makes larger than this gets whole units, to grow in place */
 };
 
@@ -167,7 +168,6 @@ struct ph_heap {
     uint64_t run_units;       /* units in runs */
     uint64_t large_units, large_bytes, large_blocks;
     uint64_t freed_units;     /* units given back to the pool or to limbo since open: drives the decay */
-    int64_t refused;          /* why ph_malloc_many stopped */
     struct ph_marks marks;
     struct ph_class classes[PH_CLASSES_MAX];
 };

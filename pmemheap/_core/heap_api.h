@@ -13,9 +13,11 @@ int ph_class_of(const struct ph_heap *h, uint64_t size, uint64_t align);
 
 int64_t ph_malloc_small(struct ph_heap *h, uint32_t class_index, uint64_t size);
 int64_t ph_malloc(struct ph_heap *h, uint64_t size, uint64_t align);
-int64_t ph_malloc_many(struct ph_heap *h, uint64_t size, uint64_t count, uint64_t *offsets);
+uint64_t ph_malloc_many(struct ph_heap *h, uint64_t size, uint64_t count, uint64_t *offsets);
 int ph_free(struct ph_heap *h, uint64_t offset);
 int ph_free_refusal(struct ph_heap *h, uint64_t offset);
+uint64_t ph_first_refused(struct ph_heap *h, const uint64_t *offsets, uint64_t count);
+void ph_free_many(struct ph_heap *h, const uint64_t *offsets, uint64_t count);
 int64_t ph_realloc(struct ph_heap *h, uint64_t offset, uint64_t size);
 int ph_expand(struct ph_heap *h, uint64_t offset, uint64_t size);
 int64_t ph_usable_size(struct ph_heap *h, uint64_t offset);

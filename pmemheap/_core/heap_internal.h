@@ -61,6 +61,7 @@ void ph_pair_remove(struct ph_heap *h, uint32_t *root, uint64_t unit);
 uint32_t ph_bin_of(uint64_t nunits);
 int64_t ph_pool_take(struct ph_heap *h, uint64_t nunits);
 int64_t ph_pool_take_growing(struct ph_heap *h, uint64_t nunits);
+int64_t ph_limbo_take(struct ph_heap *h, uint64_t nunits);
 void ph_pool_give(struct ph_heap *h, uint64_t start, uint64_t nunits);
 uint64_t ph_pool_room_before(const struct ph_heap *h, uint64_t unit);
 void ph_pool_take_after(struct ph_heap *h, uint64_t unit, uint64_t nunits);
@@ -72,7 +73,7 @@ int ph_run_adopt(struct ph_heap *h, uint64_t head, uint32_t class_index);
 void ph_run_discard(struct ph_heap *h, uint64_t head);
 uint64_t ph_block_starts(const struct ph_class *c, uint64_t index);
 
-void ph_run_freed(struct ph_heap *h, uint64_t head, uint64_t granule);
+void ph_run_freed(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits);
 
 /* Blocks. */
 struct ph_unit *ph_block_at(struct ph_heap *h, uint64_t offset);

@@ -264,16 +264,36 @@ uint64_t ph_reclaim_range(struct ph_heap *h, uint64_t start)
     return nunits;
 }
 
+/* Take the extent at `*link` out of limbo. */
+static uint64_t limbo_unlink(struct ph_heap *h, uint32_t *link)
+{
+    uint64_t start = ph_unit_index(h, *link);
+    struct ph_unit *unit = &h->units[start];
+    *link = unit->sibling;
+    h->limbo_units -= unit->nunits;
+    unit->state = PH_U_OTHER;
+    return start;
+}
+
+/* ph_limbo_take -- an extent of just `nunits` units among the last few that were freed, or PH_H_LARGE. */
+int64_t ph_limbo_take(struct ph_heap *h, uint64_t nunits)
+{
+    uint32_t *link = &h->limbo;
+    for (int looked = 0; *link != PH_NIL && looked < PH_LIMBO_LOOKED; looked++) {
+        struct ph_unit *unit = ph_unit_at(h, *link);
+        if (unit->nunits == nunits)
+            return (int64_t)limbo_unlink(h, link);
+        link = &unit->sibling;
+    }
+    return PH_H_LARGE;
+}
+
 /* ph_limbo_pop -- the extent that was freed last, for Python to take back. */
 int ph_limbo_pop(struct ph_heap *h, uint64_t *start, uint64_t *nunits)
 {
     if (h->limbo == PH_NIL)
         return 0;
-    *start = ph_unit_index(h, h->limbo);
-    struct ph_unit *unit = &h->units[*start];
-    *nunits = unit->nunits;
-    h->limbo = unit->sibling;
-    h->limbo_units -= unit->nunits;
-    unit->state = PH_U_OTHER;
+    *nunits = ph_unit_at(h, h->limbo)->nunits;
+    *start = limbo_unlink(h, &h->limbo);
     return 1;
 }

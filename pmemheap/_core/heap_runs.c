@@ -118,38 +118,44 @@ int ph_class_refill(struct ph_heap *h, struct ph_class *c)
     return seek(h, c, (uint64_t)head, (uint64_t)head * PH_UNIT_WORDS) ? 0 : PH_H_CORRUPT;
 }
 
-/* ph_run_freed -- bookkeeping after the bit of a block was cleared in run `head`. */
-void ph_run_freed(struct ph_heap *h, uint64_t head, uint64_t granule)
+/* The current run of a class has new room: the word moves back if the room lies before it. */
+static void current_freed(struct ph_heap *h, struct ph_class *c, uint64_t head, uint64_t word, uint64_t bits)
+{
+    if (word == c->word) {
+        c->mask |= bits;
+    } else if (word < c->word) {
+        c->word = word;
+        c->mask = bits;
+    }
+    if (h->units[head].u.run.live != 0)
+        return;
+    if (c->partial == PH_NIL) {
+        h->empties = 1;
+        return;
+    }
+    c->current = PH_NIL;
+    c->mask = 0;
+    run_release(h, head);
+}
+
+/* ph_run_freed -- bookkeeping after `bits` of `word` of the bits table were cleared, all of the run at `head`. */
+void ph_run_freed(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits)
 {
     struct ph_unit *run = &h->units[head];
     struct ph_class *c = &h->classes[run->class_index];
-    uint16_t live = --run->u.run.live;
-    c->live--;
+    uint16_t freed = (uint16_t)__builtin_popcountll(bits);
+    int was_full = run->u.run.live == run->u.run.blocks;
+
+    run->u.run.live = (uint16_t)(run->u.run.live - freed);
+    c->live -= freed;
     if (c->current == (uint32_t)head) {
-        uint64_t word = granule >> 6, bit = 1ULL << (granule & 63);
-        if (word == c->word) {
-            c->mask |= bit;
-        } else if (word < c->word) {
-            c->word = word;
-            c->mask = bit;
-        }
-        if (live != 0)
-            return;
-        if (c->partial == PH_NIL) {
-            h->empties = 1;
-            return;
-        }
-        c->current = PH_NIL;
-        c->mask = 0;
-        run_release(h, head);
-        return;
-    }
-    if (live + 1 == run->u.run.blocks && live != 0) {
-        ph_pair_insert(h, &c->partial, head);
-    } else if (live == 0) {
-        if (run->u.run.blocks > 1)
+        current_freed(h, c, head, word, bits);
+    } else if (run->u.run.live == 0) {
+        if (!was_full)
             ph_pair_remove(h, &c->partial, head);
         run_release(h, head);
+    } else if (was_full) {
+        ph_pair_insert(h, &c->partial, head);
     }
 }
 

@@ -270,7 +270,7 @@ static PyObject *heap_malloc_many(PyObject *object, PyObject *const *args, Py_ss
         return NULL;
     uint64_t *slots = (uint64_t *)PyByteArray_AsString(offsets);
     while (is_open(self)
-           && (done += (uint64_t)ph_malloc_many(&self->heap, size, count - done, slots + done)) < count) {
+           && (done += ph_malloc_many(&self->heap, size, count - done, slots + done)) < count) {
         PyObject *one = PyObject_CallMethodObjArgs(object, slow.more, values[0], values[1], Py_True, NULL);
         uint64_t offset;
         if (one == NULL)
@@ -290,15 +290,6 @@ static PyObject *heap_malloc_many(PyObject *object, PyObject *const *args, Py_ss
     cast = PyObject_CallMethod(view, "cast", "s", "Q");
     Py_DECREF(view);
     return cast;
-}
-
-/* Whether all offsets are of live blocks that may go; else the index of the first that is not. */
-static Py_ssize_t first_refused(struct heap_object *self, const uint64_t *offsets, Py_ssize_t count)
-{
-    for (Py_ssize_t i = 0; i < count; i++)
-        if (ph_free_refusal(&self->heap, offsets[i]) < 0)
-            return i;
-    return count;
 }
 
 /* Index of the first offset that stands in the batch twice, `count` if none does, -1 without memory. */
@@ -331,7 +322,7 @@ static Py_ssize_t first_repeated(const uint64_t *offsets, Py_ssize_t count)
 static PyObject *free_batch(PyObject *object, const uint64_t *offsets, Py_ssize_t count)
 {
     struct heap_object *self = heap_of(object);
-    Py_ssize_t bad = is_open(self) ? first_refused(self, offsets, count) : 0;
+    Py_ssize_t bad = is_open(self) ? (Py_ssize_t)ph_first_refused(&self->heap, offsets, (uint64_t)count) : 0;
 
     if (bad == count)
         bad = first_repeated(offsets, count);
@@ -344,8 +335,7 @@ static PyObject *free_batch(PyObject *object, const uint64_t *offsets, Py_ssize_
         Py_XDECREF(offset);
         return result;
     }
-    for (Py_ssize_t i = 0; i < count; i++)
-        ph_free(&self->heap, offsets[i]);
+    ph_free_many(&self->heap, offsets, (uint64_t)count);
     if (self->heap.freed_units >= self->decay_at)
         return PyObject_CallMethodObjArgs(object, slow.decay, NULL);
     Py_RETURN_NONE;

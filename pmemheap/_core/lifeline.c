@@ -173,8 +173,8 @@ static PyObject *lifeline_release(PyObject *object, PyObject *unused)
 
     (void)unused;
     if (self->windows) {
-        PyErr_Format(PyExc_BufferError, "address range at 0x%llx: no windows expected, %zd found",
-                     (unsigned long long)self->start, self->windows);
+        PyErr_Format(PyExc_BufferError, "address range at %p: no windows expected, %zd found",
+                     (void *)(uintptr_t)self->start, self->windows);
         return NULL;
     }
     result = give_back(self);

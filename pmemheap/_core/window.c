@@ -4,6 +4,8 @@
  *
  * A window holds `keep` and cannot be cleared by the garbage collector (it is traversed, so cycles are seen, but it
  * has no tp_clear): the memory stays mapped for as long as anything was exported and lives. It never reads the memory.
+ * Who unmaps early closes the window first: that is refused while exports live, and nothing is exported afterwards, not
+ * even by way of `memoryview.obj`.
  */
 #include "hot.h"
 
@@ -75,6 +77,11 @@ static int window_getbuffer(PyObject *object, Py_buffer *view, int flags)
 {
     struct window *self = (struct window *)object;
 
+    if (self->keep == NULL) {
+        PyErr_SetString(PyExc_ValueError, "window: an open one expected, a closed one found");
+        view->obj = NULL;
+        return -1;
+    }
     if (PyBuffer_FillInfo(view, object, self->address, self->length, self->readonly, flags) < 0)
         return -1;
     self->exports++;
@@ -85,6 +92,28 @@ static void window_releasebuffer(PyObject *object, Py_buffer *view)
 {
     (void)view;
     ((struct window *)object)->exports--;
+}
+
+PyDoc_STRVAR(close_doc, "close()\n--\n\n"
+                        "Export nothing more and let go of what is kept; BufferError while exports live.");
+
+static PyObject *window_close(PyObject *object, PyObject *unused)
+{
+    struct window *self = (struct window *)object;
+    PyObject *keep = self->keep;
+
+    (void)unused;
+    if (self->exports) {
+        PyErr_Format(PyExc_BufferError, "window at %p: no live views expected, %zd found", (void *)self->address,
+                     self->exports);
+        return NULL;
+    }
+    self->keep = NULL;
+    if (keep != NULL) {
+        ph_lifeline_pin(keep, -1);
+        Py_DECREF(keep);
+    }
+    Py_RETURN_NONE;
 }
 
 static PyObject *window_address(PyObject *object, void *closure)
@@ -119,11 +148,17 @@ static PyGetSetDef window_attributes[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+static PyMethodDef window_methods[] = {
+    {"close", window_close, METH_NOARGS, close_doc},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyType_Slot window_slots[] = {
     {Py_tp_doc, (void *)window_doc},
     {Py_tp_new, window_new},
     {Py_tp_traverse, window_traverse},
     {Py_tp_dealloc, window_dealloc},
+    {Py_tp_methods, window_methods},
     {Py_tp_getset, window_attributes},
     {Py_bf_getbuffer, window_getbuffer},
     {Py_bf_releasebuffer, window_releasebuffer},
