@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from results import Results, geometric_mean
 from sections import (
     BATCH,
+    EXTENT_CHURN,
+    EXTENT_PAIR,
     EXTENTS,
     FRESH,
     GLIBC,
@@ -141,7 +143,7 @@ def _extents(results: Results) -> Iterator[Verdict]:
     by_case: dict[str, list[float]] = {}
     for name, best in results.bests(EXTENTS, OURS).items():
         by_case.setdefault(name.rpartition(",")[0], []).append(best)
-    for case in ("malloc+free 256 KiB", "free+malloc 128-512 KiB, 64 live"):
+    for case in (EXTENT_PAIR, EXTENT_CHURN):
         bests = by_case.get(case, [math.nan])
         yield Verdict(f"extents: {case}, slowest", max(bests), 3.0, "us")
         yield Verdict(f"extents: {case}, most / fewest free", bests[-1] / bests[0], 2.0, "x")

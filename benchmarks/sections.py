@@ -35,6 +35,7 @@ OURS, OURS_FILE, GLIBC, PMEMOBJ = (
 MICRO, FRESH, WARM, UTILISATION = "micro", "traces, fresh", "traces, warm", "utilisation"
 EXTENTS, GROWTH, OPEN, MEMORY = "extents", "growth", "open", "memory"
 PAIR, PAIR_SPINNING, BATCH = "malloc+free 64 B", "the same, thread spinning", "batch of 1000, 64 B"
+EXTENT_PAIR, EXTENT_CHURN = "malloc+free 256 KiB", "free+malloc 256-768 KiB, 64 live"
 BARE_MAP = "ExtentMap"
 RAW = "fallocate + fsync"
 
@@ -195,17 +196,17 @@ def _extent_cases(heap: Any, seconds: float) -> Iterator[tuple[str, float]]:
         return workloads.pair(loops, heap.malloc, heap.free, EXTENT_SIZE)
 
     def churn(loops: int) -> float:
-        return workloads.churn(loops, heap, EXTENT_SIZE // 2, 2 * EXTENT_SIZE)
+        return workloads.churn(loops, heap)
 
-    yield "malloc+free 256 KiB", calibrated(pairs, seconds) * 1e6
-    yield "free+malloc 128-512 KiB, 64 live", calibrated(churn, seconds) * 1e6
+    yield EXTENT_PAIR, calibrated(pairs, seconds) * 1e6
+    yield EXTENT_CHURN, calibrated(churn, seconds) * 1e6
 
 
 def _map_cases(bare: ExtentMap, seconds: float) -> Iterator[tuple[str, float]]:
     pages = EXTENT_SIZE // PAGE
     pairs = calibrated(lambda loops: workloads.map_pair(loops, bare, pages), seconds)
     settled = calibrated(lambda loops: workloads.map_settled_pair(loops, bare, pages), seconds)
-    yield "malloc+free 256 KiB", pairs * 1e6
+    yield EXTENT_PAIR, pairs * 1e6
     yield "malloc+free+settle 256 KiB", settled * 1e6
 
 

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from pmemheap.extents import ExtentMap
 
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 
-EXTENT_SIZE = 256 * KiB  # Beyond every size class: served by the extent layer.
+EXTENT_SIZE = 256 * KiB  # The smallest that the extent layer serves.
 HOLES = (10, 100, 1_000, 10_000, 100_000)
-HOLE_PAGES = (33, 160)  # Least and most pages of a hole: three in five can hold `EXTENT_SIZE`.
-SEPARATOR_BYTES = 132 * KiB  # Keeps two holes from merging; itself an extent and no slab block.
+HOLE_PAGES = (64, 192)  # Least and most pages of a hole: none too small for that layer.
+CHURN_SIZES = (256 * KiB, 768 * KiB)
 CHURN_LIVE = 64
 PAGE = 4096
 READ_BACK = b"first read after open"
@@ -61,14 +62,14 @@ def batch(loops: int, peer: Any, size: int, count: int) -> float:
     return time.perf_counter() - began
 
 
-def churn(loops: int, heap: Any, low: int, high: int) -> float:
+def churn(loops: int, heap: Any) -> float:
     """Keep `CHURN_LIVE` blocks of varied sizes alive; replace the oldest, again and again.
 
     `pair` frees what it just got, which a stack of recently freed extents serves best. Here the
     sizes vary and each block outlives the next 63, so that the search does its real work.
     """
     rng = random.Random(11)
-    sizes = [rng.randrange(low, high) for _ in range(loops + CHURN_LIVE)]
+    sizes = [rng.randrange(*CHURN_SIZES) for _ in range(loops + CHURN_LIVE)]
     live = [heap.malloc(size) for size in sizes[:CHURN_LIVE]]
     malloc, free = heap.malloc, heap.free
     slots = [number % CHURN_LIVE for number in range(loops)]
@@ -145,15 +146,28 @@ def file_heap(directory: str | None = None) -> Iterator[Any]:
 
 
 def fragment(heap: Any, holes: int) -> None:
-    """Leave `holes` free extents of varied sizes in a heap, each between two live blocks."""
+    """Leave `holes` free extents of varied sizes in a heap, each between two live blocks.
+
+    Blocks are shrunk to their first page, which stays where it is and keeps the space behind it
+    from merging with the next. To free every second of many blocks would leave fewer: the blocks
+    do not lie in the order in which they came.
+    """
     rng = random.Random(holes)
-    freed = []
-    for _ in range(holes):
-        freed.append(heap.malloc(rng.randint(*HOLE_PAGES) * PAGE))
-        heap.malloc(SEPARATOR_BYTES)
-    rng.shuffle(freed)
-    for offset in freed:
-        heap.free(offset)
+    offsets = [heap.malloc((1 + rng.randint(*HOLE_PAGES)) * PAGE) for _ in range(holes)]
+    heap.malloc(PAGE * HOLE_PAGES[1])
+    rng.shuffle(offsets)
+    for offset in offsets:
+        moved = heap.realloc(offset, PAGE)
+        assert moved == offset
+    assert gaps(heap) >= holes
+    heap.free(heap.malloc(HOLE_PAGES[1] * PAGE))  # What was freed lately is merged by this request.
+
+
+def gaps(heap: Any) -> int:
+    """Count the places between live blocks where something is free, by the heap's own list."""
+    return sum(
+        offset + size < following for (offset, size), (following, _) in pairwise(heap.blocks())
+    )
 
 
 def fragmented_map(holes: int) -> ExtentMap:
@@ -164,7 +178,7 @@ def fragmented_map(holes: int) -> ExtentMap:
     for _ in range(holes):
         length = rng.randint(*HOLE_PAGES)
         extents.deallocate(start, length)
-        start += length + SEPARATOR_BYTES // PAGE
+        start += length + 1
     extents.settle()
     return extents
 
@@ -221,7 +235,7 @@ def grow(heap: Any, length: int) -> float:
     shorten the growth.
     """
     stats = heap.stats()
-    request = length + stats.mapped - stats.active
+    request = length + stats.free
     began = time.perf_counter()
     heap.malloc(request)
     seconds = time.perf_counter() - began

@@ -48,6 +48,7 @@ __all__ = [
     "MemoryMeter",
     "Operation",
     "Timing",
+    "TouchReplay",
     "Touched",
     "Trace",
     "empty_replay",
@@ -393,49 +394,73 @@ def touch_replay(
     allocator: Allocator[Handle],
     touch: Callable[[Handle, int], object],
     sample: Callable[[], int],
-    handles: MutableSequence[Handle] | None = None,
 ) -> Touched:
-    """Replay a trace and use what it allocates; sample the memory that takes.
+    """Replay a trace and use what it allocates: a `TouchReplay` made and run in one call."""
+    return TouchReplay(trace).run(allocator, touch, sample)
+
+
+class TouchReplay:
+    """A pass over a trace that uses what it allocates, and samples the memory that takes.
 
     Not timed. Memory that was never written is no memory, and an allocator would look better for
     every block that its caller leaves alone. Samples are spread evenly over the operations; more
     are taken the first times that the live bytes stand at their peak, and after the last operation.
 
+    To make one takes memory, to run it hardly any: who samples the whole process makes it before
+    the zero of the measurement.
+
     Parameters
     ----------
     trace : Trace
-        What to replay. At the end the remaining blocks are freed.
-    allocator : Allocator
-        As for `replay`.
-    touch : callable
-        Called as ``touch(handle, size)`` after every allocation and resize; writes every byte, or
-        at least one byte of every page that the block reaches into.
-    sample : callable
-        Returns the touched bytes of now: `MemoryMeter.growth_bytes`, or what the heap itself says.
+        What to replay.
     handles : mutable sequence, optional
-        Room for ``trace.blocks`` handles, for a caller that must not count its own memory: an
-        ``array`` of integers does not grow. A list unless given.
-
-    Returns
-    -------
-    Touched
+        Room for ``trace.blocks`` handles; an ``array`` of integers keeps them without an object
+        each. A list unless given.
     """
-    room: MutableSequence[Any] = [None] * trace.blocks if handles is None else handles
-    stops = _sampling_points(trace)
-    peak_bytes = 0
-    for number, (kind, block, size) in enumerate(trace.operations):
-        if kind == FREE:
-            allocator.free(room[block])
-        else:
-            room[block] = (
-                allocator.malloc(size) if kind == ALLOCATE else allocator.realloc(room[block], size)
-            )
-            touch(room[block], size)
-        if number in stops:
-            peak_bytes = max(peak_bytes, sample())
-    for block in trace.live_at_end:
-        allocator.free(room[block])
-    return Touched(peak_bytes, len(stops))
+
+    def __init__(self, trace: Trace, handles: MutableSequence[Any] | None = None) -> None:
+        self._trace = trace
+        self._handles: MutableSequence[Any] = [None] * trace.blocks if handles is None else handles
+        self._stops = _sampling_points(trace)
+
+    def run(
+        self,
+        allocator: Allocator[Handle],
+        touch: Callable[[Handle, int], object],
+        sample: Callable[[], int],
+    ) -> Touched:
+        """Make the pass; at the end the remaining blocks are freed.
+
+        Parameters
+        ----------
+        allocator : Allocator
+            As for `replay`.
+        touch : callable
+            Called as ``touch(handle, size)`` after every allocation and resize; writes every byte,
+            or at least one byte of every page that the block reaches into.
+        sample : callable
+            Returns the touched bytes of now: `MemoryMeter.growth_bytes`, or what the heap says.
+
+        Returns
+        -------
+        Touched
+        """
+        handles, stops = self._handles, self._stops
+        peak_bytes = 0
+        for number, (kind, block, size) in enumerate(self._trace.operations):
+            if kind == FREE:
+                allocator.free(handles[block])
+            else:
+                if kind == ALLOCATE:
+                    handles[block] = allocator.malloc(size)
+                else:
+                    handles[block] = allocator.realloc(handles[block], size)
+                touch(handles[block], size)
+            if number in stops:
+                peak_bytes = max(peak_bytes, sample())
+        for block in self._trace.live_at_end:
+            allocator.free(handles[block])
+        return Touched(peak_bytes, len(stops))
 
 
 def _sampling_points(trace: Trace) -> frozenset[int]:

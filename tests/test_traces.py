@@ -10,7 +10,7 @@ import pytest
 
 from pmemheap import traces
 from pmemheap.errors import UsageError
-from pmemheap.traces import ALLOCATE, FREE, RESIZE, MemoryMeter, Trace
+from pmemheap.traces import ALLOCATE, FREE, RESIZE, MemoryMeter, TouchReplay, Trace
 
 SMALL = """\
 # small 7 300
@@ -205,7 +205,7 @@ def test_touch_replay_samples_where_the_live_bytes_peak() -> None:
 def test_touch_replay_can_keep_handles_in_an_array(small: Trace) -> None:
     recorder = Recorder()
     handles = array("Q", bytes(8 * small.blocks))
-    traces.touch_replay(small, recorder, lambda *_: None, lambda: 0, handles)
+    TouchReplay(small, handles).run(recorder, lambda *_: None, lambda: 0)
     assert handles[2] == 1005
 
 

@@ -1,0 +1,72 @@
+"""Each benchmark runs: one value of every pyperf file, one quick comparison on small traces."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+for needed in ("pyperf", "matplotlib", "rich"):
+    pytest.importorskip(needed, reason="benchmarks need more: pip install pmemheap[bench,cli]")
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+PYPERF_FILES = sorted(BENCHMARKS.glob("bench_*.py"))
+TRACE = """\
+# tiny 8 5000
+a 0 4000
+a 1 500
+r 1 1000
+f 0
+a 2 64
+f 1
+a 3 200
+f 3
+"""
+
+pytestmark = pytest.mark.slow
+
+
+def run(script: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("script", PYPERF_FILES, ids=lambda path: path.stem)
+def test_a_pyperf_file_measures_a_value(script: Path) -> None:
+    quick = ("--blocks", "1000") if script.stem == "bench_open" else ()
+    printed = run(script, "--debug-single-value", "--quiet", *quick)
+    lines = printed.splitlines()
+    assert lines
+    assert all(re.fullmatch(r"[\w+]+/\S+: [\d.]+ (sec|ms|us|ns)", line) for line in lines), printed
+
+
+def test_compare_skips_traces_that_it_was_not_given() -> None:
+    printed = run(BENCHMARKS / "compare.py", "--quick", "--only", "traces", "--peers", "bytearray")
+    assert "no traces: give a directory" in printed
+    assert "not measured" in printed
+
+
+def test_compare_writes_what_it_measured(tmp_path: Path) -> None:
+    (tmp_path / "tiny.trace").write_text(TRACE, encoding="utf-8")
+    out = tmp_path / "out"
+    arguments = ("--quick", "--only", "micro,traces,utilisation,extents,open")
+    peers = ("--peers", "pmemheap,pmemheap (process file),glibc (cffi),glibc (methods)")
+    run(BENCHMARKS / "compare.py", *arguments, *peers, "--traces", str(tmp_path), "--out", str(out))
+    document = json.loads((out / "compare.json").read_text(encoding="utf-8"))
+    sections = {row["section"] for row in document["rows"]}
+    assert sections == {"micro", "traces, fresh", "traces, warm", "utilisation", "extents", "open"}
+    assert "## Budgets" in (out / "compare.md").read_text(encoding="utf-8")
+    assert (out / "compare.svg").stat().st_size > 0
