@@ -146,10 +146,14 @@ class Map:
         content = source.extent(source_offset, length)
         with reservation.lock:
             address = reservation.vacancy(offset, align_up(content, PAGE), source.alignment)
-            window = Window(address, content, options.readonly, reservation.lifeline)
             granularity = source.place(address, source_offset, content, options)
-            made = cls(reservation, window, granularity)
-            reservation.enter(made)
+            try:
+                window = Window(address, content, options.readonly, reservation.lifeline)
+                made = cls(reservation, window, granularity)
+                reservation.enter(made)
+            except BaseException:  # no memory, or an interrupt: the range is to be empty again
+                native.unmap(address, align_up(content, PAGE))
+                raise
             return made
 
     # ------------------------------------------------------------ what it is
@@ -287,20 +291,29 @@ class Map:
             window = self._window
             if window is None:
                 return
-            if window.exports:
-                raise BufferError(
-                    f"{self!r}: no live views expected, {window.exports} found; "
-                    "release the memoryviews and arrays on it first"
-                )
+            self._revoke(window)
             try:
                 native.unmap(self._address, self.stop - self._address)
             except OSError as error:
+                self._window = Window(
+                    self._address, self._length, window.readonly, self._reservation.lifeline
+                )
                 number = error.errno or errno.EIO
                 raise refused(
                     -number, f"close of {self!r}: success expected, {os.strerror(number)} found"
                 ) from error
             self._reservation.leave(self)
             self._window = None
+
+    def _revoke(self, window: Window) -> None:
+        """Close the window, so that nobody can ask it for another view."""
+        try:
+            window.close()
+        except BufferError:
+            raise BufferError(
+                f"{self!r}: no live views expected, {window.exports} found; "
+                "release the memoryviews and arrays on it first"
+            ) from None
 
     def __enter__(self) -> Map:
         """Return itself; the block's end closes it."""

@@ -106,7 +106,8 @@ class Source:
         with self._refusals(address, length):
             got = self._map(address, offset, length, options)
         if options.granularity is not None and got > options.granularity:
-            native.unmap(address, length)
+            with self._refusals(address, length):
+                native.unmap(address, length)
             raise refused(
                 codes.PMEM2_E_GRANULARITY_NOT_SUPPORTED,
                 f"{self.name}: {options.granularity.name} or finer expected, {got.name} found",

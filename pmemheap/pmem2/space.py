@@ -164,15 +164,15 @@ class AddressSpace:
         ]
 
     def _largest(self, length: int, asker: Lifeline | None) -> list[tuple[Lifeline, int]]:
-        """Return the largest headrooms that make `length` together; none if all are not enough."""
-        others = [lifeline for lifeline in self._lifelines if lifeline is not asker]
+        """Return the largest headrooms until they make `length` together, or all there are."""
+        others = [each for each in self._lifelines if each.headroom and each is not asker]
         others.sort(key=lambda lifeline: lifeline.headroom)
         wanted: list[tuple[Lifeline, int]] = []
         while others and length > 0:
             lifeline = others.pop()
             wanted.append((lifeline, lifeline.headroom))
             length -= lifeline.headroom
-        return wanted if length <= 0 else []
+        return wanted
 
 
 def _half(headroom: int) -> int:
@@ -192,12 +192,14 @@ def _trim(wanted: Iterable[tuple[Lifeline, int]]) -> list[tuple[Lifeline, int]]:
 
 
 def _restore(trimmed: Iterable[tuple[Lifeline, int]]) -> None:
+    """Ask again for the headroom that has been given up; it may be gone by now."""
     for lifeline, length in trimmed:
+        headroom = lifeline.headroom + length
         try:
-            lifeline.extend(length)
+            lifeline.extend(headroom)
         except OSError:
             continue
-        lifeline.hide(length)
+        lifeline.hide(headroom)
 
 
 def occupant(start: int, stop: int) -> str:

@@ -1,0 +1,120 @@
+"""One direction of imports: a module imports only modules of the layers below its own.
+
+A new module goes into `LAYERS`, lowest first; names in one row may import each other. Tests,
+examples and benchmarks are users and not listed.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pmemheap
+
+PACKAGE = Path(pmemheap.__file__).parent
+
+LAYERS = [
+    ["errors", "units"],
+    ["_core"],
+    ["native"],
+    ["pmem2"],
+    ["layout"],
+    ["region"],
+    ["heapfile", "roots"],
+    ["extents"],
+    ["slabs"],
+    ["supply"],
+    ["redo"],
+    ["insight", "handles"],
+    ["heap"],
+    ["containers", "strategies", "testing"],
+    ["traces"],
+    ["cli"],
+]
+LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
+WITHIN_PMEM2 = ["codes", "numbers", "space", "source", "reservation", "mapping", "__init__"]
+
+
+def modules() -> list[Path]:
+    found = [path for path in PACKAGE.rglob("*.py") if "_core" not in path.parts]
+    return sorted(path for path in found if path != PACKAGE / "__init__.py")
+
+
+def layer_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def name_of(path: Path) -> str:
+    return ".".join(("pmemheap", *path.relative_to(PACKAGE).with_suffix("").parts))
+
+
+def runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Walk a module without what stands under ``if TYPE_CHECKING``."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from runtime_nodes(node)
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Yield the dotted names of ours that a module imports when it runs."""
+    for node in runtime_nodes(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("pmemheap"))
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: absolute imports expected, a relative one found"
+            if node.module == "pmemheap":
+                yield from (f"pmemheap.{alias.name}" for alias in node.names)
+            elif node.module is not None and node.module.startswith("pmemheap."):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_imports_go_down(path: Path) -> None:
+    layer = layer_of(path)
+    assert layer in LEVEL, f"{layer}: give the module its place in LAYERS"
+    for name in imports_of(path):
+        imported = name.split(".")[1]
+        if imported not in {layer, "__version__"}:
+            assert LEVEL[imported] <= LEVEL[layer], (
+                f"{name_of(path)} imports {name}, which is above"
+            )
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_only_native_sees_the_c_core(path: Path) -> None:
+    if layer_of(path) != "native":
+        assert not [name for name in imports_of(path) if name.startswith("pmemheap._core")]
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_only_public_names_are_imported(path: Path) -> None:
+    for name in imports_of(path):
+        private = [part for part in name.split(".")[1:] if part.startswith("_")]
+        allowed = layer_of(path) == "native" and private[:1] == ["_core"]
+        assert allowed or not [part for part in private if part != "__version__"], name
+
+
+@pytest.mark.parametrize("name", WITHIN_PMEM2)
+def test_imports_go_down_inside_pmem2(name: str) -> None:
+    for imported in imports_of(PACKAGE / "pmem2" / f"{name}.py"):
+        parts = imported.split(".")
+        if parts[1] == "pmem2":
+            assert WITHIN_PMEM2.index(parts[2]) < WITHIN_PMEM2.index(name), imported
+
+
+def test_the_walk_sees_imports(tmp_path: Path) -> None:
+    source = tmp_path / "module.py"
+    source.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "from pmemheap import units\n"
+        "import pmemheap.native\n"
+        "if TYPE_CHECKING:\n    from pmemheap.heap import Heap\n"
+        "def later():\n    from pmemheap.cli import main\n"
+    )
+    found = ["pmemheap.units", "pmemheap.native", "pmemheap.cli.main"]
+    assert list(imports_of(source)) == found

@@ -1,0 +1,470 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import gc
+import os
+import pickle
+import re
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pmemheap import native
+from pmemheap._core._sys import lib
+from pmemheap.errors import PmemHeapError, UsageError
+from pmemheap.native import (
+    Advice,
+    Allocate,
+    Call,
+    FaultKind,
+    FlushKind,
+    Lifeline,
+    Lock,
+    NativeError,
+    Window,
+)
+from pmemheap.units import PAGE, MiB
+
+CORE_H = Path(native.__file__).parent / "_core" / "core.h"
+
+
+@pytest.fixture
+def fd() -> Iterator[int]:
+    descriptor = native.memfd_create("native")
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture
+def line() -> Lifeline:
+    return Lifeline(0, 16 * PAGE)
+
+
+# ---------------------------------------------------------------- codes
+
+
+def enumerators(name: str) -> list[str]:
+    body = re.search(rf"enum {name} {{(.*?)}};", CORE_H.read_text(), re.DOTALL)
+    assert body is not None
+    return re.findall(r"(?:^|,)\s*(PH_\w+)", body[1], re.MULTILINE)
+
+
+def test_each_code_has_one_class_and_each_class_one_code() -> None:
+    codes = {name: getattr(lib, name) for name in enumerators("ph_code") if name != "PH_OK"}
+    assert sorted(codes.values()) == sorted(native.EXCEPTIONS)
+    assert len(set(native.EXCEPTIONS.values())) == len(native.EXCEPTIONS)
+    assert all(issubclass(error, PmemHeapError) for error in native.EXCEPTIONS.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "enum"),
+    [
+        ("ph_call", Call),
+        ("ph_fault_kind", FaultKind),
+        ("ph_advice", Advice),
+        ("ph_allocate_mode", Allocate),
+        ("ph_lock", Lock),
+        ("ph_flush_kind", FlushKind),
+    ],
+)
+def test_python_and_c_list_the_same_names(name: str, enum: type[Call]) -> None:
+    in_c = {getattr(lib, entry): entry for entry in enumerators(name)}
+    in_c.pop(lib.PH_CALL_COUNT if name == "ph_call" else None, None)
+    assert {int(member) for member in enum} == set(in_c)
+    assert all(in_c[int(member)].endswith(f"_{member.name}") for member in enum)
+
+
+@pytest.mark.parametrize("code", sorted(native.EXCEPTIONS))
+def test_a_code_is_raised_as_its_class(code: int) -> None:
+    with pytest.raises(native.EXCEPTIONS[code], match="somewhere"):
+        native.check(code, "somewhere")
+
+
+def test_an_errno_is_raised_with_the_call_and_survives_pickling() -> None:
+    with pytest.raises(NativeError) as raised:
+        native.check(-errno.ENOSPC, "fallocate")
+    copy = pickle.loads(pickle.dumps(raised.value))
+    assert (copy.errno, copy.call, str(copy)) == (errno.ENOSPC, "fallocate", str(raised.value))
+
+
+def test_results_pass() -> None:
+    assert native.check(7, "anything") == 7
+
+
+# ---------------------------------------------------------------- the seam
+
+
+def test_the_nth_call_fails_and_the_next_does_not(fd: int) -> None:
+    before = native.system_calls()
+    with native.faults(2, errno.EIO) as fault:
+        native.fsync(fd)
+        with pytest.raises(NativeError) as raised:
+            native.fdatasync(fd)
+        native.fsync(fd)
+    assert raised.value.errno == errno.EIO
+    assert fault.hit is Call.FDATASYNC
+    assert native.system_calls() == before + 3
+
+
+def test_a_fault_that_nothing_met_says_so() -> None:
+    with native.faults(1, errno.EIO) as fault:
+        pass
+    assert fault.hit is Call.NONE
+
+
+def test_from_then_on_all_calls_fail(fd: int) -> None:
+    with native.faults(2, errno.ENOSPC, FaultKind.FROM):
+        native.fsync(fd)
+        for _ in range(3):
+            with pytest.raises(NativeError):
+                native.fsync(fd)
+    native.fsync(fd)
+
+
+def test_interrupted_calls_are_repeated(fd: int) -> None:
+    with native.faults(1, errno.EINTR) as fault:
+        native.fsync(fd)
+    assert fault.hit is Call.FSYNC
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_short_transfers_are_finished(fd: int, nth: int) -> None:
+    text = b"a text of some length"
+    with native.faults(nth, kind=FaultKind.SHORT) as fault:
+        native.fsync(fd)
+        native.pwrite(fd, text, 5)
+    assert fault.hit is Call.PWRITE
+    with native.faults(nth, kind=FaultKind.SHORT) as fault:
+        native.fsync(fd)
+        assert native.pread(fd, 100, 0) == bytes(5) + text
+    assert fault.hit is Call.PREAD
+
+
+def test_both_doors_share_the_seam() -> None:
+    with native.faults(1, errno.ENOMEM) as fault, pytest.raises(OSError, match="memory"):
+        Lifeline(0, PAGE)
+    assert fault.hit is Call.MMAP
+
+
+@pytest.mark.parametrize(
+    ("nth", "number", "kind"),
+    [(0, 5, FaultKind.ERROR), (1, -5, FaultKind.ERROR), (1, errno.EINTR, FaultKind.FROM)],
+)
+def test_a_fault_without_sense_is_refused(nth: int, number: int, kind: FaultKind) -> None:
+    with pytest.raises(UsageError), native.faults(nth, number, kind):
+        pass
+
+
+# ---------------------------------------------------------------- lifelines and windows
+
+
+def is_mapped(address: int) -> bool:
+    """Tell whether anything is mapped at an address: then it cannot be reserved."""
+    try:
+        Lifeline(address, PAGE)
+    except FileExistsError:
+        return True
+    return False
+
+
+def test_a_lifeline_owns_its_range_until_the_last_reference() -> None:
+    line = Lifeline(0, 16 * PAGE)
+    start = line.start
+    window = Window(start, PAGE, False, line)
+    view = memoryview(window)
+    del line, window
+    gc.collect()
+    assert is_mapped(start)
+    view.release()
+    del view
+    assert not is_mapped(start)
+
+
+def test_a_lifeline_moves_its_borders() -> None:
+    line = Lifeline(0, 16 * PAGE)
+    start = line.start
+    line.hide(6 * PAGE)
+    assert (line.size, line.headroom) == (10 * PAGE, 6 * PAGE)
+    line.extend(2 * PAGE)
+    line.trim(4 * PAGE)
+    assert (line.size, line.headroom) == (12 * PAGE, 0)
+    line.cut_head(PAGE)
+    assert (line.start, line.size) == (start + PAGE, 11 * PAGE)
+    assert not is_mapped(start)
+    assert is_mapped(start + 11 * PAGE)
+    assert not is_mapped(start + 12 * PAGE)
+    line.extend(4 * PAGE)
+    assert line.end == line.stop == start + 16 * PAGE
+    line.release()
+    assert (line.size, line.headroom) == (0, 0)
+    assert not is_mapped(start + PAGE)
+
+
+@pytest.mark.parametrize("method", ["cut_head", "hide", "trim"])
+def test_a_lifeline_gives_no_more_than_it_has(line: Lifeline, method: str) -> None:
+    with pytest.raises(ValueError, match="at most"):
+        getattr(line, method)(line.size + PAGE)
+    assert line.size == 16 * PAGE
+
+
+@pytest.mark.parametrize("argument", [-1, 1 << 64, None])
+def test_a_lifeline_takes_only_lengths(line: Lifeline, argument: int) -> None:
+    with pytest.raises((OverflowError, TypeError)):
+        line.extend(argument)
+
+
+def test_a_lifeline_with_windows_is_not_released() -> None:
+    line = Lifeline(0, 16 * PAGE)
+    window = Window(line.start, PAGE, False, line)
+    with pytest.raises(BufferError, match="1 found"):
+        line.release()
+    del window
+    line.release()
+
+
+def test_a_dead_lifeline_leaves_its_weak_references() -> None:
+    line = Lifeline(0, 16 * PAGE)
+    reference = weakref.ref(line)
+    del line
+    assert reference() is None
+
+
+def test_a_window_counts_views_slices_and_arrays(line: Lifeline) -> None:
+    native.map_anonymous(line.start, PAGE)
+    window = Window(line.start, PAGE, False, line)
+    view = memoryview(window)
+    part = view[16:32]
+    del view
+    assert window.exports == 1
+    array = np.frombuffer(part, dtype="u4")
+    del part
+    assert window.exports == 1
+    array[:] = 7
+    assert native.memory(line.start + 16, 4, line)[0] == 7
+    del array
+    gc.collect()
+    assert window.exports == 0
+
+
+def test_a_window_in_a_cycle_keeps_its_memory_until_it_is_collected() -> None:
+    line = Lifeline(0, 16 * PAGE)
+    native.map_anonymous(line.start, PAGE)
+    holder: list[object] = [native.memory(line.start, PAGE, line)]
+    holder.append(holder)
+    reference = weakref.ref(line)
+    del line
+    assert reference() is not None
+    del holder
+    gc.collect()
+    assert reference() is None
+
+
+def test_a_readonly_window_refuses_stores(line: Lifeline) -> None:
+    native.map_anonymous(line.start, PAGE, readonly=True)
+    view = native.memory(line.start, PAGE, line, readonly=True)
+    assert view.readonly
+    with pytest.raises(TypeError):
+        view[0] = 1
+
+
+def test_windows_and_lifelines_take_what_they_take() -> None:
+    with pytest.raises(TypeError):
+        Lifeline(address=0, length=PAGE)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        Window(0, 0, False, keep=None)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="length"):
+        Window(0, -1, False, None)
+
+
+# ---------------------------------------------------------------- maps and files
+
+
+def test_anonymous_memory_reads_zero_and_can_be_emptied(line: Lifeline) -> None:
+    native.map_anonymous(line.start, 2 * PAGE)
+    view = native.memory(line.start, 2 * PAGE, line)
+    view[PAGE] = 9
+    native.madvise(line.start, 2 * PAGE, Advice.DONTNEED)
+    assert bytes(view) == bytes(2 * PAGE)
+    native.unmap(line.start, 2 * PAGE)
+    native.map_anonymous(line.start, PAGE, shared=True)
+    assert view[0] == 0
+
+
+def test_a_file_is_mapped_and_written_back(line: Lifeline, fd: int) -> None:
+    native.ftruncate(fd, 4 * PAGE)
+    native.map_file(fd, PAGE, line.start, PAGE)
+    native.memory(line.start, PAGE, line)[:3] = b"abc"
+    native.msync(line.start, PAGE)
+    assert native.pread(fd, 3, PAGE) == b"abc"
+
+
+def test_a_private_map_does_not_write_back(line: Lifeline, fd: int) -> None:
+    native.ftruncate(fd, PAGE)
+    native.map_file(fd, 0, line.start, PAGE, shared=False)
+    native.memory(line.start, PAGE, line)[:3] = b"abc"
+    assert native.pread(fd, 3, 0) == bytes(3)
+
+
+def test_a_map_that_fails_leaves_the_placeholder(line: Lifeline) -> None:
+    with open("/proc/self/maps", "rb") as text, pytest.raises(NativeError) as raised:
+        native.map_file(text.fileno(), 0, line.start, PAGE)
+    assert raised.value.errno in {errno.ENODEV, errno.EACCES, errno.EIO}
+    assert is_mapped(line.start)
+
+
+def test_a_file_gets_blocks_and_gives_them_back(fd: int) -> None:
+    native.fallocate(fd, 0, MiB)
+    assert (native.fstat(fd).size, native.fstat(fd).allocated) == (MiB, MiB)
+    native.fallocate(fd, MiB, MiB, Allocate.KEEP_SIZE)
+    assert (native.fstat(fd).size, native.fstat(fd).allocated) == (MiB, 2 * MiB)
+    native.fallocate(fd, 0, MiB // 2, Allocate.PUNCH_HOLE)
+    assert (native.fstat(fd).size, native.fstat(fd).allocated) == (MiB, 2 * MiB - MiB // 2)
+
+
+def test_a_range_of_a_file_is_zeroed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 3 * PAGE)
+    with path.open("r+b") as file:
+        try:
+            native.fallocate(file.fileno(), PAGE, PAGE, Allocate.ZERO_RANGE)
+        except NativeError as error:
+            assert error.errno == errno.EOPNOTSUPP  # noqa: PT017 -- not every file system can
+            return
+    assert path.read_bytes() == b"x" * PAGE + bytes(PAGE) + b"x" * PAGE
+
+
+def test_reading_stops_at_the_end(fd: int) -> None:
+    native.pwrite(fd, b"abc", 0)
+    buffer = bytearray(10)
+    assert native.pread_into(fd, buffer, 1) == 2
+    assert buffer[:3] == b"bc\0"
+
+
+def test_status_is_that_of_os_fstat(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 10_000)
+    with path.open("rb") as file:
+        ours, theirs = native.fstat(file.fileno()), os.fstat(file.fileno())
+        assert ours.size == theirs.st_size
+        assert ours.allocated == theirs.st_blocks * 512
+        assert (ours.inode, ours.mode) == (theirs.st_ino, theirs.st_mode)
+        assert not native.is_dax(file.fileno())
+        assert native.file_flags(file.fileno()) & os.O_ACCMODE == os.O_RDONLY
+
+
+def test_a_device_has_its_numbers() -> None:
+    with open("/dev/null", "rb") as null:
+        assert native.fstat(null.fileno()).special_device == (1, 3)
+
+
+def test_a_memory_file_lies_on_tmpfs_and_can_be_sealed(fd: int) -> None:
+    assert native.filesystem_type(fd) == native.TMPFS
+    native.ftruncate(fd, PAGE)
+    native.seal(fd, fcntl.F_SEAL_SHRINK)
+    with pytest.raises(NativeError) as raised:
+        native.ftruncate(fd, 0)
+    assert raised.value.errno == errno.EPERM
+
+
+def test_byte_locks_belong_to_the_open_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    with path.open("r+b") as one, path.open("r+b") as other:
+        a, b = one.fileno(), other.fileno()
+        assert native.lock_byte(a, 100, Lock.READ)
+        assert native.lock_byte(b, 100, Lock.READ)
+        assert not native.lock_byte(a, 100, Lock.WRITE)
+        assert native.probe_lock(a, 100) is Lock.READ
+        assert native.lock_byte(b, 100, Lock.NONE)
+        assert native.lock_byte(a, 100, Lock.WRITE)
+        assert native.probe_lock(b, 100, Lock.READ) is Lock.WRITE
+        assert native.probe_lock(b, 101) is Lock.NONE
+        assert native.probe_lock(a, 100) is Lock.NONE
+        assert not native.lock_byte(b, 100, Lock.READ)
+
+
+def test_a_lock_on_a_closed_file_is_an_error() -> None:
+    with pytest.raises(NativeError):
+        native.lock_byte(999_999, 0, Lock.WRITE)
+
+
+def test_residency_counts_touched_pages(line: Lifeline) -> None:
+    native.map_anonymous(line.start, 8 * PAGE)
+    ranges = {"here": (line.start, line.start + PAGE), "there": (line.start + PAGE, line.stop)}
+    assert native.residencies(ranges)["here"].resident == 0
+    native.memory(line.start, 2 * PAGE, line)[:] = b"x" * 2 * PAGE
+    found = native.residencies(ranges)
+    assert found["here"].resident == found["here"].proportional == 2 * PAGE
+    assert found["there"].resident == 0
+
+
+def test_a_range_is_protected(line: Lifeline, fd: int) -> None:
+    native.map_anonymous(line.start, PAGE)
+    native.protect(line.start, PAGE, readonly=True)
+    with pytest.raises(NativeError) as raised:  # the kernel stores for us, and is refused
+        native.pread_into(fd, _one_byte_file(fd, line), 0)
+    assert raised.value.errno == errno.EFAULT
+    native.protect(line.start, PAGE, readonly=False)
+    native.pread_into(fd, native.memory(line.start, 1, line), 0)
+
+
+def _one_byte_file(fd: int, line: Lifeline) -> memoryview:
+    native.pwrite(fd, b"x", 0)
+    return native.memory(line.start, 1, line)
+
+
+# ---------------------------------------------------------------- flush and checksum
+
+
+@pytest.mark.parametrize("length", [0, 1, 64, 65, PAGE])
+def test_flush_leaves_the_bytes_alone(line: Lifeline, length: int) -> None:
+    native.map_anonymous(line.start, PAGE)
+    view = native.memory(line.start, PAGE, line)
+    view[:] = bytes(range(256)) * 16
+    native.flush(line.start + 3, min(length, PAGE - 3))
+    native.fence()
+    assert bytes(view) == bytes(range(256)) * 16
+
+
+def test_flush_knows_the_instructions_of_this_machine_only() -> None:
+    foreign = {FlushKind.DC_CVAC, FlushKind.CLFLUSH} - {native.BEST_FLUSH}
+    foreign = {kind for kind in foreign if (kind.name < "D") == (native.BEST_FLUSH.name > "D")}
+    for kind in foreign:
+        with pytest.raises(NativeError):
+            native.flush(0, 1, kind)
+    native.flush(0, 1, FlushKind.NONE)
+
+
+VECTORS = [
+    (b"", 0),
+    (b"123456789", 0xE3069283),
+    (bytes(32), 0x8A9136AA),
+    (b"\xff" * 32, 0x62A8AB43),
+    (bytes(range(32)), 0x46DD794E),
+    (bytes(range(31, -1, -1)), 0x113FDB5C),
+]
+
+
+@pytest.mark.parametrize(("data", "expected"), VECTORS)
+def test_checksum_of_known_vectors(data: bytes, expected: int) -> None:
+    """RFC 3720, B.4, and the check value of the CRC catalogues."""
+    assert native.crc32c(data) == native.crc32c_table(data) == expected
+
+
+@given(st.binary(max_size=300), st.integers(0, (1 << 32) - 1), st.integers(0, 16))
+def test_instruction_and_table_agree(data: bytes, seed: int, skip: int) -> None:
+    part = memoryview(data)[skip:]
+    assert native.crc32c(part, seed) == native.crc32c_table(part, seed)
+    if native.HAS_CRC32C:
+        assert native.crc32c_hardware(part, seed) == native.crc32c_table(part, seed)
+
+
+@given(st.binary(max_size=100), st.binary(max_size=100))
+def test_checksums_go_on_from_each_other(first: bytes, second: bytes) -> None:
+    assert native.crc32c(second, native.crc32c(first)) == native.crc32c(first + second)
