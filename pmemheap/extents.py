@@ -134,7 +134,12 @@ class ExtentMap:
             self.free_units -= length
             return stack.pop()
         self.settle()
-        extent = self._longest(length) if roomy and align == 1 else self._fitting(length, align)
+        if align != 1:
+            extent = self._fitting_aligned(length, align)
+        elif roomy:
+            extent = self._longest(length)
+        else:
+            extent = self._fitting(length)
         if extent is None:
             raise OutOfSpaceError(
                 f"extents: {length} contiguous units expected, aligned to {align}, "
@@ -171,7 +176,7 @@ class ExtentMap:
     def shortest(self, at_least: int) -> Extent | None:
         """Return the shortest extent of at least `at_least` units, without taking it."""
         self.settle()
-        return self._fitting(at_least, 1)
+        return self._fitting(at_least)
 
     def room_at(self, start: int) -> int:
         """Return the length of the free extent that begins at `start`, 0 if there is none."""
@@ -242,21 +247,24 @@ class ExtentMap:
 
     # ------------------------------------------------------------ inside
 
-    def _fitting(self, length: int, align: int) -> Extent | None:
-        """Find the tightest extent with `length` units from a multiple of `align` on."""
+    def _fitting(self, length: int) -> Extent | None:
+        """Find the tightest extent with `length` units."""
         by_size = self._by_size
         index = by_size.bisect_left(length << _SHIFT)
-        tries = len(by_size) if align == 1 else min(len(by_size), index + _ALIGNED_TRIES)
-        for key in by_size.islice(index, tries):
+        if index == len(by_size):
+            return None
+        key = by_size[index]
+        return key & _MASK, key >> _SHIFT
+
+    def _fitting_aligned(self, length: int, align: int) -> Extent | None:
+        """Find a tight extent with `length` units from a multiple of `align` on."""
+        by_size = self._by_size
+        index = by_size.bisect_left(length << _SHIFT)
+        for key in by_size.islice(index, index + _ALIGNED_TRIES):
             start, have = key & _MASK, key >> _SHIFT
             if -start % align + length <= have:
                 return start, have
-        if align == 1:
-            return None
-        index = by_size.bisect_left(length + align - 1 << _SHIFT)
-        if index == len(by_size):
-            return None
-        return by_size[index] & _MASK, by_size[index] >> _SHIFT
+        return self._fitting(length + align - 1)
 
     def _longest(self, length: int) -> Extent | None:
         if not self._by_size or self._by_size[-1] >> _SHIFT < length:

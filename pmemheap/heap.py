@@ -75,6 +75,8 @@ class _State(IntEnum):
     CLOSED = 3
 
 
+_OPEN = int(_State.OPEN)
+
 class _Code(IntEnum):
     """Failures of the C core."""
 
@@ -86,6 +88,9 @@ class _Code(IntEnum):
     MOVE = -6
     UPSTREAM = -7
     CORRUPT = -8
+
+
+_LARGE = int(_Code.LARGE)
 
 
 class Heap(native.HeapCore):
@@ -382,7 +387,8 @@ class Heap(native.HeapCore):
     def _malloc_slow(self, size: Any, align: Any = None) -> int:
         nbytes = _size(size)
         alignment = GRANULE if align is None else _alignment(align)
-        self._require(write=True)
+        if self._state() != _OPEN:
+            self._require(write=True)
         try:
             return self._serve(self._malloc_locked, nbytes, alignment)
         except OutOfSpaceError as error:
@@ -393,7 +399,7 @@ class Heap(native.HeapCore):
             offset = self._try_malloc(size, align)
             if offset >= 0:
                 return offset
-            if offset == _Code.LARGE:
+            if offset == _LARGE:
                 return self._malloc_extent(size, align)
             self._raise_code(offset)
             self._supply.refill(_units_for_pool(size))
@@ -540,7 +546,8 @@ class Heap(native.HeapCore):
         with self._lock:
             self._owner = threading.get_ident()
             try:
-                self._require()
+                if self._state() != _OPEN:
+                    self._require()
                 if self._unsettled:
                     self._supply.rebuild()
                 self._unsettled = True
@@ -577,7 +584,7 @@ class Heap(native.HeapCore):
 
     def _no_block(self, offset: int, where: str) -> UsageError:
         """Describe what lies at an offset at which no live block begins."""
-        first, end = self._region.first_unit * UNIT, self._region.end_unit * UNIT
+        first, end = (unit * UNIT for unit in self._bounds()[:2])
         expected = f"{where}: offset of a live block expected, {offset:#x} found: "
         if not first <= offset < end:
             return UsageError(expected + f"outside of the heap, which is [{first:#x}, {end:#x})")
@@ -686,7 +693,7 @@ class Heap(native.HeapCore):
         """
         self._require()
         self._serve(self._supply.read_all)
-        cursor = self._region.first_unit * (UNIT // GRANULE)
+        cursor = self._bounds()[0] * (UNIT // GRANULE)
         while True:
             self._require()
             cursor, found = self._blocks(cursor)
@@ -734,12 +741,11 @@ class Heap(native.HeapCore):
         with self._lock:
             if self._state() == _State.CLOSED:
                 return
-            views = self._live_views()
+            views = self._shut()
             if views:
                 raise BufferError(
                     f"{self._name}: no live views expected at close, {views} found"
                 )
-            self._set_state(_State.CLOSED)
             handles.living.discard(self)
             self._region.close()
             if isinstance(self._medium, FileMedium):
@@ -811,6 +817,8 @@ def _whole(what: str, value: object, least: int, most: int) -> int:
 
 
 def _size(value: object) -> int:
+    if type(value) is int and 0 < value <= SIZE_MOST:
+        return value
     return _whole("size", value, 1, SIZE_MOST)
 
 

@@ -31,7 +31,7 @@ from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
 from pmemheap.layout import BITS_WIDTH, DATA_WIDTH, ENTRY_WIDTH, SEGMENT_UNITS, SegmentSlot
 from pmemheap.native import Advice, Lifeline
 from pmemheap.pmem2 import Map, VMReservation
-from pmemheap.units import GiB, TiB, align_up, format_bytes
+from pmemheap.units import GiB, MiB, TiB, align_up, format_bytes
 
 __all__ = [
     "DEFAULT_HEADROOM",
@@ -48,6 +48,8 @@ UNITS_WIDTH = 32
 
 DEFAULT_HEADROOM = TiB
 _ALIGNMENT = GiB
+_HUGE_TABLE_LEAST = 16 * MiB
+"""A volatile table of this size is filled at once by whoever reads a heap: huge pages save faults."""
 
 
 @dataclass(eq=False)
@@ -311,6 +313,10 @@ class Region:
         """Map the segments of a heap that exists already, in order of their units."""
         for piece in pieces:
             self._append(piece)
+        units = self.tables["units"]
+        if units.reservation.size >= _HUGE_TABLE_LEAST:
+            with suppress(native.NativeError):
+                native.madvise(units.reservation.address, units.reservation.size, Advice.HUGEPAGE)
 
     def grow(self, nunits: int, at_least: int) -> Piece:
         """Append a segment of `nunits` units, or of fewer, down to `at_least`.

@@ -33,7 +33,7 @@ _REFILL_MOST = 1024
 _REFILL_SHARE = 64
 _FRAGMENTS_MOST = 32
 _GROWTH_SHARE = 8
-_READ_UNITS = 4096
+_READ_UNITS = 1 << 16
 _SLOTS_PLENTY = 512
 
 
@@ -41,7 +41,8 @@ class Core(Protocol):
     """What the supply asks of the C core."""
 
     def _set_bounds(self, first: int, end: int, boot: int, /) -> None: ...
-    def _bounds(self) -> tuple[int, int, int]: ...
+    def _bounds(self) -> tuple[int, int, int, int]: ...
+    def _adopt_step(self, budget: int, /) -> bool | None: ...
     def _donate(self, start: int, nunits: int, never_used: bool, /) -> None: ...
     def _reclaim(self, at_least: int, /) -> tuple[int, int] | None: ...
     def _reclaim_range(self, start: int, /) -> int: ...
@@ -77,6 +78,7 @@ class Supply:
         self.extents = ExtentMap()
         self.virgin = region.first_unit if fresh else region.end_unit
         self.epoch = 0
+        self._all_read = fresh
         boot = region.end_unit if fresh else region.first_unit
         core._set_bounds(region.first_unit, region.end_unit, boot)
 
@@ -217,12 +219,6 @@ class Supply:
 
     # ------------------------------------------------------------ reading, fetching
 
-    @property
-    def is_read(self) -> bool:
-        """Whether all units are known since the heap was opened."""
-        _, end, boot = self._core._bounds()
-        return boot >= end
-
     def read_on(self) -> bool:
         """Read a further piece of a heap that was opened; False if all of it is known.
 
@@ -231,27 +227,34 @@ class Supply:
         CorruptHeapError
             An entry is impossible.
         """
-        if self.is_read:
+        if self._all_read:
+            return False
+        _, end, boot, _ = self._core._bounds()
+        if boot >= end:
+            self._all_read = True
             return False
         pool_below = 0 if self._medium.maybe_holes else POOL_MOST + 1
         gaps = self._core._boot_step(_READ_UNITS, pool_below)
         if gaps is None:
-            raise CorruptHeapError(
-                f"unit entries: a run or block that fits its neighbours expected at unit "
-                f"{self._core._bounds()[2]}, found another"
-            )
+            raise _impossible_entry(self._core._bounds()[2])
         for start, length in gaps:
             self.extents.deallocate(start, length)
         return True
 
     def read_all(self) -> None:
-        """Read all that has not been read yet. O(units)."""
+        """Find all free space, and make the core's records of everything else. O(units), once."""
         while self.read_on():
             pass
+        self._adopt_all()
+
+    def _adopt_all(self) -> None:
+        while (more := self._core._adopt_step(_READ_UNITS)) is not False:
+            if more is None:
+                raise _impossible_entry(self._core._bounds()[3])
 
     def _drain_limbo(self) -> None:
         """Take back what was freed in C. Not before all is read, or it would be found twice."""
-        if not self.is_read:
+        if not self._all_read:
             return
         while (extent := self._core._limbo_pop()) is not None:
             self.extents.deallocate(*extent)
@@ -343,13 +346,17 @@ class Supply:
         old_first, old_end = region.first_unit, region.end_unit
         if (first, end) == (old_first, old_end):
             return
-        region.cut(first, end)
+        self._core._set_bounds(first, end, end)  # before: offsets in there are looked up at any time
+        try:
+            region.cut(first, end)
+        except BaseException:
+            self._core._set_bounds(old_first, old_end, old_end)
+            raise
         if first > old_first:
             self.extents.take(old_first, first - old_first)
         if end < old_end:
             self.extents.take_ending(old_end, old_end - end)
             self.virgin = end
-        self._core._set_bounds(first, end, end)
 
     def decay(self, share: float) -> None:
         """End a decay interval: give back what was free through all of the one before.
@@ -364,7 +371,7 @@ class Supply:
         old = self.extents.older_than(self.epoch)
         units = sum(length for _, length in old_pool) + sum(length for _, length in old)
         self._next_epoch()
-        if units <= share * self.region.nunits or not self.is_read:
+        if units <= share * self.region.nunits or not self._all_read:
             return
         for start, _ in old_pool:
             length = self._core._reclaim_range(start)
@@ -411,6 +418,7 @@ class Supply:
             self.region.first_unit, self.region.end_unit,
             min(self._core._bounds()[2], self.region.end_unit),
         )  # fmt: skip
+        self._adopt_all()
         self.extents = ExtentMap()
         self.extents.epoch = self.epoch
         self.virgin = self.region.end_unit
@@ -457,3 +465,9 @@ class Supply:
     def size_bytes(self) -> int:
         """Bytes of data that are mapped."""
         return self.region.nunits * UNIT
+
+
+def _impossible_entry(unit: int) -> CorruptHeapError:
+    return CorruptHeapError(
+        f"unit entries: a run or block that fits its neighbours expected at unit {unit}, found another"
+    )

@@ -1,4 +1,5 @@
 /* heap.c -- malloc, free and realloc: what is on the path of every call. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "heap_internal.h"
@@ -8,14 +9,15 @@ static uint64_t units_for(uint64_t nbytes)
     return (nbytes + PH_UNIT_BYTES - 1) >> PH_UNIT_SHIFT;
 }
 
-static void class_init(struct ph_class *c, uint32_t size, uint16_t run_units)
+static void class_init(struct ph_class *c, uint32_t size, uint16_t run_units, uint64_t *starts)
 {
     c->current = c->partial = PH_NIL;
     c->granules = size >> PH_GRANULE_SHIFT;
     c->run_units = run_units;
     c->run_blocks = (uint16_t)(run_units * PH_UNIT_GRANULES / c->granules);
-    for (uint32_t bit = 0; bit < 64; bit += c->granules)
-        c->stride |= 1ULL << bit;
+    c->starts = starts;
+    for (uint32_t block = 0; block < c->run_blocks; block++)
+        starts[block * c->granules / 64] |= 1ULL << block * c->granules % 64;
 }
 
 /* table[i] = first class that holds i * step bytes. */
@@ -28,21 +30,36 @@ static void fill_lookup(uint8_t *table, uint32_t length, uint32_t step, const ui
     }
 }
 
+/* ph_heap_init -- an empty heap without tables. PH_H_CORRUPT: classes that cannot be; PH_H_NOMEM. */
 int ph_heap_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *run_units, uint32_t count)
 {
     if (count == 0 || count > PH_CLASSES_MAX || sizes[count - 1] > PH_SMALL_MAX)
         return PH_H_CORRUPT;
     memset(h, 0, sizeof *h);
+    uint64_t total = 0, at = 0;
+    for (uint32_t i = 0; i < count; i++)
+        total += run_units[i];
+    h->starts = calloc(total * PH_UNIT_WORDS, sizeof *h->starts);
+    if (h->starts == NULL)
+        return PH_H_NOMEM;
     h->limbo = PH_NIL;
     h->nclasses = count;
     h->small_max = sizes[count - 1];
     for (uint32_t i = 0; i < PH_BINS; i++)
         h->bins[i] = PH_NIL;
-    for (uint32_t i = 0; i < count; i++)
-        class_init(&h->classes[i], sizes[i], run_units[i]);
+    for (uint32_t i = 0; i < count; at += run_units[i++])
+        class_init(&h->classes[i], sizes[i], run_units[i], h->starts + at * PH_UNIT_WORDS);
     fill_lookup(h->class_by_granule, sizeof h->class_by_granule, PH_GRANULE, sizes, count);
     fill_lookup(h->class_by_line, sizeof h->class_by_line, PH_LINE, sizes, count);
     return 0;
+}
+
+void ph_heap_fini(struct ph_heap *h)
+{
+    free(h->starts);
+    free(h->marks.slots);
+    h->starts = NULL;
+    h->marks = (struct ph_marks){0};
 }
 
 /* Whole units serve a size at least as well as its class does when they round it up no further. */
@@ -188,7 +205,7 @@ struct ph_unit *ph_block_at(struct ph_heap *h, uint64_t offset)
     if (PH_UNLIKELY(unit - h->first_unit >= h->end_unit - h->first_unit || offset % PH_GRANULE))
         return NULL;
     struct ph_unit *record = &h->units[unit];
-    if (PH_UNLIKELY(record->state == PH_U_OTHER && unit >= h->boot))
+    if (PH_UNLIKELY(record->state == PH_U_OTHER && unit >= h->known))
         ph_boot_unit(h, unit);
     if (PH_LIKELY(record->state == PH_U_RUN || record->state == PH_U_RUN_BODY)) {
         uint64_t granule = offset >> PH_GRANULE_SHIFT;

@@ -112,7 +112,7 @@ struct ph_class {
     uint32_t partial;     /* root of the runs with room, without the current one */
     uint32_t granules;    /* of a block */
     uint16_t run_units, run_blocks;
-    uint64_t stride;      /* bits at the multiples of `granules` below 64 */
+    const uint64_t *starts; /* for each word of a run, the bits at which its blocks begin */
     uint64_t live;        /* blocks in use, over all runs */
     uint64_t runs;
     uint64_t mallocs;     /* since open */
@@ -153,7 +153,8 @@ struct ph_heap {
     uint64_t first_unit, end_unit;
     uint64_t wild, wild_end;  /* never used units that are ours; address space above everything else of the pool */
     uint64_t epoch;           /* counts the decay intervals; Python moves it on */
-    uint64_t boot;            /* units from here on have not been read yet (== end_unit: all known) */
+    uint64_t boot;            /* free space from here on has not been looked for yet (== end_unit: all found) */
+    uint64_t known;           /* units from here on may have entries but no records yet (== end_unit: none) */
     uint64_t bin_mask;
     uint32_t bins[PH_BINS];   /* bins[n - 1]: free ranges of n units, by address */
     uint32_t limbo;           /* freed extents, newest first */
@@ -168,6 +169,7 @@ struct ph_heap {
     uint64_t run_units;       /* units in runs */
     uint64_t large_units, large_bytes, large_blocks;
     uint64_t freed_units;     /* units given back to the pool or to limbo since open: drives the decay */
+    uint64_t *starts;         /* of all classes, one behind the other */
     struct ph_marks marks;
     struct ph_class classes[PH_CLASSES_MAX];
 };

@@ -51,6 +51,8 @@ const struct ph_mark *ph_mark_find(const struct ph_heap *h, uint64_t offset);
 struct ph_gap {
     uint64_t start, nunits;
 };
+void ph_set_bounds(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t boot);
+int ph_adopt_step(struct ph_heap *h, uint64_t budget);
 int64_t ph_boot_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, struct ph_gap *gaps, uint64_t capacity);
 
 /* Walks over what is described, and over the live blocks. */

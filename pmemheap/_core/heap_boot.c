@@ -1,6 +1,10 @@
-/* heap_boot.c -- reading a heap that was opened. The entries and the bits are the truth; the volatile records
- * are rebuilt from them on demand: one run or extent when a call names a block in it, and piece by piece from
- * `boot` upwards when space is wanted. So opening costs nothing that grows with the heap. */
+/* heap_boot.c -- reading a heap that was opened. The entries and the bits are the truth; volatile records are
+ * made of them on demand, so that opening costs nothing that grows with the heap:
+ *
+ *   - one run or extent, when a call names a block in it (ph_boot_unit);
+ *   - from `boot` upwards what has room, when space is wanted; what is full is only passed over (ph_boot_step);
+ *   - from `known` upwards everything, when all of it is to be counted or walked (ph_adopt_step).
+ */
 #include "heap_internal.h"
 
 /* Whether an entry can be what it says: its range inside the heap, its class one of ours. */
@@ -55,30 +59,52 @@ int ph_boot_unit(struct ph_heap *h, uint64_t unit)
     return adopt(h, head);
 }
 
-/* A run without a block is free space: a process was killed between its entry and its first bit. */
-static int is_empty_run(const struct ph_heap *h, uint64_t unit)
+/* Whether the run whose sound entry stands at `unit` has no room. */
+static int is_full_run(const struct ph_heap *h, uint64_t unit)
 {
-    const struct ph_unit *record = &h->units[unit];
-    return record->state == PH_U_RUN && record->u.run.live == 0 && !h->readonly;
+    const struct ph_class *c = &h->classes[h->entries[unit].class_index];
+    const uint64_t *bits = &h->bits[unit * PH_UNIT_WORDS];
+    uint64_t differing = 0;
+    for (uint32_t i = 0; i < (uint32_t)c->run_units * PH_UNIT_WORDS; i++)
+        differing |= bits[i] ^ c->starts[i];
+    return differing == 0;
 }
 
-/* ph_boot_step -- read on for about `budget` units. Gaps of free units of `pool_below` units or more, and all
- * of them when it is 0, are reported for Python to own; shorter ones go to the pool. Returns the number of
- * gaps; PH_H_CORRUPT leaves `boot` at the unit whose entry is impossible. */
+/* Read the entry at `unit`, of which there is no record: pass over what is full, make a record of what has
+ * room. A run without a block is free space: a process was killed between its entry and its first bit. */
+static int64_t read_entry(struct ph_heap *h, uint64_t unit)
+{
+    uint64_t nunits = h->entries[unit].nunits;
+    if (!entry_is_sound(h, unit, &h->entries[unit]))
+        return PH_H_CORRUPT;
+    if (h->entries[unit].kind == PH_KIND_LARGE || is_full_run(h, unit))
+        return (int64_t)nunits;
+    int adopted = adopt(h, unit);
+    if (adopted < 0)
+        return adopted;
+    if (h->units[unit].u.run.live != 0 || h->readonly)
+        return (int64_t)nunits;
+    ph_run_discard(h, unit);
+    return 0;
+}
+
+/* ph_boot_step -- look for free space in about `budget` units more. Gaps of `pool_below` units or more are
+ * reported for Python to own; shorter ones go to the pool. Returns the number of gaps; PH_H_CORRUPT leaves
+ * `boot` at the unit whose entry is impossible. */
 int64_t ph_boot_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, struct ph_gap *gaps, uint64_t capacity)
 {
     uint64_t count = 0, stop = h->end_unit - h->boot < budget ? h->end_unit : h->boot + budget;
     while (h->boot < stop && count < capacity) {
         uint64_t unit = h->boot;
-        if (h->units[unit].state == PH_U_OTHER && !entry_is_zero(&h->entries[unit])) {
-            int adopted = adopt(h, unit);
-            if (adopted < 0)
-                return adopted;
-        }
-        if (is_empty_run(h, unit))
-            ph_run_discard(h, unit);
         if (h->units[unit].state != PH_U_OTHER) {
             h->boot += h->units[unit].nunits;
+            continue;
+        }
+        if (!entry_is_zero(&h->entries[unit])) {
+            int64_t read = read_entry(h, unit);
+            if (read < 0)
+                return read;
+            h->boot += (uint64_t)read;
             continue;
         }
         uint64_t end = gap_end(h, unit, budget);
@@ -89,6 +115,37 @@ int64_t ph_boot_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, st
             gaps[count++] = (struct ph_gap){unit, end - unit};
     }
     return (int64_t)count;
+}
+
+/* ph_adopt_step -- make the records that are missing in about `budget` units more. 0 when none are left. */
+int ph_adopt_step(struct ph_heap *h, uint64_t budget)
+{
+    uint64_t stop = h->end_unit - h->known < budget ? h->end_unit : h->known + budget;
+    if (h->known >= h->end_unit)
+        return 0;
+    while (h->known < stop) {
+        const struct ph_unit *record = &h->units[h->known];
+        if (record->state == PH_U_OTHER && !entry_is_zero(&h->entries[h->known])) {
+            int adopted = adopt(h, h->known);
+            if (adopted < 0)
+                return adopted;
+        }
+        h->known += record->state == PH_U_OTHER ? 1 : record->nunits;
+    }
+    return 1;
+}
+
+/* ph_set_bounds -- the units that are ours. `boot` < `end`: a heap that was opened, of which nothing is read. */
+void ph_set_bounds(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t boot)
+{
+    int all_known = h->known >= h->end_unit;
+    h->first_unit = first;
+    h->end_unit = end;
+    h->boot = boot;
+    if (boot < end || h->known < first)
+        h->known = first;
+    else if (all_known || h->known > end)
+        h->known = end;
 }
 
 /* ph_walk -- the next piece that is described, from `*cursor` on; 0 at the end. Units between pieces belong to

@@ -71,7 +71,6 @@ void ph_pool_take_before(struct ph_heap *h, uint64_t unit, uint64_t nunits);
 int ph_class_refill(struct ph_heap *h, struct ph_class *c);
 int ph_run_adopt(struct ph_heap *h, uint64_t head, uint32_t class_index);
 void ph_run_discard(struct ph_heap *h, uint64_t head);
-uint64_t ph_block_starts(const struct ph_class *c, uint64_t index);
 
 void ph_run_freed(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits);
 

@@ -56,8 +56,11 @@ static int make_room(struct ph_marks *t)
     return 0;
 }
 
+/* There is no record any more when the heap was closed before the handle went. */
 static void count_mark(struct ph_unit *record, int by)
 {
+    if (record == NULL)
+        return;
     if (record->state == PH_U_RUN)
         record->u.run.marks = (uint16_t)(record->u.run.marks + by);
     else
@@ -189,10 +192,4 @@ int ph_free_deferred(struct ph_heap *h, uint64_t offset)
     mark->handles = 0;
     mark->serial = 0;
     return 0;
-}
-
-void ph_heap_fini(struct ph_heap *h)
-{
-    free(h->marks.slots);
-    h->marks = (struct ph_marks){0};
 }

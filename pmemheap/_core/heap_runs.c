@@ -5,22 +5,10 @@
  * The other runs with room wait in an address-ordered heap, so that the lowest fill up and the highest empty. */
 #include "heap_internal.h"
 
-/* First granules of the blocks of a run that begin in its word `index` (0 = first word of the run). */
-uint64_t ph_block_starts(const struct ph_class *c, uint64_t index)
-{
-    uint64_t granules = c->granules, first = index * 64, rest = first % granules;
-    uint64_t phase = rest ? granules - rest : 0;
-    uint64_t end = (uint64_t)c->run_blocks * granules;
-    if (phase >= 64 || first + phase >= end)
-        return 0;
-    uint64_t mask = c->stride << phase;
-    return end - first < 64 ? mask & ((1ULL << (end - first)) - 1) : mask;
-}
-
 /* Free blocks of the run at `head` that begin in word `word` of the bits table. */
 static uint64_t free_mask(const struct ph_heap *h, const struct ph_class *c, uint64_t head, uint64_t word)
 {
-    return ph_block_starts(c, word - head * PH_UNIT_WORDS) & ~h->bits[word];
+    return c->starts[word - head * PH_UNIT_WORDS] & ~h->bits[word];
 }
 
 static int seek(struct ph_heap *h, struct ph_class *c, uint64_t head, uint64_t word)
@@ -163,13 +151,18 @@ void ph_run_freed(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits
 int ph_run_adopt(struct ph_heap *h, uint64_t head, uint32_t class_index)
 {
     struct ph_class *c = &h->classes[class_index];
-    uint32_t live = 0;
-    for (uint64_t i = 0; i < (uint64_t)c->run_units * PH_UNIT_WORDS; i++) {
-        uint64_t bits = h->bits[head * PH_UNIT_WORDS + i];
-        if (bits & ~ph_block_starts(c, i))
-            return PH_H_CORRUPT;
-        live += (uint32_t)__builtin_popcountll(bits);
+    const uint64_t *bits = &h->bits[head * PH_UNIT_WORDS];
+    uint32_t words = (uint32_t)c->run_units * PH_UNIT_WORDS;
+    uint64_t misplaced = 0, missing = 0;
+    for (uint32_t i = 0; i < words; i++) {
+        misplaced |= bits[i] & ~c->starts[i];
+        missing |= c->starts[i] & ~bits[i];
     }
+    if (misplaced)
+        return PH_H_CORRUPT;
+    uint32_t live = missing ? 0 : c->run_blocks;
+    for (uint32_t i = 0; missing && i < words; i++)
+        live += (uint32_t)__builtin_popcountll(bits[i]);
     run_dress(h, head, class_index);
     h->units[head].u.run.live = (uint16_t)live;
     c->live += live;

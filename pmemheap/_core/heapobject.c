@@ -87,7 +87,7 @@ static PyObject *heap_malloc(PyObject *object, PyObject *const *args, Py_ssize_t
     if ((count != 1 || keywords != NULL)
         && read_arguments("malloc", args, count, keywords, names, 1, 2, values) < 0)
         return NULL;
-    if (is_open(self) && read_number(values[0], &size) && size != 0
+    if (is_open(self) && read_number(values[0], &size) && size != 0 && size <= PH_SIZE_MAX
         && (values[1] == NULL || (read_number(values[1], &align) && align != 0 && (align & (align - 1)) == 0))) {
         int64_t offset = ph_malloc(&self->heap, size, align);
         if (offset >= 0)
@@ -262,7 +262,8 @@ static PyObject *heap_malloc_many(PyObject *object, PyObject *const *args, Py_ss
 
     if (read_arguments("malloc_many", args, nargs, keywords, names, 2, 2, values) < 0)
         return NULL;
-    if (!is_open(self) || !read_number(values[0], &size) || size == 0 || !read_number(values[1], &count)
+    if (!is_open(self) || !read_number(values[0], &size) || size == 0 || size > PH_SIZE_MAX
+        || !read_number(values[1], &count)
         || count > (uint64_t)PY_SSIZE_T_MAX / sizeof(uint64_t))
         return PyObject_CallMethodObjArgs(object, slow.more, values[0], values[1], Py_False, NULL);
     offsets = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(count * sizeof(uint64_t)));

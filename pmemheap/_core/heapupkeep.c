@@ -13,11 +13,14 @@ static PyObject *configure(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "y#y#", &sizes, &sizes_length, &units, &units_length))
         return NULL;
-    if (ph_heap_init(core_of(object), (const uint32_t *)sizes, (const uint16_t *)units, (uint32_t)(sizes_length / 4)) < 0
-        || sizes_length / 4 != units_length / 2) {
-        PyErr_SetString(PyExc_ValueError, "configure: uint32 sizes and as many uint16 units expected");
-        return NULL;
-    }
+    if (sizes_length / 4 != units_length / 2)
+        return PyErr_Format(PyExc_ValueError, "configure: as many run lengths as sizes expected");
+    int failure = ph_heap_init(core_of(object), (const uint32_t *)sizes, (const uint16_t *)units,
+                               (uint32_t)(sizes_length / 4));
+    if (failure == PH_H_NOMEM)
+        return PyErr_NoMemory();
+    if (failure < 0)
+        return PyErr_Format(PyExc_ValueError, "configure: ascending sizes up to %d expected", PH_SMALL_MAX);
     Py_RETURN_NONE;
 }
 
@@ -45,9 +48,7 @@ static PyObject *set_bounds(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "KKK", &first, &end, &boot))
         return NULL;
-    h->first_unit = first;
-    h->end_unit = end;
-    h->boot = boot;
+    ph_set_bounds(h, first, end, boot);
     Py_RETURN_NONE;
 }
 
@@ -56,8 +57,8 @@ static PyObject *get_bounds(PyObject *object, PyObject *ignored)
     const struct ph_heap *h = core_of(object);
 
     (void)ignored;
-    return Py_BuildValue("KKK", (unsigned long long)h->first_unit, (unsigned long long)h->end_unit,
-                         (unsigned long long)h->boot);
+    return Py_BuildValue("KKKK", (unsigned long long)h->first_unit, (unsigned long long)h->end_unit,
+                         (unsigned long long)h->boot, (unsigned long long)h->known);
 }
 
 static PyObject *set_state(PyObject *object, PyObject *argument)
@@ -75,6 +76,20 @@ static PyObject *get_state(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
     return PyLong_FromLong(((struct heap_object *)object)->state);
+}
+
+/* Close, unless views live, in one step that no other thread can split; from then on no table is read. */
+static PyObject *shut(PyObject *object, PyObject *ignored)
+{
+    struct ph_heap *h = core_of(object);
+
+    (void)ignored;
+    if (h->marks.views == 0) {
+        ((struct heap_object *)object)->state = PH_S_CLOSED;
+        h->readonly = 1;
+        h->first_unit = h->end_unit = h->boot = h->wild = h->wild_end = 0;
+    }
+    return PyLong_FromUnsignedLongLong(h->marks.views);
 }
 
 static PyObject *set_decay(PyObject *object, PyObject *argument)
@@ -257,7 +272,7 @@ static PyObject *copy_bytes(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* (state, first unit, units, class) of what covers the unit of an offset inside the heap, as far as it is read. */
+/* (state, first unit, units, class) of what covers the unit of an offset, as far as it is read; all zero outside. */
 static PyObject *place_of(PyObject *object, PyObject *argument)
 {
     struct ph_heap *h = core_of(object);
@@ -265,6 +280,8 @@ static PyObject *place_of(PyObject *object, PyObject *argument)
 
     if (PyErr_Occurred())
         return NULL;
+    if (unit - h->first_unit >= h->end_unit - h->first_unit) /* trimmed or closed by another thread */
+        return Py_BuildValue("iKII", 0, 0ULL, 0U, 0U);
     ph_free_refusal(h, offset); /* reads the unit if need be */
     const struct ph_unit *record = &h->units[unit];
     if (record->state == PH_U_RUN_BODY) {
@@ -276,7 +293,7 @@ static PyObject *place_of(PyObject *object, PyObject *argument)
 
 enum { GAPS = 256 };
 
-/* (complete?, [(start, nunits), ...]); None when an entry is impossible: `boot` stands at its unit. */
+/* [(start, nunits), ...]; None when an entry is impossible: `boot` stands at its unit. */
 static PyObject *boot_step(PyObject *object, PyObject *args)
 {
     unsigned long long budget, pool_below;
@@ -295,6 +312,19 @@ static PyObject *boot_step(PyObject *object, PyObject *args)
             Py_CLEAR(list);
     }
     return list;
+}
+
+/* Whether there was something left to adopt; None when an entry is impossible. */
+static PyObject *adopt_step(PyObject *object, PyObject *argument)
+{
+    unsigned long long budget = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    int adopted = ph_adopt_step(core_of(object), budget);
+    if (adopted < 0)
+        Py_RETURN_NONE;
+    return PyBool_FromLong(adopted);
 }
 
 /* (next cursor, start, nunits, state, class, live, nbytes, epoch of its freeing), or None at the end. */
@@ -432,9 +462,10 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_configure", configure, METH_VARARGS, "Set the size classes; forgets everything."},
     {"_attach", attach, METH_VARARGS, "Set the virtual bases of the four tables, and who keeps them mapped."},
     {"_set_bounds", set_bounds, METH_VARARGS, "Set first_unit, end_unit and boot."},
-    {"_bounds", get_bounds, METH_NOARGS, "(first_unit, end_unit, boot)."},
+    {"_bounds", get_bounds, METH_NOARGS, "(first_unit, end_unit, boot, known)."},
     {"_set_state", set_state, METH_O, "Set what the public calls may do."},
     {"_state", get_state, METH_NOARGS, "What the public calls may do."},
+    {"_shut", shut, METH_NOARGS, "Close unless views live; how many do."},
     {"_set_decay", set_decay, METH_O, "Call _decay_due after so many more freed units."},
     {"_try_malloc", try_malloc, METH_VARARGS, "Offset, or a negative code."},
     {"_try_realloc", try_realloc, METH_VARARGS, "Offset, or a negative code."},
@@ -457,6 +488,7 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_copy", copy_bytes, METH_VARARGS, "Copy bytes of the heap: to, from, length."},
     {"_place_of", place_of, METH_O, "What covers the unit of an offset."},
     {"_boot_step", boot_step, METH_VARARGS, "Read on in the entries; gaps for the extents, None at damage."},
+    {"_adopt_step", adopt_step, METH_O, "Make records of what is only described by entries; False at the end."},
     {"_walk", walk, METH_O, "The next piece that is described."},
     {"_blocks", blocks, METH_O, "Some live blocks."},
     {"_check_core", check, METH_NOARGS, "Verify every structure of the core against every other."},
