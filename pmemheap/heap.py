@@ -130,6 +130,12 @@ class Heap(native.HeapCore):
 
     # ------------------------------------------------------------ making
 
+    def __init__(self) -> None:
+        """Refuse: a heap needs memory, and each kind has its own maker."""
+        raise TypeError(
+            "Heap: made by Heap.anonymous, Heap.shared, Heap.create, Heap.open or Heap.attach"
+        )
+
     @classmethod
     def anonymous(
         cls,
@@ -417,9 +423,13 @@ class Heap(native.HeapCore):
             raise UsageError(f"malloc_many: an open heap expected, {self._name} changed its state")
         return self._malloc_slow(nbytes)
 
-    def _free_slow(self, offset: Any, _second: Any = None) -> None:
+    def _free_slow(self, offset: Any, deferred: Any = None) -> None:
+        place = _offset(offset)
         self._require(write=True)
-        self._refuse_free(_offset(offset), "free")
+        if type(offset) is not int:
+            self.free(place, bool(deferred))
+        else:
+            self._refuse_free(place, "free")
 
     def _free_many_slow(self, index: int | None, offsets: Any) -> Any:
         if index is None:
@@ -452,10 +462,7 @@ class Heap(native.HeapCore):
             if to >= 0:
                 return to
             if to == _Code.PINNED:
-                raise BufferError(
-                    f"realloc: block at offset {offset:#x}: no live views expected where it must "
-                    f"move to hold {size} bytes, {self._views_of(offset)} found"
-                )
+                raise self._pinned(offset, size)
             if to == _Code.BAD_OFFSET:
                 raise self._no_block(offset, "realloc")
             if to == _Code.UPSTREAM and self._extend_block(offset, size):
@@ -467,26 +474,30 @@ class Heap(native.HeapCore):
 
     def _extend_block(self, offset: int, size: int) -> bool:
         """Let a large block grow over what lies behind it outside of the pool."""
-        have = self.usable_size(offset) // UNIT
-        stop = offset // UNIT + have
-        pooled = self._room_after(stop)
-        missing = -(-size // UNIT) - have - pooled
-        if not self._supply.extend(stop + pooled, missing):
+        end = (offset + self.usable_size(offset)) // UNIT
+        start, stop = end + self._room_after(end), offset // UNIT - -size // UNIT
+        if stop <= start or not self._supply.extend(start, stop - start):
             return False
-        self._large_extend(offset, missing, size)
-        return True
+        if self._large_extend(offset, start, stop, size):
+            return True
+        self._supply.extents.deallocate(start, stop - start)
+        return False
 
     def _move_to_extent(self, offset: int, size: int) -> int:
         if self._views_of(offset):
-            raise BufferError(
-                f"realloc: block at offset {offset:#x}: no live views expected where it must move "
-                f"to hold {size} bytes, {self._views_of(offset)} found"
-            )
-        old_size = self.usable_size(offset)
+            raise self._pinned(offset, size)
         to = self._malloc_extent(size, roomy=True)
-        self._copy(to, offset, min(old_size, size))
-        self.free(offset)
-        return to
+        refusal = self._move_into(offset, to, size)
+        if refusal == 0:
+            return to
+        self.free(to)  # another thread freed or viewed the block while the heap grew
+        raise self._pinned(offset, size) if refusal == _Code.PINNED else self._no_block(offset, "realloc")
+
+    def _pinned(self, offset: int, size: int) -> BufferError:
+        return BufferError(
+            f"realloc: block at offset {offset:#x}: no live views expected where it must move "
+            f"to hold {size} bytes, {self._views_of(offset)} found"
+        )
 
     def _expand_slow(self, offset: Any, size: Any) -> bool:
         place, nbytes = _offset(offset), _size(size)
@@ -504,6 +515,8 @@ class Heap(native.HeapCore):
     def _usable_size_slow(self, offset: Any, _second: Any = None) -> int:
         place = _offset(offset)
         self._require()
+        if type(offset) is not int:
+            return self.usable_size(place)
         raise self._no_block(place, "usable_size")
 
     def _view_slow(self, offset: Any, length: Any = None) -> memoryview:
@@ -511,7 +524,11 @@ class Heap(native.HeapCore):
         self._require()
         usable = self.usable_size(place)
         if length is not None:
-            _whole(f"view: length of the block at offset {place:#x}", length, 0, usable)
+            count = _whole(f"view: length of the block at offset {place:#x}", length, 0, usable)
+            if type(length) is not int:
+                return self.view(place, count)
+        elif type(offset) is not int:
+            return self.view(place)
         raise self._no_block(place, "view")
 
     def _decay_due(self) -> None:

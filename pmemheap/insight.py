@@ -59,7 +59,10 @@ class HeapStats:
     active : int
         In runs and large blocks: `allocated`, and the free blocks of runs.
     resident : int
-        In memory as the kernel counts it, shared pages by their part (Pss), tables included.
+        Of memory that is in use, tables included: `touched`, but all that is active counts, also
+        where it was never stored to.
+    touched : int
+        Of memory as the kernel counts it now, shared pages by their part (Pss), tables included.
     mapped : int
         Of address space with something behind it, tables included.
     metadata, metadata_resident : int
@@ -90,6 +93,7 @@ class HeapStats:
     allocated: int
     active: int
     resident: int
+    touched: int
     mapped: int
     metadata: int
     metadata_resident: int
@@ -114,17 +118,20 @@ def stats(heap: Heap) -> HeapStats:
     counters = heap._counters()
     classes, small_bytes, small_waste = _classes(heap)
     residency = region.residency()
-    resident = sum(each.proportional for each in residency.values())
+    touched = sum(each.proportional for each in residency.values())
+    metadata = touched - residency["data"].proportional
+    active = (counters["run_units"] + counters["large_units"]) * UNIT
     free, longest = supply.free_units(), supply.longest()
     file_bytes, file_blocks = medium.allocated() if isinstance(medium, FileMedium) else (0, 0)
     large = counters["large_units"] * UNIT
     return HeapStats(
         allocated=small_bytes + large,
-        active=(counters["run_units"] + counters["large_units"]) * UNIT,
-        resident=resident,
+        active=active,
+        resident=max(touched, active + metadata),
+        touched=touched,
         mapped=region.mapped_bytes,
         metadata=region.mapped_bytes - region.nunits * DATA_WIDTH,
-        metadata_resident=resident - residency["data"].proportional,
+        metadata_resident=metadata,
         blocks=sum(each.blocks for each in classes) + counters["large_blocks"],
         free=free * UNIT,
         largest_free=longest * UNIT,

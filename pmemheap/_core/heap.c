@@ -240,11 +240,6 @@ int ph_free_refusal(struct ph_heap *h, uint64_t offset)
     return ph_is_marked(record) ? ph_mark_refusal(h, offset) : 0;
 }
 
-void ph_copy(struct ph_heap *h, uint64_t to, uint64_t from, uint64_t length)
-{
-    memmove(h->data + to, h->data + from, length);
-}
-
 int ph_free(struct ph_heap *h, uint64_t offset)
 {
     struct ph_unit *record = ph_block_at(h, offset);
@@ -266,9 +261,18 @@ static uint64_t capacity_of(const struct ph_heap *h, const struct ph_unit *recor
                                      : (uint64_t)record->nunits << PH_UNIT_SHIFT;
 }
 
+/* The same as ph_block_at for who does not look at marks: NULL as well where a free waits for the last view. */
+static struct ph_unit *block_in_use(struct ph_heap *h, uint64_t offset)
+{
+    struct ph_unit *record = ph_block_at(h, offset);
+    if (record == NULL || !ph_is_marked(record))
+        return record;
+    return ph_mark_refusal(h, offset) == PH_H_BAD_OFFSET ? NULL : record;
+}
+
 int64_t ph_usable_size(struct ph_heap *h, uint64_t offset)
 {
-    const struct ph_unit *record = ph_block_at(h, offset);
+    const struct ph_unit *record = block_in_use(h, offset);
     return record == NULL ? PH_H_BAD_OFFSET : (int64_t)capacity_of(h, record);
 }
 
@@ -392,7 +396,7 @@ int64_t ph_realloc(struct ph_heap *h, uint64_t offset, uint64_t size)
 /* ph_expand -- make the block hold `size` bytes where it is. 0 = done. */
 int ph_expand(struct ph_heap *h, uint64_t offset, uint64_t size)
 {
-    struct ph_unit *record = ph_block_at(h, offset);
+    struct ph_unit *record = block_in_use(h, offset);
     if (record == NULL)
         return PH_H_BAD_OFFSET;
     if (record->state == PH_U_RUN)
@@ -408,15 +412,33 @@ int ph_expand(struct ph_heap *h, uint64_t offset, uint64_t size)
     return 0;
 }
 
-/* ph_large_extend -- after PH_H_UPSTREAM: the pool's units behind the block and `upstream` units behind those,
- * which the caller has taken from the extents, become part of the block. */
-void ph_large_extend(struct ph_heap *h, uint64_t offset, uint64_t upstream, uint64_t nbytes)
+/* ph_large_extend -- after PH_H_UPSTREAM: the pool's units behind the block and [start, stop), which the caller
+ * has taken from the extents, become part of the block. 0, with nothing changed, when the block was freed while the
+ * caller took them, or the pool does not reach from it to `start` any more. */
+int ph_large_extend(struct ph_heap *h, uint64_t offset, uint64_t start, uint64_t stop, uint64_t nbytes)
 {
-    uint64_t unit = offset >> PH_UNIT_SHIFT, have = h->units[unit].nunits;
-    uint64_t after = ph_room_after(h, unit + have);
+    const struct ph_unit *record = ph_block_at(h, offset);
+    if (record == NULL || record->state != PH_U_LARGE)
+        return 0;
+    uint64_t unit = offset >> PH_UNIT_SHIFT, end = unit + record->nunits, after = ph_room_after(h, end);
+    if (end + after != start)
+        return 0;
     if (after)
-        ph_pool_take_after(h, unit + have, after);
-    large_resize(h, unit, have + after + upstream, nbytes);
+        ph_pool_take_after(h, end, after);
+    large_resize(h, unit, stop - unit, nbytes);
+    return 1;
+}
+
+/* ph_move_into -- the bytes of a block go to the large block at `to`, up to `size` of them, and it is freed. A
+ * refusal as of ph_free, with nothing changed. */
+int ph_move_into(struct ph_heap *h, uint64_t offset, uint64_t to, uint64_t size)
+{
+    int refused = ph_free_refusal(h, offset);
+    if (refused < 0)
+        return refused;
+    uint64_t capacity = capacity_of(h, ph_block_at(h, offset));
+    memcpy(h->data + to, h->data + offset, capacity < size ? capacity : size);
+    return ph_free(h, offset);
 }
 
 /* ph_malloc_many -- up to `count` blocks of one size; how many there were before the core needed help. */

@@ -123,7 +123,7 @@ static PyObject *heap_free(PyObject *object, PyObject *const *args, Py_ssize_t c
         return NULL;
     if (!is_open(self) || !read_number(values[0], &offset)
         || (deferred ? ph_free_deferred(&self->heap, offset) : ph_free(&self->heap, offset)) < 0)
-        return call_slow(object, slow.free, values[0], NULL);
+        return call_slow(object, slow.free, values[0], values[1]);
     if (self->heap.freed_units >= self->decay_at)
         return PyObject_CallMethodObjArgs(object, slow.decay, NULL);
     Py_RETURN_NONE;
