@@ -146,6 +146,8 @@ void ph_set_bounds(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t boo
         h->known = first;
     else if (all_known || h->known > end)
         h->known = end;
+    if (h->wild == h->wild_end) /* an empty wilderness may stand where the heap no longer is */
+        h->wild = h->wild_end = first;
 }
 
 /* ph_walk -- the next piece that is described, from `*cursor` on; 0 at the end. Units between pieces belong to
