@@ -88,7 +88,9 @@ static int mark_of(struct ph_heap *h, uint64_t offset, struct ph_mark **mark)
 static void drop(struct ph_heap *h, struct ph_mark *mark)
 {
     struct ph_marks *t = &h->marks;
-    count_mark(ph_block_at(h, mark->key - 1), -1);
+    struct ph_unit *record = ph_block_at(h, mark->key - 1);
+    if (record != NULL) /* else a reader's block that the writer of a shared heap has freed */
+        count_mark(record, -1);
     t->used--;
     uint64_t hole = (uint64_t)(mark - t->slots), mask = t->capacity - 1;
     for (uint64_t i = (hole + 1) & mask; t->slots[i].key != 0; i = (i + 1) & mask) {
