@@ -5,6 +5,8 @@
  *   - from `boot` upwards what has room, when space is wanted; what is full is only passed over (ph_boot_step);
  *   - from `known` upwards everything, when all of it is to be counted or walked (ph_adopt_step).
  */
+#include <string.h>
+
 #include "heap_internal.h"
 
 /* Whether an entry can be what it says: its range inside the heap, its class one of ours. */
@@ -32,17 +34,27 @@ static uint64_t gap_end(const struct ph_heap *h, uint64_t unit, uint64_t limit)
     return unit;
 }
 
+/* A copy of an entry: where a writer works beside this reader, the entry itself may change between two looks. */
+static struct ph_entry entry_at(const struct ph_heap *h, uint64_t unit)
+{
+    const uint64_t *words = (const uint64_t *)&h->entries[unit];
+    uint64_t copy[2] = {__atomic_load_n(&words[0], __ATOMIC_ACQUIRE), __atomic_load_n(&words[1], __ATOMIC_RELAXED)};
+    struct ph_entry entry;
+    memcpy(&entry, copy, sizeof entry);
+    return entry;
+}
+
 /* Make the record of the run or extent whose entry stands at `unit`. Nothing else may lie inside it: so
  * records never overlap, whatever a damaged file says. */
 static int adopt(struct ph_heap *h, uint64_t unit)
 {
-    const struct ph_entry *entry = &h->entries[unit];
-    if (!entry_is_sound(h, unit, entry)
-        || gap_end(h, unit + 1, entry->nunits - 1) != unit + entry->nunits)
+    const struct ph_entry entry = entry_at(h, unit);
+    if (!entry_is_sound(h, unit, &entry)
+        || gap_end(h, unit + 1, entry.nunits - 1) != unit + entry.nunits)
         return PH_H_CORRUPT;
-    if (entry->kind == PH_KIND_RUN)
-        return ph_run_adopt(h, unit, entry->class_index);
-    ph_large_dress(h, unit, entry->nunits, entry->nbytes);
+    if (entry.kind == PH_KIND_RUN)
+        return ph_run_adopt(h, unit, entry.class_index);
+    ph_large_dress(h, unit, entry.nunits, entry.nbytes);
     return 0;
 }
 
