@@ -129,6 +129,13 @@ int64_t ph_boot_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, st
     return (int64_t)count;
 }
 
+/* `known` may stand inside of a range that merged, or of a run made of one, since the step before. */
+static int begins_piece(const struct ph_unit *record)
+{
+    return record->state == PH_U_FREE || record->state == PH_U_RUN || record->state == PH_U_LARGE
+        || record->state == PH_U_LIMBO;
+}
+
 /* ph_adopt_step -- make the records that are missing in about `budget` units more. 0 when none are left. */
 int ph_adopt_step(struct ph_heap *h, uint64_t budget)
 {
@@ -142,7 +149,7 @@ int ph_adopt_step(struct ph_heap *h, uint64_t budget)
             if (adopted < 0)
                 return adopted;
         }
-        h->known += record->state == PH_U_OTHER ? 1 : record->nunits;
+        h->known += begins_piece(record) ? record->nunits : 1;
     }
     return 1;
 }
