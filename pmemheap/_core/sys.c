@@ -208,7 +208,7 @@ int64_t ph_map_anonymous(uint64_t address, uint64_t length, int32_t flags)
 {
     struct backing b = {-1, 0, protection(flags), MAP_ANONYMOUS};
 
-    b.flags |= flags & PH_MAP_SHARED ? MAP_SHARED : MAP_PRIVATE;
+    b.flags |= flags & PH_MAP_SHARED ? MAP_SHARED : MAP_PRIVATE | MAP_NORESERVE;
     return map_over(&b, address, length);
 }
 
