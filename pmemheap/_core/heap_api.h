@@ -24,7 +24,8 @@ int64_t ph_usable_size(struct ph_heap *h, uint64_t offset);
 
 /* Large blocks that Python places. */
 void ph_large_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
-void ph_large_extend(struct ph_heap *h, uint64_t offset, uint64_t upstream, uint64_t nbytes);
+int ph_large_extend(struct ph_heap *h, uint64_t offset, uint64_t start, uint64_t stop, uint64_t nbytes);
+int ph_move_into(struct ph_heap *h, uint64_t offset, uint64_t to, uint64_t size);
 
 /* Units between the pool and the extents of Python. */
 void ph_donate(struct ph_heap *h, uint64_t start, uint64_t nunits, int never_used);
@@ -34,9 +35,6 @@ int ph_release_empties(struct ph_heap *h);
 int ph_limbo_pop(struct ph_heap *h, uint64_t *start, uint64_t *nunits);
 
 uint64_t ph_room_after(struct ph_heap *h, uint64_t unit);
-
-/* Bytes of the heap, possibly overlapping. */
-void ph_copy(struct ph_heap *h, uint64_t to, uint64_t from, uint64_t length);
 
 /* Marks: live views, handles and deferred frees of a block. */
 int ph_view_pin(struct ph_heap *h, uint64_t offset);

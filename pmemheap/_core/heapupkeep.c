@@ -138,12 +138,11 @@ static PyObject *large_make(PyObject *object, PyObject *args)
 
 static PyObject *large_extend(PyObject *object, PyObject *args)
 {
-    unsigned long long offset, upstream, nbytes;
+    unsigned long long offset, start, stop, nbytes;
 
-    if (!PyArg_ParseTuple(args, "KKK", &offset, &upstream, &nbytes))
+    if (!PyArg_ParseTuple(args, "KKKK", &offset, &start, &stop, &nbytes))
         return NULL;
-    ph_large_extend(core_of(object), offset, upstream, nbytes);
-    Py_RETURN_NONE;
+    return PyBool_FromLong(ph_large_extend(core_of(object), offset, start, stop, nbytes));
 }
 
 static PyObject *room_after(PyObject *object, PyObject *argument)
@@ -262,14 +261,13 @@ static PyObject *live_views(PyObject *object, PyObject *ignored)
     return PyLong_FromUnsignedLongLong(core_of(object)->marks.views);
 }
 
-static PyObject *copy_bytes(PyObject *object, PyObject *args)
+static PyObject *move_into(PyObject *object, PyObject *args)
 {
-    unsigned long long to, from, length;
+    unsigned long long offset, to, size;
 
-    if (!PyArg_ParseTuple(args, "KKK", &to, &from, &length))
+    if (!PyArg_ParseTuple(args, "KKK", &offset, &to, &size))
         return NULL;
-    ph_copy(core_of(object), to, from, length);
-    Py_RETURN_NONE;
+    return PyLong_FromLong(ph_move_into(core_of(object), offset, to, size));
 }
 
 /* (state, first unit, units, class) of what covers the unit of an offset, as far as it is read; all zero outside. */
@@ -472,7 +470,7 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_try_expand", try_expand, METH_VARARGS, "0, or a negative code."},
     {"_free_refusal", free_refusal, METH_O, "0, or the code with which free would refuse."},
     {"_large_make", large_make, METH_VARARGS, "Describe units of nobody as one large block; its offset."},
-    {"_large_extend", large_extend, METH_VARARGS, "Append the pool's units and some of the extents to a block."},
+    {"_large_extend", large_extend, METH_VARARGS, "Append the pool's units and those given to a block; False if it is too late."},
     {"_room_after", room_after, METH_O, "Free units of the pool from a unit on."},
     {"_donate", donate, METH_VARARGS, "Give units to the pool."},
     {"_reclaim", reclaim, METH_O, "Take a range of at least so many units out of the pool."},
@@ -485,7 +483,7 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_handle_drop", handle_drop, METH_VARARGS, "A handle is gone."},
     {"_views_of", views_of, METH_O, "Live views of the block at an offset."},
     {"_live_views", live_views, METH_NOARGS, "Live views of all blocks."},
-    {"_copy", copy_bytes, METH_VARARGS, "Copy bytes of the heap: to, from, length."},
+    {"_move_into", move_into, METH_VARARGS, "Copy a block into a large one and free it: from, to, size."},
     {"_place_of", place_of, METH_O, "What covers the unit of an offset."},
     {"_boot_step", boot_step, METH_VARARGS, "Read on in the entries; gaps for the extents, None at damage."},
     {"_adopt_step", adopt_step, METH_O, "Make records of what is only described by entries; False at the end."},
