@@ -105,6 +105,7 @@ class Advice(IntEnum):
     NOHUGEPAGE = lib.PH_ADVISE_NOHUGEPAGE
     POPULATE_WRITE = lib.PH_ADVISE_POPULATE_WRITE
     DONTFORK = lib.PH_ADVISE_DONTFORK
+    RANDOM = lib.PH_ADVISE_RANDOM
 
 
 class Allocate(IntEnum):

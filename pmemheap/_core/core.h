@@ -80,6 +80,7 @@ enum ph_advice {
     PH_ADVISE_NOHUGEPAGE,
     PH_ADVISE_POPULATE_WRITE,
     PH_ADVISE_DONTFORK,
+    PH_ADVISE_RANDOM, /* no read-ahead: a first touch brings one page in, not a large folio */
 };
 
 /* ph_reserve -- take [address, address + length) with nothing behind it; anywhere when address is 0.

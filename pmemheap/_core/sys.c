@@ -236,9 +236,10 @@ int64_t ph_advise(uint64_t address, uint64_t length, int32_t advice)
         [PH_ADVISE_DONTNEED] = MADV_DONTNEED,       [PH_ADVISE_REMOVE] = MADV_REMOVE,
         [PH_ADVISE_HUGEPAGE] = MADV_HUGEPAGE,       [PH_ADVISE_NOHUGEPAGE] = MADV_NOHUGEPAGE,
         [PH_ADVISE_POPULATE_WRITE] = MADV_POPULATE_WRITE, [PH_ADVISE_DONTFORK] = MADV_DONTFORK,
+        [PH_ADVISE_RANDOM] = MADV_RANDOM,
     };
 
-    if (advice < 0 || advice > PH_ADVISE_DONTFORK)
+    if (advice < 0 || advice > PH_ADVISE_RANDOM)
         return -EINVAL;
     return CALL(PH_CALL_MADVISE, madvise(pointer(address), length, advices[advice]));
 }
