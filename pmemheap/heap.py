@@ -16,6 +16,8 @@ A call that raises has changed nothing.
 from __future__ import annotations
 
 import atexit
+import math
+import operator
 import os
 import threading
 import time
@@ -162,6 +164,7 @@ class Heap(native.HeapCore):
         OutOfSpaceError
             No address space for the first MiB.
         """
+        decay = _decay(decay)
         medium = AnonymousMedium(_limit(limit))
         region = Region(medium, _headroom(headroom))
         region.grow(1, 1)
@@ -180,6 +183,7 @@ class Heap(native.HeapCore):
         It lives until the last process that has it open, or holds its `fileno`, lets it go.
         Parameters and exceptions as `anonymous`.
         """
+        headroom, decay = _headroom(headroom), _decay(decay)
         medium = FileMedium.create_memory("pmemheap", limit=_limit(limit))
         return cls._over_file(medium, headroom, decay, fresh=True)
 
@@ -215,8 +219,9 @@ class Heap(native.HeapCore):
         OutOfSpaceError
             The disk is full.
         """
+        headroom, decay = _headroom(headroom), _decay(decay)
         medium = FileMedium.create(
-            Path(path), _durability(durability), limit=_limit(limit), replace_file=replace
+            _path(path), _durability(durability), limit=_limit(limit), replace_file=replace
         )
         return cls._over_file(medium, headroom, decay, fresh=True)
 
@@ -246,7 +251,8 @@ class Heap(native.HeapCore):
         CorruptHeapError
             The file is not a sound heap; place, expected and found are named.
         """
-        medium = FileMedium.open(Path(path), readonly=readonly, limit=_limit(limit))
+        headroom, decay = _headroom(headroom), _decay(decay)
+        medium = FileMedium.open(_path(path), readonly=readonly, limit=_limit(limit))
         return cls._over_file(medium, headroom, decay, fresh=False)
 
     @classmethod
@@ -277,6 +283,7 @@ class Heap(native.HeapCore):
         CorruptHeapError
             What the descriptor leads to is not a sound heap.
         """
+        headroom, decay = _headroom(headroom), _decay(decay)
         flags = os.O_RDONLY if readonly else os.O_RDWR
         try:
             own = os.open(f"/proc/self/fd/{fd:d}", flags | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -292,7 +299,7 @@ class Heap(native.HeapCore):
         cls, medium: FileMedium, headroom: int, decay: float | None, *, fresh: bool
     ) -> Self:
         try:
-            region = Region(medium, _headroom(headroom))
+            region = Region(medium, headroom)
             region.adopt(medium.pieces())
             identity = medium.superblock.uuid
             return cls._over(medium, region, identity, f"heap {medium.name!r}", decay, fresh=fresh)
@@ -313,14 +320,14 @@ class Heap(native.HeapCore):
     ) -> Self:
         self = cls.__new__(cls)
         self._medium, self._region, self._identity, self._name = medium, region, identity, name
-        self._lock, self._owner, self._unsettled = threading.Lock(), 0, False
+        self._lock, self._owner, self._unsettled = threading.RLock(), 0, False
         self._configure(*packed_classes())
         bases = (region.base(table) for table in ("data", "bits", "entries", "units"))
         self._attach(*bases, region.lifelines)
         self._supply = Supply(self, region, medium, fresh=fresh)
         store = medium if isinstance(medium, FileMedium) else MemoryRoots()
         self._roots = Roots(store, _Guard(self))
-        self._decay_seconds = decay if decay is None else max(0.0, float(decay))
+        self._decay_seconds = decay
         self._decayed_at = time.monotonic()
         self._arm_decay()
         readonly = isinstance(medium, FileMedium) and medium.readonly
@@ -415,10 +422,12 @@ class Heap(native.HeapCore):
         start = self._supply.allocate(nunits, max(align // UNIT, 1), roomy=roomy)
         return self._large_make(start, nunits, size)
 
-    def _malloc_many_slow(self, size: Any, count: Any, wants_one: bool) -> int:
+    def _malloc_many_slow(self, size: Any, count: Any, wants_one: bool) -> int | memoryview:
         nbytes = _size(size)
-        _whole("malloc_many: count", count, 0, (1 << 60) - 1)
+        blocks = _whole("malloc_many: count", count, 0, (1 << 60) - 1)
         self._require(write=True)
+        if not wants_one and not type(size) is type(count) is int:
+            return self.malloc_many(nbytes, blocks)
         if not wants_one:
             raise UsageError(f"malloc_many: an open heap expected, {self._name} changed its state")
         return self._malloc_slow(nbytes)
@@ -522,24 +531,24 @@ class Heap(native.HeapCore):
     def _view_slow(self, offset: Any, length: Any = None) -> memoryview:
         place = _offset(offset)
         self._require()
-        usable = self.usable_size(place)
+        count = usable = self.usable_size(place)
         if length is not None:
             count = _whole(f"view: length of the block at offset {place:#x}", length, 0, usable)
-            if type(length) is not int:
-                return self.view(place, count)
-        elif type(offset) is not int:
-            return self.view(place)
+        if type(offset) is not int or type(length) not in {int, type(None)}:
+            return self.view(place, count)
         raise self._no_block(place, "view")
 
     def _decay_due(self) -> None:
         """Look whether space has been free for long; called by `free` now and then."""
         elapsed = time.monotonic() - self._decayed_at
         due = self._decay_seconds is not None and elapsed >= self._decay_seconds
-        if due and not self._lock.locked():
+        if due and not self._owner:
             self._decayed_at = time.monotonic()
             try:
                 self._serve(self._supply.decay, DECAY_SHARE)
             except PmemHeapError as error:
+                if self._state() != _OPEN:
+                    return  # another thread closed it
                 self._decay_seconds = None
                 warnings.warn(f"{self._name}: give-back stopped: {error}", RuntimeWarning, 2)
         self._arm_decay()
@@ -555,12 +564,12 @@ class Heap(native.HeapCore):
 
     def _serve(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a change of the volatile structures, alone; repair them first if one was torn out."""
-        if self._owner == threading.get_ident():
-            raise UsageError(
-                f"{self._name}: called from a finalizer or signal handler while the heap is being "
-                "changed by the same thread; only free and view may be"
-            )
         with self._lock:
+            if self._owner:  # the lock let us in, so it is this thread's
+                raise UsageError(
+                    f"{self._name}: called from a finalizer or signal handler while the heap is "
+                    "being changed by the same thread; only free and view may be"
+                )
             self._owner = threading.get_ident()
             try:
                 if self._state() != _OPEN:
@@ -729,10 +738,12 @@ class Heap(native.HeapCore):
             The system could not write it back. The heap is read-only from now on.
         """
         self._require(write=True)
-        if not isinstance(self._medium, FileMedium):
-            return
+        if isinstance(self._medium, FileMedium):
+            self._serve(self._sync_locked, self._medium)
+
+    def _sync_locked(self, medium: FileMedium) -> None:
         try:
-            self._medium.sync()
+            medium.sync()
         except DurabilityError:
             self._set_state(_State.READONLY)
             raise
@@ -753,9 +764,9 @@ class Heap(native.HeapCore):
         if state == _State.FORKED:
             self._set_state(_State.CLOSED)
             return
-        if self._owner == threading.get_ident():
-            raise UsageError(f"{self._name}: closed from inside of one of its own calls")
         with self._lock:
+            if self._owner:
+                raise UsageError(f"{self._name}: closed from inside of one of its own calls")
             if self._state() == _State.CLOSED:
                 return
             views = self._shut()
@@ -781,7 +792,7 @@ class Heap(native.HeapCore):
         if self._state() == _State.CLOSED:
             return
         self._set_state(_State.FORKED)
-        self._lock, self._owner = threading.Lock(), 0
+        self._lock, self._owner = threading.RLock(), 0
         if isinstance(self._medium, FileMedium):
             if not self._medium.readonly:
                 self._region.privatize()
@@ -825,9 +836,10 @@ class _Guard:
 
 
 def _whole(what: str, value: object, least: int, most: int) -> int:
-    if not hasattr(value, "__index__"):
-        raise TypeError(f"{what}: a whole number expected, found {value!r}")
-    number = int(value.__index__())
+    try:
+        number = int.__index__(operator.index(value))  # type: ignore[arg-type]
+    except TypeError as error:
+        raise TypeError(f"{what}: a whole number expected, found {value!r}") from error
     if not least <= number <= most:
         raise UsageError(f"{what}: {least} to {most} expected, {number} found")
     return number
@@ -856,6 +868,23 @@ def _limit(value: object) -> int | None:
 
 def _headroom(value: object) -> int:
     return _whole("headroom", value, 0, 1 << 46)
+
+
+def _decay(value: object) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"decay: seconds or None expected, found {value!r}")
+    if math.isnan(value):
+        raise UsageError("decay: seconds, 0 or more, or None expected, nan found")
+    return max(0.0, float(value))
+
+
+def _path(value: str | os.PathLike[str]) -> Path:
+    path = Path(value)
+    if "\0" in str(path):
+        raise UsageError(f"path: one without NUL characters expected, found {str(path)!r}")
+    return path
 
 
 def _durability(value: object) -> Durability:
@@ -917,7 +946,7 @@ def open_heap(path: str | os.PathLike[str], flag: str = "r", **options: Any) -> 
     """
     if flag == "n":
         return Heap.create(path, replace=True, **options)
-    if flag == "c" and not os.path.lexists(path):
+    if flag == "c" and not os.path.lexists(_path(path)):
         return Heap.create(path, **options)
     if flag in {"w", "c", "r"}:
         options.pop("durability", None)
