@@ -71,6 +71,7 @@ class FileMedium:
         self.superblock: Superblock
         self.maybe_holes = False
         self._copy = 0
+        self._is_new = False
         self._reservation: VMReservation | None = None
         self._header: Map | None = None
 
@@ -213,6 +214,7 @@ class FileMedium:
 
     def _format(self, durability: Durability) -> None:
         """Write header area and log as zeros, and the first superblock."""
+        self._is_new = True
         stop = _FIRST_SEGMENT
         first = stop + _FIRST_UNITS * layout.UNIT_BYTES_IN_FILE
         if self.limit is not None and self.limit < first:
@@ -452,7 +454,7 @@ class FileMedium:
         file_offset, length = _part_of(piece, table)
         access: Access = "r" if self.readonly else "rw"
         part = Map.file(self.fd, reservation, offset, length, file_offset, access=access)
-        if table != "data" and piece.index not in self.segments:
+        if table != "data" and (self._is_new or piece.index not in self.segments):
             with suppress(NativeError):
                 native.madvise(part.address, length, Advice.RANDOM)
         return part
