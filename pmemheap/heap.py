@@ -43,9 +43,9 @@ from pmemheap.errors import (
 from pmemheap.handles import Block
 from pmemheap.heapfile import FileMedium
 from pmemheap.insight import CheckReport, Explanation, HeapStats
-from pmemheap.layout import Durability
+from pmemheap.layout import Durability, RootSlot
 from pmemheap.region import DEFAULT_HEADROOM, AnonymousMedium, Region
-from pmemheap.roots import MemoryRoots, Roots
+from pmemheap.roots import MemoryRoots, Roots, RootStore
 from pmemheap.slabs import CLASSES, packed_classes
 from pmemheap.supply import POOL_MOST, Supply
 from pmemheap.units import GRANULE, UNIT, GiB, is_power_of_two
@@ -192,7 +192,7 @@ class Heap(native.HeapCore):
         cls,
         path: str | os.PathLike[str],
         *,
-        durability: str = "power",
+        durability: str | None = None,
         limit: int | None = None,
         headroom: int = DEFAULT_HEADROOM,
         decay: float | None = DECAY_SECONDS,
@@ -204,9 +204,10 @@ class Heap(native.HeapCore):
         ----------
         path : path
             Where; its directory exists.
-        durability : {"power", "process"}
+        durability : {"power", "process"}, optional
             Whether what is synced or closed must survive a power failure, or only the end of the
-            process.
+            process. If left out: ``"power"``, and ``"process"`` on a memory file system, which
+            cannot keep more; `Heap.durability` tells.
         limit : int, optional
             Bytes that the file may have.
         replace : bool
@@ -825,11 +826,20 @@ class _Guard:
     def __init__(self, heap: Heap) -> None:
         self._heap = weakref.ref(heap)
 
-    def __call__(self, write: bool) -> None:
+    def _open(self) -> Heap:
         heap = self._heap()
         if heap is None:
             raise UsageError("roots: an open heap expected, it is gone")
-        heap._require(write=write)
+        return heap
+
+    def require(self, *, write: bool) -> None:
+        self._open()._require(write=write)
+
+    def put(self, store: RootStore, root: RootSlot) -> None:
+        self._open()._serve(store.put_root, root)
+
+    def drop(self, store: RootStore, name: str) -> None:
+        self._open()._serve(store.drop_root, name)
 
 
 # ---------------------------------------------------------------- arguments
@@ -887,7 +897,9 @@ def _path(value: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _durability(value: object) -> Durability:
+def _durability(value: object) -> Durability | None:
+    if value is None:
+        return None
     try:
         return Durability[str(value).upper()]
     except KeyError:

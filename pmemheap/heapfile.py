@@ -79,7 +79,7 @@ class FileMedium:
 
     @classmethod
     def create(
-        cls, path: Path, durability: Durability, *, limit: int | None, replace_file: bool
+        cls, path: Path, durability: Durability | None, *, limit: int | None, replace_file: bool
     ) -> FileMedium:
         """Make a heap file under a temporary name, and give it its own when it is complete.
 
@@ -101,8 +101,7 @@ class FileMedium:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             medium = cls(fd, str(path), readonly=False, limit=limit)
-            medium._refuse_power_on_memory(durability)
-            medium._format(durability)
+            medium._format(medium._durability_for(durability))
             with medium._as_durability_error("creation"):
                 native.fsync(fd)
             _link(temporary, path, replace_file=replace_file)
@@ -202,13 +201,17 @@ class FileMedium:
     def _holder(self) -> int:
         return int.from_bytes(native.pread(self.fd, 4, layout.SHARED_WRITER_PID), "little")
 
-    def _refuse_power_on_memory(self, durability: Durability) -> None:
+    def _durability_for(self, wanted: Durability | None) -> Durability:
+        """Return what the file system can keep of a wish; None wishes for the best it can."""
         kind = _VOLATILE_FILE_SYSTEMS.get(native.filesystem_type(self.fd))
-        if kind and durability == Durability.POWER:
+        if kind is None:
+            return Durability.POWER if wanted is None else wanted
+        if wanted == Durability.POWER:
             raise UsageError(
                 f"heap file {self.name!r}: a file system that outlives the power expected for "
                 f"durability 'power', {kind} found; use durability='process'"
             )
+        return Durability.PROCESS
 
     # ------------------------------------------------------------ header
 
