@@ -21,13 +21,20 @@ failed growth leaves everything as it was. Not thread-safe: the heap locks.
 
 from __future__ import annotations
 
+import errno
 from bisect import bisect_right
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from pmemheap import native
-from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
+from pmemheap.errors import (
+    DurabilityError,
+    OutOfSpaceError,
+    Pmem2Error,
+    PmemHeapError,
+    UsageError,
+)
 from pmemheap.layout import BITS_WIDTH, DATA_WIDTH, ENTRY_WIDTH, SEGMENT_UNITS, SegmentSlot
 from pmemheap.native import Advice, Lifeline
 from pmemheap.pmem2 import Map, VMReservation
@@ -41,6 +48,7 @@ __all__ = [
     "Piece",
     "Region",
     "Table",
+    "refusal",
 ]
 
 UNITS_WIDTH = 32
@@ -48,6 +56,17 @@ UNITS_WIDTH = 32
 
 DEFAULT_HEADROOM = TiB
 _ALIGNMENT = GiB
+_NO_ROOM = frozenset(
+    {
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EAGAIN,
+        errno.EMFILE,
+        errno.ENFILE,
+    }
+)
 _HUGE_TABLE_LEAST = 16 * MiB
 """A volatile table of this size is filled at once by whoever reads a heap: huge pages save faults."""
 
@@ -171,7 +190,10 @@ class AnonymousMedium:
 
     def punch(self, piece: Piece, address: int, start: int, nunits: int) -> None:
         """Tell the kernel to drop the pages."""
-        native.madvise(address, nunits * DATA_WIDTH, Advice.DONTNEED)
+        try:
+            native.madvise(address, nunits * DATA_WIDTH, Advice.DONTNEED)
+        except native.NativeError as error:
+            raise refusal("anonymous heap: give-back", error) from error
 
     def back(self, piece: Piece, start: int, nunits: int) -> None:
         """The kernel finds memory at the first touch, or kills: as with any memory of a process."""
@@ -259,6 +281,7 @@ class Region:
         self._headroom_units = headroom // DATA_WIDTH
         self._segments: list[_Segment] = []
         self._starts: list[int] = []
+        self._to_unmap: list[Map] = []
         self.tables: dict[str, Table] = {}
         self.growths = 0
         self.shrinks = 0
@@ -349,13 +372,14 @@ class Region:
 
     def _append(self, piece: Piece) -> None:
         """Extend every table and map the piece's parts; all or nothing."""
+        self._unmap([])
         segment = _Segment(piece)
         try:
             for name in (*self._medium.tables, "units"):
                 self._table_up_to(name, piece)
                 segment.maps[name] = self._map_part(name, piece)
         except BaseException as error:
-            self._unmap(segment)
+            self._unmap([segment])
             self._narrow_tables()
             if isinstance(error, Pmem2Error):
                 raise _no_address_space(piece, error) from error
@@ -395,10 +419,16 @@ class Region:
                     table.reservation.close()
                     del self.tables[name]
 
-    @staticmethod
-    def _unmap(segment: _Segment) -> None:
-        for part in segment.maps.values():
-            part.close()
+    def _unmap(self, segments: list[_Segment]) -> None:
+        """Unmap all parts of segments.
+
+        What the kernel refuses to unmap stays mapped, harmless, until the next time.
+        """
+        self._to_unmap += [part for segment in segments for part in segment.maps.values()]
+        for part in list(self._to_unmap):
+            with suppress(Pmem2Error):
+                part.close()
+                self._to_unmap.remove(part)
 
     # ------------------------------------------------------------ giving back
 
@@ -430,33 +460,26 @@ class Region:
         return best.first_unit, best.stop
 
     def cut(self, first_unit: int, end_unit: int) -> None:
-        """Keep only ``[first_unit, end_unit)``: borders of segments, with one between them at least."""
+        """Keep only ``[first_unit, end_unit)``: borders of segments, with one between them at least.
+
+        Raises
+        ------
+        OutOfSpaceError, DurabilityError
+            The medium could not take space back. The region ends where it was told to all the same,
+            and the next cut tries again.
+        """
         head = [s for s in self._segments if s.piece.stop <= first_unit]
         tail = [s for s in self._segments if s.piece.first_unit >= end_unit]
         gone = head + tail
-        if not gone:
-            return
         pieces = [segment.piece for segment in gone]
-        self._medium.withdraw(pieces, first_unit, end_unit)
-        try:
-            for segment in gone:
-                self._unmap(segment)
-        except BaseException:
-            self._restore(gone)
-            raise
-        self._segments = [segment for segment in self._segments if segment not in gone]
-        self._starts = [segment.piece.first_unit for segment in self._segments]
+        if gone:
+            self._medium.withdraw(pieces, first_unit, end_unit)
+            self._segments = [segment for segment in self._segments if segment not in gone]
+            self._starts = [segment.piece.first_unit for segment in self._segments]
+            self.shrinks += len(gone)
+        self._unmap(gone)
         self._narrow_tables()
-        self.shrinks += len(gone)
         self._medium.release(pieces)
-
-    def _restore(self, segments: list[_Segment]) -> None:
-        """Map withdrawn segments again: one could not be unmapped. Their units are free, and zero."""
-        for segment in segments:
-            for name, part in segment.maps.items():
-                if part.closed:
-                    segment.maps[name] = self._map_part(name, segment.piece)
-            self._medium.publish(segment.piece, self.end_unit)
 
     def punch(self, start: int, nunits: int) -> None:
         """Give the pages of free units back; they read zero afterwards."""
@@ -511,12 +534,21 @@ class Region:
 
     def close(self) -> None:
         """Unmap everything. Views of the memory must be gone: they keep the lifelines."""
-        for segment in self._segments:
-            self._unmap(segment)
+        self._unmap(self._segments)
         self._segments.clear()
         self._starts.clear()
         for table in self.tables.values():
-            table.reservation.close()
+            with suppress(Pmem2Error):  # refused: it goes with the last reference to its lifeline
+                table.reservation.close()
+
+
+def refusal(what: str, error: OSError) -> PmemHeapError:
+    """Return the exception of ours for a system call that was refused."""
+    if error.errno in _NO_ROOM:
+        return OutOfSpaceError(f"{what}: {error}")
+    if error.errno == errno.EIO:
+        return DurabilityError(error.errno, f"{what}: {error}")
+    return UsageError(f"{what}: {error}")
 
 
 def _no_address_space(piece: Piece, error: Pmem2Error) -> OutOfSpaceError:

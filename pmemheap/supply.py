@@ -196,6 +196,8 @@ class Supply:
         room = self.extents.room_at(stop)
         if room < nunits and stop + room == self.virgin:
             if self.region.end_unit - stop < nunits:
+                while self.read_on():  # growth takes all below it for known
+                    pass
                 try:
                     self._grow(nunits - (self.region.end_unit - stop), exactly=True)
                 except OutOfSpaceError:
@@ -342,21 +344,14 @@ class Supply:
         self._cut(first, end)
 
     def _cut(self, first: int, end: int) -> None:
-        region = self.region
-        old_first, old_end = region.first_unit, region.end_unit
-        if (first, end) == (old_first, old_end):
-            return
+        old_first, old_end = self.region.first_unit, self.region.end_unit
         self._core._set_bounds(first, end, end)  # before: offsets in there are looked up at any time
-        try:
-            region.cut(first, end)
-        except BaseException:
-            self._core._set_bounds(old_first, old_end, old_end)
-            raise
         if first > old_first:
             self.extents.take(old_first, first - old_first)
         if end < old_end:
             self.extents.take_ending(old_end, old_end - end)
             self.virgin = end
+        self.region.cut(first, end)
 
     def decay(self, share: float) -> None:
         """End a decay interval: give back what was free through all of the one before.
@@ -375,8 +370,9 @@ class Supply:
             return
         for start, _ in old_pool:
             length = self._core._reclaim_range(start)
-            self.extents.deallocate(start, length)
-            old.append((start, length))
+            if length:  # else another thread's free has merged it with one in front of it
+                self.extents.deallocate(start, length)
+                old.append((start, length))
         for start, length in old:
             self.region.punch(start, length)
         self._cut_old_tail()
