@@ -8,6 +8,8 @@ does not own the block: dropping it frees nothing.
 from __future__ import annotations
 
 import math
+import operator
+import sys
 import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -168,10 +170,16 @@ def _shaped(
     kind = np.dtype(dtype)
     if kind.hasobject:
         raise UsageError(f"dtype: one without Python objects expected, {kind} found")
-    sides = tuple(shape) if hasattr(shape, "__iter__") else (shape,)
-    if any(not hasattr(side, "__index__") or side.__index__() < 0 for side in sides):
+    try:
+        sides = tuple(
+            int.__index__(operator.index(side))
+            for side in (shape if hasattr(shape, "__iter__") else (shape,))
+        )
+    except TypeError as error:
+        raise UsageError(f"shape: whole numbers, 0 or more, expected, {shape!r} found") from error
+    if min(sides, default=0) < 0:
         raise UsageError(f"shape: whole numbers, 0 or more, expected, {shape!r} found")
-    return sides, kind, math.prod(side.__index__() for side in sides) * kind.itemsize
+    return sides, kind, math.prod(sides) * kind.itemsize
 
 
 def new_array(
@@ -182,7 +190,7 @@ def new_array(
     offset = heap.malloc(max(nbytes, 1), align)
     try:
         array = array_at(heap, offset, sides, kind)
-        array.fill(0) if kind.names is None else array.view("u1").fill(0)
+        _numpy().frombuffer(heap.view(offset), "u1", nbytes).fill(0)
     except BaseException:
         heap.free(offset, deferred=True)
         raise
@@ -200,15 +208,22 @@ def array_at(
             f"ndarray_at: block at offset {offset:#x}: {nbytes} bytes for shape {sides} of {kind} "
             f"expected, {len(view)} found"
         )
-    array: np.ndarray[Any, Any] = _numpy().ndarray(sides, kind, view)
+    try:
+        array: np.ndarray[Any, Any] = _numpy().ndarray(sides, kind, view)
+    except ValueError as error:  # more dimensions, or longer ones, than numpy has
+        raise UsageError(f"shape: one that numpy can have expected, {sides} found: {error}") from error
     return array
 
 
 def offset_of(heap: Heap, buffer: object) -> int:
     """Return the offset of the block that a view, slice or array belongs to."""
     owner: Any = buffer
-    while owner is not None and not isinstance(owner, BlockBytes):
-        owner = owner.obj if isinstance(owner, memoryview) else getattr(owner, "base", None)
-    if owner is None or owner.heap is not heap:
+    arrays = getattr(sys.modules.get("numpy"), "ndarray", ())
+    while isinstance(owner, (memoryview, arrays)):
+        try:
+            owner = owner.obj if isinstance(owner, memoryview) else owner.base
+        except ValueError as error:
+            raise UsageError(f"offset_of: a view expected, found a released one: {error}") from error
+    if not isinstance(owner, BlockBytes) or owner.heap is not heap:
         raise UsageError(f"offset_of: a view or array of this heap expected, found {type(buffer).__name__}")
     return int(owner.offset)

@@ -6,13 +6,14 @@ may name any offset of the heap; `check` reports one at which no live block begi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+import operator
+from collections.abc import Iterator, MutableMapping
 from typing import Protocol
 
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.layout import ROOT_NAME_BYTES, ROOT_SLOTS, RootSlot
 
-__all__ = ["MemoryRoots", "RootStore", "Roots"]
+__all__ = ["Guard", "MemoryRoots", "RootStore", "Roots"]
 
 
 class RootStore(Protocol):
@@ -25,6 +26,19 @@ class RootStore(Protocol):
 
     def drop_root(self, name: str) -> None:
         """Remove a root; KeyError if there is none of that name."""
+
+
+class Guard(Protocol):
+    """What the roots ask of their heap."""
+
+    def require(self, *, write: bool) -> None:
+        """Raise what is to be raised when the heap may not be read, or not be changed."""
+
+    def put(self, store: RootStore, root: RootSlot) -> None:
+        """Call ``store.put_root`` while nothing else changes the heap."""
+
+    def drop(self, store: RootStore, name: str) -> None:
+        """Call ``store.drop_root`` likewise."""
 
 
 class MemoryRoots:
@@ -56,18 +70,22 @@ class Roots(MutableMapping[str, int]):
     ----------
     store : RootStore
         Where they are kept.
-    require : callable
-        Raises what is to be raised when the heap may not be read, or with True not be changed.
+    guard : Guard
+        The heap, as far as they know it. Only changes lock it: `check` reads from inside the lock.
     """
 
-    def __init__(self, store: RootStore, require: Callable[[bool], None]) -> None:
+    def __init__(self, store: RootStore, guard: Guard) -> None:
         self._store = store
-        self._require = require
+        self._guard = guard
+
+    def _slots(self) -> list[tuple[int, RootSlot]]:
+        """Copy them in one step, in which no other thread can change them."""
+        self._guard.require(write=False)
+        return list(self._store.roots.items())
 
     def __getitem__(self, name: str) -> int:
         """Return the offset under a name. O(roots)."""
-        self._require(False)
-        for root in self._store.roots.values():
+        for _, root in self._slots():
             if root.name == name:
                 return root.off
         raise KeyError(name)
@@ -78,35 +96,48 @@ class Roots(MutableMapping[str, int]):
         Raises
         ------
         UsageError
-            The name is empty or too long, or the offset is not one.
+            The name is empty, too long or no UTF-8, or the offset is not one.
         OutOfSpaceError
             There are 1024 roots already.
         """
-        self._require(True)
-        encoded = name.encode()
-        if not 0 < len(encoded) <= ROOT_NAME_BYTES:
-            raise UsageError(
-                f"root {name!r}: a name of 1 to {ROOT_NAME_BYTES} bytes expected, {len(encoded)} found"
-            )
-        if not isinstance(offset, int) or not 0 <= offset < 1 << 63:
-            raise UsageError(f"root {name!r}: an offset of the heap expected, {offset!r} found")
-        self._store.put_root(RootSlot(name, offset))
+        _require_name(name)
+        try:
+            place = int.__index__(operator.index(offset))
+        except TypeError as error:
+            raise TypeError(f"root {name!r}: a whole number expected, {offset!r} found") from error
+        if not 0 <= place < 1 << 63:
+            raise UsageError(f"root {name!r}: an offset of the heap expected, {place} found")
+        self._guard.require(write=True)
+        self._guard.put(self._store, RootSlot(name, place))
 
     def __delitem__(self, name: str) -> None:
         """Remove a root; the block it names stays."""
-        self._require(True)
-        self._store.drop_root(name)
+        self._guard.require(write=True)
+        if name not in self:
+            raise KeyError(name)
+        self._guard.drop(self._store, name)
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names, in the order of their slots."""
-        self._require(False)
-        return iter([root.name for _, root in sorted(self._store.roots.items())])
+        return iter([root.name for _, root in sorted(self._slots(), key=operator.itemgetter(0))])
 
     def __len__(self) -> int:
         """Return the number of roots."""
-        self._require(False)
-        return len(self._store.roots)
+        return len(self._slots())
 
     def __repr__(self) -> str:
         """Show them as a dictionary."""
         return f"Roots({dict(self)!r})"
+
+
+def _require_name(name: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"root {name!r}: a name expected, found {type(name).__name__}")
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise UsageError(f"root {name!r}: a name in UTF-8 expected, {error.reason} found") from error
+    if not 0 < length <= ROOT_NAME_BYTES:
+        raise UsageError(
+            f"root {name!r}: a name of 1 to {ROOT_NAME_BYTES} bytes expected, {length} found"
+        )
