@@ -224,7 +224,13 @@ class Heap(native.HeapCore):
         medium = FileMedium.create(
             _path(path), _durability(durability), limit=_limit(limit), replace_file=replace
         )
-        return cls._over_file(medium, headroom, decay, fresh=True)
+        self = cls._over_file(medium, headroom, decay, fresh=True)
+        try:
+            medium.appear(replace_file=replace)
+        except BaseException:
+            self.close()
+            raise
+        return self
 
     @classmethod
     def open(
@@ -301,9 +307,13 @@ class Heap(native.HeapCore):
     ) -> Self:
         try:
             region = Region(medium, headroom)
-            region.adopt(medium.pieces())
-            identity = medium.superblock.uuid
-            return cls._over(medium, region, identity, f"heap {medium.name!r}", decay, fresh=fresh)
+            try:
+                region.adopt(medium.pieces())
+                identity, name = medium.superblock.uuid, f"heap {medium.name!r}"
+                return cls._over(medium, region, identity, name, decay, fresh=fresh)
+            except BaseException:
+                region.close()
+                raise
         except BaseException:
             medium.close()
             raise
@@ -582,6 +592,7 @@ class Heap(native.HeapCore):
                     result = work(*args, **kwargs)
                 except (PmemHeapError, BufferError):
                     self._unsettled = False
+                    self._heed_failed_sync()
                     raise
                 self._unsettled = False
                 return result
@@ -597,7 +608,9 @@ class Heap(native.HeapCore):
             return
         wanted = "writable" if state == _State.READONLY else "open"
         found = {
-            _State.READONLY: "it was opened read-only",
+            _State.READONLY: (
+                "it was opened read-only" if self.readonly else "a sync has failed; reopen it"
+            ),
             _State.FORKED: "it belongs to the parent process; open it anew in this one",
             _State.CLOSED: "it is closed",
         }[state]
@@ -746,8 +759,14 @@ class Heap(native.HeapCore):
         try:
             medium.sync()
         except DurabilityError:
-            self._set_state(_State.READONLY)
+            self._heed_failed_sync()
             raise
+
+    def _heed_failed_sync(self) -> None:
+        """After a sync that failed nothing may be written any more: the next one would not tell."""
+        failed = isinstance(self._medium, FileMedium) and self._medium.sync_failed
+        if failed and self._state() == _State.OPEN:
+            self._set_state(_State.READONLY)
 
     def close(self) -> None:
         """Sync, mark the file as closed, unmap. Closing twice is allowed.
@@ -795,9 +814,11 @@ class Heap(native.HeapCore):
         self._set_state(_State.FORKED)
         self._lock, self._owner = threading.RLock(), 0
         if isinstance(self._medium, FileMedium):
-            if not self._medium.readonly:
-                self._region.privatize()
-            self._medium.abandon_in_child()
+            try:
+                if not self._medium.readonly:
+                    self._region.privatize()
+            finally:
+                self._medium.abandon_in_child()
 
     def __del__(self) -> None:
         """A heap that is dropped is closed; memory stays for as long as views of it live."""

@@ -1,6 +1,6 @@
 """Heap file: the header, the locks and the segments of a heap that lies in a file or a memfd.
 
-    create   temporary name -> header, log and first segment written -> synced -> linked
+    create   temporary name -> header, log and first segment written -> synced -> IN_USE -> linked
     open     writer's lock -> newest superblock -> segment and arena tables -> IN_USE
     grow     a SPARE segment that fits, or the end of the file; blocks are allocated before mapping
     return   slot SPARE, blocks punched; at the end of the file also cut
@@ -26,7 +26,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from pmemheap import layout, native
-from pmemheap.errors import CorruptHeapError, DurabilityError, OutOfSpaceError, UsageError
+from pmemheap.errors import (
+    CorruptHeapError,
+    DurabilityError,
+    OutOfSpaceError,
+    Pmem2Error,
+    PmemHeapError,
+    UsageError,
+)
 from pmemheap.layout import (
     ArenaSlot,
     Durability,
@@ -39,7 +46,7 @@ from pmemheap.layout import (
 from pmemheap.native import Advice, Allocate, Lock, NativeError
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.mapping import Access
-from pmemheap.region import Piece
+from pmemheap.region import Piece, refusal
 from pmemheap.units import UNIT, MiB, format_bytes
 
 __all__ = ["FileMedium"]
@@ -49,6 +56,7 @@ _FIRST_SEGMENT = layout.HEADER_BYTES + layout.LOG_BYTES
 _VOLATILE_FILE_SYSTEMS = {native.TMPFS: "tmpfs", 0x858458F6: "ramfs"}
 _LOG_UNITS = layout.LOG_BYTES // UNIT
 _FIRST_UNITS = layout.SEGMENT_UNITS
+_NAME_CHARACTERS_KEPT = 40
 
 
 class FileMedium:
@@ -70,8 +78,10 @@ class FileMedium:
         self.arena = ArenaSlot(0, 0)
         self.superblock: Superblock
         self.maybe_holes = False
+        self.sync_failed = False
         self._copy = 0
         self._is_new = False
+        self._temporary: Path | None = None
         self._reservation: VMReservation | None = None
         self._header: Map | None = None
 
@@ -81,49 +91,80 @@ class FileMedium:
     def create(
         cls, path: Path, durability: Durability | None, *, limit: int | None, replace_file: bool
     ) -> FileMedium:
-        """Make a heap file under a temporary name, and give it its own when it is complete.
+        """Make a heap file under a temporary name; `appear` gives it its own.
 
         Raises
         ------
         UsageError
-            The path exists, or its directory does not; power durability on a memory file system.
+            The path exists, or its directory does not; power durability on a memory file system;
+            the file to replace is no regular one, or a heap that somebody has open.
         OutOfSpaceError
             No room for 1.3 MiB, or a smaller limit.
         """
-        directory = path.parent
-        if not directory.is_dir():
-            raise UsageError(f"heap file {str(path)!r}: directory {str(directory)!r} expected, not there")
-        if not replace_file and path.exists():
-            raise UsageError(f"heap file {str(path)!r}: no such file expected, one is there")
-        if path.is_dir():
-            raise UsageError(f"heap file {str(path)!r}: a file expected, found a directory")
-        temporary = directory / f".{path.name}.{secrets.token_hex(8)}"
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            medium = cls(fd, str(path), readonly=False, limit=limit)
-            medium._format(medium._durability_for(durability))
-            with medium._as_durability_error("creation"):
-                native.fsync(fd)
-            _link(temporary, path, replace_file=replace_file)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            os.close(fd)
-            raise
-        _sync_directory(directory)
-        medium._begin()
+        with _refusals(f"heap file {str(path)!r}: creation"):
+            _require_place(path, replace_file=replace_file)
+            if path.exists():
+                cls._require_unused(path)
+            temporary = path.parent / f".{path.name[:_NAME_CHARACTERS_KEPT]}.{secrets.token_hex(8)}"
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            try:
+                medium = cls(fd, str(path), readonly=False, limit=limit)
+                medium._format(medium._durability_for(durability))
+                with medium._as_durability_error("creation"):
+                    native.fsync(fd)
+                medium._begin()
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary)
+                os.close(fd)
+                raise
+        medium._temporary = temporary
         return medium
 
     @classmethod
-    def create_memory(cls, name: str, *, limit: int | None) -> FileMedium:
-        """Make a heap in a memfd."""
-        medium = cls(native.memfd_create(name), f"memfd:{name}", readonly=False, limit=limit)
+    def _require_unused(cls, path: Path) -> None:
+        """Raise UsageError if somebody writes to the heap that is to be replaced."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            medium._format(Durability.PROCESS)
-        except BaseException:
-            os.close(medium.fd)
-            raise
-        medium._begin()
+            cls(fd, str(path), readonly=True)._refuse_writer()
+        finally:
+            os.close(fd)
+
+    def appear(self, *, replace_file: bool) -> None:
+        """Give a file that was created its name: all of the heap exists from now on, or nothing.
+
+        Raises
+        ------
+        UsageError
+            Meanwhile there is a file of that name.
+        DurabilityError
+            The directory could not be synced.
+        """
+        assert self._temporary is not None
+        path = Path(self.name)
+        with _refusals(f"heap file {self.name!r}: creation"):
+            _link(self._temporary, path, replace_file=replace_file)
+            self._temporary = None
+            try:
+                _sync_directory(path.parent)
+            except BaseException:
+                if not replace_file:
+                    with suppress(OSError):
+                        os.unlink(path)
+                raise
+
+    @classmethod
+    def create_memory(cls, name: str, *, limit: int | None) -> FileMedium:
+        """Make a heap in a memfd; OutOfSpaceError without memory."""
+        with _refusals(f"memfd:{name}: creation"):
+            fd = native.memfd_create(name)
+            try:
+                medium = cls(fd, f"memfd:{name}", readonly=False, limit=limit)
+                medium._format(Durability.PROCESS)
+                medium._begin()
+            except BaseException:
+                os.close(fd)
+                raise
         return medium
 
     @classmethod
@@ -136,12 +177,16 @@ class FileMedium:
             No file, a directory or device, no permission; another process has it open.
         CorruptHeapError
             Not a sound heap.
+        OutOfSpaceError
+            No memory, address space or descriptor for it.
+        DurabilityError
+            The system could not read it, or not write it.
         """
         flags = (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC
         try:
             fd = os.open(path, flags | os.O_NONBLOCK)
         except OSError as error:
-            raise UsageError(f"heap file {str(path)!r}: {error.strerror}") from error
+            raise refusal(f"heap file {str(path)!r}", error) from error
         return cls.adopt(fd, str(path), readonly=readonly, limit=limit)
 
     @classmethod
@@ -156,12 +201,13 @@ class FileMedium:
             Let a reader in beside a living writer, as an attached reader of shared memory is.
         """
         try:
-            medium = cls(fd, name, readonly=readonly, limit=limit)
-            medium._require_regular()
-            medium._lock(beside=beside)
-            medium._read()
-            if not readonly:
-                medium._begin()
+            with _refusals(f"heap file {name!r}: open"):
+                medium = cls(fd, name, readonly=readonly, limit=limit)
+                medium._require_regular()
+                medium._lock(beside=beside)
+                medium._read()
+                if not readonly:
+                    medium._begin()
         except BaseException:
             os.close(fd)
             raise
@@ -186,17 +232,24 @@ class FileMedium:
                     f"heap file {self.name!r}: no other writer expected, "
                     f"process {self._holder()} has it open"
                 )
-            if native.probe_lock(self.fd, layout.LOCK_READER, Lock.WRITE) != Lock.NONE:
+            if self._has_readers():
                 raise UsageError(
                     f"heap file {self.name!r}: no reader expected, one or more have it open"
                 )
             return
-        if not beside and native.probe_lock(self.fd, layout.LOCK_WRITER, Lock.READ) != Lock.NONE:
+        native.lock_byte(self.fd, layout.LOCK_READER, Lock.READ)  # before the look at the other
+        if not beside:
+            self._refuse_writer()
+
+    def _refuse_writer(self) -> None:
+        if native.probe_lock(self.fd, layout.LOCK_WRITER, Lock.READ) != Lock.NONE:
             raise UsageError(
                 f"heap file {self.name!r}: no writer expected, "
                 f"process {self._holder()} has it open"
             )
-        native.lock_byte(self.fd, layout.LOCK_READER, Lock.READ)
+
+    def _has_readers(self) -> bool:
+        return native.probe_lock(self.fd, layout.LOCK_READER, Lock.WRITE) != Lock.NONE
 
     def _holder(self) -> int:
         return int.from_bytes(native.pread(self.fd, 4, layout.SHARED_WRITER_PID), "little")
@@ -319,16 +372,26 @@ class FileMedium:
 
     def _begin(self) -> None:
         """Say in the file that a writer is at work, and map the header."""
-        self._reservation = VMReservation(layout.HEADER_BYTES)
-        self._header = Map.file(self.fd, self._reservation, 0, layout.HEADER_BYTES)
-        self._store(layout.SHARED_WRITER_PID, struct.pack("<I", os.getpid()))
-        opened = self.superblock.epoch >> 32
-        self._write_superblock(
-            state=HeapState.IN_USE, boot_id=_boot_id(),
-            epoch=(opened + 1) << 32 | secrets.randbits(32), file_end=self.file_end,
-        )  # fmt: skip
-        if self.is_power:
-            self._sync("open")
+        try:
+            self._cut_surplus()
+            self._reservation = VMReservation(layout.HEADER_BYTES)
+            self._header = Map.file(self.fd, self._reservation, 0, layout.HEADER_BYTES)
+            self._store(layout.SHARED_WRITER_PID, struct.pack("<I", os.getpid()))
+            opened = self.superblock.epoch >> 32
+            self._write_superblock(
+                state=HeapState.IN_USE, boot_id=_boot_id(),
+                epoch=(opened + 1) << 32 | secrets.randbits(32), file_end=self.file_end,
+            )  # fmt: skip
+            if self.is_power:
+                self._sync("open")
+        except BaseException:
+            self._unmap_header()
+            raise
+
+    def _cut_surplus(self) -> None:
+        """Cut off what a growth or a cut that did not end has left behind the last segment."""
+        if native.fstat(self.fd).size > self.file_end:
+            native.ftruncate(self.fd, self.file_end)
 
     def _write_superblock(self, **changes: object) -> None:
         successor = self.superblock.successor(**changes)
@@ -360,7 +423,8 @@ class FileMedium:
 
     def allocated(self) -> tuple[int, int]:
         """Return the length of the file and the bytes of its blocks."""
-        status = native.fstat(self.fd)
+        with _refusals(f"heap file {self.name!r}"):
+            status = native.fstat(self.fd)
         return status.size, status.allocated
 
     def pieces(self) -> list[Piece]:
@@ -399,6 +463,8 @@ class FileMedium:
         piece = Piece(first_unit, slot.nunits, slot, index)
         try:
             with self._as_out_of_space(slot.file_bytes):
+                if spare is not None:
+                    self._clear_tables(slot)
                 self._allocate_blocks(slot)
             if self.is_power:
                 self._sync("growth")
@@ -406,6 +472,16 @@ class FileMedium:
             self.abandon(piece)
             raise
         return piece
+
+    def _clear_tables(self, slot: SegmentSlot) -> None:
+        """Let the tables of a segment read zero: they may lie where data was, and not be punched."""
+        length = slot.data_off - slot.file_off
+        try:
+            native.fallocate(self.fd, slot.file_off, length, Allocate.PUNCH_HOLE)
+        except NativeError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            _write_zeros(self.fd, slot.file_off, length)
 
     def _allocate_blocks(self, slot: SegmentSlot) -> None:
         """Real blocks for a segment, its tables zero; the file reaches at least its end."""
@@ -494,16 +570,37 @@ class FileMedium:
             self._put_segment(piece.index, spare)
 
     def release(self, pieces: list[Piece]) -> None:
-        """Punch the blocks of SPARE segments, merge neighbours, cut the file behind the last other."""
-        for piece in pieces:
-            assert piece.slot is not None
-            self._punch(piece.slot.file_off, piece.slot.file_bytes)
+        """Merge neighbouring SPARE segments, cut the file behind the last other, punch the rest.
+
+        All of them, not just `pieces`: what was refused before is tried again.
+
+        Raises
+        ------
+        OutOfSpaceError, DurabilityError
+            The file system refused; the heap is sound, and larger than it need be.
+        """
         self._merge_spares()
+        with _refusals(f"heap file {self.name!r}: give-back"):
+            self._cut_end()
+        for slot in self.segments.values():
+            if slot.kind == SegmentKind.SPARE:
+                self._punch(slot.file_off, slot.file_bytes)
+
+    def _cut_end(self) -> None:
+        """Cut the file behind its last segment that is in use, unless a reader has the rest mapped."""
+        if self._has_readers():
+            return
         last = max(self.segments, key=lambda index: self.segments[index].file_off)
-        if self.segments[last].kind == SegmentKind.SPARE:
+        slot = self.segments[last]
+        is_spare = slot.kind == SegmentKind.SPARE
+        if is_spare:
             self._put_segment(last, None)
-            with self._as_durability_error("trim"):
-                native.ftruncate(self.fd, self.file_end)
+        try:
+            self._cut_surplus()
+        except BaseException:
+            if is_spare:
+                self._put_segment(last, slot)
+            raise
 
     def _merge_spares(self) -> None:
         by_place = sorted(self.segments, key=lambda index: self.segments[index].file_off)
@@ -524,7 +621,7 @@ class FileMedium:
         except NativeError as error:
             if error.errno == errno.EOPNOTSUPP:
                 return
-            raise DurabilityError(error.errno, f"heap file {self.name!r}: punch: {error}") from error
+            raise refusal(f"heap file {self.name!r}: give-back", error) from error
         self.maybe_holes = True
 
     def back(self, piece: Piece, start: int, nunits: int) -> None:
@@ -582,21 +679,31 @@ class FileMedium:
         self._sync("sync")
 
     def _sync(self, during: str) -> None:
-        with self._as_durability_error(during):
-            native.fsync(self.fd)
+        try:
+            with self._as_durability_error(during):
+                native.fsync(self.fd)
+        except DurabilityError:
+            self.sync_failed = True
+            raise
 
     def close(self) -> None:
-        """Sync, say in the file that it was closed, and let it go; also after a failed sync."""
+        """Sync, say in the file that it was closed, and let it go.
+
+        After a failed sync it is only let go: another one would succeed and mean nothing.
+        """
         if self.fd < 0:
             return
         try:
-            if not self.readonly and self._header is not None:
+            if not self.readonly and self._header is not None and not self.sync_failed:
                 self._sync("close")
                 self._store(layout.SHARED_WRITER_PID, bytes(4))
                 self._write_superblock(state=HeapState.CLEAN, file_end=self.file_end)
                 self._sync("close")
         finally:
             self._unmap_header()
+            if self._temporary is not None:
+                with suppress(OSError):
+                    os.unlink(self._temporary)
             os.close(self.fd)
             self.fd = -1
 
@@ -607,10 +714,12 @@ class FileMedium:
             self.fd = -1
 
     def _unmap_header(self) -> None:
-        if self._header is not None and self._reservation is not None:
-            self._header.close()
-            self._reservation.close()
-            self._header = None
+        with suppress(Pmem2Error):  # refused: it goes with the last reference to its lifeline
+            if self._header is not None:
+                self._header.close()
+            if self._reservation is not None:
+                self._reservation.close()
+        self._header = self._reservation = None
 
     @contextmanager
     def _as_out_of_space(self, wanted: int) -> Iterator[None]:
@@ -629,6 +738,32 @@ class FileMedium:
             raise DurabilityError(
                 error.errno, f"heap file {self.name!r}: {during}: {error}"
             ) from error
+
+
+@contextmanager
+def _refusals(what: str) -> Iterator[None]:
+    """Raise an exception of ours for whatever the system refuses."""
+    try:
+        yield
+    except Pmem2Error as error:
+        raise OutOfSpaceError(f"{what}: {error}") from error
+    except PmemHeapError:
+        raise
+    except OSError as error:
+        raise refusal(what, error) from error
+
+
+def _require_place(path: Path, *, replace_file: bool) -> None:
+    """Check that a file of this name can be made, or replaced."""
+    what = f"heap file {str(path)!r}"
+    if not path.parent.is_dir():
+        raise UsageError(f"{what}: directory {str(path.parent)!r} expected, not there")
+    if path.is_dir():
+        raise UsageError(f"{what}: a file expected, found a directory")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{what}: a regular file expected, found a device, pipe or socket")
+    if path.exists() and not replace_file:
+        raise UsageError(f"{what}: no such file expected, one is there")
 
 
 def _part_of(piece: Piece, table: str) -> tuple[int, int]:
