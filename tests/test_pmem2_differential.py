@@ -41,7 +41,7 @@ ENOMEM = -12
 ARENA = 32 * TiB  # where no kernel places anything unasked
 STRIDE = 64 * GiB
 LIMIT = 1 << 64
-LAYOUT = "so large that it depends on where each process has its own code"
+LAYOUT = "so large or far that it depends on where each process has its own code"
 
 HOSTILE = [
     0, 1, 16, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE, 5 * PAGE, 16 * PAGE, 64 * PAGE, MiB, 2 * MiB -
@@ -349,8 +349,8 @@ class Driver:
             return "D1", PMEM2_E_LENGTH_OUT_OF_RANGE
         if size > LIMIT - 2 * GiB:
             return "D2", ENOMEM
-        if 16 * TiB < size < 1 << 47:
-            return LAYOUT, None
+        if 16 * TiB < size < 1 << 47 or ARENA + 16 * TiB < address < 1 << 47:
+            return (None, None) if self.shown(address, address + PAGE) else (LAYOUT, None)
         if address and self.hidden(address, address + size, None):
             return "D5, D6, D11: padding in the way of new", None
         return None, None

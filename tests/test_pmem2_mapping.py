@@ -196,6 +196,15 @@ def test_an_empty_piece_at_the_end_is_invalid(reservation: VMReservation, fd: in
     assert refusal == pmem2.PMEM2_E_MAPPING_EXISTS
 
 
+def test_an_empty_piece_of_what_cannot_be_mapped_gets_the_kernels_answer(
+    reservation: VMReservation, fd: int
+) -> None:
+    os.ftruncate(fd, 2 * PAGE)
+    path_only = os.open(f"/proc/self/fd/{fd}", os.O_PATH)
+    assert code_of(lambda: Map.file(path_only, reservation, 0, 0, 2 * PAGE)) == -errno.EBADF
+    os.close(path_only)
+
+
 def test_granularity_is_asked_for(reservation: VMReservation, fd: int) -> None:
     refusals = [
         code_of(lambda: Map.file(fd, reservation, 1, 1, 1, granularity=None)),

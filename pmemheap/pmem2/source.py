@@ -100,8 +100,6 @@ class Source:
         Pmem2Error
             The range is reserved and empty as before.
         """
-        if content == 0:  # as mmap answers; it is not asked, for it would have to be over a page
-            raise refused(-errno.EINVAL, f"{self.name}: at least 1 byte at {offset:#x} expected")
         length = align_up(content, PAGE)
         with self._refusals(address, length):
             got = self._map(address, offset, length, options)
