@@ -56,7 +56,8 @@ wheel:
 sanitize:
 	test -x $(SANITIZED)/bin/python || $(PYTHON) -m venv $(SANITIZED)
 	rm -rf build/sanitized && mkdir -p build/sanitized
-	cp -r pyproject.toml setup.py MANIFEST.in README.md LICENSE pmemheap tests build/sanitized/
+	cp -r pyproject.toml setup.py MANIFEST.in README.md LICENSE pmemheap tests \
+	  $(wildcard benchmarks examples) build/sanitized/
 	find build/sanitized -name '*.so' -delete
 	cd build/sanitized && CFLAGS="$(SANITIZERS)" LDFLAGS="-fsanitize=address,undefined" \
 	  $(CURDIR)/$(SANITIZED)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
