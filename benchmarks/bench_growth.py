@@ -32,8 +32,8 @@ def growth_in(loops: int, directory: str, size: int, step: int) -> float:
     return growth(loops, lambda: file_heap(directory), size, step)
 
 
-def fallocate_and_sync(loops: int, directory: str, step: int) -> float:
-    return sum(raw_growth(directory, step) for _ in range(loops))
+def fallocate_and_sync(loops: int, directory: str, size: int, step: int) -> float:
+    return sum(raw_growth(directory, size, step) for _ in range(loops))
 
 
 def main() -> None:
@@ -45,7 +45,8 @@ def main() -> None:
         )
     for label, size in FILE_SIZES.items():
         runner.bench_time_func(f"growth/file/1GiB/heap={label}", growth_in, temporary, size, STEP)
-    runner.bench_time_func("growth/floor/1GiB/fallocate+fsync", fallocate_and_sync, temporary, STEP)
+        name = f"growth/fallocate+fsync/1GiB/file={label}"
+        runner.bench_time_func(name, fallocate_and_sync, temporary, size, STEP)
     if SHM.is_dir():
         runner.bench_time_func("growth/tmpfs/1GiB/heap=1MiB", growth_in, str(SHM), MiB, STEP)
 

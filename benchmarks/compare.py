@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -47,6 +48,7 @@ def plan_of(chosen: argparse.Namespace, refused: dict[str, str]) -> Plan:
         rounds=2 if quick else chosen.rounds,
         seconds=0.005 if quick else 0.05,
         passes=2 if quick else 3,
+        operations=0 if quick else 200_000,
         traces=tuple(found),
         holes=HOLES[:2] if quick else HOLES,
         open_blocks=min(chosen.open_blocks, 10_000) if quick else chosen.open_blocks,
@@ -62,10 +64,21 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "libc": " ".join(platform.libc_ver()),
+        "commit": _commit(),
         "date": time.strftime("%Y-%m-%d"),
         "command": " ".join(Path(word).name for word in sys.argv),
         "load before": f"{os.getloadavg()[0]:.1f}",
     }
+
+
+def _commit() -> str:
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
 
 
 def _processor() -> str:

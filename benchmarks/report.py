@@ -182,7 +182,7 @@ def _plot(results: Results, directory: Path) -> None:
     drawn = [panel for panel in panels if panel[0] in results.sections()]
     if not drawn:
         return
-    heights = [max(2.5, 0.55 * len(results.cases(section))) for section, *_ in drawn]
+    heights = [max(2.5, 0.4 * len(results.cases(section))) for section, *_ in drawn]
     drawing, axes = plt.subplots(
         len(drawn),
         figsize=(9, sum(heights) + 1),
@@ -214,5 +214,6 @@ def _bars(axis: Any, results: Results, section: str, cases: list[str]) -> None:
         places = [index + number * thickness for index in range(len(cases))]
         axis.barh(places, [bests.get(case, math.nan) for case in cases], thickness, label=contender)
     axis.set_yticks([index + 0.4 for index in range(len(cases))], cases, fontsize=8)
+    axis.margins(y=0.01)
     axis.invert_yaxis()
     axis.grid(axis="x", alpha=0.3)
