@@ -1,0 +1,7 @@
+"""``python -m pmemheap``: the command line."""
+
+import sys
+
+from pmemheap.cli import main
+
+sys.exit(main())

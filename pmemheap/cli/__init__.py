@@ -1,0 +1,58 @@
+"""Command line: prints what the heap's calls return, and turns errors into exit codes.
+
+    demo      load the standard library into a growing heap file, and watch it
+    create    make a heap file
+    info      what a heap file is and what is in it
+    check     verify it
+    map       draw its units
+    trim      give free space back
+    replay    run allocation traces, and what they cost
+
+Every command that prints facts prints them as JSON with ``--json``. Facts go to standard output;
+progress and errors to standard error, an error as one line. How a command ends:
+
+    0      done
+    1      done, and `check` has findings
+    2      the call was wrong: options, paths, a heap that another process has open
+    3      the file is not a heap, or not a sound one
+    4      no space: disk, quota, address space or a chosen limit
+    5      the system could not write to the medium
+    130    interrupted
+
+Needs the extra ``cli``; without it, `main` says how to get it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+_NEEDED = ("typer", "rich")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        What stands behind the name of the program; those of the process if left out.
+
+    Returns
+    -------
+    int
+        The exit code, see this module's opening. It does not raise.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.stderr.write(
+            f"pmemheap: the command line needs {' and '.join(missing)}: "
+            "pip install 'pmemheap[cli]'\n"
+        )
+        return 2
+    from pmemheap.cli.app import run  # noqa: PLC0415 -- an extra: the message above comes first
+
+    return run(arguments)

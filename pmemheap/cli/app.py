@@ -1,0 +1,62 @@
+"""App: the commands of `pmemheap`, gathered, and the one place where an error ends them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import pmemheap
+from pmemheap.cli import demo, files, replaying
+from pmemheap.cli.exits import EXPECTED, code_of, line_of
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="pmemheap",
+    help="Heaps that grow in place, in memory or in a file: make them, look into them, try them.",
+    epilog="Exit codes: 0 done, 1 check has findings, 2 wrong call, 3 corrupt file, 4 no space, "
+    "5 not written to the medium, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(demo.demo)
+app.command()(files.create)
+app.command()(files.info)
+app.command()(files.check)
+app.command("map")(files.draw_map)
+app.command()(files.trim)
+app.command()(replaying.replay)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pmemheap {pmemheap.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    try:
+        app(args=arguments, prog_name="pmemheap")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
+    except EXPECTED as error:
+        sys.stderr.write(line_of(error) + "\n")
+        return int(code_of(error))
+    return 0

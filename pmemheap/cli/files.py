@@ -1,0 +1,283 @@
+"""Files: the commands on one heap file: create, info, check, map, trim."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group
+from rich.table import Table
+
+from pmemheap.cli import unitmap
+from pmemheap.cli.exits import ExitCode
+from pmemheap.cli.header import Header, Segment, read_header
+from pmemheap.cli.show import facts, output, table, write_json
+from pmemheap.cli.unitmap import Kind, UnitMap, read_map
+from pmemheap.heap import Heap
+from pmemheap.insight import CheckReport, HeapStats
+from pmemheap.units import UNIT, format_bytes, parse_bytes
+
+__all__ = ["AsJson", "Durability", "check", "create", "draw_map", "info", "trim"]
+
+_SEGMENTS_SHOWN = 12
+_MAP_ROWS = 16
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")]
+ExistingHeap = Annotated[Path, typer.Argument(metavar="PATH", help="A heap file.")]
+
+
+class Durability(StrEnum):
+    """What the promise of a heap is called on the command line."""
+
+    POWER = "power"
+    PROCESS = "process"
+
+
+# ---------------------------------------------------------------- create
+
+
+def create(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Where; nothing may be there yet.")],
+    durability: Annotated[
+        Durability | None,
+        typer.Option(
+            help="What must survive: a power failure, or only the process. The most that the file "
+            "system can keep if left out."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(parser=parse_bytes, metavar="SIZE", help="Greatest size now, as 64M or 2GiB."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a heap file; it starts at 1.3 MiB and grows when it is used."""
+    with Heap.create(path, durability=durability and durability.value, limit=limit) as heap:
+        made = {
+            "path": str(path),
+            "uuid": str(heap.uuid),
+            "durability": heap.durability,
+            "file_bytes": os.fstat(heap.fileno()).st_size,
+        }
+    if as_json:
+        write_json(made)
+    else:
+        size = format_bytes(path.stat().st_size)
+        output().print(f"{path}: a new heap of {size}, durability {made['durability']}")
+
+
+# ---------------------------------------------------------------- info
+
+
+def info(path: ExistingHeap, as_json: AsJson = False) -> None:
+    """Tell what a heap file is and what is in it."""
+    with Heap.open(path, readonly=True) as heap:
+        header, stats, roots = read_header(heap), heap.stats(), dict(heap.roots)
+        units = read_map(heap)
+    if as_json:
+        write_json({"path": str(path), "header": header, "roots": roots, "stats": stats})
+        return
+    output().print(
+        Group(
+            facts(str(path), _header_facts(header, stats, units, roots)),
+            "",
+            _class_table(stats),
+            "",
+            _segment_table(header.segments),
+        )
+    )
+
+
+def _header_facts(
+    header: Header, stats: HeapStats, units: UnitMap, roots: dict[str, int]
+) -> dict[str, str]:
+    size = format_bytes
+    spare = sum(each.file_bytes for each in header.segments if each.kind == "spare")
+    named = (f"{name} -> {offset:#x}" for name, offset in roots.items())
+    return {
+        "identity": f"{header.uuid}, format {header.version}",
+        "durability": f"{header.durability}: {_promise(header)}",
+        "state": _state(header),
+        "file": f"{size(stats.file_bytes)}, on disk {size(stats.file_blocks)}"
+        + (f"; {size(spare)} wait for the next growth" if spare else ""),
+        "data": f"{size(stats.allocated)} in {stats.blocks:,} blocks"
+        f"; with the free blocks of runs {size(stats.active)}",
+        "free": f"{size(stats.free)}, longest piece {size(units.longest_free * UNIT)}"
+        f"; external fragmentation {units.fragmentation:.0%}",
+        "tables": f"{size(stats.metadata)}, of which in memory now {size(stats.metadata_resident)}",
+        "roots": ", ".join(named) or "none",
+    }
+
+
+def _promise(header: Header) -> str:
+    if header.durability == "power":
+        return "what was synced or closed survives a power failure"
+    return "every call that returned survives the end of its process"
+
+
+def _state(header: Header) -> str:
+    times = f"opened for writing {header.opened} time{'' if header.opened == 1 else 's'}"
+    if header.closed:
+        return f"closed; {times}"
+    return f"not closed: its last writer was ended from outside; {times}"
+
+
+def _class_table(stats: HeapStats) -> Table:
+    made = table("blocks by size", "size", "blocks", "bytes", "runs", "full", left=0)
+    in_use = [each for each in stats.classes if each.runs]
+    for each in in_use:
+        made.add_row(
+            f"{each.size:,}", f"{each.blocks:,}", format_bytes(each.size * each.blocks),
+            f"{each.runs:,}", f"{each.fullness:.0%}",
+        )  # fmt: skip
+    small = sum(each.blocks for each in in_use)
+    small_bytes = sum(each.size * each.blocks for each in in_use)
+    if stats.blocks > small:
+        large = format_bytes(stats.allocated - small_bytes)
+        made.add_row("whole units", f"{stats.blocks - small:,}", large, "", "")
+    return made
+
+
+def _segment_table(segments: tuple[Segment, ...]) -> Table:
+    made = table("segments", "slot", "kind", "in file at", "bytes", "units from", "units", left=0)
+    for each in segments[:_SEGMENTS_SHOWN]:
+        is_data = each.kind == "data"
+        made.add_row(
+            str(each.index), each.kind, f"{each.file_offset:#x}", format_bytes(each.file_bytes),
+            f"{each.first_unit:,}" if is_data else "", f"{each.nunits:,}" if is_data else "",
+        )  # fmt: skip
+    hidden = len(segments) - _SEGMENTS_SHOWN
+    if hidden > 0:
+        made.caption = f"and {hidden} more; --json has them all"
+    return made
+
+
+# ---------------------------------------------------------------- check
+
+
+def check(path: ExistingHeap, as_json: AsJson = False) -> None:
+    """Verify every structure of a heap file against every other; ends with 1 if one is wrong."""
+    with Heap.open(path, readonly=True) as heap:
+        header, report = read_header(heap), heap.check()
+    meaning = _meaning(header, report)
+    if as_json:
+        found = {"path": str(path), "sound": bool(report), "meaning": meaning}
+        write_json(found | dataclasses.asdict(report))
+    else:
+        _print_check(path, report, meaning)
+    if not report:
+        raise typer.Exit(ExitCode.FINDINGS)
+
+
+def _print_check(path: Path, report: CheckReport, meaning: list[str]) -> None:
+    console = output()
+    if report:
+        console.print(
+            f"[bold green]sound[/]  {path}: {report.blocks:,} blocks in {report.units:,} units "
+            f"of {format_bytes(UNIT)}",
+            soft_wrap=True,
+        )
+    else:
+        console.print(f"[bold red]{report.total} findings[/]  {path}", soft_wrap=True)
+        for finding in report.findings:
+            console.print(f"  {finding}", markup=False, soft_wrap=True)
+        if report.total > len(report.findings):
+            console.print(f"  and {report.total - len(report.findings)} more")
+    for sentence in meaning:
+        console.print(sentence)
+
+
+def _meaning(header: Header, report: CheckReport) -> list[str]:
+    """Say what the outcome means for who has data in the heap."""
+    sentences = []
+    if not header.closed:
+        sentences.append(
+            "Its last writer did not close it: all that calls had returned to that writer is there."
+        )
+    if report:
+        return [
+            *sentences,
+            "Every unit has one owner, no blocks overlap, every root leads to a live block.",
+            "The bytes inside the blocks are yours: pmemheap keeps no checksum of them.",
+        ]
+    if any(finding.startswith("root ") for finding in report.findings):
+        sentences.append(
+            "A root that leads to no live block: what it named was freed, or its record is lost. "
+            "Other blocks are not concerned."
+        )
+    if any(_is_persistent(finding) for finding in report.findings):
+        sentences.append(
+            "The records of blocks are damaged: blocks near the units above may be lost, or free "
+            "space may be taken for blocks. Copy out what you need by its roots, then write a new "
+            "heap; do not write to this one."
+        )
+    if len(sentences) == (not header.closed):
+        sentences.append(
+            "Only what this process keeps in memory disagrees; the file is not concerned. "
+            "This is a mistake in pmemheap: please report it."
+        )
+    return sentences
+
+
+def _is_persistent(finding: str) -> bool:
+    return any(words in finding for words in ("entry", "entries", "allocation bits"))
+
+
+# ---------------------------------------------------------------- map
+
+
+def draw_map(
+    path: ExistingHeap,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the drawing at most.")] = _MAP_ROWS,
+    as_json: AsJson = False,
+) -> None:
+    """Draw the units of a heap file: runs of small blocks, large blocks, free space."""
+    with Heap.open(path, readonly=True) as heap:
+        found = read_map(heap)
+    if as_json:
+        write_json(
+            {
+                "path": str(path),
+                "unit_bytes": UNIT,
+                "first_unit": found.first_unit,
+                "end_unit": found.end_unit,
+                "units": {kind.value: found.units_of(kind) for kind in Kind},
+                "pieces": [(each.start, each.nunits, each.kind.value) for each in found.pieces],
+            }
+        )
+        return
+    console = output()
+    console.print(unitmap.draw(found, console.width, rows), end="", soft_wrap=True)
+    per_mark = unitmap.units_per_mark(found, console.width, rows)
+    console.print(unitmap.legend(found, console.width, per_mark))
+
+
+# ---------------------------------------------------------------- trim
+
+
+def trim(path: ExistingHeap, as_json: AsJson = False) -> None:
+    """Give the free space of a heap file back to the file system."""
+    with Heap.open(path) as heap:
+        before = os.fstat(heap.fileno())
+        returned = heap.trim()
+        after = os.fstat(heap.fileno())
+    if as_json:
+        write_json(
+            {
+                "path": str(path),
+                "returned_bytes": returned,
+                "file_bytes": [before.st_size, after.st_size],
+                "disk_bytes": [before.st_blocks * 512, after.st_blocks * 512],
+            }
+        )
+        return
+    output().print(
+        f"{path}: {format_bytes(returned)} given back; the file has {format_bytes(after.st_size)} "
+        f"(before {format_bytes(before.st_size)}), on disk {format_bytes(after.st_blocks * 512)} "
+        f"(before {format_bytes(before.st_blocks * 512)})",
+        soft_wrap=True,
+    )

@@ -1,0 +1,96 @@
+"""Header: the facts in front of a heap file, for `info` and `check`, as they stand in the file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from pmemheap import layout
+from pmemheap.heap import Heap
+from pmemheap.layout import HeapState, SegmentKind, SegmentSlot
+
+__all__ = ["Header", "Segment", "read_header"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment: `kind` is data, log or spare; offsets and lengths in bytes of the file."""
+
+    index: int
+    kind: str
+    file_offset: int
+    file_bytes: int
+    first_unit: int
+    nunits: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a heap file says.
+
+    Attributes
+    ----------
+    uuid, durability : str
+        Identity and promise of the heap.
+    closed : bool
+        Whether its last writer closed it.
+    version, generation : int
+        Of the format, and of the superblock: it counts every store of one.
+    opened : int
+        How often it was opened for writing.
+    file_end, log_bytes : int
+        Bytes of the file that belong to the heap, and to its log.
+    segments : tuple of Segment
+        In the order of the file.
+    """
+
+    uuid: str
+    durability: str
+    closed: bool
+    version: int
+    generation: int
+    opened: int
+    file_end: int
+    log_bytes: int
+    segments: tuple[Segment, ...]
+
+
+def read_header(heap: Heap) -> Header:
+    """Read the header of an open heap file anew.
+
+    Raises
+    ------
+    CorruptHeapError
+        It is damaged.
+    """
+    image = os.pread(heap.fileno(), layout.HEADER_BYTES, 0)
+    first, second = (image[at : at + layout.SUPERBLOCK_BYTES] for at in layout.SUPERBLOCKS)
+    block, _ = layout.newest_superblock((first, second))
+    return Header(
+        uuid=str(heap.uuid),
+        durability=heap.durability,
+        closed=block.state == HeapState.CLEAN,
+        version=layout.VERSION,
+        generation=block.generation,
+        opened=(block.epoch >> 32) - 1,
+        file_end=block.file_end,
+        log_bytes=block.log_size,
+        segments=_segments(image),
+    )
+
+
+def _segments(image: bytes) -> tuple[Segment, ...]:
+    found = []
+    for index in range(layout.SEGMENT_SLOTS):
+        at = layout.SEGMENT_TABLE + index * layout.SLOT_BYTES
+        slot = SegmentSlot.unpack(image[at : at + layout.SLOT_BYTES], at)
+        if slot is not None:
+            found.append(_segment(index, slot))
+    return tuple(sorted(found, key=lambda segment: segment.file_offset))
+
+
+def _segment(index: int, slot: SegmentSlot) -> Segment:
+    in_use = slot.nunits if slot.kind == SegmentKind.DATA else 0
+    return Segment(
+        index, slot.kind.name.lower(), slot.file_off, slot.file_bytes, slot.first_unit, in_use
+    )

@@ -1,0 +1,176 @@
+"""Unit map: what each unit of a heap is, and a drawing of it.
+
+    0x000000 ▓▓▓▓▓▓▓██████████░░░▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓
+    0x540000 ▓▓▓▓▓░░░░░░░░░▓▓▓███████████·············
+
+Each mark stands for the same number of units and shows what most of them are; kinds differ in shape
+as well as in colour. Rows begin with the offset of their first byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from rich.text import Text
+
+from pmemheap.heap import Heap
+from pmemheap.units import UNIT, format_bytes
+
+__all__ = ["Kind", "Piece", "UnitMap", "draw", "legend", "read_map", "units_per_mark"]
+
+_CORE_RUN, _CORE_LARGE, _CORE_NEVER_USED = 3, 5, 0
+_LEAST_WIDTH = 8
+
+
+class Kind(Enum):
+    """What a unit is."""
+
+    RUN = "runs of small blocks"
+    LARGE = "large blocks"
+    FREE = "free"
+    UNUSED = "never used"
+
+
+_FREE_KINDS = frozenset({Kind.FREE, Kind.UNUSED})
+_MARKS = {
+    Kind.RUN: ("▓", "cyan"),
+    Kind.LARGE: ("█", "blue"),
+    Kind.FREE: ("░", "green"),
+    Kind.UNUSED: ("·", "bright_black"),
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Units of one kind, from `start` on."""
+
+    start: int
+    nunits: int
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class UnitMap:
+    """All units of a heap: `pieces` lie end to end from `first_unit` up to `end_unit`."""
+
+    first_unit: int
+    end_unit: int
+    pieces: tuple[Piece, ...]
+
+    def units_of(self, kind: Kind) -> int:
+        """Return how many units are of a kind."""
+        return sum(piece.nunits for piece in self.pieces if piece.kind == kind)
+
+    @property
+    def free_units(self) -> int:
+        """Units that belong to nobody, never used ones included."""
+        return self.units_of(Kind.FREE) + self.units_of(Kind.UNUSED)
+
+    @property
+    def longest_free(self) -> int:
+        """Units of the longest range without an owner, whoever keeps its parts."""
+        longest = length = 0
+        for piece in self.pieces:
+            length = length + piece.nunits if piece.kind in _FREE_KINDS else 0
+            longest = max(longest, length)
+        return longest
+
+    @property
+    def fragmentation(self) -> float:
+        """0 when all free units are in one range, towards 1 when they are scattered."""
+        return 1 - self.longest_free / self.free_units if self.free_units else 0.0
+
+
+def read_map(heap: Heap) -> UnitMap:
+    """Return what the units of an open heap are now. O(units).
+
+    It looks behind the heap's public face, under the heap's lock: a drawing of the insides is no
+    use of the heap, and nothing else needs this call.
+    """
+    return heap._serve(_read, heap)
+
+
+def _read(heap: Heap) -> UnitMap:
+    supply, region = heap._supply, heap._region
+    supply.read_all()
+    known = [Piece(start, nunits, _kind_of(state)) for start, nunits, state, _ in supply.pieces()]
+    if supply.virgin < region.end_unit:
+        known.append(Piece(supply.virgin, region.end_unit - supply.virgin, Kind.UNUSED))
+    pieces = tuple(_with_gaps(known, region.first_unit, region.end_unit))
+    return UnitMap(region.first_unit, region.end_unit, pieces)
+
+
+def _kind_of(state: int) -> Kind:
+    kinds = {_CORE_RUN: Kind.RUN, _CORE_LARGE: Kind.LARGE, _CORE_NEVER_USED: Kind.UNUSED}
+    return kinds.get(state, Kind.FREE)
+
+
+def _with_gaps(known: list[Piece], first: int, end: int) -> Iterator[Piece]:
+    """Yield the pieces, and what lies between them: the free extents."""
+    reached = first
+    for piece in sorted(known, key=lambda each: each.start):
+        if piece.start > reached:
+            yield Piece(reached, piece.start - reached, Kind.FREE)
+        yield piece
+        reached = piece.start + piece.nunits
+    if reached < end:
+        yield Piece(reached, end - reached, Kind.FREE)
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def units_per_mark(unit_map: UnitMap, width: int, rows: int) -> int:
+    """Return how many units a mark has to stand for, so that all fit `rows` rows of `width`."""
+    marks = max(width - len(_label(unit_map, unit_map.end_unit)), _LEAST_WIDTH) * rows
+    return max(-(-(unit_map.end_unit - unit_map.first_unit) // marks), 1)
+
+
+def draw(unit_map: UnitMap, width: int, rows: int) -> Text:
+    """Draw a map in at most `rows` rows of `width` columns."""
+    per_mark = units_per_mark(unit_map, width, rows)
+    kinds = _kinds(unit_map, per_mark)
+    columns = max(width - len(_label(unit_map, unit_map.end_unit)), _LEAST_WIDTH)
+    text = Text(no_wrap=True, end="")
+    for at in range(0, len(kinds), columns):
+        text.append(_label(unit_map, unit_map.first_unit + at * per_mark), style="dim")
+        for kind in kinds[at : at + columns]:
+            text.append(*_MARKS[kind])
+        text.append("\n")
+    return text
+
+
+def legend(unit_map: UnitMap, width: int, per_mark: int) -> Text:
+    """Say what the marks mean, and how many bytes there are of each kind; at most `width` wide."""
+    entries = [
+        Text.assemble(_MARKS[kind], f" {kind.value} {format_bytes(units * UNIT)}")
+        for kind in Kind
+        if (units := unit_map.units_of(kind))
+    ]
+    entries.append(Text(f"one mark: {format_bytes(per_mark * UNIT)}", style="dim"))
+    text, column = Text(), 0
+    for entry in entries:
+        gap = "" if not column else "   " if column + 3 + len(entry) <= width else "\n"
+        column = len(entry) + (column + 3 if gap == "   " else 0)
+        text.append(gap).append(entry)
+    return text
+
+
+def _label(unit_map: UnitMap, unit: int) -> str:
+    digits = len(f"{unit_map.end_unit * UNIT:x}")
+    return f"{unit * UNIT:#0{digits + 2}x} "
+
+
+def _kinds(unit_map: UnitMap, per_mark: int) -> list[Kind]:
+    """Return what most of the units of each mark are."""
+    span = unit_map.end_unit - unit_map.first_unit
+    counts: list[dict[Kind, int]] = [{} for _ in range(-(-span // per_mark))]
+    for piece in unit_map.pieces:
+        start = piece.start - unit_map.first_unit
+        stop = start + piece.nunits
+        for mark in range(start // per_mark, -(-stop // per_mark)):
+            inside = min(stop, (mark + 1) * per_mark) - max(start, mark * per_mark)
+            counts[mark][piece.kind] = counts[mark].get(piece.kind, 0) + inside
+    return [max(count, key=count.__getitem__) for count in counts]

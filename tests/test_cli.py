@@ -1,0 +1,437 @@
+"""The command line: what it prints, how it ends, and that every fact can be had as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pmemheap
+from pmemheap import cli, layout
+from pmemheap.cli import main
+from pmemheap.cli.exits import ExitCode
+from pmemheap.cli.library import Library
+from pmemheap.cli.unitmap import Kind, Piece, UnitMap, draw, legend, read_map
+
+TRACE = """\
+# tiny 7 5000
+a 0 4000
+a 1 500
+r 1 1000
+f 0
+a 2 64
+f 1
+a 3 200
+"""
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A closed heap with 300 live blocks of 5000 bytes, as many freed ones, and a root."""
+    made = tmp_path / "a.heap"
+    with pmemheap.Heap.create(made, durability="process") as heap:
+        offsets = [heap.malloc(5000) for _ in range(600)]
+        for offset in offsets[:300]:
+            heap.free(offset)
+        heap.roots["first"] = offsets[300]
+    return made
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """Files enough for the demo to grow: 300 of up to 60 KiB, one of them empty."""
+    directory = tmp_path / "sources"
+    directory.mkdir()
+    for number in range(300):
+        text = f"line = {number}\n" * (number * 20)
+        (directory / f"m{number}.py").write_text(text, encoding="utf-8")
+    (directory / "site-packages").mkdir()
+    (directory / "site-packages" / "foreign.py").write_text("x = 1\n", encoding="utf-8")
+    return directory
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    assert main([*map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def damage_entry(path: Path) -> None:
+    """Make the entry of a large block or run say what it cannot mean."""
+    with path.open("r+b") as file:
+        entries = layout.HEADER_BYTES + layout.LOG_BYTES
+        file.seek(entries)
+        table = file.read(layout.ENTRY_WIDTH * layout.SEGMENT_UNITS)
+        at = next(i for i in range(0, len(table), layout.ENTRY_WIDTH) if table[i])
+        file.seek(entries + at)
+        file.write(b"\x09")
+
+
+# ------------------------------------------------------------------------------------------- ends
+
+
+def test_the_module_says_what_every_exit_code_means() -> None:
+    assert cli.__doc__ is not None
+    said = {int(number) for number in re.findall(r"^    (\d+) ", cli.__doc__, re.M)}
+    assert said == {*map(int, ExitCode), 130}
+
+
+@pytest.mark.slow
+def test_python_m_runs_the_command_line() -> None:
+    command = [sys.executable, "-m", "pmemheap", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"pmemheap {pmemheap.__version__}\n"
+
+
+def test_an_error_is_one_line_and_a_code(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(tmp_path / "absent")]) == ExitCode.USAGE
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("pmemheap: ")
+    assert captured.err.count("\n") == 1
+    assert "absent" in captured.err
+
+
+def test_wrong_options_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == ExitCode.USAGE
+    assert main(["no-such-command"]) == ExitCode.USAGE
+    assert main(["create", "x", "--limit", "much"]) == ExitCode.USAGE
+    assert main(["replay", "/nonexistent/trace"]) == ExitCode.USAGE
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_garbage_ends_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    garbage = tmp_path / "garbage"
+    garbage.write_bytes(bytes(2 << 20))
+    for command in ("info", "check", "map", "trim"):
+        assert main([command, str(garbage)]) == ExitCode.CORRUPT
+    assert capsys.readouterr().err.count("magic") == 4
+
+
+def test_no_space_ends_with_4(
+    tmp_path: Path, sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise pmemheap.OutOfSpaceError("heap file: no space left on device")
+
+    monkeypatch.setattr("pmemheap.heap.Heap.malloc", refuse)
+    path = tmp_path / "full.heap"
+    assert main(["demo", "--source", str(sources), "--path", str(path)]) == ExitCode.NO_SPACE
+
+
+@pytest.mark.slow
+def test_a_heap_that_is_being_written_is_refused(path: Path) -> None:
+    with pmemheap.Heap.open(path):
+        done = subprocess.run(
+            [sys.executable, "-m", "pmemheap", "info", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == ExitCode.USAGE
+    assert re.fullmatch(r"pmemheap: .*process \d+ has it open\n", done.stderr)
+
+
+def test_a_missing_extra_is_named_with_its_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_NEEDED", ("typer", "no_such_module"))
+    assert main(["--version"]) == ExitCode.USAGE
+    message = "needs no_such_module: pip install 'pmemheap[cli]'\n"
+    assert capsys.readouterr().err.endswith(message)
+
+
+# ------------------------------------------------------------------------------------------ files
+
+
+def test_create_makes_a_small_heap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "new.heap"
+    made = run_json(capsys, "create", path, "--durability", "process", "--limit", "64M")
+    assert made["file_bytes"] == path.stat().st_size < 1.5 * (1 << 20)
+    with pmemheap.Heap.open(path) as heap:
+        assert (str(heap.uuid), heap.durability) == (made["uuid"], made["durability"])
+    assert main(["create", str(path)]) == ExitCode.USAGE
+    assert main(["create", str(tmp_path / "b"), "--limit", "4K"]) == ExitCode.USAGE
+    assert not (tmp_path / "b").exists()
+
+
+def test_info_tells_header_blocks_and_segments(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = run_json(capsys, "info", path)
+    assert found["stats"]["blocks"] == 300
+    assert found["header"]["closed"] is True
+    assert found["header"]["opened"] == 1
+    assert list(found["roots"]) == ["first"]
+    segments = found["header"]["segments"]
+    assert [each["kind"] for each in segments[:2]] == ["log", "data"]
+    assert segments[-1]["file_offset"] + segments[-1]["file_bytes"] == path.stat().st_size
+    assert main(["info", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert found["header"]["uuid"] in printed
+    assert re.search(r"5,120 +300 ", printed)
+
+
+@pytest.mark.slow
+def test_info_sees_that_a_writer_was_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "killed.heap"
+    code = (
+        "import os, pmemheap\n"
+        f"heap = pmemheap.Heap.create({str(path)!r}, durability='process')\n"
+        "heap.malloc(100)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    found = run_json(capsys, "info", path)
+    assert found["header"]["closed"] is False
+    assert found["stats"]["blocks"] == 1
+    assert main(["check", str(path)]) == 0
+    assert "did not close it" in capsys.readouterr().out
+
+
+def test_check_says_that_a_heap_is_sound(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_json(capsys, "check", path)["sound"] is True
+    assert main(["check", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("sound")
+    assert "300 blocks" in printed
+
+
+def test_check_finds_a_root_that_leads_nowhere(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pmemheap.Heap.open(path) as heap:
+        heap.free(heap.roots["first"])
+    assert main(["check", str(path)]) == ExitCode.FINDINGS
+    printed = capsys.readouterr().out
+    assert "root 'first'" in printed
+    assert "leads to no live block" in printed
+    assert "mistake in pmemheap" not in printed
+
+
+def test_check_tells_what_damaged_entries_mean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "damaged.heap"
+    with pmemheap.Heap.create(path, durability="process") as heap:
+        heap.malloc(100_000)
+    damage_entry(path)
+    assert main(["check", str(path), "--json"]) == ExitCode.FINDINGS
+    found = json.loads(capsys.readouterr().out)
+    assert (found["sound"], found["total"]) == (False, 1)
+    assert any("records of blocks are damaged" in sentence for sentence in found["meaning"])
+
+
+def test_map_accounts_for_every_unit(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run_json(capsys, "map", path)
+    reached = found["first_unit"]
+    for start, nunits, _ in found["pieces"]:
+        assert start == reached
+        reached += nunits
+    assert reached == found["end_unit"]
+    assert sum(found["units"].values()) == reached - found["first_unit"]
+    assert main(["map", str(path), "--rows", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0][:2] for line in lines[:3]] == ["0x"] * 3
+    assert all(len(line) <= 80 for line in lines)
+    assert "one mark" in lines[-1]
+
+
+def test_trim_gives_back_and_keeps_the_blocks(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pmemheap.Heap.open(path) as heap:
+        before = list(heap.blocks())
+    found = run_json(capsys, "trim", path)
+    assert found["returned_bytes"] == found["disk_bytes"][0] - found["disk_bytes"][1] > 1 << 20
+    with pmemheap.Heap.open(path) as heap:
+        assert list(heap.blocks()) == before
+
+
+# -------------------------------------------------------------------------------------------- map
+
+
+def test_a_map_knows_runs_large_blocks_and_what_was_never_used() -> None:
+    with pmemheap.Heap.anonymous() as heap:
+        heap.malloc(100)
+        large = heap.malloc(100_000)
+        gone = heap.malloc(400_000)
+        heap.malloc(400_000)
+        heap.free(gone)
+        found = read_map(heap)
+        kinds = {piece.start: piece.kind for piece in found.pieces}
+        assert kinds[large // 4096] == Kind.LARGE
+        assert kinds[gone // 4096] == Kind.FREE
+        assert found.units_of(Kind.RUN) == 1
+        assert found.units_of(Kind.LARGE) == 25 + 98
+        assert found.pieces[-1].kind == Kind.UNUSED
+
+
+def test_a_drawing_fits_its_width_and_shows_what_most_units_are() -> None:
+    pieces = (Piece(0, 600, Kind.LARGE), Piece(600, 300, Kind.FREE), Piece(900, 124, Kind.UNUSED))
+    found = UnitMap(0, 1024, pieces)
+    lines = draw(found, 40, 2).plain.splitlines()
+    assert len(lines) == 2
+    assert all(len(line) <= 40 for line in lines)
+    marks = "".join(line.split()[1] for line in lines)
+    assert re.fullmatch("█+░+·+", marks)
+    assert marks.count("█") / len(marks) == pytest.approx(600 / 1024, abs=0.05)
+    assert all(len(line) <= 40 for line in legend(found, 40, 16).plain.splitlines())
+
+
+def test_fragmentation_merges_free_and_never_used_neighbours() -> None:
+    pieces = (
+        Piece(0, 10, Kind.FREE),
+        Piece(10, 10, Kind.RUN),
+        Piece(20, 10, Kind.FREE),
+        Piece(30, 20, Kind.UNUSED),
+    )
+    found = UnitMap(0, 50, pieces)
+    assert (found.free_units, found.longest_free) == (40, 30)
+    assert found.fragmentation == pytest.approx(0.25)
+
+
+# ------------------------------------------------------------------------------------------- demo
+
+
+def test_a_library_finds_its_records_again(tmp_path: Path) -> None:
+    path = tmp_path / "library.heap"
+    with pmemheap.Heap.create(path, durability="process") as heap:
+        library = Library(heap)
+        for number in range(200):
+            library.add(f"n{number}", b"x" * number)
+        library.remove(7)
+        library.replace(8, b"other")
+    with pmemheap.Heap.open(path) as heap:
+        library = Library(heap)
+        assert library.slots() == [slot for slot in range(200) if slot != 7]
+        assert library.name(150) == "n150"
+        with library.text_view(8) as text:
+            assert bytes(text) == b"other"
+        with library.text_view(9) as text:
+            text[0] = 0
+        with pytest.raises(pmemheap.CorruptHeapError, match="record 'n9'"):
+            library.verify(9)
+
+
+@pytest.mark.slow
+def test_demo_grows_trims_and_verifies(
+    tmp_path: Path, sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "demo.heap"
+    told = run_json(capsys, "demo", "--source", sources, "--path", path)
+    phases = {phase["name"]: phase for phase in told["phases"]}
+    assert told["files"] == 300
+    assert phases["create, load"]["growths"] >= 5
+    assert told["checks_of_views"] > 5 * told["open_views"] / 2 > 0
+    assert (
+        phases["trim"]["returned_bytes"]
+        == phases["delete"]["disk_bytes"] - phases["trim"]["disk_bytes"]
+    )
+    assert min(told["returned"].values()) > 0
+    assert 0 < told["verified_files"] < 300
+    with pmemheap.Heap.open(path) as heap:
+        assert len(Library(heap).slots()) == told["verified_files"]
+        assert heap.check()
+
+
+@pytest.mark.slow
+def test_demo_prints_a_table_and_two_maps(
+    sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--source", str(sources)]) == 0
+    printed = capsys.readouterr().out
+    for words in ("create, load", "given back", "after deleting", "after trimming", "0x0"):
+        assert words in printed
+    assert all(len(line) <= 80 for line in printed.splitlines()[1:])
+
+
+@pytest.mark.slow
+def test_demo_does_without_numpy(
+    sources: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pmemheap.cli.demo._NUMPY", "no_such_module")
+    assert main(["demo", "--source", str(sources)]) == 0
+    assert "pip install 'pmemheap[numpy]'" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_demo_notices_a_changed_byte(
+    sources: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def spoil(library: Library, slot: int, _: bytes) -> None:
+        with library.text_view(slot) as text:
+            text[0] ^= 1
+
+    monkeypatch.setattr(Library, "replace", spoil)
+    assert main(["demo", "--source", str(sources)]) == ExitCode.CORRUPT
+    assert "SHA-256" in capsys.readouterr().err
+
+
+def test_demo_refuses_a_directory_without_python_files(tmp_path: Path) -> None:
+    assert main(["demo", "--source", str(tmp_path)]) == ExitCode.USAGE
+
+
+# ----------------------------------------------------------------------------------------- replay
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    made = tmp_path / "tiny.trace"
+    made.write_text(TRACE, encoding="utf-8")
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_file", [False, True])
+def test_replay_measures_time_and_memory(
+    tmp_path: Path, trace: Path, in_file: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "replay.heap"
+    options = ["--file", file] if in_file else []
+    told = run_json(capsys, "replay", trace, trace, "--passes", 2, *options)
+    assert [each["name"] for each in told["traces"]] == ["tiny", "tiny"]
+    assert told["traces"][0]["operations"] == 7
+    memory = told["traces"][0]["memory"]
+    assert memory["peak_bytes"] >= 5000
+    assert memory["utilisation"] == pytest.approx(5000 / memory["peak_bytes"])
+    assert not file.exists()
+
+
+def test_replay_prints_a_table_with_means(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(trace), str(trace), "--passes", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^tiny +\S+ +- ", printed, re.M)
+    assert "geometric mean" in printed
+
+
+def test_replay_does_not_touch_a_file_that_is_there(tmp_path: Path, trace: Path) -> None:
+    there = tmp_path / "precious"
+    there.write_text("mine", encoding="utf-8")
+    assert main(["replay", str(trace), "--file", str(there)]) == ExitCode.USAGE
+    assert there.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.slow
+def test_replay_counts_growth_and_give_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = 40
+    lines = [f"# big {blocks} {blocks * 100_000}", *(f"a {i} 100000" for i in range(blocks))]
+    trace = tmp_path / "big.trace"
+    trace.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    memory = run_json(capsys, "replay", trace, "--passes", 1)["traces"][0]["memory"]
+    assert memory["growths"] >= 3
+    assert memory["shrinks"] >= 3
+    assert memory["returned_bytes"] > 3_000_000
