@@ -10,7 +10,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SANITIZED := $(VENV)/sanitized
 
-.PHONY: all demo test differential lint bench docs wheel sanitize clean
+.PHONY: all demo test differential lint bench compare docs wheel sanitize clean
 
 all: lint test
 
@@ -20,8 +20,8 @@ $(VENV)/%/ready: $(BUILT_FROM)
 	$(VENV)/$*/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
 
-demo: $(VENV)/cli/ready
-	$(VENV)/cli/bin/pmemheap demo
+demo: $(VENV)/cli,numpy/ready
+	$(VENV)/cli,numpy/bin/pmemheap demo
 
 test: $(VENV)/test/ready
 	$(VENV)/test/bin/python -m pytest $(PYTEST_OPTIONS)
@@ -42,6 +42,11 @@ lint: $(VENV)/lint,test/ready
 
 bench: $(VENV)/bench/ready
 	for layer in benchmarks/bench_*.py; do $(VENV)/bench/bin/python $$layer --fast --quiet || exit 1; done
+
+# Side by side with other allocators; traces with TRACES=directory, sections with ONLY=micro,traces.
+compare: $(VENV)/bench/ready
+	$(VENV)/bench/bin/python benchmarks/compare.py --out benchmarks/results \
+	  $(if $(TRACES),--traces $(TRACES)) $(if $(ONLY),--only $(ONLY))
 
 docs: $(VENV)/docs/ready
 	$(VENV)/docs/bin/python -m sphinx -W -b html docs docs/_build/html
