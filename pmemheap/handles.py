@@ -167,7 +167,10 @@ def _shaped(
 ) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """Check shape and dtype; return them with the bytes they need."""
     np = _numpy()
-    kind = np.dtype(dtype)
+    try:
+        kind = np.dtype(dtype)
+    except ValueError as error:
+        raise UsageError(f"dtype: one of numpy's expected, {dtype!r} found: {error}") from error
     if kind.hasobject:
         raise UsageError(f"dtype: one without Python objects expected, {kind} found")
     try:

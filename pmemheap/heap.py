@@ -913,8 +913,12 @@ def _decay(value: object) -> float | None:
 
 def _path(value: str | os.PathLike[str]) -> Path:
     path = Path(value)
-    if "\0" in str(path):
-        raise UsageError(f"path: one without NUL characters expected, found {str(path)!r}")
+    try:
+        sound = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        sound = False
+    if not sound:
+        raise UsageError(f"path: one that the system can have expected, found {str(path)!r}")
     return path
 
 
