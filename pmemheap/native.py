@@ -566,7 +566,8 @@ def residencies(ranges: dict[str, tuple[int, int]]) -> dict[str, Residency]:
             if not field.endswith(":"):
                 first = int(field.partition("-")[0], 16)
                 inside = next(
-                    (totals[n] for n, (start, stop) in ranges.items() if start <= first < stop), None
+                    (totals[n] for n, (start, stop) in ranges.items() if start <= first < stop),
+                    None,
                 )
             elif inside is not None and field in inside:
                 inside[field] += int(rest.split()[0]) * 1024
