@@ -815,8 +815,8 @@ class Heap(native.HeapCore):
         self._lock, self._owner = threading.RLock(), 0
         if isinstance(self._medium, FileMedium):
             try:
-                if not self._medium.readonly:
-                    self._region.privatize()
+                self._medium.detach_in_child()
+                self._region.privatize()
             finally:
                 self._medium.abandon_in_child()
 

@@ -116,7 +116,7 @@ class FileMedium:
             except BaseException:
                 with suppress(OSError):
                     os.unlink(temporary)
-                os.close(fd)
+                _close(fd)
                 raise
         medium._temporary = temporary
         return medium
@@ -163,7 +163,7 @@ class FileMedium:
                 medium._format(Durability.PROCESS)
                 medium._begin()
             except BaseException:
-                os.close(fd)
+                _close(fd)
                 raise
         return medium
 
@@ -209,7 +209,7 @@ class FileMedium:
                 if not readonly:
                     medium._begin()
         except BaseException:
-            os.close(fd)
+            _close(fd)
             raise
         return medium
 
@@ -704,11 +704,27 @@ class FileMedium:
             if self._temporary is not None:
                 with suppress(OSError):
                     os.unlink(self._temporary)
-            os.close(self.fd)
+            _close(self.fd)
             self.fd = -1
 
+    def detach_in_child(self) -> None:
+        """After a fork: open the file anew, read-only, and let the parent's header go.
+
+        Descriptors and maps that were inherited belong to the parent's open file description. Its
+        lock would outlive the parent for as long as the child has any of them.
+        """
+        inherited, self.fd = self.fd, -1
+        try:
+            self._unmap_header()
+            if inherited >= 0:
+                flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+                self.fd = os.open(f"/proc/self/fd/{inherited}", flags)
+        finally:
+            if inherited >= 0:
+                os.close(inherited)
+
     def abandon_in_child(self) -> None:
-        """After a fork: let the descriptor go, so that the lock does not outlive the parent."""
+        """After a fork: let the descriptor go, which has served to map everything privately."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -764,6 +780,14 @@ def _require_place(path: Path, *, replace_file: bool) -> None:
         raise UsageError(f"{what}: a regular file expected, found a device, pipe or socket")
     if path.exists() and not replace_file:
         raise UsageError(f"{what}: no such file expected, one is there")
+
+
+def _close(fd: int) -> None:
+    """Close a descriptor; its locks go now, even if a map could not be undone, which keeps them."""
+    for place in (layout.LOCK_WRITER, layout.LOCK_READER):
+        with suppress(NativeError):
+            native.lock_byte(fd, place, Lock.NONE)
+    os.close(fd)
 
 
 def _part_of(piece: Piece, table: str) -> tuple[int, int]:

@@ -237,10 +237,10 @@ static PyObject *heap_view(PyObject *object, PyObject *const *args, Py_ssize_t c
     return call_slow(object, slow.view, values[0], values[1]);
 }
 
-/* Free what a batch got before it failed. */
+/* Free what a batch got before it failed; also if a sync failed, which has made the heap read-only. */
 static PyObject *take_back(struct heap_object *self, PyObject *offsets, const uint64_t *taken, uint64_t count)
 {
-    for (uint64_t i = 0; i < count && is_open(self); i++)
+    for (uint64_t i = 0; i < count && self->state <= PH_S_READONLY; i++)
         ph_free(&self->heap, taken[i]);
     Py_DECREF(offsets);
     return NULL;
