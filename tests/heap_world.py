@@ -1,0 +1,70 @@
+"""What tests of heaps ask of the process around them: descriptors, reservations, other processes."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from address_space import address_map
+
+from pmemheap import Heap
+
+TESTS = Path(__file__).parent
+
+
+def contents(heap: Heap) -> dict[int, bytes]:
+    """Return offset and bytes of all live blocks."""
+    return {offset: bytes(heap.view(offset)) for offset, _ in heap.blocks()}
+
+
+def fill(heap: Heap, offset: int, seed: int) -> None:
+    """Make a block recognisable, from its first byte to its last."""
+    view = heap.view(offset)
+    pattern = seed.to_bytes(8, "little") * (len(view) // 8 + 1)
+    view[:] = pattern[: len(view)]
+
+
+def descriptors() -> dict[int, str]:
+    """Return the open descriptors of this process and what they lead to."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # the one by which the directory was read
+            continue
+    return found
+
+
+def reserved() -> set[tuple[int, int]]:
+    """Return the ranges of this process that nothing can be stored to: what reservations are made of."""
+    gc.collect()
+    return {(each.start, each.stop) for each in address_map() if each.permissions == "---p"}
+
+
+def mapped_files(*words: str) -> list[str]:
+    """Return the mapped files whose name has one of the words."""
+    return [each.name for each in address_map() if any(word in each.name for word in words)]
+
+
+def python(code: str, *arguments: object, pass_fds: Iterable[int] = ()) -> subprocess.Popen[str]:
+    """Start another Python with our package, standard input and output being pipes."""
+    paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    return subprocess.Popen(
+        [sys.executable, "-X", "faulthandler", "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=tuple(pass_fds),
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+
+
+def answer(process: subprocess.Popen[str], text: str = "") -> str:
+    """Send a process its input, wait for its end and return what it printed; it must end well."""
+    out, _ = process.communicate(text, timeout=120)
+    assert process.returncode == 0, f"exit code {process.returncode}: {out}"
+    return out.strip()
