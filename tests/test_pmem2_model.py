@@ -71,7 +71,7 @@ class ReservationMachine(RuleBasedStateMachine):
             model.real.close()
         os.close(self.file)
 
-    # ------------------------------------------------------------ helpers
+    # ------------------------------------------------------------ asking and answering
 
     def is_free(self, start: int, stop: int, but: Model | None = None) -> bool:
         """Tell whether nobody is shown in a range; headroom gives way."""
