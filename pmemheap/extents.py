@@ -76,8 +76,16 @@ class ExtentMap:
     [(30, 2), (40, 60)]
     """
 
-    __slots__ = ("_by_size", "_first", "_freed_at", "_length", "_recent", "_recent_count", "epoch",
-                 "free_units")
+    __slots__ = (
+        "_by_size",
+        "_first",
+        "_freed_at",
+        "_length",
+        "_recent",
+        "_recent_count",
+        "epoch",
+        "free_units",
+    )
 
     def __init__(self) -> None:
         self._length: dict[int, int] = {}

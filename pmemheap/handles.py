@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import operator
 import sys
-import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from pmemheap.engine import Engine, living
 from pmemheap.errors import UsageError
 from pmemheap.native import BlockBytes
 
@@ -21,12 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pmemheap.heap import Heap
 
-__all__ = ["Block", "array_at", "living", "new_array", "offset_of"]
-
-living: weakref.WeakSet[Heap] = weakref.WeakSet()
-"""The heaps of this process that are not closed."""
+__all__ = ["Block", "array_at", "new_array", "offset_of"]
 
 
 class Block:
@@ -53,16 +49,18 @@ class Block:
 
     __slots__ = ("__weakref__", "_heap", "_offset", "_serial", "_size")
 
-    def __init__(self, heap: Heap, offset: int, size: int) -> None:
+    def __init__(self, heap: Engine, offset: int, size: int) -> None:
         self._serial = 0
         self._heap, self._offset, self._size = heap, offset, size
         serial = heap._handle_make(offset)
         if serial < 0:
-            raise UsageError(f"block handle: a live block expected at offset {offset:#x}, none found")
+            raise UsageError(
+                f"block handle: a live block expected at offset {offset:#x}, none found"
+            )
         self._serial = serial
 
     @property
-    def heap(self) -> Heap:
+    def heap(self) -> Engine:
         """The heap it lies in."""
         return self._heap
 
@@ -186,7 +184,7 @@ def _shaped(
 
 
 def new_array(
-    heap: Heap, shape: int | tuple[int, ...], dtype: npt.DTypeLike, align: int
+    heap: Engine, shape: int | tuple[int, ...], dtype: npt.DTypeLike, align: int
 ) -> np.ndarray[Any, Any]:
     """Allocate a block and return it as an array of zeros."""
     sides, kind, nbytes = _shaped(shape, dtype)
@@ -201,7 +199,7 @@ def new_array(
 
 
 def array_at(
-    heap: Heap, offset: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike
+    heap: Engine, offset: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike
 ) -> np.ndarray[Any, Any]:
     """Return a block as an array."""
     sides, kind, nbytes = _shaped(shape, dtype)
@@ -214,11 +212,13 @@ def array_at(
     try:
         array: np.ndarray[Any, Any] = _numpy().ndarray(sides, kind, view)
     except ValueError as error:  # more dimensions, or longer ones, than numpy has
-        raise UsageError(f"shape: one that numpy can have expected, {sides} found: {error}") from error
+        raise UsageError(
+            f"shape: one that numpy can have expected, {sides} found: {error}"
+        ) from error
     return array
 
 
-def offset_of(heap: Heap, buffer: object) -> int:
+def offset_of(heap: Engine, buffer: object) -> int:
     """Return the offset of the block that a view, slice or array belongs to."""
     owner: Any = buffer
     arrays = getattr(sys.modules.get("numpy"), "ndarray", ())
@@ -226,7 +226,11 @@ def offset_of(heap: Heap, buffer: object) -> int:
         try:
             owner = owner.obj if isinstance(owner, memoryview) else owner.base
         except ValueError as error:
-            raise UsageError(f"offset_of: a view expected, found a released one: {error}") from error
+            raise UsageError(
+                f"offset_of: a view expected, found a released one: {error}"
+            ) from error
     if not isinstance(owner, BlockBytes) or owner.heap is not heap:
-        raise UsageError(f"offset_of: a view or array of this heap expected, found {type(buffer).__name__}")
+        raise UsageError(
+            f"offset_of: a view or array of this heap expected, found {type(buffer).__name__}"
+        )
     return int(owner.offset)

@@ -244,8 +244,7 @@ class FileMedium:
     def _refuse_writer(self) -> None:
         if native.probe_lock(self.fd, layout.LOCK_WRITER, Lock.READ) != Lock.NONE:
             raise UsageError(
-                f"heap file {self.name!r}: no writer expected, "
-                f"process {self._holder()} has it open"
+                f"heap file {self.name!r}: no writer expected, process {self._holder()} has it open"
             )
 
     def _has_readers(self) -> bool:
@@ -323,7 +322,9 @@ class FileMedium:
             )
 
     def _read_segments(self) -> None:
-        table = native.pread(self.fd, layout.SEGMENT_SLOTS * layout.SLOT_BYTES, layout.SEGMENT_TABLE)
+        table = native.pread(
+            self.fd, layout.SEGMENT_SLOTS * layout.SLOT_BYTES, layout.SEGMENT_TABLE
+        )
         for index, (offset, image) in enumerate(_slots(table, layout.SEGMENT_TABLE)):
             slot = SegmentSlot.unpack(image, offset)
             if slot is not None:
@@ -344,7 +345,9 @@ class FileMedium:
         image = native.pread(self.fd, layout.SLOT_BYTES, layout.ARENA_TABLE)
         arena = ArenaSlot.unpack(image, layout.ARENA_TABLE)
         if arena is None:
-            raise CorruptHeapError(f"arena table of {self.name!r}: the default arena expected, none")
+            raise CorruptHeapError(
+                f"arena table of {self.name!r}: the default arena expected, none"
+            )
         self.arena = arena
         pieces = self.pieces()
         expected = pieces[0].first_unit if pieces else -1
@@ -355,8 +358,10 @@ class FileMedium:
                     f"found one from {piece.first_unit}"
                 )
             expected = piece.stop
-        if not pieces or expected != arena.end_unit or not (
-            pieces[0].first_unit <= arena.first_unit < pieces[0].stop
+        if (
+            not pieces
+            or expected != arena.end_unit
+            or not (pieces[0].first_unit <= arena.first_unit < pieces[0].stop)
         ):
             raise CorruptHeapError(
                 f"arena table of {self.name!r}: segments for units {arena.first_unit} to "
@@ -836,4 +841,3 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from pmemheap.engine import BAD_OFFSET, Engine
 from pmemheap.errors import OutOfSpaceError, PmemHeapError
 from pmemheap.heapfile import FileMedium
 from pmemheap.layout import DATA_WIDTH
 from pmemheap.slabs import CLASSES
 from pmemheap.supply import POOL_MOST
-from pmemheap.units import GRANULE, UNIT, format_bytes
-
-if TYPE_CHECKING:
-    from pmemheap.heap import Heap
+from pmemheap.units import UNIT, format_bytes
 
 __all__ = [
     "CheckReport",
@@ -27,7 +24,6 @@ __all__ = [
     "Explanation",
     "HeapStats",
     "check",
-    "describe_place",
     "explain",
     "stats",
 ]
@@ -111,7 +107,7 @@ class HeapStats:
     classes: tuple[ClassStats, ...]
 
 
-def stats(heap: Heap) -> HeapStats:
+def stats(heap: Engine) -> HeapStats:
     """Collect the statistics of a heap."""
     supply, region, medium = heap._supply, heap._region, heap._medium
     supply.read_all()
@@ -147,7 +143,7 @@ def stats(heap: Heap) -> HeapStats:
     )
 
 
-def _classes(heap: Heap) -> tuple[tuple[ClassStats, ...], int, int]:
+def _classes(heap: Engine) -> tuple[tuple[ClassStats, ...], int, int]:
     """Return the classes in use, the bytes of their blocks and the estimated waste inside."""
     rows, allocated, waste = [], 0, 0.0
     for size, _, run_blocks, runs, live, mallocs, requested in heap._class_counters():
@@ -208,7 +204,9 @@ class Explanation:
             f"free {format_bytes(self.free)}, longest piece {format_bytes(self.largest_free)}"
         ]
         if self.limit is not None:
-            lines.append(f"limit {format_bytes(self.limit)}, left {format_bytes(self.room_to_limit or 0)}")
+            lines.append(
+                f"limit {format_bytes(self.limit)}, left {format_bytes(self.room_to_limit or 0)}"
+            )
         if self.disk_free is not None:
             lines.append(f"free on disk {format_bytes(self.disk_free)}")
         lines.append(f"address space kept free {format_bytes(self.headroom)}")
@@ -224,7 +222,7 @@ class ExplainedOutOfSpaceError(OutOfSpaceError):
         self.explanation = explanation
 
 
-def explain(heap: Heap, size: int, align: int, refusal: str) -> Explanation:
+def explain(heap: Engine, size: int, align: int, refusal: str) -> Explanation:
     """Explain what would become of a request now."""
     supply, medium = heap._supply, heap._medium
     rounded, nunits = _rounded(size)
@@ -242,7 +240,7 @@ def explain(heap: Heap, size: int, align: int, refusal: str) -> Explanation:
     )  # fmt: skip
 
 
-def longest_in_pool(heap: Heap) -> int:
+def longest_in_pool(heap: Engine) -> int:
     """Bytes of the longest free range of the C pool. O(units)."""
     return UNIT * max((n for _, n, state, _ in heap._supply.pieces() if state in {0, 1}), default=0)
 
@@ -256,11 +254,9 @@ def _rounded(size: int) -> tuple[int, int]:
     return fitting.size, min(fitting.run_units, POOL_MOST)
 
 
-def _has_free_block(heap: Heap, size: int) -> bool:
+def _has_free_block(heap: Engine, size: int) -> bool:
     rounded, _ = _rounded(size)
-    return any(
-        row[0] == rounded and row[4] < row[3] * row[2] for row in heap._class_counters()
-    )
+    return any(row[0] == rounded and row[4] < row[3] * row[2] for row in heap._class_counters())
 
 
 def _disk_free(medium: FileMedium) -> int:
@@ -269,13 +265,15 @@ def _disk_free(medium: FileMedium) -> int:
 
 
 def _advice(
-    rounded: int, free: int, room: int | None, disk: int | None, heap: Heap, possible: bool
+    rounded: int, free: int, room: int | None, disk: int | None, heap: Engine, possible: bool
 ) -> tuple[str, ...]:
     if possible:
         return ()
     advice = []
     if free >= rounded:
-        advice.append("free space is scattered: freeing neighbours, or trim() and smaller blocks, would help")
+        advice.append(
+            "free space is scattered: freeing neighbours, or trim() and smaller blocks, would help"
+        )
     if room is not None and room < rounded:
         advice.append("a larger limit= would help")
     if disk is not None and disk < rounded:
@@ -344,7 +342,7 @@ class CheckReport:
         return "\n".join((f"{self.total} findings", *self.findings))
 
 
-def check(heap: Heap) -> CheckReport:
+def check(heap: Engine) -> CheckReport:
     """Verify a heap: the core against its tables, the extents against the core, roots and segments."""
     findings: list[str] = []
     total = 0
@@ -355,7 +353,9 @@ def check(heap: Heap) -> CheckReport:
     total, raw = heap._check_core()
     for code, unit, expected, found in raw:
         place, what = _FINDINGS[code]
-        findings.append(f"{place.format(unit=unit)}: {what}: {expected:#x} expected, {found:#x} found")
+        findings.append(
+            f"{place.format(unit=unit)}: {what}: {expected:#x} expected, {found:#x} found"
+        )
     for verify in (heap._supply.check, heap._region.check):
         try:
             verify()
@@ -363,28 +363,8 @@ def check(heap: Heap) -> CheckReport:
             findings.append(f"{verify.__qualname__}: {error}")
             total += 1
     for name, offset in heap.roots.items():
-        if heap._free_refusal(offset) == _BAD_OFFSET:
+        if heap._free_refusal(offset) == BAD_OFFSET:
             findings.append(f"root {name!r}: a live block expected at {offset:#x}, none found")
             total += 1
     blocks = sum(row[4] for row in heap._class_counters()) + heap._counters()["large_blocks"]
     return CheckReport(tuple(findings), total, blocks, heap._region.nunits)
-
-
-_BAD_OFFSET = -3
-
-
-def describe_place(heap: Heap, offset: int) -> str:
-    """Say what lies at an offset inside the heap at which no live block begins."""
-    state, unit, nunits, index = heap._place_of(offset)
-    start = unit * UNIT
-    if state in {3, 4}:
-        size = CLASSES[index].size
-        inside = (offset - start) % size
-        if inside:
-            return f"{inside} bytes inside of the block at {offset - inside:#x}, of {size} bytes"
-        return f"the block of {size} bytes there is free already"
-    if state == 5 and start != offset:
-        return f"{offset - start} bytes inside of the large block at {start:#x}"
-    if offset % GRANULE == 0 and heap._views_of(offset):
-        return "freed, waiting for its last view"
-    return "no block lies there: freed already, inside of a large block, or never allocated"

@@ -105,7 +105,9 @@ class SegmentKind(IntEnum):
     SPARE = 3
 
 
-def _damaged(thing: str, offset: int, what: str, expected: object, found: object) -> CorruptHeapError:
+def _damaged(
+    thing: str, offset: int, what: str, expected: object, found: object
+) -> CorruptHeapError:
     return CorruptHeapError(
         f"{thing} at file offset {offset:#x}: {what} {expected} expected, {found} found"
     )
@@ -335,8 +337,12 @@ class ArenaSlot:
         _verify(image, 60, "arena slot", offset)
         state, strategy, first_unit, end_unit, length, name = cls._FORMAT.unpack_from(image)
         if first_unit > end_unit or end_unit > 1 << ARENA_BITS - 12:
-            raise _damaged("arena slot", offset, "a unit range", "ascending", (first_unit, end_unit))
-        return cls(first_unit, end_unit, _decode(name[:length], "arena slot", offset), strategy, state)
+            raise _damaged(
+                "arena slot", offset, "a unit range", "ascending", (first_unit, end_unit)
+            )
+        return cls(
+            first_unit, end_unit, _decode(name[:length], "arena slot", offset), strategy, state
+        )
 
 
 @dataclass(frozen=True)

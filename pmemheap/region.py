@@ -312,8 +312,7 @@ class Region:
     def headroom(self) -> int:
         """Bytes of data that fit into the address space kept free behind the region."""
         return min(
-            table.reservation.headroom // table.width * DATA_WIDTH
-            for table in self.tables.values()
+            table.reservation.headroom // table.width * DATA_WIDTH for table in self.tables.values()
         )
 
     @property
@@ -560,7 +559,9 @@ def _no_address_space(piece: Piece, error: Pmem2Error) -> OutOfSpaceError:
         )
     else:
         why = "the process has no address space or no mappings left (RLIMIT_AS, vm.max_map_count)"
-    return OutOfSpaceError(f"heap cannot grow by {wanted} at unit {piece.first_unit}: {why}: {error}")
+    return OutOfSpaceError(
+        f"heap cannot grow by {wanted} at unit {piece.first_unit}: {why}: {error}"
+    )
 
 
 def require_headroom(headroom: int) -> int:

@@ -136,7 +136,9 @@ def _require_name(name: str) -> None:
     try:
         length = len(name.encode())
     except UnicodeEncodeError as error:
-        raise UsageError(f"root {name!r}: a name in UTF-8 expected, {error.reason} found") from error
+        raise UsageError(
+            f"root {name!r}: a name in UTF-8 expected, {error.reason} found"
+        ) from error
     if not 0 < length <= ROOT_NAME_BYTES:
         raise UsageError(
             f"root {name!r}: a name of 1 to {ROOT_NAME_BYTES} bytes expected, {length} found"

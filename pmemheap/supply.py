@@ -345,7 +345,9 @@ class Supply:
 
     def _cut(self, first: int, end: int) -> None:
         old_first, old_end = self.region.first_unit, self.region.end_unit
-        self._core._set_bounds(first, end, end)  # before: offsets in there are looked up at any time
+        self._core._set_bounds(
+            first, end, end
+        )  # before: offsets in there are looked up at any time
         if first > old_first:
             self.extents.take(old_first, first - old_first)
         if end < old_end:
@@ -434,7 +436,8 @@ class Supply:
         counters = self._core._counters()
         return (
             self.extents.free_units
-            + self.region.end_unit - self.virgin
+            + self.region.end_unit
+            - self.virgin
             + counters["pool_free_units"]
             + counters["limbo_units"]
             + counters["wilderness_units"]
@@ -454,7 +457,9 @@ class Supply:
             ranges.append((self.virgin, self.region.end_unit - self.virgin))
         reached = self.region.first_unit
         for start, nunits in sorted(ranges):
-            assert start == reached, f"unit {reached}: one owner expected, found the next at {start}"
+            assert start == reached, (
+                f"unit {reached}: one owner expected, found the next at {start}"
+            )
             reached = start + nunits
         assert reached == self.region.end_unit, f"units end at {reached}"
 

@@ -1,0 +1,455 @@
+"""Engine: what the calls of a heap need from Python. The lock, the slow paths, the refusals.
+
+    malloc(n) ---> C core: size class, run, bit ------------------------------> offset
+                     | no run, or large                                   |
+                     v                                                    |
+               _malloc_slow ---> supply: extents, virgin units, growth ---+
+
+`Engine` derives from the C type `HeapCore`, whose methods answer most calls alone and keep the GIL.
+What they cannot answer arrives here in a method named ``_..._slow``: a request for units, a large
+block, a bad argument. Every slow call that changes the volatile structures runs in `_serve`, under
+one lock; if it is torn out by an interrupt, the next one rebuilds them first.
+
+A call that raises has changed nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import warnings
+import weakref
+from bisect import bisect_left
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, ParamSpec, TypeVar
+
+from pmemheap import native
+from pmemheap.arguments import (
+    alignment_argument,
+    offset_argument,
+    packed_offsets,
+    size_argument,
+    whole_number,
+)
+from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
+from pmemheap.heapfile import FileMedium
+from pmemheap.region import AnonymousMedium, Region
+from pmemheap.roots import Roots
+from pmemheap.slabs import CLASSES, packed_classes
+from pmemheap.supply import POOL_MOST, Supply
+from pmemheap.units import GRANULE, UNIT
+
+__all__ = ["BAD_OFFSET", "Engine", "State", "living"]
+
+DECAY_SHARE = 1 / 8
+_DECAY_LEAST_UNITS = 256
+_DECAY_UNITS_SHARE = 16
+_CLASS_SIZES = [one.size for one in CLASSES]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class State(IntEnum):
+    """What the public calls may do; C knows the same numbers."""
+
+    OPEN = 0
+    READONLY = 1
+    FORKED = 2
+    CLOSED = 3
+
+
+_OPEN = int(State.OPEN)
+
+
+class _Code(IntEnum):
+    """Failures of the C core."""
+
+    REFILL = -1
+    LARGE = -2
+    BAD_OFFSET = -3
+    PINNED = -4
+    NOMEM = -5
+    MOVE = -6
+    UPSTREAM = -7
+    CORRUPT = -8
+
+
+_LARGE = int(_Code.LARGE)
+BAD_OFFSET = int(_Code.BAD_OFFSET)
+
+
+class Engine(native.HeapCore):
+    """The Python half of a heap's calls: parts, lock and slow paths. `Heap` is its public face."""
+
+    __slots__ = (
+        "__weakref__",
+        "_decay_seconds",
+        "_decayed_at",
+        "_identity",
+        "_lock",
+        "_medium",
+        "_name",
+        "_owner",
+        "_region",
+        "_roots",
+        "_supply",
+        "_unsettled",
+    )
+
+    def _assemble(  # noqa: PLR0913, PLR0917 -- the parts of a heap
+        self,
+        medium: AnonymousMedium | FileMedium,
+        region: Region,
+        roots: Roots,
+        identity: bytes,
+        name: str,
+        decay: float | None,
+        *,
+        fresh: bool,
+    ) -> None:
+        """Put the parts together and open for calls."""
+        self._medium, self._region, self._roots = medium, region, roots
+        self._identity, self._name = identity, name
+        self._lock, self._owner, self._unsettled = threading.RLock(), 0, False
+        self._configure(*packed_classes())
+        data, bits, entries, units = map(region.base, ("data", "bits", "entries", "units"))
+        self._attach(data, bits, entries, units, region.lifelines)
+        self._supply = Supply(self, region, medium, fresh=fresh)
+        self._decay_seconds = decay
+        self._decayed_at = time.monotonic()
+        self._arm_decay()
+        self._set_state(State.READONLY if self.readonly else State.OPEN)
+
+    # ------------------------------------------------------------ what it is
+
+    @property
+    def closed(self) -> bool:
+        """Whether the heap was closed."""
+        return self._state() == State.CLOSED
+
+    @property
+    def readonly(self) -> bool:
+        """Whether the heap was opened for reading."""
+        return isinstance(self._medium, FileMedium) and self._medium.readonly
+
+    @property
+    def roots(self) -> Roots:
+        """Names by which the heap is entered again: a mapping of str to offset."""
+        return self._roots
+
+    # ------------------------------------------------------------ slow halves of the C calls
+
+    def _malloc_slow(self, size: Any, align: Any = None) -> int:
+        nbytes = size_argument(size)
+        alignment = GRANULE if align is None else alignment_argument(align)
+        if self._state() != _OPEN:
+            self._require(write=True)
+        try:
+            return self._serve(self._malloc_locked, nbytes, alignment)
+        except OutOfSpaceError as error:
+            raise self._explained(error, nbytes, alignment) from error
+
+    def _malloc_locked(self, size: int, align: int) -> int:
+        while True:
+            offset = self._try_malloc(size, align)
+            if offset >= 0:
+                return offset
+            if offset == _LARGE:
+                return self._malloc_extent(size, align)
+            self._raise_code(offset)
+            self._supply.refill(_units_for_pool(size))
+
+    def _malloc_extent(self, size: int, align: int = UNIT, *, roomy: bool = False) -> int:
+        nunits = -(-size // UNIT)
+        start = self._supply.allocate(nunits, max(align // UNIT, 1), roomy=roomy)
+        return self._large_make(start, nunits, size)
+
+    def _malloc_many_slow(self, size: Any, count: Any, wants_one: bool) -> int | memoryview:
+        nbytes = size_argument(size)
+        blocks = whole_number("malloc_many: count", count, 0, (1 << 60) - 1)
+        self._require(write=True)
+        if not wants_one and not type(size) is type(count) is int:
+            return self.malloc_many(nbytes, blocks)
+        if not wants_one:
+            raise UsageError(f"malloc_many: an open heap expected, {self._name} changed its state")
+        return self._malloc_slow(nbytes)
+
+    def _free_slow(self, offset: Any, deferred: Any = None) -> None:
+        place = offset_argument(offset)
+        self._require(write=True)
+        if type(offset) is not int:
+            self.free(place, bool(deferred))
+        else:
+            self._refuse_free(place, "free")
+
+    def _free_many_slow(self, index: int | None, offsets: Any) -> Any:
+        if index is None:
+            return packed_offsets(offsets)
+        self._require(write=True)
+        where = f"free_many, offsets[{index}]"
+        if self._free_refusal(offsets) == 0:
+            raise UsageError(f"{where}: each block once expected, {offsets:#x} stands there again")
+        return self._refuse_free(offsets, where)
+
+    def _refuse_free(self, offset: int, where: str) -> None:
+        if self._free_refusal(offset) == _Code.PINNED:
+            raise BufferError(
+                f"{where}: block at offset {offset:#x}: no live views expected, "
+                f"{self._views_of(offset)} found; free(offset, deferred=True) waits for them"
+            )
+        raise self._no_block(offset, where)
+
+    def _realloc_slow(self, offset: Any, size: Any) -> int:
+        place, nbytes = offset_argument(offset), size_argument(size)
+        self._require(write=True)
+        try:
+            return self._serve(self._realloc_locked, place, nbytes)
+        except OutOfSpaceError as error:
+            raise self._explained(error, nbytes, GRANULE) from error
+
+    def _realloc_locked(self, offset: int, size: int) -> int:
+        while True:
+            to = self._try_realloc(offset, size)
+            if to >= 0:
+                return to
+            if to == _Code.PINNED:
+                raise self._pinned(offset, size)
+            if to == _Code.BAD_OFFSET:
+                raise self._no_block(offset, "realloc")
+            if to == _Code.UPSTREAM and self._extend_block(offset, size):
+                return offset
+            if to in {_Code.UPSTREAM, _Code.LARGE}:
+                return self._move_to_extent(offset, size)
+            self._raise_code(to)
+            self._supply.refill(_units_for_pool(size))
+
+    def _extend_block(self, offset: int, size: int) -> bool:
+        """Let a large block grow over what lies behind it outside of the pool."""
+        end = (offset + self.usable_size(offset)) // UNIT
+        start, stop = end + self._room_after(end), offset // UNIT - -size // UNIT
+        if stop <= start or not self._supply.extend(start, stop - start):
+            return False
+        if self._large_extend(offset, start, stop, size):
+            return True
+        self._supply.extents.deallocate(start, stop - start)
+        return False
+
+    def _move_to_extent(self, offset: int, size: int) -> int:
+        if self._views_of(offset):
+            raise self._pinned(offset, size)
+        to = self._malloc_extent(size, roomy=True)
+        refusal = self._move_into(offset, to, size)
+        if refusal == 0:
+            return to
+        self.free(to)  # another thread freed or viewed the block while the heap grew
+        raise (
+            self._pinned(offset, size)
+            if refusal == _Code.PINNED
+            else self._no_block(offset, "realloc")
+        )
+
+    def _pinned(self, offset: int, size: int) -> BufferError:
+        return BufferError(
+            f"realloc: block at offset {offset:#x}: no live views expected where it must move "
+            f"to hold {size} bytes, {self._views_of(offset)} found"
+        )
+
+    def _expand_slow(self, offset: Any, size: Any) -> bool:
+        place, nbytes = offset_argument(offset), size_argument(size)
+        self._require(write=True)
+        return self._serve(self._expand_locked, place, nbytes)
+
+    def _expand_locked(self, offset: int, size: int) -> bool:
+        done = self._try_expand(offset, size)
+        if done == _Code.BAD_OFFSET:
+            raise self._no_block(offset, "expand")
+        if done == _Code.UPSTREAM:
+            return self._extend_block(offset, size)
+        return done == 0
+
+    def _usable_size_slow(self, offset: Any, _second: Any = None) -> int:
+        place = offset_argument(offset)
+        self._require()
+        if type(offset) is not int:
+            return self.usable_size(place)
+        raise self._no_block(place, "usable_size")
+
+    def _view_slow(self, offset: Any, length: Any = None) -> memoryview:
+        place = offset_argument(offset)
+        self._require()
+        count = usable = self.usable_size(place)
+        if length is not None:
+            count = whole_number(
+                f"view: length of the block at offset {place:#x}", length, 0, usable
+            )
+        if type(offset) is not int or type(length) not in {int, type(None)}:
+            return self.view(place, count)
+        raise self._no_block(place, "view")
+
+    def _decay_due(self) -> None:
+        """Look whether space has been free for long; called by `free` now and then."""
+        elapsed = time.monotonic() - self._decayed_at
+        due = self._decay_seconds is not None and elapsed >= self._decay_seconds
+        if due and not self._owner:
+            self._decayed_at = time.monotonic()
+            try:
+                self._serve(self._supply.decay, DECAY_SHARE)
+            except PmemHeapError as error:
+                if self._state() != _OPEN:
+                    return  # another thread closed it
+                self._decay_seconds = None
+                warnings.warn(f"{self._name}: give-back stopped: {error}", RuntimeWarning, 2)
+        self._arm_decay()
+
+    def _arm_decay(self) -> None:
+        if self._decay_seconds is None:
+            self._set_decay((1 << 64) - 1)
+        else:
+            units = self._region.nunits // _DECAY_UNITS_SHARE
+            self._set_decay(max(units, _DECAY_LEAST_UNITS))
+
+    # ------------------------------------------------------------ the lock
+
+    def _serve(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a change of the volatile structures, alone; repair them first if one was torn out."""
+        with self._lock:
+            if self._owner:  # the lock let us in, so it is this thread's
+                raise UsageError(
+                    f"{self._name}: called from a finalizer or signal handler while the heap is "
+                    "being changed by the same thread; only free and view may be"
+                )
+            self._owner = threading.get_ident()
+            try:
+                if self._state() != _OPEN:
+                    self._require()
+                if self._unsettled:
+                    self._supply.rebuild()
+                self._unsettled = True
+                try:
+                    result = work(*args, **kwargs)
+                except (PmemHeapError, BufferError):
+                    self._unsettled = False
+                    self._heed_failed_sync()
+                    raise
+                self._unsettled = False
+                return result
+            finally:
+                self._owner = 0
+
+    # ------------------------------------------------------------ refusing
+
+    def _require(self, *, write: bool = False) -> None:
+        """Raise what the state of the heap asks for."""
+        state = State(self._state())
+        if state == State.OPEN or (state == State.READONLY and not write):
+            return
+        wanted = "writable" if state == State.READONLY else "open"
+        found = {
+            State.READONLY: (
+                "it was opened read-only" if self.readonly else "a sync has failed; reopen it"
+            ),
+            State.FORKED: "it belongs to the parent process; open it anew in this one",
+            State.CLOSED: "it is closed",
+        }[state]
+        raise UsageError(f"{self._name}: a {wanted} heap expected, {found}")
+
+    def _raise_code(self, code: int) -> None:
+        if code == _Code.CORRUPT:
+            raise CorruptHeapError(
+                f"{self._name}: a run with the blocks it counts expected, found none"
+            )
+        if code == _Code.NOMEM:
+            raise MemoryError(f"{self._name}: no memory for the table of views")
+
+    def _no_block(self, offset: int, where: str) -> UsageError:
+        """Describe what lies at an offset at which no live block begins."""
+        first, end = (unit * UNIT for unit in self._bounds()[:2])
+        expected = f"{where}: offset of a live block expected, {offset:#x} found: "
+        if not first <= offset < end:
+            return UsageError(expected + f"outside of the heap, which is [{first:#x}, {end:#x})")
+        if offset % GRANULE:
+            return UsageError(expected + f"not a multiple of {GRANULE}")
+        return UsageError(expected + self._describe_place(offset))
+
+    def _describe_place(self, offset: int) -> str:
+        """Say what lies at an offset inside the heap at which no live block begins."""
+        state, unit, _, index = self._place_of(offset)
+        start = unit * UNIT
+        if state in {3, 4}:
+            size = CLASSES[index].size
+            inside = (offset - start) % size
+            if inside:
+                return (
+                    f"{inside} bytes inside of the block at {offset - inside:#x}, of {size} bytes"
+                )
+            return f"the block of {size} bytes there is free already"
+        if state == 5 and start != offset:
+            return f"{offset - start} bytes inside of the large block at {start:#x}"
+        if offset % GRANULE == 0 and self._views_of(offset):
+            return "freed, waiting for its last view"
+        return "no block lies there: freed already, inside of a large block, or never allocated"
+
+    def _explained(self, error: OutOfSpaceError, size: int, align: int) -> OutOfSpaceError:
+        """Return what is to be raised for a request that was refused; `Heap` adds an explanation."""
+        return error
+
+    def _heed_failed_sync(self) -> None:
+        """After a sync that failed nothing may be written any more: the next one would not tell."""
+        failed = isinstance(self._medium, FileMedium) and self._medium.sync_failed
+        if failed and self._state() == State.OPEN:
+            self._set_state(State.READONLY)
+
+    # ------------------------------------------------------------ end
+
+    def _let_go(self) -> None:
+        """Close as far as views that are still alive allow: they keep the memory, not the file."""
+        if self._state() > State.READONLY:
+            return
+        self._set_state(State.CLOSED)
+        if isinstance(self._medium, FileMedium):
+            self._medium.close()
+
+    def _after_fork_in_child(self) -> None:
+        """Forbid the child to use the parent's heap, and keep its stores out of it."""
+        if self._state() == State.CLOSED:
+            return
+        self._set_state(State.FORKED)
+        self._lock, self._owner = threading.RLock(), 0
+        if isinstance(self._medium, FileMedium):
+            try:
+                self._medium.detach_in_child()
+                self._region.privatize()
+            finally:
+                self._medium.abandon_in_child()
+
+
+def _units_for_pool(size: int) -> int:
+    """Units that the pool must have in one piece to serve a size: of a run, or of a block."""
+    index = bisect_left(_CLASS_SIZES, size)
+    run = CLASSES[index].run_units if index < len(CLASSES) else 0
+    whole = -(-size // UNIT)
+    return min(max(run, whole), POOL_MOST)
+
+
+# ---------------------------------------------------------------- processes
+
+living: weakref.WeakSet[Engine] = weakref.WeakSet()
+"""The heaps of this process that are not closed."""
+
+
+def _after_fork_in_child() -> None:
+    for heap in list(living):
+        heap._after_fork_in_child()
+
+
+def _at_exit() -> None:
+    for heap in list(living):
+        heap._let_go()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)
