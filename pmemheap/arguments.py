@@ -1,7 +1,7 @@
 """Arguments: what callers hand to a heap, checked once and in one way.
 
-A wrong type is a TypeError, a wrong value a UsageError that says what, expected and found. Numbers may
-be anything with ``__index__``, such as those of numpy.
+A wrong type is a TypeError, a wrong value a UsageError that says what, expected and found. Numbers
+may be anything with ``__index__``, such as those of numpy.
 """
 
 from __future__ import annotations

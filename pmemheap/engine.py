@@ -394,7 +394,7 @@ class Engine(native.HeapCore):
         return "no block lies there: freed already, inside of a large block, or never allocated"
 
     def _explained(self, error: OutOfSpaceError, size: int, align: int) -> OutOfSpaceError:
-        """Return what is to be raised for a request that was refused; `Heap` adds an explanation."""
+        """Return what to raise for a refused request; `Heap` adds an explanation."""
         return error
 
     def _heed_failed_sync(self) -> None:

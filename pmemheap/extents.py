@@ -4,7 +4,7 @@
     heap          ####....######..........####     # somebody's     . free
     _length       {4: 4, 14: 10}                   first unit -> length
     _first        {8: 4, 24: 14}                   unit behind the end -> first unit
-    _by_size      [4 << 44 | 4, 10 << 44 | 14]     one bisection is best fit, lowest address on a tie
+    _by_size      [4 << 44 | 4, 10 << 44 | 14]     one bisection is best fit, lowest on a tie
     _recent       {64: [128, 4096]}                length -> extents freed lately, not merged yet
 
 What is freed goes on a stack for its length and is taken from there by the next request of that
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sortedcontainers import SortedList
 
@@ -198,7 +199,7 @@ class ExtentMap:
         return 0 if start is None else stop - start
 
     def longest(self) -> int:
-        """Return the length of the longest extent, 0 if there is none; what is recent is not merged."""
+        """Return the length of the longest extent, 0 for none; what is recent is not merged."""
         recent = max((length for length, stack in self._recent.items() if stack), default=0)
         return max(recent, self._by_size[-1] >> _SHIFT if self._by_size else 0)
 
@@ -230,7 +231,7 @@ class ExtentMap:
                 self._merge(start, length, self.epoch)
 
     def older_than(self, epoch: int) -> list[Extent]:
-        """Return the extents no part of which was freed in `epoch` or later, by address. O(n log n)."""
+        """Return the extents of which no part was freed in `epoch` or later. O(n log n)."""
         self.settle()
         return [extent for extent in self if self._freed_at[extent[0]] < epoch]
 
@@ -250,7 +251,7 @@ class ExtentMap:
         assert self._first == {start + length: start for start, length in extents}
         assert self._freed_at.keys() == self._length.keys()
         assert self.free_units == sum(length for _, length in extents)
-        for (start, length), (following, _) in zip(extents, extents[1:], strict=False):
+        for (start, length), (following, _) in pairwise(extents):
             assert start + length < following, f"extents at {start} and {following} meet"
 
     # ------------------------------------------------------------ inside

@@ -1,8 +1,8 @@
 """Handles: blocks as objects and as numpy arrays.
 
-A `Block` knows the life of its block, not only its place: the C core numbers the lives of blocks that
-have handles, and a handle whose number has gone raises, even if the offset is in use again. A handle
-does not own the block: dropping it frees nothing.
+A `Block` knows the life of its block, not only its place: the C core numbers the lives of blocks
+that have handles, and a handle whose number has gone raises, even if the offset is in use again. A
+handle does not own the block: dropping it frees nothing.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ __all__ = ["Block", "array_at", "new_array", "offset_of"]
 class Block:
     """A handle to a live block; made by `Heap.alloc` and `Heap.block`.
 
-    A context manager that frees the block. Pickles as the uuid of its heap and its offset, and finds
-    that heap again among the open ones of the process.
+    A context manager that frees the block. Pickles as the uuid of its heap and its offset, and
+    finds that heap again among the open ones of the process.
 
     Examples
     --------

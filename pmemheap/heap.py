@@ -319,7 +319,8 @@ class Heap(Engine):
     def __repr__(self) -> str:
         """Show what it is, its state and its size."""
         state = State(self._state()).name.lower()
-        return f"<{type(self).__name__}: {self._name}, {state}, {self._region.mapped_bytes} bytes mapped>"
+        mapped = self._region.mapped_bytes
+        return f"<{type(self).__name__}: {self._name}, {state}, {mapped} bytes mapped>"
 
     def address(self, offset: int) -> int:
         """Return the address of the live block at `offset`, for other libraries of this process.

@@ -7,7 +7,7 @@ what the file system counts. All functions run under the heap's lock.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pmemheap.engine import BAD_OFFSET, Engine
 from pmemheap.errors import OutOfSpaceError, PmemHeapError
@@ -225,6 +225,7 @@ class ExplainedOutOfSpaceError(OutOfSpaceError):
 def explain(heap: Engine, size: int, align: int, refusal: str) -> Explanation:
     """Explain what would become of a request now."""
     supply, medium = heap._supply, heap._medium
+    supply.read_all()
     rounded, nunits = _rounded(size)
     free, longest = supply.free_units() * UNIT, supply.longest() * UNIT
     pooled = longest_in_pool(heap)
@@ -234,10 +235,11 @@ def explain(heap: Engine, size: int, align: int, refusal: str) -> Explanation:
     used = medium.file_end if isinstance(medium, FileMedium) else heap._region.mapped_bytes
     room = None if limit is None else max(limit - used, 0)
     disk = _disk_free(medium) if isinstance(medium, FileMedium) else None
-    return Explanation(
+    found = Explanation(
         size, rounded, possible, free, max(longest, pooled), limit, room, disk,
-        heap._region.headroom, refusal, _advice(rounded, free, room, disk, heap, possible),
+        heap._region.headroom, refusal,
     )  # fmt: skip
+    return replace(found, advice=_advice(found))
 
 
 def longest_in_pool(heap: Engine) -> int:
@@ -264,13 +266,13 @@ def _disk_free(medium: FileMedium) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def _advice(
-    rounded: int, free: int, room: int | None, disk: int | None, heap: Engine, possible: bool
-) -> tuple[str, ...]:
-    if possible:
+def _advice(found: Explanation) -> tuple[str, ...]:
+    """Say what would help a request that needs the heap to grow."""
+    if found.possible:
         return ()
     advice = []
-    if free >= rounded:
+    rounded, room, disk = found.rounded, found.room_to_limit, found.disk_free
+    if found.free >= rounded:
         advice.append(
             "free space is scattered: freeing neighbours, or trim() and smaller blocks, would help"
         )
@@ -278,7 +280,7 @@ def _advice(
         advice.append("a larger limit= would help")
     if disk is not None and disk < rounded:
         advice.append("free space on the file system would help")
-    if heap._region.headroom < rounded:
+    if found.headroom < rounded:
         advice.append("a larger headroom= when the heap is opened would help")
     return tuple(advice)
 
@@ -343,7 +345,7 @@ class CheckReport:
 
 
 def check(heap: Engine) -> CheckReport:
-    """Verify a heap: the core against its tables, the extents against the core, roots and segments."""
+    """Verify a heap: core against tables, extents against core, roots and segments."""
     findings: list[str] = []
     total = 0
     try:

@@ -10,8 +10,8 @@
     0x28000  segments         log, then data segments and what was given back, end to end
 
 A data segment of ``n`` units (a multiple of 256) is ``16 n`` bytes of unit entries, ``32 n`` of
-allocation bits and ``4096 n`` of data. Integers are little-endian; every record carries a CRC-32C of
-its other bytes. This module packs and unpacks, it does no input or output.
+allocation bits and ``4096 n`` of data. Integers are little-endian; every record carries a CRC-32C
+of its other bytes. This module packs and unpacks, it does no input or output.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ _NO_ROOM = frozenset(
     }
 )
 _HUGE_TABLE_LEAST = 16 * MiB
-"""A volatile table of this size is filled at once by whoever reads a heap: huge pages save faults."""
+"""A volatile table of this size is filled at once when a heap is read: huge pages save faults."""
 
 
 @dataclass(eq=False)
@@ -196,7 +196,7 @@ class AnonymousMedium:
             raise refusal("anonymous heap: give-back", error) from error
 
     def back(self, piece: Piece, start: int, nunits: int) -> None:
-        """The kernel finds memory at the first touch, or kills: as with any memory of a process."""
+        """Do nothing: the kernel finds memory at the first touch, or kills, as ever."""
 
     def privatize(self, piece: Piece, table: str, address: int) -> None:
         """Private it is."""
@@ -453,13 +453,13 @@ class Region:
         return first
 
     def cheapest_segment(self) -> tuple[int, int]:
-        """Return the units of the segment to keep of an empty region: lowest in the file, or shortest."""
+        """Return the segment to keep of an empty region: lowest in the file, or shortest."""
         pieces = self.pieces
         best = min(pieces, key=lambda p: (p.slot.file_stop if p.slot else p.nunits, p.first_unit))
         return best.first_unit, best.stop
 
     def cut(self, first_unit: int, end_unit: int) -> None:
-        """Keep only ``[first_unit, end_unit)``: borders of segments, with one between them at least.
+        """Keep only ``[first_unit, end_unit)``: borders of segments, at least one between them.
 
         Raises
         ------
@@ -493,7 +493,7 @@ class Region:
                 self._medium.privatize(segment.piece, name, address)
 
     def back(self, start: int, nunits: int) -> None:
-        """Make sure that stores to the units find their space; OutOfSpaceError if they would not."""
+        """Make sure that stores to the units find space; OutOfSpaceError if they would not."""
         for piece, first, count in self._parts(start, nunits):
             self._medium.back(piece, first, count)
 

@@ -1,7 +1,7 @@
 """Roots: the names by which a heap is entered again. A mapping of str to offset.
 
-In a file heap each root is one slot of the root table; in an anonymous heap a dictionary does. A root
-may name any offset of the heap; `check` reports one at which no live block begins.
+In a file heap each root is one slot of the root table; in an anonymous heap a dictionary does. A
+root may name any offset of the heap; `check` reports one at which no live block begins.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Slabs: the size classes of small blocks and the length of their runs. Policy only; C does the rest.
+"""Slabs: the size classes of small blocks, and the length of their runs. Policy; C does the rest.
 
     size   16 32 ... 128 | 144 160 ... 256 | 288 ... 512 | 576 ... | ... 15360
     step   16            | 16              | 32          | 64      | an eighth of the power of two
 
-A small block is rounded up to the size of its class, by at most an eighth above 128 bytes. Blocks of
-one class lie in *runs* of 1 to 32 units. A run is as short as its waste at the end allows: short runs
-keep a small heap small and come back whole when a program turns to other sizes. Multiples of a unit
-have no class: whole units serve them without rounding.
+A small block is rounded up to the size of its class, by at most an eighth above 128 bytes. Blocks
+of one class lie in *runs* of 1 to 32 units. A run is as short as its waste at the end allows: short
+runs keep a small heap small and come back whole when a program turns to other sizes. Multiples of a
+unit have no class: whole units serve them without rounding.
 
 The table is part of the file format: a run's entry names its class by number.
 """
@@ -67,7 +67,7 @@ def _sizes() -> list[int]:
 
 
 def _size_class(size: int) -> SizeClass:
-    """Choose the shortest run with little waste; blocks of half a unit and more come in twos at least."""
+    """Choose the shortest run with little waste; large blocks come in twos at least."""
     fewest = 1 if size <= _HALF_UNIT else 2
     candidates = [
         candidate

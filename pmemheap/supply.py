@@ -262,7 +262,7 @@ class Supply:
             self.extents.deallocate(*extent)
 
     def _find_more(self, nunits: int) -> None:
-        """Read on, fetch long ranges from the pool, grow, or in need empty the pool: until one helps."""
+        """Read on, fetch from the pool, grow, or in need empty the pool: until one helps."""
         if self.read_on() or self._fetch_from_pool():
             return
         try:
@@ -280,7 +280,7 @@ class Supply:
         return fetched
 
     def _scrape(self, nunits: int) -> bool:
-        """Empty the pool, to merge its short ranges with ours; tell whether that makes enough room."""
+        """Empty the pool to merge its short ranges with ours; tell whether that is enough."""
         self.take_all_back()
         if self.extents.longest_merged() >= nunits:
             return True
@@ -470,5 +470,6 @@ class Supply:
 
 def _impossible_entry(unit: int) -> CorruptHeapError:
     return CorruptHeapError(
-        f"unit entries: a run or block that fits its neighbours expected at unit {unit}, found another"
+        f"unit entries: a run or block that fits its neighbours expected at unit {unit}, "
+        f"found another"
     )
