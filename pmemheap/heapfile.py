@@ -387,7 +387,7 @@ class FileMedium:
                 state=HeapState.IN_USE, boot_id=_boot_id(),
                 epoch=(opened + 1) << 32 | secrets.randbits(32), file_end=self.file_end,
             )  # fmt: skip
-            if self.is_power:
+            if not self.on_memory:  # whatever the durability: a crash is to be noticed
                 self._sync("open")
         except BaseException:
             self._unmap_header()
