@@ -23,6 +23,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from pmemheap import layout, native
@@ -417,11 +418,6 @@ class FileMedium:
         return self.superblock.durability == Durability.POWER
 
     @property
-    def step_most(self) -> int:
-        """Units by which to grow at most: a memory file system fills every page it allocates."""
-        return _MEMORY_STEP_MOST if self.on_memory else 1 << 40
-
-    @property
     def file_end(self) -> int:
         """Bytes of the file that belong to the heap."""
         return max((slot.file_stop for slot in self.segments.values()), default=_FIRST_SEGMENT)
@@ -444,6 +440,16 @@ class FileMedium:
         )
 
     # ------------------------------------------------------------ medium
+
+    def step(self, nunits: int) -> int:
+        """Return units to grow by: an eighth, so that the slots last; more when half are used.
+
+        A memory file system fills every page it allocates: no more than 64 MiB at a time there.
+        """
+        step = max(layout.SEGMENT_UNITS, nunits // 8)
+        if len(self.segments) > layout.SEGMENT_SLOTS // 2:
+            return 2 * step
+        return min(step, _MEMORY_STEP_MOST) if self.on_memory else step
 
     def allocate(self, first_unit: int, nunits: int) -> Piece:
         """Get file blocks: of a SPARE segment that fits, else behind the end.
@@ -479,7 +485,7 @@ class FileMedium:
         return piece
 
     def _clear_tables(self, slot: SegmentSlot) -> None:
-        """Let the tables of a segment read zero: they may lie where data was, and not be punched."""
+        """Let the tables of a segment read zero: they may lie where unpunched data was."""
         length = slot.data_off - slot.file_off
         try:
             native.fallocate(self.fd, slot.file_off, length, Allocate.PUNCH_HOLE)
@@ -510,13 +516,9 @@ class FileMedium:
             if index not in self.segments:
                 return index
         raise OutOfSpaceError(
-            f"segment table of {self.name!r}: a free slot expected, all {layout.SEGMENT_SLOTS} in use"
+            f"segment table of {self.name!r}: a free slot expected, "
+            f"all {layout.SEGMENT_SLOTS} in use"
         )
-
-    @property
-    def slots_used(self) -> int:
-        """Slots of the segment table in use."""
-        return len(self.segments)
 
     def abandon(self, piece: Piece) -> None:
         """Give the blocks of a piece back that never became part of the heap."""
@@ -592,7 +594,7 @@ class FileMedium:
                 self._punch(slot.file_off, slot.file_bytes)
 
     def _cut_end(self) -> None:
-        """Cut the file behind its last segment that is in use, unless a reader has the rest mapped."""
+        """Cut the file behind its last segment in use, unless a reader has the rest mapped."""
         if self._has_readers():
             return
         last = max(self.segments, key=lambda index: self.segments[index].file_off)
@@ -609,7 +611,7 @@ class FileMedium:
 
     def _merge_spares(self) -> None:
         by_place = sorted(self.segments, key=lambda index: self.segments[index].file_off)
-        for left, right in zip(by_place, by_place[1:], strict=False):
+        for left, right in pairwise(by_place):
             first, second = self.segments[left], self.segments[right]
             if first.kind == second.kind == SegmentKind.SPARE:
                 self._put_segment(left, None)

@@ -56,6 +56,7 @@ UNITS_WIDTH = 32
 
 DEFAULT_HEADROOM = TiB
 _ALIGNMENT = GiB
+_DOUBLED_MOST = 64 * MiB // DATA_WIDTH
 _NO_ROOM = frozenset(
     {
         errno.ENOMEM,
@@ -96,13 +97,8 @@ class Medium(Protocol):
     def tables(self) -> tuple[str, ...]:
         """Names of the tables it needs, besides the volatile one."""
 
-    @property
-    def step_most(self) -> int:
-        """Units by which to grow at most, unless a request needs more."""
-
-    @property
-    def slots_used(self) -> int:
-        """Slots of the segment table in use; 0 where there is none."""
+    def step(self, nunits: int) -> int:
+        """Units by which a region of `nunits` should grow, unless a request needs more."""
 
     @property
     def maybe_holes(self) -> bool:
@@ -146,8 +142,6 @@ class AnonymousMedium:
     """
 
     tables: tuple[str, ...] = ("data", "bits")
-    step_most = 1 << 40
-    slots_used = 0
     maybe_holes = False
 
     def __init__(self, limit: int | None = None) -> None:
@@ -156,6 +150,10 @@ class AnonymousMedium:
         least = SEGMENT_UNITS * _ANONYMOUS_WIDTH
         if limit is not None and limit < least:
             raise UsageError(f"limit: at least {least} bytes expected, {limit} found")
+
+    def step(self, nunits: int) -> int:
+        """Double what is small, since memory costs nothing before it is touched; then an eighth."""
+        return max(SEGMENT_UNITS, min(nunits, _DOUBLED_MOST), nunits // 8)
 
     def allocate(self, first_unit: int, nunits: int) -> Piece:
         """Return a piece, if the limit allows."""

@@ -19,7 +19,6 @@ from typing import Protocol
 
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError
 from pmemheap.extents import ExtentMap
-from pmemheap.layout import SEGMENT_UNITS
 from pmemheap.region import Medium, Region
 from pmemheap.units import UNIT
 
@@ -32,9 +31,7 @@ _REFILL_LEAST = 64
 _REFILL_MOST = 1024
 _REFILL_SHARE = 64
 _FRAGMENTS_MOST = 32
-_GROWTH_SHARE = 8
 _READ_UNITS = 1 << 16
-_SLOTS_PLENTY = 512
 
 
 class Core(Protocol):
@@ -300,11 +297,7 @@ class Supply:
         """Let the region grow so that `nunits` more units are free in one piece at its end."""
         have = 0 if exactly else self._room_at_end()
         at_least = max(nunits - have, 1)
-        step = max(SEGMENT_UNITS, self.region.nunits // _GROWTH_SHARE)
-        if self._medium.slots_used > _SLOTS_PLENTY:
-            step *= 2
-        step = min(step, max(self._medium.step_most, SEGMENT_UNITS))
-        self.region.grow(step, at_least)
+        self.region.grow(self._medium.step(self.region.nunits), at_least)
         self._core._set_bounds(self.region.first_unit, self.region.end_unit, self.region.end_unit)
 
     def _room_at_end(self) -> int:
