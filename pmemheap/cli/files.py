@@ -115,7 +115,7 @@ def _header_facts(
 
 def _promise(header: Header) -> str:
     if header.durability == "power":
-        return "what was synced or closed survives a power failure"
+        return "a closed heap survives a power failure"
     return "every call that returned survives the end of its process"
 
 
