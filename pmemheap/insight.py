@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from pmemheap.engine import BAD_OFFSET, Engine
 from pmemheap.errors import OutOfSpaceError, PmemHeapError
 from pmemheap.heapfile import FileMedium
-from pmemheap.layout import DATA_WIDTH
+from pmemheap.layout import DATA_WIDTH, SEGMENT_UNITS
 from pmemheap.slabs import CLASSES
 from pmemheap.supply import POOL_MOST
-from pmemheap.units import UNIT, format_bytes
+from pmemheap.units import UNIT, align_up, format_bytes
 
 __all__ = [
     "CheckReport",
@@ -239,7 +239,7 @@ def explain(heap: Engine, size: int, align: int, refusal: str) -> Explanation:
         size, rounded, possible, free, max(longest, pooled), limit, room, disk,
         heap._region.headroom, refusal,
     )  # fmt: skip
-    return replace(found, advice=_advice(found))
+    return replace(found, advice=_advice(found, nunits * UNIT))
 
 
 def longest_in_pool(heap: Engine) -> int:
@@ -266,21 +266,22 @@ def _disk_free(medium: FileMedium) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def _advice(found: Explanation) -> tuple[str, ...]:
-    """Say what would help a request that needs the heap to grow."""
+def _advice(found: Explanation, needed: int) -> tuple[str, ...]:
+    """Say what would help a request that needs `needed` bytes in one piece, and growth for them."""
     if found.possible:
         return ()
     advice = []
-    rounded, room, disk = found.rounded, found.room_to_limit, found.disk_free
-    if found.free >= rounded:
+    growth = align_up(needed, SEGMENT_UNITS * UNIT)
+    room, disk = found.room_to_limit, found.disk_free
+    if found.free >= needed:
         advice.append(
             "free space is scattered: freeing neighbours, or trim() and smaller blocks, would help"
         )
-    if room is not None and room < rounded:
-        advice.append("a larger limit= would help")
-    if disk is not None and disk < rounded:
+    if room is not None and room < growth:
+        advice.append(f"a larger limit= would help: the heap grows by {format_bytes(growth)} here")
+    if disk is not None and disk < growth:
         advice.append("free space on the file system would help")
-    if found.headroom < rounded:
+    if found.headroom < growth:
         advice.append("a larger headroom= when the heap is opened would help")
     return tuple(advice)
 
