@@ -432,6 +432,6 @@ def test_replay_counts_growth_and_give_back(
     trace = tmp_path / "big.trace"
     trace.write_text("\n".join(lines) + "\n", encoding="utf-8")
     memory = run_json(capsys, "replay", trace, "--passes", 1)["traces"][0]["memory"]
-    assert memory["growths"] >= 3
-    assert memory["shrinks"] >= 3
+    assert memory["growths"] >= 2
+    assert memory["shrinks"] >= 2
     assert memory["returned_bytes"] > 3_000_000
