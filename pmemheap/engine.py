@@ -121,7 +121,7 @@ class Engine(native.HeapCore):
         self._supply = Supply(self, region, medium, fresh=fresh)
         self._decay_seconds = decay
         self._decayed_at = time.monotonic()
-        self._arm_decay()
+        self._rearm()
         self._set_state(State.READONLY if self.readonly else State.OPEN)
 
     # ------------------------------------------------------------ what it is
@@ -290,27 +290,32 @@ class Engine(native.HeapCore):
             return self.view(place, count)
         raise self._no_block(place, "view")
 
-    def _decay_due(self) -> None:
-        """Look whether space has been free for long; called by `free` now and then."""
+    def _upkeep(self) -> None:
+        """Merge what was freed, give back what has been free for long; `free` calls now and then."""
         elapsed = time.monotonic() - self._decayed_at
         due = self._decay_seconds is not None and elapsed >= self._decay_seconds
-        if due and not self._owner:
-            self._decayed_at = time.monotonic()
+        if not self._owner:
             try:
-                self._serve(self._supply.decay, DECAY_SHARE)
+                self._serve(self._upkeep_locked, due)
             except PmemHeapError as error:
                 if self._state() != _OPEN:
                     return  # another thread closed it
                 self._decay_seconds = None
                 warnings.warn(f"{self._name}: give-back stopped: {error}", RuntimeWarning, 2)
-        self._arm_decay()
+        self._rearm()
 
-    def _arm_decay(self) -> None:
+    def _upkeep_locked(self, due: bool) -> None:
+        self._supply.merge_freed()
+        if due:
+            self._decayed_at = time.monotonic()
+            self._supply.decay(DECAY_SHARE)
+
+    def _rearm(self) -> None:
         if self._decay_seconds is None:
-            self._set_decay((1 << 64) - 1)
+            self._arm_upkeep((1 << 64) - 1)
         else:
             units = self._region.nunits // _DECAY_UNITS_SHARE
-            self._set_decay(max(units, _DECAY_LEAST_UNITS))
+            self._arm_upkeep(max(units, _DECAY_LEAST_UNITS))
 
     # ------------------------------------------------------------ the lock
 

@@ -137,6 +137,16 @@ class ExtentMap:
         Wilson et al., "Dynamic Storage Allocation: A Survey and Critical Review", 1995: best fit
         with address-ordered ties, and deferred coalescing.
         """
+        start = self.find(length, align, roomy=roomy)
+        if start < 0:
+            raise OutOfSpaceError(
+                f"extents: {length} contiguous units expected, aligned to {align}, "
+                f"the longest of {len(self._by_size)} free extents has {self.longest()}"
+            )
+        return start
+
+    def find(self, length: int, align: int = 1, *, roomy: bool = False) -> int:
+        """Take units as `allocate` does, but return -1 when no free extent is long enough."""
         stack = self._recent.get(length)
         if stack and align == 1 and not roomy:
             self._recent_count -= 1
@@ -150,10 +160,7 @@ class ExtentMap:
         else:
             extent = self._fitting(length)
         if extent is None:
-            raise OutOfSpaceError(
-                f"extents: {length} contiguous units expected, aligned to {align}, "
-                f"the longest of {len(self._by_size)} free extents has {self.longest()}"
-            )
+            return -1
         start, have = extent
         first = start + -start % align
         self._carve(start, have, first, length)

@@ -48,7 +48,7 @@ from pmemheap.native import Advice, Allocate, Lock, NativeError
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.mapping import Access
 from pmemheap.region import Piece, refusal
-from pmemheap.units import UNIT, MiB, format_bytes
+from pmemheap.units import UNIT, KiB, MiB, format_bytes
 
 __all__ = ["FileMedium"]
 
@@ -58,6 +58,7 @@ _VOLATILE_FILE_SYSTEMS = {native.TMPFS: "tmpfs", 0x858458F6: "ramfs"}
 _LOG_UNITS = layout.LOG_BYTES // UNIT
 _FIRST_UNITS = layout.SEGMENT_UNITS
 _NAME_CHARACTERS_KEPT = 40
+_ZEROS = 16 * KiB  # written at a time: few, or the process would keep them as its own memory
 
 
 class FileMedium:
@@ -277,7 +278,7 @@ class FileMedium:
             raise UsageError(f"limit: at least {first} bytes expected, {self.limit} found")
         with self._as_out_of_space(stop):
             native.fallocate(self.fd, 0, stop)
-            native.pwrite(self.fd, bytes(stop), 0)
+            _write_zeros(self.fd, 0, stop)
         self.superblock = Superblock(
             generation=1, uuid=secrets.token_bytes(16), durability=durability,
             state=HeapState.CLEAN, file_end=first, log_off=layout.HEADER_BYTES,
@@ -820,9 +821,9 @@ def _boot_id() -> bytes:
 
 
 def _write_zeros(fd: int, offset: int, length: int) -> None:
-    chunk = bytes(MiB)
-    for at in range(offset, offset + length, MiB):
-        native.pwrite(fd, chunk[: min(MiB, offset + length - at)], at)
+    chunk = bytes(_ZEROS)
+    for at in range(offset, offset + length, _ZEROS):
+        native.pwrite(fd, chunk[: offset + length - at], at)
 
 
 def _link(temporary: Path, path: Path, *, replace_file: bool) -> None:

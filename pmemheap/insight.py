@@ -117,7 +117,7 @@ def stats(heap: Engine) -> HeapStats:
     touched = sum(each.proportional for each in residency.values())
     metadata = touched - residency["data"].proportional
     active = (counters["run_units"] + counters["large_units"]) * UNIT
-    free, longest = supply.free_units(), supply.longest()
+    free, longest = supply.free_units(), max(supply.longest(), counters["pool_longest_units"])
     file_bytes, file_blocks = medium.allocated() if isinstance(medium, FileMedium) else (0, 0)
     large = counters["large_units"] * UNIT
     return HeapStats(
@@ -228,7 +228,7 @@ def explain(heap: Engine, size: int, align: int, refusal: str) -> Explanation:
     supply.read_all()
     rounded, nunits = _rounded(size)
     free, longest = supply.free_units() * UNIT, supply.longest() * UNIT
-    pooled = longest_in_pool(heap)
+    pooled = heap._counters()["pool_longest_units"] * UNIT
     slack = max(align - UNIT, 0)
     possible = _has_free_block(heap, size) or max(longest, pooled) >= nunits * UNIT + slack
     limit = medium.limit
@@ -240,11 +240,6 @@ def explain(heap: Engine, size: int, align: int, refusal: str) -> Explanation:
         heap._region.headroom, refusal,
     )  # fmt: skip
     return replace(found, advice=_advice(found, nunits * UNIT))
-
-
-def longest_in_pool(heap: Engine) -> int:
-    """Bytes of the longest free range of the C pool. O(units)."""
-    return UNIT * max((n for _, n, state, _ in heap._supply.pieces() if state in {0, 1}), default=0)
 
 
 def _rounded(size: int) -> tuple[int, int]:

@@ -150,9 +150,8 @@ class Supply:
         """
         self._drain_limbo()
         while True:
-            try:
-                start = self.extents.allocate(nunits, align, roomy=roomy)
-            except OutOfSpaceError:
+            start = self.extents.find(nunits, align, roomy=roomy)
+            if start < 0:
                 start = self._take_virgin(nunits, align)
             if start < 0:
                 self._find_more(nunits + align - 1)
@@ -250,6 +249,11 @@ class Supply:
         while (more := self._core._adopt_step(_READ_UNITS)) is not False:
             if more is None:
                 raise _impossible_entry(self._core._bounds()[3])
+
+    def merge_freed(self) -> None:
+        """Take back and merge what was freed in C: now and then, lest one call has to do it all."""
+        self._drain_limbo()
+        self.extents.settle()
 
     def _drain_limbo(self) -> None:
         """Take back what was freed in C. Not before all is read, or it would be found twice."""

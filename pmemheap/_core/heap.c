@@ -196,6 +196,7 @@ static void give_back(struct ph_heap *h, uint64_t unit, uint64_t nunits)
     head->sibling = h->limbo;
     h->limbo = (uint32_t)unit;
     h->limbo_units += nunits;
+    h->limbo_count++;
 }
 
 /* ph_block_at -- the record of the run or large block of which a live block begins at `offset`, else NULL. */

@@ -34,6 +34,7 @@ enum {
     PH_SMALL_MAX = 16384,   /* no class is larger */
     PH_LINE = 128,          /* sizes above 1 KiB find their class by this step */
     PH_BY_GRANULE_MAX = 1024,
+    PH_LIMBO_MOST = 1024,   /* freed extents after which Python is asked to merge them */
     PH_LIMBO_LOOKED = 8,    /* freed extents that malloc looks at before it asks Python */
     PH_GROWING = 2048,      /* a block that realloc makes larger than this gets whole units, to grow in place */
 };
@@ -165,7 +166,7 @@ struct ph_heap {
     uint8_t class_by_line[PH_SMALL_MAX / PH_LINE + 1];
     uint64_t small_max;       /* greatest size of a class */
     uint64_t pool_free;       /* units in the bins */
-    uint64_t limbo_units;
+    uint64_t limbo_units, limbo_count;
     uint64_t run_units;       /* units in runs */
     uint64_t large_units, large_bytes, large_blocks;
     uint64_t freed_units;     /* units given back to the pool or to limbo since open: drives the decay */

@@ -34,6 +34,7 @@ uint64_t ph_reclaim_range(struct ph_heap *h, uint64_t start);
 int ph_release_empties(struct ph_heap *h);
 int ph_limbo_pop(struct ph_heap *h, uint64_t *start, uint64_t *nunits);
 
+uint64_t ph_pool_longest(const struct ph_heap *h);
 uint64_t ph_room_after(struct ph_heap *h, uint64_t unit);
 
 /* Marks: live views, handles and deferred frees of a block. */

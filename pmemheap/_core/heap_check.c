@@ -118,30 +118,16 @@ static uint64_t count_nodes(struct check *k, uint32_t root, uint8_t state, uint6
 {
     struct ph_heap *h = k->h;
     uint64_t count = 0;
-    uint32_t node = root, limit = 0;
-    while (node != PH_NIL && limit++ < h->end_unit - h->first_unit) {
+    for (uint32_t node = root; node != PH_NIL && count < h->end_unit - h->first_unit; node = ph_pair_next(h, root, node)) {
         uint64_t unit = ph_unit_index(h, node);
         const struct ph_unit *record = &h->units[unit];
         count++;
         expect(k, PH_F_LINK, unit, state, record->state);
         expect(k, PH_F_LINK, unit, member, state == PH_U_RUN ? record->class_index : ph_bin_of(record->nunits));
-        if (record->child != PH_NIL) {
+        if (record->child != PH_NIL)
             expect(k, PH_F_LINK, unit, node, ph_unit_at(h, record->child)->prev);
-            node = record->child;
-            continue;
-        }
-        while (node != root && ph_unit_at(h, node)->sibling == PH_NIL) {
-            uint32_t up = ph_unit_at(h, node)->prev; /* climb to the first of the siblings, then to its parent */
-            while (ph_unit_at(h, up)->sibling == node) {
-                node = up;
-                up = ph_unit_at(h, node)->prev;
-            }
-            node = up;
-        }
-        if (node == root)
-            break;
-        expect(k, PH_F_LINK, unit, node, ph_unit_at(h, ph_unit_at(h, node)->sibling)->prev);
-        node = ph_unit_at(h, node)->sibling;
+        if (record->sibling != PH_NIL)
+            expect(k, PH_F_LINK, unit, node, ph_unit_at(h, record->sibling)->prev);
     }
     return count;
 }

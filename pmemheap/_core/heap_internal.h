@@ -56,6 +56,7 @@ static inline void ph_entry_withdraw(struct ph_heap *h, uint64_t unit)
 /* Address-ordered pairing heaps over the unit records (Fredman et al. 1986): O(1) insert, O(log n) removal. */
 void ph_pair_insert(struct ph_heap *h, uint32_t *root, uint64_t unit);
 void ph_pair_remove(struct ph_heap *h, uint32_t *root, uint64_t unit);
+uint32_t ph_pair_next(const struct ph_heap *h, uint32_t root, uint32_t node);
 
 /* The pool: free ranges of units. */
 uint32_t ph_bin_of(uint64_t nunits);

@@ -76,6 +76,22 @@ void ph_pair_remove(struct ph_heap *h, uint32_t *root, uint64_t unit)
     *root = pair_meld(h, *root, orphans);
 }
 
+/* ph_pair_next -- the node after `node` in a walk over all of a pairing heap, PH_NIL after the last. */
+uint32_t ph_pair_next(const struct ph_heap *h, uint32_t root, uint32_t node)
+{
+    if (ph_unit_at(h, node)->child != PH_NIL)
+        return ph_unit_at(h, node)->child;
+    while (node != root && ph_unit_at(h, node)->sibling == PH_NIL) {
+        uint32_t before = ph_unit_at(h, node)->prev; /* to the first of the siblings, then to their parent */
+        while (ph_unit_at(h, before)->sibling == node) {
+            node = before;
+            before = ph_unit_at(h, node)->prev;
+        }
+        node = before;
+    }
+    return node == root ? PH_NIL : ph_unit_at(h, node)->sibling;
+}
+
 uint32_t ph_bin_of(uint64_t nunits)
 {
     return (uint32_t)(nunits < PH_BINS ? nunits : PH_BINS) - 1;
@@ -264,6 +280,22 @@ uint64_t ph_reclaim_range(struct ph_heap *h, uint64_t start)
     return nunits;
 }
 
+/* ph_pool_longest -- units of the longest free range; looks at each range of the last bin. */
+uint64_t ph_pool_longest(const struct ph_heap *h)
+{
+    uint64_t longest = h->wild_end - h->wild;
+    if (h->bin_mask == 0)
+        return longest;
+    uint32_t bin = 63 - (uint32_t)__builtin_clzll(h->bin_mask);
+    for (uint32_t node = h->bins[bin]; node != PH_NIL; node = ph_pair_next(h, h->bins[bin], node)) {
+        if (ph_unit_at(h, node)->nunits > longest)
+            longest = ph_unit_at(h, node)->nunits;
+        if (bin < PH_BINS - 1)
+            break; /* all of this bin are of one length */
+    }
+    return longest;
+}
+
 /* Take the extent at `*link` out of limbo. */
 static uint64_t limbo_unlink(struct ph_heap *h, uint32_t *link)
 {
@@ -271,6 +303,7 @@ static uint64_t limbo_unlink(struct ph_heap *h, uint32_t *link)
     struct ph_unit *unit = &h->units[start];
     *link = unit->sibling;
     h->limbo_units -= unit->nunits;
+    h->limbo_count--;
     unit->state = PH_U_OTHER;
     return start;
 }

@@ -8,7 +8,7 @@
 #include <string.h>
 
 static struct {
-    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *decay;
+    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *upkeep;
 } slow;
 
 static struct heap_object *heap_of(PyObject *object)
@@ -29,6 +29,12 @@ static int read_number(PyObject *object, uint64_t *number)
 static int is_open(const struct heap_object *self)
 {
     return self->state == PH_S_OPEN;
+}
+
+/* Whether so much was freed that Python should look whether something is to be merged or given back. */
+static int wants_upkeep(const struct heap_object *self)
+{
+    return self->heap.freed_units >= self->upkeep_at || self->heap.limbo_count >= self->merge_at;
 }
 
 static PyObject *call_slow(PyObject *self, PyObject *name, PyObject *first, PyObject *second)
@@ -124,8 +130,8 @@ static PyObject *heap_free(PyObject *object, PyObject *const *args, Py_ssize_t c
     if (!is_open(self) || !read_number(values[0], &offset)
         || (deferred ? ph_free_deferred(&self->heap, offset) : ph_free(&self->heap, offset)) < 0)
         return call_slow(object, slow.free, values[0], values[1]);
-    if (self->heap.freed_units >= self->decay_at)
-        return PyObject_CallMethodObjArgs(object, slow.decay, NULL);
+    if (wants_upkeep(self))
+        return PyObject_CallMethodObjArgs(object, slow.upkeep, NULL);
     Py_RETURN_NONE;
 }
 
@@ -337,8 +343,8 @@ static PyObject *free_batch(PyObject *object, const uint64_t *offsets, Py_ssize_
         return result;
     }
     ph_free_many(&self->heap, offsets, (uint64_t)count);
-    if (self->heap.freed_units >= self->decay_at)
-        return PyObject_CallMethodObjArgs(object, slow.decay, NULL);
+    if (wants_upkeep(self))
+        return PyObject_CallMethodObjArgs(object, slow.upkeep, NULL);
     Py_RETURN_NONE;
 }
 
@@ -387,7 +393,7 @@ static PyObject *heap_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     if (self == NULL)
         return NULL;
     self->state = PH_S_CLOSED;
-    self->decay_at = UINT64_MAX;
+    self->upkeep_at = self->merge_at = UINT64_MAX;
     return (PyObject *)self;
 }
 
@@ -458,7 +464,7 @@ int ph_add_heap_types(PyObject *module)
         || intern(&slow.realloc, "_realloc_slow") < 0 || intern(&slow.expand, "_expand_slow") < 0
         || intern(&slow.usable_size, "_usable_size_slow") < 0 || intern(&slow.view, "_view_slow") < 0
         || intern(&slow.more, "_malloc_many_slow") < 0 || intern(&slow.free_many, "_free_many_slow") < 0
-        || intern(&slow.decay, "_decay_due") < 0)
+        || intern(&slow.upkeep, "_upkeep") < 0)
         return -1;
     core_slots[3].pfunc = join_methods();
     if (ph_add_block_bytes_type(module) < 0)

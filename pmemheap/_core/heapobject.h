@@ -12,7 +12,8 @@ struct heap_object {
     struct ph_heap heap;
     struct ph_recorder recorder;
     PyObject *keep;        /* the lifelines of the tables and of the data */
-    uint64_t decay_at;     /* `freed_units` at which Python looks whether something is to be given back */
+    uint64_t upkeep_at;    /* `freed_units` at which Python looks whether something is to be given back */
+    uint64_t merge_at;     /* `limbo_count` at which it merges what was freed */
     int state;
     PyObject *weak_references;
 };

@@ -92,7 +92,7 @@ static PyObject *shut(PyObject *object, PyObject *ignored)
     return PyLong_FromUnsignedLongLong(h->marks.views);
 }
 
-static PyObject *set_decay(PyObject *object, PyObject *argument)
+static PyObject *arm_upkeep(PyObject *object, PyObject *argument)
 {
     struct heap_object *self = (struct heap_object *)object;
     unsigned long long units = PyLong_AsUnsignedLongLong(argument);
@@ -100,7 +100,8 @@ static PyObject *set_decay(PyObject *object, PyObject *argument)
     if (PyErr_Occurred())
         return NULL;
     uint64_t freed = self->heap.freed_units;
-    self->decay_at = units > UINT64_MAX - freed ? UINT64_MAX : freed + units;
+    self->upkeep_at = units > UINT64_MAX - freed ? UINT64_MAX : freed + units;
+    self->merge_at = self->heap.limbo_count + PH_LIMBO_MOST;
     Py_RETURN_NONE;
 }
 
@@ -386,9 +387,10 @@ static PyObject *counters(PyObject *object, PyObject *ignored)
 
     (void)ignored;
     return Py_BuildValue(
-        "{sK sK sK sK sK sK sK sK sK sK}",
+        "{sK sK sK sK sK sK sK sK sK sK sK}",
         "wilderness_units", (unsigned long long)(h->wild_end - h->wild),
         "pool_free_units", (unsigned long long)h->pool_free,
+        "pool_longest_units", (unsigned long long)ph_pool_longest(h),
         "limbo_units", (unsigned long long)h->limbo_units,
         "run_units", (unsigned long long)h->run_units,
         "large_units", (unsigned long long)h->large_units,
@@ -464,7 +466,7 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_set_state", set_state, METH_O, "Set what the public calls may do."},
     {"_state", get_state, METH_NOARGS, "What the public calls may do."},
     {"_shut", shut, METH_NOARGS, "Close unless views live; how many do."},
-    {"_set_decay", set_decay, METH_O, "Call _decay_due after so many more freed units."},
+    {"_arm_upkeep", arm_upkeep, METH_O, "Call _upkeep after so many more freed units, or many more freed extents."},
     {"_try_malloc", try_malloc, METH_VARARGS, "Offset, or a negative code."},
     {"_try_realloc", try_realloc, METH_VARARGS, "Offset, or a negative code."},
     {"_try_expand", try_expand, METH_VARARGS, "0, or a negative code."},
