@@ -79,6 +79,7 @@ class FileMedium:
         self.roots: dict[int, RootSlot] = {}
         self.arena = ArenaSlot(0, 0)
         self.superblock: Superblock
+        self._strays: dict[int, SegmentSlot] = {}
         self.maybe_holes = False
         self.sync_failed = False
         self._copy = 0
@@ -351,6 +352,7 @@ class FileMedium:
                 f"arena table of {self.name!r}: the default arena expected, none"
             )
         self.arena = arena
+        self._set_aside_strays()
         pieces = self.pieces()
         expected = pieces[0].first_unit if pieces else -1
         for piece in pieces:
@@ -370,6 +372,19 @@ class FileMedium:
                 f"{arena.end_unit} expected, found {[(p.first_unit, p.stop) for p in pieces]}"
             )
 
+    def _set_aside_strays(self) -> None:
+        """Take segments outside of the arena's range for SPARE ones.
+
+        A growth or a cut that a killed process did not end leaves them; `_begin` stores it.
+        """
+        for index, slot in self.segments.items():
+            inside = slot.first_unit < self.arena.end_unit and (
+                slot.first_unit + slot.nunits > self.arena.first_unit
+            )
+            if slot.kind == SegmentKind.DATA and not inside:
+                self._strays[index] = _as_spare(slot)
+        self.segments.update(self._strays)
+
     def _read_roots(self) -> None:
         table = native.pread(self.fd, layout.ROOT_SLOTS * layout.SLOT_BYTES, layout.ROOT_TABLE)
         for index, (offset, image) in enumerate(_slots(table, layout.ROOT_TABLE)):
@@ -384,6 +399,8 @@ class FileMedium:
             self._reservation = VMReservation(layout.HEADER_BYTES)
             self._header = Map.file(self.fd, self._reservation, 0, layout.HEADER_BYTES)
             self._store(layout.SHARED_WRITER_PID, struct.pack("<I", os.getpid()))
+            for index, spare in self._strays.items():
+                self._put_segment(index, spare)
             opened = self.superblock.epoch >> 32
             self._write_superblock(
                 state=HeapState.IN_USE, boot_id=_boot_id(),
@@ -574,8 +591,7 @@ class FileMedium:
         self._put_arena(first_unit, end_unit)
         for piece in pieces:
             assert piece.slot is not None
-            spare = replace(piece.slot, kind=SegmentKind.SPARE, first_unit=0, nunits=0)
-            self._put_segment(piece.index, spare)
+            self._put_segment(piece.index, _as_spare(piece.slot))
 
     def release(self, pieces: list[Piece]) -> None:
         """Merge neighbouring SPARE segments, cut the file behind the last other, punch the rest.
@@ -808,6 +824,10 @@ def _part_of(piece: Piece, table: str) -> tuple[int, int]:
         "data": (slot.data_off, layout.DATA_WIDTH),
     }[table]
     return offset, piece.nunits * width
+
+
+def _as_spare(slot: SegmentSlot) -> SegmentSlot:
+    return replace(slot, kind=SegmentKind.SPARE, first_unit=0, nunits=0)
 
 
 def _slots(table: bytes, place: int) -> Iterator[tuple[int, bytes]]:
