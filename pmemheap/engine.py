@@ -291,7 +291,7 @@ class Engine(native.HeapCore):
         raise self._no_block(place, "view")
 
     def _upkeep(self) -> None:
-        """Merge what was freed, give back what has been free for long; `free` calls now and then."""
+        """Merge what was freed and give back what is old; `free` calls this now and then."""
         elapsed = time.monotonic() - self._decayed_at
         due = self._decay_seconds is not None and elapsed >= self._decay_seconds
         if not self._owner:
