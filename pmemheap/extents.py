@@ -92,7 +92,7 @@ class ExtentMap:
         self._length: dict[int, int] = {}
         self._first: dict[int, int] = {}
         self._freed_at: dict[int, int] = {}
-        self._by_size: SortedList = SortedList()
+        self._by_size: SortedList[int] = SortedList()
         self._recent: dict[int, list[int]] = {}
         self._recent_count = 0
         self.free_units = 0

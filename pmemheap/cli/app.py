@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 import pmemheap
-from pmemheap.cli import demo, files, replaying
+from pmemheap.cli.demo import demo
 from pmemheap.cli.exits import EXPECTED, code_of, line_of
+from pmemheap.cli.files import check, create, draw_map, info, trim
+from pmemheap.cli.replaying import replay
 
 __all__ = ["app", "run"]
 
@@ -23,13 +25,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(demo.demo)
-app.command()(files.create)
-app.command()(files.info)
-app.command()(files.check)
-app.command("map")(files.draw_map)
-app.command()(files.trim)
-app.command()(replaying.replay)
+for command in (demo, create, info, check, trim, replay):
+    app.command()(command)
+app.command("map")(draw_map)
 
 
 def _print_version(wanted: bool) -> None:
