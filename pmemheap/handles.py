@@ -51,7 +51,7 @@ class Block:
 
     def __init__(self, heap: Engine, offset: int, size: int) -> None:
         self._serial = 0
-        self._heap, self._offset, self._size = heap, offset, size
+        self._heap, self._offset, self._size = heap, offset, int.__index__(operator.index(size))
         serial = heap._handle_make(offset)
         if serial < 0:
             raise UsageError(

@@ -143,6 +143,8 @@ class Map:
         length: int,
         options: Options,
     ) -> Map:
+        if not isinstance(reservation, VMReservation):
+            raise TypeError(f"reservation: a VMReservation expected, {reservation!r} found")
         content = source.extent(source_offset, length)
         with reservation.lock:
             address = reservation.vacancy(offset, align_up(content, PAGE), source.alignment)
