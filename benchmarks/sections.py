@@ -34,6 +34,7 @@ OURS, OURS_FILE, GLIBC, PMEMOBJ = (
 )
 MICRO, FRESH, WARM, UTILISATION = "micro", "traces, fresh", "traces, warm", "utilisation"
 EXTENTS, GROWTH, OPEN, MEMORY = "extents", "growth", "open", "memory"
+GROWTH_ROUNDS = 10
 PAIR, PAIR_SPINNING, BATCH = "malloc+free 64 B", "the same, thread spinning", "batch of 1000, 64 B"
 EXTENT_PAIR, EXTENT_CHURN = "malloc+free 256 KiB", "free+malloc 256-768 KiB, 64 live"
 BARE_MAP = "ExtentMap"
@@ -235,8 +236,9 @@ def growth(plan: Plan, results: Results, log: Log) -> None:
     """Measure one growth by 1 GiB, at several sizes of the heap, beside the file system's share."""
     values: Values = defaultdict(list)
     temporary = tempfile.gettempdir()
-    for number in range(plan.rounds):
-        log(f"growth: round {number + 1} of {plan.rounds}")
+    rounds = max(plan.rounds, GROWTH_ROUNDS)  # one event a round: few would be all noise
+    for number in range(rounds):
+        log(f"growth: round {number + 1} of {rounds}")
         for label, size in {"1 MiB": MiB, "1 GiB": GiB, "10 GiB": 10 * GiB}.items():
             with workloads.anonymous_heap() as heap:
                 heap.malloc(size)
