@@ -35,7 +35,7 @@ from pmemheap.arguments import (
     whole_number,
 )
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
-from pmemheap.heapfile import FileMedium
+from pmemheap.filemedium import FileMedium
 from pmemheap.region import AnonymousMedium, Region
 from pmemheap.roots import Roots
 from pmemheap.slabs import CLASSES, packed_classes
@@ -48,6 +48,9 @@ DECAY_SHARE = 1 / 8
 _DECAY_LEAST_UNITS = 256
 _DECAY_UNITS_SHARE = 16
 _CLASS_SIZES = [one.size for one in CLASSES]
+
+_changing: set[int] = set()
+"""The threads that are changing a heap. What they run meanwhile, finalizers, may change none."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -80,6 +83,42 @@ class _Code(IntEnum):
 
 _LARGE = int(_Code.LARGE)
 BAD_OFFSET = int(_Code.BAD_OFFSET)
+
+
+class _Alone:
+    """The lock of a heap, for one thread and one change at a time.
+
+    A thread that changes a heap may be interrupted anywhere by finalizers. If those could wait for
+    the lock of another heap, whose owner waits for something this thread holds, both would wait
+    for ever: so they are refused.
+    """
+
+    __slots__ = ("_engine", "_thread")
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._thread = threading.get_ident()
+
+    def __enter__(self) -> None:
+        """Wait for the lock; UsageError in a thread that has one already."""
+        if self._thread in _changing:
+            raise UsageError(
+                f"{self._engine._name}: called from a finalizer or signal handler while a heap is "
+                "being changed by the same thread; only free and view may be"
+            )
+        _changing.add(self._thread)
+        try:
+            self._engine._lock.acquire()
+        except BaseException:
+            _changing.discard(self._thread)
+            raise
+        self._engine._owner = self._thread
+
+    def __exit__(self, *exception: object) -> None:
+        """Let the lock go."""
+        self._engine._owner = 0
+        self._engine._lock.release()
+        _changing.discard(self._thread)
 
 
 class Engine(native.HeapCore):
@@ -294,7 +333,7 @@ class Engine(native.HeapCore):
         """Merge what was freed and give back what is old; `free` calls this now and then."""
         elapsed = time.monotonic() - self._decayed_at
         due = self._decay_seconds is not None and elapsed >= self._decay_seconds
-        if not self._owner:
+        if not self._owner and threading.get_ident() not in _changing:
             try:
                 self._serve(self._upkeep_locked, due)
             except PmemHeapError as error:
@@ -321,29 +360,24 @@ class Engine(native.HeapCore):
 
     def _serve(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a change of the volatile structures, alone; repair them first if one was torn out."""
-        with self._lock:
-            if self._owner:  # the lock let us in, so it is this thread's
-                raise UsageError(
-                    f"{self._name}: called from a finalizer or signal handler while the heap is "
-                    "being changed by the same thread; only free and view may be"
-                )
-            self._owner = threading.get_ident()
+        with self._alone():
+            if self._state() != _OPEN:
+                self._require()
+            if self._unsettled:
+                self._supply.rebuild()
+            self._unsettled = True
             try:
-                if self._state() != _OPEN:
-                    self._require()
-                if self._unsettled:
-                    self._supply.rebuild()
-                self._unsettled = True
-                try:
-                    result = work(*args, **kwargs)
-                except (PmemHeapError, BufferError):
-                    self._unsettled = False
-                    self._heed_failed_sync()
-                    raise
+                result = work(*args, **kwargs)
+            except (PmemHeapError, BufferError):
                 self._unsettled = False
-                return result
-            finally:
-                self._owner = 0
+                self._heed_failed_sync()
+                raise
+            self._unsettled = False
+            return result
+
+    def _alone(self) -> _Alone:
+        """Return the lock of the heap, for a ``with``; see `_Alone`."""
+        return _Alone(self)
 
     # ------------------------------------------------------------ refusing
 

@@ -32,8 +32,8 @@ from pmemheap.arguments import (
 )
 from pmemheap.engine import Engine, State, living
 from pmemheap.errors import DurabilityError, OutOfSpaceError, UsageError
+from pmemheap.filemedium import FileMedium
 from pmemheap.handles import Block
-from pmemheap.heapfile import FileMedium
 from pmemheap.insight import CheckReport, ExplainedOutOfSpaceError, Explanation, HeapStats
 from pmemheap.layout import RootSlot
 from pmemheap.region import DEFAULT_HEADROOM, AnonymousMedium, Region
@@ -476,9 +476,7 @@ class Heap(Engine):
         if state == State.FORKED:
             self._set_state(State.CLOSED)
             return
-        with self._lock:
-            if self._owner:
-                raise UsageError(f"{self._name}: closed from inside of one of its own calls")
+        with self._alone():
             if self._state() == State.CLOSED:
                 return
             views = self._shut()

@@ -1,16 +1,14 @@
-"""Heap file: the header, the locks and the segments of a heap that lies in a file or a memfd.
+"""Heap file: the header and the locks of a heap that lies in a file or a memfd.
 
     create   temporary name -> header, log and first segment written -> synced -> IN_USE -> linked
     open     writer's lock -> newest superblock -> segment and arena tables -> IN_USE
-    grow     a SPARE segment that fits, or the end of the file; blocks are allocated before mapping
-    return   slot SPARE, blocks punched; at the end of the file also cut
     close    everything synced -> CLEAN
 
 The header is mapped and stored to in place: what a returned call has stored survives the end of the
 process, whatever ends it. Power failure is another matter until the redo log exists: a file whose
 superblock says IN_USE, written under another boot of the machine, is refused.
 
-One module decides what a descriptor is used for: this one.
+`FileMedium` adds what a region asks of it: segments that come and go.
 """
 
 from __future__ import annotations
@@ -23,8 +21,8 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 from pmemheap import layout, native
 from pmemheap.errors import (
@@ -44,15 +42,13 @@ from pmemheap.layout import (
     SegmentSlot,
     Superblock,
 )
-from pmemheap.native import Advice, Allocate, Lock, NativeError
+from pmemheap.native import Lock, NativeError
 from pmemheap.pmem2 import Map, VMReservation
-from pmemheap.pmem2.mapping import Access
 from pmemheap.region import Piece, refusal
-from pmemheap.units import UNIT, KiB, MiB, format_bytes
+from pmemheap.units import UNIT, KiB, format_bytes
 
-__all__ = ["FileMedium"]
+__all__ = ["HeapFile", "as_spare", "refusals", "write_zeros"]
 
-_MEMORY_STEP_MOST = 64 * MiB // UNIT
 _FIRST_SEGMENT = layout.HEADER_BYTES + layout.LOG_BYTES
 _VOLATILE_FILE_SYSTEMS = {native.TMPFS: "tmpfs", 0x858458F6: "ramfs"}
 _LOG_UNITS = layout.LOG_BYTES // UNIT
@@ -61,13 +57,11 @@ _NAME_CHARACTERS_KEPT = 40
 _ZEROS = 16 * KiB  # written at a time: few, or the process would keep them as its own memory
 
 
-class FileMedium:
+class HeapFile:
     """An open heap file.
 
     Made by `create`, `create_memory` and `open`. It owns its descriptor.
     """
-
-    tables: tuple[str, ...] = ("data", "bits", "entries")
 
     def __init__(self, fd: int, name: str, *, readonly: bool, limit: int | None = None) -> None:
         self.fd = fd
@@ -93,7 +87,7 @@ class FileMedium:
     @classmethod
     def create(
         cls, path: Path, durability: Durability | None, *, limit: int | None, replace_file: bool
-    ) -> FileMedium:
+    ) -> Self:
         """Make a heap file under a temporary name; `appear` gives it its own.
 
         Raises
@@ -104,7 +98,7 @@ class FileMedium:
         OutOfSpaceError
             No room for 1.3 MiB, or a smaller limit.
         """
-        with _refusals(f"heap file {str(path)!r}: creation"):
+        with refusals(f"heap file {str(path)!r}: creation"):
             _require_place(path, replace_file=replace_file)
             if path.exists():
                 cls._require_unused(path)
@@ -145,7 +139,7 @@ class FileMedium:
         """
         assert self._temporary is not None
         path = Path(self.name)
-        with _refusals(f"heap file {self.name!r}: creation"):
+        with refusals(f"heap file {self.name!r}: creation"):
             _link(self._temporary, path, replace_file=replace_file)
             self._temporary = None
             try:
@@ -157,9 +151,9 @@ class FileMedium:
                 raise
 
     @classmethod
-    def create_memory(cls, name: str, *, limit: int | None) -> FileMedium:
+    def create_memory(cls, name: str, *, limit: int | None) -> Self:
         """Make a heap in a memfd; OutOfSpaceError without memory."""
-        with _refusals(f"memfd:{name}: creation"):
+        with refusals(f"memfd:{name}: creation"):
             fd = native.memfd_create(name)
             try:
                 medium = cls(fd, f"memfd:{name}", readonly=False, limit=limit)
@@ -171,7 +165,7 @@ class FileMedium:
         return medium
 
     @classmethod
-    def open(cls, path: Path, *, readonly: bool, limit: int | None) -> FileMedium:
+    def open(cls, path: Path, *, readonly: bool, limit: int | None) -> Self:
         """Open a heap file.
 
         Raises
@@ -195,7 +189,7 @@ class FileMedium:
     @classmethod
     def adopt(
         cls, fd: int, name: str, *, readonly: bool, limit: int | None = None, beside: bool = False
-    ) -> FileMedium:
+    ) -> Self:
         """Open the heap behind a descriptor, which belongs to the medium from now on.
 
         Parameters
@@ -204,7 +198,7 @@ class FileMedium:
             Let a reader in beside a living writer, as an attached reader of shared memory is.
         """
         try:
-            with _refusals(f"heap file {name!r}: open"):
+            with refusals(f"heap file {name!r}: open"):
                 medium = cls(fd, name, readonly=readonly, limit=limit)
                 medium._require_regular()
                 medium._lock(beside=beside)
@@ -279,7 +273,7 @@ class FileMedium:
             raise UsageError(f"limit: at least {first} bytes expected, {self.limit} found")
         with self._as_out_of_space(stop):
             native.fallocate(self.fd, 0, stop)
-            _write_zeros(self.fd, 0, stop)
+            write_zeros(self.fd, 0, stop)
         self.superblock = Superblock(
             generation=1, uuid=secrets.token_bytes(16), durability=durability,
             state=HeapState.CLEAN, file_end=first, log_off=layout.HEADER_BYTES,
@@ -382,7 +376,7 @@ class FileMedium:
                 slot.first_unit + slot.nunits > self.arena.first_unit
             )
             if slot.kind == SegmentKind.DATA and not inside:
-                self._strays[index] = _as_spare(slot)
+                self._strays[index] = as_spare(slot)
         self.segments.update(self._strays)
 
     def _read_roots(self) -> None:
@@ -428,6 +422,27 @@ class FileMedium:
         assert self._header is not None
         self._header.view[offset : offset + len(data)] = data
 
+    def _put_segment(self, index: int, slot: SegmentSlot | None) -> None:
+        if slot is None:
+            del self.segments[index]
+        else:
+            self.segments[index] = slot
+        image = bytes(layout.SLOT_BYTES) if slot is None else slot.pack()
+        self._store(layout.SEGMENT_TABLE + index * layout.SLOT_BYTES, image)
+
+    def _put_arena(self, first_unit: int, end_unit: int) -> None:
+        self.arena = replace(self.arena, first_unit=first_unit, end_unit=end_unit)
+        self._store(layout.ARENA_TABLE, self.arena.pack())
+
+    def _allocate_blocks(self, slot: SegmentSlot) -> None:
+        """Real blocks for a segment, its tables zero; the file reaches at least its end."""
+        try:
+            native.fallocate(self.fd, slot.file_off, slot.file_bytes)
+        except NativeError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            write_zeros(self.fd, slot.file_off, slot.file_bytes)
+
     # ------------------------------------------------------------ what it is
 
     @property
@@ -442,7 +457,7 @@ class FileMedium:
 
     def allocated(self) -> tuple[int, int]:
         """Return the length of the file and the bytes of its blocks."""
-        with _refusals(f"heap file {self.name!r}"):
+        with refusals(f"heap file {self.name!r}"):
             status = native.fstat(self.fd)
         return status.size, status.allocated
 
@@ -456,214 +471,6 @@ class FileMedium:
             ),
             key=lambda piece: piece.first_unit,
         )
-
-    # ------------------------------------------------------------ medium
-
-    def step(self, nunits: int) -> int:
-        """Return units to grow by: an eighth, so that the slots last; more when half are used.
-
-        A memory file system fills every page it allocates: no more than 64 MiB at a time there.
-        """
-        step = max(layout.SEGMENT_UNITS, nunits // 8)
-        if len(self.segments) > layout.SEGMENT_SLOTS // 2:
-            return 2 * step
-        return min(step, _MEMORY_STEP_MOST) if self.on_memory else step
-
-    def allocate(self, first_unit: int, nunits: int) -> Piece:
-        """Get file blocks: of a SPARE segment that fits, else behind the end.
-
-        Raises
-        ------
-        OutOfSpaceError
-            Disk, quota, limit or the segment table is full; the file is as it was.
-        """
-        spare = self._fitting_spare(nunits)
-        index = spare if spare is not None else self._free_index()
-        if spare is not None:
-            old = self.segments[spare]
-            slot = replace(old, kind=SegmentKind.DATA, first_unit=first_unit, nunits=old.capacity)
-        else:
-            slot = SegmentSlot(SegmentKind.DATA, self.file_end, nunits, 0, first_unit, nunits)
-        if self.limit is not None and slot.file_stop > self.limit:
-            raise OutOfSpaceError(
-                f"heap file {self.name!r} cannot grow by {format_bytes(slot.file_bytes)}: "
-                f"limit {self.limit} bytes expected to hold, {slot.file_stop} would be needed"
-            )
-        piece = Piece(first_unit, slot.nunits, slot, index)
-        try:
-            with self._as_out_of_space(slot.file_bytes):
-                if spare is not None:
-                    self._clear_tables(slot)
-                self._allocate_blocks(slot)
-            if self.is_power:
-                self._sync("growth")
-        except BaseException:
-            self.abandon(piece)
-            raise
-        return piece
-
-    def _clear_tables(self, slot: SegmentSlot) -> None:
-        """Let the tables of a segment read zero: they may lie where unpunched data was."""
-        length = slot.data_off - slot.file_off
-        try:
-            native.fallocate(self.fd, slot.file_off, length, Allocate.PUNCH_HOLE)
-        except NativeError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
-            _write_zeros(self.fd, slot.file_off, length)
-
-    def _allocate_blocks(self, slot: SegmentSlot) -> None:
-        """Real blocks for a segment, its tables zero; the file reaches at least its end."""
-        try:
-            native.fallocate(self.fd, slot.file_off, slot.file_bytes)
-        except NativeError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
-            _write_zeros(self.fd, slot.file_off, slot.file_bytes)
-
-    def _fitting_spare(self, nunits: int) -> int | None:
-        fitting = [
-            (slot.capacity, index)
-            for index, slot in self.segments.items()
-            if slot.kind == SegmentKind.SPARE and slot.capacity >= nunits
-        ]
-        return min(fitting)[1] if fitting else None
-
-    def _free_index(self) -> int:
-        for index in range(layout.SEGMENT_SLOTS):
-            if index not in self.segments:
-                return index
-        raise OutOfSpaceError(
-            f"segment table of {self.name!r}: a free slot expected, "
-            f"all {layout.SEGMENT_SLOTS} in use"
-        )
-
-    def abandon(self, piece: Piece) -> None:
-        """Give the blocks of a piece back that never became part of the heap."""
-        assert piece.slot is not None
-        with suppress(NativeError):
-            if piece.index in self.segments:
-                native.fallocate(
-                    self.fd, piece.slot.file_off, piece.slot.file_bytes, Allocate.PUNCH_HOLE
-                )
-            else:
-                native.ftruncate(self.fd, self.file_end)
-
-    def map(self, piece: Piece, table: str, reservation: VMReservation, offset: int) -> Map:
-        """Place one table's part of a segment.
-
-        The tables of a new segment are told to fault in single pages: with read-ahead the first
-        store to fresh blocks makes ext4 fill a folio of 2 MiB, which takes 2 ms (Linux 6.18).
-        """
-        file_offset, length = _part_of(piece, table)
-        access: Access = "r" if self.readonly else "rw"
-        part = Map.file(self.fd, reservation, offset, length, file_offset, access=access)
-        if table != "data" and (self._is_new or piece.index not in self.segments):
-            with suppress(NativeError):
-                native.madvise(part.address, length, Advice.RANDOM)
-        return part
-
-    def privatize(self, piece: Piece, table: str, address: int) -> None:
-        """Map a part again, privately: what a forked child stores does not reach the file."""
-        file_offset, length = _part_of(piece, table)
-        native.map_file(self.fd, file_offset, address, length, shared=False)
-
-    def publish(self, piece: Piece, end_unit: int) -> None:
-        """Store slot and arena range."""
-        assert piece.slot is not None
-        self._put_segment(piece.index, piece.slot)
-        self._put_arena(self.arena.first_unit, end_unit)
-
-    def _put_segment(self, index: int, slot: SegmentSlot | None) -> None:
-        if slot is None:
-            del self.segments[index]
-        else:
-            self.segments[index] = slot
-        image = bytes(layout.SLOT_BYTES) if slot is None else slot.pack()
-        self._store(layout.SEGMENT_TABLE + index * layout.SLOT_BYTES, image)
-
-    def _put_arena(self, first_unit: int, end_unit: int) -> None:
-        self.arena = replace(self.arena, first_unit=first_unit, end_unit=end_unit)
-        self._store(layout.ARENA_TABLE, self.arena.pack())
-
-    def withdraw(self, pieces: list[Piece], first_unit: int, end_unit: int) -> None:
-        """Turn segments into SPARE ones and store the smaller range."""
-        self._put_arena(first_unit, end_unit)
-        for piece in pieces:
-            assert piece.slot is not None
-            self._put_segment(piece.index, _as_spare(piece.slot))
-
-    def release(self, pieces: list[Piece]) -> None:
-        """Merge neighbouring SPARE segments, cut the file behind the last other, punch the rest.
-
-        All of them, not just `pieces`: what was refused before is tried again.
-
-        Raises
-        ------
-        OutOfSpaceError, DurabilityError
-            The file system refused; the heap is sound, and larger than it need be.
-        """
-        self._merge_spares()
-        with _refusals(f"heap file {self.name!r}: give-back"):
-            self._cut_end()
-        for slot in self.segments.values():
-            if slot.kind == SegmentKind.SPARE:
-                self._punch(slot.file_off, slot.file_bytes)
-
-    def _cut_end(self) -> None:
-        """Cut the file behind its last segment in use, unless a reader has the rest mapped."""
-        if self._has_readers():
-            return
-        last = max(self.segments, key=lambda index: self.segments[index].file_off)
-        slot = self.segments[last]
-        is_spare = slot.kind == SegmentKind.SPARE
-        if is_spare:
-            self._put_segment(last, None)
-        try:
-            self._cut_surplus()
-        except BaseException:
-            if is_spare:
-                self._put_segment(last, slot)
-            raise
-
-    def _merge_spares(self) -> None:
-        by_place = sorted(self.segments, key=lambda index: self.segments[index].file_off)
-        for left, right in pairwise(by_place):
-            first, second = self.segments[left], self.segments[right]
-            if first.kind == second.kind == SegmentKind.SPARE:
-                self._put_segment(left, None)
-                merged = replace(first, capacity=first.capacity + second.capacity)
-                self._put_segment(right, merged)
-
-    def punch(self, piece: Piece, address: int, start: int, nunits: int) -> None:
-        """Give file blocks of units back."""
-        self._punch(*self._data_range(piece, start, nunits))
-
-    def _punch(self, offset: int, length: int) -> None:
-        try:
-            native.fallocate(self.fd, offset, length, Allocate.PUNCH_HOLE)
-        except NativeError as error:
-            if error.errno == errno.EOPNOTSUPP:
-                return
-            raise refusal(f"heap file {self.name!r}: give-back", error) from error
-        self.maybe_holes = True
-
-    def back(self, piece: Piece, start: int, nunits: int) -> None:
-        """Allocate file blocks for units that may have none."""
-        if not self.maybe_holes:
-            return
-        offset, length = self._data_range(piece, start, nunits)
-        with self._as_out_of_space(length):
-            try:
-                native.fallocate(self.fd, offset, length, Allocate.KEEP_SIZE)
-            except NativeError as error:
-                if error.errno != errno.EOPNOTSUPP:
-                    raise
-
-    @staticmethod
-    def _data_range(piece: Piece, start: int, nunits: int) -> tuple[int, int]:
-        assert piece.slot is not None
-        return piece.slot.data_off + (start - piece.first_unit) * UNIT, nunits * UNIT
 
     # ------------------------------------------------------------ roots
 
@@ -781,7 +588,7 @@ class FileMedium:
 
 
 @contextmanager
-def _refusals(what: str) -> Iterator[None]:
+def refusals(what: str) -> Iterator[None]:
     """Raise an exception of ours for whatever the system refuses."""
     try:
         yield
@@ -814,19 +621,8 @@ def _close(fd: int) -> None:
     os.close(fd)
 
 
-def _part_of(piece: Piece, table: str) -> tuple[int, int]:
-    """Return file offset and length of one table's part of a segment."""
-    slot = piece.slot
-    assert slot is not None
-    offset, width = {
-        "entries": (slot.entries_off, layout.ENTRY_WIDTH),
-        "bits": (slot.bits_off, layout.BITS_WIDTH),
-        "data": (slot.data_off, layout.DATA_WIDTH),
-    }[table]
-    return offset, piece.nunits * width
-
-
-def _as_spare(slot: SegmentSlot) -> SegmentSlot:
+def as_spare(slot: SegmentSlot) -> SegmentSlot:
+    """Return the slot of a segment whose units have all left."""
     return replace(slot, kind=SegmentKind.SPARE, first_unit=0, nunits=0)
 
 
@@ -840,7 +636,8 @@ def _boot_id() -> bytes:
     return bytes.fromhex(text.strip().replace("-", ""))
 
 
-def _write_zeros(fd: int, offset: int, length: int) -> None:
+def write_zeros(fd: int, offset: int, length: int) -> None:
+    """Write zeros to a range of a file, where the system cannot allocate or clear it."""
     chunk = bytes(_ZEROS)
     for at in range(offset, offset + length, _ZEROS):
         native.pwrite(fd, chunk[: offset + length - at], at)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from pmemheap.engine import BAD_OFFSET, Engine
 from pmemheap.errors import OutOfSpaceError, PmemHeapError
-from pmemheap.heapfile import FileMedium
+from pmemheap.filemedium import FileMedium
 from pmemheap.layout import DATA_WIDTH, SEGMENT_UNITS
 from pmemheap.slabs import CLASSES
 from pmemheap.supply import POOL_MOST

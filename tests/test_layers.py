@@ -24,6 +24,7 @@ LAYERS = [
     ["layout"],
     ["region"],
     ["heapfile", "roots"],
+    ["filemedium"],
     ["extents", "arguments"],
     ["slabs"],
     ["supply"],
