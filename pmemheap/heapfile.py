@@ -329,7 +329,11 @@ class HeapFile:
         reached = layout.HEADER_BYTES
         for slot in sorted(self.segments.values(), key=lambda each: each.file_off):
             sound = slot.kind == SegmentKind.LOG or (
-                slot.capacity % layout.SEGMENT_UNITS == 0 and slot.nunits <= slot.capacity
+                slot.capacity % layout.SEGMENT_UNITS == 0
+                and slot.nunits % layout.SEGMENT_UNITS == 0
+                and bool(slot.nunits) == (slot.kind == SegmentKind.DATA)
+                and slot.nunits <= slot.capacity
+                and slot.arena == 0
             )
             if slot.file_off != reached or not slot.capacity or not sound:
                 raise CorruptHeapError(

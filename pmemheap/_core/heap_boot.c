@@ -71,6 +71,14 @@ int ph_boot_unit(struct ph_heap *h, uint64_t unit)
     return adopt(h, head);
 }
 
+/* Whether a record says how far its piece reaches. A reader that goes on where it stopped may stand inside of a range
+ * that has merged since, or of a run made of one. */
+static int begins_piece(const struct ph_unit *record)
+{
+    return record->state == PH_U_FREE || record->state == PH_U_RUN || record->state == PH_U_LARGE
+        || record->state == PH_U_LIMBO;
+}
+
 /* Whether the run whose sound entry stands at `unit` has no room. */
 static int is_full_run(const struct ph_heap *h, uint64_t unit)
 {
@@ -82,12 +90,21 @@ static int is_full_run(const struct ph_heap *h, uint64_t unit)
     return differing == 0;
 }
 
+/* Whether no other entry lies inside of what the one at `unit` covers: two owners of a unit are damage. */
+static int stands_alone(const struct ph_heap *h, uint64_t unit)
+{
+    for (uint64_t i = 1; i < h->entries[unit].nunits; i++)
+        if (!entry_is_zero(&h->entries[unit + i]))
+            return 0;
+    return 1;
+}
+
 /* Read the entry at `unit`, of which there is no record: pass over what is full, make a record of what has
  * room. A run without a block is free space: a process was killed between its entry and its first bit. */
 static int64_t read_entry(struct ph_heap *h, uint64_t unit)
 {
     uint64_t nunits = h->entries[unit].nunits;
-    if (!entry_is_sound(h, unit, &h->entries[unit]))
+    if (!entry_is_sound(h, unit, &h->entries[unit]) || !stands_alone(h, unit))
         return PH_H_CORRUPT;
     if (h->entries[unit].kind == PH_KIND_LARGE || is_full_run(h, unit))
         return (int64_t)nunits;
@@ -109,7 +126,7 @@ int64_t ph_boot_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, st
     while (h->boot < stop && count < capacity) {
         uint64_t unit = h->boot;
         if (h->units[unit].state != PH_U_OTHER) {
-            h->boot += h->units[unit].nunits;
+            h->boot += begins_piece(&h->units[unit]) ? h->units[unit].nunits : 1;
             continue;
         }
         if (!entry_is_zero(&h->entries[unit])) {
@@ -127,13 +144,6 @@ int64_t ph_boot_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, st
             gaps[count++] = (struct ph_gap){unit, end - unit};
     }
     return (int64_t)count;
-}
-
-/* `known` may stand inside of a range that merged, or of a run made of one, since the step before. */
-static int begins_piece(const struct ph_unit *record)
-{
-    return record->state == PH_U_FREE || record->state == PH_U_RUN || record->state == PH_U_LARGE
-        || record->state == PH_U_LIMBO;
 }
 
 /* ph_adopt_step -- make the records that are missing in about `budget` units more. 0 when none are left. */
