@@ -177,6 +177,8 @@ class Superblock:
         if fields[7] != 0:
             raise _damaged(thing, offset, "incompatible features", 0, f"{fields[7]:#x}")
         tail_lsn, epoch, seed, _, boot_id = _LOG_POSITION.unpack_from(image, _LOG_POSITION_AT)
+        if fields[3] >> 63 or epoch >> 63:  # they count, and would not get there
+            raise _damaged(thing, offset, "generation and epoch", "below 2^63", (fields[3], epoch))
         return cls(
             generation=fields[3], uuid=fields[4], durability=Durability(fields[5]),
             state=HeapState(fields[6]), features_compat=fields[8], file_end=fields[9],
