@@ -1,4 +1,4 @@
-"""What tests of heaps ask of the process around them: descriptors, reservations, other processes."""
+"""What tests of heaps ask of the process around them: descriptors, maps, other processes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def descriptors() -> dict[int, str]:
 
 
 def reserved() -> set[tuple[int, int]]:
-    """Return the ranges of this process that nothing can be stored to: what reservations are made of."""
+    """Return the ranges of this process without access, which reservations are made of."""
     gc.collect()
     return {(each.start, each.stop) for each in address_map() if each.permissions == "---p"}
 

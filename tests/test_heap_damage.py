@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from damage_load import KINDS, exercise, original
 from heap_world import python
 
-from pmemheap import Heap
+from pmemheap import Heap, layout
 from pmemheap.errors import CorruptHeapError, UsageError
 
 ALL = bool(os.environ.get("PMEMHEAP_DAMAGE_ALL"))
@@ -19,10 +22,21 @@ print(*main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
 """
 
 
+@pytest.fixture
+def memory_path(tmp_path: Path) -> Iterator[Path]:
+    """Return a directory in memory, where there is one: nothing here depends on the disk."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as directory:
+        yield Path(directory)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_damaged_file_gives_an_error_or_intact_data(kind: str, tmp_path: Path) -> None:
-    child = python(CODE, kind, 1 if ALL else STRIDES[kind], tmp_path)
+def test_damaged_file_gives_an_error_or_intact_data(kind: str, memory_path: Path) -> None:
+    child = python(CODE, kind, 1 if ALL else STRIDES[kind], memory_path)
     out, _ = child.communicate()
     lines = out.splitlines()
     assert child.returncode == 0, f"exit code {child.returncode} at case {lines[-1:]}"
@@ -64,10 +78,6 @@ def test_heap_of_another_boot_that_was_not_closed_is_refused(tmp_path: Path) -> 
     heap = Heap.create(path, durability="process")
     image = bytearray(path.read_bytes())
     heap.close()
-    from dataclasses import replace
-
-    from pmemheap import layout
-
     blocks = [layout.Superblock.unpack(bytes(image[at : at + 512]), at) for at in (0, 4096)]
     for at, block in zip((0, 4096), blocks, strict=True):
         image[at : at + 512] = replace(block, boot_id=b"another boot id!").pack()

@@ -1,4 +1,4 @@
-"""Every system call of a heap refused in turn: an exception of ours, nothing changed, nothing leaked."""
+"""Every system call refused in turn: an exception of ours, nothing changed, nothing leaked."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from heap_world import contents, descriptors, fill, mapped_files, reserved
 
 from pmemheap import Heap, native
 from pmemheap.errors import DurabilityError, OutOfSpaceError, Pmem2Error, PmemHeapError, UsageError
+from pmemheap.heapfile import FileMedium
+from pmemheap.layout import HeapState
 from pmemheap.native import Call, FaultKind
 from pmemheap.units import UNIT, KiB, MiB
 
@@ -149,27 +151,35 @@ class Surroundings:
         assert mapped_files(*self.words(self.directory)) == self.files
 
 
-def every_call(number: int, kind: FaultKind = FaultKind.ERROR) -> Iterator[tuple[int, native.Fault]]:
-    """Yield 1, 2, 3 ... and a place for the fault, until a run passes without hitting."""
+@dataclass
+class Shot:
+    """A system call to refuse: the `nth`, with errno `number`; `hit` says which one it was."""
+
+    nth: int
+    number: int
+    kind: FaultKind
+    hit: Call = Call.NONE
+
+
+def every_call(number: int, kind: FaultKind = FaultKind.ERROR) -> Iterator[Shot]:
+    """Yield a shot for the first call, the second, ..., until a run passes without hitting."""
     for nth in range(1, CALLS_MOST):
-        fault = native.Fault()
-        yield nth, fault
-        if fault.hit == Call.NONE:
+        shot = Shot(nth, number, kind)
+        yield shot
+        if shot.hit == Call.NONE:
             return
     pytest.fail(f"errno {number}, {kind.name}: an end expected after {CALLS_MOST} system calls")
 
 
-def attempt(
-    action: Callable[[], object], nth: int, number: int, kind: FaultKind, fault: native.Fault
-) -> PmemHeapError | None:
+def attempt(shot: Shot, action: Callable[..., object], *arguments: object) -> PmemHeapError | None:
     """Do something with a fault armed; return the exception, which is one of the family."""
     refused: PmemHeapError | None = None
-    with native.faults(nth, number, kind) as armed:
+    with native.faults(shot.nth, shot.number, shot.kind) as armed:
         try:
-            action()
+            action(*arguments)
         except FAMILY as error:
             refused = error
-    fault.hit = armed.hit
+    shot.hit = armed.hit
     assert not isinstance(refused, Pmem2Error)
     return refused
 
@@ -186,7 +196,7 @@ def use(heap: Heap) -> None:
 
 
 def numbers_for(medium: str, kind: FaultKind) -> list[int]:
-    """Return all that matter: what differs for one number, differs in the first medium with files."""
+    """Return all that matter: what differs by number shows in the first medium with files."""
     if medium == "shared" and kind == FaultKind.ERROR:
         return NUMBERS
     return [errno.EIO] if medium == "power" else [errno.ENOMEM]
@@ -202,12 +212,12 @@ def test_refused_call_changes_nothing(
     path = tmp_path / "heap"
     hits = 0
     for number in numbers_for(medium, kind):
-        for nth, fault in every_call(number, kind):
+        for shot in every_call(number, kind):
             world = World.made(medium, path)
             operation.prepare(world)
             state, disk = world.state(), world.disk()
-            refused = attempt(lambda: operation.act(world), nth, number, kind, fault)  # noqa: B023
-            hits += fault.hit != Call.NONE
+            refused = attempt(shot, operation.act, world)
+            hits += shot.hit != Call.NONE
             assert_sound_after(world, refused, state, disk, operation, kind)
             end(world, path)
             before.assert_closed()
@@ -258,11 +268,9 @@ def test_refused_creation_leaves_nothing(medium: str, kind: FaultKind, tmp_path:
     before = Surroundings.now(tmp_path)
     path = tmp_path / "heap"
     for number in numbers_for(medium, kind):
-        for nth, fault in every_call(number, kind):
+        for shot in every_call(number, kind):
             made: list[Heap] = []
-            refused = attempt(
-                lambda: made.append(make(medium, path)), nth, number, kind, fault  # noqa: B023
-            )
+            refused = attempt(shot, lambda into: into.append(make(medium, path)), made)
             assert bool(made) != bool(refused)
             if refused:
                 before.assert_closed()
@@ -285,12 +293,9 @@ def test_refused_open_leaves_the_file_as_it_was(
     world.heap.close()
     before = Surroundings.now(tmp_path)
     for number in [errno.ENOMEM, errno.EIO]:
-        for nth, fault in every_call(number, kind):
+        for shot in every_call(number, kind):
             opened: list[Heap] = []
-            refused = attempt(
-                lambda: opened.append(Heap.open(path, readonly=readonly)),  # noqa: B023
-                nth, number, kind, fault,
-            )  # fmt: skip
+            refused = attempt(shot, open_into, opened, path, readonly)
             if refused:
                 before.assert_closed("heap")
             else:
@@ -303,6 +308,10 @@ def test_refused_open_leaves_the_file_as_it_was(
         before.assert_as_before("heap")
 
 
+def open_into(opened: list[Heap], path: Path, readonly: bool = False) -> None:
+    opened.append(Heap.open(path, readonly=readonly))
+
+
 def fresh_copy(path: Path) -> Path:
     """Put a copy of a file, which nobody can have a lock on, in its place."""
     copy = path.with_name("copy")
@@ -313,12 +322,9 @@ def fresh_copy(path: Path) -> Path:
 def test_refused_open_takes_no_lock(tmp_path: Path) -> None:
     path = tmp_path / "heap"
     make("process", path).close()
-    for nth, fault in every_call(errno.ENOMEM):
+    for shot in every_call(errno.ENOMEM):
         opened: list[Heap] = []
-        attempt(
-            lambda: opened.append(Heap.open(path)),  # noqa: B023
-            nth, errno.ENOMEM, FaultKind.ERROR, fault,
-        )  # fmt: skip
+        attempt(shot, open_into, opened, path)
         for heap in opened:
             heap.close()
         Heap.open(path).close()
@@ -329,10 +335,10 @@ def test_refused_close_lets_everything_go(medium: str, tmp_path: Path) -> None:
     before = Surroundings.now(tmp_path)
     path = tmp_path / "heap"
     for number in numbers_for(medium, FaultKind.ERROR):
-        for nth, fault in every_call(number):
+        for shot in every_call(number):
             world = World.made(medium, path)
             state = world.state()
-            attempt(world.heap.close, nth, number, FaultKind.ERROR, fault)
+            attempt(shot, world.heap.close)
             assert world.heap.closed
             world.heap.close()
             del world
@@ -361,7 +367,10 @@ def test_failed_sync_closes_the_heap_for_writing(tmp_path: Path) -> None:
     heap.close()
     assert (tmp_path / "heap").exists()
     with Heap.open(tmp_path / "heap", readonly=True) as reopened:
-        assert reopened._medium.superblock.state == 1, "a file that was not synced is not CLEAN"
+        assert isinstance(reopened._medium, FileMedium)
+        assert reopened._medium.superblock.state == HeapState.IN_USE, (
+            "a file that was not synced is not CLEAN"
+        )
     assert native.system_calls() > calls
 
 

@@ -23,9 +23,10 @@ from pmemheap.native import crc32c
 from pmemheap.units import KiB
 
 words = st.integers(0, 2**64 - 1)
+counters = st.integers(0, 2**63 - 1)
 superblocks = st.builds(
     Superblock,
-    generation=words,
+    generation=counters,
     uuid=st.binary(min_size=16, max_size=16),
     durability=st.sampled_from(Durability),
     state=st.sampled_from(HeapState),
@@ -33,7 +34,7 @@ superblocks = st.builds(
     log_off=words,
     log_size=words,
     tail_lsn=words,
-    epoch=words,
+    epoch=counters,
     boot_id=st.binary(min_size=16, max_size=16),
     chain_seed=st.integers(0, 2**32 - 1),
     features_compat=words,
@@ -66,8 +67,9 @@ SUPERBLOCK = Superblock(
     7, b"u" * 16, Durability.POWER, HeapState.CLEAN, 1355776, 0x28000, 128 * KiB, 64, 1 << 32,
     b"b" * 16,
 )  # fmt: skip
+SEGMENT = SegmentSlot(SegmentKind.DATA, 0x48000, 256, 0, 0, 256)
 SLOTS = [
-    (SegmentSlot(SegmentKind.DATA, 0x48000, 256, 0, 0, 256), "segment slot"),
+    (SEGMENT, "segment slot"),
     (ArenaSlot(0, 256, "default"), "arena slot"),
     (RootSlot("index", 4096), "root slot"),
 ]
@@ -119,7 +121,8 @@ def test_slot_with_any_bit_changed_is_refused(
 
 def test_empty_slots_are_none() -> None:
     zeros = bytes(layout.SLOT_BYTES)
-    assert SegmentSlot.unpack(zeros, 0) is ArenaSlot.unpack(zeros, 0) is None
+    assert SegmentSlot.unpack(zeros, 0) is None
+    assert ArenaSlot.unpack(zeros, 0) is None
     assert RootSlot.unpack(zeros, 0) is None
     assert SegmentSlot(SegmentKind.NONE, 0, 0).pack() == zeros
 
@@ -159,7 +162,7 @@ def test_superblock_names_what_is_wrong(image: bytes, message: str) -> None:
 
 
 def test_unknown_segment_kind_is_refused() -> None:
-    image = bytearray(SLOTS[0][0].pack())
+    image = bytearray(SEGMENT.pack())
     image[0] = 9
     struct.pack_into("<I", image, 60, 0)
     struct.pack_into("<I", image, 60, crc32c(image))
