@@ -10,7 +10,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SANITIZED := $(VENV)/sanitized
 
-.PHONY: all demo test differential lint bench compare docs wheel sanitize clean
+.PHONY: all demo test differential lint bench compare docs wheel sanitize damage fifo clean
 
 all: lint test
 
@@ -30,6 +30,21 @@ test: $(VENV)/test/ready
 differential: $(VENV)/test/ready
 	PMEMHEAP_DIFFERENTIAL_STEPS=$(or $(STEPS),100000) \
 	  $(VENV)/test/bin/python -m pytest tests/test_pmem2_differential.py -rA --no-header
+
+# Every byte of a small heap file's metadata changed, every truncation: a quarter of an hour.
+damage: $(VENV)/test/ready
+	PMEMHEAP_DAMAGE_ALL=1 $(VENV)/test/bin/python -m pytest tests/test_heap_damage.py -rA --no-header
+
+# A FIFO load of GB=100 through memory and a tenth of it through a file, trimmed and not, and its picture.
+fifo: $(VENV)/bench/ready
+	mkdir -p build/fifo
+	for load in "anonymous $(or $(GB),100)" "file $$(($(or $(GB),100) / 10))"; do \
+	  for way in "" --never-trim; do \
+	    $(VENV)/bench/bin/python tests/fifo_load.py $$load $$way --json "build/fifo/$${load%% *}$$way.json" || exit 1; \
+	  done; \
+	done
+	$(VENV)/bench/bin/python tests/fifo_load.py plot docs/fifo.svg $(foreach medium,anonymous file,\
+	  build/fifo/$(medium).json build/fifo/$(medium)--never-trim.json)
 
 lint: $(VENV)/lint,test/ready
 	$(VENV)/lint,test/bin/ruff check $(PYTHON_CODE)

@@ -1,4 +1,4 @@
-"""Damaged heap files, and everything a user might do with one. Run by itself it tries all of them.
+"""Damaged heap files, and everything a user might do with one.
 
 A case is a name and an image of a file. `exercise` opens it and uses it: what happens must be an
 exception of ours, or intact data. It runs in a process of its own, so that a crash shows, with the
@@ -7,11 +7,9 @@ name of the case that was being tried.
 
 from __future__ import annotations
 
-import os
 import random
 import struct
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -260,11 +258,3 @@ def main(kind: str, stride: int, directory: str) -> tuple[int, int]:
         count += 1
         opened += exercise(path, blocks)
     return count, opened
-
-
-if __name__ == "__main__":
-    for each in sys.argv[2:] or KINDS:
-        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        with tempfile.TemporaryDirectory(dir=memory) as place:
-            tried, sound = main(each, int(sys.argv[1]) if sys.argv[1:] else 1, place)
-            sys.stdout.write(f"{each}: {tried} tried, {sound} opened\n")
