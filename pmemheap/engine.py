@@ -85,42 +85,6 @@ _LARGE = int(_Code.LARGE)
 BAD_OFFSET = int(_Code.BAD_OFFSET)
 
 
-class _Alone:
-    """The lock of a heap, for one thread and one change at a time.
-
-    A thread that changes a heap may be interrupted anywhere by finalizers. If those could wait for
-    the lock of another heap, whose owner waits for something this thread holds, both would wait
-    for ever: so they are refused.
-    """
-
-    __slots__ = ("_engine", "_thread")
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._thread = threading.get_ident()
-
-    def __enter__(self) -> None:
-        """Wait for the lock; UsageError in a thread that has one already."""
-        if self._thread in _changing:
-            raise UsageError(
-                f"{self._engine._name}: called from a finalizer or signal handler while a heap is "
-                "being changed by the same thread; only free and view may be"
-            )
-        _changing.add(self._thread)
-        try:
-            self._engine._lock.acquire()
-        except BaseException:
-            _changing.discard(self._thread)
-            raise
-        self._engine._owner = self._thread
-
-    def __exit__(self, *exception: object) -> None:
-        """Let the lock go."""
-        self._engine._owner = 0
-        self._engine._lock.release()
-        _changing.discard(self._thread)
-
-
 class Engine(native.HeapCore):
     """The Python half of a heap's calls: parts, lock and slow paths. `Heap` is its public face."""
 
@@ -360,24 +324,49 @@ class Engine(native.HeapCore):
 
     def _serve(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a change of the volatile structures, alone; repair them first if one was torn out."""
-        with self._alone():
-            if self._state() != _OPEN:
-                self._require()
-            if self._unsettled:
-                self._supply.rebuild()
-            self._unsettled = True
-            try:
-                result = work(*args, **kwargs)
-            except (PmemHeapError, BufferError):
-                self._unsettled = False
-                self._heed_failed_sync()
-                raise
-            self._unsettled = False
-            return result
+        thread = self._begin_change()
+        try:
+            with self._lock:
+                self._owner = thread
+                try:
+                    if self._state() != _OPEN:
+                        self._require()
+                    if self._unsettled:
+                        self._supply.rebuild()
+                    self._unsettled = True
+                    try:
+                        result = work(*args, **kwargs)
+                    except (PmemHeapError, BufferError):
+                        self._unsettled = False
+                        self._heed_failed_sync()
+                        raise
+                    self._unsettled = False
+                    return result
+                finally:
+                    self._owner = 0
+        finally:
+            self._end_change(thread)
 
-    def _alone(self) -> _Alone:
-        """Return the lock of the heap, for a ``with``; see `_Alone`."""
-        return _Alone(self)
+    def _begin_change(self) -> int:
+        """Note that this thread is going to change a heap, and return it; before the lock is taken.
+
+        The thread may be interrupted anywhere by finalizers. If those could wait for the lock of
+        another heap, whose owner waits for something that this thread holds, both would wait for
+        ever: so they are refused.
+        """
+        thread = threading.get_ident()
+        if thread in _changing:
+            raise UsageError(
+                f"{self._name}: called from a finalizer or signal handler while a heap is being "
+                "changed by the same thread; only free and view may be"
+            )
+        _changing.add(thread)
+        return thread
+
+    @staticmethod
+    def _end_change(thread: int) -> None:
+        """Note that the change is over; after the lock was let go."""
+        _changing.discard(thread)
 
     # ------------------------------------------------------------ refusing
 

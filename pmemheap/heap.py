@@ -476,16 +476,23 @@ class Heap(Engine):
         if state == State.FORKED:
             self._set_state(State.CLOSED)
             return
-        with self._alone():
-            if self._state() == State.CLOSED:
-                return
-            views = self._shut()
-            if views:
-                raise BufferError(f"{self._name}: no live views expected at close, {views} found")
-            living.discard(self)
-            self._region.close()
-            if isinstance(self._medium, FileMedium):
-                self._medium.close()
+        thread = self._begin_change()
+        try:
+            with self._lock:
+                self._close_locked()
+        finally:
+            self._end_change(thread)
+
+    def _close_locked(self) -> None:
+        if self._state() == State.CLOSED:
+            return
+        views = self._shut()
+        if views:
+            raise BufferError(f"{self._name}: no live views expected at close, {views} found")
+        living.discard(self)
+        self._region.close()
+        if isinstance(self._medium, FileMedium):
+            self._medium.close()
 
     def __del__(self) -> None:
         """Close a heap that is dropped; memory stays for as long as views of it live."""
