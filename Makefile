@@ -10,7 +10,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SANITIZED := $(VENV)/sanitized
 
-.PHONY: all demo test differential lint bench compare docs wheel sanitize damage fifo clean
+.PHONY: all demo test fuzz differential lint bench compare docs wheel sanitize damage fifo clean
 
 all: lint test
 
@@ -25,6 +25,10 @@ demo: $(VENV)/cli,numpy/ready
 
 test: $(VENV)/test/ready
 	$(VENV)/test/bin/python -m pytest $(PYTEST_OPTIONS)
+
+# Random calls of the whole API with hostile arguments; CI takes 30 seconds of it.
+fuzz: $(VENV)/test/ready
+	$(VENV)/test/bin/python tests/fuzz_api.py --seconds $(or $(SECONDS),600) --seed $(or $(SEED),0)
 
 # The long comparison with the real libpmem2 (apt-get install libpmem2-dev).
 differential: $(VENV)/test/ready

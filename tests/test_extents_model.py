@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from pmemheap.errors import OutOfSpaceError
+from pmemheap.extents import ExtentMap
+
+UNITS = 160
+"""Few, so that extents meet; alignments up to 32 still matter."""
+
+ALIGNED_TRIES = 32
+
+
+class ExtentMachine(RuleBasedStateMachine):
+    """The model: for each unit whether it is free and when it became so. No code shared."""
+
+    @initialize(holes=st.lists(st.integers(0, UNITS - 1), max_size=20))
+    def begin(self, holes: list[int]) -> None:
+        self.extents = ExtentMap()
+        self.epoch = 0
+        self.freed_at: list[int | None] = [None] * UNITS
+        self.taken: list[tuple[int, int]] = []
+        for unit in range(UNITS):
+            if unit not in holes:
+                self.extents.deallocate(unit, 1)
+                self.freed_at[unit] = 0
+
+    # ------------------------------------------------------------ the model
+
+    def gaps(self) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        for unit in range(UNITS):
+            if self.freed_at[unit] is None:
+                continue
+            if found and sum(found[-1]) == unit:
+                found[-1] = (found[-1][0], found[-1][1] + 1)
+            else:
+                found.append((unit, 1))
+        return found
+
+    def gap_at(self, unit: int) -> int:
+        return next((length for start, length in self.gaps() if start == unit), 0)
+
+    def gap_before(self, stop: int) -> int:
+        return next((length for start, length in self.gaps() if start + length == stop), 0)
+
+    def claim(self, start: int, length: int) -> None:
+        for unit in range(start, start + length):
+            assert self.freed_at[unit] is not None, f"unit {unit} belongs to somebody"
+            self.freed_at[unit] = None
+        self.taken.append((start, length))
+
+    # ------------------------------------------------------------ rules
+
+    @rule(length=st.integers(1, 40), shift=st.integers(0, 5), roomy=st.booleans())
+    def allocate(self, length: int, shift: int, roomy: bool) -> None:
+        align = 1 << shift
+        fits = [gap for gap in self.gaps() if -gap[0] % align + length <= gap[1]]
+        try:
+            start = self.extents.allocate(length, align, roomy=roomy)
+        except OutOfSpaceError:
+            certain = [gap for gap in fits if length + align - 1 <= gap[1]]
+            assert not certain
+            assert not fits or len(self.gaps()) > ALIGNED_TRIES
+            return
+        assert start % align == 0
+        self.claim(start, length)
+
+    @rule(length=st.integers(1, 40))
+    def allocate_settled(self, length: int) -> None:
+        """With nothing on the stacks it is best fit, the lowest address on a tie."""
+        self.extents.settle()
+        fits = sorted((have, start) for start, have in self.gaps() if have >= length)
+        if fits:
+            assert self.extents.allocate(length) == fits[0][1]
+            self.claim(fits[0][1], length)
+
+    @rule(index=st.integers(0, 10**6), cut=st.integers(1, 40))
+    def deallocate(self, index: int, cut: int) -> None:
+        if not self.taken:
+            return
+        start, length = self.taken.pop(index % len(self.taken))
+        part = min(cut, length)
+        if part < length:
+            self.taken.append((start + part, length - part))
+        self.extents.deallocate(start, part)
+        for unit in range(start, start + part):
+            self.freed_at[unit] = self.epoch
+
+    @rule(unit=st.integers(0, UNITS - 1), length=st.integers(1, 20))
+    def take(self, unit: int, length: int) -> None:
+        expected = self.gap_at(unit) >= length
+        assert self.extents.take(unit, length) == expected
+        if expected:
+            self.claim(unit, length)
+
+    @rule(stop=st.integers(1, UNITS), most=st.integers(1, 20))
+    def take_ending(self, stop: int, most: int) -> None:
+        expected = min(self.gap_before(stop), most)
+        assert self.extents.take_ending(stop, most) == expected
+        if expected:
+            self.claim(stop - expected, expected)
+
+    @rule(unit=st.integers(0, UNITS), length=st.integers(1, 40))
+    def ask(self, unit: int, length: int) -> None:
+        gaps = self.gaps()
+        assert self.extents.room_at(unit) == self.gap_at(unit)
+        assert self.extents.room_before(unit) == self.gap_before(unit)
+        fits = sorted((have, start) for start, have in gaps if have >= length)
+        assert self.extents.shortest(length) == (fits[0][::-1] if fits else None)
+        assert self.extents.longest_merged() == max((have for _, have in gaps), default=0)
+
+    @rule()
+    def next_epoch(self) -> None:
+        self.epoch += 1
+        self.extents.settle()
+        self.extents.epoch = self.epoch
+
+    @rule(back=st.integers(0, 3))
+    def older_than(self, back: int) -> None:
+        """Its age is that of its youngest unit. What was merged in one epoch may seem younger."""
+        epoch = self.epoch + 1 - back
+        certain = set(self.extents.older_than(epoch))
+        for start, length in self.gaps():
+            youngest = max(age for age in self.freed_at[start : start + length] if age is not None)
+            if (start, length) in certain:
+                assert youngest < epoch
+
+    @invariant()
+    def free_units_are_counted(self) -> None:
+        if hasattr(self, "extents"):
+            free = sum(age is not None for age in self.freed_at)
+            assert self.extents.free_units == self.extents.statistics().free_units == free
+
+    @rule()
+    def check(self) -> None:
+        self.extents.check()
+        assert list(self.extents) == self.gaps()
+
+    def teardown(self) -> None:
+        if hasattr(self, "extents"):
+            self.check()
+
+
+TestExtents = pytest.mark.slow(ExtentMachine.TestCase)
