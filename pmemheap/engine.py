@@ -324,35 +324,14 @@ class Engine(native.HeapCore):
 
     def _serve(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a change of the volatile structures, alone; repair them first if one was torn out."""
-        thread = self._begin_change()
-        try:
-            with self._lock:
-                self._owner = thread
-                try:
-                    if self._state() != _OPEN:
-                        self._require()
-                    if self._unsettled:
-                        self._supply.rebuild()
-                    self._unsettled = True
-                    try:
-                        result = work(*args, **kwargs)
-                    except (PmemHeapError, BufferError):
-                        self._unsettled = False
-                        self._heed_failed_sync()
-                        raise
-                    self._unsettled = False
-                    return result
-                finally:
-                    self._owner = 0
-        finally:
-            self._end_change(thread)
+        return self._alone(self._settled, work, *args, **kwargs)
 
-    def _begin_change(self) -> int:
-        """Note that this thread is going to change a heap, and return it; before the lock is taken.
+    def _alone(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run something under the lock of the heap.
 
-        The thread may be interrupted anywhere by finalizers. If those could wait for the lock of
-        another heap, whose owner waits for something that this thread holds, both would wait for
-        ever: so they are refused.
+        A thread that changes a heap may be interrupted anywhere by finalizers. If those could wait
+        for the lock of another heap, whose owner waits for something that this thread holds, both
+        would wait for ever: so they are refused.
         """
         thread = threading.get_ident()
         if thread in _changing:
@@ -360,13 +339,31 @@ class Engine(native.HeapCore):
                 f"{self._name}: called from a finalizer or signal handler while a heap is being "
                 "changed by the same thread; only free and view may be"
             )
-        _changing.add(thread)
-        return thread
+        try:  # the note is made inside of it, so that no interrupt can leave it behind
+            _changing.add(thread)
+            with self._lock:
+                self._owner = thread
+                try:
+                    return work(*args, **kwargs)
+                finally:
+                    self._owner = 0
+        finally:
+            _changing.discard(thread)
 
-    @staticmethod
-    def _end_change(thread: int) -> None:
-        """Note that the change is over; after the lock was let go."""
-        _changing.discard(thread)
+    def _settled(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._state() != _OPEN:
+            self._require()
+        if self._unsettled:
+            self._supply.rebuild()
+        self._unsettled = True
+        try:
+            result = work(*args, **kwargs)
+        except (PmemHeapError, BufferError):
+            self._unsettled = False
+            self._heed_failed_sync()
+            raise
+        self._unsettled = False
+        return result
 
     # ------------------------------------------------------------ refusing
 
@@ -470,6 +467,7 @@ living: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
+    _changing.clear()
     for heap in list(living):
         heap._after_fork_in_child()
 

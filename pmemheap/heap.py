@@ -476,12 +476,7 @@ class Heap(Engine):
         if state == State.FORKED:
             self._set_state(State.CLOSED)
             return
-        thread = self._begin_change()
-        try:
-            with self._lock:
-                self._close_locked()
-        finally:
-            self._end_change(thread)
+        self._alone(self._close_locked)
 
     def _close_locked(self) -> None:
         if self._state() == State.CLOSED:
