@@ -324,9 +324,9 @@ class Engine(native.HeapCore):
 
     def _serve(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a change of the volatile structures, alone; repair them first if one was torn out."""
-        return self._alone(self._settled, work, *args, **kwargs)
+        return self._alone(lambda: self._settled(work, *args, **kwargs))
 
-    def _alone(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    def _alone(self, work: Callable[[], T]) -> T:
         """Run something under the lock of the heap.
 
         A thread that changes a heap may be interrupted anywhere by finalizers. If those could wait
@@ -344,7 +344,7 @@ class Engine(native.HeapCore):
             with self._lock:
                 self._owner = thread
                 try:
-                    return work(*args, **kwargs)
+                    return work()
                 finally:
                     self._owner = 0
         finally:

@@ -18,9 +18,7 @@ SIZES = st.one_of(
     st.integers(1, 300),
     st.integers(300, 20 * KiB),
     st.integers(20 * KiB, 400 * KiB),
-    st.sampled_from(
-        [1, 16, 17, 2048, 2049, UNIT, UNIT + 1, 15 * KiB, 63 * UNIT, 63 * UNIT + 1, MiB]
-    ),
+    st.sampled_from([1, 16, 17, 2048, 2049, UNIT, UNIT + 1, 15 * KiB, 63 * UNIT, MiB]),
 )
 ALIGNMENTS = st.sampled_from([16, 16, 16, 64, 2048, UNIT, 1 << 16, 1 << 20])
 LIMIT = 24 * MiB
@@ -180,6 +178,22 @@ class HeapMachine(RuleBasedStateMachine):
             self.refuse_overlap(offset, self.heap.usable_size(offset))
             twin.size = max(size, twin.size)
             self.live[offset] = twin
+
+    @rule(units=st.lists(st.integers(64, 100), min_size=3, max_size=6), which=st.integers(0, 5))
+    def leave_a_hole_behind_an_extent_and_grow_into_it(self, units: list[int], which: int) -> None:
+        try:
+            offsets = [self.heap.malloc(each * UNIT) for each in units]
+        except OutOfSpaceError:
+            return
+        for offset, each in zip(offsets, units, strict=True):
+            self.born(offset, each * UNIT)
+        hole = offsets[which % len(offsets)]
+        self.heap.free(hole)
+        self.died(hole)
+        before = max((offset for offset in self.live if offset < hole), default=None)
+        if before is not None:
+            self.expand(list(self.live).index(before), self.live[before].size + 10 * UNIT)
+            self.realloc(list(self.live).index(before), self.live[before].size + 30 * UNIT)
 
     @rule(number=st.integers(0), sliced=st.booleans())
     def hold_a_view(self, number: int, sliced: bool) -> None:
