@@ -26,7 +26,7 @@ PROBES = 40
 
 
 class Twin:
-    (st.sampled_from([1, 16, 17, 2048, 2049, UNIT, UNIT + 1, 15 * KiB, 63 * UNIT, MiB]),)
+    """What a block holds by the model: its size, and bytes at its ends and some places between."""
 
     def __init__(self, size: int, seed: int) -> None:
         self.size = size
@@ -181,12 +181,13 @@ class HeapMachine(RuleBasedStateMachine):
 
     @rule(units=st.lists(st.integers(64, 100), min_size=3, max_size=6), which=st.integers(0, 5))
     def leave_a_hole_behind_an_extent_and_grow_into_it(self, units: list[int], which: int) -> None:
-        try:
-            offsets = [self.heap.malloc(each * UNIT) for each in units]
-        except OutOfSpaceError:
-            return
-        for offset, each in zip(offsets, units, strict=True):
-            self.born(offset, each * UNIT)
+        offsets = []
+        for each in units:
+            try:
+                offsets.append(self.heap.malloc(each * UNIT))
+            except OutOfSpaceError:
+                return
+            self.born(offsets[-1], each * UNIT)
         hole = offsets[which % len(offsets)]
         self.heap.free(hole)
         self.died(hole)
