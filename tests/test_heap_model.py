@@ -299,8 +299,10 @@ class FileHeapMachine(HeapMachine):
         self.heap = Heap.open(self.path, limit=LIMIT, decay=0)
 
     def teardown(self) -> None:
-        super().teardown()
-        shutil.rmtree(self.directory)
+        try:
+            super().teardown()
+        finally:
+            shutil.rmtree(self.directory)
 
 
 SETTINGS = settings(
