@@ -121,7 +121,8 @@ class Engine(native.HeapCore):
         self._configure(*packed_classes())
         data, bits, entries, units = map(region.base, ("data", "bits", "entries", "units"))
         self._attach(data, bits, entries, units, region.lifelines)
-        self._supply = Supply(self, region, medium, fresh=fresh)
+        core = weakref.proxy(self)  # no cycle: a heap that is dropped is closed at once
+        self._supply = Supply(core, region, medium, fresh=fresh)
         self._decay_seconds = decay
         self._decayed_at = time.monotonic()
         self._rearm()

@@ -348,6 +348,19 @@ static PyObject *free_batch(PyObject *object, const uint64_t *offsets, Py_ssize_
     Py_RETURN_NONE;
 }
 
+/* What is checked is what is freed: another thread may write to the caller's buffer without the GIL. */
+static PyObject *free_copy(PyObject *object, const Py_buffer *buffer)
+{
+    uint64_t *offsets = PyMem_Malloc((size_t)buffer->len + 1);
+
+    if (offsets == NULL)
+        return PyErr_NoMemory();
+    memcpy(offsets, buffer->buf, (size_t)buffer->len);
+    PyObject *result = free_batch(object, offsets, buffer->len / (Py_ssize_t)sizeof(uint64_t));
+    PyMem_Free(offsets);
+    return result;
+}
+
 PyDoc_STRVAR(free_many_doc,
 "free_many(offsets)\n--\n\n"
 "Free many blocks in one call: all of them or none.\n\n"
@@ -376,7 +389,7 @@ static PyObject *heap_free_many(PyObject *object, PyObject *offsets)
         PyErr_Format(PyExc_TypeError, "free_many: offsets of 8 bytes each (format 'Q') expected, format '%s' found", format);
         result = NULL;
     } else {
-        result = free_batch(object, buffer.buf, buffer.len / (Py_ssize_t)sizeof(uint64_t));
+        result = free_copy(object, &buffer);
     }
     PyBuffer_Release(&buffer);
     Py_DECREF(packed);
