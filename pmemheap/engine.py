@@ -45,7 +45,7 @@ from pmemheap.units import GRANULE, UNIT
 __all__ = ["BAD_OFFSET", "Engine", "State", "living"]
 
 DECAY_SHARE = 1 / 8
-_DECAY_LEAST_UNITS = 256
+_DECAY_LEAST_UNITS = 1024
 _DECAY_UNITS_SHARE = 16
 _CLASS_SIZES = [one.size for one in CLASSES]
 
@@ -298,7 +298,8 @@ class Engine(native.HeapCore):
         """Merge what was freed and give back what is old; `free` calls this now and then."""
         elapsed = time.monotonic() - self._decayed_at
         due = self._decay_seconds is not None and elapsed >= self._decay_seconds
-        if not self._owner and threading.get_ident() not in _changing:
+        busy = self._owner or threading.get_ident() in _changing
+        if (due or self._merge_is_due()) and not busy:
             try:
                 self._serve(self._upkeep_locked, due)
             except PmemHeapError as error:

@@ -105,6 +105,14 @@ static PyObject *arm_upkeep(PyObject *object, PyObject *argument)
     Py_RETURN_NONE;
 }
 
+static PyObject *merge_is_due(PyObject *object, PyObject *ignored)
+{
+    const struct heap_object *self = (struct heap_object *)object;
+
+    (void)ignored;
+    return PyBool_FromLong(self->heap.limbo_count >= self->merge_at);
+}
+
 #define RAW_CALL(name, call)                                                    \
     static PyObject *name(PyObject *object, PyObject *args)                     \
     {                                                                           \
@@ -467,6 +475,7 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_state", get_state, METH_NOARGS, "What the public calls may do."},
     {"_shut", shut, METH_NOARGS, "Close unless views live; how many do."},
     {"_arm_upkeep", arm_upkeep, METH_O, "Call _upkeep after so many more freed units, or many more freed extents."},
+    {"_merge_is_due", merge_is_due, METH_NOARGS, "Whether many extents were freed since _arm_upkeep."},
     {"_try_malloc", try_malloc, METH_VARARGS, "Offset, or a negative code."},
     {"_try_realloc", try_realloc, METH_VARARGS, "Offset, or a negative code."},
     {"_try_expand", try_expand, METH_VARARGS, "0, or a negative code."},
