@@ -296,10 +296,11 @@ static int64_t take_for_move(struct ph_heap *h, uint64_t size, int grows)
 static int64_t move(struct ph_heap *h, uint64_t offset, struct ph_unit *record, uint64_t size)
 {
     uint64_t old_size = record->state == PH_U_LARGE ? record->u.nbytes : capacity_of(h, record);
+    uint64_t held = capacity_of(h, record); /* all that a view of the block shows */
     int64_t to = take_for_move(h, size, size > old_size);
     if (to < 0)
         return to;
-    memcpy(h->data + to, h->data + offset, old_size < size ? old_size : size);
+    memcpy(h->data + to, h->data + offset, held < size ? held : size);
     ph_mark_forget(h, offset);
     ph_block_free(h, offset, record);
     return to;
@@ -319,7 +320,7 @@ static int grow_up(struct ph_heap *h, uint64_t unit, uint64_t more, uint64_t nby
 /* Grow a large block over free units in front of it and behind it; its bytes move down. */
 static int64_t grow_down(struct ph_heap *h, uint64_t unit, uint64_t more, uint64_t nbytes)
 {
-    uint64_t have = h->units[unit].nunits, old_bytes = h->units[unit].u.nbytes;
+    uint64_t have = h->units[unit].nunits, held = have << PH_UNIT_SHIFT;
     uint64_t after = ph_room_after(h, unit + have), before = ph_pool_room_before(h, unit);
     if (before + after < more)
         return PH_H_MOVE;
@@ -327,7 +328,7 @@ static int64_t grow_down(struct ph_heap *h, uint64_t unit, uint64_t more, uint64
     if (after)
         ph_pool_take_after(h, unit + have, after);
     ph_pool_take_before(h, unit, more - after);
-    memmove(h->data + (to << PH_UNIT_SHIFT), h->data + (unit << PH_UNIT_SHIFT), old_bytes);
+    memmove(h->data + (to << PH_UNIT_SHIFT), h->data + (unit << PH_UNIT_SHIFT), held);
     ph_mark_forget(h, unit << PH_UNIT_SHIFT);
     large_undress(h, unit);
     ph_large_make(h, to, have + more, nbytes);
