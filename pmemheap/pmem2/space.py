@@ -28,6 +28,8 @@ from pmemheap.units import PAGE, align_down
 
 __all__ = ["AddressSpace", "occupant", "space"]
 
+_ALIGNED_TRIES = 16
+
 _Result = TypeVar("_Result")
 
 
@@ -115,6 +117,16 @@ class AddressSpace:
             self._lifelines.discard(lifeline)
 
     def _reserve_aligned(self, size: int, headroom: int, alignment: int, skew: int) -> Lifeline:
+        try:
+            return self._reserve_with_slack(size, headroom, alignment, skew)
+        except OSError as error:
+            if error.errno != errno.ENOMEM or alignment == PAGE:
+                raise
+            lifeline = _reserve_below(size + headroom, alignment, skew)
+            lifeline.hide(headroom)
+            return lifeline
+
+    def _reserve_with_slack(self, size: int, headroom: int, alignment: int, skew: int) -> Lifeline:
         total = size + headroom + alignment - PAGE
         if total >= ADDRESS_LIMIT:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
@@ -173,6 +185,20 @@ class AddressSpace:
             wanted.append((lifeline, lifeline.headroom))
             length -= lifeline.headroom
         return wanted
+
+
+def _reserve_below(length: int, alignment: int, skew: int) -> Lifeline:
+    """Take an aligned range near where the kernel would put one: a limit may leave no slack."""
+    probe = Lifeline(0, length)
+    start = probe.start - (probe.start - skew) % alignment
+    probe.release()
+    for address in range(start, start - _ALIGNED_TRIES * alignment, -alignment):
+        try:
+            return Lifeline(address, length)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
 
 def _half(headroom: int) -> int:
