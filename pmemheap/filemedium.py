@@ -60,7 +60,8 @@ class FileMedium(HeapFile):
         index = spare if spare is not None else self._free_index()
         if spare is not None:
             old = self.segments[spare]
-            slot = replace(old, kind=SegmentKind.DATA, first_unit=first_unit, nunits=old.capacity)
+            taken = nunits if len(self.segments) <= layout.SEGMENT_SLOTS // 2 else old.capacity
+            slot = SegmentSlot(SegmentKind.DATA, old.file_off, taken, 0, first_unit, taken)
         else:
             slot = SegmentSlot(SegmentKind.DATA, self.file_end, nunits, 0, first_unit, nunits)
         if self.limit is not None and slot.file_stop > self.limit:
@@ -92,8 +93,9 @@ class FileMedium(HeapFile):
             write_zeros(self.fd, slot.file_off, length)
 
     def _fitting_spare(self, nunits: int) -> int | None:
+        """Return the lowest in the file, so that its end can be cut off."""
         fitting = [
-            (slot.capacity, index)
+            (slot.file_off, index)
             for index, slot in self.segments.items()
             if slot.kind == SegmentKind.SPARE and slot.capacity >= nunits
         ]
@@ -141,7 +143,12 @@ class FileMedium(HeapFile):
     def publish(self, piece: Piece, end_unit: int) -> None:
         """Store slot and arena range."""
         assert piece.slot is not None
+        spare = self.segments.get(piece.index)
         self._put_segment(piece.index, piece.slot)
+        if spare is not None and spare.capacity > piece.slot.capacity:
+            rest = spare.capacity - piece.slot.capacity
+            slot = SegmentSlot(SegmentKind.SPARE, piece.slot.file_stop, rest)
+            self._put_segment(self._free_index(), slot)
         self._put_arena(self.arena.first_unit, end_unit)
 
     def withdraw(self, pieces: list[Piece], first_unit: int, end_unit: int) -> None:
@@ -167,6 +174,12 @@ class FileMedium(HeapFile):
         for slot in self.segments.values():
             if slot.kind == SegmentKind.SPARE:
                 self._punch(slot.file_off, slot.file_bytes)
+
+    def has_spare_below(self, piece: Piece) -> bool:
+        """Tell whether a segment could lie lower in the file than this one."""
+        assert piece.slot is not None
+        spare = self._fitting_spare(layout.SEGMENT_UNITS)
+        return spare is not None and self.segments[spare].file_off < piece.slot.file_off
 
     def _cut_end(self) -> None:
         """Cut the file behind its last segment in use, unless a reader has the rest mapped."""

@@ -122,6 +122,9 @@ class Medium(Protocol):
     def release(self, pieces: list[Piece]) -> None:
         """Give the space of withdrawn and unmapped pieces back."""
 
+    def has_spare_below(self, piece: Piece) -> bool:
+        """Tell whether a segment could lie lower in the file than this one."""
+
     def punch(self, piece: Piece, address: int, start: int, nunits: int) -> None:
         """Give the pages of units back; they read zero afterwards."""
 
@@ -185,6 +188,10 @@ class AnonymousMedium:
         """Forget pieces: unmapping gave their memory back."""
         for piece in pieces:
             self.abandon(piece)
+
+    def has_spare_below(self, piece: Piece) -> bool:
+        """No: it has no file."""
+        return False
 
     def punch(self, piece: Piece, address: int, start: int, nunits: int) -> None:
         """Tell the kernel to drop the pages."""
@@ -449,6 +456,10 @@ class Region:
                 break
             first = segment.piece.stop
         return first
+
+    def can_sink(self) -> bool:
+        """Tell whether a new segment would lie lower in the file than all there are."""
+        return all(self._medium.has_spare_below(piece) for piece in self.pieces)
 
     def cheapest_segment(self) -> tuple[int, int]:
         """Return the segment to keep of an empty region: lowest in the file, or shortest."""

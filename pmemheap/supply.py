@@ -15,6 +15,7 @@ the volatile half anew from what the core describes, after an interrupt left it 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Protocol
 
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError
@@ -327,6 +328,7 @@ class Supply:
 
     def _cut_ends(self) -> None:
         """Cut off the whole segments at both ends in which all is free."""
+        self._sink()
         region, free = self.region, list(self.extents)
         first, end = region.first_unit, region.end_unit
         if not free:
@@ -339,6 +341,18 @@ class Supply:
             start, length = free[0]
             first = region.droppable_head(length + start) if start == first else first
         self._cut(first, end)
+
+    def _sink(self) -> None:
+        """Of a heap in which all is free, let the segment that stays lie low in the file."""
+        region = self.region
+        if self.extents.free_units < region.nunits or not region.can_sink():
+            return
+        end = region.end_unit
+        with suppress(OutOfSpaceError):
+            region.grow(1, 1)
+            self._core._set_bounds(region.first_unit, region.end_unit, region.end_unit)
+            self.extents.deallocate(end, region.end_unit - end)
+            self.virgin = region.end_unit
 
     def _cut(self, first: int, end: int) -> None:
         old_first, old_end = self.region.first_unit, self.region.end_unit
