@@ -89,7 +89,7 @@ class Fifo:
         stats, region = self.heap.stats(), self.heap._region
         reserved = sum(table.reservation.size for table in region.tables.values())
         blocks, first = stats.file_blocks, region.first_unit * UNIT
-        return Sample(self.passed, reserved, stats.resident, blocks, first)
+        return Sample(self.passed, reserved, stats.touched, blocks, first)
 
 
 def run(load: Load) -> list[Sample]:

@@ -14,7 +14,7 @@ from pmemheap import Heap, layout
 from pmemheap.errors import CorruptHeapError, UsageError
 
 ALL = bool(os.environ.get("PMEMHEAP_DAMAGE_ALL"))
-STRIDES = {"flips": 61, "truncations": 17, "garbage": 9, "sealed": 13}
+STRIDES = {"flips": 101, "truncations": 17, "garbage": 9, "sealed": 17}
 CODE = """
 import sys
 from damage_load import main

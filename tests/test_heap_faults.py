@@ -134,7 +134,8 @@ class Surroundings:
 
     @classmethod
     def now(cls, directory: Path) -> Surroundings:
-        return cls(directory, descriptors(), reserved(), mapped_files(*cls.words(directory)))
+        ranges = reserved()  # first: what others have dropped is collected
+        return cls(directory, descriptors(), ranges, mapped_files(*cls.words(directory)))
 
     @staticmethod
     def words(directory: Path) -> tuple[str, str]:
