@@ -39,10 +39,20 @@ def descriptors() -> dict[int, str]:
     return found
 
 
+SANITIZER_HEAP = range(0x600000000000, 0x640000000000)
+
+
 def reserved() -> set[tuple[int, int]]:
-    """Return the ranges of this process without access, which reservations are made of."""
+    """Return the ranges of this process without access, which reservations are made of.
+
+    Those of AddressSanitizer's own allocator come and go, and are left out.
+    """
     gc.collect()
-    return {(each.start, each.stop) for each in address_map() if each.permissions == "---p"}
+    return {
+        (each.start, each.stop)
+        for each in address_map()
+        if each.permissions == "---p" and each.start not in SANITIZER_HEAP
+    }
 
 
 def mapped_files(*words: str) -> list[str]:
