@@ -10,12 +10,15 @@ weakly, which lifelines there are. Headroom is a wish: it is asked for again at 
 it can be had, and it is given up where it would make somebody's request fail, either because the
 request names the addresses or because the process may have no more of them.
 
-One lock for the process: whoever changes the borders of a lifeline holds it.
+One lock for the process: whoever changes the borders of a lifeline holds it. The garbage collector
+rests meanwhile: a finalizer that it ran in here could wait for a heap whose owner waits for this
+lock.
 """
 
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -33,6 +36,20 @@ _ALIGNED_TRIES = 16
 _Result = TypeVar("_Result")
 
 
+class _NoCollection:
+    """Keeps the garbage collector from running, and restores what was; may be nested."""
+
+    __slots__ = ("_enabled",)
+
+    def __enter__(self) -> None:
+        self._enabled = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *exception: object) -> None:
+        if self._enabled:
+            gc.enable()
+
+
 class AddressSpace:
     """Makes and changes lifelines. Every method raises OSError with nothing changed."""
 
@@ -48,7 +65,7 @@ class AddressSpace:
         OSError
             EEXIST: the range is occupied. ENOMEM: no room, or past the limit of user addresses.
         """
-        with self.lock:
+        with self.lock, _NoCollection():
             stop = address + size
             lifeline = self._insist(lambda: Lifeline(address, size), address, stop)
             while headroom:
@@ -69,7 +86,7 @@ class AddressSpace:
         OSError
             ENOMEM: no room for `size` bytes, even without headroom.
         """
-        with self.lock:
+        with self.lock, _NoCollection():
             while True:
                 try:
                     lifeline = self._reserve_aligned(size, headroom, alignment, skew)
@@ -89,18 +106,18 @@ class AddressSpace:
         OSError
             EEXIST: the range behind is occupied. ENOMEM: past a limit.
         """
-        with self.lock:
+        with self.lock, _NoCollection():
             stop = lifeline.stop + length
             self._insist(lambda: lifeline.extend(length), lifeline.end, stop, lifeline)
 
     def cut_head(self, lifeline: Lifeline, length: int) -> None:
         """Give the first `length` bytes of `lifeline` back."""
-        with self.lock:
+        with self.lock, _NoCollection():
             lifeline.cut_head(length)
 
     def cut_tail(self, lifeline: Lifeline, length: int, *, keep: bool) -> None:
         """Give the last `length` shown bytes of `lifeline` back, or `keep` them as headroom."""
-        with self.lock:
+        with self.lock, _NoCollection():
             lifeline.hide(length)
             if keep:
                 return
@@ -112,7 +129,7 @@ class AddressSpace:
 
     def release(self, lifeline: Lifeline) -> None:
         """Give all of `lifeline` back; BufferError while windows on it live."""
-        with self.lock:
+        with self.lock, _NoCollection():
             lifeline.release()
             self._lifelines.discard(lifeline)
 
