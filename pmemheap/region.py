@@ -571,10 +571,3 @@ def _no_address_space(piece: Piece, error: Pmem2Error) -> OutOfSpaceError:
     return OutOfSpaceError(
         f"heap cannot grow by {wanted} at unit {piece.first_unit}: {why}: {error}"
     )
-
-
-def require_headroom(headroom: int) -> int:
-    """Check the option of a heap."""
-    if not isinstance(headroom, int) or headroom < 0:
-        raise UsageError(f"headroom: bytes, 0 or more, expected, {headroom!r} found")
-    return headroom

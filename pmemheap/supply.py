@@ -21,7 +21,6 @@ from typing import Protocol
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError
 from pmemheap.extents import ExtentMap
 from pmemheap.region import Medium, Region
-from pmemheap.units import UNIT
 
 __all__ = ["POOL_MOST", "Core", "Supply"]
 
@@ -473,10 +472,6 @@ class Supply:
             )
             reached = start + nunits
         assert reached == self.region.end_unit, f"units end at {reached}"
-
-    def size_bytes(self) -> int:
-        """Bytes of data that are mapped."""
-        return self.region.nunits * UNIT
 
 
 def _impossible_entry(unit: int) -> CorruptHeapError:
