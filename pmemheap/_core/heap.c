@@ -497,7 +497,7 @@ uint64_t ph_first_refused(struct ph_heap *h, const uint64_t *offsets, uint64_t c
 }
 
 /* ph_free_many -- free a batch in which there is nothing to refuse. */
-void ph_free_many(struct ph_heap *h, const uint64_t *offsets, uint64_t count)
+int ph_free_many(struct ph_heap *h, const uint64_t *offsets, uint64_t count)
 {
     for (uint64_t i = 0, bits; i < count;) {
         uint64_t group = same_word(offsets + i, count - i, &bits);
@@ -511,6 +511,7 @@ void ph_free_many(struct ph_heap *h, const uint64_t *offsets, uint64_t count)
         ph_run_freed(h, (uint64_t)(run - h->units), word, bits);
         i += group;
     }
+    return 0;
 }
 
 void ph_record(struct ph_recorder *recorder, uint64_t *at, uint64_t value)

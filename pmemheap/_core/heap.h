@@ -52,7 +52,12 @@ enum {
     PH_H_MOVE = -6,         /* realloc: not possible in place */
     PH_H_UPSTREAM = -7,     /* realloc, expand: in place if the units behind it can be had from the extents */
     PH_H_CORRUPT = -8,      /* a table says something impossible */
+    PH_H_IN_TRANSACTION = -9, /* an open transaction holds the block */
+    PH_H_MOVE_LOGGED = -10, /* realloc in a file heap: the block has to move, which takes a transaction */
 };
+
+/* Who is to be told of a change (ph_heap.logged). */
+enum { PH_ANONYMOUS = 0, PH_PROCESS = 1, PH_POWER = 2 };
 
 /* ph_entry -- first unit of an extent or run, in the entries table, little-endian.
  *
@@ -82,6 +87,8 @@ enum {
     PH_U_RUN_BODY,   /* other units of a run */
     PH_U_LARGE,      /* first unit of a large block */
     PH_U_LIMBO,      /* first unit of a freed extent that Python has not taken back yet */
+    PH_U_RESERVED,   /* first unit of a large block of an open transaction: no entry yet */
+    PH_U_QUARANTINE, /* first unit of units that were freed, but may not be used again yet: no entry any more */
 };
 
 /* ph_unit -- volatile record of a unit; what its fields mean depends on `state`. 32 bytes. */
@@ -89,19 +96,19 @@ struct ph_unit {
     uint8_t state;
     uint8_t class_index;     /* RUN */
     uint16_t back;           /* RUN_BODY: units back to the head */
-    uint32_t nunits;         /* FREE, FREE_LAST, RUN, LARGE, LIMBO */
+    uint32_t nunits;         /* all but OTHER and RUN_BODY */
     union {
         struct {
-            uint16_t live;   /* RUN: blocks in use */
+            uint16_t live;   /* RUN: blocks whose bits are set */
             uint16_t blocks; /* RUN: blocks it has room for */
             uint16_t marks;  /* RUN: blocks of it in the table of marks */
-            uint16_t zero;
+            uint16_t held;   /* RUN: blocks that are neither live nor free, see ph_held */
         } run;
-        uint64_t nbytes;     /* LARGE: bytes asked for */
+        uint64_t nbytes;     /* LARGE, RESERVED, QUARANTINE: bytes asked for */
         uint64_t freed_at;   /* FREE: epoch in which the youngest part of the range was freed */
     } u;
     uint32_t child, sibling, prev; /* FREE, partial RUN: address-ordered pairing heap; LIMBO: sibling = next */
-    uint32_t marked;               /* LARGE: 1 if the block is in the table of marks */
+    uint32_t marked;               /* LARGE, RESERVED, QUARANTINE: 1 if the block is in the table of marks */
 };
 _Static_assert(sizeof(struct ph_unit) == 32, "two records a cache line");
 
@@ -126,14 +133,55 @@ struct ph_mark {
     uint64_t serial;      /* of the handles of this life of the block; 0 = none */
     uint32_t views;
     uint32_t handles;
-    uint64_t deferred;    /* free when the last view goes */
+    uint32_t deferred;    /* what happens when the last view goes: enum below */
+    uint32_t pins;        /* of open transactions [R26] */
+};
+_Static_assert(sizeof(struct ph_mark) == 32, "two marks a cache line");
+
+enum {
+    PH_STAYS = 0,
+    PH_FREED_LATER = 1,    /* a bare free waits: the block is live until then, and counts as freed */
+    PH_RELEASED_LATER = 2, /* the block is gone: its space becomes free */
 };
 
 struct ph_marks {
     struct ph_mark *slots;
     uint64_t capacity, used;
     uint64_t views;       /* live views of all blocks */
+    uint64_t pins;        /* pins of all blocks */
+    uint64_t waiting;     /* bare frees that wait for a last view */
     uint64_t serial;
+};
+
+/* ph_held -- the blocks of runs that are neither live nor free, a word of the bits table at a time. Volatile: their
+ * bits in `bits` are clear, so that whoever opens the file finds them free. */
+struct ph_held_word {
+    uint64_t key;         /* index of the word + 1; 0 = empty slot */
+    uint64_t reserved;    /* blocks of open transactions */
+    uint64_t freed;       /* quarantined [R6], or gone but still viewed */
+};
+
+struct ph_held {
+    struct ph_held_word *slots;
+    uint64_t capacity, used;
+    uint64_t reserved_blocks, reserved_bytes; /* small and large, by what they can hold */
+    uint64_t freed_blocks, freed_bytes;       /* the same of what is quarantined */
+    uint64_t reserved_units, freed_units;     /* of large blocks alone */
+};
+
+/* What the log has to be told in a power heap, until the next record takes it. */
+struct ph_freed {
+    uint64_t offset, nbytes; /* what was freed: whole blocks, or the units that a block lost at its end */
+};
+
+struct ph_freed_list {
+    struct ph_freed *items;
+    uint64_t capacity, count;
+};
+
+struct ph_dirty {
+    uint64_t **words;     /* addresses of words of the shadow tables that were stored to */
+    uint64_t capacity, count;
 };
 
 /* ph_recorder -- every store to persistent bytes, in program order, when a test asks for it. */
@@ -151,6 +199,8 @@ struct ph_heap {
     struct ph_entry *entries; /* NULL in an anonymous heap */
     struct ph_unit *units;
     struct ph_recorder *recorder;
+    uint32_t logged;          /* PH_ANONYMOUS, PH_PROCESS or PH_POWER: ph_set_logged */
+    uint32_t noted;           /* somebody wants to know of each store: the recorder, or the log */
     uint64_t first_unit, end_unit;
     uint64_t wild, wild_end;  /* never used units that are ours; address space above everything else of the pool */
     uint64_t epoch;           /* counts the decay intervals; Python moves it on */
@@ -172,6 +222,9 @@ struct ph_heap {
     uint64_t freed_units;     /* units given back to the pool or to limbo since open: drives the decay */
     uint64_t *starts;         /* of all classes, one behind the other */
     struct ph_marks marks;
+    struct ph_held held;
+    struct ph_freed_list freed;
+    struct ph_dirty dirty;
     struct ph_class classes[PH_CLASSES_MAX];
 };
 

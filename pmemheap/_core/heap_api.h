@@ -17,10 +17,39 @@ uint64_t ph_malloc_many(struct ph_heap *h, uint64_t size, uint64_t count, uint64
 int ph_free(struct ph_heap *h, uint64_t offset);
 int ph_free_refusal(struct ph_heap *h, uint64_t offset);
 uint64_t ph_first_refused(struct ph_heap *h, const uint64_t *offsets, uint64_t count);
-void ph_free_many(struct ph_heap *h, const uint64_t *offsets, uint64_t count);
+int ph_free_many(struct ph_heap *h, const uint64_t *offsets, uint64_t count);
 int64_t ph_realloc(struct ph_heap *h, uint64_t offset, uint64_t size);
 int ph_expand(struct ph_heap *h, uint64_t offset, uint64_t size);
 int64_t ph_usable_size(struct ph_heap *h, uint64_t offset);
+
+/* Two steps: a transaction reserves, then publishes or cancels; retires, then releases. Volatile only: the bits and
+ * entries of the block itself are the caller's to store, in the same breath, before or after. Each of the void calls
+ * demands that the block is in the state that it says. */
+int64_t ph_reserve(struct ph_heap *h, uint64_t size, uint64_t align);
+void ph_reserve_large(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
+void ph_publish(struct ph_heap *h, uint64_t offset);
+void ph_cancel(struct ph_heap *h, uint64_t offset);
+void ph_retire(struct ph_heap *h, uint64_t offset);
+void ph_release(struct ph_heap *h, uint64_t offset);
+
+/* Room for `count` blocks to retire, or PH_H_NOMEM; good until the GIL is let go. */
+int ph_held_reserve(struct ph_heap *h, uint64_t count);
+
+/* Bytes that a live, reserved or quarantined block can hold, or PH_H_BAD_OFFSET. */
+int64_t ph_held_size(struct ph_heap *h, uint64_t offset);
+struct ph_unit *ph_visible_at(struct ph_heap *h, uint64_t offset);
+int64_t ph_block_start(struct ph_heap *h, uint64_t offset);
+int ph_is_reserved(struct ph_heap *h, uint64_t offset);
+
+/* Pins of open transactions [R26]. */
+int ph_pin(struct ph_heap *h, uint64_t offset);
+void ph_unpin(struct ph_heap *h, uint64_t offset);
+
+/* What a power heap keeps for its log. Reserving guarantees room, or says PH_H_NOMEM with nothing changed. */
+void ph_set_logged(struct ph_heap *h, uint32_t logged);
+void ph_set_recorder(struct ph_heap *h, struct ph_recorder *recorder);
+int ph_dirty_reserve(struct ph_heap *h, uint64_t count);
+int ph_freed_reserve(struct ph_heap *h, uint64_t count);
 
 /* Large blocks that Python places. */
 void ph_large_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
