@@ -22,10 +22,10 @@ int64_t ph_realloc(struct ph_heap *h, uint64_t offset, uint64_t size);
 int ph_expand(struct ph_heap *h, uint64_t offset, uint64_t size);
 int64_t ph_usable_size(struct ph_heap *h, uint64_t offset);
 
-/* Two steps: a transaction reserves, then publishes or cancels; retires, then releases. Volatile only: the bits and
+/* Two steps: a transaction reserves (ph_reserve itself is a system call's name), then publishes or cancels; retires, then releases. Volatile only: the bits and
  * entries of the block itself are the caller's to store, in the same breath, before or after. Each of the void calls
  * demands that the block is in the state that it says. */
-int64_t ph_reserve(struct ph_heap *h, uint64_t size, uint64_t align);
+int64_t ph_reserve_block(struct ph_heap *h, uint64_t size, uint64_t align);
 void ph_reserve_large(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
 void ph_publish(struct ph_heap *h, uint64_t offset);
 void ph_cancel(struct ph_heap *h, uint64_t offset);
