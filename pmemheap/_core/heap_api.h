@@ -40,6 +40,7 @@ int64_t ph_held_size(struct ph_heap *h, uint64_t offset);
 struct ph_unit *ph_visible_at(struct ph_heap *h, uint64_t offset);
 int64_t ph_block_start(struct ph_heap *h, uint64_t offset);
 int ph_is_reserved(struct ph_heap *h, uint64_t offset);
+int ph_is_retired(struct ph_heap *h, uint64_t offset);
 
 /* Pins of open transactions [R26]. */
 int ph_pin(struct ph_heap *h, uint64_t offset);
