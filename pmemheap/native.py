@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmemheap._core import _hot
 from pmemheap._core._hot import BlockBytes, HeapCore, Lifeline, Window
@@ -54,8 +54,11 @@ __all__ = [
     "Lock",
     "NativeError",
     "Residency",
+    "TapeEvent",
+    "TapeKind",
     "Window",
     "check",
+    "copy_differences",
     "crc32c",
     "crc32c_hardware",
     "crc32c_table",
@@ -84,7 +87,16 @@ __all__ = [
     "pwrite",
     "residencies",
     "seal",
+    "store",
     "system_calls",
+    "tape_end",
+    "tape_is_on",
+    "tape_kill",
+    "tape_map",
+    "tape_note",
+    "tape_offset",
+    "tape_start",
+    "tape_steps",
     "unmap",
 ]
 
@@ -165,6 +177,23 @@ class Call(IntEnum):
     FDATASYNC = lib.PH_CALL_FDATASYNC
     FCNTL = lib.PH_CALL_FCNTL
     MEMFD = lib.PH_CALL_MEMFD
+
+
+class TapeKind(IntEnum):
+    """What an event on the tape is; see `TapeEvent`."""
+
+    STORE = lib.PH_TAPE_STORE
+    FOUND = lib.PH_TAPE_FOUND
+    WRITE = lib.PH_TAPE_WRITE
+    TRUNCATE = lib.PH_TAPE_TRUNCATE
+    ALLOCATE = lib.PH_TAPE_ALLOCATE
+    SYNC_RANGE = lib.PH_TAPE_SYNC_RANGE
+    SYNC_FILE = lib.PH_TAPE_SYNC_FILE
+    FLUSH = lib.PH_TAPE_FLUSH
+    FENCE = lib.PH_TAPE_FENCE
+    MAP = lib.PH_TAPE_MAP
+    UNMAP = lib.PH_TAPE_UNMAP
+    NOTE = lib.PH_TAPE_NOTE
 
 
 # ---------------------------------------------------------------- failures
@@ -254,6 +283,140 @@ def faults(nth: int, number: int = 0, kind: FaultKind = FaultKind.ERROR) -> Iter
 def system_calls() -> int:
     """Return the number of system calls made or refused so far, by all threads."""
     return int(lib.ph_faults_state().calls)
+
+
+# ---------------------------------------------------------------- the tape, for tests
+
+
+class TapeEvent(NamedTuple):
+    """One thing that changed the file of a tape, or made changes durable.
+
+    `offset` and `length` are a range of the file, `data` its new bytes where there are any.
+    `detail` is the mode of an ALLOCATE, or the kind of a NOTE, whose number is `length`.
+    `step` is the argument of `tape_kill` that ends the process before this event.
+    `begin` counts the events that were there when a system call was made: what came after it is not
+    covered by a sync.
+    """
+
+    kind: TapeKind
+    offset: int
+    length: int
+    detail: int
+    step: int
+    begin: int
+    data: bytes
+
+
+def _share_tape(tape: Any) -> None:
+    lib.ph_tape_share(tape)
+    _hot.share_tape(int(ffi.cast("uintptr_t", tape)))
+
+
+def _make_tape(fd: int, kill_at: int) -> None:
+    if tape_is_on():
+        raise UsageError("tape: no other one expected in this process, one is running")
+    out = ffi.new("struct ph_tape **")
+    check(lib.ph_tape_make(fd, kill_at, out), "tape")
+    _share_tape(out[0])
+
+
+def tape_is_on() -> bool:
+    """Tell whether this process has a tape running."""
+    return bool(lib.ph_tape_state() != ffi.NULL)
+
+
+def tape_start(fd: int) -> None:
+    """Record what changes the file behind `fd`, from its bytes of now on; for tests.
+
+    Told are the stores of the C core and `store`, and the system calls of this module. Maps that
+    are there already are to be told by `tape_map`. Stores of others are found before the next
+    event, as FOUND.
+
+    Raises
+    ------
+    UsageError
+        There is a tape already.
+    NativeError
+        No memory for a copy of the file.
+    """
+    _make_tape(fd, 0)
+
+
+def tape_kill(fd: int, step: int) -> None:
+    """End this process by SIGKILL just before the `step`-th change of the file from now; for tests.
+
+    Notes and maps are no steps. Nothing is recorded. `tape_end` lets the process live.
+    """
+    if step < 1:
+        raise UsageError(f"tape: a step from 1 on expected, {step} found")
+    _make_tape(fd, step)
+
+
+def tape_end() -> list[TapeEvent]:
+    """End the tape and return what is on it.
+
+    Raises
+    ------
+    NativeError
+        Memory ran out while it was recorded.
+    """
+    tape = lib.ph_tape_state()
+    if tape == ffi.NULL:
+        raise UsageError("tape: one that runs expected, none found")
+    lib.ph_tape_note(0, 0)  # looks for the last stores that nobody told
+    _share_tape(ffi.NULL)
+    try:
+        check(-tape.error, "tape")
+        if not tape.count:
+            return []
+        payload = ffi.buffer(tape.payload, tape.used) if tape.used else b""
+        return [_tape_event(raw, payload) for raw in ffi.unpack(tape.events, tape.count - 1)]
+    finally:
+        lib.ph_tape_free(tape)
+
+
+_WITH_DATA = {TapeKind.STORE, TapeKind.FOUND, TapeKind.WRITE}
+
+
+def _tape_event(raw: Any, payload: Any) -> TapeEvent:
+    kind = TapeKind(raw.kind)
+    data = payload[raw.payload : raw.payload + raw.length] if kind in _WITH_DATA else b""
+    return TapeEvent(kind, raw.offset, raw.length, raw.detail, raw.step, raw.begin, data)
+
+
+def tape_note(kind: int, number: int) -> None:
+    """Put a note on the tape, if there is one."""
+    if tape_is_on():
+        lib.ph_tape_note(kind, number)
+
+
+def tape_map(address: int, length: int, offset: int) -> None:
+    """Tell the tape of a shared map of its file that was there before it."""
+    if tape_is_on():
+        lib.ph_tape_map(address, length, offset)
+
+
+def tape_offset(address: int) -> int | None:
+    """Return where in the tape's file an address lies, if it does."""
+    offset = lib.ph_tape_offset(address)
+    return offset if offset >= 0 else None
+
+
+def tape_steps() -> int:
+    """Return the steps that the tape was told so far."""
+    tape = lib.ph_tape_state()
+    return 0 if tape == ffi.NULL else int(tape.steps)
+
+
+def store(address: int, data: Buffer) -> None:
+    """Store bytes to mapped memory: the way for all that may be persistent."""
+    with ffi.from_buffer(data) as raw:
+        lib.ph_put_at(address, raw, len(raw))
+
+
+def copy_differences(to: int, source: int, length: int) -> int:
+    """Make memory equal other memory, storing only to pages that differ; return their number."""
+    return check(lib.ph_copy_differences(to, source, length), "copy_differences")
 
 
 # ---------------------------------------------------------------- address space

@@ -4,7 +4,8 @@
  * So there is nothing in here but constants, plain structs and prototypes of fixed-width types.
  *
  * Results are >= 0, failures are negative: either a negated errno (-1 .. -4095) or one of enum ph_code.
- * Addresses travel as uint64_t. Nothing keeps state, except that the system-call seam counts (see ph_faults).
+ * Addresses travel as uint64_t. Nothing keeps state, except that the system-call seam counts (see ph_faults) and that
+ * a test may have a tape running (see ph_tape).
  */
 #pragma once
 #include <stdint.h>
@@ -139,6 +140,94 @@ int64_t ph_probe_lock(int32_t fd, uint64_t position, int32_t lock);
 /* ph_memory_file -- a memfd that can be sealed; ph_seal adds F_SEAL_* bits. */
 int64_t ph_memory_file(const char *name);
 int64_t ph_seal(int32_t fd, uint32_t seals);
+
+/* ---------------------------------------------------------------- the tape, for tests
+ * What changes one file, in program order: stores through its shared maps, and the system calls above. Stores that
+ * nobody told (a user's, through a view) are found by comparing the file with a copy before each event.
+ * A tape can also end the process: see kill_at. */
+enum ph_tape_kind {
+    PH_TAPE_STORE = 1,  /* bytes at offset := payload */
+    PH_TAPE_FOUND,      /* the same, of a change that was only found; at most a sector of 512 bytes */
+    PH_TAPE_WRITE,      /* the same, by pwrite; the file may have grown */
+    PH_TAPE_TRUNCATE,   /* length is the file's size now */
+    PH_TAPE_ALLOCATE,   /* fallocate of the range; detail is an enum ph_allocate_mode */
+    PH_TAPE_SYNC_RANGE, /* what was stored to the range before event `begin` is durable */
+    PH_TAPE_SYNC_FILE,  /* the same for all of the file, and its size */
+    PH_TAPE_FLUSH,      /* cache lines of the range are on their way; durable at the next fence */
+    PH_TAPE_FENCE,
+    PH_TAPE_MAP,        /* the range can be stored to */
+    PH_TAPE_UNMAP,
+    PH_TAPE_NOTE,       /* of the test: detail is its kind, length its number */
+};
+
+struct ph_tape_event {
+    uint32_t kind;
+    uint32_t detail;
+    uint64_t step;    /* the value of kill_at that ends the process before this event */
+    uint64_t begin;   /* events on the tape when a system call was made; others may have come in before it returned */
+    uint64_t offset;  /* in the file */
+    uint64_t length;
+    uint64_t payload; /* where the bytes begin in ph_tape.payload */
+};
+
+struct ph_tape_map {
+    uint64_t start, stop; /* addresses of a shared map of the file */
+    uint64_t offset;
+};
+
+struct ph_tape {
+    uint64_t device, inode;
+    uint64_t steps;   /* told so far: stores, writes, syncs, changes of the file; not notes and maps */
+    uint64_t kill_at; /* SIGKILL before this step; 0 = never */
+    int32_t fd;       /* of the tape's own; -1: nothing is recorded */
+    int32_t error;    /* errno that ended the recording; 0 = none */
+    int32_t lock;
+    int32_t flushed;  /* since the last fence */
+    unsigned char *copy; /* of the file, as the events so far make it */
+    unsigned char *view; /* of the file, mapped by the tape */
+    uint64_t size;       /* of the file and of copy */
+    uint64_t view_length;
+    struct ph_tape_map *maps;
+    uint64_t map_count, map_room;
+    struct ph_tape_event *events;
+    uint64_t count, room;
+    unsigned char *payload;
+    uint64_t used, payload_room;
+};
+
+/* ph_tape_make -- a tape for the file behind fd. It records unless `kill_at`; its copy is the file as it is now. */
+int64_t ph_tape_make(int32_t fd, uint64_t kill_at, struct ph_tape **out);
+/* ph_tape_free -- Pre: no copy of the core has it. */
+void ph_tape_free(struct ph_tape *tape);
+/* ph_tape_state -- the tape of this copy of the core, or NULL. */
+struct ph_tape *ph_tape_state(void);
+/* ph_tape_share -- tell `tape` from now on; NULL ends it. */
+void ph_tape_share(struct ph_tape *tape);
+/* ph_tape_store -- tell of a store that comes next. */
+void ph_tape_store(const void *to, const void *from, uint64_t length);
+/* ph_tape_note -- put a word of the test on the tape, behind what can be found until now. */
+void ph_tape_note(uint32_t kind, uint64_t number);
+/* ph_tape_map, ph_tape_unmap -- a shared map of the file came, or a range is one no longer. */
+void ph_tape_map(uint64_t address, uint64_t length, uint64_t offset);
+void ph_tape_unmap(uint64_t address, uint64_t length);
+/* ph_tape_watches -- whether a descriptor is one of the tape's file. Pre: there is a tape. */
+int32_t ph_tape_watches(int32_t fd);
+/* ph_tape_flush, ph_tape_fence -- cache lines were flushed; a fence has come. */
+void ph_tape_flush(uint64_t address, uint64_t length);
+void ph_tape_fence(void);
+/* ph_tape_begin -- a system call on a file comes next; 0 if it is not the tape's, else to be handed to ph_tape_end.
+ * ph_tape_begin_range -- the same for one on mapped memory. ph_tape_end, ph_tape_end_range -- it returned `result`. */
+uint64_t ph_tape_begin(int32_t fd, uint32_t kind);
+uint64_t ph_tape_begin_range(uint64_t address, uint64_t length);
+void ph_tape_end(uint64_t mark, int64_t result, const struct ph_tape_event *event, const void *bytes);
+void ph_tape_end_range(uint64_t mark, int64_t result, uint32_t kind, uint64_t address, uint64_t length);
+/* ph_tape_offset -- where in the file an address lies; -1 = nowhere. */
+int64_t ph_tape_offset(uint64_t address);
+/* ph_put_at -- ph_put of tape.h, for Python. */
+void ph_put_at(uint64_t address, const void *from, uint64_t length);
+/* ph_copy_differences -- make `length` bytes at `to` equal those at `from`; store only to pages that differ.
+ * Returns their number. Tells no tape. */
+int64_t ph_copy_differences(uint64_t to, uint64_t from, uint64_t length);
 
 /* ---------------------------------------------------------------- flush and fence */
 enum ph_flush_kind {

@@ -2,7 +2,7 @@
  *
  * Which instruction the machine has is asked once per call of ph_flush_best; callers keep the answer.
  */
-#include "core.h"
+#include "tape.h"
 
 #include <errno.h>
 
@@ -58,6 +58,8 @@ static void (*flusher(int32_t kind))(uint64_t)
 void ph_fence(void)
 {
     _mm_sfence();
+    if (ph_tape_on())
+        ph_tape_fence();
 }
 
 #elif defined(__aarch64__)
@@ -99,6 +101,8 @@ static void (*flusher(int32_t kind))(uint64_t)
 void ph_fence(void)
 {
     __asm__ volatile("dmb ish" : : : "memory");
+    if (ph_tape_on())
+        ph_tape_fence();
 }
 
 #else
@@ -116,5 +120,7 @@ int64_t ph_flush(uint64_t address, uint64_t length, int32_t kind)
         return -EINVAL;
     for (; line < address + length; line += CACHE_LINE)
         flush(line);
+    if (ph_tape_on())
+        ph_tape_flush(address, length);
     return 0;
 }

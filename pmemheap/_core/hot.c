@@ -44,8 +44,24 @@ static PyObject *share_faults(PyObject *module, PyObject *argument)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(share_tape_doc,
+             "share_tape(address, /)\n--\n\n"
+             "Tell the struct ph_tape at `address` of every change from now on; 0 ends it.");
+
+static PyObject *share_tape(PyObject *module, PyObject *argument)
+{
+    void *address = PyLong_AsVoidPtr(argument);
+
+    (void)module;
+    if (PyErr_Occurred())
+        return NULL;
+    ph_tape_share(address);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
     {"share_faults", share_faults, METH_O, share_faults_doc},
+    {"share_tape", share_tape, METH_O, share_tape_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -7,7 +7,7 @@
  * where a step fails after the kernel has taken the old mapping away, the placeholder is put back.
  */
 #define _GNU_SOURCE
-#include "core.h"
+#include "tape.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -125,6 +125,38 @@ static int64_t outcome(int64_t result)
         result_;                                    \
     })
 
+/* Tell the tape of a call that changes a file, or makes a change durable: before it is made, and when it has been. */
+static uint64_t before(int32_t fd, uint32_t kind)
+{
+    return ph_tape_on() ? ph_tape_begin(fd, kind) : 0;
+}
+
+static int64_t after(uint64_t mark, int64_t result, struct ph_tape_event event, const void *bytes)
+{
+    if (mark)
+        ph_tape_end(mark, result, &event, bytes);
+    return result;
+}
+
+static uint64_t before_range(uint64_t address, uint64_t length)
+{
+    return ph_tape_on() ? ph_tape_begin_range(address, length) : 0;
+}
+
+static int64_t after_range(uint64_t mark, int64_t result, uint32_t kind, uint64_t address, uint64_t length)
+{
+    if (mark)
+        ph_tape_end_range(mark, result, kind, address, length);
+    return result;
+}
+
+/* Tell the tape that nothing of its file is mapped in a range. */
+static void unmapped(uint64_t address, uint64_t length)
+{
+    if (ph_tape_on())
+        ph_tape_unmap(address, length);
+}
+
 /* ---------------------------------------------------------------- address space */
 
 static void *pointer(uint64_t address)
@@ -139,6 +171,7 @@ static int protection(int32_t flags)
 
 int64_t ph_unreserve(uint64_t address, uint64_t length)
 {
+    unmapped(address, length);
     return CALL(PH_CALL_MUNMAP, munmap(pointer(address), length));
 }
 
@@ -168,7 +201,10 @@ int64_t ph_unmap(uint64_t address, uint64_t length)
 {
     int64_t result = CALL(PH_CALL_MMAP, mmap(pointer(address), length, PROT_NONE, PLACEHOLDER | MAP_FIXED, -1, 0));
 
-    return result < 0 ? mend(address, length, result) : 0;
+    if (result < 0)
+        return mend(address, length, result);
+    unmapped(address, length);
+    return 0;
 }
 
 struct backing {
@@ -209,12 +245,14 @@ int64_t ph_map_anonymous(uint64_t address, uint64_t length, int32_t flags)
     struct backing b = {-1, 0, protection(flags), MAP_ANONYMOUS};
 
     b.flags |= flags & PH_MAP_SHARED ? MAP_SHARED : MAP_PRIVATE | MAP_NORESERVE;
+    unmapped(address, length);
     return map_over(&b, address, length);
 }
 
 int64_t ph_map_file(int32_t fd, uint64_t offset, uint64_t address, uint64_t length, int32_t flags)
 {
     struct backing b = {fd, offset, protection(flags), 0};
+    int64_t result;
 
     if (offset > INT64_MAX)
         return -EOVERFLOW;
@@ -222,7 +260,11 @@ int64_t ph_map_file(int32_t fd, uint64_t offset, uint64_t address, uint64_t leng
         b.flags |= MAP_SHARED_VALIDATE | MAP_SYNC;
     else
         b.flags |= flags & PH_MAP_SHARED ? MAP_SHARED : MAP_PRIVATE;
-    return map_and_move(&b, address, length);
+    unmapped(address, length);
+    result = map_and_move(&b, address, length);
+    if (result == 0 && ph_tape_on() && (flags & (PH_MAP_SHARED | PH_MAP_SYNC)) && ph_tape_watches(fd))
+        ph_tape_map(address, length, offset);
+    return result;
 }
 
 int64_t ph_protect(uint64_t address, uint64_t length, int32_t flags)
@@ -238,15 +280,22 @@ int64_t ph_advise(uint64_t address, uint64_t length, int32_t advice)
         [PH_ADVISE_POPULATE_WRITE] = MADV_POPULATE_WRITE, [PH_ADVISE_DONTFORK] = MADV_DONTFORK,
         [PH_ADVISE_RANDOM] = MADV_RANDOM,
     };
+    uint64_t mark = 0;
 
     if (advice < 0 || advice > PH_ADVISE_RANDOM)
         return -EINVAL;
-    return CALL(PH_CALL_MADVISE, madvise(pointer(address), length, advices[advice]));
+    if (advice == PH_ADVISE_REMOVE)
+        mark = before_range(address, length);
+    return after_range(mark, CALL(PH_CALL_MADVISE, madvise(pointer(address), length, advices[advice])),
+                       PH_TAPE_ALLOCATE, address, length);
 }
 
 int64_t ph_sync_range(uint64_t address, uint64_t length)
 {
-    return CALL(PH_CALL_MSYNC, msync(pointer(address), length, MS_SYNC));
+    uint64_t mark = before_range(address, length);
+
+    return after_range(mark, CALL(PH_CALL_MSYNC, msync(pointer(address), length, MS_SYNC)), PH_TAPE_SYNC_RANGE,
+                       address, length);
 }
 
 /* ---------------------------------------------------------------- files */
@@ -260,14 +309,22 @@ int64_t ph_allocate(int32_t fd, uint64_t offset, uint64_t length, int32_t mode)
         [PH_ALLOCATE_ZERO_RANGE] = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
     };
 
+    struct ph_tape_event event = {
+        .kind = PH_TAPE_ALLOCATE, .detail = (uint32_t)mode, .offset = offset, .length = length};
+    uint64_t mark;
+
     if (mode < 0 || mode > PH_ALLOCATE_ZERO_RANGE)
         return -EINVAL;
-    return CALL(PH_CALL_FALLOCATE, fallocate(fd, modes[mode], (off_t)offset, (off_t)length));
+    mark = before(fd, PH_TAPE_ALLOCATE);
+    return after(mark, CALL(PH_CALL_FALLOCATE, fallocate(fd, modes[mode], (off_t)offset, (off_t)length)), event, NULL);
 }
 
 int64_t ph_truncate(int32_t fd, uint64_t length)
 {
-    return CALL(PH_CALL_FTRUNCATE, ftruncate(fd, (off_t)length));
+    struct ph_tape_event event = {.kind = PH_TAPE_TRUNCATE, .length = length};
+    uint64_t mark = before(fd, PH_TAPE_TRUNCATE);
+
+    return after(mark, CALL(PH_CALL_FTRUNCATE, ftruncate(fd, (off_t)length)), event, NULL);
 }
 
 int64_t ph_stat(int32_t fd, struct ph_stat *out)
@@ -333,8 +390,12 @@ int64_t ph_write(int32_t fd, const void *buffer, uint64_t length, uint64_t offse
 
     while (done < length) {
         uint64_t part = allowance(PH_CALL_PWRITE, length - done);
-        int64_t put = CALL(PH_CALL_PWRITE, pwrite(fd, (const char *)buffer + done, part, (off_t)(offset + done)));
+        const char *from = (const char *)buffer + done;
+        uint64_t mark = before(fd, PH_TAPE_WRITE);
+        int64_t put = CALL(PH_CALL_PWRITE, pwrite(fd, from, part, (off_t)(offset + done)));
+        struct ph_tape_event event = {.kind = PH_TAPE_WRITE, .offset = offset + done, .length = (uint64_t)put};
 
+        after(mark, put, event, from);
         if (put < 0)
             return put;
         if (put == 0)
@@ -346,12 +407,18 @@ int64_t ph_write(int32_t fd, const void *buffer, uint64_t length, uint64_t offse
 
 int64_t ph_sync_data(int32_t fd)
 {
-    return CALL(PH_CALL_FDATASYNC, fdatasync(fd));
+    struct ph_tape_event event = {.kind = PH_TAPE_SYNC_FILE};
+    uint64_t mark = before(fd, PH_TAPE_SYNC_FILE);
+
+    return after(mark, CALL(PH_CALL_FDATASYNC, fdatasync(fd)), event, NULL);
 }
 
 int64_t ph_sync_all(int32_t fd)
 {
-    return CALL(PH_CALL_FSYNC, fsync(fd));
+    struct ph_tape_event event = {.kind = PH_TAPE_SYNC_FILE};
+    uint64_t mark = before(fd, PH_TAPE_SYNC_FILE);
+
+    return after(mark, CALL(PH_CALL_FSYNC, fsync(fd)), event, NULL);
 }
 
 static int describe_lock(struct flock *out, uint64_t position, int32_t lock)
