@@ -4,6 +4,7 @@
 
 #include "heap.h"
 #include "heap_api.h"
+#include "tape.h"
 
 #define PH_LIKELY(x) __builtin_expect(!!(x), 1)
 #define PH_UNLIKELY(x) __builtin_expect(!!(x), 0)
@@ -25,6 +26,8 @@ static inline void ph_store(struct ph_heap *h, uint64_t *at, uint64_t value)
 {
     if (PH_UNLIKELY(h->recorder != NULL))
         ph_record(h->recorder, at, value);
+    if (ph_tape_on())
+        ph_tape_store(at, &value, 8);
     __atomic_store_n(at, value, __ATOMIC_RELEASE);
 }
 
