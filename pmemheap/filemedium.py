@@ -6,6 +6,10 @@
     file     | header | log | DATA | SPARE | DATA | DATA | ...
     slot                 0      1      2      3      4       `first_unit` says where it is mapped
 
+A power heap keeps its tables twice. What the core works on, `bits` and `entries`, are private maps
+of the file, the *shadow*; their *home* is mapped as `home_bits` and `home_entries`, and stored to
+when the redo log has what is stored [R5].
+
 What is allocated here has real blocks: a store to it cannot fail for want of space. Where blocks
 may be missing, after a punch or in a file that was copied, `back` gets them before units are handed
 out.
@@ -16,27 +20,45 @@ from __future__ import annotations
 import errno
 from contextlib import suppress
 from dataclasses import replace
-from itertools import pairwise
 
-from pmemheap import layout, native
-from pmemheap.errors import OutOfSpaceError
-from pmemheap.heapfile import HeapFile, as_spare, refusals, write_zeros
-from pmemheap.layout import SegmentKind, SegmentSlot
+from pmemheap import filespace, layout, native
+from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
+from pmemheap.filespace import SlotChanges
+from pmemheap.header import as_spare
+from pmemheap.heapfile import HeapFile, refusals, write_zeros
+from pmemheap.layout import SegmentKind, SegmentSlot, SlotImage, Table
 from pmemheap.native import Advice, Allocate, NativeError
 from pmemheap.pmem2 import Map, VMReservation
-from pmemheap.pmem2.mapping import Access
+from pmemheap.pmem2.mapping import Access, Sharing
 from pmemheap.region import Piece, refusal
 from pmemheap.units import UNIT, MiB, format_bytes
 
-__all__ = ["FileMedium"]
+__all__ = ["LOG_LEAST", "LOG_MOST", "FileMedium"]
 
+LOG_LEAST = UNIT
+LOG_MOST = 64 * MiB
 _MEMORY_STEP_MOST = 64 * MiB // UNIT
 
 
 class FileMedium(HeapFile):
-    """An open heap file that a region can lie in."""
+    """An open heap file that a region can lie in.
 
-    tables: tuple[str, ...] = ("data", "bits", "entries")
+    Attributes
+    ----------
+    shadowed : bool
+        Whether a region maps the tables privately beside their homes. To be set before it does,
+        by who brings a journal that stores to the homes.
+    """
+
+    shadowed = False
+    _log: Map | None = None
+    _has_surplus = False
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables that a region maps."""
+        tables = ("data", "bits", "entries")
+        return (*tables, "home_bits", "home_entries") if self.shadowed else tables
 
     def step(self, nunits: int) -> int:
         """Return units to grow by: an eighth, so that the slots last; more when half are used.
@@ -48,39 +70,71 @@ class FileMedium(HeapFile):
             return 2 * step
         return min(step, _MEMORY_STEP_MOST) if self.on_memory else step
 
-    def allocate(self, first_unit: int, nunits: int) -> Piece:
+    def allocate(self, first_unit: int, nunits: int, arena: int = 0) -> Piece:
         """Get file blocks: of a SPARE segment that fits, else behind the end.
 
         Raises
         ------
         OutOfSpaceError
-            Disk, quota, limit or the segment table is full; the file is as it was.
+            Disk, quota, limit, the segment table or the arena is full; the file is as it was.
         """
-        spare = self._fitting_spare(nunits)
-        index = spare if spare is not None else self._free_index()
-        if spare is not None:
-            old = self.segments[spare]
-            taken = nunits if len(self.segments) <= layout.SEGMENT_SLOTS // 2 else old.capacity
-            slot = SegmentSlot(SegmentKind.DATA, old.file_off, taken, 0, first_unit, taken)
+        if first_unit + nunits > layout.ARENA_UNITS_MOST:
+            raise OutOfSpaceError(
+                f"heap file {self.name!r} cannot grow by {format_bytes(nunits * UNIT)}: offsets "
+                f"below 2^{layout.ARENA_BITS} expected in an arena, all used since it was made"
+            )
+        slot = SegmentSlot(SegmentKind.DATA, 0, nunits, arena, first_unit, nunits)
+        index, slot = self._place(slot)
+        piece = Piece(first_unit, slot.nunits, slot, index)
+        self._obtain(index, slot)
+        return piece
+
+    def _place(self, slot: SegmentSlot) -> tuple[int, SegmentSlot]:
+        """Choose index and file offset for a new segment.
+
+        A DATA segment takes all of a SPARE one when half of the slots are used.
+        """
+        index = filespace.fitting_spare(self.segments, slot.file_bytes)
+        if index is None:
+            slot = replace(slot, file_off=self.file_end)
+            index = filespace.free_index(self.segments)
         else:
-            slot = SegmentSlot(SegmentKind.DATA, self.file_end, nunits, 0, first_unit, nunits)
+            old = self.segments[index]
+            slot = replace(slot, file_off=old.file_off)
+            crowded = len(self.segments) > layout.SEGMENT_SLOTS // 2
+            if crowded and slot.kind == SegmentKind.DATA:
+                slot = replace(slot, capacity=old.capacity, nunits=old.capacity)
+            if old.file_bytes > slot.file_bytes and filespace.free_index(self.segments) is None:
+                index = None
+        if index is None:
+            raise OutOfSpaceError(
+                f"segment table of {self.name!r}: a free slot expected, "
+                f"all {layout.SEGMENT_SLOTS} in use"
+            )
         if self.limit is not None and slot.file_stop > self.limit:
             raise OutOfSpaceError(
                 f"heap file {self.name!r} cannot grow by {format_bytes(slot.file_bytes)}: "
                 f"limit {self.limit} bytes expected to hold, {slot.file_stop} would be needed"
             )
-        piece = Piece(first_unit, slot.nunits, slot, index)
+        return index, slot
+
+    def _obtain(self, index: int, slot: SegmentSlot) -> None:
+        """Get the blocks of a segment, what is not data reading zero; durable in a power heap."""
         try:
             with self._as_out_of_space(slot.file_bytes):
-                if spare is not None:
+                if self._has_surplus:
+                    self._cut_surplus()
+                    self._has_surplus = False
+                if index in self.segments and slot.kind == SegmentKind.DATA:
                     self._clear_tables(slot)
                 self._allocate_blocks(slot)
+                if slot.kind == SegmentKind.LOG:  # written: else each sync commits an extent
+                    write_zeros(self.fd, slot.file_off, slot.file_bytes)
             if self.is_power:
                 self._sync("growth")
         except BaseException:
-            self.abandon(piece)
+            self._give_up(index, slot)
             raise
-        return piece
 
     def _clear_tables(self, slot: SegmentSlot) -> None:
         """Let the tables of a segment read zero: they may lie where unpunched data was."""
@@ -92,32 +146,15 @@ class FileMedium(HeapFile):
                 raise
             write_zeros(self.fd, slot.file_off, length)
 
-    def _fitting_spare(self, nunits: int) -> int | None:
-        """Return the lowest in the file, so that its end can be cut off."""
-        fitting = [
-            (slot.file_off, index)
-            for index, slot in self.segments.items()
-            if slot.kind == SegmentKind.SPARE and slot.capacity >= nunits
-        ]
-        return min(fitting)[1] if fitting else None
-
-    def _free_index(self) -> int:
-        for index in range(layout.SEGMENT_SLOTS):
-            if index not in self.segments:
-                return index
-        raise OutOfSpaceError(
-            f"segment table of {self.name!r}: a free slot expected, "
-            f"all {layout.SEGMENT_SLOTS} in use"
-        )
-
     def abandon(self, piece: Piece) -> None:
         """Give the blocks of a piece back that never became part of the heap."""
         assert piece.slot is not None
+        self._give_up(piece.index, piece.slot)
+
+    def _give_up(self, index: int, slot: SegmentSlot) -> None:
         with suppress(NativeError):
-            if piece.index in self.segments:
-                native.fallocate(
-                    self.fd, piece.slot.file_off, piece.slot.file_bytes, Allocate.PUNCH_HOLE
-                )
+            if index in self.segments:
+                native.fallocate(self.fd, slot.file_off, slot.file_bytes, Allocate.PUNCH_HOLE)
             else:
                 native.ftruncate(self.fd, self.file_end)
 
@@ -128,8 +165,12 @@ class FileMedium(HeapFile):
         store to fresh blocks makes ext4 fill a folio of 2 MiB, which takes 2 ms (Linux 6.18).
         """
         file_offset, length = _part_of(piece, table)
-        access: Access = "r" if self.readonly else "rw"
-        part = Map.file(self.fd, reservation, offset, length, file_offset, access=access)
+        access: Access = "r" if self.readonly and not self.private else "rw"
+        own = self.private or (self.shadowed and table in {"bits", "entries"})
+        sharing: Sharing = "private" if own else "shared"
+        part = Map.file(
+            self.fd, reservation, offset, length, file_offset, access=access, sharing=sharing
+        )
         if table != "data" and (self._is_new or piece.index not in self.segments):
             with suppress(NativeError):
                 native.madvise(part.address, length, Advice.RANDOM)
@@ -141,25 +182,38 @@ class FileMedium(HeapFile):
         native.map_file(self.fd, file_offset, address, length, shared=False)
 
     def publish(self, piece: Piece, end_unit: int) -> None:
-        """Store slot and arena range."""
+        """Make a piece part of its arena, in one change [R30]."""
         assert piece.slot is not None
-        spare = self.segments.get(piece.index)
-        self._put_segment(piece.index, piece.slot)
-        if spare is not None and spare.capacity > piece.slot.capacity:
-            rest = spare.capacity - piece.slot.capacity
-            slot = SegmentSlot(SegmentKind.SPARE, piece.slot.file_stop, rest)
-            self._put_segment(self._free_index(), slot)
-        self._put_arena(self.arena.first_unit, end_unit)
+        index = piece.slot.arena
+        arena = replace(self.arenas[index], end_unit=end_unit)
+        slots = filespace.images(filespace.placed(self.segments, piece.index, piece.slot))
+        self.change([*slots, (Table.ARENAS, index, arena.pack())])
 
     def withdraw(self, pieces: list[Piece], first_unit: int, end_unit: int) -> None:
-        """Turn segments into SPARE ones and store the smaller range."""
-        self._put_arena(first_unit, end_unit)
-        for piece in pieces:
-            assert piece.slot is not None
-            self._put_segment(piece.index, as_spare(piece.slot))
+        """Take segments from their arena, in one change that is durable when this returns [R17].
+
+        They become SPARE, merge with their neighbours, and leave the table at the end of the file.
+        """
+        slots = [piece.slot for piece in pieces if piece.slot is not None]
+        index = slots[0].arena
+        arena = replace(self.arenas[index], first_unit=first_unit, end_unit=end_unit)
+        self._withdraw(pieces, (Table.ARENAS, index, arena.pack()))
+
+    def _withdraw(self, pieces: list[Piece], arena: SlotImage) -> None:
+        spares = {piece.index: as_spare(piece.slot) for piece in pieces if piece.slot is not None}
+        changes: SlotChanges = {**spares, **self._tidied({**self.segments, **spares})}
+        self.change([arena, *filespace.images(changes)], durable=True)
+
+    def _tidied(self, segments: dict[int, SegmentSlot]) -> SlotChanges:
+        """Return the changes that leave no SPARE segment at the end, unless a reader maps it."""
+        try:
+            cut = not self._has_readers()
+        except NativeError:  # the next give-back asks again
+            cut = False
+        return filespace.tidied(segments, cut=cut)
 
     def release(self, pieces: list[Piece]) -> None:
-        """Merge neighbouring SPARE segments, cut the file behind the last other, punch the rest.
+        """Cut the file behind its last segment in use, punch the SPARE ones.
 
         All of them, not just `pieces`: what was refused before is tried again.
 
@@ -168,9 +222,12 @@ class FileMedium(HeapFile):
         OutOfSpaceError, DurabilityError
             The file system refused; the heap is sound, and larger than it need be.
         """
-        self._merge_spares()
         with refusals(f"heap file {self.name!r}: give-back"):
-            self._cut_end()
+            self.change(filespace.images(self._tidied(self.segments)), durable=True)
+            if not self._has_readers():
+                self._has_surplus = True
+                self._cut_surplus()
+                self._has_surplus = False
         for slot in self.segments.values():
             if slot.kind == SegmentKind.SPARE:
                 self._punch(slot.file_off, slot.file_bytes)
@@ -178,33 +235,9 @@ class FileMedium(HeapFile):
     def has_spare_below(self, piece: Piece) -> bool:
         """Tell whether a segment could lie lower in the file than this one."""
         assert piece.slot is not None
-        spare = self._fitting_spare(layout.SEGMENT_UNITS)
+        least = layout.SEGMENT_UNITS * layout.UNIT_BYTES_IN_FILE
+        spare = filespace.fitting_spare(self.segments, least)
         return spare is not None and self.segments[spare].file_off < piece.slot.file_off
-
-    def _cut_end(self) -> None:
-        """Cut the file behind its last segment in use, unless a reader has the rest mapped."""
-        if self._has_readers():
-            return
-        last = max(self.segments, key=lambda index: self.segments[index].file_off)
-        slot = self.segments[last]
-        is_spare = slot.kind == SegmentKind.SPARE
-        if is_spare:
-            self._put_segment(last, None)
-        try:
-            self._cut_surplus()
-        except BaseException:
-            if is_spare:
-                self._put_segment(last, slot)
-            raise
-
-    def _merge_spares(self) -> None:
-        by_place = sorted(self.segments, key=lambda index: self.segments[index].file_off)
-        for left, right in pairwise(by_place):
-            first, second = self.segments[left], self.segments[right]
-            if first.kind == second.kind == SegmentKind.SPARE:
-                self._put_segment(left, None)
-                merged = replace(first, capacity=first.capacity + second.capacity)
-                self._put_segment(right, merged)
 
     def punch(self, piece: Piece, address: int, start: int, nunits: int) -> None:
         """Give file blocks of units back."""
@@ -236,6 +269,99 @@ class FileMedium(HeapFile):
         assert piece.slot is not None
         return piece.slot.data_off + (start - piece.first_unit) * UNIT, nunits * UNIT
 
+    # ------------------------------------------------------------ the log
+
+    def log_slot(self) -> SegmentSlot:
+        """Return the segment of the log that the superblock names."""
+        place = self.superblock.log_off
+        return next(
+            slot
+            for slot in self.segments.values()
+            if slot.kind == SegmentKind.LOG and slot.file_off == place
+        )
+
+    def map_log(self, slot: SegmentSlot | None = None) -> Map:
+        """Map a log to store to it, by default the one in use, in the place of the one before.
+
+        It stays mapped until the next one is, or the file is closed.
+        """
+        wanted = slot or self.log_slot()
+        reservation = VMReservation(wanted.file_bytes)
+        log = Map.file(self.fd, reservation, 0, wanted.file_bytes, wanted.file_off)
+        self.unmap_log()
+        self._log = log
+        return log
+
+    @property
+    def log_address(self) -> int:
+        """Address of the mapped log; 0 if none is."""
+        return 0 if self._log is None else self._log.address
+
+    def unmap_log(self) -> None:
+        """Unmap the log, if it is mapped."""
+        log, self._log = self._log, None
+        if log is not None:
+            with suppress(Pmem2Error):  # refused: it goes with the last reference to its lifeline
+                reservation = log.reservation
+                log.close()
+                reservation.close()
+
+    def allocate_log(self, nbytes: int) -> tuple[int, SegmentSlot]:
+        """Make a further log of zeros, of which the segment table knows nothing yet [R28].
+
+        Parameters
+        ----------
+        nbytes : int
+            `LOG_LEAST` to `LOG_MOST`, whole pages.
+
+        Returns
+        -------
+        tuple of int and SegmentSlot
+            What `log_slots` and `abandon_log` want.
+
+        Raises
+        ------
+        OutOfSpaceError, DurabilityError
+            As `allocate`.
+        """
+        if not LOG_LEAST <= nbytes <= LOG_MOST or nbytes % UNIT:
+            raise UsageError(
+                f"log: whole pages, {LOG_LEAST} to {LOG_MOST} bytes, expected, {nbytes} found"
+            )
+        index, slot = self._place(SegmentSlot(SegmentKind.LOG, 0, nbytes // UNIT))
+        self._obtain(index, slot)
+        return index, slot
+
+    def log_slots(self, index: int, slot: SegmentSlot) -> list[SlotImage]:
+        """Return the slots to change to make a new log part of the file."""
+        return filespace.images(filespace.placed(self.segments, index, slot))
+
+    def abandon_log(self, index: int, slot: SegmentSlot) -> None:
+        """Give the blocks of a log back that never became part of the file."""
+        self._give_up(index, slot)
+
+    def drop_logs(self) -> None:
+        """Turn every log that the superblock does not name into SPARE, durably [R28]."""
+        spares = {
+            index: as_spare(slot)
+            for index, slot in self.segments.items()
+            if slot.kind == SegmentKind.LOG and slot.file_off != self.superblock.log_off
+        }
+        changes: SlotChanges = {**spares, **self._tidied({**self.segments, **spares})}
+        self.change(filespace.images(changes), durable=True)
+
+    # ------------------------------------------------------------ end
+
+    def close(self) -> None:
+        """Unmap the log, sync, say in the file that it was closed, and let it go."""
+        self.unmap_log()
+        super().close()
+
+    def detach_in_child(self) -> None:
+        """Let go of what a forked child has of the log as well."""
+        self.unmap_log()
+        super().detach_in_child()
+
 
 def _part_of(piece: Piece, table: str) -> tuple[int, int]:
     """Return file offset and length of one table's part of a segment."""
@@ -245,5 +371,5 @@ def _part_of(piece: Piece, table: str) -> tuple[int, int]:
         "entries": (slot.entries_off, layout.ENTRY_WIDTH),
         "bits": (slot.bits_off, layout.BITS_WIDTH),
         "data": (slot.data_off, layout.DATA_WIDTH),
-    }[table]
+    }[table.removeprefix("home_")]
     return offset, piece.nunits * width

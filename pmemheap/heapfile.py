@@ -4,9 +4,11 @@
     open     writer's lock -> newest superblock -> segment and arena tables -> IN_USE
     close    everything synced -> CLEAN
 
-The header is mapped and stored to in place: what a returned call has stored survives the end of the
-process, whatever ends it. Power failure is another matter until the redo log exists: a file whose
-superblock says IN_USE, written under another boot of the machine, is refused.
+Segments, arenas and roots are dictionaries here, and slots in the header of the file. They change
+by one door, `HeapFile.change`, which hands all slots of one structural change to the *journal* at
+once: `DirectJournal` stores them in place, a redo log makes them one atomic record. What a returned
+call has stored survives the end of the process, whatever ends it. A process heap whose superblock
+says IN_USE, written under another boot of the machine, is refused.
 
 `FileMedium` adds what a region asks of it: segments that come and go.
 """
@@ -18,11 +20,11 @@ import os
 import secrets
 import stat
 import struct
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 from pmemheap import layout, native
 from pmemheap.errors import (
@@ -33,6 +35,7 @@ from pmemheap.errors import (
     PmemHeapError,
     UsageError,
 )
+from pmemheap.header import read_superblock, read_tables
 from pmemheap.layout import (
     ArenaSlot,
     Durability,
@@ -40,27 +43,74 @@ from pmemheap.layout import (
     RootSlot,
     SegmentKind,
     SegmentSlot,
+    SlotImage,
     Superblock,
+    Table,
+    slot_offset,
 )
 from pmemheap.native import Lock, NativeError
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.region import Piece, refusal
 from pmemheap.units import UNIT, KiB, format_bytes
 
-__all__ = ["HeapFile", "as_spare", "refusals", "write_zeros"]
+__all__ = ["DirectJournal", "HeapFile", "Journal", "Recover", "boot_id", "refusals", "write_zeros"]
 
-_FIRST_SEGMENT = layout.HEADER_BYTES + layout.LOG_BYTES
+T = TypeVar("T")
+
+_FILE_LEAST = layout.HEADER_BYTES + UNIT
 _VOLATILE_FILE_SYSTEMS = {native.TMPFS: "tmpfs", 0x858458F6: "ramfs"}
-_LOG_UNITS = layout.LOG_BYTES // UNIT
 _FIRST_UNITS = layout.SEGMENT_UNITS
 _NAME_CHARACTERS_KEPT = 40
 _ZEROS = 16 * KiB  # written at a time: few, or the process would keep them as its own memory
+
+
+class Journal(Protocol):
+    """How changes of the header become part of the heap."""
+
+    def change(self, slots: list[SlotImage], file_end: int, durable: bool) -> None:
+        """Make slots part of the heap, all or none, and `file_end` the length that it needs.
+
+        If it raises they are no part of it, or the heap is dead.
+        """
+
+    def sync(self) -> None:
+        """Wait until every change so far is durable and in its place."""
+
+
+class DirectJournal:
+    """Stores slots in their places, one after the other: for heaps without a log."""
+
+    def __init__(self, file: HeapFile) -> None:
+        self._file = weakref.proxy(file)
+
+    def change(self, slots: list[SlotImage], file_end: int, durable: bool) -> None:
+        """Store the slots, and sync if they are to be durable in a power heap."""
+        for table, index, image in slots:
+            self._file.store_slot(table, index, image)
+        if durable and self._file.is_power:
+            self._file.sync_all("change")
+
+    def sync(self) -> None:
+        """Sync the file."""
+        self._file.sync_all("sync")
 
 
 class HeapFile:
     """An open heap file.
 
     Made by `create`, `create_memory` and `open`. It owns its descriptor.
+
+    Attributes
+    ----------
+    segments, arenas, roots : dict
+        The slots in use, by index; changed by `change` only.
+    journal : Journal
+        What `change` hands the slots to; another one takes its place before the first change.
+    image : bytearray
+        The header as it is read at open: a recovery puts what the log says into it.
+    private : bool
+        Whether what is mapped is a copy of this process that it may store to, also in a file
+        opened read-only: set by the recovery of such a file.
     """
 
     def __init__(self, fd: int, name: str, *, readonly: bool, limit: int | None = None) -> None:
@@ -69,10 +119,13 @@ class HeapFile:
         self.readonly = readonly
         self.limit = limit
         self.on_memory = native.filesystem_type(fd) in _VOLATILE_FILE_SYSTEMS
+        self.private = False
         self.segments: dict[int, SegmentSlot] = {}
+        self.arenas: dict[int, ArenaSlot] = {}
         self.roots: dict[int, RootSlot] = {}
-        self.arena = ArenaSlot(0, 0)
+        self.journal: Journal = DirectJournal(self)
         self.superblock: Superblock
+        self.image = bytearray()
         self._strays: dict[int, SegmentSlot] = {}
         self.maybe_holes = False
         self.sync_failed = False
@@ -86,7 +139,13 @@ class HeapFile:
 
     @classmethod
     def create(
-        cls, path: Path, durability: Durability | None, *, limit: int | None, replace_file: bool
+        cls,
+        path: Path,
+        durability: Durability | None,
+        *,
+        limit: int | None,
+        replace_file: bool,
+        log_bytes: int = layout.LOG_BYTES,
     ) -> Self:
         """Make a heap file under a temporary name; `appear` gives it its own.
 
@@ -106,7 +165,7 @@ class HeapFile:
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:
                 medium = cls(fd, str(path), readonly=False, limit=limit)
-                medium._format(medium._durability_for(durability))
+                medium._format(medium._durability_for(durability), log_bytes)
                 with medium._as_durability_error("creation"):
                     native.fsync(fd)
                 medium._begin()
@@ -157,7 +216,7 @@ class HeapFile:
             fd = native.memfd_create(name)
             try:
                 medium = cls(fd, f"memfd:{name}", readonly=False, limit=limit)
-                medium._format(Durability.PROCESS)
+                medium._format(Durability.PROCESS, layout.LOG_BYTES)
                 medium._begin()
             except BaseException:
                 _close(fd)
@@ -165,8 +224,10 @@ class HeapFile:
         return medium
 
     @classmethod
-    def open(cls, path: Path, *, readonly: bool, limit: int | None) -> Self:
-        """Open a heap file.
+    def open(
+        cls, path: Path, *, readonly: bool, limit: int | None, recover: Recover | None = None
+    ) -> Self:
+        """Open a heap file; `recover` as in `adopt`.
 
         Raises
         ------
@@ -184,11 +245,18 @@ class HeapFile:
             fd = os.open(path, flags | os.O_NONBLOCK)
         except OSError as error:
             raise refusal(f"heap file {str(path)!r}", error) from error
-        return cls.adopt(fd, str(path), readonly=readonly, limit=limit)
+        return cls.adopt(fd, str(path), readonly=readonly, limit=limit, recover=recover)
 
     @classmethod
-    def adopt(
-        cls, fd: int, name: str, *, readonly: bool, limit: int | None = None, beside: bool = False
+    def adopt(  # noqa: PLR0913 -- what is opened, and how
+        cls,
+        fd: int,
+        name: str,
+        *,
+        readonly: bool,
+        limit: int | None = None,
+        beside: bool = False,
+        recover: Recover | None = None,
     ) -> Self:
         """Open the heap behind a descriptor, which belongs to the medium from now on.
 
@@ -196,13 +264,19 @@ class HeapFile:
         ----------
         beside : bool
             Let a reader in beside a living writer, as an attached reader of shared memory is.
+        recover : callable, optional
+            Called under the lock when `superblock` is known and nothing is mapped yet. It may
+            bring the file to its committed state, call `read_image` again, or change `image`.
         """
         try:
             with refusals(f"heap file {name!r}: open"):
                 medium = cls(fd, name, readonly=readonly, limit=limit)
                 medium._require_regular()
                 medium._lock(beside=beside)
-                medium._read()
+                medium.read_image()
+                if recover is not None:
+                    recover(medium)
+                medium._read(recovered=recover is not None)
                 if not readonly:
                     medium._begin()
         except BaseException:
@@ -215,9 +289,9 @@ class HeapFile:
         if not stat.S_ISREG(status.mode):
             kind = "a directory" if stat.S_ISDIR(status.mode) else "a device, pipe or socket"
             raise UsageError(f"heap file {self.name!r}: a regular file expected, found {kind}")
-        if status.size < _FIRST_SEGMENT:
+        if status.size < _FILE_LEAST:
             raise CorruptHeapError(
-                f"heap file {self.name!r}: at least {_FIRST_SEGMENT} bytes expected, "
+                f"heap file {self.name!r}: at least {_FILE_LEAST} bytes expected, "
                 f"{status.size} found"
             )
 
@@ -264,10 +338,10 @@ class HeapFile:
 
     # ------------------------------------------------------------ header
 
-    def _format(self, durability: Durability) -> None:
+    def _format(self, durability: Durability, log_bytes: int) -> None:
         """Write header area and log as zeros, and the first superblock."""
         self._is_new = True
-        stop = _FIRST_SEGMENT
+        stop = layout.HEADER_BYTES + log_bytes
         first = stop + _FIRST_UNITS * layout.UNIT_BYTES_IN_FILE
         if self.limit is not None and self.limit < first:
             raise UsageError(f"limit: at least {first} bytes expected, {self.limit} found")
@@ -277,31 +351,34 @@ class HeapFile:
         self.superblock = Superblock(
             generation=1, uuid=secrets.token_bytes(16), durability=durability,
             state=HeapState.CLEAN, file_end=first, log_off=layout.HEADER_BYTES,
-            log_size=layout.LOG_BYTES, tail_lsn=64, epoch=1 << 32 | secrets.randbits(32),
-            boot_id=_boot_id(),
+            log_size=log_bytes, tail_lsn=64, epoch=1 << 32 | secrets.randbits(32),
+            boot_id=boot_id(),
         )  # fmt: skip
         native.pwrite(self.fd, self.superblock.pack(), layout.SUPERBLOCKS[0])
-        log = SegmentSlot(SegmentKind.LOG, layout.HEADER_BYTES, _LOG_UNITS)
+        log = SegmentSlot(SegmentKind.LOG, layout.HEADER_BYTES, log_bytes // UNIT)
         data = SegmentSlot(SegmentKind.DATA, stop, _FIRST_UNITS, nunits=_FIRST_UNITS)
         with self._as_out_of_space(data.file_bytes):
             self._allocate_blocks(data)
-        self.arena = ArenaSlot(0, data.nunits)
+        self.arenas = {0: ArenaSlot(0, data.nunits)}
         native.pwrite(self.fd, log.pack() + data.pack(), layout.SEGMENT_TABLE)
-        native.pwrite(self.fd, self.arena.pack(), layout.ARENA_TABLE)
+        native.pwrite(self.fd, self.arenas[0].pack(), layout.ARENA_TABLE)
         self.segments = {0: log, 1: data}
         if not native.lock_byte(self.fd, layout.LOCK_WRITER, Lock.WRITE):
             raise UsageError(f"heap file {self.name!r}: the writer's lock expected, refused")
 
-    def _read(self) -> None:
-        """Read and check the header."""
-        images = tuple(
-            native.pread(self.fd, layout.SUPERBLOCK_BYTES, at) for at in layout.SUPERBLOCKS
-        )
-        self.superblock, self._copy = layout.newest_superblock((images[0], images[1]))
-        self._require_same_boot()
-        self._read_segments()
-        self._read_arena()
-        self._read_roots()
+    def read_image(self) -> None:
+        """Read the header area anew, and choose the superblock."""
+        self.image = bytearray(native.pread(self.fd, layout.HEADER_BYTES, 0))
+        self.superblock, self._copy = read_superblock(self.image)
+
+    def _read(self, *, recovered: bool) -> None:
+        """Check what the header says."""
+        if not (recovered and self.is_power):
+            self._require_same_boot()
+        tables = read_tables(self.image, self.superblock, self.name)
+        self.segments, self.arenas, self.roots = tables.segments, tables.arenas, tables.roots
+        self._strays = tables.strays
+        self.image = bytearray()
         status = native.fstat(self.fd)
         end = self.file_end
         if status.size < end:
@@ -312,96 +389,23 @@ class HeapFile:
         self.maybe_holes = status.allocated < end
 
     def _require_same_boot(self) -> None:
-        if self.superblock.state == HeapState.IN_USE and self.superblock.boot_id != _boot_id():
+        if self.superblock.state == HeapState.IN_USE and self.superblock.boot_id != boot_id():
             raise CorruptHeapError(
                 f"heap file {self.name!r}: a closed heap expected, but the machine went down while "
                 "it was in use, and what it wrote since the last sync is unknown"
             )
 
-    def _read_segments(self) -> None:
-        table = native.pread(
-            self.fd, layout.SEGMENT_SLOTS * layout.SLOT_BYTES, layout.SEGMENT_TABLE
-        )
-        for index, (offset, image) in enumerate(_slots(table, layout.SEGMENT_TABLE)):
-            slot = SegmentSlot.unpack(image, offset)
-            if slot is not None:
-                self.segments[index] = slot
-        reached = layout.HEADER_BYTES
-        for slot in sorted(self.segments.values(), key=lambda each: each.file_off):
-            sound = slot.kind == SegmentKind.LOG or (
-                slot.capacity % layout.SEGMENT_UNITS == 0
-                and slot.nunits % layout.SEGMENT_UNITS == 0
-                and bool(slot.nunits) == (slot.kind == SegmentKind.DATA)
-                and slot.nunits <= slot.capacity
-                and slot.arena == 0
-            )
-            if slot.file_off != reached or not slot.capacity or not sound:
-                raise CorruptHeapError(
-                    f"segment table of {self.name!r}: a segment at file offset {reached:#x} "
-                    f"expected, found {slot}"
-                )
-            reached = slot.file_stop
-
-    def _read_arena(self) -> None:
-        image = native.pread(self.fd, layout.SLOT_BYTES, layout.ARENA_TABLE)
-        arena = ArenaSlot.unpack(image, layout.ARENA_TABLE)
-        if arena is None:
-            raise CorruptHeapError(
-                f"arena table of {self.name!r}: the default arena expected, none"
-            )
-        self.arena = arena
-        self._set_aside_strays()
-        pieces = self.pieces()
-        expected = pieces[0].first_unit if pieces else -1
-        for piece in pieces:
-            if piece.first_unit != expected:
-                raise CorruptHeapError(
-                    f"segment table of {self.name!r}: a segment from unit {expected} expected, "
-                    f"found one from {piece.first_unit}"
-                )
-            expected = piece.stop
-        if (
-            not pieces
-            or expected != arena.end_unit
-            or not (pieces[0].first_unit <= arena.first_unit < pieces[0].stop)
-        ):
-            raise CorruptHeapError(
-                f"arena table of {self.name!r}: segments for units {arena.first_unit} to "
-                f"{arena.end_unit} expected, found {[(p.first_unit, p.stop) for p in pieces]}"
-            )
-
-    def _set_aside_strays(self) -> None:
-        """Take segments outside of the arena's range for SPARE ones.
-
-        A growth or a cut that a killed process did not end leaves them; `_begin` stores it.
-        """
-        for index, slot in self.segments.items():
-            inside = slot.first_unit < self.arena.end_unit and (
-                slot.first_unit + slot.nunits > self.arena.first_unit
-            )
-            if slot.kind == SegmentKind.DATA and not inside:
-                self._strays[index] = as_spare(slot)
-        self.segments.update(self._strays)
-
-    def _read_roots(self) -> None:
-        table = native.pread(self.fd, layout.ROOT_SLOTS * layout.SLOT_BYTES, layout.ROOT_TABLE)
-        for index, (offset, image) in enumerate(_slots(table, layout.ROOT_TABLE)):
-            root = RootSlot.unpack(image, offset)
-            if root is not None:
-                self.roots[index] = root
-
     def _begin(self) -> None:
         """Say in the file that a writer is at work, and map the header."""
         try:
             self._cut_surplus()
-            self._reservation = VMReservation(layout.HEADER_BYTES)
-            self._header = Map.file(self.fd, self._reservation, 0, layout.HEADER_BYTES)
+            self.map_header()
             self._store(layout.SHARED_WRITER_PID, struct.pack("<I", os.getpid()))
             for index, spare in self._strays.items():
-                self._put_segment(index, spare)
+                self.store_slot(Table.SEGMENTS, index, spare.pack())
             opened = self.superblock.epoch >> 32
             self._write_superblock(
-                state=HeapState.IN_USE, boot_id=_boot_id(),
+                state=HeapState.IN_USE, boot_id=boot_id(),
                 epoch=(opened + 1) << 32 | secrets.randbits(32), file_end=self.file_end,
             )  # fmt: skip
             if not self.on_memory:  # whatever the durability: a crash is to be noticed
@@ -410,10 +414,42 @@ class HeapFile:
             self._unmap_header()
             raise
 
+    def map_header(self) -> None:
+        """Map the header area to store to it, if it is not mapped yet."""
+        if self._header is None:
+            self._reservation = VMReservation(layout.HEADER_BYTES)
+            self._header = Map.file(self.fd, self._reservation, 0, layout.HEADER_BYTES)
+
     def _cut_surplus(self) -> None:
         """Cut off what a growth or a cut that did not end has left behind the last segment."""
         if native.fstat(self.fd).size > self.file_end:
             native.ftruncate(self.fd, self.file_end)
+
+    # ------------------------------------------------------------ superblock
+
+    def write_superblock(
+        self, *, both: bool = False, sync: bool = False, **changes: object
+    ) -> None:
+        """Write a new superblock over the copy that is not current; copies alternate [R9].
+
+        Parameters
+        ----------
+        both : bool
+            Write the other copy as well, as a further generation.
+        sync : bool
+            Wait until each copy is durable, before the next one is written.
+        **changes
+            Fields of `Superblock` that differ from the current one.
+
+        Raises
+        ------
+        DurabilityError
+            A sync failed; either copy may be the newest now.
+        """
+        for each in ({"file_end": self.file_end, **changes}, {})[: 1 + both]:
+            self._write_superblock(**each)
+            if sync:
+                self._sync_page(layout.SUPERBLOCKS[self._copy])
 
     def _write_superblock(self, **changes: object) -> None:
         successor = self.superblock.successor(**changes)
@@ -421,22 +457,60 @@ class HeapFile:
         self.superblock = successor
         self._copy = 1 - self._copy
 
+    def _sync_page(self, offset: int) -> None:
+        assert self._header is not None
+        with self._failed_sync_noted("superblock"):
+            native.msync(self._header.address + offset, UNIT)
+
+    # ------------------------------------------------------------ changes of the header
+
+    def change(self, slots: list[SlotImage], *, durable: bool = False) -> None:
+        """Change slots of the header: all that belongs together in one call.
+
+        Parameters
+        ----------
+        slots : list of (Table, index, image)
+            New images of slots of the segment, arena and root tables.
+        durable : bool
+            Return when they are durable; in a process heap when they are stored.
+        """
+        if slots:
+            self.journal.change(slots, self._file_end_after(slots), durable)
+            self.adopt_slots(slots)
+
+    def adopt_slots(self, slots: Iterable[SlotImage]) -> None:
+        """Take slots over that have become part of the heap."""
+        for table, index, image in slots:
+            offset = slot_offset(table, index)
+            if table == Table.SEGMENTS:
+                _put(self.segments, index, SegmentSlot.unpack(image, offset))
+            elif table == Table.ARENAS:
+                _put(self.arenas, index, ArenaSlot.unpack(image, offset))
+            else:
+                _put(self.roots, index, RootSlot.unpack(image, offset))
+
+    def _file_end_after(self, slots: Iterable[SlotImage]) -> int:
+        """Return what `file_end` will be."""
+        after = dict(self.segments)
+        for table, index, image in slots:
+            if table == Table.SEGMENTS:
+                offset = slot_offset(table, index)
+                _put(after, index, SegmentSlot.unpack(image, offset))
+        return _end_of(after)
+
+    def store_slot(self, table: Table, index: int, image: bytes) -> None:
+        """Store a slot in its place in the file; for journals."""
+        self._store(slot_offset(table, index), image)
+
+    @property
+    def header_address(self) -> int:
+        """Address of the mapped header area, for journals; 0 if it is not mapped."""
+        return 0 if self._header is None else self._header.address
+
     def _store(self, offset: int, data: bytes) -> None:
         """Store to the header: the one way by which Python changes persistent bytes."""
         assert self._header is not None
-        self._header.view[offset : offset + len(data)] = data
-
-    def _put_segment(self, index: int, slot: SegmentSlot | None) -> None:
-        if slot is None:
-            del self.segments[index]
-        else:
-            self.segments[index] = slot
-        image = bytes(layout.SLOT_BYTES) if slot is None else slot.pack()
-        self._store(layout.SEGMENT_TABLE + index * layout.SLOT_BYTES, image)
-
-    def _put_arena(self, first_unit: int, end_unit: int) -> None:
-        self.arena = replace(self.arena, first_unit=first_unit, end_unit=end_unit)
-        self._store(layout.ARENA_TABLE, self.arena.pack())
+        native.store(self._header.address + offset, data)
 
     def _allocate_blocks(self, slot: SegmentSlot) -> None:
         """Real blocks for a segment, its tables zero; the file reaches at least its end."""
@@ -457,7 +531,7 @@ class HeapFile:
     @property
     def file_end(self) -> int:
         """Bytes of the file that belong to the heap."""
-        return max((slot.file_stop for slot in self.segments.values()), default=_FIRST_SEGMENT)
+        return _end_of(self.segments)
 
     def allocated(self) -> tuple[int, int]:
         """Return the length of the file and the bytes of its blocks."""
@@ -465,13 +539,13 @@ class HeapFile:
             status = native.fstat(self.fd)
         return status.size, status.allocated
 
-    def pieces(self) -> list[Piece]:
-        """Return the data segments by their units."""
+    def pieces(self, arena: int = 0) -> list[Piece]:
+        """Return the data segments of an arena by their units."""
         return sorted(
             (
                 Piece(slot.first_unit, slot.nunits, slot, index)
                 for index, slot in self.segments.items()
-                if slot.kind == SegmentKind.DATA
+                if slot.kind == SegmentKind.DATA and slot.arena == arena
             ),
             key=lambda piece: piece.first_unit,
         )
@@ -480,26 +554,34 @@ class HeapFile:
 
     def put_root(self, root: RootSlot) -> None:
         """Store a root under its name."""
-        index = self._root_index(root.name)
-        if index is None:
-            index = next((i for i in range(layout.ROOT_SLOTS) if i not in self.roots), None)
-        if index is None:
-            raise OutOfSpaceError(
-                f"root table of {self.name!r}: a free slot expected, all {layout.ROOT_SLOTS} in use"
-            )
-        self.roots[index] = root
-        self._store(layout.ROOT_TABLE + index * layout.SLOT_BYTES, root.pack())
+        self.change(self.root_changes({root.name: root}, set()))
 
     def drop_root(self, name: str) -> None:
         """Remove a root; KeyError if there is none of that name."""
-        index = self._root_index(name)
-        if index is None:
-            raise KeyError(name)
-        del self.roots[index]
-        self._store(layout.ROOT_TABLE + index * layout.SLOT_BYTES, bytes(layout.SLOT_BYTES))
+        self.change(self.root_changes({}, {name}))
 
-    def _root_index(self, name: str) -> int | None:
-        return next((i for i, root in self.roots.items() if root.name == name), None)
+    def root_changes(self, puts: dict[str, RootSlot], drops: set[str]) -> list[SlotImage]:
+        """Return the slots to change for some roots, without changing them.
+
+        Raises
+        ------
+        KeyError
+            There is no root of a name in `drops`.
+        OutOfSpaceError
+            The table has too few free slots.
+        """
+        places = {root.name: index for index, root in self.roots.items()}
+        changes = {places[name]: bytes(layout.SLOT_BYTES) for name in drops}
+        free = (i for i in range(layout.ROOT_SLOTS) if i not in self.roots or i in changes)
+        for name, root in puts.items():
+            index = places[name] if name in places and name not in drops else next(free, None)
+            if index is None:
+                raise OutOfSpaceError(
+                    f"root table of {self.name!r}: a free slot expected, "
+                    f"all {layout.ROOT_SLOTS} in use"
+                )
+            changes[index] = root.pack()
+        return [(Table.ROOTS, index, image) for index, image in changes.items()]
 
     # ------------------------------------------------------------ durability, end
 
@@ -511,12 +593,22 @@ class HeapFile:
         DurabilityError
             The system could not write it back; what is on the medium is unknown.
         """
-        self._sync("sync")
+        self.journal.sync()
+
+    def sync_all(self, during: str) -> None:
+        """Wait until data, length and blocks of the file are durable; DurabilityError if not."""
+        with self._failed_sync_noted(during):
+            native.fdatasync(self.fd)
 
     def _sync(self, during: str) -> None:
+        with self._failed_sync_noted(during):
+            native.fsync(self.fd)
+
+    @contextmanager
+    def _failed_sync_noted(self, during: str) -> Iterator[None]:
         try:
             with self._as_durability_error(during):
-                native.fsync(self.fd)
+                yield
         except DurabilityError:
             self.sync_failed = True
             raise
@@ -591,6 +683,10 @@ class HeapFile:
             ) from error
 
 
+Recover = Callable[[HeapFile], None]
+"""What is done to a file between its lock and the reading of its tables."""
+
+
 @contextmanager
 def refusals(what: str) -> Iterator[None]:
     """Raise an exception of ours for whatever the system refuses."""
@@ -625,17 +721,19 @@ def _close(fd: int) -> None:
     os.close(fd)
 
 
-def as_spare(slot: SegmentSlot) -> SegmentSlot:
-    """Return the slot of a segment whose units have all left."""
-    return replace(slot, kind=SegmentKind.SPARE, first_unit=0, nunits=0)
+def _end_of(segments: dict[int, SegmentSlot]) -> int:
+    return max((slot.file_stop for slot in segments.values()), default=layout.HEADER_BYTES)
 
 
-def _slots(table: bytes, place: int) -> Iterator[tuple[int, bytes]]:
-    for at in range(0, len(table), layout.SLOT_BYTES):
-        yield place + at, table[at : at + layout.SLOT_BYTES]
+def _put(slots: dict[int, T], index: int, slot: T | None) -> None:
+    if slot is None:
+        slots.pop(index, None)
+    else:
+        slots[index] = slot
 
 
-def _boot_id() -> bytes:
+def boot_id() -> bytes:
+    """Return what tells this run of the machine from every other."""
     text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
     return bytes.fromhex(text.strip().replace("-", ""))
 

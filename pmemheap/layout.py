@@ -27,7 +27,10 @@ from pmemheap.units import UNIT, KiB
 
 __all__ = [
     "ARENA_BITS",
+    "ARENA_NAME_BYTES",
+    "ARENA_SLOTS",
     "ARENA_TABLE",
+    "ARENA_UNITS_MOST",
     "BITS_WIDTH",
     "DATA_WIDTH",
     "ENTRY_WIDTH",
@@ -48,13 +51,18 @@ __all__ = [
     "SUPERBLOCK_BYTES",
     "UNIT_BYTES_IN_FILE",
     "ArenaSlot",
+    "ArenaState",
     "Durability",
     "HeapState",
     "RootSlot",
     "SegmentKind",
     "SegmentSlot",
+    "SlotImage",
     "Superblock",
+    "Table",
     "newest_superblock",
+    "slot_offset",
+    "spare_slot",
 ]
 
 MAGIC = b"PMEMHEAP"
@@ -72,7 +80,9 @@ HEADER_BYTES = 0x28000
 SLOT_BYTES = 64
 ROOT_NAME_BYTES = 43
 LOG_BYTES = 128 * KiB
+ARENA_NAME_BYTES = 31
 ARENA_BITS = 55
+ARENA_UNITS_MOST = 1 << ARENA_BITS - 12
 SEGMENT_UNITS = 256
 """Capacities of data segments are multiples of this."""
 
@@ -80,6 +90,31 @@ ENTRY_WIDTH, BITS_WIDTH, DATA_WIDTH = 16, 32, UNIT
 """Bytes that one unit takes in each of the three parts of a segment."""
 
 UNIT_BYTES_IN_FILE = ENTRY_WIDTH + BITS_WIDTH + DATA_WIDTH
+
+
+class Table(IntEnum):
+    """A table of the file; the numbers are those of META operations in the log."""
+
+    ENTRIES = 0
+    BITS = 1
+    ROOTS = 2
+    SEGMENTS = 3
+    ARENAS = 4
+
+
+SlotImage = tuple[Table, int, bytes]
+"""A change of one slot of the header: table, index, and all 64 bytes of it."""
+
+_TABLE_OFFSETS = {
+    Table.ROOTS: ROOT_TABLE,
+    Table.SEGMENTS: SEGMENT_TABLE,
+    Table.ARENAS: ARENA_TABLE,
+}
+
+
+def slot_offset(table: Table, index: int) -> int:
+    """Return the file offset of a slot of the root, segment or arena table."""
+    return _TABLE_OFFSETS[table] + index * SLOT_BYTES
 
 
 class Durability(IntEnum):
@@ -103,6 +138,14 @@ class SegmentKind(IntEnum):
     DATA = 1
     LOG = 2
     SPARE = 3
+
+
+class ArenaState(IntEnum):
+    """What a slot of the arena table describes; a dropped one keeps its unit range [R24]."""
+
+    NONE = 0
+    LIVE = 1
+    DROPPED = 2
 
 
 def _damaged(
@@ -238,7 +281,8 @@ def _verify(image: bytes, at: int, thing: str, offset: int) -> None:
 class SegmentSlot:
     """One slot of the segment table; `capacity`, `first_unit` and `nunits` count units.
 
-    A log has `capacity` units of bytes and no tables.
+    A log has `capacity` pages of the file and no tables. A SPARE segment has the bytes of
+    `capacity` units with their tables, and `nunits` pages more.
     """
 
     kind: SegmentKind
@@ -253,7 +297,10 @@ class SegmentSlot:
     @property
     def file_bytes(self) -> int:
         """Bytes of the file that belong to it."""
-        return self.capacity * (UNIT if self.kind == SegmentKind.LOG else UNIT_BYTES_IN_FILE)
+        if self.kind == SegmentKind.LOG:
+            return self.capacity * UNIT
+        pages = self.nunits if self.kind == SegmentKind.SPARE else 0
+        return self.capacity * UNIT_BYTES_IN_FILE + pages * UNIT
 
     @property
     def file_stop(self) -> int:
@@ -304,6 +351,15 @@ class SegmentSlot:
         return cls(SegmentKind(kind), file_off, capacity, arena, first_unit, nunits)
 
 
+_SEGMENT_BYTES_LEAST = SEGMENT_UNITS * UNIT_BYTES_IN_FILE
+
+
+def spare_slot(file_off: int, file_bytes: int) -> SegmentSlot:
+    """Return the slot of whole pages of the file that belong to nobody."""
+    segments, rest = divmod(file_bytes, _SEGMENT_BYTES_LEAST)
+    return SegmentSlot(SegmentKind.SPARE, file_off, segments * SEGMENT_UNITS, nunits=rest // UNIT)
+
+
 @dataclass(frozen=True)
 class ArenaSlot:
     """One slot of the arena table: the live units ``[first_unit, end_unit)`` of an arena."""
@@ -312,7 +368,7 @@ class ArenaSlot:
     end_unit: int
     name: str = ""
     strategy: bytes = bytes(7)
-    state: int = 1
+    state: ArenaState = ArenaState.LIVE
 
     _FORMAT = struct.Struct("<B7sQQB31s")
 
@@ -338,13 +394,14 @@ class ArenaSlot:
             return None
         _verify(image, 60, "arena slot", offset)
         state, strategy, first_unit, end_unit, length, name = cls._FORMAT.unpack_from(image)
-        if first_unit > end_unit or end_unit > 1 << ARENA_BITS - 12:
+        if first_unit > end_unit or end_unit > ARENA_UNITS_MOST:
             raise _damaged(
                 "arena slot", offset, "a unit range", "ascending", (first_unit, end_unit)
             )
-        return cls(
-            first_unit, end_unit, _decode(name[:length], "arena slot", offset), strategy, state
-        )
+        if state not in {ArenaState.LIVE, ArenaState.DROPPED}:
+            raise _damaged("arena slot", offset, "state", "1 or 2", state)
+        name = _decode(name[:length], "arena slot", offset)
+        return cls(first_unit, end_unit, name, strategy, ArenaState(state))
 
 
 @dataclass(frozen=True)

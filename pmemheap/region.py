@@ -6,6 +6,7 @@
     bits              [==|==|==|====]......................................... headroom
     units             [==|==|==|====]......................................... headroom
     entries (files)   [=|=|=|==]...........................................   headroom
+    home_bits, home_entries (power heaps): the same parts of the file once more
 
 A unit has 4096 bytes in the data table, 32 in the bits and in the units table, 16 in the entries
 table. Each table is one reservation, so that each is contiguous and none can be reached by an
@@ -212,6 +213,8 @@ _WIDTHS = {
     "bits": BITS_WIDTH,
     "units": UNITS_WIDTH,
     "entries": ENTRY_WIDTH,
+    "home_bits": BITS_WIDTH,
+    "home_entries": ENTRY_WIDTH,
 }
 _ANONYMOUS_WIDTH = DATA_WIDTH + BITS_WIDTH + UNITS_WIDTH
 
@@ -370,9 +373,21 @@ class Region:
         except BaseException:
             self._medium.abandon(piece)
             raise
-        self._medium.publish(piece, piece.stop)
+        try:
+            self._medium.publish(piece, piece.stop)
+        except BaseException as error:
+            self._retract()
+            if not isinstance(error, DurabilityError):  # else it may be part of the heap
+                self._medium.abandon(piece)
+            raise
         self.growths += 1
         return piece
+
+    def _retract(self) -> None:
+        """Undo the latest `_append`."""
+        self._unmap([self._segments.pop()])
+        self._starts.pop()
+        self._narrow_tables()
 
     def _append(self, piece: Piece) -> None:
         """Extend every table and map the piece's parts; all or nothing."""

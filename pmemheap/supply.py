@@ -354,6 +354,7 @@ class Supply:
             self.virgin = region.end_unit
 
     def _cut(self, first: int, end: int) -> None:
+        bounds = first, end
         old_first, old_end = self.region.first_unit, self.region.end_unit
         self._core._set_bounds(
             first, end, end
@@ -363,7 +364,13 @@ class Supply:
         if end < old_end:
             self.extents.take_ending(old_end, old_end - end)
             self.virgin = end
-        self.region.cut(first, end)
+        try:
+            self.region.cut(first, end)
+        finally:
+            first, end = self.region.first_unit, self.region.end_unit
+            if (first, end) != bounds:  # refused
+                self._core._set_bounds(first, end, end)
+                self.rebuild()
 
     def decay(self, share: float) -> None:
         """End a decay interval: give back what was free through all of the one before.

@@ -48,8 +48,8 @@ def test_damaged_file_gives_an_error_or_intact_data(kind: str, memory_path: Path
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "at least 294912 bytes expected, 0 found"),
-        (b"text\n", "at least 294912 bytes expected, 5 found"),
+        (b"", "at least 167936 bytes expected, 0 found"),
+        (b"text\n", "at least 167936 bytes expected, 5 found"),
         (bytes(400_000), "magic b'PMEMHEAP' expected"),
     ],
 )

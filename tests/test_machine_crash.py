@@ -43,7 +43,7 @@ def test_a_file_in_use_under_another_boot_is_refused(
     with pmemheap.Heap.create(path, durability=durability) as heap:
         heap.sync()
         copy.write_bytes(path.read_bytes())
-    monkeypatch.setattr(heapfile, "_boot_id", lambda: bytes(16))
+    monkeypatch.setattr(heapfile, "boot_id", lambda: bytes(16))
     with pytest.raises(pmemheap.CorruptHeapError, match="machine went down"):
         pmemheap.Heap.open(copy)
     with pmemheap.Heap.open(path) as heap:

@@ -1,0 +1,76 @@
+"""File space: which part of a heap file a segment gets, and what the segment table says then.
+
+    place    | DATA | SPARE          | DATA |   -->  | DATA | new | SPARE | DATA |
+    tidy     | DATA | SPARE | SPARE  | DATA | SPARE |  -->  | DATA | SPARE | DATA |
+
+Plain functions over the slots, by index. They change nothing: they return the slots to change,
+None for one that becomes empty.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from pmemheap.layout import SEGMENT_SLOTS, SegmentKind, SegmentSlot, SlotImage, Table, spare_slot
+
+__all__ = ["SlotChanges", "fitting_spare", "free_index", "images", "placed", "tidied"]
+
+SlotChanges = dict[int, SegmentSlot | None]
+
+
+def fitting_spare(segments: dict[int, SegmentSlot], file_bytes: int) -> int | None:
+    """Return the SPARE segment that lies lowest in the file, so that its end can be cut off."""
+    fitting = [
+        (slot.file_off, index)
+        for index, slot in segments.items()
+        if slot.kind == SegmentKind.SPARE and slot.file_bytes >= file_bytes
+    ]
+    return min(fitting)[1] if fitting else None
+
+
+def free_index(segments: dict[int, SegmentSlot], *taken: int) -> int | None:
+    """Return the first index that no slot has; None if the table is full."""
+    return next(
+        (i for i in range(SEGMENT_SLOTS) if i not in segments and i not in taken),
+        None,
+    )
+
+
+def placed(segments: dict[int, SegmentSlot], index: int, slot: SegmentSlot) -> SlotChanges:
+    """Return the changes by which a new segment takes its place; what it leaves stays SPARE.
+
+    There is a free slot for the rest, or the new segment takes all.
+    """
+    changes: SlotChanges = {index: slot}
+    old = segments.get(index)
+    if old is not None and old.file_bytes > slot.file_bytes:
+        rest = free_index(segments)
+        assert rest is not None, "a segment that leaves something has a slot for it"
+        changes[rest] = spare_slot(slot.file_stop, old.file_bytes - slot.file_bytes)
+    return changes
+
+
+def tidied(segments: dict[int, SegmentSlot], *, cut: bool) -> SlotChanges:
+    """Return the changes that merge neighbouring SPARE segments, and drop one at the end.
+
+    Parameters
+    ----------
+    cut : bool
+        Whether the end of the file may go.
+    """
+    changes: SlotChanges = {}
+    by_place = sorted(segments.items(), key=lambda each: each[1].file_off)
+    for (left, first), (right, second) in pairwise(by_place):
+        before = changes.get(left) or first
+        if before.kind == second.kind == SegmentKind.SPARE:
+            changes[left] = None
+            changes[right] = spare_slot(before.file_off, before.file_bytes + second.file_bytes)
+    if cut and by_place and by_place[-1][1].kind == SegmentKind.SPARE:
+        changes[by_place[-1][0]] = None
+    return changes
+
+
+def images(changes: SlotChanges) -> list[SlotImage]:
+    """Return changes of the segment table as the images of slots."""
+    empty = SegmentSlot(SegmentKind.NONE, 0, 0)
+    return [(Table.SEGMENTS, index, (slot or empty).pack()) for index, slot in changes.items()]

@@ -1,0 +1,219 @@
+"""Header: the tables at the start of a heap file, read from their bytes and checked.
+
+    image (0x28000 bytes) --> superblock --> segments, arenas, roots
+
+It is handed bytes, not a file: recovery reads an image to which the log has been applied. What a
+killed process may leave behind, without being damage, comes back in `Tables.strays`: segments that
+belong to no arena's range, and logs that the superblock does not name [R28]. They count as SPARE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pmemheap import layout
+from pmemheap.errors import CorruptHeapError
+from pmemheap.layout import (
+    ArenaSlot,
+    ArenaState,
+    RootSlot,
+    SegmentKind,
+    SegmentSlot,
+    Superblock,
+    Table,
+    newest_superblock,
+    spare_slot,
+)
+
+__all__ = ["HeaderImage", "Tables", "as_spare", "read_superblock", "read_tables"]
+
+HeaderImage = bytes | bytearray | memoryview
+
+_SLOTS = {
+    Table.SEGMENTS: layout.SEGMENT_SLOTS,
+    Table.ARENAS: layout.ARENA_SLOTS,
+    Table.ROOTS: layout.ROOT_SLOTS,
+}
+
+
+@dataclass
+class Tables:
+    """The slots in use, by index.
+
+    Attributes
+    ----------
+    strays : dict of int to SegmentSlot
+        What the segment table should say instead of what it does; `segments` says it already.
+    """
+
+    segments: dict[int, SegmentSlot] = field(default_factory=dict)
+    arenas: dict[int, ArenaSlot] = field(default_factory=dict)
+    roots: dict[int, RootSlot] = field(default_factory=dict)
+    strays: dict[int, SegmentSlot] = field(default_factory=dict)
+
+    def data_segments(self, arena: int) -> list[tuple[int, SegmentSlot]]:
+        """Return index and slot of the data segments of an arena, by their units."""
+        found = [
+            (index, slot)
+            for index, slot in self.segments.items()
+            if slot.kind == SegmentKind.DATA and slot.arena == arena
+        ]
+        return sorted(found, key=lambda each: each[1].first_unit)
+
+
+def read_superblock(image: HeaderImage) -> tuple[Superblock, int]:
+    """Return the newest valid superblock, and which of the two copies it is.
+
+    Raises
+    ------
+    CorruptHeapError
+        Neither is valid.
+    """
+    first, second = (bytes(image[at : at + layout.SUPERBLOCK_BYTES]) for at in layout.SUPERBLOCKS)
+    return newest_superblock((first, second))
+
+
+def read_tables(image: HeaderImage, superblock: Superblock, name: str) -> Tables:
+    """Read the three tables of the heap file `name`.
+
+    Raises
+    ------
+    CorruptHeapError
+        A slot is damaged, or slots contradict each other; place, expected, found.
+    """
+    tables = Tables()
+    for index, offset, slot in _slots(image, Table.SEGMENTS):
+        segment = SegmentSlot.unpack(slot, offset)
+        assert segment is not None
+        tables.segments[index] = segment
+    _check_places(tables, name)
+    _check_log(tables, superblock, name)
+    for index, offset, slot in _slots(image, Table.ARENAS):
+        arena = ArenaSlot.unpack(slot, offset)
+        assert arena is not None
+        tables.arenas[index] = arena
+    _set_aside_strays(tables)
+    _check_arenas(tables, name)
+    for index, offset, slot in _slots(image, Table.ROOTS):
+        root = RootSlot.unpack(slot, offset)
+        assert root is not None
+        tables.roots[index] = root
+    return tables
+
+
+def as_spare(slot: SegmentSlot) -> SegmentSlot:
+    """Return the slot of a segment whose units have all left, or of a log that is not used."""
+    return spare_slot(slot.file_off, slot.file_bytes)
+
+
+def _slots(image: HeaderImage, table: Table) -> Iterator[tuple[int, int, bytes]]:
+    """Yield index, file offset and image of the slots of a table that are in use."""
+    zeros = bytes(layout.SLOT_BYTES)
+    for index in range(_SLOTS[table]):
+        offset = layout.slot_offset(table, index)
+        slot = bytes(image[offset : offset + layout.SLOT_BYTES])
+        if slot != zeros:
+            yield index, offset, slot
+
+
+def _check_places(tables: Tables, name: str) -> None:
+    """Check that the segments lie end to end behind the header, and are what they can be."""
+    reached = layout.HEADER_BYTES
+    for slot in sorted(tables.segments.values(), key=lambda each: each.file_off):
+        if slot.file_off != reached or not slot.file_bytes or not _is_sound(slot):
+            raise CorruptHeapError(
+                f"segment table of {name!r}: a segment at file offset {reached:#x} "
+                f"expected, found {slot}"
+            )
+        reached = slot.file_stop
+
+
+def _is_sound(slot: SegmentSlot) -> bool:
+    """Tell whether the numbers of a slot agree with each other [R25]."""
+    if slot.kind == SegmentKind.LOG:
+        return True
+    whole = slot.capacity % layout.SEGMENT_UNITS == 0
+    if slot.kind == SegmentKind.SPARE:
+        return whole
+    return (
+        whole
+        and 0 < slot.nunits <= slot.capacity
+        and slot.nunits % layout.SEGMENT_UNITS == 0
+        and slot.arena < layout.ARENA_SLOTS
+    )
+
+
+def _check_log(tables: Tables, superblock: Superblock, name: str) -> None:
+    """Find the log that the superblock names; all others are strays [R28]."""
+    named = False
+    for index, slot in tables.segments.items():
+        if slot.kind != SegmentKind.LOG:
+            continue
+        if slot.file_off == superblock.log_off and slot.file_bytes == superblock.log_size:
+            named = True
+        else:
+            tables.strays[index] = as_spare(slot)
+    if not named:
+        raise CorruptHeapError(
+            f"segment table of {name!r}: a log of {superblock.log_size} bytes at file offset "
+            f"{superblock.log_off:#x} expected, none found"
+        )
+
+
+def _set_aside_strays(tables: Tables) -> None:
+    """Take segments outside of their arena's range for SPARE ones.
+
+    A growth or a cut that a killed process did not end leaves them.
+    """
+    for index, slot in tables.segments.items():
+        if slot.kind != SegmentKind.DATA:
+            continue
+        arena = tables.arenas.get(slot.arena)
+        inside = (
+            arena is not None
+            and arena.state == ArenaState.LIVE
+            and slot.first_unit < arena.end_unit
+            and slot.first_unit + slot.nunits > arena.first_unit
+        )
+        if not inside:
+            tables.strays[index] = as_spare(slot)
+    tables.segments.update(tables.strays)
+
+
+def _check_arenas(tables: Tables, name: str) -> None:
+    if 0 not in tables.arenas or tables.arenas[0].state != ArenaState.LIVE:
+        raise CorruptHeapError(f"arena table of {name!r}: the default arena expected, none")
+    names: set[str] = set()
+    for index, arena in tables.arenas.items():
+        if arena.state == ArenaState.LIVE:
+            _check_range(tables, index, arena, name)
+            if arena.name in names:
+                raise CorruptHeapError(
+                    f"arena table of {name!r}: names expected once each, found {arena.name!r} again"
+                )
+            names.add(arena.name)
+
+
+def _check_range(tables: Tables, index: int, arena: ArenaSlot, name: str) -> None:
+    """Check that the segments of an arena follow each other through its range of units."""
+    slots = [slot for _, slot in tables.data_segments(index)]
+    expected = slots[0].first_unit if slots else -1
+    for slot in slots:
+        if slot.first_unit != expected:
+            raise CorruptHeapError(
+                f"segment table of {name!r}: a segment from unit {expected} expected, "
+                f"found one from {slot.first_unit}"
+            )
+        expected = slot.first_unit + slot.nunits
+    first = slots[0] if slots else None
+    if (
+        first is None
+        or expected != arena.end_unit
+        or not (first.first_unit <= arena.first_unit < first.first_unit + first.nunits)
+    ):
+        found = [(slot.first_unit, slot.first_unit + slot.nunits) for slot in slots]
+        raise CorruptHeapError(
+            f"arena table of {name!r}: segments for units {arena.first_unit} to "
+            f"{arena.end_unit} of arena {index} expected, found {found}"
+        )
