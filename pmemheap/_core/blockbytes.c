@@ -10,7 +10,7 @@
 struct block_bytes {
     PyObject_HEAD
     struct heap_object *heap;
-    uint64_t offset, length;
+    uint64_t offset, length; /* inside of its arena */
 };
 
 static PyTypeObject *block_bytes_type;
@@ -73,7 +73,8 @@ static PyObject *get_heap(PyObject *object, void *closure)
 static PyObject *get_offset(PyObject *object, void *closure)
 {
     (void)closure;
-    return PyLong_FromUnsignedLongLong(((struct block_bytes *)object)->offset);
+    struct block_bytes *self = (struct block_bytes *)object;
+    return PyLong_FromUnsignedLongLong(ph_outer(self->heap, self->offset));
 }
 
 static PyGetSetDef attributes[] = {

@@ -95,9 +95,9 @@ static PyObject *heap_malloc(PyObject *object, PyObject *const *args, Py_ssize_t
         return NULL;
     if (is_open(self) && read_number(values[0], &size) && size != 0 && size <= PH_SIZE_MAX
         && (values[1] == NULL || (read_number(values[1], &align) && align != 0 && (align & (align - 1)) == 0))) {
-        int64_t offset = ph_malloc(&self->heap, size, align);
-        if (offset >= 0)
-            return PyLong_FromLongLong(offset);
+        int64_t inner = ph_malloc(&self->heap, size, align);
+        if (inner >= 0)
+            return PyLong_FromUnsignedLongLong(ph_outer(self, (uint64_t)inner));
     }
     return call_slow(object, slow.malloc, values[0], values[1]);
 }
@@ -128,7 +128,8 @@ static PyObject *heap_free(PyObject *object, PyObject *const *args, Py_ssize_t c
     if (values[1] != NULL && (deferred = PyObject_IsTrue(values[1])) < 0)
         return NULL;
     if (!is_open(self) || !read_number(values[0], &offset)
-        || (deferred ? ph_free_deferred(&self->heap, offset) : ph_free(&self->heap, offset)) < 0)
+        || (deferred ? ph_free_deferred(&self->heap, ph_inner(self, offset))
+                     : ph_free(&self->heap, ph_inner(self, offset))) < 0)
         return call_slow(object, slow.free, values[0], values[1]);
     if (wants_upkeep(self))
         return PyObject_CallMethodObjArgs(object, slow.upkeep, NULL);
@@ -159,9 +160,9 @@ static PyObject *heap_realloc(PyObject *object, PyObject *const *args, Py_ssize_
         return NULL;
     if (is_open(self) && read_number(values[0], &offset) && read_number(values[1], &size)
         && size != 0 && size <= PH_SIZE_MAX) {
-        int64_t to = ph_realloc(&self->heap, offset, size);
+        int64_t to = ph_realloc(&self->heap, ph_inner(self, offset), size);
         if (to >= 0)
-            return PyLong_FromLongLong(to);
+            return PyLong_FromUnsignedLongLong(ph_outer(self, (uint64_t)to));
     }
     return call_slow(object, slow.realloc, values[0], values[1]);
 }
@@ -183,7 +184,7 @@ static PyObject *heap_expand(PyObject *object, PyObject *const *args, Py_ssize_t
         return NULL;
     if (is_open(self) && read_number(values[0], &offset) && read_number(values[1], &size)
         && size != 0 && size <= PH_SIZE_MAX) {
-        int done = ph_expand(&self->heap, offset, size);
+        int done = ph_expand(&self->heap, ph_inner(self, offset), size);
         if (done == 0)
             Py_RETURN_TRUE;
         if (done == PH_H_MOVE)
@@ -203,7 +204,7 @@ static PyObject *heap_usable_size(PyObject *object, PyObject *argument)
     uint64_t offset;
 
     if (self->state <= PH_S_READONLY && read_number(argument, &offset)) {
-        int64_t size = ph_usable_size(&self->heap, offset);
+        int64_t size = ph_usable_size(&self->heap, ph_inner(self, offset));
         if (size >= 0)
             return PyLong_FromLongLong(size);
     }
@@ -231,11 +232,11 @@ static PyObject *heap_view(PyObject *object, PyObject *const *args, Py_ssize_t c
         return NULL;
     if (self->state <= PH_S_READONLY && read_number(values[0], &offset)
         && (values[1] == NULL || values[1] == Py_None || read_number(values[1], &length))) {
-        int64_t usable = ph_usable_size(&self->heap, offset);
+        int64_t usable = ph_usable_size(&self->heap, ph_inner(self, offset));
         if (values[1] == NULL || values[1] == Py_None)
             length = usable < 0 ? 0 : (uint64_t)usable;
         if (usable >= 0 && length <= (uint64_t)usable) {
-            PyObject *view = ph_block_view(self, offset, length);
+            PyObject *view = ph_block_view(self, ph_inner(self, offset), length);
             if (view != NULL || PyErr_Occurred())
                 return view;
         }
@@ -247,9 +248,19 @@ static PyObject *heap_view(PyObject *object, PyObject *const *args, Py_ssize_t c
 static PyObject *take_back(struct heap_object *self, PyObject *offsets, const uint64_t *taken, uint64_t count)
 {
     for (uint64_t i = 0; i < count && self->state <= PH_S_READONLY; i++)
-        ph_free(&self->heap, taken[i]);
+        ph_free(&self->heap, ph_inner(self, taken[i]));
     Py_DECREF(offsets);
     return NULL;
+}
+
+/* ph_malloc_many, answering with offsets of the heap. */
+static uint64_t take_many(struct heap_object *self, uint64_t size, uint64_t count, uint64_t *slots)
+{
+    uint64_t taken = ph_malloc_many(&self->heap, size, count, slots);
+
+    for (uint64_t i = 0; self->origin != 0 && i < taken; i++)
+        slots[i] = ph_outer(self, slots[i]);
+    return taken;
 }
 
 PyDoc_STRVAR(malloc_many_doc,
@@ -277,7 +288,7 @@ static PyObject *heap_malloc_many(PyObject *object, PyObject *const *args, Py_ss
         return NULL;
     uint64_t *slots = (uint64_t *)PyByteArray_AsString(offsets);
     while (is_open(self)
-           && (done += ph_malloc_many(&self->heap, size, count - done, slots + done)) < count) {
+           && (done += take_many(self, size, count - done, slots + done)) < count) {
         PyObject *one = PyObject_CallMethodObjArgs(object, slow.more, values[0], values[1], Py_True, NULL);
         uint64_t offset;
         if (one == NULL)
@@ -326,6 +337,7 @@ static Py_ssize_t first_repeated(const uint64_t *offsets, Py_ssize_t count)
     return i;
 }
 
+/* `offsets` are those inside of the arena. */
 static PyObject *free_batch(PyObject *object, const uint64_t *offsets, Py_ssize_t count)
 {
     struct heap_object *self = heap_of(object);
@@ -336,7 +348,8 @@ static PyObject *free_batch(PyObject *object, const uint64_t *offsets, Py_ssize_
     if (bad < 0)
         return PyErr_NoMemory();
     if (bad < count || !is_open(self)) {
-        PyObject *index = PyLong_FromSsize_t(bad), *offset = PyLong_FromUnsignedLongLong(count ? offsets[bad] : 0);
+        PyObject *index = PyLong_FromSsize_t(bad);
+        PyObject *offset = PyLong_FromUnsignedLongLong(count ? ph_outer(self, offsets[bad]) : 0);
         PyObject *result = index && offset ? call_slow(object, slow.free_many, index, offset) : NULL;
         Py_XDECREF(index);
         Py_XDECREF(offset);
@@ -356,7 +369,10 @@ static PyObject *free_copy(PyObject *object, const Py_buffer *buffer)
     if (offsets == NULL)
         return PyErr_NoMemory();
     memcpy(offsets, buffer->buf, (size_t)buffer->len);
-    PyObject *result = free_batch(object, offsets, buffer->len / (Py_ssize_t)sizeof(uint64_t));
+    Py_ssize_t count = buffer->len / (Py_ssize_t)sizeof(uint64_t);
+    for (Py_ssize_t i = 0; heap_of(object)->origin != 0 && i < count; i++)
+        offsets[i] = ph_inner(heap_of(object), offsets[i]);
+    PyObject *result = free_batch(object, offsets, count);
     PyMem_Free(offsets);
     return result;
 }

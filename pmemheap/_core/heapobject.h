@@ -12,15 +12,28 @@ struct heap_object {
     struct ph_heap heap;
     struct ph_recorder recorder;
     PyObject *keep;        /* the lifelines of the tables and of the data */
+    uint64_t origin;       /* number of the arena << 55: what the offsets of its blocks begin with */
     uint64_t upkeep_at;    /* `freed_units` at which Python looks whether something is to be given back */
     uint64_t merge_at;     /* `limbo_count` at which it merges what was freed */
     int state;
     PyObject *weak_references;
 };
 
-/* A memoryview over `length` bytes of the live block at `offset`, which it pins; NULL with an exception set,
- * or with none where no live block begins at `offset`. */
-PyObject *ph_block_view(struct heap_object *self, uint64_t offset, uint64_t length);
+/* An offset of the heap as one in this arena; beyond its end if the block lies in another arena. */
+static inline uint64_t ph_inner(const struct heap_object *self, uint64_t offset)
+{
+    return offset ^ self->origin;
+}
+
+/* The reverse. */
+static inline uint64_t ph_outer(const struct heap_object *self, uint64_t inner)
+{
+    return inner ^ self->origin;
+}
+
+/* A memoryview over `length` bytes of the live block at `inner`, which it pins; NULL with an exception set,
+ * or with none where no live block begins there. */
+PyObject *ph_block_view(struct heap_object *self, uint64_t inner, uint64_t length);
 
 extern PyMethodDef ph_upkeep_methods[];
 int ph_add_block_bytes_type(PyObject *module);

@@ -141,6 +141,8 @@ static PyObject *large_make(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "KKK", &unit, &nunits, &nbytes))
         return NULL;
+    if (ph_dirty_reserve(core_of(object), 2) < 0)
+        return PyErr_NoMemory();
     ph_large_make(core_of(object), unit, nunits, nbytes);
     return PyLong_FromUnsignedLongLong(unit << PH_UNIT_SHIFT);
 }
@@ -279,7 +281,8 @@ static PyObject *move_into(PyObject *object, PyObject *args)
     return PyLong_FromLong(ph_move_into(core_of(object), offset, to, size));
 }
 
-/* (state, first unit, units, class) of what covers the unit of an offset, as far as it is read; all zero outside. */
+/* (state, first unit, units, class) of what covers the unit of an offset, as far as it is read; all zero outside. The
+ * state is that of the block where a withheld one begins. */
 static PyObject *place_of(PyObject *object, PyObject *argument)
 {
     struct ph_heap *h = core_of(object);
@@ -295,7 +298,8 @@ static PyObject *place_of(PyObject *object, PyObject *argument)
         unit -= record->back;
         record = &h->units[unit];
     }
-    return Py_BuildValue("iKII", record->state, (unsigned long long)unit, record->nunits, record->class_index);
+    int state = ph_is_reserved(h, offset) ? PH_U_RESERVED : ph_is_quarantined(h, offset) ? PH_U_QUARANTINE : record->state;
+    return Py_BuildValue("iKII", state, (unsigned long long)unit, record->nunits, record->class_index);
 }
 
 enum { GAPS = 256 };
@@ -395,7 +399,7 @@ static PyObject *counters(PyObject *object, PyObject *ignored)
 
     (void)ignored;
     return Py_BuildValue(
-        "{sK sK sK sK sK sK sK sK sK sK sK}",
+        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
         "wilderness_units", (unsigned long long)(h->wild_end - h->wild),
         "pool_free_units", (unsigned long long)h->pool_free,
         "pool_longest_units", (unsigned long long)ph_pool_longest(h),
@@ -406,10 +410,17 @@ static PyObject *counters(PyObject *object, PyObject *ignored)
         "large_blocks", (unsigned long long)h->large_blocks,
         "freed_units", (unsigned long long)h->freed_units,
         "live_views", (unsigned long long)h->marks.views,
-        "marked_blocks", (unsigned long long)h->marks.used);
+        "marked_blocks", (unsigned long long)h->marks.used,
+        "pins", (unsigned long long)h->marks.pins,
+        "reserved_blocks", (unsigned long long)h->held.reserved_blocks,
+        "reserved_units", (unsigned long long)h->held.reserved_units,
+        "reserved_bytes", (unsigned long long)h->held.reserved_bytes,
+        "quarantined_blocks", (unsigned long long)h->held.freed_blocks,
+        "quarantined_units", (unsigned long long)h->held.freed_units,
+        "quarantined_bytes", (unsigned long long)h->held.freed_bytes);
 }
 
-/* [(block size, run units, blocks a run, runs, live, mallocs, requested bytes), ...] */
+/* [(block size, run units, blocks a run, runs, live, mallocs, requested bytes, withheld), ...] */
 static PyObject *class_counters(PyObject *object, PyObject *ignored)
 {
     const struct ph_heap *h = core_of(object);
@@ -418,9 +429,10 @@ static PyObject *class_counters(PyObject *object, PyObject *ignored)
     (void)ignored;
     for (uint32_t i = 0; list != NULL && i < h->nclasses; i++) {
         const struct ph_class *c = &h->classes[i];
-        PyObject *row = Py_BuildValue("IIIKKKK", c->granules * PH_GRANULE, c->run_units, c->run_blocks,
+        PyObject *row = Py_BuildValue("IIIKKKKK", c->granules * PH_GRANULE, c->run_units, c->run_blocks,
                                       (unsigned long long)c->runs, (unsigned long long)c->live,
-                                      (unsigned long long)c->mallocs, (unsigned long long)c->requested);
+                                      (unsigned long long)c->mallocs, (unsigned long long)c->requested,
+                                      (unsigned long long)c->held);
         if (row == NULL || PyList_SetItem(list, (Py_ssize_t)i, row) < 0)
             Py_CLEAR(list);
     }
@@ -437,14 +449,14 @@ static PyObject *record(PyObject *object, PyObject *argument)
         return NULL;
     PyMem_Free(self->recorder.events);
     self->recorder = (struct ph_recorder){0};
-    self->heap.recorder = NULL;
+    ph_set_recorder(&self->heap, NULL);
     if (capacity == 0)
         Py_RETURN_NONE;
     self->recorder.events = PyMem_Calloc(capacity, sizeof(struct ph_store_event));
     if (self->recorder.events == NULL)
         return PyErr_NoMemory();
     self->recorder.capacity = capacity;
-    self->heap.recorder = &self->recorder;
+    ph_set_recorder(&self->heap, &self->recorder);
     Py_RETURN_NONE;
 }
 
@@ -464,6 +476,143 @@ static PyObject *recorded(PyObject *object, PyObject *ignored)
             Py_CLEAR(list);
     }
     return list == NULL ? NULL : Py_BuildValue("KN", (unsigned long long)r->count, list);
+}
+
+/* What tests call to take the steps of a transaction one by one; each answers 0 or an offset, or a negative code. */
+
+RAW_CALL(reserve_block, ph_reserve_block)
+
+static PyObject *step(PyObject *object, PyObject *argument, int (*call)(struct ph_heap *, uint64_t))
+{
+    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    return PyLong_FromLong(call(core_of(object), offset));
+}
+
+static int publish_stored(struct ph_heap *h, uint64_t offset)
+{
+    if (!ph_is_reserved(h, offset))
+        return PH_H_BAD_OFFSET;
+    if (ph_dirty_reserve(h, 2) < 0)
+        return PH_H_NOMEM;
+    ph_publish(h, offset);
+    ph_describe(h, offset);
+    return 0;
+}
+
+static int cancel_reserved(struct ph_heap *h, uint64_t offset)
+{
+    if (!ph_is_reserved(h, offset))
+        return PH_H_BAD_OFFSET;
+    ph_cancel(h, offset);
+    return 0;
+}
+
+static int retire_stored(struct ph_heap *h, uint64_t offset)
+{
+    if (ph_free_refusal(h, offset) == PH_H_BAD_OFFSET)
+        return PH_H_BAD_OFFSET;
+    if (ph_held_reserve(h, 1) < 0 || ph_dirty_reserve(h, 2) < 0)
+        return PH_H_NOMEM;
+    ph_retire(h, offset);
+    ph_undescribe(h, offset);
+    return 0;
+}
+
+static int release_retired(struct ph_heap *h, uint64_t offset)
+{
+    if (!ph_is_retired(h, offset))
+        return PH_H_BAD_OFFSET;
+    ph_release(h, offset);
+    return 0;
+}
+
+static int unpin_pinned(struct ph_heap *h, uint64_t offset)
+{
+    const struct ph_mark *mark = ph_mark_find(h, offset);
+    if (mark == NULL || mark->pins == 0)
+        return PH_H_BAD_OFFSET;
+    ph_unpin(h, offset);
+    return 0;
+}
+
+#define STEP(name, call)                                        \
+    static PyObject *name(PyObject *object, PyObject *argument) \
+    {                                                           \
+        return step(object, argument, call);                    \
+    }
+
+STEP(publish, publish_stored)
+STEP(cancel, cancel_reserved)
+STEP(retire, retire_stored)
+STEP(release, release_retired)
+STEP(pin, ph_pin)
+STEP(unpin, unpin_pinned)
+
+static PyObject *held_size(PyObject *object, PyObject *argument)
+{
+    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    return PyLong_FromLongLong(ph_held_size(core_of(object), offset));
+}
+
+static PyObject *block_start(PyObject *object, PyObject *argument)
+{
+    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    return PyLong_FromLongLong(ph_block_start(core_of(object), offset));
+}
+
+static PyObject *reserve_large(PyObject *object, PyObject *args)
+{
+    unsigned long long unit, nunits, nbytes;
+
+    if (!PyArg_ParseTuple(args, "KKK", &unit, &nunits, &nbytes))
+        return NULL;
+    ph_reserve_large(core_of(object), unit, nunits, nbytes);
+    return PyLong_FromUnsignedLongLong(unit << PH_UNIT_SHIFT);
+}
+
+static PyObject *set_logged(PyObject *object, PyObject *argument)
+{
+    long logged = PyLong_AsLong(argument);
+
+    if (logged == -1 && PyErr_Occurred())
+        return NULL;
+    ph_set_logged(core_of(object), (uint32_t)logged);
+    Py_RETURN_NONE;
+}
+
+/* ([(offset, bytes) freed, ...], [address of a word that was stored to, ...]), which are forgotten. */
+static PyObject *noted(PyObject *object, PyObject *ignored)
+{
+    struct ph_heap *h = core_of(object);
+    PyObject *freed = PyList_New((Py_ssize_t)h->freed.count), *dirty = PyList_New((Py_ssize_t)h->dirty.count);
+
+    (void)ignored;
+    for (uint64_t i = 0; freed != NULL && i < h->freed.count; i++) {
+        PyObject *one = range_or_none(1, h->freed.items[i].offset, h->freed.items[i].nbytes);
+        if (one == NULL || PyList_SetItem(freed, (Py_ssize_t)i, one) < 0)
+            Py_CLEAR(freed);
+    }
+    for (uint64_t i = 0; dirty != NULL && i < h->dirty.count; i++) {
+        PyObject *one = PyLong_FromVoidPtr(h->dirty.words[i]);
+        if (one == NULL || PyList_SetItem(dirty, (Py_ssize_t)i, one) < 0)
+            Py_CLEAR(dirty);
+    }
+    if (freed == NULL || dirty == NULL) {
+        Py_XDECREF(freed);
+        Py_XDECREF(dirty);
+        return NULL;
+    }
+    h->freed.count = h->dirty.count = 0;
+    return Py_BuildValue("NN", freed, dirty);
 }
 
 PyMethodDef ph_upkeep_methods[] = {
@@ -505,5 +654,17 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_class_counters", class_counters, METH_NOARGS, "Counters of the size classes."},
     {"_record", record, METH_O, "Keep the next stores to persistent words."},
     {"_recorded", recorded, METH_NOARGS, "The stores that were kept."},
+    {"_reserve", reserve_block, METH_VARARGS, "Offset of a block that is reserved, or a negative code."},
+    {"_reserve_large", reserve_large, METH_VARARGS, "The same of units of nobody: first, number, bytes."},
+    {"_publish", publish, METH_O, "Reserved to live, stored."},
+    {"_cancel", cancel, METH_O, "Reserved to free."},
+    {"_retire", retire, METH_O, "Live to quarantined, stored."},
+    {"_release", release, METH_O, "Quarantined to free."},
+    {"_pin", pin, METH_O, "A transaction holds the block."},
+    {"_unpin", unpin, METH_O, "It holds it no more."},
+    {"_held_size", held_size, METH_O, "Bytes of a live, reserved or quarantined block."},
+    {"_block_start", block_start, METH_O, "Where the block begins that holds a byte, or a negative code."},
+    {"_set_logged", set_logged, METH_O, "0: no log; 1: of a process heap; 2: of a power heap."},
+    {"_noted", noted, METH_NOARGS, "Take what a power heap has noted for its log: freed, and words stored to."},
     {NULL, NULL, 0, NULL},
 };
