@@ -6,6 +6,31 @@ static struct ph_heap *core_of(PyObject *object)
     return &((struct heap_object *)object)->heap;
 }
 
+/* An int argument as an offset in the arena; (uint64_t)-1 with an exception set if it is none. */
+static uint64_t read_inner(PyObject *object, PyObject *argument)
+{
+    uint64_t offset = PyLong_AsUnsignedLongLong(argument);
+
+    return PyErr_Occurred() ? offset : ph_inner((struct heap_object *)object, offset);
+}
+
+static PyObject *offset_from(PyObject *object, int64_t inner)
+{
+    if (inner < 0)
+        return PyLong_FromLongLong(inner);
+    return PyLong_FromUnsignedLongLong(ph_outer((struct heap_object *)object, (uint64_t)inner));
+}
+
+static PyObject *set_origin(PyObject *object, PyObject *argument)
+{
+    uint64_t origin = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    ((struct heap_object *)object)->origin = origin;
+    Py_RETURN_NONE;
+}
+
 static PyObject *configure(PyObject *object, PyObject *args)
 {
     const char *sizes, *units;
@@ -113,22 +138,36 @@ static PyObject *merge_is_due(PyObject *object, PyObject *ignored)
     return PyBool_FromLong(self->heap.limbo_count >= self->merge_at);
 }
 
-#define RAW_CALL(name, call)                                                    \
-    static PyObject *name(PyObject *object, PyObject *args)                     \
-    {                                                                           \
-        unsigned long long a, b;                                                \
-        if (!PyArg_ParseTuple(args, "KK", &a, &b))                              \
-            return NULL;                                                        \
-        return PyLong_FromLongLong((long long)call(core_of(object), a, b));     \
-    }
+static PyObject *try_malloc(PyObject *object, PyObject *args)
+{
+    unsigned long long size, align;
 
-RAW_CALL(try_malloc, ph_malloc)
-RAW_CALL(try_realloc, ph_realloc)
-RAW_CALL(try_expand, ph_expand)
+    if (!PyArg_ParseTuple(args, "KK", &size, &align))
+        return NULL;
+    return offset_from(object, ph_malloc(core_of(object), size, align));
+}
+
+static PyObject *try_realloc(PyObject *object, PyObject *args)
+{
+    unsigned long long offset, size;
+
+    if (!PyArg_ParseTuple(args, "KK", &offset, &size))
+        return NULL;
+    return offset_from(object, ph_realloc(core_of(object), ph_inner((struct heap_object *)object, offset), size));
+}
+
+static PyObject *try_expand(PyObject *object, PyObject *args)
+{
+    unsigned long long offset, size;
+
+    if (!PyArg_ParseTuple(args, "KK", &offset, &size))
+        return NULL;
+    return PyLong_FromLong(ph_expand(core_of(object), ph_inner((struct heap_object *)object, offset), size));
+}
 
 static PyObject *free_refusal(PyObject *object, PyObject *argument)
 {
-    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
+    uint64_t offset = read_inner(object, argument);
 
     if (PyErr_Occurred())
         return NULL;
@@ -144,7 +183,7 @@ static PyObject *large_make(PyObject *object, PyObject *args)
     if (ph_dirty_reserve(core_of(object), 2) < 0)
         return PyErr_NoMemory();
     ph_large_make(core_of(object), unit, nunits, nbytes);
-    return PyLong_FromUnsignedLongLong(unit << PH_UNIT_SHIFT);
+    return offset_from(object, (int64_t)(unit << PH_UNIT_SHIFT));
 }
 
 static PyObject *large_extend(PyObject *object, PyObject *args)
@@ -153,7 +192,7 @@ static PyObject *large_extend(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "KKKK", &offset, &start, &stop, &nbytes))
         return NULL;
-    return PyBool_FromLong(ph_large_extend(core_of(object), offset, start, stop, nbytes));
+    return PyBool_FromLong(ph_large_extend(core_of(object), ph_inner((struct heap_object *)object, offset), start, stop, nbytes));
 }
 
 static PyObject *room_after(PyObject *object, PyObject *argument)
@@ -230,7 +269,7 @@ static PyObject *release_empties(PyObject *object, PyObject *ignored)
 
 static PyObject *handle_make(PyObject *object, PyObject *argument)
 {
-    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
+    uint64_t offset = read_inner(object, argument);
 
     if (PyErr_Occurred())
         return NULL;
@@ -243,7 +282,7 @@ static PyObject *handle_is_valid(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "KK", &offset, &serial))
         return NULL;
-    return PyBool_FromLong(ph_handle_valid(core_of(object), offset, serial));
+    return PyBool_FromLong(ph_handle_valid(core_of(object), ph_inner((struct heap_object *)object, offset), serial));
 }
 
 static PyObject *handle_drop(PyObject *object, PyObject *args)
@@ -252,13 +291,13 @@ static PyObject *handle_drop(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "KK", &offset, &serial))
         return NULL;
-    ph_handle_drop(core_of(object), offset, serial);
+    ph_handle_drop(core_of(object), ph_inner((struct heap_object *)object, offset), serial);
     Py_RETURN_NONE;
 }
 
 static PyObject *views_of(PyObject *object, PyObject *argument)
 {
-    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
+    uint64_t offset = read_inner(object, argument);
 
     if (PyErr_Occurred())
         return NULL;
@@ -278,7 +317,8 @@ static PyObject *move_into(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "KKK", &offset, &to, &size))
         return NULL;
-    return PyLong_FromLong(ph_move_into(core_of(object), offset, to, size));
+    const struct heap_object *self = (struct heap_object *)object;
+    return PyLong_FromLong(ph_move_into(core_of(object), ph_inner(self, offset), ph_inner(self, to), size));
 }
 
 /* (state, first unit, units, class) of what covers the unit of an offset, as far as it is read; all zero outside. The
@@ -286,7 +326,7 @@ static PyObject *move_into(PyObject *object, PyObject *args)
 static PyObject *place_of(PyObject *object, PyObject *argument)
 {
     struct ph_heap *h = core_of(object);
-    uint64_t offset = PyLong_AsUnsignedLongLong(argument), unit = offset >> PH_UNIT_SHIFT;
+    uint64_t offset = read_inner(object, argument), unit = offset >> PH_UNIT_SHIFT;
 
     if (PyErr_Occurred())
         return NULL;
@@ -365,7 +405,7 @@ static PyObject *blocks(PyObject *object, PyObject *argument)
     int64_t count = ph_blocks(core_of(object), &cursor, offsets, sizes, BLOCKS);
     PyObject *list = PyList_New((Py_ssize_t)count);
     for (int64_t i = 0; list != NULL && i < count; i++) {
-        PyObject *block = range_or_none(1, offsets[i], sizes[i]);
+        PyObject *block = range_or_none(1, ph_outer((struct heap_object *)object, offsets[i]), sizes[i]);
         if (block == NULL || PyList_SetItem(list, (Py_ssize_t)i, block) < 0)
             Py_CLEAR(list);
     }
@@ -480,11 +520,18 @@ static PyObject *recorded(PyObject *object, PyObject *ignored)
 
 /* What tests call to take the steps of a transaction one by one; each answers 0 or an offset, or a negative code. */
 
-RAW_CALL(reserve_block, ph_reserve_block)
+static PyObject *reserve_block(PyObject *object, PyObject *args)
+{
+    unsigned long long size, align;
+
+    if (!PyArg_ParseTuple(args, "KK", &size, &align))
+        return NULL;
+    return offset_from(object, ph_reserve_block(core_of(object), size, align));
+}
 
 static PyObject *step(PyObject *object, PyObject *argument, int (*call)(struct ph_heap *, uint64_t))
 {
-    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
+    uint64_t offset = read_inner(object, argument);
 
     if (PyErr_Occurred())
         return NULL;
@@ -553,7 +600,7 @@ STEP(unpin, unpin_pinned)
 
 static PyObject *held_size(PyObject *object, PyObject *argument)
 {
-    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
+    uint64_t offset = read_inner(object, argument);
 
     if (PyErr_Occurred())
         return NULL;
@@ -562,11 +609,11 @@ static PyObject *held_size(PyObject *object, PyObject *argument)
 
 static PyObject *block_start(PyObject *object, PyObject *argument)
 {
-    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
+    uint64_t offset = read_inner(object, argument);
 
     if (PyErr_Occurred())
         return NULL;
-    return PyLong_FromLongLong(ph_block_start(core_of(object), offset));
+    return offset_from(object, ph_block_start(core_of(object), offset));
 }
 
 static PyObject *reserve_large(PyObject *object, PyObject *args)
@@ -576,7 +623,7 @@ static PyObject *reserve_large(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "KKK", &unit, &nunits, &nbytes))
         return NULL;
     ph_reserve_large(core_of(object), unit, nunits, nbytes);
-    return PyLong_FromUnsignedLongLong(unit << PH_UNIT_SHIFT);
+    return offset_from(object, (int64_t)(unit << PH_UNIT_SHIFT));
 }
 
 static PyObject *set_logged(PyObject *object, PyObject *argument)
@@ -641,6 +688,7 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_handle_make", handle_make, METH_O, "Serial number for a handle to a live block, or a negative code."},
     {"_handle_is_valid", handle_is_valid, METH_VARARGS, "Whether the block of a handle still lives."},
     {"_handle_drop", handle_drop, METH_VARARGS, "A handle is gone."},
+    {"_set_origin", set_origin, METH_O, "Tell the number of the arena, shifted: what its offsets begin with."},
     {"_views_of", views_of, METH_O, "Live views of the block at an offset."},
     {"_live_views", live_views, METH_NOARGS, "Live views of all blocks."},
     {"_move_into", move_into, METH_VARARGS, "Copy a block into a large one and free it: from, to, size."},
