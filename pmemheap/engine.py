@@ -406,6 +406,10 @@ class Engine(native.HeapCore):
         """Say what lies at an offset inside the heap at which no live block begins."""
         state, unit, _, index = self._place_of(offset)
         start = unit * UNIT
+        if state == 7:
+            return "the block there belongs to an open transaction"
+        if state == 8 and not self._views_of(offset):
+            return "the block there was freed, and is kept until that is durable"
         if state in {3, 4}:
             size = CLASSES[index].size
             inside = (offset - start) % size

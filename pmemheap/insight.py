@@ -52,8 +52,11 @@ class HeapStats:
     ----------
     allocated : int
         In live blocks, as rounded up to their size class or to whole units.
+    reserved, quarantined : int
+        In blocks of open transactions; in blocks that were freed but may not be used again until that
+        is durable, or until their last view goes.
     active : int
-        In runs and large blocks: `allocated`, and the free blocks of runs.
+        In runs and large blocks: `allocated`, `reserved`, `quarantined`, and the free blocks of runs.
     resident : int
         Of memory that is in use, tables included: `touched`, but all that is active counts, also
         where it was never stored to.
@@ -87,6 +90,8 @@ class HeapStats:
     """
 
     allocated: int
+    reserved: int
+    quarantined: int
     active: int
     resident: int
     touched: int
@@ -116,12 +121,16 @@ def stats(heap: Engine) -> HeapStats:
     residency = region.residency()
     touched = sum(each.proportional for each in residency.values())
     metadata = touched - residency["data"].proportional
-    active = (counters["run_units"] + counters["large_units"]) * UNIT
+    active = UNIT * sum(
+        counters[f"{kind}_units"] for kind in ("run", "large", "reserved", "quarantined")
+    )
     free, longest = supply.free_units(), max(supply.longest(), counters["pool_longest_units"])
     file_bytes, file_blocks = medium.allocated() if isinstance(medium, FileMedium) else (0, 0)
     large = counters["large_units"] * UNIT
     return HeapStats(
         allocated=small_bytes + large,
+        reserved=counters["reserved_bytes"],
+        quarantined=counters["quarantined_bytes"],
         active=active,
         resident=max(touched, active + metadata),
         touched=touched,
@@ -146,7 +155,7 @@ def stats(heap: Engine) -> HeapStats:
 def _classes(heap: Engine) -> tuple[tuple[ClassStats, ...], int, int]:
     """Return the classes in use, the bytes of their blocks and the estimated waste inside."""
     rows, allocated, waste = [], 0, 0.0
-    for size, _, run_blocks, runs, live, mallocs, requested in heap._class_counters():
+    for size, _, run_blocks, runs, live, mallocs, requested, _ in heap._class_counters():
         if not (runs or mallocs):
             continue
         mean = requested / mallocs if mallocs else float(size)
@@ -253,7 +262,9 @@ def _rounded(size: int) -> tuple[int, int]:
 
 def _has_free_block(heap: Engine, size: int) -> bool:
     rounded, _ = _rounded(size)
-    return any(row[0] == rounded and row[4] < row[3] * row[2] for row in heap._class_counters())
+    return any(
+        row[0] == rounded and row[4] + row[7] < row[3] * row[2] for row in heap._class_counters()
+    )
 
 
 def _disk_free(medium: FileMedium) -> int:
@@ -307,6 +318,13 @@ _FINDINGS = {
     21: ("heap", "units in large blocks"),
     22: ("heap", "bytes in large blocks"),
     23: ("heap", "large blocks"),
+    24: ("run at unit {unit}", "withheld blocks"),
+    25: ("unit {unit}", "withheld blocks that are live as well, or none of the run"),
+    26: ("size class {unit}", "withheld blocks"),
+    27: ("size class {unit}", "free blocks of the word in service"),
+    28: ("heap", "withheld blocks and words with some"),
+    29: ("heap", "units in withheld large blocks"),
+    30: ("heap", "bytes in withheld blocks"),
 }
 
 

@@ -1,13 +1,8 @@
-/* heap.c -- malloc, free and realloc: what is on the path of every call. */
+/* heap.c -- malloc and free: what is on the path of every call. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "heap_internal.h"
-
-static uint64_t units_for(uint64_t nbytes)
-{
-    return (nbytes + PH_UNIT_BYTES - 1) >> PH_UNIT_SHIFT;
-}
 
 static void class_init(struct ph_class *c, uint32_t size, uint16_t run_units, uint64_t *starts)
 {
@@ -58,14 +53,20 @@ void ph_heap_fini(struct ph_heap *h)
 {
     free(h->starts);
     free(h->marks.slots);
+    free(h->held.slots);
+    free(h->freed.items);
+    free(h->dirty.words);
     h->starts = NULL;
     h->marks = (struct ph_marks){0};
+    h->held = (struct ph_held){0};
+    h->freed = (struct ph_freed_list){0};
+    h->dirty = (struct ph_dirty){0};
 }
 
 /* Whole units serve a size at least as well as its class does when they round it up no further. */
 static int units_serve_better(const struct ph_class *c, uint64_t size)
 {
-    return size > PH_UNIT_BYTES / 2 && units_for(size) * PH_UNIT_BYTES <= c->granules * PH_GRANULE;
+    return size > PH_UNIT_BYTES / 2 && ph_units_for(size) * PH_UNIT_BYTES <= c->granules * PH_GRANULE;
 }
 
 int ph_class_of(const struct ph_heap *h, uint64_t size, uint64_t align)
@@ -84,16 +85,18 @@ int ph_class_of(const struct ph_heap *h, uint64_t size, uint64_t align)
     return -1;
 }
 
-/* Mark the blocks `bits` of the current word of a class as live. */
-static inline void claim(struct ph_heap *h, struct ph_class *c, uint64_t bits, uint32_t count, uint64_t size)
+/* Mark the blocks `bits` of the current word of a class as live, or PH_H_NOMEM. */
+static inline int claim(struct ph_heap *h, struct ph_class *c, uint64_t bits, uint32_t count, uint64_t size)
 {
+    if (ph_try_store(h, &h->bits[c->word], h->bits[c->word] | bits) < 0)
+        return PH_H_NOMEM;
     c->mask ^= bits;
-    ph_store(h, &h->bits[c->word], h->bits[c->word] | bits);
     struct ph_unit *run = ph_unit_at(h, c->current);
     run->u.run.live = (uint16_t)(run->u.run.live + count);
     c->live += count;
     c->mallocs += count;
     c->requested += size * count;
+    return 0;
 }
 
 static inline uint64_t offset_of_bit(uint64_t word, uint64_t bit)
@@ -110,7 +113,8 @@ int64_t ph_malloc_small(struct ph_heap *h, uint32_t class_index, uint64_t size)
             return refill;
     }
     uint64_t bit = c->mask & -c->mask;
-    claim(h, c, bit, 1, size);
+    if (PH_UNLIKELY(claim(h, c, bit, 1, size) < 0))
+        return PH_H_NOMEM;
     return (int64_t)offset_of_bit(c->word, bit);
 }
 
@@ -123,48 +127,10 @@ static uint64_t malloc_small_many(struct ph_heap *h, uint32_t class_index, uint6
         uint64_t rest = c->mask, before = done;
         for (; rest != 0 && done < count; rest &= rest - 1)
             offsets[done++] = offset_of_bit(c->word, rest & -rest);
-        claim(h, c, c->mask & ~rest, (uint32_t)(done - before), size);
+        if (claim(h, c, c->mask & ~rest, (uint32_t)(done - before), size) < 0)
+            return before;
     }
     return done;
-}
-
-/* ph_large_make -- describe `nunits` units, which belong to nobody, as one large block. */
-void ph_large_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
-{
-    ph_large_dress(h, unit, nunits, nbytes);
-    ph_entry_publish(h, unit, ph_entry_word(PH_KIND_LARGE, 0, (uint32_t)nunits), nbytes);
-}
-
-void ph_large_dress(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
-{
-    struct ph_unit *head = &h->units[unit];
-    head->state = PH_U_LARGE;
-    head->nunits = (uint32_t)nunits;
-    head->u.nbytes = nbytes;
-    head->marked = 0;
-    h->large_units += nunits;
-    h->large_bytes += nbytes;
-    h->large_blocks++;
-}
-
-static void large_undress(struct ph_heap *h, uint64_t unit)
-{
-    struct ph_unit *head = &h->units[unit];
-    ph_entry_withdraw(h, unit);
-    head->state = PH_U_OTHER;
-    h->large_units -= head->nunits;
-    h->large_bytes -= head->u.nbytes;
-    h->large_blocks--;
-}
-
-static void large_resize(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
-{
-    struct ph_unit *head = &h->units[unit];
-    h->large_units += nunits - head->nunits;
-    h->large_bytes += nbytes - head->u.nbytes;
-    head->nunits = (uint32_t)nunits;
-    head->u.nbytes = nbytes;
-    ph_entry_publish(h, unit, ph_entry_word(PH_KIND_LARGE, 0, (uint32_t)nunits), nbytes);
 }
 
 int64_t ph_malloc(struct ph_heap *h, uint64_t size, uint64_t align)
@@ -172,31 +138,13 @@ int64_t ph_malloc(struct ph_heap *h, uint64_t size, uint64_t align)
     int index = ph_class_of(h, size, align);
     if (PH_LIKELY(index >= 0))
         return ph_malloc_small(h, (uint32_t)index, size);
-    uint64_t nunits = units_for(size);
-    if (align > PH_UNIT_BYTES)
-        return PH_H_LARGE;
-    int64_t unit = nunits <= PH_POOL_MAX ? ph_pool_take(h, nunits) : ph_limbo_take(h, nunits);
+    if (ph_dirty_reserve(h, PH_STORES_MOST) < 0)
+        return PH_H_NOMEM;
+    int64_t unit = ph_large_take(h, size, align);
     if (unit < 0)
         return unit;
-    ph_large_make(h, (uint64_t)unit, nunits, size);
+    ph_large_make(h, (uint64_t)unit, ph_units_for(size), size);
     return unit << PH_UNIT_SHIFT;
-}
-
-/* Units go back to whom their number belongs: the pool, or limbo, where Python takes them from. */
-static void give_back(struct ph_heap *h, uint64_t unit, uint64_t nunits)
-{
-    h->freed_units += nunits;
-    if (nunits <= PH_POOL_MAX) {
-        ph_pool_give(h, unit, nunits);
-        return;
-    }
-    struct ph_unit *head = &h->units[unit];
-    head->state = PH_U_LIMBO;
-    head->nunits = (uint32_t)nunits;
-    head->sibling = h->limbo;
-    h->limbo = (uint32_t)unit;
-    h->limbo_units += nunits;
-    h->limbo_count++;
 }
 
 /* ph_block_at -- the record of the run or large block of which a live block begins at `offset`, else NULL. */
@@ -217,7 +165,7 @@ struct ph_unit *ph_block_at(struct ph_heap *h, uint64_t offset)
     return record->state == PH_U_LARGE && offset % PH_UNIT_BYTES == 0 ? record : NULL;
 }
 
-/* Free a block that is known to be live, unviewed and without a mark. */
+/* ph_block_free -- free a block that is known to be live, unviewed and without a mark. */
 void ph_block_free(struct ph_heap *h, uint64_t offset, struct ph_unit *record)
 {
     if (PH_LIKELY(record->state == PH_U_RUN)) {
@@ -228,8 +176,8 @@ void ph_block_free(struct ph_heap *h, uint64_t offset, struct ph_unit *record)
         return;
     }
     uint64_t unit = (uint64_t)(record - h->units), nunits = record->nunits;
-    large_undress(h, unit);
-    give_back(h, unit, nunits);
+    ph_large_undress(h, unit);
+    ph_give_back(h, unit, nunits);
 }
 
 /* ph_free_refusal -- how ph_free would fail, 0 if it would not. */
@@ -250,197 +198,17 @@ int ph_free(struct ph_heap *h, uint64_t offset)
         int refused = ph_mark_refusal(h, offset);
         if (refused < 0)
             return refused;
-        ph_mark_forget(h, offset);
+        if (h->logged != PH_POWER)
+            ph_mark_stale(h, offset);
+    }
+    if (PH_UNLIKELY(h->logged == PH_POWER)) {
+        if (ph_room_to_retire(h, 1) < 0)
+            return PH_H_NOMEM;
+        ph_block_retire(h, offset);
+        return 0;
     }
     ph_block_free(h, offset, record);
     return 0;
-}
-
-static uint64_t capacity_of(const struct ph_heap *h, const struct ph_unit *record)
-{
-    return record->state == PH_U_RUN ? h->classes[record->class_index].granules * PH_GRANULE
-                                     : (uint64_t)record->nunits << PH_UNIT_SHIFT;
-}
-
-/* The same as ph_block_at for who does not look at marks: NULL as well where a free waits for the last view. */
-static struct ph_unit *block_in_use(struct ph_heap *h, uint64_t offset)
-{
-    struct ph_unit *record = ph_block_at(h, offset);
-    if (record == NULL || !ph_is_marked(record))
-        return record;
-    return ph_mark_refusal(h, offset) == PH_H_BAD_OFFSET ? NULL : record;
-}
-
-int64_t ph_usable_size(struct ph_heap *h, uint64_t offset)
-{
-    const struct ph_unit *record = block_in_use(h, offset);
-    return record == NULL ? PH_H_BAD_OFFSET : (int64_t)capacity_of(h, record);
-}
-
-/* Room for a block that moves because it grew. What outgrows 2 KiB tends to go on: it gets whole units. */
-static int64_t take_for_move(struct ph_heap *h, uint64_t size, int grows)
-{
-    int index = ph_class_of(h, size, PH_GRANULE);
-    if (index >= 0 && (!grows || size <= PH_GROWING))
-        return ph_malloc_small(h, (uint32_t)index, size);
-    uint64_t nunits = units_for(size);
-    if (nunits > PH_POOL_MAX)
-        return PH_H_LARGE;
-    int64_t unit = grows ? ph_pool_take_growing(h, nunits) : ph_pool_take(h, nunits);
-    if (unit < 0)
-        return unit;
-    ph_large_make(h, (uint64_t)unit, nunits, size);
-    return unit << PH_UNIT_SHIFT;
-}
-
-static int64_t move(struct ph_heap *h, uint64_t offset, struct ph_unit *record, uint64_t size)
-{
-    uint64_t old_size = record->state == PH_U_LARGE ? record->u.nbytes : capacity_of(h, record);
-    uint64_t held = capacity_of(h, record); /* all that a view of the block shows */
-    int64_t to = take_for_move(h, size, size > old_size);
-    if (to < 0)
-        return to;
-    memcpy(h->data + to, h->data + offset, held < size ? held : size);
-    ph_mark_forget(h, offset);
-    ph_block_free(h, offset, record);
-    return to;
-}
-
-/* Grow a large block in place over the free units behind it. */
-static int grow_up(struct ph_heap *h, uint64_t unit, uint64_t more, uint64_t nbytes)
-{
-    uint64_t have = h->units[unit].nunits;
-    if (ph_room_after(h, unit + have) < more)
-        return 0;
-    ph_pool_take_after(h, unit + have, more);
-    large_resize(h, unit, have + more, nbytes);
-    return 1;
-}
-
-/* Grow a large block over free units in front of it and behind it; its bytes move down. */
-static int64_t grow_down(struct ph_heap *h, uint64_t unit, uint64_t more, uint64_t nbytes)
-{
-    uint64_t have = h->units[unit].nunits, held = have << PH_UNIT_SHIFT;
-    uint64_t after = ph_room_after(h, unit + have), before = ph_pool_room_before(h, unit);
-    if (before + after < more)
-        return PH_H_MOVE;
-    uint64_t to = unit - (more - after);
-    if (after)
-        ph_pool_take_after(h, unit + have, after);
-    ph_pool_take_before(h, unit, more - after);
-    memmove(h->data + (to << PH_UNIT_SHIFT), h->data + (unit << PH_UNIT_SHIFT), held);
-    ph_mark_forget(h, unit << PH_UNIT_SHIFT);
-    large_undress(h, unit);
-    ph_large_make(h, to, have + more, nbytes);
-    return (int64_t)(to << PH_UNIT_SHIFT);
-}
-
-static void shrink_large(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
-{
-    uint64_t have = h->units[unit].nunits;
-    large_resize(h, unit, nunits, nbytes);
-    if (nunits < have)
-        give_back(h, unit + nunits, have - nunits);
-}
-
-static int64_t realloc_run(struct ph_heap *h, uint64_t offset, struct ph_unit *record, uint64_t size, int pinned)
-{
-    uint64_t capacity = capacity_of(h, record);
-    if (ph_class_of(h, size, PH_GRANULE) == record->class_index)
-        return (int64_t)offset;
-    if (pinned)
-        return size <= capacity ? (int64_t)offset : PH_H_PINNED;
-    int64_t to = move(h, offset, record, size);
-    return to < 0 && size <= capacity ? (int64_t)offset : to; /* a shrink never fails */
-}
-
-static int64_t realloc_large(struct ph_heap *h, uint64_t offset, struct ph_unit *record, uint64_t size, int pinned)
-{
-    uint64_t unit = offset >> PH_UNIT_SHIFT, nunits = units_for(size), have = record->nunits;
-    if (nunits > have) {
-        if (nunits > UINT32_MAX)
-            return PH_H_LARGE;
-        if (grow_up(h, unit, nunits - have, size))
-            return (int64_t)offset;
-        if (nunits > PH_POOL_MAX)
-            return PH_H_UPSTREAM;
-        if (pinned)
-            return PH_H_PINNED;
-        int64_t to = grow_down(h, unit, nunits - have, size);
-        return to == PH_H_MOVE ? move(h, offset, record, size) : to;
-    }
-    if (pinned)
-        return (int64_t)offset;
-    if (size <= PH_GROWING && ph_class_of(h, size, PH_GRANULE) >= 0) {
-        int64_t to = move(h, offset, record, size);
-        if (to >= 0)
-            return to;
-    }
-    shrink_large(h, unit, nunits, size);
-    return (int64_t)offset;
-}
-
-/* ph_realloc -- the new offset of the block, or a failure with nothing changed. PH_H_UPSTREAM and PH_H_LARGE
- * ask for the extents; a viewed block stays where it is or is refused. */
-int64_t ph_realloc(struct ph_heap *h, uint64_t offset, uint64_t size)
-{
-    struct ph_unit *record = ph_block_at(h, offset);
-    if (record == NULL)
-        return PH_H_BAD_OFFSET;
-    int refused = PH_UNLIKELY(ph_is_marked(record)) ? ph_mark_refusal(h, offset) : 0;
-    if (refused == PH_H_BAD_OFFSET)
-        return refused;
-    int pinned = refused == PH_H_PINNED;
-    return record->state == PH_U_RUN ? realloc_run(h, offset, record, size, pinned)
-                                     : realloc_large(h, offset, record, size, pinned);
-}
-
-/* ph_expand -- make the block hold `size` bytes where it is. 0 = done. */
-int ph_expand(struct ph_heap *h, uint64_t offset, uint64_t size)
-{
-    struct ph_unit *record = block_in_use(h, offset);
-    if (record == NULL)
-        return PH_H_BAD_OFFSET;
-    if (record->state == PH_U_RUN)
-        return size <= capacity_of(h, record) ? 0 : PH_H_MOVE;
-    uint64_t unit = offset >> PH_UNIT_SHIFT, nunits = units_for(size);
-    if (nunits > record->nunits) {
-        if (nunits > UINT32_MAX)
-            return PH_H_MOVE;
-        return grow_up(h, unit, nunits - record->nunits, size) ? 0 : PH_H_UPSTREAM;
-    }
-    if (size > record->u.nbytes)
-        large_resize(h, unit, record->nunits, size);
-    return 0;
-}
-
-/* ph_large_extend -- after PH_H_UPSTREAM: the pool's units behind the block and [start, stop), which the caller
- * has taken from the extents, become part of the block. 0, with nothing changed, when the block was freed while the
- * caller took them, or the pool does not reach from it to `start` any more. */
-int ph_large_extend(struct ph_heap *h, uint64_t offset, uint64_t start, uint64_t stop, uint64_t nbytes)
-{
-    const struct ph_unit *record = ph_block_at(h, offset);
-    if (record == NULL || record->state != PH_U_LARGE)
-        return 0;
-    uint64_t unit = offset >> PH_UNIT_SHIFT, end = unit + record->nunits, after = ph_room_after(h, end);
-    if (end + after != start)
-        return 0;
-    if (after)
-        ph_pool_take_after(h, end, after);
-    large_resize(h, unit, stop - unit, nbytes);
-    return 1;
-}
-
-/* ph_move_into -- the bytes of a block go to the large block at `to`, up to `size` of them, and it is freed. A
- * refusal as of ph_free, with nothing changed. */
-int ph_move_into(struct ph_heap *h, uint64_t offset, uint64_t to, uint64_t size)
-{
-    int refused = ph_free_refusal(h, offset);
-    if (refused < 0)
-        return refused;
-    uint64_t capacity = capacity_of(h, ph_block_at(h, offset));
-    memcpy(h->data + to, h->data + offset, capacity < size ? capacity : size);
-    return ph_free(h, offset);
 }
 
 /* ph_malloc_many -- up to `count` blocks of one size; how many there were before the core needed help. */
@@ -496,11 +264,13 @@ uint64_t ph_first_refused(struct ph_heap *h, const uint64_t *offsets, uint64_t c
     return count;
 }
 
-/* ph_free_many -- free a batch in which there is nothing to refuse. */
+/* ph_free_many -- free a batch in which there is nothing to refuse; PH_H_NOMEM: nothing was freed. */
 int ph_free_many(struct ph_heap *h, const uint64_t *offsets, uint64_t count)
 {
+    if (h->logged == PH_POWER && ph_room_to_retire(h, count) < 0)
+        return PH_H_NOMEM;
     for (uint64_t i = 0, bits; i < count;) {
-        uint64_t group = same_word(offsets + i, count - i, &bits);
+        uint64_t group = h->logged == PH_POWER ? 1 : same_word(offsets + i, count - i, &bits);
         struct ph_unit *run = group > 1 ? run_of_group(h, offsets[i], bits) : NULL;
         if (run == NULL) {
             ph_free(h, offsets[i++]);
@@ -512,11 +282,4 @@ int ph_free_many(struct ph_heap *h, const uint64_t *offsets, uint64_t count)
         i += group;
     }
     return 0;
-}
-
-void ph_record(struct ph_recorder *recorder, uint64_t *at, uint64_t value)
-{
-    if (recorder->count < recorder->capacity)
-        recorder->events[recorder->count] = (struct ph_store_event){(uint64_t)(uintptr_t)at, *at, value};
-    recorder->count++;
 }

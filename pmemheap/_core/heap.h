@@ -122,6 +122,7 @@ struct ph_class {
     uint16_t run_units, run_blocks;
     const uint64_t *starts; /* for each word of a run, the bits at which its blocks begin */
     uint64_t live;        /* blocks in use, over all runs */
+    uint64_t held;        /* blocks that are neither live nor free */
     uint64_t runs;
     uint64_t mallocs;     /* since open */
     uint64_t requested;   /* bytes asked for by them */

@@ -32,6 +32,10 @@ void ph_cancel(struct ph_heap *h, uint64_t offset);
 void ph_retire(struct ph_heap *h, uint64_t offset);
 void ph_release(struct ph_heap *h, uint64_t offset);
 
+/* The same words, stored here, for who has nothing to log: with publish, with retire. */
+void ph_describe(struct ph_heap *h, uint64_t offset);
+void ph_undescribe(struct ph_heap *h, uint64_t offset);
+
 /* Room for `count` blocks to retire, or PH_H_NOMEM; good until the GIL is let go. */
 int ph_held_reserve(struct ph_heap *h, uint64_t count);
 
@@ -40,6 +44,7 @@ int64_t ph_held_size(struct ph_heap *h, uint64_t offset);
 struct ph_unit *ph_visible_at(struct ph_heap *h, uint64_t offset);
 int64_t ph_block_start(struct ph_heap *h, uint64_t offset);
 int ph_is_reserved(struct ph_heap *h, uint64_t offset);
+int ph_is_quarantined(struct ph_heap *h, uint64_t offset);
 int ph_is_retired(struct ph_heap *h, uint64_t offset);
 
 /* Pins of open transactions [R26]. */
@@ -117,13 +122,18 @@ enum {
     PH_F_LARGE_UNITS,
     PH_F_LARGE_BYTES,
     PH_F_LARGE_COUNT,
+    PH_F_RUN_HELD,       /* withheld blocks of a run: in the table, counted */
+    PH_F_HELD_BITS,      /* withheld blocks that are live as well, or stand between the blocks of a run */
+    PH_F_CLASS_HELD,
+    PH_F_CLASS_MASK,     /* free blocks of the word in service */
+    PH_F_HELD_COUNT,
+    PH_F_HELD_UNITS,
+    PH_F_HELD_BYTES,
 };
 struct ph_finding {
     uint64_t unit, expected, found;
     uint32_t code;
 };
 int64_t ph_check(struct ph_heap *h, struct ph_finding *findings, uint64_t capacity);
-
-void ph_record(struct ph_recorder *recorder, uint64_t *at, uint64_t value);
 
 #endif

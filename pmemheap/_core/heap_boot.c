@@ -1,5 +1,6 @@
 /* heap_boot.c -- reading a heap that was opened. The entries and the bits are the truth; volatile records are
- * made of them on demand, so that opening costs nothing that grows with the heap:
+ * made of them on demand, so that opening costs nothing that grows with the heap; what is withheld in memory alone
+ * (heap_steps.c) is found free by the next process:
  *
  *   - one run or extent, when a call names a block in it (ph_boot_unit);
  *   - from `boot` upwards what has room, when space is wanted; what is full is only passed over (ph_boot_step);
@@ -76,7 +77,7 @@ int ph_boot_unit(struct ph_heap *h, uint64_t unit)
 static int begins_piece(const struct ph_unit *record)
 {
     return record->state == PH_U_FREE || record->state == PH_U_RUN || record->state == PH_U_LARGE
-        || record->state == PH_U_LIMBO;
+        || record->state == PH_U_LIMBO || record->state == PH_U_RESERVED || record->state == PH_U_QUARANTINE;
 }
 
 /* Whether the run whose sound entry stands at `unit` has no room. */
@@ -111,7 +112,7 @@ static int64_t read_entry(struct ph_heap *h, uint64_t unit)
     int adopted = adopt(h, unit);
     if (adopted < 0)
         return adopted;
-    if (h->units[unit].u.run.live != 0 || h->readonly)
+    if (h->units[unit].u.run.live != 0 || !ph_run_may_go(h))
         return (int64_t)nunits;
     ph_run_discard(h, unit);
     return 0;
@@ -179,6 +180,11 @@ void ph_set_bounds(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t boo
         h->wild = h->wild_end = first;
 }
 
+static int has_bytes(const struct ph_unit *record)
+{
+    return record->state == PH_U_LARGE || record->state == PH_U_RESERVED || record->state == PH_U_QUARANTINE;
+}
+
 /* ph_walk -- the next piece that is described, from `*cursor` on; 0 at the end. Units between pieces belong to
  * the extents of Python. */
 int ph_walk(const struct ph_heap *h, uint64_t *cursor, struct ph_piece *piece)
@@ -190,7 +196,7 @@ int ph_walk(const struct ph_heap *h, uint64_t *cursor, struct ph_piece *piece)
         else if (record->state != PH_U_OTHER)
             *piece = (struct ph_piece){
                 .start = unit, .nunits = record->nunits, .state = record->state,
-                .nbytes = record->state == PH_U_LARGE ? record->u.nbytes : 0,
+                .nbytes = has_bytes(record) ? record->u.nbytes : 0,
                 .freed_at = record->state == PH_U_FREE ? record->u.freed_at : 0,
                 .class_index = record->class_index,
                 .live = record->state == PH_U_RUN ? record->u.run.live : 0,

@@ -6,7 +6,8 @@ struct check {
     struct ph_finding *findings;
     uint64_t capacity, count;
     uint64_t free_ranges, free_units, run_units, large_units, large_bytes, large_blocks, limbo_units;
-    uint64_t live[PH_CLASSES_MAX], runs[PH_CLASSES_MAX], roomy[PH_CLASSES_MAX];
+    uint64_t live[PH_CLASSES_MAX], held[PH_CLASSES_MAX], runs[PH_CLASSES_MAX], roomy[PH_CLASSES_MAX];
+    struct ph_held withheld; /* its counters alone */
 };
 
 static void expect(struct check *k, uint32_t code, uint64_t unit, uint64_t expected, uint64_t found)
@@ -39,18 +40,37 @@ static void expect_no_bits(struct check *k, uint64_t from, uint64_t to)
         expect(k, PH_F_STRAY_BITS, word / PH_UNIT_WORDS, 0, k->h->bits[word]);
 }
 
+/* Withheld blocks of one word, counted. */
+static uint64_t check_held(struct check *k, const struct ph_class *c, uint64_t word, uint64_t starts)
+{
+    const struct ph_held_word *held = ph_held_find(k->h, word);
+    if (held == NULL)
+        return 0;
+    uint64_t reserved = (uint64_t)__builtin_popcountll(held->reserved), freed = (uint64_t)__builtin_popcountll(held->freed);
+    uint64_t unfit = ~starts | k->h->bits[word];
+    expect(k, PH_F_HELD_BITS, word / PH_UNIT_WORDS, 0, ((held->reserved | held->freed) & unfit) | (held->reserved & held->freed));
+    k->withheld.used++;
+    k->withheld.reserved_blocks += reserved;
+    k->withheld.freed_blocks += freed;
+    k->withheld.reserved_bytes += reserved * c->granules * PH_GRANULE;
+    k->withheld.freed_bytes += freed * c->granules * PH_GRANULE;
+    return reserved + freed;
+}
+
 static void check_run(struct check *k, uint64_t head)
 {
     struct ph_heap *h = k->h;
     const struct ph_unit *run = &h->units[head];
     const struct ph_class *c = &h->classes[run->class_index];
-    uint64_t live = 0;
+    uint64_t live = 0, held = 0;
     for (uint64_t i = 0; i < (uint64_t)c->run_units * PH_UNIT_WORDS; i++) {
         uint64_t word = head * PH_UNIT_WORDS + i, bits = h->bits[word];
         live += (uint64_t)__builtin_popcountll(bits);
         expect(k, PH_F_MISPLACED_BITS, word / PH_UNIT_WORDS, 0, bits & ~c->starts[i]);
+        held += check_held(k, c, word, c->starts[i]);
     }
     expect(k, PH_F_RUN_LIVE, head, live, run->u.run.live);
+    expect(k, PH_F_RUN_HELD, head, held, run->u.run.held);
     expect(k, PH_F_RUN_UNITS, head, c->run_units, run->nunits);
     for (uint64_t i = 1; i < c->run_units; i++) {
         expect(k, PH_F_RUN_BODY, head + i, PH_U_RUN_BODY, run[i].state);
@@ -61,7 +81,8 @@ static void check_run(struct check *k, uint64_t head)
     k->live[run->class_index] += live;
     k->runs[run->class_index]++;
     k->run_units += c->run_units;
-    k->roomy[run->class_index] += live < c->run_blocks && c->current != (uint32_t)head;
+    k->held[run->class_index] += held;
+    k->roomy[run->class_index] += live + held < c->run_blocks && c->current != (uint32_t)head;
 }
 
 static void check_free(struct check *k, const struct ph_piece *piece)
@@ -88,6 +109,21 @@ static void check_large(struct check *k, const struct ph_piece *piece)
     k->large_blocks++;
 }
 
+static void count_withheld(struct check *k, const struct ph_piece *piece)
+{
+    uint64_t nbytes = piece->nunits << PH_UNIT_SHIFT;
+    expect(k, PH_F_LARGE_BYTES, piece->start, 1, piece->nbytes <= nbytes);
+    if (piece->state == PH_U_RESERVED) {
+        k->withheld.reserved_blocks++;
+        k->withheld.reserved_units += piece->nunits;
+        k->withheld.reserved_bytes += nbytes;
+    } else {
+        k->withheld.freed_blocks++;
+        k->withheld.freed_units += piece->nunits;
+        k->withheld.freed_bytes += nbytes;
+    }
+}
+
 static void check_piece(struct check *k, const struct ph_piece *piece)
 {
     switch (piece->state) {
@@ -102,6 +138,10 @@ static void check_piece(struct check *k, const struct ph_piece *piece)
         return;
     case PH_U_LIMBO:
         k->limbo_units += piece->nunits;
+        break;
+    case PH_U_RESERVED:
+    case PH_U_QUARANTINE:
+        count_withheld(k, piece);
         break;
     case PH_U_OTHER: /* the wilderness */
         break;
@@ -132,6 +172,14 @@ static uint64_t count_nodes(struct check *k, uint32_t root, uint8_t state, uint6
     return count;
 }
 
+static void check_mask(struct check *k, const struct ph_class *c)
+{
+    uint64_t mask = 0;
+    if (c->current != PH_NIL)
+        mask = ph_free_mask(k->h, c, ph_unit_index(k->h, c->current), c->word);
+    expect(k, PH_F_CLASS_MASK, (uint64_t)(c - k->h->classes), mask, c->mask);
+}
+
 static void check_lists(struct check *k)
 {
     struct ph_heap *h = k->h;
@@ -144,6 +192,8 @@ static void check_lists(struct check *k)
     for (uint32_t i = 0; i < h->nclasses; i++) {
         const struct ph_class *c = &h->classes[i];
         expect(k, PH_F_CLASS_LIVE, i, k->live[i], c->live);
+        expect(k, PH_F_CLASS_HELD, i, k->held[i], c->held);
+        check_mask(k, c);
         expect(k, PH_F_CLASS_RUNS, i, k->runs[i], c->runs);
         expect(k, PH_F_CLASS_ROOMY, i, k->roomy[i], count_nodes(k, c->partial, PH_U_RUN, i));
     }
@@ -161,6 +211,13 @@ static void check_counters(struct check *k)
     expect(k, PH_F_LARGE_BYTES, h->first_unit, k->large_bytes, h->large_bytes);
     expect(k, PH_F_LARGE_COUNT, h->first_unit, k->large_blocks, h->large_blocks);
     expect(k, PH_F_LIMBO, h->first_unit, k->limbo_units, h->limbo_units);
+    expect(k, PH_F_HELD_COUNT, h->first_unit, k->withheld.used, h->held.used);
+    expect(k, PH_F_HELD_COUNT, h->first_unit, k->withheld.reserved_blocks, h->held.reserved_blocks);
+    expect(k, PH_F_HELD_COUNT, h->first_unit, k->withheld.freed_blocks, h->held.freed_blocks);
+    expect(k, PH_F_HELD_UNITS, h->first_unit, k->withheld.reserved_units, h->held.reserved_units);
+    expect(k, PH_F_HELD_UNITS, h->first_unit, k->withheld.freed_units, h->held.freed_units);
+    expect(k, PH_F_HELD_BYTES, h->first_unit, k->withheld.reserved_bytes, h->held.reserved_bytes);
+    expect(k, PH_F_HELD_BYTES, h->first_unit, k->withheld.freed_bytes, h->held.freed_bytes);
 }
 
 /* ph_check -- number of findings, the first `capacity` of them written; all units must have been read. */

@@ -21,14 +21,40 @@ static inline struct ph_unit *ph_unit_at(const struct ph_heap *h, uint32_t low)
     return &h->units[ph_unit_index(h, low)];
 }
 
-/* The one way by which this core changes a persistent word. */
+static inline uint64_t ph_units_for(uint64_t nbytes)
+{
+    return (nbytes + PH_UNIT_BYTES - 1) >> PH_UNIT_SHIFT;
+}
+
+/* Stores of one call at the most: empty runs that go, a new run with stray bits in it, and the block. */
+enum { PH_STORES_MOST = 2 * PH_CLASSES_MAX + PH_RUN_UNITS_MAX * PH_UNIT_WORDS + 8 };
+
+void ph_note(struct ph_heap *h, uint64_t *at, uint64_t value);
+void ph_freed_add(struct ph_heap *h, uint64_t offset, uint64_t nbytes);
+int ph_room_to_retire(struct ph_heap *h, uint64_t count);
+
+/* The one way by which this core changes a persistent word; in a power heap room to note it is reserved before. */
 static inline void ph_store(struct ph_heap *h, uint64_t *at, uint64_t value)
 {
-    if (PH_UNLIKELY(h->recorder != NULL))
-        ph_record(h->recorder, at, value);
+    if (PH_UNLIKELY(h->noted))
+        ph_note(h, at, value);
     if (ph_tape_on())
         ph_tape_store(at, &value, 8);
     __atomic_store_n(at, value, __ATOMIC_RELEASE);
+}
+
+/* The same, which reserves the room itself: PH_H_NOMEM with nothing stored. */
+static inline int ph_try_store(struct ph_heap *h, uint64_t *at, uint64_t value)
+{
+    if (PH_UNLIKELY(h->noted)) {
+        if (ph_dirty_reserve(h, 1) < 0)
+            return PH_H_NOMEM;
+        ph_note(h, at, value);
+    }
+    if (ph_tape_on())
+        ph_tape_store(at, &value, 8);
+    __atomic_store_n(at, value, __ATOMIC_RELEASE);
+    return 0;
 }
 
 static inline uint64_t ph_entry_word(uint8_t kind, uint8_t class_index, uint32_t nunits)
@@ -36,14 +62,20 @@ static inline uint64_t ph_entry_word(uint8_t kind, uint8_t class_index, uint32_t
     return (uint64_t)kind | (uint64_t)class_index << 8 | (uint64_t)nunits << 32;
 }
 
+/* What stands there between the two stores is sound: an entry that appears says nothing until its first word does, and
+ * one that changes never has more bytes than units. So a block that grows gets its units first. */
 static inline void ph_entry_publish(struct ph_heap *h, uint64_t unit, uint64_t word, uint64_t nbytes)
 {
     if (h->entries == NULL)
         return;
     uint64_t *words = (uint64_t *)&h->entries[unit];
-    if (words[1] != nbytes)
+    int grows = words[0] != 0 && nbytes > words[1];
+    if (!grows && words[1] != nbytes)
         ph_store(h, &words[1], nbytes);
-    ph_store(h, &words[0], word);
+    if (words[0] != word)
+        ph_store(h, &words[0], word);
+    if (grows)
+        ph_store(h, &words[1], nbytes);
 }
 
 static inline void ph_entry_withdraw(struct ph_heap *h, uint64_t unit)
@@ -77,11 +109,55 @@ int ph_run_adopt(struct ph_heap *h, uint64_t head, uint32_t class_index);
 void ph_run_discard(struct ph_heap *h, uint64_t head);
 
 void ph_run_freed(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits);
+void ph_run_released(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bit);
+int ph_run_may_go(struct ph_heap *h);
+
+static inline uint32_t ph_run_occupied(const struct ph_unit *run)
+{
+    return (uint32_t)run->u.run.live + run->u.run.held;
+}
+
+/* Withheld blocks: the words of the bits table that have some. */
+struct ph_held_word *ph_held_find(const struct ph_heap *h, uint64_t word);
+struct ph_held_word *ph_held_make(struct ph_heap *h, uint64_t word);
+void ph_held_settle(struct ph_heap *h, struct ph_held_word *held);
+uint64_t ph_held_bits(const struct ph_heap *h, uint64_t word);
+
+static inline uint64_t ph_withheld(const struct ph_heap *h, uint64_t word)
+{
+    return PH_LIKELY(h->held.used == 0) ? 0 : ph_held_bits(h, word);
+}
+
+/* Free blocks of the run at `head` that begin in word `word` of the bits table. */
+static inline uint64_t ph_free_mask(const struct ph_heap *h, const struct ph_class *c, uint64_t head, uint64_t word)
+{
+    return c->starts[word - head * PH_UNIT_WORDS] & ~h->bits[word] & ~ph_withheld(h, word);
+}
 
 /* Blocks. */
 struct ph_unit *ph_block_at(struct ph_heap *h, uint64_t offset);
 void ph_block_free(struct ph_heap *h, uint64_t offset, struct ph_unit *record);
+struct ph_unit *ph_record_of(struct ph_heap *h, uint64_t offset);
+struct ph_unit *ph_in_use(struct ph_heap *h, uint64_t offset);
+void ph_block_retire(struct ph_heap *h, uint64_t offset);
+void ph_withheld_free(struct ph_heap *h, uint64_t offset);
+
+static inline uint64_t ph_capacity_of(const struct ph_heap *h, const struct ph_unit *record)
+{
+    return record->state == PH_U_RUN ? h->classes[record->class_index].granules * PH_GRANULE
+                                     : (uint64_t)record->nunits << PH_UNIT_SHIFT;
+}
+
+/* Large blocks. */
+int64_t ph_large_take(struct ph_heap *h, uint64_t size, uint64_t align);
 void ph_large_dress(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
+void ph_large_undress(struct ph_heap *h, uint64_t unit);
+void ph_large_resize(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
+void ph_give_back(struct ph_heap *h, uint64_t unit, uint64_t nunits);
+void ph_quarantine_units(struct ph_heap *h, uint64_t unit, uint64_t nunits);
+void ph_large_publish(struct ph_heap *h, struct ph_unit *head);
+void ph_large_quarantine(struct ph_heap *h, struct ph_unit *head);
+void ph_large_release(struct ph_heap *h, struct ph_unit *head);
 
 /* Marks. */
 static inline int ph_is_marked(const struct ph_unit *record)
@@ -89,7 +165,8 @@ static inline int ph_is_marked(const struct ph_unit *record)
     return record->state == PH_U_RUN ? record->u.run.marks != 0 : record->marked != 0;
 }
 int ph_mark_refusal(const struct ph_heap *h, uint64_t offset);
-void ph_mark_forget(struct ph_heap *h, uint64_t offset);
+void ph_mark_stale(struct ph_heap *h, uint64_t offset);
+int ph_mark_waits(struct ph_heap *h, uint64_t offset);
 
 /* Units that were not read yet (a heap that was opened a moment ago). */
 int ph_boot_unit(struct ph_heap *h, uint64_t unit);

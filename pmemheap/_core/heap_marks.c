@@ -1,6 +1,6 @@
-/* heap_marks.c -- what this process knows of single blocks: live views, handles, frees that wait.
+/* heap_marks.c -- what this process knows of single blocks: live views, handles, pins, frees that wait.
  *
- * An open-addressing table keyed by offset; only blocks that have a view or a handle are in it, and the record
+ * An open-addressing table keyed by offset; only blocks that have one of them are in it, and the record
  * of their run or extent says so, so that free() looks here only when it must. */
 #include <stdlib.h>
 
@@ -67,10 +67,10 @@ static void count_mark(struct ph_unit *record, int by)
         record->marked = (uint32_t)((int)record->marked + by);
 }
 
-/* The mark of the live block at `offset`, made if there is none. */
+/* The mark of the live or reserved block at `offset`, made if there is none. */
 static int mark_of(struct ph_heap *h, uint64_t offset, struct ph_mark **mark)
 {
-    struct ph_unit *record = ph_block_at(h, offset);
+    struct ph_unit *record = ph_visible_at(h, offset);
     if (record == NULL)
         return PH_H_BAD_OFFSET;
     *mark = find(&h->marks, offset);
@@ -88,9 +88,7 @@ static int mark_of(struct ph_heap *h, uint64_t offset, struct ph_mark **mark)
 static void drop(struct ph_heap *h, struct ph_mark *mark)
 {
     struct ph_marks *t = &h->marks;
-    struct ph_unit *record = ph_block_at(h, mark->key - 1);
-    if (record != NULL) /* else a reader's block that the writer of a shared heap has freed */
-        count_mark(record, -1);
+    count_mark(ph_record_of(h, mark->key - 1), -1);
     t->used--;
     uint64_t hole = (uint64_t)(mark - t->slots), mask = t->capacity - 1;
     for (uint64_t i = (hole + 1) & mask; t->slots[i].key != 0; i = (i + 1) & mask) {
@@ -105,8 +103,39 @@ static void drop(struct ph_heap *h, struct ph_mark *mark)
 
 static void drop_if_idle(struct ph_heap *h, struct ph_mark *mark)
 {
-    if (mark->views == 0 && mark->handles == 0)
+    if (mark->views == 0 && mark->handles == 0 && mark->pins == 0)
         drop(h, mark);
+}
+
+static void free_at_last(struct ph_heap *h, uint64_t offset)
+{
+    if (h->logged == PH_POWER)
+        ph_block_retire(h, offset);
+    else
+        ph_block_free(h, offset, ph_block_at(h, offset));
+}
+
+/* A view or a pin has gone. What waited for the last of them happens now; a block that is only withheld, by this
+ * process, becomes free in any case. */
+static void let_go(struct ph_heap *h, struct ph_mark *mark, int may_free)
+{
+    uint64_t offset = mark->key - 1;
+    if (mark->views != 0 || mark->pins != 0)
+        return;
+    switch (mark->deferred) {
+    case PH_STAYS:
+        drop_if_idle(h, mark);
+        return;
+    case PH_RELEASED_LATER:
+        drop(h, mark);
+        ph_withheld_free(h, offset);
+        return;
+    default:
+        drop(h, mark);
+        h->marks.waiting--;
+        if (may_free)
+            free_at_last(h, offset);
+    }
 }
 
 int ph_view_pin(struct ph_heap *h, uint64_t offset)
@@ -125,15 +154,28 @@ void ph_view_unpin(struct ph_heap *h, uint64_t offset, int may_free)
 {
     struct ph_mark *mark = find(&h->marks, offset);
     h->marks.views--;
-    if (--mark->views != 0)
-        return;
-    if (!mark->deferred) {
-        drop_if_idle(h, mark);
-        return;
-    }
-    drop(h, mark);
-    if (may_free)
-        ph_block_free(h, offset, ph_block_at(h, offset));
+    mark->views--;
+    let_go(h, mark, may_free);
+}
+
+/* ph_pin -- an open transaction holds the live or reserved block [R26]. */
+int ph_pin(struct ph_heap *h, uint64_t offset)
+{
+    struct ph_mark *mark;
+    int failure = mark_of(h, offset, &mark);
+    if (failure < 0)
+        return failure;
+    mark->pins++;
+    h->marks.pins++;
+    return 0;
+}
+
+void ph_unpin(struct ph_heap *h, uint64_t offset)
+{
+    struct ph_mark *mark = find(&h->marks, offset);
+    h->marks.pins--;
+    mark->pins--;
+    let_go(h, mark, 1);
 }
 
 /* ph_handle_make -- the serial number of this life of the block, one more handle to it. */
@@ -166,21 +208,37 @@ void ph_handle_drop(struct ph_heap *h, uint64_t offset, uint64_t serial)
     drop_if_idle(h, mark);
 }
 
-/* ph_mark_refusal -- why the block may not go or move: PH_H_PINNED, PH_H_BAD_OFFSET (already given up), or 0. */
+/* ph_mark_refusal -- why the block may not go or move: PH_H_BAD_OFFSET (already given up), PH_H_IN_TRANSACTION,
+ * PH_H_PINNED, or 0. */
 int ph_mark_refusal(const struct ph_heap *h, uint64_t offset)
 {
     const struct ph_mark *mark = find(&h->marks, offset);
     if (mark == NULL)
         return 0;
-    return mark->deferred ? PH_H_BAD_OFFSET : mark->views != 0 ? PH_H_PINNED : 0;
+    if (mark->deferred)
+        return PH_H_BAD_OFFSET;
+    return mark->pins != 0 ? PH_H_IN_TRANSACTION : mark->views != 0 ? PH_H_PINNED : 0;
 }
 
-/* ph_mark_forget -- the block goes: its handles are stale from now on. */
-void ph_mark_forget(struct ph_heap *h, uint64_t offset)
+/* ph_mark_stale -- the block goes: its handles are stale from now on. */
+void ph_mark_stale(struct ph_heap *h, uint64_t offset)
 {
     struct ph_mark *mark = find(&h->marks, offset);
-    if (mark != NULL)
-        drop(h, mark);
+    if (mark == NULL)
+        return;
+    mark->handles = 0;
+    mark->serial = 0;
+    drop_if_idle(h, mark);
+}
+
+/* ph_mark_waits -- whether views or pins keep the space of a quarantined block: then it goes with the last of them. */
+int ph_mark_waits(struct ph_heap *h, uint64_t offset)
+{
+    struct ph_mark *mark = find(&h->marks, offset);
+    if (mark == NULL)
+        return 0;
+    mark->deferred = PH_RELEASED_LATER;
+    return 1;
 }
 
 /* ph_free_deferred -- free now, or when the last view goes. */
@@ -189,9 +247,12 @@ int ph_free_deferred(struct ph_heap *h, uint64_t offset)
     int freed = ph_free(h, offset);
     if (freed != PH_H_PINNED)
         return freed;
+    if (h->logged == PH_POWER && ph_room_to_retire(h, 1) < 0)
+        return PH_H_NOMEM;
     struct ph_mark *mark = find(&h->marks, offset);
-    mark->deferred = 1;
+    mark->deferred = PH_FREED_LATER;
     mark->handles = 0;
     mark->serial = 0;
+    h->marks.waiting++;
     return 0;
 }

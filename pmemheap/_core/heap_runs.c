@@ -5,17 +5,11 @@
  * The other runs with room wait in an address-ordered heap, so that the lowest fill up and the highest empty. */
 #include "heap_internal.h"
 
-/* Free blocks of the run at `head` that begin in word `word` of the bits table. */
-static uint64_t free_mask(const struct ph_heap *h, const struct ph_class *c, uint64_t head, uint64_t word)
-{
-    return c->starts[word - head * PH_UNIT_WORDS] & ~h->bits[word];
-}
-
 static int seek(struct ph_heap *h, struct ph_class *c, uint64_t head, uint64_t word)
 {
     uint64_t end = (head + c->run_units) * PH_UNIT_WORDS;
     for (; word < end; word++) {
-        uint64_t mask = free_mask(h, c, head, word);
+        uint64_t mask = ph_free_mask(h, c, head, word);
         if (mask) {
             c->word = word;
             c->mask = mask;
@@ -36,6 +30,7 @@ static void run_dress(struct ph_heap *h, uint64_t head, uint32_t class_index)
     run->u.run.live = 0;
     run->u.run.blocks = c->run_blocks;
     run->u.run.marks = 0;
+    run->u.run.held = 0;
     for (uint16_t i = 1; i < c->run_units; i++) {
         run[i].state = PH_U_RUN_BODY;
         run[i].back = i;
@@ -63,6 +58,12 @@ static void run_release(struct ph_heap *h, uint64_t head)
     ph_pool_give(h, head, nunits);
 }
 
+/* ph_run_may_go -- whether the entry of an empty run may be withdrawn; if not, the run stays with its class. */
+int ph_run_may_go(struct ph_heap *h)
+{
+    return !h->readonly && ph_dirty_reserve(h, 2) == 0;
+}
+
 /* Give back the empty runs that classes keep in service. Returns 1 if there was one. */
 int ph_release_empties(struct ph_heap *h)
 {
@@ -70,7 +71,7 @@ int ph_release_empties(struct ph_heap *h)
     h->empties = 0;
     for (uint32_t i = 0; i < h->nclasses; i++) {
         struct ph_class *c = &h->classes[i];
-        if (c->current == PH_NIL || ph_unit_at(h, c->current)->u.run.live != 0)
+        if (c->current == PH_NIL || ph_run_occupied(ph_unit_at(h, c->current)) != 0 || !ph_run_may_go(h))
             continue;
         uint64_t head = ph_unit_index(h, c->current);
         c->current = PH_NIL;
@@ -104,6 +105,8 @@ int ph_class_refill(struct ph_heap *h, struct ph_class *c)
         c->current = (uint32_t)head;
         return seek(h, c, head, head * PH_UNIT_WORDS) ? 0 : PH_H_CORRUPT;
     }
+    if (ph_dirty_reserve(h, PH_STORES_MOST) < 0)
+        return PH_H_NOMEM;
     int64_t head = ph_pool_take(h, c->run_units);
     if (head < 0)
         return (int)head;
@@ -124,9 +127,9 @@ static void current_freed(struct ph_heap *h, struct ph_class *c, uint64_t head, 
         c->word = word;
         c->mask = bits;
     }
-    if (h->units[head].u.run.live != 0)
+    if (ph_run_occupied(&h->units[head]) != 0)
         return;
-    if (c->partial == PH_NIL) {
+    if (c->partial == PH_NIL || !ph_run_may_go(h)) {
         h->empties = 1;
         return;
     }
@@ -135,25 +138,43 @@ static void current_freed(struct ph_heap *h, struct ph_class *c, uint64_t head, 
     run_release(h, head);
 }
 
-/* ph_run_freed -- bookkeeping after `bits` of `word` of the bits table were cleared, all of the run at `head`. */
-void ph_run_freed(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits)
+/* Blocks of a run have become free: offer them, or give the run back. */
+static void offer(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits, int was_full)
 {
     struct ph_unit *run = &h->units[head];
     struct ph_class *c = &h->classes[run->class_index];
-    uint16_t freed = (uint16_t)__builtin_popcountll(bits);
-    int was_full = run->u.run.live == run->u.run.blocks;
-
-    run->u.run.live = (uint16_t)(run->u.run.live - freed);
-    c->live -= freed;
     if (c->current == (uint32_t)head) {
         current_freed(h, c, head, word, bits);
-    } else if (run->u.run.live == 0) {
+    } else if (ph_run_occupied(run) == 0 && ph_run_may_go(h)) {
         if (!was_full)
             ph_pair_remove(h, &c->partial, head);
         run_release(h, head);
     } else if (was_full) {
         ph_pair_insert(h, &c->partial, head);
     }
+}
+
+/* ph_run_freed -- bookkeeping after `bits` of `word` of the bits table were cleared, all of the run at `head`. */
+void ph_run_freed(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits)
+{
+    struct ph_unit *run = &h->units[head];
+    uint16_t freed = (uint16_t)__builtin_popcountll(bits);
+    int was_full = ph_run_occupied(run) == run->u.run.blocks;
+
+    run->u.run.live = (uint16_t)(run->u.run.live - freed);
+    h->classes[run->class_index].live -= freed;
+    offer(h, head, word, bits, was_full);
+}
+
+/* ph_run_released -- the same for one block that was withheld. */
+void ph_run_released(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bit)
+{
+    struct ph_unit *run = &h->units[head];
+    int was_full = ph_run_occupied(run) == run->u.run.blocks;
+
+    run->u.run.held--;
+    h->classes[run->class_index].held--;
+    offer(h, head, word, bit, was_full);
 }
 
 /* ph_run_adopt -- a run that the entries table describes: count its blocks, offer its room. */

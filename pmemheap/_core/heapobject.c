@@ -355,7 +355,8 @@ static PyObject *free_batch(PyObject *object, const uint64_t *offsets, Py_ssize_
         Py_XDECREF(offset);
         return result;
     }
-    ph_free_many(&self->heap, offsets, (uint64_t)count);
+    if (ph_free_many(&self->heap, offsets, (uint64_t)count) < 0)
+        return PyErr_NoMemory();
     if (wants_upkeep(self))
         return PyObject_CallMethodObjArgs(object, slow.upkeep, NULL);
     Py_RETURN_NONE;
@@ -478,7 +479,7 @@ static int intern(PyObject **name, const char *text)
 
 static PyMethodDef *join_methods(void)
 {
-    static PyMethodDef methods[64];
+    static PyMethodDef methods[96];
     size_t count = 0;
     for (const PyMethodDef *m = call_methods; m->ml_name != NULL; m++)
         methods[count++] = *m;

@@ -644,7 +644,7 @@ static PyObject *noted(PyObject *object, PyObject *ignored)
 
     (void)ignored;
     for (uint64_t i = 0; freed != NULL && i < h->freed.count; i++) {
-        PyObject *one = range_or_none(1, h->freed.items[i].offset, h->freed.items[i].nbytes);
+        PyObject *one = range_or_none(1, ph_outer((struct heap_object *)object, h->freed.items[i].offset), h->freed.items[i].nbytes);
         if (one == NULL || PyList_SetItem(freed, (Py_ssize_t)i, one) < 0)
             Py_CLEAR(freed);
     }

@@ -1,0 +1,97 @@
+/* heap_notes.c -- who is told of the stores to persistent words: the recorder of a test, and the log of a power
+ * heap, which takes the words that changed and the blocks that were freed from two lists.
+ *
+ * Room in a list is reserved before anything is changed, so that noting cannot fail. */
+#include <stdlib.h>
+
+#include "heap_internal.h"
+
+enum { PH_NOTES_MIN = 1024, PH_LAST_LOOKED = 4 };
+
+static void set_noted(struct ph_heap *h)
+{
+    h->noted = h->recorder != NULL || h->logged == PH_POWER;
+}
+
+void ph_set_logged(struct ph_heap *h, uint32_t logged)
+{
+    h->logged = logged;
+    set_noted(h);
+}
+
+void ph_set_recorder(struct ph_heap *h, struct ph_recorder *recorder)
+{
+    h->recorder = recorder;
+    set_noted(h);
+}
+
+static void record(struct ph_recorder *recorder, uint64_t *at, uint64_t value)
+{
+    if (recorder->count < recorder->capacity)
+        recorder->events[recorder->count] = (struct ph_store_event){(uint64_t)(uintptr_t)at, *at, value};
+    recorder->count++;
+}
+
+/* Calls on one block after the other store to the same few words. */
+static int is_among_the_last(const struct ph_dirty *list, const uint64_t *at)
+{
+    for (uint64_t i = list->count; i > 0 && i + PH_LAST_LOOKED > list->count; i--)
+        if (list->words[i - 1] == at)
+            return 1;
+    return 0;
+}
+
+/* ph_note -- a store is about to happen. */
+void ph_note(struct ph_heap *h, uint64_t *at, uint64_t value)
+{
+    if (h->recorder != NULL)
+        record(h->recorder, at, value);
+    if (h->logged == PH_POWER && !is_among_the_last(&h->dirty, at))
+        h->dirty.words[h->dirty.count++] = at;
+}
+
+void ph_freed_add(struct ph_heap *h, uint64_t offset, uint64_t nbytes)
+{
+    h->freed.items[h->freed.count++] = (struct ph_freed){offset, nbytes};
+}
+
+/* Room for `needed` items of `size` bytes. */
+static int grow(void **items, uint64_t *capacity, uint64_t needed, size_t size)
+{
+    if (PH_LIKELY(needed <= *capacity))
+        return 0;
+    uint64_t wider = *capacity ? *capacity : PH_NOTES_MIN;
+    while (wider < needed)
+        wider *= 2;
+    void *moved = realloc(*items, wider * size);
+    if (moved == NULL)
+        return PH_H_NOMEM;
+    *items = moved;
+    *capacity = wider;
+    return 0;
+}
+
+/* Frees that wait for a last view find room as well, whenever it goes: they cannot be refused any more. */
+int ph_dirty_reserve(struct ph_heap *h, uint64_t count)
+{
+    struct ph_dirty *list = &h->dirty;
+    if (h->logged != PH_POWER)
+        return 0;
+    return grow((void **)&list->words, &list->capacity, list->count + count + 2 * h->marks.waiting, sizeof *list->words);
+}
+
+int ph_freed_reserve(struct ph_heap *h, uint64_t count)
+{
+    struct ph_freed_list *list = &h->freed;
+    if (h->logged != PH_POWER)
+        return 0;
+    return grow((void **)&list->items, &list->capacity, list->count + count + h->marks.waiting, sizeof *list->items);
+}
+
+/* ph_room_to_retire -- room everywhere for bare calls that free `count` blocks of a power heap. */
+int ph_room_to_retire(struct ph_heap *h, uint64_t count)
+{
+    if (ph_held_reserve(h, count) < 0 || ph_freed_reserve(h, count) < 0)
+        return PH_H_NOMEM;
+    return ph_dirty_reserve(h, 2 * count);
+}
