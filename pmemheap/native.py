@@ -414,9 +414,16 @@ def store(address: int, data: Buffer) -> None:
         lib.ph_put_at(address, raw, len(raw))
 
 
-def copy_differences(to: int, source: int, length: int) -> int:
-    """Make memory equal other memory, storing only to pages that differ; return their number."""
-    return check(lib.ph_copy_differences(to, source, length), "copy_differences")
+def copy_differences(target: Buffer, source: Buffer) -> int:
+    """Make `target` equal `source`, storing only to pages that differ; return their number."""
+    with (
+        ffi.from_buffer(target, require_writable=True) as to,
+        ffi.from_buffer(source) as origin,
+    ):
+        if len(to) != len(origin):
+            raise UsageError(f"copy: {len(to)} bytes expected, {len(origin)} found")
+        addresses = (int(ffi.cast("uintptr_t", raw)) for raw in (to, origin))
+        return check(lib.ph_copy_differences(*addresses, len(to)), "copy_differences")
 
 
 # ---------------------------------------------------------------- address space

@@ -333,9 +333,9 @@ static void store(struct ph_tape *t, uint32_t kind, uint64_t offset, const void 
     struct ph_tape_event event = {.kind = kind, .begin = t->count, .offset = offset, .length = length};
 
     append(t, &event, from);
-    if (t->copy != NULL && offset + length > t->size)
+    if (t->fd >= 0 && offset + length > t->size)
         resize(t, offset + length);
-    if (t->copy != NULL && !t->error)
+    if (t->fd >= 0 && !t->error)
         memcpy(t->copy + offset, from, (size_t)length);
 }
 
@@ -478,7 +478,7 @@ uint64_t ph_tape_begin_range(uint64_t address, uint64_t length)
 
 static void zero(struct ph_tape *t, uint64_t offset, uint64_t length)
 {
-    if (offset >= t->size || t->copy == NULL)
+    if (offset >= t->size)
         return;
     if (length > t->size - offset)
         length = t->size - offset;
@@ -488,7 +488,7 @@ static void zero(struct ph_tape *t, uint64_t offset, uint64_t length)
 static void allocated(struct ph_tape *t, const struct ph_tape_event *event)
 {
     append(t, event, NULL);
-    if (event->detail == PH_ALLOCATE_EXTEND && t->copy != NULL && event->offset + event->length > t->size)
+    if (event->detail == PH_ALLOCATE_EXTEND && t->fd >= 0 && event->offset + event->length > t->size)
         resize(t, event->offset + event->length);
     if (event->detail == PH_ALLOCATE_PUNCH_HOLE || event->detail == PH_ALLOCATE_ZERO_RANGE)
         zero(t, event->offset, event->length);
@@ -503,7 +503,7 @@ static void called(struct ph_tape *t, const struct ph_tape_event *event, const v
         allocated(t, event);
     } else if (event->kind == PH_TAPE_TRUNCATE) {
         append(t, event, NULL);
-        if (t->copy != NULL)
+        if (t->fd >= 0)
             resize(t, event->length);
     } else {
         look_around(t);

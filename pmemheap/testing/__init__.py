@@ -1,0 +1,31 @@
+"""Testing: crash a program that keeps its data in a file, at every point, and look at what is left.
+
+`Recorder` records a program at work on a file; `check_states` makes every file that a signal or a
+power failure could have left at any event of it, and has each opened and checked. It works for
+heaps and for whatever else is written by stores to shared maps. See docs/crash-testing.md.
+"""
+
+from pmemheap.testing.cells import LINE, SECTOR
+from pmemheap.testing.driver import check_states
+from pmemheap.testing.image import Image
+from pmemheap.testing.kills import kill_at
+from pmemheap.testing.recorder import Crash, Kind, Note, Recorder, Recording
+from pmemheap.testing.report import Failure, Report
+from pmemheap.testing.states import CrashStates, State
+
+__all__ = [
+    "LINE",
+    "SECTOR",
+    "Crash",
+    "CrashStates",
+    "Failure",
+    "Image",
+    "Kind",
+    "Note",
+    "Recorder",
+    "Recording",
+    "Report",
+    "State",
+    "check_states",
+    "kill_at",
+]
