@@ -81,6 +81,10 @@ class _Code(IntEnum):
     CORRUPT = -8
 
 
+_WITHHELD = {
+    7: "the block there belongs to an open transaction",
+    8: "the block there was freed; it is kept until that is durable and its last view has gone",
+}
 _LARGE = int(_Code.LARGE)
 BAD_OFFSET = int(_Code.BAD_OFFSET)
 
@@ -406,10 +410,8 @@ class Engine(native.HeapCore):
         """Say what lies at an offset inside the heap at which no live block begins."""
         state, unit, _, index = self._place_of(offset)
         start = unit * UNIT
-        if state == 7:
-            return "the block there belongs to an open transaction"
-        if state == 8 and not self._views_of(offset):
-            return "the block there was freed, and is kept until that is durable"
+        if state in _WITHHELD:
+            return _WITHHELD[state]
         if state in {3, 4}:
             size = CLASSES[index].size
             inside = (offset - start) % size

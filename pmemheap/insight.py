@@ -53,10 +53,11 @@ class HeapStats:
     allocated : int
         In live blocks, as rounded up to their size class or to whole units.
     reserved, quarantined : int
-        In blocks of open transactions; in blocks that were freed but may not be used again until that
-        is durable, or until their last view goes.
+        In blocks of open transactions; in blocks that were freed but may not be used again until
+        that is durable, or until their last view goes.
     active : int
-        In runs and large blocks: `allocated`, `reserved`, `quarantined`, and the free blocks of runs.
+        In runs and large blocks: `allocated`, `reserved`, `quarantined`, and the free blocks of
+        runs.
     resident : int
         Of memory that is in use, tables included: `touched`, but all that is active counts, also
         where it was never stored to.
