@@ -26,7 +26,7 @@ from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
 from pmemheap.filespace import SlotChanges
 from pmemheap.header import as_spare
 from pmemheap.heapfile import HeapFile, refusals, write_zeros
-from pmemheap.layout import SegmentKind, SegmentSlot, SlotImage, Table
+from pmemheap.layout import ArenaSlot, SegmentKind, SegmentSlot, SlotImage, Table
 from pmemheap.native import Advice, Allocate, NativeError
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.mapping import Access, Sharing
@@ -85,7 +85,7 @@ class FileMedium(HeapFile):
             )
         slot = SegmentSlot(SegmentKind.DATA, 0, nunits, arena, first_unit, nunits)
         index, slot = self._place(slot)
-        piece = Piece(first_unit, slot.nunits, slot, index)
+        piece = Piece(first_unit, slot.nunits, slot, index, arena)
         self._obtain(index, slot)
         return piece
 
@@ -184,25 +184,32 @@ class FileMedium(HeapFile):
     def publish(self, piece: Piece, end_unit: int) -> None:
         """Make a piece part of its arena, in one change [R30]."""
         assert piece.slot is not None
-        index = piece.slot.arena
-        arena = replace(self.arenas[index], end_unit=end_unit)
+        expected = self._expected.pop(piece.arena, None)
+        arena = replace(expected or self.arenas[piece.arena], end_unit=end_unit)
         slots = filespace.images(filespace.placed(self.segments, piece.index, piece.slot))
-        self.change([*slots, (Table.ARENAS, index, arena.pack())])
+        self.change([*slots, (Table.ARENAS, piece.arena, arena.pack())])
+
+    def expect_arena(self, index: int, slot: ArenaSlot) -> None:
+        """Keep the slot of a new arena for the change that brings its first segment."""
+        self._expected[index] = slot
 
     def withdraw(self, pieces: list[Piece], first_unit: int, end_unit: int) -> None:
         """Take segments from their arena, in one change that is durable when this returns [R17].
 
         They become SPARE, merge with their neighbours, and leave the table at the end of the file.
         """
-        slots = [piece.slot for piece in pieces if piece.slot is not None]
-        index = slots[0].arena
-        arena = replace(self.arenas[index], first_unit=first_unit, end_unit=end_unit)
-        self._withdraw(pieces, (Table.ARENAS, index, arena.pack()))
+        slot = self.arenas[pieces[0].arena]
+        self._withdraw(pieces, replace(slot, first_unit=first_unit, end_unit=end_unit))
 
-    def _withdraw(self, pieces: list[Piece], arena: SlotImage) -> None:
+    def drop_arena(self, pieces: list[Piece]) -> None:
+        """Take an arena with all its segments out of the heap, as `withdraw` does [R17, R24]."""
+        self._withdraw(pieces, self.arenas[pieces[0].arena].dropped())
+
+    def _withdraw(self, pieces: list[Piece], arena: ArenaSlot) -> None:
         spares = {piece.index: as_spare(piece.slot) for piece in pieces if piece.slot is not None}
         changes: SlotChanges = {**spares, **self._tidied({**self.segments, **spares})}
-        self.change([arena, *filespace.images(changes)], durable=True)
+        image = Table.ARENAS, pieces[0].arena, arena.pack()
+        self.change([image, *filespace.images(changes)], durable=True)
 
     def _tidied(self, segments: dict[int, SegmentSlot]) -> SlotChanges:
         """Return the changes that leave no SPARE segment at the end, unless a reader maps it."""

@@ -127,6 +127,7 @@ class HeapFile:
         self.superblock: Superblock
         self.image = bytearray()
         self._strays: dict[int, SegmentSlot] = {}
+        self._expected: dict[int, ArenaSlot] = {}
         self.maybe_holes = False
         self.sync_failed = False
         self._copy = 0
@@ -543,7 +544,7 @@ class HeapFile:
         """Return the data segments of an arena by their units."""
         return sorted(
             (
-                Piece(slot.first_unit, slot.nunits, slot, index)
+                Piece(slot.first_unit, slot.nunits, slot, index, arena)
                 for index, slot in self.segments.items()
                 if slot.kind == SegmentKind.DATA and slot.arena == arena
             ),

@@ -370,6 +370,12 @@ class ArenaSlot:
     strategy: bytes = bytes(7)
     state: ArenaState = ArenaState.LIVE
 
+    def dropped(self) -> Self:
+        """Return the slot of the arena when it is dropped: its next life begins behind it [R24]."""
+        return replace(
+            self, first_unit=self.end_unit, name="", strategy=bytes(7), state=ArenaState.DROPPED
+        )
+
     _FORMAT = struct.Struct("<B7sQQB31s")
 
     def pack(self) -> bytes:

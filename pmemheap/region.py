@@ -25,7 +25,7 @@ from __future__ import annotations
 import errno
 from bisect import bisect_right
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pmemheap import native
@@ -36,7 +36,14 @@ from pmemheap.errors import (
     PmemHeapError,
     UsageError,
 )
-from pmemheap.layout import BITS_WIDTH, DATA_WIDTH, ENTRY_WIDTH, SEGMENT_UNITS, SegmentSlot
+from pmemheap.layout import (
+    BITS_WIDTH,
+    DATA_WIDTH,
+    ENTRY_WIDTH,
+    SEGMENT_UNITS,
+    ArenaSlot,
+    SegmentSlot,
+)
 from pmemheap.native import Advice, Lifeline
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.units import GiB, MiB, TiB, align_up, format_bytes
@@ -77,13 +84,14 @@ _HUGE_TABLE_LEAST = 16 * MiB
 class Piece:
     """What a medium gives to one segment: `nunits` units from `first_unit` on.
 
-    `slot` and `index` say where it lies in a file.
+    `slot` and `index` say where it lies in a file, `arena` to which arena of the heap it belongs.
     """
 
     first_unit: int
     nunits: int
     slot: SegmentSlot | None = None
     index: int = -1
+    arena: int = 0
 
     @property
     def stop(self) -> int:
@@ -93,6 +101,8 @@ class Piece:
 
 class Medium(Protocol):
     """Where the bytes of a region come from."""
+
+    arenas: dict[int, ArenaSlot]
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -105,7 +115,7 @@ class Medium(Protocol):
     def maybe_holes(self) -> bool:
         """Whether `back` has anything to do: some units may have no space of their own."""
 
-    def allocate(self, first_unit: int, nunits: int) -> Piece:
+    def allocate(self, first_unit: int, nunits: int, arena: int) -> Piece:
         """Get real space for `nunits` units at least; OutOfSpaceError with nothing changed."""
 
     def map(self, piece: Piece, table: str, reservation: VMReservation, offset: int) -> Map:
@@ -116,6 +126,12 @@ class Medium(Protocol):
 
     def abandon(self, piece: Piece) -> None:
         """Undo `allocate` of a piece that was not published."""
+
+    def expect_arena(self, index: int, slot: ArenaSlot) -> None:
+        """Let the next piece published for an arena be its first, and bring its slot with it."""
+
+    def drop_arena(self, pieces: list[Piece]) -> None:
+        """Make an arena with all its pieces no part of the heap any more; they are mapped."""
 
     def withdraw(self, pieces: list[Piece], first_unit: int, end_unit: int) -> None:
         """Make pieces no part of the heap any more; they are still mapped."""
@@ -150,6 +166,8 @@ class AnonymousMedium:
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
+        self.arenas = {0: ArenaSlot(0, 0)}
+        self._expected: dict[int, ArenaSlot] = {}
         self._units = 0
         least = SEGMENT_UNITS * _ANONYMOUS_WIDTH
         if limit is not None and limit < least:
@@ -159,7 +177,7 @@ class AnonymousMedium:
         """Double what is small, since memory costs nothing before it is touched; then an eighth."""
         return max(SEGMENT_UNITS, min(nunits, _DOUBLED_MOST), nunits // 8)
 
-    def allocate(self, first_unit: int, nunits: int) -> Piece:
+    def allocate(self, first_unit: int, nunits: int, arena: int = 0) -> Piece:
         """Return a piece, if the limit allows."""
         needed = (self._units + nunits) * _ANONYMOUS_WIDTH
         if self.limit is not None and needed > self.limit:
@@ -168,7 +186,7 @@ class AnonymousMedium:
                 f"{self.limit} bytes expected to hold, {needed} would be needed"
             )
         self._units += nunits
-        return Piece(first_unit, nunits)
+        return Piece(first_unit, nunits, arena=arena)
 
     def map(self, piece: Piece, table: str, reservation: VMReservation, offset: int) -> Map:
         """Place fresh private memory."""
@@ -176,14 +194,28 @@ class AnonymousMedium:
         return Map.anonymous(reservation, offset, length, sharing="private")
 
     def publish(self, piece: Piece, end_unit: int) -> None:
-        """Nobody else is to know."""
+        """Note where the arena ends: nobody else is to know."""
+        slot = self._expected.pop(piece.arena, None) or self.arenas[piece.arena]
+        self.arenas[piece.arena] = replace(slot, end_unit=end_unit)
+
+    def expect_arena(self, index: int, slot: ArenaSlot) -> None:
+        """Keep the slot until a piece is published."""
+        self._expected[index] = slot
+
+    def drop_arena(self, pieces: list[Piece]) -> None:
+        """Keep nothing of an arena but where it ended."""
+        arena = pieces[0].arena
+        self.arenas[arena] = self.arenas[arena].dropped()
 
     def abandon(self, piece: Piece) -> None:
         """Forget a piece."""
         self._units -= piece.nunits
 
     def withdraw(self, pieces: list[Piece], first_unit: int, end_unit: int) -> None:
-        """Nobody else is to know."""
+        """Note where the arena lies now."""
+        arena = pieces[0].arena
+        slot = self.arenas[arena]
+        self.arenas[arena] = replace(slot, first_unit=first_unit, end_unit=end_unit)
 
     def release(self, pieces: list[Piece]) -> None:
         """Forget pieces: unmapping gave their memory back."""
@@ -282,10 +314,23 @@ class Region:
         Where bytes come from.
     headroom : int
         Bytes of address space to keep free behind the data; a wish, see `VMReservation`.
+    arena : int
+        Number of the arena.
+    first_unit : int
+        Where its first segment begins, if it has none yet.
     """
 
-    def __init__(self, medium: Medium, headroom: int = DEFAULT_HEADROOM) -> None:
+    def __init__(
+        self,
+        medium: Medium,
+        headroom: int = DEFAULT_HEADROOM,
+        *,
+        arena: int = 0,
+        first_unit: int = 0,
+    ) -> None:
         self._medium = medium
+        self._arena = arena
+        self._origin = first_unit
         self._headroom_units = headroom // DATA_WIDTH
         self._segments: list[_Segment] = []
         self._starts: list[int] = []
@@ -304,7 +349,7 @@ class Region:
     @property
     def end_unit(self) -> int:
         """The unit behind the last."""
-        return self._segments[-1].piece.stop if self._segments else 0
+        return self._segments[-1].piece.stop if self._segments else self._origin
 
     @property
     def nunits(self) -> int:
@@ -367,7 +412,7 @@ class Region:
                 wish = max(least, align_up(wish // 2, SEGMENT_UNITS))
 
     def _grow_by(self, nunits: int) -> Piece:
-        piece = self._medium.allocate(self.end_unit, nunits)
+        piece = self._medium.allocate(self.end_unit, nunits, self._arena)
         try:
             self._append(piece)
         except BaseException:
@@ -503,6 +548,20 @@ class Region:
         self._unmap(gone)
         self._narrow_tables()
         self._medium.release(pieces)
+
+    def drop(self) -> None:
+        """Make all of it no part of the heap any more, unmap it, and give its space back.
+
+        Raises
+        ------
+        PmemHeapError
+            The medium refused to let it go; it is all there.
+        """
+        pieces = self.pieces
+        self._medium.drop_arena(pieces)
+        self.close()
+        with suppress(PmemHeapError):  # the next give-back tries again
+            self._medium.release(pieces)
 
     def punch(self, start: int, nunits: int) -> None:
         """Give the pages of free units back; they read zero afterwards."""
