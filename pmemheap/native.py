@@ -23,7 +23,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmemheap._core import _hot
-from pmemheap._core._hot import BlockBytes, HeapCore, Lifeline, Window
+from pmemheap._core._hot import BlockBytes, HeapCore, Lifeline, LogCore, TxCore, Window
 from pmemheap._core._sys import ffi, lib
 from pmemheap.errors import (
     CorruptHeapError,
@@ -52,10 +52,12 @@ __all__ = [
     "HeapCore",
     "Lifeline",
     "Lock",
+    "LogCore",
     "NativeError",
     "Residency",
     "TapeEvent",
     "TapeKind",
+    "TxCore",
     "Window",
     "check",
     "copy_differences",
@@ -80,6 +82,7 @@ __all__ = [
     "memfd_create",
     "memory",
     "msync",
+    "omit_rules",
     "pread",
     "pread_into",
     "probe_lock",
@@ -278,6 +281,11 @@ def faults(nth: int, number: int = 0, kind: FaultKind = FaultKind.ERROR) -> Iter
         yield fault
     finally:
         fault.hit = Call(lib.ph_fault_disarm())
+
+
+def omit_rules(rules: int) -> None:
+    """Leave the rules of the log out whose bits are set; see `rules.omitting`."""
+    _hot.omit(rules)
 
 
 def system_calls() -> int:

@@ -20,6 +20,7 @@ LAYERS = [
     ["errors", "units"],
     ["_core"],
     ["native"],
+    ["rules"],
     ["pmem2"],
     ["layout"],
     ["region"],

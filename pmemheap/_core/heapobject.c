@@ -3,12 +3,16 @@
  * A method does what the C core can do alone. For everything else, a missing run, a large block, growth, a bad
  * argument, it calls its slow twin (`_malloc_slow` and so on), which the Python subclass defines and which
  * answers or raises. The GIL is the lock of the core: no method lets it go between two changes. */
-#include "heapobject.h"
+#include "logobject.h"
 
 #include <string.h>
 
+#include "tape.h"
+
+enum { PH_BATCH_SHARE = 256 }; /* bytes of a record that one block of a batch may take */
+
 static struct {
-    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *upkeep;
+    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *upkeep, *log_upkeep;
 } slow;
 
 static struct heap_object *heap_of(PyObject *object)
@@ -35,6 +39,54 @@ static int is_open(const struct heap_object *self)
 static int wants_upkeep(const struct heap_object *self)
 {
     return self->heap.freed_units >= self->upkeep_at || self->heap.limbo_count >= self->merge_at;
+}
+
+struct ph_heap *ph_join_log(PyObject *core, PyObject *log)
+{
+    struct heap_object *self = heap_of(core);
+    PyObject *old = self->log;
+
+    self->log = Py_NewRef(log);
+    Py_XDECREF(old);
+    return &self->heap;
+}
+
+static struct ph_log *log_of(const struct heap_object *self)
+{
+    return &((struct log_object *)self->log)->log;
+}
+
+static uint64_t arena_of(const struct heap_object *self)
+{
+    return self->origin >> PH_ARENA_SHIFT;
+}
+
+/* In a power heap, append what the call has changed. Returns 0, or -1 with an exception set. */
+static int settle(struct heap_object *self)
+{
+    if (self->heap.logged != PH_POWER || self->log == NULL
+        || (self->heap.dirty.count == 0 && self->heap.freed.count == 0))
+        return 0;
+    struct ph_log *log = log_of(self);
+    if (ph_log_flush(log, arena_of(self)) >= 0 && log->head - log->tail <= log->size / 2)
+        return 0;
+    PyObject *done = PyObject_CallMethodObjArgs((PyObject *)self, slow.log_upkeep, NULL);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+static PyObject *settle_log(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    if (settle(heap_of(object)) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* The offset of the heap for one of this arena, once the log knows of it. */
+static PyObject *settled_offset(struct heap_object *self, int64_t inner)
+{
+    return settle(self) < 0 ? NULL : PyLong_FromUnsignedLongLong(ph_outer(self, (uint64_t)inner));
 }
 
 static PyObject *call_slow(PyObject *self, PyObject *name, PyObject *first, PyObject *second)
@@ -97,7 +149,7 @@ static PyObject *heap_malloc(PyObject *object, PyObject *const *args, Py_ssize_t
         && (values[1] == NULL || (read_number(values[1], &align) && align != 0 && (align & (align - 1)) == 0))) {
         int64_t inner = ph_malloc(&self->heap, size, align);
         if (inner >= 0)
-            return PyLong_FromUnsignedLongLong(ph_outer(self, (uint64_t)inner));
+            return settled_offset(self, inner);
     }
     return call_slow(object, slow.malloc, values[0], values[1]);
 }
@@ -131,6 +183,8 @@ static PyObject *heap_free(PyObject *object, PyObject *const *args, Py_ssize_t c
         || (deferred ? ph_free_deferred(&self->heap, ph_inner(self, offset))
                      : ph_free(&self->heap, ph_inner(self, offset))) < 0)
         return call_slow(object, slow.free, values[0], values[1]);
+    if (settle(self) < 0)
+        return NULL;
     if (wants_upkeep(self))
         return PyObject_CallMethodObjArgs(object, slow.upkeep, NULL);
     Py_RETURN_NONE;
@@ -149,6 +203,32 @@ PyDoc_STRVAR(realloc_doc,
 "BufferError\n    The block would have to move and has live views.\n"
 "OutOfSpaceError\n    No room. In all cases the block is as it was; a shrink never fails.");
 
+/* A block that moves in a file heap: one record, else a killed process would leave both places or none. */
+static int64_t move_logged(struct heap_object *self, uint64_t offset, uint64_t size)
+{
+    struct ph_tx tx;
+    int64_t held = ph_usable_size(&self->heap, offset), to;
+    uint64_t count = (uint64_t)held < size ? (uint64_t)held : size;
+
+    if (self->log == NULL || held < 0 || (self->heap.logged == PH_POWER && size > PH_INLINE_MOST))
+        return PH_H_MOVE_LOGGED;
+    ph_tx_init(&tx, log_of(self));
+    to = ph_tx_malloc(&tx, arena_of(self), size, PH_GRANULE);
+    if (to >= 0) {
+        to = (int64_t)ph_inner(self, (uint64_t)to);
+        ph_put(self->heap.data + to, self->heap.data + offset, count);
+        int64_t done = ph_tx_free(&tx, ph_outer(self, offset));
+        if (done == 0)
+            done = ph_tx_commit(&tx, NULL, 0, 0);
+        if (done < 0) {
+            ph_tx_abort(&tx);
+            to = PH_H_MOVE_LOGGED;
+        }
+    }
+    ph_tx_fini(&tx);
+    return to < 0 ? PH_H_MOVE_LOGGED : to;
+}
+
 static PyObject *heap_realloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
 {
     static const char *const names[] = {"offset", "size"};
@@ -161,8 +241,10 @@ static PyObject *heap_realloc(PyObject *object, PyObject *const *args, Py_ssize_
     if (is_open(self) && read_number(values[0], &offset) && read_number(values[1], &size)
         && size != 0 && size <= PH_SIZE_MAX) {
         int64_t to = ph_realloc(&self->heap, ph_inner(self, offset), size);
+        if (to == PH_H_MOVE_LOGGED)
+            to = move_logged(self, ph_inner(self, offset), size);
         if (to >= 0)
-            return PyLong_FromUnsignedLongLong(ph_outer(self, (uint64_t)to));
+            return settled_offset(self, to);
     }
     return call_slow(object, slow.realloc, values[0], values[1]);
 }
@@ -185,8 +267,11 @@ static PyObject *heap_expand(PyObject *object, PyObject *const *args, Py_ssize_t
     if (is_open(self) && read_number(values[0], &offset) && read_number(values[1], &size)
         && size != 0 && size <= PH_SIZE_MAX) {
         int done = ph_expand(&self->heap, ph_inner(self, offset), size);
-        if (done == 0)
+        if (done == 0) {
+            if (settle(self) < 0)
+                return NULL;
             Py_RETURN_TRUE;
+        }
         if (done == PH_H_MOVE)
             Py_RETURN_FALSE;
     }
@@ -244,6 +329,14 @@ static PyObject *heap_view(PyObject *object, PyObject *const *args, Py_ssize_t c
     return call_slow(object, slow.view, values[0], values[1]);
 }
 
+/* Blocks of a batch between two records: few enough for a record that fits. */
+static Py_ssize_t batch_of(const struct heap_object *self, Py_ssize_t count)
+{
+    if (self->heap.logged != PH_POWER || self->log == NULL)
+        return count ? count : 1;
+    return (Py_ssize_t)(log_of(self)->size / (2 * PH_BATCH_SHARE));
+}
+
 /* Free what a batch got before it failed; also if a sync failed, which has made the heap read-only. */
 static PyObject *take_back(struct heap_object *self, PyObject *offsets, const uint64_t *taken, uint64_t count)
 {
@@ -287,8 +380,15 @@ static PyObject *heap_malloc_many(PyObject *object, PyObject *const *args, Py_ss
     if (offsets == NULL)
         return NULL;
     uint64_t *slots = (uint64_t *)PyByteArray_AsString(offsets);
-    while (is_open(self)
-           && (done += take_many(self, size, count - done, slots + done)) < count) {
+    uint64_t step = (uint64_t)batch_of(self, (Py_ssize_t)count);
+    while (is_open(self) && done < count) {
+        uint64_t wanted = count - done < step ? count - done : step;
+        uint64_t got = take_many(self, size, wanted, slots + done);
+        done += got;
+        if (settle(self) < 0)
+            return take_back(self, offsets, slots, done);
+        if (got == wanted)
+            continue;
         PyObject *one = PyObject_CallMethodObjArgs(object, slow.more, values[0], values[1], Py_True, NULL);
         uint64_t offset;
         if (one == NULL)
@@ -355,8 +455,12 @@ static PyObject *free_batch(PyObject *object, const uint64_t *offsets, Py_ssize_
         Py_XDECREF(offset);
         return result;
     }
-    if (ph_free_many(&self->heap, offsets, (uint64_t)count) < 0)
-        return PyErr_NoMemory();
+    for (Py_ssize_t done = 0, step = batch_of(self, count); done < count; done += step) {
+        if (ph_free_many(&self->heap, offsets + done, (uint64_t)(count - done < step ? count - done : step)) < 0)
+            return PyErr_NoMemory();
+        if (settle(self) < 0)
+            return NULL;
+    }
     if (wants_upkeep(self))
         return PyObject_CallMethodObjArgs(object, slow.upkeep, NULL);
     Py_RETURN_NONE;
@@ -435,6 +539,9 @@ static void heap_dealloc(PyObject *object)
 
     ph_heap_fini(&self->heap);
     PyMem_Free(self->recorder.events);
+    if (self->log != NULL && log_of(self)->homes[arena_of(self)].heap == &self->heap)
+        log_of(self)->homes[arena_of(self)].heap = NULL;
+    Py_XDECREF(self->log);
     Py_XDECREF(self->keep);
     release(object);
     Py_DECREF(type);
@@ -451,6 +558,7 @@ static PyMethodDef call_methods[] = {
     FAST(malloc_many),
     {"free_many", heap_free_many, METH_O, free_many_doc},
     {"usable_size", heap_usable_size, METH_O, usable_size_doc},
+    {"_settle", settle_log, METH_NOARGS, "Append what was changed since the last record."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -494,7 +602,7 @@ int ph_add_heap_types(PyObject *module)
         || intern(&slow.realloc, "_realloc_slow") < 0 || intern(&slow.expand, "_expand_slow") < 0
         || intern(&slow.usable_size, "_usable_size_slow") < 0 || intern(&slow.view, "_view_slow") < 0
         || intern(&slow.more, "_malloc_many_slow") < 0 || intern(&slow.free_many, "_free_many_slow") < 0
-        || intern(&slow.upkeep, "_upkeep") < 0)
+        || intern(&slow.upkeep, "_upkeep") < 0 || intern(&slow.log_upkeep, "_log_upkeep") < 0)
         return -1;
     core_slots[3].pfunc = join_methods();
     if (ph_add_block_bytes_type(module) < 0)

@@ -12,6 +12,7 @@ struct heap_object {
     struct ph_heap heap;
     struct ph_recorder recorder;
     PyObject *keep;        /* the lifelines of the tables and of the data */
+    PyObject *log;         /* LogCore of a heap with transactions, which forgets this core before the core goes */
     uint64_t origin;       /* number of the arena << 55: what the offsets of its blocks begin with */
     uint64_t upkeep_at;    /* `freed_units` at which Python looks whether something is to be given back */
     uint64_t merge_at;     /* `limbo_count` at which it merges what was freed */

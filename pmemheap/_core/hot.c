@@ -1,5 +1,5 @@
 /* hot.c -- `_hot`: the door to the C core that keeps the GIL. Extension types, CPython limited API 3.11. */
-#include "hot.h"
+#include "logobject.h"
 
 #include <errno.h>
 
@@ -59,7 +59,21 @@ static PyObject *share_tape(PyObject *module, PyObject *argument)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(omit_doc, "omit(rules, /)\n--\n\nLeave the rules out whose bits are set, to show that their absence is found.");
+
+static PyObject *omit(PyObject *module, PyObject *argument)
+{
+    unsigned long long rules = PyLong_AsUnsignedLongLong(argument);
+
+    (void)module;
+    if (PyErr_Occurred())
+        return NULL;
+    ph_omit(rules);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
+    {"omit", omit, METH_O, omit_doc},
     {"share_faults", share_faults, METH_O, share_faults_doc},
     {"share_tape", share_tape, METH_O, share_tape_doc},
     {NULL, NULL, 0, NULL},
@@ -69,7 +83,7 @@ static int execute(PyObject *module)
 {
     if (ph_add_lifeline_type(module) < 0 || ph_add_window_type(module) < 0)
         return -1;
-    return ph_add_heap_types(module);
+    return ph_add_heap_types(module) < 0 || ph_add_log_type(module) < 0 || ph_add_tx_type(module) < 0 ? -1 : 0;
 }
 
 static PyModuleDef_Slot slots[] = {

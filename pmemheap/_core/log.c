@@ -1,0 +1,278 @@
+/* log.c -- the redo log: building, appending and applying records. Recovery is in log_recovery.c. */
+#include "log.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "log_internal.h"
+
+enum { PH_SCRATCH_MIN = 4096 };
+
+static uint64_t omitted_rules;
+
+int ph_omitted(int rule)
+{
+    return (int)(omitted_rules >> rule & 1);
+}
+
+void ph_omit(uint64_t rules)
+{
+    omitted_rules = rules;
+}
+
+void ph_log_fini(struct ph_log *log)
+{
+    free(log->scratch);
+    log->scratch = NULL;
+    log->capacity = 0;
+}
+
+/* ---------------------------------------------------------------- building */
+
+static int make_room(struct ph_log *log, uint64_t more)
+{
+    uint64_t needed = log->length + more + PH_LOG_ALIGN;
+    if (needed <= log->capacity)
+        return 0;
+    uint64_t capacity = log->capacity ? log->capacity : PH_SCRATCH_MIN;
+    while (capacity < needed)
+        capacity *= 2;
+    uint8_t *scratch = realloc(log->scratch, capacity);
+    if (scratch == NULL)
+        return PH_L_NOMEM;
+    log->scratch = scratch;
+    log->capacity = capacity;
+    return 0;
+}
+
+void ph_record_begin(struct ph_log *log)
+{
+    log->length = sizeof(struct ph_record);
+    log->nops = 0;
+}
+
+int ph_record_op(struct ph_log *log, uint8_t type, uint8_t flags, uint64_t off, const void *payload, uint32_t length)
+{
+    uint64_t padded = ((uint64_t)length + 7) & ~7ULL;
+    struct ph_op op = {.type = type, .flags = flags, .len = length, .off = off};
+    if (log->nops == UINT16_MAX)
+        return PH_L_LARGE;
+    if (make_room(log, sizeof op + padded) < 0)
+        return PH_L_NOMEM;
+    uint8_t *at = log->scratch + log->length;
+    memcpy(at, &op, sizeof op);
+    memcpy(at + sizeof op, payload, length);
+    memset(at + sizeof op + length, 0, padded - length);
+    log->length += sizeof op + padded;
+    log->nops++;
+    return 0;
+}
+
+int ph_record_raw(struct ph_log *log, const void *operations, uint64_t length, uint16_t count)
+{
+    if (log->nops + count > UINT16_MAX)
+        return PH_L_LARGE;
+    if (make_room(log, length) < 0)
+        return PH_L_NOMEM;
+    memcpy(log->scratch + log->length, operations, length);
+    log->length += length;
+    log->nops = (uint16_t)(log->nops + count);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- appending */
+
+int ph_log_room(const struct ph_log *log, uint64_t bytes, uint64_t spare)
+{
+    if (log->dead)
+        return PH_L_DEAD;
+    if (log->frozen)
+        return PH_L_FULL;
+    if (bytes > log->size / 2)
+        return PH_L_LARGE;
+    if (!ph_omitted(2) && log->head + bytes + spare - log->tail > log->size) /* [R2] */
+        return PH_L_FULL;
+    return 0;
+}
+
+static void ring_store(struct ph_log *log, uint64_t lsn, const uint8_t *bytes, uint64_t length)
+{
+    uint64_t at = lsn % log->size, first = log->size - at < length ? log->size - at : length;
+    ph_put(log->base + at, bytes, first);
+    if (first < length)
+        ph_put(log->base, bytes + first, length - first);
+}
+
+/* The CRC of a record in scratch memory. [R12]: it covers header and operations. */
+static uint32_t record_crc(const uint8_t *record, uint32_t seed, uint64_t length)
+{
+    return ph_crc32c(seed, record + 8, (ph_omitted(12) ? sizeof(struct ph_record) : length) - 8);
+}
+
+int64_t ph_record_append(struct ph_log *log, uint8_t kind, uint32_t txid, uint64_t spare)
+{
+    uint64_t total = ph_record_bytes(log->length);
+    int refused = ph_log_room(log, total, spare);
+    if (refused < 0)
+        return refused;
+    memset(log->scratch + log->length, 0, total - log->length);
+    struct ph_record header = {
+        .magic = PH_LOG_MAGIC, .lsn = log->head, .epoch = log->epoch, .durable_lsn = log->durable,
+        .file_end = log->file_end, .total_len = (uint32_t)total, .prev_crc = log->chain, .txid = txid,
+        .nops = log->nops, .kind = kind,
+    };
+    memcpy(log->scratch, &header, sizeof header);
+    header.crc = record_crc(log->scratch, log->chain, total);
+    memcpy(log->scratch, &header, sizeof header);
+    ring_store(log, log->head, log->scratch, total);
+    log->head += total;
+    log->chain = header.crc;
+    log->records++;
+    log->bytes += total;
+    return (int64_t)log->head;
+}
+
+/* ---------------------------------------------------------------- reading */
+
+void ph_ring_read(const struct ph_log *log, uint64_t lsn, void *to, uint64_t length)
+{
+    uint64_t at = lsn % log->size, first = log->size - at < length ? log->size - at : length;
+    memcpy(to, log->base + at, first);
+    memcpy((uint8_t *)to + first, log->base, length - first);
+}
+
+/* Copy `length` bytes of the ring to a home. */
+static void ring_bring(const struct ph_log *log, uint64_t lsn, uint8_t *to, uint64_t length)
+{
+    uint64_t at = lsn % log->size, first = log->size - at < length ? log->size - at : length;
+    ph_put(to, log->base + at, first);
+    if (first < length)
+        ph_put(to + first, log->base, length - first);
+}
+
+/* ---------------------------------------------------------------- applying */
+
+const struct ph_home *ph_home_of(const struct ph_log *log, uint64_t off)
+{
+    uint64_t arena = off >> PH_ARENA_SHIFT;
+    return arena < PH_ARENAS && log->homes[arena].data != NULL ? &log->homes[arena] : NULL;
+}
+
+/* Clip [off, off + length) of one arena, `width` bytes a unit, to the units that are mapped. */
+static uint64_t clip(const struct ph_home *home, uint64_t width, uint64_t *off, uint64_t length)
+{
+    uint64_t base = *off & ~((1ULL << PH_ARENA_SHIFT) - 1), start = *off - base, stop = start + length;
+    const struct ph_heap *h = home->heap;
+    uint64_t low = (h ? h->first_unit : home->first_unit) * width, high = (h ? h->end_unit : home->end_unit) * width;
+    start = start < low ? low : start;
+    stop = stop > high ? high : stop;
+    *off = base + start;
+    return stop > start ? stop - start : 0;
+}
+
+static const uint32_t header_place[PH_TABLES] = {
+    [PH_TABLE_ROOTS] = 0x18000, [PH_TABLE_SEGMENTS] = 0x4000, [PH_TABLE_ARENAS] = 0x14000,
+};
+static const uint32_t header_bytes[PH_TABLES] = {
+    [PH_TABLE_ROOTS] = 0x10000, [PH_TABLE_SEGMENTS] = 0x10000, [PH_TABLE_ARENAS] = 0x4000,
+};
+
+void ph_apply_header(const struct ph_log *log, const struct ph_op *op, uint64_t payload, uint8_t *header)
+{
+    if (op->flags < PH_TABLE_ROOTS || op->flags >= PH_TABLES || op->len > header_bytes[op->flags]
+        || op->off > header_bytes[op->flags] - op->len)
+        return;
+    ring_bring(log, payload, header + header_place[op->flags] + op->off, op->len);
+}
+
+static void bring_words(const struct ph_log *log, const struct ph_op *op, uint64_t payload, uint64_t width,
+                        const struct ph_home *home, uint8_t *table)
+{
+    uint64_t off = op->off, length = clip(home, width, &off, op->len);
+    for (uint64_t i = 0; i < length; i += 8) {
+        uint64_t word;
+        ph_ring_read(log, payload + (off - op->off) + i, &word, 8);
+        uint64_t *at = (uint64_t *)(table + (off & ((1ULL << PH_ARENA_SHIFT) - 1)) + i);
+        if (*at != word)
+            ph_put_word(at, word);
+    }
+}
+
+void ph_apply_meta(const struct ph_log *log, const struct ph_op *op, uint64_t payload)
+{
+    if (op->flags > PH_TABLE_BITS) {
+        if (log->header != NULL)
+            ph_apply_header(log, op, payload, log->header);
+        return;
+    }
+    const struct ph_home *home = ph_home_of(log, op->off);
+    if (home == NULL)
+        return;
+    if (op->flags == PH_TABLE_BITS)
+        bring_words(log, op, payload, PH_UNIT_WORDS * 8, home, (uint8_t *)home->bits);
+    else
+        bring_words(log, op, payload, sizeof(struct ph_entry), home, home->entries);
+}
+
+/* ph_apply_bytes -- [off, off + length) of the data, whose bytes begin at `payload`; what is not mapped is left out. */
+void ph_apply_bytes(const struct ph_log *log, uint64_t off, uint64_t length, uint64_t payload)
+{
+    const struct ph_home *home = ph_home_of(log, off);
+    uint64_t inside = off, count = home == NULL ? 0 : clip(home, PH_UNIT_BYTES, &inside, length);
+    if (count != 0)
+        ring_bring(log, payload + (inside - off), home->data + (inside & ((1ULL << PH_ARENA_SHIFT) - 1)), count);
+}
+
+static void release(const struct ph_log *log, uint64_t off)
+{
+    const struct ph_home *home = ph_home_of(log, off);
+    uint64_t local = off & ((1ULL << PH_ARENA_SHIFT) - 1);
+    if (home != NULL && home->heap != NULL && ph_is_retired(home->heap, local))
+        ph_release(home->heap, local);
+}
+
+static void apply_op(struct ph_log *log, const struct ph_op *op, uint64_t payload)
+{
+    if (op->type == PH_OP_META)
+        ph_apply_meta(log, op, payload);
+    else if (op->type == PH_OP_WRITE && !(op->flags & PH_WRITE_IS_HOME))
+        ph_apply_bytes(log, op->off, op->len, payload);
+    else if (op->type == PH_OP_FREE)
+        release(log, op->off); /* [R6] */
+}
+
+uint64_t ph_record_at(const struct ph_log *log, uint64_t lsn, struct ph_record *record)
+{
+    ph_ring_read(log, lsn, record, sizeof *record);
+    return lsn + sizeof *record;
+}
+
+uint64_t ph_op_at(const struct ph_log *log, uint64_t at, struct ph_op *op)
+{
+    ph_ring_read(log, at, op, sizeof *op);
+    return at + sizeof *op;
+}
+
+void ph_log_apply(struct ph_log *log, uint64_t upto)
+{
+    while (log->applied < upto) {
+        struct ph_record record;
+        uint64_t at = ph_record_at(log, log->applied, &record);
+        for (uint32_t i = 0; record.kind == PH_RECORD_COMMIT && i < record.nops; i++) {
+            struct ph_op op;
+            uint64_t payload = ph_op_at(log, at, &op);
+            apply_op(log, &op, payload);
+            at = payload + (((uint64_t)op.len + 7) & ~7ULL);
+        }
+        log->applied += record.total_len;
+    }
+}
+
+uint32_t ph_log_chain_at(const struct ph_log *log, uint64_t lsn)
+{
+    struct ph_record record;
+    if (lsn == log->head)
+        return log->chain;
+    ph_record_at(log, lsn, &record);
+    return record.prev_crc;
+}

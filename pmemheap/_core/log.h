@@ -1,0 +1,144 @@
+/* log.h -- the redo log: records in a ring of bytes, and what becomes of them.
+ *
+ *   LSN    tail             applied    durable             head
+ *           | records of which the home may not be durable | |
+ *           +------------------+---------+------------------+ ....... ring of `size` bytes
+ *                              | pending | not yet synced   |
+ *
+ * An LSN is a position in an endless log; byte x of it lies at `base + x % size`. A record is appended in one
+ * go, becomes durable with a sync of the ring (power heaps) and is then applied: its images are stored to the
+ * home tables and to the data. What is pending is read back from the ring, nothing else remembers it. */
+#ifndef PH_LOG_H
+#define PH_LOG_H
+
+#include <stdint.h>
+
+#include "heap_api.h"
+
+enum {
+    PH_LOG_MAGIC = 0x4C484D50,
+    PH_LOG_ALIGN = 64, /* records begin at multiples of it and are multiples of it long */
+    PH_LOG_FIRST = 64, /* LSN of the first record of a heap */
+    PH_ARENA_SHIFT = 55,
+    PH_ARENAS = 256,
+    PH_INLINE_MOST = 64 * 1024, /* fresh bytes that a record carries; more are synced before it */
+};
+
+/* Words of the shared page, by their place in the header. */
+enum { PH_APPLIED_AT = 0x2000, PH_OPEN_UNDO_AT = 0x2008 };
+
+enum { PH_RECORD_COMMIT = 1, PH_RECORD_UNDO = 2 };
+
+enum { PH_OP_META = 1, PH_OP_WRITE = 2, PH_OP_FRESH = 3, PH_OP_FREE = 4, PH_OP_OLD = 6 };
+
+/* The table that the flags of a META name. */
+enum { PH_TABLE_ENTRIES = 0, PH_TABLE_BITS, PH_TABLE_ROOTS, PH_TABLE_SEGMENTS, PH_TABLE_ARENAS, PH_TABLES };
+
+/* Flags of a WRITE: its bytes are home already when it is appended. */
+enum { PH_WRITE_IS_HOME = 1 };
+
+/* Failures of this file, besides those of the allocator core. */
+enum {
+    PH_L_FULL = -20,  /* no room before the tail: a checkpoint makes some */
+    PH_L_LARGE = -21, /* more than half of the log: a larger log is needed */
+    PH_L_DEAD = -22,  /* a sync has failed; nothing may be written any more */
+    PH_L_NOMEM = -23,
+    PH_L_CORRUPT = -24,
+};
+
+struct ph_record {
+    uint32_t magic, crc;
+    uint64_t lsn, epoch, durable_lsn, file_end, zero;
+    uint32_t total_len, prev_crc, txid;
+    uint16_t nops;
+    uint8_t kind, pad;
+};
+_Static_assert(sizeof(struct ph_record) == 64, "format 1");
+
+struct ph_op {
+    uint8_t type, flags;
+    uint16_t zero;
+    uint32_t len;
+    uint64_t off;
+};
+_Static_assert(sizeof(struct ph_op) == 16, "format 1");
+
+/* ph_home -- where the images of one arena go; bases are virtual, as those of ph_heap. `data` NULL: not mapped. */
+struct ph_home {
+    uint8_t *data;
+    uint64_t *bits;
+    uint8_t *entries;
+    uint64_t first_unit, end_unit; /* that are mapped */
+    struct ph_heap *heap;          /* whose freed blocks leave quarantine; NULL in recovery */
+};
+
+struct ph_log {
+    uint8_t *base;
+    uint64_t size;
+    uint64_t tail;     /* that of a durable superblock [R2] */
+    uint64_t applied, durable, head;
+    uint64_t epoch;
+    uint64_t file_end; /* bytes of the file that all records so far need */
+    uint8_t *header;   /* the mapped header area, NULL without one */
+    uint8_t *scratch;  /* the record that is being built */
+    uint64_t capacity, length;
+    uint64_t promised; /* bytes kept for the commit of the transaction with an open UNDO */
+    uint64_t open_undo; /* LSN of its first UNDO, 0 without one [R20] */
+    uint32_t chain;    /* CRC of the record that ends at head */
+    uint32_t txid;     /* of the last transaction */
+    uint16_t nops;
+    uint8_t power, dead, frozen;
+    uint16_t arenas;   /* homes from here on are not in use */
+    uint64_t records, bytes, syncs; /* since open */
+    struct ph_home homes[PH_ARENAS];
+};
+
+void ph_log_fini(struct ph_log *log);
+
+/* Building the next record: begin, operations, append. ph_record_op fails with PH_L_NOMEM and leaves the record
+ * as it was. ph_record_append returns the LSN behind the record, or a failure with nothing changed: `spare` bytes
+ * must be free behind it as well. */
+void ph_record_begin(struct ph_log *log);
+int ph_record_op(struct ph_log *log, uint8_t type, uint8_t flags, uint64_t off, const void *payload, uint32_t length);
+int64_t ph_record_append(struct ph_log *log, uint8_t kind, uint32_t txid, uint64_t spare);
+/* ph_record_raw -- operations that were encoded by somebody else, `count` of them. */
+int ph_record_raw(struct ph_log *log, const void *operations, uint64_t length, uint16_t count);
+static inline uint64_t ph_record_bytes(uint64_t length)
+{
+    return (length + PH_LOG_ALIGN - 1) & ~(uint64_t)(PH_LOG_ALIGN - 1);
+}
+/* ph_log_room -- why a record of `bytes` could not be appended, 0 if it could. */
+int ph_log_room(const struct ph_log *log, uint64_t bytes, uint64_t spare);
+
+/* ph_log_apply -- bring the records that end at `upto` or before it home, and let the freed out of quarantine. */
+void ph_log_apply(struct ph_log *log, uint64_t upto);
+/* ph_log_chain_at -- CRC that the record at `lsn` continues: the chain seed of a superblock with that tail. */
+uint32_t ph_log_chain_at(const struct ph_log *log, uint64_t lsn);
+
+/* What a scan found: `end` is the LSN behind the last record that is accepted. */
+struct ph_scan {
+    uint64_t end, file_end, records, undos;
+    uint64_t last_durable; /* greatest durable_lsn of an accepted record */
+    uint32_t chain, txid;  /* of the last one; the greatest txid */
+};
+
+/* ph_log_scan -- from `tail` on, accept records until one fails [R11, R12]. Pre: log->base, size, epoch. */
+void ph_log_scan(const struct ph_log *log, uint64_t tail, uint32_t chain, struct ph_scan *scan);
+/* ph_log_damage -- LSN of a self-consistent record that proves that acknowledged work behind `end` is damaged, 0
+ * if there is none. */
+uint64_t ph_log_damage(struct ph_log *log, uint64_t end);
+/* ph_log_header_tables -- apply the META of roots, segments and arenas of [from, end) to an image of the header. */
+void ph_log_header_tables(const struct ph_log *log, uint64_t from, uint64_t end, uint8_t *header, uint64_t length);
+/* ph_log_replay -- recovery: store the records of [from, end) home, undo what was not committed [R21], revoke what
+ * was freed or given back later [R13]. A process heap leaves out commits before `commits_from`, which are home
+ * [R22], and undos before `undo_from` [R23]. PH_L_NOMEM with nothing stored. */
+int ph_log_replay(struct ph_log *log, uint64_t from, uint64_t end, uint64_t commits_from, uint64_t undo_from);
+/* ph_log_touched -- call `touch` for each range of data that [from, end) writes to; -1 when it returned one. */
+typedef int (*ph_touch)(void *context, uint64_t off, uint64_t length);
+int ph_log_touched(const struct ph_log *log, uint64_t from, uint64_t end, ph_touch touch, void *context);
+
+/* A rule that a test has left out, to show that its absence is found; all are kept otherwise. */
+int ph_omitted(int rule);
+void ph_omit(uint64_t rules);
+
+#endif

@@ -1,0 +1,285 @@
+/* log_recovery.c -- reading a log that somebody else has written: which records count, and what they leave. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "log_internal.h"
+
+static uint32_t ring_crc(const struct ph_log *log, uint64_t lsn, uint64_t length, uint32_t seed)
+{
+    uint64_t at = lsn % log->size, first = log->size - at < length ? log->size - at : length;
+    uint32_t crc = ph_crc32c(seed, log->base + at, first);
+    return first < length ? ph_crc32c(crc, log->base, length - first) : crc;
+}
+
+/* Whether the operations of a record fill it exactly, whatever it says. */
+static int operations_fit(const struct ph_log *log, uint64_t lsn, const struct ph_record *record)
+{
+    uint64_t at = lsn + sizeof *record, end = lsn + record->total_len;
+    for (uint32_t i = 0; i < record->nops; i++) {
+        struct ph_op op;
+        if (end - at < sizeof op)
+            return 0;
+        at = ph_op_at(log, at, &op);
+        if (((uint64_t)op.len + 7) / 8 * 8 > end - at)
+            return 0;
+        if ((op.type == PH_OP_FRESH || op.type == PH_OP_FREE) && op.len < 8)
+            return 0;
+        at += ((uint64_t)op.len + 7) & ~7ULL;
+    }
+    return end - at < PH_LOG_ALIGN;
+}
+
+/* Whether the bytes at `lsn` are a record that continues `seed`. [R12] */
+static int is_record(const struct ph_log *log, uint64_t lsn, uint64_t room, const struct ph_record *record, uint32_t seed)
+{
+    if (record->magic != PH_LOG_MAGIC || record->prev_crc != seed || record->total_len < sizeof *record
+        || record->total_len % PH_LOG_ALIGN || record->total_len > room)
+        return 0;
+    uint64_t covered = ph_omitted(12) ? sizeof *record : record->total_len;
+    return ring_crc(log, lsn + 8, covered - 8, seed) == record->crc && operations_fit(log, lsn, record);
+}
+
+void ph_log_scan(const struct ph_log *log, uint64_t tail, uint32_t chain, struct ph_scan *scan)
+{
+    *scan = (struct ph_scan){.end = tail, .chain = chain};
+    while (scan->end - tail < log->size) {
+        struct ph_record record;
+        ph_record_at(log, scan->end, &record);
+        if ((record.lsn != scan->end && !ph_omitted(11)) || record.epoch != log->epoch
+            || !is_record(log, scan->end, log->size - (scan->end - tail), &record, scan->chain))
+            return;
+        scan->end += record.total_len;
+        scan->chain = record.crc;
+        scan->file_end = record.file_end;
+        scan->records++;
+        scan->undos += record.kind == PH_RECORD_UNDO;
+        if (record.txid > scan->txid)
+            scan->txid = record.txid;
+        if (record.durable_lsn > scan->last_durable)
+            scan->last_durable = record.durable_lsn;
+    }
+}
+
+uint64_t ph_log_damage(struct ph_log *log, uint64_t end)
+{
+    for (uint64_t at = 0; at < log->size; at += PH_LOG_ALIGN) {
+        struct ph_record record;
+        memcpy(&record, log->base + at, sizeof record);
+        if (record.magic != PH_LOG_MAGIC || record.lsn % log->size != at)
+            continue;
+        int proves = record.durable_lsn > end || record.epoch >> 32 > log->epoch >> 32;
+        if (proves && is_record(log, record.lsn, log->size / 2, &record, record.prev_crc))
+            return record.lsn;
+    }
+    return 0;
+}
+
+void ph_log_header_tables(const struct ph_log *log, uint64_t from, uint64_t end, uint8_t *header, uint64_t length)
+{
+    if (length < 0x28000)
+        return;
+    while (from < end) {
+        struct ph_record record;
+        uint64_t at = ph_record_at(log, from, &record);
+        for (uint32_t i = 0; record.kind == PH_RECORD_COMMIT && i < record.nops; i++) {
+            struct ph_op op;
+            uint64_t payload = ph_op_at(log, at, &op);
+            if (op.type == PH_OP_META)
+                ph_apply_header(log, &op, payload, header);
+            at = payload + (((uint64_t)op.len + 7) & ~7ULL);
+        }
+        from += record.total_len;
+    }
+}
+
+/* ---------------------------------------------------------------- replay */
+
+struct range {
+    uint64_t start, stop, lsn;
+    uint64_t reach; /* greatest stop of this range and all before it */
+};
+
+struct undone {
+    uint32_t txid, committed;
+};
+
+struct plan {
+    struct range *ranges;
+    uint64_t count, capacity;
+    struct undone *undos;
+    uint64_t undo_count, undo_capacity;
+};
+
+static int grow(void **array, uint64_t count, uint64_t *capacity, size_t width)
+{
+    if (count < *capacity)
+        return 0;
+    uint64_t wider = *capacity ? *capacity * 2 : 64;
+    void *moved = realloc(*array, wider * width);
+    if (moved == NULL)
+        return PH_L_NOMEM;
+    *array = moved;
+    *capacity = wider;
+    return 0;
+}
+
+static int add_range(struct plan *plan, uint64_t off, uint64_t nbytes, uint64_t lsn)
+{
+    if (grow((void **)&plan->ranges, plan->count, &plan->capacity, sizeof *plan->ranges) < 0)
+        return PH_L_NOMEM;
+    plan->ranges[plan->count++] = (struct range){.start = off, .stop = off + nbytes, .lsn = lsn};
+    return 0;
+}
+
+static struct undone *find_undone(const struct plan *plan, uint32_t txid)
+{
+    for (uint64_t i = plan->undo_count; i-- > 0;)
+        if (plan->undos[i].txid == txid)
+            return &plan->undos[i];
+    return NULL;
+}
+
+static int note_record(struct plan *plan, const struct ph_record *record)
+{
+    struct undone *undone = find_undone(plan, record->txid);
+    if (record->kind == PH_RECORD_COMMIT) {
+        if (undone != NULL)
+            undone->committed = 1;
+        return 0;
+    }
+    if (undone != NULL)
+        return 0;
+    if (grow((void **)&plan->undos, plan->undo_count, &plan->undo_capacity, sizeof *plan->undos) < 0)
+        return PH_L_NOMEM;
+    plan->undos[plan->undo_count++] = (struct undone){.txid = record->txid};
+    return 0;
+}
+
+static int note_ranges(const struct ph_log *log, struct plan *plan, uint64_t lsn, const struct ph_record *record)
+{
+    uint64_t at = lsn + sizeof *record;
+    for (uint32_t i = 0; i < record->nops; i++) {
+        struct ph_op op;
+        uint64_t payload = ph_op_at(log, at, &op), nbytes;
+        if (op.type == PH_OP_FRESH || op.type == PH_OP_FREE) {
+            ph_ring_read(log, payload, &nbytes, 8);
+            if (add_range(plan, op.off, nbytes, lsn) < 0)
+                return PH_L_NOMEM;
+        }
+        at = payload + (((uint64_t)op.len + 7) & ~7ULL);
+    }
+    return 0;
+}
+
+static int by_start(const void *left, const void *right)
+{
+    const struct range *a = left, *b = right;
+    return a->start < b->start ? -1 : a->start > b->start;
+}
+
+static int make_plan(const struct ph_log *log, uint64_t from, uint64_t end, struct plan *plan)
+{
+    while (from < end) {
+        struct ph_record record;
+        ph_record_at(log, from, &record);
+        if (note_record(plan, &record) < 0 || note_ranges(log, plan, from, &record) < 0)
+            return PH_L_NOMEM;
+        from += record.total_len;
+    }
+    if (plan->count != 0)
+        qsort(plan->ranges, plan->count, sizeof *plan->ranges, by_start);
+    for (uint64_t i = 0, reach = 0; i < plan->count; i++) {
+        reach = plan->ranges[i].stop > reach ? plan->ranges[i].stop : reach;
+        plan->ranges[i].reach = reach;
+    }
+    return 0;
+}
+
+/* Index of the first range that could reach beyond `off`. */
+static uint64_t first_reaching(const struct plan *plan, uint64_t off)
+{
+    uint64_t low = 0, high = plan->count;
+    while (low < high) {
+        uint64_t middle = (low + high) / 2;
+        if (plan->ranges[middle].reach > off)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+/* [R13] Bring the parts home that no later record names as fresh or freed. */
+static void bring_unrevoked(const struct ph_log *log, const struct plan *plan, uint64_t lsn, const struct ph_op *op,
+                            uint64_t payload)
+{
+    uint64_t at = op->off, stop = op->off + op->len;
+    uint64_t i = ph_omitted(13) ? plan->count : first_reaching(plan, at);
+    for (; i < plan->count && plan->ranges[i].start < stop; i++) {
+        const struct range *range = &plan->ranges[i];
+        if (range->lsn <= lsn || range->stop <= at)
+            continue;
+        if (range->start > at)
+            ph_apply_bytes(log, at, range->start - at, payload + (at - op->off));
+        at = range->stop;
+        if (at >= stop)
+            return;
+    }
+    ph_apply_bytes(log, at, stop - at, payload + (at - op->off));
+}
+
+static void replay_record(const struct ph_log *log, const struct plan *plan, uint64_t lsn, const struct ph_record *record)
+{
+    uint64_t at = lsn + sizeof *record;
+    for (uint32_t i = 0; i < record->nops; i++) {
+        struct ph_op op;
+        uint64_t payload = ph_op_at(log, at, &op);
+        if (op.type == PH_OP_META)
+            ph_apply_meta(log, &op, payload);
+        else if (op.type == PH_OP_WRITE || op.type == PH_OP_OLD)
+            bring_unrevoked(log, plan, lsn, &op, payload);
+        at = payload + (((uint64_t)op.len + 7) & ~7ULL);
+    }
+}
+
+/* Whether replay stores the images of a record. [R21]: an UNDO, if its transaction has no commit. */
+static int is_replayed(const struct plan *plan, const struct ph_record *record, uint64_t lsn, uint64_t from, uint64_t undo_from)
+{
+    if (record->kind == PH_RECORD_COMMIT)
+        return lsn >= from;
+    const struct undone *undone = find_undone(plan, record->txid);
+    return lsn >= undo_from && undo_from != UINT64_MAX && undone != NULL && !undone->committed && !ph_omitted(21);
+}
+
+int ph_log_replay(struct ph_log *log, uint64_t from, uint64_t end, uint64_t commits_from, uint64_t undo_from)
+{
+    struct plan plan = {0};
+    int failed = make_plan(log, from, end, &plan);
+    for (uint64_t lsn = from; failed == 0 && lsn < end;) {
+        struct ph_record record;
+        ph_record_at(log, lsn, &record);
+        if (is_replayed(&plan, &record, lsn, commits_from, undo_from))
+            replay_record(log, &plan, lsn, &record);
+        lsn += record.total_len;
+    }
+    free(plan.ranges);
+    free(plan.undos);
+    return failed;
+}
+
+int ph_log_touched(const struct ph_log *log, uint64_t from, uint64_t end, ph_touch touch, void *context)
+{
+    while (from < end) {
+        struct ph_record record;
+        uint64_t at = ph_record_at(log, from, &record);
+        for (uint32_t i = 0; i < record.nops; i++) {
+            struct ph_op op;
+            uint64_t payload = ph_op_at(log, at, &op);
+            if ((op.type == PH_OP_WRITE || op.type == PH_OP_OLD) && touch(context, op.off, op.len) < 0)
+                return -1;
+            at = payload + (((uint64_t)op.len + 7) & ~7ULL);
+        }
+        from += record.total_len;
+    }
+    return 0;
+}

@@ -1,0 +1,384 @@
+/* logobject.c -- LogCore: what Python decides about the log, done in C. `RedoLog` derives from it. */
+#include "logobject.h"
+
+static PyTypeObject *log_type;
+
+static struct ph_log *log_of(PyObject *object)
+{
+    return &((struct log_object *)object)->log;
+}
+
+int ph_is_log(PyObject *object)
+{
+    return log_type != NULL && PyObject_TypeCheck(object, log_type);
+}
+
+/* ---------------------------------------------------------------- syncing */
+
+/* With the lock, without anybody else in here: sync what is there now. */
+static int64_t sync_once(struct ph_log *log)
+{
+    uint64_t captured = log->head; /* [R4] before the sync: what is appended meanwhile is not durable by it */
+    uint8_t *base = log->base;
+    uint64_t size = log->size;
+    int64_t result;
+
+    log->syncs++;
+    Py_BEGIN_ALLOW_THREADS
+    result = ph_sync_range((uint64_t)(uintptr_t)base, size);
+    Py_END_ALLOW_THREADS
+    if (result < 0) {
+        log->dead = !ph_omitted(7); /* [R7] */
+        return result;
+    }
+    log->durable = ph_omitted(4) ? log->head : captured;
+    ph_log_apply(log, log->durable);
+    return 0;
+}
+
+int64_t ph_log_sync(struct log_object *self, uint64_t lsn)
+{
+    struct ph_log *log = &self->log;
+    int64_t result = 0;
+
+    while (result == 0 && log->durable < lsn) {
+        Py_BEGIN_ALLOW_THREADS
+        PyThread_acquire_lock(self->syncing, WAIT_LOCK);
+        Py_END_ALLOW_THREADS
+        if (log->dead)
+            result = PH_L_DEAD;
+        else if (log->durable < lsn)
+            result = sync_once(log);
+        PyThread_release_lock(self->syncing);
+    }
+    return result;
+}
+
+static PyObject *sync_log(PyObject *object, PyObject *argument)
+{
+    unsigned long long lsn = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    return PyLong_FromLongLong(ph_log_sync((struct log_object *)object, lsn));
+}
+
+/* ---------------------------------------------------------------- positions */
+
+PyDoc_STRVAR(begin_doc,
+"_begin(base, size, power, header, tail, head, epoch, chain, txid, file_end, /)\n--\n\n"
+"Write to the ring at `base` from `head` on. `header`: address of the mapped header area.");
+
+static PyObject *begin(PyObject *object, PyObject *args)
+{
+    struct ph_log *log = log_of(object);
+    unsigned long long base, size, header, tail, head, epoch, file_end;
+    unsigned int chain, txid;
+    int power;
+
+    if (!PyArg_ParseTuple(args, "KKpKKKKIIK", &base, &size, &power, &header, &tail, &head, &epoch, &chain, &txid,
+                          &file_end))
+        return NULL;
+    log->base = (uint8_t *)(uintptr_t)base;
+    log->size = size;
+    log->power = (uint8_t)power;
+    log->header = (uint8_t *)(uintptr_t)header;
+    log->tail = tail;
+    log->applied = log->durable = log->head = head;
+    log->epoch = epoch;
+    log->chain = chain;
+    log->txid = txid;
+    log->file_end = file_end;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(move_doc,
+"_move(base, size, epoch, /)\n--\n\n"
+"Go on in another ring; nothing of the old one is needed any more [R28].");
+
+static PyObject *move(PyObject *object, PyObject *args)
+{
+    struct ph_log *log = log_of(object);
+    unsigned long long base, size, epoch;
+
+    if (!PyArg_ParseTuple(args, "KKK", &base, &size, &epoch))
+        return NULL;
+    log->base = (uint8_t *)(uintptr_t)base;
+    log->size = size;
+    log->epoch = epoch;
+    log->tail = log->head;
+    Py_RETURN_NONE;
+}
+
+static PyObject *positions(PyObject *object, PyObject *ignored)
+{
+    const struct ph_log *log = log_of(object);
+
+    (void)ignored;
+    return Py_BuildValue("KKKKKK", (unsigned long long)log->tail, (unsigned long long)log->applied,
+                         (unsigned long long)log->durable, (unsigned long long)log->head,
+                         (unsigned long long)log->open_undo, (unsigned long long)log->promised);
+}
+
+static PyObject *counters(PyObject *object, PyObject *ignored)
+{
+    const struct ph_log *log = log_of(object);
+
+    (void)ignored;
+    return Py_BuildValue("KKK", (unsigned long long)log->records, (unsigned long long)log->bytes,
+                         (unsigned long long)log->syncs);
+}
+
+static PyObject *chain_at(PyObject *object, PyObject *argument)
+{
+    unsigned long long lsn = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    return PyLong_FromUnsignedLong(ph_log_chain_at(log_of(object), lsn));
+}
+
+/* While the log moves nothing is appended: whoever wants to comes through the lock of the heap. */
+static PyObject *freeze(PyObject *object, PyObject *argument)
+{
+    log_of(object)->frozen = PyObject_IsTrue(argument) == 1;
+    Py_RETURN_NONE;
+}
+
+/* The superblock with this tail is durable: the space before it is free [R2]. */
+static PyObject *set_tail(PyObject *object, PyObject *argument)
+{
+    unsigned long long lsn = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    log_of(object)->tail = lsn;
+    Py_RETURN_NONE;
+}
+
+static PyObject *die(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    log_of(object)->dead = 1;
+    Py_RETURN_NONE;
+}
+
+static PyObject *is_dead(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return PyBool_FromLong(log_of(object)->dead);
+}
+
+PyDoc_STRVAR(room_doc, "_room(nbytes, /)\n--\n\nWhy a record of so many bytes could not be appended; 0 if it could.");
+
+static PyObject *room(PyObject *object, PyObject *argument)
+{
+    const struct ph_log *log = log_of(object);
+    unsigned long long nbytes = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    return PyLong_FromLong(ph_log_room(log, ph_record_bytes(nbytes), log->promised));
+}
+
+/* ---------------------------------------------------------------- homes */
+
+PyDoc_STRVAR(set_home_doc,
+"_set_home(arena, data, bits, entries, first_unit, end_unit, core, /)\n--\n\n"
+"Where the images of an arena go, by virtual base addresses, and the HeapCore whose freed blocks leave quarantine.\n"
+"With core None there is nobody yet: in recovery. With data 0 the arena has no home any more.");
+
+static PyObject *set_home(PyObject *object, PyObject *args)
+{
+    struct log_object *self = (struct log_object *)object;
+    unsigned long long data, bits, entries, first, end;
+    unsigned int arena;
+    PyObject *core;
+
+    if (!PyArg_ParseTuple(args, "IKKKKKO", &arena, &data, &bits, &entries, &first, &end, &core))
+        return NULL;
+    if (arena >= PH_ARENAS)
+        return PyErr_Format(PyExc_ValueError, "_set_home: an arena below %d expected, %u found", PH_ARENAS, arena);
+    struct ph_home *home = &self->log.homes[arena];
+    *home = (struct ph_home){
+        .data = (uint8_t *)(uintptr_t)data, .bits = (uint64_t *)(uintptr_t)bits,
+        .entries = (uint8_t *)(uintptr_t)entries, .first_unit = first, .end_unit = end,
+        .heap = core == Py_None ? NULL : ph_join_log(core, object),
+    };
+    if (home->heap != NULL && arena >= self->log.arenas)
+        self->log.arenas = (uint16_t)(arena + 1);
+    if (PyErr_Occurred())
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* ---------------------------------------------------------------- records */
+
+PyDoc_STRVAR(change_doc,
+"_change(operations, count, file_end, /)\n--\n\n"
+"Append encoded operations as one record; the LSN behind it, or a negative code with nothing changed.");
+
+static PyObject *change(PyObject *object, PyObject *args)
+{
+    const char *operations;
+    Py_ssize_t length;
+    unsigned int count;
+    unsigned long long file_end;
+
+    if (!PyArg_ParseTuple(args, "y#IK", &operations, &length, &count, &file_end))
+        return NULL;
+    return PyLong_FromLongLong(
+        ph_log_change(log_of(object), operations, (uint64_t)length, (uint16_t)count, file_end));
+}
+
+/* ---------------------------------------------------------------- recovery */
+
+PyDoc_STRVAR(scan_doc,
+"_scan(base, size, tail, chain, epoch, /)\n--\n\n"
+"Read the ring at `base`: (end, chain, records, undos, file_end, txid, damage) of what is accepted; damage is the LSN\n"
+"of a record that proves that acknowledged work behind the end is lost, or 0.");
+
+static PyObject *scan(PyObject *object, PyObject *args)
+{
+    struct ph_log *log = log_of(object);
+    unsigned long long base, size, tail, epoch;
+    unsigned int chain;
+    struct ph_scan found;
+
+    if (!PyArg_ParseTuple(args, "KKKIK", &base, &size, &tail, &chain, &epoch))
+        return NULL;
+    log->base = (uint8_t *)(uintptr_t)base;
+    log->size = size;
+    log->epoch = epoch;
+    ph_log_scan(log, tail, chain, &found);
+    return Py_BuildValue("KIKKKIK", (unsigned long long)found.end, found.chain, (unsigned long long)found.records,
+                         (unsigned long long)found.undos, (unsigned long long)found.file_end, found.txid,
+                         (unsigned long long)ph_log_damage(log, found.end));
+}
+
+PyDoc_STRVAR(header_tables_doc,
+"_header_tables(start, end, header, /)\n--\n\n"
+"Apply what the records of [start, end) say of roots, segments and arenas to a bytearray of the header area.");
+
+static PyObject *header_tables(PyObject *object, PyObject *args)
+{
+    unsigned long long start, end;
+    PyObject *header;
+
+    if (!PyArg_ParseTuple(args, "KKO!", &start, &end, &PyByteArray_Type, &header))
+        return NULL;
+    ph_log_header_tables(log_of(object), start, end, (uint8_t *)PyByteArray_AsString(header),
+                         (uint64_t)PyByteArray_Size(header));
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(replay_doc,
+"_replay(start, end, commits_from, undo_from, header, /)\n--\n\n"
+"Bring the records of [start, end) home, the header tables to the address `header`; 0 or a negative code.");
+
+static PyObject *replay(PyObject *object, PyObject *args)
+{
+    struct ph_log *log = log_of(object);
+    unsigned long long start, end, commits_from, undo_from, header;
+
+    if (!PyArg_ParseTuple(args, "KKKKK", &start, &end, &commits_from, &undo_from, &header))
+        return NULL;
+    log->header = (uint8_t *)(uintptr_t)header;
+    return PyLong_FromLong(ph_log_replay(log, start, end, commits_from, undo_from));
+}
+
+static int append_range(void *context, uint64_t off, uint64_t length)
+{
+    PyObject *range = Py_BuildValue("KK", (unsigned long long)off, (unsigned long long)length);
+    int result = range == NULL ? -1 : PyList_Append(context, range);
+    Py_XDECREF(range);
+    return result;
+}
+
+PyDoc_STRVAR(ranges_doc, "_ranges(start, end, /)\n--\n\nThe ranges of data that the records of [start, end) write to.");
+
+static PyObject *ranges(PyObject *object, PyObject *args)
+{
+    unsigned long long start, end;
+
+    if (!PyArg_ParseTuple(args, "KK", &start, &end))
+        return NULL;
+    PyObject *list = PyList_New(0);
+    if (list != NULL && ph_log_touched(log_of(object), start, end, append_range, list) < 0)
+        Py_CLEAR(list);
+    return list;
+}
+
+/* ---------------------------------------------------------------- the type */
+
+static PyObject *log_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    struct log_object *self = (struct log_object *)allocate(type, 0);
+
+    (void)args;
+    (void)keywords;
+    if (self != NULL && (self->syncing = PyThread_allocate_lock()) == NULL) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    return (PyObject *)self;
+}
+
+static void log_dealloc(PyObject *object)
+{
+    struct log_object *self = (struct log_object *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+    if (self->syncing != NULL)
+        PyThread_free_lock(self->syncing);
+    ph_log_fini(&self->log);
+    release(object);
+    Py_DECREF(type);
+}
+
+static PyMethodDef log_methods[] = {
+    {"_begin", begin, METH_VARARGS, begin_doc},
+    {"_move", move, METH_VARARGS, move_doc},
+    {"_positions", positions, METH_NOARGS, NULL},
+    {"_counters", counters, METH_NOARGS, NULL},
+    {"_chain_at", chain_at, METH_O, NULL},
+    {"_set_tail", set_tail, METH_O, NULL},
+    {"_freeze", freeze, METH_O, NULL},
+    {"_die", die, METH_NOARGS, NULL},
+    {"_is_dead", is_dead, METH_NOARGS, NULL},
+    {"_room", room, METH_O, room_doc},
+    {"_set_home", set_home, METH_VARARGS, set_home_doc},
+    {"_change", change, METH_VARARGS, change_doc},
+    {"_sync", sync_log, METH_O, NULL},
+    {"_scan", scan, METH_VARARGS, scan_doc},
+    {"_header_tables", header_tables, METH_VARARGS, header_tables_doc},
+    {"_replay", replay, METH_VARARGS, replay_doc},
+    {"_ranges", ranges, METH_VARARGS, ranges_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot log_slots[] = {
+    {Py_tp_doc, (void *)"LogCore()\n--\n\nThe redo log of a heap, as far as C has it; `RedoLog` derives from it."},
+    {Py_tp_new, log_new},
+    {Py_tp_dealloc, log_dealloc},
+    {Py_tp_methods, log_methods},
+    {0, NULL},
+};
+
+static PyType_Spec log_spec = {
+    .name = "pmemheap._core._hot.LogCore",
+    .basicsize = sizeof(struct log_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = log_slots,
+};
+
+int ph_add_log_type(PyObject *module)
+{
+    if (ph_add_type(module, "LogCore", &log_spec) < 0)
+        return -1;
+    PyObject *type = PyObject_GetAttrString(module, "LogCore"); /* kept for ever: for the type check */
+    log_type = (PyTypeObject *)type;
+    return type == NULL ? -1 : 0;
+}

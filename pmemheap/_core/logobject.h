@@ -1,0 +1,21 @@
+/* logobject.h -- the redo log as an object, shared by the cores of a heap and its transactions. */
+#pragma once
+#include "heapobject.h"
+#include "tx.h"
+
+struct log_object {
+    PyObject_HEAD
+    struct ph_log log;
+    PyThread_type_lock syncing; /* held by the thread that syncs; others wait for it without the GIL */
+};
+
+/* ph_log_sync -- wait until everything before `lsn` is durable and applied; 0, PH_L_DEAD or a negated errno. Lets the
+ * GIL go. One sync serves all who wait for it. */
+int64_t ph_log_sync(struct log_object *self, uint64_t lsn);
+
+/* ph_join_log -- let a HeapCore log to `log`; its allocator core, or NULL with an exception set. */
+struct ph_heap *ph_join_log(PyObject *core, PyObject *log);
+
+int ph_add_log_type(PyObject *module);
+int ph_add_tx_type(PyObject *module);
+int ph_is_log(PyObject *object);

@@ -1,0 +1,478 @@
+/* tx.c -- putting a transaction together. The commit is in tx_commit.c. */
+#include "tx.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "tx_internal.h"
+
+void ph_tx_init(struct ph_tx *tx, struct ph_log *log)
+{
+    memset(tx, 0, sizeof *tx);
+    tx->log = log;
+}
+
+void ph_tx_fini(struct ph_tx *tx)
+{
+    struct ph_tx_list *lists[] = {&tx->fresh, &tx->index, &tx->frees, &tx->writes, &tx->snapshots,
+                                  &tx->savepoints, &tx->kept, &tx->words};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        free(lists[i]->items);
+    free(tx->buffer);
+    memset(tx, 0, sizeof *tx);
+}
+
+int ph_list_room(struct ph_tx_list *list, uint64_t more, size_t width)
+{
+    if (list->count + more <= list->capacity)
+        return 0;
+    uint64_t capacity = list->capacity ? list->capacity * 2 : 8;
+    while (capacity < list->count + more)
+        capacity *= 2;
+    void *items = realloc(list->items, capacity * width);
+    if (items == NULL)
+        return PH_L_NOMEM;
+    list->items = items;
+    list->capacity = capacity;
+    return 0;
+}
+
+/* Keep a copy of bytes; where it begins in the buffer is stored to `at`. */
+static int keep(struct ph_tx *tx, const void *bytes, uint64_t nbytes, uint64_t *at)
+{
+    if (tx->used + nbytes > tx->capacity) {
+        uint64_t capacity = tx->capacity ? tx->capacity : 1024;
+        while (capacity < tx->used + nbytes)
+            capacity *= 2;
+        uint8_t *buffer = realloc(tx->buffer, capacity);
+        if (buffer == NULL)
+            return PH_L_NOMEM;
+        tx->buffer = buffer;
+        tx->capacity = capacity;
+    }
+    *at = tx->used;
+    memcpy(tx->buffer + tx->used, bytes, nbytes);
+    tx->used += nbytes;
+    return 0;
+}
+
+/* ---------------------------------------------------------------- blocks */
+
+/* Reserved blocks are found by a table of their indices, open addressing by offset. Slots are never emptied: one
+ * whose block has gone does not match any more, and the next wider table leaves it out. */
+static void index_put(struct ph_tx *tx, uint64_t i)
+{
+    uint64_t mask = tx->index.capacity - 1, slot = ph_tx_hash(ph_fresh(tx)[i].offset) & mask;
+    uint32_t *slots = tx->index.items;
+    while (slots[slot] != 0)
+        slot = (slot + 1) & mask;
+    slots[slot] = (uint32_t)i + 1;
+    tx->index.count++;
+}
+
+static int index_room(struct ph_tx *tx)
+{
+    if ((tx->index.count + 1) * 2 <= tx->index.capacity)
+        return 0;
+    uint64_t capacity = 64;
+    while (capacity < (tx->fresh.count + 1) * 4)
+        capacity *= 2;
+    uint32_t *slots = calloc(capacity, sizeof *slots);
+    if (slots == NULL)
+        return PH_L_NOMEM;
+    free(tx->index.items);
+    tx->index = (struct ph_tx_list){.items = slots, .capacity = capacity};
+    for (uint64_t i = 0; i < tx->fresh.count; i++)
+        index_put(tx, i);
+    return 0;
+}
+
+/* The reserved block that begins at `offset`, else NULL. */
+static struct ph_tx_block *find_fresh(const struct ph_tx *tx, uint64_t offset)
+{
+    const uint32_t *slots = tx->index.items;
+    uint64_t mask = tx->index.capacity - 1;
+    if (tx->index.capacity == 0)
+        return NULL;
+    for (uint64_t slot = ph_tx_hash(offset) & mask; slots[slot] != 0; slot = (slot + 1) & mask) {
+        struct ph_tx_block *block = &ph_fresh(tx)[slots[slot] - 1];
+        if (slots[slot] <= tx->fresh.count && block->offset == offset && block->is_cancelled != PH_TX_GONE)
+            return block;
+    }
+    return NULL;
+}
+
+static int room_for_fresh(struct ph_tx *tx)
+{
+    if (tx->fresh.count >= UINT32_MAX - 1 || index_room(tx) < 0)
+        return PH_L_NOMEM;
+    return ph_list_room(&tx->fresh, 1, sizeof(struct ph_tx_block));
+}
+
+int ph_tx_own(struct ph_tx *tx, uint64_t offset)
+{
+    if (room_for_fresh(tx) < 0)
+        return PH_L_NOMEM;
+    uint64_t nbytes = (uint64_t)ph_held_size(ph_core_of(tx->log, offset), ph_local(offset));
+    ph_fresh(tx)[tx->fresh.count] = (struct ph_tx_block){.offset = offset, .nbytes = nbytes};
+    index_put(tx, tx->fresh.count++);
+    tx->fresh_bytes += nbytes;
+    return 0;
+}
+
+int64_t ph_tx_malloc(struct ph_tx *tx, uint64_t arena, uint64_t size, uint64_t align)
+{
+    struct ph_heap *h = tx->log->homes[arena].heap;
+    if (room_for_fresh(tx) < 0)
+        return PH_L_NOMEM;
+    int64_t local = ph_reserve_block(h, size, align);
+    if (local < 0)
+        return local;
+    uint64_t offset = arena << PH_ARENA_SHIFT | (uint64_t)local;
+    ph_tx_own(tx, offset);
+    return (int64_t)offset;
+}
+
+static uint64_t fresh_before_savepoint(const struct ph_tx *tx)
+{
+    return tx->savepoints.count ? ph_savepoints(tx)[tx->savepoints.count - 1].fresh : 0;
+}
+
+/* A reserved block goes back at once, unless a rollback may want it again. */
+static int free_fresh(struct ph_tx *tx, struct ph_tx_block *block)
+{
+    if (block->is_cancelled != 0)
+        return PH_T_TWICE;
+    tx->fresh_bytes -= block->nbytes;
+    if ((uint64_t)(block - ph_fresh(tx)) < fresh_before_savepoint(tx)) {
+        if (ph_list_room(&tx->frees, 1, sizeof(struct ph_tx_block)) < 0) {
+            tx->fresh_bytes += block->nbytes;
+            return PH_L_NOMEM;
+        }
+        block->is_cancelled = PH_TX_CANCELLED;
+        ph_frees(tx)[tx->frees.count++] =
+            (struct ph_tx_block){.offset = block->offset, .is_cancelled = PH_TX_CANCELLED};
+        return 0;
+    }
+    ph_cancel(ph_core_of(tx->log, block->offset), ph_local(block->offset));
+    block->is_cancelled = PH_TX_GONE;
+    return 0;
+}
+
+/* Whether this transaction has freed the live block at `offset`: such blocks are pinned, and few others are. */
+static int is_freed(const struct ph_tx *tx, const struct ph_heap *h, uint64_t offset)
+{
+    const struct ph_mark *mark = ph_mark_find(h, ph_local(offset));
+    if (mark == NULL || mark->pins == 0)
+        return 0;
+    for (uint64_t i = tx->frees.count; i-- > 0;)
+        if (ph_frees(tx)[i].offset == offset)
+            return 1;
+    return 0;
+}
+
+int ph_tx_free(struct ph_tx *tx, uint64_t offset)
+{
+    struct ph_heap *h = ph_core_of(tx->log, offset);
+    if (h == NULL)
+        return PH_H_BAD_OFFSET;
+    uint64_t local = ph_local(offset);
+    if (ph_is_reserved(h, local)) {
+        struct ph_tx_block *block = find_fresh(tx, offset);
+        return block == NULL ? PH_H_BAD_OFFSET : free_fresh(tx, block);
+    }
+    if (is_freed(tx, h, offset))
+        return PH_T_TWICE;
+    int64_t nbytes = ph_tx_may_free(tx, h, offset);
+    if (nbytes < 0)
+        return (int)nbytes;
+    if (ph_list_room(&tx->frees, 1, sizeof(struct ph_tx_block)) < 0)
+        return PH_L_NOMEM;
+    int pinned = ph_pin(h, local);
+    if (pinned < 0)
+        return pinned;
+    ph_frees(tx)[tx->frees.count++] = (struct ph_tx_block){.offset = offset, .nbytes = (uint64_t)nbytes};
+    return 0;
+}
+
+static uint64_t pins_on(const struct ph_tx_list *list, uint64_t start, uint64_t nbytes)
+{
+    uint64_t count = 0;
+    const struct ph_tx_bytes *items = list->items;
+    for (uint64_t i = 0; i < list->count; i++)
+        count += !items[i].fresh && items[i].offset - start < nbytes;
+    return count;
+}
+
+static uint64_t own_pins(const struct ph_tx *tx, uint64_t start, uint64_t nbytes)
+{
+    return pins_on(&tx->writes, start, nbytes) + pins_on(&tx->snapshots, start, nbytes);
+}
+
+/* Bytes of the live block at `offset` if this transaction may free it: no views, no pins of others; else a refusal. */
+int64_t ph_tx_may_free(const struct ph_tx *tx, struct ph_heap *h, uint64_t offset)
+{
+    uint64_t local = ph_local(offset);
+    if (ph_block_start(h, local) != (int64_t)local)
+        return PH_H_BAD_OFFSET;
+    int64_t nbytes = ph_held_size(h, local);
+    const struct ph_mark *mark = ph_mark_find(h, local);
+    if (nbytes < 0 || (mark != NULL && mark->deferred != 0))
+        return PH_H_BAD_OFFSET;
+    if (mark == NULL)
+        return nbytes;
+    if (mark->views != 0)
+        return PH_H_PINNED;
+    return mark->pins > own_pins(tx, offset, (uint64_t)nbytes) ? PH_H_IN_TRANSACTION : nbytes;
+}
+
+/* ---------------------------------------------------------------- bytes */
+
+/* Other transactions that have pinned a block that this one, the only writer, is about to change, want to free it. */
+static int refuse_pinned(const struct ph_tx *tx, const struct ph_heap *h, uint64_t start, uint64_t nbytes)
+{
+    const struct ph_mark *mark = ph_mark_find(h, ph_local(start));
+    if (mark == NULL || (mark->pins == 0 && mark->deferred == 0))
+        return 0;
+    if (mark->deferred != 0)
+        return PH_H_BAD_OFFSET;
+    return mark->pins > own_pins(tx, start, nbytes) ? PH_H_IN_TRANSACTION : 0;
+}
+
+/* The block of which [offset, offset + nbytes) is a part: its start and whether it is fresh. */
+static int find_block(struct ph_tx *tx, uint64_t offset, uint64_t nbytes, uint64_t *start, int *fresh)
+{
+    struct ph_heap *h = ph_core_of(tx->log, offset);
+    uint64_t local = ph_local(offset);
+    int64_t begin = h == NULL ? PH_H_BAD_OFFSET : ph_block_start(h, local);
+    if (begin < 0)
+        return PH_H_BAD_OFFSET;
+    *start = (offset & ~((1ULL << PH_ARENA_SHIFT) - 1)) | (uint64_t)begin;
+    *fresh = ph_is_reserved(h, (uint64_t)begin);
+    if (*fresh && find_fresh(tx, *start) == NULL)
+        return PH_H_BAD_OFFSET;
+    int64_t held = ph_held_size(h, (uint64_t)begin);
+    if (held < 0)
+        return PH_H_BAD_OFFSET;
+    if (nbytes > (uint64_t)held || local - (uint64_t)begin > (uint64_t)held - nbytes)
+        return PH_T_OUTSIDE;
+    if (*fresh)
+        return find_fresh(tx, *start)->is_cancelled ? PH_T_TWICE : 0;
+    return is_freed(tx, h, *start) ? PH_T_TWICE : refuse_pinned(tx, h, *start, (uint64_t)held);
+}
+
+/* Under a savepoint the bytes of an older fresh block are collected as well: a rollback can drop them. */
+static int stores_at_once(const struct ph_tx *tx, uint64_t start)
+{
+    const struct ph_tx_block *block = find_fresh(tx, start);
+    return (uint64_t)(block - ph_fresh(tx)) >= fresh_before_savepoint(tx);
+}
+
+int ph_tx_write(struct ph_tx *tx, uint64_t offset, const void *bytes, uint64_t nbytes)
+{
+    uint64_t start, at;
+    int fresh, refused = find_block(tx, offset, nbytes, &start, &fresh);
+    struct ph_heap *h = ph_core_of(tx->log, offset);
+    if (refused < 0 || nbytes == 0)
+        return refused;
+    if (nbytes > UINT32_MAX)
+        return PH_L_LARGE;
+    if (fresh && stores_at_once(tx, start)) {
+        ph_put(h->data + ph_local(offset), bytes, nbytes);
+        return 0;
+    }
+    if (ph_list_room(&tx->writes, 1, sizeof(struct ph_tx_bytes)) < 0 || keep(tx, bytes, nbytes, &at) < 0)
+        return PH_L_NOMEM;
+    int pinned = fresh ? 0 : ph_pin(h, ph_local(start));
+    if (pinned < 0) {
+        tx->used = at;
+        return pinned;
+    }
+    ph_writes(tx)[tx->writes.count++] =
+        (struct ph_tx_bytes){.offset = offset, .nbytes = nbytes, .at = at, .fresh = (uint8_t)fresh};
+    return 0;
+}
+
+/* The first part of [*at, stop) that no snapshot covers yet; 0 when all of it is covered. */
+static uint64_t uncovered(const struct ph_tx *tx, uint64_t *at, uint64_t stop)
+{
+    for (uint64_t i = 0; i < tx->snapshots.count && *at < stop; i++) {
+        const struct ph_tx_bytes *one = &ph_snapshots(tx)[i];
+        if (one->offset <= *at && *at < one->offset + one->nbytes) {
+            *at = one->offset + one->nbytes;
+            i = (uint64_t)-1; /* from the start: another one may begin there */
+        }
+    }
+    if (*at >= stop)
+        return 0;
+    for (uint64_t i = 0; i < tx->snapshots.count; i++)
+        if (ph_snapshots(tx)[i].offset > *at && ph_snapshots(tx)[i].offset < stop)
+            stop = ph_snapshots(tx)[i].offset;
+    return stop - *at;
+}
+
+static void drop_snapshots(struct ph_tx *tx, uint64_t count)
+{
+    while (tx->snapshots.count > count) {
+        const struct ph_tx_bytes *one = &ph_snapshots(tx)[--tx->snapshots.count];
+        struct ph_heap *h = ph_core_of(tx->log, one->offset);
+        if (!one->fresh)
+            ph_unpin(h, (uint64_t)ph_block_start(h, ph_local(one->offset)));
+    }
+}
+
+/* Remember the old bytes of what is not remembered yet, and write them into the record that is being built. */
+static int remember(struct ph_tx *tx, struct ph_heap *h, uint64_t start, uint64_t offset, uint64_t nbytes, int fresh)
+{
+    for (uint64_t part, at = offset; (part = uncovered(tx, &at, offset + nbytes)) != 0; at += part) {
+        uint64_t place;
+        const uint8_t *bytes = h->data + ph_local(at);
+        if (ph_list_room(&tx->snapshots, 1, sizeof(struct ph_tx_bytes)) < 0 || keep(tx, bytes, part, &place) < 0)
+            return PH_L_NOMEM;
+        if (!fresh && tx->log->base != NULL
+            && ph_record_op(tx->log, PH_OP_OLD, 0, at, bytes, (uint32_t)part) < 0)
+            return PH_L_NOMEM;
+        int pinned = fresh ? 0 : ph_pin(h, ph_local(start));
+        if (pinned < 0)
+            return pinned;
+        ph_snapshots(tx)[tx->snapshots.count++] =
+            (struct ph_tx_bytes){.offset = at, .nbytes = part, .at = place, .fresh = (uint8_t)fresh};
+    }
+    return 0;
+}
+
+int64_t ph_tx_snapshot(struct ph_tx *tx, uint64_t offset, uint64_t nbytes)
+{
+    struct ph_log *log = tx->log;
+    uint64_t start, before = tx->snapshots.count, used = tx->used;
+    int fresh, failed = find_block(tx, offset, nbytes, &start, &fresh);
+    if (failed < 0 || nbytes == 0 || (fresh && stores_at_once(tx, start)))
+        return failed;
+    if (nbytes > UINT32_MAX / 2)
+        return PH_L_LARGE;
+    ph_record_begin(log);
+    failed = remember(tx, ph_core_of(log, offset), start, offset, nbytes, fresh);
+    uint64_t promise = ph_record_bytes(log->length);
+    int64_t end = 0;
+    if (failed == 0 && log->base != NULL && log->nops != 0) {
+        uint64_t lsn = log->head;
+        if (tx->txid == 0)
+            tx->txid = ++log->txid;
+        end = ph_record_append(log, PH_RECORD_UNDO, tx->txid, log->promised + promise);
+        failed = end < 0 ? (int)end : 0;
+        if (failed == 0 && log->open_undo == 0)
+            ph_log_open_undo(log, lsn);
+    }
+    if (failed < 0) {
+        drop_snapshots(tx, before);
+        tx->used = used;
+        return failed;
+    }
+    if (end != 0) {
+        log->promised += promise;
+        tx->promise += promise;
+    }
+    return end;
+}
+
+/* ---------------------------------------------------------------- savepoints, abort */
+
+int ph_tx_savepoint(struct ph_tx *tx)
+{
+    struct ph_tx_savepoint here = {
+        .fresh = tx->fresh.count, .frees = tx->frees.count, .writes = tx->writes.count,
+        .snapshots = tx->snapshots.count, .kept = tx->kept.count, .used = tx->used,
+    };
+    if (ph_list_room(&tx->savepoints, 1, sizeof here) < 0
+        || ph_list_room(&tx->kept, tx->snapshots.count, sizeof(struct ph_tx_bytes)) < 0)
+        return PH_L_NOMEM;
+    for (uint64_t i = 0; i < tx->snapshots.count; i++) {
+        struct ph_tx_bytes copy = ph_snapshots(tx)[i];
+        const uint8_t *data = ph_core_of(tx->log, copy.offset)->data;
+        if (keep(tx, data + ph_local(copy.offset), copy.nbytes, &copy.at) < 0) {
+            tx->kept.count = here.kept;
+            tx->used = here.used;
+            return PH_L_NOMEM;
+        }
+        ph_kept(tx)[tx->kept.count++] = copy;
+    }
+    ph_savepoints(tx)[tx->savepoints.count++] = here;
+    return 0;
+}
+
+void ph_tx_release_savepoint(struct ph_tx *tx)
+{
+    tx->kept.count = ph_savepoints(tx)[--tx->savepoints.count].kept;
+}
+
+static void put_back(struct ph_tx *tx, const struct ph_tx_bytes *one)
+{
+    struct ph_heap *h = ph_core_of(tx->log, one->offset);
+    ph_put(h->data + ph_local(one->offset), tx->buffer + one->at, one->nbytes);
+}
+
+/* Give up what was collected beyond a point; blocks that were reserved beyond it go back. */
+static void drop_beyond(struct ph_tx *tx, const struct ph_tx_savepoint *point)
+{
+    for (uint64_t i = tx->frees.count; i-- > point->frees;) {
+        const struct ph_tx_block *one = &ph_frees(tx)[i];
+        if (!one->is_cancelled) {
+            ph_unpin(ph_core_of(tx->log, one->offset), ph_local(one->offset));
+            continue;
+        }
+        struct ph_tx_block *fresh = find_fresh(tx, one->offset);
+        fresh->is_cancelled = 0;
+        tx->fresh_bytes += fresh->nbytes;
+    }
+    tx->frees.count = point->frees;
+    while (tx->writes.count > point->writes) {
+        const struct ph_tx_bytes *one = &ph_writes(tx)[--tx->writes.count];
+        struct ph_heap *h = ph_core_of(tx->log, one->offset);
+        if (!one->fresh)
+            ph_unpin(h, (uint64_t)ph_block_start(h, ph_local(one->offset)));
+    }
+    while (tx->fresh.count > point->fresh) {
+        const struct ph_tx_block *one = &ph_fresh(tx)[--tx->fresh.count];
+        if (one->is_cancelled == PH_TX_GONE)
+            continue;
+        tx->fresh_bytes -= one->nbytes;
+        ph_cancel(ph_core_of(tx->log, one->offset), ph_local(one->offset));
+    }
+}
+
+void ph_tx_rollback(struct ph_tx *tx)
+{
+    struct ph_tx_savepoint point = ph_savepoints(tx)[--tx->savepoints.count];
+    for (uint64_t i = tx->snapshots.count; i-- > point.snapshots;)
+        put_back(tx, &ph_snapshots(tx)[i]);
+    for (uint64_t i = point.kept; i < tx->kept.count; i++)
+        put_back(tx, &ph_kept(tx)[i]);
+    tx->kept.count = point.kept;
+    drop_beyond(tx, &point); /* snapshots stay: their UNDO is in the log, and the bytes are the old ones */
+}
+
+/* End of a transaction with snapshots: nothing is to be undone any more. */
+void ph_tx_close_undo(struct ph_tx *tx)
+{
+    struct ph_log *log = tx->log;
+    log->promised -= tx->promise;
+    if (tx->promise != 0)
+        ph_log_open_undo(log, 0);
+    tx->promise = 0;
+}
+
+void ph_tx_abort(struct ph_tx *tx)
+{
+    static const struct ph_tx_savepoint start;
+    for (uint64_t i = tx->snapshots.count; i-- > 0;)
+        put_back(tx, &ph_snapshots(tx)[i]);
+    drop_snapshots(tx, 0);
+    drop_beyond(tx, &start);
+    tx->savepoints.count = tx->kept.count = 0;
+    ph_tx_close_undo(tx);
+}
+
+int ph_tx_changes_homes(const struct ph_tx *tx)
+{
+    return tx->writes.count != 0 || tx->snapshots.count != 0;
+}

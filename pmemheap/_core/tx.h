@@ -1,0 +1,89 @@
+/* tx.h -- a transaction that is being put together: what it reserved, freed, wrote, and may have to undo.
+ *
+ * Nothing persistent happens before ph_tx_commit, except for the UNDO records of snapshots. Offsets are those of
+ * the user: arena << 55 | bytes. The caller holds the GIL through every call. */
+#ifndef PH_TX_H
+#define PH_TX_H
+
+#include "log.h"
+
+struct ph_tx_block {
+    uint64_t offset;
+    uint64_t nbytes;
+    uint8_t is_cancelled; /* of a reserved block: enum below */
+};
+
+enum {
+    PH_TX_CANCELLED = 1, /* freed again under a savepoint: it may be rolled back */
+    PH_TX_GONE = 2,      /* given back for good */
+};
+
+struct ph_tx_bytes {
+    uint64_t offset, nbytes;
+    uint64_t at;   /* where the bytes lie in the buffer */
+    uint8_t fresh; /* in a block of this transaction: no pin, no log */
+};
+
+struct ph_tx_list {
+    void *items;
+    uint64_t count, capacity;
+};
+
+struct ph_tx {
+    struct ph_log *log;
+    struct ph_tx_list fresh;     /* ph_tx_block: reserved */
+    struct ph_tx_list index;     /* uint32_t: where in `fresh` an offset stands */
+    struct ph_tx_list frees;     /* ph_tx_block: pinned */
+    struct ph_tx_list writes;    /* ph_tx_bytes: collected, pinned */
+    struct ph_tx_list snapshots; /* ph_tx_bytes: the old bytes, pinned */
+    struct ph_tx_list savepoints; /* ph_tx_savepoint */
+    struct ph_tx_list kept;      /* ph_tx_bytes: snapshots as they were at a savepoint */
+    struct ph_tx_list words;     /* scratch of the commit */
+    uint8_t *buffer;
+    uint64_t used, capacity;
+    uint64_t promise;            /* log space that its snapshots keep for its commit */
+    uint64_t fresh_bytes;
+    uint32_t txid;
+    uint8_t data_first;          /* the fresh bytes are durable: FRESH instead of WRITE */
+};
+
+struct ph_tx_savepoint {
+    uint64_t fresh, frees, writes, snapshots, kept, used;
+};
+
+enum {
+    PH_T_OUTSIDE = -30, /* the range does not lie inside one live block */
+    PH_T_TWICE = -31,   /* the transaction has freed the block already */
+};
+
+void ph_tx_init(struct ph_tx *tx, struct ph_log *log);
+void ph_tx_fini(struct ph_tx *tx);
+
+/* Failures are those of the allocator core and of the log; a failure has changed nothing. */
+int64_t ph_tx_malloc(struct ph_tx *tx, uint64_t arena, uint64_t size, uint64_t align);
+/* ph_tx_own -- a block that was reserved outside, by ph_reserve_large, is the transaction's. */
+int ph_tx_own(struct ph_tx *tx, uint64_t offset);
+int ph_tx_free(struct ph_tx *tx, uint64_t offset);
+int ph_tx_write(struct ph_tx *tx, uint64_t offset, const void *bytes, uint64_t nbytes);
+/* ph_tx_snapshot -- the LSN behind the UNDO record, 0 if none was needed: it must be durable before the bytes change. */
+int64_t ph_tx_snapshot(struct ph_tx *tx, uint64_t offset, uint64_t nbytes);
+
+int ph_tx_savepoint(struct ph_tx *tx);
+void ph_tx_release_savepoint(struct ph_tx *tx);
+void ph_tx_rollback(struct ph_tx *tx);
+
+/* ph_tx_commit -- append the record with the encoded operations of others, `count` of them; make it visible. Returns
+ * the LSN behind it (0: there was nothing to log), or a failure with nothing changed. In a power heap the images go
+ * home when the record is durable. */
+int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint16_t count);
+void ph_tx_abort(struct ph_tx *tx);
+
+/* ph_tx_changes_homes -- whether committed bytes are changed: the commit has to wait for its record in a power heap. */
+int ph_tx_changes_homes(const struct ph_tx *tx);
+
+/* ph_log_flush -- append what bare calls of one core of a power heap have changed since the last record. */
+int64_t ph_log_flush(struct ph_log *log, uint64_t arena);
+/* ph_log_change -- append encoded operations in a record of their own, together with what bare calls changed. */
+int64_t ph_log_change(struct ph_log *log, const void *operations, uint64_t length, uint16_t count, uint64_t file_end);
+
+#endif

@@ -1,0 +1,372 @@
+/* tx_commit.c -- from what a transaction collected to one record, and to what everybody sees. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "tx_internal.h"
+
+/* One word of the bits or entries of an arena that a record changes. */
+struct word {
+    uint64_t off; /* arena << 55 | byte index in the table */
+    uint64_t *at; /* where the core has it: the home of a process heap, the shadow of a power heap */
+    uint64_t set, clear, image;
+    uint32_t table;
+};
+
+void ph_log_open_undo(struct ph_log *log, uint64_t lsn)
+{
+    log->open_undo = lsn;
+    if (log->header != NULL && !log->power && !ph_omitted(23))
+        ph_put_word((uint64_t *)(log->header + PH_OPEN_UNDO_AT), lsn); /* [R23] */
+}
+
+/* ---------------------------------------------------------------- words */
+
+static struct word *words_of(const struct ph_tx_list *list)
+{
+    return list->items;
+}
+
+static void add_word(struct ph_tx_list *list, uint64_t arena, uint32_t table, uint64_t *at, uint64_t index, uint64_t set,
+                     uint64_t clear)
+{
+    words_of(list)[list->count++] = (struct word){
+        .off = arena << PH_ARENA_SHIFT | index * 8, .at = at, .set = set, .clear = clear, .table = table,
+    };
+}
+
+/* The words that say whether a block is live: its bit, or both words of its entry. */
+static void add_block(struct ph_tx_list *list, const struct ph_log *log, uint64_t offset, int live)
+{
+    struct ph_heap *h = ph_core_of(log, offset);
+    uint64_t local = ph_local(offset), unit = local >> PH_UNIT_SHIFT, arena = offset >> PH_ARENA_SHIFT;
+    const struct ph_unit *record = &h->units[unit];
+    if (record->state == PH_U_RUN || record->state == PH_U_RUN_BODY) {
+        uint64_t granule = local >> PH_GRANULE_SHIFT, bit = 1ULL << (granule & 63);
+        add_word(list, arena, PH_TABLE_BITS, &h->bits[granule >> 6], granule >> 6, live ? bit : 0, live ? 0 : bit);
+        return;
+    }
+    if (h->entries == NULL)
+        return;
+    uint64_t *words = (uint64_t *)&h->entries[unit];
+    uint64_t first = live ? ph_entry_word(PH_KIND_LARGE, 0, record->nunits) : 0;
+    add_word(list, arena, PH_TABLE_ENTRIES, &words[0], unit * 2, first, ~0ULL);
+    add_word(list, arena, PH_TABLE_ENTRIES, &words[1], unit * 2 + 1, live ? record->u.nbytes : 0, ~0ULL);
+}
+
+/* Table and offset of a word of the shadow. */
+static uint64_t place_of_word(const struct ph_heap *h, uint64_t arena, const uint64_t *at, uint32_t *table)
+{
+    uint64_t index = (uint64_t)(at - h->bits);
+    int is_bits = index - h->first_unit * PH_UNIT_WORDS < (h->end_unit - h->first_unit) * PH_UNIT_WORDS;
+    *table = is_bits ? PH_TABLE_BITS : PH_TABLE_ENTRIES;
+    return arena << PH_ARENA_SHIFT | (is_bits ? index : (uint64_t)(at - (uint64_t *)h->entries)) * 8;
+}
+
+/* The words of a power heap that bare calls have stored to since the last record. */
+static void add_dirty(struct ph_tx_list *list, const struct ph_log *log, uint64_t arena)
+{
+    const struct ph_heap *h = log->homes[arena].heap;
+    for (uint64_t i = 0; i < h->dirty.count; i++) {
+        uint32_t table;
+        uint64_t off = place_of_word(h, arena, h->dirty.words[i], &table);
+        add_word(list, 0, table, h->dirty.words[i], off / 8, 0, 0);
+    }
+}
+
+static int by_place(const void *left, const void *right)
+{
+    const struct word *a = left, *b = right;
+    if (a->table != b->table)
+        return a->table < b->table ? -1 : 1;
+    return a->off < b->off ? -1 : a->off > b->off;
+}
+
+/* Sort, and let each word stand there once with the image that it will have: [R1] committed state and own changes. */
+static void merge_words(struct ph_tx_list *list)
+{
+    struct word *words = words_of(list);
+    uint64_t kept = 0;
+    if (list->count > 1)
+        qsort(words, list->count, sizeof *words, by_place);
+    for (uint64_t i = 0; i < list->count; i++) {
+        uint64_t before = kept > 0 && words[kept - 1].at == words[i].at ? words[--kept].image : *words[i].at;
+        words[kept] = words[i];
+        words[kept++].image = (before & ~words[i].clear) | words[i].set;
+    }
+    list->count = kept;
+}
+
+static int write_words(struct ph_log *log, const struct ph_tx_list *list)
+{
+    const struct word *words = words_of(list);
+    uint64_t images[64];
+    for (uint64_t i = 0, n; i < list->count; i += n) {
+        n = 0;
+        do
+            images[n] = words[i + n].image, n++;
+        while (n < 64 && i + n < list->count && words[i + n].table == words[i].table
+               && words[i + n].off == words[i].off + n * 8);
+        int failed = ph_record_op(log, PH_OP_META, (uint8_t)words[i].table, words[i].off, images, (uint32_t)(n * 8));
+        if (failed < 0)
+            return failed;
+    }
+    return 0;
+}
+
+static void store_words(const struct ph_tx_list *list)
+{
+    for (uint64_t i = 0; i < list->count; i++)
+        __atomic_store_n(words_of(list)[i].at, words_of(list)[i].image, __ATOMIC_RELEASE);
+}
+
+/* ---------------------------------------------------------------- the record */
+
+static int write_freed(struct ph_log *log, uint64_t offset, uint64_t nbytes)
+{
+    return ph_record_op(log, PH_OP_FREE, 0, offset, &nbytes, sizeof nbytes);
+}
+
+/* Fresh bytes of a power heap: in the record, or, if they are durable already, by name. */
+static int write_fresh(const struct ph_tx *tx, const struct ph_tx_block *one)
+{
+    struct ph_log *log = tx->log;
+    const uint64_t range[2] = {one->nbytes, 0};
+    if (!log->power || tx->data_first)
+        return ph_record_op(log, PH_OP_FRESH, 0, one->offset, range, sizeof range);
+    const struct ph_heap *h = ph_core_of(log, one->offset);
+    return ph_record_op(log, PH_OP_WRITE, PH_WRITE_IS_HOME, one->offset, h->data + ph_local(one->offset),
+                        (uint32_t)one->nbytes);
+}
+
+/* [R19] The final bytes of a snapshot; in a process heap they are where they belong. */
+static int write_final(const struct ph_tx *tx, const struct ph_tx_bytes *one)
+{
+    if (!tx->log->power || one->fresh || ph_omitted(19))
+        return 0;
+    const struct ph_heap *h = ph_core_of(tx->log, one->offset);
+    return ph_record_op(tx->log, PH_OP_WRITE, PH_WRITE_IS_HOME, one->offset, h->data + ph_local(one->offset),
+                        (uint32_t)one->nbytes);
+}
+
+static int write_bare_frees(struct ph_log *log)
+{
+    for (uint64_t arena = 0; log->power && arena < log->arenas; arena++) {
+        const struct ph_heap *h = log->homes[arena].heap;
+        for (uint64_t i = 0; h != NULL && i < h->freed.count; i++) {
+            int failed = write_freed(log, arena << PH_ARENA_SHIFT | h->freed.items[i].offset, h->freed.items[i].nbytes);
+            if (failed < 0)
+                return failed;
+        }
+    }
+    return 0;
+}
+
+static int write_bytes(struct ph_tx *tx)
+{
+    int failed = 0;
+    for (uint64_t i = 0; failed == 0 && i < tx->fresh.count; i++)
+        if (!ph_fresh(tx)[i].is_cancelled)
+            failed = write_fresh(tx, &ph_fresh(tx)[i]);
+    for (uint64_t i = 0; failed == 0 && i < tx->snapshots.count; i++)
+        failed = write_final(tx, &ph_snapshots(tx)[i]);
+    for (uint64_t i = 0; failed == 0 && i < tx->writes.count; i++) {
+        const struct ph_tx_bytes *one = &ph_writes(tx)[i];
+        failed = ph_record_op(tx->log, PH_OP_WRITE, 0, one->offset, tx->buffer + one->at, (uint32_t)one->nbytes);
+    }
+    for (uint64_t i = 0; failed == 0 && i < tx->frees.count; i++)
+        if (!ph_frees(tx)[i].is_cancelled)
+            failed = write_freed(tx->log, ph_frees(tx)[i].offset, ph_frees(tx)[i].nbytes);
+    return failed;
+}
+
+static uint64_t count_dirty(const struct ph_log *log)
+{
+    uint64_t count = 0;
+    for (uint64_t arena = 0; log->power && arena < log->arenas; arena++)
+        if (log->homes[arena].heap != NULL)
+            count += log->homes[arena].heap->dirty.count;
+    return count;
+}
+
+static int collect_words(struct ph_tx *tx, struct ph_tx_list *list)
+{
+    const struct ph_log *log = tx->log;
+    list->count = 0;
+    if (ph_list_room(list, (tx->fresh.count + tx->frees.count) * 2 + count_dirty(log), sizeof(struct word)) < 0)
+        return PH_L_NOMEM;
+    for (uint64_t arena = 0; log->power && arena < log->arenas; arena++)
+        if (log->homes[arena].heap != NULL)
+            add_dirty(list, log, arena);
+    for (uint64_t i = 0; i < tx->fresh.count; i++)
+        if (!ph_fresh(tx)[i].is_cancelled)
+            add_block(list, log, ph_fresh(tx)[i].offset, 1);
+    for (uint64_t i = 0; i < tx->frees.count; i++)
+        if (!ph_frees(tx)[i].is_cancelled)
+            add_block(list, log, ph_frees(tx)[i].offset, 0);
+    merge_words(list);
+    return 0;
+}
+
+static void forget_bare(struct ph_log *log)
+{
+    for (uint64_t arena = 0; log->power && arena < log->arenas; arena++) {
+        struct ph_heap *h = log->homes[arena].heap;
+        if (h != NULL)
+            h->dirty.count = h->freed.count = 0;
+    }
+}
+
+/* ---------------------------------------------------------------- making it visible */
+
+/* Pins go, blocks change sides. Nothing here can fail. */
+static void publish(struct ph_tx *tx)
+{
+    const struct ph_log *log = tx->log;
+    for (uint64_t i = tx->snapshots.count; i-- > 0;) {
+        const struct ph_tx_bytes *one = &ph_snapshots(tx)[i];
+        struct ph_heap *h = ph_core_of(log, one->offset);
+        if (!one->fresh)
+            ph_unpin(h, (uint64_t)ph_block_start(h, ph_local(one->offset)));
+    }
+    for (uint64_t i = tx->writes.count; i-- > 0;) {
+        const struct ph_tx_bytes *one = &ph_writes(tx)[i];
+        struct ph_heap *h = ph_core_of(log, one->offset);
+        if (!one->fresh)
+            ph_unpin(h, (uint64_t)ph_block_start(h, ph_local(one->offset)));
+    }
+    for (uint64_t i = 0; i < tx->frees.count; i++)
+        if (!ph_frees(tx)[i].is_cancelled)
+            ph_unpin(ph_core_of(log, ph_frees(tx)[i].offset), ph_local(ph_frees(tx)[i].offset));
+}
+
+static void change_sides(struct ph_tx *tx)
+{
+    const struct ph_log *log = tx->log;
+    for (uint64_t i = 0; i < tx->fresh.count; i++) {
+        const struct ph_tx_block *one = &ph_fresh(tx)[i];
+        struct ph_heap *h = ph_core_of(log, one->offset);
+        if (one->is_cancelled == PH_TX_CANCELLED)
+            ph_cancel(h, ph_local(one->offset));
+        else if (!one->is_cancelled)
+            ph_publish(h, ph_local(one->offset));
+    }
+    for (uint64_t i = 0; i < tx->frees.count; i++)
+        if (!ph_frees(tx)[i].is_cancelled)
+            ph_retire(ph_core_of(log, ph_frees(tx)[i].offset), ph_local(ph_frees(tx)[i].offset));
+}
+
+/* Without a log: what ph_log_apply does elsewhere. */
+static void apply_in_memory(struct ph_tx *tx)
+{
+    for (uint64_t i = 0; i < tx->writes.count; i++) {
+        const struct ph_tx_bytes *one = &ph_writes(tx)[i];
+        struct ph_heap *h = ph_core_of(tx->log, one->offset);
+        memcpy(h->data + ph_local(one->offset), tx->buffer + one->at, one->nbytes);
+    }
+    for (uint64_t i = 0; i < tx->frees.count; i++)
+        if (!ph_frees(tx)[i].is_cancelled)
+            ph_release(ph_core_of(tx->log, ph_frees(tx)[i].offset), ph_local(ph_frees(tx)[i].offset));
+}
+
+/* A record of a process heap goes home at once; `applied_lsn` says so to recovery [R22]. */
+static void go_home(struct ph_log *log)
+{
+    ph_log_apply(log, log->head);
+    if (log->header != NULL && !ph_omitted(22))
+        ph_put_word((uint64_t *)(log->header + PH_APPLIED_AT), log->applied);
+}
+
+/* Room for everything that must not fail once the record is appended. */
+static int reserve_all(struct ph_tx *tx)
+{
+    for (uint64_t i = 0; i < tx->frees.count; i++)
+        if (ph_held_reserve(ph_core_of(tx->log, ph_frees(tx)[i].offset), tx->frees.count) < 0)
+            return PH_L_NOMEM;
+    return 0;
+}
+
+static int is_empty(const struct ph_tx *tx, uint16_t others)
+{
+    return tx->fresh.count == 0 && tx->frees.count == 0 && !ph_tx_changes_homes(tx) && others == 0;
+}
+
+static int64_t append_commit(struct ph_tx *tx, const void *others, uint64_t length, uint16_t count)
+{
+    struct ph_log *log = tx->log;
+    int failed;
+    ph_record_begin(log);
+    if ((failed = write_words(log, &tx->words)) < 0 || (failed = ph_record_raw(log, others, length, count)) < 0
+        || (failed = write_bytes(tx)) < 0 || (failed = write_bare_frees(log)) < 0)
+        return failed;
+    if (tx->txid == 0)
+        tx->txid = ++log->txid;
+    return ph_record_append(log, PH_RECORD_COMMIT, tx->txid, log->promised - tx->promise);
+}
+
+int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint16_t count)
+{
+    struct ph_log *log = tx->log;
+    int64_t end = 0;
+    if (is_empty(tx, count))
+        return 0;
+    if (reserve_all(tx) < 0 || collect_words(tx, &tx->words) < 0)
+        return PH_L_NOMEM;
+    if (log->base != NULL) {
+        end = append_commit(tx, others, length, count);
+        if (end < 0)
+            return end;
+        forget_bare(log);
+    }
+    if (log->base == NULL || log->power)
+        store_words(&tx->words);
+    publish(tx);
+    change_sides(tx);
+    if (log->base == NULL)
+        apply_in_memory(tx);
+    else if (!log->power)
+        go_home(log);
+    ph_tx_close_undo(tx);
+    return end;
+}
+
+/* ---------------------------------------------------------------- records of others */
+
+int64_t ph_log_change(struct ph_log *log, const void *operations, uint64_t length, uint16_t count, uint64_t file_end)
+{
+    struct ph_tx none;
+    uint64_t before = log->file_end;
+    ph_tx_init(&none, log);
+    int64_t end = collect_words(&none, &none.words);
+    log->file_end = file_end;
+    if (end == 0)
+        end = append_commit(&none, operations, length, count);
+    if (end < 0)
+        log->file_end = before;
+    else
+        forget_bare(log);
+    ph_tx_fini(&none);
+    if (end >= 0 && !log->power)
+        go_home(log);
+    return end;
+}
+
+/* What one malloc or free has changed: few words, each of which may stand there twice. */
+int64_t ph_log_flush(struct ph_log *log, uint64_t arena)
+{
+    struct ph_heap *h = log->homes[arena].heap;
+    int failed = 0;
+    ph_record_begin(log);
+    for (uint64_t i = 0; failed == 0 && i < h->dirty.count; i++) {
+        uint32_t table;
+        uint64_t off = place_of_word(h, arena, h->dirty.words[i], &table);
+        failed = ph_record_op(log, PH_OP_META, (uint8_t)table, off, h->dirty.words[i], 8);
+    }
+    for (uint64_t i = 0; failed == 0 && i < h->freed.count; i++)
+        failed = write_freed(log, arena << PH_ARENA_SHIFT | h->freed.items[i].offset, h->freed.items[i].nbytes);
+    if (failed < 0)
+        return failed;
+    int64_t end = ph_record_append(log, PH_RECORD_COMMIT, 0, log->promised);
+    if (end >= 0)
+        h->dirty.count = h->freed.count = 0;
+    return end;
+}

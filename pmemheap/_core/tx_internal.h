@@ -1,0 +1,44 @@
+/* tx_internal.h -- what tx.c and tx_commit.c share. */
+#ifndef PH_TX_INTERNAL_H
+#define PH_TX_INTERNAL_H
+
+#include "heap_internal.h"
+#include "log_internal.h"
+#include "tx.h"
+
+static inline uint64_t ph_local(uint64_t offset)
+{
+    return offset & ((1ULL << PH_ARENA_SHIFT) - 1);
+}
+
+/* The core of the arena that an offset belongs to, NULL if there is none. */
+static inline struct ph_heap *ph_core_of(const struct ph_log *log, uint64_t offset)
+{
+    uint64_t arena = offset >> PH_ARENA_SHIFT;
+    return arena < PH_ARENAS ? log->homes[arena].heap : NULL;
+}
+
+static inline uint64_t ph_tx_hash(uint64_t offset)
+{
+    return (offset >> PH_GRANULE_SHIFT) * 0x9E3779B97F4A7C15ULL >> 20;
+}
+
+#define PH_LIST(name, type)                                \
+    static inline struct type *ph_##name(const struct ph_tx *tx) \
+    {                                                      \
+        return tx->name.items;                             \
+    }
+PH_LIST(fresh, ph_tx_block)
+PH_LIST(frees, ph_tx_block)
+PH_LIST(writes, ph_tx_bytes)
+PH_LIST(snapshots, ph_tx_bytes)
+PH_LIST(savepoints, ph_tx_savepoint)
+PH_LIST(kept, ph_tx_bytes)
+#undef PH_LIST
+
+int ph_list_room(struct ph_tx_list *list, uint64_t more, size_t width);
+int64_t ph_tx_may_free(const struct ph_tx *tx, struct ph_heap *h, uint64_t offset);
+void ph_tx_close_undo(struct ph_tx *tx);
+void ph_log_open_undo(struct ph_log *log, uint64_t lsn);
+
+#endif

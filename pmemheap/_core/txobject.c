@@ -1,0 +1,358 @@
+/* txobject.c -- TxCore: the calls of a transaction that C answers alone; `Transaction` derives from it.
+ *
+ * As with HeapCore, what C cannot answer, a missing run, a bad argument, the writer's lock, goes to the slow twin
+ * of the method, which Python defines and which answers or raises. */
+#include "logobject.h"
+
+#include <string.h>
+
+enum { PH_X_OPEN = 0, PH_X_COMMITTED, PH_X_ABORTED };
+
+struct tx_object {
+    PyObject_HEAD
+    struct ph_tx tx;
+    PyObject *log;          /* LogCore; NULL before _open */
+    unsigned long thread;   /* the one that may use it */
+    int state;
+    int writer;             /* it holds the writer's lock: committed bytes may be changed */
+};
+
+static struct {
+    PyObject *malloc, *free, *write;
+} slow;
+
+static struct tx_object *tx_of(PyObject *object)
+{
+    return (struct tx_object *)object;
+}
+
+static int is_usable(const struct tx_object *self)
+{
+    return self->log != NULL && self->state == PH_X_OPEN && self->thread == PyThread_get_thread_ident()
+        && !self->tx.log->dead;
+}
+
+static int read_number(PyObject *object, uint64_t *number)
+{
+    *number = PyLong_AsUnsignedLongLong(object);
+    if (*number != (uint64_t)-1 || !PyErr_Occurred())
+        return 1;
+    PyErr_Clear();
+    return 0;
+}
+
+/* ---------------------------------------------------------------- what C answers alone */
+
+PyDoc_STRVAR(malloc_doc,
+"malloc(size, align=16)\n--\n\n"
+"Reserve a block, which is allocated when the transaction commits, and return its offset.\n\n"
+"Parameters, exceptions and cost as `Heap.malloc`. Its bytes can be stored to at once, through `Heap.view`.");
+
+static PyObject *tx_malloc(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    struct tx_object *self = tx_of(object);
+    uint64_t size;
+
+    if (count == 1 && is_usable(self) && read_number(args[0], &size) && size != 0 && size <= PH_SIZE_MAX) {
+        int64_t offset = ph_tx_malloc(&self->tx, 0, size, PH_GRANULE);
+        if (offset >= 0)
+            return PyLong_FromLongLong(offset);
+    }
+    if (count < 1 || count > 2)
+        return PyErr_Format(PyExc_TypeError, "malloc() takes 1 or 2 arguments (%zd given)", count);
+    return PyObject_CallMethodObjArgs(object, slow.malloc, args[0], count == 2 ? args[1] : NULL, NULL);
+}
+
+PyDoc_STRVAR(free_doc,
+"free(block)\n--\n\n"
+"Free a block, by offset or handle, when the transaction commits.\n\n"
+"Raises\n------\n"
+"UsageError\n    No live block begins there, or it was freed in this transaction.\n"
+"BufferError\n    Views of it are alive, or another transaction uses it. Nothing has changed.");
+
+static PyObject *tx_free(PyObject *object, PyObject *argument)
+{
+    struct tx_object *self = tx_of(object);
+    uint64_t offset;
+
+    if (is_usable(self) && PyLong_Check(argument) && read_number(argument, &offset)
+        && ph_tx_free(&self->tx, offset) == 0)
+        Py_RETURN_NONE;
+    return PyObject_CallMethodObjArgs(object, slow.free, argument, NULL);
+}
+
+PyDoc_STRVAR(write_doc,
+"write(offset, data)\n--\n\n"
+"Store bytes when the transaction commits; at once in a block that it has allocated.\n\n"
+"Parameters\n----------\n"
+"offset : int\n    Anywhere in a live block.\n"
+"data : buffer\n    Copied now. It has to fit into the block.\n\n"
+"Raises\n------\n"
+"UsageError\n    The range does not lie inside of one live block. Nothing has changed.\n"
+"BufferError\n    Another transaction is about to free the block.\n\n"
+"Notes\n-----\nThe first write waits until no other transaction changes committed bytes.");
+
+static PyObject *tx_write(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    struct tx_object *self = tx_of(object);
+    uint64_t offset;
+    Py_buffer data;
+
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "write() takes 2 arguments (%zd given)", count);
+    if (is_usable(self) && self->writer && read_number(args[0], &offset)) {
+        if (PyObject_GetBuffer(args[1], &data, PyBUF_CONTIG_RO) < 0)
+            return NULL;
+        int failed = ph_tx_write(&self->tx, offset, data.buf, (uint64_t)data.len);
+        PyBuffer_Release(&data);
+        if (failed == 0)
+            Py_RETURN_NONE;
+    }
+    return PyObject_CallMethodObjArgs(object, slow.write, args[0], args[1], NULL);
+}
+
+/* ---------------------------------------------------------------- for the subclass */
+
+static PyObject *open_tx(PyObject *object, PyObject *log)
+{
+    struct tx_object *self = tx_of(object);
+
+    if (!ph_is_log(log) || self->log != NULL)
+        return PyErr_Format(PyExc_TypeError, "_open: a LogCore expected, once");
+    self->log = Py_NewRef(log);
+    self->thread = PyThread_get_thread_ident();
+    self->state = PH_X_OPEN;
+    ph_tx_init(&self->tx, &((struct log_object *)log)->log);
+    Py_RETURN_NONE;
+}
+
+static PyObject *set_writer(PyObject *object, PyObject *argument)
+{
+    tx_of(object)->writer = PyObject_IsTrue(argument) == 1;
+    Py_RETURN_NONE;
+}
+
+static PyObject *state_of(PyObject *object, PyObject *ignored)
+{
+    const struct tx_object *self = tx_of(object);
+
+    (void)ignored;
+    return Py_BuildValue("iki", self->state, self->thread, self->writer);
+}
+
+static PyObject *try_malloc(PyObject *object, PyObject *args)
+{
+    unsigned long long arena, size, align;
+
+    if (!PyArg_ParseTuple(args, "KKK", &arena, &size, &align))
+        return NULL;
+    return PyLong_FromLongLong(ph_tx_malloc(&tx_of(object)->tx, arena, size, align));
+}
+
+static PyObject *own(PyObject *object, PyObject *argument)
+{
+    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    return PyLong_FromLong(ph_tx_own(&tx_of(object)->tx, offset));
+}
+
+static PyObject *try_free(PyObject *object, PyObject *argument)
+{
+    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    return PyLong_FromLong(ph_tx_free(&tx_of(object)->tx, offset));
+}
+
+static PyObject *try_write(PyObject *object, PyObject *args)
+{
+    unsigned long long offset;
+    Py_buffer data;
+
+    if (!PyArg_ParseTuple(args, "Ky*", &offset, &data))
+        return NULL;
+    int failed = ph_tx_write(&tx_of(object)->tx, offset, data.buf, (uint64_t)data.len);
+    PyBuffer_Release(&data);
+    return PyLong_FromLong(failed);
+}
+
+PyDoc_STRVAR(snapshot_doc,
+"_snapshot(offset, length, /)\n--\n\nAppend the UNDO record; the LSN that must be durable before the bytes change, or 0.");
+
+static PyObject *snapshot(PyObject *object, PyObject *args)
+{
+    struct tx_object *self = tx_of(object);
+    unsigned long long offset, length;
+
+    if (!PyArg_ParseTuple(args, "KK", &offset, &length))
+        return NULL;
+    int64_t end = ph_tx_snapshot(&self->tx, offset, length);
+    if (end > 0 && self->tx.log->power && !ph_omitted(18)) { /* [R18] lazy or not */
+        int64_t failed = ph_log_sync((struct log_object *)self->log, (uint64_t)end);
+        if (failed < 0)
+            end = PH_L_DEAD;
+    }
+    return PyLong_FromLongLong(end);
+}
+
+PyDoc_STRVAR(commit_doc,
+"_commit(operations, count, durable, /)\n--\n\n"
+"Append the record, with encoded operations of others in it, and wait until it is durable where it has to be.\n"
+"Returns the LSN behind it, or a negative code with nothing changed (PH_L_DEAD: the outcome is unknown).");
+
+static PyObject *commit(PyObject *object, PyObject *args)
+{
+    struct tx_object *self = tx_of(object);
+    struct ph_log *log = self->tx.log;
+    const char *operations;
+    Py_ssize_t length;
+    unsigned int count;
+    int durable;
+
+    if (!PyArg_ParseTuple(args, "y#Ip", &operations, &length, &count, &durable))
+        return NULL;
+    int waits = ph_tx_changes_homes(&self->tx);
+    int64_t end = ph_tx_commit(&self->tx, operations, (uint64_t)length, (uint16_t)count);
+    if (end < 0)
+        return PyLong_FromLongLong(end);
+    self->state = PH_X_COMMITTED;
+    if (log->power && (durable || waits) && end > 0 && ph_log_sync((struct log_object *)self->log, (uint64_t)end) < 0)
+        end = PH_L_DEAD;
+    return PyLong_FromLongLong(end);
+}
+
+static PyObject *abort_tx(PyObject *object, PyObject *ignored)
+{
+    struct tx_object *self = tx_of(object);
+
+    (void)ignored;
+    if (self->state == PH_X_OPEN && self->log != NULL) {
+        ph_tx_abort(&self->tx);
+        self->state = PH_X_ABORTED;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *savepoint(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return PyLong_FromLong(ph_tx_savepoint(&tx_of(object)->tx));
+}
+
+static PyObject *release_savepoint(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    ph_tx_release_savepoint(&tx_of(object)->tx);
+    Py_RETURN_NONE;
+}
+
+static PyObject *rollback(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    ph_tx_rollback(&tx_of(object)->tx);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(fresh_doc, "_fresh()\n--\n\nBytes reserved, and the reserved blocks as (offset, nbytes).");
+
+static PyObject *fresh(PyObject *object, PyObject *ignored)
+{
+    const struct ph_tx *tx = &tx_of(object)->tx;
+    const struct ph_tx_block *blocks = tx->fresh.items;
+
+    (void)ignored;
+    PyObject *list = PyList_New(0);
+    for (uint64_t i = 0; list != NULL && i < tx->fresh.count; i++) {
+        if (blocks[i].is_cancelled)
+            continue;
+        PyObject *block = Py_BuildValue("KK", (unsigned long long)blocks[i].offset, (unsigned long long)blocks[i].nbytes);
+        if (block == NULL || PyList_Append(list, block) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(block);
+    }
+    return list;
+}
+
+static PyObject *fresh_bytes(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return PyLong_FromUnsignedLongLong(tx_of(object)->tx.fresh_bytes);
+}
+
+static PyObject *set_data_first(PyObject *object, PyObject *argument)
+{
+    tx_of(object)->tx.data_first = PyObject_IsTrue(argument) == 1;
+    Py_RETURN_NONE;
+}
+
+/* ---------------------------------------------------------------- the type */
+
+static void tx_dealloc(PyObject *object)
+{
+    struct tx_object *self = tx_of(object);
+    PyTypeObject *type = Py_TYPE(object);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+    if (self->log != NULL) {
+        if (self->state == PH_X_OPEN)
+            ph_tx_abort(&self->tx);
+        ph_tx_fini(&self->tx);
+        Py_DECREF(self->log);
+    }
+    release(object);
+    Py_DECREF(type);
+}
+
+static PyMethodDef tx_methods[] = {
+    {"malloc", (PyCFunction)(void (*)(void))tx_malloc, METH_FASTCALL, malloc_doc},
+    {"free", tx_free, METH_O, free_doc},
+    {"write", (PyCFunction)(void (*)(void))tx_write, METH_FASTCALL, write_doc},
+    {"_open", open_tx, METH_O, NULL},
+    {"_set_writer", set_writer, METH_O, NULL},
+    {"_state", state_of, METH_NOARGS, NULL},
+    {"_try_malloc", try_malloc, METH_VARARGS, NULL},
+    {"_own", own, METH_O, NULL},
+    {"_try_free", try_free, METH_O, NULL},
+    {"_try_write", try_write, METH_VARARGS, NULL},
+    {"_snapshot", snapshot, METH_VARARGS, snapshot_doc},
+    {"_commit", commit, METH_VARARGS, commit_doc},
+    {"_abort", abort_tx, METH_NOARGS, NULL},
+    {"_savepoint", savepoint, METH_NOARGS, NULL},
+    {"_release_savepoint", release_savepoint, METH_NOARGS, NULL},
+    {"_rollback", rollback, METH_NOARGS, NULL},
+    {"_fresh", fresh, METH_NOARGS, fresh_doc},
+    {"_fresh_bytes", fresh_bytes, METH_NOARGS, NULL},
+    {"_set_data_first", set_data_first, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot tx_slots[] = {
+    {Py_tp_doc, (void *)"TxCore()\n--\n\nThe calls of a transaction that C answers alone; `Transaction` derives from it."},
+    {Py_tp_dealloc, tx_dealloc},
+    {Py_tp_methods, tx_methods},
+    {0, NULL},
+};
+
+static PyType_Spec tx_spec = {
+    .name = "pmemheap._core._hot.TxCore",
+    .basicsize = sizeof(struct tx_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = tx_slots,
+};
+
+static int intern(PyObject **name, const char *text)
+{
+    *name = PyUnicode_InternFromString(text);
+    return *name == NULL ? -1 : 0;
+}
+
+int ph_add_tx_type(PyObject *module)
+{
+    if (intern(&slow.malloc, "_malloc_slow") < 0 || intern(&slow.free, "_free_slow") < 0
+        || intern(&slow.write, "_write_slow") < 0)
+        return -1;
+    return ph_add_type(module, "TxCore", &tx_spec);
+}
