@@ -34,8 +34,10 @@ from pmemheap.arguments import (
     size_argument,
     whole_number,
 )
+from pmemheap.committing import Committing
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.filemedium import FileMedium
+from pmemheap.layout import ARENA_BITS
 from pmemheap.region import AnonymousMedium, Region
 from pmemheap.roots import Roots
 from pmemheap.slabs import CLASSES, packed_classes
@@ -89,7 +91,7 @@ _LARGE = int(_Code.LARGE)
 BAD_OFFSET = int(_Code.BAD_OFFSET)
 
 
-class Engine(native.HeapCore):
+class Engine(Committing):
     """The Python half of a heap's calls: parts, lock and slow paths. `Heap` is its public face."""
 
     __slots__ = (
@@ -100,6 +102,7 @@ class Engine(native.HeapCore):
         "_lock",
         "_medium",
         "_name",
+        "_origin",
         "_owner",
         "_region",
         "_roots",
@@ -117,14 +120,19 @@ class Engine(native.HeapCore):
         decay: float | None,
         *,
         fresh: bool,
+        arena: int = 0,
+        heap: Engine | None = None,
     ) -> None:
         """Put the parts together and open for calls."""
+        self._origin = arena << ARENA_BITS
+        self._set_origin(self._origin)
         self._medium, self._region, self._roots = medium, region, roots
         self._identity, self._name = identity, name
         self._lock, self._owner, self._unsettled = threading.RLock(), 0, False
         self._configure(*packed_classes())
         data, bits, entries, units = map(region.base, ("data", "bits", "entries", "units"))
         self._attach(data, bits, entries, units, region.lifelines)
+        self._begin_log(heap)
         core = weakref.proxy(self)  # no cycle: a heap that is dropped is closed at once
         self._supply = Supply(core, region, medium, fresh=fresh)
         self._decay_seconds = decay
@@ -149,6 +157,16 @@ class Engine(native.HeapCore):
         """Names by which the heap is entered again: a mapping of str to offset."""
         return self._roots
 
+    # ------------------------------------------------------------ arenas
+
+    def _spaces(self) -> tuple[Engine, ...]:
+        """Return the open arenas of the heap; `Heap` and `Arena` know them."""
+        return (self,)
+
+    def _elsewhere(self, offset: int) -> Engine | None:
+        """Return the arena in which an offset lies, if it is another one; `Heap` knows them."""
+        return None
+
     # ------------------------------------------------------------ slow halves of the C calls
 
     def _malloc_slow(self, size: Any, align: Any = None) -> int:
@@ -169,7 +187,12 @@ class Engine(native.HeapCore):
             if offset == _LARGE:
                 return self._malloc_extent(size, align)
             self._raise_code(offset)
-            self._supply.refill(_units_for_pool(size))
+            self._refill(size)
+
+    def _refill(self, size: int) -> None:
+        """Bring the pool nearer to what a block of `size` bytes needs."""
+        self._release_quarantine()
+        self._supply.refill(_units_for_pool(size))
 
     def _malloc_extent(self, size: int, align: int = UNIT, *, roomy: bool = False) -> int:
         nunits = -(-size // UNIT)
@@ -189,7 +212,10 @@ class Engine(native.HeapCore):
     def _free_slow(self, offset: Any, deferred: Any = None) -> None:
         place = offset_argument(offset)
         self._require(write=True)
-        if type(offset) is not int:
+        other = self._elsewhere(place)
+        if other is not None:
+            other.free(place, bool(deferred))
+        elif type(offset) is not int:
             self.free(place, bool(deferred))
         else:
             self._refuse_free(place, "free")
@@ -214,6 +240,9 @@ class Engine(native.HeapCore):
     def _realloc_slow(self, offset: Any, size: Any) -> int:
         place, nbytes = offset_argument(offset), size_argument(size)
         self._require(write=True)
+        other = self._elsewhere(place)
+        if other is not None:
+            return other.realloc(place, nbytes)
         try:
             return self._serve(self._realloc_locked, place, nbytes)
         except OutOfSpaceError as error:
@@ -230,15 +259,20 @@ class Engine(native.HeapCore):
                 raise self._no_block(offset, "realloc")
             if to == _Code.UPSTREAM and self._extend_block(offset, size):
                 return offset
+            if to == _Code.MOVE_LOGGED or (to in {_Code.UPSTREAM, _Code.LARGE} and self._redo()):
+                if self._views_of(offset):
+                    raise self._pinned(offset, size)
+                return self._move_logged(offset, size)
             if to in {_Code.UPSTREAM, _Code.LARGE}:
                 return self._move_to_extent(offset, size)
             self._raise_code(to)
-            self._supply.refill(_units_for_pool(size))
+            self._refill(size)
 
     def _extend_block(self, offset: int, size: int) -> bool:
         """Let a large block grow over what lies behind it outside of the pool."""
-        end = (offset + self.usable_size(offset)) // UNIT
-        start, stop = end + self._room_after(end), offset // UNIT - -size // UNIT
+        first = (offset ^ self._origin) // UNIT
+        end = first + self.usable_size(offset) // UNIT
+        start, stop = end + self._room_after(end), first - -size // UNIT
         if stop <= start or not self._supply.extend(start, stop - start):
             return False
         if self._large_extend(offset, start, stop, size):
@@ -269,6 +303,9 @@ class Engine(native.HeapCore):
     def _expand_slow(self, offset: Any, size: Any) -> bool:
         place, nbytes = offset_argument(offset), size_argument(size)
         self._require(write=True)
+        other = self._elsewhere(place)
+        if other is not None:
+            return other.expand(place, nbytes)
         return self._serve(self._expand_locked, place, nbytes)
 
     def _expand_locked(self, offset: int, size: int) -> bool:
@@ -282,6 +319,9 @@ class Engine(native.HeapCore):
     def _usable_size_slow(self, offset: Any, _second: Any = None) -> int:
         place = offset_argument(offset)
         self._require()
+        other = self._elsewhere(place)
+        if other is not None:
+            return other.usable_size(place)
         if type(offset) is not int:
             return self.usable_size(place)
         raise self._no_block(place, "usable_size")
@@ -289,6 +329,9 @@ class Engine(native.HeapCore):
     def _view_slow(self, offset: Any, length: Any = None) -> memoryview:
         place = offset_argument(offset)
         self._require()
+        other = self._elsewhere(place)
+        if other is not None:
+            return other.view(place, length)
         count = usable = self.usable_size(place)
         if length is not None:
             count = whole_number(
@@ -364,12 +407,17 @@ class Engine(native.HeapCore):
         self._unsettled = True
         try:
             result = work(*args, **kwargs)
+            self._settle()
         except (PmemHeapError, BufferError):
             self._unsettled = False
             self._heed_failed_sync()
             raise
         self._unsettled = False
         return result
+
+    def _is_changing(self) -> bool:
+        """Tell whether this thread is in the middle of a change of a heap."""
+        return threading.get_ident() in _changing
 
     # ------------------------------------------------------------ refusing
 
@@ -398,10 +446,11 @@ class Engine(native.HeapCore):
 
     def _no_block(self, offset: int, where: str) -> UsageError:
         """Describe what lies at an offset at which no live block begins."""
-        first, end = (unit * UNIT for unit in self._bounds()[:2])
+        first, end = (self._origin | unit * UNIT for unit in self._bounds()[:2])
         expected = f"{where}: offset of a live block expected, {offset:#x} found: "
         if not first <= offset < end:
-            return UsageError(expected + f"outside of the heap, which is [{first:#x}, {end:#x})")
+            what = "arena" if self._origin else "heap"
+            return UsageError(expected + f"outside of the {what}, which is [{first:#x}, {end:#x})")
         if offset % GRANULE:
             return UsageError(expected + f"not a multiple of {GRANULE}")
         return UsageError(expected + self._describe_place(offset))
@@ -409,7 +458,7 @@ class Engine(native.HeapCore):
     def _describe_place(self, offset: int) -> str:
         """Say what lies at an offset inside the heap at which no live block begins."""
         state, unit, _, index = self._place_of(offset)
-        start = unit * UNIT
+        start = self._origin | unit * UNIT
         if state in _WITHHELD:
             return _WITHHELD[state]
         if state in {3, 4}:
@@ -433,8 +482,11 @@ class Engine(native.HeapCore):
     def _heed_failed_sync(self) -> None:
         """After a sync that failed nothing may be written any more: the next one would not tell."""
         failed = isinstance(self._medium, FileMedium) and self._medium.sync_failed
-        if failed and self._state() == State.OPEN:
-            self._set_state(State.READONLY)
+        if not failed:
+            return
+        for space in self._spaces():
+            if space._state() == State.OPEN:
+                space._set_state(State.READONLY)
 
     # ------------------------------------------------------------ end
 
@@ -442,7 +494,8 @@ class Engine(native.HeapCore):
         """Close as far as views that are still alive allow: they keep the memory, not the file."""
         if self._state() > State.READONLY:
             return
-        self._set_state(State.CLOSED)
+        for space in self._spaces():
+            space._set_state(State.CLOSED)
         if isinstance(self._medium, FileMedium):
             self._medium.close()
 
@@ -450,12 +503,15 @@ class Engine(native.HeapCore):
         """Forbid the child to use the parent's heap, and keep its stores out of it."""
         if self._state() == State.CLOSED:
             return
-        self._set_state(State.FORKED)
-        self._lock, self._owner = threading.RLock(), 0
+        lock, spaces = threading.RLock(), self._spaces()
+        for space in spaces:
+            space._set_state(State.FORKED)
+            space._lock, space._owner = lock, 0
         if isinstance(self._medium, FileMedium):
             try:
                 self._medium.detach_in_child()
-                self._region.privatize()
+                for space in spaces:
+                    space._region.privatize()
             finally:
                 self._medium.abandon_in_child()
 

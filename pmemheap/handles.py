@@ -146,7 +146,7 @@ def _restore(identity: bytes, offset: int, size: int) -> Block:
         raise UsageError(
             f"block handle: the heap with uuid {identity.hex()} expected to be open in this process"
         )
-    return Block(heap, offset, min(size, heap.usable_size(offset)))
+    return Block(heap._elsewhere(offset) or heap, offset, min(size, heap.usable_size(offset)))
 
 
 # ---------------------------------------------------------------- numpy
@@ -229,7 +229,7 @@ def offset_of(heap: Engine, buffer: object) -> int:
             raise UsageError(
                 f"offset_of: a view expected, found a released one: {error}"
             ) from error
-    if not isinstance(owner, BlockBytes) or owner.heap is not heap:
+    if not isinstance(owner, BlockBytes) or owner.heap not in heap._spaces():
         raise UsageError(
             f"offset_of: a view or array of this heap expected, found {type(buffer).__name__}"
         )

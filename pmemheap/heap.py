@@ -1,6 +1,8 @@
 """Heap: blocks in memory that grows without moving. The face of the package.
 
-    Heap -- making, handles and arrays, space and insight, durability and end
+    Heap -- making, arenas, durability and end
+      |
+    BlockSpace -- handles and arrays, space and insight
       |
     Engine -- the lock, the slow paths of malloc, free, realloc, view
       |
@@ -14,42 +16,38 @@ from __future__ import annotations
 import os
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self, TypeVar
 
-from pmemheap import handles, insight
+from pmemheap.arenas import Arena, arena_name_argument, index_of, live_names, vacancy
 from pmemheap.arguments import (
     ALIGN_MOST,
     SIZE_MOST,
-    alignment_argument,
     decay_argument,
     durability_argument,
     headroom_argument,
     limit_argument,
     path_argument,
-    size_argument,
 )
+from pmemheap.blockspace import BlockSpace
 from pmemheap.engine import Engine, State, living
-from pmemheap.errors import DurabilityError, OutOfSpaceError, UsageError
+from pmemheap.errors import DurabilityError, UsageError
 from pmemheap.filemedium import FileMedium
-from pmemheap.handles import Block
-from pmemheap.insight import CheckReport, ExplainedOutOfSpaceError, Explanation, HeapStats
-from pmemheap.layout import RootSlot
+from pmemheap.insight import CheckReport, HeapStats
+from pmemheap.layout import ARENA_BITS, ArenaState, RootSlot
 from pmemheap.region import DEFAULT_HEADROOM, AnonymousMedium, Region
 from pmemheap.roots import MemoryRoots, Roots, RootStore
-from pmemheap.units import GRANULE, UNIT
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from pmemheap.totals import joined, lost_roots, misplaced_segments, total
 
 __all__ = ["ALIGN_MOST", "DECAY_SECONDS", "SIZE_MOST", "Heap", "open_heap"]
+
+T = TypeVar("T")
 
 DECAY_SECONDS = 10.0
 
 
-class Heap(Engine):
+class Heap(BlockSpace):
     """A heap of blocks, addressed by offset, that grows in place.
 
     Made by `Heap.anonymous`, `Heap.shared`, `Heap.create`, `Heap.open` and `Heap.attach`; a context
@@ -69,7 +67,9 @@ class Heap(Engine):
     >>> heap.close()
     """
 
-    __slots__ = ()
+    __slots__ = ("_arenas",)
+
+    _arenas: dict[int, Arena]
 
     # ------------------------------------------------------------ making
 
@@ -278,6 +278,7 @@ class Heap(Engine):
         fresh: bool,
     ) -> Self:
         self = cls.__new__(cls)
+        self._arenas = {}
         store = medium if isinstance(medium, FileMedium) else MemoryRoots()
         roots = Roots(store, _Guard(self))
         self._assemble(medium, region, roots, identity, name, decay, fresh=fresh)
@@ -322,96 +323,88 @@ class Heap(Engine):
         mapped = self._region.mapped_bytes
         return f"<{type(self).__name__}: {self._name}, {state}, {mapped} bytes mapped>"
 
-    def address(self, offset: int) -> int:
-        """Return the address of the live block at `offset`, for other libraries of this process.
+    # ------------------------------------------------------------ arenas
 
-        Keep a view of the block for as long as the address is used: nothing else pins it.
-        """
-        self.usable_size(offset)
-        return self._region.base("data") + offset
+    def arena(self, name: str, create: bool = True) -> Arena:
+        """Return a named arena of the heap, a new one if there is none of that name.
 
-    # ------------------------------------------------------------ handles and arrays
-
-    def alloc(self, size: int, align: int = GRANULE) -> Block:
-        """Allocate a block and return a handle to it, which knows when the block is gone.
-
-        Parameters and exceptions as `malloc`.
-        """
-        offset = self.malloc(size, align)
-        try:
-            return Block(self, offset, size)
-        except BaseException:
-            self.free(offset)
-            raise
-
-    def block(self, offset: int) -> Block:
-        """Return a handle to the live block at `offset`."""
-        return Block(self, offset, self.usable_size(offset))
-
-    def ndarray(
-        self, shape: int | tuple[int, ...], dtype: npt.DTypeLike = float, align: int = 64
-    ) -> np.ndarray[Any, Any]:
-        """Allocate a block and return it as a numpy array of zeros.
-
-        The array is a view: the block is freed by ``heap.free(heap.offset_of(array))`` once no
-        array of it lives, or before that with ``deferred=True``.
-        """
-        return handles.new_array(self, shape, dtype, align)
-
-    def ndarray_at(
-        self, offset: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike = float
-    ) -> np.ndarray[Any, Any]:
-        """Return the block at `offset` as a numpy array; UsageError if it is too small."""
-        return handles.array_at(self, offset, shape, dtype)
-
-    def offset_of(self, buffer: object) -> int:
-        """Return the offset of the block that a view or array of this heap belongs to.
+        Parameters
+        ----------
+        name : str
+            1 to 31 bytes of UTF-8.
+        create : bool
+            Make it if need be.
 
         Raises
         ------
+        KeyError
+            There is none, and `create` is false.
         UsageError
-            It is not a buffer of this heap.
+            The name does not fit; one is to be made in a heap that is read-only.
+        OutOfSpaceError
+            There are 255 already, or no space for the first MiB of one more.
         """
-        return handles.offset_of(self, buffer)
+        arena_name_argument(name)
+        self._require()
+        if index_of(self._medium.arenas, name) is None:
+            if not create:
+                raise KeyError(name)
+            self._require(write=True)
+        return self._serve(self._arena_named, name)
 
-    # ------------------------------------------------------------ space and insight
+    def _arena_named(self, name: str) -> Arena:
+        index = index_of(self._medium.arenas, name)
+        if index is not None:
+            return self._arena_at(index)
+        self._require(write=True)
+        index, slot = vacancy(self._medium.arenas, name)
+        arena = self._arenas[index] = Arena.in_heap(self, index, slot)
+        return arena
 
-    def _explained(self, error: OutOfSpaceError, size: int, align: int) -> OutOfSpaceError:
-        if isinstance(error, ExplainedOutOfSpaceError):
-            return error
-        return ExplainedOutOfSpaceError(str(error), self.explain(size, align, str(error)))
+    def _arena_at(self, index: int) -> Arena:
+        """Return the live arena in a slot, opened."""
+        arena = self._arenas.get(index)
+        if arena is None or arena.closed:
+            arena = self._arenas[index] = Arena.in_heap(self, index)
+        return arena
+
+    def arenas(self) -> list[str]:
+        """Return the names of the arenas, sorted."""
+        self._require()
+        return sorted(live_names(self._medium.arenas))
+
+    def _spaces(self) -> tuple[Engine, ...]:
+        return (self, *(arena for arena in list(self._arenas.values()) if not arena.closed))
+
+    def _all_spaces(self) -> list[BlockSpace]:
+        """Return the default arena and all others, opened."""
+        self._require()
+        named = list(live_names(self._medium.arenas).values())
+        return [self, *(self._serve(self._arena_at, index) for index in named)]
+
+    def _elsewhere(self, offset: int) -> Engine | None:
+        index = offset >> ARENA_BITS
+        if index == 0 or self._state() > State.READONLY:
+            return None
+        arena = self._arenas.get(index)
+        if arena is not None and not arena.closed:
+            return arena
+        slot = self._medium.arenas.get(index)
+        if slot is None or slot.state != ArenaState.LIVE:
+            return None
+        return self._serve(self._arena_at, index)
 
     def trim(self) -> int:
-        """Give free space back: segments at both ends, pages (and file blocks) in between.
-
-        Returns
-        -------
-        int
-            Bytes that the system counts less: memory, or blocks of the file. O(units of the heap).
-        """
+        """Give free space of all arenas back, as `Arena.trim` does for one."""
         self._require(write=True)
-        return self._serve(self._trim_locked)
-
-    def _trim_locked(self) -> int:
-        before = self._footprint()
-        self._supply.trim()
-        return max(0, before - self._footprint())
-
-    def _footprint(self) -> int:
-        if isinstance(self._medium, FileMedium):
-            return self._medium.allocated()[1]
-        return sum(each.resident for each in self._region.residency().values())
+        return sum(self._each(self._all_spaces(), BlockSpace.trim))
 
     def stats(self) -> HeapStats:
-        """Return how large and how full the heap is. O(mappings), and O(units) the first time."""
-        self._require()
-        return self._serve(insight.stats, self)
+        """Return how large and how full the heap is, all arenas together.
 
-    def explain(self, size: int, align: int = GRANULE, refusal: str = "") -> Explanation:
-        """Tell whether `size` bytes could be allocated now, what refuses, and what would help."""
-        nbytes, alignment = size_argument(size), alignment_argument(align)
-        self._require()
-        return self._serve(insight.explain, self, nbytes, alignment, refusal)
+        O(mappings), and O(units) the first time.
+        """
+        return total(self._each(self._all_spaces(), BlockSpace.stats))
 
     def check(self) -> CheckReport:
         """Verify every structure against every other. O(units).
@@ -421,23 +414,36 @@ class Heap(Engine):
         CheckReport
             True if nothing was found; its `findings` are sentences.
         """
-        self._require()
-        return self._serve(insight.check, self)
+        reports = self._each(self._all_spaces(), BlockSpace.check)
+        return joined(reports, self._serve(self._check_arenas))
+
+    def _check_arenas(self) -> list[str]:
+        medium = self._medium
+        places = misplaced_segments(medium) if isinstance(medium, FileMedium) else []
+        return places + lost_roots(self.roots, medium.arenas)
+
+    def _each(self, spaces: list[BlockSpace], ask: Callable[[BlockSpace], T]) -> list[T]:
+        """Ask arenas one by one, without those that are dropped meanwhile."""
+        answers = []
+        for space in spaces:
+            try:
+                answers.append(ask(space))
+            except UsageError:
+                if space is self or not space.closed or self.closed:
+                    raise
+        return answers
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """Yield ``(offset, usable size)`` of the live blocks, by offset.
+        """Yield ``(offset, usable size)`` of the live blocks of all arenas, by offset.
 
         Blocks that come or go while it runs may or may not be in it. O(1) memory.
         """
-        self._require()
-        self._serve(self._supply.read_all)
-        cursor = self._bounds()[0] * (UNIT // GRANULE)
-        while True:
-            self._require()
-            cursor, found = self._blocks(cursor)
-            if not found:
-                return
-            yield from found
+        for space in sorted(self._all_spaces(), key=lambda each: each._origin):
+            try:
+                yield from BlockSpace.blocks(space)
+            except UsageError:
+                if space is self or not space.closed or self.closed:
+                    raise
 
     # ------------------------------------------------------------ durability, end
 
@@ -481,9 +487,17 @@ class Heap(Engine):
     def _close_locked(self) -> None:
         if self._state() == State.CLOSED:
             return
-        views = self._shut()
+        state, arenas = State(self._state()), self._spaces()[1:]
+        for arena in arenas:  # before the look: from here on nobody gets a view
+            arena._set_state(State.CLOSED)
+        views = sum(arena._live_views() for arena in arenas) or self._shut()
         if views:
+            for arena in arenas:
+                arena._set_state(state)
             raise BufferError(f"{self._name}: no live views expected at close, {views} found")
+        for arena in arenas:
+            arena._shut()
+            arena._region.close()
         living.discard(self)
         self._region.close()
         if isinstance(self._medium, FileMedium):

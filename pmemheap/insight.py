@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pmemheap.engine import BAD_OFFSET, Engine
 from pmemheap.errors import OutOfSpaceError, PmemHeapError
 from pmemheap.filemedium import FileMedium
-from pmemheap.layout import DATA_WIDTH, SEGMENT_UNITS
+from pmemheap.layout import ARENA_BITS, DATA_WIDTH, SEGMENT_UNITS
 from pmemheap.slabs import CLASSES
 from pmemheap.supply import POOL_MOST
 from pmemheap.units import UNIT, align_up, format_bytes
@@ -380,7 +380,8 @@ def check(heap: Engine) -> CheckReport:
             findings.append(f"{verify.__qualname__}: {error}")
             total += 1
     for name, offset in heap.roots.items():
-        if heap._free_refusal(offset) == BAD_OFFSET:
+        here = offset >> ARENA_BITS == heap._origin >> ARENA_BITS
+        if here and heap._free_refusal(offset) == BAD_OFFSET:
             findings.append(f"root {name!r}: a live block expected at {offset:#x}, none found")
             total += 1
     blocks = sum(row[4] for row in heap._class_counters()) + heap._counters()["large_blocks"]

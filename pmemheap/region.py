@@ -369,6 +369,11 @@ class Region:
         )
 
     @property
+    def headroom_wanted(self) -> int:
+        """Bytes of data for which address space was asked for behind the region."""
+        return self._headroom_units * DATA_WIDTH
+
+    @property
     def lifelines(self) -> tuple[Lifeline, ...]:
         """What keeps the tables mapped."""
         return tuple(table.lifeline for table in self.tables.values())

@@ -33,6 +33,8 @@ LAYERS = [
     ["engine"],
     ["redo"],
     ["insight", "handles"],
+    ["blockspace", "totals"],
+    ["arenas"],
     ["heap"],
     ["containers", "strategies", "testing"],
     ["traces"],

@@ -1,0 +1,219 @@
+"""Arenas: named parts of a heap, each with memory of its own, that are dropped as a whole.
+
+    heap offset    0x0080_0000_0000_0040 = 1 << 55 | 0x40       arena 1, byte 0x40
+    heap           file, lock, roots, decay                     shared by its arenas
+    arena          region, supply, C core                       its own
+
+The heap keeps its arenas, and an arena knows its heap only weakly: when the heap goes, so do they.
+The slot of an arena that was dropped is used again; its units count on from where they ended, so
+that an offset never has a second meaning [R24].
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Self
+
+from pmemheap.blockspace import BlockSpace
+from pmemheap.engine import Engine, State
+from pmemheap.errors import OutOfSpaceError, UsageError
+from pmemheap.filemedium import FileMedium
+from pmemheap.layout import (
+    ARENA_NAME_BYTES,
+    ARENA_SLOTS,
+    ARENA_UNITS_MOST,
+    ArenaSlot,
+    ArenaState,
+)
+from pmemheap.region import Region
+from pmemheap.units import GiB
+
+__all__ = ["Arena", "arena_name_argument", "index_of", "live_names", "vacancy"]
+
+_HEADROOM_MOST = 256 * GiB
+"""Address space behind a named arena: what 256 of them have together is there to be had."""
+
+
+class Arena(BlockSpace):
+    """A named arena of a heap; made by ``heap.arena(name)``.
+
+    It has the calls of a heap that deal with blocks. Its blocks have offsets of the heap, which
+    takes them in its own calls as well.
+
+    Examples
+    --------
+    >>> import pmemheap
+    >>> heap = pmemheap.Heap.anonymous()
+    >>> arena = heap.arena("requests")
+    >>> offset = arena.malloc(100)
+    >>> heap.usable_size(offset)
+    112
+    >>> arena.drop()                        # frees all of its blocks
+    >>> heap.close()
+    """
+
+    __slots__ = ("_arena_name", "_heap", "_index")
+
+    _arena_name: str
+    _heap: weakref.ref[Engine]
+    _index: int
+
+    def __init__(self) -> None:
+        """Refuse: an arena is part of a heap."""
+        raise TypeError("Arena: made by heap.arena(name)")
+
+    @classmethod
+    def in_heap(cls, heap: Engine, index: int, slot: ArenaSlot | None = None) -> Self:
+        """Open the arena in a slot; under the lock of the heap.
+
+        Parameters
+        ----------
+        slot : ArenaSlot, optional
+            Make a new arena of this name and first unit.
+
+        Raises
+        ------
+        OutOfSpaceError
+            No address space for it, or no space for the first MiB of a new one.
+        """
+        medium = heap._medium
+        first = 0 if slot is None else slot.first_unit
+        headroom = min(heap._region.headroom_wanted, _HEADROOM_MOST)
+        region = Region(medium, headroom, arena=index, first_unit=first)
+        try:
+            if slot is None:
+                assert isinstance(medium, FileMedium), "anonymous arenas are never reopened"
+                region.adopt(medium.pieces(index))
+            else:
+                medium.expect_arena(index, slot)
+                region.grow(1, 1)
+            return cls._over(heap, index, region, fresh=slot is not None)
+        except BaseException:
+            region.close()
+            raise
+
+    @classmethod
+    def _over(cls, heap: Engine, index: int, region: Region, *, fresh: bool) -> Self:
+        self = cls.__new__(cls)
+        self._arena_name, self._index = heap._medium.arenas[index].name, index
+        self._heap = weakref.ref(heap)
+        self._assemble(
+            heap._medium, region, heap.roots, heap._identity,
+            f"arena {self._arena_name!r} of {heap._name}", heap._decay_seconds,
+            fresh=fresh, arena=index, heap=heap,
+        )  # fmt: skip
+        self._lock = heap._lock
+        self._set_state(heap._state())
+        return self
+
+    @property
+    def name(self) -> str:
+        """Name of the arena."""
+        return self._arena_name
+
+    def _spaces(self) -> tuple[Engine, ...]:
+        heap = self._heap()
+        return (self,) if heap is None else heap._spaces()
+
+    def drop(self) -> None:
+        """Free all blocks and give their space back, in O(1) calls; the arena is closed then.
+
+        Raises
+        ------
+        BufferError
+            Views of its blocks, or transactions that use it, are alive. Nothing has changed.
+        UsageError
+            The heap is closed, read-only or forked, or the arena was dropped already.
+        DurabilityError
+            It is unknown whether the arena is gone; the heap is read-only from now on.
+        """
+        self._require(write=True)
+        self._alone(self._drop_locked)
+
+    def _drop_locked(self) -> None:
+        self._require(write=True)
+        self._set_state(State.CLOSED)  # before the look: from here on nobody gets a view
+        try:
+            self._require_unused()
+            self._region.drop()
+        except BaseException:
+            if self._medium.arenas[self._index].state == ArenaState.LIVE:
+                self._set_state(State.OPEN)
+                self._heed_failed_sync()
+            raise
+        self._shut()
+
+    def _require_unused(self) -> None:
+        counters = self._counters()
+        if counters["live_views"]:
+            raise BufferError(
+                f"{self._name}: no live views expected at drop, {counters['live_views']} found"
+            )
+        used = counters["reserved_blocks"] + counters["pins"]
+        if used:
+            raise BufferError(
+                f"{self._name}: no open transactions expected at drop, {used} blocks are in use"
+            )
+
+    def __repr__(self) -> str:
+        """Show its name, its state and its size."""
+        state = State(self._state()).name.lower()
+        return f"<Arena {self._arena_name!r}, {state}, {self._region.mapped_bytes} bytes mapped>"
+
+
+def live_names(arenas: dict[int, ArenaSlot]) -> dict[str, int]:
+    """Return the indices of the named arenas, by name."""
+    return {
+        slot.name: index
+        for index, slot in arenas.items()
+        if index and slot.state == ArenaState.LIVE
+    }
+
+
+def index_of(arenas: dict[int, ArenaSlot], name: str) -> int | None:
+    """Return the slot of a named arena, if there is one."""
+    return live_names(arenas).get(name)
+
+
+def vacancy(arenas: dict[int, ArenaSlot], name: str) -> tuple[int, ArenaSlot]:
+    """Return a free slot for an arena, and what is to be in it.
+
+    Raises
+    ------
+    OutOfSpaceError
+        All 255 are in use, or have used up most of their offsets.
+    """
+    for index in range(1, ARENA_SLOTS):
+        old = arenas.get(index)
+        if old is None:
+            return index, ArenaSlot(0, 0, name)
+        if old.state == ArenaState.DROPPED and old.end_unit < ARENA_UNITS_MOST // 2:
+            return index, ArenaSlot(old.end_unit, old.end_unit, name)
+    raise OutOfSpaceError(
+        f"arena {name!r}: at most {ARENA_SLOTS - 1} named arenas expected, all in use"
+    )
+
+
+def arena_name_argument(name: object) -> str:
+    """Return a name that an arena can have.
+
+    Raises
+    ------
+    TypeError
+        It is no str.
+    UsageError
+        It is empty, too long or no UTF-8.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"arena {name!r}: a name expected, found {type(name).__name__}")
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"arena {name!r}: a name in UTF-8 expected, {error.reason} found"
+        ) from error
+    if not 0 < length <= ARENA_NAME_BYTES or "\0" in name:
+        raise UsageError(
+            f"arena {name!r}: a name of 1 to {ARENA_NAME_BYTES} bytes expected, {length} found"
+        )
+    return name

@@ -1,0 +1,152 @@
+"""Block space: all that can be done with the blocks of one arena, beyond the calls in C.
+
+Heap, Arena --> BlockSpace -- handles and arrays, space and insight
+|
+Engine, HeapCore -- malloc, free, realloc, view
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pmemheap import handles, insight
+from pmemheap.arguments import alignment_argument, offset_argument, size_argument
+from pmemheap.engine import Engine
+from pmemheap.errors import OutOfSpaceError
+from pmemheap.filemedium import FileMedium
+from pmemheap.handles import Block
+from pmemheap.insight import CheckReport, ExplainedOutOfSpaceError, Explanation, HeapStats
+from pmemheap.units import GRANULE, UNIT
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["BlockSpace"]
+
+
+class BlockSpace(Engine):
+    """The blocks of one arena of a heap."""
+
+    __slots__ = ()
+
+    def address(self, offset: int) -> int:
+        """Return the address of the live block at `offset`, for other libraries of this process.
+
+        Keep a view of the block for as long as the address is used: nothing else pins it.
+        """
+        space = self._elsewhere(offset_argument(offset)) or self
+        space.usable_size(offset)
+        return space._region.base("data") + (offset ^ space._origin)
+
+    # ------------------------------------------------------------ handles and arrays
+
+    def alloc(self, size: int, align: int = GRANULE) -> Block:
+        """Allocate a block and return a handle to it, which knows when the block is gone.
+
+        Parameters and exceptions as `malloc`.
+        """
+        offset = self.malloc(size, align)
+        try:
+            return Block(self, offset, size)
+        except BaseException:
+            self.free(offset)
+            raise
+
+    def block(self, offset: int) -> Block:
+        """Return a handle to the live block at `offset`."""
+        place = offset_argument(offset)
+        space = self._elsewhere(place) or self
+        return Block(space, place, space.usable_size(place))
+
+    def ndarray(
+        self, shape: int | tuple[int, ...], dtype: npt.DTypeLike = float, align: int = 64
+    ) -> np.ndarray[Any, Any]:
+        """Allocate a block and return it as a numpy array of zeros.
+
+        The array is a view: the block is freed by ``heap.free(heap.offset_of(array))`` once no
+        array of it lives, or before that with ``deferred=True``.
+        """
+        return handles.new_array(self, shape, dtype, align)
+
+    def ndarray_at(
+        self, offset: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike = float
+    ) -> np.ndarray[Any, Any]:
+        """Return the block at `offset` as a numpy array; UsageError if it is too small."""
+        return handles.array_at(self, offset, shape, dtype)
+
+    def offset_of(self, buffer: object) -> int:
+        """Return the offset of the block that a view or array of this heap belongs to.
+
+        Raises
+        ------
+        UsageError
+            It is not a buffer of this heap.
+        """
+        return handles.offset_of(self, buffer)
+
+    # ------------------------------------------------------------ space and insight
+
+    def _explained(self, error: OutOfSpaceError, size: int, align: int) -> OutOfSpaceError:
+        if isinstance(error, ExplainedOutOfSpaceError):
+            return error
+        return ExplainedOutOfSpaceError(str(error), self.explain(size, align, str(error)))
+
+    def trim(self) -> int:
+        """Give free space back: segments at both ends, pages (and file blocks) in between.
+
+        Returns
+        -------
+        int
+            Bytes that the system counts less: memory, or blocks of the file. O(units of the heap).
+        """
+        self._require(write=True)
+        return self._serve(self._trim_locked)
+
+    def _trim_locked(self) -> int:
+        before = self._footprint()
+        self._supply.trim()
+        return max(0, before - self._footprint())
+
+    def _footprint(self) -> int:
+        if isinstance(self._medium, FileMedium):
+            return self._medium.allocated()[1]
+        return sum(each.resident for each in self._region.residency().values())
+
+    def stats(self) -> HeapStats:
+        """Return how large and how full the heap is. O(mappings), and O(units) the first time."""
+        self._require()
+        return self._serve(insight.stats, self)
+
+    def explain(self, size: int, align: int = GRANULE, refusal: str = "") -> Explanation:
+        """Tell whether `size` bytes could be allocated now, what refuses, and what would help."""
+        nbytes, alignment = size_argument(size), alignment_argument(align)
+        self._require()
+        return self._serve(insight.explain, self, nbytes, alignment, refusal)
+
+    def check(self) -> CheckReport:
+        """Verify every structure against every other. O(units).
+
+        Returns
+        -------
+        CheckReport
+            True if nothing was found; its `findings` are sentences.
+        """
+        self._require()
+        return self._serve(insight.check, self)
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Yield ``(offset, usable size)`` of the live blocks, by offset.
+
+        Blocks that come or go while it runs may or may not be in it. O(1) memory.
+        """
+        self._require()
+        self._serve(self._supply.read_all)
+        cursor = self._bounds()[0] * (UNIT // GRANULE)
+        while True:
+            self._require()
+            cursor, found = self._blocks(cursor)
+            if not found:
+                return
+            yield from found
