@@ -187,6 +187,8 @@ class Replay:
         self.size = size
 
     def _zero(self, start: int, stop: int) -> None:
+        if start >= stop:
+            return
         for cell in range(start // self.cell, -(-stop // self.cell)):
             old = self.content(cell)
             if old == self._zeros:

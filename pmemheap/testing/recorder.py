@@ -57,7 +57,7 @@ class Crash(NamedTuple):
     most: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recording:
     """The bytes of a file, and what happened to it then.
 
@@ -71,7 +71,11 @@ class Recording:
 
     base: bytes
     events: tuple[TapeEvent, ...]
-    _bounds: list[tuple[int, int, int]] = field(init=False, repr=False, compare=False)
+    _bounds: list[tuple[int, int, int]] = field(init=False, compare=False)
+
+    def __repr__(self) -> str:
+        """Return the lengths: the bytes are many."""
+        return f"Recording({len(self.base)} bytes, {len(self.events)} events)"
 
     def __post_init__(self) -> None:
         """Count how far the program had come before each event."""
