@@ -1,5 +1,5 @@
-/* heap_notes.c -- who is told of the stores to persistent words: the recorder of a test, and the log of a power
- * heap, which takes the words that changed and the blocks that were freed from two lists.
+/* heap_notes.c -- who is told of the stores to persistent words: the recorder and the tape of a test, and the log of a
+ * power heap, which takes the words that changed and the blocks that were freed from two lists.
  *
  * Room in a list is reserved before anything is changed, so that noting cannot fail. */
 #include <stdlib.h>
@@ -48,6 +48,8 @@ void ph_note(struct ph_heap *h, uint64_t *at, uint64_t value)
         record(h->recorder, at, value);
     if (h->logged == PH_POWER && !is_among_the_last(&h->dirty, at))
         h->dirty.words[h->dirty.count++] = at;
+    if (ph_tape_on())
+        ph_tape_store(at, &value, sizeof value);
 }
 
 void ph_freed_add(struct ph_heap *h, uint64_t offset, uint64_t nbytes)
