@@ -64,6 +64,6 @@ def _power_failures(draw: st.DrawFn, replay: Replay, crash: Crash) -> State:
     cells = sorted(replay.history)
     for cell in sorted(draw(st.sets(st.sampled_from(cells))) if cells else ()):
         older = list(dict.fromkeys(content for _, content in reversed(replay.history[cell])))[1:]
-        changes[cell] = draw(st.sampled_from(older))
+        changes[cell] = older[draw(st.integers(0, len(older) - 1))]
     size = draw(st.sampled_from([each for _, each in reversed(replay.sizes)]))
     return State(crash, changes, size, replay.key_of(changes, size))
