@@ -25,6 +25,7 @@ from pmemheap.layout import (
     ArenaSlot,
     ArenaState,
 )
+from pmemheap.redo import replay_private
 from pmemheap.region import Region
 from pmemheap.units import GiB
 
@@ -84,6 +85,8 @@ class Arena(BlockSpace):
             if slot is None:
                 assert isinstance(medium, FileMedium), "anonymous arenas are never reopened"
                 region.adopt(medium.pieces(index))
+                if isinstance(medium, FileMedium):
+                    replay_private(medium, region, index)
             else:
                 medium.expect_arena(index, slot)
                 region.grow(1, 1)

@@ -106,7 +106,12 @@ class BlockSpace(Engine):
 
     def _trim_locked(self) -> int:
         before = self._footprint()
+        log = self._redo()
+        if log is not None:
+            log.sync_log()  # what was freed leaves quarantine
         self._supply.trim()
+        if log is not None:
+            log.shrink()
         return max(0, before - self._footprint())
 
     def _footprint(self) -> int:

@@ -23,10 +23,10 @@ import warnings
 import weakref
 from bisect import bisect_left
 from collections.abc import Callable
+from contextlib import suppress
 from enum import IntEnum
 from typing import Any, ParamSpec, TypeVar
 
-from pmemheap import native
 from pmemheap.arguments import (
     alignment_argument,
     offset_argument,
@@ -35,7 +35,13 @@ from pmemheap.arguments import (
     whole_number,
 )
 from pmemheap.committing import Committing
-from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
+from pmemheap.errors import (
+    CorruptHeapError,
+    DurabilityError,
+    OutOfSpaceError,
+    PmemHeapError,
+    UsageError,
+)
 from pmemheap.filemedium import FileMedium
 from pmemheap.layout import ARENA_BITS
 from pmemheap.region import AnonymousMedium, Region
@@ -81,6 +87,8 @@ class _Code(IntEnum):
     MOVE = -6
     UPSTREAM = -7
     CORRUPT = -8
+    IN_TRANSACTION = -9
+    MOVE_LOGGED = -10
 
 
 _WITHHELD = {
@@ -230,7 +238,13 @@ class Engine(Committing):
         return self._refuse_free(offsets, where)
 
     def _refuse_free(self, offset: int, where: str) -> None:
-        if self._free_refusal(offset) == _Code.PINNED:
+        refusal = self._free_refusal(offset)
+        if refusal == _Code.IN_TRANSACTION:
+            raise BufferError(
+                f"{where}: block at offset {offset:#x}: no open transaction that uses it expected, "
+                "found one"
+            )
+        if refusal == _Code.PINNED:
             raise BufferError(
                 f"{where}: block at offset {offset:#x}: no live views expected, "
                 f"{self._views_of(offset)} found; free(offset, deferred=True) waits for them"
@@ -494,6 +508,10 @@ class Engine(Committing):
         """Close as far as views that are still alive allow: they keep the memory, not the file."""
         if self._state() > State.READONLY:
             return
+        for transaction in list(self._transactions.values()):
+            transaction._end()
+        with suppress(DurabilityError):
+            self._end_log()
         for space in self._spaces():
             space._set_state(State.CLOSED)
         if isinstance(self._medium, FileMedium):

@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from pmemheap import filespace, layout, native
 from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
@@ -51,6 +52,7 @@ class FileMedium(HeapFile):
     """
 
     shadowed = False
+    recovery: Any = None
     _log: Map | None = None
     _has_surplus = False
 
@@ -292,12 +294,19 @@ class FileMedium(HeapFile):
 
         It stays mapped until the next one is, or the file is closed.
         """
-        wanted = slot or self.log_slot()
-        reservation = VMReservation(wanted.file_bytes)
-        log = Map.file(self.fd, reservation, 0, wanted.file_bytes, wanted.file_off)
+        log = self.map_log_beside(slot or self.log_slot())
+        self.keep_log(log)
+        return log
+
+    def map_log_beside(self, slot: SegmentSlot) -> Map:
+        """Map a log beside the one in use."""
+        reservation = VMReservation(slot.file_bytes)
+        return Map.file(self.fd, reservation, 0, slot.file_bytes, slot.file_off)
+
+    def keep_log(self, log: Map) -> None:
+        """Keep a mapped log, in the place of the one before."""
         self.unmap_log()
         self._log = log
-        return log
 
     @property
     def log_address(self) -> int:

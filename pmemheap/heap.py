@@ -17,8 +17,9 @@ import os
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
+from threading import get_ident
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from pmemheap.arenas import Arena, arena_name_argument, index_of, live_names, vacancy
 from pmemheap.arguments import (
@@ -36,9 +37,11 @@ from pmemheap.errors import DurabilityError, UsageError
 from pmemheap.filemedium import FileMedium
 from pmemheap.insight import CheckReport, HeapStats
 from pmemheap.layout import ARENA_BITS, ArenaState, RootSlot
+from pmemheap.redo import recover, replay_private
 from pmemheap.region import DEFAULT_HEADROOM, AnonymousMedium, Region
 from pmemheap.roots import MemoryRoots, Roots, RootStore
 from pmemheap.totals import joined, lost_roots, misplaced_segments, total
+from pmemheap.transaction import Savepoint, Transaction
 
 __all__ = ["ALIGN_MOST", "DECAY_SECONDS", "SIZE_MOST", "Heap", "open_heap"]
 
@@ -204,7 +207,7 @@ class Heap(BlockSpace):
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
         medium = FileMedium.open(
-            path_argument(path), readonly=readonly, limit=limit_argument(limit)
+            path_argument(path), readonly=readonly, limit=limit_argument(limit), recover=recover
         )
         return cls._over_file(medium, headroom, decay, fresh=False)
 
@@ -245,8 +248,9 @@ class Heap(BlockSpace):
                 f"attach: an open descriptor expected, found {fd!r}: {error}"
             ) from error
         medium = FileMedium.adopt(
-            own, f"descriptor {fd}", readonly=readonly, limit=limit_argument(limit), beside=True
-        )
+            own, f"descriptor {fd}", readonly=readonly, limit=limit_argument(limit), beside=True,
+            recover=recover,
+        )  # fmt: skip
         return cls._over_file(medium, headroom, decay, fresh=False)
 
     @classmethod
@@ -254,9 +258,11 @@ class Heap(BlockSpace):
         cls, medium: FileMedium, headroom: int, decay: float | None, *, fresh: bool
     ) -> Self:
         try:
+            medium.shadowed = medium.is_power and not medium.readonly
             region = Region(medium, headroom)
             try:
                 region.adopt(medium.pieces())
+                replay_private(medium, region, 0)
                 identity, name = medium.superblock.uuid, f"heap {medium.name!r}"
                 return cls._over(medium, region, identity, name, decay, fresh=fresh)
             except BaseException:
@@ -447,6 +453,34 @@ class Heap(BlockSpace):
 
     # ------------------------------------------------------------ durability, end
 
+    def transaction(self, *, durable: bool = True) -> Transaction:
+        """Begin a transaction: changes that become visible together, or not at all.
+
+        Parameters
+        ----------
+        durable : bool
+            In a power heap, whether its commit waits until it would survive a power failure. If
+            not, it survives the end of the process at once, and a power failure together with the
+            next commit that waits, or `sync`.
+
+        Returns
+        -------
+        Transaction
+            A context manager. Inside of an open transaction of this thread it is a savepoint of
+            that one, with the same calls.
+
+        Raises
+        ------
+        UsageError
+            The heap is closed, read-only or forked.
+        """
+        if self._state() != State.OPEN:
+            self._require(write=True)
+        outer = self._transactions.get(get_ident())
+        if outer is not None:
+            return cast("Transaction", Savepoint(outer))
+        return Transaction(self, durable)
+
     def sync(self) -> None:
         """Wait until everything stored so far is on the medium; nothing in anonymous memory.
 
@@ -487,6 +521,23 @@ class Heap(BlockSpace):
     def _close_locked(self) -> None:
         if self._state() == State.CLOSED:
             return
+        self._require_unused()
+        try:
+            self._end_log()
+        finally:
+            self._close_parts()
+
+    def _require_unused(self) -> None:
+        views = sum(space._live_views() for space in self._spaces())
+        if views:
+            raise BufferError(f"{self._name}: no live views expected at close, {views} found")
+        if self._transactions:
+            raise BufferError(
+                f"{self._name}: no open transaction expected at close, "
+                f"{len(self._transactions)} found"
+            )
+
+    def _close_parts(self) -> None:
         state, arenas = State(self._state()), self._spaces()[1:]
         for arena in arenas:  # before the look: from here on nobody gets a view
             arena._set_state(State.CLOSED)

@@ -313,8 +313,12 @@ class HeapFile:
         if not beside:
             self._refuse_writer()
 
+    def has_writer(self) -> bool:
+        """Tell whether somebody else has the heap open for writing."""
+        return native.probe_lock(self.fd, layout.LOCK_WRITER, Lock.READ) != Lock.NONE
+
     def _refuse_writer(self) -> None:
-        if native.probe_lock(self.fd, layout.LOCK_WRITER, Lock.READ) != Lock.NONE:
+        if self.has_writer():
             raise UsageError(
                 f"heap file {self.name!r}: no writer expected, process {self._holder()} has it open"
             )
@@ -507,6 +511,17 @@ class HeapFile:
     def header_address(self) -> int:
         """Address of the mapped header area, for journals; 0 if it is not mapped."""
         return 0 if self._header is None else self._header.address
+
+    def store_log_words(self, applied_lsn: int) -> None:
+        """Say in the shared page that all before an LSN is home, and nothing to undo [R22], [R23]."""
+        self._store(layout.SHARED_PAGE, struct.pack("<Q", applied_lsn))
+        self._store(layout.SHARED_PAGE + 8, bytes(8))
+
+    def sync_memory(self, address: int, nbytes: int, during: str) -> None:
+        """Wait until the bytes of a shared map of the file are durable; DurabilityError if not."""
+        first = address // UNIT * UNIT
+        with self._failed_sync_noted(during):
+            native.msync(first, address + nbytes - first)
 
     def _store(self, offset: int, data: bytes) -> None:
         """Store to the header: the one way by which Python changes persistent bytes."""

@@ -7,13 +7,13 @@ root may name any offset of the heap; `check` reports one at which no live block
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Protocol
 
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.layout import ROOT_NAME_BYTES, ROOT_SLOTS, RootSlot
 
-__all__ = ["Guard", "MemoryRoots", "RootStore", "Roots"]
+__all__ = ["Guard", "MemoryRoots", "RootStore", "Roots", "require_root"]
 
 
 class RootStore(Protocol):
@@ -62,6 +62,12 @@ class MemoryRoots:
         """Remove a root."""
         del self.roots[self._by_name.pop(name)]
 
+    def require_room(self, puts: Iterable[str], drops: set[str]) -> None:
+        """Check that roots can be kept once others are dropped; OutOfSpaceError if not."""
+        after = (self._by_name.keys() - drops) | set(puts)
+        if len(after) > ROOT_SLOTS:
+            raise OutOfSpaceError(f"roots: at most {ROOT_SLOTS} expected, {len(after)} wanted")
+
 
 class Roots(MutableMapping[str, int]):
     """The roots of a heap: name to offset.
@@ -77,6 +83,11 @@ class Roots(MutableMapping[str, int]):
     def __init__(self, store: RootStore, guard: Guard) -> None:
         self._store = store
         self._guard = guard
+
+    @property
+    def store(self) -> RootStore:
+        """Where they are kept."""
+        return self._store
 
     def _slots(self) -> list[tuple[int, RootSlot]]:
         """Copy them in one step, in which no other thread can change them."""
@@ -100,13 +111,7 @@ class Roots(MutableMapping[str, int]):
         OutOfSpaceError
             There are 1024 roots already.
         """
-        _require_name(name)
-        try:
-            place = int.__index__(operator.index(offset))
-        except TypeError as error:
-            raise TypeError(f"root {name!r}: a whole number expected, {offset!r} found") from error
-        if not 0 <= place < 1 << 63:
-            raise UsageError(f"root {name!r}: an offset of the heap expected, {place} found")
+        place = require_root(name, offset)
         self._guard.require(write=True)
         self._guard.put(self._store, RootSlot(name, place))
 
@@ -128,6 +133,26 @@ class Roots(MutableMapping[str, int]):
     def __repr__(self) -> str:
         """Show them as a dictionary."""
         return f"Roots({dict(self)!r})"
+
+
+def require_root(name: str, offset: int) -> int:
+    """Return an offset that can be kept as a root, under a name that can be one.
+
+    Raises
+    ------
+    TypeError
+        The name is no str, or the offset no whole number.
+    UsageError
+        The name is empty, too long or no UTF-8, or the offset is not one.
+    """
+    _require_name(name)
+    try:
+        place = int.__index__(operator.index(offset))
+    except TypeError as error:
+        raise TypeError(f"root {name!r}: a whole number expected, {offset!r} found") from error
+    if not 0 <= place < 1 << 63:
+        raise UsageError(f"root {name!r}: an offset of the heap expected, {place} found")
+    return place
 
 
 def _require_name(name: str) -> None:

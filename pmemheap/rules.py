@@ -51,6 +51,7 @@ class Rule(IntEnum):
     R29 = 29
     R30 = 30
     DAMAGE = 31
+    DATA_FIRST = 32
 
 
 def omitted(rule: Rule) -> bool:

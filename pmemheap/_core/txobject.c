@@ -282,6 +282,16 @@ static PyObject *fresh_bytes(PyObject *object, PyObject *ignored)
     return PyLong_FromUnsignedLongLong(tx_of(object)->tx.fresh_bytes);
 }
 
+/* About how long the record of the commit will be. */
+static PyObject *log_bytes(PyObject *object, PyObject *ignored)
+{
+    const struct ph_tx *tx = &tx_of(object)->tx;
+    uint64_t items = tx->fresh.count + tx->frees.count + tx->writes.count + tx->snapshots.count;
+
+    (void)ignored;
+    return PyLong_FromUnsignedLongLong(128 + items * 80 + tx->used + (tx->data_first ? 0 : tx->fresh_bytes));
+}
+
 static PyObject *set_data_first(PyObject *object, PyObject *argument)
 {
     tx_of(object)->tx.data_first = PyObject_IsTrue(argument) == 1;
@@ -325,6 +335,7 @@ static PyMethodDef tx_methods[] = {
     {"_rollback", rollback, METH_NOARGS, NULL},
     {"_fresh", fresh, METH_NOARGS, fresh_doc},
     {"_fresh_bytes", fresh_bytes, METH_NOARGS, NULL},
+    {"_log_bytes", log_bytes, METH_NOARGS, NULL},
     {"_set_data_first", set_data_first, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

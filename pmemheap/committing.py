@@ -1,0 +1,319 @@
+"""Committing: what a heap does for its log and its transactions. The base of `Engine`.
+
+    bare call (C) --> record --> log half full --> _log_upkeep --> checkpoint
+    transaction --> _reserve ... --> _commit --> record --> sync (power, durable) --> applied
+
+A heap in anonymous memory has a log without bytes: its transactions work the same way, and nothing
+is written. All of it that changes more than the core runs under the lock of the heap.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pmemheap import layout, native
+from pmemheap.errors import OutOfSpaceError, UsageError
+from pmemheap.filemedium import FileMedium
+from pmemheap.native import LogCore
+from pmemheap.redo import INLINE_MOST, RedoLog, slot_operations
+from pmemheap.roots import MemoryRoots
+from pmemheap.rules import Rule, omitted
+from pmemheap.units import GRANULE, UNIT
+
+if TYPE_CHECKING:
+    from pmemheap.region import AnonymousMedium, Region
+    from pmemheap.roots import Roots
+    from pmemheap.supply import Supply
+    from pmemheap.transaction import Transaction
+
+__all__ = ["Committing"]
+
+_LARGE = -2
+_BAD_OFFSET, _PINNED, _IN_TRANSACTION = -3, -4, -9
+_OUTSIDE, _TWICE = -30, -31
+_PROCESS, _POWER = 1, 2
+_RANGES_SYNCED_ONE_BY_ONE = 8
+_QUARANTINE_SHARE = 8
+_QUARANTINE_LEAST = 1 << 20
+
+
+class Committing(native.HeapCore):
+    """The part of a heap that knows the log."""
+
+    __slots__ = ("_log", "_transactions", "_writer")
+
+    _log: LogCore
+    _transactions: dict[int, Transaction]
+    _writer: threading.Lock
+    _lock: threading.RLock  # type: ignore[valid-type]
+    _medium: AnonymousMedium | FileMedium
+    _region: Region
+    _supply: Supply
+    _roots: Roots
+    _origin: int
+    _owner: int
+    _name: str
+
+    _serve: Callable[..., Any]
+    _raise_code: Callable[[int], None]
+    _no_block: Callable[[int, str], UsageError]
+    _heed_failed_sync: Callable[[], None]
+
+    # ------------------------------------------------------------ the log
+
+    def _begin_log(self, heap: Committing | None) -> None:
+        """Join the log of the heap; with None, begin it."""
+        medium = self._medium
+        in_file = isinstance(medium, FileMedium) and not medium.readonly
+        if heap is None:
+            self._log = RedoLog(medium) if in_file else LogCore()
+            self._transactions, self._writer = {}, threading.Lock()
+        else:
+            self._log, self._writer = heap._log, heap._writer
+            self._transactions = heap._transactions
+        base, region = self._region.base, self._region
+        homes = ("data", "home_bits", "home_entries")
+        if not (isinstance(medium, FileMedium) and medium.shadowed):
+            homes = ("data", "bits", "entries")
+        data, bits, entries = map(base, homes) if in_file else (0, 0, 0)
+        self._log._set_home(
+            self._origin >> layout.ARENA_BITS, data, bits, entries,
+            region.first_unit, region.end_unit, self,
+        )  # fmt: skip
+        if in_file:
+            self._set_logged(_POWER if medium.is_power else _PROCESS)
+
+    def _end_log(self) -> None:
+        """Bring everything home before the heap closes."""
+        log = self._redo()
+        if log is not None and not self._medium_sync_failed():
+            log.append(b"", 0, self._medium_file_end())
+            log.checkpoint()
+
+    def _medium_sync_failed(self) -> bool:
+        return isinstance(self._medium, FileMedium) and self._medium.sync_failed
+
+    def _redo(self) -> RedoLog | None:
+        """Return the log of a heap that has one in its file."""
+        return self._log if isinstance(self._log, RedoLog) else None
+
+    def _log_upkeep(self) -> None:
+        """Make room in the log; C asks for it when a bare call has found none, or half of it used.
+
+        What a finalizer has changed in the middle of another change waits for the next record.
+        """
+        log = self._redo()
+        if log is None or self._owner not in {0, threading.get_ident()}:
+            return
+        if self._owner:
+            self._log_upkeep_locked(log)
+        elif not self._is_changing():
+            self._serve(self._log_upkeep_locked, log)
+
+    def _log_upkeep_locked(self, log: RedoLog) -> None:
+        log.checkpoint_if_due()
+        log.append(b"", 0, self._medium_file_end())
+
+    def _is_changing(self) -> bool:
+        """Tell whether this thread is in the middle of a change of a heap."""
+        return False
+
+    def _medium_file_end(self) -> int:
+        assert isinstance(self._medium, FileMedium)
+        return self._medium.file_end
+
+    def _make_log_room(self, code: int, nbytes: int) -> None:
+        """Do what lets a record be appended that was refused with `code`, or raise."""
+        log = self._redo()
+        if log is None:
+            raise MemoryError(f"{self._name}: no memory for a transaction")
+        try:
+            self._serve(log.make_room, code, nbytes)
+        finally:
+            self._heed_failed_sync()
+
+    def _release_quarantine(self) -> None:
+        """Before a heap grows: let go what was freed and only waits for a sync [R6]."""
+        log = self._redo()
+        if log is None or not self._medium_is_power():
+            return
+        held = self._counters()["quarantined_bytes"]
+        if held > max(_QUARANTINE_LEAST, self._region.nunits * UNIT // _QUARANTINE_SHARE):
+            log.sync_log()
+
+    def _medium_is_power(self) -> bool:
+        return isinstance(self._medium, FileMedium) and self._medium.is_power
+
+    # ------------------------------------------------------------ for transactions
+
+    def _reserve(self, transaction: native.TxCore, size: int, align: int) -> int:
+        """Reserve a block for a transaction; C could not do it alone."""
+        offset: int = self._serve(self._reserve_locked, transaction, size, align)
+        return offset
+
+    def _reserve_locked(
+        self, transaction: native.TxCore, size: int, align: int, *, roomy: bool = False
+    ) -> int:
+        arena = self._origin >> layout.ARENA_BITS
+        while True:
+            offset = transaction._try_malloc(arena, size, align)
+            if offset >= 0:
+                return offset
+            if offset == _LARGE:
+                return self._reserve_extent(transaction, size, align, roomy=roomy)
+            self._raise_code(offset)
+            self._refill(size)
+
+    def _refill(self, size: int) -> None:
+        raise NotImplementedError
+
+    def _reserve_extent(
+        self, transaction: native.TxCore, size: int, align: int, *, roomy: bool
+    ) -> int:
+        nunits = -(-size // UNIT)
+        start = self._supply.allocate(nunits, max(align // UNIT, 1), roomy=roomy)
+        offset = self._reserve_large(start, nunits, size)
+        if transaction._own(offset) < 0:
+            raise MemoryError(f"{self._name}: no memory for a transaction")
+        return offset
+
+    def _commit(self, transaction: Transaction) -> None:
+        """Commit: under the lock of the heap if roots change, since their slots are chosen here."""
+        if transaction._pending_roots:
+            end = self._serve(self._commit_roots, transaction)
+            if transaction.durable and self._medium_is_power():
+                self._wait(end)
+        else:
+            self._append_commit(transaction, b"", 0, transaction.durable)
+        log = self._redo()
+        if log is not None and log.is_crowded():
+            self._serve(log.checkpoint_if_due)
+
+    def _commit_roots(self, transaction: Transaction) -> int:
+        puts, drops = transaction._root_changes()
+        store = self._roots.store
+        if isinstance(store, MemoryRoots):
+            store.require_room(puts, drops)
+            self._append_commit(transaction, b"", 0, False)
+            for name in drops:
+                store.drop_root(name)
+            for root in puts.values():
+                store.put_root(root)
+            return 0
+        assert isinstance(self._medium, FileMedium)
+        slots = self._medium.root_changes(puts, drops)
+        end = self._append_commit(transaction, *slot_operations(slots), False)
+        self._medium.adopt_slots(slots)
+        return end
+
+    def _append_commit(
+        self, transaction: Transaction, operations: bytes, count: int, durable: bool
+    ) -> int:
+        """Append the record, and wait for it where that is asked for; return its end."""
+        self._prepare_fresh(transaction)
+        while (end := transaction._commit(operations, count, durable)) < 0:
+            if not transaction.is_open:
+                raise self._died()
+            self._make_log_room(end, transaction._log_bytes() + len(operations))
+        return end
+
+    def _prepare_fresh(self, transaction: Transaction) -> None:
+        """DATA FIRST: much new data is made durable before the record that speaks of it."""
+        log = self._redo()
+        if log is None or not self._medium_is_power():
+            return
+        nbytes = transaction._fresh_bytes()
+        if nbytes <= min(INLINE_MOST, log.size // 4):
+            return
+        ranges = transaction._fresh()
+        assert isinstance(self._medium, FileMedium)
+        if not omitted(Rule.DATA_FIRST):
+            self._sync_ranges(self._medium, ranges)
+        transaction._set_data_first(True)
+
+    def _sync_ranges(self, medium: FileMedium, ranges: list[tuple[int, int]]) -> None:
+        try:
+            if len(ranges) > _RANGES_SYNCED_ONE_BY_ONE:
+                medium.sync_all("commit")
+                return
+            for offset, nbytes in ranges:
+                medium.sync_memory(self._address_of(offset), nbytes, "commit")
+        finally:
+            self._heed_failed_sync()
+
+    def _address_of(self, offset: int) -> int:
+        space: Any = self._elsewhere(offset) or self
+        address: int = space._region.base("data") + (offset ^ space._origin)
+        return address
+
+    def _elsewhere(self, offset: int) -> Any:
+        raise NotImplementedError
+
+    def _wait(self, lsn: int) -> None:
+        log = self._redo()
+        assert log is not None
+        try:
+            log.wait(lsn)
+        finally:
+            self._heed_failed_sync()
+
+    def _died(self) -> Exception:
+        log = self._redo()
+        assert log is not None
+        error = log.died("commit")
+        self._heed_failed_sync()
+        return error
+
+    def _refuse_in_transaction(self, code: int, what: str, offset: int, nbytes: int) -> NoReturn:
+        """Raise what a transaction's call was refused for."""
+        where = f"transaction: {what}"
+        if code == _OUTSIDE:
+            raise UsageError(
+                f"{where}: {nbytes} bytes from offset {offset:#x} inside of one block expected, "
+                "found the end of the block before them"
+            )
+        if code == _TWICE:
+            raise UsageError(
+                f"{where}: a block that this transaction has not freed expected at offset "
+                f"{offset:#x}, found one that it has"
+            )
+        if code in {_PINNED, _IN_TRANSACTION}:
+            holder = "another transaction" if code == _IN_TRANSACTION else "live views"
+            raise BufferError(
+                f"{where}: block at offset {offset:#x} expected to be unused, held by {holder}"
+            )
+        if code == _BAD_OFFSET:
+            raise self._no_block(offset, where)
+        raise MemoryError(f"{where}: no memory for it")
+
+    # ------------------------------------------------------------ moving a block
+
+    def _move_logged(self, offset: int, size: int) -> int:
+        """Let a block move in a file heap, in one record: reserve, copy, free, commit."""
+        transaction = native.TxCore()
+        transaction._open(self._log)
+        to = self._reserve_locked(transaction, size, GRANULE, roomy=True)
+        count = min(self.usable_size(offset), size)
+        try:
+            with self.view(offset, count) as old, self.view(to, count) as new:
+                new[:] = old
+            self._retire_moved(transaction, offset, to, size)
+        finally:
+            transaction._abort()
+        return to
+
+    def _retire_moved(self, transaction: native.TxCore, offset: int, to: int, size: int) -> None:
+        medium = self._medium
+        refused = transaction._try_free(offset)
+        if refused < 0:
+            self._refuse_in_transaction(refused, "realloc", offset, size)
+        if isinstance(medium, FileMedium) and medium.is_power and size > INLINE_MOST:
+            self._sync_ranges(medium, [(to, size)])
+            transaction._set_data_first(True)
+        while (end := transaction._commit(b"", 0, False)) < 0:
+            log = self._redo()
+            if log is None:
+                raise OutOfSpaceError(f"{self._name}: no memory for a transaction")
+            log.make_room(end, size)

@@ -1,0 +1,465 @@
+"""Redo log: what is committed, and how it comes home. The Python half of `LogCore`.
+
+    append (C) --> sync --> apply (C) --> checkpoint: homes synced, superblock, tail moves on
+
+    recover    scan the log -> header tables -> map -> replay -> sync -> superblock with a new epoch
+    checkpoint log half full, give-back, close: what is before the tail is needed no more
+    move       to a larger log when checkpoints crowd or a record needs it; to a small one to cut
+
+Everything here is called under the lock of the heap, except for `wait`. What the homes are, and who
+may not store to them yet, says `docs/crash-consistency.md`; the rules are cited by their tags.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import struct
+import time
+import weakref
+from collections.abc import Iterable
+
+from pmemheap import layout, native
+from pmemheap.errors import CorruptHeapError, DurabilityError, OutOfSpaceError
+from pmemheap.filemedium import LOG_LEAST, LOG_MOST, FileMedium
+from pmemheap.header import read_tables
+from pmemheap.heapfile import boot_id
+from pmemheap.layout import HeapState, SlotImage, Superblock
+from pmemheap.pmem2 import Map, VMReservation
+from pmemheap.region import Region
+from pmemheap.rules import Rule, omitted
+from pmemheap.units import UNIT
+
+__all__ = ["INLINE_MOST", "LogCode", "RedoLog", "recover", "replay_private", "slot_operations"]
+
+INLINE_MOST = 64 * 1024
+"""Fresh bytes that a record carries; more are synced before it."""
+
+_OPERATION = struct.Struct("<BBHIQ")
+_META = 1
+_CROWDED_SECONDS = 0.1
+_OLD_SECONDS = 30.0
+_LOG_GROWTH = 4
+
+
+class LogCode:
+    """Failures of the C half of the log."""
+
+    NOMEM = -5
+    FULL = -20
+    LARGE = -21
+    DEAD = -22
+    NO_SCRATCH = -23
+
+
+def slot_operations(slots: Iterable[SlotImage]) -> tuple[bytes, int]:
+    """Encode images of header slots as the operations of a record; with their number."""
+    encoded = [
+        _OPERATION.pack(_META, table, 0, len(image), index * layout.SLOT_BYTES) + image
+        for table, index, image in slots
+    ]
+    return b"".join(encoded), len(encoded)
+
+
+class RedoLog(native.LogCore):
+    """The log of an open heap file, which may be stored to; the journal of its header.
+
+    Parameters
+    ----------
+    medium : FileMedium
+        Recovered, its header mapped.
+    """
+
+    def __init__(self, medium: FileMedium) -> None:
+        self._medium: FileMedium = weakref.proxy(medium)
+        self._checkpointed_at = time.monotonic()
+        self.checkpoints = 0
+        self.moves = 0
+        superblock = medium.superblock
+        log = medium.map_log()
+        self._begin(
+            log.address, log.length, medium.is_power, medium.header_address, superblock.tail_lsn,
+            superblock.tail_lsn, superblock.epoch, superblock.chain_seed, 0, medium.file_end,
+        )  # fmt: skip
+        if not medium.is_power:
+            medium.store_log_words(superblock.tail_lsn)
+        medium.journal = self
+
+    # ------------------------------------------------------------ a journal of the header
+
+    def change(self, slots: list[SlotImage], file_end: int, durable: bool) -> None:
+        """Append slots of the header as one record.
+
+        Raises
+        ------
+        OutOfSpaceError
+            The record does not fit into the largest log.
+        DurabilityError
+            A sync failed, now or before.
+        """
+        operations, count = slot_operations(slots)
+        self.append(operations, count, file_end)
+        if durable and not omitted(Rule.R17):
+            self.sync_log()
+
+    def append(self, operations: bytes, count: int, file_end: int) -> int:
+        """Append encoded operations, and what bare calls have changed; return the LSN behind it."""
+        while True:
+            end = self._change(operations, count, file_end)
+            if end >= 0:
+                return end
+            self.make_room(end, 2 * len(operations))
+
+    def sync(self) -> None:
+        """Wait until everything so far is durable."""
+        if self._medium.is_power:
+            self.sync_log()
+        else:
+            self.checkpoint()
+            self._medium.sync_all("sync")
+
+    def sync_log(self) -> None:
+        """Wait until everything appended so far is durable, and bring it home; power heaps."""
+        if self._medium.is_power:
+            self.wait(self._positions()[3])
+
+    def wait(self, lsn: int) -> None:
+        """Wait until the log is durable up to `lsn`: threads that wait together share a sync."""
+        if self._sync(lsn) < 0:
+            raise self.died("commit")
+
+    def died(self, during: str) -> DurabilityError:
+        """Note that a sync has failed [R7]; return what to raise."""
+        self._die()
+        self._medium.sync_failed = True
+        return DurabilityError(
+            errno.EIO,
+            f"heap file {self._medium.name!r}: {during}: a sync of the log has failed; whether "
+            "the last commits are durable is unknown, and nothing is written any more: reopen it",
+        )
+
+    def make_room(self, code: int, nbytes: int) -> None:
+        """Do what lets an append succeed that was refused with `code`, or raise."""
+        if code == LogCode.FULL:
+            before = self._positions()[0]
+            self.checkpoint()
+            if self._positions()[0] == before:
+                self._require_larger(nbytes)
+        elif code == LogCode.LARGE:
+            self._require_larger(nbytes)
+        elif code == LogCode.DEAD:
+            raise self.died("change")
+        else:
+            raise MemoryError(f"heap file {self._medium.name!r}: no memory for a log record")
+
+    def _require_larger(self, nbytes: int) -> None:
+        """Move to a log in which a record of `nbytes` is no more than a quarter."""
+        size = self._medium.superblock.log_size
+        wanted = size * _LOG_GROWTH
+        while wanted < 4 * nbytes:
+            wanted *= 2
+        wanted = min(wanted, LOG_MOST)
+        if wanted <= size or 2 * nbytes > wanted or self._positions()[4]:
+            raise OutOfSpaceError(
+                f"heap file {self._medium.name!r}: a transaction of at most half of the log, "
+                f"which has {size} bytes and could have {LOG_MOST}, expected, "
+                f"one of {nbytes} bytes found; write new data into blocks of their own"
+            )
+        self.move(wanted)
+
+    # ------------------------------------------------------------ checkpoint
+
+    @property
+    def size(self) -> int:
+        """Bytes of the log."""
+        return self._medium.superblock.log_size
+
+    def is_crowded(self) -> bool:
+        """Tell whether a checkpoint is due."""
+        tail, _, _, head, _, _ = self._positions()
+        return head - tail > self.size // 2
+
+    def checkpoint_if_due(self) -> None:
+        """Checkpoint a log that is half full, or old; a larger log when that comes too often."""
+        tail, _, _, head, _, _ = self._positions()
+        size = self._medium.superblock.log_size
+        age = time.monotonic() - self._checkpointed_at
+        if head - tail <= size // 2 and (age < _OLD_SECONDS or head == tail):
+            return
+        self.checkpoint()
+        may_grow = self._medium.is_power and size < LOG_MOST and not self._positions()[4]
+        if age < _CROWDED_SECONDS and may_grow and size >= layout.LOG_BYTES:
+            self.move(min(size * _LOG_GROWTH, LOG_MOST))
+
+    def checkpoint(self) -> None:
+        """Let the homes catch up with the log, and free the log before its tail.
+
+        Raises
+        ------
+        DurabilityError
+            A sync failed.
+        """
+        medium = self._medium
+        target = self._positions()[3]
+        self.sync_log()
+        undo = self._positions()[4]
+        if undo and not omitted(Rule.R20):
+            target = min(target, undo)  # [R20]
+        chain = self._chain_at(target)
+        if medium.is_power and not omitted(Rule.R8):
+            medium.sync_all("checkpoint")  # [R8]
+        medium.write_superblock(sync=medium.is_power, tail_lsn=target, chain_seed=chain)
+        self._set_tail(target)
+        self._checkpointed_at = time.monotonic()
+        self.checkpoints += 1
+
+    # ------------------------------------------------------------ moving
+
+    def move(self, size: int) -> None:
+        """Go on in another log, of `size` bytes [R28].
+
+        Raises
+        ------
+        OutOfSpaceError
+            No room for it; the log is where it was.
+        DurabilityError
+            A sync failed.
+        """
+        medium = self._medium
+        index, slot = medium.allocate_log(size)
+        try:
+            medium.change(medium.log_slots(index, slot), durable=True)
+        except BaseException:
+            if index not in medium.segments:
+                medium.abandon_log(index, slot)
+            raise
+        self._freeze(True)
+        try:
+            self._move_to(slot.file_off, size, medium.map_log_beside(slot))
+        finally:
+            self._freeze(False)
+        medium.drop_logs()
+        self.moves += 1
+
+    def _move_to(self, offset: int, size: int, log: Map) -> None:
+        """Checkpoint all there is, name the new log in both superblocks, and switch."""
+        medium = self._medium
+        self.sync_log()
+        head = self._positions()[3]
+        if medium.is_power:
+            medium.sync_all("log")
+        epoch = next_epoch(medium.superblock)
+        medium.write_superblock(
+            both=not omitted(Rule.R28), sync=medium.is_power, log_off=offset, log_size=size,
+            epoch=epoch, tail_lsn=head, chain_seed=self._chain_at(head),
+        )  # fmt: skip
+        self._move(log.address, size, epoch)
+        medium.keep_log(log)
+
+    def shrink(self) -> None:
+        """Move to a small log when this one is large and nothing keeps it."""
+        large = self._medium.superblock.log_size > layout.LOG_BYTES
+        if large and not self._positions()[4]:
+            self.move(layout.LOG_BYTES)
+
+
+def next_epoch(superblock: Superblock, *, opened: bool = False) -> int:
+    """Return an epoch that no record in any log has [R15]."""
+    if omitted(Rule.R15):
+        return superblock.epoch
+    counter = (superblock.epoch >> 32) + opened
+    return counter << 32 | secrets.randbits(32)
+
+
+# ---------------------------------------------------------------- recovery
+
+
+class Recovery:
+    """What a scan of the log found, for who replays it.
+
+    Attributes
+    ----------
+    start, end : int
+        LSNs between which records are to be replayed.
+    commits_from, undo_from : int
+        As `LogCore._replay` has them.
+    """
+
+    def __init__(self, medium: FileMedium) -> None:
+        superblock = medium.superblock
+        _check_log_place(medium)
+        self.core = native.LogCore()
+        self._reservation = VMReservation(superblock.log_size)
+        self._map = Map.file(
+            medium.fd, self._reservation, 0, superblock.log_size, superblock.log_off, access="r"
+        )
+        self.start = superblock.tail_lsn
+        self.end, self.chain, self.records, _, self.file_end, _, damage = self.core._scan(
+            self._map.address, superblock.log_size, self.start, superblock.chain_seed,
+            superblock.epoch,
+        )  # fmt: skip
+        if damage and not omitted(Rule.DAMAGE):
+            raise CorruptHeapError(
+                f"log of {medium.name!r}: an unbroken chain of records expected, found damage at "
+                f"LSN {self.end} before the record at LSN {damage}: committed work is lost; "
+                "`pmemheap repair` shows what"
+            )
+        self.commits_from, self.undo_from = self.start, 0
+        if not medium.is_power:
+            self._heed_shared_page(medium)
+        self.core._header_tables(self.commits_from, self.end, medium.image)
+
+    def _heed_shared_page(self, medium: FileMedium) -> None:
+        """In a process heap only the last record can be half home [R22], [R23]."""
+        applied, undo = struct.unpack_from("<QQ", medium.image, layout.SHARED_PAGE)
+        if applied > self.end:
+            raise CorruptHeapError(
+                f"log of {medium.name!r}: records up to LSN {applied} expected, "
+                f"found none behind LSN {self.end}"
+            )
+        self.commits_from = max(self.start, applied)
+        self.undo_from = undo or (1 << 64) - 1
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is anything between the tail and the end."""
+        return self.records > 0
+
+    def replay(self, header: int) -> None:
+        """Store what the log says to the homes that `core` knows."""
+        failed = self.core._replay(self.start, self.end, self.commits_from, self.undo_from, header)
+        if failed < 0:
+            raise MemoryError("recovery: no memory for the ranges that the log names")
+
+    def close(self) -> None:
+        """Unmap the log."""
+        self._map.close()
+        self._reservation.close()
+
+
+def _check_log_place(medium: FileMedium) -> None:
+    superblock = medium.superblock
+    size, offset = superblock.log_size, superblock.log_off
+    sound = LOG_LEAST <= size <= LOG_MOST and size % UNIT == 0 and offset % UNIT == 0
+    if not sound or not layout.HEADER_BYTES <= offset <= native.fstat(medium.fd).size - size:
+        raise CorruptHeapError(
+            f"superblock of {medium.name!r}: a log of whole pages inside the file expected, "
+            f"found {size} bytes at file offset {offset:#x}"
+        )
+
+
+def recover(medium: FileMedium) -> None:
+    """Bring a file to its committed state, before its tables are read.
+
+    Read-only nothing is written: the header image is brought up to date, and `replay_private` does
+    the rest when the tables are mapped.
+
+    Raises
+    ------
+    CorruptHeapError
+        The log contradicts what was acknowledged.
+    OutOfSpaceError
+        No room for what has to be stored; nothing has changed.
+    DurabilityError
+        The medium could not be read or written.
+    """
+    superblock = medium.superblock
+    if medium.is_power:
+        _drop_cache(medium)
+    elif superblock.state == HeapState.IN_USE and superblock.boot_id != boot_id():
+        return  # refused by who reads the tables
+    elif medium.readonly and medium.has_writer():
+        return  # shared memory beside its writer: what is home now
+    recovery = Recovery(medium)
+    if not recovery.is_needed:
+        recovery.close()
+        return
+    if medium.readonly:
+        medium.private, medium.recovery = True, recovery
+        return
+    try:
+        _replay_home(medium, recovery)
+    finally:
+        recovery.close()
+    medium.read_image()
+
+
+def _drop_cache(medium: FileMedium) -> None:
+    """[R10] Act on what is on the medium, not on what a crash left in the cache."""
+    if omitted(Rule.R10):
+        return
+    medium.sync_all("open")
+    os.posix_fadvise(medium.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    medium.read_image()
+
+
+def _replay_home(medium: FileMedium, recovery: Recovery) -> None:
+    tables = read_tables(medium.image, medium.superblock, medium.name)
+    medium.segments, medium.arenas = tables.segments, tables.arenas
+    _require_length(medium)
+    if native.fstat(medium.fd).allocated < medium.file_end:
+        _back_ranges(medium, recovery)
+    medium.map_header()
+    regions = [_home_region(medium, recovery, arena) for arena in medium.arenas]
+    try:
+        recovery.replay(medium.header_address)
+    finally:
+        for region in regions:
+            region.close()
+    if medium.is_power and not omitted(Rule.R14):
+        medium.sync_all("recovery")  # [R14]
+    medium.write_superblock(
+        sync=medium.is_power, tail_lsn=recovery.end, chain_seed=recovery.chain,
+        state=HeapState.IN_USE, boot_id=boot_id(), epoch=next_epoch(medium.superblock, opened=True),
+    )  # fmt: skip
+    if not medium.is_power:
+        medium.store_log_words(recovery.end)
+
+
+def _require_length(medium: FileMedium) -> None:
+    size = native.fstat(medium.fd).size
+    if size < medium.file_end:
+        raise CorruptHeapError(
+            f"heap file {medium.name!r}: {medium.file_end} bytes expected, {size} found"
+        )
+
+
+def _home_region(medium: FileMedium, recovery: Recovery, arena: int) -> Region:
+    pieces = medium.pieces(arena)
+    region = Region(medium, sum(piece.nunits for piece in pieces) * UNIT)
+    region.adopt(pieces)
+    if pieces:
+        _set_home(recovery, region, arena)
+    return region
+
+
+def _set_home(recovery: Recovery, region: Region, arena: int) -> None:
+    recovery.core._set_home(
+        arena, region.base("data"), region.base("bits"), region.base("entries"),
+        region.first_unit, region.end_unit, None,
+    )  # fmt: skip
+
+
+def _back_ranges(medium: FileMedium, recovery: Recovery) -> None:
+    """[R29] Give blocks to what replay stores to: it may be a hole."""
+    if omitted(Rule.R29):
+        return
+    units: dict[int, set[int]] = {}
+    for offset, length in recovery.core._ranges(recovery.start, recovery.end):
+        arena, local = divmod(offset, 1 << layout.ARENA_BITS)
+        units.setdefault(arena, set()).update(range(local // UNIT, -(-(local + length) // UNIT)))
+    for arena, wanted in units.items():
+        for piece in medium.pieces(arena):
+            for unit in sorted(wanted & set(range(piece.first_unit, piece.stop))):
+                medium.maybe_holes = True
+                medium.back(piece, unit, 1)
+
+
+def replay_private(medium: FileMedium, region: Region, arena: int) -> None:
+    """Bring the tables and data of an arena that are mapped privately up to date."""
+    recovery = medium.recovery
+    if recovery is not None:
+        _set_home(recovery, region, arena)
+        recovery.replay(0)
+        recovery.core._set_home(arena, 0, 0, 0, 0, 0, None)

@@ -1,0 +1,404 @@
+"""Transaction: many changes of a heap that become visible together, or not at all.
+
+    with heap.transaction() as tx:
+        block = tx.alloc(100)             reserved: its bytes may be stored to at once
+        tx.write(offset, b"...")          collected: stored when the transaction commits
+        tx.snapshot(offset, 64)           the old bytes are kept: then change them in place
+        tx.free(old)                      freed when the transaction commits
+        tx.roots["name"] = block.offset   likewise
+                                          leaving commits, an exception aborts
+
+`TxCore` is the C half: what C can answer alone never comes here. Nothing persistent happens before
+the commit, except that a snapshot writes its old bytes to the log. Inside of an open transaction
+of the same thread `heap.transaction()` gives a *savepoint*: the same calls, which can be taken back
+together without giving up the rest.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, MutableMapping
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+from pmemheap import native
+from pmemheap.arguments import alignment_argument, offset_argument, size_argument, whole_number
+from pmemheap.engine import Engine
+from pmemheap.errors import UsageError
+from pmemheap.handles import Block
+from pmemheap.layout import RootSlot
+from pmemheap.redo import LogCode
+from pmemheap.roots import require_root
+from pmemheap.units import GRANULE
+
+__all__ = ["Transaction", "TransactionRoots"]
+
+_OPEN, _COMMITTED, _ABORTED = range(3)
+_ENDED = {_COMMITTED: "it was committed", _ABORTED: "it was aborted"}
+
+
+class Transaction(native.TxCore):
+    """An open transaction; made by `Heap.transaction`. Used by the thread that made it, only.
+
+    A context manager: it commits when the block is left, and aborts when an exception leaves it.
+
+    Examples
+    --------
+    >>> import pmemheap
+    >>> heap = pmemheap.Heap.anonymous()
+    >>> with heap.transaction() as tx:
+    ...     block = tx.alloc(5)
+    ...     block.view[:] = b"hello"
+    ...     tx.roots["greeting"] = block.offset
+    >>> bytes(heap.view(heap.roots["greeting"], 5))
+    b'hello'
+    >>> heap.close()
+    """
+
+    __slots__ = ("__weakref__", "_durable", "_heap", "_pending_roots", "_savepoints")
+
+    def __init__(self, heap: Engine, durable: bool) -> None:
+        self._heap, self._durable = heap, durable
+        self._pending_roots: dict[str, int | None] = {}
+        self._savepoints: list[Savepoint] = []
+        self._open(heap._log)
+        heap._transactions[threading.get_ident()] = self
+
+    # ------------------------------------------------------------ what it is
+
+    @property
+    def heap(self) -> Engine:
+        """The heap that it changes."""
+        return self._heap
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can still be used."""
+        return self._state()[0] == _OPEN
+
+    @property
+    def durable(self) -> bool:
+        """Whether its commit waits until it would survive a power failure."""
+        return self._durable
+
+    @property
+    def roots(self) -> TransactionRoots:
+        """The roots of the heap as this transaction will leave them."""
+        return TransactionRoots(self)
+
+    def __repr__(self) -> str:
+        """Show the heap and whether it is open."""
+        return f"<Transaction of {self._heap!r}, {_ENDED.get(self._state()[0], 'open')}>"
+
+    # ------------------------------------------------------------ blocks
+
+    def alloc(self, size: int, align: int = GRANULE) -> Block:
+        """Reserve a block and return a handle to it; as `malloc` otherwise."""
+        offset = self.malloc(size, align)
+        return Block(self._heap, offset, size)
+
+    def malloc_many(self, size: int, count: int) -> memoryview:
+        """Reserve `count` blocks of `size` bytes: all of them or none.
+
+        Returns
+        -------
+        memoryview
+            Writable, of uint64: the offsets.
+        """
+        blocks = whole_number("malloc_many: count", count, 0, (1 << 40) - 1)
+        offsets = memoryview(bytearray(8 * blocks)).cast("Q")
+        done = 0
+        try:
+            while done < blocks:
+                offsets[done] = self.malloc(size)
+                done += 1
+        except BaseException:
+            for offset in offsets[:done]:
+                self._try_free(offset)
+            raise
+        return offsets
+
+    def realloc(self, offset: int, size: int) -> int:
+        """Give the block at `offset` another size, and return its offset: a new one, if it moves.
+
+        The contents are kept up to the smaller size. Exceptions as `malloc` and `free`.
+        """
+        place, nbytes = offset_argument(offset), size_argument(size)
+        self._require_usable()
+        usable = self._heap.usable_size(place)
+        if usable // 2 < nbytes <= usable:
+            return place
+        to = self.malloc(nbytes)
+        count = min(usable, nbytes)
+        try:
+            with self._heap.view(place, count) as old, self._heap.view(to, count) as new:
+                new[:] = old
+            self.free(place)
+        except BaseException:
+            self._try_free(to)
+            raise
+        return to
+
+    def snapshot(self, offset: int, length: int) -> None:
+        """Keep the bytes of a range, so that an abort, or a crash, puts them back.
+
+        Parameters
+        ----------
+        offset : int
+            Anywhere in a live block.
+        length : int
+            Bytes; the range ends inside of the block. From now until the end of the transaction
+            these bytes may be changed in place, through any view or array.
+
+        Raises
+        ------
+        UsageError
+            The range does not lie inside of one live block.
+        OutOfSpaceError
+            Too long for the log.
+        DurabilityError
+            In a power heap the old bytes could not be made durable.
+
+        Notes
+        -----
+        In a power heap this waits for one sync. `write` needs none before the commit.
+        """
+        place = offset_argument(offset)
+        nbytes = whole_number("snapshot: length", length, 0, (1 << 40) - 1)
+        self._require_usable()
+        self._become_writer()
+        self._retried(lambda: self._snapshot(place, nbytes), 2 * nbytes, "snapshot", place, nbytes)
+
+    # ------------------------------------------------------------ slow halves of the C calls
+
+    def _malloc_slow(self, size: Any, align: Any = None) -> int:
+        nbytes = size_argument(size)
+        alignment = GRANULE if align is None else alignment_argument(align)
+        self._require_usable()
+        return self._heap._reserve(self, nbytes, alignment)
+
+    def _free_slow(self, block: Any) -> None:
+        offset = block.offset if isinstance(block, Block) else block
+        place = offset_argument(offset)
+        self._require_usable()
+        self._retried(lambda: self._try_free(place), 0, "free", place, 0)
+
+    def _write_slow(self, offset: Any, data: Any) -> None:
+        place = offset_argument(offset)
+        self._require_usable()
+        self._become_writer()
+        nbytes = memoryview(data).nbytes
+        self._retried(lambda: self._try_write(place, data), nbytes, "write", place, nbytes)
+
+    def _retried(
+        self, call: Callable[[], int], log_bytes: int, what: str, offset: int, nbytes: int
+    ) -> None:
+        """Call until it succeeds; make room in the log in between; raise what it refuses."""
+        while (code := call()) < 0:
+            if code in {LogCode.FULL, LogCode.LARGE, LogCode.DEAD, LogCode.NO_SCRATCH}:
+                self._heap._make_log_room(code, log_bytes)
+            else:
+                self._heap._refuse_in_transaction(code, what, offset, nbytes)
+
+    # ------------------------------------------------------------ end
+
+    def commit(self) -> None:
+        """Make everything visible, and wait until it is durable where that was asked for.
+
+        Raises
+        ------
+        UsageError
+            The transaction has ended, or belongs to another thread.
+        OutOfSpaceError
+            The log, the disk or the root table has no room; the transaction is aborted.
+        DurabilityError
+            A sync failed: whether it is committed will be seen when the heap is opened again.
+        """
+        self._require_usable()
+        if self._savepoints:
+            raise UsageError("transaction: no open savepoint expected at commit, found one")
+        try:
+            self._heap._commit(self)
+        finally:
+            self._end()
+
+    def abort(self) -> None:
+        """Give up everything: the heap is as it was before.
+
+        Raises
+        ------
+        UsageError
+            The transaction has ended, or belongs to another thread.
+        """
+        self._require_usable()
+        self._end()
+
+    def _end(self) -> None:
+        writer = self._state()[2]
+        self._abort()
+        self._savepoints.clear()
+        transactions = self._heap._transactions
+        if transactions.get(self._state()[1]) is self:
+            del transactions[self._state()[1]]
+        if writer:
+            self._set_writer(False)
+            self._heap._writer.release()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Commit, or abort when an exception leaves the block."""
+        if not self.is_open:
+            return
+        if kind is None:
+            self.commit()
+        else:
+            self._end()
+
+    def __del__(self) -> None:
+        """Abort what was dropped."""
+        if hasattr(self, "_heap") and self.is_open and hasattr(self, "_savepoints"):
+            self._end()
+
+    # ------------------------------------------------------------ refusing
+
+    def _require_usable(self) -> None:
+        state, thread, _ = self._state()
+        if state != _OPEN:
+            raise UsageError(f"transaction: an open one expected, {_ENDED[state]}")
+        if thread != threading.get_ident():
+            raise UsageError("transaction: the thread that began it expected, found another")
+        self._heap._require(write=True)
+
+    def _become_writer(self) -> None:
+        """Wait until no other transaction changes committed bytes."""
+        if not self._state()[2]:
+            self._heap._writer.acquire()
+            self._set_writer(True)
+
+    # ------------------------------------------------------------ for the heap
+
+    def _root_changes(self) -> tuple[dict[str, RootSlot], set[str]]:
+        roots = self._heap._roots
+        puts = {
+            name: RootSlot(name, off)
+            for name, off in self._pending_roots.items()
+            if off is not None
+        }
+        drops = {name for name, off in self._pending_roots.items() if off is None and name in roots}
+        return puts, drops
+
+
+class Savepoint:
+    """A part of a transaction that can be taken back by itself; used as a transaction is.
+
+    Everything it does is done by the transaction around it.
+    """
+
+    def __init__(self, transaction: Transaction) -> None:
+        transaction._require_usable()
+        if transaction._savepoint() < 0:
+            raise MemoryError("transaction: no memory for a savepoint")
+        self._transaction = transaction
+        self._pending_roots = dict(transaction._pending_roots)
+        transaction._savepoints.append(self)
+
+    def __getattr__(self, name: str) -> Any:
+        """Hand everything else to the transaction."""
+        return getattr(self._transaction, name)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can still be used."""
+        return self._transaction.is_open and self in self._transaction._savepoints
+
+    def commit(self) -> None:
+        """Keep what was done since it began, as part of the transaction."""
+        self._require_last("commit")
+        self._transaction._release_savepoint()
+        self._transaction._savepoints.pop()
+
+    def abort(self) -> None:
+        """Take back what was done since it began."""
+        self._require_last("abort")
+        self._transaction._rollback()
+        self._transaction._pending_roots = self._pending_roots
+        self._transaction._savepoints.pop()
+
+    def _require_last(self, what: str) -> None:
+        self._transaction._require_usable()
+        if not self.is_open:
+            raise UsageError(f"savepoint: an open one expected at {what}, found one that has ended")
+        if self._transaction._savepoints[-1] is not self:
+            raise UsageError(f"savepoint: the innermost one expected at {what}, found another")
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Keep, or take back when an exception leaves the block."""
+        if not self.is_open:
+            return
+        if kind is None:
+            self.commit()
+        else:
+            self.abort()
+
+
+class TransactionRoots(MutableMapping[str, int]):
+    """The roots of a heap as a transaction will leave them."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+
+    def _changed(self) -> dict[str, int]:
+        transaction = self._transaction
+        roots = dict(transaction._heap._roots)
+        for name, offset in transaction._pending_roots.items():
+            if offset is None:
+                roots.pop(name, None)
+            else:
+                roots[name] = offset
+        return roots
+
+    def __getitem__(self, name: str) -> int:
+        """Return the offset under a name."""
+        return self._changed()[name]
+
+    def __setitem__(self, name: str, offset: int) -> None:
+        """Keep an offset under a name when the transaction commits; exceptions as `Roots`."""
+        self._transaction._require_usable()
+        self._transaction._pending_roots[name] = require_root(name, offset)
+
+    def __delitem__(self, name: str) -> None:
+        """Remove a root when the transaction commits."""
+        self._transaction._require_usable()
+        if name not in self._changed():
+            raise KeyError(name)
+        self._transaction._pending_roots[name] = None
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+        return iter(self._changed())
+
+    def __len__(self) -> int:
+        """Return the number of roots."""
+        return len(self._changed())
+
+
+def not_in_transaction(what: str) -> NoReturn:
+    """Refuse what cannot be taken back."""
+    raise UsageError(f"{what}: no open transaction of this thread expected, found one")
