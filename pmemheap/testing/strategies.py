@@ -6,8 +6,6 @@ Hypothesis is needed to import this, and by nothing else here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from hypothesis import strategies as st
 
 from pmemheap.testing.cells import SECTOR, Replay
@@ -18,13 +16,19 @@ from pmemheap.testing.states import State
 __all__ = ["CrashedFile", "crashes"]
 
 
-@dataclass(frozen=True)
 class CrashedFile:
     """A crash, all bytes of the file that it left, and how it came about."""
 
-    crash: Crash
-    content: bytes = field(repr=False)
-    description: str
+    __slots__ = ("content", "crash", "description")
+
+    def __init__(self, crash: Crash, content: bytes, description: str) -> None:
+        self.crash = crash
+        self.content = content
+        self.description = description
+
+    def __repr__(self) -> str:
+        """Return what happened; the bytes are many."""
+        return f"<{self.description}: {self.crash}>"
 
 
 @st.composite
