@@ -47,7 +47,7 @@ class Committing(native.HeapCore):
     _log: LogCore
     _transactions: dict[int, Transaction]
     _writer: threading.Lock
-    _lock: threading.RLock  # type: ignore[valid-type]
+    _lock: threading.RLock
     _medium: AnonymousMedium | FileMedium
     _region: Region
     _supply: Supply
@@ -66,24 +66,24 @@ class Committing(native.HeapCore):
     def _begin_log(self, heap: Committing | None) -> None:
         """Join the log of the heap; with None, begin it."""
         medium = self._medium
-        in_file = isinstance(medium, FileMedium) and not medium.readonly
+        file = medium if isinstance(medium, FileMedium) and not medium.readonly else None
         if heap is None:
-            self._log = RedoLog(medium) if in_file else LogCore()
+            self._log = LogCore() if file is None else RedoLog(file)
             self._transactions, self._writer = {}, threading.Lock()
         else:
             self._log, self._writer = heap._log, heap._writer
             self._transactions = heap._transactions
         base, region = self._region.base, self._region
         homes = ("data", "home_bits", "home_entries")
-        if not (isinstance(medium, FileMedium) and medium.shadowed):
+        if file is None or not file.shadowed:
             homes = ("data", "bits", "entries")
-        data, bits, entries = map(base, homes) if in_file else (0, 0, 0)
+        data, bits, entries = (0, 0, 0) if file is None else map(base, homes)
         self._log._set_home(
             self._origin >> layout.ARENA_BITS, data, bits, entries,
             region.first_unit, region.end_unit, self,
         )  # fmt: skip
-        if in_file:
-            self._set_logged(_POWER if medium.is_power else _PROCESS)
+        if file is not None:
+            self._set_logged(_POWER if file.is_power else _PROCESS)
 
     def _end_log(self) -> None:
         """Bring everything home before the heap closes."""
@@ -148,7 +148,7 @@ class Committing(native.HeapCore):
 
     # ------------------------------------------------------------ for transactions
 
-    def _reserve(self, transaction: native.TxCore, size: int, align: int) -> int:
+    def _reserve_for(self, transaction: native.TxCore, size: int, align: int) -> int:
         """Reserve a block for a transaction; C could not do it alone."""
         offset: int = self._serve(self._reserve_locked, transaction, size, align)
         return offset
@@ -220,7 +220,7 @@ class Committing(native.HeapCore):
         return end
 
     def _prepare_fresh(self, transaction: Transaction) -> None:
-        """DATA FIRST: much new data is made durable before the record that speaks of it."""
+        """Make much new data durable before the record that speaks of it: DATA FIRST."""
         log = self._redo()
         if log is None or not self._medium_is_power():
             return

@@ -53,7 +53,7 @@ from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.region import Piece, refusal
 from pmemheap.units import UNIT, KiB, format_bytes
 
-__all__ = ["DirectJournal", "HeapFile", "Journal", "Recover", "boot_id", "refusals", "write_zeros"]
+__all__ = ["DirectJournal", "HeapFile", "Journal", "boot_id", "refusals", "write_zeros"]
 
 T = TypeVar("T")
 
@@ -226,7 +226,7 @@ class HeapFile:
 
     @classmethod
     def open(
-        cls, path: Path, *, readonly: bool, limit: int | None, recover: Recover | None = None
+        cls, path: Path, *, readonly: bool, limit: int | None, recover: Callable[[Self], None] | None = None
     ) -> Self:
         """Open a heap file; `recover` as in `adopt`.
 
@@ -257,7 +257,7 @@ class HeapFile:
         readonly: bool,
         limit: int | None = None,
         beside: bool = False,
-        recover: Recover | None = None,
+        recover: Callable[[Self], None] | None = None,
     ) -> Self:
         """Open the heap behind a descriptor, which belongs to the medium from now on.
 
@@ -513,7 +513,7 @@ class HeapFile:
         return 0 if self._header is None else self._header.address
 
     def store_log_words(self, applied_lsn: int) -> None:
-        """Say in the shared page that all before an LSN is home, and nothing to undo [R22], [R23]."""
+        """Say that all before an LSN is home, and nothing is to be undone [R22], [R23]."""
         self._store(layout.SHARED_PAGE, struct.pack("<Q", applied_lsn))
         self._store(layout.SHARED_PAGE + 8, bytes(8))
 
@@ -697,10 +697,6 @@ class HeapFile:
             raise DurabilityError(
                 error.errno, f"heap file {self.name!r}: {during}: {error}"
             ) from error
-
-
-Recover = Callable[[HeapFile], None]
-"""What is done to a file between its lock and the reading of its tables."""
 
 
 @contextmanager

@@ -175,7 +175,7 @@ class Transaction(native.TxCore):
         nbytes = size_argument(size)
         alignment = GRANULE if align is None else alignment_argument(align)
         self._require_usable()
-        return self._heap._reserve(self, nbytes, alignment)
+        return self._heap._reserve_for(self, nbytes, alignment)
 
     def _free_slow(self, block: Any) -> None:
         offset = block.offset if isinstance(block, Block) else block
