@@ -172,10 +172,12 @@ void ph_set_bounds(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t boo
     h->first_unit = first;
     h->end_unit = end;
     h->boot = boot;
-    if (boot < end || h->known < first)
+    if (boot < end)
         h->known = first;
     else if (all_known || h->known > end)
         h->known = end;
+    else if (h->known < first)
+        h->known = first;
     if (h->wild == h->wild_end) /* an empty wilderness may stand where the heap no longer is */
         h->wild = h->wild_end = first;
 }
