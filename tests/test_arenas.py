@@ -1,0 +1,502 @@
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from heap_world import contents, descriptors, fill, mapped_files
+from test_heap_faults import MEDIA, Surroundings, attempt, every_call, make
+
+from pmemheap import Heap
+from pmemheap.arenas import Arena
+from pmemheap.errors import OutOfSpaceError, UsageError
+from pmemheap.filemedium import FileMedium
+from pmemheap.layout import ARENA_BITS, ArenaSlot, ArenaState
+from pmemheap.native import Call, FaultKind
+from pmemheap.units import UNIT, KiB, MiB
+
+
+@pytest.fixture(params=MEDIA)
+def heap(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Heap]:
+    made = make(request.param, tmp_path / "heap")
+    with made:
+        yield made
+        report = made.check()
+        assert report, report
+
+
+def arena_of(offset: int) -> int:
+    return offset >> ARENA_BITS
+
+
+# ---------------------------------------------------------------- making and using
+
+
+def test_an_arena_has_offsets_of_its_own(heap: Heap) -> None:
+    first, second = heap.arena("first"), heap.arena("second")
+    sizes = [16, 100, 3000, 40 * KiB, 2 * MiB]
+    places = [[space.malloc(size) for size in sizes] for space in (heap, first, second)]
+    assert [{arena_of(offset) for offset in each} for each in places] == [{0}, {1}, {2}]
+    for seed, offset in enumerate(offset for each in places for offset in each):
+        fill(heap, offset, seed)
+    expected = contents(heap)
+    assert len(expected) == 15
+    for space, offsets in zip((heap, first, second), places, strict=True):
+        for offset in offsets:
+            assert bytes(space.view(offset)) == expected[offset]
+            assert offset % 16 == 0
+            assert 0 <= offset < 1 << 63
+
+
+def test_the_same_name_is_the_same_arena(heap: Heap) -> None:
+    arena = heap.arena("ä" * 15)
+    assert heap.arena("ä" * 15) is arena
+    assert heap.arena("ä" * 15, create=False) is arena
+    assert arena.name == "ä" * 15
+    assert heap.arenas() == ["ä" * 15]
+    with pytest.raises(KeyError, match="other"):
+        heap.arena("other", create=False)
+    assert heap.arenas() == ["ä" * 15]
+
+
+def test_all_calls_of_an_arena_work(heap: Heap) -> None:
+    arena = heap.arena("a")
+    offset = arena.malloc(100, align=4096)
+    assert arena.usable_size(offset) >= 100
+    assert offset % 4096 == 0
+    fill(heap, offset, 5)
+    before = bytes(arena.view(offset, 100))
+    moved = arena.realloc(offset, 3 * MiB)
+    assert bytes(arena.view(moved, 100)) == before
+    assert arena.expand(moved, 3 * MiB + 5) in {True, False}
+    many = arena.malloc_many(64, 300)
+    assert {arena_of(each) for each in many} == {arena_of(moved)}
+    assert len(set(many)) == 300
+    arena.free_many(many)
+    with arena.alloc(50) as block:
+        assert arena.block(block.offset) == block == heap.block(block.offset)
+    array = arena.ndarray((10, 10), "u2")
+    assert arena.offset_of(array) == heap.offset_of(array) == arena.offset_of(array[2:])
+    assert heap.address(moved) == arena.address(moved)
+    assert arena.explain(100).possible
+    assert [size for _, size in arena.blocks()] == [
+        arena.usable_size(each) for each, _ in arena.blocks()
+    ]
+    assert arena.check()
+    assert arena.stats().blocks == 2
+    del array
+    for each, _ in list(arena.blocks()):
+        arena.free(each)
+    arena.trim()
+    assert arena.stats().blocks == 0
+
+
+CALLS_OF_HEAP: dict[str, Callable[[Heap, int], object]] = {
+    "usable_size": lambda heap, offset: heap.usable_size(offset),
+    "view": lambda heap, offset: bytes(heap.view(offset)),
+    "view of a length": lambda heap, offset: bytes(heap.view(offset, 3)),
+    "realloc": lambda heap, offset: heap.realloc(offset, 5),
+    "expand": lambda heap, offset: heap.expand(offset, 5),
+    "block": lambda heap, offset: heap.block(offset).size,
+    "address": lambda heap, offset: heap.address(offset),
+    "free": lambda heap, offset: heap.free(offset),
+    "free deferred": lambda heap, offset: heap.free(offset, deferred=True),
+}
+
+
+@pytest.mark.parametrize("size", [30, 9000, MiB])
+@pytest.mark.parametrize("call", CALLS_OF_HEAP)
+def test_the_heap_takes_offsets_of_its_arenas(heap: Heap, call: str, size: int) -> None:
+    arena = heap.arena("a")
+    offset = arena.malloc(size)
+    fill(heap, offset, 9)
+    CALLS_OF_HEAP[call](heap, offset)
+    left = 0 if call.startswith("free") else 1
+    assert arena.stats().blocks == left
+    assert heap.stats().blocks == left
+
+
+def test_deferred_free_in_an_arena_waits_for_views(heap: Heap) -> None:
+    arena = heap.arena("a")
+    offset = arena.malloc(100)
+    view = heap.view(offset)
+    with pytest.raises(BufferError, match="no live views"):
+        heap.free(offset)
+    heap.free(offset, deferred=True)
+    view[:3] = b"abc"
+    with pytest.raises(UsageError, match="a live block expected"):
+        arena.usable_size(offset)
+    del view
+    assert arena.stats().blocks == 0
+
+
+def test_totals_are_those_of_all_arenas(heap: Heap) -> None:
+    spaces = [heap.arena(name) for name in "abc"]
+    for count, space in enumerate(spaces, 1):
+        space.malloc_many(100, count * 10)
+        space.malloc(300 * KiB)
+    own = [space.stats() for space in spaces]
+    stats = heap.stats()
+    assert stats.blocks == sum(each.blocks for each in own) == 63
+    assert stats.allocated == sum(each.allocated for each in own)
+    assert stats.largest_free >= max(each.largest_free for each in own)
+    assert {row.size: row.blocks for row in stats.classes}[112] == 60
+    assert heap.check().blocks == 63
+    assert [arena_of(offset) for offset, _ in heap.blocks()] == sorted(
+        arena_of(offset) for offset, _ in heap.blocks()
+    )
+
+
+def test_arenas_grow_and_shrink_past_each_other(heap: Heap) -> None:
+    """The model: which bytes each block holds, whatever arena it lies in."""
+    chance = random.Random(4)
+    names = ["a", "b", "c"]
+    model: dict[int, bytes] = {}
+    for step in range(400):
+        what = chance.random()
+        if what < 0.55 or not model:
+            space: Any = chance.choice([heap, *(heap.arena(name) for name in names)])
+            offset = space.malloc(chance.choice([20, 700, 9000, 200 * KiB, MiB]))
+            assert offset not in model
+            fill(heap, offset, step)
+            model[offset] = bytes(heap.view(offset))
+        elif what < 0.93:
+            offset = chance.choice(list(model))
+            heap.free(offset)
+            del model[offset]
+        elif what < 0.97:
+            heap.trim()
+        else:
+            name = chance.choice(names)
+            index = arena_of(heap.arena(name).malloc(1))
+            heap.arena(name).drop()
+            model = {offset: data for offset, data in model.items() if arena_of(offset) != index}
+        if step % 50 == 0:
+            assert heap.check(), heap.check()
+    assert contents(heap) == model
+
+
+# ---------------------------------------------------------------- reopening
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_reopened_heap_finds_its_arenas(tmp_path: Path, durability: str) -> None:
+    path = tmp_path / "heap"
+    with Heap.create(path, durability=durability) as heap:
+        for name in ("one", "two", "three"):
+            arena = heap.arena(name)
+            heap.roots[name] = arena.malloc(5000)
+            fill(heap, heap.roots[name], arena_of(heap.roots[name]))
+        heap.arena("two").drop()
+        del heap.roots["two"]
+        before = contents(heap)
+    for readonly in (True, False):
+        with Heap.open(path, readonly=readonly) as heap:
+            assert heap.arenas() == ["one", "three"]
+            assert bytes(heap.view(heap.roots["three"])) == before[heap.roots["three"]]
+            assert contents(heap) == before
+            assert heap.check()
+            with pytest.raises(KeyError):
+                heap.arena("two", create=False)
+            assert heap.arena("one").readonly == readonly
+    with Heap.open(path) as heap:
+        again = heap.arena("two")
+        assert arena_of(again.malloc(1)) == 2
+        assert heap.check()
+
+
+def test_open_maps_no_named_arena(tmp_path: Path) -> None:
+    path = tmp_path / "heap"
+    with Heap.create(path, durability="process") as heap:
+        for number in range(20):
+            heap.arena(str(number))
+    with Heap.open(path) as heap:
+        before = len(mapped_files(str(path)))
+        heap.arena("7")
+        assert len(mapped_files(str(path))) == before + 3
+
+
+def test_attached_reader_sees_the_arenas() -> None:
+    with Heap.shared() as heap:
+        offset = heap.arena("a").malloc(10)
+        with Heap.attach(heap.fileno()) as reader:
+            assert reader.arenas() == ["a"]
+            assert reader.usable_size(offset) == 16
+            with pytest.raises(UsageError, match="read-only"):
+                reader.arena("a").malloc(1)
+            with pytest.raises(UsageError, match="read-only"):
+                reader.arena("a").drop()
+            with pytest.raises(UsageError, match="read-only"):
+                reader.arena("b")
+            assert reader.view(offset).readonly
+
+
+# ---------------------------------------------------------------- dropping
+
+
+def test_drop_frees_everything_at_once(heap: Heap) -> None:
+    arena = heap.arena("a")
+    kept = heap.arena("kept").malloc(100)
+    offsets = [arena.malloc(size) for size in (10, 5000, 3 * MiB)] + list(arena.malloc_many(64, 99))
+    block = arena.block(offsets[0])
+    arena.drop()
+    assert arena.closed
+    assert not block.is_live
+    assert heap.arenas() == ["kept"]
+    assert [offset for offset, _ in heap.blocks()] == [kept]
+    for offset in offsets:
+        with pytest.raises(UsageError, match="outside of the heap"):
+            heap.free(offset)
+    for call in (arena.drop, arena.stats, arena.check, lambda: arena.malloc(1)):
+        with pytest.raises(UsageError, match="closed"):
+            call()
+
+
+def test_next_life_of_a_slot_begins_behind_the_last(heap: Heap) -> None:
+    seen: set[int] = set()
+    for _ in range(5):
+        arena = heap.arena("a")
+        offsets = set(arena.malloc_many(4096, 600))
+        assert arena_of(min(offsets)) == 1
+        assert not offsets & seen
+        assert min(offsets) > max(seen, default=0)
+        seen |= offsets
+        arena.drop()
+    assert heap.stats().file_bytes < 10 * MiB
+
+
+def test_drop_waits_for_views(heap: Heap) -> None:
+    arena = heap.arena("a")
+    offset = arena.malloc(100)
+    view = arena.view(offset)
+    with pytest.raises(BufferError, match="no live views expected at drop, 1 found"):
+        arena.drop()
+    with pytest.raises(BufferError, match="no live views expected at close, 1 found"):
+        heap.close()
+    assert arena.usable_size(offset)
+    arena.free(arena.malloc(5))
+    view.release()
+    arena.drop()
+
+
+def test_drop_gives_the_file_back(tmp_path: Path) -> None:
+    path = tmp_path / "heap"
+    with Heap.create(path, durability="process", decay=None) as heap:
+        size = path.stat().st_size
+        arena = heap.arena("a")
+        arena.malloc(20 * MiB)
+        arena.drop()
+        assert path.stat().st_size == size
+        heap.arena("b").malloc(3 * MiB)
+        heap.malloc(5 * MiB)
+        heap.arena("b").drop()
+        assert path.stat().st_blocks * 512 < path.stat().st_size - 2 * MiB
+        offset = heap.arena("c").malloc(2 * MiB)
+        fill(heap, offset, 3)
+        assert heap.check()
+
+
+def test_handles_of_an_arena_pickle(heap: Heap) -> None:
+    block = heap.arena("a").alloc(100)
+    assert pickle.loads(pickle.dumps(block)) == block
+    data = pickle.dumps(block)
+    block.heap.drop()  # type: ignore[attr-defined]
+    with pytest.raises(UsageError):
+        pickle.loads(data)
+
+
+def test_a_root_into_a_dropped_arena_is_a_finding() -> None:
+    with Heap.anonymous() as heap:
+        heap.roots["gone"] = heap.arena("a").malloc(10)
+        assert heap.check()
+        heap.arena("a").drop()
+        report = heap.check()
+        assert report.total == 1
+        assert "root 'gone'" in report.findings[0]
+
+
+def test_arenas_go_with_their_heap(tmp_path: Path) -> None:
+    before = descriptors()
+    arena = Heap.create(tmp_path / "heap").arena("a")  # the heap is dropped at once
+    with pytest.raises(UsageError, match="closed"):
+        arena.malloc(1)
+    assert descriptors() == before
+    with Heap.open(tmp_path / "heap") as heap:
+        arena = heap.arena("a")
+        arena.malloc(100)
+    assert arena.closed
+
+
+def test_view_of_an_arena_outlives_its_heap() -> None:
+    heap = Heap.anonymous()
+    view = heap.arena("a").view(heap.arena("a").malloc(10_000))
+    del heap
+    view[:] = b"x" * len(view)
+    assert bytes(view) == b"x" * len(view)
+
+
+def test_forked_child_may_not_use_arenas(tmp_path: Path) -> None:
+    heap = Heap.create(tmp_path / "heap", durability="process")
+    arena = heap.arena("a")
+    offset = arena.malloc(100)
+    view = arena.view(offset)
+    view[:3] = b"abc"
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            view[:3] = b"xyz"
+            for call in (lambda: arena.malloc(1), arena.drop, lambda: heap.arena("b")):
+                with pytest.raises(UsageError, match="parent process"):
+                    call()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert bytes(view[:3]) == b"abc"
+    del view
+    heap.close()
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("name", ["", "x" * 32, "é" * 16, "\ud800", "a\0b"])
+def test_an_arena_name_that_does_not_fit_is_refused(heap: Heap, name: str) -> None:
+    with pytest.raises(UsageError, match=r"arena .* expected"):
+        heap.arena(name)
+    assert heap.arenas() == []
+
+
+@pytest.mark.parametrize("name", [None, 5, b"a", ["a"]])
+def test_an_arena_name_of_another_type_is_refused(heap: Heap, name: Any) -> None:
+    with pytest.raises(TypeError, match="a name expected"):
+        heap.arena(name)
+
+
+def test_an_arena_refuses_blocks_of_others(heap: Heap) -> None:
+    first, second = heap.arena("first"), heap.arena("second")
+    foreign = [heap.malloc(100), second.malloc(100)]
+    own = first.malloc(100)
+    calls: list[Callable[[int], object]] = [
+        first.free,
+        first.usable_size,
+        first.view,
+        first.block,
+        lambda offset: first.realloc(offset, 5),
+        lambda offset: first.expand(offset, 5),
+        lambda offset: first.free_many([own, offset]),
+    ]
+    for offset in [*foreign, own + 16, own ^ 1 << 62, 3 << ARENA_BITS]:
+        for call in calls:
+            with pytest.raises(UsageError, match=f"{offset:#x}"):
+                call(offset)
+    with pytest.raises(UsageError, match="outside of the heap"):
+        heap.free_many([foreign[0], own])
+    assert len(contents(heap)) == 3
+
+
+def test_an_arena_has_no_constructor() -> None:
+    with pytest.raises(TypeError, match=r"heap\.arena"):
+        Arena()
+
+
+def test_more_than_255_arenas_are_refused(tmp_path: Path) -> None:
+    for heap in (Heap.anonymous(headroom=MiB), Heap.create(tmp_path / "a", headroom=MiB)):
+        medium = heap._medium
+        medium.arenas.update({index: ArenaSlot(0, 0, str(index)) for index in range(1, 255)})
+        assert arena_of(heap.arena("last").malloc(1)) == 255
+        with pytest.raises(OutOfSpaceError, match="at most 255"):
+            heap.arena("one more")
+        for index in range(1, 255):
+            del medium.arenas[index]
+        heap.arena("last").drop()
+        heap.close()
+
+
+def test_slot_that_has_used_its_offsets_up_is_left_alone() -> None:
+    with Heap.anonymous() as heap:
+        end = 1 << 42
+        heap._medium.arenas[1] = ArenaSlot(end, end, state=ArenaState.DROPPED)
+        assert arena_of(heap.arena("a").malloc(1)) == 2
+
+
+def test_closed_heap_refuses_arenas(tmp_path: Path) -> None:
+    heap = Heap.create(tmp_path / "heap")
+    heap.close()
+    for call in (lambda: heap.arena("a"), heap.arenas):
+        with pytest.raises(UsageError, match="it is closed"):
+            call()
+
+
+# ---------------------------------------------------------------- every system call failing
+
+
+def create_arena(heap: Heap) -> None:
+    heap.arena("new")
+
+
+def grow_arena(heap: Heap) -> None:
+    heap.arena("old").malloc(3 * MiB)
+
+
+def drop_arena(heap: Heap) -> None:
+    heap.arena("old").drop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [FaultKind.ERROR, FaultKind.FROM], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("act", [create_arena, grow_arena, drop_arena])
+@pytest.mark.parametrize("medium", MEDIA)
+def test_refused_call_changes_nothing(
+    medium: str, act: Callable[[Heap], None], kind: FaultKind, tmp_path: Path
+) -> None:
+    before = Surroundings.now(tmp_path)
+    path = tmp_path / "heap"
+    for shot in every_call(errno.ENOSPC if medium == "shared" else errno.EIO, kind):
+        heap = make(medium, path)
+        for space in (heap, heap.arena("old")):
+            for size in (24, 3000, 9 * UNIT, 600 * KiB):
+                fill(heap, space.malloc(size), size)
+        state = contents(heap)
+        refused = attempt(shot, act, heap)
+        assert heap.check(), heap.check()
+        now = contents(heap)
+        if refused:
+            assert now == state
+            assert heap.arenas() == ["old"]
+        elif act is drop_arena:
+            assert heap.arenas() == []
+        assert all(now[offset] == data for offset, data in state.items() if offset in now)
+        if not getattr(heap._medium, "sync_failed", False):
+            heap.arena("after").malloc(2 * MiB)
+            heap.arena("after").drop()
+            heap.trim()
+            assert contents(heap) == now
+        assert heap.check(), heap.check()
+        heap.close()
+        if path.exists():
+            with Heap.open(path) as again:
+                assert contents(again) == now or shot.hit != Call.NONE
+                assert again.check()
+            path.unlink()
+        del heap
+        before.assert_closed()
+
+
+def test_segments_of_a_file_belong_to_one_arena_each(tmp_path: Path) -> None:
+    with Heap.create(tmp_path / "heap", durability="process") as heap:
+        for name in "abc":
+            heap.arena(name).malloc(3 * MiB)
+        medium = heap._medium
+        assert isinstance(medium, FileMedium)
+        regions = {0: heap._region, **{i: heap.arena(n)._region for i, n in enumerate("abc", 1)}}
+        for index, region in regions.items():
+            assert [piece.index for piece in region.pieces] == [
+                piece.index for piece in medium.pieces(index)
+            ]
