@@ -401,7 +401,9 @@ def _replay_home(medium: FileMedium, recovery: Recovery) -> None:
     if native.fstat(medium.fd).allocated < medium.file_end:
         _back_ranges(medium, recovery)
     medium.map_header()
-    regions = [_home_region(medium, recovery, arena) for arena in medium.arenas]
+    regions = [
+        _home_region(medium, recovery, arena) for arena in medium.arenas if medium.pieces(arena)
+    ]
     try:
         recovery.replay(medium.header_address)
     finally:
