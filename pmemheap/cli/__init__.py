@@ -3,7 +3,10 @@
     demo      load the standard library into a growing heap file, and watch it
     create    make a heap file
     info      what a heap file is and what is in it
-    check     verify it
+    check     verify it, without opening it and without changing a byte
+    dump      print its tables as they stand in the file
+    repair    show what would mend it, and do that
+    salvage   copy what can be read of a wreck into a new heap
     map       draw its units
     trim      give free space back
     replay    run allocation traces, and what they cost
@@ -12,7 +15,7 @@ Every command that prints facts prints them as JSON with ``--json``. Facts go to
 progress and errors to standard error, an error as one line. How a command ends:
 
     0      done
-    1      done, and `check` has findings
+    1      done, and damage was found: `check`; `repair`, if some of it is left
     2      the call was wrong: options, paths, a heap that another process has open
     3      the file is not a heap, or not a sound one
     4      no space: disk, quota, address space or a chosen limit

@@ -9,9 +9,12 @@ from typing import Annotated
 import typer
 
 import pmemheap
+from pmemheap.cli.checking import check
 from pmemheap.cli.demo import demo
+from pmemheap.cli.dumping import dump
 from pmemheap.cli.exits import EXPECTED, code_of, line_of
-from pmemheap.cli.files import check, create, draw_map, info, trim
+from pmemheap.cli.files import create, draw_map, info, trim
+from pmemheap.cli.mending import repair, salvage
 from pmemheap.cli.replaying import replay
 
 __all__ = ["app", "run"]
@@ -19,13 +22,13 @@ __all__ = ["app", "run"]
 app = typer.Typer(
     name="pmemheap",
     help="Heaps that grow in place, in memory or in a file: make them, look into them, try them.",
-    epilog="Exit codes: 0 done, 1 check has findings, 2 wrong call, 3 corrupt file, 4 no space, "
+    epilog="Exit codes: 0 done, 1 damage was found, 2 wrong call, 3 corrupt file, 4 no space, "
     "5 not written to the medium, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, create, info, check, trim, replay):
+for command in (demo, create, info, check, dump, repair, salvage, trim, replay):
     app.command()(command)
 app.command("map")(draw_map)
 

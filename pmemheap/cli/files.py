@@ -1,8 +1,7 @@
-"""Files: the commands on one heap file: create, info, check, map, trim."""
+"""Files: the commands on a sound heap file: create, info, map, trim."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from enum import StrEnum
 from pathlib import Path
@@ -13,15 +12,14 @@ from rich.console import Group
 from rich.table import Table
 
 from pmemheap.cli import unitmap
-from pmemheap.cli.exits import ExitCode
 from pmemheap.cli.header import Header, Segment, read_header
 from pmemheap.cli.show import facts, output, table, write_json
 from pmemheap.cli.unitmap import Kind, UnitMap, read_map
 from pmemheap.heap import Heap
-from pmemheap.insight import CheckReport, HeapStats
+from pmemheap.insight import HeapStats
 from pmemheap.units import UNIT, format_bytes, parse_bytes
 
-__all__ = ["AsJson", "Durability", "check", "create", "draw_map", "info", "trim"]
+__all__ = ["AsJson", "Durability", "create", "draw_map", "info", "trim"]
 
 _SEGMENTS_SHOWN = 12
 _MAP_ROWS = 16
@@ -154,77 +152,6 @@ def _segment_table(segments: tuple[Segment, ...]) -> Table:
     if hidden > 0:
         made.caption = f"and {hidden} more; --json has them all"
     return made
-
-
-# ---------------------------------------------------------------- check
-
-
-def check(path: ExistingHeap, as_json: AsJson = False) -> None:
-    """Verify every structure of a heap file against every other; ends with 1 if one is wrong."""
-    with Heap.open(path, readonly=True) as heap:
-        header, report = read_header(heap), heap.check()
-    meaning = _meaning(header, report)
-    if as_json:
-        found = {"path": str(path), "sound": bool(report), "meaning": meaning}
-        write_json(found | dataclasses.asdict(report))
-    else:
-        _print_check(path, report, meaning)
-    if not report:
-        raise typer.Exit(ExitCode.FINDINGS)
-
-
-def _print_check(path: Path, report: CheckReport, meaning: list[str]) -> None:
-    console = output()
-    if report:
-        console.print(
-            f"[bold green]sound[/]  {path}: {report.blocks:,} blocks in {report.units:,} units "
-            f"of {format_bytes(UNIT)}",
-            soft_wrap=True,
-        )
-    else:
-        console.print(f"[bold red]{report.total} findings[/]  {path}", soft_wrap=True)
-        for finding in report.findings:
-            console.print(f"  {finding}", markup=False, soft_wrap=True)
-        if report.total > len(report.findings):
-            console.print(f"  and {report.total - len(report.findings)} more")
-    for sentence in meaning:
-        console.print(sentence)
-
-
-def _meaning(header: Header, report: CheckReport) -> list[str]:
-    """Say what the outcome means for who has data in the heap."""
-    sentences = []
-    if not header.closed:
-        sentences.append(
-            "Its last writer did not close it: all that calls had returned to that writer is there."
-        )
-    if report:
-        return [
-            *sentences,
-            "Every unit has one owner, no blocks overlap, every root leads to a live block.",
-            "The bytes inside the blocks are yours: pmemheap keeps no checksum of them.",
-        ]
-    if any(finding.startswith("root ") for finding in report.findings):
-        sentences.append(
-            "A root that leads to no live block: what it named was freed, or its record is lost. "
-            "Other blocks are not concerned."
-        )
-    if any(_is_persistent(finding) for finding in report.findings):
-        sentences.append(
-            "The records of blocks are damaged: blocks near the units above may be lost, or free "
-            "space may be taken for blocks. Copy out what you need by its roots, then write a new "
-            "heap; do not write to this one."
-        )
-    if len(sentences) == (not header.closed):
-        sentences.append(
-            "Only what this process keeps in memory disagrees; the file is not concerned. "
-            "This is a mistake in pmemheap: please report it."
-        )
-    return sentences
-
-
-def _is_persistent(finding: str) -> bool:
-    return any(words in finding for words in ("entry", "entries", "allocation bits"))
 
 
 # ---------------------------------------------------------------- map

@@ -1,0 +1,222 @@
+"""Examination: everything that can be told of a heap file without opening it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pmemheap import layout, native
+from pmemheap.errors import CorruptHeapError, UsageError
+from pmemheap.header import read_tables as read_strictly
+from pmemheap.layout import Superblock
+from pmemheap.native import Lock
+from pmemheap.offline.extents import Extent, block_at
+from pmemheap.offline.findings import Finding, FindingKind, Findings, Severity
+from pmemheap.offline.image import Disk, Image, Overlay
+from pmemheap.offline.places import Places
+from pmemheap.offline.replaying import replay
+from pmemheap.offline.superblocks import Log, read_log, read_superblocks
+from pmemheap.offline.tables import Slots, check_roots, read_tables
+from pmemheap.offline.units import UnitWalk
+
+__all__ = ["Examination", "examine", "open_image"]
+
+
+@dataclass
+class Examination:
+    """What was found.
+
+    Attributes
+    ----------
+    size : int
+        Length of the file.
+    copies : tuple of Superblock or None
+        Both superblocks; `current` is the index of the one that counts, None without one.
+    view : Overlay
+        The file with the log applied, and with the slots that could be derived.
+    replayed : Overlay
+        The file with the log applied, nothing else.
+    blocks, block_bytes, runs, large, used_units : int
+        Live blocks and what they take.
+    """
+
+    size: int
+    copies: tuple[Superblock | None, Superblock | None]
+    current: int | None
+    log: Log
+    slots: Slots
+    places: Places
+    replayed: Overlay
+    view: Overlay
+    findings: Findings
+    blocks: int = 0
+    block_bytes: int = 0
+    runs: int = 0
+    large: int = 0
+    used_units: int = 0
+
+    @property
+    def superblock(self) -> Superblock | None:
+        """The superblock that counts."""
+        return None if self.current is None else self.copies[self.current]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is damaged."""
+        return self.findings.damage == 0
+
+    @property
+    def is_heap(self) -> bool:
+        """Whether the file can be told to be a heap."""
+        return not self.findings.has(FindingKind.NO_HEAP)
+
+    def extents(self) -> Iterator[Extent]:
+        """Yield the sound extents once more; O(1) memory."""
+        yield from UnitWalk(self.view, self.places, Findings(), self.size).extents()
+
+
+@contextmanager
+def open_image(path: str | os.PathLike[str], *, write: bool = False) -> Iterator[Disk]:
+    """Open a file to look at it, as a reader of the heap, or as its writer to mend it.
+
+    Raises
+    ------
+    UsageError
+        No such file, no regular one, no permission, or a process has the heap open.
+    """
+    flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
+    name = os.fspath(path)
+    try:
+        fd = os.open(name, flags)
+    except OSError as error:
+        raise UsageError(f"heap file {name!r}: {error.strerror}") from error
+    try:
+        if not Path(name).is_file():
+            raise UsageError(f"heap file {name!r}: a regular file expected, found something else")
+        _lock(fd, name, write=write)
+        yield Disk(fd)
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int, name: str, *, write: bool) -> None:
+    if write:
+        free = native.lock_byte(fd, layout.LOCK_WRITER, Lock.WRITE)
+        free = free and native.lock_byte(fd, layout.LOCK_READER, Lock.WRITE)
+    else:
+        native.lock_byte(fd, layout.LOCK_READER, Lock.READ)
+        free = native.probe_lock(fd, layout.LOCK_WRITER, Lock.READ) == Lock.NONE
+    if not free:
+        holder = int.from_bytes(os.pread(fd, 4, layout.SHARED_WRITER_PID), "little")
+        raise UsageError(
+            f"heap file {name!r}: no other user expected, process {holder} has it open"
+        )
+
+
+def examine(image: Image, on_extent: Callable[[Extent], None] | None = None) -> Examination:
+    """Check everything against everything. O(units) time, O(1) memory; nothing is changed.
+
+    Parameters
+    ----------
+    image : Image
+        A file, or a file under changes.
+    on_extent : callable, optional
+        Is given each sound extent.
+    """
+    findings = Findings()
+    copies, current = read_superblocks(image, findings)
+    superblock = None if current is None else copies[current]
+    log = read_log(image, superblock, findings)
+    replayed = Overlay(image)
+    replay(replayed, log.pending)
+    file_end = superblock.file_end if superblock is not None else None
+    if log.scan.records:
+        file_end = log.scan.records[-1].file_end
+    before = len(findings.kept)
+    slots = read_tables(replayed, superblock, file_end, findings)
+    view = Overlay(replayed)
+    for finding in findings.kept[before:]:
+        for edit in finding.edits:
+            view.put(edit.offset, edit.data)
+    places = Places(slots.segments, slots.live)
+    made = Examination(image.size, copies, current, log, slots, places, replayed, view, findings)
+    _check_size(made)
+    _walk(made, on_extent)
+    _check_roots(made)
+    _check_unreadable(image, findings)
+    if made.is_sound and superblock is not None:
+        _cross_check(made, superblock)
+    return made
+
+
+def _check_size(made: Examination) -> None:
+    findings, size, end = made.findings, made.size, made.slots.file_end
+    if made.superblock is None and not made.slots.segments:
+        return
+    if size < end:
+        findings.add(
+            Finding(
+                FindingKind.FILE_SHORT, "file", size, f"{end} bytes for its segments", str(size),
+                "what lay behind is lost; blocks that had bytes there are named, if their records "
+                "are left",
+                f"the file is made {end} bytes long; what is lost reads as free space",
+                "all blocks whose records lay behind its end", new_size=end,
+            )
+        )  # fmt: skip
+    elif size > end and end:
+        findings.add(
+            Finding(
+                FindingKind.FILE_LONG, "file", end, f"{end} bytes for its segments", str(size),
+                "a process was ended while it grew or gave back, or something was appended; no "
+                "block lies there",
+                f"the file is cut to {end} bytes", "", new_size=end,
+                severity=Severity.NOTE,
+            )
+        )  # fmt: skip
+
+
+def _walk(made: Examination, on_extent: Callable[[Extent], None] | None) -> None:
+    walk = UnitWalk(made.view, made.places, made.findings, made.size)
+    for extent in walk.extents():
+        if on_extent is not None:
+            on_extent(extent)
+    made.blocks, made.block_bytes = walk.blocks, walk.block_bytes
+    made.runs, made.large, made.used_units = walk.runs, walk.large, walk.used_units
+
+
+def _check_roots(made: Examination) -> None:
+    dead = {
+        index: "none"
+        for index, root in made.slots.roots.items()
+        if block_at(made.view, made.places, root.off) is None
+    }
+    check_roots(made.slots.roots, dead, made.findings)
+
+
+def _check_unreadable(image: Image, findings: Findings) -> None:
+    while isinstance(image, Overlay):
+        image = image.upstream
+    for offset, length in getattr(image, "unreadable", ()):
+        findings.add(
+            Finding(
+                FindingKind.UNREADABLE, "medium", offset, f"{length} bytes", "an input error",
+                "what lies there counts as zeros here; copy the file to another medium first",
+            )
+        )  # fmt: skip
+
+
+def _cross_check(made: Examination, superblock: Superblock) -> None:
+    """Ask what opening the heap would ask: it may know a rule that is not checked here."""
+    image = made.view.read(0, layout.HEADER_BYTES)
+    try:
+        read_strictly(image, superblock, "the file")
+    except CorruptHeapError as error:
+        made.findings.add(
+            Finding(
+                FindingKind.SEGMENT, "tables", layout.SEGMENT_TABLE, "a heap that can be opened",
+                str(error), "the heap cannot be opened; `salvage` copies its blocks",
+            )
+        )  # fmt: skip

@@ -1,0 +1,335 @@
+"""Extents: runs and large blocks as their entries say, one at a time.
+
+entry    | kind | class | flags | nunits | nbytes |     16 bytes, at the first unit of an extent
+bits     32 bytes a unit, one bit a granule: set where a live block of a run begins
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from pmemheap import layout
+from pmemheap.offline.findings import Edit
+from pmemheap.offline.image import Image, data_pieces
+from pmemheap.offline.places import ArenaPlaces, Part, Places, arena_of, heap_offset
+from pmemheap.slabs import CLASSES, SizeClass
+from pmemheap.units import GRANULE, UNIT, align_up
+
+__all__ = [
+    "BIT_BYTES",
+    "HALF_ENTRY",
+    "LARGE",
+    "RUN",
+    "STARTS",
+    "Block",
+    "Extent",
+    "TableReader",
+    "block_at",
+    "entries_of",
+    "entry_fields",
+    "mended",
+    "nonzero_at",
+    "pack_entry",
+    "problem_of",
+    "scattered",
+    "unit_at",
+]
+
+LARGE, RUN = 1, 2
+_ENTRY = struct.Struct("<BBHIQ")
+_NONZERO = re.compile(rb"[^\0]")
+_GRANULES = UNIT // GRANULE
+BIT_BYTES = layout.BITS_WIDTH
+_NAMED = 4
+HALF_ENTRY = "a length without a kind"
+
+
+def _starts(size_class: SizeClass) -> int:
+    step = size_class.size // GRANULE
+    return sum(1 << index * step for index in range(size_class.run_blocks))
+
+
+STARTS = [_starts(each) for each in CLASSES]
+_RUN_UNITS_MOST = max(each.run_units for each in CLASSES)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A live block: its heap offset, and the bytes that belong to it."""
+
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A run or a large block, as its entry says.
+
+    Attributes
+    ----------
+    unit, nunits : int
+        Where it lies.
+    place : int
+        File offset of its entry.
+    nbytes : int
+        Bytes asked for, of a large block.
+    bits : int
+        Granules at which live blocks begin, of a run; 0 in a large block.
+    """
+
+    arena: int
+    unit: int
+    kind: int
+    class_index: int
+    nunits: int
+    nbytes: int
+    place: int
+    bits: int = 0
+
+    @property
+    def stop(self) -> int:
+        """Unit behind it."""
+        return self.unit + self.nunits
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it holds small blocks."""
+        return self.kind == RUN
+
+    @property
+    def offset(self) -> int:
+        """Heap offset of its first byte."""
+        return heap_offset(self.arena, self.unit * UNIT)
+
+    @property
+    def block_count(self) -> int:
+        """Live blocks in it."""
+        return self.bits.bit_count() if self.is_run else 1
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield its live blocks, by offset."""
+        if not self.is_run:
+            yield Block(self.offset, self.nbytes)
+            return
+        size, bits = CLASSES[self.class_index].size, self.bits
+        while bits:
+            lowest = bits & -bits
+            yield Block(self.offset + (lowest.bit_length() - 1) * GRANULE, size)
+            bits ^= lowest
+
+    def describe(self) -> str:
+        """Say which blocks these are."""
+        if not self.is_run:
+            return f"block at {self.offset:#x} of {self.nbytes} bytes"
+        names = [
+            f"{block.offset:#x}" for block, _ in zip(self.blocks(), range(_NAMED), strict=False)
+        ]
+        more = ", ..." if self.block_count > _NAMED else ""
+        size = CLASSES[self.class_index].size
+        if not names:
+            return f"run at {self.offset:#x} for blocks of {size} bytes, empty"
+        word = "block" if self.block_count == 1 else "blocks"
+        return f"{self.block_count} {word} of {size} bytes at {', '.join(names)}{more}"
+
+
+def entry_fields(entry: bytes) -> tuple[int, int, int, int, int]:
+    """Return kind, class, flags, nunits and nbytes of an entry."""
+    kind, class_index, flags, nunits, nbytes = _ENTRY.unpack(entry)
+    return kind, class_index, flags, nunits, nbytes
+
+
+def pack_entry(extent: Extent) -> bytes:
+    """Return the 16 bytes of an extent's entry."""
+    nbytes = 0 if extent.is_run else extent.nbytes
+    return _ENTRY.pack(extent.kind, extent.class_index, 0, extent.nunits, nbytes)
+
+
+def problem_of(  # noqa: PLR0911 -- one for each thing that can be wrong
+    extent: Extent, end_unit: int, flags: int
+) -> tuple[str, str] | None:
+    """Return what was expected of an entry and what was found, or None."""
+    if extent.kind == extent.class_index == flags == extent.nunits == 0:
+        return "all zeros", HALF_ENTRY
+    if extent.kind not in {LARGE, RUN}:
+        return "kind 1 or 2, or all zeros", f"kind {extent.kind}"
+    if extent.kind == RUN:
+        if extent.class_index >= len(CLASSES):
+            return f"a size class below {len(CLASSES)}", str(extent.class_index)
+        expected = CLASSES[extent.class_index].run_units
+        if extent.nunits != expected:
+            return f"{expected} units for class {extent.class_index}", str(extent.nunits)
+        if extent.nbytes:
+            return "no bytes in a run", str(extent.nbytes)
+    elif extent.class_index:
+        return "no class in a large block", str(extent.class_index)
+    if not 0 < extent.nunits <= end_unit - extent.unit:
+        return f"1 to {end_unit - extent.unit} units", str(extent.nunits)
+    if extent.nbytes > extent.nunits * UNIT:
+        return f"at most {extent.nunits * UNIT} bytes", str(extent.nbytes)
+    return None if flags == 0 else ("no flags", f"{flags:#x}")
+
+
+def mended(extent: Extent, end_unit: int, reader: TableReader) -> Extent | None:
+    """Return what an entry was, if the rest of it and the entries and bits around it tell."""
+    room = end_unit - extent.unit
+    if extent.kind == LARGE:
+        candidates = _large_candidates(extent, room)
+    elif extent.kind == RUN:
+        candidates = _run_candidates(extent, room)
+    else:
+        return None
+    fitting = [
+        candidate
+        for candidate in candidates
+        if not reader.has_entries(candidate.unit + 1, candidate.stop)
+        and _bits_fit(candidate, reader)
+    ]
+    return fitting[0] if fitting else None
+
+
+def _large_candidates(extent: Extent, room: int) -> list[Extent]:
+    units = align_up(extent.nbytes, UNIT) // UNIT
+    found = []
+    if 0 < extent.nunits <= room:
+        nbytes = min(extent.nbytes, extent.nunits * UNIT)
+        found.append(replace(extent, class_index=0, nbytes=nbytes))
+    if 0 < units <= room:
+        found.append(replace(extent, class_index=0, nunits=units))
+    return found
+
+
+def _run_candidates(extent: Extent, room: int) -> list[Extent]:
+    if extent.class_index < len(CLASSES):
+        units = CLASSES[extent.class_index].run_units
+        return [replace(extent, nunits=units, nbytes=0)] if units <= room else []
+    return []
+
+
+def _bits_fit(extent: Extent, reader: TableReader) -> bool:
+    bits = reader.bits(extent.unit, extent.nunits)
+    if not extent.is_run:
+        return bits == 0
+    return bits & ~STARTS[extent.class_index] == 0
+
+
+# ---------------------------------------------------------------- reading
+
+
+def nonzero_at(piece: bytes, width: int, phase: int) -> Iterator[int]:
+    """Yield where the elements that are not all zeros begin; `phase` bytes lie before the piece."""
+    found = _NONZERO.search(piece)
+    while found is not None:
+        at = found.start() - (found.start() + phase) % width
+        yield at
+        found = _NONZERO.search(piece, at + width)
+
+
+def entries_of(image: Image, arena: ArenaPlaces) -> Iterator[tuple[int, int, bytes]]:
+    """Yield unit, file offset and bytes of the entries that are not zero."""
+    width = layout.ENTRY_WIDTH
+    first, end = arena.first_unit * width, arena.end_unit * width
+    for place, length in arena.ranges(Part.ENTRIES, first, end):
+        unit = unit_at(arena, place)
+        for offset, piece in data_pieces(image, place, place + length):
+            whole = piece.ljust(align_up(len(piece), width), b"\0")
+            for at in nonzero_at(whole, width, offset - place):
+                yield unit + (offset + at - place) // width, offset + at, whole[at : at + width]
+
+
+def unit_at(arena: ArenaPlaces, place: int) -> int:
+    """Return the unit whose entry or bits lie at a file offset."""
+    for slot in arena.segments:
+        if slot.entries_off <= place < slot.bits_off:
+            return slot.first_unit + (place - slot.entries_off) // layout.ENTRY_WIDTH
+        if slot.bits_off <= place < slot.data_off:
+            return slot.first_unit + (place - slot.bits_off) // BIT_BYTES
+    raise AssertionError(f"a segment with tables at {place:#x}")
+
+
+def scattered(arena: ArenaPlaces, part: Part, unit: int, image: bytes) -> tuple[Edit, ...]:
+    """Return the edits that store the parts of units from `unit` on."""
+    start, at, edits = unit * int(part.value), 0, []
+    for place, length in arena.spans(part, start, start + len(image)):
+        if place is not None:
+            edits.append(Edit(place, image[at : at + length]))
+        at += length
+    return tuple(edits)
+
+
+class TableReader:
+    """Entries and bits of an arena by unit, a window of them at a time."""
+
+    _WINDOW = 2048
+
+    def __init__(self, image: Image, arena: ArenaPlaces) -> None:
+        self._image = image
+        self._arena = arena
+        self._first = 0
+        self._bits = b""
+
+    def bits(self, unit: int, nunits: int) -> int:
+        """Return the bits of units as one number, lowest granule first."""
+        if nunits > _RUN_UNITS_MOST:
+            return int(self._any_bits(unit, nunits))
+        at = (unit - self._first) * BIT_BYTES
+        if at < 0 or at + nunits * BIT_BYTES > len(self._bits):
+            self._first, at = unit, 0
+            stop = unit + max(nunits, self._WINDOW)
+            self._bits, _ = self._arena.read(
+                self._image, Part.BITS, unit * BIT_BYTES, stop * BIT_BYTES
+            )
+        return int.from_bytes(self._bits[at : at + nunits * BIT_BYTES], "little")
+
+    def _any_bits(self, unit: int, nunits: int) -> bool:
+        ranges = self._arena.ranges(Part.BITS, unit * BIT_BYTES, (unit + nunits) * BIT_BYTES)
+        return any(
+            True
+            for place, length in ranges
+            for _ in data_pieces(self._image, place, place + length)
+        )
+
+    def has_entries(self, start: int, stop: int) -> bool:
+        """Tell whether an extent begins in ``[start, stop)``."""
+        width = layout.ENTRY_WIDTH
+        return any(
+            True
+            for place, length in self._arena.ranges(Part.ENTRIES, start * width, stop * width)
+            for _ in data_pieces(self._image, place, place + length)
+        )
+
+
+def block_at(image: Image, places: Places, offset: int) -> Block | None:
+    """Return the live block that begins at a heap offset, without a walk."""
+    index, byte = arena_of(offset)
+    arena = places.arena(index)
+    if arena is None or byte % GRANULE or arena.segment_of(byte // UNIT) is None:
+        return None
+    unit = byte // UNIT
+    reader = TableReader(image, arena)
+    for head in range(unit, max(unit - _RUN_UNITS_MOST, arena.first_unit - 1), -1):
+        place = arena.place(Part.ENTRIES, head)
+        if place is None:
+            return None
+        entry = image.read(place, layout.ENTRY_WIDTH)
+        if len(entry) < layout.ENTRY_WIDTH or not any(entry):
+            continue
+        kind, class_index, flags, nunits, nbytes = _ENTRY.unpack(entry)
+        extent = Extent(index, head, kind, class_index, nunits, nbytes, place)
+        if problem_of(extent, arena.end_unit, flags) is not None or unit >= extent.stop:
+            return None
+        return _block_in(extent, byte, reader)
+    return None
+
+
+def _block_in(extent: Extent, byte: int, reader: TableReader) -> Block | None:
+    inside = byte - extent.unit * UNIT
+    offset = heap_offset(extent.arena, byte)
+    if not extent.is_run:
+        return Block(offset, extent.nbytes) if inside == 0 else None
+    bits = reader.bits(extent.unit, extent.nunits) & STARTS[extent.class_index]
+    if bits >> inside // GRANULE & 1:
+        return Block(offset, CLASSES[extent.class_index].size)
+    return None

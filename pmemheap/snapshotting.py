@@ -1,0 +1,226 @@
+"""Snapshotting: a copy of a heap file while the heap is open, which opens as a closed heap.
+
+    live file    | header | log | entries | bits | data ....   . hole . |    nobody stores to it now
+    temporary    clone, or range by range, holes stay holes
+                 both superblocks: state CLEAN, a new epoch; blocks for header, log and tables
+    path         synced, given its name, the directory synced
+
+Whoever calls keeps changes out, and has brought everything home: after a checkpoint, under the
+commit lock. A copy keeps the identity of its heap, as a copy made by ``cp`` would, unless a new one
+is asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+
+from pmemheap import layout, native
+from pmemheap.errors import UsageError
+from pmemheap.layout import HeapState, SegmentKind, SegmentSlot, Superblock
+from pmemheap.native import NativeError
+
+__all__ = ["CopyMethod", "copy_heap_file"]
+
+_FICLONE = 0x40049409
+_COPIED_AT_ONCE = 1 << 20
+_NAME_CHARACTERS_KEPT = 40
+_CANNOT = frozenset(
+    {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
+)
+
+
+class CopyMethod(StrEnum):
+    """How the bytes were copied."""
+
+    CLONE = "clone"
+    RANGES = "ranges"
+    BYTES = "bytes"
+
+
+def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
+    fd: int,
+    path: Path,
+    superblock: Superblock,
+    segments: Iterable[SegmentSlot],
+    file_end: int,
+    *,
+    new_identity: bool = False,
+    replace_file: bool = False,
+) -> CopyMethod:
+    """Copy an open heap file to `path`.
+
+    Parameters
+    ----------
+    fd : int
+        The file; nobody stores to it until this returns, and the log is empty.
+    superblock, segments, file_end
+        What its header says.
+    new_identity : bool
+        Give the copy a uuid of its own.
+    replace_file : bool
+        Put it in the place of a file that is there.
+
+    Raises
+    ------
+    UsageError
+        A file is there, or its directory is not.
+    OSError
+        No room, or the medium failed; nothing is left at `path` that was not there before.
+    """
+    _require_place(path, replace_file=replace_file)
+    temporary = path.parent / f".{path.name[:_NAME_CHARACTERS_KEPT]}.{secrets.token_hex(8)}"
+    mode = os.fstat(fd).st_mode & 0o777
+    target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode or 0o600)
+    try:
+        try:
+            method = _copy_bytes(fd, target, file_end)
+            _close_heap(target, superblock, file_end, new_identity=new_identity)
+            _back(target, _stored_in_place(segments), cloned=method == CopyMethod.CLONE)
+            native.fsync(target)
+        finally:
+            os.close(target)
+        _name(temporary, path, replace_file=replace_file)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    return method
+
+
+def _require_place(path: Path, *, replace_file: bool) -> None:
+    if not path.parent.is_dir():
+        raise UsageError(f"snapshot {str(path)!r}: its directory expected, not there")
+    if path.exists() and (not replace_file or not path.is_file()):
+        raise UsageError(f"snapshot {str(path)!r}: no such file expected, one is there")
+
+
+# ---------------------------------------------------------------- bytes
+
+
+def _copy_bytes(source: int, target: int, length: int) -> CopyMethod:
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    else:
+        native.ftruncate(target, length)
+        return CopyMethod.CLONE
+    native.ftruncate(target, length)
+    method = CopyMethod.RANGES
+    for start, stop in _data_ranges(source, length):
+        at = start
+        if method == CopyMethod.RANGES:
+            at = _copy_range(source, target, start, stop)
+        if at < stop:
+            method = CopyMethod.BYTES
+            _transfer(source, target, at, stop)
+    return method
+
+
+def _data_ranges(fd: int, end: int, at: int = 0) -> Iterator[tuple[int, int]]:
+    """Yield the parts of a file up to `end` that are no holes."""
+    while at < end:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+            stop = os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            start, stop = at, end
+        if start >= end:
+            return
+        yield start, min(stop, end)
+        at = stop
+
+
+def _copy_range(source: int, target: int, start: int, stop: int) -> int:
+    """Let the kernel copy a range; return how far it came."""
+    at = start
+    while at < stop:
+        try:
+            count = os.copy_file_range(source, target, stop - at, at, at)
+        except OSError as error:
+            if error.errno in _CANNOT:
+                return at
+            raise
+        if count == 0:
+            return at
+        at += count
+    return at
+
+
+def _transfer(source: int, target: int, start: int, stop: int) -> None:
+    for at in range(start, stop, _COPIED_AT_ONCE):
+        data = native.pread(source, min(_COPIED_AT_ONCE, stop - at), at)
+        native.pwrite(target, data, at)
+
+
+# ---------------------------------------------------------------- the heap in it
+
+
+def _close_heap(fd: int, superblock: Superblock, file_end: int, *, new_identity: bool) -> None:
+    """Say in both superblocks of a copy that it is closed, in a new epoch [R15]."""
+    opened = superblock.epoch >> 32
+    closed = superblock.successor(
+        state=HeapState.CLEAN, file_end=file_end,
+        epoch=(opened + 1) << 32 | secrets.randbits(32),
+        uuid=secrets.token_bytes(16) if new_identity else superblock.uuid,
+    )  # fmt: skip
+    native.pwrite(fd, bytes(4), layout.SHARED_WRITER_PID)
+    native.pwrite(fd, closed.pack(), layout.SUPERBLOCKS[0])
+    native.pwrite(
+        fd, replace(closed, generation=closed.generation + 1).pack(), layout.SUPERBLOCKS[1]
+    )
+
+
+def _stored_in_place(segments: Iterable[SegmentSlot]) -> Iterator[tuple[int, int]]:
+    """Yield the ranges that are stored to without another look at the disk: header, log, tables."""
+    yield 0, layout.HEADER_BYTES
+    for slot in segments:
+        if slot.kind == SegmentKind.LOG:
+            yield slot.file_off, slot.file_bytes
+        elif slot.kind == SegmentKind.DATA:
+            yield slot.entries_off, slot.data_off - slot.entries_off
+
+
+def _back(fd: int, ranges: Iterable[tuple[int, int]], *, cloned: bool) -> None:
+    """Give ranges blocks of their own, so that no store to them can fail for want of space.
+
+    What a clone shares is written over with itself: not every file system that clones can unshare.
+    """
+    for offset, length in ranges:
+        try:
+            native.fallocate(fd, offset, length, native.Allocate.KEEP_SIZE)
+        except NativeError as error:
+            if error.errno not in _CANNOT:
+                raise
+        if cloned:
+            for start, stop in _data_ranges(fd, offset + length, offset):
+                _transfer(fd, fd, start, stop)
+
+
+def _name(temporary: Path, path: Path, *, replace_file: bool) -> None:
+    if replace_file:
+        os.rename(temporary, path)
+    else:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise UsageError(
+                f"snapshot {str(path)!r}: no such file expected, one is there"
+            ) from None
+        os.unlink(temporary)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        native.fsync(directory)
+    finally:
+        os.close(directory)
