@@ -413,7 +413,7 @@ class HeapFile:
                 state=HeapState.IN_USE, boot_id=boot_id(),
                 epoch=(opened + 1) << 32 | secrets.randbits(32), file_end=self.file_end,
             )  # fmt: skip
-            if not self.on_memory:  # whatever the durability: a crash is to be noticed
+            if self.is_power or not self.on_memory:  # a power failure is to be noticed
                 self._sync("open")
         except BaseException:
             self._unmap_header()
