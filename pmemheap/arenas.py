@@ -12,11 +12,12 @@ that an offset never has a second meaning [R24].
 from __future__ import annotations
 
 import weakref
+from contextlib import suppress
 from typing import Self
 
 from pmemheap.blockspace import BlockSpace
 from pmemheap.engine import Engine, State
-from pmemheap.errors import OutOfSpaceError, UsageError
+from pmemheap.errors import OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.filemedium import FileMedium
 from pmemheap.layout import (
     ARENA_NAME_BYTES,
@@ -92,7 +93,13 @@ class Arena(BlockSpace):
                 region.grow(1, 1)
             return cls._over(heap, index, region, fresh=slot is not None)
         except BaseException:
+            heap._leave_log(index)
+            pieces = region.pieces
             region.close()
+            if slot is not None and pieces:  # it was made already
+                with suppress(PmemHeapError):
+                    medium.drop_arena(pieces)
+                    medium.release(pieces)
             raise
 
     @classmethod
@@ -136,15 +143,20 @@ class Arena(BlockSpace):
     def _drop_locked(self) -> None:
         self._require(write=True)
         self._set_state(State.CLOSED)  # before the look: from here on nobody gets a view
+        pieces = self._region.pieces
         try:
             self._require_unused()
-            self._region.drop()
+            self._medium.drop_arena(pieces)
         except BaseException:
             if self._medium.arenas[self._index].state == ArenaState.LIVE:
                 self._set_state(State.OPEN)
                 self._heed_failed_sync()
             raise
         self._shut()
+        self._leave_log(self._index)
+        self._region.close()
+        with suppress(PmemHeapError):  # the next give-back tries again
+            self._medium.release(pieces)
 
     def _require_unused(self) -> None:
         counters = self._counters()

@@ -85,6 +85,10 @@ class Committing(native.HeapCore):
         if file is not None:
             self._set_logged(_POWER if file.is_power else _PROCESS)
 
+    def _leave_log(self, arena: int) -> None:
+        """Let nothing come home to an arena any more: it has been dropped."""
+        self._log._set_home(arena, 0, 0, 0, 0, 0, None)
+
     def _end_log(self) -> None:
         """Bring everything home before the heap closes."""
         log = self._redo()

@@ -554,20 +554,6 @@ class Region:
         self._narrow_tables()
         self._medium.release(pieces)
 
-    def drop(self) -> None:
-        """Make all of it no part of the heap any more, unmap it, and give its space back.
-
-        Raises
-        ------
-        PmemHeapError
-            The medium refused to let it go; it is all there.
-        """
-        pieces = self.pieces
-        self._medium.drop_arena(pieces)
-        self.close()
-        with suppress(PmemHeapError):  # the next give-back tries again
-            self._medium.release(pieces)
-
     def punch(self, start: int, nunits: int) -> None:
         """Give the pages of free units back; they read zero afterwards."""
         for piece, first, count in self._parts(start, nunits):
