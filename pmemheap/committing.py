@@ -42,11 +42,9 @@ _QUARANTINE_LEAST = 1 << 20
 class Committing(native.HeapCore):
     """The part of a heap that knows the log."""
 
-    __slots__ = ("_log", "_transactions", "_writer")
+    __slots__ = ("_log",)
 
     _log: LogCore
-    _transactions: dict[int, Transaction]
-    _writer: threading.Lock
     _lock: threading.RLock
     _medium: AnonymousMedium | FileMedium
     _region: Region
@@ -67,12 +65,10 @@ class Committing(native.HeapCore):
         """Join the log of the heap; with None, begin it."""
         medium = self._medium
         file = medium if isinstance(medium, FileMedium) and not medium.readonly else None
-        if heap is None:
-            self._log = LogCore() if file is None else RedoLog(file)
-            self._transactions, self._writer = {}, threading.Lock()
+        if heap is not None:
+            self._log = heap._log
         else:
-            self._log, self._writer = heap._log, heap._writer
-            self._transactions = heap._transactions
+            self._log = LogCore() if file is None else RedoLog(file)
         base, region = self._region.base, self._region
         homes = ("data", "home_bits", "home_entries")
         if file is None or not file.shadowed:
@@ -219,7 +215,7 @@ class Committing(native.HeapCore):
         self._prepare_fresh(transaction)
         while (end := transaction._commit(operations, count, durable)) < 0:
             if not transaction.is_open:
-                raise self._died()
+                self._raise_died()
             self._make_log_room(end, transaction._log_bytes() + len(operations))
         return end
 
@@ -263,12 +259,13 @@ class Committing(native.HeapCore):
         finally:
             self._heed_failed_sync()
 
-    def _died(self) -> Exception:
+    def _raise_died(self) -> NoReturn:
+        """Raise what a failed sync of the log is raised as."""
         log = self._redo()
         assert log is not None
         error = log.died("commit")
         self._heed_failed_sync()
-        return error
+        raise error
 
     def _refuse_in_transaction(self, code: int, what: str, offset: int, nbytes: int) -> NoReturn:
         """Raise what a transaction's call was refused for."""
@@ -296,8 +293,7 @@ class Committing(native.HeapCore):
 
     def _move_logged(self, offset: int, size: int) -> int:
         """Let a block move in a file heap, in one record: reserve, copy, free, commit."""
-        transaction = native.TxCore()
-        transaction._open(self._log)
+        transaction = native.TxCore(None, self._log, False)
         to = self._reserve_locked(transaction, size, GRANULE, roomy=True)
         count = min(self.usable_size(offset), size)
         try:
@@ -305,7 +301,7 @@ class Committing(native.HeapCore):
                 new[:] = old
             self._retire_moved(transaction, offset, to, size)
         finally:
-            transaction._abort()
+            transaction._finish()
         return to
 
     def _retire_moved(self, transaction: native.TxCore, offset: int, to: int, size: int) -> None:

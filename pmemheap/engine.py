@@ -508,8 +508,8 @@ class Engine(Committing):
         """Close as far as views that are still alive allow: they keep the memory, not the file."""
         if self._state() > State.READONLY:
             return
-        for transaction in list(self._transactions.values()):
-            transaction._end()
+        for transaction in self._log._open_transactions():
+            transaction._finish()
         with suppress(DurabilityError):
             self._end_log()
         for space in self._spaces():

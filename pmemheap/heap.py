@@ -17,7 +17,6 @@ import os
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
-from threading import get_ident
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -476,10 +475,10 @@ class Heap(BlockSpace):
         """
         if self._state() != State.OPEN:
             self._require(write=True)
-        outer = self._transactions.get(get_ident())
+        outer = self._log._current()
         if outer is not None:
-            return cast("Transaction", Savepoint(outer))
-        return Transaction(self, durable)
+            return cast("Transaction", Savepoint(cast("Transaction", outer)))
+        return Transaction(self, self._log, durable)
 
     def sync(self) -> None:
         """Wait until everything stored so far is on the medium; nothing in anonymous memory.
@@ -531,10 +530,10 @@ class Heap(BlockSpace):
         views = sum(space._live_views() for space in self._spaces())
         if views:
             raise BufferError(f"{self._name}: no live views expected at close, {views} found")
-        if self._transactions:
+        transactions = self._log._open_transactions()
+        if transactions:
             raise BufferError(
-                f"{self._name}: no open transaction expected at close, "
-                f"{len(self._transactions)} found"
+                f"{self._name}: no open transaction expected at close, {len(transactions)} found"
             )
 
     def _close_parts(self) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from pmemheap import native
 from pmemheap.arguments import alignment_argument, offset_argument, size_argument, whole_number
@@ -55,14 +55,11 @@ class Transaction(native.TxCore):
     >>> heap.close()
     """
 
-    __slots__ = ("__weakref__", "_durable", "_heap", "_pending_roots", "_savepoints")
+    __slots__ = ("__weakref__",)
 
-    def __init__(self, heap: Engine, durable: bool) -> None:
-        self._heap, self._durable = heap, durable
-        self._pending_roots: dict[str, int | None] = {}
-        self._savepoints: list[Savepoint] = []
-        self._open(heap._log)
-        heap._transactions[threading.get_ident()] = self
+    _heap: Engine
+    _pending_roots: dict[str, int | None] | None
+    _savepoints: list[Savepoint] | None
 
     # ------------------------------------------------------------ what it is
 
@@ -220,7 +217,7 @@ class Transaction(native.TxCore):
         try:
             self._heap._commit(self)
         finally:
-            self._end()
+            self._finish()
 
     def abort(self) -> None:
         """Give up everything: the heap is as it was before.
@@ -231,41 +228,14 @@ class Transaction(native.TxCore):
             The transaction has ended, or belongs to another thread.
         """
         self._require_usable()
-        self._end()
+        self._finish()
 
-    def _end(self) -> None:
-        writer = self._state()[2]
-        self._abort()
-        self._savepoints.clear()
-        transactions = self._heap._transactions
-        if transactions.get(self._state()[1]) is self:
-            del transactions[self._state()[1]]
-        if writer:
-            self._set_writer(False)
-            self._heap._writer.release()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Commit, or abort when an exception leaves the block."""
-        if not self.is_open:
-            return
+    def _exit_slow(self, kind: type[BaseException] | None) -> None:
+        """End it where C cannot do it alone."""
         if kind is None:
             self.commit()
         else:
-            self._end()
-
-    def __del__(self) -> None:
-        """Abort what was dropped."""
-        if hasattr(self, "_heap") and self.is_open and hasattr(self, "_savepoints"):
-            self._end()
+            self._finish()
 
     # ------------------------------------------------------------ refusing
 
@@ -279,20 +249,15 @@ class Transaction(native.TxCore):
 
     def _become_writer(self) -> None:
         """Wait until no other transaction changes committed bytes."""
-        if not self._state()[2]:
-            self._heap._writer.acquire()
-            self._set_writer(True)
+        self._wait_writer()
 
     # ------------------------------------------------------------ for the heap
 
     def _root_changes(self) -> tuple[dict[str, RootSlot], set[str]]:
         roots = self._heap._roots
-        puts = {
-            name: RootSlot(name, off)
-            for name, off in self._pending_roots.items()
-            if off is not None
-        }
-        drops = {name for name, off in self._pending_roots.items() if off is None and name in roots}
+        pending = (self._pending_roots or {}).items()
+        puts = {name: RootSlot(name, off) for name, off in pending if off is not None}
+        drops = {name for name, off in pending if off is None and name in roots}
         return puts, drops
 
 
@@ -307,7 +272,9 @@ class Savepoint:
         if transaction._savepoint() < 0:
             raise MemoryError("transaction: no memory for a savepoint")
         self._transaction = transaction
-        self._pending_roots = dict(transaction._pending_roots)
+        self._pending_roots = dict(transaction._pending_roots or {})
+        if transaction._savepoints is None:
+            transaction._savepoints = []
         transaction._savepoints.append(self)
 
     def __getattr__(self, name: str) -> Any:
@@ -317,27 +284,29 @@ class Savepoint:
     @property
     def is_open(self) -> bool:
         """Whether it can still be used."""
-        return self._transaction.is_open and self in self._transaction._savepoints
+        return self._transaction.is_open and self in (self._transaction._savepoints or ())
 
     def commit(self) -> None:
         """Keep what was done since it began, as part of the transaction."""
-        self._require_last("commit")
+        open_ones = self._require_last("commit")
         self._transaction._release_savepoint()
-        self._transaction._savepoints.pop()
+        open_ones.pop()
 
     def abort(self) -> None:
         """Take back what was done since it began."""
-        self._require_last("abort")
+        open_ones = self._require_last("abort")
         self._transaction._rollback()
         self._transaction._pending_roots = self._pending_roots
-        self._transaction._savepoints.pop()
+        open_ones.pop()
 
-    def _require_last(self, what: str) -> None:
+    def _require_last(self, what: str) -> list[Savepoint]:
         self._transaction._require_usable()
         if not self.is_open:
             raise UsageError(f"savepoint: an open one expected at {what}, found one that has ended")
-        if self._transaction._savepoints[-1] is not self:
+        open_ones = self._transaction._savepoints or []
+        if open_ones[-1] is not self:
             raise UsageError(f"savepoint: the innermost one expected at {what}, found another")
+        return open_ones
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -367,7 +336,7 @@ class TransactionRoots(MutableMapping[str, int]):
     def _changed(self) -> dict[str, int]:
         transaction = self._transaction
         roots = dict(transaction._heap._roots)
-        for name, offset in transaction._pending_roots.items():
+        for name, offset in (transaction._pending_roots or {}).items():
             if offset is None:
                 roots.pop(name, None)
             else:
@@ -380,15 +349,19 @@ class TransactionRoots(MutableMapping[str, int]):
 
     def __setitem__(self, name: str, offset: int) -> None:
         """Keep an offset under a name when the transaction commits; exceptions as `Roots`."""
-        self._transaction._require_usable()
-        self._transaction._pending_roots[name] = require_root(name, offset)
+        self._pending()[name] = require_root(name, offset)
 
     def __delitem__(self, name: str) -> None:
         """Remove a root when the transaction commits."""
-        self._transaction._require_usable()
         if name not in self._changed():
             raise KeyError(name)
-        self._transaction._pending_roots[name] = None
+        self._pending()[name] = None
+
+    def _pending(self) -> dict[str, int | None]:
+        self._transaction._require_usable()
+        if self._transaction._pending_roots is None:
+            self._transaction._pending_roots = {}
+        return self._transaction._pending_roots
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names."""
@@ -397,8 +370,3 @@ class TransactionRoots(MutableMapping[str, int]):
     def __len__(self) -> int:
         """Return the number of roots."""
         return len(self._changed())
-
-
-def not_in_transaction(what: str) -> NoReturn:
-    """Refuse what cannot be taken back."""
-    raise UsageError(f"{what}: no open transaction of this thread expected, found one")

@@ -309,6 +309,20 @@ static PyObject *ranges(PyObject *object, PyObject *args)
     return list;
 }
 
+/* ---------------------------------------------------------------- transactions */
+
+static PyObject *current(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return ph_tx_current((struct log_object *)object);
+}
+
+static PyObject *open_transactions(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return ph_tx_list((struct log_object *)object);
+}
+
 /* ---------------------------------------------------------------- the type */
 
 static PyObject *log_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
@@ -318,7 +332,11 @@ static PyObject *log_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 
     (void)args;
     (void)keywords;
-    if (self != NULL && (self->syncing = PyThread_allocate_lock()) == NULL) {
+    if (self == NULL)
+        return NULL;
+    self->syncing = PyThread_allocate_lock();
+    self->writer = PyThread_allocate_lock();
+    if (self->syncing == NULL || self->writer == NULL) {
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
@@ -333,6 +351,8 @@ static void log_dealloc(PyObject *object)
 
     if (self->syncing != NULL)
         PyThread_free_lock(self->syncing);
+    if (self->writer != NULL)
+        PyThread_free_lock(self->writer);
     ph_log_fini(&self->log);
     release(object);
     Py_DECREF(type);
@@ -352,6 +372,8 @@ static PyMethodDef log_methods[] = {
     {"_set_home", set_home, METH_VARARGS, set_home_doc},
     {"_change", change, METH_VARARGS, change_doc},
     {"_sync", sync_log, METH_O, NULL},
+    {"_current", current, METH_NOARGS, "The open transaction of this thread, or None."},
+    {"_open_transactions", open_transactions, METH_NOARGS, NULL},
     {"_scan", scan, METH_VARARGS, scan_doc},
     {"_header_tables", header_tables, METH_VARARGS, header_tables_doc},
     {"_replay", replay, METH_VARARGS, replay_doc},

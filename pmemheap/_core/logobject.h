@@ -3,10 +3,14 @@
 #include "heapobject.h"
 #include "tx.h"
 
+struct tx_object;
+
 struct log_object {
     PyObject_HEAD
     struct ph_log log;
     PyThread_type_lock syncing; /* held by the thread that syncs; others wait for it without the GIL */
+    PyThread_type_lock writer;  /* held by the transaction that changes committed bytes */
+    struct tx_object *open;     /* the open transactions */
 };
 
 /* ph_log_sync -- wait until everything before `lsn` is durable and applied; 0, PH_L_DEAD or a negated errno. Lets the
@@ -15,6 +19,10 @@ int64_t ph_log_sync(struct log_object *self, uint64_t lsn);
 
 /* ph_join_log -- let a HeapCore log to `log`; its allocator core, or NULL with an exception set. */
 struct ph_heap *ph_join_log(PyObject *core, PyObject *log);
+
+/* ph_tx_current -- the open transaction of this thread, or None; ph_tx_list -- all that are open. New references. */
+PyObject *ph_tx_current(const struct log_object *log);
+PyObject *ph_tx_list(const struct log_object *log);
 
 int ph_add_log_type(PyObject *module);
 int ph_add_tx_type(PyObject *module);

@@ -4,21 +4,29 @@
  * of the method, which Python defines and which answers or raises. */
 #include "logobject.h"
 
+#include <stddef.h>
 #include <string.h>
+#include <structmember.h>
 
 enum { PH_X_OPEN = 0, PH_X_COMMITTED, PH_X_ABORTED };
+enum { PH_WRITER_WAIT = 50000 }; /* microseconds between two looks for signals */
 
 struct tx_object {
     PyObject_HEAD
     struct ph_tx tx;
-    PyObject *log;          /* LogCore; NULL before _open */
+    struct log_object *log;
+    PyObject *heap;         /* HeapCore, or None: of a transaction that the heap makes for itself */
+    PyObject *roots;        /* dict of pending roots, NULL without any */
+    PyObject *savepoints;   /* list of open savepoints, NULL before the first */
+    struct tx_object *next, **link; /* the open transactions of the log */
     unsigned long thread;   /* the one that may use it */
     int state;
     int writer;             /* it holds the writer's lock: committed bytes may be changed */
+    char durable;
 };
 
 static struct {
-    PyObject *malloc, *free, *write;
+    PyObject *malloc, *free, *write, *exit, *died, *log_upkeep;
 } slow;
 
 static struct tx_object *tx_of(PyObject *object)
@@ -29,7 +37,49 @@ static struct tx_object *tx_of(PyObject *object)
 static int is_usable(const struct tx_object *self)
 {
     return self->log != NULL && self->state == PH_X_OPEN && self->thread == PyThread_get_thread_ident()
-        && !self->tx.log->dead;
+        && !self->tx.log->dead
+        && (self->heap == Py_None || ((struct heap_object *)self->heap)->state == PH_S_OPEN);
+}
+
+/* The writer's lock, if nobody has it. */
+static int is_writer(struct tx_object *self)
+{
+    if (!self->writer)
+        self->writer = PyThread_acquire_lock(self->log->writer, NOWAIT_LOCK);
+    return self->writer;
+}
+
+/* The end: other transactions may go on. */
+static void finish(struct tx_object *self, int state)
+{
+    self->state = state;
+    if (self->link != NULL) {
+        *self->link = self->next;
+        if (self->next != NULL)
+            self->next->link = self->link;
+        self->link = NULL;
+    }
+    if (self->writer)
+        PyThread_release_lock(self->log->writer);
+    self->writer = 0;
+}
+
+PyObject *ph_tx_current(const struct log_object *log)
+{
+    unsigned long thread = PyThread_get_thread_ident();
+    for (struct tx_object *one = log->open; one != NULL; one = one->next)
+        if (one->thread == thread && one->heap != Py_None)
+            return Py_NewRef((PyObject *)one);
+    Py_RETURN_NONE;
+}
+
+PyObject *ph_tx_list(const struct log_object *log)
+{
+    PyObject *list = PyList_New(0);
+    for (struct tx_object *one = log->open; list != NULL && one != NULL; one = one->next)
+        if (PyList_Append(list, (PyObject *)one) < 0)
+            Py_CLEAR(list);
+    return list;
 }
 
 static int read_number(PyObject *object, uint64_t *number)
@@ -100,7 +150,7 @@ static PyObject *tx_write(PyObject *object, PyObject *const *args, Py_ssize_t co
 
     if (count != 2)
         return PyErr_Format(PyExc_TypeError, "write() takes 2 arguments (%zd given)", count);
-    if (is_usable(self) && self->writer && read_number(args[0], &offset)) {
+    if (is_usable(self) && is_writer(self) && read_number(args[0], &offset)) {
         if (PyObject_GetBuffer(args[1], &data, PyBUF_CONTIG_RO) < 0)
             return NULL;
         int failed = ph_tx_write(&self->tx, offset, data.buf, (uint64_t)data.len);
@@ -113,22 +163,47 @@ static PyObject *tx_write(PyObject *object, PyObject *const *args, Py_ssize_t co
 
 /* ---------------------------------------------------------------- for the subclass */
 
-static PyObject *open_tx(PyObject *object, PyObject *log)
+static int tx_init(PyObject *object, PyObject *args, PyObject *keywords)
+{
+    struct tx_object *self = tx_of(object);
+    PyObject *heap, *log;
+    int durable;
+
+    if (keywords != NULL || !PyArg_ParseTuple(args, "OOp", &heap, &log, &durable))
+        return -1;
+    if (!ph_is_log(log) || self->log != NULL) {
+        PyErr_Format(PyExc_TypeError, "TxCore: a heap and its LogCore expected, once");
+        return -1;
+    }
+    self->log = (struct log_object *)Py_NewRef(log);
+    self->heap = Py_NewRef(heap);
+    self->thread = PyThread_get_thread_ident();
+    self->durable = (char)durable;
+    ph_tx_init(&self->tx, &self->log->log);
+    self->next = self->log->open;
+    self->link = &self->log->open;
+    if (self->next != NULL)
+        self->next->link = &self->next;
+    self->log->open = self;
+    return 0;
+}
+
+PyDoc_STRVAR(wait_writer_doc, "_wait_writer()\n--\n\nWait until no other transaction changes committed bytes.");
+
+static PyObject *wait_writer(PyObject *object, PyObject *ignored)
 {
     struct tx_object *self = tx_of(object);
 
-    if (!ph_is_log(log) || self->log != NULL)
-        return PyErr_Format(PyExc_TypeError, "_open: a LogCore expected, once");
-    self->log = Py_NewRef(log);
-    self->thread = PyThread_get_thread_ident();
-    self->state = PH_X_OPEN;
-    ph_tx_init(&self->tx, &((struct log_object *)log)->log);
-    Py_RETURN_NONE;
-}
-
-static PyObject *set_writer(PyObject *object, PyObject *argument)
-{
-    tx_of(object)->writer = PyObject_IsTrue(argument) == 1;
+    (void)ignored;
+    while (!is_writer(self)) {
+        int got;
+        Py_BEGIN_ALLOW_THREADS
+        got = PyThread_acquire_lock_timed(self->log->writer, PH_WRITER_WAIT, 0) == PY_LOCK_ACQUIRED;
+        Py_END_ALLOW_THREADS
+        self->writer = got;
+        if (PyErr_CheckSignals() < 0)
+            return NULL;
+    }
     Py_RETURN_NONE;
 }
 
@@ -190,12 +265,24 @@ static PyObject *snapshot(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "KK", &offset, &length))
         return NULL;
     int64_t end = ph_tx_snapshot(&self->tx, offset, length);
-    if (end > 0 && self->tx.log->power && !ph_omitted(18)) { /* [R18] lazy or not */
-        int64_t failed = ph_log_sync((struct log_object *)self->log, (uint64_t)end);
-        if (failed < 0)
-            end = PH_L_DEAD;
-    }
+    if (end > 0 && self->tx.log->power && !ph_omitted(18) /* [R18] lazy or not */
+        && ph_log_sync(self->log, (uint64_t)end) < 0)
+        end = PH_L_DEAD;
     return PyLong_FromLongLong(end);
+}
+
+/* Append the record, and wait until it is durable where it has to be: the LSN behind it, or a negative code. */
+static int64_t commit_now(struct tx_object *self, const void *operations, uint64_t length, uint16_t count, int durable)
+{
+    struct ph_log *log = self->tx.log;
+    int waits = ph_tx_changes_homes(&self->tx);
+    int64_t end = ph_tx_commit(&self->tx, operations, length, count);
+    if (end < 0)
+        return end;
+    self->state = PH_X_COMMITTED;
+    if (log->power && (durable || waits) && end > 0 && ph_log_sync(self->log, (uint64_t)end) < 0)
+        return PH_L_DEAD;
+    return end;
 }
 
 PyDoc_STRVAR(commit_doc,
@@ -205,8 +292,6 @@ PyDoc_STRVAR(commit_doc,
 
 static PyObject *commit(PyObject *object, PyObject *args)
 {
-    struct tx_object *self = tx_of(object);
-    struct ph_log *log = self->tx.log;
     const char *operations;
     Py_ssize_t length;
     unsigned int count;
@@ -214,25 +299,72 @@ static PyObject *commit(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "y#Ip", &operations, &length, &count, &durable))
         return NULL;
-    int waits = ph_tx_changes_homes(&self->tx);
-    int64_t end = ph_tx_commit(&self->tx, operations, (uint64_t)length, (uint16_t)count);
-    if (end < 0)
-        return PyLong_FromLongLong(end);
-    self->state = PH_X_COMMITTED;
-    if (log->power && (durable || waits) && end > 0 && ph_log_sync((struct log_object *)self->log, (uint64_t)end) < 0)
-        end = PH_L_DEAD;
-    return PyLong_FromLongLong(end);
+    return PyLong_FromLongLong(commit_now(tx_of(object), operations, (uint64_t)length, (uint16_t)count, durable));
 }
 
-static PyObject *abort_tx(PyObject *object, PyObject *ignored)
+/* Whether C can commit alone: nothing but blocks and bytes, and no more new bytes than a record carries. */
+static int is_plain(const struct tx_object *self)
+{
+    const struct ph_log *log = self->tx.log;
+    uint64_t most = log->size / 4 < PH_INLINE_MOST ? log->size / 4 : PH_INLINE_MOST;
+    return is_usable(self) && self->heap != Py_None && self->roots == NULL
+        && (self->savepoints == NULL || PyList_Size(self->savepoints) == 0)
+        && (!log->power || self->tx.fresh_bytes <= most);
+}
+
+/* 1: committed; 0: Python has to; -1: an exception is set. */
+static int commit_plain(struct tx_object *self)
+{
+    const struct ph_log *log = self->tx.log;
+    int64_t end = is_plain(self) ? commit_now(self, NULL, 0, 0, self->durable) : PH_L_FULL;
+    PyObject *done;
+
+    if (end < 0 && self->state == PH_X_OPEN)
+        return 0;
+    finish(self, PH_X_COMMITTED);
+    if (end >= 0 && log->head - log->tail <= log->size / 2)
+        return 1;
+    done = PyObject_CallMethodObjArgs(self->heap, end < 0 ? slow.died : slow.log_upkeep, NULL);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 1;
+}
+
+static PyObject *tx_enter(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return Py_NewRef(object);
+}
+
+PyDoc_STRVAR(exit_doc, "__exit__(kind, value, traceback)\n--\n\nCommit, or abort when an exception leaves the block.");
+
+static PyObject *tx_exit(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    struct tx_object *self = tx_of(object);
+    int done = 0;
+
+    if (count != 3)
+        return PyErr_Format(PyExc_TypeError, "__exit__() takes 3 arguments (%zd given)", count);
+    if (self->state != PH_X_OPEN)
+        Py_RETURN_NONE;
+    if (args[0] == Py_None)
+        done = commit_plain(self);
+    if (done != 0)
+        return done < 0 ? NULL : Py_NewRef(Py_None);
+    return PyObject_CallMethodObjArgs(object, slow.exit, args[0], NULL);
+}
+
+PyDoc_STRVAR(finish_doc, "_finish()\n--\n\nAbort what is still open, and let other transactions go on.");
+
+static PyObject *finish_tx(PyObject *object, PyObject *ignored)
 {
     struct tx_object *self = tx_of(object);
 
     (void)ignored;
-    if (self->state == PH_X_OPEN && self->log != NULL) {
+    if (self->log == NULL)
+        Py_RETURN_NONE;
+    if (self->state == PH_X_OPEN)
         ph_tx_abort(&self->tx);
-        self->state = PH_X_ABORTED;
-    }
+    finish(self, self->state == PH_X_OPEN ? PH_X_ABORTED : self->state);
     Py_RETURN_NONE;
 }
 
@@ -309,9 +441,13 @@ static void tx_dealloc(PyObject *object)
     if (self->log != NULL) {
         if (self->state == PH_X_OPEN)
             ph_tx_abort(&self->tx);
+        finish(self, PH_X_ABORTED);
         ph_tx_fini(&self->tx);
         Py_DECREF(self->log);
+        Py_DECREF(self->heap);
     }
+    Py_XDECREF(self->roots);
+    Py_XDECREF(self->savepoints);
     release(object);
     Py_DECREF(type);
 }
@@ -320,8 +456,10 @@ static PyMethodDef tx_methods[] = {
     {"malloc", (PyCFunction)(void (*)(void))tx_malloc, METH_FASTCALL, malloc_doc},
     {"free", tx_free, METH_O, free_doc},
     {"write", (PyCFunction)(void (*)(void))tx_write, METH_FASTCALL, write_doc},
-    {"_open", open_tx, METH_O, NULL},
-    {"_set_writer", set_writer, METH_O, NULL},
+    {"__enter__", tx_enter, METH_NOARGS, "Return itself."},
+    {"__exit__", (PyCFunction)(void (*)(void))tx_exit, METH_FASTCALL, exit_doc},
+    {"_wait_writer", wait_writer, METH_NOARGS, wait_writer_doc},
+    {"_finish", finish_tx, METH_NOARGS, finish_doc},
     {"_state", state_of, METH_NOARGS, NULL},
     {"_try_malloc", try_malloc, METH_VARARGS, NULL},
     {"_own", own, METH_O, NULL},
@@ -329,7 +467,6 @@ static PyMethodDef tx_methods[] = {
     {"_try_write", try_write, METH_VARARGS, NULL},
     {"_snapshot", snapshot, METH_VARARGS, snapshot_doc},
     {"_commit", commit, METH_VARARGS, commit_doc},
-    {"_abort", abort_tx, METH_NOARGS, NULL},
     {"_savepoint", savepoint, METH_NOARGS, NULL},
     {"_release_savepoint", release_savepoint, METH_NOARGS, NULL},
     {"_rollback", rollback, METH_NOARGS, NULL},
@@ -340,10 +477,20 @@ static PyMethodDef tx_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyMemberDef tx_members[] = {
+    {"_heap", T_OBJECT, offsetof(struct tx_object, heap), READONLY, NULL},
+    {"_durable", T_BOOL, offsetof(struct tx_object, durable), READONLY, NULL},
+    {"_pending_roots", T_OBJECT, offsetof(struct tx_object, roots), 0, NULL},
+    {"_savepoints", T_OBJECT, offsetof(struct tx_object, savepoints), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyType_Slot tx_slots[] = {
     {Py_tp_doc, (void *)"TxCore()\n--\n\nThe calls of a transaction that C answers alone; `Transaction` derives from it."},
+    {Py_tp_init, tx_init},
     {Py_tp_dealloc, tx_dealloc},
     {Py_tp_methods, tx_methods},
+    {Py_tp_members, tx_members},
     {0, NULL},
 };
 
@@ -363,7 +510,8 @@ static int intern(PyObject **name, const char *text)
 int ph_add_tx_type(PyObject *module)
 {
     if (intern(&slow.malloc, "_malloc_slow") < 0 || intern(&slow.free, "_free_slow") < 0
-        || intern(&slow.write, "_write_slow") < 0)
+        || intern(&slow.write, "_write_slow") < 0 || intern(&slow.exit, "_exit_slow") < 0
+        || intern(&slow.died, "_raise_died") < 0 || intern(&slow.log_upkeep, "_log_upkeep") < 0)
         return -1;
     return ph_add_type(module, "TxCore", &tx_spec);
 }
