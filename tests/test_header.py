@@ -310,8 +310,9 @@ def test_superblock_copies_alternate(medium: FileMedium) -> None:
 def test_heap_with_a_small_log_is_whole(tmp_path: Path, nbytes: int) -> None:
     medium = created(tmp_path / "heap", log_bytes=nbytes)
     assert medium.log_slot().file_bytes == nbytes
-    assert medium.pieces()[0].slot is not None
-    assert medium.pieces()[0].slot.file_off == layout.HEADER_BYTES + nbytes
+    first = medium.pieces()[0].slot
+    assert first is not None
+    assert first.file_off == layout.HEADER_BYTES + nbytes
     medium.close()
     again = FileMedium.open(tmp_path / "heap", readonly=False, limit=None)
     log = again.map_log()
