@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from pmemheap.errors import CorruptHeapError, UsageError
-from pmemheap.layout import Table
+from pmemheap.layout import ARENA_BITS, Table
 from pmemheap.native import crc32c
-from pmemheap.units import align_up
+from pmemheap.units import GRANULE, align_up
 
 __all__ = [
     "FIRST_LSN",
@@ -55,6 +55,7 @@ _OPERATION = struct.Struct("<BBHIQ")
 _CHECKED_FROM = 8
 _MAGIC_BYTES = struct.pack("<I", MAGIC)
 _UINT64 = 1 << 64
+_BITS = 64
 
 
 class RecordKind(IntEnum):
@@ -62,6 +63,8 @@ class RecordKind(IntEnum):
 
     COMMIT = 1
     UNDO = 2
+    WORD = 3
+    """The commit of one word of the bits table, in a header alone."""
 
 
 class OperationType(IntEnum):
@@ -159,7 +162,7 @@ class Record:
     durable_lsn : int
         End of what was known to be durable when it was built.
     file_end : int
-        Length of file that this and all earlier records need.
+        Length of file that this and all earlier records need; 0 in a WORD: that of the one before.
     """
 
     kind: RecordKind
@@ -175,6 +178,8 @@ class Record:
     @property
     def total_len(self) -> int:
         """Bytes of it in the log."""
+        if self.kind == RecordKind.WORD:
+            return RECORD_HEADER
         body = sum(operation.length_in_log for operation in self.ops)
         return align_up(RECORD_HEADER + body, RECORD_ALIGN)
 
@@ -199,19 +204,51 @@ def encode(record: Record, prev_crc: int) -> bytes:
         if refusal is not None:
             raise UsageError(f"record at LSN {record.lsn}: {refusal}")
     image = bytearray(record.total_len)
+    is_word = record.kind == RecordKind.WORD
+    file_end, off, count, bit = _word_fields(record) if is_word else (record.file_end, 0, 0, 0)
     try:
         _HEADER.pack_into(
-            image, 0, MAGIC, 0, record.lsn, record.epoch, record.durable_lsn, record.file_end, 0,
-            record.total_len, prev_crc, record.txid, len(record.ops), record.kind, 0,
+            image, 0, MAGIC, 0, record.lsn, record.epoch, record.durable_lsn, file_end, off,
+            record.total_len, prev_crc, record.txid, count if is_word else len(record.ops),
+            record.kind, bit,
         )  # fmt: skip
         at = RECORD_HEADER
-        for operation in record.ops:
+        for operation in () if is_word else record.ops:
             _pack_operation(image, at, operation)
             at += operation.length_in_log
     except struct.error as error:
         raise UsageError(f"record at LSN {record.lsn}: {error}") from None
     struct.pack_into("<I", image, 4, crc32c(image[_CHECKED_FROM:], prev_crc))
     return bytes(image)
+
+
+def _word_fields(record: Record) -> tuple[int, int, int, int]:
+    """Return what a WORD has in the places of file end, zero, number of operations and last byte.
+
+    Raises
+    ------
+    UsageError
+        The operations are not one word of the bits table, and perhaps one free of a block in it.
+    """
+    meta, *rest = record.ops
+    free = rest[0] if rest else None
+    sound = meta.type == OperationType.META and meta.flags == Table.BITS and len(meta.payload) == 8
+    if not sound or len(rest) > 1 or (free is not None and free.type != OperationType.FREE):
+        raise UsageError(f"record at LSN {record.lsn}: one word of the bits expected in a WORD")
+    image = int.from_bytes(meta.payload, "little")
+    if free is None:
+        return image, meta.off, 0, 0
+    return image, meta.off, free.nbytes // GRANULE, free.off // GRANULE % _BITS
+
+
+def _word_operations(off: int, image: int, granules: int, bit: int) -> tuple[Operation, ...]:
+    """Return what a WORD does, as operations of other records say it."""
+    meta = Operation.meta(Table.BITS, off, image.to_bytes(8, "little"))
+    if granules == 0:
+        return (meta,)
+    arena = off >> ARENA_BITS
+    granule = (off - (arena << ARENA_BITS)) // 8 * _BITS + bit
+    return meta, Operation.free(arena << ARENA_BITS | granule * GRANULE, granules * GRANULE)
 
 
 def _pack_operation(image: bytearray, at: int, operation: Operation) -> None:
@@ -243,9 +280,12 @@ def decode(image: bytes) -> Record:
     found = crc32c(image[_CHECKED_FROM:total], prev_crc)
     if crc != found:
         raise _damaged("crc32c", f"{found:#010x}", f"{crc:#010x}")
-    if kind not in set(RecordKind) or zero or zero_byte or lsn % RECORD_ALIGN:
-        raise _damaged("kind, LSN and zeros", "1 or 2, 64 n, 0", (kind, lsn, zero, zero_byte))
-    ops = tuple(_operations(image, total, nops))
+    if kind == RecordKind.WORD and zero % 8 == 0 and zero_byte < _BITS and lsn % RECORD_ALIGN == 0:
+        ops, file_end = _word_operations(zero, file_end, nops, zero_byte), 0
+    elif kind not in set(RecordKind) or zero or zero_byte or lsn % RECORD_ALIGN:
+        raise _damaged("kind, LSN and zeros", "1 to 3, 64 n, 0", (kind, lsn, zero, zero_byte))
+    else:
+        ops = tuple(_operations(image, total, nops))
     made = Record(
         RecordKind(kind), lsn, epoch, durable, file_end, txid, ops, prev_crc=prev_crc, crc=crc
     )

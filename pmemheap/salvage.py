@@ -36,7 +36,7 @@ from pmemheap.offline.findings import Findings
 from pmemheap.offline.image import Image
 from pmemheap.offline.places import Part, arena_of
 from pmemheap.slabs import CLASSES
-from pmemheap.units import UNIT
+from pmemheap.units import UNIT, align_up
 
 __all__ = ["MAP_ROOT", "SalvageReport", "read_map", "salvage", "translate"]
 
@@ -231,10 +231,12 @@ class _Copy:
             self._note(block.offset, new, size, is_cut=at + size > have)
 
     def _copy_large(self, extent: Extent) -> None:
-        new = self._heap.malloc(extent.nbytes, align=UNIT)
+        room = extent.nunits * UNIT  # all of it may be in use: `view` shows it
+        is_tight = room == align_up(extent.nbytes, UNIT)
+        new = self._heap.malloc(extent.nbytes if is_tight else room, align=UNIT)
         have = 0
-        for at in range(0, extent.nbytes, _COPIED_AT_ONCE):
-            length = min(_COPIED_AT_ONCE, extent.nbytes - at)
+        for at in range(0, room, _COPIED_AT_ONCE):
+            length = min(_COPIED_AT_ONCE, room - at)
             data, got = self._read(extent.offset + at, length)
             have += got
             if data.count(0) != length:

@@ -29,6 +29,7 @@ __all__ = [
     "segments_inside",
 ]
 
+_EMPTY = bytes(layout.SLOT_BYTES)
 _SLOTS = {
     Table.SEGMENTS: layout.SEGMENT_SLOTS,
     Table.ARENAS: layout.ARENA_SLOTS,
@@ -72,13 +73,15 @@ class BadSlot:
 
 
 def raw_slots(image: Image, table: Table) -> Iterator[tuple[int, int, bytes]]:
-    """Yield index, file offset and bytes of every slot of a table."""
+    """Yield index, file offset and bytes of every slot of a table that is not empty."""
     start, count = slot_offset(table, 0), _SLOTS[table]
     length = count * layout.SLOT_BYTES
     data = image.read(start, length).ljust(length, b"\0")
     for index in range(count):
         at = index * layout.SLOT_BYTES
-        yield index, start + at, data[at : at + layout.SLOT_BYTES]
+        slot = data[at : at + layout.SLOT_BYTES]
+        if slot != _EMPTY:
+            yield index, start + at, slot
 
 
 def read_segments(image: Image, slots: Slots, end: int) -> list[BadSlot]:
@@ -91,12 +94,13 @@ def read_segments(image: Image, slots: Slots, end: int) -> list[BadSlot]:
         except CorruptHeapError as error:
             bad.append(BadSlot(index, data, str(error)))
             continue
-        if slot is None:
-            slots.free.append(index)
-        elif not is_possible(slot) or slot.file_stop > end:
+        assert slot is not None
+        if not is_possible(slot) or slot.file_stop > end:
             bad.append(BadSlot(index, data, f"a segment that cannot be: {slot}"))
         else:
             found[index] = slot, data
+    taken = {*found, *(each.index for each in bad)}
+    slots.free = [index for index in range(layout.SEGMENT_SLOTS) if index not in taken]
     reached = layout.HEADER_BYTES
     for index in sorted(found, key=lambda each: (found[each][0].file_off, each)):
         slot, data = found[index]

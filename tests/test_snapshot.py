@@ -1,0 +1,171 @@
+"""Copies of a heap file that is open: they open as closed heaps, and the heap goes on."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from wreck import contents, look, opened, segments
+
+from pmemheap import Heap, native, snapshotting
+from pmemheap.errors import UsageError
+from pmemheap.layout import HeapState, SegmentKind, Superblock
+from pmemheap.native import NativeError
+from pmemheap.snapshotting import CopyMethod, copy_heap_file
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "heap"
+    with Heap.create(path, durability="process", decay=None) as heap:
+        for number in range(40):
+            offset = heap.malloc(30_000)
+            heap.view(offset)[:] = bytes([number]) * heap.usable_size(offset)
+            heap.roots[f"root {number}"] = offset
+        for name in list(heap.roots)[::3]:
+            heap.free(heap.roots[name])
+            del heap.roots[name]
+        heap.trim()
+    return path
+
+
+def copy(source: Path, path: Path, **options: bool) -> CopyMethod:
+    image = source.read_bytes()
+    fd = os.open(source, os.O_RDWR)
+    try:
+        return copy_heap_file(
+            fd, path, newest(image), segments(image).values(), len(image), **options
+        )
+    finally:
+        os.close(fd)
+
+
+def newest(image: bytes) -> Superblock:
+    copies = [Superblock.unpack(image[at : at + 512], at) for at in (0, 4096)]
+    return max(copies, key=lambda block: block.generation)
+
+
+def refuse(number: int) -> Callable[..., int]:
+    def call(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def test_a_copy_is_the_same_heap_and_closed(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "copy"
+    copy(source, path)
+    found = look(path)
+    assert not found.findings.kept
+    assert found.superblock is not None
+    assert found.superblock.state == HeapState.CLEAN
+    with opened(source) as old, opened(path) as new:
+        assert contents(new) == contents(old)
+        assert dict(new.roots) == dict(old.roots)
+        assert new.uuid == old.uuid
+    assert sorted(os.listdir(tmp_path)) == ["copy", "heap"]
+
+
+def test_a_copy_can_have_an_identity_of_its_own(source: Path, tmp_path: Path) -> None:
+    copy(source, tmp_path / "copy", new_identity=True)
+    with opened(source) as old, opened(tmp_path / "copy") as new:
+        assert new.uuid != old.uuid
+
+
+def test_changes_of_the_copy_do_not_reach_the_heap(source: Path, tmp_path: Path) -> None:
+    copy(source, tmp_path / "copy")
+    before = source.read_bytes()
+    with opened(tmp_path / "copy") as heap:
+        for offset in list(heap.roots.values()):
+            heap.view(offset)[:] = b"\xff" * heap.usable_size(offset)
+        heap.malloc(1 << 20)
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("without", ["clone", "ranges", "bytes"])
+def test_every_way_of_copying_gives_the_same(
+    without: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "copy"
+    if without in {"ranges", "bytes"}:
+        monkeypatch.setattr(fcntl, "ioctl", refuse(errno.EOPNOTSUPP))
+    if without == "bytes":
+        monkeypatch.setattr(os, "copy_file_range", refuse(errno.EXDEV), raising=False)
+    method = copy(source, path)
+    assert without in {"clone", method}
+    assert path.read_bytes()[8192:] == source.read_bytes()[8192:]
+    with opened(path):
+        pass
+
+
+def test_a_clone_gets_blocks_of_its_own_for_what_is_stored_in_place(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a clone is not possible one is simulated: the file has all bytes already."""
+
+    def clone(target: int, _: int, origin: int) -> int:
+        os.pwrite(target, os.pread(origin, 1 << 30, 0), 0)
+        return 0
+
+    written: list[tuple[int, int]] = []
+    pwrite = native.pwrite
+
+    def note(fd: int, data: bytes, offset: int) -> None:
+        written.append((offset, offset + len(data)))
+        pwrite(fd, data, offset)
+
+    monkeypatch.setattr(fcntl, "ioctl", clone)
+    monkeypatch.setattr(native, "pwrite", note)
+    assert copy(source, tmp_path / "copy") == CopyMethod.CLONE
+    data = next(s for s in segments(source.read_bytes()).values() if s.kind == SegmentKind.DATA)
+    for place in (0x4000, 0x28000, data.entries_off, data.bits_off):
+        assert any(start <= place < stop for start, stop in written)
+    assert not any(start <= data.data_off < stop for start, stop in written)
+    with opened(tmp_path / "copy"):
+        pass
+
+
+def test_holes_stay_holes(tmp_path: Path) -> None:
+    path = tmp_path / "heap"
+    with Heap.create(path, durability="process", decay=None) as heap:
+        held = [heap.malloc(1 << 20) for _ in range(40)]
+        heap.roots["last"] = held.pop()
+        heap.free_many(held)
+        heap.trim()
+    status = path.stat()
+    if status.st_blocks * 512 > status.st_size // 2:
+        pytest.skip("a file system that punches no holes")
+    copy(path, tmp_path / "copy")
+    assert (tmp_path / "copy").stat().st_blocks * 512 < status.st_size // 2
+
+
+def test_nothing_is_replaced_unless_asked(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "copy"
+    path.write_bytes(b"mine")
+    with pytest.raises(UsageError, match="one is there"):
+        copy(source, path)
+    assert path.read_bytes() == b"mine"
+    copy(source, path, replace_file=True)
+    with opened(path):
+        pass
+    with pytest.raises(UsageError):
+        copy(source, tmp_path, replace_file=True)
+    with pytest.raises(UsageError, match="directory"):
+        copy(source, tmp_path / "absent" / "copy")
+
+
+@pytest.mark.parametrize("call", ["fsync", "pwrite", "ftruncate"])
+def test_a_copy_that_fails_leaves_nothing(
+    call: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise NativeError(errno.ENOSPC, call)
+
+    monkeypatch.setattr(snapshotting.native, call, fail)
+    with pytest.raises(OSError, match="No space"):
+        copy(source, tmp_path / "copy")
+    assert os.listdir(tmp_path) == ["heap"]
