@@ -300,8 +300,9 @@ class FileMedium(HeapFile):
 
     def map_log_beside(self, slot: SegmentSlot) -> Map:
         """Map a log beside the one in use."""
-        reservation = VMReservation(slot.file_bytes)
-        return Map.file(self.fd, reservation, 0, slot.file_bytes, slot.file_off)
+        with refusals(f"heap file {self.name!r}: log"):
+            reservation = VMReservation(slot.file_bytes)
+            return Map.file(self.fd, reservation, 0, slot.file_bytes, slot.file_off)
 
     def keep_log(self, log: Map) -> None:
         """Keep a mapped log, in the place of the one before."""
