@@ -132,6 +132,25 @@ int64_t ph_record_append(struct ph_log *log, uint8_t kind, uint32_t txid, uint64
     return (int64_t)log->head;
 }
 
+int64_t ph_record_word(struct ph_log *log, uint64_t off, uint64_t image, uint64_t freed_granules, uint32_t bit)
+{
+    int refused = ph_log_room(log, sizeof(struct ph_record), log->promised);
+    if (refused < 0)
+        return refused;
+    struct ph_record record = {
+        .magic = PH_LOG_MAGIC, .lsn = log->head, .epoch = log->epoch, .durable_lsn = log->durable,
+        .file_end = image, .zero = off, .total_len = sizeof record, .prev_crc = log->chain,
+        .nops = (uint16_t)freed_granules, .kind = PH_RECORD_WORD, .pad = (uint8_t)bit,
+    };
+    record.crc = ph_crc32c(log->chain, (const uint8_t *)&record + 8, sizeof record - 8);
+    ph_put(log->base + log->head % log->size, &record, sizeof record); /* aligned: it never wraps */
+    log->head += sizeof record;
+    log->chain = record.crc;
+    log->records++;
+    log->bytes += sizeof record;
+    return (int64_t)log->head;
+}
+
 /* ---------------------------------------------------------------- reading */
 
 void ph_ring_read(const struct ph_log *log, uint64_t lsn, void *to, uint64_t length)
@@ -253,11 +272,33 @@ uint64_t ph_op_at(const struct ph_log *log, uint64_t at, struct ph_op *op)
     return at + sizeof *op;
 }
 
+uint64_t ph_word_freed(const struct ph_record *record)
+{
+    uint64_t base = record->zero & ~((1ULL << PH_ARENA_SHIFT) - 1);
+    return base | (((record->zero - base) / 8 << 6) + record->pad) << PH_GRANULE_SHIFT;
+}
+
+void ph_apply_word(const struct ph_log *log, const struct ph_record *record)
+{
+    const struct ph_home *home = ph_home_of(log, record->zero);
+    uint64_t off = record->zero;
+    if (home == NULL || clip(home, PH_UNIT_WORDS * 8, &off, 8) == 0)
+        return;
+    uint64_t *at = &home->bits[(off & ((1ULL << PH_ARENA_SHIFT) - 1)) / 8];
+    if (*at != record->file_end)
+        ph_put_word(at, record->file_end);
+}
+
 void ph_log_apply(struct ph_log *log, uint64_t upto)
 {
     while (log->applied < upto) {
         struct ph_record record;
         uint64_t at = ph_record_at(log, log->applied, &record);
+        if (record.kind == PH_RECORD_WORD) {
+            ph_apply_word(log, &record);
+            if (record.nops != 0)
+                release(log, ph_word_freed(&record)); /* [R6] */
+        }
         for (uint32_t i = 0; record.kind == PH_RECORD_COMMIT && i < record.nops; i++) {
             struct ph_op op;
             uint64_t payload = ph_op_at(log, at, &op);

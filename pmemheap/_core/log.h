@@ -27,7 +27,10 @@ enum {
 /* Words of the shared page, by their place in the header. */
 enum { PH_APPLIED_AT = 0x2000, PH_OPEN_UNDO_AT = 0x2008 };
 
-enum { PH_RECORD_COMMIT = 1, PH_RECORD_UNDO = 2 };
+/* A WORD is the commit of a bare malloc or free of a small block, in a header alone: `zero` is the offset of one
+ * word of the bits table, `file_end` its image (the length of the file is that of the record before); of what was
+ * freed, `nops` are the granules, 0 if nothing was, and `pad` is the bit. */
+enum { PH_RECORD_COMMIT = 1, PH_RECORD_UNDO = 2, PH_RECORD_WORD = 3 };
 
 enum { PH_OP_META = 1, PH_OP_WRITE = 2, PH_OP_FRESH = 3, PH_OP_FREE = 4, PH_OP_OLD = 6 };
 
@@ -101,6 +104,8 @@ void ph_log_fini(struct ph_log *log);
 void ph_record_begin(struct ph_log *log);
 int ph_record_op(struct ph_log *log, uint8_t type, uint8_t flags, uint64_t off, const void *payload, uint32_t length);
 int64_t ph_record_append(struct ph_log *log, uint8_t kind, uint32_t txid, uint64_t spare);
+/* ph_record_word -- append a WORD; nothing is being built. */
+int64_t ph_record_word(struct ph_log *log, uint64_t off, uint64_t image, uint64_t freed_granules, uint32_t bit);
 /* ph_record_raw -- operations that were encoded by somebody else, `count` of them. */
 int ph_record_raw(struct ph_log *log, const void *operations, uint64_t length, uint16_t count);
 static inline uint64_t ph_record_bytes(uint64_t length)

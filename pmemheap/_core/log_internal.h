@@ -21,6 +21,9 @@ uint64_t ph_op_at(const struct ph_log *log, uint64_t at, struct ph_op *op);
 const struct ph_home *ph_home_of(const struct ph_log *log, uint64_t off);
 void ph_apply_header(const struct ph_log *log, const struct ph_op *op, uint64_t payload, uint8_t *header);
 void ph_apply_meta(const struct ph_log *log, const struct ph_op *op, uint64_t payload);
+void ph_apply_word(const struct ph_log *log, const struct ph_record *record);
+/* ph_word_freed -- offset of the block that a WORD has freed. */
+uint64_t ph_word_freed(const struct ph_record *record);
 void ph_apply_bytes(const struct ph_log *log, uint64_t off, uint64_t length, uint64_t payload);
 
 #endif

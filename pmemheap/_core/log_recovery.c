@@ -15,6 +15,8 @@ static uint32_t ring_crc(const struct ph_log *log, uint64_t lsn, uint64_t length
 static int operations_fit(const struct ph_log *log, uint64_t lsn, const struct ph_record *record)
 {
     uint64_t at = lsn + sizeof *record, end = lsn + record->total_len;
+    if (record->kind == PH_RECORD_WORD)
+        return at == end && record->zero % 8 == 0 && record->pad < 64;
     for (uint32_t i = 0; i < record->nops; i++) {
         struct ph_op op;
         if (end - at < sizeof op)
@@ -50,7 +52,8 @@ void ph_log_scan(const struct ph_log *log, uint64_t tail, uint32_t chain, struct
             return;
         scan->end += record.total_len;
         scan->chain = record.crc;
-        scan->file_end = record.file_end;
+        if (record.kind != PH_RECORD_WORD)
+            scan->file_end = record.file_end;
         scan->records++;
         scan->undos += record.kind == PH_RECORD_UNDO;
         if (record.txid > scan->txid)
@@ -142,12 +145,9 @@ static struct undone *find_undone(const struct plan *plan, uint32_t txid)
 static int note_record(struct plan *plan, const struct ph_record *record)
 {
     struct undone *undone = find_undone(plan, record->txid);
-    if (record->kind == PH_RECORD_COMMIT) {
-        if (undone != NULL)
-            undone->committed = 1;
-        return 0;
-    }
-    if (undone != NULL)
+    if (record->kind == PH_RECORD_COMMIT && undone != NULL)
+        undone->committed = 1;
+    if (record->kind != PH_RECORD_UNDO || undone != NULL)
         return 0;
     if (grow((void **)&plan->undos, plan->undo_count, &plan->undo_capacity, sizeof *plan->undos) < 0)
         return PH_L_NOMEM;
@@ -158,6 +158,9 @@ static int note_record(struct plan *plan, const struct ph_record *record)
 static int note_ranges(const struct ph_log *log, struct plan *plan, uint64_t lsn, const struct ph_record *record)
 {
     uint64_t at = lsn + sizeof *record;
+    if (record->kind == PH_RECORD_WORD)
+        return record->nops == 0 ? 0
+                                 : add_range(plan, ph_word_freed(record), (uint64_t)record->nops << PH_GRANULE_SHIFT, lsn);
     for (uint32_t i = 0; i < record->nops; i++) {
         struct ph_op op;
         uint64_t payload = ph_op_at(log, at, &op), nbytes;
@@ -231,6 +234,10 @@ static void bring_unrevoked(const struct ph_log *log, const struct plan *plan, u
 static void replay_record(const struct ph_log *log, const struct plan *plan, uint64_t lsn, const struct ph_record *record)
 {
     uint64_t at = lsn + sizeof *record;
+    if (record->kind == PH_RECORD_WORD) {
+        ph_apply_word(log, record);
+        return;
+    }
     for (uint32_t i = 0; i < record->nops; i++) {
         struct ph_op op;
         uint64_t payload = ph_op_at(log, at, &op);
@@ -245,7 +252,7 @@ static void replay_record(const struct ph_log *log, const struct plan *plan, uin
 /* Whether replay stores the images of a record. [R21]: an UNDO, if its transaction has no commit. */
 static int is_replayed(const struct plan *plan, const struct ph_record *record, uint64_t lsn, uint64_t from, uint64_t undo_from)
 {
-    if (record->kind == PH_RECORD_COMMIT)
+    if (record->kind != PH_RECORD_UNDO)
         return lsn >= from;
     const struct undone *undone = find_undone(plan, record->txid);
     return lsn >= undo_from && undo_from != UINT64_MAX && undone != NULL && !undone->committed && !ph_omitted(21);
@@ -272,7 +279,7 @@ int ph_log_touched(const struct ph_log *log, uint64_t from, uint64_t end, ph_tou
     while (from < end) {
         struct ph_record record;
         uint64_t at = ph_record_at(log, from, &record);
-        for (uint32_t i = 0; i < record.nops; i++) {
+        for (uint32_t i = 0; record.kind != PH_RECORD_WORD && i < record.nops; i++) {
             struct ph_op op;
             uint64_t payload = ph_op_at(log, at, &op);
             if ((op.type == PH_OP_WRITE || op.type == PH_OP_OLD) && touch(context, op.off, op.len) < 0)

@@ -350,10 +350,25 @@ int64_t ph_log_change(struct ph_log *log, const void *operations, uint64_t lengt
     return end;
 }
 
-/* What one malloc or free has changed: few words, each of which may stand there twice. */
-int64_t ph_log_flush(struct ph_log *log, uint64_t arena)
+/* The WORD that says what a bare call of a small block has changed; PH_L_CORRUPT if it takes more than that. */
+static int64_t flush_word(struct ph_log *log, uint64_t arena, const struct ph_heap *h)
 {
-    struct ph_heap *h = log->homes[arena].heap;
+    uint32_t table, bit = 0;
+    uint64_t granules = 0, off = place_of_word(h, arena, h->dirty.words[0], &table);
+    if (table != PH_TABLE_BITS)
+        return PH_L_CORRUPT;
+    if (h->freed.count == 1) {
+        const struct ph_freed *freed = &h->freed.items[0];
+        granules = freed->nbytes >> PH_GRANULE_SHIFT;
+        bit = freed->offset >> PH_GRANULE_SHIFT & 63;
+        if (freed->offset >> (PH_GRANULE_SHIFT + 6) != ph_local(off) / 8 || granules > UINT16_MAX)
+            return PH_L_CORRUPT;
+    }
+    return ph_record_word(log, off, *h->dirty.words[0], granules, bit);
+}
+
+static int64_t flush_words(struct ph_log *log, uint64_t arena, const struct ph_heap *h)
+{
     int failed = 0;
     ph_record_begin(log);
     for (uint64_t i = 0; failed == 0 && i < h->dirty.count; i++) {
@@ -363,9 +378,18 @@ int64_t ph_log_flush(struct ph_log *log, uint64_t arena)
     }
     for (uint64_t i = 0; failed == 0 && i < h->freed.count; i++)
         failed = write_freed(log, arena << PH_ARENA_SHIFT | h->freed.items[i].offset, h->freed.items[i].nbytes);
-    if (failed < 0)
-        return failed;
-    int64_t end = ph_record_append(log, PH_RECORD_COMMIT, 0, log->promised);
+    return failed < 0 ? failed : ph_record_append(log, PH_RECORD_COMMIT, 0, log->promised);
+}
+
+/* Few words, as a rule one; a word may stand there twice. */
+int64_t ph_log_flush(struct ph_log *log, uint64_t arena)
+{
+    struct ph_heap *h = log->homes[arena].heap;
+    int64_t end = PH_L_CORRUPT;
+    if (h->dirty.count == 1 && h->freed.count <= 1)
+        end = flush_word(log, arena, h);
+    if (end == PH_L_CORRUPT)
+        end = flush_words(log, arena, h);
     if (end >= 0)
         h->dirty.count = h->freed.count = 0;
     return end;
