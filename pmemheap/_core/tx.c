@@ -289,7 +289,8 @@ int ph_tx_write(struct ph_tx *tx, uint64_t offset, const void *bytes, uint64_t n
         return pinned;
     }
     ph_writes(tx)[tx->writes.count++] =
-        (struct ph_tx_bytes){.offset = offset, .nbytes = nbytes, .at = at, .fresh = (uint8_t)fresh};
+        (struct ph_tx_bytes){.offset = offset, .nbytes = nbytes, .at = at,
+                              .start = ph_local(start), .fresh = (uint8_t)fresh};
     return 0;
 }
 
@@ -317,7 +318,7 @@ static void drop_snapshots(struct ph_tx *tx, uint64_t count)
         const struct ph_tx_bytes *one = &ph_snapshots(tx)[--tx->snapshots.count];
         struct ph_heap *h = ph_core_of(tx->log, one->offset);
         if (!one->fresh)
-            ph_unpin(h, (uint64_t)ph_block_start(h, ph_local(one->offset)));
+            ph_unpin(h, one->start);
     }
 }
 
@@ -336,7 +337,8 @@ static int remember(struct ph_tx *tx, struct ph_heap *h, uint64_t start, uint64_
         if (pinned < 0)
             return pinned;
         ph_snapshots(tx)[tx->snapshots.count++] =
-            (struct ph_tx_bytes){.offset = at, .nbytes = part, .at = place, .fresh = (uint8_t)fresh};
+            (struct ph_tx_bytes){.offset = at, .nbytes = part, .at = place,
+                                  .start = ph_local(start), .fresh = (uint8_t)fresh};
     }
     return 0;
 }
@@ -429,7 +431,7 @@ static void drop_beyond(struct ph_tx *tx, const struct ph_tx_savepoint *point)
         const struct ph_tx_bytes *one = &ph_writes(tx)[--tx->writes.count];
         struct ph_heap *h = ph_core_of(tx->log, one->offset);
         if (!one->fresh)
-            ph_unpin(h, (uint64_t)ph_block_start(h, ph_local(one->offset)));
+            ph_unpin(h, one->start);
     }
     while (tx->fresh.count > point->fresh) {
         const struct ph_tx_block *one = &ph_fresh(tx)[--tx->fresh.count];

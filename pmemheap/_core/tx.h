@@ -21,6 +21,7 @@ enum {
 struct ph_tx_bytes {
     uint64_t offset, nbytes;
     uint64_t at;   /* where the bytes lie in the buffer */
+    uint64_t start; /* where the block begins, as a byte index in its arena: that of the pin */
     uint8_t fresh; /* in a block of this transaction: no pin, no log */
 };
 
