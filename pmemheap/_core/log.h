@@ -93,6 +93,7 @@ struct ph_log {
     uint8_t power, dead, frozen;
     uint16_t arenas;   /* homes from here on are not in use */
     uint64_t records, bytes, syncs; /* since open */
+    uint64_t undone, revoked;       /* by the last replay: UNDOs stored, parts of writes left out [R13] */
     struct ph_home homes[PH_ARENAS];
 };
 

@@ -111,6 +111,7 @@ struct plan {
     uint64_t count, capacity;
     struct undone *undos;
     uint64_t undo_count, undo_capacity;
+    uint64_t undone, revoked; /* what replay did: UNDOs stored, parts of writes left out */
 };
 
 static int grow(void **array, uint64_t count, uint64_t *capacity, size_t width)
@@ -213,7 +214,7 @@ static uint64_t first_reaching(const struct plan *plan, uint64_t off)
 }
 
 /* [R13] Bring the parts home that no later record names as fresh or freed. */
-static void bring_unrevoked(const struct ph_log *log, const struct plan *plan, uint64_t lsn, const struct ph_op *op,
+static void bring_unrevoked(const struct ph_log *log, struct plan *plan, uint64_t lsn, const struct ph_op *op,
                             uint64_t payload)
 {
     uint64_t at = op->off, stop = op->off + op->len;
@@ -222,6 +223,7 @@ static void bring_unrevoked(const struct ph_log *log, const struct plan *plan, u
         const struct range *range = &plan->ranges[i];
         if (range->lsn <= lsn || range->stop <= at)
             continue;
+        plan->revoked++;
         if (range->start > at)
             ph_apply_bytes(log, at, range->start - at, payload + (at - op->off));
         at = range->stop;
@@ -231,7 +233,7 @@ static void bring_unrevoked(const struct ph_log *log, const struct plan *plan, u
     ph_apply_bytes(log, at, stop - at, payload + (at - op->off));
 }
 
-static void replay_record(const struct ph_log *log, const struct plan *plan, uint64_t lsn, const struct ph_record *record)
+static void replay_record(const struct ph_log *log, struct plan *plan, uint64_t lsn, const struct ph_record *record)
 {
     uint64_t at = lsn + sizeof *record;
     if (record->kind == PH_RECORD_WORD) {
@@ -265,10 +267,14 @@ int ph_log_replay(struct ph_log *log, uint64_t from, uint64_t end, uint64_t comm
     for (uint64_t lsn = from; failed == 0 && lsn < end;) {
         struct ph_record record;
         ph_record_at(log, lsn, &record);
-        if (is_replayed(&plan, &record, lsn, commits_from, undo_from))
+        if (is_replayed(&plan, &record, lsn, commits_from, undo_from)) {
+            plan.undone += record.kind == PH_RECORD_UNDO;
             replay_record(log, &plan, lsn, &record);
+        }
         lsn += record.total_len;
     }
+    log->undone = plan.undone;
+    log->revoked = plan.revoked;
     free(plan.ranges);
     free(plan.undos);
     return failed;

@@ -129,6 +129,14 @@ static PyObject *counters(PyObject *object, PyObject *ignored)
                          (unsigned long long)log->syncs);
 }
 
+static PyObject *replayed(PyObject *object, PyObject *ignored)
+{
+    const struct ph_log *log = log_of(object);
+
+    (void)ignored;
+    return Py_BuildValue("KK", (unsigned long long)log->undone, (unsigned long long)log->revoked);
+}
+
 static PyObject *chain_at(PyObject *object, PyObject *argument)
 {
     unsigned long long lsn = PyLong_AsUnsignedLongLong(argument);
@@ -363,6 +371,7 @@ static PyMethodDef log_methods[] = {
     {"_move", move, METH_VARARGS, move_doc},
     {"_positions", positions, METH_NOARGS, NULL},
     {"_counters", counters, METH_NOARGS, NULL},
+    {"_replayed", replayed, METH_NOARGS, "What the last replay did: UNDOs that it stored, parts of writes that it left out."},
     {"_chain_at", chain_at, METH_O, NULL},
     {"_set_tail", set_tail, METH_O, NULL},
     {"_freeze", freeze, METH_O, NULL},
