@@ -17,6 +17,7 @@ import os
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -34,11 +35,13 @@ from pmemheap.blockspace import BlockSpace
 from pmemheap.engine import Engine, State, living
 from pmemheap.errors import DurabilityError, UsageError
 from pmemheap.filemedium import FileMedium
+from pmemheap.heapfile import refusals
 from pmemheap.insight import CheckReport, HeapStats
 from pmemheap.layout import ARENA_BITS, ArenaState, RootSlot
 from pmemheap.redo import recover, replay_private
 from pmemheap.region import DEFAULT_HEADROOM, AnonymousMedium, Region
 from pmemheap.roots import MemoryRoots, Roots, RootStore
+from pmemheap.snapshotting import copy_heap_file
 from pmemheap.totals import joined, lost_roots, misplaced_segments, total
 from pmemheap.transaction import Savepoint, Transaction
 
@@ -498,6 +501,56 @@ class Heap(BlockSpace):
         except DurabilityError:
             self._heed_failed_sync()
             raise
+
+    def snapshot(
+        self, path: str | os.PathLike[str], *, new_identity: bool = False, replace: bool = False
+    ) -> None:
+        """Copy the heap, as it is now, into a new file, which opens as a closed heap.
+
+        Commits of other threads wait meanwhile. What they store through views without a
+        transaction may or may not be in the copy. Holes of the file stay holes; where the file
+        system can, blocks are shared until they are changed.
+
+        Parameters
+        ----------
+        path : path
+            Of the copy.
+        new_identity : bool
+            Give it a uuid of its own; it keeps that of this heap otherwise, as a copy by ``cp``.
+        replace : bool
+            Put it in the place of a file that is there.
+
+        Raises
+        ------
+        UsageError
+            The heap is not in a file, a transaction is open, a file is there; or other threads
+            changed a ``process`` heap all the time. There is no copy.
+        OutOfSpaceError, DurabilityError
+            No room for it; a sync failed.
+        """
+        place = path_argument(path)
+        self._require(write=True)
+        if not isinstance(self._medium, FileMedium):
+            raise UsageError(f"{self._name}: a heap in a file or shared memory expected")
+        with refusals(f"snapshot {str(place)!r}"):
+            options = {"new_identity": new_identity, "replace_file": replace}
+            self._serve(self._snapshot_locked, self._medium, place, options)
+
+    def _snapshot_locked(self, medium: FileMedium, path: Path, options: dict[str, bool]) -> None:
+        if self._log._open_transactions():
+            raise UsageError(f"{self._name}: no open transaction expected, one or more found")
+        log = self._redo()
+        assert log is not None, "a heap in a file that may be changed has a log"
+        log.append(b"", 0, medium.file_end)
+        log._freeze(True)
+        try:
+            log.checkpoint()
+            copy_heap_file(
+                medium.fd, path, medium.superblock, medium.segments.values(), medium.file_end,
+                **options,
+            )  # fmt: skip
+        finally:
+            log._freeze(False)
 
     def close(self) -> None:
         """Sync, mark the file as closed, unmap. Closing twice is allowed.

@@ -21,7 +21,14 @@ from pathlib import Path
 from pmemheap import layout
 from pmemheap.errors import UsageError
 from pmemheap.heap import Heap
-from pmemheap.layout import ArenaSlot, Durability, SegmentKind, SegmentSlot
+from pmemheap.layout import (
+    ArenaSlot,
+    Durability,
+    SegmentKind,
+    SegmentSlot,
+    Table,
+    slot_offset,
+)
 from pmemheap.offline import (
     Disk,
     Examination,
@@ -126,10 +133,9 @@ def _places_of(found: Examination) -> tuple[Image, Places]:
     segments = {
         index: slot for index, slot in found.slots.segments.items() if slot.kind == SegmentKind.DATA
     }
-    if segments:
-        return found.view, Places(segments, _islands(segments.values()))
-    guessed = dict(enumerate(_guessed(found.view)))
-    return found.view, Places(guessed, _islands(guessed.values()))
+    if not segments or found.superblock is None:
+        segments = dict(enumerate(_guessed(found.view, _known(found))))
+    return found.view, Places(segments, _islands(segments.values()))
 
 
 def _islands(segments: Iterable[SegmentSlot]) -> dict[int, ArenaSlot]:
@@ -144,27 +150,45 @@ def _islands(segments: Iterable[SegmentSlot]) -> dict[int, ArenaSlot]:
     return arenas
 
 
-def _guessed(image: Image) -> Iterator[SegmentSlot]:
-    """Yield segments behind a log of the usual size, each with the capacity that fits best.
+def _known(found: Examination) -> list[SegmentSlot]:
+    """Return the segments that the table or the log names; not what a gap was taken for."""
+    derived = {each.place for each in found.findings if each.kind == FindingKind.SEGMENT}
+    return [
+        slot
+        for index, slot in found.slots.segments.items()
+        if slot.kind != SegmentKind.SPARE or slot_offset(Table.SEGMENTS, index) not in derived
+    ]
 
-    Their units follow each other in the order of the file: so it is in a heap that only ever grew.
+
+def _guessed(image: Image, known: Iterable[SegmentSlot]) -> Iterator[SegmentSlot]:
+    """Yield the data segments that are known, and between them what looks like some.
+
+    Those lie behind a log of the usual size, each with the capacity that fits best, and their units
+    follow each other in the order of the file: so it is in a heap that only ever grew.
     """
-    at, first_unit = layout.HEADER_BYTES + layout.LOG_BYTES, 0
+    slots = {slot.file_off: slot for slot in known}
+    at, first_unit = layout.HEADER_BYTES, 0
+    if at not in slots:
+        at += layout.LOG_BYTES
     while at + UNIT <= image.size:
-        capacity = _best_capacity(image, at, first_unit)
-        slot = SegmentSlot(SegmentKind.DATA, at, capacity, 0, first_unit, capacity)
-        yield slot
-        at, first_unit = slot.file_stop, first_unit + capacity
+        slot = slots.get(at)
+        if slot is None:
+            stop = min((each for each in slots if each > at), default=image.size)
+            capacity = _best_capacity(image, at, stop, first_unit)
+            slot = SegmentSlot(SegmentKind.DATA, at, capacity, 0, first_unit, capacity)
+        if slot.kind == SegmentKind.DATA:
+            yield slot
+            first_unit = slot.first_unit + slot.nunits if slot.arena == 0 else first_unit
+        at = slot.file_stop
 
 
-def _best_capacity(image: Image, at: int, units_before: int) -> int:
+def _best_capacity(image: Image, at: int, stop: int, units_before: int) -> int:
     """Return the capacity under which entries and bits contradict each other least."""
     least = layout.SEGMENT_UNITS
-    room = max((image.size - at) // layout.UNIT_BYTES_IN_FILE // least * least, least)
+    room = max((stop - at) // layout.UNIT_BYTES_IN_FILE // least * least, least)
     usual = max(least, -(-units_before // 8 // least) * least)
-    tried = sorted({least, usual, *range(least, min(room, 64 * least) + 1, least), room})
-    scored = [(_score(image, at, capacity), -abs(capacity - usual), capacity)
-              for capacity in tried if capacity <= room]  # fmt: skip
+    tried = {least, min(usual, room), *range(least, min(room, 64 * least) + 1, least), room}
+    scored = [(_score(image, at, capacity), -abs(capacity - usual), capacity) for capacity in tried]
     best: int = max(scored)[2]
     return best
 

@@ -16,7 +16,7 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
@@ -32,6 +32,7 @@ __all__ = ["CopyMethod", "copy_heap_file"]
 _FICLONE = 0x40049409
 _COPIED_AT_ONCE = 1 << 20
 _NAME_CHARACTERS_KEPT = 40
+_ATTEMPTS = 3
 _CANNOT = frozenset(
     {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
 )
@@ -49,7 +50,7 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
     fd: int,
     path: Path,
     superblock: Superblock,
-    segments: Iterable[SegmentSlot],
+    segments: Collection[SegmentSlot],
     file_end: int,
     *,
     new_identity: bool = False,
@@ -81,7 +82,7 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
     target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode or 0o600)
     try:
         try:
-            method = _copy_bytes(fd, target, file_end)
+            method = _copy_quietly(fd, target, file_end, [*segments])
             _close_heap(target, superblock, file_end, new_identity=new_identity)
             _back(target, _stored_in_place(segments), cloned=method == CopyMethod.CLONE)
             native.fsync(target)
@@ -103,6 +104,27 @@ def _require_place(path: Path, *, replace_file: bool) -> None:
 
 
 # ---------------------------------------------------------------- bytes
+
+
+def _copy_quietly(
+    source: int, target: int, length: int, segments: Collection[SegmentSlot]
+) -> CopyMethod:
+    """Copy, again if somebody has allocated or freed meanwhile."""
+    for _ in range(_ATTEMPTS):
+        method = _copy_bytes(source, target, length)
+        if all(_are_equal(source, target, *part) for part in _tables(segments)):
+            return method
+        native.ftruncate(target, 0)
+    raise UsageError("a heap that nobody changes expected, it was changed all the time")
+
+
+def _are_equal(source: int, target: int, offset: int, length: int) -> bool:
+    return all(
+        native.pread(source, size, at) == native.pread(target, size, at)
+        for start, stop in _data_ranges(source, offset + length, offset)
+        for at in range(start, stop, _COPIED_AT_ONCE)
+        for size in [min(_COPIED_AT_ONCE, stop - at)]
+    )
 
 
 def _copy_bytes(source: int, target: int, length: int) -> CopyMethod:
@@ -182,13 +204,19 @@ def _close_heap(fd: int, superblock: Superblock, file_end: int, *, new_identity:
     )
 
 
-def _stored_in_place(segments: Iterable[SegmentSlot]) -> Iterator[tuple[int, int]]:
+def _stored_in_place(segments: Collection[SegmentSlot]) -> Iterator[tuple[int, int]]:
     """Yield the ranges that are stored to without another look at the disk: header, log, tables."""
     yield 0, layout.HEADER_BYTES
     for slot in segments:
         if slot.kind == SegmentKind.LOG:
             yield slot.file_off, slot.file_bytes
-        elif slot.kind == SegmentKind.DATA:
+    yield from _tables(segments)
+
+
+def _tables(segments: Collection[SegmentSlot]) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of unit entries and allocation bits."""
+    for slot in segments:
+        if slot.kind == SegmentKind.DATA:
             yield slot.entries_off, slot.data_off - slot.entries_off
 
 

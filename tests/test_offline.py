@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from damage_load import BITS, DATA, ENTRIES, KINDS
+from heap_world import python
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wreck import LogWriter, Wreck, entry_place, grown, look, segments, with_other_boot, wreck
@@ -27,7 +28,8 @@ from pmemheap.layout import (
 )
 from pmemheap.offline import Examination, FindingKind, Severity, examine, open_image
 from pmemheap.offline.image import Overlay, data_pieces
-from pmemheap.records import Operation, RecordKind
+from pmemheap.offline.places import Part, arena_of
+from pmemheap.records import Operation, RecordKind, encode
 
 ALL = bool(os.environ.get("PMEMHEAP_DAMAGE_ALL"))
 
@@ -428,6 +430,71 @@ def test_forged_logs_do_not_read_beyond_the_file(sample: Wreck) -> None:
         block: Superblock = replace(sample.superblock, **changes)  # type: ignore[arg-type]
         sample.change((0, block.pack()), (4096, block.pack()))
         look(sample.path)
+
+
+CRASH = """
+import os, random, sys
+from pmemheap import Heap
+chance = random.Random(int(sys.argv[3]))
+heap = Heap.create(sys.argv[1], durability=sys.argv[2], decay=None)
+arena = heap.arena("second")
+blocks = []
+for round in range(60):
+    with heap.transaction(durable=chance.random() < 0.5) as tx:
+        for _ in range(chance.randint(1, 4)):
+            offset = tx.malloc(chance.choice((16, 100, 3000, 20_000, 300_000)))
+            tx.write(offset, bytes([round + 1]) * 16)
+            blocks.append(offset)
+        tx.roots[f"root {round % 9}"] = offset
+        if len(blocks) > 50:
+            tx.free(blocks.pop(0))
+        if round % 4 == 0 and blocks:
+            tx.write(blocks[0] + 4, b"over")
+    arena.malloc(50)
+tx = heap.transaction()
+tx.snapshot(blocks[0], 16)
+heap.view(blocks[0])[:16] = b"never committed!"
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("durability", ["power", "process"])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_seen_offline_is_what_opening_recovers(
+    durability: str, seed: int, tmp_path: Path
+) -> None:
+    """The records, the replay and the walk in Python against those in C."""
+    path = tmp_path / "heap"
+    done = python(CRASH, path, durability, seed)
+    done.communicate()
+    assert done.returncode == -9
+    found = look(path)
+    assert found.is_sound, [str(each) for each in found.findings]
+    assert found.log.pending or durability == "process"
+    log = found.superblock
+    assert log is not None
+    area = path.read_bytes()[log.log_off : log.log_off + log.log_size]
+    for record in found.log.scan.records:
+        image = encode(record, record.prev_crc)
+        at = record.lsn % log.log_size
+        assert (area[at:] + area[:at])[: len(image)] == image
+    seen = {}
+    for extent in found.extents():
+        index, start = arena_of(extent.offset)
+        data, _ = found.places.arenas[index].read(
+            found.view, Part.DATA, start, start + extent.nunits * 4096
+        )
+        for block in extent.blocks():
+            at = block.offset - extent.offset
+            seen[block.offset] = data[at : at + 16]
+    roots = {root.name: root.off for root in found.slots.roots.values()}
+    del found
+    with Heap.open(path, decay=None) as heap:
+        assert heap.check()
+        assert roots == dict(heap.roots)
+        assert seen == {offset: bytes(heap.view(offset, 16)) for offset, _ in heap.blocks()}
+    assert not look(path).findings.kept
 
 
 # ------------------------------------------------------------------------------------------ image

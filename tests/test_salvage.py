@@ -82,8 +82,12 @@ def test_the_segment_table_is_gone_too(large: Wreck, out: Path) -> None:
 
 
 def test_the_whole_header_is_gone(large: Wreck, out: Path) -> None:
-    """What is left are entries, bits and data: no roots, all blocks."""
+    """What is left are entries, bits and data, and the log, which still knows the roots."""
     large.change((0, bytes(layout.HEADER_BYTES)))
+    report, whole = saved(large, out)
+    assert whole == large.blocks.keys()
+    assert report.roots == len(large.blocks)
+    large.change((0, bytes(layout.HEADER_BYTES + layout.LOG_BYTES)))
     report, whole = saved(large, out)
     assert whole == large.blocks.keys()
     assert report.roots == 0

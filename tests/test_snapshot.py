@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from wreck import contents, look, opened, segments
 
-from pmemheap import Heap, native, snapshotting
+from pmemheap import Heap, native
 from pmemheap.errors import UsageError
 from pmemheap.layout import HeapState, SegmentKind, Superblock
 from pmemheap.native import NativeError
@@ -158,6 +158,68 @@ def test_nothing_is_replaced_unless_asked(source: Path, tmp_path: Path) -> None:
         copy(source, tmp_path / "absent" / "copy")
 
 
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_a_heap_goes_on_after_its_snapshot(durability: str, tmp_path: Path) -> None:
+    path = tmp_path / "copy"
+    with Heap.create(tmp_path / "heap", durability=durability, decay=None) as heap:
+        with heap.transaction() as tx:
+            first = tx.malloc(5000)
+            tx.write(first, b"first")
+            tx.roots["first"] = first
+        bare = heap.malloc(100)
+        heap.view(bare, 4)[:] = b"bare"
+        before = contents(heap)
+        heap.snapshot(path)
+        with heap.transaction() as tx:
+            tx.write(first, b"later")
+            tx.roots["later"] = tx.malloc(100_000)
+        heap.free(bare)
+        assert heap.check()
+        with opened(path) as copied:
+            assert contents(copied) == before
+            assert dict(copied.roots) == {"first": first}
+            assert copied.uuid == heap.uuid
+        heap.snapshot(path, new_identity=True, replace=True)
+        with opened(path) as copied:
+            assert contents(copied) == contents(heap)
+            assert copied.uuid != heap.uuid
+        with pytest.raises(UsageError, match="one is there"):
+            heap.snapshot(path)
+    assert not look(path).findings.kept
+
+
+def test_a_snapshot_inside_of_a_transaction_is_refused(tmp_path: Path) -> None:
+    with Heap.create(tmp_path / "heap") as heap:
+        with heap.transaction() as tx:
+            tx.malloc(100)
+            with pytest.raises(UsageError, match="no open transaction"):
+                heap.snapshot(tmp_path / "copy")
+        with Heap.anonymous() as anonymous, pytest.raises(UsageError, match="in a file"):
+            anonymous.snapshot(tmp_path / "copy")
+    assert sorted(os.listdir(tmp_path)) == ["heap"]
+
+
+def test_a_heap_that_is_changed_all_the_time_is_not_copied(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_file_range = os.copy_file_range
+
+    def change(origin: int, target: int, count: int, *places: int) -> int:
+        done = copy_file_range(origin, target, count, *places)
+        entries = next(
+            s for s in segments(source.read_bytes()).values() if s.kind == SegmentKind.DATA
+        )
+        byte = os.pread(origin, 1, entries.entries_off + 4000)
+        os.pwrite(origin, bytes([byte[0] + 1 & 255]), entries.entries_off + 4000)
+        return done
+
+    monkeypatch.setattr(fcntl, "ioctl", refuse(errno.EOPNOTSUPP))
+    monkeypatch.setattr(os, "copy_file_range", change)
+    with pytest.raises(UsageError, match="nobody changes"):
+        copy(source, tmp_path / "copy")
+    assert os.listdir(tmp_path) == ["heap"]
+
+
 @pytest.mark.parametrize("call", ["fsync", "pwrite", "ftruncate"])
 def test_a_copy_that_fails_leaves_nothing(
     call: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -165,7 +227,7 @@ def test_a_copy_that_fails_leaves_nothing(
     def fail(*_: object) -> None:
         raise NativeError(errno.ENOSPC, call)
 
-    monkeypatch.setattr(snapshotting.native, call, fail)
+    monkeypatch.setattr(native, call, fail)
     with pytest.raises(OSError, match="No space"):
         copy(source, tmp_path / "copy")
     assert os.listdir(tmp_path) == ["heap"]

@@ -6,10 +6,10 @@ import secrets
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from pmemheap import layout
 from pmemheap.errors import CorruptHeapError
+from pmemheap.heapfile import boot_id
 from pmemheap.layout import Durability, HeapState, SegmentKind, SegmentSlot, Superblock
 from pmemheap.offline.findings import Edit, Finding, FindingKind, Findings
 from pmemheap.offline.image import Image
@@ -21,7 +21,6 @@ __all__ = [
     "Log",
     "SharedWords",
     "applied_edit",
-    "boot_id",
     "read_log",
     "read_superblocks",
     "recovered",
@@ -31,12 +30,6 @@ __all__ = [
 _LOG_MOST = GiB
 _SHARED = struct.Struct("<QQ")
 _UNKNOWN = struct.Struct("<8sI")
-
-
-def boot_id() -> bytes:
-    """Return the identity of this run of the machine."""
-    text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-    return bytes.fromhex(text.strip().replace("-", ""))
 
 
 @dataclass(frozen=True)
