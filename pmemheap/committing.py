@@ -130,7 +130,10 @@ class Committing(native.HeapCore):
         if log is None:
             raise MemoryError(f"{self._name}: no memory for a transaction")
         try:
-            self._serve(log.make_room, code, nbytes)
+            if self._owner == threading.get_ident():  # a commit of roots holds the lock already
+                log.make_room(code, nbytes)
+            else:
+                self._serve(log.make_room, code, nbytes)
         finally:
             self._heed_failed_sync()
 
