@@ -26,7 +26,7 @@ from pmemheap import filespace, layout, native
 from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
 from pmemheap.filespace import SlotChanges
 from pmemheap.header import as_spare
-from pmemheap.heapfile import HeapFile, refusals, write_zeros
+from pmemheap.heapfile import DirectJournal, HeapFile, refusals, write_zeros
 from pmemheap.layout import ArenaSlot, SegmentKind, SegmentSlot, SlotImage, Table
 from pmemheap.native import Advice, Allocate, NativeError
 from pmemheap.pmem2 import Map, VMReservation
@@ -373,6 +373,7 @@ class FileMedium(HeapFile):
         """Unmap the log, sync, say in the file that it was closed, and let it go."""
         self.unmap_log()
         super().close()
+        self.journal = DirectJournal(self)
 
     def detach_in_child(self) -> None:
         """Let go of what a forked child has of the log as well."""

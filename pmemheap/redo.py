@@ -17,7 +17,6 @@ import os
 import secrets
 import struct
 import time
-import weakref
 from collections.abc import Iterable
 
 from pmemheap import layout, native
@@ -25,7 +24,7 @@ from pmemheap.errors import CorruptHeapError, DurabilityError, OutOfSpaceError
 from pmemheap.filemedium import LOG_LEAST, LOG_MOST, FileMedium
 from pmemheap.header import read_tables
 from pmemheap.heapfile import boot_id
-from pmemheap.layout import HeapState, SlotImage, Superblock
+from pmemheap.layout import ArenaSlot, ArenaState, HeapState, SlotImage, Superblock, Table
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.region import Region
 from pmemheap.rules import Rule, omitted
@@ -37,7 +36,8 @@ INLINE_MOST = 64 * 1024
 """Fresh bytes that a record carries; more are synced before it."""
 
 _OPERATION = struct.Struct("<BBHIQ")
-_META = 1
+_META, _FREE = 1, 4
+_FREE_BYTES = _OPERATION.size + 8
 _CROWDED_SECONDS = 0.1
 _OLD_SECONDS = 30.0
 _LOG_GROWTH = 4
@@ -62,6 +62,17 @@ def slot_operations(slots: Iterable[SlotImage]) -> tuple[bytes, int]:
     return b"".join(encoded), len(encoded)
 
 
+def _dropped_ranges(slots: Iterable[SlotImage]) -> bytes:
+    """Encode that all blocks of the arenas that are dropped by these changes are free [R24]."""
+    ranges = b""
+    for table, index, image in slots:
+        slot = ArenaSlot.unpack(image, 0) if table == Table.ARENAS else None
+        if slot is not None and slot.state == ArenaState.DROPPED:
+            ranges += _OPERATION.pack(_FREE, 0, 0, 8, index << layout.ARENA_BITS)
+            ranges += struct.pack("<Q", slot.end_unit * UNIT)
+    return ranges
+
+
 class RedoLog(native.LogCore):
     """The log of an open heap file, which may be stored to; the journal of its header.
 
@@ -72,7 +83,7 @@ class RedoLog(native.LogCore):
     """
 
     def __init__(self, medium: FileMedium) -> None:
-        self._medium: FileMedium = weakref.proxy(medium)
+        self._medium = medium  # a cycle, which ends with the journal when the file is closed
         self._checkpointed_at = time.monotonic()
         self.checkpoints = 0
         self.moves = 0
@@ -99,7 +110,8 @@ class RedoLog(native.LogCore):
             A sync failed, now or before.
         """
         operations, count = slot_operations(slots)
-        self.append(operations, count, file_end)
+        dropped = b"" if omitted(Rule.R24) else _dropped_ranges(slots)
+        self.append(operations + dropped, count + len(dropped) // _FREE_BYTES, file_end)
         if durable and not omitted(Rule.R17):
             self.sync_log()
 
@@ -112,11 +124,12 @@ class RedoLog(native.LogCore):
             self.make_room(end, 2 * len(operations))
 
     def sync(self) -> None:
-        """Wait until everything so far is durable."""
-        if self._medium.is_power:
-            self.sync_log()
-        else:
-            self.checkpoint()
+        """Wait until everything so far is durable, and what was stored to blocks as well.
+
+        A checkpoint: what a record before it says of a block must not be stored over that again.
+        """
+        self.checkpoint()
+        if not self._medium.is_power:
             self._medium.sync_all("sync")
 
     def sync_log(self) -> None:
@@ -258,10 +271,11 @@ class RedoLog(native.LogCore):
         medium.keep_log(log)
 
     def shrink(self) -> None:
-        """Move to a small log when this one is large and nothing keeps it."""
+        """Move to a small log when this one is large and nothing keeps it; cut the file."""
         large = self._medium.superblock.log_size > layout.LOG_BYTES
         if large and not self._positions()[4]:
             self.move(layout.LOG_BYTES)
+            self._medium.release([])
 
 
 def next_epoch(superblock: Superblock, *, opened: bool = False) -> int:
