@@ -455,15 +455,16 @@ class Heap(BlockSpace):
 
     # ------------------------------------------------------------ durability, end
 
-    def transaction(self, *, durable: bool = True) -> Transaction:
+    def transaction(self, *, durable: bool | None = None) -> Transaction:
         """Begin a transaction: changes that become visible together, or not at all.
 
         Parameters
         ----------
-        durable : bool
-            In a power heap, whether its commit waits until it would survive a power failure. If
-            not, it survives the end of the process at once, and a power failure together with the
-            next commit that waits, or `sync`.
+        durable : bool, optional
+            Whether its commit waits until it would survive a power failure; if left out, it does in
+            a power heap. False: it survives the end of the process at once, and a power failure
+            together with the next commit that waits, or `sync`. True in a process heap: the commit
+            ends with a `sync`.
 
         Returns
         -------
@@ -481,7 +482,11 @@ class Heap(BlockSpace):
         outer = self._log._current()
         if outer is not None:
             return cast("Transaction", Savepoint(cast("Transaction", outer)))
-        return Transaction(self, self._log, durable)
+        power = self._medium_is_power()
+        transaction = Transaction(self, self._log, power if durable is None else durable)
+        if durable and not power:
+            transaction._pending_roots = {}  # its commit is not for C
+        return transaction
 
     def sync(self) -> None:
         """Wait until everything stored so far is on the medium; nothing in anonymous memory.
@@ -498,6 +503,8 @@ class Heap(BlockSpace):
     def _sync_locked(self, medium: FileMedium) -> None:
         try:
             medium.sync()
+            if not medium.is_power and self._state() == State.OPEN:
+                self._make_quiet()
         except DurabilityError:
             self._heed_failed_sync()
             raise
@@ -544,7 +551,11 @@ class Heap(BlockSpace):
         log.append(b"", 0, medium.file_end)
         log._freeze(True)
         try:
-            log.checkpoint()
+            try:
+                log.checkpoint()
+            except DurabilityError:
+                self._heed_failed_sync()
+                raise
             copy_heap_file(
                 medium.fd, path, medium.superblock, medium.segments.values(), medium.file_end,
                 **options,
