@@ -42,8 +42,9 @@ _QUARANTINE_LEAST = 1 << 20
 class Committing(native.HeapCore):
     """The part of a heap that knows the log."""
 
-    __slots__ = ("_log",)
+    __slots__ = ("_is_power", "_log")
 
+    _is_power: bool
     _log: LogCore
     _lock: threading.RLock
     _medium: AnonymousMedium | FileMedium
@@ -69,6 +70,7 @@ class Committing(native.HeapCore):
             self._log = heap._log
         else:
             self._log = LogCore() if file is None else RedoLog(file)
+        self._is_power = file is not None and file.is_power
         base, region = self._region.base, self._region
         homes = ("data", "home_bits", "home_entries")
         if file is None or not file.shadowed:
@@ -140,14 +142,11 @@ class Committing(native.HeapCore):
     def _release_quarantine(self) -> None:
         """Before a heap grows: let go what was freed and only waits for a sync [R6]."""
         log = self._redo()
-        if log is None or not self._medium_is_power():
+        if log is None or not self._is_power:
             return
-        held = self._counters()["quarantined_bytes"]
+        held = self._quarantined()
         if held > max(_QUARANTINE_LEAST, self._region.nunits * UNIT // _QUARANTINE_SHARE):
             log.sync_log()
-
-    def _medium_is_power(self) -> bool:
-        return isinstance(self._medium, FileMedium) and self._medium.is_power
 
     # ------------------------------------------------------------ for transactions
 
@@ -186,13 +185,19 @@ class Committing(native.HeapCore):
         """Commit: under the lock of the heap if roots change, since their slots are chosen here."""
         if transaction._pending_roots:
             end = self._serve(self._commit_roots, transaction)
-            if transaction.durable and self._medium_is_power():
+            if transaction.durable and self._is_power:
                 self._wait(end)
         else:
             self._append_commit(transaction, b"", 0, transaction.durable)
         log = self._redo()
         if log is not None and log.is_crowded():
             self._serve(log.checkpoint_if_due)
+        if transaction.durable and log is not None and not self._is_power:
+            self.sync()
+
+    def sync(self) -> None:
+        """Wait until everything is durable; `Heap` does."""
+        raise NotImplementedError
 
     def _commit_roots(self, transaction: Transaction) -> int:
         puts, drops = transaction._root_changes()
@@ -225,7 +230,7 @@ class Committing(native.HeapCore):
     def _prepare_fresh(self, transaction: Transaction) -> None:
         """Make much new data durable before the record that speaks of it: DATA FIRST."""
         log = self._redo()
-        if log is None or not self._medium_is_power():
+        if log is None or not self._is_power:
             return
         nbytes = transaction._fresh_bytes()
         if nbytes <= min(INLINE_MOST, log.size // 4):
@@ -297,9 +302,9 @@ class Committing(native.HeapCore):
     def _move_logged(self, offset: int, size: int) -> int:
         """Let a block move in a file heap, in one record: reserve, copy, free, commit."""
         transaction = native.TxCore(None, self._log, False)
-        to = self._reserve_locked(transaction, size, GRANULE, roomy=True)
-        count = min(self.usable_size(offset), size)
         try:
+            to = self._reserve_locked(transaction, size, GRANULE, roomy=True)
+            count = min(self.usable_size(offset), size)
             with self.view(offset, count) as old, self.view(to, count) as new:
                 new[:] = old
             self._retire_moved(transaction, offset, to, size)

@@ -43,7 +43,7 @@ from pmemheap.errors import (
     UsageError,
 )
 from pmemheap.filemedium import FileMedium
-from pmemheap.layout import ARENA_BITS
+from pmemheap.layout import ARENA_BITS, HeapState
 from pmemheap.region import AnonymousMedium, Region
 from pmemheap.roots import Roots
 from pmemheap.slabs import CLASSES, packed_classes
@@ -68,9 +68,10 @@ class State(IntEnum):
     """What the public calls may do; C knows the same numbers."""
 
     OPEN = 0
-    READONLY = 1
-    FORKED = 2
-    CLOSED = 3
+    QUIET = 1
+    READONLY = 2
+    FORKED = 3
+    CLOSED = 4
 
 
 _OPEN = int(State.OPEN)
@@ -435,10 +436,39 @@ class Engine(Committing):
 
     # ------------------------------------------------------------ refusing
 
+    def _wake(self) -> None:
+        """Say in the file that it is in use, before the first change after a durable point."""
+        self._alone(self._wake_locked)
+
+    def _wake_locked(self) -> None:
+        if self._state() != State.QUIET:
+            return
+        assert isinstance(self._medium, FileMedium)
+        try:
+            self._medium.write_superblock(sync=True, state=HeapState.IN_USE)
+        except DurabilityError:
+            for space in self._spaces():
+                space._set_state(State.READONLY)
+            raise
+        for space in self._spaces():
+            space._set_state(State.OPEN)
+
+    def _make_quiet(self) -> None:
+        """Say in the file that it is as good as closed, until the next change."""
+        assert isinstance(self._medium, FileMedium)
+        if self._medium.on_memory or any(s._counters()["waiting_frees"] for s in self._spaces()):
+            return
+        self._medium.write_superblock(sync=True, state=HeapState.CLEAN)
+        for space in self._spaces():
+            space._set_state(State.QUIET)
+
     def _require(self, *, write: bool = False) -> None:
         """Raise what the state of the heap asks for."""
         state = State(self._state())
-        if state == State.OPEN or (state == State.READONLY and not write):
+        if state == State.QUIET and write:
+            self._wake()
+            return
+        if state <= State.QUIET or (state == State.READONLY and not write):
             return
         wanted = "writable" if state == State.READONLY else "open"
         found = {

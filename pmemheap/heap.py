@@ -482,9 +482,8 @@ class Heap(BlockSpace):
         outer = self._log._current()
         if outer is not None:
             return cast("Transaction", Savepoint(cast("Transaction", outer)))
-        power = self._medium_is_power()
-        transaction = Transaction(self, self._log, power if durable is None else durable)
-        if durable and not power:
+        transaction = Transaction(self, self._log, self._is_power if durable is None else durable)
+        if durable and not self._is_power:
             transaction._pending_roots = {}  # its commit is not for C
         return transaction
 

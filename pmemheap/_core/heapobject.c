@@ -12,7 +12,7 @@
 enum { PH_BATCH_SHARE = 256 }; /* bytes of a record that one block of a batch may take */
 
 static struct {
-    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *upkeep, *log_upkeep;
+    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *upkeep, *log_upkeep, *wake;
 } slow;
 
 static struct heap_object *heap_of(PyObject *object)
@@ -30,9 +30,19 @@ static int read_number(PyObject *object, uint64_t *number)
     return 0;
 }
 
-static int is_open(const struct heap_object *self)
+/* A quiet heap wakes at the first change; if it cannot, the slow twin finds out again why. */
+static int wake(struct heap_object *self)
 {
+    PyObject *done = PyObject_CallMethodObjArgs((PyObject *)self, slow.wake, NULL);
+    if (done == NULL)
+        PyErr_Clear();
+    Py_XDECREF(done);
     return self->state == PH_S_OPEN;
+}
+
+static int is_open(struct heap_object *self)
+{
+    return self->state == PH_S_OPEN || (self->state == PH_S_QUIET && wake(self));
 }
 
 /* Whether so much was freed that Python should look whether something is to be merged or given back. */
@@ -602,7 +612,8 @@ int ph_add_heap_types(PyObject *module)
         || intern(&slow.realloc, "_realloc_slow") < 0 || intern(&slow.expand, "_expand_slow") < 0
         || intern(&slow.usable_size, "_usable_size_slow") < 0 || intern(&slow.view, "_view_slow") < 0
         || intern(&slow.more, "_malloc_many_slow") < 0 || intern(&slow.free_many, "_free_many_slow") < 0
-        || intern(&slow.upkeep, "_upkeep") < 0 || intern(&slow.log_upkeep, "_log_upkeep") < 0)
+        || intern(&slow.upkeep, "_upkeep") < 0 || intern(&slow.log_upkeep, "_log_upkeep") < 0
+        || intern(&slow.wake, "_wake") < 0)
         return -1;
     core_slots[3].pfunc = join_methods();
     if (ph_add_block_bytes_type(module) < 0)

@@ -4,8 +4,9 @@
 
 #include "heap_api.h"
 
-/* What the public calls may do. The order matters: from PH_S_READONLY on nothing may be changed. */
-enum { PH_S_OPEN = 0, PH_S_READONLY, PH_S_FORKED, PH_S_CLOSED };
+/* What the public calls may do. The order matters: from PH_S_READONLY on nothing may be changed. Quiet: the file says
+ * that it is closed, until the next change. */
+enum { PH_S_OPEN = 0, PH_S_QUIET, PH_S_READONLY, PH_S_FORKED, PH_S_CLOSED };
 
 struct heap_object {
     PyObject_HEAD

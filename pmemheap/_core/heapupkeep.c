@@ -93,7 +93,7 @@ static PyObject *set_state(PyObject *object, PyObject *argument)
     if (state == -1 && PyErr_Occurred())
         return NULL;
     ((struct heap_object *)object)->state = (int)state;
-    core_of(object)->readonly = state != PH_S_OPEN;
+    core_of(object)->readonly = state >= PH_S_READONLY;
     Py_RETURN_NONE;
 }
 
@@ -439,7 +439,7 @@ static PyObject *counters(PyObject *object, PyObject *ignored)
 
     (void)ignored;
     return Py_BuildValue(
-        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
+        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
         "wilderness_units", (unsigned long long)(h->wild_end - h->wild),
         "pool_free_units", (unsigned long long)h->pool_free,
         "pool_longest_units", (unsigned long long)ph_pool_longest(h),
@@ -452,12 +452,19 @@ static PyObject *counters(PyObject *object, PyObject *ignored)
         "live_views", (unsigned long long)h->marks.views,
         "marked_blocks", (unsigned long long)h->marks.used,
         "pins", (unsigned long long)h->marks.pins,
+        "waiting_frees", (unsigned long long)h->marks.waiting,
         "reserved_blocks", (unsigned long long)h->held.reserved_blocks,
         "reserved_units", (unsigned long long)h->held.reserved_units,
         "reserved_bytes", (unsigned long long)h->held.reserved_bytes,
         "quarantined_blocks", (unsigned long long)h->held.freed_blocks,
         "quarantined_units", (unsigned long long)h->held.freed_units,
         "quarantined_bytes", (unsigned long long)h->held.freed_bytes);
+}
+
+static PyObject *quarantined(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return PyLong_FromUnsignedLongLong(core_of(object)->held.freed_bytes);
 }
 
 /* [(block size, run units, blocks a run, runs, live, mallocs, requested bytes, withheld), ...] */
@@ -690,6 +697,7 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_handle_drop", handle_drop, METH_VARARGS, "A handle is gone."},
     {"_set_origin", set_origin, METH_O, "Tell the number of the arena, shifted: what its offsets begin with."},
     {"_views_of", views_of, METH_O, "Live views of the block at an offset."},
+    {"_quarantined", quarantined, METH_NOARGS, "Bytes that were freed and may not be used again yet."},
     {"_live_views", live_views, METH_NOARGS, "Live views of all blocks."},
     {"_move_into", move_into, METH_VARARGS, "Copy a block into a large one and free it: from, to, size."},
     {"_place_of", place_of, METH_O, "What covers the unit of an offset."},
