@@ -1,0 +1,520 @@
+"""Workloads for crashes of a heap: operations on a few marked blocks, and what each leaves behind.
+
+    base       a small heap file, made once: two durabilities, two shapes
+    program    names of operations, "swap" or "swap lazy", run on a copy of it under a `Recorder`
+    states     `Known` after each commit; the notes on the tape tell how far the program had come
+
+The log has one page, so that it wraps every few commits. The heap lies in a memfd: durability is
+that of the superblock, and what a power failure leaves is the simulator's business, not the disk's.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pmemheap import Heap, layout, native
+from pmemheap.filemedium import FileMedium
+from pmemheap.layout import Durability
+from pmemheap.testing import Recorder, Recording
+from pmemheap.units import UNIT, MiB
+
+HEADROOM = 16 * MiB
+LOG_BYTES = 4096
+SMALL, MIDDLE, LONG = 300, 700, 3 * UNIT
+SEGMENT = layout.SEGMENT_UNITS * UNIT
+
+Blocks = dict[int, tuple[int, bytes]]
+"""Offset of a live block to its usable size, and to as many of its first bytes as are known."""
+
+
+@dataclass
+class Known:
+    """What a heap holds when a number of its transactions are committed."""
+
+    blocks: Blocks = field(default_factory=dict)
+    roots: dict[str, int] = field(default_factory=dict)
+    arenas: set[str] = field(default_factory=set)
+
+    def copy(self) -> Known:
+        return Known(dict(self.blocks), dict(self.roots), set(self.arenas))
+
+
+def mark(seed: int, nbytes: int) -> bytes:
+    """Return bytes that tell whose they are, and where in a block."""
+    words = (seed << 32 | index for index in range(nbytes // 8 + 1))
+    return b"".join(word.to_bytes(8, "little") for word in words)[:nbytes]
+
+
+class World:
+    """A heap, and what is known of it after each of its commits.
+
+    Attributes
+    ----------
+    states : list of Known
+        By number of commits; the first is that of the base.
+    names : dict of str to int
+        Offsets of blocks by what operations call them.
+    seen : Counter
+        What was exercised.
+    """
+
+    def __init__(self, heap: Heap, known: Known, names: dict[str, int]) -> None:
+        self.heap = heap
+        self.states = [known]
+        self.names = dict(names)
+        self.seen: Counter[str] = Counter()
+        self.power = heap.durability == "power"
+        self._seed = 1000
+        self._freed: set[int] = set()
+
+    @property
+    def log(self) -> Any:
+        return self.heap._log
+
+    # ------------------------------------------------------------ commits
+
+    @contextmanager
+    def _commit(self, durable: bool) -> Iterator[Known]:
+        """Let the block be the next commit; it is handed the state to change."""
+        after = self.states[-1].copy()
+        self.states.append(after)
+        number = len(self.states) - 1
+        Recorder.begin(number)
+        yield after
+        Recorder.returned(number)
+        if durable:
+            Recorder.durable(number)
+
+    def bare(self) -> Any:
+        """Return a context in which one call outside of a transaction is made."""
+        return self._commit(durable=False)
+
+    @contextmanager
+    def transaction(self, durable: bool) -> Iterator[tuple[Any, Known]]:
+        """Run a transaction; what it changes is put into the second of what this yields."""
+        tx = self.heap.transaction(durable=durable)
+        after = self.states[-1].copy()
+        yield tx, after
+        with self._commit(durable) as known:
+            known.blocks, known.roots, known.arenas = after.blocks, after.roots, after.arenas
+            tx.commit()
+
+    def synced(self) -> None:
+        """Say that everything so far is durable."""
+        Recorder.durable(len(self.states) - 1)
+
+    # ------------------------------------------------------------ parts of operations
+
+    def seed(self) -> int:
+        self._seed += 1
+        return self._seed
+
+    def allocate(self, tx: Any, after: Known, size: int, name: str, space: Any = None) -> int:
+        """Allocate a block in a transaction, and fill it."""
+        offset = tx.malloc(size)
+        return self.fill(after, offset, name)
+
+    def fill(self, after: Known, offset: int, name: str) -> int:
+        """Store to all of a block that nobody else has yet."""
+        usable = self.heap.usable_size(offset)
+        content = mark(self.seed(), usable)
+        with self.heap.view(offset) as view:
+            view[:] = content
+        after.blocks[offset] = usable, content
+        self.names[name] = offset
+        if offset in self._freed:
+            self.seen["reuse after free"] += 1
+        return offset
+
+    def note_free(self, after: Known, name: str) -> int:
+        """Forget a block that is about to be freed."""
+        offset = self.names.pop(name)
+        del after.blocks[offset]
+        after.roots = {root: place for root, place in after.roots.items() if place != offset}
+        self._freed.add(offset)
+        return offset
+
+    def change(self, after: Known, offset: int, content: bytes) -> None:
+        usable, old = after.blocks[offset]
+        after.blocks[offset] = usable, content + old[len(content) :]
+
+    def lap(self) -> None:
+        """Count what the log does."""
+        counters = self.heap._counters()
+        self.seen["quarantine waits"] += counters["quarantined_bytes"] > 0
+
+
+Operation = Callable[[World, bool], None]
+TRANSACTIONS: dict[str, Operation] = {}
+CALLS: dict[str, Operation] = {}
+
+
+def transaction(function: Operation) -> Operation:
+    """Register an operation that is a transaction: durable, or lazy."""
+    TRANSACTIONS[function.__name__.replace("_", "-").strip("-")] = function
+    return function
+
+
+def call(function: Operation) -> Operation:
+    """Register an operation that is none."""
+    CALLS[function.__name__.replace("_", "-").strip("-")] = function
+    return function
+
+
+# ---------------------------------------------------------------- transactions
+
+
+@transaction
+def alloc(world: World, durable: bool) -> None:
+    with world.transaction(durable) as (tx, after):
+        world.allocate(tx, after, SMALL, f"n{world.seed()}")
+
+
+@transaction
+def alloc_first(world: World, durable: bool) -> None:
+    """More than a record carries: the data is synced before it."""
+    with world.transaction(durable) as (tx, after):
+        world.allocate(tx, after, MIDDLE, f"n{world.seed()}")
+        world.allocate(tx, after, MIDDLE, f"n{world.seed()}")
+
+
+@transaction
+def swap(world: World, durable: bool) -> None:
+    with world.transaction(durable) as (tx, after):
+        old = world.note_free(after, "a")
+        new = world.allocate(tx, after, SMALL, "a")
+        tx.free(old)
+        tx.roots["a"] = new
+        after.roots["a"] = new
+
+
+@transaction
+def write(world: World, durable: bool) -> None:
+    with world.transaction(durable) as (tx, after):
+        for name in ("a", "b"):
+            offset = world.names[name]
+            content = mark(world.seed(), SMALL // 2)
+            tx.write(offset, content)
+            world.change(after, offset, content)
+
+
+@transaction
+def snapshot(world: World, durable: bool) -> None:
+    with world.transaction(durable) as (tx, after):
+        _change_in_place(world, tx, after, "b")
+
+
+@transaction
+def snapshot_alloc(world: World, durable: bool) -> None:
+    with world.transaction(durable) as (tx, after):
+        _change_in_place(world, tx, after, "a")
+        world.allocate(tx, after, SMALL, f"n{world.seed()}")
+
+
+@transaction
+def snapshot_checkpoint(world: World, durable: bool) -> None:
+    """A checkpoint while old bytes may still be needed [R20]."""
+    with world.transaction(durable) as (tx, after):
+        _change_in_place(world, tx, after, "a")
+        _checkpoint(world)
+        assert world.log._positions()[4], "an open UNDO holds the tail"
+        world.seen["checkpoints held by an undo"] += 1
+        _change_in_place(world, tx, after, "b")
+
+
+@transaction
+def snapshot_abort(world: World, durable: bool) -> None:
+    tx = world.heap.transaction(durable=durable)
+    _change_in_place(world, tx, world.states[-1].copy(), "a")
+    world.allocate(tx, Known(), SMALL, "nobody's")
+    tx.abort()
+
+
+@transaction
+def abort_write(world: World, durable: bool) -> None:
+    """An abort, then a commit that changes the same bytes [R21]."""
+    snapshot_abort(world, durable)
+    write(world, durable)
+
+
+@transaction
+def free(world: World, durable: bool) -> None:
+    with world.transaction(durable) as (tx, after):
+        tx.free(world.note_free(after, "b"))
+    world.lap()
+
+
+@transaction
+def refill(world: World, durable: bool) -> None:
+    """Free a block, then let others have its place, twice: generations of one block [R6, R13]."""
+    for _ in range(2):
+        with world.transaction(durable) as (tx, after):
+            content = mark(world.seed(), 64)
+            tx.write(world.names["c"], content)
+            tx.free(world.note_free(after, "c"))
+        world.lap()
+        world.heap.sync()
+        world.synced()
+        with world.transaction(durable) as (tx, after):
+            world.allocate(tx, after, SMALL, "c")
+
+
+def _change_in_place(world: World, tx: Any, after: Known, name: str) -> None:
+    offset = world.names[name]
+    tx.snapshot(offset, SMALL // 2)
+    content = mark(world.seed(), SMALL // 2)
+    with world.heap.view(offset) as view:
+        view[: len(content)] = content
+    world.change(after, offset, content)
+
+
+# ---------------------------------------------------------------- calls outside of transactions
+
+
+@call
+def malloc(world: World, durable: bool) -> None:
+    with world.bare() as after:
+        offset = world.heap.malloc(SMALL)
+        after.blocks[offset] = world.heap.usable_size(offset), b""
+    with world.heap.view(offset) as view:
+        view[:] = b"?" * len(view)
+    world.names[f"m{world.seed()}"] = offset
+
+
+@call
+def bare_free(world: World, durable: bool) -> None:
+    with world.bare() as after:
+        world.heap.free(world.note_free(after, "c"))
+    world.lap()
+
+
+@call
+def realloc(world: World, durable: bool) -> None:
+    """Let a block move: what it held is committed with its new place."""
+    with world.bare() as after:
+        _, content = after.blocks[world.names["b"]]
+        old = world.note_free(after, "b")
+        new = world.heap.realloc(old, MIDDLE)
+        after.blocks[new] = world.heap.usable_size(new), content
+        world.names["b"] = new
+
+
+@call
+def grow(world: World, durable: bool) -> None:
+    before = world.heap._region.end_unit
+    with world.bare() as after:
+        offset = world.heap.malloc(SEGMENT)
+        after.blocks[offset] = world.heap.usable_size(offset), b""
+    world.names[f"g{world.seed()}"] = offset
+    world.seen["growths"] += world.heap._region.end_unit > before
+
+
+@call
+def trim(world: World, durable: bool) -> None:
+    _trim(world)
+
+
+@call
+def punch(world: World, durable: bool) -> None:
+    """Free some units in the middle, and give their file blocks back."""
+    with world.bare() as after:
+        world.heap.free(world.note_free(after, "long"))
+    _trim(world)
+
+
+@call
+def trim_tail(world: World, durable: bool) -> None:
+    _cut(world, "tail", 1)
+
+
+@call
+def trim_head(world: World, durable: bool) -> None:
+    _cut(world, "head", 0)
+
+
+@call
+def arena(world: World, durable: bool) -> None:
+    with world.bare() as after:
+        world.heap.arena("other")
+        after.arenas.add("other")
+    with world.bare() as after:
+        offset = world.heap.arena("other").malloc(SMALL)
+        after.blocks[offset] = world.heap.usable_size(offset), b""
+    world.names["in arena"] = offset
+
+
+@call
+def arena_drop(world: World, durable: bool) -> None:
+    if "other" not in world.states[-1].arenas:
+        arena(world, durable)
+    with world.bare() as after:
+        world.heap.arena("other").drop()
+        after.arenas.discard("other")
+        after.blocks = {off: each for off, each in after.blocks.items() if off >> 55 == 0}
+    world.seen["arena drops"] += 1
+
+
+@call
+def move_log(world: World, durable: bool) -> None:
+    log = world.log
+    world.heap._serve(log.move, 2 * log.size if log.size == LOG_BYTES else LOG_BYTES)
+    world.seen["log moves"] += 1
+
+
+@call
+def checkpoint(world: World, durable: bool) -> None:
+    _checkpoint(world)
+
+
+@call
+def sync(world: World, durable: bool) -> None:
+    world.heap.sync()
+    world.synced()
+
+
+def _checkpoint(world: World) -> None:
+    world.heap._serve(world.log.checkpoint)
+
+
+def _trim(world: World) -> None:
+    world.heap.trim()
+
+
+def _cut(world: World, name: str, bound: int) -> None:
+    before = world.heap._bounds()[bound]
+    with world.bare() as after:
+        world.heap.free(world.note_free(after, name))
+    _trim(world)
+    world.seen["cuts"] += world.heap._bounds()[bound] != before
+
+
+# ---------------------------------------------------------------- bases
+
+
+SMALL_SHAPE, LARGE_SHAPE = "small", "large"
+_NEAR_THE_END = LOG_BYTES - 900, LOG_BYTES - 200  # where the log of a base stands: soon it wraps
+NEEDS_LARGE = {"trim-head", "trim-tail"}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A heap file to start from."""
+
+    image: bytes
+    known: Known
+    names: dict[str, int]
+
+
+@lru_cache
+def base(durability: str, shape: str) -> Base:
+    """Make a heap of a few marked blocks; a large one has a segment to cut off at either end."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        path = Path(directory) / "base"
+        heap = create_heap(path, durability)
+        world = World(heap, Known(), {})
+        if shape == LARGE_SHAPE:
+            _bulk(world, "head")
+        for name in "abc":
+            with world.transaction(True) as (tx, after):
+                offset = world.allocate(tx, after, SMALL, name)
+                if name == "a":
+                    tx.roots["a"] = offset
+                    after.roots["a"] = offset
+        with world.transaction(True) as (tx, after):
+            world.allocate(tx, after, LONG, "long")
+            world.allocate(tx, after, UNIT, "behind long")
+        if shape == LARGE_SHAPE:
+            _bulk(world, "tail")
+        while not _NEAR_THE_END[0] <= world.log._positions()[3] % LOG_BYTES < _NEAR_THE_END[1]:
+            write(world, True)
+        heap.close()
+        return Base(path.read_bytes(), world.states[-1], world.names)
+
+
+def _bulk(world: World, name: str) -> None:
+    with world.bare() as after:
+        offset = world.heap.malloc(SEGMENT)
+        after.blocks[offset] = world.heap.usable_size(offset), b""
+    world.names[name] = offset
+
+
+def create_heap(path: Path, durability: str, log_bytes: int = LOG_BYTES) -> Heap:
+    """Make a heap file as `Heap.create` does, with a small log."""
+    wanted = Durability[durability.upper()]
+    medium = FileMedium.create(path, wanted, limit=None, replace_file=False, log_bytes=log_bytes)
+    heap = Heap._over_file(medium, HEADROOM, None, fresh=True)
+    medium.appear(replace_file=False)
+    return heap
+
+
+def attach(fd: int) -> Heap:
+    """Open a heap file as its writer."""
+    return Heap.attach(fd, readonly=False, headroom=HEADROOM, decay=None)
+
+
+# ---------------------------------------------------------------- programs
+
+
+@dataclass(frozen=True)
+class Program:
+    """Operations one after the other, on a heap of some durability."""
+
+    durability: str
+    operations: tuple[str, ...]
+
+    @property
+    def shape(self) -> str:
+        return LARGE_SHAPE if NEEDS_LARGE & set(self.operations) else SMALL_SHAPE
+
+    def __str__(self) -> str:
+        return f"{self.durability}: {', '.join(self.operations)}"
+
+
+def alphabet() -> list[str]:
+    """Return the operations; a transaction durable and lazy."""
+    return [*TRANSACTIONS, *(f"{name} lazy" for name in TRANSACTIONS), *CALLS]
+
+
+def run(world: World, operation: str) -> None:
+    name, _, lazy = operation.partition(" ")
+    function = TRANSACTIONS.get(name) or CALLS[name]
+    function(world, not lazy)
+
+
+def record(program: Program) -> tuple[Recording, World]:
+    """Run a program under a recorder."""
+    start = base(program.durability, program.shape)
+    fd = native.memfd_create("world")
+    try:
+        os.write(fd, start.image)
+        heap = attach(fd)
+        world = World(heap, start.known, start.names)
+        before = world.log.checkpoints
+        with Recorder(fd) as recorder:
+            for operation in program.operations:
+                run(world, operation)
+        world.seen["checkpoints"] += world.log.checkpoints - before
+        world.heap.close()
+    finally:
+        os.close(fd)
+    world.seen["wrapped records"] += wraps(recorder.recording)
+    return recorder.recording, world
+
+
+def wraps(recording: Recording) -> int:
+    """Count the records that continue at the beginning of the log."""
+    first = layout.HEADER_BYTES
+    stores = [each for each in recording.events if each.data]
+    return sum(
+        one.offset + one.length == first + LOG_BYTES and other.offset == first
+        for one, other in pairwise(stores)
+    )
