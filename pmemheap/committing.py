@@ -107,10 +107,11 @@ class Committing(native.HeapCore):
         What a finalizer has changed in the middle of another change waits for the next record.
         """
         log = self._redo()
-        if log is None or self._owner not in {0, threading.get_ident()}:
+        if log is None:
             return
-        if self._owner:
-            self._log_upkeep_locked(log)
+        if self._owner == threading.get_ident():
+            if not log.is_busy:
+                self._log_upkeep_locked(log)
         elif not self._is_changing():
             self._serve(self._log_upkeep_locked, log)
 

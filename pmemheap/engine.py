@@ -447,11 +447,14 @@ class Engine(Committing):
         try:
             self._medium.write_superblock(sync=True, state=HeapState.IN_USE)
         except DurabilityError:
-            for space in self._spaces():
-                space._set_state(State.READONLY)
+            self._set_states(State.READONLY)
             raise
+        self._set_states(State.OPEN)
+
+    def _set_states(self, state: State) -> None:
+        """Let all open arenas be in a state."""
         for space in self._spaces():
-            space._set_state(State.OPEN)
+            space._set_state(state)
 
     def _make_quiet(self) -> None:
         """Say in the file that it is as good as closed, until the next change."""
@@ -459,8 +462,7 @@ class Engine(Committing):
         if self._medium.on_memory or any(s._counters()["waiting_frees"] for s in self._spaces()):
             return
         self._medium.write_superblock(sync=True, state=HeapState.CLEAN)
-        for space in self._spaces():
-            space._set_state(State.QUIET)
+        self._set_states(State.QUIET)
 
     def _require(self, *, write: bool = False) -> None:
         """Raise what the state of the heap asks for."""

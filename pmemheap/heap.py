@@ -549,6 +549,8 @@ class Heap(BlockSpace):
         assert log is not None, "a heap in a file that may be changed has a log"
         log.append(b"", 0, medium.file_end)
         log._freeze(True)
+        if not medium.is_power:  # bare calls pass no log: they wake the heap, and wait
+            self._set_states(State.QUIET)
         try:
             try:
                 log.checkpoint()

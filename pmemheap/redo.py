@@ -17,7 +17,8 @@ import os
 import secrets
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from pmemheap import layout, native
 from pmemheap.errors import CorruptHeapError, DurabilityError, OutOfSpaceError
@@ -85,6 +86,7 @@ class RedoLog(native.LogCore):
     def __init__(self, medium: FileMedium) -> None:
         self._medium = medium  # a cycle, which ends with the journal when the file is closed
         self._checkpointed_at = time.monotonic()
+        self._depth = 0
         self.checkpoints = 0
         self.moves = 0
         superblock = medium.superblock
@@ -117,11 +119,23 @@ class RedoLog(native.LogCore):
 
     def append(self, operations: bytes, count: int, file_end: int) -> int:
         """Append encoded operations, and what bare calls have changed; return the LSN behind it."""
-        while True:
-            end = self._change(operations, count, file_end)
-            if end >= 0:
-                return end
-            self.make_room(end, 2 * len(operations))
+        with self._at_work():
+            while (end := self._change(operations, count, file_end)) < 0:
+                self.make_room(end, 2 * len(operations))
+        return end
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a thread is in the middle of it: what finalizers change then waits."""
+        return self._depth > 0
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
 
     def sync(self) -> None:
         """Wait until everything so far is durable, and what was stored to blocks as well.
@@ -154,6 +168,8 @@ class RedoLog(native.LogCore):
 
     def make_room(self, code: int, nbytes: int) -> None:
         """Do what lets an append succeed that was refused with `code`, or raise."""
+        if code == LogCode.FULL and self._room(nbytes) == 0:
+            return  # another thread has made it, or the log has stopped moving
         if code == LogCode.FULL:
             before = self._positions()[0]
             self.checkpoint()
@@ -213,6 +229,10 @@ class RedoLog(native.LogCore):
         DurabilityError
             A sync failed.
         """
+        with self._at_work():
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
         medium = self._medium
         target = self._positions()[3]
         self.sync_log()
@@ -239,6 +259,10 @@ class RedoLog(native.LogCore):
         DurabilityError
             A sync failed.
         """
+        with self._at_work():
+            self._move_all(size)
+
+    def _move_all(self, size: int) -> None:
         medium = self._medium
         index, slot = medium.allocate_log(size)
         try:
