@@ -406,8 +406,6 @@ class HeapFile:
             self._cut_surplus()
             self.map_header()
             self._store(layout.SHARED_WRITER_PID, struct.pack("<I", os.getpid()))
-            for index, spare in self._strays.items():
-                self.store_slot(Table.SEGMENTS, index, spare.pack())
             opened = self.superblock.epoch >> 32
             self._write_superblock(
                 state=HeapState.IN_USE, boot_id=boot_id(),
@@ -482,6 +480,11 @@ class HeapFile:
         if slots:
             self.journal.change(slots, self._file_end_after(slots), durable)
             self.adopt_slots(slots)
+
+    def settle_strays(self) -> None:
+        """Say in the segment table that what a crash has left without an owner is SPARE."""
+        strays, self._strays = self._strays, {}
+        self.change([(Table.SEGMENTS, index, spare.pack()) for index, spare in strays.items()])
 
     def adopt_slots(self, slots: Iterable[SlotImage]) -> None:
         """Take slots over that have become part of the heap."""

@@ -18,7 +18,7 @@ import secrets
 import struct
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pmemheap import layout, native
 from pmemheap.errors import CorruptHeapError, DurabilityError, OutOfSpaceError
@@ -42,6 +42,8 @@ _FREE_BYTES = _OPERATION.size + 8
 _CROWDED_SECONDS = 0.1
 _OLD_SECONDS = 30.0
 _LOG_GROWTH = 4
+_READY_LEAST = 1 << 20
+_SOON_SECONDS = 10.0
 
 
 class LogCode:
@@ -98,6 +100,7 @@ class RedoLog(native.LogCore):
         if not medium.is_power:
             medium.store_log_words(superblock.tail_lsn)
         medium.journal = self
+        medium.settle_strays()
 
     # ------------------------------------------------------------ a journal of the header
 
@@ -243,9 +246,31 @@ class RedoLog(native.LogCore):
         if medium.is_power and not omitted(Rule.R8):
             medium.sync_all("checkpoint")  # [R8]
         medium.write_superblock(sync=medium.is_power, tail_lsn=target, chain_seed=chain)
+        filled = target - self._positions()[0]
         self._set_tail(target)
+        if medium.is_power and time.monotonic() - self._checkpointed_at < _SOON_SECONDS:
+            self._make_ready(filled)
         self._checkpointed_at = time.monotonic()
         self.checkpoints += 1
+
+    def _make_ready(self, nbytes: int) -> None:
+        """Let as many bytes as were filled since the last checkpoint be filled without faults.
+
+        A sync write-protects the pages of the log: without this every 64th bare call pays a fault
+        of 2 us, and calls cost half as much again.
+        """
+        if nbytes < _READY_LEAST:
+            return
+        first = self._positions()[3] % self.size // UNIT * UNIT
+        nbytes = min(nbytes, self.size // 2) // UNIT * UNIT
+        with suppress(native.NativeError):  # an older kernel
+            for start, stop in (
+                (first, min(first + nbytes, self.size)),
+                (0, first + nbytes - self.size),
+            ):
+                if stop > start:
+                    address = self._medium.log_address + start
+                    native.madvise(address, stop - start, native.Advice.POPULATE_WRITE)
 
     # ------------------------------------------------------------ moving
 

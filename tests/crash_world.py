@@ -114,6 +114,10 @@ class World:
 
     # ------------------------------------------------------------ parts of operations
 
+    def named(self, wanted: str) -> str:
+        """Return a name that has a block: the one that is wanted, if it was not freed."""
+        return next(name for name in (wanted, "a", "b", "c") if name in self.names)
+
     def seed(self) -> int:
         self._seed += 1
         return self._seed
@@ -190,7 +194,7 @@ def alloc_first(world: World, durable: bool) -> None:
 @transaction
 def swap(world: World, durable: bool) -> None:
     with world.transaction(durable) as (tx, after):
-        old = world.note_free(after, "a")
+        old = world.note_free(after, world.named("a"))
         new = world.allocate(tx, after, SMALL, "a")
         tx.free(old)
         tx.roots["a"] = new
@@ -201,7 +205,7 @@ def swap(world: World, durable: bool) -> None:
 def write(world: World, durable: bool) -> None:
     with world.transaction(durable) as (tx, after):
         for name in ("a", "b"):
-            offset = world.names[name]
+            offset = world.names[world.named(name)]
             content = mark(world.seed(), SMALL // 2)
             tx.write(offset, content)
             world.change(after, offset, content)
@@ -249,7 +253,7 @@ def abort_write(world: World, durable: bool) -> None:
 @transaction
 def free(world: World, durable: bool) -> None:
     with world.transaction(durable) as (tx, after):
-        tx.free(world.note_free(after, "b"))
+        tx.free(world.note_free(after, world.named("b")))
     world.lap()
 
 
@@ -259,8 +263,9 @@ def refill(world: World, durable: bool) -> None:
     for _ in range(2):
         with world.transaction(durable) as (tx, after):
             content = mark(world.seed(), 64)
-            tx.write(world.names["c"], content)
-            tx.free(world.note_free(after, "c"))
+            name = world.named("c")
+            tx.write(world.names[name], content)
+            tx.free(world.note_free(after, name))
         world.lap()
         world.heap.sync()
         world.synced()
@@ -269,7 +274,7 @@ def refill(world: World, durable: bool) -> None:
 
 
 def _change_in_place(world: World, tx: Any, after: Known, name: str) -> None:
-    offset = world.names[name]
+    offset = world.names[world.named(name)]
     tx.snapshot(offset, SMALL // 2)
     content = mark(world.seed(), SMALL // 2)
     with world.heap.view(offset) as view:
@@ -293,7 +298,7 @@ def malloc(world: World, durable: bool) -> None:
 @call
 def bare_free(world: World, durable: bool) -> None:
     with world.bare() as after:
-        world.heap.free(world.note_free(after, "c"))
+        world.heap.free(world.note_free(after, world.named("c")))
     world.lap()
 
 
@@ -301,11 +306,12 @@ def bare_free(world: World, durable: bool) -> None:
 def realloc(world: World, durable: bool) -> None:
     """Let a block move: what it held is committed with its new place."""
     with world.bare() as after:
-        _, content = after.blocks[world.names["b"]]
-        old = world.note_free(after, "b")
+        name = world.named("b")
+        _, content = after.blocks[world.names[name]]
+        old = world.note_free(after, name)
         new = world.heap.realloc(old, MIDDLE)
         after.blocks[new] = world.heap.usable_size(new), content
-        world.names["b"] = new
+        world.names[name] = new
 
 
 @call
@@ -326,9 +332,7 @@ def trim(world: World, durable: bool) -> None:
 @call
 def punch(world: World, durable: bool) -> None:
     """Free some units in the middle, and give their file blocks back."""
-    with world.bare() as after:
-        world.heap.free(world.note_free(after, "long"))
-    _trim(world)
+    _cut(world, "long", 0)
 
 
 @call
@@ -391,8 +395,9 @@ def _trim(world: World) -> None:
 
 def _cut(world: World, name: str, bound: int) -> None:
     before = world.heap._bounds()[bound]
-    with world.bare() as after:
-        world.heap.free(world.note_free(after, name))
+    if name in world.names:
+        with world.bare() as after:
+            world.heap.free(world.note_free(after, name))
     _trim(world)
     world.seen["cuts"] += world.heap._bounds()[bound] != before
 
