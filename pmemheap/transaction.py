@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from pmemheap import native
 from pmemheap.arguments import alignment_argument, offset_argument, size_argument, whole_number
-from pmemheap.engine import Engine
+from pmemheap.engine import BAD_OFFSET, Engine
 from pmemheap.errors import UsageError
 from pmemheap.handles import Block
 from pmemheap.layout import RootSlot
@@ -190,10 +190,16 @@ class Transaction(native.TxCore):
     def _retried(
         self, call: Callable[[], int], log_bytes: int, what: str, offset: int, nbytes: int
     ) -> None:
-        """Call until it succeeds; make room in the log in between; raise what it refuses."""
+        """Call until it succeeds; make room in the log in between; raise what it refuses.
+
+        C knows only the arenas that are open: the first use of one opens it.
+        """
+        is_open = False
         while (code := call()) < 0:
             if code in {LogCode.FULL, LogCode.LARGE, LogCode.DEAD, LogCode.NO_SCRATCH}:
                 self._heap._make_log_room(code, log_bytes)
+            elif code == BAD_OFFSET and not is_open and self._heap._elsewhere(offset):
+                is_open = True
             else:
                 self._heap._refuse_in_transaction(code, what, offset, nbytes)
 

@@ -28,10 +28,13 @@ static void expect_entry(struct check *k, uint64_t unit, uint64_t word, uint64_t
     expect(k, PH_F_ENTRY_BYTES, unit, nbytes, words[1]);
 }
 
+/* The second word says nothing where the first is zero: a process that is killed between the two leaves it behind. */
 static void expect_no_entries(struct check *k, uint64_t from, uint64_t to)
 {
+    if (k->h->entries == NULL)
+        return;
     for (uint64_t unit = from; unit < to; unit++)
-        expect_entry(k, unit, 0, 0);
+        expect(k, PH_F_ENTRY_WORD, unit, 0, *(const uint64_t *)&k->h->entries[unit]);
 }
 
 static void expect_no_bits(struct check *k, uint64_t from, uint64_t to)
