@@ -418,7 +418,7 @@ class Engine(Committing):
         if self._state() != _OPEN:
             self._require()
         if self._unsettled:
-            self._supply.rebuild()
+            self._rebuild()
         self._unsettled = True
         try:
             result = work(*args, **kwargs)
@@ -433,6 +433,14 @@ class Engine(Committing):
     def _is_changing(self) -> bool:
         """Tell whether this thread is in the middle of a change of a heap."""
         return threading.get_ident() in _changing
+
+    def _rebuild(self) -> None:
+        """Make what an interrupt left in doubt anew: header tables, extents."""
+        log = self._redo()
+        if log is not None and isinstance(self._medium, FileMedium):
+            log.sync_log()
+            self._medium.reread_tables()
+        self._supply.rebuild()
 
     # ------------------------------------------------------------ refusing
 
@@ -547,6 +555,7 @@ class Engine(Committing):
         for space in self._spaces():
             space._set_state(State.CLOSED)
         if isinstance(self._medium, FileMedium):
+            self._log._detach()
             self._medium.close()
 
     def _after_fork_in_child(self) -> None:
@@ -557,6 +566,7 @@ class Engine(Committing):
         for space in spaces:
             space._set_state(State.FORKED)
             space._lock, space._owner = lock, 0
+        self._log._detach()
         if isinstance(self._medium, FileMedium):
             try:
                 self._medium.detach_in_child()

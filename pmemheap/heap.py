@@ -614,6 +614,7 @@ class Heap(BlockSpace):
             arena._shut()
             arena._region.close()
         living.discard(self)
+        self._log._detach()
         self._region.close()
         if isinstance(self._medium, FileMedium):
             self._medium.close()

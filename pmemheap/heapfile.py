@@ -456,9 +456,10 @@ class HeapFile:
 
     def _write_superblock(self, **changes: object) -> None:
         successor = self.superblock.successor(**changes)
-        self._store(layout.SUPERBLOCKS[1 - self._copy], successor.pack())
+        if not omitted(Rule.R9):
+            self._copy = 1 - self._copy
+        self._store(layout.SUPERBLOCKS[self._copy], successor.pack())
         self.superblock = successor
-        self._copy = 1 - self._copy
 
     def _sync_page(self, offset: int) -> None:
         assert self._header is not None
@@ -485,6 +486,12 @@ class HeapFile:
         """Say in the segment table that what a crash has left without an owner is SPARE."""
         strays, self._strays = self._strays, {}
         self.change([(Table.SEGMENTS, index, spare.pack()) for index, spare in strays.items()])
+
+    def reread_tables(self) -> None:
+        """Read the tables again from the header, where all that was committed is home."""
+        assert self._header is not None
+        tables = read_tables(bytes(self._header.view), self.superblock, self.name)
+        self.segments, self.arenas, self.roots = tables.segments, tables.arenas, tables.roots
 
     def adopt_slots(self, slots: Iterable[SlotImage]) -> None:
         """Take slots over that have become part of the heap."""

@@ -50,6 +50,7 @@ class Core(Protocol):
     def _walk(self, cursor: int, /) -> tuple[int, int, int, int, int, int, int, int] | None: ...
     def _set_epoch(self, epoch: int, /) -> None: ...
     def _counters(self) -> dict[str, int]: ...
+    def _settle(self) -> None: ...
 
 
 _FREE_PIECE = 1
@@ -356,6 +357,7 @@ class Supply:
     def _cut(self, first: int, end: int) -> None:
         bounds = first, end
         old_first, old_end = self.region.first_unit, self.region.end_unit
+        self._core._settle()  # words that are cut off have no place in a record any more
         self._core._set_bounds(
             first, end, end
         )  # before: offsets in there are looked up at any time

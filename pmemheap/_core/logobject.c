@@ -171,6 +171,20 @@ static PyObject *die(PyObject *object, PyObject *ignored)
     Py_RETURN_NONE;
 }
 
+/* The maps go: nothing is stored through this log any more. */
+static PyObject *detach(PyObject *object, PyObject *ignored)
+{
+    struct ph_log *log = log_of(object);
+
+    (void)ignored;
+    log->dead = 1;
+    log->base = log->header = NULL;
+    log->open_undo = 0;
+    for (uint32_t arena = 0; arena < PH_ARENAS; arena++)
+        log->homes[arena].data = NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *is_dead(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
@@ -376,6 +390,7 @@ static PyMethodDef log_methods[] = {
     {"_set_tail", set_tail, METH_O, NULL},
     {"_freeze", freeze, METH_O, NULL},
     {"_die", die, METH_NOARGS, NULL},
+    {"_detach", detach, METH_NOARGS, NULL},
     {"_is_dead", is_dead, METH_NOARGS, NULL},
     {"_room", room, METH_O, room_doc},
     {"_set_home", set_home, METH_VARARGS, set_home_doc},

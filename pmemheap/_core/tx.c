@@ -188,7 +188,7 @@ int ph_tx_free(struct ph_tx *tx, uint64_t offset)
         return (int)nbytes;
     if (ph_list_room(&tx->frees, 1, sizeof(struct ph_tx_block)) < 0)
         return PH_L_NOMEM;
-    int pinned = ph_pin(h, local);
+    int pinned = ph_tx_pin(h, local);
     if (pinned < 0)
         return pinned;
     ph_frees(tx)[tx->frees.count++] = (struct ph_tx_block){.offset = offset, .nbytes = (uint64_t)nbytes};
@@ -283,7 +283,7 @@ int ph_tx_write(struct ph_tx *tx, uint64_t offset, const void *bytes, uint64_t n
     }
     if (ph_list_room(&tx->writes, 1, sizeof(struct ph_tx_bytes)) < 0 || keep(tx, bytes, nbytes, &at) < 0)
         return PH_L_NOMEM;
-    int pinned = fresh ? 0 : ph_pin(h, ph_local(start));
+    int pinned = fresh ? 0 : ph_tx_pin(h, ph_local(start));
     if (pinned < 0) {
         tx->used = at;
         return pinned;
@@ -318,7 +318,7 @@ static void drop_snapshots(struct ph_tx *tx, uint64_t count)
         const struct ph_tx_bytes *one = &ph_snapshots(tx)[--tx->snapshots.count];
         struct ph_heap *h = ph_core_of(tx->log, one->offset);
         if (!one->fresh)
-            ph_unpin(h, one->start);
+            ph_tx_unpin(h, one->start);
     }
 }
 
@@ -333,7 +333,7 @@ static int remember(struct ph_tx *tx, struct ph_heap *h, uint64_t start, uint64_
         if (!fresh && tx->log->base != NULL
             && ph_record_op(tx->log, PH_OP_OLD, 0, at, bytes, (uint32_t)part) < 0)
             return PH_L_NOMEM;
-        int pinned = fresh ? 0 : ph_pin(h, ph_local(start));
+        int pinned = fresh ? 0 : ph_tx_pin(h, ph_local(start));
         if (pinned < 0)
             return pinned;
         ph_snapshots(tx)[tx->snapshots.count++] =
@@ -419,7 +419,7 @@ static void drop_beyond(struct ph_tx *tx, const struct ph_tx_savepoint *point)
     for (uint64_t i = tx->frees.count; i-- > point->frees;) {
         const struct ph_tx_block *one = &ph_frees(tx)[i];
         if (!one->is_cancelled) {
-            ph_unpin(ph_core_of(tx->log, one->offset), ph_local(one->offset));
+            ph_tx_unpin(ph_core_of(tx->log, one->offset), ph_local(one->offset));
             continue;
         }
         struct ph_tx_block *fresh = find_fresh(tx, one->offset);
@@ -431,7 +431,7 @@ static void drop_beyond(struct ph_tx *tx, const struct ph_tx_savepoint *point)
         const struct ph_tx_bytes *one = &ph_writes(tx)[--tx->writes.count];
         struct ph_heap *h = ph_core_of(tx->log, one->offset);
         if (!one->fresh)
-            ph_unpin(h, one->start);
+            ph_tx_unpin(h, one->start);
     }
     while (tx->fresh.count > point->fresh) {
         const struct ph_tx_block *one = &ph_fresh(tx)[--tx->fresh.count];

@@ -96,6 +96,18 @@ static void merge_words(struct ph_tx_list *list)
     list->count = kept;
 }
 
+/* What images hold that are taken of the volatile bitmap: what open transactions have reserved is in them. */
+static void show_reserved(struct ph_tx_list *list, const struct ph_log *log)
+{
+    for (uint64_t i = 0; i < list->count; i++) {
+        struct word *word = &words_of(list)[i];
+        const struct ph_heap *h = ph_core_of(log, word->off);
+        const struct ph_held_word *held = ph_held_find(h, (uint64_t)(word->at - h->bits));
+        if (word->table == PH_TABLE_BITS && held != NULL)
+            word->image |= held->reserved;
+    }
+}
+
 static int write_words(struct ph_log *log, const struct ph_tx_list *list)
 {
     const struct word *words = words_of(list);
@@ -204,6 +216,8 @@ static int collect_words(struct ph_tx *tx, struct ph_tx_list *list)
         if (!ph_frees(tx)[i].is_cancelled)
             add_block(list, log, ph_frees(tx)[i].offset, 0);
     merge_words(list);
+    if (ph_omitted(1)) /* [R1] */
+        show_reserved(list, log);
     return 0;
 }
 
@@ -226,17 +240,17 @@ static void publish(struct ph_tx *tx)
         const struct ph_tx_bytes *one = &ph_snapshots(tx)[i];
         struct ph_heap *h = ph_core_of(log, one->offset);
         if (!one->fresh)
-            ph_unpin(h, one->start);
+            ph_tx_unpin(h, one->start);
     }
     for (uint64_t i = tx->writes.count; i-- > 0;) {
         const struct ph_tx_bytes *one = &ph_writes(tx)[i];
         struct ph_heap *h = ph_core_of(log, one->offset);
         if (!one->fresh)
-            ph_unpin(h, one->start);
+            ph_tx_unpin(h, one->start);
     }
     for (uint64_t i = 0; i < tx->frees.count; i++)
         if (!ph_frees(tx)[i].is_cancelled)
-            ph_unpin(ph_core_of(log, ph_frees(tx)[i].offset), ph_local(ph_frees(tx)[i].offset));
+            ph_tx_unpin(ph_core_of(log, ph_frees(tx)[i].offset), ph_local(ph_frees(tx)[i].offset));
 }
 
 static void change_sides(struct ph_tx *tx)
@@ -255,6 +269,13 @@ static void change_sides(struct ph_tx *tx)
             ph_retire(ph_core_of(log, ph_frees(tx)[i].offset), ph_local(ph_frees(tx)[i].offset));
 }
 
+static void release_frees(struct ph_tx *tx)
+{
+    for (uint64_t i = 0; i < tx->frees.count; i++)
+        if (!ph_frees(tx)[i].is_cancelled)
+            ph_release(ph_core_of(tx->log, ph_frees(tx)[i].offset), ph_local(ph_frees(tx)[i].offset));
+}
+
 /* Without a log: what ph_log_apply does elsewhere. */
 static void apply_in_memory(struct ph_tx *tx)
 {
@@ -263,9 +284,7 @@ static void apply_in_memory(struct ph_tx *tx)
         struct ph_heap *h = ph_core_of(tx->log, one->offset);
         memcpy(h->data + ph_local(one->offset), tx->buffer + one->at, one->nbytes);
     }
-    for (uint64_t i = 0; i < tx->frees.count; i++)
-        if (!ph_frees(tx)[i].is_cancelled)
-            ph_release(ph_core_of(tx->log, ph_frees(tx)[i].offset), ph_local(ph_frees(tx)[i].offset));
+    release_frees(tx);
 }
 
 /* A record of a process heap goes home at once; `applied_lsn` says so to recovery [R22]. */
@@ -311,6 +330,8 @@ int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint
         return 0;
     if (reserve_all(tx) < 0 || collect_words(tx, &tx->words) < 0)
         return PH_L_NOMEM;
+    if (log->base != NULL && !log->power && ph_omitted(3)) /* [R3] */
+        store_words(&tx->words);
     if (log->base != NULL) {
         end = append_commit(tx, others, length, count);
         if (end < 0)
@@ -323,13 +344,23 @@ int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint
     change_sides(tx);
     if (log->base == NULL)
         apply_in_memory(tx);
-    else if (!log->power)
+    else if (!log->power || ph_omitted(5)) /* [R5] */
         go_home(log);
+    if (ph_omitted(6)) /* [R6] */
+        release_frees(tx);
     ph_tx_close_undo(tx);
     return end;
 }
 
 /* ---------------------------------------------------------------- records of others */
+
+static int has_bare_frees(const struct ph_log *log)
+{
+    for (uint64_t arena = 0; log->power && arena < log->arenas; arena++)
+        if (log->homes[arena].heap != NULL && log->homes[arena].heap->freed.count != 0)
+            return 1;
+    return 0;
+}
 
 int64_t ph_log_change(struct ph_log *log, const void *operations, uint64_t length, uint16_t count, uint64_t file_end)
 {
@@ -337,6 +368,10 @@ int64_t ph_log_change(struct ph_log *log, const void *operations, uint64_t lengt
     uint64_t before = log->file_end;
     ph_tx_init(&none, log);
     int64_t end = collect_words(&none, &none.words);
+    if (end == 0 && count == 0 && none.words.count == 0 && !has_bare_frees(log)) {
+        ph_tx_fini(&none);
+        return (int64_t)log->head;
+    }
     log->file_end = file_end;
     if (end == 0)
         end = append_commit(&none, operations, length, count);

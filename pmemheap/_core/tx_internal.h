@@ -36,6 +36,18 @@ PH_LIST(savepoints, ph_tx_savepoint)
 PH_LIST(kept, ph_tx_bytes)
 #undef PH_LIST
 
+/* [R26] A block that a transaction is about to change or free is pinned until the transaction ends. */
+static inline int ph_tx_pin(struct ph_heap *h, uint64_t start)
+{
+    return ph_omitted(26) ? 0 : ph_pin(h, start);
+}
+
+static inline void ph_tx_unpin(struct ph_heap *h, uint64_t start)
+{
+    if (!ph_omitted(26))
+        ph_unpin(h, start);
+}
+
 int ph_list_room(struct ph_tx_list *list, uint64_t more, size_t width);
 int64_t ph_tx_may_free(const struct ph_tx *tx, struct ph_heap *h, uint64_t offset);
 void ph_tx_close_undo(struct ph_tx *tx);
