@@ -28,6 +28,7 @@ from pmemheap.layout import (
 )
 from pmemheap.redo import replay_private
 from pmemheap.region import Region
+from pmemheap.rules import Rule, omitted
 from pmemheap.units import GiB
 
 __all__ = ["Arena", "arena_name_argument", "index_of", "live_names", "vacancy"]
@@ -203,7 +204,8 @@ def vacancy(arenas: dict[int, ArenaSlot], name: str) -> tuple[int, ArenaSlot]:
         if old is None:
             return index, ArenaSlot(0, 0, name)
         if old.state == ArenaState.DROPPED and old.end_unit < ARENA_UNITS_MOST // 2:
-            return index, ArenaSlot(old.end_unit, old.end_unit, name)
+            first = 0 if omitted(Rule.R24) else old.end_unit
+            return index, ArenaSlot(first, first, name)
     raise OutOfSpaceError(
         f"arena {name!r}: at most {ARENA_SLOTS - 1} named arenas expected, all in use"
     )

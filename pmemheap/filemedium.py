@@ -32,6 +32,7 @@ from pmemheap.native import Advice, Allocate, NativeError
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.mapping import Access, Sharing
 from pmemheap.region import Piece, refusal
+from pmemheap.rules import Rule, omitted
 from pmemheap.units import UNIT, MiB, format_bytes
 
 __all__ = ["LOG_LEAST", "LOG_MOST", "FileMedium"]
@@ -132,8 +133,8 @@ class FileMedium(HeapFile):
                 self._allocate_blocks(slot)
                 if slot.kind == SegmentKind.LOG:  # written: else each sync commits an extent
                     write_zeros(self.fd, slot.file_off, slot.file_bytes)
-            if self.is_power:
-                self._sync("growth")
+            if self.is_power and not omitted(Rule.R16):
+                self._sync("growth")  # [R16]
         except BaseException:
             self._give_up(index, slot)
             raise
@@ -189,7 +190,11 @@ class FileMedium(HeapFile):
         expected = self._expected.pop(piece.arena, None)
         arena = replace(expected or self.arenas[piece.arena], end_unit=end_unit)
         slots = filespace.images(filespace.placed(self.segments, piece.index, piece.slot))
-        self.change([*slots, (Table.ARENAS, piece.arena, arena.pack())])
+        slots.append((Table.ARENAS, piece.arena, arena.pack()))
+        if omitted(Rule.R30):
+            self.adopt_slots(slots)
+        else:
+            self.change(slots)
 
     def expect_arena(self, index: int, slot: ArenaSlot) -> None:
         """Keep the slot of a new arena for the change that brings its first segment."""

@@ -51,6 +51,7 @@ from pmemheap.layout import (
 from pmemheap.native import Lock, NativeError
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.region import Piece, refusal
+from pmemheap.rules import Rule, omitted
 from pmemheap.units import UNIT, KiB, format_bytes
 
 __all__ = ["DirectJournal", "HeapFile", "Journal", "boot_id", "refusals", "write_zeros"]

@@ -46,6 +46,7 @@ from pmemheap.layout import (
 )
 from pmemheap.native import Advice, Lifeline
 from pmemheap.pmem2 import Map, VMReservation
+from pmemheap.rules import Rule, omitted
 from pmemheap.units import GiB, MiB, TiB, align_up, format_bytes
 
 __all__ = [
@@ -406,8 +407,9 @@ class Region:
         OutOfSpaceError
             There is no space or no address space for `at_least` units; nothing has changed.
         """
-        wish = align_up(max(nunits, at_least), SEGMENT_UNITS)
-        least = align_up(at_least, SEGMENT_UNITS)
+        unit = 1 if omitted(Rule.R25) else SEGMENT_UNITS
+        wish = align_up(max(nunits, at_least), unit)
+        least = align_up(at_least, unit)
         while True:
             try:
                 return self._grow_by(wish)

@@ -47,8 +47,9 @@ void ph_log_scan(const struct ph_log *log, uint64_t tail, uint32_t chain, struct
     while (scan->end - tail < log->size) {
         struct ph_record record;
         ph_record_at(log, scan->end, &record);
-        if ((record.lsn != scan->end && !ph_omitted(11)) || record.epoch != log->epoch
-            || !is_record(log, scan->end, log->size - (scan->end - tail), &record, scan->chain))
+        uint32_t seed = ph_omitted(11) ? record.prev_crc : scan->chain;
+        if ((record.lsn != scan->end && !ph_omitted(11)) || record.epoch != log->epoch /* [R11] */
+            || !is_record(log, scan->end, log->size - (scan->end - tail), &record, seed))
             return;
         scan->end += record.total_len;
         scan->chain = record.crc;

@@ -328,6 +328,8 @@ int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint
     int64_t end = 0;
     if (is_empty(tx, count))
         return 0;
+    if (log->base != NULL && !log->power && ph_omitted(27))
+        go_home(log);
     if (reserve_all(tx) < 0 || collect_words(tx, &tx->words) < 0)
         return PH_L_NOMEM;
     if (log->base != NULL && !log->power && ph_omitted(3)) /* [R3] */
@@ -344,7 +346,7 @@ int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint
     change_sides(tx);
     if (log->base == NULL)
         apply_in_memory(tx);
-    else if (!log->power || ph_omitted(5)) /* [R5] */
+    else if (log->power ? ph_omitted(5) : !ph_omitted(27)) /* [R5], [R27] */
         go_home(log);
     if (ph_omitted(6)) /* [R6] */
         release_frees(tx);
