@@ -341,7 +341,7 @@ class TransactionRoots(MutableMapping[str, int]):
 
     def _changed(self) -> dict[str, int]:
         transaction = self._transaction
-        roots = dict(transaction._heap._roots)
+        roots = {slot.name: slot.off for _, slot in transaction._heap._roots._slots()}
         for name, offset in (transaction._pending_roots or {}).items():
             if offset is None:
                 roots.pop(name, None)
@@ -351,7 +351,13 @@ class TransactionRoots(MutableMapping[str, int]):
 
     def __getitem__(self, name: str) -> int:
         """Return the offset under a name."""
-        return self._changed()[name]
+        pending = self._transaction._pending_roots or {}
+        if name not in pending:
+            return self._transaction._heap._roots[name]
+        offset = pending[name]
+        if offset is None:
+            raise KeyError(name)
+        return offset
 
     def __setitem__(self, name: str, offset: int) -> None:
         """Keep an offset under a name when the transaction commits; exceptions as `Roots`."""
@@ -359,7 +365,7 @@ class TransactionRoots(MutableMapping[str, int]):
 
     def __delitem__(self, name: str) -> None:
         """Remove a root when the transaction commits."""
-        if name not in self._changed():
+        if name not in self:
             raise KeyError(name)
         self._pending()[name] = None
 
