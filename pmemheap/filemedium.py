@@ -155,6 +155,8 @@ class FileMedium(HeapFile):
         self._give_up(piece.index, piece.slot)
 
     def _give_up(self, index: int, slot: SegmentSlot) -> None:
+        if self.sync_failed:  # a record that names the segment may be durable [R7]
+            return
         with suppress(NativeError):
             if index in self.segments:
                 native.fallocate(self.fd, slot.file_off, slot.file_bytes, Allocate.PUNCH_HOLE)

@@ -387,8 +387,11 @@ class Heap(BlockSpace):
     def _all_spaces(self) -> list[BlockSpace]:
         """Return the default arena and all others, opened."""
         self._require()
-        named = list(live_names(self._medium.arenas).values())
-        return [self, *(self._serve(self._arena_at, index) for index in named)]
+        return self._serve(self._open_all)
+
+    def _open_all(self) -> list[BlockSpace]:
+        named = live_names(self._medium.arenas).values()
+        return [self, *(self._arena_at(index) for index in named)]
 
     def _elsewhere(self, offset: int) -> Engine | None:
         index = offset >> ARENA_BITS

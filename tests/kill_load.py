@@ -179,6 +179,7 @@ class Rounds:
         self.counts["changes acknowledged"] += ledger.returned
         self.counts["changes in flight"] += len(ledger.in_flight)
         for note in ledger.notes:
+            assert not isinstance(note, Failed), note.trace
             if isinstance(note, dict):
                 self.counts.update(note)
             else:
@@ -242,6 +243,13 @@ def _be_child(work: Callable[[], object]) -> None:
         os._exit(code)
 
 
+@dataclass(frozen=True)
+class Failed:
+    """What a child has to say that did not wait for its end."""
+
+    trace: str
+
+
 class Worker:
     """One thread of the child: changes of all kinds, as the dice fall."""
 
@@ -257,9 +265,8 @@ class Worker:
             while True:
                 self.step()
         except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(3)
+            self.player.note(Failed(traceback.format_exc()))
+            os._exit(0)
 
     def step(self) -> None:
         kinds, weights = zip(*KINDS, strict=True)

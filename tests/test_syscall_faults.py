@@ -1,0 +1,151 @@
+"""Every system call of a script of all changes refused: an exception, and the state before it."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from fault_load import KINDS, Refusals, power_failures
+from kill_script import SMALL_LOG, log_of, made, reopened
+
+from pmemheap import Heap, native
+from pmemheap.errors import DurabilityError
+from pmemheap.native import Call, TapeKind
+from pmemheap.redo import RedoLog
+from pmemheap.testing import Recorder
+from pmemheap.units import KiB
+
+pytestmark = pytest.mark.slow
+
+STRIDE = 211
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A directory where syncs cost nothing."""
+    with TemporaryDirectory(dir="/dev/shm") as directory:
+        yield Path(directory)
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_refused_calls_lose_nothing(durability: str, memory: Path, tmp_path: Path) -> None:
+    """A sample; all of them are `python tests/fault_load.py`."""
+    counts: Counter[str] = Counter()
+    for index, (kind, number) in enumerate(KINDS):
+        refusals = Refusals(memory / "heap", tmp_path, durability)
+        first = 1 + index * STRIDE // len(KINDS)
+        nth = first
+        while refusals.run(nth, kind, number):
+            nth += STRIDE
+        assert nth > 600
+        counts += refusals.counts
+    met = ["went on", "opened again", "raised: nothing", "raised: OutOfSpaceError"]
+    if durability == "power":
+        met += ["states after a failure of power", "raised: DurabilityError"]
+    assert not [name for name in met if not counts[name]], counts
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_python_short_of_memory_loses_nothing(
+    durability: str, memory: Path, tmp_path: Path
+) -> None:
+    refusals = Refusals(memory / "heap", tmp_path, durability)
+    chance = random.Random(3)
+    for _ in range(12):
+        refusals.run_short_of_memory(round(2 ** chance.uniform(6, 18)))
+    assert refusals.counts["raised: MemoryError"], refusals.counts
+
+
+# ---------------------------------------------------------------- found by these tests
+
+
+@pytest.mark.parametrize("grow", ["log", "data"])
+def test_after_a_failed_sync_the_file_is_not_cut(grow: str, memory: Path, tmp_path: Path) -> None:
+    """The record that names the new segment may be durable: the file must be as long as it says."""
+    first = tmp_path / "heap"
+    made(first, "power", SMALL_LOG).close()
+    image, path = first.read_bytes(), memory / "heap"
+    states = 0
+    for nth in range(1, 100):
+        path.write_bytes(image)
+        heap = reopened(path)
+        with Recorder(path) as recorder, native.faults(nth, errno.EIO) as fault:
+            try:
+                if grow == "log":
+                    heap._serve(log_of(heap).move, 64 * KiB)
+                else:
+                    with heap.transaction() as tx:
+                        tx.malloc(3 << 20)
+            except DurabilityError:
+                pass
+            except MemoryError:
+                pass
+        heap.close()
+        if fault.hit == Call.NONE:
+            break
+        if fault.hit not in {Call.FSYNC, Call.FDATASYNC, Call.MSYNC}:
+            continue
+        for each in power_failures(recorder, 12):
+            states += 1
+            path.write_bytes(each)
+            with reopened(path) as heap:
+                assert heap.check(), str(heap.check())
+    assert states > 30
+
+
+# ---------------------------------------------------------------- what a commit costs
+
+
+@pytest.fixture
+def heap(tmp_path: Path) -> Iterator[Heap]:
+    with made(tmp_path / "heap", "power") as made_heap:
+        with made_heap.transaction() as tx:
+            tx.roots["block"] = tx.malloc(8 * KiB)
+        made_heap.sync()
+        yield made_heap
+
+
+def commit(heap: Heap, nbytes: int) -> None:
+    """Write so many bytes; allocate and free a block."""
+    with heap.transaction() as tx:
+        tx.write(heap.roots["block"], bytes(nbytes))
+        tx.free(tx.malloc(100))
+        tx.malloc(64)
+
+
+def test_a_durable_commit_makes_one_sync(heap: Heap) -> None:
+    """No checkpoint and no growth being due, it makes no other system call either."""
+    commit(heap, 100)  # has a run of small blocks from now on
+    with Recorder(heap.fileno()) as recorder:
+        before = native.system_calls()
+        commit(heap, 100)
+        calls = native.system_calls() - before
+    syncs = {TapeKind.SYNC_RANGE: 1}
+    kinds = Counter(event.kind for event in recorder.recording.events)
+    found = {kind: kinds[kind] for kind in (TapeKind.SYNC_RANGE, TapeKind.SYNC_FILE) if kinds[kind]}
+    assert found == syncs
+    assert calls == 1
+
+
+def test_a_lazy_commit_without_writes_makes_no_system_call(heap: Heap) -> None:
+    commit(heap, 100)
+    before = native.system_calls()
+    with heap.transaction(durable=False) as tx:
+        tx.free(tx.malloc(100))
+        tx.alloc(64).view[:] = b"x" * 64
+    assert native.system_calls() == before
+
+
+@pytest.mark.parametrize("nbytes", [16, 100, 1000, 4096])
+def test_a_commit_writes_its_payload_and_little_more(heap: Heap, nbytes: int) -> None:
+    commit(heap, nbytes)
+    log = heap._log
+    assert isinstance(log, RedoLog)
+    before = log._positions()[3]
+    commit(heap, nbytes)
+    assert 0 < log._positions()[3] - before <= nbytes + 512
