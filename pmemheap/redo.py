@@ -224,7 +224,15 @@ class RedoLog(native.LogCore):
         most = LOG_MOST if self._medium.is_power else _PROCESS_LOG_MOST
         may_grow = layout.LOG_BYTES <= size < most and not self._positions()[4]
         if age < _CROWDED_SECONDS and may_grow:
-            self.move(min(size * _LOG_GROWTH, most))
+            self._try_move(min(size * _LOG_GROWTH, most))
+
+    def _try_move(self, size: int) -> None:
+        """Move to a larger log if there is room: nobody asked for it, and the old one serves."""
+        try:
+            self.move(size)
+        except (OutOfSpaceError, DurabilityError):
+            if self._medium.sync_failed:
+                raise
 
     def checkpoint(self) -> None:
         """Let the homes catch up with the log, and free the log before its tail.

@@ -131,7 +131,7 @@ class Rounds:
 
         def work() -> None:
             progress.write(Entry(0, note="begun"))
-            heap = reopened(self.path)
+            heap = self._opened()
             progress.write(Entry(0, note="opened"))
             time.sleep(1)
             heap.close()
