@@ -10,7 +10,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SANITIZED := $(VENV)/sanitized
 
-.PHONY: all demo test fuzz differential lint bench compare docs wheel sanitize damage fifo clean
+.PHONY: all demo test fuzz differential lint bench compare commits peers docs wheel sanitize damage fifo clean
 
 all: lint test
 
@@ -61,6 +61,14 @@ lint: $(VENV)/lint,test/ready
 
 bench: $(VENV)/bench/ready
 	for layer in benchmarks/bench_*.py; do $(VENV)/bench/bin/python $$layer --fast --quiet || exit 1; done
+
+# Commits beside SQLite, LMDB and libpmemobj, recovery, calls outside of transactions.
+commits: $(VENV)/bench/ready | peers
+	$(VENV)/bench/bin/python benchmarks/commits.py --out benchmarks/results/commits $(if $(ROUNDS),--rounds $(ROUNDS))
+
+# Libraries that are compared with where they can be had; without them the results say what is missing.
+peers:
+	test -f /usr/include/libpmemobj.h || apt-get install -y -qq libpmemobj-dev || echo "going on without libpmemobj"
 
 # Side by side with other allocators; traces with TRACES=directory, sections with ONLY=micro,traces.
 compare: $(VENV)/bench/ready

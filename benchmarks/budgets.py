@@ -10,6 +10,8 @@ import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import bare
+import commits
 from results import Results, geometric_mean
 from sections import (
     BATCH,
@@ -93,6 +95,8 @@ def verdicts(results: Results) -> list[Verdict]:
             20.0,
             "MiB",
         ),
+        *_bare(results),
+        *_commits(results),
     ]
 
 
@@ -160,3 +164,24 @@ def _growth(results: Results) -> Iterator[Verdict]:
         200.0,
         "us",
     )
+
+
+def _bare(results: Results) -> Iterator[Verdict]:
+    anonymous = results.best(bare.BARE, bare.CALLS, bare.ANONYMOUS)
+    for name, bar in ((bare.PROCESS, 1.1), (bare.POWER, 3.0)):
+        ratio = results.best(bare.BARE, bare.CALLS, name) / anonymous
+        yield Verdict(f"malloc+free, {name} heap / anonymous heap", ratio, bar, "x")
+
+
+def _commits(results: Results) -> Iterator[Verdict]:
+    """Yield the promises of a durable commit of one operation: by medians, since syncs vary."""
+    one, section = commits.case_of(1), commits.DURABLE
+    ours = results.median(section, one, commits.OURS)
+    for theirs, bar in ((commits.SQLITE, 1.0), (commits.LMDB, 2.0), (commits.LMDB_MAPPED, 2.0)):
+        ratio = ours / results.median(section, one, theirs)
+        yield Verdict(f"durable commits/s, 1 operation, ours / {theirs}", ratio, bar, "x", True)
+    logged = results.median(f"{section}: {commits.LOGGED}", one, commits.OURS)
+    beyond = logged - commits.PAYLOAD_BYTES
+    yield Verdict("log bytes of a durable commit beyond its payload", beyond, 512.0, "bytes")
+    syncs = results.best(f"{section}: {commits.SYNCED}", one, commits.OURS)
+    yield Verdict("syncs of a durable commit, nothing else due", syncs, 1.0, "syncs")

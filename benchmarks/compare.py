@@ -20,13 +20,14 @@ from typing import Any
 import report
 from budgets import verdicts
 from peers import PEERS, unavailable
+from plan import Plan
 from results import Results
 from rich.console import Console
-from sections import SECTIONS, Plan, available, refusal
+from sections import SECTIONS, available, refusal
 from workloads import HOLES
 
 
-def arguments() -> argparse.Namespace:
+def arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--only", default=",".join(SECTIONS), help="sections, comma between: %(default)s"
@@ -37,7 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--open-blocks", type=int, default=10_000_000, help="blocks in the heap")
     parser.add_argument("--out", type=Path, help="directory for compare.md, .json, .svg and .png")
     parser.add_argument("--quick", action="store_true", help="few, short rounds and small heaps")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def plan_of(chosen: argparse.Namespace, refused: dict[str, str]) -> Plan:
@@ -53,6 +54,7 @@ def plan_of(chosen: argparse.Namespace, refused: dict[str, str]) -> Plan:
         holes=HOLES[:2] if quick else HOLES,
         open_blocks=min(chosen.open_blocks, 10_000) if quick else chosen.open_blocks,
         contenders=available(names, refused),
+        quick=quick,
     )
 
 
@@ -88,8 +90,8 @@ def _processor() -> str:
     return platform.machine()
 
 
-def main() -> None:
-    chosen = arguments()
+def main(words: list[str] | None = None) -> None:
+    chosen = arguments(words)
     console, progress = Console(), Console(stderr=True, style="dim")
     described = machine()
     refused = unavailable()

@@ -1,7 +1,8 @@
 """Compiles the peers that are written in C, on first use, into `build/` beside this file.
 
     native/peer.h        the functions of an allocator; read by the compiler and by cffi alike
-    native/*_peer.c  ->  build/<digest of all that goes in>/<module>.so
+    native/store.h       those of a store of values
+    native/*.c       ->  build/<digest of all that goes in>/<module>.so
 
 A changed source is another digest and so another directory: nothing here is ever stale, and two
 processes that build at once each build in a directory of their own and rename it into place.
@@ -34,8 +35,10 @@ class BuildError(Exception):
     """The compiler said no, most often because a library's header is missing."""
 
 
-def cffi_peer(name: str, preamble: str, source: str, libraries: tuple[str, ...] = ()) -> Any:
-    """Return the `(ffi, lib)` pair of ``native/<source>`` behind the functions of ``peer.h``.
+def cffi_peer(
+    name: str, preamble: str, source: str, libraries: tuple[str, ...] = (), header: str = "peer.h"
+) -> Any:
+    """Return the `(ffi, lib)` pair of ``native/<source>`` behind the functions of a header.
 
     Parameters
     ----------
@@ -47,19 +50,21 @@ def cffi_peer(name: str, preamble: str, source: str, libraries: tuple[str, ...] 
         File in ``native/``.
     libraries : tuple of str
         To link with.
+    header : str
+        File in ``native/``.
 
     Raises
     ------
     BuildError
         With the compiler's own words.
     """
-    header = (NATIVE / "peer.h").read_text(encoding="utf-8")
+    declared = (NATIVE / header).read_text(encoding="utf-8")
     body = (NATIVE / source).read_text(encoding="utf-8")
-    text = f"#include <stdint.h>\n{header}\n{preamble}\n{body}"
+    text = f"#include <stdint.h>\n{declared}\n{preamble}\n{body}"
 
     def bindings(target: Path) -> None:
         ffi = cffi.FFI()
-        ffi.cdef(header)
+        ffi.cdef(declared)
         recompiler.make_c_source(ffi, name, text, str(target))
 
     module = _compiled(name, text, libraries, bindings)

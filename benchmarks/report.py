@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import commits
 import matplotlib as mpl
 from budgets import SYNTHETIC, Verdict
 from matplotlib import pyplot as plt
@@ -25,6 +26,7 @@ WORDS = {True: "met", False: "MISSED", None: "not measured"}
 COLOURS = {True: "green", False: "bold red", None: "yellow"}
 COLOUR_OF = {name: f"C{number}" for number, name in enumerate(PEERS)}
 GEOMEANS = ("geomean, real", "geomean, all")
+COMMITS = frozenset({commits.DURABLE, commits.LAZY})
 
 
 # ------------------------------------------------------------------------------------------- cells
@@ -52,6 +54,8 @@ def header(results: Results, section: str) -> list[str]:
     units = {row.unit for row in results.rows if row.section == section}
     contenders = results.contenders(section)
     ratio = [f"{OURS} / {GLIBC}"] if {OURS, GLIBC} <= set(contenders) else []
+    if section in COMMITS:
+        ratio = [f"{contenders[0]} / {other}" for other in _others(contenders)]
     return [f"{section} [{', '.join(sorted(units))}]", *contenders, *ratio]
 
 
@@ -68,11 +72,25 @@ def body(results: Results, section: str) -> list[list[str]]:
 
 
 def _ratio(results: Results, section: str, cases: Iterable[str]) -> list[str]:
+    if section in COMMITS:
+        return [ratio for case in cases for ratio in _ratios_to_first(results, section, case)]
     if not {OURS, GLIBC} <= set(results.contenders(section)):
         return []
     ours, theirs = results.bests(section, OURS), results.bests(section, GLIBC)
     ratios = [ours[case] / theirs[case] for case in cases if case in ours and case in theirs]
     return [figure(geometric_mean(ratios))]
+
+
+def _ratios_to_first(results: Results, section: str, case: str) -> Iterator[str]:
+    """Yield what the first contender has of each other's rate, by medians."""
+    contenders = results.contenders(section)
+    ours = results.median(section, case, contenders[0])
+    for other in _others(contenders):
+        yield figure(ours / results.median(section, case, other))
+
+
+def _others(contenders: list[str]) -> list[str]:
+    return [name for name in contenders if not name.startswith(OURS)]
 
 
 def _mean_lines(results: Results, section: str) -> list[list[str]]:

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+MORE_IS_BETTER = frozenset({"share", "commits/s"})
+
 
 @dataclass(frozen=True)
 class Row:
@@ -17,7 +19,7 @@ class Row:
     section, case, contender : str
         Together they name the row: ``("traces, warm", "gcc-c", "pmemheap")``.
     unit : str
-        Of the values: ``"ns"`` a call or a block, ``"us"``, ``"ms"``, or ``"share"``.
+        Of the values: ``"ns"`` a call or a block, ``"us"``, ``"ms"``, ``"share"``, ``"commits/s"``.
     values : tuple of float
         One a round.
     """
@@ -30,8 +32,8 @@ class Row:
 
     @property
     def best(self) -> float:
-        """The least of times, the greatest of shares: what noise spoilt least."""
-        return max(self.values) if self.unit == "share" else min(self.values)
+        """The least of times, the greatest of shares and rates: what noise spoilt least."""
+        return max(self.values) if self.unit in MORE_IS_BETTER else min(self.values)
 
     @property
     def median(self) -> float:

@@ -7,17 +7,20 @@ round gives every contender its turn, and a figure is the least over the rounds.
 from __future__ import annotations
 
 import contextlib
-import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import workloads
+from bare import bare
+from commits import commits
 from footprint import measure_footprint
 from peers import PEERS, Peer, PeerUnavailableError, heap_class, open_peer
+from plan import Log, Plan, Values, calibrated, rows
+from recovery import recovery
 from results import Results, Row
 from utilisation import measure_utilisation
 from workloads import EXTENT_SIZE, PAGE, GiB, MiB
@@ -44,59 +47,6 @@ BATCH_COUNT = 1000
 MOST_PASSES = 40
 SLOW = frozenset({"multiprocessing.heap"})  # One round in the traces: thousands of ns a call.
 NO_UTILISATION = frozenset({"bytearray"})  # A replay still holds each object that it has emptied.
-Log = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to measure and how long.
-
-    Attributes
-    ----------
-    rounds : int
-        Turns that each contender gets.
-    seconds : float
-        Least duration of one timed loop; short loops measure the clock.
-    passes : int
-        Over a trace in one heap, at least: the first is fresh, the rest is warm.
-    operations : int
-        Least number of operations in all passes of a turn; short traces get more passes.
-    traces : tuple of Path
-        Trace files.
-    holes : tuple of int
-        Free extents in the heaps of the extents section.
-    open_blocks : int
-        Blocks in the heap that is opened.
-    contenders : tuple of str
-        Names in `peers.PEERS`.
-    """
-
-    rounds: int
-    seconds: float
-    passes: int
-    operations: int
-    traces: tuple[Path, ...]
-    holes: tuple[int, ...]
-    open_blocks: int
-    contenders: tuple[str, ...]
-
-
-Values = dict[tuple[str, str], list[float]]
-
-
-def _rows(section: str, unit: str, values: Values) -> list[Row]:
-    return [
-        Row(section, case, contender, unit, tuple(taken))
-        for (case, contender), taken in values.items()
-    ]
-
-
-def calibrated(loop: Callable[[int], float], seconds: float) -> float:
-    """Return the seconds of one iteration of `loop`, run for `seconds` at least."""
-    loops = 1
-    while (took := loop(loops)) < seconds:
-        loops = max(loops + 1, min(loops * 10, math.ceil(1.2 * loops * seconds / max(took, 1e-7))))
-    return took / loops
 
 
 # -------------------------------------------------------------------------------------------- micro
@@ -112,7 +62,7 @@ def micro(plan: Plan, results: Results, log: Log) -> None:
             for name, peer in peers.items():
                 for case, ns in _micro_cases(peer, plan.seconds):
                     values[case, name].append(ns)
-    results.add(_rows(MICRO, "ns", values))
+    results.add(rows(MICRO, "ns", values))
 
 
 def _micro_cases(peer: Peer, seconds: float) -> Iterator[tuple[str, float]]:
@@ -183,7 +133,7 @@ def utilisation(plan: Plan, results: Results, log: Log) -> None:
             if name not in NO_UTILISATION:
                 touched = measure_utilisation(name, str(path))
                 values[trace.name, name].append(touched.utilisation(trace))
-    results.add(_rows(UTILISATION, "share", values))
+    results.add(rows(UTILISATION, "share", values))
 
 
 # ------------------------------------------------------------------------------------------ extents
@@ -207,7 +157,7 @@ def extents(plan: Plan, results: Results, log: Log) -> None:
             for _ in range(plan.rounds):
                 for case, us in _map_cases(bare, plan.seconds):
                     values[f"{case}, {holes} free", BARE_MAP].append(us)
-    results.add(_rows(EXTENTS, "us", values))
+    results.add(rows(EXTENTS, "us", values))
 
 
 def _extent_cases(heap: Any, seconds: float) -> Iterator[tuple[str, float]]:
@@ -249,7 +199,7 @@ def growth(plan: Plan, results: Results, log: Log) -> None:
             with workloads.file_heap() as heap:
                 heap.malloc(size)
                 values[f"heap of {label}", OURS_FILE].append(workloads.grow(heap, GiB) * 1e6)
-    results.add(_rows(GROWTH, "us", values))
+    results.add(rows(GROWTH, "us", values))
 
 
 def opening(plan: Plan, results: Results, log: Log) -> None:
@@ -262,7 +212,7 @@ def opening(plan: Plan, results: Results, log: Log) -> None:
         for _ in range(max(plan.rounds, 5)):
             took = workloads.open_store(1, path)
             values[f"{plan.open_blocks} blocks", OURS_FILE].append(took * 1e3)
-    results.add(_rows(OPEN, "ms", values))
+    results.add(rows(OPEN, "ms", values))
 
 
 def memory(plan: Plan, results: Results, log: Log) -> None:
@@ -283,9 +233,12 @@ SECTIONS: dict[str, Section] = {
     "growth": growth,
     "open": opening,
     "memory": memory,
+    "bare": bare,
+    "commits": commits,
+    "recovery": recovery,
 }
 NEED_TRACES = frozenset({"traces", "utilisation"})
-NEED_HEAP = frozenset({"extents", "growth", "open", "memory"})
+NEED_HEAP = frozenset({"extents", "growth", "open", "memory", "bare", "commits", "recovery"})
 
 
 def refusal(section: str, plan: Plan) -> str | None:

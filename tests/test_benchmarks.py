@@ -70,3 +70,23 @@ def test_compare_writes_what_it_measured(tmp_path: Path) -> None:
     assert sections == {"micro", "traces, fresh", "traces, warm", "utilisation", "extents", "open"}
     assert "## Budgets" in (out / "compare.md").read_text(encoding="utf-8")
     assert (out / "compare.svg").stat().st_size > 0
+
+
+def test_commits_are_measured_beside_others(tmp_path: Path) -> None:
+    run(BENCHMARKS / "commits.py", "--quick", "--peers", "pmemheap", "--out", str(tmp_path))
+    document = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
+    if any(what.startswith("commits") for what in document["skipped"] if " on " not in what):
+        pytest.skip("this file system keeps nothing over a power failure")
+    measured = {(row["section"], row["contender"]) for row in document["rows"]}
+    assert {
+        ("commits, durable", "pmemheap"),
+        ("commits, durable", "SQLite WAL, FULL"),
+        ("commits, lazy", "pmemheap, process"),
+        ("commits, durable: log bytes", "pmemheap"),
+        ("open after a crash", "pmemheap, power"),
+        ("open after close", "pmemheap, process"),
+        ("malloc+free 64 B, outside of transactions", "power"),
+    } <= measured
+    budgets = {each["what"]: each for each in document["budgets"]}
+    assert budgets["log bytes of a durable commit beyond its payload"]["met"]
+    assert budgets["syncs of a durable commit, nothing else due"]["met"]
