@@ -18,11 +18,13 @@ from contextlib import contextmanager
 
 from pmemheap.errors import CorruptHeapError
 from pmemheap.heap import Heap
+from pmemheap.transaction import Transaction
 
 __all__ = ["Library", "address_of"]
 
 _HEAD = struct.Struct("<32sH")
-_PAIR_BYTES = 16
+_PAIR = struct.Struct("<QQ")
+_PAIR_BYTES = _PAIR.size
 _FIRST_PAIRS = 64
 _ROOT = "index"
 
@@ -77,6 +79,17 @@ class Library:
         offset, _ = self._pair(slot)
         offset = self.heap.realloc(offset, _HEAD.size + len(name) + len(text))
         self._write(slot, offset, name, text)
+
+    def put(self, tx: Transaction, slot: int, text: bytes) -> None:
+        """Give a record another text when a transaction commits."""
+        name = self.name(slot).encode()
+        old, _ = self._pair(slot)
+        length = _HEAD.size + len(name) + len(text)
+        offset = tx.malloc(length)
+        head = _HEAD.pack(hashlib.sha256(text).digest(), len(name))
+        tx.write(offset, head + name + text)
+        tx.write(self.heap.roots[_ROOT] + slot * _PAIR_BYTES, _PAIR.pack(offset, length))
+        tx.free(old)
 
     def remove(self, slot: int) -> None:
         """Free a record."""
