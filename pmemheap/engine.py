@@ -16,6 +16,7 @@ A call that raises has changed nothing.
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import threading
 import time
@@ -96,6 +97,7 @@ _WITHHELD = {
     7: "the block there belongs to an open transaction",
     8: "the block there was freed; it is kept until that is durable and its last view has gone",
 }
+_HELD = {_Code.PINNED, _Code.IN_TRANSACTION}
 _LARGE = int(_Code.LARGE)
 BAD_OFFSET = int(_Code.BAD_OFFSET)
 
@@ -268,20 +270,29 @@ class Engine(Committing):
             to = self._try_realloc(offset, size)
             if to >= 0:
                 return to
-            if to == _Code.PINNED:
+            if to in _HELD:
                 raise self._pinned(offset, size)
             if to == _Code.BAD_OFFSET:
                 raise self._no_block(offset, "realloc")
             if to == _Code.UPSTREAM and self._extend_block(offset, size):
                 return offset
             if to == _Code.MOVE_LOGGED or (to in {_Code.UPSTREAM, _Code.LARGE} and self._redo()):
-                if self._views_of(offset):
+                if self._free_refusal(offset) in _HELD:
                     raise self._pinned(offset, size)
-                return self._move_logged(offset, size)
+                return self._move_or_stay(offset, size)
             if to in {_Code.UPSTREAM, _Code.LARGE}:
                 return self._move_to_extent(offset, size)
             self._raise_code(to)
             self._refill(size)
+
+    def _move_or_stay(self, offset: int, size: int) -> int:
+        """Move a block of a file heap; what becomes smaller stays where there is no room."""
+        try:
+            return self._move_logged(offset, size)
+        except OutOfSpaceError:
+            if size > self.usable_size(offset):
+                raise
+            return offset
 
     def _extend_block(self, offset: int, size: int) -> bool:
         """Let a large block grow over what lies behind it outside of the pool."""
@@ -296,7 +307,7 @@ class Engine(Committing):
         return False
 
     def _move_to_extent(self, offset: int, size: int) -> int:
-        if self._views_of(offset):
+        if self._free_refusal(offset) in _HELD:
             raise self._pinned(offset, size)
         to = self._malloc_extent(size, roomy=True)
         refusal = self._move_into(offset, to, size)
@@ -304,12 +315,15 @@ class Engine(Committing):
             return to
         self.free(to)  # another thread freed or viewed the block while the heap grew
         raise (
-            self._pinned(offset, size)
-            if refusal == _Code.PINNED
-            else self._no_block(offset, "realloc")
+            self._pinned(offset, size) if refusal in _HELD else self._no_block(offset, "realloc")
         )
 
     def _pinned(self, offset: int, size: int) -> BufferError:
+        if self._free_refusal(offset) == _Code.IN_TRANSACTION:
+            return BufferError(
+                f"realloc: block at offset {offset:#x}: no open transaction that uses it expected "
+                f"where it must move to hold {size} bytes, found one"
+            )
         return BufferError(
             f"realloc: block at offset {offset:#x}: no live views expected where it must move "
             f"to hold {size} bytes, {self._views_of(offset)} found"
@@ -480,11 +494,14 @@ class Engine(Committing):
             return
         if state <= State.QUIET or (state == State.READONLY and not write):
             return
+        if state == State.READONLY and not self.readonly:
+            raise DurabilityError(  # [R7]
+                errno.EIO,
+                f"{self._name}: a heap whose syncs succeed expected, one failed; reopen it",
+            )
         wanted = "writable" if state == State.READONLY else "open"
         found = {
-            State.READONLY: (
-                "it was opened read-only" if self.readonly else "a sync has failed; reopen it"
-            ),
+            State.READONLY: "it was opened read-only",
             State.FORKED: "it belongs to the parent process; open it anew in this one",
             State.CLOSED: "it is closed",
         }[state]

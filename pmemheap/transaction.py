@@ -89,10 +89,10 @@ class Transaction(native.TxCore):
 
     # ------------------------------------------------------------ blocks
 
-    def alloc(self, size: int, align: int = GRANULE) -> Block:
+    def alloc(self, size: int, align: int = GRANULE, arena: Engine | None = None) -> Block:
         """Reserve a block and return a handle to it; as `malloc` otherwise."""
-        offset = self.malloc(size, align)
-        return Block(self._heap, offset, size)
+        offset = self.malloc(size, align, arena)
+        return Block(arena or self._heap, offset, size)
 
     def malloc_many(self, size: int, count: int) -> memoryview:
         """Reserve `count` blocks of `size` bytes: all of them or none.
@@ -125,11 +125,12 @@ class Transaction(native.TxCore):
         usable = self._heap.usable_size(place)
         if usable // 2 < nbytes <= usable:
             return place
-        to = self.malloc(nbytes)
+        to = self.malloc(nbytes, GRANULE, self._heap._elsewhere(place))
         count = min(usable, nbytes)
         try:
             with self._heap.view(place, count) as old, self._heap.view(to, count) as new:
                 new[:] = old
+            self._carry(place, count, to)
             self.free(place)
         except BaseException:
             self._try_free(to)
@@ -168,11 +169,15 @@ class Transaction(native.TxCore):
 
     # ------------------------------------------------------------ slow halves of the C calls
 
-    def _malloc_slow(self, size: Any, align: Any = None) -> int:
-        nbytes = size_argument(size)
-        alignment = GRANULE if align is None else alignment_argument(align)
+    def _malloc_slow(self, size: Any, align: Any = GRANULE, arena: Any = None) -> int:
+        nbytes, alignment = size_argument(size), alignment_argument(align)
         self._require_usable()
-        return self._heap._reserve_for(self, nbytes, alignment)
+        space = self._heap if arena is None else arena
+        if not isinstance(space, Engine) or space._log is not self._heap._log:
+            raise UsageError(f"transaction: malloc: an arena of its heap expected, found {arena!r}")
+        if arena is not None:
+            space._require(write=True)
+        return space._reserve_for(self, nbytes, alignment)
 
     def _free_slow(self, block: Any) -> None:
         offset = block.offset if isinstance(block, Block) else block

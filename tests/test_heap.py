@@ -199,7 +199,10 @@ def test_realloc_grows_a_large_block_downwards_over_the_hole_before_it(heap: Hea
     heap.malloc(UNIT)
     heap.free(before)
     moved = heap.realloc(offset, 18 * UNIT)
-    assert before <= moved < offset
+    if heap.durability == "none":
+        assert before <= moved < offset
+    else:  # a process that is killed while bytes move over themselves would leave them torn
+        assert moved > offset
     assert heap.view(moved, len(content)) == content
 
 

@@ -294,6 +294,17 @@ int ph_tx_write(struct ph_tx *tx, uint64_t offset, const void *bytes, uint64_t n
     return 0;
 }
 
+void ph_tx_carry(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes, uint64_t to)
+{
+    uint8_t *home = ph_core_of(tx->log, to)->data + ph_local(to);
+    for (uint64_t i = 0; i < tx->writes.count; i++) {
+        const struct ph_tx_bytes *one = &ph_writes(tx)[i];
+        uint64_t into = one->offset - offset;
+        if (into < nbytes)
+            ph_put(home + into, tx->buffer + one->at, one->nbytes < nbytes - into ? one->nbytes : nbytes - into);
+    }
+}
+
 /* The first part of [*at, stop) that no snapshot covers yet; 0 when all of it is covered. */
 static uint64_t uncovered(const struct ph_tx *tx, uint64_t *at, uint64_t stop)
 {

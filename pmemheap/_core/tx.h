@@ -66,6 +66,8 @@ int64_t ph_tx_malloc(struct ph_tx *tx, uint64_t arena, uint64_t size, uint64_t a
 int ph_tx_own(struct ph_tx *tx, uint64_t offset);
 int ph_tx_free(struct ph_tx *tx, uint64_t offset);
 int ph_tx_write(struct ph_tx *tx, uint64_t offset, const void *bytes, uint64_t nbytes);
+/* ph_tx_carry -- store what was collected for [offset, offset + nbytes) of one block to a block that is reserved. */
+void ph_tx_carry(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes, uint64_t to);
 /* ph_tx_snapshot -- the LSN behind the UNDO record, 0 if none was needed: it must be durable before the bytes change. */
 int64_t ph_tx_snapshot(struct ph_tx *tx, uint64_t offset, uint64_t nbytes);
 

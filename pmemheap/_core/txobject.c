@@ -94,23 +94,42 @@ static int read_number(PyObject *object, uint64_t *number)
 /* ---------------------------------------------------------------- what C answers alone */
 
 PyDoc_STRVAR(malloc_doc,
-"malloc(size, align=16)\n--\n\n"
+"malloc(size, align=16, arena=None)\n--\n\n"
 "Reserve a block, which is allocated when the transaction commits, and return its offset.\n\n"
-"Parameters, exceptions and cost as `Heap.malloc`. Its bytes can be stored to at once, through `Heap.view`.");
+"Parameters, exceptions and cost as `Heap.malloc`; `arena`: another one than the default arena of the heap. The\n"
+"bytes of the block can be stored to at once, through `Heap.view`.");
 
-static PyObject *tx_malloc(PyObject *object, PyObject *const *args, Py_ssize_t count)
+/* malloc with an arena, or by keywords. */
+static PyObject *malloc_by_name(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    PyObject *method = PyObject_GetAttr(object, slow.malloc), *tuple = PyTuple_New(count), *keywords = PyDict_New();
+    PyObject *offset = NULL;
+    int failed = method == NULL || tuple == NULL || keywords == NULL;
+
+    for (Py_ssize_t i = 0; !failed && i < count; i++)
+        failed = PyTuple_SetItem(tuple, i, Py_NewRef(args[i])) < 0;
+    for (Py_ssize_t i = 0; !failed && names != NULL && i < PyTuple_Size(names); i++)
+        failed = PyDict_SetItem(keywords, PyTuple_GetItem(names, i), args[count + i]) < 0;
+    if (!failed)
+        offset = PyObject_Call(method, tuple, keywords);
+    Py_XDECREF(method);
+    Py_XDECREF(tuple);
+    Py_XDECREF(keywords);
+    return offset;
+}
+
+static PyObject *tx_malloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     struct tx_object *self = tx_of(object);
     uint64_t size;
 
-    if (count == 1 && is_usable(self) && read_number(args[0], &size) && size != 0 && size <= PH_SIZE_MAX) {
+    if (count == 1 && names == NULL && is_usable(self) && read_number(args[0], &size) && size != 0
+        && size <= PH_SIZE_MAX) {
         int64_t offset = ph_tx_malloc(&self->tx, 0, size, PH_GRANULE);
         if (offset >= 0)
             return PyLong_FromLongLong(offset);
     }
-    if (count < 1 || count > 2)
-        return PyErr_Format(PyExc_TypeError, "malloc() takes 1 or 2 arguments (%zd given)", count);
-    return PyObject_CallMethodObjArgs(object, slow.malloc, args[0], count == 2 ? args[1] : NULL, NULL);
+    return malloc_by_name(object, args, count, names);
 }
 
 PyDoc_STRVAR(free_doc,
@@ -252,6 +271,19 @@ static PyObject *try_write(PyObject *object, PyObject *args)
     int failed = ph_tx_write(&tx_of(object)->tx, offset, data.buf, (uint64_t)data.len);
     PyBuffer_Release(&data);
     return PyLong_FromLong(failed);
+}
+
+PyDoc_STRVAR(carry_doc,
+"_carry(offset, length, to, /)\n--\n\nStore what was collected for a range of one block to another block, which is reserved.");
+
+static PyObject *carry(PyObject *object, PyObject *args)
+{
+    unsigned long long offset, length, to;
+
+    if (!PyArg_ParseTuple(args, "KKK", &offset, &length, &to))
+        return NULL;
+    ph_tx_carry(&tx_of(object)->tx, offset, length, to);
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(snapshot_doc,
@@ -453,7 +485,7 @@ static void tx_dealloc(PyObject *object)
 }
 
 static PyMethodDef tx_methods[] = {
-    {"malloc", (PyCFunction)(void (*)(void))tx_malloc, METH_FASTCALL, malloc_doc},
+    {"malloc", (PyCFunction)(void (*)(void))tx_malloc, METH_FASTCALL | METH_KEYWORDS, malloc_doc},
     {"free", tx_free, METH_O, free_doc},
     {"write", (PyCFunction)(void (*)(void))tx_write, METH_FASTCALL, write_doc},
     {"__enter__", tx_enter, METH_NOARGS, "Return itself."},
@@ -465,6 +497,7 @@ static PyMethodDef tx_methods[] = {
     {"_own", own, METH_O, NULL},
     {"_try_free", try_free, METH_O, NULL},
     {"_try_write", try_write, METH_VARARGS, NULL},
+    {"_carry", carry, METH_VARARGS, carry_doc},
     {"_snapshot", snapshot, METH_VARARGS, snapshot_doc},
     {"_commit", commit, METH_VARARGS, commit_doc},
     {"_savepoint", savepoint, METH_NOARGS, NULL},
