@@ -336,14 +336,15 @@ def _turn(store: Store, directory: Path, operations: int, seconds: float) -> Tur
     rng = random.Random(operations)
     batches = [[rng.randrange(KEYS) for _ in range(operations)] for _ in range(BATCHES)]
     batches = [list(dict.fromkeys(keys)) for keys in batches]  # A key once a commit.
-    value = rng.randbytes(VALUE_BYTES)
-    store.commit(batches[-1], value)
+    stamp = time.perf_counter_ns()  # No value comes twice: SQLite does not write what is there.
+    rest = bytes(VALUE_BYTES - 8)
+    store.commit(batches[-1], stamp.to_bytes(8, "little") + rest)
     log, syncs = store.logged()
     written, clock, commit = _disk_bytes(directory), time.perf_counter, store.commit
     done, began = 0, time.perf_counter()
     while (took := clock() - began) < seconds:
-        commit(batches[done % BATCHES], value)
         done += 1
+        commit(batches[done % BATCHES], (stamp + done).to_bytes(8, "little") + rest)
     log_after, syncs_after = store.logged()
     _settle(directory)
     written = _disk_bytes(directory) - written
