@@ -238,7 +238,8 @@ class Transaction(native.TxCore):
         UsageError
             The transaction has ended, or belongs to another thread.
         """
-        self._require_usable()
+        self._require_own()
+        self._heap._require()
         self._finish()
 
     def _exit_slow(self, kind: type[BaseException] | None) -> None:
@@ -251,12 +252,15 @@ class Transaction(native.TxCore):
     # ------------------------------------------------------------ refusing
 
     def _require_usable(self) -> None:
+        self._require_own()
+        self._heap._require(write=True)
+
+    def _require_own(self) -> None:
         state, thread, _ = self._state()
         if state != _OPEN:
             raise UsageError(f"transaction: an open one expected, {_ENDED[state]}")
         if thread != threading.get_ident():
             raise UsageError("transaction: the thread that began it expected, found another")
-        self._heap._require(write=True)
 
     def _become_writer(self) -> None:
         """Wait until no other transaction changes committed bytes."""
