@@ -408,10 +408,12 @@ class HeapFile:
             self.map_header()
             self._store(layout.SHARED_WRITER_PID, struct.pack("<I", os.getpid()))
             opened = self.superblock.epoch >> 32
+            epoch = (opened + 1) << 32 | secrets.randbits(32)
+            if omitted(Rule.R15):
+                epoch = self.superblock.epoch
             self._write_superblock(
-                state=HeapState.IN_USE, boot_id=boot_id(),
-                epoch=(opened + 1) << 32 | secrets.randbits(32), file_end=self.file_end,
-            )  # fmt: skip
+                state=HeapState.IN_USE, boot_id=boot_id(), epoch=epoch, file_end=self.file_end
+            )
             if self.is_power or not self.on_memory:  # a power failure is to be noticed
                 self._sync("open")
         except BaseException:

@@ -163,7 +163,7 @@ class RedoLog(native.LogCore):
     def died(self, during: str) -> DurabilityError:
         """Note that a sync has failed [R7]; return what to raise."""
         self._die()
-        self._medium.sync_failed = True
+        self._medium.sync_failed = not omitted(Rule.R7)
         return DurabilityError(
             errno.EIO,
             f"heap file {self._medium.name!r}: {during}: a sync of the log has failed; whether "
@@ -284,8 +284,13 @@ class RedoLog(native.LogCore):
 
     # ------------------------------------------------------------ moving
 
-    def move(self, size: int) -> None:
+    def move(self, size: int) -> bool:
         """Go on in another log, of `size` bytes [R28].
+
+        Returns
+        -------
+        bool
+            False: the log is where it was, since a snapshot that was made meanwhile keeps it.
 
         Raises
         ------
@@ -295,9 +300,9 @@ class RedoLog(native.LogCore):
             A sync failed.
         """
         with self._at_work():
-            self._move_all(size)
+            return self._move_all(size)
 
-    def _move_all(self, size: int) -> None:
+    def _move_all(self, size: int) -> bool:
         medium = self._medium
         index, slot = medium.allocate_log(size)
         try:
@@ -308,11 +313,14 @@ class RedoLog(native.LogCore):
             raise
         self._freeze(True)
         try:
-            self._move_to(slot.file_off, size, medium.map_log_beside(slot))
+            moved = not self._positions()[4]  # from here on no snapshot can begin [R20]
+            if moved:
+                self._move_to(slot.file_off, size, medium.map_log_beside(slot))
         finally:
             self._freeze(False)
         medium.drop_logs()
-        self.moves += 1
+        self.moves += moved
+        return moved
 
     def _move_to(self, offset: int, size: int, log: Map) -> None:
         """Checkpoint all there is, name the new log in both superblocks, and switch."""

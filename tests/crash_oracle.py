@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
-from crash_world import Known, Program, World, attach, mark, record
+from crash_world import Known, Program, World, attach, mark, record, reproducible
 
 from pmemheap import Heap, redo
 from pmemheap.layout import ARENA_BITS
-from pmemheap.testing import Crash, CrashStates, Image, Kind, Recorder, Recording, State
+from pmemheap.testing import SECTOR, Crash, CrashStates, Image, Kind, Recorder, Recording, State
 from pmemheap.testing.report import describe
 from pmemheap.units import UNIT
 
@@ -182,24 +182,28 @@ class Search:
     nested_budget: int = 16
     share: float = 0.05
     seed: int = 0
+    cell: int = SECTOR
     most_failures: int = 1
     most_states: int = 1 << 60
     findings: Findings = field(default_factory=Findings)
 
     def run(self, program: Program) -> None:
         """Crash one program everywhere."""
-        try:
-            recording, world = record(program)
-        except Exception:
-            self.findings.failures.append(f"{program}\n{traceback.format_exc()}")
-            return
-        self.findings.seen.update(world.seen)
-        self.findings.seen["programs"] += 1
-        self.crash(recording, world, str(program))
+        with reproducible():
+            try:
+                recording, world = record(program)
+            except Exception:
+                self.findings.failures.append(f"{program}\n{traceback.format_exc()}")
+                return
+            self.findings.seen.update(world.seen)
+            self.findings.seen["programs"] += 1
+            self.crash(recording, world, str(program))
 
     def crash(self, recording: Recording, world: World, name: str) -> None:
         """Crash a recording everywhere, and look at what is left."""
-        states = CrashStates(recording, kinds=_kinds(world), budget=self.budget, seed=self.seed)
+        states = CrashStates(
+            recording, kinds=_kinds(world), cell=self.cell, budget=self.budget, seed=self.seed
+        )
         with counted(self.findings.seen), Image(states.replay) as image:
             for state in states:
                 try:
@@ -243,8 +247,8 @@ class Search:
             durable = states.recording.crash(crash.event, Kind.POWER).least
             unsynced = states.replay.unsynced(state.changes, state.size)
         nested = CrashStates(
-            recorder.recording, kinds=_kinds(world), budget=self.nested_budget, seed=self.seed,
-            unsynced=unsynced,
+            recorder.recording, kinds=_kinds(world), cell=self.cell, budget=self.nested_budget,
+            seed=self.seed, unsynced=unsynced,
         )  # fmt: skip
         with Image(nested.replay) as second:
             for each in nested:

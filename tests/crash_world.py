@@ -11,21 +11,28 @@ that of the superblock, and what a power failure leaves is the simulator's busin
 from __future__ import annotations
 
 import os
+import random
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from unittest import mock
 
 from pmemheap import Heap, layout, native
+from pmemheap.errors import OutOfSpaceError
 from pmemheap.filemedium import FileMedium
 from pmemheap.layout import Durability
 from pmemheap.testing import Recorder, Recording
 from pmemheap.units import UNIT, MiB
+
+T = TypeVar("T")
 
 HEADROOM = 16 * MiB
 LOG_BYTES = 4096
@@ -74,6 +81,7 @@ class World:
         self.seen: Counter[str] = Counter()
         self.power = heap.durability == "power"
         self._seed = 1000
+        self._thread = ThreadPoolExecutor(1)
         self._freed: set[int] = set()
 
     @property
@@ -108,15 +116,32 @@ class World:
             known.blocks, known.roots, known.arenas = after.blocks, after.roots, after.arenas
             tx.commit()
 
+    def close(self) -> None:
+        """Close the heap, and let the other thread go."""
+        self._thread.shutdown()
+        self.heap.close()
+
     def synced(self) -> None:
         """Say that everything so far is durable."""
         Recorder.durable(len(self.states) - 1)
 
     # ------------------------------------------------------------ parts of operations
 
+    def elsewhere(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function in another thread, always the same one."""
+        return self._thread.submit(function, *arguments).result()
+
+    def meanwhile(self, function: Callable[[], T]) -> Future[T]:
+        """Let the other thread call a function."""
+        return self._thread.submit(function)
+
+    def forget(self) -> None:
+        """Drop the last state: its commit was refused."""
+        self.states.pop()
+
     def named(self, wanted: str) -> str:
         """Return a name that has a block: the one that is wanted, if it was not freed."""
-        return next(name for name in (wanted, "a", "b", "c") if name in self.names)
+        return next(name for name in (wanted, "b", "c", "behind long") if name in self.names)
 
     def seed(self) -> int:
         self._seed += 1
@@ -143,7 +168,6 @@ class World:
         """Forget a block that is about to be freed."""
         offset = self.names.pop(name)
         del after.blocks[offset]
-        after.roots = {root: place for root, place in after.roots.items() if place != offset}
         self._freed.add(offset)
         return offset
 
@@ -258,6 +282,85 @@ def free(world: World, durable: bool) -> None:
 
 
 @transaction
+def regenerate(world: World, durable: bool) -> None:
+    """Free blocks that were written to; others fill their places, not by a record [R13]."""
+    with world.transaction(durable) as (tx, after):
+        for name in ("left", "right"):
+            world.allocate(tx, after, MIDDLE, name)
+    with world.transaction(True) as (tx, after):
+        for name in ("left", "right"):
+            tx.write(world.names[name], mark(world.seed(), 200))
+            tx.free(world.note_free(after, name))
+    alloc_first(world, durable)
+
+
+@transaction
+def even(world: World, durable: bool) -> None:
+    """More than a lap of records of one length: a stale one lies where the next one will [R11]."""
+    for _ in range(11):
+        with world.transaction(durable) as (tx, after):
+            content = mark(world.seed(), 512 - 64 - 16)
+            tx.write(world.names["behind long"], content)
+            world.change(after, world.names["behind long"], content)
+
+
+@transaction
+def snapshot_crowd(world: World, durable: bool) -> None:
+    """Fill the log while old bytes pin its tail: the last ones are refused [R2]."""
+    with world.transaction(durable) as (tx, after):
+        _change_in_place(world, tx, after, "a")
+        for _ in range(12):
+            if not world.elsewhere(_alloc_if_room, world):
+                break
+        after.blocks = world.states[-1].blocks | {world.names["a"]: after.blocks[world.names["a"]]}
+    world.seen["checkpoints held by an undo"] += 1
+
+
+def _alloc_if_room(world: World) -> bool:
+    try:
+        alloc(world, False)
+    except OutOfSpaceError:
+        world.forget()
+        return False
+    return True
+
+
+@transaction
+def group(world: World, durable: bool) -> None:
+    """Commit, and let another thread append while the sync of that is under way [R4]."""
+    begun = threading.Event()
+    others = world.meanwhile(lambda: begun.wait() and [alloc(world, False) for _ in range(3)])
+    with world.transaction(durable) as (tx, after):
+        world.allocate(tx, after, SMALL, f"n{world.seed()}")
+        begun.set()
+    others.result()
+
+
+@transaction
+def two_open(world: World, durable: bool) -> None:
+    """Commit a block while another transaction has reserved its neighbour [R1]."""
+    other = world.elsewhere(world.heap.transaction)
+    for _ in range(2):
+        world.elsewhere(other.malloc, SMALL)
+    alloc(world, durable)
+    world.elsewhere(other.abort)
+
+
+@transaction
+def free_written(world: World, durable: bool) -> None:
+    """Free a block that an open transaction is about to change, and let others have it [R26]."""
+    place = world.names[world.named("c")]
+    with world.transaction(durable) as (tx, after):
+        tx.write(place, mark(world.seed(), 64))
+        try:
+            world.elsewhere(world.heap.free, place)
+        except BufferError:
+            world.change(after, place, mark(world._seed, 64))
+        else:
+            raise AssertionError("a block was freed that a transaction is about to change")
+
+
+@transaction
 def refill(world: World, durable: bool) -> None:
     """Free a block, then let others have its place, twice: generations of one block [R6, R13]."""
     for _ in range(2):
@@ -322,6 +425,21 @@ def grow(world: World, durable: bool) -> None:
         after.blocks[offset] = world.heap.usable_size(offset), b""
     world.names[f"g{world.seed()}"] = offset
     world.seen["growths"] += world.heap._region.end_unit > before
+
+
+@call
+def grow_odd(world: World, durable: bool) -> None:
+    """Grow by no whole number of segments [R25]."""
+    with world.bare() as after:
+        offset = world.heap.malloc(2 * SEGMENT + 40 * UNIT)
+        after.blocks[offset] = world.heap.usable_size(offset), b""
+    world.names[f"g{world.seed()}"] = offset
+
+
+@call
+def mallocs(world: World, durable: bool) -> None:
+    for _ in range(3):
+        malloc(world, durable)
 
 
 @call
@@ -441,7 +559,7 @@ def base(durability: str, shape: str) -> Base:
             _bulk(world, "tail")
         while not _NEAR_THE_END[0] <= world.log._positions()[3] % LOG_BYTES < _NEAR_THE_END[1]:
             write(world, True)
-        heap.close()
+        world.close()
         return Base(path.read_bytes(), world.states[-1], world.names)
 
 
@@ -495,10 +613,15 @@ def run(world: World, operation: str) -> None:
     function(world, not lazy)
 
 
-def record(program: Program) -> tuple[Recording, World]:
-    """Run a program under a recorder."""
+def reproducible() -> Any:
+    """Return a context in which epochs are no accident."""
+    return mock.patch("secrets.randbits", random.Random(0).getrandbits)
+
+
+def record(program: Program, path: Path | None = None) -> tuple[Recording, World]:
+    """Run a program under a recorder, in a memfd or a file on disk."""
     start = base(program.durability, program.shape)
-    fd = native.memfd_create("world")
+    fd = native.memfd_create("world") if path is None else os.open(path, os.O_RDWR | os.O_CREAT)
     try:
         os.write(fd, start.image)
         heap = attach(fd)
@@ -508,7 +631,7 @@ def record(program: Program) -> tuple[Recording, World]:
             for operation in program.operations:
                 run(world, operation)
         world.seen["checkpoints"] += world.log.checkpoints - before
-        world.heap.close()
+        world.close()
     finally:
         os.close(fd)
     world.seen["wrapped records"] += wraps(recorder.recording)

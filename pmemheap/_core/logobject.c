@@ -167,7 +167,7 @@ static PyObject *set_tail(PyObject *object, PyObject *argument)
 static PyObject *die(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
-    log_of(object)->dead = 1;
+    log_of(object)->dead = !ph_omitted(7); /* [R7] */
     Py_RETURN_NONE;
 }
 

@@ -1,0 +1,228 @@
+"""Planted bugs: each rule of crash consistency is left out once, and the search must notice.
+
+A rule that nothing would miss is either not needed or not tested. Each search runs in a process of
+its own, since a heap without a rule may end in any way; the same search finds nothing wrong when
+all rules are kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crash_oracle import Search, WrongHeapError, check_image
+from crash_world import LOG_BYTES, Program, World, attach, base, record, run
+
+from pmemheap import layout, native
+from pmemheap.errors import CorruptHeapError, DurabilityError
+from pmemheap.native import Allocate, TapeKind
+from pmemheap.rules import Rule, omitted, omitting
+from pmemheap.testing import LINE, CrashStates, Image, Kind, Recorder
+from pmemheap.units import UNIT
+
+pytestmark = pytest.mark.slow
+MOST_STATES = 400
+LOG = range(layout.HEADER_BYTES, layout.HEADER_BYTES + LOG_BYTES)
+FIRST_UNIT = LOG.stop + layout.SEGMENT_UNITS * (layout.ENTRY_WIDTH + layout.BITS_WIDTH)
+
+
+def search(text: str, **options: Any) -> Callable[[Path], str | None]:
+    """Return a search through the crashes of a program, "durability: operation, operation"."""
+    durability, _, operations = text.partition(": ")
+    program = Program(durability, tuple(operations.split(", ")))
+
+    def found(directory: Path) -> str | None:
+        most = MOST_STATES if not omitted_any() else 20 * MOST_STATES
+        each = Search(**{"budget": 64, "share": 0.2, "most_states": most, **options})
+        each.run(program)
+        return next(iter(each.findings.failures), None)
+
+    return found
+
+
+def omitted_any() -> bool:
+    return any(omitted(rule) for rule in Rule)
+
+
+# ---------------------------------------------------------------- searches of their own
+
+
+def sync_shared(directory: Path) -> str | None:
+    """A record that is appended during a sync is not made durable by it."""
+    sys.setswitchinterval(5)
+    program = Program("power", ("group", "group"))
+    recording, world = record(program, directory / "group")
+    each = Search(budget=256, share=0, most_states=4000)
+    each.crash(recording, world, str(program))
+    return next(iter(each.findings.failures), None)
+
+
+def use_after_failed_sync(directory: Path) -> str | None:
+    """After a sync that failed nothing is called durable any more."""
+    start = base("power", "small")
+    fd = native.memfd_create("failing")
+    os.write(fd, start.image)
+    world = World(attach(fd), start.known, start.names)
+    for number in range(1, 20):
+        try:
+            with native.faults(number, errno.EIO) as fault:
+                run(world, "alloc")
+        except DurabilityError:
+            break
+        if fault.hit == native.Call.NONE:
+            raise AssertionError("a commit with a sync expected")
+    try:
+        run(world, "alloc")
+    except Exception:
+        return None
+    return "a commit was called durable after a sync had failed"
+
+
+def repeated(directory: Path) -> str | None:
+    """A record that was torn off does not continue the one that is written again in its place."""
+    program = Program("power", ("alloc lazy", "alloc lazy"))
+    recording, world = record(program)
+    start = base("power", "small")
+    states = CrashStates(recording, kinds=(Kind.POWER,), budget=256)
+    with Image(states.replay) as image:
+        for state in states:
+            image.load(state)
+            if check_image(image.fd, world.states, state.crash.least, state.crash.most) != 0:
+                continue
+            image.load(state)
+            with Recorder(image.fd) as recorder:
+                again = World(attach(image.fd), start.known, start.names)
+                run(again, "alloc lazy")
+                again.synced()
+            again.close()
+            failure = _crash_all(recorder.recording, again)
+            if failure is not None:
+                return failure
+    return None
+
+
+def _crash_all(recording: Any, world: World) -> str | None:
+    nested = Search(budget=16, share=0)
+    nested.crash(recording, world, "written again")
+    return next(iter(nested.findings.failures), None)
+
+
+def holes(directory: Path) -> str | None:
+    """Recovery stores to no hole of the file: there may be no room for it."""
+    recording, _ = record(Program("power", ("write lazy",)))
+    states = CrashStates(recording, kinds=(Kind.KILL,))
+    with Image(states.replay) as image:
+        for state in states:
+            image.load(state)
+        page = FIRST_UNIT
+        native.fallocate(image.fd, page, UNIT, Allocate.PUNCH_HOLE)
+        with Recorder(image.fd) as recorder:
+            attach(image.fd).close()
+    backed = False
+    for event in recorder.recording.events:
+        covers = event.offset <= page < event.offset + event.length
+        backed |= event.kind == TapeKind.ALLOCATE and covers
+        if event.data and page <= event.offset < page + UNIT and not backed:
+            return f"recovery stored to a hole at {event.offset:#x}"
+    return None
+
+
+def damage(directory: Path) -> str | None:
+    """Acknowledged work that is damaged is told of, where it is not home yet."""
+    recording, world = record(Program("power", ("swap", "alloc")))
+    place = next(each.offset for each in recording.events if each.data and each.offset in LOG)
+    states = CrashStates(recording, kinds=(Kind.POWER,), budget=64)
+    with Image(states.replay) as image:
+        for state in states:
+            if state.crash.least < 2:
+                continue
+            image.load(state)
+            checksum = native.pread(image.fd, 1, place + 5)
+            native.pwrite(image.fd, bytes([checksum[0] ^ 1]), place + 5)
+            try:
+                check_image(image.fd, world.states, 2, 2)
+            except CorruptHeapError:
+                continue
+            except WrongHeapError as error:
+                return f"lost without a word: {error}"
+    return None
+
+
+PLANTED: dict[Rule, Callable[[Path], str | None]] = {
+    Rule.R1: search("power: two-open lazy, two-open"),
+    Rule.R2: search("power: snapshot-crowd", budget=4, share=0.0),
+    Rule.R3: search("process: swap"),
+    Rule.R4: sync_shared,
+    Rule.R5: search("power: swap lazy"),
+    Rule.R6: search("power: free lazy, alloc"),
+    Rule.R7: use_after_failed_sync,
+    Rule.R8: search("power: write, checkpoint"),
+    Rule.R9: search("power: write, checkpoint, write, checkpoint", cell=LINE),
+    Rule.R10: search("power: swap lazy, alloc lazy", share=1.0, nested_budget=256),
+    Rule.R11: search("power: even lazy"),
+    Rule.R12: search("power: swap, swap"),
+    Rule.R13: search("power: regenerate lazy"),
+    Rule.R14: search("power: write", share=1.0, nested_budget=64),
+    Rule.R15: repeated,
+    Rule.R16: search("power: grow"),
+    Rule.R17: search("power: trim-tail"),
+    Rule.R18: search("power: snapshot"),
+    Rule.R19: search("power: snapshot"),
+    Rule.R20: search("power: snapshot-checkpoint"),
+    Rule.R21: search("process: abort-write"),
+    Rule.R22: search("process: swap lazy, bare-free"),
+    Rule.R23: search("process: abort-write"),
+    Rule.R24: search("power: arena-drop, arena"),
+    Rule.R25: search("power: grow-odd"),
+    Rule.R26: search("power: free-written"),
+    Rule.R27: search("process: alloc, malloc"),
+    Rule.R28: search("power: move-log, swap"),
+    Rule.R29: holes,
+    Rule.R30: search("power: grow"),
+    Rule.DAMAGE: damage,
+    Rule.DATA_FIRST: search("power: alloc-first"),
+}
+
+
+@pytest.mark.parametrize("rule", list(Rule), ids=lambda rule: rule.name)
+def test_a_rule_that_is_left_out_is_missed(rule: Rule, tmp_path: Path) -> None:
+    assert in_a_child(rule, tmp_path, kept=False) is not None
+
+
+@pytest.mark.parametrize("rule", list(Rule), ids=lambda rule: rule.name)
+def test_nothing_is_wrong_when_all_rules_are_kept(rule: Rule, tmp_path: Path) -> None:
+    assert in_a_child(rule, tmp_path, kept=True) is None
+
+
+def in_a_child(rule: Rule, directory: Path, *, kept: bool) -> str | None:
+    """Return what a search for a rule finds; a child that dies has found something as well."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=search_in_child, args=(rule, kept, directory, sender))
+    child.start()
+    sender.close()
+    try:
+        found: str | None = receiver.recv()
+    except EOFError:
+        found = "died"
+    child.join()
+    return found if child.exitcode == 0 else f"died: {child.exitcode}"
+
+
+def search_in_child(rule: Rule, kept: bool, directory: Path, sender: Connection) -> None:
+    try:
+        if kept:
+            sender.send(PLANTED[rule](directory))
+        else:
+            with omitting(rule):
+                sender.send(PLANTED[rule](directory))
+    except Exception:
+        sender.send(traceback.format_exc())
