@@ -318,11 +318,12 @@ class Committing(native.HeapCore):
         refused = transaction._try_free(offset)
         if refused < 0:
             self._refuse_in_transaction(refused, "realloc", offset, size)
-        if isinstance(medium, FileMedium) and medium.is_power and size > INLINE_MOST:
+        log = self._redo()
+        inline_most = INLINE_MOST if log is None else min(INLINE_MOST, log.size // 4)
+        if isinstance(medium, FileMedium) and medium.is_power and size > inline_most:
             self._sync_ranges(medium, [(to, size)])
             transaction._set_data_first(True)
         while (end := transaction._commit(b"", 0, False)) < 0:
-            log = self._redo()
             if log is None:
                 raise OutOfSpaceError(f"{self._name}: no memory for a transaction")
             log.make_room(end, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -142,3 +143,48 @@ def test_a_transaction_opens_the_arenas_of_its_blocks(place: tuple[Path, str]) -
                 assert place_of not in dict(heap.blocks())
             else:
                 assert bytes(heap.view(place_of, 5)) == b"hello"
+
+
+def test_a_log_does_not_move_while_a_snapshot_needs_it(place: tuple[Path, str]) -> None:
+    """A snapshot may be made by another thread after somebody has looked for one."""
+    path, durability = place
+    made(path, durability).close()
+
+    def program(heap: Heap) -> None:
+        with heap.transaction() as tx:
+            block = tx.alloc(1000)
+            block.view[:] = b"a" * 1000
+            tx.roots["block"] = block.offset
+        log = log_of(heap)
+        tx = heap.transaction()
+        tx.snapshot(block.offset, 1000)
+        block.view[:] = b"b" * 1000
+        assert not log.move(512 * KiB)
+        log.checkpoint()
+
+    dying(path, program)
+    with reopened(path) as heap:
+        assert bytes(heap.view(heap.roots["block"], 1000)) == b"a" * 1000
+
+
+def test_a_block_moves_beside_the_snapshot_of_another_thread(place: tuple[Path, str]) -> None:
+    """What the record of the move would say of its bytes needs no larger log."""
+    path, durability = place
+    with made(path, durability) as heap:
+        kept, moving = heap.malloc(100), heap.malloc(100)
+        begun, over = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with heap.transaction() as tx:
+                tx.snapshot(kept, 100)
+                begun.set()
+                over.wait()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        begun.wait()
+        try:
+            assert heap.usable_size(heap.realloc(moving, 63_932)) >= 63_932
+        finally:
+            over.set()
+            thread.join()
