@@ -570,15 +570,15 @@ class TwoStepsInAFile(TwoSteps):
                 assert in_use(opened) == sum(live.values())
 
 
-class TwoStepsInAPowerHeap(TwoStepsInAFile):
-    """The same where bare frees go to quarantine, and the log hears of them."""
+class TwoStepsInAPowerHeap(TwoSteps):
+    """The same where bare frees go to quarantine, and what a log would hear of is noted."""
 
     def __init__(self) -> None:
         super().__init__()
         self.expected: list[tuple[int, int]] = []
 
     def made(self) -> Heap:
-        heap = Heap.shared()
+        heap = Heap.anonymous()
         heap._set_logged(POWER)
         return heap
 

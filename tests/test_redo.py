@@ -1,0 +1,126 @@
+"""The log in the file: read by a decoder of its own, which knows what was done."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pmemheap import Heap, native
+from pmemheap.layout import Table
+from pmemheap.records import OperationType, Record, RecordKind, scan
+from pmemheap.units import KiB, MiB
+
+KINDS = ["process", "power"]
+
+
+def log_of(heap: Heap) -> bytes:
+    """Return the bytes of the log, as the file has them."""
+    superblock = heap._medium.superblock
+    with Path(heap.name).open("rb") as file:
+        file.seek(superblock.log_off)
+        return file.read(superblock.log_size)
+
+
+def records(heap: Heap) -> tuple[Record, ...]:
+    """Return the records from the tail on."""
+    one = heap._medium.superblock
+    found = scan(log_of(heap), one.log_size, one.tail_lsn, one.chain_seed, one.epoch)
+    return tuple(found.records)
+
+
+@pytest.fixture(params=KINDS)
+def heap(request: pytest.FixtureRequest, tmp_path: Path) -> Heap:
+    return Heap.create(tmp_path / "data.heap", durability=request.param, decay=None)
+
+
+def test_a_record_says_what_the_transaction_did(heap: Heap) -> None:
+    with heap:
+        old, gone = heap.malloc(100), heap.malloc(5000)
+        heap.sync()
+        heap._serve(heap._log.checkpoint)
+        with heap.transaction() as tx:
+            tx.write(old + 3, b"hello")
+            tx.free(gone)
+            tx.roots["old"] = old
+        (record,) = records(heap)
+        assert record.kind == RecordKind.COMMIT
+        written = [each for each in record.ops if each.type == OperationType.WRITE]
+        freed = [each for each in record.ops if each.type == OperationType.FREE]
+        tables = {each.flags for each in record.ops if each.type == OperationType.META}
+        assert [(each.off, bytes(each.payload)) for each in written] == [(old + 3, b"hello")]
+        assert [each.off for each in freed] == [gone]
+        assert Table.ROOTS in tables
+
+
+def test_an_open_snapshot_holds_the_tail(heap: Heap) -> None:
+    with heap:
+        block = heap.malloc(100)
+        heap._serve(heap._log.checkpoint)
+        tx = heap.transaction()
+        tx.snapshot(block, 10)
+        undo = heap._log._positions()[4]
+        for _ in range(10):
+            heap.malloc(MiB)
+        heap._serve(heap._log.checkpoint)
+        assert heap._log._positions()[0] <= undo
+        assert records(heap)[0].kind == RecordKind.UNDO
+        tx.abort()
+        heap._serve(heap._log.checkpoint)
+        assert records(heap) == ()
+
+
+def test_the_log_goes_round(heap: Heap) -> None:
+    with heap:
+        block = heap.malloc(1000)
+        size = heap._log.size
+        for turn in range(3 * size // 1000):
+            with heap.transaction(durable=False) as tx:
+                tx.write(block, turn.to_bytes(4, "little") * 250)
+        assert heap._log._positions()[3] > size
+        assert heap._log.checkpoints
+        last = records(heap)[-1]
+        assert last.lsn + last.total_len == heap._log._positions()[3]
+        expected = bytes(heap.view(block))
+        shutil.copyfile(heap.name, f"{heap.name}.killed")
+        with Heap.open(f"{heap.name}.killed") as killed:
+            assert bytes(killed.view(block)) == expected
+
+
+def test_trim_makes_a_large_log_small_again(heap: Heap) -> None:
+    with heap:
+        block = heap.malloc(2 * MiB)
+        with heap.transaction() as tx:
+            tx.write(block, b"x" * (2 * MiB))
+        large = heap._log.size
+        heap.free(block)
+        heap.trim()
+        assert heap._log.size < large
+        assert heap.check()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_both_scans_agree_on_damage(heap: Heap, seed: int) -> None:
+    chance = random.Random(seed)
+    with heap:
+        blocks = [heap.malloc(100) for _ in range(5)]
+        for turn in range(20):
+            with heap.transaction(durable=False) as tx:
+                tx.write(blocks[turn % 5], bytes([turn]) * chance.randrange(1, 100))
+                tx.malloc(16)
+        one, log = heap._medium.superblock, bytearray(log_of(heap))
+        live = heap._log._positions()[3] - one.tail_lsn
+        assert live < 64 * KiB
+        for _ in range(50):
+            damaged = native.ffi.new("char[]", bytes(log))
+            at = (one.tail_lsn + chance.randrange(live)) % one.log_size
+            damaged[at] = bytes([damaged[at][0] ^ (1 << chance.randrange(8))])
+            address = int(native.ffi.cast("uintptr_t", damaged))
+            end, _, count, *_ = native.LogCore()._scan(
+                address, one.log_size, one.tail_lsn, one.chain_seed, one.epoch
+            )
+            image = bytes(native.ffi.buffer(damaged, one.log_size))
+            found = scan(image, one.log_size, one.tail_lsn, one.chain_seed, one.epoch)
+            assert (end, count) == (found.end_lsn, len(found.records))
