@@ -342,7 +342,7 @@ static PyObject *heap_view(PyObject *object, PyObject *const *args, Py_ssize_t c
 /* Blocks of a batch between two records: few enough for a record that fits. */
 static Py_ssize_t batch_of(const struct heap_object *self, Py_ssize_t count)
 {
-    if (self->heap.logged != PH_POWER || self->log == NULL)
+    if (self->heap.logged != PH_POWER || self->log == NULL || log_of(self)->base == NULL)
         return count ? count : 1;
     return (Py_ssize_t)(log_of(self)->size / (2 * PH_BATCH_SHARE));
 }
