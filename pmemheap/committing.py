@@ -32,7 +32,7 @@ __all__ = ["Committing"]
 
 _LARGE = -2
 _BAD_OFFSET, _PINNED, _IN_TRANSACTION = -3, -4, -9
-_OUTSIDE, _TWICE = -30, -31
+_OUTSIDE, _TWICE, _ENDED = -30, -31, -32
 _PROCESS, _POWER = 1, 2
 _RANGES_SYNCED_ONE_BY_ONE = 8
 _QUARANTINE_SHARE = 8
@@ -164,6 +164,8 @@ class Committing(native.HeapCore):
             offset = transaction._try_malloc(arena, size, align)
             if offset >= 0:
                 return offset
+            if offset == _ENDED:
+                self._refuse_in_transaction(offset, "malloc", 0, size)
             if offset == _LARGE:
                 return self._reserve_extent(transaction, size, align, roomy=roomy)
             self._raise_code(offset)
@@ -178,8 +180,9 @@ class Committing(native.HeapCore):
         nunits = -(-size // UNIT)
         start = self._supply.allocate(nunits, max(align // UNIT, 1), roomy=roomy)
         offset = self._reserve_large(start, nunits, size)
-        if transaction._own(offset) < 0:
-            raise MemoryError(f"{self._name}: no memory for a transaction")
+        refused = transaction._own(offset)
+        if refused < 0:
+            self._refuse_in_transaction(refused, "malloc", offset, size)
         return offset
 
     def _commit(self, transaction: Transaction) -> None:
@@ -223,6 +226,8 @@ class Committing(native.HeapCore):
         """Append the record, and wait for it where that is asked for; return its end."""
         self._prepare_fresh(transaction)
         while (end := transaction._commit(operations, count, durable)) < 0:
+            if end == _ENDED:
+                self._refuse_in_transaction(end, "commit", 0, 0)
             if not transaction.is_open:
                 self._raise_died()
             self._make_log_room(end, transaction._log_bytes() + len(operations))
@@ -289,6 +294,8 @@ class Committing(native.HeapCore):
                 f"{where}: a block that this transaction has not freed expected at offset "
                 f"{offset:#x}, found one that it has"
             )
+        if code == _ENDED:
+            raise UsageError(f"{where}: an open transaction expected, it has ended meanwhile")
         if code in {_PINNED, _IN_TRANSACTION}:
             holder = "another transaction" if code == _IN_TRANSACTION else "live views"
             raise BufferError(

@@ -38,6 +38,7 @@ INLINE_MOST = 64 * 1024
 
 _OPERATION = struct.Struct("<BBHIQ")
 _META, _FREE = 1, 4
+_RECORD_ALIGN = 64
 _FREE_BYTES = _OPERATION.size + 8
 _CROWDED_SECONDS = 0.1
 _OLD_SECONDS = 30.0
@@ -390,7 +391,7 @@ class Recovery:
         self.commits_from, self.undo_from = self.start, 0
         if not medium.is_power:
             self._heed_shared_page(medium)
-        self.core._header_tables(self.commits_from, self.end, medium.image)
+        self.core._header_tables(self.start, self.end, self.commits_from, medium.image)
 
     def _heed_shared_page(self, medium: FileMedium) -> None:
         """In a process heap only the last record can be half home [R22], [R23]."""
@@ -424,6 +425,11 @@ def _check_log_place(medium: FileMedium) -> None:
     superblock = medium.superblock
     size, offset = superblock.log_size, superblock.log_off
     sound = LOG_LEAST <= size <= LOG_MOST and size % UNIT == 0 and offset % UNIT == 0
+    if superblock.tail_lsn % _RECORD_ALIGN or superblock.tail_lsn >> 62:
+        raise CorruptHeapError(
+            f"superblock of {medium.name!r}: a tail of the log that is a multiple of "
+            f"{_RECORD_ALIGN} below 2**62 expected, found {superblock.tail_lsn:#x}"
+        )
     if not sound or not layout.HEADER_BYTES <= offset <= native.fstat(medium.fd).size - size:
         raise CorruptHeapError(
             f"superblock of {medium.name!r}: a log of whole pages inside the file expected, "
@@ -535,7 +541,7 @@ def _back_ranges(medium: FileMedium, recovery: Recovery) -> None:
         units.setdefault(arena, set()).update(range(local // UNIT, -(-(local + length) // UNIT)))
     for arena, wanted in units.items():
         for piece in medium.pieces(arena):
-            for unit in sorted(wanted & set(range(piece.first_unit, piece.stop))):
+            for unit in sorted(each for each in wanted if piece.first_unit <= each < piece.stop):
                 medium.maybe_holes = True
                 medium.back(piece, unit, 1)
 

@@ -386,9 +386,13 @@ static PyObject *heap_malloc_many(PyObject *object, PyObject *const *args, Py_ss
         || !read_number(values[1], &count)
         || count > (uint64_t)PY_SSIZE_T_MAX / sizeof(uint64_t))
         return PyObject_CallMethodObjArgs(object, slow.more, values[0], values[1], Py_False, NULL);
-    offsets = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(count * sizeof(uint64_t)));
+    offsets = PyByteArray_FromStringAndSize(NULL, 0); /* with a size it drops what it has not set up, without memory */
     if (offsets == NULL)
         return NULL;
+    if (PyByteArray_Resize(offsets, (Py_ssize_t)(count * sizeof(uint64_t))) < 0) {
+        Py_DECREF(offsets);
+        return NULL;
+    }
     uint64_t *slots = (uint64_t *)PyByteArray_AsString(offsets);
     uint64_t step = (uint64_t)batch_of(self, (Py_ssize_t)count);
     while (is_open(self) && done < count) {
@@ -465,7 +469,7 @@ static PyObject *free_batch(PyObject *object, const uint64_t *offsets, Py_ssize_
         Py_XDECREF(offset);
         return result;
     }
-    for (Py_ssize_t done = 0, step = batch_of(self, count); done < count; done += step) {
+    for (Py_ssize_t done = 0, step = batch_of(self, count); done < count && is_open(self); done += step) {
         if (ph_free_many(&self->heap, offsets + done, (uint64_t)(count - done < step ? count - done : step)) < 0)
             return PyErr_NoMemory();
         if (settle(self) < 0)

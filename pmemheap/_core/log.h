@@ -133,8 +133,10 @@ void ph_log_scan(const struct ph_log *log, uint64_t tail, uint32_t chain, struct
 /* ph_log_damage -- LSN of a self-consistent record that proves that acknowledged work behind `end` is damaged, 0
  * if there is none. */
 uint64_t ph_log_damage(struct ph_log *log, uint64_t end);
-/* ph_log_header_tables -- apply the META of roots, segments and arenas of [from, end) to an image of the header. */
-void ph_log_header_tables(const struct ph_log *log, uint64_t from, uint64_t end, uint8_t *header, uint64_t length);
+/* ph_log_header_tables -- apply the META of roots, segments and arenas of [from, end) to an image of the header; a
+ * process heap leaves out commits before `commits_from`, which are home. */
+void ph_log_header_tables(const struct ph_log *log, uint64_t from, uint64_t end, uint64_t commits_from, uint8_t *header,
+                          uint64_t length);
 /* ph_log_replay -- recovery: store the records of [from, end) home, undo what was not committed [R21], revoke what
  * was freed or given back later [R13]. A process heap leaves out commits before `commits_from`, which are home
  * [R22], and undos before `undo_from` [R23]. PH_L_NOMEM with nothing stored. */

@@ -26,6 +26,8 @@ static int operations_fit(const struct ph_log *log, uint64_t lsn, const struct p
             return 0;
         if ((op.type == PH_OP_FRESH || op.type == PH_OP_FREE) && op.len < 8)
             return 0;
+        if (op.type == PH_OP_META && (op.len % 8 || op.off % 8))
+            return 0;
         at += ((uint64_t)op.len + 7) & ~7ULL;
     }
     return end - at < PH_LOG_ALIGN;
@@ -34,7 +36,8 @@ static int operations_fit(const struct ph_log *log, uint64_t lsn, const struct p
 /* Whether the bytes at `lsn` are a record that continues `seed`. [R12] */
 static int is_record(const struct ph_log *log, uint64_t lsn, uint64_t room, const struct ph_record *record, uint32_t seed)
 {
-    if (record->magic != PH_LOG_MAGIC || record->prev_crc != seed || record->total_len < sizeof *record
+    if (record->magic != PH_LOG_MAGIC || record->kind < PH_RECORD_COMMIT || record->kind > PH_RECORD_WORD
+        || record->prev_crc != seed || record->total_len < sizeof *record
         || record->total_len % PH_LOG_ALIGN || record->total_len > room)
         return 0;
     uint64_t covered = ph_omitted(12) ? sizeof *record : record->total_len;
@@ -78,14 +81,16 @@ uint64_t ph_log_damage(struct ph_log *log, uint64_t end)
     return 0;
 }
 
-void ph_log_header_tables(const struct ph_log *log, uint64_t from, uint64_t end, uint8_t *header, uint64_t length)
+void ph_log_header_tables(const struct ph_log *log, uint64_t from, uint64_t end, uint64_t commits_from, uint8_t *header,
+                          uint64_t length)
 {
     if (length < 0x28000)
         return;
     while (from < end) {
         struct ph_record record;
         uint64_t at = ph_record_at(log, from, &record);
-        for (uint32_t i = 0; record.kind == PH_RECORD_COMMIT && i < record.nops; i++) {
+        int counts = record.kind == PH_RECORD_COMMIT && from >= commits_from;
+        for (uint32_t i = 0; counts && i < record.nops; i++) {
             struct ph_op op;
             uint64_t payload = ph_op_at(log, at, &op);
             if (op.type == PH_OP_META)
@@ -136,25 +141,49 @@ static int add_range(struct plan *plan, uint64_t off, uint64_t nbytes, uint64_t 
     return 0;
 }
 
-static struct undone *find_undone(const struct plan *plan, uint32_t txid)
+static int by_txid(const void *left, const void *right)
 {
-    for (uint64_t i = plan->undo_count; i-- > 0;)
-        if (plan->undos[i].txid == txid)
-            return &plan->undos[i];
-    return NULL;
+    const struct undone *a = left, *b = right;
+    return a->txid < b->txid ? -1 : a->txid > b->txid;
 }
 
-static int note_record(struct plan *plan, const struct ph_record *record)
+/* What is known of a transaction with an UNDO, once they are sorted. */
+static struct undone *find_undone(const struct plan *plan, uint32_t txid)
 {
-    struct undone *undone = find_undone(plan, record->txid);
-    if (record->kind == PH_RECORD_COMMIT && undone != NULL)
-        undone->committed = 1;
-    if (record->kind != PH_RECORD_UNDO || undone != NULL)
+    struct undone key = {.txid = txid};
+    return plan->undo_count ? bsearch(&key, plan->undos, plan->undo_count, sizeof key, by_txid) : NULL;
+}
+
+static int note_undo(struct plan *plan, const struct ph_record *record)
+{
+    if (record->kind != PH_RECORD_UNDO
+        || (plan->undo_count != 0 && plan->undos[plan->undo_count - 1].txid == record->txid))
         return 0;
     if (grow((void **)&plan->undos, plan->undo_count, &plan->undo_capacity, sizeof *plan->undos) < 0)
         return PH_L_NOMEM;
     plan->undos[plan->undo_count++] = (struct undone){.txid = record->txid};
     return 0;
+}
+
+/* Sort the transactions with an UNDO, each once, and find out which of them were committed. */
+static void settle_undos(const struct ph_log *log, uint64_t from, uint64_t end, struct plan *plan)
+{
+    uint64_t kept = 0;
+    if (plan->undo_count == 0)
+        return;
+    qsort(plan->undos, plan->undo_count, sizeof *plan->undos, by_txid);
+    for (uint64_t i = 0; i < plan->undo_count; i++)
+        if (kept == 0 || plan->undos[kept - 1].txid != plan->undos[i].txid)
+            plan->undos[kept++] = plan->undos[i];
+    plan->undo_count = kept;
+    while (from < end) {
+        struct ph_record record;
+        ph_record_at(log, from, &record);
+        struct undone *undone = record.kind == PH_RECORD_COMMIT ? find_undone(plan, record.txid) : NULL;
+        if (undone != NULL)
+            undone->committed = 1;
+        from += record.total_len;
+    }
 }
 
 static int note_ranges(const struct ph_log *log, struct plan *plan, uint64_t lsn, const struct ph_record *record)
@@ -184,13 +213,14 @@ static int by_start(const void *left, const void *right)
 
 static int make_plan(const struct ph_log *log, uint64_t from, uint64_t end, struct plan *plan)
 {
-    while (from < end) {
+    for (uint64_t lsn = from; lsn < end;) {
         struct ph_record record;
-        ph_record_at(log, from, &record);
-        if (note_record(plan, &record) < 0 || note_ranges(log, plan, from, &record) < 0)
+        ph_record_at(log, lsn, &record);
+        if (note_undo(plan, &record) < 0 || note_ranges(log, plan, lsn, &record) < 0)
             return PH_L_NOMEM;
-        from += record.total_len;
+        lsn += record.total_len;
     }
+    settle_undos(log, from, end, plan);
     if (plan->count != 0)
         qsort(plan->ranges, plan->count, sizeof *plan->ranges, by_start);
     for (uint64_t i = 0, reach = 0; i < plan->count; i++) {

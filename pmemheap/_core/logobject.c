@@ -27,6 +27,8 @@ static int64_t sync_once(struct ph_log *log)
     Py_BEGIN_ALLOW_THREADS
     result = ph_sync_range((uint64_t)(uintptr_t)base, size);
     Py_END_ALLOW_THREADS
+    if (log->base == NULL) /* the heap was closed by the end of the interpreter */
+        return PH_L_DEAD;
     if (result < 0) {
         log->dead = !ph_omitted(7); /* [R7] */
         return result;
@@ -279,17 +281,18 @@ static PyObject *scan(PyObject *object, PyObject *args)
 }
 
 PyDoc_STRVAR(header_tables_doc,
-"_header_tables(start, end, header, /)\n--\n\n"
-"Apply what the records of [start, end) say of roots, segments and arenas to a bytearray of the header area.");
+"_header_tables(start, end, commits_from, header, /)\n--\n\n"
+"Apply what the records of [start, end) say of roots, segments and arenas to a bytearray of the header area; those\n"
+"before `commits_from` are left out.");
 
 static PyObject *header_tables(PyObject *object, PyObject *args)
 {
-    unsigned long long start, end;
+    unsigned long long start, end, commits_from;
     PyObject *header;
 
-    if (!PyArg_ParseTuple(args, "KKO!", &start, &end, &PyByteArray_Type, &header))
+    if (!PyArg_ParseTuple(args, "KKKO!", &start, &end, &commits_from, &PyByteArray_Type, &header))
         return NULL;
-    ph_log_header_tables(log_of(object), start, end, (uint8_t *)PyByteArray_AsString(header),
+    ph_log_header_tables(log_of(object), start, end, commits_from, (uint8_t *)PyByteArray_AsString(header),
                          (uint64_t)PyByteArray_Size(header));
     Py_RETURN_NONE;
 }

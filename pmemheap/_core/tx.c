@@ -102,6 +102,12 @@ static struct ph_tx_block *find_fresh(const struct ph_tx *tx, uint64_t offset)
     return NULL;
 }
 
+int ph_tx_is_dropped(const struct ph_tx *tx, const struct ph_tx_bytes *one)
+{
+    uint64_t arena = one->offset >> PH_ARENA_SHIFT << PH_ARENA_SHIFT;
+    return one->fresh && find_fresh(tx, arena | one->start)->is_cancelled != 0;
+}
+
 static int room_for_fresh(struct ph_tx *tx)
 {
     if (tx->fresh.count >= UINT32_MAX - 1 || index_room(tx) < 0)
@@ -118,6 +124,11 @@ int ph_tx_own(struct ph_tx *tx, uint64_t offset)
     index_put(tx, tx->fresh.count++);
     tx->fresh_bytes += nbytes;
     return 0;
+}
+
+void ph_tx_disown(const struct ph_log *log, uint64_t offset)
+{
+    ph_cancel(ph_core_of(log, offset), ph_local(offset));
 }
 
 int64_t ph_tx_malloc(struct ph_tx *tx, uint64_t arena, uint64_t size, uint64_t align)
@@ -138,13 +149,13 @@ static uint64_t fresh_before_savepoint(const struct ph_tx *tx)
     return tx->savepoints.count ? ph_savepoints(tx)[tx->savepoints.count - 1].fresh : 0;
 }
 
-/* A reserved block goes back at once, unless a rollback may want it again. */
+/* A reserved block goes back at once, unless a rollback, or bytes that were collected, may want it again. */
 static int free_fresh(struct ph_tx *tx, struct ph_tx_block *block)
 {
     if (block->is_cancelled != 0)
         return PH_T_TWICE;
     tx->fresh_bytes -= block->nbytes;
-    if ((uint64_t)(block - ph_fresh(tx)) < fresh_before_savepoint(tx)) {
+    if (block->is_written || (uint64_t)(block - ph_fresh(tx)) < fresh_before_savepoint(tx)) {
         if (ph_list_room(&tx->frees, 1, sizeof(struct ph_tx_block)) < 0) {
             tx->fresh_bytes += block->nbytes;
             return PH_L_NOMEM;
@@ -281,6 +292,8 @@ int ph_tx_write(struct ph_tx *tx, uint64_t offset, const void *bytes, uint64_t n
         ph_put(h->data + ph_local(offset), bytes, nbytes);
         return 0;
     }
+    if (fresh)
+        find_fresh(tx, start)->is_written = 1;
     if (ph_list_room(&tx->writes, 1, sizeof(struct ph_tx_bytes)) < 0 || keep(tx, bytes, nbytes, &at) < 0)
         return PH_L_NOMEM;
     int pinned = fresh ? 0 : ph_tx_pin(h, ph_local(start));
@@ -363,6 +376,8 @@ int64_t ph_tx_snapshot(struct ph_tx *tx, uint64_t offset, uint64_t nbytes)
         return failed;
     if (nbytes > UINT32_MAX / 2)
         return PH_L_LARGE;
+    if (fresh)
+        find_fresh(tx, start)->is_written = 1;
     ph_record_begin(log);
     failed = remember(tx, ph_core_of(log, offset), start, offset, nbytes, fresh);
     uint64_t promise = ph_record_bytes(log->length);
@@ -453,6 +468,16 @@ static void drop_beyond(struct ph_tx *tx, const struct ph_tx_savepoint *point)
     }
 }
 
+/* What was taken of reserved blocks from index `first` on: the blocks may be about to go. */
+static void forget_fresh_snapshots(struct ph_tx *tx, uint64_t first)
+{
+    uint64_t kept = first;
+    for (uint64_t i = first; i < tx->snapshots.count; i++)
+        if (!ph_snapshots(tx)[i].fresh)
+            ph_snapshots(tx)[kept++] = ph_snapshots(tx)[i];
+    tx->snapshots.count = kept;
+}
+
 void ph_tx_rollback(struct ph_tx *tx)
 {
     struct ph_tx_savepoint point = ph_savepoints(tx)[--tx->savepoints.count];
@@ -461,7 +486,8 @@ void ph_tx_rollback(struct ph_tx *tx)
     for (uint64_t i = point.kept; i < tx->kept.count; i++)
         put_back(tx, &ph_kept(tx)[i]);
     tx->kept.count = point.kept;
-    drop_beyond(tx, &point); /* snapshots stay: their UNDO is in the log, and the bytes are the old ones */
+    forget_fresh_snapshots(tx, point.snapshots);
+    drop_beyond(tx, &point); /* other snapshots stay: their UNDO is in the log, and the bytes are the old ones */
 }
 
 /* End of a transaction with snapshots: nothing is to be undone any more. */

@@ -11,10 +11,11 @@ struct ph_tx_block {
     uint64_t offset;
     uint64_t nbytes;
     uint8_t is_cancelled; /* of a reserved block: enum below */
+    uint8_t is_written;   /* bytes of it were collected */
 };
 
 enum {
-    PH_TX_CANCELLED = 1, /* freed again under a savepoint: it may be rolled back */
+    PH_TX_CANCELLED = 1, /* freed again, and kept until the end: a rollback, or bytes that were collected, may want it */
     PH_TX_GONE = 2,      /* given back for good */
 };
 
@@ -55,6 +56,7 @@ struct ph_tx_savepoint {
 enum {
     PH_T_OUTSIDE = -30, /* the range does not lie inside one live block */
     PH_T_TWICE = -31,   /* the transaction has freed the block already */
+    PH_T_ENDED = -32,   /* a finalizer or a signal handler has ended the transaction meanwhile */
 };
 
 void ph_tx_init(struct ph_tx *tx, struct ph_log *log);
@@ -64,6 +66,8 @@ void ph_tx_fini(struct ph_tx *tx);
 int64_t ph_tx_malloc(struct ph_tx *tx, uint64_t arena, uint64_t size, uint64_t align);
 /* ph_tx_own -- a block that was reserved outside, by ph_reserve_large, is the transaction's. */
 int ph_tx_own(struct ph_tx *tx, uint64_t offset);
+/* ph_tx_disown -- give such a block back. */
+void ph_tx_disown(const struct ph_log *log, uint64_t offset);
 int ph_tx_free(struct ph_tx *tx, uint64_t offset);
 int ph_tx_write(struct ph_tx *tx, uint64_t offset, const void *bytes, uint64_t nbytes);
 /* ph_tx_carry -- store what was collected for [offset, offset + nbytes) of one block to a block that is reserved. */

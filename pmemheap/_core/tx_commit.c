@@ -183,7 +183,8 @@ static int write_bytes(struct ph_tx *tx)
         failed = write_final(tx, &ph_snapshots(tx)[i]);
     for (uint64_t i = 0; failed == 0 && i < tx->writes.count; i++) {
         const struct ph_tx_bytes *one = &ph_writes(tx)[i];
-        failed = ph_record_op(tx->log, PH_OP_WRITE, 0, one->offset, tx->buffer + one->at, (uint32_t)one->nbytes);
+        if (!ph_tx_is_dropped(tx, one))
+            failed = ph_record_op(tx->log, PH_OP_WRITE, 0, one->offset, tx->buffer + one->at, (uint32_t)one->nbytes);
     }
     for (uint64_t i = 0; failed == 0 && i < tx->frees.count; i++)
         if (!ph_frees(tx)[i].is_cancelled)
@@ -282,7 +283,8 @@ static void apply_in_memory(struct ph_tx *tx)
     for (uint64_t i = 0; i < tx->writes.count; i++) {
         const struct ph_tx_bytes *one = &ph_writes(tx)[i];
         struct ph_heap *h = ph_core_of(tx->log, one->offset);
-        memcpy(h->data + ph_local(one->offset), tx->buffer + one->at, one->nbytes);
+        if (!ph_tx_is_dropped(tx, one))
+            memcpy(h->data + ph_local(one->offset), tx->buffer + one->at, one->nbytes);
     }
     release_frees(tx);
 }

@@ -41,6 +41,12 @@ static int is_usable(const struct tx_object *self)
         && (self->heap == Py_None || ((struct heap_object *)self->heap)->state == PH_S_OPEN);
 }
 
+/* Python code that ran meanwhile, a finalizer, a signal handler, may have ended it. */
+static int is_begun(const struct tx_object *self)
+{
+    return self->log != NULL && self->state == PH_X_OPEN;
+}
+
 /* The writer's lock, if nobody has it. */
 static int is_writer(struct tx_object *self)
 {
@@ -64,11 +70,17 @@ static void finish(struct tx_object *self, int state)
     self->writer = 0;
 }
 
+/* One that is dropped is in the list still when the callbacks of its weak references run. */
+static int is_alive(struct tx_object *one)
+{
+    return Py_REFCNT((PyObject *)one) > 0;
+}
+
 PyObject *ph_tx_current(const struct log_object *log)
 {
     unsigned long thread = PyThread_get_thread_ident();
     for (struct tx_object *one = log->open; one != NULL; one = one->next)
-        if (one->thread == thread && one->heap != Py_None)
+        if (one->thread == thread && one->heap != Py_None && is_alive(one))
             return Py_NewRef((PyObject *)one);
     Py_RETURN_NONE;
 }
@@ -77,7 +89,7 @@ PyObject *ph_tx_list(const struct log_object *log)
 {
     PyObject *list = PyList_New(0);
     for (struct tx_object *one = log->open; list != NULL && one != NULL; one = one->next)
-        if (PyList_Append(list, (PyObject *)one) < 0)
+        if (is_alive(one) && PyList_Append(list, (PyObject *)one) < 0)
             Py_CLEAR(list);
     return list;
 }
@@ -166,17 +178,17 @@ static PyObject *tx_write(PyObject *object, PyObject *const *args, Py_ssize_t co
     struct tx_object *self = tx_of(object);
     uint64_t offset;
     Py_buffer data;
+    int failed = PH_T_ENDED;
 
     if (count != 2)
         return PyErr_Format(PyExc_TypeError, "write() takes 2 arguments (%zd given)", count);
-    if (is_usable(self) && is_writer(self) && read_number(args[0], &offset)) {
-        if (PyObject_GetBuffer(args[1], &data, PyBUF_CONTIG_RO) < 0)
-            return NULL;
-        int failed = ph_tx_write(&self->tx, offset, data.buf, (uint64_t)data.len);
-        PyBuffer_Release(&data);
-        if (failed == 0)
-            Py_RETURN_NONE;
-    }
+    if (PyObject_GetBuffer(args[1], &data, PyBUF_CONTIG_RO) < 0) /* first: it may call Python */
+        return NULL;
+    if (is_usable(self) && is_writer(self) && read_number(args[0], &offset))
+        failed = ph_tx_write(&self->tx, offset, data.buf, (uint64_t)data.len);
+    PyBuffer_Release(&data);
+    if (failed == 0)
+        Py_RETURN_NONE;
     return PyObject_CallMethodObjArgs(object, slow.write, args[0], args[1], NULL);
 }
 
@@ -214,7 +226,7 @@ static PyObject *wait_writer(PyObject *object, PyObject *ignored)
     struct tx_object *self = tx_of(object);
 
     (void)ignored;
-    while (!is_writer(self)) {
+    while (is_begun(self) && !is_writer(self)) {
         int got;
         Py_BEGIN_ALLOW_THREADS
         got = PyThread_acquire_lock_timed(self->log->writer, PH_WRITER_WAIT, 0) == PY_LOCK_ACQUIRED;
@@ -240,16 +252,24 @@ static PyObject *try_malloc(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "KKK", &arena, &size, &align))
         return NULL;
+    if (!is_begun(tx_of(object)))
+        return PyLong_FromLong(PH_T_ENDED);
     return PyLong_FromLongLong(ph_tx_malloc(&tx_of(object)->tx, arena, size, align));
 }
 
+PyDoc_STRVAR(own_doc, "_own(offset, /)\n--\n\nTake a block that was reserved outside, or give it back and say why not.");
+
 static PyObject *own(PyObject *object, PyObject *argument)
 {
+    struct tx_object *self = tx_of(object);
     unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
 
     if (PyErr_Occurred())
         return NULL;
-    return PyLong_FromLong(ph_tx_own(&tx_of(object)->tx, offset));
+    int failed = is_begun(self) ? ph_tx_own(&self->tx, offset) : PH_T_ENDED;
+    if (failed < 0)
+        ph_tx_disown(self->tx.log, offset);
+    return PyLong_FromLong(failed);
 }
 
 static PyObject *try_free(PyObject *object, PyObject *argument)
@@ -258,7 +278,7 @@ static PyObject *try_free(PyObject *object, PyObject *argument)
 
     if (PyErr_Occurred())
         return NULL;
-    return PyLong_FromLong(ph_tx_free(&tx_of(object)->tx, offset));
+    return PyLong_FromLong(is_begun(tx_of(object)) ? ph_tx_free(&tx_of(object)->tx, offset) : PH_T_ENDED);
 }
 
 static PyObject *try_write(PyObject *object, PyObject *args)
@@ -268,7 +288,7 @@ static PyObject *try_write(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "Ky*", &offset, &data))
         return NULL;
-    int failed = ph_tx_write(&tx_of(object)->tx, offset, data.buf, (uint64_t)data.len);
+    int failed = is_begun(tx_of(object)) ? ph_tx_write(&tx_of(object)->tx, offset, data.buf, (uint64_t)data.len) : PH_T_ENDED;
     PyBuffer_Release(&data);
     return PyLong_FromLong(failed);
 }
@@ -282,7 +302,8 @@ static PyObject *carry(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "KKK", &offset, &length, &to))
         return NULL;
-    ph_tx_carry(&tx_of(object)->tx, offset, length, to);
+    if (is_begun(tx_of(object)))
+        ph_tx_carry(&tx_of(object)->tx, offset, length, to);
     Py_RETURN_NONE;
 }
 
@@ -296,7 +317,7 @@ static PyObject *snapshot(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "KK", &offset, &length))
         return NULL;
-    int64_t end = ph_tx_snapshot(&self->tx, offset, length);
+    int64_t end = is_begun(self) ? ph_tx_snapshot(&self->tx, offset, length) : PH_T_ENDED;
     if (end > 0 && self->tx.log->power && !ph_omitted(18) /* [R18] lazy or not */
         && ph_log_sync(self->log, (uint64_t)end) < 0)
         end = PH_L_DEAD;
@@ -306,6 +327,8 @@ static PyObject *snapshot(PyObject *object, PyObject *args)
 /* Append the record, and wait until it is durable where it has to be: the LSN behind it, or a negative code. */
 static int64_t commit_now(struct tx_object *self, const void *operations, uint64_t length, uint16_t count, int durable)
 {
+    if (!is_begun(self))
+        return PH_T_ENDED;
     struct ph_log *log = self->tx.log;
     int waits = ph_tx_changes_homes(&self->tx);
     int64_t end = ph_tx_commit(&self->tx, operations, length, count);
@@ -337,9 +360,11 @@ static PyObject *commit(PyObject *object, PyObject *args)
 /* Whether C can commit alone: nothing but blocks and bytes, and no more new bytes than a record carries. */
 static int is_plain(const struct tx_object *self)
 {
+    if (!is_usable(self))
+        return 0;
     const struct ph_log *log = self->tx.log;
     uint64_t most = log->size / 4 < PH_INLINE_MOST ? log->size / 4 : PH_INLINE_MOST;
-    return is_usable(self) && self->heap != Py_None && self->roots == NULL
+    return self->heap != Py_None && self->roots == NULL
         && (self->savepoints == NULL || PyList_Size(self->savepoints) == 0)
         && (!log->power || self->tx.fresh_bytes <= most);
 }
@@ -403,20 +428,22 @@ static PyObject *finish_tx(PyObject *object, PyObject *ignored)
 static PyObject *savepoint(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
-    return PyLong_FromLong(ph_tx_savepoint(&tx_of(object)->tx));
+    return PyLong_FromLong(is_begun(tx_of(object)) ? ph_tx_savepoint(&tx_of(object)->tx) : PH_T_ENDED);
 }
 
 static PyObject *release_savepoint(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
-    ph_tx_release_savepoint(&tx_of(object)->tx);
+    if (is_begun(tx_of(object)) && tx_of(object)->tx.savepoints.count != 0)
+        ph_tx_release_savepoint(&tx_of(object)->tx);
     Py_RETURN_NONE;
 }
 
 static PyObject *rollback(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
-    ph_tx_rollback(&tx_of(object)->tx);
+    if (is_begun(tx_of(object)) && tx_of(object)->tx.savepoints.count != 0)
+        ph_tx_rollback(&tx_of(object)->tx);
     Py_RETURN_NONE;
 }
 
@@ -494,7 +521,7 @@ static PyMethodDef tx_methods[] = {
     {"_finish", finish_tx, METH_NOARGS, finish_doc},
     {"_state", state_of, METH_NOARGS, NULL},
     {"_try_malloc", try_malloc, METH_VARARGS, NULL},
-    {"_own", own, METH_O, NULL},
+    {"_own", own, METH_O, own_doc},
     {"_try_free", try_free, METH_O, NULL},
     {"_try_write", try_write, METH_VARARGS, NULL},
     {"_carry", carry, METH_VARARGS, carry_doc},
