@@ -10,7 +10,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SANITIZED := $(VENV)/sanitized
 
-.PHONY: all demo test fuzz differential lint bench compare commits peers docs wheel sanitize damage fifo clean
+.PHONY: all demo test fuzz differential lint bench compare commits peers docs wheel sanitize damage kill faults disk-full fifo clean
 
 all: lint test
 
@@ -38,6 +38,24 @@ differential: $(VENV)/test/ready
 # Every byte of a small heap file's metadata changed, every truncation: a quarter of an hour.
 damage: $(VENV)/test/ready
 	PMEMHEAP_DAMAGE_ALL=1 $(VENV)/test/bin/python -m pytest tests/test_heap_damage.py -rA --no-header
+
+# ROUNDS=1000 of SIGKILL at random times on disk (both durabilities) and in memory.
+kill: $(VENV)/test/ready
+	for where in ". power" ". process" "/dev/shm process"; do set -- $$where; \
+	  $(VENV)/test/bin/python tests/kill_load.py --rounds $(or $(ROUNDS),1000) --where $$1 --durability $$2 \
+	    --seed $(or $(SEED),0) || exit 1; \
+	done
+
+# Every system call of a script refused, with each errno, and Python short of memory: an hour.
+faults: $(VENV)/test/ready
+	for durability in process power; do \
+	  $(VENV)/test/bin/python tests/fault_load.py --durability $$durability --stride $(or $(STRIDE),1) \
+	    --memory 1000 || exit 1; \
+	done
+
+# File systems of 4 and 8 MiB that are really full; mounts them, so it wants root.
+disk-full: $(VENV)/test/ready
+	PMEMHEAP_DISK_FULL=1 $(VENV)/test/bin/python -m pytest tests/test_disk_full.py -rA --no-header
 
 # A FIFO load of GB=100 through memory and a tenth of it through a file, trimmed and not, and its picture.
 fifo: $(VENV)/bench/ready

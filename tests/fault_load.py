@@ -11,7 +11,7 @@ python tests/fault_load.py                   all of it, with counts
 
 from __future__ import annotations
 
-import _testcapi
+import _testcapi  # type: ignore[import-not-found]
 import argparse
 import errno
 import gc
@@ -341,15 +341,17 @@ def main() -> None:
         TemporaryDirectory(dir=options.home) as home,
         TemporaryDirectory(dir=options.where) as directory,
     ):
+        path, failures = Path(directory) / "heap", 0
         for kind, number in [KINDS[index] for index in options.kinds]:
-            _report(options, Path(directory) / "heap", Path(home), kind, number)
+            failures += _report(options, path, Path(home), kind, number)
         if options.memory:
-            _short_of_memory(options, Path(directory) / "heap", Path(home))
+            failures += _short_of_memory(options, path, Path(home))
+    sys.exit(failures > 0)
 
 
 def _report(
     options: argparse.Namespace, path: Path, home: Path, kind: FaultKind, number: int
-) -> None:
+) -> int:
     began = time.monotonic()
     refusals = Refusals(path, home, options.durability)
     failures: list[str] = []
@@ -366,9 +368,11 @@ def _report(
     word = errno.errorcode.get(number, "")
     print(f"{options.durability} {kind.name} {word}: {seconds:.0f} seconds")  # noqa: T201
     print(table(refusals.counts), *failures, sep="\n", flush=True)  # noqa: T201
+    return len(failures)
 
 
-def _short_of_memory(options: argparse.Namespace, path: Path, home: Path) -> None:
+def _short_of_memory(options: argparse.Namespace, path: Path, home: Path) -> int:
+    failures = 0
     refusals = Refusals(path, home, options.durability)
     chance = random.Random(options.memory)
     for _ in range(options.memory):
@@ -376,8 +380,10 @@ def _short_of_memory(options: argparse.Namespace, path: Path, home: Path) -> Non
         try:
             refusals.run_short_of_memory(nth)
         except (AssertionError, PmemHeapError) as error:
+            failures += 1
             print(f"request for memory {nth}: {error}"[:2000], flush=True)  # noqa: T201
     print(f"{options.durability} memory", table(refusals.counts), sep="\n", flush=True)  # noqa: T201
+    return failures
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ class Worker:
     def __init__(self, heap: Heap, model: Model, journal: Journal, thread: int, seed: int) -> None:
         self.rng = random.Random(seed)
         self.player = Player(heap, model, journal.write, thread)
-        self.actor = Actor(self.player, seed=seed & ~0xFFFFF)
+        self.actor = Actor(self.player, seed=seed << 32 | thread << 24)
         self.thread, self.name = thread, f"thread {thread}"
         self.seen = self._counters()
 
@@ -296,7 +296,7 @@ class Worker:
     # ------------------------------------------------------------ steps
 
     def size(self) -> int:
-        return self.rng.randint(1, self.rng.choice(_SIZES))
+        return self.rng.randint(8, self.rng.choice(_SIZES))  # fewer bytes cannot be told apart
 
     def some(self, most: int, least: int = 1) -> list[int]:
         """Return blocks of this thread that bytes can be stored to."""
@@ -326,7 +326,7 @@ class Worker:
             self.actor.realloc(offset, self.size())
 
     def many(self) -> None:
-        blocks = self.actor.malloc_many(self.rng.randint(1, 200), self.rng.randint(1, 12))
+        blocks = self.actor.malloc_many(self.rng.randint(8, 200), self.rng.randint(1, 12))
         self.actor.free_many(blocks[:: self.rng.randint(1, 3)])
 
     def transaction(self) -> None:

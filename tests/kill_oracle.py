@@ -287,7 +287,7 @@ def _differences(
 
 def _match(makes: list[Make], rest: dict[int, bytes], *, some: bool) -> list[Came] | None:
     """Find each new block among what is left over; take it out of there."""
-    came = []
+    came: list[Came] = []
     for make in sorted(makes, key=lambda each: -len(each.sure)) if not some else makes:
         offset = next((at for at, there in rest.items() if _fits(make, there)), None)
         if offset is None:
@@ -327,8 +327,9 @@ def _brief(change: Change) -> str:
         for ranges in (change.writes, change.in_place)
     )
     return (
-        f"frees {[hex(each) for each in change.frees]}, writes {writes}, in place {in_place}, makes {makes}, "
-        f"roots {change.roots}, arenas {change.arenas}, durable {change.durable}"
+        f"frees {[hex(each) for each in change.frees]}, writes {writes}, "
+        f"in place {in_place}, makes {makes}, roots {change.roots}, arenas {change.arenas}, "
+        f"durable {change.durable}"
     )
 
 
@@ -346,11 +347,13 @@ class Player:
     ) -> None:
         self.heap, self.model, self._tell, self.thread = heap, model, tell, thread
 
-    def do(self, change: Change, act: Callable[[], Sequence[tuple[int, bytes]]]) -> list[int]:
+    def do(
+        self, change: Change, act: Callable[[], Sequence[tuple[int, bytes]] | None]
+    ) -> list[int]:
         """Make a change: `act` returns offset and contents of the blocks that came."""
         self._tell(Entry(self.thread, change))
         came = []
-        for (offset, content), make in zip(act(), change.makes, strict=True):
+        for (offset, content), make in zip(act() or (), change.makes, strict=True):
             loose = len(make.sure) < len(content)
             came.append(Came(offset, self.heap.usable_size(offset), content, loose))
         self._tell(Entry(self.thread, came=tuple(came)))

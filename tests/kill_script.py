@@ -100,11 +100,11 @@ class Actor:
         return self.player.do(Change(makes=(Make(size),) * count, in_parts=True), act)
 
     def free(self, offset: int) -> None:
-        self.player.do(Change(frees=(offset,)), lambda: self.heap.free(offset) or [])
+        self.player.do(Change(frees=(offset,)), lambda: self.heap.free(offset))
 
     def free_many(self, offsets: Sequence[int]) -> None:
         change = Change(frees=tuple(offsets), in_parts=True)
-        self.player.do(change, lambda: self.heap.free_many(offsets) or [])
+        self.player.do(change, lambda: self.heap.free_many(offsets))
 
     def realloc(self, offset: int, size: int) -> int:
         old = self.content(offset)
@@ -182,7 +182,11 @@ class Actor:
 
     def quietly(self, act: Callable[[], object], *, synced: bool = False) -> None:
         """Do something that leaves all blocks as they are."""
-        self.player.do(Change(durable=synced, synced=synced), lambda: (act() and []) or [])
+
+        def quiet() -> None:
+            act()
+
+        self.player.do(Change(durable=synced, synced=synced), quiet)
 
     def sync(self) -> None:
         self.quietly(self.heap.sync, synced=True)
@@ -214,13 +218,16 @@ class Actor:
         self.quietly(act, synced=True)
 
     def make_arena(self, name: str) -> None:
-        self.player.do(Change(arenas=((name, True),)), lambda: (self.heap.arena(name) and []) or [])
+        def act() -> None:
+            self.heap.arena(name)
+
+        self.player.do(Change(arenas=((name, True),)), act)
 
     def drop_arena(self, name: str) -> None:
         index = self.heap.arena(name, create=False)._origin
         blocks = tuple(each for each in self.model.blocks if each & ~((1 << 55) - 1) == index)
         change = Change(frees=blocks, arenas=((name, False),))
-        self.player.do(change, lambda: self.heap.arena(name, create=False).drop() or [])
+        self.player.do(change, lambda: self.heap.arena(name, create=False).drop())
 
 
 def log_of(heap: Heap) -> RedoLog:
