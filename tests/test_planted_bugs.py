@@ -29,7 +29,7 @@ from pmemheap.testing import LINE, CrashStates, Image, Kind, Recorder
 from pmemheap.units import UNIT
 
 pytestmark = pytest.mark.slow
-MOST_STATES = 400
+MOST_STATES = 200
 LOG = range(layout.HEADER_BYTES, layout.HEADER_BYTES + LOG_BYTES)
 FIRST_UNIT = LOG.stop + layout.SEGMENT_UNITS * (layout.ENTRY_WIDTH + layout.BITS_WIDTH)
 
@@ -60,7 +60,7 @@ def sync_shared(directory: Path) -> str | None:
     sys.setswitchinterval(5)
     program = Program("power", ("group", "group"))
     recording, world = record(program, directory / "group")
-    each = Search(budget=256, share=0, most_states=4000)
+    each = Search(budget=64, share=0, most_states=1500)
     each.crash(recording, world, str(program))
     return next(iter(each.findings.failures), None)
 
@@ -101,7 +101,6 @@ def repeated(directory: Path) -> str | None:
             with Recorder(image.fd) as recorder:
                 again = World(attach(image.fd), start.known, start.names)
                 run(again, "alloc lazy")
-                again.synced()
             again.close()
             failure = _crash_all(recorder.recording, again)
             if failure is not None:
@@ -110,7 +109,7 @@ def repeated(directory: Path) -> str | None:
 
 
 def _crash_all(recording: Any, world: World) -> str | None:
-    nested = Search(budget=16, share=0)
+    nested = Search(budget=4, share=0)
     nested.crash(recording, world, "written again")
     return next(iter(nested.findings.failures), None)
 

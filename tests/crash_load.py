@@ -1,0 +1,106 @@
+"""Crash a heap in millions of ways: programs of one, two and three operations, all their crashes.
+
+    python tests/crash_load.py --states 2000000 --seconds 7200 --workers 2
+
+Prints what was exercised, and fails for a wrong heap and for a counter that stayed 0: a search that
+never met a wrapped record has shown nothing about them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import random
+import sys
+import time
+from collections.abc import Iterator
+from itertools import product
+from multiprocessing.connection import Connection
+
+from crash_oracle import Findings, Search
+from crash_world import Program, alphabet
+
+FAILURES_SHOWN = 5
+DURABILITIES = ("power", "process")
+
+
+def programs(seed: int) -> Iterator[Program]:
+    """Yield every program of one operation, then those of two in some order, then some of three."""
+    chance = random.Random(seed)
+    for count in (1, 2):
+        some = [
+            Program(durability, operations)
+            for durability in DURABILITIES
+            for operations in product(alphabet(), repeat=count)
+        ]
+        chance.shuffle(some)
+        yield from some
+    while True:
+        yield Program(chance.choice(DURABILITIES), tuple(chance.choices(alphabet(), k=3)))
+
+
+def search(
+    states: int, seconds: float, workers: int, *, seed: int = 0, budget: int = 64
+) -> Findings:
+    """Crash programs until enough states were looked at, or the time is up."""
+    context = multiprocessing.get_context("fork")
+    end = time.monotonic() + seconds
+    running = []
+    for rank in range(workers):
+        receiver, sender = context.Pipe(duplex=False)
+        share = rank, workers, -(-states // workers), end, seed, budget
+        child = context.Process(target=work, args=(share, sender))
+        child.start()
+        sender.close()
+        running.append((child, receiver))
+    findings = Findings()
+    for child, receiver in running:
+        try:
+            findings.add(receiver.recv())
+        except EOFError:
+            findings.failures.append(f"a worker died with exit code {child.exitcode}")
+        child.join()
+    return findings
+
+
+def work(share: tuple[int, int, int, float, int, int], sender: Connection) -> None:
+    """Do every n-th program."""
+    rank, workers, states, end, seed, budget = share
+    findings = Findings()
+    for number, program in enumerate(programs(seed)):
+        if number % workers != rank:
+            continue
+        each = Search(budget=budget, share=0.02, seed=seed)
+        each.run(program)
+        findings.add(each.findings)
+        enough = findings.seen["states"] >= states or time.monotonic() > end
+        if enough or len(findings.failures) >= FAILURES_SHOWN:
+            break
+    sender.send(findings)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--states", type=int, default=2_000_000)
+    parser.add_argument("--seconds", type=float, default=4 * 3600.0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--budget", type=int, default=64, help="power failures per event")
+    options = parser.parse_args()
+    began = time.monotonic()
+    findings = search(
+        options.states, options.seconds, options.workers, seed=options.seed, budget=options.budget
+    )
+    elapsed = time.monotonic() - began
+    rate, wrong = findings.seen["states"] / elapsed, len(findings.failures)
+    lines = [str(findings), f"{rate:.0f} states a second, {wrong} failures"]
+    lines += findings.failures[:FAILURES_SHOWN]
+    missing = findings.missing()
+    if missing:
+        lines.append(f"never exercised: {', '.join(missing)}")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return bool(findings.failures or missing)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""A heap is crashed everywhere: what is left is a state that was committed, and as many as were.
+
+The workloads are in `crash_world`, the oracle in `crash_oracle`; `make crash` takes more of it.
+"""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+from crash_load import search
+from crash_oracle import Search
+from crash_world import Program, alphabet, attach, record
+
+from pmemheap import Heap, heapfile, redo
+from pmemheap.errors import CorruptHeapError
+from pmemheap.testing import CrashStates, Image, Kind
+
+STATES = 20_000
+
+
+@pytest.mark.slow
+def test_every_crash_leaves_a_committed_state() -> None:
+    findings = search(STATES, seconds=600, workers=2, budget=24)
+    assert not findings.failures, findings.failures[0]
+    assert not findings.missing()
+    assert findings.seen["states"] >= STATES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", alphabet())
+def test_a_process_heap_survives_a_signal_anywhere(operation: str) -> None:
+    each = Search(share=0.01)
+    each.run(Program("process", (operation, operation)))
+    assert not each.findings.failures, each.findings.failures[0]
+
+
+def test_a_slot_that_recovery_changes_is_not_torn() -> None:
+    """Segments without an owner were marked SPARE in place: half a slot has a wrong CRC."""
+    each = Search(budget=4, share=1.0)
+    each.run(Program("power", ("move-log",)))
+    assert not each.findings.failures, each.findings.failures[0]
+
+
+@pytest.mark.parametrize("kind", ["anonymous", "shared"])
+def test_a_block_may_be_written_and_freed_in_one_transaction(kind: str) -> None:
+    """The pin of the write was looked up by a bit that the free had cleared."""
+    heap = getattr(Heap, kind)()
+    offset = heap.malloc(300)
+    with heap.transaction() as tx:
+        tx.write(offset, b"x" * 100)
+        tx.free(offset)
+    assert not list(heap.blocks())
+    assert heap.check()
+    heap.close()
+
+
+def test_a_process_heap_is_refused_after_a_power_failure() -> None:
+    """In use under another boot: what it wrote since the last sync is unknown."""
+    recording, _ = record(Program("process", ("swap lazy",)))
+    states = CrashStates(recording, kinds=(Kind.KILL,))
+    with Image(states.replay) as image:
+        for state in states:
+            image.load(state)
+            with (
+                mock.patch.object(redo, "boot_id", bytes),
+                mock.patch.object(heapfile, "boot_id", bytes),
+                pytest.raises(CorruptHeapError, match="machine went down"),
+            ):
+                attach(image.fd)
