@@ -56,6 +56,7 @@ class LogCode:
     LARGE = -21
     DEAD = -22
     NO_SCRATCH = -23
+    MANY = -25
 
 
 def slot_operations(slots: Iterable[SlotImage]) -> tuple[bytes, int]:
@@ -184,6 +185,11 @@ class RedoLog(native.LogCore):
             self._require_larger(nbytes)
         elif code == LogCode.DEAD:
             raise self.died("change")
+        elif code == LogCode.MANY:
+            raise OutOfSpaceError(
+                f"heap file {self._medium.name!r}: a transaction with at most 65535 blocks and "
+                "ranges that are no neighbours expected, found one with more"
+            )
         else:
             raise MemoryError(f"heap file {self._medium.name!r}: no memory for a log record")
 

@@ -56,7 +56,7 @@ int ph_record_op(struct ph_log *log, uint8_t type, uint8_t flags, uint64_t off, 
     uint64_t padded = ((uint64_t)length + 7) & ~7ULL;
     struct ph_op op = {.type = type, .flags = flags, .len = length, .off = off};
     if (log->nops == UINT16_MAX)
-        return PH_L_LARGE;
+        return PH_L_MANY;
     if (make_room(log, sizeof op + padded) < 0)
         return PH_L_NOMEM;
     uint8_t *at = log->scratch + log->length;
@@ -71,7 +71,7 @@ int ph_record_op(struct ph_log *log, uint8_t type, uint8_t flags, uint64_t off, 
 int ph_record_raw(struct ph_log *log, const void *operations, uint64_t length, uint16_t count)
 {
     if (log->nops + count > UINT16_MAX)
-        return PH_L_LARGE;
+        return PH_L_MANY;
     if (make_room(log, length) < 0)
         return PH_L_NOMEM;
     memcpy(log->scratch + log->length, operations, length);
@@ -242,12 +242,16 @@ void ph_apply_bytes(const struct ph_log *log, uint64_t off, uint64_t length, uin
         ring_bring(log, payload + (inside - off), home->data + (inside & ((1ULL << PH_ARENA_SHIFT) - 1)), count);
 }
 
-static void release(const struct ph_log *log, uint64_t off)
+/* Let freed blocks that lie in one piece out of quarantine [R6]. */
+static void release(const struct ph_log *log, uint64_t off, uint64_t nbytes)
 {
     const struct ph_home *home = ph_home_of(log, off);
-    uint64_t local = off & ((1ULL << PH_ARENA_SHIFT) - 1);
-    if (home != NULL && home->heap != NULL && ph_is_retired(home->heap, local))
+    uint64_t local = off & ((1ULL << PH_ARENA_SHIFT) - 1), end = local + nbytes;
+    while (home != NULL && home->heap != NULL && local < end && ph_is_retired(home->heap, local)) {
+        uint64_t held = (uint64_t)ph_held_size(home->heap, local);
         ph_release(home->heap, local);
+        local += held;
+    }
 }
 
 static void apply_op(struct ph_log *log, const struct ph_op *op, uint64_t payload)
@@ -256,8 +260,11 @@ static void apply_op(struct ph_log *log, const struct ph_op *op, uint64_t payloa
         ph_apply_meta(log, op, payload);
     else if (op->type == PH_OP_WRITE && !(op->flags & PH_WRITE_IS_HOME))
         ph_apply_bytes(log, op->off, op->len, payload);
-    else if (op->type == PH_OP_FREE)
-        release(log, op->off); /* [R6] */
+    else if (op->type == PH_OP_FREE) {
+        uint64_t nbytes;
+        ph_ring_read(log, payload, &nbytes, sizeof nbytes);
+        release(log, op->off, nbytes);
+    }
 }
 
 uint64_t ph_record_at(const struct ph_log *log, uint64_t lsn, struct ph_record *record)
@@ -297,7 +304,7 @@ void ph_log_apply(struct ph_log *log, uint64_t upto)
         if (record.kind == PH_RECORD_WORD) {
             ph_apply_word(log, &record);
             if (record.nops != 0)
-                release(log, ph_word_freed(&record)); /* [R6] */
+                release(log, ph_word_freed(&record), (uint64_t)record.nops << PH_GRANULE_SHIFT);
         }
         for (uint32_t i = 0; record.kind == PH_RECORD_COMMIT && i < record.nops; i++) {
             struct ph_op op;

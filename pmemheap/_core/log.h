@@ -47,6 +47,7 @@ enum {
     PH_L_DEAD = -22,  /* a sync has failed; nothing may be written any more */
     PH_L_NOMEM = -23,
     PH_L_CORRUPT = -24,
+    PH_L_MANY = -25,  /* more operations than a record can have */
 };
 
 struct ph_record {

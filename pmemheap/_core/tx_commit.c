@@ -4,6 +4,8 @@
 
 #include "tx_internal.h"
 
+enum { PH_PIECE_MOST = 1 << 20 }; /* of neighbouring blocks in one operation */
+
 /* One word of the bits or entries of an arena that a record changes. */
 struct word {
     uint64_t off; /* arena << 55 | byte index in the table */
@@ -138,16 +140,27 @@ static int write_freed(struct ph_log *log, uint64_t offset, uint64_t nbytes)
     return ph_record_op(log, PH_OP_FREE, 0, offset, &nbytes, sizeof nbytes);
 }
 
-/* Fresh bytes of a power heap: in the record, or, if they are durable already, by name. */
-static int write_fresh(const struct ph_tx *tx, const struct ph_tx_block *one)
+/* Bytes from block `*i` of a list on that lie in one piece, over blocks that are not cancelled; `*i` moves behind them. */
+static uint64_t piece(const struct ph_tx_block *blocks, uint64_t count, uint64_t *i)
+{
+    uint64_t start = blocks[*i].offset, stop = start + blocks[*i].nbytes;
+    while (++*i < count && !blocks[*i].is_cancelled && blocks[*i].offset == stop && stop - start < PH_PIECE_MOST)
+        stop += blocks[*i].nbytes;
+    return stop - start;
+}
+
+/* Fresh bytes of a power heap: in the record, or, if they are durable already, by name. In a process heap no older
+ * image can be replayed over them. */
+static int write_fresh(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes)
 {
     struct ph_log *log = tx->log;
-    const uint64_t range[2] = {one->nbytes, 0};
-    if (!log->power || tx->data_first)
-        return ph_record_op(log, PH_OP_FRESH, 0, one->offset, range, sizeof range);
-    const struct ph_heap *h = ph_core_of(log, one->offset);
-    return ph_record_op(log, PH_OP_WRITE, PH_WRITE_IS_HOME, one->offset, h->data + ph_local(one->offset),
-                        (uint32_t)one->nbytes);
+    const uint64_t range[2] = {nbytes, 0};
+    if (!log->power)
+        return 0;
+    if (tx->data_first)
+        return ph_record_op(log, PH_OP_FRESH, 0, offset, range, sizeof range);
+    const uint8_t *data = ph_core_of(log, offset)->data + ph_local(offset);
+    return ph_record_op(log, PH_OP_WRITE, PH_WRITE_IS_HOME, offset, data, (uint32_t)nbytes);
 }
 
 /* [R19] The final bytes of a snapshot; in a process heap they are where they belong. */
@@ -176,9 +189,13 @@ static int write_bare_frees(struct ph_log *log)
 static int write_bytes(struct ph_tx *tx)
 {
     int failed = 0;
-    for (uint64_t i = 0; failed == 0 && i < tx->fresh.count; i++)
-        if (!ph_fresh(tx)[i].is_cancelled)
-            failed = write_fresh(tx, &ph_fresh(tx)[i]);
+    for (uint64_t i = 0; failed == 0 && i < tx->fresh.count;) {
+        const struct ph_tx_block *first = &ph_fresh(tx)[i];
+        if (first->is_cancelled)
+            i++;
+        else
+            failed = write_fresh(tx, first->offset, piece(ph_fresh(tx), tx->fresh.count, &i));
+    }
     for (uint64_t i = 0; failed == 0 && i < tx->snapshots.count; i++)
         failed = write_final(tx, &ph_snapshots(tx)[i]);
     for (uint64_t i = 0; failed == 0 && i < tx->writes.count; i++) {
@@ -186,9 +203,13 @@ static int write_bytes(struct ph_tx *tx)
         if (!ph_tx_is_dropped(tx, one))
             failed = ph_record_op(tx->log, PH_OP_WRITE, 0, one->offset, tx->buffer + one->at, (uint32_t)one->nbytes);
     }
-    for (uint64_t i = 0; failed == 0 && i < tx->frees.count; i++)
-        if (!ph_frees(tx)[i].is_cancelled)
-            failed = write_freed(tx->log, ph_frees(tx)[i].offset, ph_frees(tx)[i].nbytes);
+    for (uint64_t i = 0; failed == 0 && i < tx->frees.count;) {
+        const struct ph_tx_block *first = &ph_frees(tx)[i];
+        if (first->is_cancelled)
+            i++;
+        else
+            failed = write_freed(tx->log, first->offset, piece(ph_frees(tx), tx->frees.count, &i));
+    }
     return failed;
 }
 
