@@ -47,7 +47,7 @@ def test_killed_before_a_change_of_the_file(
     step = 1 + stride // 2
     while kills.at(step):
         step += stride
-    needed(kills.counts, "kills", "in flight, there", "changes that had returned")
+    needed(kills.counts, "kills", "changes that had returned")
 
 
 def test_killed_at_any_time(place: tuple[Path, str]) -> None:
