@@ -59,7 +59,7 @@ faults: $(VENV)/test/ready
 
 # File systems of 4 and 8 MiB that are really full; mounts them, so it wants root.
 disk-full: $(VENV)/test/ready
-	PMEMHEAP_DISK_FULL=1 $(VENV)/test/bin/python -m pytest tests/test_disk_full.py -rA --no-header
+	$(VENV)/test/bin/python -m pytest tests/disk_full_load.py -rA --no-header
 
 # A FIFO load of GB=100 through memory and a tenth of it through a file, trimmed and not, and its picture.
 fifo: $(VENV)/bench/ready

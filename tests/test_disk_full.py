@@ -1,19 +1,15 @@
 """A disk that really is full: every store has its block, every refusal is an exception.
 
-RLIMIT_FSIZE works everywhere: a file that cannot grow. A tmpfs and an ext4 of 4 MiB take root, and
-run when PMEMHEAP_DISK_FULL is set: `make disk-full`.
+Here by RLIMIT_FSIZE, which works everywhere; on file systems that are full in `disk_full_load.py`.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import random
 import resource
-import shutil
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +17,7 @@ import pytest
 from kill_oracle import Entry, Found, Ledger, Model, Player
 from kill_script import SMALL_LOG, Actor, emptied, made, reopened
 
-from pmemheap import Heap, native
+from pmemheap import native
 from pmemheap.errors import OutOfSpaceError
 from pmemheap.native import Call, FaultKind
 from pmemheap.units import KiB, MiB
@@ -130,64 +126,3 @@ def test_a_disk_that_is_full_from_some_call_on(durability: str, tmp_path: Path) 
             tx.write(small, b"still")
         heap.malloc(2 * MiB)
         assert heap.check(), str(heap.check())
-
-
-# ---------------------------------------------------------------- real ones, by hand
-
-by_hand = pytest.mark.skipif(
-    os.environ.get("PMEMHEAP_DISK_FULL") != "1", reason="mounts file systems: make disk-full"
-)
-
-
-@contextmanager
-def mounted(directory: Path, *options: str) -> Iterator[Path]:
-    directory.mkdir(exist_ok=True)
-    subprocess.run(["mount", *options, str(directory)], check=True)
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", str(directory)], check=True)
-
-
-@contextmanager
-def small_tmpfs(directory: Path) -> Iterator[Path]:
-    with mounted(directory / "mount", "-t", "tmpfs", "-o", f"size={SMALL}", "tmpfs") as mount:
-        yield mount
-
-
-@contextmanager
-def small_ext4(directory: Path) -> Iterator[Path]:
-    disk = directory / "disk"
-    with disk.open("wb") as file:
-        file.truncate(2 * SMALL)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(disk)], check=True)
-    with mounted(directory / "mount", "-o", "loop", str(disk)) as mount:
-        yield mount
-
-
-@by_hand
-@pytest.mark.parametrize(
-    ("file_system", "durability"),
-    [(small_tmpfs, "process"), (small_ext4, "process"), (small_ext4, "power")],
-)
-def test_a_file_system_that_is_full(
-    file_system: Callable[[Path], Iterator[Path]], durability: str, tmp_path: Path
-) -> None:
-    with file_system(tmp_path) as directory:  # type: ignore[attr-defined]
-        path = directory / "heap"
-        made(path, durability).close()
-        size = path.stat().st_size
-        refused, done = fill_up(path, seed=2)
-        assert refused > 20
-        assert done > 60
-        assert shutil.disk_usage(directory).total <= 2 * SMALL
-        assert emptied(path) == size
-
-
-@by_hand
-def test_no_room_to_create_a_heap(tmp_path: Path) -> None:
-    with small_tmpfs(tmp_path) as directory:
-        (directory / "other").write_bytes(bytes(3 * MiB))
-        with pytest.raises(OutOfSpaceError):
-            Heap.create(directory / "heap")
-        assert [each.name for each in directory.iterdir()] == ["other"]
