@@ -460,7 +460,10 @@ class Engine(Committing):
 
     def _wake(self) -> None:
         """Say in the file that it is in use, before the first change after a durable point."""
-        self._alone(self._wake_locked)
+        if self._owner == threading.get_ident():
+            self._wake_locked()
+        else:
+            self._alone(self._wake_locked)
 
     def _wake_locked(self) -> None:
         if self._state() != State.QUIET:

@@ -1,4 +1,4 @@
-"""A heap on file systems of 4 and 8 MiB that are really full; mounts them: `make disk-full`, as root."""
+"""A heap on file systems of 4 and 8 MiB that are really full: `make disk-full`, as root."""
 
 from __future__ import annotations
 

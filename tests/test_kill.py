@@ -186,3 +186,16 @@ def test_a_block_moves_beside_the_snapshot_of_another_thread(place: tuple[Path, 
         finally:
             over.set()
             thread.join()
+
+
+def test_a_change_wakes_a_heap_that_another_thread_has_synced(tmp_path: Path) -> None:
+    """The sync may come after the change has looked, and before it has the lock."""
+    with made(tmp_path / "heap", "process") as heap:
+
+        def change() -> None:
+            heap._make_quiet()
+            heap._require(write=True)
+
+        heap._serve(change)
+        heap.malloc(10)
+        assert heap.check(), str(heap.check())
