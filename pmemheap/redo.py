@@ -57,6 +57,7 @@ class LogCode:
     DEAD = -22
     NO_SCRATCH = -23
     MANY = -25
+    GONE = -26
 
 
 def slot_operations(slots: Iterable[SlotImage]) -> tuple[bytes, int]:
@@ -102,6 +103,7 @@ class RedoLog(native.LogCore):
         )  # fmt: skip
         if not medium.is_power:
             medium.store_log_words(superblock.tail_lsn)
+        self._watch(medium.fd)
         medium.journal = self
         medium.settle_strays()
 
@@ -172,6 +174,16 @@ class RedoLog(native.LogCore):
             "the last commits are durable is unknown, and nothing is written any more: reopen it",
         )
 
+    def _gone(self) -> DurabilityError:
+        """Note that the file was taken away; return what to raise. What is mapped stays."""
+        self.died("change")
+        size = native.fstat(self._medium.fd).size
+        return DurabilityError(
+            errno.ESTALE,
+            f"heap file {self._medium.name!r}: at least {self._medium.file_end} bytes under its "
+            f"name expected, found it removed, or cut to {size} bytes; nothing is written any more",
+        )
+
     def make_room(self, code: int, nbytes: int) -> None:
         """Do what lets an append succeed that was refused with `code`, or raise."""
         if code == LogCode.FULL and self._room(nbytes) == 0:
@@ -185,6 +197,8 @@ class RedoLog(native.LogCore):
             self._require_larger(nbytes)
         elif code == LogCode.DEAD:
             raise self.died("change")
+        elif code == LogCode.GONE:
+            raise self._gone()
         elif code == LogCode.MANY:
             raise OutOfSpaceError(
                 f"heap file {self._medium.name!r}: a transaction with at most 65535 blocks and "
@@ -254,6 +268,8 @@ class RedoLog(native.LogCore):
 
     def _checkpoint(self) -> None:
         medium = self._medium
+        if self._is_gone():
+            raise self._gone()
         target = self._positions()[3]
         self.sync_log()
         undo = self._positions()[4]

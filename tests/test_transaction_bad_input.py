@@ -304,3 +304,44 @@ def test_after_a_failed_sync_nothing_is_written_any_more(power: Heap, kind: str)
         with again.transaction() as tx:
             tx.write(block, b"works")
         assert bytes(again.view(block, 5)) == b"works"
+
+
+# ------------------------------------------------------------------- a file that is taken away
+
+
+@pytest.mark.parametrize(
+    ("durability", "how"), [("power", "removed"), ("power", "cut"), ("process", "cut")]
+)
+def test_a_file_that_was_taken_away_ends_the_heap(
+    tmp_path: Path, durability: str, how: str
+) -> None:
+    path = tmp_path / "data.heap"
+    heap = Heap.create(path, durability=durability)
+    offset = heap.malloc(100)
+    heap.sync()
+    if how == "removed":
+        path.unlink()
+    else:
+        os.truncate(path, path.stat().st_size - 4096)
+
+    def commit() -> None:
+        with heap.transaction() as tx:
+            tx.malloc(100)
+        heap.sync()
+
+    with pytest.raises(DurabilityError, match="removed, or cut to"):
+        commit()
+    with pytest.raises(DurabilityError):
+        heap.malloc(10)
+    assert heap.usable_size(offset) >= 100
+    heap.close()
+
+
+def test_a_process_heap_may_live_in_a_file_without_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "data.heap"
+    heap = Heap.create(path, durability="process")
+    path.unlink()
+    with heap.transaction() as tx:
+        tx.malloc(100)
+    heap.sync()
+    heap.close()

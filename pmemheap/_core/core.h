@@ -112,6 +112,7 @@ struct ph_stat {
     uint64_t device;
     uint64_t inode;
     uint64_t special_device; /* of a device file: major << 32 | minor */
+    uint64_t links;
     uint32_t mode;
     uint32_t block_size;
 };

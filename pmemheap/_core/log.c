@@ -113,6 +113,8 @@ int64_t ph_record_append(struct ph_log *log, uint8_t kind, uint32_t txid, uint64
 {
     uint64_t total = ph_record_bytes(log->length);
     int refused = ph_log_room(log, total, spare);
+    log->refused = refused < 0 ? total : 0;
+    log->refused_spare = refused < 0 ? spare : 0;
     if (refused < 0)
         return refused;
     memset(log->scratch + log->length, 0, total - log->length);
@@ -135,6 +137,8 @@ int64_t ph_record_append(struct ph_log *log, uint8_t kind, uint32_t txid, uint64
 int64_t ph_record_word(struct ph_log *log, uint64_t off, uint64_t image, uint64_t freed_granules, uint32_t bit)
 {
     int refused = ph_log_room(log, sizeof(struct ph_record), log->promised);
+    log->refused = refused < 0 ? sizeof(struct ph_record) : 0;
+    log->refused_spare = refused < 0 ? log->promised : 0;
     if (refused < 0)
         return refused;
     struct ph_record record = {

@@ -47,6 +47,7 @@ enum {
     PH_L_DEAD = -22,  /* a sync has failed; nothing may be written any more */
     PH_L_NOMEM = -23,
     PH_L_CORRUPT = -24,
+    PH_L_GONE = -26,  /* somebody has removed the file, or cut it shorter than the heap */
     PH_L_MANY = -25,  /* more operations than a record can have */
 };
 
@@ -88,7 +89,10 @@ struct ph_log {
     uint64_t capacity, length;
     uint64_t promised; /* bytes kept for the commit of the transaction with an open UNDO */
     uint64_t open_undo; /* LSN of its first UNDO, 0 without one [R20] */
+    uint64_t refused, refused_spare; /* bytes of the last record if it was not appended, and behind it; else 0 */
     uint32_t chain;    /* CRC of the record that ends at head */
+    int32_t fd;        /* of the file; -1 without one */
+    uint8_t named;     /* it has a name that others could take from it */
     uint32_t txid;     /* of the last transaction */
     uint16_t nops;
     uint8_t power, dead, frozen;

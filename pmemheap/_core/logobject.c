@@ -65,6 +65,35 @@ static PyObject *sync_log(PyObject *object, PyObject *argument)
     return PyLong_FromLongLong(ph_log_sync((struct log_object *)object, lsn));
 }
 
+/* ---------------------------------------------------------------- the file */
+
+int ph_log_is_gone(const struct ph_log *log)
+{
+    struct ph_stat now;
+    if (log->fd < 0 || ph_stat(log->fd, &now) < 0)
+        return 0;
+    return now.size < log->file_end || (log->power && log->named && now.links == 0);
+}
+
+static PyObject *watch(PyObject *object, PyObject *argument)
+{
+    struct ph_log *log = log_of(object);
+    struct ph_stat now;
+    long fd = PyLong_AsLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    log->fd = (int32_t)fd;
+    log->named = fd >= 0 && ph_stat(log->fd, &now) == 0 && now.links != 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *is_gone(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return PyBool_FromLong(ph_log_is_gone(log_of(object)));
+}
+
 /* ---------------------------------------------------------------- positions */
 
 PyDoc_STRVAR(begin_doc,
@@ -181,6 +210,7 @@ static PyObject *detach(PyObject *object, PyObject *ignored)
     (void)ignored;
     log->dead = 1;
     log->base = log->header = NULL;
+    log->fd = -1;
     log->open_undo = 0;
     for (uint32_t arena = 0; arena < PH_ARENAS; arena++)
         log->homes[arena].data = NULL;
@@ -193,7 +223,8 @@ static PyObject *is_dead(PyObject *object, PyObject *ignored)
     return PyBool_FromLong(log_of(object)->dead);
 }
 
-PyDoc_STRVAR(room_doc, "_room(nbytes, /)\n--\n\nWhy a record of so many bytes could not be appended; 0 if it could.");
+PyDoc_STRVAR(room_doc, "_room(nbytes, /)\n--\n\nWhy a record of so many bytes, or of as many as the last one that was refused,\n"
+"could not be appended; 0 if it could.");
 
 static PyObject *room(PyObject *object, PyObject *argument)
 {
@@ -202,7 +233,9 @@ static PyObject *room(PyObject *object, PyObject *argument)
 
     if (PyErr_Occurred())
         return NULL;
-    return PyLong_FromLong(ph_log_room(log, ph_record_bytes(nbytes), log->promised));
+    uint64_t bytes = ph_record_bytes(nbytes), spare = log->promised;
+    return PyLong_FromLong(ph_log_room(log, bytes > log->refused ? bytes : log->refused,
+                                       spare > log->refused_spare ? spare : log->refused_spare));
 }
 
 /* ---------------------------------------------------------------- homes */
@@ -359,6 +392,7 @@ static PyObject *log_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     (void)keywords;
     if (self == NULL)
         return NULL;
+    self->log.fd = -1;
     self->syncing = PyThread_allocate_lock();
     self->writer = PyThread_allocate_lock();
     if (self->syncing == NULL || self->writer == NULL) {
@@ -394,6 +428,8 @@ static PyMethodDef log_methods[] = {
     {"_freeze", freeze, METH_O, NULL},
     {"_die", die, METH_NOARGS, NULL},
     {"_detach", detach, METH_NOARGS, NULL},
+    {"_watch", watch, METH_O, "The descriptor of the file, to see whether somebody takes it away."},
+    {"_is_gone", is_gone, METH_NOARGS, "Whether the file was removed, or cut."},
     {"_is_dead", is_dead, METH_NOARGS, NULL},
     {"_room", room, METH_O, room_doc},
     {"_set_home", set_home, METH_VARARGS, set_home_doc},

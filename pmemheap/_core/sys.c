@@ -339,6 +339,7 @@ int64_t ph_stat(int32_t fd, struct ph_stat *out)
     out->device = st.st_dev;
     out->inode = st.st_ino;
     out->special_device = (uint64_t)major(st.st_rdev) << 32 | minor(st.st_rdev);
+    out->links = st.st_nlink;
     out->mode = st.st_mode;
     out->block_size = (uint32_t)st.st_blksize;
     return 0;

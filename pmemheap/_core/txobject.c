@@ -331,6 +331,8 @@ static int64_t commit_now(struct tx_object *self, const void *operations, uint64
         return PH_T_ENDED;
     struct ph_log *log = self->tx.log;
     int waits = ph_tx_changes_homes(&self->tx);
+    if (log->power && (durable || waits) && ph_log_is_gone(log))
+        return PH_L_GONE;
     int64_t end = ph_tx_commit(&self->tx, operations, length, count);
     if (end < 0)
         return end;
