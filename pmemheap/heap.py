@@ -17,6 +17,7 @@ import os
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -33,7 +34,7 @@ from pmemheap.arguments import (
 )
 from pmemheap.blockspace import BlockSpace
 from pmemheap.engine import Engine, State, living
-from pmemheap.errors import DurabilityError, UsageError
+from pmemheap.errors import DurabilityError, PmemHeapError, UsageError
 from pmemheap.filemedium import FileMedium
 from pmemheap.heapfile import refusals
 from pmemheap.insight import CheckReport, HeapStats
@@ -177,7 +178,8 @@ class Heap(BlockSpace):
         try:
             medium.appear(replace_file=replace)
         except BaseException:
-            self.close()
+            with suppress(PmemHeapError):  # what it says follows from what is raised
+                self.close()
             raise
         return self
 

@@ -109,6 +109,7 @@ class Actor:
     def realloc(self, offset: int, size: int) -> int:
         old = self.content(offset)
         kept, more = old[:size], self.new(max(0, size - len(old)))
+        forgotten = offset in self.model.loose and self.heap.durability == "power"
 
         def act() -> list[tuple[int, bytes]]:
             to = self.heap.realloc(offset, size)
@@ -116,7 +117,8 @@ class Actor:
                 self.heap.view(to, size)[len(kept) :] = more
             return [(to, kept + more)]
 
-        return self.player.do(Change(frees=(offset,), makes=(Make(size, kept),)), act)[0]
+        make = Make(size, b"" if forgotten else kept)
+        return self.player.do(Change(frees=(offset,), makes=(make,)), act)[0]
 
     def root(self, name: str, offset: int | None) -> None:
         def act() -> list[tuple[int, bytes]]:
