@@ -74,7 +74,8 @@ int ph_record_raw(struct ph_log *log, const void *operations, uint64_t length, u
         return PH_L_MANY;
     if (make_room(log, length) < 0)
         return PH_L_NOMEM;
-    memcpy(log->scratch + log->length, operations, length);
+    if (length != 0)
+        memcpy(log->scratch + log->length, operations, length);
     log->length += length;
     log->nops = (uint16_t)(log->nops + count);
     return 0;

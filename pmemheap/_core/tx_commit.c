@@ -6,6 +6,8 @@
 
 enum { PH_PIECE_MOST = 1 << 20 }; /* of neighbouring blocks in one operation */
 
+enum { PH_BARE_BYTES = 24 }; /* of an operation of a bare call in a record */
+
 /* One word of the bits or entries of an arena that a record changes. */
 struct word {
     uint64_t off; /* arena << 55 | byte index in the table */
@@ -243,6 +245,59 @@ static int collect_words(struct ph_tx *tx, struct ph_tx_list *list)
     return 0;
 }
 
+static uint64_t count_freed(const struct ph_log *log)
+{
+    uint64_t count = 0;
+    for (uint64_t arena = 0; log->power && arena < log->arenas; arena++)
+        if (log->homes[arena].heap != NULL)
+            count += log->homes[arena].heap->freed.count;
+    return count;
+}
+
+/* One record of what a core has changed, as much of it as `most` operations hold: words first, in the order of their
+ * stores, of which any beginning is sound, as in a process that is killed; then what was freed. */
+static int64_t flush_piece(struct ph_log *log, uint64_t arena, struct ph_heap *h, uint64_t most)
+{
+    uint64_t words = h->dirty.count < most ? h->dirty.count : most;
+    uint64_t freed = words == h->dirty.count && h->freed.count < most - words ? h->freed.count
+                     : words == h->dirty.count                               ? most - words
+                                                                             : 0;
+    int failed = 0;
+    ph_record_begin(log);
+    for (uint64_t i = 0; failed == 0 && i < words; i++) {
+        uint32_t table;
+        uint64_t off = place_of_word(h, arena, h->dirty.words[i], &table);
+        failed = ph_record_op(log, PH_OP_META, (uint8_t)table, off, h->dirty.words[i], 8);
+    }
+    for (uint64_t i = 0; failed == 0 && i < freed; i++)
+        failed = write_freed(log, arena << PH_ARENA_SHIFT | h->freed.items[i].offset, h->freed.items[i].nbytes);
+    int64_t end = failed < 0 ? failed : ph_record_append(log, PH_RECORD_COMMIT, 0, log->promised);
+    if (end < 0)
+        return end;
+    h->dirty.count -= words;
+    h->freed.count -= freed;
+    if (words != 0)
+        memmove(h->dirty.words, h->dirty.words + words, h->dirty.count * sizeof *h->dirty.words);
+    if (freed != 0)
+        memmove(h->freed.items, h->freed.items + freed, h->freed.count * sizeof *h->freed.items);
+    return end;
+}
+
+/* What bare calls have changed goes ahead in pieces if it is too much for one record. */
+static int64_t flush_much(struct ph_log *log)
+{
+    uint64_t most = log->size / 4 / PH_BARE_BYTES;
+    int64_t end = 0;
+    if (!log->power || count_dirty(log) + count_freed(log) <= most)
+        return 0;
+    for (uint64_t arena = 0; arena < log->arenas; arena++) {
+        struct ph_heap *h = log->homes[arena].heap;
+        while (end >= 0 && h != NULL && h->dirty.count + h->freed.count != 0)
+            end = flush_piece(log, arena, h, most);
+    }
+    return end;
+}
+
 static void forget_bare(struct ph_log *log)
 {
     for (uint64_t arena = 0; log->power && arena < log->arenas; arena++) {
@@ -353,6 +408,9 @@ int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint
         return 0;
     if (log->base != NULL && !log->power && ph_omitted(27))
         go_home(log);
+    if (log->base != NULL && (end = flush_much(log)) < 0)
+        return end;
+    end = 0;
     if (reserve_all(tx) < 0 || collect_words(tx, &tx->words) < 0)
         return PH_L_NOMEM;
     if (log->base != NULL && !log->power && ph_omitted(3)) /* [R3] */
@@ -379,21 +437,16 @@ int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint
 
 /* ---------------------------------------------------------------- records of others */
 
-static int has_bare_frees(const struct ph_log *log)
-{
-    for (uint64_t arena = 0; log->power && arena < log->arenas; arena++)
-        if (log->homes[arena].heap != NULL && log->homes[arena].heap->freed.count != 0)
-            return 1;
-    return 0;
-}
-
 int64_t ph_log_change(struct ph_log *log, const void *operations, uint64_t length, uint16_t count, uint64_t file_end)
 {
     struct ph_tx none;
     uint64_t before = log->file_end;
+    int64_t end = flush_much(log);
+    if (end < 0)
+        return end;
     ph_tx_init(&none, log);
-    int64_t end = collect_words(&none, &none.words);
-    if (end == 0 && count == 0 && none.words.count == 0 && !has_bare_frees(log)) {
+    end = collect_words(&none, &none.words);
+    if (end == 0 && count == 0 && none.words.count == 0 && count_freed(log) == 0) {
         ph_tx_fini(&none);
         return (int64_t)log->head;
     }
@@ -448,7 +501,7 @@ int64_t ph_log_flush(struct ph_log *log, uint64_t arena)
     int64_t end = PH_L_CORRUPT;
     if (h->dirty.count == 1 && h->freed.count <= 1)
         end = flush_word(log, arena, h);
-    if (end == PH_L_CORRUPT)
+    if (end == PH_L_CORRUPT && (end = flush_much(log)) == 0)
         end = flush_words(log, arena, h);
     if (end >= 0)
         h->dirty.count = h->freed.count = 0;
