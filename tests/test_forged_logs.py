@@ -1,0 +1,135 @@
+"""Logs whose checksums are right and whose contents are absurd: a refusal or a sound heap, never a crash."""
+
+from __future__ import annotations
+
+import random
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from wreck import LogWriter, Wreck, wreck
+
+from pmemheap import CorruptHeapError, Heap, PmemHeapError, layout, native
+from pmemheap.layout import Durability
+
+FORGERIES = 40
+EDGES = (
+    0,
+    1,
+    7,
+    8,
+    64,
+    4096,
+    0x28000,
+    (1 << 55) - 8,
+    1 << 55,
+    255 << 55,
+    (1 << 63) + 8,
+    (1 << 64) - 8,
+)
+HEADER = struct.Struct("<IIQQQQQIIIHBB")
+OPERATION = struct.Struct("<BBHIQ")
+
+
+def number(rng: random.Random, bits: int) -> int:
+    value = rng.choice((rng.choice(EDGES), rng.randrange(1 << 24), rng.randrange(1 << bits)))
+    return value % (1 << bits)
+
+
+def operations(rng: random.Random) -> tuple[bytes, int]:
+    """Return operations of any kind, mostly inside of their record."""
+    image, count = b"", rng.randrange(5)
+    for _ in range(count):
+        length = rng.choice((0, 1, 7, 8, 8, 16, 64, 200, 4000))
+        said = length if rng.random() < 0.9 else number(rng, 32)
+        head = rng.choice((1, 1, 1, 2, 3, 4, 6, 0, 9)), rng.choice((0, 1, 2, 3, 4, 5, 255))
+        image += OPERATION.pack(*head, rng.randrange(2), said, number(rng, 64))
+        image += rng.randbytes(-(-length // 8) * 8)
+    return image, count
+
+
+def record(rng: random.Random, writer: LogWriter) -> bytes:
+    """Return a record that continues the chain, whatever it says."""
+    body, count = operations(rng)
+    if rng.random() < 0.2:
+        body, count = b"", rng.randrange(1 << 16)
+    total = -(-(64 + len(body)) // 64) * 64
+    fields = [
+        0x4C484D50, 0, writer.head, writer.block.epoch, number(rng, 64) if rng.random() < 0.1 else 0,
+        rng.choice((writer.block.file_end, number(rng, 64))), number(rng, 64), total, writer.crc,
+        rng.randrange(4), count, rng.choice((1, 1, 2, 3, 3, 0, 77)), rng.randrange(256),
+    ]  # fmt: skip
+    image = bytearray(HEADER.pack(*fields) + body.ljust(total - 64, b"\0"))
+    crc = native.crc32c(bytes(image[8:]), writer.crc)
+    struct.pack_into("<I", image, 4, crc)
+    writer.crc = crc
+    writer.head += total
+    return bytes(image)
+
+
+def forge(rng: random.Random, victim: Wreck, durability: Durability) -> None:
+    writer = LogWriter(victim, durability)
+    start = writer.head
+    ring = b"".join(record(rng, writer) for _ in range(rng.randrange(1, 6)))
+    if rng.random() < 0.3:
+        writer.applied(start + rng.choice((64, 8, 1, 100)), rng.choice((0, start, 5)))
+    writer.write((writer.block.log_off + start % writer.block.log_size, ring))
+
+
+def look_at(path: Path) -> None:
+    """Open it, check it, use it: everything may be refused."""
+    try:
+        with Heap.open(path, decay=None) as heap:
+            heap.check()
+            for offset, _ in list(heap.blocks())[:20]:
+                bytes(heap.view(offset))
+            heap.free(heap.malloc(5000))
+    except PmemHeapError:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("durability", ["PROCESS", "POWER"])
+def test_forged_records_never_crash(tmp_path: Path, durability: str) -> None:
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_forged_logs as it; "
+    code += f"it.many({str(tmp_path)!r}, {durability!r})"
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", code],
+        timeout=120,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout
+
+
+def many(directory: str, durability: str) -> None:
+    victim = wreck(Path(directory))
+    for seed in range(FORGERIES):
+        sys.stdout.write(f"{seed}\n")
+        sys.stdout.flush()
+        forge(random.Random(f"{durability}/{seed}"), victim, Durability[durability])
+        look_at(victim.path)
+
+
+@pytest.mark.parametrize("tail", [65, 1 << 62, (1 << 64) - 64])
+def test_a_tail_that_no_log_has_is_refused(tmp_path: Path, tail: int) -> None:
+    victim = wreck(tmp_path)
+    image = victim.superblock.successor(tail_lsn=tail).pack()
+    victim.change(*((at, image) for at in layout.SUPERBLOCKS))
+    with pytest.raises(CorruptHeapError, match="tail of the log"):
+        Heap.open(victim.path)
+
+
+def test_a_record_that_was_applied_may_end_anywhere(tmp_path: Path) -> None:
+    """An LSN inside of a record: nothing is read from there."""
+    victim = wreck(tmp_path)
+    writer = LogWriter(victim, Durability.PROCESS)
+    start = writer.head
+    writer.append()
+    writer.append()
+    writer.applied(start + 8)
+    writer.write()
+    look_at(victim.path)
