@@ -61,7 +61,7 @@ def is_documented(name: str, error: BaseException) -> bool:
     if isinstance(error, (*DOCUMENTED, Boom)):
         return True
     if isinstance(error, KeyError):
-        return name.startswith("roots.")
+        return name.startswith("roots.") or name == "arena"
     return type(error) is ValueError and any(words in str(error) for words in OF_ARGUMENTS)
 
 

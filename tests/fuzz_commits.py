@@ -1,6 +1,6 @@
 """Random calls of transactions, arenas and copies, while system calls fail and signals come.
 
-The part of the sessions of `fuzz_api` that deals with them; the lists of things to call with are theirs.
+A part of the sessions of `fuzz_api`, whose lists of things to call with it shares.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Commits:
             self.keep(self.transactions, made, TRANSACTIONS)
 
     def scoped(self) -> None:
-        """Use a transaction that ends here; one at a time, so that no two threads wait for each other."""
+        """Use a transaction that ends here; one at a time: no two threads wait for each other."""
         thread = threading.get_ident()
         if thread in self.beginners:
             return
@@ -182,7 +182,7 @@ class Commits:
                 )
             )
             with contextlib.suppress(TypeError):  # savepoints are not watched
-                weakref.finalize(tx, contextlib.suppress(Exception)(watching))
+                weakref.finalize(tx, quietly, watching)
         if tx in self.transactions:
             self.transactions.remove(tx)
 
@@ -211,7 +211,7 @@ class Commits:
             "malloc_many": lambda: (self.number(), self.random.choice((3, 200))),
             "realloc": lambda: (self.offset(), self.number()),
         }.get(name, tuple)()
-        made = self.call(f"arena.{name}", lambda: getattr(arena, name)(*arguments))
+        made = self.call(f"arena.{name}", lambda: _asked(arena, name, arguments))
         if name in {"malloc", "realloc"} and made is not None:
             self.keep(self.offsets, made)
         elif name == "malloc_many" and made is not None:
@@ -249,10 +249,7 @@ class Commits:
             except PmemHeapError as error:
                 found = [] if isinstance(error, OutOfSpaceError) else [repr(error)]
             if found and not self.is_refused:
-                kept = shutil.copy(path, "/tmp/x/fzt") if Path("/tmp/x/fzt").is_dir() else ""
-                self.failures.setdefault(
-                    f"{what} that was killed: {found[0][:60]}", f"{found} {kept}"
-                )
+                self.failures.setdefault(f"{what} that was killed: {found[0][:60]}", str(found))
         path.unlink(missing_ok=True)
 
     def refused(self) -> None:
@@ -290,6 +287,16 @@ class Commits:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         self.is_interrupted = False
+
+
+def _asked(arena: Any, name: str, arguments: tuple[Any, ...]) -> Any:
+    found = getattr(arena, name)
+    return found(*arguments) if callable(found) else found
+
+
+def quietly(action: Callable[[], object]) -> None:
+    with contextlib.suppress(Exception):
+        action()
 
 
 TX_CALLS: dict[str, Callable[[Commits, Any, str], None]] = {

@@ -1,4 +1,4 @@
-"""Logs whose checksums are right and whose contents are absurd: a refusal or a sound heap, never a crash."""
+"""Logs with right checksums and absurd contents: a refusal or a sound heap, never a crash."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def record(rng: random.Random, writer: LogWriter) -> bytes:
         body, count = b"", rng.randrange(1 << 16)
     total = -(-(64 + len(body)) // 64) * 64
     fields = [
-        0x4C484D50, 0, writer.head, writer.block.epoch, number(rng, 64) if rng.random() < 0.1 else 0,
+        0x4C484D50, 0, writer.head, writer.block.epoch,
+        number(rng, 64) if rng.random() < 0.1 else 0,
         rng.choice((writer.block.file_end, number(rng, 64))), number(rng, 64), total, writer.crc,
         rng.randrange(4), count, rng.choice((1, 1, 2, 3, 3, 0, 77)), rng.randrange(256),
     ]  # fmt: skip
@@ -93,7 +94,8 @@ def look_at(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("durability", ["PROCESS", "POWER"])
 def test_forged_records_never_crash(tmp_path: Path, durability: str) -> None:
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_forged_logs as it; "
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
+    code += "import test_forged_logs as it; "
     code += f"it.many({str(tmp_path)!r}, {durability!r})"
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", code],
