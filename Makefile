@@ -118,7 +118,7 @@ sanitize:
 	  $(CURDIR)/$(SANITIZED)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	cd build/sanitized && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONMALLOC=malloc \
-	  $(CURDIR)/$(SANITIZED)/bin/python -m pytest -p no:cacheprovider $(PYTEST_OPTIONS) \
+	  $(CURDIR)/$(SANITIZED)/bin/python -m pytest -p no:cacheprovider --capture=sys $(PYTEST_OPTIONS) \
 	  --ignore=tests/test_benchmarks.py \
 	  --deselect=tests/test_traces.py::test_the_meter_sees_written_memory_and_its_return \
 	  --deselect=tests/test_heap_file.py::test_limits_of_the_process_are_exceptions tests
