@@ -204,13 +204,14 @@ class Commits:
         name = self.random.choice(
             ("malloc", "malloc", "free", "malloc_many", "realloc", "drop", *ARENA_CALLS)
         )
-        arguments = {
+        choices: dict[str, Callable[[], tuple[Any, ...]]] = {
             "malloc": lambda: (self.number(),),
             "free": lambda: (self.offset(),),
             "view": lambda: (self.offset(),),
             "malloc_many": lambda: (self.number(), self.random.choice((3, 200))),
             "realloc": lambda: (self.offset(), self.number()),
-        }.get(name, tuple)()
+        }
+        arguments = choices.get(name, lambda: ())()
         made = self.call(f"arena.{name}", lambda: _asked(arena, name, arguments))
         if name in {"malloc", "realloc"} and made is not None:
             self.keep(self.offsets, made)
