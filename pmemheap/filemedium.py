@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import Any
 
 from pmemheap import filespace, layout, native
-from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
+from pmemheap.errors import OutOfSpaceError, Pmem2Error, PmemHeapError, UsageError
 from pmemheap.filespace import SlotChanges
 from pmemheap.header import as_spare
 from pmemheap.heapfile import DirectJournal, HeapFile, refusals, write_zeros
@@ -196,7 +196,22 @@ class FileMedium(HeapFile):
         if omitted(Rule.R30):
             self.adopt_slots(slots)
         else:
+            self._change_or_know(slots)
+
+    def _change_or_know(self, slots: list[SlotImage]) -> None:
+        """Change slots; if an interrupt tears that out, find out whether they were changed."""
+        try:
             self.change(slots)
+        except PmemHeapError:
+            raise
+        except BaseException:
+            self.journal.sync()
+            self.reread_tables()
+            raise
+
+    def is_published(self, piece: Piece) -> bool:
+        """Tell whether a piece is part of the heap."""
+        return self.segments.get(piece.index) == piece.slot
 
     def expect_arena(self, index: int, slot: ArenaSlot) -> None:
         """Keep the slot of a new arena for the change that brings its first segment."""

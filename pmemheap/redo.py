@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from pmemheap import layout, native
-from pmemheap.errors import CorruptHeapError, DurabilityError, OutOfSpaceError
+from pmemheap.errors import CorruptHeapError, DurabilityError, OutOfSpaceError, PmemHeapError
 from pmemheap.filemedium import LOG_LEAST, LOG_MOST, FileMedium
 from pmemheap.header import read_tables
 from pmemheap.heapfile import boot_id
@@ -330,7 +330,7 @@ class RedoLog(native.LogCore):
         index, slot = medium.allocate_log(size)
         try:
             medium.change(medium.log_slots(index, slot), durable=True)
-        except BaseException:
+        except PmemHeapError:  # an interrupt may come after the record: then the file stays long
             if index not in medium.segments:
                 medium.abandon_log(index, slot)
             raise

@@ -125,6 +125,9 @@ class Medium(Protocol):
     def publish(self, piece: Piece, end_unit: int) -> None:
         """Make a new piece part of the heap, for whoever opens it next."""
 
+    def is_published(self, piece: Piece) -> bool:
+        """Tell whether a piece is part of the heap, when `publish` was torn out."""
+
     def abandon(self, piece: Piece) -> None:
         """Undo `allocate` of a piece that was not published."""
 
@@ -193,6 +196,10 @@ class AnonymousMedium:
         """Place fresh private memory."""
         length = piece.nunits * _WIDTHS[table]
         return Map.anonymous(reservation, offset, length, sharing="private")
+
+    def is_published(self, piece: Piece) -> bool:
+        """Tell that it is not: nobody else is to know."""
+        return False
 
     def publish(self, piece: Piece, end_unit: int) -> None:
         """Note where the arena ends: nobody else is to know."""
@@ -428,6 +435,8 @@ class Region:
         try:
             self._medium.publish(piece, piece.stop)
         except BaseException as error:
+            if self._medium.is_published(piece):  # an interrupt, after it had become part of it
+                raise
             self._retract()
             if not isinstance(error, DurabilityError):  # else it may be part of the heap
                 self._medium.abandon(piece)

@@ -431,15 +431,15 @@ class Supply:
 
     def rebuild(self) -> None:
         """Make the extents anew: what the core does not describe is free. O(units)."""
-        self._core._set_bounds(
-            self.region.first_unit, self.region.end_unit,
-            min(self._core._bounds()[2], self.region.end_unit),
-        )  # fmt: skip
+        _, end, read_to, _ = self._core._bounds()
+        if read_to == end:  # all was read; what a growth has added since is free
+            read_to = self.region.end_unit
+        read_to = min(read_to, self.region.end_unit)
+        self._core._set_bounds(self.region.first_unit, self.region.end_unit, read_to)
         self._adopt_all()
         self.extents = ExtentMap()
         self.extents.epoch = self.epoch
         self.virgin = self.region.end_unit
-        read_to = min(self._core._bounds()[2], self.region.end_unit)
         reached = self.region.first_unit
         for start, nunits, _, _ in self.pieces():
             if reached < min(start, read_to):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from kill_script import SMALL_LOG, log_of, made, reopened
 
 from pmemheap import Heap, native
 from pmemheap.errors import DurabilityError
+from pmemheap.layout import SlotImage
 from pmemheap.native import Call, TapeKind
 from pmemheap.redo import RedoLog
 from pmemheap.testing import Recorder
@@ -96,6 +98,41 @@ def test_after_a_failed_sync_the_file_is_not_cut(grow: str, memory: Path, tmp_pa
             with reopened(path) as heap:
                 assert heap.check(), str(heap.check())
     assert states > 30
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("grow", ["log", "data"])
+def test_an_interrupt_around_the_record_of_a_growth(
+    grow: str, moment: str, durability: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is never shorter than the record says, and no units are mapped twice."""
+    path = tmp_path / "heap"
+    made(path, durability).close()
+    with reopened(path) as heap:
+        change = RedoLog.change
+
+        def torn(self: RedoLog, slots: list[SlotImage], file_end: int, durable: bool) -> None:
+            monkeypatch.undo()
+            if moment == "after":
+                change(self, slots, file_end, durable)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(RedoLog, "change", torn)
+        grows = {
+            "log": lambda: heap._serve(log_of(heap).move, 512 * KiB),
+            "data": lambda: heap.malloc(3 << 20),
+        }
+        with pytest.raises(KeyboardInterrupt):
+            grows[grow]()
+        copy = tmp_path / "copy"
+        shutil.copyfile(path, copy)
+        offsets = [heap.malloc(1 << 20) for _ in range(8)]
+        assert len({*offsets}) == 8
+        assert heap.check(), str(heap.check())
+    for each in (path, copy):
+        with reopened(each) as heap:
+            assert heap.check(), str(heap.check())
 
 
 # ---------------------------------------------------------------- what a commit costs
