@@ -209,7 +209,7 @@ class _Run:
             TypeError,
             RuntimeError,
             SystemError,
-        ) as error:  # what Python's own calls make of it
+        ) as error:  # of Python itself
             self.error = error.with_traceback(None)
         finally:
             _testcapi.remove_mem_hooks()
