@@ -484,6 +484,7 @@ class Heap(BlockSpace):
         """
         if self._state() != State.OPEN:
             self._require(write=True)
+        durable = durable if durable is None else bool(durable)  # first: it may begin another one
         outer = self._log._current()
         if outer is not None:
             return cast("Transaction", Savepoint(cast("Transaction", outer)))
