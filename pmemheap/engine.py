@@ -481,13 +481,27 @@ class Engine(Committing):
         for space in self._spaces():
             space._set_state(state)
 
-    def _make_quiet(self) -> None:
-        """Say in the file that it is as good as closed, until the next change."""
-        assert isinstance(self._medium, FileMedium)
-        if self._medium.on_memory or any(s._counters()["waiting_frees"] for s in self._spaces()):
-            return
-        self._medium.write_superblock(sync=True, state=HeapState.CLEAN)
+    def _can_be_quiet(self) -> bool:
+        """Tell whether a sync of a process heap may say in the file that nothing goes on."""
+        waiting = any(space._counters()["waiting_frees"] for space in self._spaces())
+        if self._is_power or self._state() != State.OPEN or waiting:
+            return False
+        on_memory = isinstance(self._medium, FileMedium) and self._medium.on_memory
+        at_work = any(tx._state()[0] == 0 for tx in self._log._open_transactions())
+        return not on_memory and not at_work
+
+    def _sync_quietly(self, medium: FileMedium) -> None:
+        """Sync, and say in the file that it is as good as closed, until the next change.
+
+        Whoever wants to change something meanwhile waits for the lock, to wake the heap.
+        """
         self._set_states(State.QUIET)
+        try:
+            medium.sync()
+            medium.write_superblock(sync=True, state=HeapState.CLEAN)
+        except BaseException:
+            self._set_states(State.OPEN)
+            raise
 
     def _require(self, *, write: bool = False) -> None:
         """Raise what the state of the heap asks for."""

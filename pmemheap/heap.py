@@ -507,9 +507,10 @@ class Heap(BlockSpace):
 
     def _sync_locked(self, medium: FileMedium) -> None:
         try:
-            medium.sync()
-            if not medium.is_power and self._state() == State.OPEN:
-                self._make_quiet()
+            if self._can_be_quiet():
+                self._sync_quietly(medium)
+            else:
+                medium.sync()
         except DurabilityError:
             self._heed_failed_sync()
             raise

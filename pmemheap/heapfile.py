@@ -227,7 +227,12 @@ class HeapFile:
 
     @classmethod
     def open(
-        cls, path: Path, *, readonly: bool, limit: int | None, recover: Callable[[Self], None] | None = None
+        cls,
+        path: Path,
+        *,
+        readonly: bool,
+        limit: int | None,
+        recover: Callable[[Self], None] | None = None,
     ) -> Self:
         """Open a heap file; `recover` as in `adopt`.
 

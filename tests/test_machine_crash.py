@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import pmemheap
-from pmemheap import heapfile, layout, native
+from pmemheap import heapfile, layout, native, redo
 
 
 def state_in(path: Path) -> layout.HeapState:
@@ -35,16 +35,39 @@ def test_in_use_is_on_the_medium_before_open_returns(
     assert synced[-1] == layout.HeapState.CLEAN
 
 
-@pytest.mark.parametrize("durability", ["process", "power"])
-def test_a_file_in_use_under_another_boot_is_refused(
-    tmp_path: Path, durability: str, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def rebooted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every file that is opened be one of before the last boot."""
+    for module in (heapfile, redo):
+        monkeypatch.setattr(module, "boot_id", lambda: bytes(16))
+
+
+def test_a_process_heap_in_use_under_another_boot_is_refused(
+    tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     path, copy = tmp_path / "a.heap", tmp_path / "copy.heap"
-    with pmemheap.Heap.create(path, durability=durability) as heap:
+    with pmemheap.Heap.create(path, durability="process") as heap:
         heap.sync()
+        heap.malloc(10)
         copy.write_bytes(path.read_bytes())
-    monkeypatch.setattr(heapfile, "boot_id", lambda: bytes(16))
+    request.getfixturevalue("rebooted")
     with pytest.raises(pmemheap.CorruptHeapError, match="machine went down"):
         pmemheap.Heap.open(copy)
     with pmemheap.Heap.open(path) as heap:
         assert heap.check()
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_what_was_synced_last_is_there_after_another_boot(
+    tmp_path: Path, durability: str, request: pytest.FixtureRequest
+) -> None:
+    path, copy = tmp_path / "a.heap", tmp_path / "copy.heap"
+    with pmemheap.Heap.create(path, durability=durability) as heap:
+        offset = heap.malloc(10)
+        heap.view(offset)[:5] = b"hello"
+        heap.sync()
+        copy.write_bytes(path.read_bytes())
+    request.getfixturevalue("rebooted")
+    with pmemheap.Heap.open(copy) as heap:
+        assert heap.check()
+        assert bytes(heap.view(offset)[:5]) == b"hello"
