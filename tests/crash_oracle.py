@@ -130,7 +130,8 @@ class Found:
         self.arenas = set(heap.arenas())
         after = self.roots.pop(AFTER, None)
         if after is not None:
-            self.blocks.pop(after)
+            if self.blocks.pop(after, None) is None:
+                raise WrongHeapError("a live block of a commit after the recovery expected, none")
             if heap.view(after, AFTER_BYTES) != mark(1, AFTER_BYTES):
                 raise WrongHeapError("the block of a commit after the recovery is not whole")
 

@@ -333,9 +333,16 @@ def group(world: World, durable: bool) -> None:
     """
     begun = threading.Event()
     others = world.meanwhile(lambda: begun.wait() and [alloc(world, False) for _ in range(3)])
-    with world.transaction(durable) as (tx, after):
-        world.allocate(tx, after, SMALL, f"n{world.seed()}")
-        begun.set()
+    tx = world.heap.transaction(durable=durable)
+    after = world.states[-1].copy()
+    world.allocate(tx, after, SMALL, f"n{world.seed()}")
+    world.states.append(after)  # complete before the other thread copies it
+    number = len(world.states) - 1
+    Recorder.begin(number)
+    begun.set()
+    tx.commit()
+    Recorder.returned(number)
+    Recorder.durable(number)
     others.result()
 
 

@@ -14,23 +14,35 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 from crash_oracle import Search, WrongHeapError, check_image
-from crash_world import LOG_BYTES, Program, World, attach, base, record, reproducible, run
+from crash_world import (
+    LARGE_SHAPE,
+    LOG_BYTES,
+    SMALL_SHAPE,
+    Program,
+    World,
+    attach,
+    base,
+    record,
+    reproducible,
+    run,
+)
 
 from pmemheap import layout, native
 from pmemheap.errors import CorruptHeapError, DurabilityError, PmemHeapError
 from pmemheap.native import Allocate, Call
-from pmemheap.rules import Rule, omitted, omitting
+from pmemheap.rules import Rule, omitting
 from pmemheap.testing import LINE, CrashStates, Image, Kind
 from pmemheap.units import UNIT
 
 pytestmark = pytest.mark.slow
-MOST_STATES = 200
+MOST_STATES = 4000
 LOG = range(layout.HEADER_BYTES, layout.HEADER_BYTES + LOG_BYTES)
 FIRST_UNIT = LOG.stop + layout.SEGMENT_UNITS * (layout.ENTRY_WIDTH + layout.BITS_WIDTH)
 
@@ -41,16 +53,11 @@ def search(text: str, **options: Any) -> Callable[[Path], str | None]:
     program = Program(durability, tuple(operations.split(", ")))
 
     def found(directory: Path) -> str | None:
-        most = MOST_STATES if not omitted_any() else 20 * MOST_STATES
-        each = Search(**{"budget": 64, "share": 0.2, "most_states": most, **options})
+        each = Search(**{"budget": 64, "share": 0.2, "most_states": MOST_STATES, **options})
         each.run(program)
         return next(iter(each.findings.failures), None)
 
     return found
-
-
-def omitted_any() -> bool:
-    return any(omitted(rule) for rule in Rule)
 
 
 # ---------------------------------------------------------------- searches of their own
@@ -207,6 +214,8 @@ def test_nothing_is_wrong_when_all_rules_are_kept(rule: Rule, tmp_path: Path) ->
 
 def in_a_child(rule: Rule, directory: Path, *, kept: bool) -> str | None:
     """Return what a search for a rule finds; a child that dies has found something as well."""
+    for durability, shape in product(("power", "process"), (SMALL_SHAPE, LARGE_SHAPE)):
+        base(durability, shape)  # made here, with all rules
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=search_in_child, args=(rule, kept, directory, sender))
