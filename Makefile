@@ -24,7 +24,7 @@ demo: $(VENV)/cli,numpy/ready
 	$(VENV)/cli,numpy/bin/pmemheap demo
 
 test: $(VENV)/test/ready
-	$(VENV)/test/bin/python -m pytest $(PYTEST_OPTIONS)
+	$(VENV)/test/bin/python -m pytest -n 2 --dist worksteal $(PYTEST_OPTIONS)
 
 # Random calls of the whole API with hostile arguments; CI takes 30 seconds of it.
 fuzz: $(VENV)/test/ready

@@ -1,4 +1,4 @@
-"""Transactions against a model: dicts of what is committed, and of what each open level would leave.
+"""Transactions against a model: dicts of what is committed, and of what each open level leaves.
 
 Reopening is by closing, or by a copy of the file as it is now, open transactions and all: what a
 process that is killed leaves behind.
