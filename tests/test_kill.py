@@ -14,6 +14,7 @@ from kill_load import Rounds
 from kill_script import SMALL_LOG, Kills, emptied, log_of, made, reopened
 
 from pmemheap import Heap
+from pmemheap.filemedium import FileMedium
 from pmemheap.layout import LOG_BYTES
 from pmemheap.testing import kill_at
 from pmemheap.units import KiB, MiB
@@ -193,7 +194,8 @@ def test_a_change_wakes_a_heap_that_another_thread_has_synced(tmp_path: Path) ->
     with made(tmp_path / "heap", "process") as heap:
 
         def change() -> None:
-            heap._make_quiet()
+            assert isinstance(heap._medium, FileMedium)
+            heap._sync_quietly(heap._medium)
             heap._require(write=True)
 
         heap._serve(change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 import shutil
 from pathlib import Path
@@ -9,16 +10,29 @@ from pathlib import Path
 import pytest
 
 from pmemheap import Heap, native
+from pmemheap.filemedium import FileMedium
 from pmemheap.layout import Table
 from pmemheap.records import OperationType, Record, RecordKind, scan
+from pmemheap.redo import RedoLog
 from pmemheap.units import KiB, MiB
 
 KINDS = ["process", "power"]
 
 
+def medium_of(heap: Heap) -> FileMedium:
+    assert isinstance(heap._medium, FileMedium)
+    return heap._medium
+
+
+def redo_of(heap: Heap) -> RedoLog:
+    log = heap._redo()
+    assert log is not None
+    return log
+
+
 def log_of(heap: Heap) -> bytes:
     """Return the bytes of the log, as the file has them."""
-    superblock = heap._medium.superblock
+    superblock = medium_of(heap).superblock
     with Path(heap.name).open("rb") as file:
         file.seek(superblock.log_off)
         return file.read(superblock.log_size)
@@ -26,7 +40,7 @@ def log_of(heap: Heap) -> bytes:
 
 def records(heap: Heap) -> tuple[Record, ...]:
     """Return the records from the tail on."""
-    one = heap._medium.superblock
+    one = medium_of(heap).superblock
     found = scan(log_of(heap), one.log_size, one.tail_lsn, one.chain_seed, one.epoch)
     return tuple(found.records)
 
@@ -40,7 +54,7 @@ def test_a_record_says_what_the_transaction_did(heap: Heap) -> None:
     with heap:
         old, gone = heap.malloc(100), heap.malloc(5000)
         heap.sync()
-        heap._serve(heap._log.checkpoint)
+        heap._serve(redo_of(heap).checkpoint)
         with heap.transaction() as tx:
             tx.write(old + 3, b"hello")
             tx.free(gone)
@@ -58,29 +72,29 @@ def test_a_record_says_what_the_transaction_did(heap: Heap) -> None:
 def test_an_open_snapshot_holds_the_tail(heap: Heap) -> None:
     with heap:
         block = heap.malloc(100)
-        heap._serve(heap._log.checkpoint)
+        heap._serve(redo_of(heap).checkpoint)
         tx = heap.transaction()
         tx.snapshot(block, 10)
         undo = heap._log._positions()[4]
         for _ in range(10):
             heap.malloc(MiB)
-        heap._serve(heap._log.checkpoint)
+        heap._serve(redo_of(heap).checkpoint)
         assert heap._log._positions()[0] <= undo
         assert records(heap)[0].kind == RecordKind.UNDO
         tx.abort()
-        heap._serve(heap._log.checkpoint)
+        heap._serve(redo_of(heap).checkpoint)
         assert records(heap) == ()
 
 
 def test_the_log_goes_round(heap: Heap) -> None:
     with heap:
         block = heap.malloc(1000)
-        size = heap._log.size
+        size = redo_of(heap).size
         for turn in range(3 * size // 1000):
             with heap.transaction(durable=False) as tx:
                 tx.write(block, turn.to_bytes(4, "little") * 250)
         assert heap._log._positions()[3] > size
-        assert heap._log.checkpoints
+        assert redo_of(heap).checkpoints
         last = records(heap)[-1]
         assert last.lsn + last.total_len == heap._log._positions()[3]
         expected = bytes(heap.view(block))
@@ -94,10 +108,10 @@ def test_trim_makes_a_large_log_small_again(heap: Heap) -> None:
         block = heap.malloc(2 * MiB)
         with heap.transaction() as tx:
             tx.write(block, b"x" * (2 * MiB))
-        large = heap._log.size
+        large = redo_of(heap).size
         heap.free(block)
         heap.trim()
-        assert heap._log.size < large
+        assert redo_of(heap).size < large
         assert heap.check()
 
 
@@ -110,17 +124,16 @@ def test_both_scans_agree_on_damage(heap: Heap, seed: int) -> None:
             with heap.transaction(durable=False) as tx:
                 tx.write(blocks[turn % 5], bytes([turn]) * chance.randrange(1, 100))
                 tx.malloc(16)
-        one, log = heap._medium.superblock, bytearray(log_of(heap))
+        one, log = medium_of(heap).superblock, bytearray(log_of(heap))
         live = heap._log._positions()[3] - one.tail_lsn
         assert live < 64 * KiB
         for _ in range(50):
-            damaged = native.ffi.new("char[]", bytes(log))
+            damaged = bytearray(log)
             at = (one.tail_lsn + chance.randrange(live)) % one.log_size
-            damaged[at] = bytes([damaged[at][0] ^ (1 << chance.randrange(8))])
-            address = int(native.ffi.cast("uintptr_t", damaged))
+            damaged[at] ^= 1 << chance.randrange(8)
+            buffer = ctypes.create_string_buffer(bytes(damaged))
             end, _, count, *_ = native.LogCore()._scan(
-                address, one.log_size, one.tail_lsn, one.chain_seed, one.epoch
+                ctypes.addressof(buffer), one.log_size, one.tail_lsn, one.chain_seed, one.epoch
             )
-            image = bytes(native.ffi.buffer(damaged, one.log_size))
-            found = scan(image, one.log_size, one.tail_lsn, one.chain_seed, one.epoch)
+            found = scan(bytes(damaged), one.log_size, one.tail_lsn, one.chain_seed, one.epoch)
             assert (end, count) == (found.end_lsn, len(found.records))

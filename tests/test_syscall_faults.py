@@ -6,7 +6,7 @@ import errno
 import random
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -119,7 +119,7 @@ def test_an_interrupt_around_the_record_of_a_growth(
             raise KeyboardInterrupt
 
         monkeypatch.setattr(RedoLog, "change", torn)
-        grows = {
+        grows: dict[str, Callable[[], object]] = {
             "log": lambda: heap._serve(log_of(heap).move, 512 * KiB),
             "data": lambda: heap.malloc(3 << 20),
         }
