@@ -359,7 +359,10 @@ def test_failed_sync_closes_the_heap_for_writing(tmp_path: Path) -> None:
     heap = Heap.create(tmp_path / "heap")
     offset = heap.malloc(100)
     fill(heap, offset, 7)
-    with native.faults(1, errno.EIO), pytest.raises(DurabilityError, match="sync"):
+    with (
+        native.faults(1, errno.EIO, FaultKind.FROM),
+        pytest.raises(DurabilityError, match="sync"),
+    ):
         heap.sync()
     for change in (heap.sync, heap.trim, lambda: heap.malloc(1), lambda: heap.free(offset)):
         with pytest.raises(DurabilityError, match="one failed; reopen it"):
