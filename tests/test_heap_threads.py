@@ -284,3 +284,13 @@ def test_roots_named_by_many_threads_are_all_there(tmp_path: Path) -> None:
             run(*(partial(name_fifty, heap, prefix, offset) for prefix in range(THREADS)))
             assert len(heap.roots) == len(dict(heap.roots)) == THREADS * 50
             assert heap.check()
+
+
+def test_a_walk_gets_on_when_threads_move_the_borders() -> None:
+    """Between two steps of a walk the cursor may have come to lie inside of a run."""
+    with Heap.anonymous(decay=None) as heap:
+        run = heap.malloc(3000)  # the first block of a run of several units
+        assert heap._place_of(run)[2] > 1
+        inside = run // 4096 + 1
+        piece = heap._walk(inside)
+        assert piece is None or piece[0] > inside

@@ -195,7 +195,7 @@ int ph_walk(const struct ph_heap *h, uint64_t *cursor, struct ph_piece *piece)
         const struct ph_unit *record = &h->units[unit];
         if (unit == h->wild && h->wild < h->wild_end)
             *piece = (struct ph_piece){.start = unit, .nunits = h->wild_end - unit, .state = PH_U_OTHER};
-        else if (record->state != PH_U_OTHER)
+        else if (begins_piece(record)) /* threads may have moved the borders since the last step */
             *piece = (struct ph_piece){
                 .start = unit, .nunits = record->nunits, .state = record->state,
                 .nbytes = has_bytes(record) ? record->u.nbytes : 0,
