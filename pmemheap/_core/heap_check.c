@@ -223,6 +223,15 @@ static void check_counters(struct check *k)
     expect(k, PH_F_HELD_BYTES, h->first_unit, k->withheld.freed_bytes, h->held.freed_bytes);
 }
 
+/* Units between two pieces belong to nobody here: no record, no entry, no bit. */
+static void check_gap(struct check *k, uint64_t start, uint64_t stop)
+{
+    for (uint64_t unit = start; unit < stop; unit++)
+        expect(k, PH_F_STATE, unit, PH_U_OTHER, k->h->units[unit].state);
+    expect_no_entries(k, start, stop);
+    expect_no_bits(k, start, stop);
+}
+
 /* ph_check -- number of findings, the first `capacity` of them written; all units must have been read. */
 int64_t ph_check(struct ph_heap *h, struct ph_finding *findings, uint64_t capacity)
 {
@@ -231,8 +240,7 @@ int64_t ph_check(struct ph_heap *h, struct ph_finding *findings, uint64_t capaci
     uint64_t cursor = h->first_unit, reached = h->first_unit;
     int was_free = 0;
     while (ph_walk(h, &cursor, &piece)) {
-        expect_no_entries(&k, reached, piece.start);
-        expect_no_bits(&k, reached, piece.start);
+        check_gap(&k, reached, piece.start);
         expect(&k, PH_F_OVERLAP, piece.start, 1, piece.nunits > 0 && piece.start + piece.nunits <= h->end_unit);
         if (piece.nunits == 0 || piece.start + piece.nunits > h->end_unit)
             return (int64_t)k.count;
@@ -242,8 +250,7 @@ int64_t ph_check(struct ph_heap *h, struct ph_finding *findings, uint64_t capaci
         reached = piece.start + piece.nunits;
         check_piece(&k, &piece);
     }
-    expect_no_entries(&k, reached, h->end_unit);
-    expect_no_bits(&k, reached, h->end_unit);
+    check_gap(&k, reached, h->end_unit);
     check_lists(&k);
     check_counters(&k);
     return (int64_t)k.count;
