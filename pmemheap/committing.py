@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pmemheap import layout, native
@@ -116,8 +117,13 @@ class Committing(native.HeapCore):
             self._serve(self._log_upkeep_locked, log)
 
     def _log_upkeep_locked(self, log: RedoLog) -> None:
-        log.checkpoint_if_due()
-        log.append(b"", 0, self._medium_file_end())
+        """Checkpoint, and append what is noted; both can wait while an open undo holds the tail.
+
+        What has called for it, a commit as a rule, is done: it must not be reported as refused.
+        """
+        with suppress(OutOfSpaceError):
+            log.checkpoint_if_due()
+            log.append(b"", 0, self._medium_file_end())
 
     def _is_changing(self) -> bool:
         """Tell whether this thread is in the middle of a change of a heap."""
@@ -195,7 +201,7 @@ class Committing(native.HeapCore):
             self._append_commit(transaction, b"", 0, transaction.durable)
         log = self._redo()
         if log is not None and log.is_crowded():
-            self._serve(log.checkpoint_if_due)
+            self._log_upkeep()
         if transaction.durable and log is not None and not self._is_power:
             self.sync()
 

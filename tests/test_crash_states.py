@@ -42,6 +42,14 @@ def test_a_slot_that_recovery_changes_is_not_torn() -> None:
     assert not each.findings.failures, each.findings.failures[0]
 
 
+@pytest.mark.parametrize("first", ["alloc lazy", "two-open lazy"])
+def test_a_commit_is_not_refused_by_what_comes_after_it(first: str) -> None:
+    """With a full log whose tail an undo holds, the upkeep after the commit had no room, and raised."""
+    each = Search(budget=4, share=0.0)
+    each.run(Program("power", (first, "snapshot-crowd lazy")))
+    assert not each.findings.failures, each.findings.failures[0]
+
+
 @pytest.mark.parametrize("kind", ["anonymous", "shared"])
 def test_a_block_may_be_written_and_freed_in_one_transaction(kind: str) -> None:
     """The pin of the write was looked up by a bit that the free had cleared."""
