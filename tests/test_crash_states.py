@@ -44,7 +44,7 @@ def test_a_slot_that_recovery_changes_is_not_torn() -> None:
 
 @pytest.mark.parametrize("first", ["alloc lazy", "two-open lazy"])
 def test_a_commit_is_not_refused_by_what_comes_after_it(first: str) -> None:
-    """An undo held the tail of a full log: the upkeep after the commit found no room, and raised."""
+    """An undo held the tail of a full log: upkeep after the commit found no room, and raised."""
     each = Search(budget=4, share=0.0)
     each.run(Program("power", (first, "snapshot-crowd lazy")))
     assert not each.findings.failures, each.findings.failures[0]
