@@ -53,7 +53,7 @@ void ph_record_begin(struct ph_log *log)
 
 int ph_record_op(struct ph_log *log, uint8_t type, uint8_t flags, uint64_t off, const void *payload, uint32_t length)
 {
-    uint64_t padded = ((uint64_t)length + 7) & ~7ULL;
+    uint64_t padded = ph_padded(length);
     struct ph_op op = {.type = type, .flags = flags, .len = length, .off = off};
     if (log->nops == UINT16_MAX)
         return PH_L_MANY;
@@ -96,9 +96,28 @@ int ph_log_room(const struct ph_log *log, uint64_t bytes, uint64_t spare)
     return 0;
 }
 
+/* The same for a record that is to be appended now: what is refused is remembered, for who makes room. */
+static int claim_room(struct ph_log *log, uint64_t bytes, uint64_t spare)
+{
+    int refused = ph_log_room(log, bytes, spare);
+    log->refused = refused < 0 ? bytes : 0;
+    log->refused_spare = refused < 0 ? spare : 0;
+    return refused;
+}
+
+/* A record has been stored to the ring: the LSN behind it. */
+static int64_t appended(struct ph_log *log, const struct ph_record *record)
+{
+    log->head += record->total_len;
+    log->chain = record->crc;
+    log->records++;
+    log->bytes += record->total_len;
+    return (int64_t)log->head;
+}
+
 static void ring_store(struct ph_log *log, uint64_t lsn, const uint8_t *bytes, uint64_t length)
 {
-    uint64_t at = lsn % log->size, first = log->size - at < length ? log->size - at : length;
+    uint64_t at = lsn % log->size, first = ph_ring_first(log, lsn, length);
     ph_put(log->base + at, bytes, first);
     if (first < length)
         ph_put(log->base, bytes + first, length - first);
@@ -113,9 +132,7 @@ static uint32_t record_crc(const uint8_t *record, uint32_t seed, uint64_t length
 int64_t ph_record_append(struct ph_log *log, uint8_t kind, uint32_t txid, uint64_t spare)
 {
     uint64_t total = ph_record_bytes(log->length);
-    int refused = ph_log_room(log, total, spare);
-    log->refused = refused < 0 ? total : 0;
-    log->refused_spare = refused < 0 ? spare : 0;
+    int refused = claim_room(log, total, spare);
     if (refused < 0)
         return refused;
     memset(log->scratch + log->length, 0, total - log->length);
@@ -128,18 +145,12 @@ int64_t ph_record_append(struct ph_log *log, uint8_t kind, uint32_t txid, uint64
     header.crc = record_crc(log->scratch, log->chain, total);
     memcpy(log->scratch, &header, sizeof header);
     ring_store(log, log->head, log->scratch, total);
-    log->head += total;
-    log->chain = header.crc;
-    log->records++;
-    log->bytes += total;
-    return (int64_t)log->head;
+    return appended(log, &header);
 }
 
 int64_t ph_record_word(struct ph_log *log, uint64_t off, uint64_t image, uint64_t freed_granules, uint32_t bit)
 {
-    int refused = ph_log_room(log, sizeof(struct ph_record), log->promised);
-    log->refused = refused < 0 ? sizeof(struct ph_record) : 0;
-    log->refused_spare = refused < 0 ? log->promised : 0;
+    int refused = claim_room(log, sizeof(struct ph_record), log->promised);
     if (refused < 0)
         return refused;
     struct ph_record record = {
@@ -149,18 +160,14 @@ int64_t ph_record_word(struct ph_log *log, uint64_t off, uint64_t image, uint64_
     };
     record.crc = ph_crc32c(log->chain, (const uint8_t *)&record + 8, sizeof record - 8);
     ph_put(log->base + log->head % log->size, &record, sizeof record); /* aligned: it never wraps */
-    log->head += sizeof record;
-    log->chain = record.crc;
-    log->records++;
-    log->bytes += sizeof record;
-    return (int64_t)log->head;
+    return appended(log, &record);
 }
 
 /* ---------------------------------------------------------------- reading */
 
 void ph_ring_read(const struct ph_log *log, uint64_t lsn, void *to, uint64_t length)
 {
-    uint64_t at = lsn % log->size, first = log->size - at < length ? log->size - at : length;
+    uint64_t at = lsn % log->size, first = ph_ring_first(log, lsn, length);
     memcpy(to, log->base + at, first);
     memcpy((uint8_t *)to + first, log->base, length - first);
 }
@@ -168,7 +175,7 @@ void ph_ring_read(const struct ph_log *log, uint64_t lsn, void *to, uint64_t len
 /* Copy `length` bytes of the ring to a home. */
 static void ring_bring(const struct ph_log *log, uint64_t lsn, uint8_t *to, uint64_t length)
 {
-    uint64_t at = lsn % log->size, first = log->size - at < length ? log->size - at : length;
+    uint64_t at = lsn % log->size, first = ph_ring_first(log, lsn, length);
     ph_put(to, log->base + at, first);
     if (first < length)
         ph_put(to + first, log->base, length - first);
@@ -185,7 +192,7 @@ const struct ph_home *ph_home_of(const struct ph_log *log, uint64_t off)
 /* Clip [off, off + length) of one arena, `width` bytes a unit, to the units that are mapped. */
 static uint64_t clip(const struct ph_home *home, uint64_t width, uint64_t *off, uint64_t length)
 {
-    uint64_t base = *off & ~((1ULL << PH_ARENA_SHIFT) - 1), start = *off - base, stop = start + length;
+    uint64_t start = ph_local(*off), base = *off - start, stop = start + length;
     const struct ph_heap *h = home->heap;
     uint64_t low = (h ? h->first_unit : home->first_unit) * width, high = (h ? h->end_unit : home->end_unit) * width;
     start = start < low ? low : start;
@@ -216,7 +223,7 @@ static void bring_words(const struct ph_log *log, const struct ph_op *op, uint64
     for (uint64_t i = 0; i < length; i += 8) {
         uint64_t word;
         ph_ring_read(log, payload + (off - op->off) + i, &word, 8);
-        uint64_t *at = (uint64_t *)(table + (off & ((1ULL << PH_ARENA_SHIFT) - 1)) + i);
+        uint64_t *at = (uint64_t *)(table + ph_local(off) + i);
         if (*at != word)
             ph_put_word(at, word);
     }
@@ -244,14 +251,14 @@ void ph_apply_bytes(const struct ph_log *log, uint64_t off, uint64_t length, uin
     const struct ph_home *home = ph_home_of(log, off);
     uint64_t inside = off, count = home == NULL ? 0 : clip(home, PH_UNIT_BYTES, &inside, length);
     if (count != 0)
-        ring_bring(log, payload + (inside - off), home->data + (inside & ((1ULL << PH_ARENA_SHIFT) - 1)), count);
+        ring_bring(log, payload + (inside - off), home->data + ph_local(inside), count);
 }
 
 /* Let freed blocks that lie in one piece out of quarantine [R6]. */
 static void release(const struct ph_log *log, uint64_t off, uint64_t nbytes)
 {
     const struct ph_home *home = ph_home_of(log, off);
-    uint64_t local = off & ((1ULL << PH_ARENA_SHIFT) - 1), end = local + nbytes;
+    uint64_t local = ph_local(off), end = local + nbytes;
     while (home != NULL && home->heap != NULL && local < end && ph_is_retired(home->heap, local)) {
         uint64_t held = (uint64_t)ph_held_size(home->heap, local);
         ph_release(home->heap, local);
@@ -284,10 +291,17 @@ uint64_t ph_op_at(const struct ph_log *log, uint64_t at, struct ph_op *op)
     return at + sizeof *op;
 }
 
+uint64_t ph_next_op(const struct ph_log *log, uint64_t *at, struct ph_op *op)
+{
+    uint64_t payload = ph_op_at(log, *at, op);
+    *at = payload + ph_padded(op->len);
+    return payload;
+}
+
 uint64_t ph_word_freed(const struct ph_record *record)
 {
-    uint64_t base = record->zero & ~((1ULL << PH_ARENA_SHIFT) - 1);
-    return base | (((record->zero - base) / 8 << 6) + record->pad) << PH_GRANULE_SHIFT;
+    uint64_t word = ph_local(record->zero);
+    return (record->zero - word) | ((word / 8 << 6) + record->pad) << PH_GRANULE_SHIFT;
 }
 
 void ph_apply_word(const struct ph_log *log, const struct ph_record *record)
@@ -296,7 +310,7 @@ void ph_apply_word(const struct ph_log *log, const struct ph_record *record)
     uint64_t off = record->zero;
     if (home == NULL || clip(home, PH_UNIT_WORDS * 8, &off, 8) == 0)
         return;
-    uint64_t *at = &home->bits[(off & ((1ULL << PH_ARENA_SHIFT) - 1)) / 8];
+    uint64_t *at = &home->bits[ph_local(off) / 8];
     if (*at != record->file_end)
         ph_put_word(at, record->file_end);
 }
@@ -313,9 +327,8 @@ void ph_log_apply(struct ph_log *log, uint64_t upto)
         }
         for (uint32_t i = 0; record.kind == PH_RECORD_COMMIT && i < record.nops; i++) {
             struct ph_op op;
-            uint64_t payload = ph_op_at(log, at, &op);
+            uint64_t payload = ph_next_op(log, &at, &op);
             apply_op(log, &op, payload);
-            at = payload + (((uint64_t)op.len + 7) & ~7ULL);
         }
         log->applied += record.total_len;
     }

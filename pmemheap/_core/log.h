@@ -129,7 +129,6 @@ uint32_t ph_log_chain_at(const struct ph_log *log, uint64_t lsn);
 /* What a scan found: `end` is the LSN behind the last record that is accepted. */
 struct ph_scan {
     uint64_t end, file_end, records, undos;
-    uint64_t last_durable; /* greatest durable_lsn of an accepted record */
     uint32_t chain, txid;  /* of the last one; the greatest txid */
 };
 

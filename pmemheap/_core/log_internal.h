@@ -6,6 +6,25 @@
 #include "log.h"
 #include "tape.h"
 
+/* An offset without its arena. */
+static inline uint64_t ph_local(uint64_t offset)
+{
+    return offset & ((1ULL << PH_ARENA_SHIFT) - 1);
+}
+
+/* Bytes of a payload of `length` in a record. */
+static inline uint64_t ph_padded(uint64_t length)
+{
+    return (length + 7) & ~7ULL;
+}
+
+/* How many of `length` bytes from an LSN on lie before the end of the ring; the others are at its start. */
+static inline uint64_t ph_ring_first(const struct ph_log *log, uint64_t lsn, uint64_t length)
+{
+    uint64_t room = log->size - lsn % log->size;
+    return room < length ? room : length;
+}
+
 static inline void ph_put_word(uint64_t *at, uint64_t word)
 {
     if (ph_tape_on())
@@ -17,6 +36,8 @@ void ph_ring_read(const struct ph_log *log, uint64_t lsn, void *to, uint64_t len
 /* ph_record_at, ph_op_at -- copy what lies there; the LSN behind it. */
 uint64_t ph_record_at(const struct ph_log *log, uint64_t lsn, struct ph_record *record);
 uint64_t ph_op_at(const struct ph_log *log, uint64_t at, struct ph_op *op);
+/* ph_next_op -- the operation at `*at` of a record whose operations fit; `*at` moves behind it. LSN of its payload. */
+uint64_t ph_next_op(const struct ph_log *log, uint64_t *at, struct ph_op *op);
 
 const struct ph_home *ph_home_of(const struct ph_log *log, uint64_t off);
 void ph_apply_header(const struct ph_log *log, const struct ph_op *op, uint64_t payload, uint8_t *header);

@@ -6,8 +6,8 @@
 
 static uint32_t ring_crc(const struct ph_log *log, uint64_t lsn, uint64_t length, uint32_t seed)
 {
-    uint64_t at = lsn % log->size, first = log->size - at < length ? log->size - at : length;
-    uint32_t crc = ph_crc32c(seed, log->base + at, first);
+    uint64_t first = ph_ring_first(log, lsn, length);
+    uint32_t crc = ph_crc32c(seed, log->base + lsn % log->size, first);
     return first < length ? ph_crc32c(crc, log->base, length - first) : crc;
 }
 
@@ -22,13 +22,13 @@ static int operations_fit(const struct ph_log *log, uint64_t lsn, const struct p
         if (end - at < sizeof op)
             return 0;
         at = ph_op_at(log, at, &op);
-        if (((uint64_t)op.len + 7) / 8 * 8 > end - at)
+        if (ph_padded(op.len) > end - at)
             return 0;
         if ((op.type == PH_OP_FRESH || op.type == PH_OP_FREE) && op.len < 8)
             return 0;
         if (op.type == PH_OP_META && (op.len % 8 || op.off % 8))
             return 0;
-        at += ((uint64_t)op.len + 7) & ~7ULL;
+        at += ph_padded(op.len);
     }
     return end - at < PH_LOG_ALIGN;
 }
@@ -62,8 +62,6 @@ void ph_log_scan(const struct ph_log *log, uint64_t tail, uint32_t chain, struct
         scan->undos += record.kind == PH_RECORD_UNDO;
         if (record.txid > scan->txid)
             scan->txid = record.txid;
-        if (record.durable_lsn > scan->last_durable)
-            scan->last_durable = record.durable_lsn;
     }
 }
 
@@ -92,10 +90,9 @@ void ph_log_header_tables(const struct ph_log *log, uint64_t from, uint64_t end,
         int counts = record.kind == PH_RECORD_COMMIT && from >= commits_from;
         for (uint32_t i = 0; counts && i < record.nops; i++) {
             struct ph_op op;
-            uint64_t payload = ph_op_at(log, at, &op);
+            uint64_t payload = ph_next_op(log, &at, &op);
             if (op.type == PH_OP_META)
                 ph_apply_header(log, &op, payload, header);
-            at = payload + (((uint64_t)op.len + 7) & ~7ULL);
         }
         from += record.total_len;
     }
@@ -194,13 +191,12 @@ static int note_ranges(const struct ph_log *log, struct plan *plan, uint64_t lsn
                                  : add_range(plan, ph_word_freed(record), (uint64_t)record->nops << PH_GRANULE_SHIFT, lsn);
     for (uint32_t i = 0; i < record->nops; i++) {
         struct ph_op op;
-        uint64_t payload = ph_op_at(log, at, &op), nbytes;
+        uint64_t payload = ph_next_op(log, &at, &op), nbytes;
         if (op.type == PH_OP_FRESH || op.type == PH_OP_FREE) {
             ph_ring_read(log, payload, &nbytes, 8);
             if (add_range(plan, op.off, nbytes, lsn) < 0)
                 return PH_L_NOMEM;
         }
-        at = payload + (((uint64_t)op.len + 7) & ~7ULL);
     }
     return 0;
 }
@@ -273,12 +269,11 @@ static void replay_record(const struct ph_log *log, struct plan *plan, uint64_t 
     }
     for (uint32_t i = 0; i < record->nops; i++) {
         struct ph_op op;
-        uint64_t payload = ph_op_at(log, at, &op);
+        uint64_t payload = ph_next_op(log, &at, &op);
         if (op.type == PH_OP_META)
             ph_apply_meta(log, &op, payload);
         else if (op.type == PH_OP_WRITE || op.type == PH_OP_OLD)
             bring_unrevoked(log, plan, lsn, &op, payload);
-        at = payload + (((uint64_t)op.len + 7) & ~7ULL);
     }
 }
 
@@ -318,10 +313,9 @@ int ph_log_touched(const struct ph_log *log, uint64_t from, uint64_t end, ph_tou
         uint64_t at = ph_record_at(log, from, &record);
         for (uint32_t i = 0; record.kind != PH_RECORD_WORD && i < record.nops; i++) {
             struct ph_op op;
-            uint64_t payload = ph_op_at(log, at, &op);
+            uint64_t payload = ph_next_op(log, &at, &op);
             if ((op.type == PH_OP_WRITE || op.type == PH_OP_OLD) && touch(context, op.off, op.len) < 0)
                 return -1;
-            at = payload + (((uint64_t)op.len + 7) & ~7ULL);
         }
         from += record.total_len;
     }

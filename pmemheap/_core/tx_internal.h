@@ -6,11 +6,6 @@
 #include "log_internal.h"
 #include "tx.h"
 
-static inline uint64_t ph_local(uint64_t offset)
-{
-    return offset & ((1ULL << PH_ARENA_SHIFT) - 1);
-}
-
 /* The core of the arena that an offset belongs to, NULL if there is none. */
 static inline struct ph_heap *ph_core_of(const struct ph_log *log, uint64_t offset)
 {
