@@ -36,6 +36,7 @@ _SLOTS = {
     Table.ROOTS: layout.ROOT_SLOTS,
 }
 _GROUP = 64  # slots that are looked at together: most of them are empty
+_EMPTY_SLOT = bytes(layout.SLOT_BYTES)
 _EMPTY_GROUP = bytes(_GROUP * layout.SLOT_BYTES)
 
 
@@ -118,7 +119,7 @@ def _slots(image: HeaderImage, table: Table) -> Iterator[tuple[int, int, bytes]]
             continue
         for number in range(_GROUP):
             slot = group[number * width : (number + 1) * width]
-            if any(slot):
+            if slot != _EMPTY_SLOT:
                 index = first + number
                 yield index, start + index * width, slot
 

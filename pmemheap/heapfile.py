@@ -16,6 +16,7 @@ says IN_USE, written under another boot of the machine, is refused.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import secrets
 import stat
@@ -52,7 +53,7 @@ from pmemheap.native import Lock, NativeError
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.region import Piece, refusal
 from pmemheap.rules import Rule, omitted
-from pmemheap.units import UNIT, KiB, format_bytes
+from pmemheap.units import UNIT, format_bytes
 
 __all__ = ["DirectJournal", "HeapFile", "Journal", "boot_id", "refusals", "write_zeros"]
 
@@ -62,7 +63,7 @@ _FILE_LEAST = layout.HEADER_BYTES + UNIT
 _VOLATILE_FILE_SYSTEMS = {native.TMPFS: "tmpfs", 0x858458F6: "ramfs"}
 _FIRST_UNITS = layout.SEGMENT_UNITS
 _NAME_CHARACTERS_KEPT = 40
-_ZEROS = 16 * KiB  # written at a time: few, or the process would keep them as its own memory
+_ZEROS = UNIT  # written at a time: what is written at once, the page cache may sync at once
 
 
 class Journal(Protocol):
@@ -762,6 +763,7 @@ def _put(slots: dict[int, T], index: int, slot: T | None) -> None:
         slots[index] = slot
 
 
+@functools.cache
 def boot_id() -> bytes:
     """Return what tells this run of the machine from every other."""
     text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")

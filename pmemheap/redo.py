@@ -40,7 +40,7 @@ _OPERATION = struct.Struct("<BBHIQ")
 _META, _FREE = 1, 4
 _RECORD_ALIGN = 64
 _FREE_BYTES = _OPERATION.size + 8
-_CROWDED_SECONDS = 0.1
+_CROWDED_SECONDS = 1.0
 _OLD_SECONDS = 30.0
 _LOG_GROWTH = 4
 _PROCESS_LOG_MOST = 1 << 20  # a checkpoint syncs nothing there, it only costs its 0.1 ms
@@ -98,8 +98,9 @@ class RedoLog(native.LogCore):
         superblock = medium.superblock
         log = medium.map_log()
         self._begin(
-            log.address, log.length, medium.is_power, medium.header_address, superblock.tail_lsn,
-            superblock.tail_lsn, superblock.epoch, superblock.chain_seed, 0, medium.file_end,
+            log.address, log.length, superblock.log_off, medium.is_power, medium.header_address,
+            superblock.tail_lsn, superblock.tail_lsn, superblock.epoch, superblock.chain_seed, 0,
+            medium.file_end,
         )  # fmt: skip
         if not medium.is_power:
             medium.store_log_words(superblock.tail_lsn)
@@ -358,7 +359,7 @@ class RedoLog(native.LogCore):
             both=careful, sync=medium.is_power and careful, log_off=offset, log_size=size,
             epoch=epoch, tail_lsn=head, chain_seed=self._chain_at(head),
         )  # fmt: skip
-        self._move(log.address, size, epoch)
+        self._move(log.address, size, offset, epoch)
         medium.keep_log(log)
 
     def shrink(self) -> None:

@@ -115,9 +115,19 @@ static int64_t appended(struct ph_log *log, const struct ph_record *record)
     return (int64_t)log->head;
 }
 
+/* A record that is synced at once goes by the descriptor: a store through the map would meet a page that the last sync
+ * has write-protected, and its fault and the next protection cost more than the call. 0 if the system refuses. */
+static int ring_write(const struct ph_log *log, uint64_t at, const uint8_t *bytes, uint64_t first, uint64_t length)
+{
+    return log->awaited && log->fd >= 0 && ph_write(log->fd, bytes, first, log->place + at) == (int64_t)first
+        && (first == length || ph_write(log->fd, bytes + first, length - first, log->place) == (int64_t)(length - first));
+}
+
 static void ring_store(struct ph_log *log, uint64_t lsn, const uint8_t *bytes, uint64_t length)
 {
     uint64_t at = lsn % log->size, first = ph_ring_first(log, lsn, length);
+    if (ring_write(log, at, bytes, first, length))
+        return;
     ph_put(log->base + at, bytes, first);
     if (first < length)
         ph_put(log->base, bytes + first, length - first);

@@ -92,10 +92,12 @@ struct ph_log {
     uint64_t refused, refused_spare; /* bytes of the last record if it was not appended, and behind it; else 0 */
     uint32_t chain;    /* CRC of the record that ends at head */
     int32_t fd;        /* of the file; -1 without one */
+    uint64_t place;    /* where the ring lies in it */
     uint8_t named;     /* it has a name that others could take from it */
     uint32_t txid;     /* of the last transaction */
     uint16_t nops;
     uint8_t power, dead, frozen;
+    uint8_t awaited;   /* the record that is being built is synced as soon as it is appended */
     uint16_t arenas;   /* homes from here on are not in use */
     uint64_t records, bytes, syncs; /* since open */
     uint64_t undone, revoked;       /* by the last replay: UNDOs stored, parts of writes left out [R13] */

@@ -97,21 +97,23 @@ static PyObject *is_gone(PyObject *object, PyObject *ignored)
 /* ---------------------------------------------------------------- positions */
 
 PyDoc_STRVAR(begin_doc,
-"_begin(base, size, power, header, tail, head, epoch, chain, txid, file_end, /)\n--\n\n"
-"Write to the ring at `base` from `head` on. `header`: address of the mapped header area.");
+"_begin(base, size, place, power, header, tail, head, epoch, chain, txid, file_end, /)\n--\n\n"
+"Write to the ring at `base` from `head` on. `header`: address of the mapped header area; `place`: offset of the ring\n"
+"in its file.");
 
 static PyObject *begin(PyObject *object, PyObject *args)
 {
     struct ph_log *log = log_of(object);
-    unsigned long long base, size, header, tail, head, epoch, file_end;
+    unsigned long long base, size, place, header, tail, head, epoch, file_end;
     unsigned int chain, txid;
     int power;
 
-    if (!PyArg_ParseTuple(args, "KKpKKKKIIK", &base, &size, &power, &header, &tail, &head, &epoch, &chain, &txid,
+    if (!PyArg_ParseTuple(args, "KKKpKKKKIIK", &base, &size, &place, &power, &header, &tail, &head, &epoch, &chain, &txid,
                           &file_end))
         return NULL;
     log->base = (uint8_t *)(uintptr_t)base;
     log->size = size;
+    log->place = place;
     log->power = (uint8_t)power;
     log->header = (uint8_t *)(uintptr_t)header;
     log->tail = tail;
@@ -124,18 +126,19 @@ static PyObject *begin(PyObject *object, PyObject *args)
 }
 
 PyDoc_STRVAR(move_doc,
-"_move(base, size, epoch, /)\n--\n\n"
+"_move(base, size, place, epoch, /)\n--\n\n"
 "Go on in another ring; nothing of the old one is needed any more [R28].");
 
 static PyObject *move(PyObject *object, PyObject *args)
 {
     struct ph_log *log = log_of(object);
-    unsigned long long base, size, epoch;
+    unsigned long long base, size, place, epoch;
 
-    if (!PyArg_ParseTuple(args, "KKK", &base, &size, &epoch))
+    if (!PyArg_ParseTuple(args, "KKKK", &base, &size, &place, &epoch))
         return NULL;
     log->base = (uint8_t *)(uintptr_t)base;
     log->size = size;
+    log->place = place;
     log->epoch = epoch;
     log->tail = log->head;
     Py_RETURN_NONE;

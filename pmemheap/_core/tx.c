@@ -386,7 +386,9 @@ int64_t ph_tx_snapshot(struct ph_tx *tx, uint64_t offset, uint64_t nbytes)
         uint64_t lsn = log->head;
         if (tx->txid == 0)
             tx->txid = ++log->txid;
+        log->awaited = log->power; /* [R18] */
         end = ph_record_append(log, PH_RECORD_UNDO, tx->txid, log->promised + promise);
+        log->awaited = 0;
         failed = end < 0 ? (int)end : 0;
         if (failed == 0 && log->open_undo == 0)
             ph_log_open_undo(log, lsn);

@@ -330,14 +330,16 @@ static int64_t commit_now(struct tx_object *self, const void *operations, uint64
     if (!is_begun(self))
         return PH_T_ENDED;
     struct ph_log *log = self->tx.log;
-    int waits = ph_tx_changes_homes(&self->tx);
-    if (log->power && (durable || waits) && ph_log_is_gone(log))
+    int awaited = log->power && (durable || ph_tx_changes_homes(&self->tx));
+    if (awaited && ph_log_is_gone(log))
         return PH_L_GONE;
+    log->awaited = (uint8_t)awaited;
     int64_t end = ph_tx_commit(&self->tx, operations, length, count);
+    log->awaited = 0;
     if (end < 0)
         return end;
     self->state = PH_X_COMMITTED;
-    if (log->power && (durable || waits) && end > 0 && ph_log_sync(self->log, (uint64_t)end) < 0)
+    if (awaited && end > 0 && ph_log_sync(self->log, (uint64_t)end) < 0)
         return PH_L_DEAD;
     return end;
 }
