@@ -167,3 +167,19 @@ def test_a_map_falls_back_to_its_own_range_when_there_is_no_other(world: World) 
     assert made is not None
     made.view[0] = 3
     assert os.pread(world.fd, 1, 0) == b"\3"
+
+
+def test_a_map_without_memory_keeps_no_addresses(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its traceback lives on while the reservation is closed, as in a growth that is taken back."""
+
+    def enter(reservation: VMReservation, made: Map) -> None:
+        raise MemoryError
+
+    reservation = VMReservation(PAGE)
+    monkeypatch.setattr(VMReservation, "enter", enter)
+    with pytest.raises(MemoryError) as kept:
+        Map.anonymous(reservation, 0, PAGE)
+    reservation.close()
+    assert kept.value.__traceback__ is not None

@@ -149,11 +149,14 @@ class Map:
         with reservation.lock:
             address = reservation.vacancy(offset, align_up(content, PAGE), source.alignment)
             granularity = source.place(address, source_offset, content, options)
+            window = None
             try:
                 window = Window(address, content, options.readonly, reservation.lifeline)
                 made = cls(reservation, window, granularity)
                 reservation.enter(made)
             except BaseException:  # no memory, or an interrupt: the range is to be empty again
+                if window is not None:  # the traceback keeps it, and it would keep the addresses
+                    window.close()
                 native.unmap(address, align_up(content, PAGE))
                 raise
             return made
