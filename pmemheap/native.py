@@ -23,7 +23,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmemheap._core import _hot
-from pmemheap._core._hot import BlockBytes, HeapCore, Lifeline, LogCore, TxCore, Window
+from pmemheap._core._hot import BlockBytes, HeapCore, Lifeline, LogCore, MapCore, TxCore, Window
 from pmemheap._core._sys import ffi, lib
 from pmemheap.errors import (
     CorruptHeapError,
@@ -57,6 +57,7 @@ __all__ = [
     "Residency",
     "TapeEvent",
     "TapeKind",
+    "MapCore",
     "TxCore",
     "Window",
     "check",

@@ -15,6 +15,13 @@ static struct {
     PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *upkeep, *log_upkeep, *wake;
 } slow;
 
+static PyTypeObject *core_type;
+
+int ph_is_heap(PyObject *object)
+{
+    return core_type != NULL && PyObject_TypeCheck(object, core_type);
+}
+
 static struct heap_object *heap_of(PyObject *object)
 {
     return (struct heap_object *)object;
@@ -620,7 +627,8 @@ int ph_add_heap_types(PyObject *module)
         || intern(&slow.wake, "_wake") < 0)
         return -1;
     core_slots[3].pfunc = join_methods();
-    if (ph_add_block_bytes_type(module) < 0)
+    if (ph_add_block_bytes_type(module) < 0 || ph_add_type(module, "HeapCore", &core_spec) < 0)
         return -1;
-    return ph_add_type(module, "HeapCore", &core_spec);
+    core_type = (PyTypeObject *)PyObject_GetAttrString(module, "HeapCore");
+    return core_type == NULL ? -1 : 0;
 }

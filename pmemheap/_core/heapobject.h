@@ -37,5 +37,7 @@ static inline uint64_t ph_outer(const struct heap_object *self, uint64_t inner)
  * or with none where no live block begins there. */
 PyObject *ph_block_view(struct heap_object *self, uint64_t inner, uint64_t length);
 
+int ph_is_heap(PyObject *object);
+
 extern PyMethodDef ph_upkeep_methods[];
 int ph_add_block_bytes_type(PyObject *module);

@@ -83,7 +83,7 @@ static int execute(PyObject *module)
 {
     if (ph_add_lifeline_type(module) < 0 || ph_add_window_type(module) < 0)
         return -1;
-    return ph_add_heap_types(module) < 0 || ph_add_log_type(module) < 0 || ph_add_tx_type(module) < 0 ? -1 : 0;
+    return ph_add_heap_types(module) < 0 || ph_add_log_type(module) < 0 || ph_add_tx_type(module) < 0 || ph_add_map_type(module) < 0 ? -1 : 0;
 }
 
 static PyModuleDef_Slot slots[] = {

@@ -99,6 +99,7 @@ struct ph_log {
     uint8_t power, dead, frozen;
     uint8_t awaited;   /* the record that is being built is synced as soon as it is appended */
     uint16_t arenas;   /* homes from here on are not in use */
+    uint64_t begun;                 /* transactions, since open */
     uint64_t records, bytes, syncs; /* since open */
     uint64_t undone, revoked;       /* by the last replay: UNDOs stored, parts of writes left out [R13] */
     struct ph_home homes[PH_ARENAS];

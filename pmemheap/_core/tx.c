@@ -10,6 +10,7 @@ void ph_tx_init(struct ph_tx *tx, struct ph_log *log)
 {
     memset(tx, 0, sizeof *tx);
     tx->log = log;
+    tx->number = ++log->begun;
 }
 
 void ph_tx_fini(struct ph_tx *tx)
@@ -182,7 +183,7 @@ static int is_freed(const struct ph_tx *tx, const struct ph_heap *h, uint64_t of
     return 0;
 }
 
-int ph_tx_free(struct ph_tx *tx, uint64_t offset)
+static int free_block(struct ph_tx *tx, uint64_t offset, int deferred)
 {
     struct ph_heap *h = ph_core_of(tx->log, offset);
     if (h == NULL)
@@ -195,6 +196,8 @@ int ph_tx_free(struct ph_tx *tx, uint64_t offset)
     if (is_freed(tx, h, offset))
         return PH_T_TWICE;
     int64_t nbytes = ph_tx_may_free(tx, h, offset);
+    if (nbytes == PH_H_PINNED && deferred)
+        nbytes = ph_held_size(h, local);
     if (nbytes < 0)
         return (int)nbytes;
     if (ph_list_room(&tx->frees, 1, sizeof(struct ph_tx_block)) < 0)
@@ -204,6 +207,16 @@ int ph_tx_free(struct ph_tx *tx, uint64_t offset)
         return pinned;
     ph_frees(tx)[tx->frees.count++] = (struct ph_tx_block){.offset = offset, .nbytes = (uint64_t)nbytes};
     return 0;
+}
+
+int ph_tx_free(struct ph_tx *tx, uint64_t offset)
+{
+    return free_block(tx, offset, 0);
+}
+
+int ph_tx_free_deferred(struct ph_tx *tx, uint64_t offset)
+{
+    return free_block(tx, offset, 1);
 }
 
 static uint64_t pins_on(const struct ph_tx_list *list, uint64_t start, uint64_t nbytes)
@@ -232,9 +245,9 @@ int64_t ph_tx_may_free(const struct ph_tx *tx, struct ph_heap *h, uint64_t offse
         return PH_H_BAD_OFFSET;
     if (mark == NULL)
         return nbytes;
-    if (mark->views != 0)
-        return PH_H_PINNED;
-    return mark->pins > own_pins(tx, offset, (uint64_t)nbytes) ? PH_H_IN_TRANSACTION : nbytes;
+    if (mark->pins > own_pins(tx, offset, (uint64_t)nbytes))
+        return PH_H_IN_TRANSACTION;
+    return mark->views != 0 ? PH_H_PINNED : nbytes;
 }
 
 /* ---------------------------------------------------------------- bytes */
@@ -483,6 +496,7 @@ static void forget_fresh_snapshots(struct ph_tx *tx, uint64_t first)
 void ph_tx_rollback(struct ph_tx *tx)
 {
     struct ph_tx_savepoint point = ph_savepoints(tx)[--tx->savepoints.count];
+    tx->rollbacks++;
     for (uint64_t i = tx->snapshots.count; i-- > point.snapshots;)
         put_back(tx, &ph_snapshots(tx)[i]);
     for (uint64_t i = point.kept; i < tx->kept.count; i++)

@@ -45,6 +45,8 @@ struct ph_tx {
     uint64_t used, capacity;
     uint64_t promise;            /* log space that its snapshots keep for its commit */
     uint64_t fresh_bytes;
+    uint64_t number;             /* of those of its log: no two have the same */
+    uint64_t rollbacks;          /* how often it went back to a savepoint */
     uint32_t txid;
     uint8_t data_first;          /* the fresh bytes are durable: FRESH instead of WRITE */
 };
@@ -69,6 +71,8 @@ int ph_tx_own(struct ph_tx *tx, uint64_t offset);
 /* ph_tx_disown -- give such a block back. */
 void ph_tx_disown(const struct ph_log *log, uint64_t offset);
 int ph_tx_free(struct ph_tx *tx, uint64_t offset);
+/* ph_tx_free_deferred -- also with live views: its space is kept from others until the last one goes. */
+int ph_tx_free_deferred(struct ph_tx *tx, uint64_t offset);
 int ph_tx_write(struct ph_tx *tx, uint64_t offset, const void *bytes, uint64_t nbytes);
 /* ph_tx_carry -- store what was collected for [offset, offset + nbytes) of one block to a block that is reserved. */
 void ph_tx_carry(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes, uint64_t to);

@@ -85,6 +85,18 @@ PyObject *ph_tx_current(const struct log_object *log)
     Py_RETURN_NONE;
 }
 
+struct ph_tx *ph_tx_here(const struct log_object *log, int to_change, int *busy)
+{
+    unsigned long thread = log->open == NULL ? 0 : PyThread_get_thread_ident();
+    for (struct tx_object *one = log->open; one != NULL; one = one->next) {
+        if (one->thread != thread || one->heap == Py_None || !is_alive(one) || !is_usable(one))
+            continue;
+        *busy = to_change && !is_writer(one);
+        return &one->tx;
+    }
+    return NULL;
+}
+
 PyObject *ph_tx_list(const struct log_object *log)
 {
     PyObject *list = PyList_New(0);

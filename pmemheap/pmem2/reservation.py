@@ -351,7 +351,11 @@ class VMReservation:
 
     def leave(self, map: Map) -> None:  # noqa: A002 -- the word of the contract
         """Strike a map off the list; the caller holds the lock and has emptied its pages."""
-        del self._maps[map.key]
+        try:
+            del self._maps[map.key]
+        except KeyError:  # an interrupt has torn that out once: its order and its dictionary disagree
+            kept = [each for each in dict.values(self._maps) if each is not map]
+            self._maps = SortedDict({each.key: each for each in kept})
 
     # ------------------------------------------------------------ its end
 

@@ -1,0 +1,90 @@
+/* map_node.h -- the image of one node of a map: what lies where in its 4096 bytes, and how that is changed. */
+#ifndef PH_MAP_NODE_H
+#define PH_MAP_NODE_H
+
+#include <string.h>
+
+#include "map.h"
+
+enum {
+    PH_NODE_MAGIC = 0x444E4850,
+    PH_NODE_FIRST = 16,     /* where the positions begin */
+    PH_NODE_APART = 0xFFFF, /* instead of the bytes of a value: it lies in a block of its own */
+    PH_NODE_REFERENCE = 16, /* bytes of what an entry has then */
+    PH_NODE_ENTRIES_MOST = (PH_MAP_NODE - PH_NODE_FIRST) / 6 + 1, /* one that is about to be added as well */
+};
+
+struct ph_node {
+    uint32_t magic;
+    uint8_t level, zero;
+    uint16_t count, top, waste;
+    uint32_t none;
+};
+_Static_assert(sizeof(struct ph_node) == PH_NODE_FIRST, "format 1");
+
+/* An entry, in a node or about to be in one. */
+struct ph_piece_of_map {
+    const uint8_t *key, *value;
+    uint16_t nkey, nvalue; /* bytes in the entry */
+    uint16_t said;         /* nvalue, or PH_NODE_APART */
+};
+typedef struct ph_piece_of_map ph_entry_of_map;
+
+static inline uint16_t ph_node_u16(const uint8_t *node, uint32_t at)
+{
+    uint16_t number;
+    memcpy(&number, node + at, sizeof number);
+    return number;
+}
+
+static inline struct ph_node ph_node_header(const uint8_t *node)
+{
+    struct ph_node header;
+    memcpy(&header, node, sizeof header);
+    return header;
+}
+
+static inline uint32_t ph_node_count(const uint8_t *node)
+{
+    return ph_node_u16(node, 6);
+}
+
+static inline uint32_t ph_entry_bytes(const ph_entry_of_map *entry)
+{
+    return 4u + entry->nkey + entry->nvalue;
+}
+
+/* ph_node_entry -- entry `i`; -1 if it does not lie inside of the node. Pre: i < count. */
+static inline int ph_node_entry(const uint8_t *node, uint32_t i, ph_entry_of_map *entry)
+{
+    uint32_t at = ph_node_u16(node, PH_NODE_FIRST + 2 * i);
+    if (at < PH_NODE_FIRST || at > PH_MAP_NODE - 4)
+        return -1;
+    entry->nkey = ph_node_u16(node, at);
+    entry->said = ph_node_u16(node, at + 2);
+    entry->nvalue = entry->said == PH_NODE_APART ? PH_NODE_REFERENCE : entry->said;
+    entry->key = node + at + 4;
+    entry->value = entry->key + entry->nkey;
+    return at + ph_entry_bytes(entry) <= PH_MAP_NODE ? 0 : -1;
+}
+
+static inline int ph_key_order(const void *left, uint64_t nleft, const void *right, uint64_t nright)
+{
+    int order = memcmp(left, right, nleft < nright ? nleft : nright);
+    return order != 0 ? order : nleft < nright ? -1 : nleft > nright;
+}
+
+/* ph_node_is_sound -- whether the header is that of a node of this level: positions can be read. */
+int ph_node_is_sound(const uint8_t *node, uint32_t level);
+/* ph_node_find -- the first entry from `first` on whose key is not less; `found`: it is equal. -1: see ph_node_entry. */
+int ph_node_find(const uint8_t *node, uint32_t first, const void *key, uint64_t nkey, uint32_t *at, int *found);
+/* ph_node_fill -- make a node of entries that fit. */
+void ph_node_fill(uint8_t *node, uint32_t level, const ph_entry_of_map *entries, uint32_t count);
+/* ph_node_room -- bytes for one more entry and its position. */
+uint32_t ph_node_room(const uint8_t *node);
+/* ph_node_take -- remove entry `i`: its bytes become waste. */
+void ph_node_take(uint8_t *node, uint32_t i);
+/* ph_node_add -- add an entry before entry `i`; where it lies. Pre: there is room. */
+uint32_t ph_node_add(uint8_t *node, uint32_t i, const ph_entry_of_map *entry);
+
+#endif

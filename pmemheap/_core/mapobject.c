@@ -1,0 +1,555 @@
+/* mapobject.c -- MapCore: the calls of an ordered map that C answers alone; `SortedMap` derives from it.
+ *
+ * Reads see what the open transaction of their thread has made of the map, else what is committed. Changes want such a
+ * transaction; without one, and for everything else that C cannot do, they return a negative code, and Python decides.
+ */
+#include "logobject.h"
+
+#include <stddef.h>
+#include <string.h>
+#include <structmember.h>
+
+#include "map.h"
+
+enum { PH_M_NO_TX = -50, PH_M_BUSY = -51 };
+enum { PH_SCAN_KEYS = 0, PH_SCAN_VALUES, PH_SCAN_ITEMS };
+
+struct map_object {
+    PyObject_HEAD
+    struct ph_map map;
+    PyObject *space; /* HeapCore in which it lies */
+};
+
+/* A key or a value that was handed in. */
+struct bytes_in {
+    const void *at;
+    uint64_t length;
+    Py_buffer buffer;
+};
+
+static PyObject *name_refuse, *name_missing;
+
+static struct map_object *map_of(PyObject *object)
+{
+    return (struct map_object *)object;
+}
+
+static struct heap_object *space_of(const struct map_object *self)
+{
+    return (struct heap_object *)self->space;
+}
+
+static struct log_object *log_of(const struct map_object *self)
+{
+    return (struct log_object *)space_of(self)->log;
+}
+
+static int read_bytes(PyObject *object, const char *what, struct bytes_in *in)
+{
+    in->buffer.obj = NULL;
+    if (PyBytes_Check(object)) {
+        char *at;
+        Py_ssize_t length;
+        PyBytes_AsStringAndSize(object, &at, &length);
+        in->at = at;
+        in->length = (uint64_t)length;
+        return 0;
+    }
+    if (!PyObject_CheckBuffer(object)) {
+        PyErr_Format(PyExc_TypeError, "map: %s: bytes expected, found %R", what, object);
+        return -1;
+    }
+    if (PyObject_GetBuffer(object, &in->buffer, PyBUF_CONTIG_RO) < 0)
+        return -1;
+    in->at = in->buffer.buf;
+    in->length = (uint64_t)in->buffer.len;
+    return 0;
+}
+
+static void release_bytes(struct bytes_in *in)
+{
+    if (in->buffer.obj != NULL)
+        PyBuffer_Release(&in->buffer);
+}
+
+/* Let Python raise what a code means. */
+static PyObject *refuse(PyObject *self, int64_t code)
+{
+    PyObject *number = PyLong_FromLongLong(code);
+    PyObject *done = number == NULL ? NULL : PyObject_CallMethodObjArgs(self, name_refuse, number, NULL);
+    Py_XDECREF(number);
+    if (done != NULL) {
+        Py_DECREF(done);
+        PyErr_SetString(PyExc_SystemError, "map: _refuse has to raise");
+    }
+    return NULL;
+}
+
+/* See what this thread is to see; -1 with an exception set. `tx`: its transaction, or NULL. */
+static int look(PyObject *object, const struct ph_tx **tx)
+{
+    struct map_object *self = map_of(object);
+    int busy, failed;
+
+    *tx = NULL;
+    if (self->space == NULL || space_of(self)->state > PH_S_READONLY) {
+        refuse(object, PH_M_NO_TX);
+        return -1;
+    }
+    if (log_of(self) != NULL)
+        *tx = ph_tx_here(log_of(self), 0, &busy);
+    failed = ph_map_look(&self->map, *tx);
+    if (failed < 0)
+        refuse(object, failed);
+    return failed;
+}
+
+/* The transaction for a change, or a code. */
+static int64_t begin_change(struct map_object *self, struct ph_tx **tx)
+{
+    int busy = 0;
+
+    *tx = self->space == NULL || log_of(self) == NULL ? NULL : ph_tx_here(log_of(self), 1, &busy);
+    if (*tx == NULL)
+        return PH_M_NO_TX;
+    return busy ? PH_M_BUSY : ph_map_look(&self->map, *tx);
+}
+
+/* ---------------------------------------------------------------- reading */
+
+static PyObject *bytes_of_value(const struct ph_tx *tx, const struct ph_map_value *value)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize((const char *)value->bytes, (Py_ssize_t)value->length);
+    if (bytes != NULL && tx != NULL && value->is_apart)
+        ph_map_overlay(tx, value->block, value->length, (uint8_t *)PyBytes_AsString(bytes));
+    return bytes;
+}
+
+/* 1: there is such a key, 0: there is none, -1: an exception is set. */
+static int find(PyObject *object, PyObject *key, const struct ph_tx **tx, struct ph_map_value *value)
+{
+    struct bytes_in in;
+    int found;
+
+    if (read_bytes(key, "key", &in) < 0)
+        return -1;
+    found = look(object, tx);
+    if (found == 0 && (found = ph_map_get(&map_of(object)->map, in.at, in.length, value)) < 0)
+        refuse(object, found);
+    release_bytes(&in);
+    return found < 0 ? -1 : found;
+}
+
+static PyObject *subscript(PyObject *object, PyObject *key)
+{
+    const struct ph_tx *tx;
+    struct ph_map_value value;
+    int found = find(object, key, &tx, &value);
+
+    if (found > 0)
+        return bytes_of_value(tx, &value);
+    return found < 0 ? NULL : PyObject_CallMethodObjArgs(object, name_missing, key, NULL);
+}
+
+PyDoc_STRVAR(get_doc,
+"get(key, default=None, /)\n--\n\n"
+"Return a copy of the value of a key, or `default`. O(log n).\n\n"
+"Raises\n------\nTypeError\n    The key is no bytes.\nCorruptHeapError\n    The map contradicts itself there.");
+
+static PyObject *get(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    const struct ph_tx *tx;
+    struct ph_map_value value;
+    int found;
+
+    if (count < 1 || count > 2)
+        return PyErr_Format(PyExc_TypeError, "get() takes 1 or 2 arguments (%zd given)", count);
+    found = find(object, args[0], &tx, &value);
+    if (found > 0)
+        return bytes_of_value(tx, &value);
+    return found < 0 ? NULL : Py_NewRef(count == 2 ? args[1] : Py_None);
+}
+
+static int contains(PyObject *object, PyObject *key)
+{
+    const struct ph_tx *tx;
+    struct ph_map_value value;
+    return find(object, key, &tx, &value);
+}
+
+static Py_ssize_t length(PyObject *object)
+{
+    const struct ph_tx *tx;
+    uint64_t count;
+    int failed = look(object, &tx);
+
+    if (failed == 0 && (failed = ph_map_count(&map_of(object)->map, &count)) < 0)
+        refuse(object, failed);
+    return failed < 0 ? -1 : (Py_ssize_t)count;
+}
+
+PyDoc_STRVAR(view_doc,
+"view(key, /)\n--\n\n"
+"Return a memoryview of the value of a key, in place.\n\n"
+"It stays valid, with these bytes, until it is released: the space of a value that is removed or replaced meanwhile\n"
+"is kept. `patch` shows through it. Read it only: what is stored to it is in no transaction.\n\n"
+"Raises\n------\nKeyError\n    There is no such key.");
+
+static PyObject *view(PyObject *object, PyObject *key)
+{
+    struct map_object *self = map_of(object);
+    const struct ph_tx *tx;
+    struct ph_map_value value;
+    PyObject *whole, *part;
+    int found = find(object, key, &tx, &value);
+
+    if (found <= 0)
+        return found < 0 ? NULL : PyObject_CallMethodObjArgs(object, name_missing, key, NULL);
+    if (value.is_apart)
+        return ph_block_view(space_of(self), ph_inner(space_of(self), value.block), value.length);
+    whole = ph_block_view(space_of(self), ph_inner(space_of(self), value.block), PH_MAP_NODE);
+    if (whole == NULL)
+        return PyErr_Occurred() ? NULL : refuse(object, PH_M_CORRUPT);
+    part = PySequence_GetSlice(whole, (Py_ssize_t)value.start, (Py_ssize_t)(value.start + value.length));
+    Py_DECREF(whole);
+    return part;
+}
+
+/* ---------------------------------------------------------------- scanning */
+
+/* What a scan is asked for: from `low` on, `after` without it, to `high`. */
+struct scan {
+    struct bytes_in low, high;
+    int has_low, has_high, back, after, what;
+    Py_ssize_t most;
+};
+
+/* Append key, value or both. Nothing here that the garbage collector tracks: its finalizers could close the heap. */
+static int append_entry(PyObject *flat, const struct ph_tx *tx, const struct scan *scan, const uint8_t *key, uint64_t nkey,
+                        const struct ph_map_value *value)
+{
+    int failed = 0;
+    if (scan->what != PH_SCAN_VALUES) {
+        PyObject *name = PyBytes_FromStringAndSize((const char *)key, (Py_ssize_t)nkey);
+        failed = name == NULL || PyList_Append(flat, name) < 0;
+        Py_XDECREF(name);
+    }
+    if (!failed && scan->what != PH_SCAN_KEYS) {
+        PyObject *bytes = bytes_of_value(tx, value);
+        failed = bytes == NULL || PyList_Append(flat, bytes) < 0;
+        Py_XDECREF(bytes);
+    }
+    return failed;
+}
+
+/* Keys and values by turns, as pairs; steals the list. */
+static PyObject *paired(PyObject *flat)
+{
+    Py_ssize_t count = PyList_Size(flat) / 2;
+    PyObject *pairs = PyList_New(count);
+    for (Py_ssize_t i = 0; pairs != NULL && i < count; i++) {
+        PyObject *pair = PyTuple_Pack(2, PyList_GetItem(flat, 2 * i), PyList_GetItem(flat, 2 * i + 1));
+        if (pair == NULL)
+            Py_CLEAR(pairs);
+        else
+            PyList_SetItem(pairs, i, pair);
+    }
+    Py_DECREF(flat);
+    return pairs;
+}
+
+static int order(const uint8_t *key, uint64_t nkey, const struct bytes_in *other)
+{
+    int differ = memcmp(key, other->at, nkey < other->length ? nkey : other->length);
+    return differ != 0 ? differ : nkey < other->length ? -1 : nkey > other->length;
+}
+
+static int is_beyond(const struct scan *scan, const uint8_t *key, uint64_t nkey)
+{
+    if (scan->back)
+        return scan->has_low && order(key, nkey, &scan->low) < 0;
+    return scan->has_high && order(key, nkey, &scan->high) >= 0;
+}
+
+/* Append what is found to `flat`; the last key that was found to `last`. 0, or -1 with an exception set. */
+static int run_scan(PyObject *object, const struct ph_tx *tx, const struct scan *scan, PyObject *flat, PyObject **last)
+{
+    struct ph_map *map = &map_of(object)->map;
+    const struct bytes_in *start = scan->back ? &scan->high : &scan->low;
+    int has_start = scan->back ? scan->has_high : scan->has_low, failed = 0;
+    struct ph_map_cursor cursor;
+    int more = ph_map_seek(map, has_start ? start->at : NULL, has_start ? start->length : 0, scan->back, &cursor);
+    const uint8_t *key = NULL;
+    uint64_t nkey = 0;
+    Py_ssize_t left = scan->most;
+
+    for (int first = 1; more > 0 && !failed && left > 0; first = 0) {
+        struct ph_map_value value;
+        const uint8_t *next;
+        uint64_t nnext;
+        if ((more = ph_map_entry(map, &cursor, &next, &nnext, &value)) < 0 || is_beyond(scan, next, nnext))
+            break;
+        if (!(first && scan->after && has_start && order(next, nnext, start) == 0)) {
+            failed = append_entry(flat, tx, scan, next, nnext, &value);
+            key = next;
+            nkey = nnext;
+            left--;
+        }
+        more = ph_map_step(map, &cursor, scan->back);
+    }
+    if (more < 0)
+        refuse(object, more);
+    if (more >= 0 && !failed)
+        *last = key == NULL ? Py_NewRef(Py_None) : PyBytes_FromStringAndSize((const char *)key, (Py_ssize_t)nkey);
+    return *last == NULL ? -1 : 0;
+}
+
+PyDoc_STRVAR(scan_doc,
+"_scan(low, high, back, after, most, what, /)\n--\n\n"
+"At most `most` entries from `low` up to, without, `high`, or `back` from there: their keys (0), values (1) or both (2),\n"
+"and the last key. `after`: without `low` itself. None: no bound. Looks at no more than one entry besides.");
+
+static PyObject *scan_map(PyObject *object, PyObject *args)
+{
+    struct scan scan = {0};
+    const struct ph_tx *tx;
+    PyObject *low, *high, *list, *last = NULL;
+
+    if (!PyArg_ParseTuple(args, "OOppni", &low, &high, &scan.back, &scan.after, &scan.most, &scan.what))
+        return NULL;
+    scan.has_low = low != Py_None;
+    scan.has_high = high != Py_None;
+    if (scan.has_low && read_bytes(low, "start", &scan.low) < 0)
+        return NULL;
+    if (scan.has_high && read_bytes(high, "stop", &scan.high) < 0) {
+        release_bytes(&scan.low);
+        return NULL;
+    }
+    list = PyList_New(0);
+    if (list != NULL && (look(object, &tx) < 0 || run_scan(object, tx, &scan, list, &last) < 0))
+        Py_CLEAR(list);
+    release_bytes(&scan.low);
+    release_bytes(&scan.high);
+    if (list != NULL && scan.what == PH_SCAN_ITEMS)
+        list = paired(list);
+    if (list == NULL) {
+        Py_XDECREF(last);
+        return NULL;
+    }
+    PyObject *found = PyTuple_Pack(2, list, last);
+    Py_DECREF(list);
+    Py_DECREF(last);
+    return found;
+}
+
+/* ---------------------------------------------------------------- changing */
+
+PyDoc_STRVAR(put_doc,
+"_put(key, value, placed, /)\n--\n\n"
+"In the open transaction of this thread: 1 if the key was there, 0, or a negative code. `placed`: the fresh block that\n"
+"has the value, or -1.");
+
+static PyObject *put(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    struct map_object *self = map_of(object);
+    struct bytes_in key, value;
+    struct ph_tx *tx;
+    int64_t code;
+
+    if (count != 3)
+        return PyErr_Format(PyExc_TypeError, "_put() takes 3 arguments (%zd given)", count);
+    long long placed = PyLong_AsLongLong(args[2]);
+    if ((placed == -1 && PyErr_Occurred()) || read_bytes(args[0], "key", &key) < 0)
+        return NULL;
+    if (read_bytes(args[1], "value", &value) < 0) {
+        release_bytes(&key);
+        return NULL;
+    }
+    if (key.length > PH_MAP_KEY_MOST)
+        PyErr_Format(PyExc_ValueError, "map: key: at most %d bytes expected, found %llu", PH_MAP_KEY_MOST,
+                     (unsigned long long)key.length);
+    else if ((code = begin_change(self, &tx)) >= 0)
+        code = ph_map_put(&self->map, tx, key.at, key.length, value.at, value.length, (uint64_t)placed);
+    release_bytes(&key);
+    release_bytes(&value);
+    return PyErr_Occurred() ? NULL : PyLong_FromLongLong(code);
+}
+
+PyDoc_STRVAR(remove_doc,
+"_remove(key, /)\n--\n\nIn the open transaction of this thread: 1 if the key was there, 0, or a negative code.");
+
+static PyObject *remove_key(PyObject *object, PyObject *argument)
+{
+    struct map_object *self = map_of(object);
+    struct bytes_in key;
+    struct ph_tx *tx;
+
+    if (read_bytes(argument, "key", &key) < 0)
+        return NULL;
+    int64_t code = begin_change(self, &tx);
+    if (code >= 0)
+        code = ph_map_remove(&self->map, tx, key.at, key.length);
+    release_bytes(&key);
+    return PyLong_FromLongLong(code);
+}
+
+PyDoc_STRVAR(patch_doc,
+"_patch(key, start, data, /)\n--\n\n"
+"In the open transaction of this thread: 1 if the key is there, 0, or a negative code.");
+
+static PyObject *patch(PyObject *object, PyObject *args)
+{
+    struct map_object *self = map_of(object);
+    struct bytes_in key, data;
+    struct ph_tx *tx;
+    PyObject *name, *bytes;
+    unsigned long long start;
+
+    if (!PyArg_ParseTuple(args, "OKO", &name, &start, &bytes) || read_bytes(name, "key", &key) < 0)
+        return NULL;
+    if (read_bytes(bytes, "data", &data) < 0) {
+        release_bytes(&key);
+        return NULL;
+    }
+    int64_t code = begin_change(self, &tx);
+    if (code >= 0)
+        code = ph_map_patch(&self->map, tx, key.at, key.length, start, data.at, data.length);
+    release_bytes(&key);
+    release_bytes(&data);
+    return PyLong_FromLongLong(code);
+}
+
+PyDoc_STRVAR(make_doc, "_make(space, /)\n--\n\nA new map, in the open transaction of this thread: offset of its header, or a code.");
+
+static PyObject *make(PyObject *object, PyObject *ignored)
+{
+    struct map_object *self = map_of(object);
+    struct ph_tx *tx;
+    int busy = 0;
+
+    (void)ignored;
+    tx = self->space == NULL || log_of(self) == NULL ? NULL : ph_tx_here(log_of(self), 1, &busy);
+    if (tx == NULL || busy)
+        return PyLong_FromLong(busy ? PH_M_BUSY : PH_M_NO_TX);
+    return PyLong_FromLongLong(ph_map_make(tx, self->map.arena));
+}
+
+/* ---------------------------------------------------------------- the whole */
+
+PyDoc_STRVAR(node_doc,
+"_node(offset, level, /)\n--\n\n"
+"The bytes of a node, as this thread sees it; None if there is none of that level.");
+
+static PyObject *node_at(PyObject *object, PyObject *args)
+{
+    unsigned long long offset;
+    unsigned int level;
+    const struct ph_tx *tx;
+
+    if (!PyArg_ParseTuple(args, "KI", &offset, &level) || look(object, &tx) < 0)
+        return NULL;
+    const uint8_t *node = ph_map_node(&map_of(object)->map, offset, level);
+    return node == NULL ? Py_NewRef(Py_None) : PyBytes_FromStringAndSize((const char *)node, PH_MAP_NODE);
+}
+
+static PyObject *header_of(PyObject *object, PyObject *ignored)
+{
+    const struct ph_tx *tx;
+    struct ph_map_header header;
+
+    (void)ignored;
+    if (look(object, &tx) < 0)
+        return NULL;
+    int failed = ph_map_header_of(&map_of(object)->map, &header);
+    if (failed < 0)
+        return refuse(object, failed);
+    return Py_BuildValue("KKI", (unsigned long long)header.root, (unsigned long long)header.count, header.height);
+}
+
+static PyObject *bad(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return PyLong_FromUnsignedLongLong(map_of(object)->map.bad);
+}
+
+PyDoc_STRVAR(attach_doc, "_attach(space, header, /)\n--\n\nBe the map whose header lies at an offset of a HeapCore.");
+
+static PyObject *attach(PyObject *object, PyObject *args)
+{
+    struct map_object *self = map_of(object);
+    PyObject *space;
+    unsigned long long header;
+
+    if (!PyArg_ParseTuple(args, "OK", &space, &header))
+        return NULL;
+    if (!ph_is_heap(space))
+        return PyErr_Format(PyExc_TypeError, "map: a heap or an arena expected, found %R", space);
+    ph_map_fini(&self->map);
+    PyObject *old = self->space;
+    self->space = Py_NewRef(space);
+    Py_XDECREF(old);
+    memset(&self->map, 0, sizeof self->map);
+    self->map.heap = &space_of(self)->heap;
+    self->map.arena = space_of(self)->origin >> PH_ARENA_SHIFT;
+    self->map.header = header;
+    Py_RETURN_NONE;
+}
+
+static void map_dealloc(PyObject *object)
+{
+    struct map_object *self = map_of(object);
+    PyTypeObject *type = Py_TYPE(object);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+    ph_map_fini(&self->map);
+    Py_XDECREF(self->space);
+    release(object);
+    Py_DECREF(type);
+}
+
+static PyMethodDef map_methods[] = {
+    {"get", (PyCFunction)(void (*)(void))get, METH_FASTCALL, get_doc},
+    {"view", view, METH_O, view_doc},
+    {"_scan", scan_map, METH_VARARGS, scan_doc},
+    {"_put", (PyCFunction)(void (*)(void))put, METH_FASTCALL, put_doc},
+    {"_remove", remove_key, METH_O, remove_doc},
+    {"_patch", patch, METH_VARARGS, patch_doc},
+    {"_make", make, METH_NOARGS, make_doc},
+    {"_node", node_at, METH_VARARGS, node_doc},
+    {"_header", header_of, METH_NOARGS, "_header()\n--\n\nOffset of the root, entries, height."},
+    {"_bad", bad, METH_NOARGS, "_bad()\n--\n\nOffset of the node at which a contradiction was found."},
+    {"_attach", attach, METH_VARARGS, attach_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef map_members[] = {
+    {"_space", T_OBJECT, offsetof(struct map_object, space), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot map_slots[] = {
+    {Py_tp_doc, (void *)"MapCore()\n--\n\nThe calls of an ordered map that C answers alone; `SortedMap` derives from it."},
+    {Py_tp_dealloc, map_dealloc},
+    {Py_tp_methods, map_methods},
+    {Py_tp_members, map_members},
+    {Py_mp_subscript, subscript},
+    {Py_mp_length, length},
+    {Py_sq_contains, contains},
+    {0, NULL},
+};
+
+static PyType_Spec map_spec = {
+    .name = "pmemheap._core._hot.MapCore",
+    .basicsize = sizeof(struct map_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = map_slots,
+};
+
+int ph_add_map_type(PyObject *module)
+{
+    name_refuse = PyUnicode_InternFromString("_refuse");
+    name_missing = PyUnicode_InternFromString("__missing__");
+    if (name_refuse == NULL || name_missing == NULL)
+        return -1;
+    return ph_add_type(module, "MapCore", &map_spec);
+}

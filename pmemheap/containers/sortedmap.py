@@ -1,0 +1,461 @@
+"""SortedMap: an ordered map of bytes to bytes that lives in a heap.
+
+    root "name" --> header --> node --> node --> leaf     a B+tree; nodes of 4 KiB
+                                                  |       key, value, key, value ...
+                                                  +-----> a value that is long, in a block of its own
+
+`MapCore` is the C half: it descends, compares, edits. What this half decides is when a transaction
+begins, where space comes from, and what an error says. A map is opened by reading its root: nothing
+is made again. Every change is one of a transaction: of the one that the thread has open, or of one
+of its own. What other threads see is what is committed.
+
+Values are read in place. An entry never moves within its node, and a node that is made anew is
+freed when its last view goes: so a view of a value keeps its bytes, whatever happens to the map.
+
+Invariants, checked by `SortedMap.check`: keys ascend, within a node and from node to node, and lie
+between those that lead there; all leaves are equally deep; every node and every long value is a
+live block; what a node says of its bytes adds up; the header has the number of entries.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, MutableMapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NoReturn, TypeVar
+
+from pmemheap import native
+from pmemheap.errors import CorruptHeapError, OutOfSpaceError, UsageError
+from pmemheap.heap import Heap
+
+__all__ = ["KEY_BYTES_MOST", "MapStatistics", "SortedMap"]
+
+T = TypeVar("T")
+
+KEY_BYTES_MOST = 1024
+"""Bytes of the longest key."""
+
+_NODE_BYTES = 4096
+_ENTRY_BYTES_MOST = 1024
+_NODES_AT_ONCE = 8
+_NODE = struct.Struct("<IBBHHHI")
+_ENTRY = struct.Struct("<HH")
+_PLACE = struct.Struct("<QQ")
+_CHILD = struct.Struct("<Q")
+_APART = 0xFFFF
+_NOWHERE = -1
+_BATCH_FIRST, _BATCH_MOST = 32, 512
+_CLEARED_AT_ONCE = 256
+_KEYS, _VALUES, _ITEMS = range(3)
+
+_CORRUPT, _TORN, _OUTSIDE = -40, -41, -42
+_NO_TRANSACTION, _BUSY = -50, -51
+
+
+@dataclass(frozen=True)
+class MapStatistics:
+    """What a map consists of.
+
+    Attributes
+    ----------
+    entries, height : int
+        Keys; nodes from the root to a leaf.
+    nodes, leaves : int
+        Of 4096 bytes each.
+    key_bytes, value_bytes : int
+        Of all keys and values.
+    apart, apart_bytes : int
+        Values in blocks of their own, and their bytes.
+    waste_bytes : int
+        In leaves: what was removed or replaced, until the leaf is made anew.
+    """
+
+    entries: int
+    height: int
+    nodes: int
+    leaves: int
+    key_bytes: int
+    value_bytes: int
+    apart: int
+    apart_bytes: int
+    waste_bytes: int
+
+    @property
+    def fill(self) -> float:
+        """The part of the bytes of the leaves that is keys and values."""
+        inside = self.key_bytes + self.value_bytes - self.apart_bytes
+        return inside / (self.leaves * _NODE_BYTES)
+
+
+class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
+    """The map under a root of a heap; made, empty, if there is none.
+
+    Parameters
+    ----------
+    heap : Heap
+        Open. A read-only one is enough for a map that exists.
+    name : str
+        Of the root.
+    durable : bool, optional
+        Of the transactions that changes outside of one begin; see `Heap.transaction`.
+
+    Raises
+    ------
+    UsageError
+        The heap is closed; it is read-only and has no such root.
+    CorruptHeapError
+        The root leads to something that is no map.
+
+    Examples
+    --------
+    >>> import pmemheap
+    >>> from pmemheap.containers import SortedMap
+    >>> heap = pmemheap.Heap.anonymous()
+    >>> prices = SortedMap(heap, "prices")
+    >>> prices[b"pear"] = b"3"
+    >>> prices.update({b"apple": b"2", b"plum": b"5"})
+    >>> list(prices.items(b"b"))
+    [(b'pear', b'3'), (b'plum', b'5')]
+    >>> with heap.transaction():
+    ...     del prices[b"pear"]
+    ...     prices[b"quince"] = b"7"
+    >>> list(prices), len(prices)
+    ([b'apple', b'plum', b'quince'], 3)
+    >>> heap.close()
+
+    Notes
+    -----
+    Point operations are O(log n): for a hundred thousand keys of 24 bytes three nodes. Keys have at
+    most 1024 bytes, values as many as the heap has room for. Use from several threads is safe; one
+    of them changes at a time.
+    """
+
+    def __init__(self, heap: Heap, name: str, *, durable: bool | None = None) -> None:
+        self._heap = heap
+        self._name = name
+        self._durable = durable
+        header = heap.roots.get(name)
+        if header is None:
+            self._attach(heap, 0)
+            header = self._create()
+        self._attach(heap, header)
+        self._header()
+
+    def _create(self) -> int:
+        with self._heap.transaction(durable=self._durable) as tx:
+            while (header := self._make()) < 0:
+                self._help(header, tx)
+            tx.roots[self._name] = header
+        return header
+
+    @property
+    def heap(self) -> Heap:
+        """The heap in which it lies."""
+        return self._heap
+
+    @property
+    def name(self) -> str:
+        """The root that leads to it."""
+        return self._name
+
+    def __repr__(self) -> str:
+        """Show the root."""
+        return f"<SortedMap {self._name!r} of {self._heap!r}>"
+
+    def __missing__(self, key: bytes) -> NoReturn:
+        """Raise what says that there is no such key."""
+        raise KeyError(key)
+
+    # ------------------------------------------------------------ changing
+
+    def __setitem__(self, key: bytes, value: Any) -> None:
+        """Give a key a value: any contiguous buffer. O(log n), and one commit outside of a transaction.
+
+        Raises
+        ------
+        ValueError
+            The key is longer than `KEY_BYTES_MOST`.
+        OutOfSpaceError
+            The heap cannot grow, or the transaction has no room in the log. Nothing has changed.
+        """  # noqa: E501
+        if self._put(key, value, _NOWHERE) < 0:
+            with self._heap.transaction(durable=self._durable) as tx:
+                if self._put(key, value, _NOWHERE) < 0:
+                    self._put_slowly(key, value, tx)
+
+    def _put_slowly(self, key: bytes, value: Any, tx: Any) -> None:
+        length = memoryview(value).nbytes
+        placed = _NOWHERE
+        if len(key) + length > _ENTRY_BYTES_MOST:
+            placed = tx.malloc(length)
+            tx.write(placed, value)
+        while (code := self._put(key, value, placed)) < 0:
+            self._help(code, tx)
+
+    def __delitem__(self, key: bytes) -> None:
+        """Remove a key; KeyError if it is not there. Its space is free when no view of it lives."""
+        if not self.discard(key):
+            raise KeyError(key)
+
+    def discard(self, key: bytes) -> bool:
+        """Remove a key if it is there; tell whether it was."""
+        code = self._remove(key)
+        if code < 0:
+            with self._heap.transaction(durable=self._durable) as tx:
+                while (code := self._remove(key)) < 0:
+                    self._help(code, tx)
+        return code > 0
+
+    def patch(self, key: bytes, start: int, data: Any) -> None:
+        """Change bytes of a value in place, at a cost that does not depend on its length.
+
+        Parameters
+        ----------
+        start : int
+            Where in the value.
+        data : buffer
+            It has to end inside of the value.
+
+        Raises
+        ------
+        KeyError
+            There is no such key.
+        UsageError
+            The range does not lie inside of the value. Nothing has changed.
+        """
+        with self._heap.transaction(durable=self._durable) as tx:
+            while (code := self._patch(key, start, data)) < 0:
+                if code == _OUTSIDE:
+                    raise UsageError(
+                        f"map {self._name!r}: {memoryview(data).nbytes} bytes from {start} inside "
+                        f"of the value of {key!r} expected, which has {len(self[key])} bytes"
+                    )
+                self._help(code, tx)
+        if not code:
+            raise KeyError(key)
+
+    def put_many(self, pairs: Iterable[tuple[bytes, Any]], *, batch: int = 256) -> None:
+        """Give many keys values, in transactions of `batch` each; all in the one that is open."""
+        rest = iter(pairs)
+        while some := list(islice(rest, batch)):
+            with self._heap.transaction(durable=self._durable):
+                for key, value in some:
+                    self[key] = value
+
+    def update(self, other: Any = (), /, **more: Any) -> None:
+        """Take over all of a mapping or of pairs; as `put_many`."""
+        pairs = ((key, other[key]) for key in other.keys()) if hasattr(other, "keys") else other  # noqa: SIM118
+        self.put_many(pairs)
+        if more:
+            raise TypeError(f"map {self._name!r}: keys of bytes expected, found {sorted(more)}")
+
+    def clear(self) -> None:
+        """Remove everything, in transactions of 256 keys."""
+        while keys := self._scan(None, None, False, False, _CLEARED_AT_ONCE, _KEYS)[0]:
+            with self._heap.transaction(durable=self._durable):
+                for key in keys:
+                    self.discard(key)
+
+    def drop(self) -> None:
+        """Remove everything, and the map and its root as well. It is not to be used any more."""
+        self.clear()
+        with self._heap.transaction(durable=self._durable) as tx:
+            root, _, _ = self._header()
+            header = self._heap.roots[self._name]
+            tx.write(header, bytes(8))
+            tx.free(root)
+            tx.free(header)
+            del tx.roots[self._name]
+
+    # ------------------------------------------------------------ scanning
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the keys in their order."""
+        return self._scanned(None, None, False, _KEYS)
+
+    def __reversed__(self) -> Iterator[bytes]:
+        """Yield the keys from the last one on."""
+        return self._scanned(None, None, True, _KEYS)
+
+    def keys(  # type: ignore[override]
+        self, start: bytes | None = None, stop: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[bytes]:
+        """Yield the keys from `start` up to, but not including, `stop`, or from there backwards.
+
+        The map may be changed meanwhile: keys that are added or removed behind the one that was
+        yielded last are seen or not seen accordingly.
+        """
+        return self._scanned(start, stop, reverse, _KEYS)
+
+    def values(  # type: ignore[override]
+        self, start: bytes | None = None, stop: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[bytes]:
+        """Yield the values, as `keys` does."""
+        return self._scanned(start, stop, reverse, _VALUES)
+
+    def items(  # type: ignore[override]
+        self, start: bytes | None = None, stop: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield keys and values, as `keys` does."""
+        return self._scanned(start, stop, reverse, _ITEMS)
+
+    def _scanned(
+        self, low: bytes | None, high: bytes | None, back: bool, what: int
+    ) -> Iterator[Any]:
+        after, most = False, _BATCH_FIRST
+        while True:
+            found, last = self._scan(low, high, back, after, most, what)
+            yield from found
+            if len(found) < most:
+                return
+            most = min(2 * most, _BATCH_MOST)
+            if back:
+                high = last
+            else:
+                low, after = last, True
+
+    def scan(self, start: bytes | None = None, count: int = 25) -> list[tuple[bytes, bytes]]:
+        """Return the first `count` entries from `start` on, at once."""
+        found: list[tuple[bytes, bytes]] = self._scan(start, None, False, False, count, _ITEMS)[0]
+        return found
+
+    # ------------------------------------------------------------ when C cannot go on
+
+    def _help(self, code: int, tx: Any) -> None:
+        """Do what lets a change succeed that C has refused, or raise."""
+        if code == _BUSY:
+            tx.write(self._heap.roots[self._name], b"")  # waits until it may
+        elif code == _TORN:
+            tx.abort()
+            raise MemoryError(f"map {self._name!r}: no memory in a change; it was aborted")
+        elif code in {_NO_TRANSACTION, _CORRUPT}:
+            self._refuse(code)
+        else:  # a node is missing: the heap brings some units into reach of C
+            for offset in [tx.malloc(_NODE_BYTES) for _ in range(_NODES_AT_ONCE)]:
+                tx.free(offset)
+
+    def _refuse(self, code: int) -> NoReturn:
+        """Raise what C has found."""
+        self._heap.roots.get(self._name)  # raises what is to be raised of a closed heap
+        if code == _CORRUPT:
+            raise CorruptHeapError(
+                f"map {self._name!r}: a header or a node in order expected at offset "
+                f"{self._bad():#x}, found none"
+            )
+        if code == _NO_TRANSACTION:
+            raise UsageError(f"map {self._name!r}: a heap that can be changed expected")
+        raise OutOfSpaceError(f"map {self._name!r}: no memory, code {code}")
+
+    # ------------------------------------------------------------ the whole
+
+    def check(self) -> None:
+        """Verify everything that must hold. O(n).
+
+        Raises
+        ------
+        CorruptHeapError
+            Something does not; place, expected, found.
+        """
+        _Census(self).require_sound()
+
+    def statistics(self) -> MapStatistics:
+        """Count what the map consists of. O(n)."""
+        return _Census(self).statistics()
+
+
+class _Census:
+    """A walk over all nodes of a map."""
+
+    def __init__(self, of: SortedMap) -> None:
+        self._map = of
+        self._heap = of.heap
+        self.root, self.count, self.height = of._header()
+        self.nodes = self.leaves = self.entries = self.apart = 0
+        self.key_bytes = self.value_bytes = self.apart_bytes = self.waste = 0
+        self._walk(self.root, self.height - 1, None, None)
+
+    def _walk(self, offset: int, level: int, low: bytes | None, high: bytes | None) -> None:
+        node = self._map._node(offset, level)
+        if node is None:
+            raise self._wrong(offset, f"a node of level {level}", "none")
+        self._require_block(offset, _NODE_BYTES, "a node")
+        _, _, _, count, top, waste, _ = _NODE.unpack_from(node)
+        positions = struct.unpack_from(f"<{count}H", node, _NODE.size)
+        entries = [self._entry(node, offset, at) for at in positions]
+        live = sum(4 + len(key) + len(value) for key, _, value in entries)
+        if live + waste != _NODE_BYTES - top:
+            raise self._wrong(offset, f"{_NODE_BYTES - top} bytes of entries", f"{live} + {waste}")
+        self._require_order(offset, level, [key for key, _, _ in entries], low, high)
+        self.nodes += 1
+        if level == 0:
+            self._count_leaf(offset, entries, waste)
+            return
+        if not entries:
+            raise self._wrong(offset, "a child", "none")
+        borders = [low, *(key for key, _, _ in entries[1:]), high]
+        for number, (_, _, value) in enumerate(entries):
+            if len(value) != _CHILD.size:
+                raise self._wrong(offset, "the offset of a node", f"{len(value)} bytes")
+            self._walk(*_CHILD.unpack(value), level - 1, borders[number], borders[number + 1])
+
+    def _entry(self, node: bytes, offset: int, at: int) -> tuple[bytes, int, bytes]:
+        nkey, said = _ENTRY.unpack_from(node, at)
+        length = _PLACE.size if said == _APART else said
+        stop = at + _ENTRY.size + nkey + length
+        if at < _NODE.size or stop > len(node):
+            raise self._wrong(offset, "an entry inside of the node", f"{at} to {stop}")
+        start = at + _ENTRY.size
+        return node[start : start + nkey], said, node[start + nkey : stop]
+
+    def _require_order(
+        self, offset: int, level: int, keys: list[bytes], low: bytes | None, high: bytes | None
+    ) -> None:
+        """Keys ascend between those that lead here; the first one above the leaves does not count."""
+        counting = keys[1:] if level else keys
+        bounded = [*([] if low is None else [low]), *counting]
+        for left, right in zip(bounded, bounded[1:], strict=False):
+            if left > right or (left == right and left is not low):
+                raise self._wrong(offset, "ascending keys", f"{left!r} before {right!r}")
+        if high is not None and counting and counting[-1] >= high:
+            raise self._wrong(offset, f"keys below {high!r}", f"{counting[-1]!r}")
+
+    def _count_leaf(self, offset: int, entries: list[tuple[bytes, int, bytes]], waste: int) -> None:
+        self.leaves += 1
+        self.waste += waste
+        self.entries += len(entries)
+        for key, said, value in entries:
+            length = len(value)
+            if said == _APART:
+                block, length = _PLACE.unpack(value)
+                self._require_block(block, length, f"the value of {key!r} of node {offset:#x}")
+                self.apart += 1
+                self.apart_bytes += length
+            self.key_bytes += len(key)
+            self.value_bytes += length
+
+    def _require_block(self, offset: int, nbytes: int, what: str) -> None:
+        try:
+            usable = self._heap.usable_size(offset)
+        except UsageError as error:
+            raise self._wrong(offset, f"a live block for {what}", "none") from error
+        if usable < nbytes:
+            raise self._wrong(offset, f"{nbytes} bytes for {what}", f"{usable}")
+
+    def require_sound(self) -> None:
+        if self.entries != self.count:
+            raise self._wrong(
+                self._heap.roots[self._map.name], f"{self.count} entries", f"{self.entries}"
+            )
+
+    def statistics(self) -> MapStatistics:
+        return MapStatistics(
+            entries=self.entries, height=self.height, nodes=self.nodes, leaves=self.leaves,
+            key_bytes=self.key_bytes, value_bytes=self.value_bytes, apart=self.apart,
+            apart_bytes=self.apart_bytes, waste_bytes=self.waste,
+        )  # fmt: skip
+
+    def _wrong(self, offset: int, expected: str, found: str) -> CorruptHeapError:
+        return CorruptHeapError(
+            f"map {self._map.name!r}: node at offset {offset:#x}: {expected} expected, {found} found"
+        )
