@@ -1,0 +1,6 @@
+"""Containers: structures that live in a heap, on its public face alone."""
+
+from pmemheap.containers.sortedmap import SortedMap
+from pmemheap.containers.vector import Vector
+
+__all__ = ["SortedMap", "Vector"]

@@ -1,0 +1,559 @@
+"""Vectors: by example, against a list, and crashed everywhere."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from pmemheap import CorruptHeapError, Heap, OutOfSpaceError, UsageError
+from pmemheap.containers import Vector
+from pmemheap.containers.vector import VectorStatistics, _Change
+from pmemheap.testing import Crash, Image, Kind, Recording
+from pmemheap.testing.plugin import CrashSimulator
+from pmemheap.transaction import Transaction
+from pmemheap.units import KiB, MiB
+
+
+class GivenUpError(Exception):
+    """Raised to abort a transaction."""
+
+
+@pytest.fixture(params=["anonymous", "process", "power"])
+def heap(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Heap]:
+    if request.param == "anonymous":
+        made = Heap.anonymous()
+    else:
+        made = Heap.create(tmp_path / "data.heap", durability=request.param)
+    with made:
+        yield made
+
+
+@pytest.fixture
+def memory() -> Iterator[Heap]:
+    with Heap.anonymous() as made:
+        yield made
+
+
+# ---------------------------------------------------------------- by example
+
+
+def test_what_goes_in_comes_out(heap: Heap) -> None:
+    v = Vector(heap, "v", "i4")
+    assert (len(v), list(v), v.dtype, v.name) == (0, [], np.dtype("i4"), "v")
+    v.append(1)
+    v.extend([2, 3])
+    v.extend(x * x for x in (2, 3))
+    v.extend(np.array([16, 25], "f8"))
+    v.extend([])
+    assert v[:].tolist() == [1, 2, 3, 4, 9, 16, 25]
+    assert (v[0], v[-1], v[1:3].tolist(), v[::-3].tolist()) == (1, 25, [2, 3], [25, 4, 1])
+    assert v.pop() == 25
+    v[0], v[-1] = 10, 160
+    v[1:4] = [20, 30, 40]
+    v[::-4] = [7, 8]
+    assert list(v) == [10, 8, 30, 40, 9, 7]
+    v.truncate(2)
+    assert np.asarray(v).tolist() == [10, 8]
+    assert np.asarray(v, "f8").dtype == np.dtype("f8")
+    assert v.check()
+    assert heap.check()
+
+
+def test_an_array_stays_where_it_is_while_the_vector_grows(heap: Heap) -> None:
+    v = Vector(heap, "v", "f8")
+    others = Vector(heap, "others", "u1")
+    v.extend([1.0, 2.0])
+    early = v.array
+    place = early.ctypes.data
+    for _ in range(8):
+        v.extend(np.arange(100_000))
+        others.extend(np.zeros(300 * KiB))
+        heap.malloc(300 * KiB)
+        assert v.array.ctypes.data == place
+    early[0] = 10.0
+    assert (early.tolist(), v[0], len(v)) == ([10.0, 2.0], 10.0, 800_002)
+    assert v[-100_000:].tolist() == list(range(100_000))
+    assert len(others) == 8 * 300 * KiB
+
+
+def test_more_than_a_record_holds_is_appended_as_a_whole(heap: Heap) -> None:
+    v = Vector(heap, "v", "u8", capacity=100)
+    v.append(7)
+    many = np.arange(1_500_000, dtype="u8")
+    v.extend(many)
+    assert len(v) == 1_500_001
+    assert (v.array[1:] == many).all()
+
+
+def test_it_is_found_again(tmp_path: Path) -> None:
+    with Heap.create(tmp_path / "heap") as heap:
+        Vector(heap, "words", "U5").extend(["one", "two", "threefold"])
+        Vector(heap, "days", "M8[D]").append("2024-02-29")
+    with Heap.open(tmp_path / "heap") as heap:
+        words = Vector(heap, "words", "U5")
+        words.append("four")
+        assert list(words) == ["one", "two", "three", "four"]
+    with Heap.open(tmp_path / "heap", readonly=True) as heap:
+        assert Vector(heap, "days")[0] == np.datetime64("2024-02-29")
+        assert not Vector(heap, "words").array.flags.writeable
+        with pytest.raises(UsageError, match="read-only"):
+            Vector(heap, "words").append("no")
+
+
+def test_a_slice_is_a_copy_and_pins_nothing() -> None:
+    heap = Heap.anonymous()
+    v = Vector(heap, "v", "i8")
+    v.extend(range(5))
+    copy, element = v[1:3], v[4]
+    copy[:] = 0
+    assert list(v) == list(range(5))
+    heap.close()
+    assert element == 4
+    assert repr(v) == "<Vector 'v', <i8, closed>"
+
+
+def test_an_array_keeps_the_heap_open(memory: Heap) -> None:
+    v = Vector(memory, "v", "i8")
+    v.append(1)
+    array = v.array
+    with pytest.raises(BufferError):
+        memory.close()
+    with pytest.raises(BufferError):
+        v.drop()
+    assert (list(v), array.tolist()) == ([1], [1])
+    v.append(2)
+
+
+def test_capacity_is_there_at_once(memory: Heap) -> None:
+    v = Vector(memory, "v", "i8", capacity=1_000_000)
+    statistics = v.statistics()
+    assert statistics.capacity >= 1_000_000
+    assert statistics == VectorStatistics(0, statistics.capacity, 8, 0, statistics.block_bytes)
+    v.extend(range(1000))
+    assert v.statistics().block_bytes == statistics.block_bytes
+    more = Vector(memory, "v", capacity=2_000_000).statistics()
+    assert (more.capacity >= 2_000_000, more.length, more.used_bytes) == (True, 1000, 8000)
+
+
+def test_drop_leaves_nothing(heap: Heap) -> None:
+    v = Vector(heap, "v", "i8")
+    v.extend(range(100))
+    v.drop()
+    assert (heap.arenas(), dict(heap.roots), list(heap.blocks())) == ([], {}, [])
+    with pytest.raises(UsageError):
+        v.append(1)
+    with pytest.raises(UsageError):
+        v.drop()
+    assert list(Vector(heap, "v", "f4")) == []
+    assert heap.check()
+
+
+# ---------------------------------------------------------------- transactions
+
+
+def test_a_transaction_sees_what_it_did_and_an_abort_takes_it_back(heap: Heap) -> None:
+    v = Vector(heap, "v", "i8")
+    v.extend([1, 2, 3])
+    with suppress(GivenUpError), heap.transaction():
+        assert v.pop() == 3
+        v.append(30)
+        v.extend([40, 50])
+        v[0] = 10
+        assert list(v) == [10, 2, 30, 40, 50]
+        raise GivenUpError
+    assert list(v) == [1, 2, 3]
+    assert v.check()
+
+
+def test_a_savepoint_takes_back_its_part(heap: Heap) -> None:
+    v = Vector(heap, "v", "i8")
+    v.extend([1, 2, 3])
+    with heap.transaction():
+        v.append(4)
+        with suppress(GivenUpError), heap.transaction():
+            v.truncate(1)
+            v.extend([20, 30, 40, 50, 60])
+            raise GivenUpError
+        assert list(v) == [1, 2, 3, 4]
+        v.append(5)
+    assert list(v) == [1, 2, 3, 4, 5]
+
+
+def test_two_vectors_change_together(heap: Heap) -> None:
+    names, ages = Vector(heap, "names", "S8"), Vector(heap, "ages", "u1")
+    with suppress(OverflowError), heap.transaction():
+        names.append(b"Methusalem")
+        ages.append(969)
+    with heap.transaction():
+        names.append(b"Enoch")
+        ages.append(36)
+    assert (list(names), list(ages)) == ([b"Enoch"], [36])
+
+
+def test_growth_inside_of_a_transaction(heap: Heap) -> None:
+    v = Vector(heap, "v", "i8")
+    v.append(-1)
+    early = v.array
+    with suppress(GivenUpError), heap.transaction():
+        v.extend(np.arange(200_000))
+        assert v[-1] == 199_999
+        raise GivenUpError
+    with heap.transaction():
+        v.extend(np.arange(200_000))
+    assert (len(v), v[0], v[-1]) == (200_001, -1, 199_999)
+    assert early.ctypes.data == v.array.ctypes.data
+
+
+def test_threads_append_side_by_side(memory: Heap) -> None:
+    Vector(memory, "v", "i8")
+
+    def work(number: int) -> None:
+        mine = Vector(memory, "v")
+        for i in range(50):
+            if i % 3:
+                mine.append(number)
+            else:
+                with memory.transaction():
+                    mine.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(Vector(memory, "v")) == sorted(list(range(4)) * 50)
+
+
+def test_an_aborted_append_beside_one_in_parts(
+    memory: Heap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another thread stored and took back between two parts does not stay among them."""
+    v = Vector(memory, "v", "u8")
+    begun: list[None] = []
+    begin = _Change.__init__
+
+    def give_up_beside() -> None:
+        with suppress(GivenUpError), memory.transaction():
+            v.extend([999] * 10)
+            raise GivenUpError
+
+    def begin_third_beside(change: _Change, vector: Vector, tx: Transaction) -> None:
+        begun.append(None)
+        if len(begun) == 3:  # the look whether parts are needed, part 1, and now part 2
+            thread = threading.Thread(target=give_up_beside)
+            thread.start()
+            thread.join()
+        begin(change, vector, tx)
+
+    monkeypatch.setattr(_Change, "__init__", begin_third_beside)
+    v.extend(np.arange(MiB, dtype="u8"))
+    assert (v.array == np.arange(MiB)).all()
+    assert len(begun) == 6  # that of the other thread, and both parts again
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda heap: Vector(heap, "w"), UsageError, "vector 'w': a root of that name, or a dtype"),
+        (lambda heap: Vector(heap, "v", "i4"), UsageError, "dtype '<i8' expected, '<i4' found"),
+        (lambda heap: Vector(heap, "w" * 32, "i4"), UsageError, "1 to 31 bytes expected, 32"),
+        (lambda heap: Vector(heap, "w", object), UsageError, "without objects"),
+        (lambda heap: Vector(heap, "w", "i4,f4"), UsageError, "without objects, fields"),
+        (lambda heap: Vector(heap, "w", "S0"), UsageError, "not empty"),
+        (lambda heap: Vector(heap, "w", "no such"), UsageError, "dtype of numpy expected"),
+        (lambda heap: Vector(heap, "w", "i4", capacity=-1), UsageError, "capacity"),
+        (lambda heap: Vector(heap, "v").append([1]), UsageError, r"shape \(1,\) found"),
+        (lambda heap: Vector(heap, "v").extend([[1]]), UsageError, "one dimension expected, 2"),
+        (lambda heap: Vector(heap, "v").extend("12"), UsageError, "one dimension expected, 0"),
+        (lambda heap: Vector(heap, "v").append("x"), ValueError, "invalid literal"),
+        (lambda heap: Vector(heap, "v").truncate(4), UsageError, "0 to 3 expected, 4 found"),
+        (lambda heap: Vector(heap, "v")[3], IndexError, "out of bounds"),
+        (lambda heap: Vector(heap, "v").__setitem__(-4, 0), IndexError, "out of range"),
+        (lambda heap: Vector(heap, "v").__setitem__(slice(2), [1, 2, 3]), ValueError, "shape"),
+    ],
+)
+def test_refusals_change_nothing(
+    memory: Heap, call: Callable[[Heap], object], error: type[Exception], message: str
+) -> None:
+    v = Vector(memory, "v", "i8")
+    v.extend([1, 2, 3])
+    with pytest.raises(error, match=message):
+        call(memory)
+    assert (memory.arenas(), list(v)) == (["v"], [1, 2, 3])
+
+
+def test_pop_of_an_empty_one(memory: Heap) -> None:
+    v = Vector(memory, "v", "i8")
+    with pytest.raises(IndexError, match="pop: an element expected, none found"):
+        v.pop()
+
+
+def test_making_and_dropping_stand_alone(memory: Heap) -> None:
+    v = Vector(memory, "v", "i8")
+    with memory.transaction():
+        with pytest.raises(UsageError, match="no open transaction expected where it is made"):
+            Vector(memory, "w", "i8")
+        with pytest.raises(UsageError, match="no open transaction expected where it is dropped"):
+            v.drop()
+
+
+def test_an_arena_in_use_is_left_alone(memory: Heap) -> None:
+    offset = memory.arena("v").malloc(100)
+    with pytest.raises(UsageError, match="arena of that name without blocks expected"):
+        Vector(memory, "v", "i8")
+    memory.free(offset)
+    Vector(memory, "v", "i8")
+
+
+def test_no_room_leaves_it_as_it_was() -> None:
+    with Heap.anonymous(limit=8 * MiB) as heap:
+        v = Vector(heap, "v", "u1")
+        v.extend(bytearray(b"abc"))
+        with pytest.raises(OutOfSpaceError):
+            v.extend(np.zeros(16 * MiB))
+        assert bytes(v[:]) == b"abc"
+        v.extend(np.zeros(2 * MiB))
+        assert len(v) == 2 * MiB + 3
+
+
+@pytest.mark.parametrize(
+    ("where", "place", "damage", "message"),
+    [
+        ("header", 0, b"X", "magic b'PHVECTOR' expected, b'XHVECTOR' found"),
+        ("header", 16, b"?!", "name of a dtype expected, b'\\?!8' found"),
+        ("header", 16, b"|O8\0", "name of a dtype expected"),
+        ("counts", 0, b"X", "magic b'PHCOUNTS' expected, b'XHCOUNTS' found"),
+        ("counts", 8, b"\x10", "a block of arena 'v' expected, 0x80000000000010 found"),
+        ("counts", 16, b"\x09", "length 9 and high 3 found"),
+        ("counts", 31, b"\x7f", "length <= high <= 8184 expected"),
+    ],
+)
+def test_damage_is_named(memory: Heap, where: str, place: int, damage: bytes, message: str) -> None:
+    v = Vector(memory, "v", "i8")
+    v.extend([1, 2, 3])
+    offset = memory.roots["v"] if where == "counts" else memory.offset_of(v.array)
+    with memory.view(offset) as view:
+        view[place : place + len(damage)] = damage
+    with pytest.raises(CorruptHeapError, match=f"{where} at offset {offset:#x}: .*{message}"):
+        Vector(memory, "v")
+
+
+def test_a_root_of_something_else_is_named(memory: Heap) -> None:
+    memory.roots["v"] = memory.malloc(100)
+    with pytest.raises(CorruptHeapError, match="an arena of that name expected, none found"):
+        Vector(memory, "v")
+    memory.arena("v")
+    with pytest.raises(CorruptHeapError, match="counts at offset 0x0: magic"):
+        Vector(memory, "v")
+
+
+def test_a_block_beside_it_is_found(memory: Heap) -> None:
+    v = Vector(memory, "v", "i8")
+    memory.arena("v").malloc(10)
+    assert "its arena: no other block expected" in v.check().findings[0]
+
+
+# ---------------------------------------------------------------- against a list
+
+
+class VectorMachine(RuleBasedStateMachine):
+    """A vector, a list, and copies of the list for open transactions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heap = Heap.shared()
+        self.vector = Vector(self.heap, "v", "i8")
+        self.model: list[int] = []
+        self.open: list[tuple[Any, list[int]]] = []
+        self.held: list[np.ndarray[Any, Any]] = []
+
+    values = st.integers(-(2**63), 2**63 - 1)
+
+    @rule(value=values)
+    def append(self, value: int) -> None:
+        self.vector.append(value)
+        self.model.append(value)
+
+    @rule(some=st.lists(values, max_size=8), times=st.sampled_from([1, 1, 1, 4000]))
+    def extend(self, some: list[int], times: int) -> None:
+        self.vector.extend(np.array(some * times, "i8"))
+        self.model.extend(some * times)
+
+    @precondition(lambda self: self.model)
+    @rule()
+    def pop(self) -> None:
+        assert self.vector.pop() == self.model.pop()
+
+    @rule(share=st.floats(0, 1))
+    def truncate(self, share: float) -> None:
+        length = int(len(self.model) * share)
+        self.vector.truncate(length)
+        del self.model[length:]
+
+    @precondition(lambda self: self.model)
+    @rule(where=st.integers(0, 2**20), value=values)
+    def set_one(self, where: int, value: int) -> None:
+        self.vector[where % len(self.model)] = self.model[where % len(self.model)] = value
+
+    @rule(picked=st.slices(12), value=values)
+    def set_slice(self, picked: slice, value: int) -> None:
+        indices = range(len(self.model))[picked]
+        self.vector[picked] = np.arange(len(indices)) + value // 2
+        for at, index in enumerate(indices):
+            self.model[index] = at + value // 2
+
+    @precondition(lambda self: len(self.open) < 3)
+    @rule()
+    def begin(self) -> None:
+        self.open.append((self.heap.transaction().__enter__(), list(self.model)))
+
+    @precondition(lambda self: self.open)
+    @rule()
+    def commit(self) -> None:
+        self.open.pop()[0].commit()
+
+    @precondition(lambda self: self.open)
+    @rule()
+    def abort(self) -> None:
+        tx, self.model = self.open.pop()
+        tx.abort()
+
+    @rule()
+    def hold(self) -> None:
+        self.held.append(self.vector.array)
+
+    @precondition(lambda self: not self.open)
+    @rule()
+    def open_again(self) -> None:
+        self.vector = Vector(self.heap, "v", capacity=len(self.model))
+
+    @invariant()
+    def both_are_the_same(self) -> None:
+        assert len(self.vector) == len(self.model)
+        assert (self.vector.array == np.array(self.model, "i8")).all()
+        assert {array.ctypes.data for array in self.held} <= {self.vector.array.ctypes.data}
+        assert self.vector.check()
+
+    def teardown(self) -> None:
+        for tx, _ in reversed(self.open):
+            tx.abort()
+        self.held.clear()
+        self.heap.close()
+
+
+TestVectorMachine = VectorMachine.TestCase
+TestVectorMachine.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+TestVectorMachine = pytest.mark.slow(TestVectorMachine)
+
+
+# ---------------------------------------------------------------- crashes
+
+Step = Callable[[Heap, Vector], None]
+
+
+def transact(heap: Heap, vector: Vector) -> None:
+    with heap.transaction():
+        vector.truncate(1)
+        vector.extend([b"t" * 700, b"u" * 700])
+        vector[0] = b"w"
+
+
+def give_up(heap: Heap, vector: Vector) -> None:
+    with suppress(GivenUpError), heap.transaction():
+        vector.truncate(0)
+        vector.extend([b"no"] * 3)
+        raise GivenUpError
+
+
+STEPS: list[tuple[Step, Callable[[list[bytes]], list[bytes]]]] = [
+    (lambda heap, v: v.append(b"a" * 700), lambda m: [*m, b"a" * 700]),
+    (lambda heap, v: v.extend([b"b", b"c" * 800]), lambda m: [*m, b"b", b"c" * 800]),
+    (give_up, lambda m: m),
+    (lambda heap, v: v.__setitem__(1, b"d" * 800), lambda m: [m[0], b"d" * 800, *m[2:]]),
+    (lambda heap, v: v.truncate(2), lambda m: m[:2]),
+    (lambda heap, v: v.append(b"e"), lambda m: [*m, b"e"]),
+    (transact, lambda m: [b"w", b"t" * 700, b"u" * 700]),
+]
+
+
+POWER = (Kind.KILL, Kind.POWER)
+
+
+def recorded(simulator: CrashSimulator, path: Path) -> tuple[Recording, list[list[bytes]]]:
+    """Take the steps under a recorder; return what it heard, and the states in between."""
+    states = [[b"first"]]
+    with simulator.record(path) as recorder, Heap.open(path) as heap:
+        vector = Vector(heap, "v")
+        done = recorder.durable if heap.durability == "power" else recorder.returned
+        for number, (step, model) in enumerate(STEPS, 1):
+            states.append(model(states[-1]))
+            recorder.begin(number)
+            step(heap, vector)
+            assert list(vector) == states[-1]
+            done(number)
+    return recorder.recording, states
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("durability", "kinds"), [("process", POWER[:1]), ("power", POWER)])
+def test_a_crash_leaves_what_was_done_up_to_some_step(
+    crash_simulator: CrashSimulator, tmp_path: Path, durability: str, kinds: tuple[Kind, ...]
+) -> None:
+    path = tmp_path / "data.heap"
+    with Heap.create(path, durability=durability) as heap:
+        Vector(heap, "v", "S800").append(b"first")
+    recording, states = recorded(crash_simulator, path)
+
+    def open_and_check(image: Image, crash: Crash) -> None:
+        with Heap.open(image.path) as heap:
+            vector = Vector(heap, "v")
+            assert list(vector) in states[crash.least : crash.most + 1], (list(vector), crash)
+            assert vector.check()
+            vector.append(b"after")
+            assert vector[-1] == b"after"
+
+    report = crash_simulator.check(recording, open_and_check, kinds=kinds, budget=12)
+    report.require(distinct=60)
+
+
+@pytest.mark.slow
+def test_a_crash_while_one_is_made_grown_or_dropped(
+    crash_simulator: CrashSimulator, tmp_path: Path
+) -> None:
+    path = tmp_path / "data.heap"
+    Heap.create(path, durability="power").close()
+    block = b"x" * 9000
+    with crash_simulator.record(path) as recorder, Heap.open(path) as heap:
+        recorder.begin(1)
+        vector = Vector(heap, "v", "S9000")
+        recorder.durable(1)
+        recorder.begin(2)
+        vector.extend([block] * 8)
+        recorder.durable(2)
+        recorder.begin(3)
+        vector.drop()
+        recorder.durable(3)
+    states = [None, [], [block] * 8, None]
+
+    def open_and_check(image: Image, crash: Crash) -> None:
+        with Heap.open(image.path) as heap:
+            found = list(Vector(heap, "v")) if "v" in heap.roots else None
+            assert found in states[crash.least : crash.most + 1], (found, crash)
+            vector = Vector(heap, "v", "S9000")
+            vector.append(b"after")
+            assert vector.check()
+            assert heap.check()
+
+    crash_simulator.check(recorder.recording, open_and_check, budget=6).require(distinct=50)
