@@ -213,6 +213,23 @@ def test_growth_inside_of_a_transaction(heap: Heap) -> None:
     assert early.ctypes.data == v.array.ctypes.data
 
 
+def test_another_thread_sees_the_length_when_it_is_committed(heap: Heap) -> None:
+    v = Vector(heap, "v", "i8")
+    v.append(1)
+    seen: list[list[int]] = []
+
+    def look() -> None:
+        thread = threading.Thread(target=lambda: seen.append(list(v)))
+        thread.start()
+        thread.join()
+
+    with heap.transaction():
+        v.extend([2, 3])
+        look()
+    look()
+    assert seen == [[1], [1, 2, 3]]
+
+
 def test_threads_append_side_by_side(memory: Heap) -> None:
     Vector(memory, "v", "i8")
 
@@ -470,6 +487,12 @@ def transact(heap: Heap, vector: Vector) -> None:
         vector[0] = b"w"
 
 
+def add_together(heap: Heap, vector: Vector) -> None:
+    with heap.transaction():
+        vector.append(b"g" * 800)
+        vector.append(b"h" * 800)
+
+
 def give_up(heap: Heap, vector: Vector) -> None:
     with suppress(GivenUpError), heap.transaction():
         vector.truncate(0)
@@ -481,6 +504,7 @@ STEPS: list[tuple[Step, Callable[[list[bytes]], list[bytes]]]] = [
     (lambda heap, v: v.append(b"a" * 700), lambda m: [*m, b"a" * 700]),
     (lambda heap, v: v.extend([b"b", b"c" * 800]), lambda m: [*m, b"b", b"c" * 800]),
     (give_up, lambda m: m),
+    (add_together, lambda m: [*m, b"g" * 800, b"h" * 800]),
     (lambda heap, v: v.__setitem__(1, b"d" * 800), lambda m: [m[0], b"d" * 800, *m[2:]]),
     (lambda heap, v: v.truncate(2), lambda m: m[:2]),
     (lambda heap, v: v.append(b"e"), lambda m: [*m, b"e"]),

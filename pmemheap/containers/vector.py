@@ -73,6 +73,9 @@ _PART_BYTES = 4 * MiB
 _COUNT_MOST = 1 << 52
 
 _making = threading.Lock()
+_thread = threading.local()
+"""Has `joins` in threads that changed a vector inside of a transaction: others need not look for
+one to read, and a transaction, even one for a look, keeps a heap from being copied or closed."""
 _looking = threading.Lock()
 """Held while counts are read through a view, and while they are freed: a view would forbid it."""
 
@@ -260,12 +263,14 @@ class Vector:
 
     def _counts(self) -> _Counts:
         """Return the counts, as the open transaction of this thread will leave them."""
-        try:
-            tx = self._heap.transaction()
-        except UsageError:  # read-only, or closed: then this raises as well
+        if not getattr(_thread, "joins", False):
             return self._counts_by(self._heap.roots)
-        with tx:
-            return self._counts_by(tx.roots)
+        with suppress(UsageError):  # read-only; or closed: then the last line raises as well
+            tx = self._heap.transaction()
+            if isinstance(tx, Savepoint):
+                with tx:
+                    return self._counts_by(tx.roots)
+        return self._counts_by(self._heap.roots)
 
     def _counts_by(self, roots: Mapping[str, int]) -> _Counts:
         """Return the counts to which a root leads, after and before they are read."""
@@ -546,6 +551,8 @@ class _Change:
         self._vector, self._tx = vector, tx
         self._heap, self._arena, self._block = vector._heap, vector._arena, vector._block
         self.joins = isinstance(tx, Savepoint)
+        if self.joins:
+            _thread.joins = True
         tx.snapshot(self._block, 0)
         self.counts = vector._counts_by(tx.roots)
         with self._arena.view(self._block, _ELEMENTS_AT) as view:
