@@ -213,6 +213,20 @@ def test_growth_inside_of_a_transaction(heap: Heap) -> None:
     assert early.ctypes.data == v.array.ctypes.data
 
 
+def test_a_commit_that_is_too_large_for_the_log_changes_nothing() -> None:
+    with Heap.shared() as heap:
+        v = Vector(heap, "v", "i8")
+        v.extend([1, 2])
+        tx = heap.transaction()
+        v.extend(np.arange(7000))
+        v[:] = 0
+        with pytest.raises(OutOfSpaceError, match="half of the log"):
+            tx.commit()
+        assert list(v) == [1, 2]
+        v.extend(np.arange(7000))
+        assert (len(v), v[-1], bool(v.check()), bool(heap.check())) == (7002, 6999, True, True)
+
+
 def test_another_thread_sees_the_length_when_it_is_committed(heap: Heap) -> None:
     v = Vector(heap, "v", "i8")
     v.append(1)
@@ -391,6 +405,9 @@ class VectorMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.heap = Heap.shared()
+        warm = Vector(self.heap, "warm", "u1")
+        warm.extend(np.zeros(4 * MiB))  # a log that holds what a transaction snapshots
+        warm.drop()
         self.vector = Vector(self.heap, "v", "i8")
         self.model: list[int] = []
         self.open: list[tuple[Any, list[int]]] = []
@@ -403,7 +420,7 @@ class VectorMachine(RuleBasedStateMachine):
         self.vector.append(value)
         self.model.append(value)
 
-    @rule(some=st.lists(values, max_size=8), times=st.sampled_from([1, 1, 1, 4000]))
+    @rule(some=st.lists(values, max_size=8), times=st.sampled_from([1, 1, 1, 2000]))
     def extend(self, some: list[int], times: int) -> None:
         self.vector.extend(np.array(some * times, "i8"))
         self.model.extend(some * times)
