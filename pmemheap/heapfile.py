@@ -607,7 +607,8 @@ class HeapFile:
         """
         places = {root.name: index for index, root in self.roots.items()}
         changes = {places[name]: bytes(layout.SLOT_BYTES) for name in drops}
-        free = (i for i in range(layout.ROOT_SLOTS) if i not in self.roots or i in changes)
+        vacated = set(changes)
+        free = (i for i in range(layout.ROOT_SLOTS) if i not in self.roots or i in vacated)
         for name, root in puts.items():
             index = places[name] if name in places and name not in drops else next(free, None)
             if index is None:

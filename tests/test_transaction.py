@@ -464,6 +464,35 @@ def test_aborted_roots(heap: Heap, block: int, end: Callable[[Transaction], None
     assert dict(heap.roots) == {"old": block}
 
 
+def test_a_new_root_leaves_one_that_is_changed(heap: Heap, block: int) -> None:
+    """The slot of the changed one is not free."""
+    heap.roots["first"] = block
+    with heap.transaction() as tx:
+        other = tx.malloc(16)
+        tx.roots["first"] = other
+        tx.roots["second"] = block
+    assert dict(heap.roots) == {"first": other, "second": block}
+    with heap.transaction() as tx:
+        del tx.roots["first"]
+        tx.roots["third"] = other
+        tx.roots["fourth"] = other
+        tx.roots["second"] = other
+    assert dict(heap.roots) == {"second": other, "third": other, "fourth": other}
+
+
+def test_bytes_written_after_a_savepoint_are_newer_than_those_in_it(heap: Heap) -> None:
+    with heap.transaction() as tx:
+        new = tx.malloc(16)
+        tx.write(new, b"first")
+        with heap.transaction() as inner:
+            inner.write(new, b"older")
+            with heap.transaction() as innermost:
+                innermost.write(new, b"oldest, and on")
+        assert bytes(heap.view(new, 16)) == b"oldest, and on\0\0"
+        tx.write(new, b"newer")
+    assert bytes(heap.view(new, 16)) == b"newert, and on\0\0"
+
+
 def test_a_root_and_its_block_come_together(heap: Heap) -> None:
     with heap.transaction() as tx:
         block = tx.alloc(100)

@@ -175,7 +175,7 @@ static int child_of(const uint8_t *node, uint32_t at, uint64_t *child)
 static int lead(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *at)
 {
     int found;
-    if (ph_node_count(node) == 0 || ph_node_find(node, 1, key, nkey, at, &found) < 0)
+    if (ph_node_count(node) == 0 || ph_node_find(node, key, nkey, at, &found) < 0)
         return PH_M_CORRUPT;
     *at -= !found;
     return 0;
@@ -194,7 +194,7 @@ int ph_map_descend(struct ph_map *map, const void *key, uint64_t nkey, struct ph
             return PH_M_CORRUPT;
         step->node = offset;
         if (depth + 1 == header.height)
-            return ph_node_find(node, 0, key, nkey, &step->at, &cursor->found) < 0 ? PH_M_CORRUPT : 0;
+            return ph_node_find(node, key, nkey, &step->at, &cursor->found) < 0 ? PH_M_CORRUPT : 0;
         failed = lead(node, key, nkey, &step->at);
         if (failed == 0)
             failed = child_of(node, step->at, &offset);

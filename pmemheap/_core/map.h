@@ -3,13 +3,15 @@
  *   header   magic | root | count | height                      a block of 32 bytes, which a root names
  *   node     4096 bytes, each a block of its own:
  *
- *     0      4       5   6      8      10     12   16          16 + 2 count        top                    4096
- *     +------+-------+---+------+------+------+----+-----------+-------- - - ------+----------------------+
- *     | magic| level | 0 | count| top  | waste| 0  | positions |       room        | entries, any order   |
- *     +------+-------+---+------+------+------+----+-----------+-------- - - ------+----------------------+
- *     entry  { u16 key bytes; u16 value bytes, or PH_MAP_APART; key; value }
+ *     0      4       5   6      8      10     12      14  16      16 + 4 count       top                    4096
+ *     +------+-------+---+------+------+------+-------+---+-------+--------- - - -----+----------------------+
+ *     | magic| level | 0 | count| top  | waste| prefix| 0 | slots |       room        | entries, any order   |
+ *     +------+-------+---+------+------+------+-------+---+-------+--------- - - -----+----------------------+
+ *     slot   { u16 position of the entry; u16 hint }
+ *     entry  { u16 key bytes; u16 value bytes, or PH_NODE_APART; key; value }
  *
- * Positions stand in the order of the keys. An entry that was added is never moved within its node: what is removed
+ * Slots stand in the order of the keys, which have their first `prefix` bytes in common; a hint is the next two, so
+ * that a search touches few entries. An entry that was added is never moved within its node: what is removed
  * becomes waste, and a node without room is made anew elsewhere. So a view of a value shows that value for as long
  * as it lives: the node is freed with the last view. In a leaf a value that is too long for it lies in a block
  * apart, and the entry has { u64 offset; u64 bytes }. Above the leaves a value is the offset of a node, and the
@@ -60,6 +62,7 @@ struct ph_map {
     struct ph_map_header changed; /* the header as it leaves it */
     struct ph_map_image *images;
     uint64_t used, capacity;
+    int is_alone;           /* the transaction has no second call: nothing is kept for it */
     struct ph_map_build *build; /* scratch of changes, made with the first */
     uint64_t bad; /* the node at which a contradiction was found */
 };

@@ -122,7 +122,7 @@ static uint32_t bytes_of(const ph_entry_of_map *entries, uint32_t count)
 {
     uint32_t nbytes = PH_NODE_FIRST;
     for (uint32_t i = 0; i < count; i++)
-        nbytes += 2 + ph_entry_bytes(&entries[i]);
+        nbytes += PH_NODE_SLOT + ph_entry_bytes(&entries[i]);
     return nbytes;
 }
 
@@ -177,7 +177,7 @@ static int amend_in_place(struct ph_map_build *b, uint64_t offset, const uint8_t
         note_range(edit, 2, at, ph_entry_bytes(&change->entry));
     }
     if (change->takes || change->adds)
-        note_range(edit, 0, 0, PH_NODE_FIRST + 2 * ph_node_count(bytes));
+        note_range(edit, 0, 0, ph_node_slot(ph_node_count(bytes)));
     return 0;
 }
 
@@ -201,7 +201,7 @@ static uint32_t split_point(const ph_entry_of_map *entries, uint32_t count, cons
         return count - 1;
     uint32_t half = bytes_of(entries, count) / 2, nbytes = PH_NODE_FIRST, i = 0;
     while (i < count - 1 && (i == 0 || nbytes < half))
-        nbytes += 2 + ph_entry_bytes(&entries[i++]);
+        nbytes += PH_NODE_SLOT + ph_entry_bytes(&entries[i++]);
     return i;
 }
 
@@ -254,7 +254,7 @@ static int amend(struct ph_map_build *b, uint64_t offset, uint32_t level, struct
     *outcome = (struct outcome){.left = offset};
     if (node == NULL)
         return PH_M_CORRUPT;
-    uint32_t need = change->adds ? ph_entry_bytes(&change->entry) + (change->takes ? 0 : 2) : 0;
+    uint32_t need = change->adds ? ph_entry_bytes(&change->entry) + (change->takes ? 0 : PH_NODE_SLOT) : 0;
     if (need <= ph_node_room(node))
         return amend_in_place(b, offset, node, change);
     int count = changed_entries(b, node, change);
@@ -288,13 +288,16 @@ static int hand_over(struct ph_map_build *b)
 {
     struct ph_map *map = b->map;
     struct ph_map_header before = map->changed;
-    int failed = ph_map_image_room(map, b->edit_count);
+    int failed = map->is_alone ? 0 : ph_map_image_room(map, b->edit_count);
     if (failed < 0)
         return give_up(b, failed);
     for (uint32_t i = 0; failed == 0 && i < b->edit_count; i++)
         failed = store(b->tx, &b->edits[i]);
     for (uint32_t i = 0; i < b->edit_count; i++)
-        ph_map_image_keep(map, b->edits[i].offset, b->edits[i].bytes);
+        if (map->is_alone)
+            free(b->edits[i].bytes);
+        else
+            ph_map_image_keep(map, b->edits[i].offset, b->edits[i].bytes);
     uint32_t from = before.root != b->header.root || before.height != b->header.height ? 8 : 16;
     uint32_t length = from == 8 ? sizeof before - 8 : 8;
     map->changed = b->header;

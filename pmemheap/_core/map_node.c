@@ -5,23 +5,54 @@ int ph_node_is_sound(const uint8_t *node, uint32_t level)
 {
     struct ph_node header = ph_node_header(node);
     return header.magic == PH_NODE_MAGIC && header.level == level && header.top <= PH_MAP_NODE
-        && PH_NODE_FIRST + 2u * header.count <= header.top;
+        && ph_node_slot(header.count) <= header.top && header.prefix <= PH_MAP_KEY_MOST;
 }
 
-int ph_node_find(const uint8_t *node, uint32_t first, const void *key, uint64_t nkey, uint32_t *at, int *found)
+/* The two bytes of a key from `prefix` on, in their order; none counts as 0. */
+static uint32_t hint_of(const uint8_t *key, uint64_t nkey, uint32_t prefix)
 {
-    uint32_t low = first, high = ph_node_count(node);
+    uint32_t first = prefix < nkey ? key[prefix] : 0, second = prefix + 1 < nkey ? key[prefix + 1] : 0;
+    return first << 8 | second;
+}
+
+/* How a key compares with what all keys of a node begin with: less or greater than all of them, or 0. */
+static int prefix_order(const ph_entry_of_map *any, uint32_t prefix, const void *key, uint64_t nkey)
+{
+    int order = memcmp(key, any->key, nkey < prefix ? nkey : prefix);
+    return order != 0 ? order : nkey < prefix ? -1 : 0;
+}
+
+int ph_node_find(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *at, int *found)
+{
+    struct ph_node header = ph_node_header(node);
+    uint32_t low = header.level != 0, high = header.count;
+    ph_entry_of_map entry;
     *found = 0;
-    while (low < high) {
-        uint32_t middle = (low + high) / 2;
-        ph_entry_of_map entry;
-        if (ph_node_entry(node, middle, &entry) < 0)
+    *at = low;
+    if (high <= low)
+        return 0;
+    if (header.prefix != 0) {
+        if (ph_node_entry(node, low, &entry) < 0 || entry.nkey < header.prefix)
             return -1;
-        int order = ph_key_order(entry.key, entry.nkey, key, nkey);
-        if (order == 0) {
-            *at = middle;
-            *found = 1;
+        int order = prefix_order(&entry, header.prefix, key, nkey);
+        if (order != 0) {
+            *at = order < 0 ? low : high;
             return 0;
+        }
+    }
+    uint32_t hint = hint_of(key, nkey, header.prefix);
+    while (low < high) {
+        uint32_t middle = (low + high) / 2, other = ph_node_u16(node, ph_node_slot(middle) + 2);
+        int order = other < hint ? -1 : other > hint;
+        if (order == 0) {
+            if (ph_node_entry(node, middle, &entry) < 0)
+                return -1;
+            order = ph_key_order(entry.key, entry.nkey, key, nkey);
+            if (order == 0) {
+                *at = middle;
+                *found = 1;
+                return 0;
+            }
         }
         if (order < 0)
             low = middle + 1;
@@ -49,16 +80,32 @@ static uint32_t put_below(uint8_t *node, uint32_t top, const ph_entry_of_map *en
     return at;
 }
 
+static void set_slot(uint8_t *node, uint32_t i, uint32_t at, const ph_entry_of_map *entry, uint32_t prefix)
+{
+    set_u16(node, ph_node_slot(i), at);
+    set_u16(node, ph_node_slot(i) + 2, hint_of(entry->key, entry->nkey, prefix));
+}
+
+static uint32_t common(const ph_entry_of_map *left, const ph_entry_of_map *right)
+{
+    uint32_t most = left->nkey < right->nkey ? left->nkey : right->nkey, i = 0;
+    while (i < most && left->key[i] == right->key[i])
+        i++;
+    return i;
+}
+
 void ph_node_fill(uint8_t *node, uint32_t level, const ph_entry_of_map *entries, uint32_t count)
 {
-    uint32_t top = PH_MAP_NODE;
+    uint32_t top = PH_MAP_NODE, first = level != 0;
+    uint32_t prefix = count > first + 1 ? common(&entries[first], &entries[count - 1]) : 0;
     memset(node, 0, PH_MAP_NODE);
     for (uint32_t i = 0; i < count; i++) {
         top = put_below(node, top, &entries[i]);
-        set_u16(node, PH_NODE_FIRST + 2 * i, top);
+        set_slot(node, i, top, &entries[i], prefix);
     }
     struct ph_node header = {
         .magic = PH_NODE_MAGIC, .level = (uint8_t)level, .count = (uint16_t)count, .top = (uint16_t)top,
+        .prefix = (uint16_t)prefix,
     };
     memcpy(node, &header, sizeof header);
 }
@@ -66,27 +113,53 @@ void ph_node_fill(uint8_t *node, uint32_t level, const ph_entry_of_map *entries,
 uint32_t ph_node_room(const uint8_t *node)
 {
     struct ph_node header = ph_node_header(node);
-    return header.top - PH_NODE_FIRST - 2u * header.count;
+    return header.top - ph_node_slot(header.count);
 }
 
 void ph_node_take(uint8_t *node, uint32_t i)
 {
     struct ph_node header = ph_node_header(node);
     ph_entry_of_map gone;
-    uint8_t *at = node + PH_NODE_FIRST + 2 * i;
+    uint8_t *at = node + ph_node_slot(i);
     header.waste = (uint16_t)(header.waste + (ph_node_entry(node, i, &gone) < 0 ? 0 : ph_entry_bytes(&gone)));
     header.count--;
-    memmove(at, at + 2, 2u * (header.count - i));
+    memmove(at, at + PH_NODE_SLOT, (size_t)PH_NODE_SLOT * (header.count - i));
     memcpy(node, &header, sizeof header);
+}
+
+/* Let all hints be those behind another prefix. */
+static void set_prefix(uint8_t *node, uint32_t prefix)
+{
+    struct ph_node header = ph_node_header(node);
+    ph_entry_of_map entry;
+    header.prefix = (uint16_t)prefix;
+    memcpy(node, &header, sizeof header);
+    for (uint32_t i = 0; i < header.count; i++)
+        if (ph_node_entry(node, i, &entry) == 0)
+            set_u16(node, ph_node_slot(i) + 2, hint_of(entry.key, entry.nkey, prefix));
+}
+
+/* A node whose keys have less in common with a new one than among themselves. */
+static void shorten_prefix(uint8_t *node, uint32_t i, const ph_entry_of_map *entry)
+{
+    struct ph_node header = ph_node_header(node);
+    uint32_t first = header.level != 0;
+    ph_entry_of_map other;
+    if (header.prefix == 0 || i < first)
+        return;
+    uint32_t prefix = header.count <= first || ph_node_entry(node, first, &other) < 0 ? 0 : common(&other, entry);
+    if (prefix < header.prefix)
+        set_prefix(node, prefix);
 }
 
 uint32_t ph_node_add(uint8_t *node, uint32_t i, const ph_entry_of_map *entry)
 {
+    shorten_prefix(node, i, entry);
     struct ph_node header = ph_node_header(node);
-    uint8_t *at = node + PH_NODE_FIRST + 2 * i;
+    uint8_t *at = node + ph_node_slot(i);
     header.top = (uint16_t)put_below(node, header.top, entry);
-    memmove(at + 2, at, 2u * (header.count - i));
-    set_u16(node, PH_NODE_FIRST + 2 * i, header.top);
+    memmove(at + PH_NODE_SLOT, at, (size_t)PH_NODE_SLOT * (header.count - i));
+    set_slot(node, i, header.top, entry, header.prefix);
     header.count++;
     memcpy(node, &header, sizeof header);
     return header.top;

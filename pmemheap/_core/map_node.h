@@ -8,17 +8,17 @@
 
 enum {
     PH_NODE_MAGIC = 0x444E4850,
-    PH_NODE_FIRST = 16,     /* where the positions begin */
+    PH_NODE_FIRST = 16,     /* where the slots begin */
     PH_NODE_APART = 0xFFFF, /* instead of the bytes of a value: it lies in a block of its own */
     PH_NODE_REFERENCE = 16, /* bytes of what an entry has then */
-    PH_NODE_ENTRIES_MOST = (PH_MAP_NODE - PH_NODE_FIRST) / 6 + 1, /* one that is about to be added as well */
+    PH_NODE_SLOT = 4,
+    PH_NODE_ENTRIES_MOST = (PH_MAP_NODE - PH_NODE_FIRST) / (PH_NODE_SLOT + 4) + 1, /* one that is about to be added as well */
 };
 
 struct ph_node {
     uint32_t magic;
     uint8_t level, zero;
-    uint16_t count, top, waste;
-    uint32_t none;
+    uint16_t count, top, waste, prefix, none;
 };
 _Static_assert(sizeof(struct ph_node) == PH_NODE_FIRST, "format 1");
 
@@ -49,6 +49,11 @@ static inline uint32_t ph_node_count(const uint8_t *node)
     return ph_node_u16(node, 6);
 }
 
+static inline uint32_t ph_node_slot(uint32_t i)
+{
+    return PH_NODE_FIRST + PH_NODE_SLOT * i;
+}
+
 static inline uint32_t ph_entry_bytes(const ph_entry_of_map *entry)
 {
     return 4u + entry->nkey + entry->nvalue;
@@ -57,7 +62,7 @@ static inline uint32_t ph_entry_bytes(const ph_entry_of_map *entry)
 /* ph_node_entry -- entry `i`; -1 if it does not lie inside of the node. Pre: i < count. */
 static inline int ph_node_entry(const uint8_t *node, uint32_t i, ph_entry_of_map *entry)
 {
-    uint32_t at = ph_node_u16(node, PH_NODE_FIRST + 2 * i);
+    uint32_t at = ph_node_u16(node, ph_node_slot(i));
     if (at < PH_NODE_FIRST || at > PH_MAP_NODE - 4)
         return -1;
     entry->nkey = ph_node_u16(node, at);
@@ -74,13 +79,14 @@ static inline int ph_key_order(const void *left, uint64_t nleft, const void *rig
     return order != 0 ? order : nleft < nright ? -1 : nleft > nright;
 }
 
-/* ph_node_is_sound -- whether the header is that of a node of this level: positions can be read. */
+/* ph_node_is_sound -- whether the header is that of a node of this level: slots can be read. */
 int ph_node_is_sound(const uint8_t *node, uint32_t level);
-/* ph_node_find -- the first entry from `first` on whose key is not less; `found`: it is equal. -1: see ph_node_entry. */
-int ph_node_find(const uint8_t *node, uint32_t first, const void *key, uint64_t nkey, uint32_t *at, int *found);
+/* ph_node_find -- the first entry whose key is not less, above the leaves without entry 0; `found`: it is equal. -1: see
+ * ph_node_entry. */
+int ph_node_find(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *at, int *found);
 /* ph_node_fill -- make a node of entries that fit. */
 void ph_node_fill(uint8_t *node, uint32_t level, const ph_entry_of_map *entries, uint32_t count);
-/* ph_node_room -- bytes for one more entry and its position. */
+/* ph_node_room -- bytes for one more entry and its slot. */
 uint32_t ph_node_room(const uint8_t *node);
 /* ph_node_take -- remove entry `i`: its bytes become waste. */
 void ph_node_take(uint8_t *node, uint32_t i);

@@ -17,7 +17,9 @@ enum { PH_SCAN_KEYS = 0, PH_SCAN_VALUES, PH_SCAN_ITEMS };
 struct map_object {
     PyObject_HEAD
     struct ph_map map;
-    PyObject *space; /* HeapCore in which it lies */
+    PyObject *space;   /* HeapCore in which it lies */
+    struct ph_tx alone; /* of changes outside of a transaction */
+    char may_be_alone;  /* they commit as C can commit alone */
 };
 
 /* A key or a value that was handed in. */
@@ -109,10 +111,29 @@ static int64_t begin_change(struct map_object *self, struct ph_tx **tx)
 {
     int busy = 0;
 
+    self->map.is_alone = 0;
     *tx = self->space == NULL || log_of(self) == NULL ? NULL : ph_tx_here(log_of(self), 1, &busy);
-    if (*tx == NULL)
+    if (*tx != NULL)
+        return busy ? PH_M_BUSY : ph_map_look(&self->map, *tx);
+    if (!self->may_be_alone || self->space == NULL || !ph_begin_alone(self->space, &self->alone))
         return PH_M_NO_TX;
-    return busy ? PH_M_BUSY : ph_map_look(&self->map, *tx);
+    *tx = &self->alone;
+    self->map.is_alone = 1;
+    return ph_map_look(&self->map, *tx);
+}
+
+/* What a change has led to, or the code with which Python is to begin a transaction; NULL with an exception set. */
+static PyObject *end_change(struct map_object *self, const struct ph_tx *tx, int64_t code)
+{
+    if (tx == &self->alone) {
+        int keeps = code >= 0 && ph_tx_changes_homes(tx);
+        int done = ph_end_alone(self->space, &self->alone, keeps);
+        if (done < 0)
+            return NULL;
+        if (done == 0 && (keeps || (code < 0 && code != PH_M_OUTSIDE)))
+            code = PH_M_NO_TX;
+    }
+    return PyLong_FromLongLong(code);
 }
 
 /* ---------------------------------------------------------------- reading */
@@ -353,8 +374,8 @@ static PyObject *put(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
     struct map_object *self = map_of(object);
     struct bytes_in key, value;
-    struct ph_tx *tx;
-    int64_t code;
+    struct ph_tx *tx = NULL;
+    int64_t code = 0;
 
     if (count != 3)
         return PyErr_Format(PyExc_TypeError, "_put() takes 3 arguments (%zd given)", count);
@@ -370,9 +391,10 @@ static PyObject *put(PyObject *object, PyObject *const *args, Py_ssize_t count)
                      (unsigned long long)key.length);
     else if ((code = begin_change(self, &tx)) >= 0)
         code = ph_map_put(&self->map, tx, key.at, key.length, value.at, value.length, (uint64_t)placed);
+    PyObject *done = PyErr_Occurred() ? NULL : end_change(self, tx, code);
     release_bytes(&key);
     release_bytes(&value);
-    return PyErr_Occurred() ? NULL : PyLong_FromLongLong(code);
+    return done;
 }
 
 PyDoc_STRVAR(remove_doc,
@@ -389,8 +411,9 @@ static PyObject *remove_key(PyObject *object, PyObject *argument)
     int64_t code = begin_change(self, &tx);
     if (code >= 0)
         code = ph_map_remove(&self->map, tx, key.at, key.length);
+    PyObject *done = end_change(self, tx, code);
     release_bytes(&key);
-    return PyLong_FromLongLong(code);
+    return done;
 }
 
 PyDoc_STRVAR(patch_doc,
@@ -414,9 +437,10 @@ static PyObject *patch(PyObject *object, PyObject *args)
     int64_t code = begin_change(self, &tx);
     if (code >= 0)
         code = ph_map_patch(&self->map, tx, key.at, key.length, start, data.at, data.length);
+    PyObject *done = end_change(self, tx, code);
     release_bytes(&key);
     release_bytes(&data);
-    return PyLong_FromLongLong(code);
+    return done;
 }
 
 PyDoc_STRVAR(make_doc, "_make(space, /)\n--\n\nA new map, in the open transaction of this thread: offset of its header, or a code.");
@@ -472,15 +496,18 @@ static PyObject *bad(PyObject *object, PyObject *ignored)
     return PyLong_FromUnsignedLongLong(map_of(object)->map.bad);
 }
 
-PyDoc_STRVAR(attach_doc, "_attach(space, header, /)\n--\n\nBe the map whose header lies at an offset of a HeapCore.");
+PyDoc_STRVAR(attach_doc,
+"_attach(space, header, alone, /)\n--\n\n"
+"Be the map whose header lies at an offset of a HeapCore; changes outside of a transaction are committed in C, or not.");
 
 static PyObject *attach(PyObject *object, PyObject *args)
 {
     struct map_object *self = map_of(object);
     PyObject *space;
     unsigned long long header;
+    int alone;
 
-    if (!PyArg_ParseTuple(args, "OK", &space, &header))
+    if (!PyArg_ParseTuple(args, "OKp", &space, &header, &alone))
         return NULL;
     if (!ph_is_heap(space))
         return PyErr_Format(PyExc_TypeError, "map: a heap or an arena expected, found %R", space);
@@ -492,6 +519,7 @@ static PyObject *attach(PyObject *object, PyObject *args)
     self->map.heap = &space_of(self)->heap;
     self->map.arena = space_of(self)->origin >> PH_ARENA_SHIFT;
     self->map.header = header;
+    self->may_be_alone = (char)alone;
     Py_RETURN_NONE;
 }
 
@@ -502,6 +530,7 @@ static void map_dealloc(PyObject *object)
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
     ph_map_fini(&self->map);
+    ph_tx_fini(&self->alone);
     Py_XDECREF(self->space);
     release(object);
     Py_DECREF(type);

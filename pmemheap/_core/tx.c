@@ -23,6 +23,16 @@ void ph_tx_fini(struct ph_tx *tx)
     memset(tx, 0, sizeof *tx);
 }
 
+void ph_tx_restart(struct ph_tx *tx)
+{
+    if (tx->index.count != 0)
+        memset(tx->index.items, 0, tx->index.capacity * sizeof(uint32_t));
+    tx->fresh.count = tx->index.count = tx->frees.count = tx->writes.count = tx->snapshots.count = 0;
+    tx->used = tx->fresh_bytes = tx->rollbacks = 0;
+    tx->txid = 0;
+    tx->number = ++tx->log->begun;
+}
+
 int ph_list_room(struct ph_tx_list *list, uint64_t more, size_t width)
 {
     if (list->count + more <= list->capacity)
@@ -443,15 +453,32 @@ int ph_tx_savepoint(struct ph_tx *tx)
     return 0;
 }
 
-void ph_tx_release_savepoint(struct ph_tx *tx)
-{
-    tx->kept.count = ph_savepoints(tx)[--tx->savepoints.count].kept;
-}
-
 static void put_back(struct ph_tx *tx, const struct ph_tx_bytes *one)
 {
     struct ph_heap *h = ph_core_of(tx->log, one->offset);
     ph_put(h->data + ph_local(one->offset), tx->buffer + one->at, one->nbytes);
+}
+
+/* What was collected beyond a point for blocks that store at once again: now, or later stores would be older. */
+static void store_collected(struct ph_tx *tx, uint64_t from)
+{
+    uint64_t kept = from;
+    for (uint64_t i = from; i < tx->writes.count; i++) {
+        struct ph_tx_bytes one = ph_writes(tx)[i];
+        uint64_t start = (one.offset & ~((1ULL << PH_ARENA_SHIFT) - 1)) | one.start;
+        if (one.fresh && !ph_tx_is_dropped(tx, &one) && stores_at_once(tx, start))
+            put_back(tx, &one);
+        else
+            ph_writes(tx)[kept++] = one;
+    }
+    tx->writes.count = kept;
+}
+
+void ph_tx_release_savepoint(struct ph_tx *tx)
+{
+    struct ph_tx_savepoint point = ph_savepoints(tx)[--tx->savepoints.count];
+    tx->kept.count = point.kept;
+    store_collected(tx, point.writes);
 }
 
 /* Give up what was collected beyond a point; blocks that were reserved beyond it go back. */

@@ -63,6 +63,8 @@ enum {
 
 void ph_tx_init(struct ph_tx *tx, struct ph_log *log);
 void ph_tx_fini(struct ph_tx *tx);
+/* ph_tx_restart -- another transaction with the memory of one that was committed or aborted. */
+void ph_tx_restart(struct ph_tx *tx);
 
 /* Failures are those of the allocator core and of the log; a failure has changed nothing. */
 int64_t ph_tx_malloc(struct ph_tx *tx, uint64_t arena, uint64_t size, uint64_t align);

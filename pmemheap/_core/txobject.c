@@ -336,24 +336,31 @@ static PyObject *snapshot(PyObject *object, PyObject *args)
     return PyLong_FromLongLong(end);
 }
 
-/* Append the record, and wait until it is durable where it has to be: the LSN behind it, or a negative code. */
+/* Append the record, and wait until it is durable where it has to be: the LSN behind it, or a negative code. `state`
+ * says that it was appended, before the wait. */
+static int64_t append_and_wait(struct log_object *object, struct ph_tx *tx, const void *operations, uint64_t length,
+                               uint16_t count, int durable, int *state)
+{
+    struct ph_log *log = tx->log;
+    int awaited = log->power && (durable || ph_tx_changes_homes(tx));
+    if (awaited && ph_log_is_gone(log))
+        return PH_L_GONE;
+    log->awaited = (uint8_t)awaited;
+    int64_t end = ph_tx_commit(tx, operations, length, count);
+    log->awaited = 0;
+    if (end < 0)
+        return end;
+    *state = PH_X_COMMITTED;
+    if (awaited && end > 0 && ph_log_sync(object, (uint64_t)end) < 0)
+        return PH_L_DEAD;
+    return end;
+}
+
 static int64_t commit_now(struct tx_object *self, const void *operations, uint64_t length, uint16_t count, int durable)
 {
     if (!is_begun(self))
         return PH_T_ENDED;
-    struct ph_log *log = self->tx.log;
-    int awaited = log->power && (durable || ph_tx_changes_homes(&self->tx));
-    if (awaited && ph_log_is_gone(log))
-        return PH_L_GONE;
-    log->awaited = (uint8_t)awaited;
-    int64_t end = ph_tx_commit(&self->tx, operations, length, count);
-    log->awaited = 0;
-    if (end < 0)
-        return end;
-    self->state = PH_X_COMMITTED;
-    if (awaited && end > 0 && ph_log_sync(self->log, (uint64_t)end) < 0)
-        return PH_L_DEAD;
-    return end;
+    return append_and_wait(self->log, &self->tx, operations, length, count, durable, &self->state);
 }
 
 PyDoc_STRVAR(commit_doc,
@@ -373,33 +380,70 @@ static PyObject *commit(PyObject *object, PyObject *args)
     return PyLong_FromLongLong(commit_now(tx_of(object), operations, (uint64_t)length, (uint16_t)count, durable));
 }
 
+/* Whether a record carries all the new bytes. */
+static int is_inline(const struct ph_tx *tx)
+{
+    const struct ph_log *log = tx->log;
+    uint64_t most = log->size / 4 < PH_INLINE_MOST ? log->size / 4 : PH_INLINE_MOST;
+    return !log->power || tx->fresh_bytes <= most;
+}
+
 /* Whether C can commit alone: nothing but blocks and bytes, and no more new bytes than a record carries. */
 static int is_plain(const struct tx_object *self)
 {
-    if (!is_usable(self))
-        return 0;
-    const struct ph_log *log = self->tx.log;
-    uint64_t most = log->size / 4 < PH_INLINE_MOST ? log->size / 4 : PH_INLINE_MOST;
-    return self->heap != Py_None && self->roots == NULL
-        && (self->savepoints == NULL || PyList_Size(self->savepoints) == 0)
-        && (!log->power || self->tx.fresh_bytes <= most);
+    return is_usable(self) && self->heap != Py_None && self->roots == NULL
+        && (self->savepoints == NULL || PyList_Size(self->savepoints) == 0) && is_inline(&self->tx);
+}
+
+/* After a commit that `end` tells of: 1, or -1 with an exception set. */
+static int settle_commit(PyObject *heap, const struct ph_log *log, int64_t end)
+{
+    if (end >= 0 && log->head - log->tail <= log->size / 2)
+        return 1;
+    PyObject *done = PyObject_CallMethodObjArgs(heap, end < 0 ? slow.died : slow.log_upkeep, NULL);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 1;
 }
 
 /* 1: committed; 0: Python has to; -1: an exception is set. */
 static int commit_plain(struct tx_object *self)
 {
-    const struct ph_log *log = self->tx.log;
     int64_t end = is_plain(self) ? commit_now(self, NULL, 0, 0, self->durable) : PH_L_FULL;
-    PyObject *done;
 
     if (end < 0 && self->state == PH_X_OPEN)
         return 0;
     finish(self, PH_X_COMMITTED);
-    if (end >= 0 && log->head - log->tail <= log->size / 2)
-        return 1;
-    done = PyObject_CallMethodObjArgs(self->heap, end < 0 ? slow.died : slow.log_upkeep, NULL);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 1;
+    return settle_commit(self->heap, self->tx.log, end);
+}
+
+int ph_begin_alone(PyObject *heap, struct ph_tx *tx)
+{
+    struct log_object *log = (struct log_object *)((struct heap_object *)heap)->log;
+    if (log == NULL || log->log.dead || ((struct heap_object *)heap)->state != PH_S_OPEN
+        || !PyThread_acquire_lock(log->writer, NOWAIT_LOCK))
+        return 0;
+    if (tx->log != &log->log) {
+        ph_tx_fini(tx);
+        ph_tx_init(tx, &log->log);
+    } else {
+        ph_tx_restart(tx);
+    }
+    return 1;
+}
+
+int ph_end_alone(PyObject *heap, struct ph_tx *tx, int keeps)
+{
+    PyObject *log = Py_NewRef(((struct heap_object *)heap)->log);
+    int state = PH_X_OPEN;
+    int64_t end = PH_L_FULL;
+    if (keeps && is_inline(tx))
+        end = append_and_wait((struct log_object *)log, tx, NULL, 0, 0, 1, &state);
+    if (state == PH_X_OPEN)
+        ph_tx_abort(tx);
+    PyThread_release_lock(((struct log_object *)log)->writer);
+    int done = state == PH_X_OPEN ? 0 : settle_commit(heap, tx->log, end);
+    Py_DECREF(log);
+    return done;
 }
 
 static PyObject *tx_enter(PyObject *object, PyObject *ignored)

@@ -2,7 +2,7 @@
 
     root "name" --> header --> node --> node --> leaf     a B+tree; nodes of 4 KiB
                                                   |       key, value, key, value ...
-                                                  +-----> a value that is long, in a block of its own
+                                                  +-----> a long value, in a block of its own
 
 `MapCore` is the C half: it descends, compares, edits. What this half decides is when a transaction
 begins, where space comes from, and what an error says. A map is opened by reading its root: nothing
@@ -39,7 +39,8 @@ KEY_BYTES_MOST = 1024
 _NODE_BYTES = 4096
 _ENTRY_BYTES_MOST = 1024
 _NODES_AT_ONCE = 8
-_NODE = struct.Struct("<IBBHHHI")
+_NODE = struct.Struct("<IBBHHHHH")
+_SLOT = struct.Struct("<HH")
 _ENTRY = struct.Struct("<HH")
 _PLACE = struct.Struct("<QQ")
 _CHILD = struct.Struct("<Q")
@@ -137,9 +138,9 @@ class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
         self._durable = durable
         header = heap.roots.get(name)
         if header is None:
-            self._attach(heap, 0)
+            self._attach(heap, 0, False)
             header = self._create()
-        self._attach(heap, header)
+        self._attach(heap, header, not durable or heap.durability != "process")
         self._header()
 
     def _create(self) -> int:
@@ -201,7 +202,7 @@ class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
     def discard(self, key: bytes) -> bool:
         """Remove a key if it is there; tell whether it was."""
         code = self._remove(key)
-        if code < 0:
+        if code < 0:  # C could not do it alone
             with self._heap.transaction(durable=self._durable) as tx:
                 while (code := self._remove(key)) < 0:
                     self._help(code, tx)
@@ -380,12 +381,13 @@ class _Census:
         if node is None:
             raise self._wrong(offset, f"a node of level {level}", "none")
         self._require_block(offset, _NODE_BYTES, "a node")
-        _, _, _, count, top, waste, _ = _NODE.unpack_from(node)
-        positions = struct.unpack_from(f"<{count}H", node, _NODE.size)
-        entries = [self._entry(node, offset, at) for at in positions]
+        _, _, _, count, top, waste, prefix, _ = _NODE.unpack_from(node)
+        slots = list(_SLOT.iter_unpack(node[_NODE.size : _NODE.size + _SLOT.size * count]))
+        entries = [self._entry(node, offset, at) for at, _ in slots]
         live = sum(4 + len(key) + len(value) for key, _, value in entries)
         if live + waste != _NODE_BYTES - top:
             raise self._wrong(offset, f"{_NODE_BYTES - top} bytes of entries", f"{live} + {waste}")
+        self._require_hints(offset, level, prefix, [(hint, entry[0]) for (_, hint), entry in zip(slots, entries, strict=True)])
         self._require_order(offset, level, [key for key, _, _ in entries], low, high)
         self.nodes += 1
         if level == 0:
@@ -400,13 +402,26 @@ class _Census:
             self._walk(*_CHILD.unpack(value), level - 1, borders[number], borders[number + 1])
 
     def _entry(self, node: bytes, offset: int, at: int) -> tuple[bytes, int, bytes]:
+        if not _NODE.size <= at <= len(node) - _ENTRY.size:
+            raise self._wrong(offset, "an entry inside of the node", f"one at {at}")
         nkey, said = _ENTRY.unpack_from(node, at)
         length = _PLACE.size if said == _APART else said
         stop = at + _ENTRY.size + nkey + length
-        if at < _NODE.size or stop > len(node):
+        if stop > len(node):
             raise self._wrong(offset, "an entry inside of the node", f"{at} to {stop}")
         start = at + _ENTRY.size
         return node[start : start + nkey], said, node[start + nkey : stop]
+
+    def _require_hints(
+        self, offset: int, level: int, prefix: int, hinted: list[tuple[int, bytes]]
+    ) -> None:
+        """Keys begin alike, and hints are their next two bytes; entry 0 above the leaves apart."""
+        counting = hinted[1:] if level else hinted
+        for hint, key in counting:
+            if key[:prefix] != counting[0][1][:prefix]:
+                raise self._wrong(offset, f"{prefix} bytes in common with {key!r}", "fewer")
+            if hint != int.from_bytes(key[prefix : prefix + 2].ljust(2, b"\0"), "big"):
+                raise self._wrong(offset, f"a hint of {key!r}", f"{hint:#x}")
 
     def _require_order(
         self, offset: int, level: int, keys: list[bytes], low: bytes | None, high: bytes | None

@@ -1,0 +1,16 @@
+"""kvstore: an ordered store of keys and values in one heap file. README.md says how it is built.
+
+cli        get, put, delete, scan, load, dump, stats, serve
+loading    CSV and JSON lines, in and out
+dbmlike    `kvstore.open`: str or bytes, as `dbm` takes them
+store      KVStore: bytes to bytes
+shelf      str keys over a store: pickled values, text
+deadlines  when keys expire
+"""
+
+from kvstore.dbmlike import DbmStore
+from kvstore.dbmlike import open_store as open  # noqa: A004 -- kvstore.open, as dbm.open
+from kvstore.shelf import Shelf, TextStore
+from kvstore.store import KVStore, StoreStats
+
+__all__ = ["DbmStore", "KVStore", "Shelf", "StoreStats", "TextStore", "open"]

@@ -1,0 +1,167 @@
+"""Shelf and TextStore: str keys over a store, and values that are not bytes.
+
+    Shelf["a"]  --key.encode()-->  KVStore  --pickle.loads-->  any object
+    TextStore   --key.encode()-->  KVStore  --bytes.decode-->  str
+
+Keys are UTF-8, whose order as bytes is the order of the code points: so ranges of str are ranges of
+bytes. What a value is, the wrapper knows and the file does not.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+if TYPE_CHECKING:
+    from kvstore.store import KVStore
+    from pmemheap.transaction import Transaction
+
+__all__ = ["Shelf", "TextStore", "Wrapped"]
+
+V = TypeVar("V")
+
+
+class Wrapped(MutableMapping[str, V]):
+    """A store whose values pass through `dumps` and `loads`.
+
+    Parameters
+    ----------
+    store : KVStore
+        Open; `close` closes it. All that is not here is done on `store` itself.
+    """
+
+    def __init__(self, store: KVStore) -> None:
+        self.store = store
+
+    def dumps(self, value: V) -> bytes:
+        """Return the bytes of a value."""
+        raise NotImplementedError
+
+    def loads(self, data: bytes) -> V:
+        """Return the value that has these bytes."""
+        raise NotImplementedError
+
+    def __getitem__(self, key: str) -> V:
+        """Return the value of a key: a new object each time; KeyError if there is none."""
+        found = self.store.get(key.encode())
+        if found is None:
+            raise KeyError(key)
+        return self.loads(found)
+
+    def __setitem__(self, key: str, value: V) -> None:
+        """Give a key a value."""
+        self.store.set(key.encode(), self.dumps(value))
+
+    def set(self, key: str, value: V, ttl: float | None = None) -> None:
+        """Give a key a value, for `ttl` seconds if that is given."""
+        self.store.set(key.encode(), self.dumps(value), ttl)
+
+    def __delitem__(self, key: str) -> None:
+        """Remove a key; KeyError if it is not there."""
+        if not self.store.delete(key.encode()):
+            raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        """Tell whether there is such a key."""
+        return isinstance(key, str) and key.encode() in self.store
+
+    def __len__(self) -> int:
+        """Return the number of keys."""
+        return len(self.store)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the keys in order."""
+        return self.keys()
+
+    def keys(  # type: ignore[override]
+        self, start: str | None = None, stop: str | None = None, *, reverse: bool = False
+    ) -> Iterator[str]:
+        """Yield the keys from `start` up to, but not including, `stop`, or from there backwards."""
+        found = self.store.keys(_encoded(start), _encoded(stop), reverse=reverse)
+        return (key.decode() for key in found)
+
+    def values(  # type: ignore[override]
+        self, start: str | None = None, stop: str | None = None, *, reverse: bool = False
+    ) -> Iterator[V]:
+        """Yield the values, as `keys` does."""
+        found = self.store.values(_encoded(start), _encoded(stop), reverse=reverse)
+        return (self.loads(value) for value in found)
+
+    def items(  # type: ignore[override]
+        self, start: str | None = None, stop: str | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[str, V]]:
+        """Yield keys and values, as `keys` does."""
+        found = self.store.items(_encoded(start), _encoded(stop), reverse=reverse)
+        return ((key.decode(), self.loads(value)) for key, value in found)
+
+    def put_many(self, pairs: Iterable[tuple[str, V]], *, batch: int = 256) -> None:
+        """Give many keys values, in transactions of `batch` each."""
+        encoded = ((key.encode(), self.dumps(value)) for key, value in pairs)
+        self.store.put_many(encoded, batch=batch)
+
+    def update(self, other: Any = (), /, **more: Any) -> None:
+        """Take over all of a mapping or of pairs, as `put_many`."""
+        self.put_many(other.items() if isinstance(other, Mapping) else other)
+        self.put_many(more.items())
+
+    def clear(self) -> None:
+        """Remove everything."""
+        self.store.clear()
+
+    def transaction(self, durable: bool | None = None) -> Transaction:
+        """Begin a transaction, as that of the store."""
+        return self.store.transaction(durable)
+
+    def sync(self) -> None:
+        """Wait until everything that was committed is on the medium."""
+        self.store.sync()
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+class Shelf(Wrapped[Any]):
+    """Pickled values, as in `shelve`, without its `writeback`: store an object again to change it.
+
+    To unpickle is to run what the file says: open only files that you trust.
+    """
+
+    def dumps(self, value: Any) -> bytes:
+        """Return the pickle of a value."""
+        return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+
+    def loads(self, data: bytes) -> Any:
+        """Return the object of a pickle."""
+        return pickle.loads(data)
+
+
+class TextStore(Wrapped[str]):
+    """Values of str, stored as UTF-8."""
+
+    def dumps(self, value: str) -> bytes:
+        """Return a text as UTF-8."""
+        return value.encode()
+
+    def loads(self, data: bytes) -> str:
+        """Return UTF-8 as a text; UnicodeDecodeError if it is none."""
+        return data.decode()
+
+
+def _encoded(key: str | None) -> bytes | None:
+    return None if key is None else key.encode()

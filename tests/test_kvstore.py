@@ -1,0 +1,606 @@
+"""The example store: what it keeps, by example. `test_kvstore_model.py` lets it crash."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import os
+import random
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+import pmemheap
+from pmemheap import UsageError
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+if str(EXAMPLES) not in sys.path:
+    sys.path.insert(0, str(EXAMPLES))
+
+import kvstore  # noqa: E402
+from kvstore import KVStore, cli, deadlines, loading  # noqa: E402
+
+NS = 1_000_000_000
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_700_000_000 * NS
+
+    def __call__(self) -> int:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += int(seconds * NS)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "a.kv"
+
+
+@pytest.fixture
+def store(path: Path, clock: Clock) -> Iterator[KVStore]:
+    with KVStore(path, "process", clock=clock) as opened:
+        yield opened
+        opened.check()
+
+
+# ---------------------------------------------------------------- a mapping
+
+
+def test_a_store_is_a_mapping_in_key_order(store: KVStore) -> None:
+    store.update({b"pear": b"3", b"apple": b"2"})
+    store.put_many([(b"plum", b"5"), (b"fig", memoryview(b"1"))])
+    assert list(store) == [b"apple", b"fig", b"pear", b"plum"]
+    assert list(reversed(store)) == [b"plum", b"pear", b"fig", b"apple"]
+    assert store == {b"apple": b"2", b"fig": b"1", b"pear": b"3", b"plum": b"5"}
+    assert len(store) == 4
+    assert b"fig" in store
+    assert b"kiwi" not in store
+    assert store.get(b"kiwi") is None
+    assert store.get(b"kiwi", b"-") == b"-"
+    with pytest.raises(KeyError, match="kiwi"):
+        store[b"kiwi"]
+    with pytest.raises(KeyError, match="kiwi"):
+        del store[b"kiwi"]
+
+
+def test_ranges_have_a_start_a_stop_and_a_direction(store: KVStore) -> None:
+    store.update({b"%03d" % i: b"v%d" % i for i in range(500)})
+    assert list(store.keys(b"100", b"103")) == [b"100", b"101", b"102"]
+    assert list(store.keys(b"100", b"103", reverse=True)) == [b"102", b"101", b"100"]
+    assert list(store.values(b"498")) == [b"v498", b"v499"]
+    assert list(store.items(stop=b"001")) == [(b"000", b"v0")]
+    assert store.scan(b"2505", 2) == [(b"251", b"v251"), (b"252", b"v252")]
+
+
+def test_taking_out_returns_what_was_there(store: KVStore) -> None:
+    store.update({b"a": b"1", b"b": b"2", b"c": b"3"})
+    assert store.pop(b"b") == b"2"
+    assert store.pop(b"b", None) is None
+    with pytest.raises(KeyError, match="b"):
+        store.pop(b"b")
+    assert store.popitem() == (b"a", b"1")
+    assert store.setdefault(b"c", b"9") == b"3"
+    assert store.setdefault(b"d", bytearray(b"9")) == b"9"
+    assert store.delete(b"c")
+    assert not store.delete(b"c")
+    store.clear()
+    assert not store
+    with pytest.raises(KeyError, match="empty"):
+        store.popitem()
+
+
+def test_what_does_not_fit_changes_nothing(store: KVStore) -> None:
+    with pytest.raises(ValueError, match="1024"):
+        store[b"k" * 1025] = b""
+    with pytest.raises(TypeError):
+        store["text"] = b""  # type: ignore[index]
+    with pytest.raises(TypeError, match="bytes expected"):
+        store.update(text=b"")
+    with pytest.raises(TypeError, match="pickled"):
+        store.__reduce__()
+    assert not store
+
+
+# ---------------------------------------------------------------- transactions, views
+
+
+def test_transactions_and_savepoints(store: KVStore) -> None:
+    store[b"a"] = b"1"
+
+    def change_and_fail() -> None:
+        with store.transaction(durable=True):
+            store[b"a"] = b"2"
+            store.set(b"c", b"", ttl=9)
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        change_and_fail()
+    assert dict(store) == {b"a": b"1"}
+    with store.transaction():
+        store[b"b"] = b"2"
+        with pytest.raises(LookupError):
+            change_and_fail()
+        assert dict(store) == {b"a": b"1", b"b": b"2"}
+    assert dict(store) == {b"a": b"1", b"b": b"2"}
+
+
+@pytest.mark.parametrize("length", [20, 5000])
+def test_views_outlive_growth_and_removal(store: KVStore, length: int) -> None:
+    store[b"a"] = b"a" * length
+    view = store.view(b"a")
+    assert view.readonly
+    store.patch(b"a", 1, b"bc")
+    assert bytes(view[:4]) == b"abca"
+    store[b"large"] = bytes(20_000_000)
+    del store[b"a"]
+    store.update({b"a%d" % i: b"z" * length for i in range(100)})
+    assert bytes(view) == b"abc" + b"a" * (length - 3)
+    with pytest.raises(BufferError, match="live views"):
+        store.close()
+    assert store.stats().live_views == 1
+    view.release()
+    with pytest.raises(UsageError, match="inside"):
+        store.patch(b"a1", length - 1, b"two")
+    with pytest.raises(KeyError):
+        store.patch(b"a", 0, b"")
+
+
+def test_what_is_read_in_a_change_stays_true(store: KVStore) -> None:
+    store[b"n"] = b"0"
+
+    def count() -> None:
+        for i in range(100):
+            with store.transaction():
+                store[b"n"] = b"%d" % (int(store.pop(b"n")) + 1)
+            store.set(b"t", b"", ttl=5) if i % 2 else store.delete(b"t")
+
+    run_together(count, count, count)
+    assert store[b"n"] == b"300"
+
+
+def test_deadlines_that_appear_between_plain_changes(path: Path) -> None:
+    randomness = random.Random(1)
+    for _ in range(5):
+        with KVStore(path, "process", flag="n") as store:
+
+            def change(store: KVStore = store) -> None:
+                for i in range(300):
+                    key = b"%d" % randomness.randrange(4)
+                    store.set(key, b"") if i % 2 else store.delete(key)
+
+            def expire(store: KVStore = store) -> None:
+                for _ in range(100):
+                    store.set(b"%d" % randomness.randrange(4), b"", ttl=100)
+
+            run_together(change, change, expire)
+            store.check()
+
+
+def run_together(*calls: Callable[[], None]) -> None:
+    failures: list[BaseException] = []
+
+    def guarded(call: Callable[[], None]) -> None:
+        try:
+            call()
+        except BaseException as error:  # handed to the test's thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+# ---------------------------------------------------------------- expiry
+
+
+def test_expired_keys_are_absent_everywhere(store: KVStore, clock: Clock) -> None:
+    store.update({b"a": b"1", b"c": b"3"})
+    store.set(b"b", b"2", ttl=10)
+    store.put_many([(b"d", b"4")], ttl=20)
+    assert store.ttl(b"b") == 10
+    assert store.ttl(b"a") is None
+    assert len(store) == 4
+    clock.advance(10)
+    assert b"b" not in store
+    assert store.get(b"b", b"-") == b"-"
+    assert len(store) == 3
+    assert dict(store) == {b"a": b"1", b"c": b"3", b"d": b"4"}
+    assert list(store.values(reverse=True)) == [b"4", b"3", b"1"]
+    assert store.scan(count=2) == [(b"a", b"1"), (b"c", b"3")]
+    for call in (store.__getitem__, store.view, store.ttl, store.__delitem__, store.pop):
+        with pytest.raises(KeyError):
+            call(b"b")
+    with pytest.raises(KeyError):
+        store.patch(b"b", 0, b"")
+    assert not store.expire(b"b", 5)
+    assert not store.persist(b"b")
+    assert store.setdefault(b"b", b"new") == b"new"
+    assert store.ttl(b"b") is None
+    clock.advance(10)
+    assert list(store) == [b"a", b"b", b"c"]
+
+
+def test_deadlines_are_moved_and_taken_away(store: KVStore, clock: Clock) -> None:
+    store[b"a"] = b""
+    assert store.expire(b"a", 5)
+    assert store.expire(b"a", 50)
+    clock.advance(5)
+    assert store.ttl(b"a") == 45
+    assert store.persist(b"a")
+    assert not store.persist(b"a")
+    store.set(b"a", b"", ttl=1)
+    store[b"a"] = b"for good"
+    clock.advance(1000)
+    assert store[b"a"] == b"for good"
+    for wrong in (0, -1, float("nan"), float("inf"), 1e12):
+        with pytest.raises(UsageError, match="ttl"):
+            store.set(b"a", b"", ttl=wrong)
+    assert store.ttl(b"a") is None
+
+
+def test_purge_gives_the_space_of_expired_keys_back(store: KVStore, clock: Clock) -> None:
+    store.put_many(((b"%d" % i, b"x" * 100) for i in range(1000)), ttl=5)
+    store[b"kept"] = b""
+    assert store.purge() == 0
+    clock.advance(5)
+    assert (store.stats().entries, len(store)) == (1001, 1)
+    assert store.purge() == 1000
+    assert (store.stats().entries, store.stats().expiring) == (1, 0)
+
+
+def test_deadlines_survive_closing(path: Path, clock: Clock) -> None:
+    with KVStore(path, "process", clock=clock) as store:
+        store.set(b"a", b"1", ttl=10)
+        store[b"b"] = b"2"
+    with KVStore(path, flag="r", clock=clock) as store:
+        assert len(store) == 2
+        clock.advance(10)
+        assert dict(store) == {b"b": b"2"}
+        with pytest.raises(UsageError, match="read-only"):
+            store.purge()
+
+
+def test_without_deadlines_reads_are_those_of_the_map(store: KVStore) -> None:
+    store[b"a"] = b"1"
+    assert store.get.__name__ == "get"
+    assert "get" in vars(store), "the map's own"
+    store.set(b"b", b"2", ttl=5)
+    assert "get" not in vars(store)
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_flags(path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a\.kv"):
+        KVStore(path, flag="w")
+    KVStore(path, "process").close()
+    with KVStore(path) as store:
+        assert (store.durability, store.path) == ("process", str(path))
+        store[b"a"] = b"1"
+        with pytest.raises(UsageError, match=r"a\.kv"):
+            KVStore(path)
+    with KVStore(path, flag="r") as store, KVStore(path, flag="r") as another:
+        assert store == another
+        with pytest.raises(UsageError, match="read-only"):
+            store[b"b"] = b"2"
+    with KVStore(path, "process", flag="n") as store:
+        assert not store
+    assert store.closed
+    assert "closed" in repr(store)
+    with pytest.raises(UsageError, match="closed"):
+        store.get(b"a")
+    store.close()
+    with pytest.raises(UsageError, match="flag"):
+        KVStore(path, flag="x")
+
+
+def test_a_heap_without_a_store_is_not_read_as_one(path: Path) -> None:
+    pmemheap.Heap.create(path, durability="process").close()
+    with pytest.raises(UsageError, match="a writable heap expected"):
+        KVStore(path, flag="r")
+    pmemheap.open(path, "w").close()  # it was let go
+
+
+def test_a_limit_is_kept(path: Path) -> None:
+    with KVStore(path, "process", limit=4 << 20) as store:
+        store[b"a"] = b"1"
+        with pytest.raises(pmemheap.OutOfSpaceError):
+            store[b"a"] = bytes(8 << 20)
+        assert store[b"a"] == b"1"
+        store.check()
+
+
+def test_a_snapshot_is_a_store(store: KVStore, tmp_path: Path) -> None:
+    store.update({b"%d" % i: b"x" * i for i in range(300)})
+    store.snapshot(tmp_path / "copy.kv")
+    expected = dict(store)
+    store.clear()
+    with pytest.raises(UsageError, match=r"copy\.kv"):
+        store.snapshot(tmp_path / "copy.kv")
+    with KVStore(tmp_path / "copy.kv") as copy:
+        assert dict(copy) == expected
+        copy.check()
+
+
+def test_compact_squeezes_leaves_and_gives_segments_back(store: KVStore, path: Path) -> None:
+    store[b"a"] = bytes(9_000_000)
+    store.put_many(((b"%06d" % i, b"x" * 200) for i in range(20_000)), batch=100)
+    store[b"large"] = bytes(3_000_000)
+    before = path.stat().st_blocks
+    del store[b"a"]
+    for i in range(20_000):
+        if i % 5:
+            store.delete(b"%06d" % i)
+    expected, wasteful = dict(store), store.stats()
+    assert store.compact() > 0
+    assert dict(store) == expected
+    assert store.stats().fill > 1.5 * wasteful.fill
+    assert path.stat().st_blocks < before / 2
+    store.check()
+    store.compact()
+
+
+def test_stats_are_frozen(store: KVStore) -> None:
+    store[b"key"] = b"value"
+    store.set(b"old", b"x" * 2000, ttl=1)
+    found = store.stats()
+    assert (found.entries, found.expiring, found.key_bytes, found.value_bytes) == (2, 1, 6, 2005)
+    assert found.durability == "process"
+    with pytest.raises(FrozenInstanceError):
+        found.entries = 3  # type: ignore[misc]
+
+
+@pytest.mark.slow
+def test_a_store_left_open_at_exit_is_closed(path: Path) -> None:
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from kvstore import KVStore\n"
+        "store = KVStore(sys.argv[1], durability=None)\n"
+        "store[b'a'] = b'1'\n"
+        "store.itself = store\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(path), str(EXAMPLES)], check=True)
+    with KVStore(path, flag="r") as store:
+        assert dict(store) == {b"a": b"1"}
+
+
+def test_a_dropped_store_lets_its_file_go(path: Path) -> None:
+    store = KVStore(path, "process")
+    store[b"a"] = b"1"
+    del store
+    KVStore(path).close()
+
+
+def test_a_power_store_is_there_after_sync(path: Path) -> None:
+    with KVStore(path, durable=False) as store:
+        store[b"a"] = b"1"
+        store.sync()
+        assert store.durability in repr(store)
+    with KVStore(path) as store:
+        assert dict(store) == {b"a": b"1"}
+
+
+def test_a_deadline_of_another_length_is_found(path: Path) -> None:
+    with pmemheap.open(path, "c", durability="process") as heap:
+        table = pmemheap.containers.SortedMap(heap, "kvstore.deadlines")
+        table[b"a"] = b"soon"
+    with (
+        KVStore(path) as store,
+        pytest.raises(pmemheap.CorruptHeapError, match="8 bytes expected, 4 found"),
+    ):
+        store.check()
+
+
+def test_a_deadline_without_an_entry_is_found(path: Path) -> None:
+    with pmemheap.open(path, "c", durability="process") as heap:
+        table = pmemheap.containers.SortedMap(heap, "kvstore.deadlines")
+        deadlines.Deadlines(table, lambda: 0).assign(b"a", 1)
+    with (
+        KVStore(path) as store,
+        pytest.raises(pmemheap.CorruptHeapError, match="an entry expected"),
+    ):
+        store.check()
+
+
+# ---------------------------------------------------------------- wrappers
+
+
+def test_a_shelf_keeps_objects(path: Path) -> None:
+    with KVStore.shelf(path, durability="process") as shelf:
+        shelf["ä"] = {"n": [1, 2.5, None]}
+        shelf.update({"b": (1,)}, c="text")
+        shelf.set("t", object, ttl=1000)
+        with shelf.transaction():
+            shelf["d"] = shelf.pop("b")
+            shelf["b"] = shelf.pop("d")
+    with KVStore.shelf(path) as shelf:
+        assert shelf["ä"] == {"n": [1, 2.5, None]}
+        assert list(shelf) == ["b", "c", "t", "ä"]
+        assert list(shelf.items("b", "d", reverse=True)) == [("c", "text"), ("b", (1,))]
+        assert list(shelf.values(stop="c")) == [(1,)]
+        assert "ä" in shelf
+        assert shelf.pop("c") == "text"
+        assert shelf.get("c") is None
+        with pytest.raises(KeyError):
+            del shelf["c"]
+        assert len(shelf) == 3
+        shelf.clear()
+        shelf.sync()
+        assert not shelf
+
+
+def test_a_text_store_keeps_text(path: Path) -> None:
+    with KVStore.text(path, durability="process") as texts:
+        texts["grüße"] = "naïve €"
+        assert dict(texts) == {"grüße": "naïve €"}
+        assert texts.store["grüße".encode()] == "naïve €".encode()
+
+
+def test_open_takes_text_as_dbm_does(path: Path, clock: Clock) -> None:
+    with kvstore.open(path, "n", 0o600, durability="process", clock=clock) as db:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        db["a"] = "ä"
+        db[b"b"] = b"\xff"
+        db.update({"c": "3"}, d="4")
+        assert db["a"] == db[b"a"] == "ä".encode()
+        assert list(db.keys("b", "d")) == [b"b", b"c"]
+        assert list(db.values("c")) == [b"3", b"4"]
+        assert list(db.items("d")) == [(b"d", b"4")]
+        assert db.scan("d") == [(b"d", b"4")]
+        assert db.__contains__("a")
+        assert not db.__contains__("x")
+        assert db.get("x", "as it is") == "as it is"
+        assert db.setdefault("e", "5") == b"5"
+        assert db.pop("e") == b"5"
+        assert db.pop("e", None) is None
+        db.patch("c", 0, "x")
+        with db.view("c") as view:
+            assert bytes(view) == b"x"
+        assert db.expire("c", 5)
+        assert db.ttl("c") == 5
+        assert db.persist("c")
+        assert db.delete("c")
+        with pytest.raises(KeyError):
+            del db["c"]
+        db.check()
+    with kvstore.open(path, "r") as db:
+        assert dict(db) == {b"a": "ä".encode(), b"b": b"\xff", b"d": b"4"}
+
+
+# ---------------------------------------------------------------- loading
+
+
+def test_csv_becomes_keys_and_json(store: KVStore) -> None:
+    lines = ["name,id,age\n", '"Ada, L.",7,36\n', "\n", "Böb,8,\n"]
+    assert loading.load(store, loading.csv_entries(lines, "id"), batch=1) == 2
+    assert json.loads(store[b"7"]) == {"name": "Ada, L.", "age": "36"}
+    assert store[b"8"] == '{"name": "Böb", "age": ""}'.encode()
+    assert [entry.key for entry in loading.csv_entries(lines)] == [b"Ada, L.", "Böb".encode()]
+    with pytest.raises(UsageError, match="line 1: one column 'x' expected"):
+        list(loading.csv_entries(lines, "x"))
+    with pytest.raises(UsageError, match="line 2: 3 fields expected, 2 found"):
+        list(loading.csv_entries(["a,b,c\n", "1,2\n"]))
+    with pytest.raises(UsageError, match="line 1"):
+        list(loading.csv_entries([]))
+
+
+def test_json_lines_become_keys_and_json(store: KVStore) -> None:
+    loading.load(store, loading.json_entries(['{"id": 7, "n": [1]}\n', "  \n"], "id"))
+    assert dict(store) == {b"7": b'{"n": [1]}'}
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "message"),
+    [
+        ("{", "id", "line 1: "),
+        ("[1]", "id", "an object expected, list found"),
+        ('{"id": true}', "id", "a text or a number as 'id' expected, True found"),
+        ('{"key": "a"}', None, "a text as 'value' or 'value64' expected"),
+        ('{"key": "a", "value64": "?"}', None, "base64 as 'value64'"),
+        ('{"key": "a", "value": "b", "ttl": "c"}', None, "seconds as 'ttl'"),
+    ],
+)
+def test_other_lines_are_refused(line: str, key: str | None, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        list(loading.json_entries([line], key))
+
+
+def test_a_dump_is_loaded_as_it_was(store: KVStore, tmp_path: Path, clock: Clock) -> None:
+    store.update({b"": b"", "ä".encode(): b"\x00", b"\xff": b"\xfe\n", b"big": b"x" * (2 << 20)})
+    store.set(b"soon", b"", ttl=2.5)
+    lines = list(loading.dump_lines(store))
+    assert json.loads(lines[-1]) == {"key64": "/w==", "value64": "/go="}
+    with KVStore(tmp_path / "b.kv", "process", clock=clock) as other:
+        assert loading.load(other, loading.json_entries(lines)) == 5
+        assert dict(other) == dict(store)
+        assert other.ttl(b"soon") == 2.5
+    assert len(list(loading.dump_lines(store, b"b", b"c"))) == 1
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def run(*arguments: object) -> int:
+    return cli.run([str(argument) for argument in arguments])
+
+
+def test_commands(path: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert run("put", path, "a", "1", "--durability", "process") == 0
+    assert run("put", path, os.fsdecode(b"\xff"), "2", "--ttl", "1000") == 0
+    assert run("get", path, "a") == 0
+    assert capfdbinary.readouterr().out == b"1\n"
+    assert run("scan", path) == 0
+    assert capfdbinary.readouterr().out == b"a\t1\n\xff\t2\n"
+    assert run("scan", path, "--reverse", "--keys", "--count", 1, "--start", "a") == 0
+    assert capfdbinary.readouterr().out == b"\xff\n"
+    assert run("delete", path, "a", "b") == 1
+    assert capfdbinary.readouterr().err == b"kvstore: key b'b': no such key\n"
+    assert run("get", path, "a") == 0, "all of them, or none"
+    assert run("dump", path, tmp_path / "dump.jsonl") == 0
+    assert run("delete", path, "a") == 0
+    assert run("load", path, tmp_path / "dump.jsonl") == 0
+    assert run("dump", path, "--stop", "b") == 0
+    assert b'{"key": "a", "value": "1"}\n' in capfdbinary.readouterr().out
+    assert run("stats", path, "--json") == 0
+    assert json.loads(capfdbinary.readouterr().out)["entries"] == 2
+    assert run("stats", path) == 0
+    assert b"entries" in capfdbinary.readouterr().out
+
+
+def test_load_takes_csv(
+    path: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    source = tmp_path / "people.csv"
+    source.write_text("id,name\n" + "".join(f"{i},n{i}\n" for i in range(2500)))
+    assert run("load", path, source, "--key", "id", "--durability", "process") == 0
+    assert b"2500 entries" in capfdbinary.readouterr().out
+    with KVStore(path) as store:
+        assert store[b"1234"] == b'{"name": "n1234"}'
+
+
+def test_failed_commands_say_why(
+    path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run("get", path, "a") == 2
+    assert str(path) in capfd.readouterr().err
+    path.write_bytes(b"x" * 10_000)
+    assert run("get", path, "a") == 3
+    assert run("load", tmp_path / "b.kv", tmp_path / "missing.csv") == 2
+    assert "missing.csv: No such file" in capfd.readouterr().err
+    assert run("load", tmp_path / "b.kv", tmp_path / "x.txt") == 2
+    assert "--format" in capfd.readouterr().err
+    assert not (tmp_path / "b.kv").exists()
+    assert run("frobnicate") == 2
+
+
+# ---------------------------------------------------------------- documents
+
+
+def test_readme_is_true() -> None:
+    found = doctest.testfile(str(EXAMPLES / "kvstore" / "README.md"), module_relative=False)
+    assert found.attempted > 5
+    assert not found.failed
+
+
+def test_docstrings_are_true() -> None:
+    found = doctest.testmod(kvstore.store)
+    assert found.attempted > 5
+    assert not found.failed

@@ -1,0 +1,450 @@
+"""SortedMap by example: what is in it, in which order, views, transactions, bad input, damage."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pmemheap import Heap
+from pmemheap.containers import SortedMap
+from pmemheap.containers.sortedmap import KEY_BYTES_MOST
+from pmemheap.errors import CorruptHeapError, OutOfSpaceError, UsageError
+from pmemheap.units import MiB
+
+NODE = 4096
+
+
+@pytest.fixture(params=["anonymous", "process", "power"])
+def heap(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Heap]:
+    if request.param == "anonymous":
+        made = Heap.anonymous()
+    else:
+        made = Heap.create(tmp_path / "heap", durability=request.param)
+    with made:
+        yield made
+
+
+@pytest.fixture
+def memory() -> Iterator[Heap]:
+    with Heap.anonymous() as made:
+        yield made
+
+
+def filled(heap: Heap, count: int, size: int = 20) -> SortedMap:
+    """Return a map of `count` keys, entered in some order."""
+    made = SortedMap(heap, "map")
+    keys = list(range(count))
+    random.Random(count).shuffle(keys)
+    made.put_many((b"%06d" % key, b"%0*d" % (size, key)) for key in keys)
+    return made
+
+
+def test_an_empty_map(heap: Heap) -> None:
+    empty = SortedMap(heap, "map")
+    assert len(empty) == 0
+    assert list(empty) == []
+    assert list(reversed(empty)) == []
+    assert b"" not in empty
+    assert empty.get(b"x") is None
+    assert empty.get(b"x", 7) == 7
+    with pytest.raises(KeyError):
+        empty[b"x"]
+    with pytest.raises(KeyError):
+        del empty[b"x"]
+    assert not empty.discard(b"x")
+    empty.check()
+
+
+def test_keys_come_in_order_whatever_the_order_they_were_entered_in(heap: Heap) -> None:
+    made = filled(heap, 3000)
+    made.check()
+    assert list(made) == [b"%06d" % key for key in range(3000)]
+    assert list(reversed(made)) == [b"%06d" % key for key in range(2999, -1, -1)]
+    assert made[b"001234"] == b"%020d" % 1234
+    assert made.statistics().height == 2
+    assert made.statistics().entries == len(made) == 3000
+
+
+def test_ascending_keys_fill_their_leaves(memory: Heap) -> None:
+    made = SortedMap(memory, "map")
+    made.put_many((b"%06d" % key, bytes(100)) for key in range(5000))
+    assert made.statistics().fill > 0.85
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"),
+    [(None, None), (b"000010", None), (None, b"000990"), (b"000100", b"000900"), (b"0001", b"00095"),
+     (b"5", None), (None, b""), (b"000500", b"000500"), (b"000900", b"000100"), (b"", b"\xff")],
+)  # fmt: skip
+def test_ranges_are_those_of_a_sorted_list(
+    memory: Heap, start: bytes | None, stop: bytes | None
+) -> None:
+    made = filled(memory, 1000)
+    expected = [
+        key
+        for key in (b"%06d" % number for number in range(1000))
+        if (start is None or key >= start) and (stop is None or key < stop)
+    ]
+    assert list(made.keys(start, stop)) == expected
+    assert list(made.keys(start, stop, reverse=True)) == expected[::-1]
+    assert list(made.items(start, stop)) == [(key, made[key]) for key in expected]
+    assert list(made.values(start, stop, reverse=True)) == [made[key] for key in expected[::-1]]
+
+
+def test_a_scan_goes_on_while_the_map_is_changed(memory: Heap) -> None:
+    made = filled(memory, 500)
+    seen = []
+    for key in made:
+        seen.append(key)
+        del made[key]
+        made[b"0" + key] = b"before, not seen again"
+    assert seen == [b"%06d" % key for key in range(500)]
+    made.check()
+
+
+def test_deleting_everything_gives_all_nodes_back(heap: Heap) -> None:
+    made = SortedMap(heap, "map")
+    before = heap.stats().allocated
+    random_values = random.Random(3)
+    keys = [b"%d" % random_values.randrange(10**9) for _ in range(4000)]
+    for key in keys:
+        made[key] = bytes(random_values.choice((0, 10, 500, 5000)))
+    made.check()
+    random_values.shuffle(keys)
+    for key in keys:
+        made.discard(key)
+    made.check()
+    heap.sync()
+    assert made.statistics().nodes == 1
+    assert heap.stats().allocated == before
+    made[b"again"] = b"1"
+    assert dict(made) == {b"again": b"1"}
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 1018, 1019, 4096, 70_000, 3 * MiB])
+def test_values_of_any_length(heap: Heap, size: int) -> None:
+    made = SortedMap(heap, "map")
+    value = random.Random(size).randbytes(size)
+    made[b"before"] = b"b"
+    made[b"key"] = value
+    made[b"later"] = b"l"
+    assert made[b"key"] == value
+    assert bytes(made.view(b"key")) == value
+    assert list(made.items(b"key", b"kez")) == [(b"key", value)]
+    made[b"key"] = value[::-1]
+    assert made[b"key"] == value[::-1]
+    made.check()
+    del made[b"key"]
+    assert list(made) == [b"before", b"later"]
+    made.check()
+
+
+def test_keys_of_any_length(memory: Heap) -> None:
+    made = SortedMap(memory, "map")
+    keys = [bytes([letter]) * length for letter in b"\0az\xff" for length in range(0, 1025, 64)]
+    for key in keys:
+        made[key] = key
+    assert list(made) == sorted(set(keys))
+    made.check()
+    with pytest.raises(ValueError, match="at most 1024 bytes expected, found 1025"):
+        made[bytes(KEY_BYTES_MOST + 1)] = b""
+    assert made.get(bytes(KEY_BYTES_MOST + 1)) is None
+
+
+def test_buffers_are_values_and_keys(memory: Heap) -> None:
+    made = SortedMap(memory, "map")
+    made[b"key"] = bytearray(b"abc")
+    made[memoryview(b"other")] = memoryview(b"def")  # type: ignore[index]
+    assert dict(made) == {b"key": b"abc", b"other": b"def"}
+    made[b"copy"] = made.view(b"key")
+    assert made[b"copy"] == b"abc"
+
+
+@pytest.mark.parametrize("key", ["text", 5, None])
+def test_a_key_that_is_no_bytes_is_refused(memory: Heap, key: object) -> None:
+    made = SortedMap(memory, "map")
+    for call in (
+        lambda: made[key],  # type: ignore[index]
+        lambda: key in made,
+        lambda: made.__setitem__(key, b""),  # type: ignore[arg-type]
+        lambda: made.discard(key),  # type: ignore[arg-type]
+        lambda: made.view(key),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match="key: bytes expected"):
+            call()
+    with pytest.raises(TypeError, match="value: bytes expected"):
+        made[b"key"] = "text"
+    assert len(made) == 0
+
+
+# ---------------------------------------------------------------- views
+
+
+def test_a_view_keeps_its_bytes_while_the_map_changes(heap: Heap) -> None:
+    made = filled(heap, 2000, 100)
+    views = {key: made.view(key) for key in list(made)[::50]}
+    expected = {key: bytes(view) for key, view in views.items()}
+    for key in list(made)[::2]:
+        made[key] = b"x" * 100
+    for key in list(made)[1::3]:
+        del made[key]
+    made.put_many((b"%08d" % key, bytes(300)) for key in range(2000))
+    made.clear()
+    made.check()
+    assert {key: bytes(view) for key, view in views.items()} == expected
+    held = heap.stats().allocated
+    del views
+    heap.sync()
+    assert heap.stats().allocated <= held
+
+
+def test_a_view_of_a_long_value_makes_its_removal_wait(heap: Heap) -> None:
+    made = SortedMap(heap, "map")
+    made[b"long"] = b"1" * 100_000
+    view = made.view(b"long")
+    del made[b"long"]
+    others = [heap.malloc(100_000) for _ in range(5)]
+    for offset in others:
+        heap.view(offset)[:] = b"2" * heap.usable_size(offset)
+    assert bytes(view) == b"1" * 100_000
+    assert b"long" not in made
+
+
+def test_same_length_is_overwritten_in_place_unless_somebody_looks(memory: Heap) -> None:
+    made = SortedMap(memory, "map")
+    made[b"key"] = b"aaaa"
+    made[b"key"] = b"bbbb"
+    assert made.statistics().waste_bytes == 0
+    view = made.view(b"key")
+    made[b"key"] = b"cccc"
+    assert bytes(view) == b"bbbb"
+    assert made[b"key"] == b"cccc"
+    assert made.statistics().waste_bytes > 0
+
+
+@pytest.mark.parametrize("size", [100, 1_000_000])
+def test_patch(heap: Heap, size: int) -> None:
+    made = SortedMap(heap, "map")
+    made[b"key"] = bytes(size)
+    made.patch(b"key", 7, b"hello")
+    made.patch(b"key", size - 1, b"!")
+    made.patch(b"key", size, b"")
+    assert made[b"key"] == bytes(7) + b"hello" + bytes(size - 13) + b"!"
+    with pytest.raises(UsageError, match=f"2 bytes from {size - 1} inside of the value of b'key'"):
+        made.patch(b"key", size - 1, b"!!")
+    with pytest.raises(KeyError):
+        made.patch(b"none", 0, b"")
+    made.check()
+
+
+# ---------------------------------------------------------------- transactions
+
+
+def test_a_transaction_sees_its_own_changes_and_can_be_taken_back(heap: Heap) -> None:
+    made = filled(heap, 300)
+    before = dict(made)
+
+    def change() -> None:
+        with heap.transaction():
+            for number in range(300):
+                made[b"new %d" % number] = bytes(200)
+            for key in list(before)[::2]:
+                del made[key]
+            made[b"000001"] = b"1" * 5000
+            made.patch(b"000001", 10, b"patched")
+            assert made[b"000001"][8:19] == b"11patched11"
+            assert len(made) == 300 + 300 - 150
+            assert sum(1 for _ in made) == len(made)
+            made.check()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        change()
+    made.check()
+    assert dict(made) == before
+    heap.check()
+
+
+def test_savepoints(heap: Heap) -> None:
+    made = filled(heap, 50)
+    with heap.transaction():
+        made[b"kept"] = b"1"
+        for size in (10, 3000):
+            inner = heap.transaction()
+            made[b"kept"] = b"2" * size
+            made.put_many((b"n%d" % number, bytes(90)) for number in range(200))
+            inner.abort()
+            assert made[b"kept"] == b"1"
+            assert len(made) == 51
+        with heap.transaction():
+            made[b"also"] = b"3"
+    made.check()
+    assert len(made) == 52
+    assert made[b"also"] == b"3"
+
+
+def test_two_maps_in_one_transaction(heap: Heap) -> None:
+    one, other = SortedMap(heap, "one"), SortedMap(heap, "other")
+    with heap.transaction():
+        for number in range(500):
+            one[b"%d" % number] = b"1"
+            other[b"%d" % -number] = b"2"
+        assert len(one) == len(other) == 500
+    one.check()
+    other.check()
+    assert sorted(one) == list(one)
+
+
+def test_others_see_what_is_committed(heap: Heap) -> None:
+    made = filled(heap, 100)
+    found: list[object] = []
+    with heap.transaction():
+        made[b"new"] = b"1"
+        del made[b"000000"]
+        look = threading.Thread(target=lambda: found.extend((len(made), b"new" in made)))
+        look.start()
+        look.join()
+        assert found == [100, False]
+        assert len(made) == 100
+    assert b"new" in made
+
+
+@pytest.mark.slow
+def test_threads_change_one_map(heap: Heap) -> None:
+    made = SortedMap(heap, "map")
+    failures: list[BaseException] = []
+
+    def work(rank: int) -> None:
+        try:
+            for number in range(150):
+                made[b"%d/%d" % (rank, number)] = b"%d" % number
+                assert made[b"%d/%d" % (rank, number)] == b"%d" % number
+                if number % 3 == 0:
+                    del made[b"%d/%d" % (rank, number)]
+                sum(1 for _ in made.keys(b"1", b"2"))
+        except BaseException as error:  # noqa: BLE001 -- shown by the main thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    made.check()
+    assert len(made) == 400
+
+
+# ---------------------------------------------------------------- the heap around it
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_it_is_there_when_the_heap_is_opened_again(tmp_path: Path, durability: str) -> None:
+    with Heap.create(tmp_path / "heap", durability=durability) as heap:
+        filled(heap, 1000)
+    with Heap.open(tmp_path / "heap") as heap:
+        made = SortedMap(heap, "map")
+        made.check()
+        assert list(made) == [b"%06d" % key for key in range(1000)]
+        made[b"more"] = b"1"
+    with Heap.open(tmp_path / "heap", readonly=True) as heap:
+        made = SortedMap(heap, "map")
+        assert made[b"more"] == b"1"
+        assert made.view(b"more").readonly
+        with pytest.raises(UsageError, match="read-only"):
+            made[b"other"] = b"1"
+        with pytest.raises(UsageError):
+            SortedMap(heap, "none")
+
+
+def test_a_map_without_its_heap(tmp_path: Path) -> None:
+    heap = Heap.create(tmp_path / "heap")
+    made = filled(heap, 10)
+    heap.close()
+    for call in (
+        lambda: made[b"000001"], lambda: len(made), lambda: list(made), lambda: made.check(),
+        lambda: made.view(b"000001"), lambda: made.discard(b"000001"),
+        lambda: made.__setitem__(b"x", b""), lambda: made.clear(),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match="closed"):
+            call()
+
+
+def test_drop(heap: Heap) -> None:
+    before = heap.stats().allocated
+    made = filled(heap, 500)
+    made.drop()
+    heap.sync()
+    assert heap.stats().allocated == before
+    assert "map" not in heap.roots
+    with pytest.raises(CorruptHeapError):
+        made.get(b"x")
+
+
+def test_a_full_heap_refuses_and_stays_as_it_was(tmp_path: Path) -> None:
+    with Heap.create(tmp_path / "heap", durability="process", limit=3 * MiB) as heap:
+        made = SortedMap(heap, "map")
+        number = 0
+
+        def fill() -> None:
+            nonlocal number
+            while True:
+                made[b"%08d" % number] = bytes(900)
+                number += 1
+
+        with pytest.raises(OutOfSpaceError):
+            fill()
+        made.check()
+        assert len(made) == number > 1000
+        for key in list(made):
+            del made[key]
+        made.check()
+        made[b"room"] = b"again"
+
+
+@pytest.mark.slow
+def test_a_damaged_node_is_an_exception_and_never_a_crash(tmp_path: Path) -> None:
+    """Bytes of nodes are the user's own: whatever stands there, the interpreter lives."""
+    with Heap.create(tmp_path / "heap", durability="process") as heap:
+        filled(heap, 400, 50)
+        root = heap.roots["map"]
+    chance = random.Random(11)
+    for turn in range(150):
+        shutil.copy(tmp_path / "heap", tmp_path / "copy")
+        with Heap.open(tmp_path / "copy") as heap:
+            blocks = [offset for offset, size in heap.blocks() if size == NODE or offset == root]
+            for _ in range(chance.choice((1, 3, 200))):
+                view = heap.view(chance.choice(blocks))
+                if chance.random() < 0.5:
+                    view[chance.randrange(min(len(view), 64))] = chance.randrange(256)
+                else:
+                    struct.pack_into("<Q", view, chance.randrange(len(view) // 8) * 8, chance.getrandbits(64))
+                del view
+            exercise(heap, turn)
+
+
+def exercise(heap: Heap, seed: int) -> None:
+    """Call everything; what is wrong has to be one of our exceptions."""
+    chance = random.Random(seed)
+    key = b"%06d" % chance.randrange(400)
+    refusals = (CorruptHeapError, UsageError, KeyError, OutOfSpaceError, BufferError)
+    try:
+        made = SortedMap(heap, "map")
+    except refusals:
+        return
+    for call in (
+        lambda: made[key], lambda: list(made.items()), lambda: list(made.keys(reverse=True)),
+        lambda: made.view(key), lambda: made.check(), lambda: made.patch(key, 1, b"x"),
+        lambda: made.__setitem__(key, bytes(300)), lambda: made.discard(key),
+        lambda: made.__setitem__(key + b"1", bytes(3000)), lambda: made.statistics(),
+    ):  # fmt: skip
+        try:
+            call()
+        except refusals:
+            continue
