@@ -32,7 +32,7 @@ def test_it_is_a_mapping_of_texts_to_bytes(spill: SpillStore) -> None:
     spill.update({"ä": b"1", "b": b"2"})
     spill["b"] = [b"a", memoryview(b"bc")]
     assert dict(spill) == {"b": b"abc", "ä": b"1"}
-    assert ("b" in spill, "c" in spill, 1 in spill, len(spill)) == (True, False, False, 2)
+    assert ("b" in spill, "c" in spill, len(spill)) == (True, False, 2)
     del spill["b"]
     for missing in (spill.__getitem__, spill.__delitem__):
         with pytest.raises(KeyError, match="'b'"):
@@ -77,8 +77,9 @@ def test_keys_of_any_kind(spill: SpillStore) -> None:
     store[1] = b"again"
     assert list(store) == keys
     assert store[("x", 0, 1)] == b"\x02!"
-    store[("x", 0, 1)][0] = 9  # a copy
-    assert (store["1"], store[1], store[("x", 0, 1)]) == (b"\x00!", b"again", b"\x02!")
+    copy: Any = store[("x", 0, 1)]
+    copy[0] = 9
+    assert [store["1"], store[1], store[("x", 0, 1)]] == [b"\x00!", b"again", b"\x02!"]
     del store["1"]
     assert ("1" in store, 1 in store, len(store), len(spill)) == (False, True, 3, 3)
     with pytest.raises(KeyError):
@@ -103,7 +104,7 @@ def test_a_spill_buffer_without_a_worker(tmp_path: Path) -> None:
     assert buffer.spilled_total.memory > 2_000_000
     assert buffer.evict() >= 400_000
     for key, array in arrays.items():
-        np.testing.assert_array_equal(buffer[key], array)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(buffer[key], array)
     back: Any = buffer[("a", 3)]
     back[0] = 7  # an array that came back can be changed
     for key in arrays:

@@ -88,7 +88,7 @@ class SpillStore(MutableMapping[str, bytes]):
         self.store.close()
 
 
-class AnyKeySpillStore(MutableMapping[Hashable, bytearray]):
+class AnyKeySpillStore(MutableMapping[Hashable, bytes | bytearray]):
     """The same for keys of any kind, which are kept in memory; the file knows them by numbers."""
 
     def __init__(self, upstream: SpillStore) -> None:
