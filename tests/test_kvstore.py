@@ -147,7 +147,7 @@ def test_views_outlive_growth_and_removal(store: KVStore, length: int) -> None:
     assert bytes(view[:4]) == b"abca"
     store[b"large"] = bytes(20_000_000)
     del store[b"a"]
-    store.update({b"a%d" % i: b"z" * length for i in range(100)})
+    store.update({b"a%d" % i: b"z" * length for i in range(1000)})
     assert bytes(view) == b"abc" + b"a" * (length - 3)
     with pytest.raises(BufferError, match="live views"):
         store.close()
@@ -342,7 +342,7 @@ def test_a_snapshot_is_a_store(store: KVStore, tmp_path: Path) -> None:
 
 def test_compact_squeezes_leaves_and_gives_segments_back(store: KVStore, path: Path) -> None:
     store[b"a"] = bytes(9_000_000)
-    store.put_many(((b"%06d" % i, b"x" * 200) for i in range(20_000)), batch=100)
+    store.update({b"%06d" % i: b"x" * 200 for i in range(20_000)})
     store[b"large"] = bytes(3_000_000)
     before = path.stat().st_blocks
     del store[b"a"]

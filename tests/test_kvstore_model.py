@@ -1,7 +1,8 @@
 """The example store against a dict, with expiry, savepoints, views, crashes and reopening.
 
 A crash is a copy of the file that is made while the store is open: what a process that is killed
-leaves, because all that was stored to the map of the file is in the kernel's memory.
+leaves, because all that was stored to the map of the file is in the kernel's memory. What a power
+failure may leave of a short program is tried state by state.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -22,6 +24,7 @@ if str(EXAMPLES) not in sys.path:
     sys.path.insert(0, str(EXAMPLES))
 
 from kvstore import KVStore  # noqa: E402
+from pmemheap.testing import Crash, Image, Kind, Recorder, check_states  # noqa: E402
 
 NS = 1_000_000_000
 NEVER = 1 << 62
@@ -299,3 +302,50 @@ TestPowerStore = PowerStoreMachine.TestCase
 TestPowerStore.settings = settings(
     max_examples=max(5, settings().max_examples // 4), stateful_step_count=25, deadline=None
 )
+
+
+# ---------------------------------------------------------------- every state of a short program
+
+STEPS = [
+    lambda store: store.set(b"a", b"1", ttl=100),
+    lambda store: store.put_many([(b"b", b"2" * 2000), (b"c", b"3")]),
+    lambda store: store.patch(b"b", 5, b"!"),
+    lambda store: store.set(b"a", b"4"),
+    lambda store: store.expire(b"c", 100),
+    lambda store: store.pop(b"c"),
+    lambda store: store.clear(),
+]
+KINDS = {"process": (Kind.KILL,), "power": (Kind.KILL, Kind.POWER)}
+Facts = dict[bytes, tuple[bytes, float | None]]
+
+
+def clock() -> int:
+    return 1_700_000_000 * NS
+
+
+def facts(store: KVStore) -> Facts:
+    return {key: (value, store.ttl(key)) for key, value in store.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_a_crash_leaves_a_store_between_two_steps(tmp_path: Path, durability: str) -> None:
+    path = tmp_path / "a.kv"
+    KVStore(path, durability).close()
+    expected: list[Facts] = [{}]
+    with Recorder(path) as recorder, KVStore(path, clock=clock) as store:
+        for number, step in enumerate(STEPS, 1):
+            recorder.begin(number)
+            step(store)
+            (recorder.durable if durability == "power" else recorder.returned)(number)
+            expected.append(facts(store))
+
+    def open_and_check(image: Image, crash: Crash) -> None:
+        with KVStore(image.path, flag="w", clock=clock) as found:
+            found.check()
+            assert facts(found) in expected[crash.least : crash.most + 1]
+
+    report = check_states(
+        recorder.recording, open_and_check, kinds=KINDS[durability], budget=8, seed=1
+    )
+    report.require(distinct=100)

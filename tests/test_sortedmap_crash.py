@@ -12,8 +12,9 @@ from pmemheap.testing import Crash, Image, Kind, Recorder, check_states
 
 Change = list[tuple[bytes, bytes | None]]
 
+ENTERED: list[Change] = [[(b"%02d" % number, bytes([number]) * 700)] for number in range(12)]
 CHANGES: list[Change] = [
-    *([(b"%02d" % number, bytes([number]) * 700)] for number in range(12)),  # two splits
+    *ENTERED,  # two splits
     [(b"05", b"!" * 700), (b"07", None), (b"long", b"l" * 3000)],  # in place, gone, apart
     [(b"long", b"m" * 3000), (b"05", b"short")],
     [(b"%02d" % number, None) for number in range(0, 12, 2)],  # merged
@@ -35,7 +36,7 @@ def play(made: SortedMap, change: Change) -> None:
 def states() -> list[dict[bytes, bytes]]:
     """Return what is in the map after each number of commits."""
     state: dict[bytes, bytes] = {}
-    found = [{}]
+    found: list[dict[bytes, bytes]] = [{}]
     for change in CHANGES:
         for key, value in change:
             if value is None:
@@ -97,8 +98,8 @@ def test_a_commit_of_several_keys_is_all_there_or_not_at_all(tmp_path: Path) -> 
             found.check()
             values = set(found.values())
             old, new = {bytes(90)}, {b"x" * 600}
-            assert values in ([new], [old], [old, new])[
-                0 if crash.least else 1 + crash.most
-            ], values
+            assert values in ([new], [old], [old, new])[0 if crash.least else 1 + crash.most], (
+                values
+            )
 
     check_states(recorder.recording, look, budget=12).require(distinct=50)

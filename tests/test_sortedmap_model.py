@@ -16,7 +16,9 @@ from pmemheap.containers import SortedMap
 keys = st.one_of(
     st.binary(max_size=3),
     st.integers(0, 200).map(lambda number: b"key %03d" % number),
-    st.builds(lambda byte, length: bytes([byte]) * length, st.integers(0, 255), st.integers(0, 900)),
+    st.builds(
+        lambda byte, length: bytes([byte]) * length, st.integers(0, 255), st.integers(0, 900)
+    ),
 )
 sizes = st.one_of(st.integers(0, 40), st.sampled_from([100, 400, 900, 1024, 2000, 9000]))
 values = st.builds(lambda byte, size: bytes([byte]) * size, st.integers(0, 255), sizes)

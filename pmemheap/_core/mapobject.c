@@ -375,7 +375,7 @@ static PyObject *put(PyObject *object, PyObject *const *args, Py_ssize_t count)
     struct map_object *self = map_of(object);
     struct bytes_in key, value;
     struct ph_tx *tx = NULL;
-    int64_t code = 0;
+    int64_t code;
 
     if (count != 3)
         return PyErr_Format(PyExc_TypeError, "_put() takes 3 arguments (%zd given)", count);
@@ -386,12 +386,10 @@ static PyObject *put(PyObject *object, PyObject *const *args, Py_ssize_t count)
         release_bytes(&key);
         return NULL;
     }
-    if (key.length > PH_MAP_KEY_MOST)
-        PyErr_Format(PyExc_ValueError, "map: key: at most %d bytes expected, found %llu", PH_MAP_KEY_MOST,
-                     (unsigned long long)key.length);
-    else if ((code = begin_change(self, &tx)) >= 0)
+    code = key.length > PH_MAP_KEY_MOST ? PH_M_NO_TX : begin_change(self, &tx);
+    if (code >= 0)
         code = ph_map_put(&self->map, tx, key.at, key.length, value.at, value.length, (uint64_t)placed);
-    PyObject *done = PyErr_Occurred() ? NULL : end_change(self, tx, code);
+    PyObject *done = end_change(self, tx, code);
     release_bytes(&key);
     release_bytes(&value);
     return done;

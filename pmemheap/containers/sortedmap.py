@@ -22,7 +22,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, NoReturn, TypeVar
 
 from pmemheap import native
@@ -175,12 +175,13 @@ class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
 
         Raises
         ------
-        ValueError
+        UsageError
             The key is longer than `KEY_BYTES_MOST`.
         OutOfSpaceError
             The heap cannot grow, or the transaction has no room in the log. Nothing has changed.
         """  # noqa: E501
         if self._put(key, value, _NOWHERE) < 0:
+            self._require_key(key)
             with self._heap.transaction(durable=self._durable) as tx:
                 if self._put(key, value, _NOWHERE) < 0:
                     self._put_slowly(key, value, tx)
@@ -193,6 +194,13 @@ class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
             tx.write(placed, value)
         while (code := self._put(key, value, placed)) < 0:
             self._help(code, tx)
+
+    def _require_key(self, key: bytes) -> None:
+        if len(key) > KEY_BYTES_MOST:
+            raise UsageError(
+                f"map {self._name!r}: a key of at most {KEY_BYTES_MOST} bytes expected, "
+                f"found one of {len(key)}"
+            )
 
     def __delitem__(self, key: bytes) -> None:
         """Remove a key; KeyError if it is not there. Its space is free when no view of it lives."""
@@ -387,7 +395,12 @@ class _Census:
         live = sum(4 + len(key) + len(value) for key, _, value in entries)
         if live + waste != _NODE_BYTES - top:
             raise self._wrong(offset, f"{_NODE_BYTES - top} bytes of entries", f"{live} + {waste}")
-        self._require_hints(offset, level, prefix, [(hint, entry[0]) for (_, hint), entry in zip(slots, entries, strict=True)])
+        self._require_hints(
+            offset,
+            level,
+            prefix,
+            [(hint, entry[0]) for (_, hint), entry in zip(slots, entries, strict=True)],
+        )
         self._require_order(offset, level, [key for key, _, _ in entries], low, high)
         self.nodes += 1
         if level == 0:
@@ -399,7 +412,8 @@ class _Census:
         for number, (_, _, value) in enumerate(entries):
             if len(value) != _CHILD.size:
                 raise self._wrong(offset, "the offset of a node", f"{len(value)} bytes")
-            self._walk(*_CHILD.unpack(value), level - 1, borders[number], borders[number + 1])
+            (child,) = _CHILD.unpack(value)
+            self._walk(child, level - 1, borders[number], borders[number + 1])
 
     def _entry(self, node: bytes, offset: int, at: int) -> tuple[bytes, int, bytes]:
         if not _NODE.size <= at <= len(node) - _ENTRY.size:
@@ -426,10 +440,10 @@ class _Census:
     def _require_order(
         self, offset: int, level: int, keys: list[bytes], low: bytes | None, high: bytes | None
     ) -> None:
-        """Keys ascend between those that lead here; the first one above the leaves does not count."""
+        """Keys ascend between those that lead here; above the leaves the first does not count."""
         counting = keys[1:] if level else keys
         bounded = [*([] if low is None else [low]), *counting]
-        for left, right in zip(bounded, bounded[1:], strict=False):
+        for left, right in pairwise(bounded):
             if left > right or (left == right and left is not low):
                 raise self._wrong(offset, "ascending keys", f"{left!r} before {right!r}")
         if high is not None and counting and counting[-1] >= high:
@@ -472,5 +486,6 @@ class _Census:
 
     def _wrong(self, offset: int, expected: str, found: str) -> CorruptHeapError:
         return CorruptHeapError(
-            f"map {self._map.name!r}: node at offset {offset:#x}: {expected} expected, {found} found"
+            f"map {self._map.name!r}: node at offset {offset:#x}: {expected} expected, "
+            f"{found} found"
         )

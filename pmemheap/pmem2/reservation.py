@@ -353,9 +353,11 @@ class VMReservation:
         """Strike a map off the list; the caller holds the lock and has emptied its pages."""
         try:
             del self._maps[map.key]
-        except KeyError:  # an interrupt has torn that out once: its order and its dictionary disagree
-            kept = [each for each in dict.values(self._maps) if each is not map]
-            self._maps = SortedDict({each.key: each for each in kept})
+        except (
+            KeyError
+        ):  # an interrupt has torn that out once: its order and its dictionary disagree
+            listed: dict[int, Map] = dict.copy(self._maps)  # type: ignore[arg-type] # it is a dict
+            self._maps = SortedDict({key: each for key, each in listed.items() if each is not map})
 
     # ------------------------------------------------------------ its end
 
