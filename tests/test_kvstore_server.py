@@ -148,6 +148,7 @@ def test_expiry(client: Any) -> None:
     assert client.exists("k") == 0
 
 
+@pytest.mark.slow
 def test_scan_gives_every_key_that_stays(client: Any) -> None:
     keys = {b"key:%03d" % i for i in range(300)}
     client.mset(dict.fromkeys(keys, b"v"))
@@ -333,6 +334,7 @@ def test_a_closed_store_is_an_error_for_each(tmp_path: Path) -> None:
     assert [reply[:4] for reply in replies] == [b"-ERR", b"-ERR", b"-ERR", b"+PON"]
 
 
+@pytest.mark.slow
 def test_a_pipeline_has_all_its_replies_in_order(client: Any) -> None:
     pipeline = client.pipeline(transaction=False)
     for i in range(5000):
@@ -395,6 +397,7 @@ def test_large_values_both_ways(client: Any) -> None:
     assert client.get("large") == value
 
 
+@pytest.mark.slow
 def test_who_does_not_read_is_not_served_further(port: int, store: KVStore) -> None:
     store[b"large"] = bytes(1 << 20)
     with socket.create_connection(("127.0.0.1", port), timeout=20) as deaf:

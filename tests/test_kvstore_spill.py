@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,23 @@ def test_a_spill_buffer_without_a_worker(tmp_path: Path) -> None:
     assert len(buffer.store) == 0
     buffer.close()
     assert not buffer.path.exists()
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+@pytest.mark.slow
+def test_what_is_spilled_is_no_memory_of_the_process(tmp_path: Path) -> None:
+    buffer = HeapSpillBuffer(str(tmp_path), target=1_000_000)
+    before = resident()
+    for i in range(60):
+        buffer[i] = np.full(250_000, float(i))
+    sums: list[Any] = [np.sum(buffer[i]) for i in range(60)]  # type: ignore[call-overload]
+    assert sums == [250_000.0 * i for i in range(60)]
+    assert resident() - before < 60_000_000, "120 MB were spilled"
+    buffer.store.check()
+    buffer.close()
 
 
 def test_what_an_earlier_worker_left_is_gone(tmp_path: Path) -> None:

@@ -81,7 +81,8 @@ def test_ascending_keys_fill_their_leaves(memory: Heap) -> None:
 @pytest.mark.parametrize(
     ("start", "stop"),
     [(None, None), (b"000010", None), (None, b"000990"), (b"000100", b"000900"),
-     (b"0001", b"00095"), (b"5", None), (None, b""), (b"000500", b"000500"), (b"000900", b"000100"), (b"", b"\xff")],
+     (b"0001", b"00095"), (b"5", None), (None, b""), (b"000500", b"000500"),
+     (b"000900", b"000100"), (b"", b"\xff")],
 )  # fmt: skip
 def test_ranges_are_those_of_a_sorted_list(
     memory: Heap, start: bytes | None, stop: bytes | None
