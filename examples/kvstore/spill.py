@@ -11,20 +11,22 @@ What a worker spills is of no use after it has ended: its heap is a `process` on
 for the disk, and a file that an earlier worker left is removed. A full disk is an OSError, as Dask
 expects it: the value stays in memory.
 
-The pages of a heap file that a process has touched count as its resident memory until the kernel
-wants them back, though they are not needed: with spilling by *process* memory
-(``distributed.worker.memory.spill``), which looks at that number, a worker may believe that
-spilling does not help. Spilling by the size of the values (``target``) is not concerned.
+Pages of a file that a process has touched count as its resident memory, by which Dask decides
+whether a worker has to pause, until the kernel wants them back. So the pages of a value are let go
+as soon as it is stored or read: they stay in the page cache, and come back when they are touched.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import mmap
 from collections.abc import Hashable, Iterator, MutableMapping
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 from distributed.spill import SpillBuffer
 
 from kvstore.store import KVStore
@@ -88,8 +90,27 @@ class SpillStore(MutableMapping[str, bytes]):
         self.store.close()
 
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _let_go(view: memoryview) -> None:
+    """Unmap the whole pages of a value, for now: nothing is lost of a shared map of a file."""
+    if view.nbytes >= mmap.PAGESIZE:
+        address = np.frombuffer(view, "u1").ctypes.data
+        start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = address + view.nbytes - start
+        length -= length % mmap.PAGESIZE
+        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
+
+
 class AnyKeySpillStore(MutableMapping[Hashable, bytes | bytearray]):
-    """The same for keys of any kind, which are kept in memory; the file knows them by numbers."""
+    """The same for keys of any kind, which are kept in memory; the file knows them by numbers.
+
+    Parameters
+    ----------
+    upstream : SpillStore
+        Of a `process` heap in a file: what is mapped is the file itself.
+    """
 
     def __init__(self, upstream: SpillStore) -> None:
         self._upstream = upstream
@@ -99,13 +120,17 @@ class AnyKeySpillStore(MutableMapping[Hashable, bytes | bytearray]):
     def __getitem__(self, key: Hashable) -> bytearray:
         """Return a copy of the bytes that can be changed: arrays are made on top of it."""
         with self._upstream.store.view(self._names[key].encode()) as view:
-            return bytearray(view)
+            found = bytearray(view)
+            _let_go(view)
+        return found
 
     def __setitem__(self, key: Hashable, value: Any) -> None:
         """Keep bytes; see `SpillStore.__setitem__`."""
         name = self._names.get(key) or str(next(self._numbers))
         self._upstream[name] = value
         self._names[key] = name
+        with self._upstream.store.view(name.encode()) as view:
+            _let_go(view)
 
     def __delitem__(self, key: Hashable) -> None:
         """Forget a key; KeyError if it is not there."""
