@@ -289,7 +289,8 @@ def _match(makes: list[Make], rest: dict[int, bytes], *, some: bool) -> list[Cam
     """Find each new block among what is left over; take it out of there."""
     came: list[Came] = []
     for make in sorted(makes, key=lambda each: -len(each.sure)) if not some else makes:
-        offset = next((at for at, there in rest.items() if _fits(make, there)), None)
+        fitting = [at for at, there in rest.items() if _fits(make, there)]
+        offset = min(fitting, key=lambda at: len(rest[at]), default=None)  # others may need more
         if offset is None:
             if some:
                 return came
