@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 import json
 import os
-import random
 import stat
 import subprocess
 import sys
@@ -13,6 +12,8 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -172,22 +173,52 @@ def test_what_is_read_in_a_change_stays_true(store: KVStore) -> None:
     assert store[b"n"] == b"300"
 
 
-def test_deadlines_that_appear_between_plain_changes(path: Path) -> None:
-    randomness = random.Random(1)
-    for _ in range(5):
-        with KVStore(path, "process", flag="n") as store:
+def test_a_change_that_depends_on_a_value_waits_for_other_changes(store: KVStore) -> None:
+    found: list[bytes] = []
+    thread = threading.Thread(target=lambda: found.append(store.setdefault(b"n", b"2")))
+    with store.transaction():
+        store[b"n"] = b"1"
+        thread.start()
+        thread.join(0.05)
+        assert not found
+    thread.join()
+    assert found == [b"1"]
 
-            def change(store: KVStore = store) -> None:
-                for i in range(300):
-                    key = b"%d" % randomness.randrange(4)
-                    store.set(key, b"") if i % 2 else store.delete(key)
 
-            def expire(store: KVStore = store) -> None:
-                for _ in range(100):
-                    store.set(b"%d" % randomness.randrange(4), b"", ttl=100)
+class Overtaken:
+    """A map in which a change is overtaken by somebody's first deadline."""
 
-            run_together(change, change, expire)
-            store.check()
+    def __init__(self, store: KVStore) -> None:
+        self._upstream: Any = store.__dict__["_map"]
+        self._store = store
+        store.__dict__["_map"] = self
+
+    def _meanwhile(self) -> None:
+        self._store.__dict__["_map"] = self._upstream
+        self._store.set(b"a", b"for a while", ttl=5)
+
+    def __setitem__(self, key: bytes, value: bytes) -> None:
+        self._meanwhile()
+        self._upstream[key] = value
+
+    def discard(self, key: bytes) -> bool:
+        self._meanwhile()
+        return bool(self._upstream.discard(key))
+
+
+@pytest.mark.parametrize("change", ["set", "__setitem__"])
+def test_a_value_that_overtakes_a_deadline_stays(store: KVStore, change: str) -> None:
+    Overtaken(store)
+    getattr(store, change)(b"a", b"for good")
+    assert (store[b"a"], store.ttl(b"a")) == (b"for good", None)
+
+
+def test_a_removal_that_overtakes_a_deadline_takes_it_along(store: KVStore, clock: Clock) -> None:
+    Overtaken(store)
+    assert store.delete(b"a")
+    clock.advance(5)
+    assert len(store) == 0
+    store.check()
 
 
 def run_together(*calls: Callable[[], None]) -> None:
@@ -574,6 +605,19 @@ def test_load_takes_csv(
     assert b"2500 entries" in capfdbinary.readouterr().out
     with KVStore(path) as store:
         assert store[b"1234"] == b'{"name": "n1234"}'
+
+
+def test_serve_hands_an_open_store_to_the_server(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[tuple[str, bool, str, int]] = []
+
+    def serve(store: KVStore, host: str, port: int) -> None:
+        served.append((store.durability, store.closed, host, port))
+
+    monkeypatch.setitem(sys.modules, "kvstore.server", SimpleNamespace(serve=serve))
+    assert run("serve", path, "--port", 0, "--durability", "process") == 0
+    assert served == [("process", False, "127.0.0.1", 0)]
 
 
 def test_failed_commands_say_why(
