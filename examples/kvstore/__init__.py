@@ -1,5 +1,9 @@
 """kvstore: an ordered store of keys and values in one heap file. README.md says how it is built.
 
+server     Redis clients: connections, what has arrived is committed together
+commands   what their requests mean            resp       how they are written
+spill      the slow layer of a zict, of a Dask worker
+sharded    a store over several heap files, each an actor of Dask
 cli        get, put, delete, scan, load, dump, stats, serve
 loading    CSV and JSON lines, in and out
 dbmlike    `kvstore.open`: str or bytes, as `dbm` takes them

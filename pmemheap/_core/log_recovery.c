@@ -313,7 +313,7 @@ int ph_log_touched(const struct ph_log *log, uint64_t from, uint64_t end, ph_tou
         uint64_t at = ph_record_at(log, from, &record);
         for (uint32_t i = 0; record.kind != PH_RECORD_WORD && i < record.nops; i++) {
             struct ph_op op;
-            uint64_t payload = ph_next_op(log, &at, &op);
+            ph_next_op(log, &at, &op);
             if ((op.type == PH_OP_WRITE || op.type == PH_OP_OLD) && touch(context, op.off, op.len) < 0)
                 return -1;
         }

@@ -137,6 +137,8 @@ class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
         self._name = name
         self._durable = durable
         header = heap.roots.get(name)
+        if header is None and heap.readonly:
+            raise UsageError(f"map: a root {name!r} of {heap!r} expected, found none")
         if header is None:
             self._attach(heap, 0, False)
             header = self._create()
