@@ -230,6 +230,23 @@ def test_same_length_is_overwritten_in_place_unless_somebody_looks(memory: Heap)
     assert made.statistics().waste_bytes > 0
 
 
+@pytest.mark.parametrize("size", [100, 5000])
+def test_a_view_in_a_transaction_shows_what_it_has_made(heap: Heap, size: int) -> None:
+    made = SortedMap(heap, "map")
+    made[b"old"] = b"o" * size
+    with heap.transaction():
+        made[b"new"] = b"n" * size
+        made.patch(b"old", 1, b"patched")
+        assert bytes(made.view(b"new")) == b"n" * size
+        assert bytes(made.view(b"old")) == b"opatched".ljust(size, b"o")
+    view = made.view(b"old")
+    with heap.transaction():
+        assert bytes(made.view(b"old")) == made[b"old"]
+        made[b"old"] = b"p" * size
+        assert bytes(made.view(b"old")) == b"p" * size
+    assert bytes(view) == b"opatched".ljust(size, b"o")
+
+
 @pytest.mark.parametrize("size", [100, 1_000_000])
 def test_patch(heap: Heap, size: int) -> None:
     made = SortedMap(heap, "map")

@@ -37,7 +37,6 @@ void ph_map_overlay(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes, ui
     }
 }
 
-/* Where `nbytes` from an offset on are mapped; NULL if they are not, or if it is no place for a block. */
 const uint8_t *ph_map_place(const struct ph_map *map, uint64_t offset, uint64_t nbytes)
 {
     const struct ph_heap *h = map->heap;
@@ -164,7 +163,7 @@ const uint8_t *ph_map_node(struct ph_map *map, uint64_t offset, uint32_t level)
 
 static int child_of(const uint8_t *node, uint32_t at, uint64_t *child)
 {
-    ph_entry_of_map entry;
+    struct ph_map_item entry;
     if (at >= ph_node_count(node) || ph_node_entry(node, at, &entry) < 0 || entry.said != sizeof *child)
         return PH_M_CORRUPT;
     memcpy(child, entry.value, sizeof *child);
@@ -268,7 +267,7 @@ int ph_map_seek(struct ph_map *map, const void *key, uint64_t nkey, int last, st
 
 /* ---------------------------------------------------------------- values */
 
-int ph_map_value_of(struct ph_map *map, uint64_t node, const uint8_t *bytes, const ph_entry_of_map *entry,
+int ph_map_value_of(struct ph_map *map, uint64_t node, const uint8_t *bytes, const struct ph_map_item *entry,
                     struct ph_map_value *value)
 {
     uint64_t apart[2];
@@ -289,7 +288,7 @@ int ph_map_entry(struct ph_map *map, const struct ph_map_cursor *cursor, const u
 {
     const struct ph_map_step *leaf = &cursor->path[cursor->height - 1];
     const uint8_t *node = ph_map_node(map, leaf->node, 0);
-    ph_entry_of_map entry;
+    struct ph_map_item entry;
     if (node == NULL || leaf->at >= ph_node_count(node) || ph_node_entry(node, leaf->at, &entry) < 0)
         return PH_M_CORRUPT;
     *key = entry.key;

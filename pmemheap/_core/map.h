@@ -88,6 +88,8 @@ struct ph_map_cursor {
 void ph_map_fini(struct ph_map *map);
 /* ph_map_look -- whose changes the next calls see: those of `tx`, NULL for what is committed. */
 int ph_map_look(struct ph_map *map, const struct ph_tx *tx);
+/* ph_map_place -- where `nbytes` from an offset on are mapped; NULL if they are not, or if it is no place for a block. */
+const uint8_t *ph_map_place(const struct ph_map *map, uint64_t offset, uint64_t nbytes);
 /* ph_map_overlay -- put what `tx` has collected for [offset, offset + nbytes) over a copy of these bytes. */
 void ph_map_overlay(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes, uint8_t *to);
 /* ph_map_make -- a new, empty map; the offset of its header, or a failure. */

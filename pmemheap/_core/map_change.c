@@ -29,7 +29,7 @@ struct ph_map_build {
     uint32_t made_count;
     uint64_t frees[PH_FREES_MOST];
     uint32_t free_count;
-    ph_entry_of_map entries[2 * PH_NODE_ENTRIES_MOST];
+    struct ph_map_item entries[2 * PH_NODE_ENTRIES_MOST];
 };
 
 /* What happens to one node: a child is replaced, an entry goes, an entry comes, in this order. */
@@ -37,7 +37,7 @@ struct change {
     int has_child, takes, adds;
     uint32_t child_at, take_at, add_at;
     uint64_t child;
-    ph_entry_of_map entry;
+    struct ph_map_item entry;
 };
 
 /* What the node above has to know of it. */
@@ -97,7 +97,7 @@ static struct edit *edit_of(struct ph_map_build *b, uint64_t offset)
 }
 
 /* A new node of some entries; its offset. */
-static int64_t make_node(struct ph_map_build *b, uint32_t level, const ph_entry_of_map *entries, uint32_t count)
+static int64_t make_node(struct ph_map_build *b, uint32_t level, const struct ph_map_item *entries, uint32_t count)
 {
     int64_t offset = make_block(b, PH_MAP_NODE);
     struct edit *edit = offset < 0 ? NULL : edit_of(b, (uint64_t)offset);
@@ -118,7 +118,7 @@ static int read_entries(struct ph_map_build *b, const uint8_t *node, uint32_t at
     return (int)count;
 }
 
-static uint32_t bytes_of(const ph_entry_of_map *entries, uint32_t count)
+static uint32_t bytes_of(const struct ph_map_item *entries, uint32_t count)
 {
     uint32_t nbytes = PH_NODE_FIRST;
     for (uint32_t i = 0; i < count; i++)
@@ -132,7 +132,7 @@ static int changed_entries(struct ph_map_build *b, const uint8_t *node, struct c
     int count = read_entries(b, node, 0);
     if (count < 0)
         return count;
-    ph_entry_of_map *entries = b->entries;
+    struct ph_map_item *entries = b->entries;
     if (change->has_child)
         entries[change->child_at].value = (const uint8_t *)&change->child;
     if (change->takes) {
@@ -163,7 +163,7 @@ static int amend_in_place(struct ph_map_build *b, uint64_t offset, const uint8_t
     uint8_t *bytes = edit->bytes;
     memcpy(bytes, node, PH_MAP_NODE);
     if (change->has_child) {
-        ph_entry_of_map entry;
+        struct ph_map_item entry;
         if (ph_node_entry(bytes, change->child_at, &entry) < 0 || entry.nvalue != 8)
             return PH_M_CORRUPT;
         uint32_t at = (uint32_t)(entry.value - bytes);
@@ -182,8 +182,8 @@ static int amend_in_place(struct ph_map_build *b, uint64_t offset, const uint8_t
 }
 
 /* The shortest key that is greater than all on the left and no greater than those on the right. */
-static void set_separator(struct outcome *outcome, uint32_t level, const ph_entry_of_map *left,
-                          const ph_entry_of_map *right)
+static void set_separator(struct outcome *outcome, uint32_t level, const struct ph_map_item *left,
+                          const struct ph_map_item *right)
 {
     uint32_t length = right->nkey;
     if (level == 0)
@@ -195,7 +195,7 @@ static void set_separator(struct outcome *outcome, uint32_t level, const ph_entr
 
 /* How many entries stay on the left: half of the bytes; all but the new one if that is the last, as keys that come in
  * order want it. */
-static uint32_t split_point(const ph_entry_of_map *entries, uint32_t count, const struct change *change)
+static uint32_t split_point(const struct ph_map_item *entries, uint32_t count, const struct change *change)
 {
     if (change->adds && change->add_at == count - 1)
         return count - 1;
@@ -213,7 +213,7 @@ static int truncate_node(struct ph_map_build *b, uint64_t offset, const uint8_t 
         return PH_L_NOMEM;
     memcpy(edit->bytes, node, PH_MAP_NODE);
     if (change->has_child && change->child_at < at) {
-        ph_entry_of_map entry;
+        struct ph_map_item entry;
         if (ph_node_entry(edit->bytes, change->child_at, &entry) < 0 || entry.nvalue != 8)
             return PH_M_CORRUPT;
         uint32_t place = (uint32_t)(entry.value - edit->bytes);
@@ -229,7 +229,7 @@ static int truncate_node(struct ph_map_build *b, uint64_t offset, const uint8_t 
 static int split(struct ph_map_build *b, uint64_t offset, uint32_t level, const uint8_t *node, const struct change *change,
                  uint32_t count, struct outcome *outcome)
 {
-    const ph_entry_of_map *entries = b->entries;
+    const struct ph_map_item *entries = b->entries;
     uint32_t left = split_point(entries, count, change);
     set_separator(outcome, level, &entries[left - 1], &entries[left]);
     int64_t right = make_node(b, level, &entries[left], count - left);
@@ -310,15 +310,15 @@ static int hand_over(struct ph_map_build *b)
 
 /* ---------------------------------------------------------------- put */
 
-static ph_entry_of_map entry_of(const void *key, uint64_t nkey, const void *value, uint64_t nvalue)
+static struct ph_map_item entry_of(const void *key, uint64_t nkey, const void *value, uint64_t nvalue)
 {
-    return (ph_entry_of_map){.key = key, .value = value, .nkey = (uint16_t)nkey, .nvalue = (uint16_t)nvalue,
+    return (struct ph_map_item){.key = key, .value = value, .nkey = (uint16_t)nkey, .nvalue = (uint16_t)nvalue,
                              .said = (uint16_t)nvalue};
 }
 
 /* What a leaf gets for a key: the value, or where it lies apart. `reference`: where it is placed already, its length. */
 static int make_entry(struct ph_map_build *b, const void *key, uint64_t nkey, const void *value, uint64_t *reference,
-                      ph_entry_of_map *entry)
+                      struct ph_map_item *entry)
 {
     if (reference[0] == PH_MAP_NOWHERE && nkey + reference[1] <= PH_MAP_ENTRY_MOST) {
         *entry = entry_of(key, nkey, value, reference[1]);
@@ -340,7 +340,7 @@ static int make_entry(struct ph_map_build *b, const void *key, uint64_t nkey, co
 /* A new root over two nodes. */
 static int grow(struct ph_map_build *b, const struct outcome *outcome)
 {
-    const ph_entry_of_map two[2] = {
+    const struct ph_map_item two[2] = {
         entry_of("", 0, &outcome->left, 8),
         entry_of(outcome->separator, outcome->nseparator, &outcome->right, 8),
     };
@@ -396,7 +396,7 @@ static int overwrite(struct ph_map_build *b, uint64_t offset, const struct ph_ma
     return 1;
 }
 
-static int build_put(struct ph_map_build *b, const struct ph_map_cursor *cursor, const ph_entry_of_map *entry)
+static int build_put(struct ph_map_build *b, const struct ph_map_cursor *cursor, const struct ph_map_item *entry)
 {
     const struct ph_map_step *leaf = &cursor->path[cursor->height - 1];
     struct change change = {.takes = cursor->found, .take_at = leaf->at, .adds = 1, .add_at = leaf->at, .entry = *entry};
@@ -413,7 +413,7 @@ int ph_map_put(struct ph_map *map, struct ph_tx *tx, const void *key, uint64_t n
     struct ph_map_value old = {0};
     const uint8_t *old_key;
     uint64_t nold, reference[2] = {placed, nvalue};
-    ph_entry_of_map entry;
+    struct ph_map_item entry;
     int failed;
     struct ph_map_build *b = begin(map, tx, &failed);
     if (b == NULL || (failed = ph_map_descend(map, key, nkey, &cursor)) < 0
@@ -442,7 +442,7 @@ static int merge(struct ph_map_build *b, const struct ph_map_step *step, uint32_
     if (nchildren < 2)
         return 0;
     uint32_t right = step->at + 1 < nchildren ? step->at + 1 : step->at, other = right == step->at ? right - 1 : right;
-    ph_entry_of_map to_other, to_right;
+    struct ph_map_item to_other, to_right;
     uint64_t neighbour;
     if (ph_node_entry(parent, other, &to_other) < 0 || ph_node_entry(parent, right, &to_right) < 0
         || to_other.nvalue != sizeof neighbour)
@@ -454,7 +454,7 @@ static int merge(struct ph_map_build *b, const struct ph_map_step *step, uint32_
         return more;
     uint32_t all = count + (uint32_t)more;
     if (other < step->at) { /* the neighbour comes first */
-        ph_entry_of_map own[PH_NODE_ENTRIES_MOST];
+        struct ph_map_item own[PH_NODE_ENTRIES_MOST];
         memcpy(own, b->entries, count * sizeof *own);
         memmove(b->entries, b->entries + count, (uint32_t)more * sizeof *own);
         memcpy(b->entries + more, own, count * sizeof *own);
@@ -485,7 +485,7 @@ static int shrink(struct ph_map_build *b)
                 root = b->edits[i].bytes;
         if (root == NULL)
             root = ph_map_node(b->map, b->header.root, b->header.height - 1);
-        ph_entry_of_map only;
+        struct ph_map_item only;
         if (root == NULL || ph_node_count(root) != 1)
             return root == NULL ? PH_M_CORRUPT : 0;
         if (ph_node_entry(root, 0, &only) < 0 || only.nvalue != 8)

@@ -16,7 +16,7 @@ static uint32_t hint_of(const uint8_t *key, uint64_t nkey, uint32_t prefix)
 }
 
 /* How a key compares with what all keys of a node begin with: less or greater than all of them, or 0. */
-static int prefix_order(const ph_entry_of_map *any, uint32_t prefix, const void *key, uint64_t nkey)
+static int prefix_order(const struct ph_map_item *any, uint32_t prefix, const void *key, uint64_t nkey)
 {
     int order = memcmp(key, any->key, nkey < prefix ? nkey : prefix);
     return order != 0 ? order : nkey < prefix ? -1 : 0;
@@ -26,7 +26,7 @@ int ph_node_find(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *
 {
     struct ph_node header = ph_node_header(node);
     uint32_t low = header.level != 0, high = header.count;
-    ph_entry_of_map entry;
+    struct ph_map_item entry;
     *found = 0;
     *at = low;
     if (high <= low)
@@ -70,7 +70,7 @@ static void set_u16(uint8_t *node, uint32_t at, uint32_t number)
 }
 
 /* Store an entry below `top`; where it lies. */
-static uint32_t put_below(uint8_t *node, uint32_t top, const ph_entry_of_map *entry)
+static uint32_t put_below(uint8_t *node, uint32_t top, const struct ph_map_item *entry)
 {
     uint32_t at = top - ph_entry_bytes(entry);
     set_u16(node, at, entry->nkey);
@@ -80,13 +80,13 @@ static uint32_t put_below(uint8_t *node, uint32_t top, const ph_entry_of_map *en
     return at;
 }
 
-static void set_slot(uint8_t *node, uint32_t i, uint32_t at, const ph_entry_of_map *entry, uint32_t prefix)
+static void set_slot(uint8_t *node, uint32_t i, uint32_t at, const struct ph_map_item *entry, uint32_t prefix)
 {
     set_u16(node, ph_node_slot(i), at);
     set_u16(node, ph_node_slot(i) + 2, hint_of(entry->key, entry->nkey, prefix));
 }
 
-static uint32_t common(const ph_entry_of_map *left, const ph_entry_of_map *right)
+static uint32_t common(const struct ph_map_item *left, const struct ph_map_item *right)
 {
     uint32_t most = left->nkey < right->nkey ? left->nkey : right->nkey, i = 0;
     while (i < most && left->key[i] == right->key[i])
@@ -94,7 +94,7 @@ static uint32_t common(const ph_entry_of_map *left, const ph_entry_of_map *right
     return i;
 }
 
-void ph_node_fill(uint8_t *node, uint32_t level, const ph_entry_of_map *entries, uint32_t count)
+void ph_node_fill(uint8_t *node, uint32_t level, const struct ph_map_item *entries, uint32_t count)
 {
     uint32_t top = PH_MAP_NODE, first = level != 0;
     uint32_t prefix = count > first + 1 ? common(&entries[first], &entries[count - 1]) : 0;
@@ -119,7 +119,7 @@ uint32_t ph_node_room(const uint8_t *node)
 void ph_node_take(uint8_t *node, uint32_t i)
 {
     struct ph_node header = ph_node_header(node);
-    ph_entry_of_map gone;
+    struct ph_map_item gone;
     uint8_t *at = node + ph_node_slot(i);
     header.waste = (uint16_t)(header.waste + (ph_node_entry(node, i, &gone) < 0 ? 0 : ph_entry_bytes(&gone)));
     header.count--;
@@ -131,7 +131,7 @@ void ph_node_take(uint8_t *node, uint32_t i)
 static void set_prefix(uint8_t *node, uint32_t prefix)
 {
     struct ph_node header = ph_node_header(node);
-    ph_entry_of_map entry;
+    struct ph_map_item entry;
     header.prefix = (uint16_t)prefix;
     memcpy(node, &header, sizeof header);
     for (uint32_t i = 0; i < header.count; i++)
@@ -140,11 +140,11 @@ static void set_prefix(uint8_t *node, uint32_t prefix)
 }
 
 /* A node whose keys have less in common with a new one than among themselves. */
-static void shorten_prefix(uint8_t *node, uint32_t i, const ph_entry_of_map *entry)
+static void shorten_prefix(uint8_t *node, uint32_t i, const struct ph_map_item *entry)
 {
     struct ph_node header = ph_node_header(node);
     uint32_t first = header.level != 0;
-    ph_entry_of_map other;
+    struct ph_map_item other;
     if (header.prefix == 0 || i < first)
         return;
     uint32_t prefix = header.count <= first || ph_node_entry(node, first, &other) < 0 ? 0 : common(&other, entry);
@@ -152,7 +152,7 @@ static void shorten_prefix(uint8_t *node, uint32_t i, const ph_entry_of_map *ent
         set_prefix(node, prefix);
 }
 
-uint32_t ph_node_add(uint8_t *node, uint32_t i, const ph_entry_of_map *entry)
+uint32_t ph_node_add(uint8_t *node, uint32_t i, const struct ph_map_item *entry)
 {
     shorten_prefix(node, i, entry);
     struct ph_node header = ph_node_header(node);

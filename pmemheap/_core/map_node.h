@@ -23,12 +23,11 @@ struct ph_node {
 _Static_assert(sizeof(struct ph_node) == PH_NODE_FIRST, "format 1");
 
 /* An entry, in a node or about to be in one. */
-struct ph_piece_of_map {
+struct ph_map_item {
     const uint8_t *key, *value;
     uint16_t nkey, nvalue; /* bytes in the entry */
     uint16_t said;         /* nvalue, or PH_NODE_APART */
 };
-typedef struct ph_piece_of_map ph_entry_of_map;
 
 static inline uint16_t ph_node_u16(const uint8_t *node, uint32_t at)
 {
@@ -54,13 +53,13 @@ static inline uint32_t ph_node_slot(uint32_t i)
     return PH_NODE_FIRST + PH_NODE_SLOT * i;
 }
 
-static inline uint32_t ph_entry_bytes(const ph_entry_of_map *entry)
+static inline uint32_t ph_entry_bytes(const struct ph_map_item *entry)
 {
     return 4u + entry->nkey + entry->nvalue;
 }
 
 /* ph_node_entry -- entry `i`; -1 if it does not lie inside of the node. Pre: i < count. */
-static inline int ph_node_entry(const uint8_t *node, uint32_t i, ph_entry_of_map *entry)
+static inline int ph_node_entry(const uint8_t *node, uint32_t i, struct ph_map_item *entry)
 {
     uint32_t at = ph_node_u16(node, ph_node_slot(i));
     if (at < PH_NODE_FIRST || at > PH_MAP_NODE - 4)
@@ -85,12 +84,12 @@ int ph_node_is_sound(const uint8_t *node, uint32_t level);
  * ph_node_entry. */
 int ph_node_find(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *at, int *found);
 /* ph_node_fill -- make a node of entries that fit. */
-void ph_node_fill(uint8_t *node, uint32_t level, const ph_entry_of_map *entries, uint32_t count);
+void ph_node_fill(uint8_t *node, uint32_t level, const struct ph_map_item *entries, uint32_t count);
 /* ph_node_room -- bytes for one more entry and its slot. */
 uint32_t ph_node_room(const uint8_t *node);
 /* ph_node_take -- remove entry `i`: its bytes become waste. */
 void ph_node_take(uint8_t *node, uint32_t i);
 /* ph_node_add -- add an entry before entry `i`; where it lies. Pre: there is room. */
-uint32_t ph_node_add(uint8_t *node, uint32_t i, const ph_entry_of_map *entry);
+uint32_t ph_node_add(uint8_t *node, uint32_t i, const struct ph_map_item *entry);
 
 #endif

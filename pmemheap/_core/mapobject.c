@@ -146,30 +146,38 @@ static PyObject *bytes_of_value(const struct ph_tx *tx, const struct ph_map_valu
     return bytes;
 }
 
-/* 1: there is such a key, 0: there is none, -1: an exception is set. */
-static int find(PyObject *object, PyObject *key, const struct ph_tx **tx, struct ph_map_value *value)
+/* 1: there is such a key, 0: there is none, -1: an exception is set. What is found is there until Python code runs: the
+ * caller releases `in` only when it has no more need of it. */
+static int find(PyObject *object, PyObject *key, struct bytes_in *in, const struct ph_tx **tx, struct ph_map_value *value)
 {
-    struct bytes_in in;
     int found;
 
-    if (read_bytes(key, "key", &in) < 0)
+    if (read_bytes(key, "key", in) < 0)
         return -1;
     found = look(object, tx);
-    if (found == 0 && (found = ph_map_get(&map_of(object)->map, in.at, in.length, value)) < 0)
+    if (found == 0 && (found = ph_map_get(&map_of(object)->map, in->at, in->length, value)) < 0)
         refuse(object, found);
-    release_bytes(&in);
     return found < 0 ? -1 : found;
+}
+
+/* The value of a key, or `missing`, a new reference, if there is none; NULL with an exception set. */
+static PyObject *value_or(PyObject *object, PyObject *key, PyObject *missing)
+{
+    struct bytes_in in;
+    const struct ph_tx *tx;
+    struct ph_map_value value;
+    int found = find(object, key, &in, &tx, &value);
+    PyObject *bytes = found > 0 ? bytes_of_value(tx, &value) : NULL;
+
+    release_bytes(&in);
+    return found == 0 ? Py_XNewRef(missing) : bytes;
 }
 
 static PyObject *subscript(PyObject *object, PyObject *key)
 {
-    const struct ph_tx *tx;
-    struct ph_map_value value;
-    int found = find(object, key, &tx, &value);
+    PyObject *value = value_or(object, key, NULL);
 
-    if (found > 0)
-        return bytes_of_value(tx, &value);
-    return found < 0 ? NULL : PyObject_CallMethodObjArgs(object, name_missing, key, NULL);
+    return value != NULL || PyErr_Occurred() ? value : PyObject_CallMethodObjArgs(object, name_missing, key, NULL);
 }
 
 PyDoc_STRVAR(get_doc,
@@ -179,23 +187,20 @@ PyDoc_STRVAR(get_doc,
 
 static PyObject *get(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
-    const struct ph_tx *tx;
-    struct ph_map_value value;
-    int found;
-
     if (count < 1 || count > 2)
         return PyErr_Format(PyExc_TypeError, "get() takes 1 or 2 arguments (%zd given)", count);
-    found = find(object, args[0], &tx, &value);
-    if (found > 0)
-        return bytes_of_value(tx, &value);
-    return found < 0 ? NULL : Py_NewRef(count == 2 ? args[1] : Py_None);
+    return value_or(object, args[0], count == 2 ? args[1] : Py_None);
 }
 
 static int contains(PyObject *object, PyObject *key)
 {
+    struct bytes_in in;
     const struct ph_tx *tx;
     struct ph_map_value value;
-    return find(object, key, &tx, &value);
+    int found = find(object, key, &in, &tx, &value);
+
+    release_bytes(&in);
+    return found;
 }
 
 static Py_ssize_t length(PyObject *object)
@@ -213,27 +218,52 @@ PyDoc_STRVAR(view_doc,
 "view(key, /)\n--\n\n"
 "Return a memoryview of the value of a key, in place.\n\n"
 "It stays valid, with these bytes, until it is released: the space of a value that is removed or replaced meanwhile\n"
-"is kept. `patch` shows through it. Read it only: what is stored to it is in no transaction.\n\n"
+"is kept. `patch` shows through it. Read it only: what is stored to it is in no transaction. In a transaction that has\n"
+"changed the value it is a view of a copy: the bytes have no place yet.\n\n"
 "Raises\n------\nKeyError\n    There is no such key.");
+
+/* Whether the bytes of a value, as a transaction leaves them, stand where they belong already. */
+static int is_home(const struct map_object *self, const struct ph_map_value *value, PyObject *bytes)
+{
+    const uint8_t *block = ph_map_place(&self->map, value->block, value->start + value->length);
+    return block != NULL && memcmp(block + value->start, PyBytes_AsString(bytes), value->length) == 0;
+}
+
+/* A view of what lies at home. */
+static PyObject *view_home(PyObject *object, const struct ph_map_value *value)
+{
+    struct heap_object *space = space_of(map_of(object));
+    uint64_t block = ph_inner(space, value->block);
+    PyObject *whole, *part;
+
+    if (value->is_apart)
+        whole = ph_block_view(space, block, value->length);
+    else
+        whole = ph_block_view(space, block, PH_MAP_NODE);
+    if (whole == NULL)
+        return PyErr_Occurred() ? NULL : refuse(object, PH_M_CORRUPT);
+    if (value->is_apart)
+        return whole;
+    part = PySequence_GetSlice(whole, (Py_ssize_t)value->start, (Py_ssize_t)(value->start + value->length));
+    Py_DECREF(whole);
+    return part;
+}
 
 static PyObject *view(PyObject *object, PyObject *key)
 {
-    struct map_object *self = map_of(object);
+    struct bytes_in in;
     const struct ph_tx *tx;
     struct ph_map_value value;
-    PyObject *whole, *part;
-    int found = find(object, key, &tx, &value);
+    int found = find(object, key, &in, &tx, &value);
+    PyObject *copy = found > 0 && tx != NULL ? bytes_of_value(tx, &value) : NULL, *made = NULL;
 
-    if (found <= 0)
-        return found < 0 ? NULL : PyObject_CallMethodObjArgs(object, name_missing, key, NULL);
-    if (value.is_apart)
-        return ph_block_view(space_of(self), ph_inner(space_of(self), value.block), value.length);
-    whole = ph_block_view(space_of(self), ph_inner(space_of(self), value.block), PH_MAP_NODE);
-    if (whole == NULL)
-        return PyErr_Occurred() ? NULL : refuse(object, PH_M_CORRUPT);
-    part = PySequence_GetSlice(whole, (Py_ssize_t)value.start, (Py_ssize_t)(value.start + value.length));
-    Py_DECREF(whole);
-    return part;
+    if (copy != NULL && !is_home(map_of(object), &value, copy))
+        made = PyMemoryView_FromObject(copy);
+    else if (found > 0 && (copy != NULL || tx == NULL))
+        made = view_home(object, &value);
+    Py_XDECREF(copy);
+    release_bytes(&in);
+    return found == 0 ? PyObject_CallMethodObjArgs(object, name_missing, key, NULL) : made;
 }
 
 /* ---------------------------------------------------------------- scanning */
