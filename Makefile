@@ -10,7 +10,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SANITIZED := $(VENV)/sanitized
 
-.PHONY: all demo test fuzz differential lint bench compare commits peers docs wheel sanitize damage kill faults disk-full fifo clean
+.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel sanitize damage kill faults disk-full fifo clean
 
 all: lint test
 
@@ -87,6 +87,10 @@ bench: $(VENV)/bench/ready
 # Commits beside SQLite, LMDB and libpmemobj, recovery, calls outside of transactions.
 commits: $(VENV)/bench/ready | peers
 	$(VENV)/bench/bin/python benchmarks/commits.py --out benchmarks/results/commits $(if $(ROUNDS),--rounds $(ROUNDS))
+
+# The key-value store of the examples beside LMDB, RocksDB, LevelDB, SQLite, diskcache and GNU dbm.
+kv: $(VENV)/bench/ready
+	$(VENV)/bench/bin/python benchmarks/kv.py --out benchmarks/results/kv $(if $(ROUNDS),--rounds $(ROUNDS))
 
 # Libraries that are compared with where they can be had; without them the results say what is missing.
 peers:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import commits
+import kv
 import matplotlib as mpl
 from budgets import SYNTHETIC, Verdict
 from matplotlib import pyplot as plt
@@ -26,6 +27,7 @@ WORDS = {True: "met", False: "MISSED", None: "not measured"}
 COLOURS = {True: "green", False: "bold red", None: "yellow"}
 COLOUR_OF = {name: f"C{number}" for number, name in enumerate(PEERS)}
 GEOMEANS = ("geomean, real", "geomean, all")
+BEST_PEER = f"{OURS} / best peer"
 COMMITS = frozenset({commits.DURABLE, commits.LAZY})
 
 
@@ -56,6 +58,8 @@ def header(results: Results, section: str) -> list[str]:
     ratio = [f"{OURS} / {GLIBC}"] if {OURS, GLIBC} <= set(contenders) else []
     if section in COMMITS:
         ratio = [f"{contenders[0]} / {other}" for other in _others(contenders)]
+    if section in kv.SECTIONS:
+        ratio = [BEST_PEER]
     return [f"{section} [{', '.join(sorted(units))}]", *contenders, *ratio]
 
 
@@ -74,6 +78,8 @@ def body(results: Results, section: str) -> list[list[str]]:
 def _ratio(results: Results, section: str, cases: Iterable[str]) -> list[str]:
     if section in COMMITS:
         return [ratio for case in cases for ratio in _ratios_to_first(results, section, case)]
+    if section in kv.SECTIONS:
+        return [figure(kv.ratio_to_best_peer(results, section, case)) for case in cases]
     if not {OURS, GLIBC} <= set(results.contenders(section)):
         return []
     ours, theirs = results.bests(section, OURS), results.bests(section, GLIBC)

@@ -19,7 +19,8 @@ class Row:
     section, case, contender : str
         Together they name the row: ``("traces, warm", "gcc-c", "pmemheap")``.
     unit : str
-        Of the values: ``"ns"`` a call or a block, ``"us"``, ``"ms"``, ``"share"``, ``"commits/s"``.
+        Of the values: ``"ns"`` a call or a block, ``"us"``, ``"ms"``, ``"share"``, ``"commits/s"``,
+        ``"x"`` times.
     values : tuple of float
         One a round.
     """

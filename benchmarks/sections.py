@@ -18,6 +18,7 @@ import workloads
 from bare import bare
 from commits import commits
 from footprint import measure_footprint
+from kv import kv
 from peers import PEERS, Peer, PeerUnavailableError, heap_class, open_peer
 from plan import Log, Plan, Values, calibrated, rows
 from recovery import recovery
@@ -236,9 +237,10 @@ SECTIONS: dict[str, Section] = {
     "bare": bare,
     "commits": commits,
     "recovery": recovery,
+    "kv": kv,
 }
 NEED_TRACES = frozenset({"traces", "utilisation"})
-NEED_HEAP = frozenset({"extents", "growth", "open", "memory", "bare", "commits", "recovery"})
+NEED_HEAP = frozenset({"extents", "growth", "open", "memory", "bare", "commits", "recovery", "kv"})
 
 
 def refusal(section: str, plan: Plan) -> str | None:

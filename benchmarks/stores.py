@@ -12,6 +12,7 @@ its own counters of what it wrote, and libpmemobj can be loaded both ways.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -319,17 +320,18 @@ def _serve(group: str, name: str, pipe: Connection) -> None:
             return
         pipe.send(None)
         while (asked := pipe.recv()) is not None:
-            _settle(directory)
+            settle(directory)
             pipe.send(_turn(store, directory, *asked))
         store.close()
 
 
-def _settle(directory: Path) -> None:
+def settle(directory: Path) -> None:
     """Sync what the turn before has left: the system would write it back in the turn of others."""
     for path in directory.rglob("*"):
-        fd = os.open(path, os.O_RDONLY)
-        os.fsync(fd)
-        os.close(fd)
+        with contextlib.suppress(FileNotFoundError):  # Some stores clean up by themselves.
+            fd = os.open(path, os.O_RDONLY)
+            os.fsync(fd)
+            os.close(fd)
 
 
 def _turn(store: Store, directory: Path, operations: int, seconds: float) -> Turn:
@@ -346,7 +348,7 @@ def _turn(store: Store, directory: Path, operations: int, seconds: float) -> Tur
         done += 1
         commit(batches[done % BATCHES], (stamp + done).to_bytes(8, "little") + rest)
     log_after, syncs_after = store.logged()
-    _settle(directory)
+    settle(directory)
     written = _disk_bytes(directory) - written
     return Turn(done, took, log_after - log, syncs_after - syncs, written)
 

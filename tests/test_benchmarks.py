@@ -90,3 +90,26 @@ def test_commits_are_measured_beside_others(tmp_path: Path) -> None:
     budgets = {each["what"]: each for each in document["budgets"]}
     assert budgets["log bytes of a durable commit beyond its payload"]["met"]
     assert budgets["syncs of a durable commit, nothing else due"]["met"]
+
+
+def test_the_key_value_store_is_measured_beside_others_that_are_there(tmp_path: Path) -> None:
+    run(BENCHMARKS / "kv.py", "--quick", "--peers", "pmemheap", "--out", str(tmp_path))
+    document = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
+    measured = {(row["section"], row["case"], row["contender"]) for row in document["rows"]}
+    assert {
+        ("kv, process", "load", "pmemheap"),
+        ("kv, process", "view", "pmemheap"),
+        ("kv, process", "mix E", "SQLite WAL, OFF"),
+        ("kv, process", "1 MiB: patch of 4 KiB", "SQLite WAL, OFF"),
+        ("kv, disk", "all deleted, compacted", "pmemheap"),
+    } <= measured
+    assert all(value > 0 for row in document["rows"] for value in row["values"])
+    if "kv, power" not in document["skipped"]:
+        assert ("kv, power", "commit of 100", "pmemheap") in measured
+        assert ("kv, power", "commit of 1", "SQLite WAL, FULL") in measured
+    contenders = {contender for _, _, contender in measured}
+    for what, reason in document["skipped"].items():
+        if " on " in what:  # A store that cannot be imported: the result says how to get it.
+            assert "No module named" in reason
+            assert what.partition(" on ")[2] not in contenders
+    assert "pmemheap / best peer" in (tmp_path / "compare.md").read_text(encoding="utf-8")
