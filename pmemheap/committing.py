@@ -10,8 +10,8 @@ is written. All of it that changes more than the core runs under the lock of the
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pmemheap import layout, native
@@ -208,6 +208,24 @@ class Committing(native.HeapCore):
     def sync(self) -> None:
         """Wait until everything is durable; `Heap` does."""
         raise NotImplementedError
+
+    @contextmanager
+    def _without_snapshots(self) -> Iterator[None]:
+        """Let no other thread have an open snapshot: it would keep the records before it [R20].
+
+        A replay of these brings back what they say of blocks to which something was stored since.
+        """
+        current = self._log._current()
+        has_lock = self._owner == threading.get_ident()  # who waited with it could wait for ever
+        if not self._is_power or has_lock or (current is not None and current._state()[2]):
+            yield
+            return
+        writer = native.TxCore(None, self._log, False)
+        try:
+            writer._wait_writer()
+            yield
+        finally:
+            writer._finish()
 
     def _commit_roots(self, transaction: Transaction) -> int:
         puts, drops = transaction._root_changes()

@@ -496,6 +496,10 @@ class Heap(BlockSpace):
     def sync(self) -> None:
         """Wait until everything stored so far is on the medium; nothing in anonymous memory.
 
+        In a power heap it waits until no other thread has a transaction that changes committed
+        bytes. In such a transaction of its own thread it is no durable point for what was stored
+        outside of transactions: what its snapshots keep in the log may be replayed over that.
+
         Raises
         ------
         DurabilityError
@@ -503,7 +507,8 @@ class Heap(BlockSpace):
         """
         self._require(write=True)
         if isinstance(self._medium, FileMedium):
-            self._serve(self._sync_locked, self._medium)
+            with self._without_snapshots():
+                self._serve(self._sync_locked, self._medium)
 
     def _sync_locked(self, medium: FileMedium) -> None:
         try:

@@ -345,7 +345,7 @@ def test_flags(path: Path) -> None:
 
 def test_a_heap_without_a_store_is_not_read_as_one(path: Path) -> None:
     pmemheap.Heap.create(path, durability="process").close()
-    with pytest.raises(UsageError, match="a root .* expected, found none"):
+    with pytest.raises(UsageError, match=r"a root .* expected, found none"):
         KVStore(path, flag="r")
     pmemheap.open(path, "w").close()  # it was let go
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -94,3 +95,48 @@ def test_a_writer_that_waits_goes_on_after_an_abort() -> None:
         thread.join(20)
         assert done.is_set()
         assert bytes(heap.view(block, 5)) == b"other"
+
+
+def test_a_sync_waits_for_snapshots_of_others(tmp_path: Path) -> None:
+    """Else a replay would bring back what the log says of a block that was stored to since."""
+    with Heap.create(tmp_path / "heap", durability="power") as heap:
+        old = heap.malloc(5000)
+        heap.sync()
+        begun, may_end, is_synced = threading.Event(), threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with heap.transaction() as tx:
+                tx.snapshot(old, 100)
+                begun.set()
+                may_end.wait()
+
+        def sync() -> None:
+            heap.sync()
+            is_synced.set()
+
+        threads = [threading.Thread(target=hold), threading.Thread(target=sync)]
+        threads[0].start()
+        begun.wait()
+        block = heap.realloc(heap.malloc(96), 636)
+        heap.view(block, 636)[:] = b"z" * 636
+        threads[1].start()
+        assert not is_synced.wait(0.2)
+        may_end.set()
+        for thread in threads:
+            thread.join()
+        shutil.copy(tmp_path / "heap", tmp_path / "killed")
+        with Heap.open(tmp_path / "killed") as killed:
+            assert bytes(killed.view(block, 636)) == b"z" * 636
+
+
+def test_a_sync_in_a_transaction_with_a_snapshot_does_not_wait_for_itself(tmp_path: Path) -> None:
+    with Heap.create(tmp_path / "heap", durability="power") as heap:
+        block = heap.malloc(100)
+        with heap.transaction() as tx:
+            tx.snapshot(block, 10)
+            heap.sync()
+            heap.view(block)[:10] = b"0123456789"
+        with heap.transaction() as tx:
+            tx.malloc(10)
+            heap.sync()
+        assert bytes(heap.view(block, 10)) == b"0123456789"
