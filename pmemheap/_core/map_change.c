@@ -96,9 +96,19 @@ static struct edit *edit_of(struct ph_map_build *b, uint64_t offset)
     return edit;
 }
 
+static uint32_t bytes_of(const struct ph_map_item *entries, uint32_t count)
+{
+    uint32_t nbytes = PH_NODE_FIRST;
+    for (uint32_t i = 0; i < count; i++)
+        nbytes += PH_NODE_SLOT + ph_entry_bytes(&entries[i]);
+    return nbytes;
+}
+
 /* A new node of some entries; its offset. */
 static int64_t make_node(struct ph_map_build *b, uint32_t level, const struct ph_map_item *entries, uint32_t count)
 {
+    if (bytes_of(entries, count) > PH_MAP_NODE) /* they overlap in a node that is damaged */
+        return PH_M_CORRUPT;
     int64_t offset = make_block(b, PH_MAP_NODE);
     struct edit *edit = offset < 0 ? NULL : edit_of(b, (uint64_t)offset);
     if (edit == NULL)
@@ -118,14 +128,6 @@ static int read_entries(struct ph_map_build *b, const uint8_t *node, uint32_t at
     return (int)count;
 }
 
-static uint32_t bytes_of(const struct ph_map_item *entries, uint32_t count)
-{
-    uint32_t nbytes = PH_NODE_FIRST;
-    for (uint32_t i = 0; i < count; i++)
-        nbytes += PH_NODE_SLOT + ph_entry_bytes(&entries[i]);
-    return nbytes;
-}
-
 /* The entries of a node as a change leaves them. */
 static int changed_entries(struct ph_map_build *b, const uint8_t *node, struct change *change)
 {
@@ -133,6 +135,8 @@ static int changed_entries(struct ph_map_build *b, const uint8_t *node, struct c
     if (count < 0)
         return count;
     struct ph_map_item *entries = b->entries;
+    if (change->has_child && entries[change->child_at].nvalue != sizeof change->child)
+        return PH_M_CORRUPT;
     if (change->has_child)
         entries[change->child_at].value = (const uint8_t *)&change->child;
     if (change->takes) {
@@ -154,6 +158,17 @@ static void note_range(struct edit *edit, uint32_t i, uint32_t from, uint32_t le
     edit->length[i] = length;
 }
 
+static int replace_child(struct edit *edit, const struct change *change)
+{
+    struct ph_map_item entry;
+    if (ph_node_entry(edit->bytes, change->child_at, &entry) < 0 || entry.nvalue != sizeof change->child)
+        return PH_M_CORRUPT;
+    uint32_t at = (uint32_t)(entry.value - edit->bytes);
+    memcpy(edit->bytes + at, &change->child, sizeof change->child);
+    note_range(edit, 1, at, sizeof change->child);
+    return 0;
+}
+
 /* A change of a node where it is. Pre: there is room. */
 static int amend_in_place(struct ph_map_build *b, uint64_t offset, const uint8_t *node, const struct change *change)
 {
@@ -162,14 +177,8 @@ static int amend_in_place(struct ph_map_build *b, uint64_t offset, const uint8_t
         return PH_L_NOMEM;
     uint8_t *bytes = edit->bytes;
     memcpy(bytes, node, PH_MAP_NODE);
-    if (change->has_child) {
-        struct ph_map_item entry;
-        if (ph_node_entry(bytes, change->child_at, &entry) < 0 || entry.nvalue != 8)
-            return PH_M_CORRUPT;
-        uint32_t at = (uint32_t)(entry.value - bytes);
-        memcpy(bytes + at, &change->child, 8);
-        note_range(edit, 1, at, 8);
-    }
+    if (change->has_child && replace_child(edit, change) < 0)
+        return PH_M_CORRUPT;
     if (change->takes)
         ph_node_take(bytes, change->take_at);
     if (change->adds) {
@@ -212,14 +221,8 @@ static int truncate_node(struct ph_map_build *b, uint64_t offset, const uint8_t 
     if (edit == NULL)
         return PH_L_NOMEM;
     memcpy(edit->bytes, node, PH_MAP_NODE);
-    if (change->has_child && change->child_at < at) {
-        struct ph_map_item entry;
-        if (ph_node_entry(edit->bytes, change->child_at, &entry) < 0 || entry.nvalue != 8)
-            return PH_M_CORRUPT;
-        uint32_t place = (uint32_t)(entry.value - edit->bytes);
-        memcpy(edit->bytes + place, &change->child, 8);
-        note_range(edit, 1, place, 8);
-    }
+    if (change->has_child && change->child_at < at && replace_child(edit, change) < 0)
+        return PH_M_CORRUPT;
     while (ph_node_count(edit->bytes) > at)
         ph_node_take(edit->bytes, ph_node_count(edit->bytes) - 1);
     note_range(edit, 0, 0, PH_NODE_FIRST);

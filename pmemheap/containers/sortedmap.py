@@ -384,12 +384,16 @@ class _Census:
         self.root, self.count, self.height = of._header()
         self.nodes = self.leaves = self.entries = self.apart = 0
         self.key_bytes = self.value_bytes = self.apart_bytes = self.waste = 0
+        self._seen: set[int] = set()
         self._walk(self.root, self.height - 1, None, None)
 
     def _walk(self, offset: int, level: int, low: bytes | None, high: bytes | None) -> None:
         node = self._map._node(offset, level)
         if node is None:
             raise self._wrong(offset, f"a node of level {level}", "none")
+        if offset in self._seen:
+            raise self._wrong(offset, "one way to a node", "two")
+        self._seen.add(offset)
         self._require_block(offset, _NODE_BYTES, "a node")
         _, _, _, count, top, waste, prefix, _ = _NODE.unpack_from(node)
         slots = list(_SLOT.iter_unpack(node[_NODE.size : _NODE.size + _SLOT.size * count]))
