@@ -215,17 +215,21 @@ class Committing(native.HeapCore):
 
         A replay of these brings back what they say of blocks to which something was stored since.
         """
+        log, thread = self._redo(), threading.get_ident()
         current = self._log._current()
-        has_lock = self._owner == threading.get_ident()  # who waited with it could wait for ever
-        if not self._is_power or has_lock or (current is not None and current._state()[2]):
+        is_writer = current is not None and current._state()[2]
+        # Who waited with the lock of the heap, or in a finalizer in here, could wait for ever.
+        if log is None or not self._is_power or is_writer or thread in {self._owner, *log.syncers}:
             yield
             return
+        log.syncers.add(thread)
         writer = native.TxCore(None, self._log, False)
         try:
             writer._wait_writer()
             yield
         finally:
             writer._finish()
+            log.syncers.discard(thread)
 
     def _commit_roots(self, transaction: Transaction) -> int:
         puts, drops = transaction._root_changes()

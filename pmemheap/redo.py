@@ -95,6 +95,7 @@ class RedoLog(native.LogCore):
         self._depth = 0
         self.checkpoints = 0
         self.moves = 0
+        self.syncers: set[int] = set()  # threads that keep others from changing committed bytes
         superblock = medium.superblock
         log = medium.map_log()
         self._begin(

@@ -264,6 +264,9 @@ class Transaction(native.TxCore):
 
     def _become_writer(self) -> None:
         """Wait until no other transaction changes committed bytes."""
+        log = self._heap._redo()
+        if log is not None and threading.get_ident() in log.syncers:
+            raise UsageError("transaction: no finalizer expected in the middle of a sync, found it")
         self._wait_writer()
 
     # ------------------------------------------------------------ for the heap

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pmemheap import Heap
+from pmemheap.errors import UsageError
 
 THREADS = 6
 TURNS = 40
@@ -140,3 +141,15 @@ def test_a_sync_in_a_transaction_with_a_snapshot_does_not_wait_for_itself(tmp_pa
             tx.malloc(10)
             heap.sync()
         assert bytes(heap.view(block, 10)) == b"0123456789"
+
+
+def test_a_finalizer_in_the_middle_of_a_sync_is_refused(tmp_path: Path) -> None:
+    """It would wait for its own thread."""
+    with Heap.create(tmp_path / "heap", durability="power") as heap:
+        block = heap.malloc(100)
+        with heap._without_snapshots():
+            with heap.transaction() as tx, pytest.raises(UsageError, match="the middle of a sync"):
+                tx.write(block, b"x")
+            heap.sync()
+        with heap.transaction() as tx:
+            tx.write(block, b"y")
