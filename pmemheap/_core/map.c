@@ -267,7 +267,7 @@ int ph_map_seek(struct ph_map *map, const void *key, uint64_t nkey, int last, st
 
 /* ---------------------------------------------------------------- values */
 
-int ph_map_value_of(struct ph_map *map, uint64_t node, const uint8_t *bytes, const struct ph_map_item *entry,
+static int value_of(struct ph_map *map, uint64_t node, const uint8_t *bytes, const struct ph_map_item *entry,
                     struct ph_map_value *value)
 {
     uint64_t apart[2];
@@ -293,7 +293,7 @@ int ph_map_entry(struct ph_map *map, const struct ph_map_cursor *cursor, const u
         return PH_M_CORRUPT;
     *key = entry.key;
     *nkey = entry.nkey;
-    return ph_map_value_of(map, leaf->node, node, &entry, value);
+    return value_of(map, leaf->node, node, &entry, value);
 }
 
 int ph_map_get(struct ph_map *map, const void *key, uint64_t nkey, struct ph_map_value *value)

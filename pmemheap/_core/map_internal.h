@@ -9,8 +9,6 @@
 
 /* ph_map_descend -- the path to where `key` is, or would be: its last step is where it belongs in the leaf. */
 int ph_map_descend(struct ph_map *map, const void *key, uint64_t nkey, struct ph_map_cursor *cursor);
-int ph_map_value_of(struct ph_map *map, uint64_t node, const uint8_t *bytes, const struct ph_map_item *entry,
-                    struct ph_map_value *value);
 /* ph_map_image_keep -- `bytes` is the image of the node at `offset` from now on. Pre: ph_map_image_room. */
 int ph_map_image_room(struct ph_map *map, uint64_t more);
 void ph_map_image_keep(struct ph_map *map, uint64_t offset, uint8_t *bytes);

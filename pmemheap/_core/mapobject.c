@@ -9,7 +9,7 @@
 #include <string.h>
 #include <structmember.h>
 
-#include "map.h"
+#include "map_node.h"
 
 enum { PH_M_NO_TX = -50, PH_M_BUSY = -51 };
 enum { PH_SCAN_KEYS = 0, PH_SCAN_VALUES, PH_SCAN_ITEMS };
@@ -309,17 +309,11 @@ static PyObject *paired(PyObject *flat)
     return pairs;
 }
 
-static int order(const uint8_t *key, uint64_t nkey, const struct bytes_in *other)
-{
-    int differ = memcmp(key, other->at, nkey < other->length ? nkey : other->length);
-    return differ != 0 ? differ : nkey < other->length ? -1 : nkey > other->length;
-}
-
 static int is_beyond(const struct scan *scan, const uint8_t *key, uint64_t nkey)
 {
     if (scan->back)
-        return scan->has_low && order(key, nkey, &scan->low) < 0;
-    return scan->has_high && order(key, nkey, &scan->high) >= 0;
+        return scan->has_low && ph_key_order(key, nkey, scan->low.at, scan->low.length) < 0;
+    return scan->has_high && ph_key_order(key, nkey, scan->high.at, scan->high.length) >= 0;
 }
 
 /* Append what is found to `flat`; the last key that was found to `last`. 0, or -1 with an exception set. */
@@ -340,7 +334,7 @@ static int run_scan(PyObject *object, const struct ph_tx *tx, const struct scan 
         uint64_t nnext;
         if ((more = ph_map_entry(map, &cursor, &next, &nnext, &value)) < 0 || is_beyond(scan, next, nnext))
             break;
-        if (!(first && scan->after && has_start && order(next, nnext, start) == 0)) {
+        if (!(first && scan->after && has_start && ph_key_order(next, nnext, start->at, start->length) == 0)) {
             failed = append_entry(flat, tx, scan, next, nnext, &value);
             key = next;
             nkey = nnext;

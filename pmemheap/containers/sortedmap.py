@@ -23,15 +23,13 @@ import struct
 from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from pmemheap import native
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, UsageError
 from pmemheap.heap import Heap
 
 __all__ = ["KEY_BYTES_MOST", "MapStatistics", "SortedMap"]
-
-T = TypeVar("T")
 
 KEY_BYTES_MOST = 1024
 """Bytes of the longest key."""
