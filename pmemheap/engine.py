@@ -582,8 +582,7 @@ class Engine(Committing):
         """Close as far as views that are still alive allow: they keep the memory, not the file."""
         if self._state() > State.READONLY:
             return
-        for transaction in self._log._open_transactions():
-            transaction._finish()
+        self._log._abort_all()
         with suppress(DurabilityError):
             self._end_log()
         for space in self._spaces():

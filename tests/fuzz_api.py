@@ -772,6 +772,7 @@ CALLS: list[Callable[[Session], None]] = [
 def child(seed: str, first: int, last: int, seconds: float, log_path: Path) -> int:
     """Run sessions until the time is up; print the counts, and what failed."""
     warnings.simplefilter("error")
+    sys.unraisablehook = tell
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
     failures: dict[str, str] = {}
     ends_at = time.monotonic() + seconds
@@ -797,6 +798,12 @@ def child(seed: str, first: int, last: int, seconds: float, log_path: Path) -> i
     ends = sorted(counts.items())
     print(json.dumps({"sessions": number - first, "ends": ends, "failures": failures}))  # noqa: T201 -- for the parent
     return 1 if failures else 0
+
+
+def tell(unraisable: Any) -> None:
+    """Print what a finalizer raised, unless it is the signal of an interrupted call."""
+    if unraisable.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(unraisable)
 
 
 def note(log: Any, line: str) -> None:
@@ -832,9 +839,8 @@ def fuzz(seconds: float, seed: str, first: int = 0, last: int = 1 << 60) -> tupl
             head = f"child ended with {done.returncode}, seed {seed}, {tail[:1]}; last calls:"
             return False, "\n".join((head, *tail[-25:], done.stdout[-2000:], done.stderr[-6000:]))
     outcome = json.loads(lines[-1])
-    text = table(outcome["ends"]) + f"\n{outcome['sessions']} sessions, seed {seed}"
-    for key, detail in outcome["failures"].items():
-        text += f"\n\nFAILED {key}\n{detail}"
+    text = "".join(f"FAILED {key}\n{detail}\n\n" for key, detail in outcome["failures"].items())
+    text += table(outcome["ends"]) + f"\n{outcome['sessions']} sessions, seed {seed}\n"
     return not outcome["failures"] and done.returncode == 0, text + done.stderr[-3000:]
 
 

@@ -36,6 +36,22 @@ def test_a_transaction_that_is_dropped_is_nobody_s_outer_one() -> None:
         assert heap.check()
 
 
+@pytest.mark.parametrize("medium", ["anonymous", "process", "power"])
+def test_a_heap_can_be_closed_while_one_of_its_transactions_is_dropped(
+    tmp_path: Path, medium: str
+) -> None:
+    """It was aborted after its blocks had been unmapped."""
+    anonymous = medium == "anonymous"
+    heap = Heap.anonymous() if anonymous else Heap.create(tmp_path / "heap", durability=medium)
+    transaction = heap.transaction()
+    for size in (100, 70_000):
+        transaction.malloc(size)
+    watch = weakref.ref(transaction, lambda _: heap.close())
+    del transaction
+    assert watch() is None
+    assert heap.closed
+
+
 def test_a_transaction_that_was_never_begun_is_refused() -> None:
     transaction = Transaction.__new__(Transaction)
     for call in (

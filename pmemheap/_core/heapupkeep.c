@@ -1,5 +1,5 @@
 /* heapupkeep.c -- what the Python half of a heap asks of the C core: tables, units, walks, counters. */
-#include "heapobject.h"
+#include "logobject.h"
 
 static struct ph_heap *core_of(PyObject *object)
 {
@@ -103,6 +103,14 @@ static PyObject *get_state(PyObject *object, PyObject *ignored)
     return PyLong_FromLong(((struct heap_object *)object)->state);
 }
 
+/* Whoever asked whether a transaction is open did not see one that a callback began, or that is being dropped. */
+static void end_transactions(struct heap_object *self)
+{
+    struct log_object *log = (struct log_object *)self->log;
+    if (log != NULL && log->log.homes[0].heap == &self->heap)
+        ph_tx_abort_all(log);
+}
+
 /* Close, unless views live, in one step that no other thread can split; from then on no table is read. */
 static PyObject *shut(PyObject *object, PyObject *ignored)
 {
@@ -111,6 +119,7 @@ static PyObject *shut(PyObject *object, PyObject *ignored)
     (void)ignored;
     if (h->marks.views == 0) {
         ((struct heap_object *)object)->state = PH_S_CLOSED;
+        end_transactions((struct heap_object *)object);
         h->readonly = 1;
         h->first_unit = h->end_unit = h->boot = h->wild = h->wild_end = 0;
     }

@@ -384,6 +384,13 @@ static PyObject *open_transactions(PyObject *object, PyObject *ignored)
     return ph_tx_list((struct log_object *)object);
 }
 
+static PyObject *abort_all(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    ph_tx_abort_all((struct log_object *)object);
+    Py_RETURN_NONE;
+}
+
 /* ---------------------------------------------------------------- the type */
 
 static PyObject *log_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
@@ -440,6 +447,7 @@ static PyMethodDef log_methods[] = {
     {"_sync", sync_log, METH_O, NULL},
     {"_current", current, METH_NOARGS, "The open transaction of this thread, or None."},
     {"_open_transactions", open_transactions, METH_NOARGS, NULL},
+    {"_abort_all", abort_all, METH_NOARGS, "Abort what is open, before the heap goes."},
     {"_scan", scan, METH_VARARGS, scan_doc},
     {"_header_tables", header_tables, METH_VARARGS, header_tables_doc},
     {"_replay", replay, METH_VARARGS, replay_doc},

@@ -27,6 +27,9 @@ struct ph_heap *ph_join_log(PyObject *core, PyObject *log);
 PyObject *ph_tx_current(const struct log_object *log);
 PyObject *ph_tx_list(const struct log_object *log);
 
+/* ph_tx_abort_all -- abort all that are open, and those that are being dropped, while their blocks are mapped still. */
+void ph_tx_abort_all(struct log_object *log);
+
 /* ph_tx_here -- the open, usable transaction of this thread, NULL without one. `busy`: somebody else changes committed
  * bytes, and it may not yet; else it may from now on. */
 struct ph_tx *ph_tx_here(const struct log_object *log, int to_change, int *busy);

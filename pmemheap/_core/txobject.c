@@ -70,6 +70,20 @@ static void finish(struct tx_object *self, int state)
     self->writer = 0;
 }
 
+/* Abort it, unless it has been committed or aborted. */
+static void end(struct tx_object *self)
+{
+    if (self->state == PH_X_OPEN)
+        ph_tx_abort(&self->tx);
+    finish(self, self->state == PH_X_OPEN ? PH_X_ABORTED : self->state);
+}
+
+void ph_tx_abort_all(struct log_object *log)
+{
+    while (log->open != NULL)
+        end(log->open);
+}
+
 /* One that is dropped is in the list still when the callbacks of its weak references run. */
 static int is_alive(struct tx_object *one)
 {
@@ -477,11 +491,8 @@ static PyObject *finish_tx(PyObject *object, PyObject *ignored)
     struct tx_object *self = tx_of(object);
 
     (void)ignored;
-    if (self->log == NULL)
-        Py_RETURN_NONE;
-    if (self->state == PH_X_OPEN)
-        ph_tx_abort(&self->tx);
-    finish(self, self->state == PH_X_OPEN ? PH_X_ABORTED : self->state);
+    if (self->log != NULL)
+        end(self);
     Py_RETURN_NONE;
 }
 
@@ -558,9 +569,7 @@ static void tx_dealloc(PyObject *object)
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
     if (self->log != NULL) {
-        if (self->state == PH_X_OPEN)
-            ph_tx_abort(&self->tx);
-        finish(self, PH_X_ABORTED);
+        end(self);
         ph_tx_fini(&self->tx);
         Py_DECREF(self->log);
         Py_DECREF(self->heap);

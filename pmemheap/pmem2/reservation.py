@@ -356,8 +356,8 @@ class VMReservation:
         except (
             KeyError
         ):  # an interrupt has torn that out once: its order and its dictionary disagree
-            listed: dict[int, Map] = dict.copy(self._maps)  # type: ignore[arg-type] # it is a dict
-            self._maps = SortedDict({key: each for key, each in listed.items() if each is not map})
+            listed = dict.items(self._maps)  # of the dictionary: a copy would go by the order
+            self._maps = SortedDict({key: each for key, each in listed if each is not map})
 
     # ------------------------------------------------------------ its end
 
