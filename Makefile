@@ -10,7 +10,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SANITIZED := $(VENV)/sanitized
 
-.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel sanitize damage kill faults disk-full fifo clean
+.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel sanitize damage kill kvkill faults disk-full fifo clean
 
 all: lint test
 
@@ -49,6 +49,13 @@ kill: $(VENV)/test/ready
 	  $(VENV)/test/bin/python tests/kill_load.py --rounds $(or $(ROUNDS),1000) --where $$1 --durability $$2 \
 	    --seed $(or $(SEED),0) || exit 1; \
 	done
+
+# ROUNDS=200 of SIGKILL at the example store, in each place, of 1 and of 10 operations a commit.
+kvkill: $(VENV)/test/ready
+	for where in ". power" ". process" "/dev/shm process"; do for operations in 1 10; do set -- $$where; \
+	  $(VENV)/test/bin/python tests/kvstore_kill_load.py --rounds $(or $(ROUNDS),200) --where $$1 --durability $$2 \
+	    --operations $$operations --seed $(or $(SEED),0) || exit 1; \
+	done; done
 
 # Every system call of a script refused, with each errno, and Python short of memory: an hour.
 faults: $(VENV)/test/ready

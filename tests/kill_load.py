@@ -98,7 +98,7 @@ class Rounds:
         self.counts["rounds of several threads"] += threads > 1
         seed = self.rng.randrange(1 << 60)
         from_opening = self.rng.random() < 0.8
-        self._kill(
+        kill_after(
             lambda: self._work(threads, seed), self.rng.uniform(0, LONGEST), self.journal
             if from_opening else None,
         )  # fmt: skip
@@ -108,22 +108,6 @@ class Rounds:
         for _ in range(self.rng.choice([0, 0, 1, 2])):
             self._kill_recovery()
         self._settle(ledger, number)
-
-    def _kill(
-        self, work: Callable[[], object], seconds: float, opening: Journal | None = None
-    ) -> None:
-        """Let a child work for a while, and kill it; the time may begin when a heap is open."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            child = os.fork()
-        if child == 0:
-            _be_child(work)
-        while opening is not None and opening.is_empty() and not _has_ended(child):
-            time.sleep(0.0005)
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert status in {0, -signal.SIGKILL}, f"child: exit code {status}"
 
     def _kill_recovery(self) -> None:
         """Let somebody else begin to open the file."""
@@ -136,7 +120,7 @@ class Rounds:
             time.sleep(1)
             heap.close()
 
-        self._kill(work, self.rng.uniform(0, 0.006))
+        kill_after(work, self.rng.uniform(0, 0.006))
         notes = [entry.note for entry in progress]
         self.counts["killed while it was recovered"] += notes == ["begun"]
         progress.close()
@@ -224,6 +208,21 @@ def counting_recoveries(count: Callable[[int], None]) -> Iterator[None]:
 
 def table(counts: Counter[str]) -> str:
     return "\n".join(f"{counts[name]:8} {name}" for name in sorted(counts))
+
+
+def kill_after(work: Callable[[], object], seconds: float, opening: Journal | None = None) -> None:
+    """Let a child work for a while, and kill it; the time may begin when it has told something."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        _be_child(work)
+    while opening is not None and opening.is_empty() and not _has_ended(child):
+        time.sleep(0.0005)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in {0, -signal.SIGKILL}, f"child: exit code {status}"
 
 
 def _has_ended(child: int) -> bool:
