@@ -1,0 +1,109 @@
+"""The disk space of the example store, after all that it held has been replaced twice."""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pmemheap.units import KiB, MiB
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+if str(EXAMPLES) not in sys.path:
+    sys.path.insert(0, str(EXAMPLES))
+
+from kvstore import KVStore  # noqa: E402
+
+SMALLEST, LARGEST = 16, 16 * KiB
+LIVE = 20_000_000
+TOGETHER = 20
+
+
+class Churned:
+    """A store, and a dict that says what is in it."""
+
+    def __init__(self, path: Path, durability: str) -> None:
+        self.path = path
+        self.store = KVStore(path, durability, durable=False)  # the space is the same, it is faster
+        self.rng = random.Random(1)
+        self.model: dict[bytes, bytes] = {}
+
+    def live(self) -> int:
+        return sum(len(key) + len(value) for key, value in self.model.items())
+
+    def blocks(self) -> int:
+        return self.path.stat().st_blocks * 512
+
+    def load(self) -> None:
+        nbytes = 0
+        while nbytes < LIVE:
+            pairs = [self._new() for _ in range(TOGETHER)]
+            self.store.put_many(pairs)
+            nbytes += sum(len(key) + len(value) for key, value in pairs)
+
+    def _new(self) -> tuple[bytes, bytes]:
+        size = round(math.exp(self.rng.uniform(math.log(SMALLEST), math.log(LARGEST))))
+        key, value = b"%024d" % self.rng.randrange(10**15), self.rng.randbytes(size)
+        self.model[key] = value
+        return key, value
+
+    def replace(self, times: int) -> None:
+        """Remove any record and enter a new one, so many times as there are records and more."""
+        keys = list(self.model)
+        for _ in range(times * len(keys) // TOGETHER):
+            with self.store.transaction():
+                for _ in range(TOGETHER):
+                    number = self.rng.randrange(len(keys))
+                    self.delete(keys[number])
+                    keys[number], value = self._new()
+                    self.store[keys[number]] = value
+
+    def delete(self, key: bytes) -> None:
+        assert self.store.delete(key)
+        del self.model[key]
+
+    def delete_all(self) -> None:
+        keys = list(self.model)
+        self.rng.shuffle(keys)
+        for start in range(0, len(keys), TOGETHER):
+            with self.store.transaction():
+                for key in keys[start : start + TOGETHER]:
+                    self.delete(key)
+
+
+@pytest.fixture(params=["process", "power"])
+def churned(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Churned]:
+    """A store in which everything was replaced, and given back what it does not need."""
+    it = Churned(tmp_path / "a.kv", request.param)
+    with it.store:
+        it.load()
+        it.replace(2)
+        it.store.compact()
+        yield it
+        it.store.check()
+
+
+@pytest.mark.slow
+def test_a_churned_store_takes_little_more_than_its_data(churned: Churned) -> None:
+    assert churned.blocks() <= 1.3 * churned.live()
+    assert dict(churned.store) == churned.model
+
+
+@pytest.mark.slow
+def test_an_emptied_store_takes_little(churned: Churned) -> None:
+    churned.delete_all()
+    churned.store.compact()
+    assert not churned.store
+    assert churned.blocks() < 2 * MiB
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(reason="the last leaf, empty, stays where it is, and the file ends behind it")
+def test_the_file_of_an_emptied_store_is_short(churned: Churned) -> None:
+    churned.delete_all()
+    churned.store.compact()
+    assert churned.path.stat().st_size < 2 * MiB
