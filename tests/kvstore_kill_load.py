@@ -38,6 +38,7 @@ from kvstore import KVStore  # noqa: E402
 KEYS = 400
 TEN = 10
 LONGEST = 0.08
+_OPENING = (0.003, 0.008, 0.02)  # it takes 4 to 25 ms: its beginning, and all of it
 NEEDED_SOON = (
     "commits acknowledged", "in flight, there", "in flight, not there", "large values written",
     "small values written", "deletes", "patches", "put_many",
@@ -368,7 +369,7 @@ class Rounds:
             deletes=rng.choice([1, 2, 9]), durable=rng.choice([None, None, False]),
         )  # fmt: skip
         opening = self.journal if rng.random() < 0.8 else None
-        longest = LONGEST if opening else LONGEST / 8
+        longest = LONGEST if opening else rng.choice(_OPENING)
         kill_after(lambda: self._work(plan), rng.uniform(0, longest), opening)
         self._count_plan(plan)
         in_flight = self._read()
@@ -416,9 +417,10 @@ class Rounds:
             time.sleep(1)
             store.close()
 
-        kill_after(work, self.rng.uniform(0, 0.004), progress)
+        kill_after(work, self.rng.uniform(0, self.rng.choice(_OPENING)), progress)
         notes = [entry.note for entry in progress]
         self.counts["killed while it was recovered"] += notes == ["begun"]
+        self.counts["killed when it had been recovered"] += notes == ["begun", _OPENED]
         progress.close()
 
     def _kill_making(self) -> None:
@@ -431,7 +433,7 @@ class Rounds:
             opened.write(Entry(0, note=_OPENED))
             time.sleep(1)
 
-        kill_after(work, self.rng.uniform(0, 0.006))
+        kill_after(work, self.rng.uniform(0, self.rng.choice(_OPENING)))
         self.counts["killed while it was made"] += opened.is_empty()
         self.counts["killed when it was half made"] += opened.is_empty() and path.exists()
         opened.close()
