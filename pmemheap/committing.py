@@ -91,12 +91,14 @@ class Committing(native.HeapCore):
     def _end_log(self) -> None:
         """Bring everything home before the heap closes."""
         log = self._redo()
-        if log is not None and not self._medium_sync_failed():
+        if log is not None and not self._medium_is_settled():
             log.append(b"", 0, self._medium_file_end())
             log.checkpoint()
 
-    def _medium_sync_failed(self) -> bool:
-        return isinstance(self._medium, FileMedium) and self._medium.sync_failed
+    def _medium_is_settled(self) -> bool:
+        """Tell whether there is nothing to bring home: no change, or none that can be kept."""
+        medium = self._medium
+        return isinstance(medium, FileMedium) and (medium.is_clean or medium.sync_failed)
 
     def _redo(self) -> RedoLog | None:
         """Return the log of a heap that has one in its file."""

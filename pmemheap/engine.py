@@ -149,7 +149,16 @@ class Engine(Committing):
         self._decay_seconds = decay
         self._decayed_at = time.monotonic()
         self._rearm()
-        self._set_state(State.READONLY if self.readonly else State.OPEN)
+        self._set_state(self._first_state(heap))
+
+    def _first_state(self, heap: Engine | None) -> State:
+        """Return what calls may do at first: those of an arena what those of its heap may."""
+        if heap is not None:
+            return State(heap._state())
+        if self.readonly:
+            return State.READONLY
+        as_closed = isinstance(self._medium, FileMedium) and self._medium.is_clean
+        return State.QUIET if as_closed else State.OPEN
 
     # ------------------------------------------------------------ what it is
 
@@ -470,7 +479,7 @@ class Engine(Committing):
             return
         assert isinstance(self._medium, FileMedium)
         try:
-            self._medium.write_superblock(sync=True, state=HeapState.IN_USE)
+            self._medium.begin_use()
         except DurabilityError:
             self._set_states(State.READONLY)
             raise
@@ -482,9 +491,13 @@ class Engine(Committing):
             space._set_state(state)
 
     def _can_be_quiet(self) -> bool:
-        """Tell whether a sync of a process heap may say in the file that nothing goes on."""
-        waiting = any(space._counters()["waiting_frees"] for space in self._spaces())
-        if self._is_power or self._state() != State.OPEN or waiting:
+        """Tell whether a sync of a process heap may say in the file that nothing goes on.
+
+        Not while somebody has a view: what is stored through it nobody notices.
+        """
+        used = any(space._counters()["waiting_frees"] for space in self._spaces())
+        used |= any(space._live_views() for space in self._spaces())
+        if used or self._is_power or self._state() != State.OPEN:
             return False
         on_memory = isinstance(self._medium, FileMedium) and self._medium.on_memory
         at_work = any(tx._state()[0] == 0 for tx in self._log._open_transactions())

@@ -30,7 +30,8 @@ from pmemheap.heapfile import DirectJournal, HeapFile, refusals, write_zeros
 from pmemheap.layout import ArenaSlot, SegmentKind, SegmentSlot, SlotImage, Table
 from pmemheap.native import Advice, Allocate, NativeError
 from pmemheap.pmem2 import Map, VMReservation
-from pmemheap.pmem2.mapping import Access, Sharing
+from pmemheap.pmem2.row import file_row
+from pmemheap.pmem2.source import Options
 from pmemheap.region import Piece, refusal
 from pmemheap.rules import Rule, omitted
 from pmemheap.units import UNIT, MiB, format_bytes
@@ -131,7 +132,9 @@ class FileMedium(HeapFile):
                 if index in self.segments and slot.kind == SegmentKind.DATA:
                     self._clear_tables(slot)
                 self._allocate_blocks(slot)
-                if slot.kind == SegmentKind.LOG:  # written: else each sync commits an extent
+                used = index in self.segments
+                if slot.kind == SegmentKind.LOG and (used or self.is_power):
+                    # Written, even where it reads zero: else each sync commits an extent.
                     write_zeros(self.fd, slot.file_off, slot.file_bytes)
             if self.is_power and not omitted(Rule.R16):
                 self._sync("growth")  # [R16]
@@ -163,23 +166,27 @@ class FileMedium(HeapFile):
             else:
                 native.ftruncate(self.fd, self.file_end)
 
-    def map(self, piece: Piece, table: str, reservation: VMReservation, offset: int) -> Map:
-        """Place one table's part of a segment.
-
-        The tables of a new segment are told to fault in single pages: with read-ahead the first
-        store to fresh blocks makes ext4 fill a folio of 2 MiB, which takes 2 ms (Linux 6.18).
-        """
-        file_offset, length = _part_of(piece, table)
-        access: Access = "r" if self.readonly and not self.private else "rw"
+    def map_row(
+        self, pieces: list[Piece], table: str, reservation: VMReservation, offset: int
+    ) -> list[Map]:
+        """Place one table's parts of some segments, one behind the other."""
         own = self.private or (self.shadowed and table in {"bits", "entries"})
-        sharing: Sharing = "private" if own else "shared"
-        part = Map.file(
-            self.fd, reservation, offset, length, file_offset, access=access, sharing=sharing
-        )
-        if table != "data" and (self._is_new or piece.index not in self.segments):
-            with suppress(NativeError):
-                native.madvise(part.address, length, Advice.RANDOM)
-        return part
+        options = Options(shared=not own, readonly=self.readonly and not self.private)
+        places = [_part_of(piece, table) for piece in pieces]
+        parts = file_row(self.fd, reservation, offset, places, options)
+        for piece, part in zip(pieces, parts, strict=True):
+            if table != "data" and (self._is_new or piece.index not in self.segments):
+                self._fault_in_pages(part)
+        return parts
+
+    def _fault_in_pages(self, part: Map) -> None:
+        """Let a part of the file that was never stored to be faulted in page by page.
+
+        With read-ahead the first store to fresh blocks makes ext4 fill a folio of up to 2 MiB,
+        which takes 2 ms (Linux 6.18).
+        """
+        with suppress(NativeError):
+            native.madvise(part.address, part.length, Advice.RANDOM)
 
     def privatize(self, piece: Piece, table: str, address: int) -> None:
         """Map a part again, privately: what a forked child stores does not reach the file."""
@@ -324,7 +331,9 @@ class FileMedium(HeapFile):
         """Map a log beside the one in use."""
         with refusals(f"heap file {self.name!r}: log"):
             reservation = VMReservation(slot.file_bytes)
-            return Map.file(self.fd, reservation, 0, slot.file_bytes, slot.file_off)
+            log = Map.file(self.fd, reservation, 0, slot.file_bytes, slot.file_off)
+            self._fault_in_pages(log)
+            return log
 
     def keep_log(self, log: Map) -> None:
         """Keep a mapped log, in the place of the one before."""
@@ -407,9 +416,10 @@ def _part_of(piece: Piece, table: str) -> tuple[int, int]:
     """Return file offset and length of one table's part of a segment."""
     slot = piece.slot
     assert slot is not None
-    offset, width = {
-        "entries": (slot.entries_off, layout.ENTRY_WIDTH),
-        "bits": (slot.bits_off, layout.BITS_WIDTH),
-        "data": (slot.data_off, layout.DATA_WIDTH),
-    }[table.removeprefix("home_")]
-    return offset, piece.nunits * width
+    match table:
+        case "data":
+            return slot.data_off, piece.nunits * layout.DATA_WIDTH
+        case "bits" | "home_bits":
+            return slot.bits_off, piece.nunits * layout.BITS_WIDTH
+        case _:
+            return slot.entries_off, piece.nunits * layout.ENTRY_WIDTH

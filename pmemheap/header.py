@@ -26,7 +26,14 @@ from pmemheap.layout import (
     spare_slot,
 )
 
-__all__ = ["HeaderImage", "Tables", "as_spare", "read_superblock", "read_tables"]
+__all__ = [
+    "HeaderImage",
+    "Tables",
+    "as_spare",
+    "other_superblock",
+    "read_superblock",
+    "read_tables",
+]
 
 HeaderImage = bytes | bytearray | memoryview
 
@@ -75,6 +82,12 @@ def read_superblock(image: HeaderImage) -> tuple[Superblock, int]:
     """
     first, second = (bytes(image[at : at + layout.SUPERBLOCK_BYTES]) for at in layout.SUPERBLOCKS)
     return newest_superblock((first, second))
+
+
+def other_superblock(image: HeaderImage, copy: int) -> Superblock:
+    """Return the copy that is not number `copy`; CorruptHeapError if it is not valid."""
+    at = layout.SUPERBLOCKS[1 - copy]
+    return Superblock.unpack(bytes(image[at : at + layout.SUPERBLOCK_BYTES]), at)
 
 
 def read_tables(image: HeaderImage, superblock: Superblock, name: str) -> Tables:

@@ -24,6 +24,7 @@ import struct
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
@@ -36,7 +37,7 @@ from pmemheap.errors import (
     PmemHeapError,
     UsageError,
 )
-from pmemheap.header import read_superblock, read_tables
+from pmemheap.header import other_superblock, read_superblock, read_tables
 from pmemheap.layout import (
     ArenaSlot,
     Durability,
@@ -55,7 +56,15 @@ from pmemheap.region import Piece, refusal
 from pmemheap.rules import Rule, omitted
 from pmemheap.units import UNIT, format_bytes
 
-__all__ = ["DirectJournal", "HeapFile", "Journal", "boot_id", "refusals", "write_zeros"]
+__all__ = [
+    "DirectJournal",
+    "HeapFile",
+    "Journal",
+    "boot_id",
+    "next_epoch",
+    "refusals",
+    "write_zeros",
+]
 
 T = TypeVar("T")
 
@@ -380,7 +389,8 @@ class HeapFile:
 
     def read_image(self) -> None:
         """Read the header area anew, and choose the superblock."""
-        self.image = bytearray(native.pread(self.fd, layout.HEADER_BYTES, 0))
+        self.image = bytearray(layout.HEADER_BYTES)
+        del self.image[native.pread_into(self.fd, self.image, 0) :]
         self.superblock, self._copy = read_superblock(self.image)
 
     def _read(self, *, recovered: bool) -> None:
@@ -407,24 +417,56 @@ class HeapFile:
                 "it was in use, and what it wrote since the last sync is unknown"
             )
 
+    @property
+    def was_closed(self) -> bool:
+        """Whether what `read_image` has read was closed, beyond doubt.
+
+        The copy before the newest one is whole: no newer one can have been lost with its place.
+        """
+        if not self.is_clean:
+            return False
+        try:
+            before = other_superblock(self.image, self._copy)
+        except CorruptHeapError:
+            return False
+        return before.generation == self.superblock.generation - 1
+
     def _begin(self) -> None:
-        """Say in the file that a writer is at work, and map the header."""
+        """Say in the file that a writer is at work, and map the header.
+
+        A process heap that was closed stays as it is until the first change: the heap is quiet.
+        """
         try:
             self._cut_surplus()
             self.map_header()
             self._store(layout.SHARED_WRITER_PID, struct.pack("<I", os.getpid()))
-            opened = self.superblock.epoch >> 32
-            epoch = (opened + 1) << 32 | secrets.randbits(32)
+            epoch = next_epoch(self.superblock, opened=True)
             if omitted(Rule.R15):
                 epoch = self.superblock.epoch
-            self._write_superblock(
-                state=HeapState.IN_USE, boot_id=boot_id(), epoch=epoch, file_end=self.file_end
-            )
+            self.superblock = replace(self.superblock, boot_id=boot_id(), epoch=epoch)
+            if self._can_wait():
+                return
+            self._write_superblock(state=HeapState.IN_USE, file_end=self.file_end)
             if self.is_power or not self.on_memory:  # a power failure is to be noticed
                 self._sync("open")
         except BaseException:
             self._unmap_header()
             raise
+
+    def _can_wait(self) -> bool:
+        """Tell whether the first change may say that the heap is in use."""
+        as_closed = self.is_clean and self.superblock.file_end == self.file_end
+        return as_closed and not (self._is_new or self.is_power or self.on_memory or self._strays)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the file says that it was closed, and nothing has changed since."""
+        return self.superblock.state == HeapState.CLEAN
+
+    def begin_use(self) -> None:
+        """Say in the file that it is in use, before the first change since it was closed."""
+        if self.is_clean:
+            self.write_superblock(sync=True, state=HeapState.IN_USE)
 
     def map_header(self) -> None:
         """Map the header area to store to it, if it is not mapped yet."""
@@ -658,8 +700,10 @@ class HeapFile:
             return
         try:
             if not self.readonly and self._header is not None and not self.sync_failed:
-                self._sync("close")
                 self._store(layout.SHARED_WRITER_PID, bytes(4))
+                if self.is_clean:
+                    return
+                self._sync("close")
                 self._write_superblock(state=HeapState.CLEAN, file_end=self.file_end)
                 self._sync("close")
         finally:
@@ -796,3 +840,11 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def next_epoch(superblock: Superblock, *, opened: bool = False) -> int:
+    """Return an epoch that no record in any log has [R15]."""
+    if omitted(Rule.R15):
+        return superblock.epoch
+    counter = (superblock.epoch >> 32) + opened
+    return counter << 32 | secrets.randbits(32)

@@ -161,6 +161,7 @@ def _damaged(
 _SUPERBLOCK = struct.Struct("<8sIIQ16sIIQQQQQ")
 _LOG_POSITION = struct.Struct("<QQII16s")
 _LOG_POSITION_AT = 128
+_DURABILITIES, _STATES = frozenset(map(int, Durability)), frozenset(map(int, HeapState))
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ class Superblock:
         crc = crc32c(image[:12] + bytes(4) + image[16:SUPERBLOCK_BYTES])
         if fields[2] != crc:
             raise _damaged(thing, offset, "crc32c", f"{crc:#010x}", f"{fields[2]:#010x}")
-        if fields[5] not in set(Durability) or fields[6] not in set(HeapState):
+        if fields[5] not in _DURABILITIES or fields[6] not in _STATES:
             raise _damaged(thing, offset, "durability and state", "0 or 1", fields[5:7])
         if fields[7] != 0:
             raise _damaged(thing, offset, "incompatible features", 0, f"{fields[7]:#x}")
@@ -345,12 +346,14 @@ class SegmentSlot:
         if not any(image):
             return None
         _verify(image, 60, "segment slot", offset)
-        kind, arena, file_off, capacity, first_unit, nunits = cls._FORMAT.unpack_from(image)
-        if kind not in {SegmentKind.DATA, SegmentKind.LOG, SegmentKind.SPARE}:
-            raise _damaged("segment slot", offset, "kind", "1, 2 or 3", kind)
-        return cls(SegmentKind(kind), file_off, capacity, arena, first_unit, nunits)
+        number, arena, file_off, capacity, first_unit, nunits = cls._FORMAT.unpack_from(image)
+        kind = _KINDS.get(number)
+        if kind is None:
+            raise _damaged("segment slot", offset, "kind", "1, 2 or 3", number)
+        return cls(kind, file_off, capacity, arena, first_unit, nunits)
 
 
+_KINDS = {int(kind): kind for kind in SegmentKind if kind != SegmentKind.NONE}
 _SEGMENT_BYTES_LEAST = SEGMENT_UNITS * UNIT_BYTES_IN_FILE
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -80,6 +80,7 @@ __all__ = [
     "madvise",
     "map_anonymous",
     "map_file",
+    "map_row",
     "memfd_create",
     "memory",
     "msync",
@@ -459,8 +460,9 @@ def memory(address: int, length: int, owner: object, *, readonly: bool = False) 
 
 
 def _map_flags(*, shared: bool, readonly: bool, sync: bool = False) -> int:
-    flags = (shared, lib.PH_MAP_SHARED), (readonly, lib.PH_MAP_READONLY), (sync, lib.PH_MAP_SYNC)
-    return sum(bit for wanted, bit in flags if wanted)
+    flags: int = lib.PH_MAP_SHARED if shared else 0
+    flags |= lib.PH_MAP_READONLY if readonly else 0
+    return flags | (lib.PH_MAP_SYNC if sync else 0)
 
 
 def map_anonymous(
@@ -507,6 +509,21 @@ def map_file(  # noqa: PLR0913 -- the four numbers of mmap, and how
     """
     flags = _map_flags(shared=shared, readonly=readonly, sync=sync)
     check(lib.ph_map_file(fd, offset, address, length, flags), "map_file")
+
+
+def map_row(  # noqa: PLR0913 -- as `map_file`
+    fd: int,
+    address: int,
+    pieces: Sequence[tuple[int, int]],
+    *,
+    shared: bool = True,
+    readonly: bool = False,
+    sync: bool = False,
+) -> None:
+    """Do `map_file` for pieces, ``(offset, length)``, one behind the other; all or none."""
+    flags = _map_flags(shared=shared, readonly=readonly, sync=sync)
+    places = [number for piece in pieces for number in piece]
+    check(lib.ph_map_row(fd, address, places, len(pieces), flags), "map_file")
 
 
 def unmap(address: int, length: int) -> None:

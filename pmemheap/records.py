@@ -37,6 +37,7 @@ __all__ = [
     "RecordKind",
     "decode",
     "encode",
+    "epoch_of",
     "newest_chain",
     "scan",
     "survivors",
@@ -257,6 +258,14 @@ def _pack_operation(image: bytearray, at: int, operation: Operation) -> None:
     )
     at += _OPERATION.size
     image[at : at + len(operation.payload)] = operation.payload
+
+
+def epoch_of(header: bytes) -> int:
+    """Return the epoch that the header of a record names; 0 if it is none."""
+    if len(header) < RECORD_HEADER:
+        return 0
+    magic, _, _, epoch, *_ = _HEADER.unpack_from(header)
+    return epoch if magic == MAGIC else 0
 
 
 def decode(image: bytes) -> Record:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import struct
 import time
 from collections.abc import Iterable, Iterator
@@ -24,9 +23,10 @@ from pmemheap import layout, native
 from pmemheap.errors import CorruptHeapError, DurabilityError, OutOfSpaceError, PmemHeapError
 from pmemheap.filemedium import LOG_LEAST, LOG_MOST, FileMedium
 from pmemheap.header import read_tables
-from pmemheap.heapfile import boot_id
-from pmemheap.layout import ArenaSlot, ArenaState, HeapState, SlotImage, Superblock, Table
+from pmemheap.heapfile import boot_id, next_epoch
+from pmemheap.layout import ArenaSlot, ArenaState, HeapState, SlotImage, Table
 from pmemheap.pmem2 import Map, VMReservation
+from pmemheap.records import RECORD_HEADER, epoch_of
 from pmemheap.region import Region
 from pmemheap.rules import Rule, omitted
 from pmemheap.units import UNIT
@@ -130,6 +130,7 @@ class RedoLog(native.LogCore):
     def append(self, operations: bytes, count: int, file_end: int) -> int:
         """Append encoded operations, and what bare calls have changed; return the LSN behind it."""
         with self._at_work():
+            self._medium.begin_use()
             while (end := self._change(operations, count, file_end)) < 0:
                 self.make_room(end, 2 * len(operations))
         return end
@@ -371,14 +372,6 @@ class RedoLog(native.LogCore):
             self._medium.release([])
 
 
-def next_epoch(superblock: Superblock, *, opened: bool = False) -> int:
-    """Return an epoch that no record in any log has [R15]."""
-    if omitted(Rule.R15):
-        return superblock.epoch
-    counter = (superblock.epoch >> 32) + opened
-    return counter << 32 | secrets.randbits(32)
-
-
 # ---------------------------------------------------------------- recovery
 
 
@@ -477,6 +470,10 @@ def recover(medium: FileMedium) -> None:
         The medium could not be read or written.
     """
     superblock = medium.superblock
+    if medium.was_closed and _ends_at_tail(medium):
+        if medium.is_power and not medium.readonly:
+            medium.sync_all("open")
+        return
     if medium.is_power:
         _drop_cache(medium)
     elif superblock.state == HeapState.IN_USE and superblock.boot_id != boot_id():
@@ -495,6 +492,23 @@ def recover(medium: FileMedium) -> None:
     finally:
         recovery.close()
     medium.read_image()
+
+
+def _ends_at_tail(medium: FileMedium) -> bool:
+    """Tell whether nothing says that somebody has gone on behind the tail of the log.
+
+    Who closes a heap syncs everything before it says so: the cache holds nothing else, even where
+    that last page never got to the medium. So a heap that was closed is opened without [R10].
+    """
+    _check_log_place(medium)
+    superblock = medium.superblock
+    if not medium.is_power:
+        applied, _ = struct.unpack_from("<QQ", medium.image, layout.SHARED_PAGE)
+        if applied > superblock.tail_lsn:
+            return False
+    place = superblock.log_off + superblock.tail_lsn % superblock.log_size
+    epoch = epoch_of(native.pread(medium.fd, RECORD_HEADER, place))
+    return epoch >> 32 <= superblock.epoch >> 32
 
 
 def _drop_cache(medium: FileMedium) -> None:

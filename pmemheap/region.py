@@ -46,6 +46,7 @@ from pmemheap.layout import (
 )
 from pmemheap.native import Advice, Lifeline
 from pmemheap.pmem2 import Map, VMReservation
+from pmemheap.pmem2.row import anonymous_row
 from pmemheap.rules import Rule, omitted
 from pmemheap.units import GiB, MiB, TiB, align_up, format_bytes
 
@@ -119,8 +120,10 @@ class Medium(Protocol):
     def allocate(self, first_unit: int, nunits: int, arena: int) -> Piece:
         """Get real space for `nunits` units at least; OutOfSpaceError with nothing changed."""
 
-    def map(self, piece: Piece, table: str, reservation: VMReservation, offset: int) -> Map:
-        """Place one table's part of a piece."""
+    def map_row(
+        self, pieces: list[Piece], table: str, reservation: VMReservation, offset: int
+    ) -> list[Map]:
+        """Place one table's parts of some pieces, one behind the other."""
 
     def publish(self, piece: Piece, end_unit: int) -> None:
         """Make a new piece part of the heap, for whoever opens it next."""
@@ -192,10 +195,11 @@ class AnonymousMedium:
         self._units += nunits
         return Piece(first_unit, nunits, arena=arena)
 
-    def map(self, piece: Piece, table: str, reservation: VMReservation, offset: int) -> Map:
+    def map_row(
+        self, pieces: list[Piece], table: str, reservation: VMReservation, offset: int
+    ) -> list[Map]:
         """Place fresh private memory."""
-        length = piece.nunits * _WIDTHS[table]
-        return Map.anonymous(reservation, offset, length, sharing="private")
+        return anonymous_row(reservation, offset, [each.nunits * _WIDTHS[table] for each in pieces])
 
     def is_published(self, piece: Piece) -> bool:
         """Tell that it is not: nobody else is to know."""
@@ -399,8 +403,9 @@ class Region:
 
     def adopt(self, pieces: list[Piece]) -> None:
         """Map the segments of a heap that exists already, in order of their units."""
-        for piece in pieces:
-            self._append(piece)
+        if not pieces:
+            return
+        self._append(pieces)
         units = self.tables["units"]
         if units.reservation.size >= _HUGE_TABLE_LEAST:
             with suppress(native.NativeError):
@@ -428,7 +433,7 @@ class Region:
     def _grow_by(self, nunits: int) -> Piece:
         piece = self._medium.allocate(self.end_unit, nunits, self._arena)
         try:
-            self._append(piece)
+            self._append([piece])
         except BaseException:
             self._medium.abandon(piece)
             raise
@@ -450,41 +455,39 @@ class Region:
         self._starts.pop()
         self._narrow_tables()
 
-    def _append(self, piece: Piece) -> None:
-        """Extend every table and map the piece's parts; all or nothing."""
+    def _append(self, pieces: list[Piece]) -> None:
+        """Extend every table and map the parts of pieces; all or nothing."""
         self._unmap([])
-        segment = _Segment(piece)
+        segments = [_Segment(piece) for piece in pieces]
         try:
             for name in (*self._medium.tables, "units"):
-                self._table_up_to(name, piece)
-                segment.maps[name] = self._map_part(name, piece)
+                self._table_up_to(name, pieces)
+                for segment, part in zip(segments, self._map_row(name, pieces), strict=True):
+                    segment.maps[name] = part
         except BaseException as error:
-            self._unmap([segment])
+            self._unmap(segments)
             self._narrow_tables()
             if isinstance(error, Pmem2Error):
-                raise _no_address_space(piece, error) from error
+                raise _no_address_space(pieces, error) from error
             raise
-        self._segments.append(segment)
-        self._starts.append(piece.first_unit)
+        self._segments += segments
+        self._starts += [piece.first_unit for piece in pieces]
 
-    def _table_up_to(self, name: str, piece: Piece) -> None:
-        """Make room for a piece at the end of a table; the first piece makes the table."""
+    def _table_up_to(self, name: str, pieces: list[Piece]) -> None:
+        """Make room for pieces at the end of a table; the first ones make the table."""
+        first, stop = pieces[0].first_unit, pieces[-1].stop
         if name in self.tables:
-            self.tables[name].stretch(piece.stop)
+            self.tables[name].stretch(stop)
         else:
-            table = Table(name, piece.first_unit, piece.nunits, self._headroom_units)
-            self.tables[name] = table
+            self.tables[name] = Table(name, first, stop - first, self._headroom_units)
 
-    def _map_part(self, name: str, piece: Piece) -> Map:
+    def _map_row(self, name: str, pieces: list[Piece]) -> list[Map]:
         table = self.tables[name]
+        offset = table.offset(pieces[0].first_unit)
         if name == "units":
-            return Map.anonymous(
-                table.reservation,
-                table.offset(piece.first_unit),
-                piece.nunits * table.width,
-                sharing="private",
-            )
-        return self._medium.map(piece, name, table.reservation, table.offset(piece.first_unit))
+            lengths = [piece.nunits * table.width for piece in pieces]
+            return anonymous_row(table.reservation, offset, lengths)
+        return self._medium.map_row(pieces, name, table.reservation, offset)
 
     def _narrow_tables(self) -> None:
         """Let no table reserve more than the segments need.
@@ -635,8 +638,8 @@ def refusal(what: str, error: OSError) -> PmemHeapError:
     return UsageError(f"{what}: {error}")
 
 
-def _no_address_space(piece: Piece, error: Pmem2Error) -> OutOfSpaceError:
-    wanted = format_bytes(piece.nunits * DATA_WIDTH)
+def _no_address_space(pieces: list[Piece], error: Pmem2Error) -> OutOfSpaceError:
+    wanted = format_bytes(sum(piece.nunits for piece in pieces) * DATA_WIDTH)
     if error.name == "PMEM2_E_MAPPING_EXISTS":
         why = (
             "the headroom is used up and another mapping of the process lies behind it; "
@@ -645,5 +648,5 @@ def _no_address_space(piece: Piece, error: Pmem2Error) -> OutOfSpaceError:
     else:
         why = "the process has no address space or no mappings left (RLIMIT_AS, vm.max_map_count)"
     return OutOfSpaceError(
-        f"heap cannot grow by {wanted} at unit {piece.first_unit}: {why}: {error}"
+        f"heap cannot grow by {wanted} at unit {pieces[0].first_unit}: {why}: {error}"
     )

@@ -102,7 +102,6 @@ def test_an_emptied_store_takes_little(churned: Churned) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the last leaf, empty, stays where it is, and the file ends behind it")
 def test_the_file_of_an_emptied_store_is_short(churned: Churned) -> None:
     churned.delete_all()
     churned.store.compact()

@@ -141,7 +141,7 @@ def test_d13_a_map_that_fails_leaves_no_hole(call: Call, tmp_path: Path) -> None
     path.write_bytes(bytes(PAGE))
     with VMReservation(4 * PAGE) as reservation, path.open("r+b") as file:
         start = reservation.address
-        placing = native.map_file
+        placing = native.map_row
         nth = {Call.MMAP: 1, Call.MREMAP: 2}[call]
 
         def faulty(*args: int, **options: bool) -> None:
@@ -150,7 +150,7 @@ def test_d13_a_map_that_fails_leaves_no_hole(call: Call, tmp_path: Path) -> None
             raise AssertionError(fault)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(native, "map_file", faulty)
+            patch.setattr(native, "map_row", faulty)
             refusal = code_of(lambda: Map.file(file.fileno(), reservation, PAGE, 0))
         assert refusal == -errno.ENODEV
         assert permissions(start, start + 4 * PAGE) == "----"

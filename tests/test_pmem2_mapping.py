@@ -253,11 +253,11 @@ def test_a_file_on_persistent_memory_has_cache_line_granularity(
 ) -> None:
     asked = []
 
-    def map_file(*args: object, sync: bool, **options: object) -> None:
+    def map_row(*args: object, sync: bool, **options: object) -> None:
         asked.append(sync)
 
     monkeypatch.setattr(native, "is_dax", lambda fd: True)
-    monkeypatch.setattr(native, "map_file", map_file)
+    monkeypatch.setattr(native, "map_row", map_row)
     made = Map.file(fd, reservation, 0, 0, granularity=Granularity.CACHE_LINE)
     assert made.granularity is Granularity.CACHE_LINE
     assert asked == [True]

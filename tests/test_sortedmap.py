@@ -123,7 +123,7 @@ def test_deleting_everything_gives_all_nodes_back(heap: Heap) -> None:
         made.discard(key)
     made.check()
     heap.sync()
-    assert made.statistics().nodes == 1
+    assert made.statistics().nodes == 0
     assert heap.stats().allocated == before
     made[b"again"] = b"1"
     assert dict(made) == {b"again": b"1"}
@@ -469,3 +469,41 @@ def exercise(heap: Heap, seed: int) -> None:
             call()
         except refusals:
             continue
+
+
+def test_a_map_that_is_made_in_a_transaction_is_found_there(heap: Heap) -> None:
+    """Roots of the heap are those that are committed: a second map under the same root was made."""
+    with heap.transaction():
+        SortedMap(heap, "map")[b"1"] = b"one"
+        again = SortedMap(heap, "map")
+        again[b"2"] = b"two"
+    assert dict(SortedMap(heap, "map")) == {b"1": b"one", b"2": b"two"}
+    with heap.transaction():
+        again.drop()
+        made = SortedMap(heap, "map")
+        made[b"3"] = b"three"
+    assert dict(SortedMap(heap, "map")) == {b"3": b"three"}
+    assert heap.check()
+
+
+def test_views_are_read_only(heap: Heap) -> None:
+    made = SortedMap(heap, "map")
+    made.update({b"short": b"1", b"long": bytes(5000)})
+    for key in (b"short", b"long"):
+        with made.view(key) as view:
+            assert view.readonly
+            with pytest.raises(TypeError):
+                view[0] = 1
+
+
+def test_an_empty_map_has_no_nodes(heap: Heap) -> None:
+    made = SortedMap(heap, "map")
+    for _ in range(2):
+        assert made.statistics().nodes == made.statistics().height == 0
+        assert list(made.items()) == made.scan() == list(reversed(made)) == []
+        assert made.get(b"key") is None
+        assert not made.discard(b"key")
+        made.check()
+        made[b"key"] = b"1"
+        assert made.statistics().nodes == made.statistics().height == 1
+        del made[b"key"]

@@ -46,7 +46,7 @@ __all__ = ["KVStore", "StoreStats"]
 T = TypeVar("T")
 
 _ENTRIES, _DEADLINES = "kvstore", "kvstore.deadlines"
-_FAST = ("get", "keys", "values", "items", "scan", "patch")
+_FAST = ("get", "view", "keys", "values", "items", "scan", "patch")
 _BATCH = 256
 _SQUEEZED_AT_ONCE = 128
 _SMALL_VALUE = 1024
@@ -169,13 +169,13 @@ class KVStore(MutableMapping[bytes, bytes]):
         self._end = weakref.finalize(self, _end_quietly, self._heap)
 
     def _open_maps(self, *, readonly: bool) -> tuple[SortedMap, SortedMap]:
-        if readonly:
-            return SortedMap(self._heap, _ENTRIES), SortedMap(self._heap, _DEADLINES)
-        with self.transaction():  # a new file gets both or none
-            return (
-                SortedMap(self._heap, _ENTRIES, durable=self._durable),
-                SortedMap(self._heap, _DEADLINES, durable=self._durable),
-            )
+        if not readonly and _DEADLINES not in self._heap.roots:
+            with self.transaction():  # a new file gets both or none
+                return self._map_of(_ENTRIES), self._map_of(_DEADLINES)
+        return self._map_of(_ENTRIES), self._map_of(_DEADLINES)
+
+    def _map_of(self, root: str) -> SortedMap:
+        return SortedMap(self._heap, root, durable=self._durable)
 
     def _bind_fast(self) -> None:
         """Let the map itself answer what needs no look at deadlines."""
@@ -275,7 +275,7 @@ class KVStore(MutableMapping[bytes, bytes]):
         """
         if self._expiring and self._deadlines.is_over(key):
             raise KeyError(key)
-        return self._map.view(key).toreadonly()
+        return self._map.view(key)
 
     def __contains__(self, key: object) -> bool:
         """Tell whether there is such a key."""

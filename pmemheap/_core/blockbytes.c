@@ -10,12 +10,19 @@
 struct block_bytes {
     PyObject_HEAD
     struct heap_object *heap;
-    uint64_t offset, length; /* inside of its arena */
+    uint64_t offset;        /* of the block, inside of its arena */
+    uint64_t start, length; /* what is shown of it */
+    int readonly;
 };
 
 static PyTypeObject *block_bytes_type;
 
 PyObject *ph_block_view(struct heap_object *heap, uint64_t offset, uint64_t length)
+{
+    return ph_block_part(heap, offset, 0, length, 0);
+}
+
+PyObject *ph_block_part(struct heap_object *heap, uint64_t offset, uint64_t start, uint64_t length, int readonly)
 {
     struct block_bytes *self;
     PyObject *view;
@@ -30,7 +37,9 @@ PyObject *ph_block_view(struct heap_object *heap, uint64_t offset, uint64_t leng
     }
     self->heap = (struct heap_object *)Py_NewRef((PyObject *)heap);
     self->offset = offset;
+    self->start = start;
     self->length = length;
+    self->readonly = readonly;
     PyObject_GC_Track((PyObject *)self);
     view = PyMemoryView_FromObject((PyObject *)self);
     Py_DECREF((PyObject *)self);
@@ -60,8 +69,8 @@ static int getbuffer(PyObject *object, Py_buffer *view, int flags)
 {
     struct block_bytes *self = (struct block_bytes *)object;
 
-    return PyBuffer_FillInfo(view, object, self->heap->heap.data + self->offset, (Py_ssize_t)self->length,
-                             self->heap->state == PH_S_READONLY, flags);
+    return PyBuffer_FillInfo(view, object, self->heap->heap.data + self->offset + self->start, (Py_ssize_t)self->length,
+                             self->readonly || self->heap->state == PH_S_READONLY, flags);
 }
 
 static PyObject *get_heap(PyObject *object, void *closure)

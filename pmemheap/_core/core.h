@@ -93,6 +93,8 @@ int64_t ph_unreserve(uint64_t address, uint64_t length);
  * On failure the range is reserved and empty as before: never a hole that somebody else could be given. */
 int64_t ph_map_anonymous(uint64_t address, uint64_t length, int32_t flags);
 int64_t ph_map_file(int32_t fd, uint64_t offset, uint64_t address, uint64_t length, int32_t flags);
+/* ph_map_row -- ph_map_file of `count` pieces, each an offset and a length, one behind the other; all or none. */
+int64_t ph_map_row(int32_t fd, uint64_t address, const uint64_t *pieces, uint64_t count, int32_t flags);
 /* ph_unmap -- make a range reserved and empty again, in one step. */
 int64_t ph_unmap(uint64_t address, uint64_t length);
 int64_t ph_protect(uint64_t address, uint64_t length, int32_t flags);

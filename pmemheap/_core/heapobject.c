@@ -52,6 +52,12 @@ static int is_open(struct heap_object *self)
     return self->state == PH_S_OPEN || (self->state == PH_S_QUIET && wake(self));
 }
 
+/* Whether bytes can be looked at. Who gets a view may store through it, so that a quiet heap wakes. */
+static int can_be_viewed(struct heap_object *self)
+{
+    return is_open(self) || self->state == PH_S_READONLY;
+}
+
 /* Whether so much was freed that Python should look whether something is to be merged or given back. */
 static int wants_upkeep(const struct heap_object *self)
 {
@@ -332,7 +338,7 @@ static PyObject *heap_view(PyObject *object, PyObject *const *args, Py_ssize_t c
 
     if (read_arguments("view", args, count, keywords, names, 1, 2, values) < 0)
         return NULL;
-    if (self->state <= PH_S_READONLY && read_number(values[0], &offset)
+    if (can_be_viewed(self) && read_number(values[0], &offset)
         && (values[1] == NULL || values[1] == Py_None || read_number(values[1], &length))) {
         int64_t usable = ph_usable_size(&self->heap, ph_inner(self, offset));
         if (values[1] == NULL || values[1] == Py_None)

@@ -37,6 +37,9 @@ static inline uint64_t ph_outer(const struct heap_object *self, uint64_t inner)
  * or with none where no live block begins there. */
 PyObject *ph_block_view(struct heap_object *self, uint64_t inner, uint64_t length);
 
+/* The same over a part of the block, which may be read-only. */
+PyObject *ph_block_part(struct heap_object *self, uint64_t inner, uint64_t start, uint64_t length, int readonly);
+
 int ph_is_heap(PyObject *object);
 
 extern PyMethodDef ph_upkeep_methods[];

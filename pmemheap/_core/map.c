@@ -185,8 +185,9 @@ int ph_map_descend(struct ph_map *map, const void *key, uint64_t nkey, struct ph
     struct ph_map_header header;
     int failed = ph_map_header_of(map, &header);
     uint64_t offset = header.root;
-    cursor->height = header.height;
-    for (uint32_t depth = 0; failed == 0; depth++) {
+    cursor->height = failed == 0 && offset == PH_MAP_NOWHERE ? 0 : header.height;
+    cursor->found = 0;
+    for (uint32_t depth = 0; failed == 0 && cursor->height != 0; depth++) {
         const uint8_t *node = ph_map_node(map, offset, header.height - 1 - depth);
         struct ph_map_step *step = &cursor->path[depth];
         if (node == NULL)
@@ -250,10 +251,12 @@ int ph_map_seek(struct ph_map *map, const void *key, uint64_t nkey, int last, st
         struct ph_map_header header;
         int failed = ph_map_header_of(map, &header);
         cursor->height = header.height;
-        return failed < 0 ? failed : plunge(map, cursor, 0, header.root, last);
+        if (failed < 0 || header.root == PH_MAP_NOWHERE)
+            return failed;
+        return plunge(map, cursor, 0, header.root, last);
     }
     int failed = ph_map_descend(map, key, nkey, cursor);
-    if (failed < 0)
+    if (failed < 0 || cursor->height == 0)
         return failed;
     struct ph_map_step *leaf = &cursor->path[cursor->height - 1];
     if (last)

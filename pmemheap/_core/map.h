@@ -1,6 +1,7 @@
 /* map.h -- an ordered map of bytes to bytes in a heap: a B+tree, read in place and changed by a transaction.
  *
- *   header   magic | root | count | height                      a block of 32 bytes, which a root names
+ *   header   magic | root | count | height                      a block of 32 bytes, which a root names; an empty map
+ *                                                               has no nodes, and all ones for a root
  *   node     4096 bytes, each a block of its own:
  *
  *     0      4       5   6      8      10     12      14  16      16 + 4 count       top                    4096
@@ -81,8 +82,8 @@ struct ph_map_step {
 };
 struct ph_map_cursor {
     struct ph_map_step path[PH_MAP_HEIGHT_MOST]; /* from the root on */
-    uint32_t height;
-    int found; /* the key was there */
+    uint32_t height; /* 0: the map is empty */
+    int found;       /* the key was there */
 };
 
 void ph_map_fini(struct ph_map *map);

@@ -399,8 +399,21 @@ static int overwrite(struct ph_map_build *b, uint64_t offset, const struct ph_ma
     return 1;
 }
 
+/* The first entry of an empty map. */
+static int plant(struct ph_map_build *b, const struct ph_map_item *entry)
+{
+    int64_t leaf = make_node(b, 0, entry, 1);
+    if (leaf < 0)
+        return (int)leaf;
+    b->header.root = (uint64_t)leaf;
+    b->header.height = b->header.count = 1;
+    return 0;
+}
+
 static int build_put(struct ph_map_build *b, const struct ph_map_cursor *cursor, const struct ph_map_item *entry)
 {
+    if (cursor->height == 0)
+        return plant(b, entry);
     const struct ph_map_step *leaf = &cursor->path[cursor->height - 1];
     struct change change = {.takes = cursor->found, .take_at = leaf->at, .adds = 1, .add_at = leaf->at, .entry = *entry};
     struct outcome outcome;
@@ -513,7 +526,13 @@ static int build_remove(struct ph_map_build *b, const struct ph_map_cursor *curs
             return count;
         struct change above = {0};
         int merged = 0;
-        if (depth > 0 && count == 0) {
+        if (depth == 0 && count == 0) {
+            b->frees[b->free_count++] = step->node;
+            b->header.root = PH_MAP_NOWHERE;
+            b->header.height = 1;
+            return 0;
+        }
+        if (count == 0) {
             b->frees[b->free_count++] = step->node;
             above = (struct change){.takes = 1, .take_at = step[-1].at};
             merged = 1;
@@ -578,19 +597,9 @@ int ph_map_patch(struct ph_map *map, struct ph_tx *tx, const void *key, uint64_t
 
 int64_t ph_map_make(struct ph_tx *tx, uint64_t arena)
 {
-    struct ph_map_header header = {.magic = PH_MAP_MAGIC, .height = 1};
-    uint8_t node[PH_MAP_NODE];
+    struct ph_map_header header = {.magic = PH_MAP_MAGIC, .root = PH_MAP_NOWHERE, .height = 1};
     int64_t at = ph_tx_malloc(tx, arena, sizeof header, PH_GRANULE);
-    int64_t root = at < 0 ? at : ph_tx_malloc(tx, arena, PH_MAP_NODE, PH_GRANULE);
-    if (root < 0) {
-        if (at >= 0)
-            ph_tx_free(tx, (uint64_t)at);
-        return root;
-    }
-    header.root = (uint64_t)root;
-    ph_node_fill(node, 0, NULL, 0);
-    if (ph_tx_write(tx, (uint64_t)root, node, sizeof node) < 0
-        || ph_tx_write(tx, (uint64_t)at, &header, sizeof header) < 0)
+    if (at >= 0 && ph_tx_write(tx, (uint64_t)at, &header, sizeof header) < 0)
         return PH_M_TORN;
     return at;
 }

@@ -216,10 +216,10 @@ static Py_ssize_t length(PyObject *object)
 
 PyDoc_STRVAR(view_doc,
 "view(key, /)\n--\n\n"
-"Return a memoryview of the value of a key, in place.\n\n"
+"Return a read-only memoryview of the value of a key, in place.\n\n"
 "It stays valid, with these bytes, until it is released: the space of a value that is removed or replaced meanwhile\n"
-"is kept. `patch` shows through it. Read it only: what is stored to it is in no transaction. In a transaction that has\n"
-"changed the value it is a view of a copy: the bytes have no place yet.\n\n"
+"is kept. `patch` shows through it. In a transaction that has changed the value it is a view of a copy: the bytes have\n"
+"no place yet.\n\n"
 "Raises\n------\nKeyError\n    There is no such key.");
 
 /* Whether the bytes of a value, as a transaction leaves them, stand where they belong already. */
@@ -233,20 +233,8 @@ static int is_home(const struct map_object *self, const struct ph_map_value *val
 static PyObject *view_home(PyObject *object, const struct ph_map_value *value)
 {
     struct heap_object *space = space_of(map_of(object));
-    uint64_t block = ph_inner(space, value->block);
-    PyObject *whole, *part;
-
-    if (value->is_apart)
-        whole = ph_block_view(space, block, value->length);
-    else
-        whole = ph_block_view(space, block, PH_MAP_NODE);
-    if (whole == NULL)
-        return PyErr_Occurred() ? NULL : refuse(object, PH_M_CORRUPT);
-    if (value->is_apart)
-        return whole;
-    part = PySequence_GetSlice(whole, (Py_ssize_t)value->start, (Py_ssize_t)(value->start + value->length));
-    Py_DECREF(whole);
-    return part;
+    PyObject *made = ph_block_part(space, ph_inner(space, value->block), value->start, value->length, 1);
+    return made == NULL && !PyErr_Occurred() ? refuse(object, PH_M_CORRUPT) : made;
 }
 
 static PyObject *view(PyObject *object, PyObject *key)

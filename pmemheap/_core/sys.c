@@ -249,21 +249,54 @@ int64_t ph_map_anonymous(uint64_t address, uint64_t length, int32_t flags)
     return map_over(&b, address, length);
 }
 
-int64_t ph_map_file(int32_t fd, uint64_t offset, uint64_t address, uint64_t length, int32_t flags)
+static struct backing file_backing(int fd, uint64_t offset, int32_t flags)
 {
     struct backing b = {fd, offset, protection(flags), 0};
-    int64_t result;
 
-    if (offset > INT64_MAX)
-        return -EOVERFLOW;
     if (flags & PH_MAP_SYNC)
         b.flags |= MAP_SHARED_VALIDATE | MAP_SYNC;
     else
         b.flags |= flags & PH_MAP_SHARED ? MAP_SHARED : MAP_PRIVATE;
+    return b;
+}
+
+static void tape_file(int fd, uint64_t offset, uint64_t address, uint64_t length, int32_t flags)
+{
+    if (ph_tape_on() && (flags & (PH_MAP_SHARED | PH_MAP_SYNC)) && ph_tape_watches(fd))
+        ph_tape_map(address, length, offset);
+}
+
+int64_t ph_map_file(int32_t fd, uint64_t offset, uint64_t address, uint64_t length, int32_t flags)
+{
+    struct backing b = file_backing(fd, offset, flags);
+    int64_t result;
+
+    if (offset > INT64_MAX)
+        return -EOVERFLOW;
     unmapped(address, length);
     result = map_and_move(&b, address, length);
-    if (result == 0 && ph_tape_on() && (flags & (PH_MAP_SHARED | PH_MAP_SYNC)) && ph_tape_watches(fd))
-        ph_tape_map(address, length, offset);
+    if (result == 0)
+        tape_file(fd, offset, address, length, flags);
+    return result;
+}
+
+/* What the file system did not refuse of the first piece it does not refuse of the others: they need no second call. */
+int64_t ph_map_row(int32_t fd, uint64_t address, const uint64_t *pieces, uint64_t count, int32_t flags)
+{
+    uint64_t at = address;
+    int64_t result = count == 0 ? 0 : ph_map_file(fd, pieces[0], address, pieces[1], flags);
+
+    for (uint64_t i = 1; result == 0 && i < count; i++) {
+        uint64_t offset = pieces[2 * i], length = pieces[2 * i + 1];
+        struct backing b = file_backing(fd, offset, flags);
+        at += pieces[2 * i - 1];
+        unmapped(at, length);
+        result = offset > INT64_MAX ? -EOVERFLOW : map_over(&b, at, length);
+        if (result == 0)
+            tape_file(fd, offset, at, length, flags);
+        else
+            ph_unmap(address, at - address);
+    }
     return result;
 }
 

@@ -44,6 +44,7 @@ _PLACE = struct.Struct("<QQ")
 _CHILD = struct.Struct("<Q")
 _APART = 0xFFFF
 _NOWHERE = -1
+_NO_ROOT = (1 << 64) - 1
 _BATCH_FIRST, _BATCH_MOST = 32, 512
 _CLEARED_AT_ONCE = 256
 _KEYS, _VALUES, _ITEMS = range(3)
@@ -59,7 +60,7 @@ class MapStatistics:
     Attributes
     ----------
     entries, height : int
-        Keys; nodes from the root to a leaf.
+        Keys; nodes from the root to a leaf, 0 in an empty map.
     nodes, leaves : int
         Of 4096 bytes each.
     key_bytes, value_bytes : int
@@ -84,7 +85,7 @@ class MapStatistics:
     def fill(self) -> float:
         """The part of the bytes of the leaves that is keys and values."""
         inside = self.key_bytes + self.value_bytes - self.apart_bytes
-        return inside / (self.leaves * _NODE_BYTES)
+        return inside / (self.leaves * _NODE_BYTES) if self.leaves else 0.0
 
 
 class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
@@ -134,13 +135,14 @@ class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
         self._heap = heap
         self._name = name
         self._durable = durable
-        header = heap.roots.get(name)
-        if header is None and heap.readonly:
+        place = _visible_root(heap, name)
+        if place is None and heap.readonly:
             raise UsageError(f"map: a root {name!r} of {heap!r} expected, found none")
-        if header is None:
+        if place is None:
             self._attach(heap, 0, False)
-            header = self._create()
-        self._attach(heap, header, not durable or heap.durability != "process")
+            place = self._create()
+        self._place = place
+        self._attach(heap, place, not durable or heap.durability != "process")
         self._header()
 
     def _create(self) -> int:
@@ -270,11 +272,8 @@ class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
         """Remove everything, and the map and its root as well. It is not to be used any more."""
         self.clear()
         with self._heap.transaction(durable=self._durable) as tx:
-            root, _, _ = self._header()
-            header = self._heap.roots[self._name]
-            tx.write(header, bytes(8))
-            tx.free(root)
-            tx.free(header)
+            tx.write(self._place, bytes(8))
+            tx.free(self._place)
             del tx.roots[self._name]
 
     # ------------------------------------------------------------ scanning
@@ -334,7 +333,7 @@ class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
     def _help(self, code: int, tx: Any) -> None:
         """Do what lets a change succeed that C has refused, or raise."""
         if code == _BUSY:
-            tx.write(self._heap.roots[self._name], b"")  # waits until it may
+            tx.write(self._place, b"")  # waits until it may
         elif code == _TORN:
             tx.abort()
             raise MemoryError(f"map {self._name!r}: no memory in a change; it was aborted")
@@ -373,6 +372,12 @@ class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
         return _Census(self).statistics()
 
 
+def _visible_root(heap: Heap, name: str) -> int | None:
+    """Return a root as an open transaction of this thread will leave it."""
+    transaction: Any = heap._log._current()
+    return (heap.roots if transaction is None else transaction.roots).get(name)
+
+
 class _Census:
     """A walk over all nodes of a map."""
 
@@ -383,7 +388,10 @@ class _Census:
         self.nodes = self.leaves = self.entries = self.apart = 0
         self.key_bytes = self.value_bytes = self.apart_bytes = self.waste = 0
         self._seen: set[int] = set()
-        self._walk(self.root, self.height - 1, None, None)
+        if self.root == _NO_ROOT:
+            self.height = 0
+        else:
+            self._walk(self.root, self.height - 1, None, None)
 
     def _walk(self, offset: int, level: int, low: bytes | None, high: bytes | None) -> None:
         node = self._map._node(offset, level)
@@ -477,9 +485,7 @@ class _Census:
 
     def require_sound(self) -> None:
         if self.entries != self.count:
-            raise self._wrong(
-                self._heap.roots[self._map.name], f"{self.count} entries", f"{self.entries}"
-            )
+            raise self._wrong(self._map._place, f"{self.count} entries", f"{self.entries}")
 
     def statistics(self) -> MapStatistics:
         return MapStatistics(

@@ -148,7 +148,7 @@ class Map:
         content = source.extent(source_offset, length)
         with reservation.lock:
             address = reservation.vacancy(offset, align_up(content, PAGE), source.alignment)
-            granularity = source.place(address, source_offset, content, options)
+            granularity = source.place(address, [(source_offset, content)], options)
             window = None
             try:
                 window = Window(address, content, options.readonly, reservation.lifeline)

@@ -345,19 +345,25 @@ class VMReservation:
             )
         return address
 
-    def enter(self, map: Map) -> None:  # noqa: A002 -- the word of the contract
-        """List a map that has been placed; the caller holds the lock since `vacancy`."""
-        self._maps[map.key] = map
+    def enter(self, *maps: Map) -> None:
+        """List maps that have been placed; the caller holds the lock since `vacancy`."""
+        self._maps.update({each.key: each for each in maps})
 
     def leave(self, map: Map) -> None:  # noqa: A002 -- the word of the contract
         """Strike a map off the list; the caller holds the lock and has emptied its pages."""
         try:
             del self._maps[map.key]
-        except (
-            KeyError
-        ):  # an interrupt has torn that out once: its order and its dictionary disagree
-            listed = dict.items(self._maps)  # of the dictionary: a copy would go by the order
-            self._maps = SortedDict({key: each for key, each in listed if each is not map})
+        except KeyError:
+            self.leave_range(map.key, map.key + 1)
+
+    def leave_range(self, start: int, stop: int) -> None:
+        """Strike off what begins in a range of addresses, whatever an interrupt has torn out.
+
+        Order and dictionary of the list may disagree then, and only the dictionary is believed.
+        """
+        listed: dict[int, Map] = {}
+        dict.__ior__(listed, dict.items(self._maps))  # type: ignore[arg-type] # it is a dict
+        self._maps = SortedDict({k: each for k, each in listed.items() if not start <= k < stop})
 
     # ------------------------------------------------------------ its end
 

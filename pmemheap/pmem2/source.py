@@ -14,10 +14,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 
 from pmemheap import native
@@ -27,6 +28,8 @@ from pmemheap.pmem2.numbers import require_aligned
 from pmemheap.units import PAGE, align_up
 
 __all__ = ["AnonymousSource", "FileSource", "Granularity", "Options", "Source"]
+
+Pieces = Sequence[tuple[int, int]]
 
 _LARGEST_FILE_OFFSET = (1 << 63) - 1
 _LARGEST_FD = (1 << 31) - 1
@@ -87,8 +90,13 @@ class Source:
             )
         return length or self.size - offset
 
-    def place(self, address: int, offset: int, content: int, options: Options) -> Granularity:
-        """Map `content` bytes from `offset` over the reserved pages at `address`.
+    def place(self, address: int, pieces: Pieces, options: Options) -> Granularity:
+        """Map pieces, one behind the other, over the reserved pages at `address`; all or none.
+
+        Parameters
+        ----------
+        pieces : sequence of (int, int)
+            Offset and length of each, as `extent` allows; the last one may end inside a page.
 
         Returns
         -------
@@ -100,9 +108,9 @@ class Source:
         Pmem2Error
             The range is reserved and empty as before.
         """
-        length = align_up(content, PAGE)
+        length = align_up(sum(length for _, length in pieces), PAGE)
         with self._refusals(address, length):
-            got = self._map(address, offset, length, options)
+            got = self._map(address, pieces, options)
         if options.granularity is not None and got > options.granularity:
             with self._refusals(address, length):
                 native.unmap(address, length)
@@ -112,7 +120,7 @@ class Source:
             )
         return got
 
-    def _map(self, address: int, offset: int, length: int, options: Options) -> Granularity:
+    def _map(self, address: int, pieces: Pieces, options: Options) -> Granularity:
         raise NotImplementedError
 
     @contextmanager
@@ -139,7 +147,8 @@ class AnonymousSource(Source):
     def __init__(self, size: int) -> None:
         super().__init__("anonymous memory", size)
 
-    def _map(self, address: int, offset: int, length: int, options: Options) -> Granularity:
+    def _map(self, address: int, pieces: Pieces, options: Options) -> Granularity:
+        length = sum(length for _, length in pieces)
         native.map_anonymous(address, length, shared=options.shared, readonly=options.readonly)
         return Granularity.BYTE
 
@@ -195,27 +204,21 @@ class FileSource(Source):
                 f"{self.name}: an offset from 0 to 2^63 - 1 expected, {offset:#x} found",
             )
 
-    def _map(self, address: int, offset: int, length: int, options: Options) -> Granularity:
-        def map_file(*, sync: bool) -> None:
-            native.map_file(
-                self._fd,
-                offset,
-                address,
-                length,
-                shared=options.shared,
-                readonly=options.readonly,
-                sync=sync,
-            )
-
+    def _map(self, address: int, pieces: Pieces, options: Options) -> Granularity:
+        whole_pages = [(offset, align_up(length, PAGE)) for offset, length in pieces]
+        map_row = partial(
+            native.map_row, self._fd, address, whole_pages,
+            shared=options.shared, readonly=options.readonly,
+        )  # fmt: skip
         if options.shared and (self._device or native.is_dax(self._fd)):
             try:
-                map_file(sync=True)
+                map_row(sync=True)
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
             else:
                 return Granularity.CACHE_LINE
-        map_file(sync=False)
+        map_row(sync=False)
         return Granularity.PAGE if options.shared else Granularity.BYTE
 
 
