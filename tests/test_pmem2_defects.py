@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from address_space import Stranger, free_range, mapped_bytes, permissions
@@ -144,7 +145,7 @@ def test_d13_a_map_that_fails_leaves_no_hole(call: Call, tmp_path: Path) -> None
         placing = native.map_row
         nth = {Call.MMAP: 1, Call.MREMAP: 2}[call]
 
-        def faulty(*args: int, **options: bool) -> None:
+        def faulty(*args: Any, **options: Any) -> None:
             with native.faults(nth, errno.ENODEV) as fault:
                 placing(*args, **options)
             raise AssertionError(fault)

@@ -500,10 +500,64 @@ def test_an_empty_map_has_no_nodes(heap: Heap) -> None:
     made = SortedMap(heap, "map")
     for _ in range(2):
         assert made.statistics().nodes == made.statistics().height == 0
-        assert list(made.items()) == made.scan() == list(reversed(made)) == []
+        assert not list(made.items())
+        assert not list(reversed(made))
+        assert not made.scan()
         assert made.get(b"key") is None
         assert not made.discard(b"key")
         made.check()
         made[b"key"] = b"1"
         assert made.statistics().nodes == made.statistics().height == 1
         del made[b"key"]
+
+
+def thinned(heap: Heap) -> tuple[SortedMap, dict[bytes, bytes]]:
+    """A map whose leaves are less than half full, with values of all lengths."""
+    made, draw = SortedMap(heap, "map"), random.Random(5)
+    entries = {b"%06d" % draw.randrange(10**6): bytes(draw.choice((0, 9, 150, 900, 4000)))
+               for _ in range(4000)}  # fmt: skip
+    made.update(entries)
+    for key in draw.sample(sorted(entries), 2500):
+        del made[key], entries[key]
+    return made, entries
+
+
+def test_compact_fills_the_leaves(heap: Heap) -> None:
+    made, entries = thinned(heap)
+    before = made.statistics()
+    with made.view(min(entries)) as view:
+        bytes_before = bytes(view)
+        made.compact()
+        assert bytes(view) == bytes_before
+    made.check()
+    after = made.statistics()
+    assert dict(made) == entries
+    assert before.fill < 0.65
+    assert after.fill > 0.75
+    assert after.leaves < before.leaves
+    assert after.waste_bytes < before.waste_bytes / 4
+    made.compact()
+    assert made.statistics().leaves == after.leaves
+
+
+def test_compact_can_be_taken_back(heap: Heap) -> None:
+    made, entries = thinned(heap)
+    before = made.statistics()
+    transaction = heap.transaction()
+    made[b"new"] = b"1"
+    made.compact()
+    made.check()
+    assert dict(made) == {**entries, b"new": b"1"}
+    transaction.abort()
+    made.check()
+    assert dict(made) == entries
+    assert made.statistics() == before
+
+
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_compact_of_a_small_map_changes_nothing(heap: Heap, count: int) -> None:
+    made = SortedMap(heap, "map")
+    made.update({b"%d" % number: b"x" * 20 for number in range(count)})
+    before = made.statistics()
+    made.compact()
+    assert made.statistics() == before

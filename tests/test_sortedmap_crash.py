@@ -18,6 +18,7 @@ CHANGES: list[Change] = [
     [(b"05", b"!" * 700), (b"07", None), (b"long", b"l" * 3000)],  # in place, gone, apart
     [(b"long", b"m" * 3000), (b"05", b"short")],
     [(b"%02d" % number, None) for number in range(0, 12, 2)],  # merged
+    [(b"compact", None)],  # which is no key
     [(b"%02d" % number, None) for number in (1, 3, 5, 9, 11)],
     [(b"long", None)],
 ]
@@ -27,7 +28,9 @@ CHANGES: list[Change] = [
 def play(made: SortedMap, change: Change) -> None:
     with made.heap.transaction():
         for key, value in change:
-            if value is None:
+            if key == b"compact":
+                made.compact()
+            elif value is None:
                 made.discard(key)
             else:
                 made[key] = value

@@ -77,6 +77,14 @@ class MapMachine(RuleBasedStateMachine):
         self.views.append((self.map.view(key), self.model[key]))
 
     @rule()
+    def compact(self) -> None:
+        before = self.map.statistics()
+        self.map.compact()
+        after = self.map.statistics()
+        assert (after.entries, after.apart_bytes) == (before.entries, before.apart_bytes)
+        assert after.leaves <= before.leaves
+
+    @rule()
     def let_views_go(self) -> None:
         self.views = []
 

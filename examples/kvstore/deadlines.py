@@ -96,6 +96,10 @@ class Deadlines:
             if self._unpacked(key, stored) <= now:
                 yield key
 
+    def compact(self) -> None:
+        """Move what there is together, as `pmemheap.containers.SortedMap.compact`."""
+        self._table.compact()
+
     def check(self) -> None:
         """Verify the map of deadlines; CorruptHeapError if it contradicts itself."""
         self._table.check()

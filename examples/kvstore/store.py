@@ -48,9 +48,6 @@ T = TypeVar("T")
 _ENTRIES, _DEADLINES = "kvstore", "kvstore.deadlines"
 _FAST = ("get", "view", "keys", "values", "items", "scan", "patch")
 _BATCH = 256
-_SQUEEZED_AT_ONCE = 128
-_SMALL_VALUE = 1024
-_LEAF_BYTES = 4096
 _ABSENT: Any = object()
 
 
@@ -528,39 +525,16 @@ class KVStore(MutableMapping[bytes, bytes]):
     def compact(self) -> int:
         """Give back what the store does not need; return the bytes that went to the system.
 
-        Expired keys are removed. If a quarter of the leaves is waste their entries are written
-        anew, next to each other, in transactions of 128 keys. Then `pmemheap.Heap.trim` gives free
-        segments and pages back. Values longer than 1 KiB stay where they are, and so does whatever
-        is viewed: what is given back is less than what `stats` calls free, and a file that is as
-        short as can be is made by dumping and loading, not by this.
+        Expired keys are removed, entries are moved together where that saves leaves, and
+        `pmemheap.Heap.trim` gives free segments and pages back. Values longer than 1 KiB stay where
+        they are, and so does whatever is viewed: a file that is as short as can be is made by
+        dumping and loading, not by this.
         """
         self.purge()
-        found = self._map.statistics()
-        if 4 * found.waste_bytes > found.leaves * _LEAF_BYTES:
-            self._squeeze()
+        self._map.compact()
+        self._deadlines.compact()
         self._heap.sync()  # until then freed blocks are kept
         return self._heap.trim()
-
-    def _squeeze(self) -> None:
-        """Remove small entries and put them back, so that leaves are filled one after the other."""
-        start: bytes | None = None
-        while keys := list(islice(self._map.keys(start), _SQUEEZED_AT_ONCE)):
-            with self._exclusive():
-                values = [self._small(key) for key in keys]
-                small = [(key, v) for key, v in zip(keys, values, strict=True) if v is not None]
-                for key, _ in small:
-                    self._map.discard(key)
-                for key, value in small:
-                    self._map[key] = value
-            start = keys[-1] + b"\0"
-
-    def _small(self, key: bytes) -> bytes | None:
-        """Return the value of a key if it lies in a leaf; None if not, or if it is gone."""
-        try:
-            with self._map.view(key) as view:
-                return self._map.get(key) if view.nbytes <= _SMALL_VALUE else None
-        except KeyError:
-            return None
 
     def stats(self) -> StoreStats:
         """Count what the store consists of. O(keys)."""

@@ -134,8 +134,9 @@ struct ph_mark {
     uint64_t serial;      /* of the handles of this life of the block; 0 = none */
     uint32_t views;
     uint32_t handles;
-    uint32_t deferred;    /* what happens when the last view goes: enum below */
-    uint32_t pins;        /* of open transactions [R26] */
+    uint32_t deferred : 2; /* what happens when the last view goes: enum below */
+    uint32_t changes : 30; /* pins of the one transaction that may change committed bytes */
+    uint32_t pins;        /* of all open transactions [R26] */
 };
 _Static_assert(sizeof(struct ph_mark) == 32, "two marks a cache line");
 

@@ -50,6 +50,8 @@ int ph_is_retired(struct ph_heap *h, uint64_t offset);
 /* Pins of open transactions [R26]. */
 int ph_pin(struct ph_heap *h, uint64_t offset);
 void ph_unpin(struct ph_heap *h, uint64_t offset);
+int ph_pin_change(struct ph_heap *h, uint64_t offset);
+void ph_unpin_change(struct ph_heap *h, uint64_t offset);
 
 /* What a power heap keeps for its log. Reserving guarantees room, or says PH_H_NOMEM with nothing changed. */
 void ph_set_logged(struct ph_heap *h, uint32_t logged);

@@ -170,6 +170,21 @@ int ph_pin(struct ph_heap *h, uint64_t offset)
     return 0;
 }
 
+/* ph_pin_change -- the same, and it is about to change bytes of it: only one transaction at a time may. */
+int ph_pin_change(struct ph_heap *h, uint64_t offset)
+{
+    int failure = ph_pin(h, offset);
+    if (failure == 0)
+        find(&h->marks, offset)->changes++;
+    return failure;
+}
+
+void ph_unpin_change(struct ph_heap *h, uint64_t offset)
+{
+    find(&h->marks, offset)->changes--;
+    ph_unpin(h, offset);
+}
+
 void ph_unpin(struct ph_heap *h, uint64_t offset)
 {
     struct ph_mark *mark = find(&h->marks, offset);

@@ -10,6 +10,7 @@ struct log_object {
     struct ph_log log;
     PyThread_type_lock syncing; /* held by the thread that syncs; others wait for it without the GIL */
     PyThread_type_lock writer;  /* held by the transaction that changes committed bytes */
+    int has_writer;             /* the same, as far as who has the GIL can tell */
     struct tx_object *open;     /* the open transactions */
 };
 

@@ -7,10 +7,23 @@
 
 /* ---------------------------------------------------------------- what a transaction has changed */
 
+uint8_t *ph_map_take_memory(struct ph_map *map)
+{
+    return map->spares != 0 ? map->spare[--map->spares] : malloc(PH_MAP_NODE);
+}
+
+void ph_map_give_memory(struct ph_map *map, uint8_t *bytes)
+{
+    if (bytes != NULL && map->spares < sizeof map->spare / sizeof *map->spare)
+        map->spare[map->spares++] = bytes;
+    else
+        free(bytes);
+}
+
 static void forget(struct ph_map *map)
 {
     for (uint64_t i = 0; map->used != 0 && i < map->capacity; i++) {
-        free(map->images[i].bytes);
+        ph_map_give_memory(map, map->images[i].bytes);
         map->images[i] = (struct ph_map_image){0};
     }
     map->used = 0;
@@ -20,6 +33,8 @@ static void forget(struct ph_map *map)
 void ph_map_fini(struct ph_map *map)
 {
     forget(map);
+    while (map->spares != 0)
+        free(map->spare[--map->spares]);
     free(map->images);
     free(map->build);
     map->build = NULL;
@@ -78,6 +93,7 @@ int ph_map_look(struct ph_map *map, const struct ph_tx *tx)
     map->tx_number = tx->number;
     map->rollbacks = tx->rollbacks;
     map->is_partial = tx->writes.count != 0;
+    map->count_write = UINT64_MAX;
     return 0;
 }
 
@@ -129,16 +145,16 @@ void ph_map_image_keep(struct ph_map *map, uint64_t offset, uint8_t *bytes)
 {
     struct ph_map_image *image = &map->images[slot_of(map, offset)];
     map->used += image->offset == 0;
-    free(image->bytes);
+    ph_map_give_memory(map, image->bytes);
     *image = (struct ph_map_image){.offset = offset + 1, .bytes = bytes};
 }
 
 /* An image of what lies at home, with what the transaction has collected for it. */
 static const uint8_t *rebuild(struct ph_map *map, uint64_t offset, const uint8_t *home)
 {
-    uint8_t *bytes = malloc(PH_MAP_NODE);
+    uint8_t *bytes = ph_map_take_memory(map);
     if (bytes == NULL || ph_map_image_room(map, 1) < 0) {
-        free(bytes);
+        ph_map_give_memory(map, bytes);
         return NULL;
     }
     memcpy(bytes, home, PH_MAP_NODE);
@@ -180,6 +196,14 @@ static int lead(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *a
     return 0;
 }
 
+/* Let the processor fetch what will be looked at first of a node, all at once. */
+static void look_ahead(const struct ph_map *map, uint64_t offset)
+{
+    const uint8_t *node = map->heap->data + ph_local(offset);
+    for (uint32_t i = 0; i < PH_MAP_LINES_AHEAD; i++)
+        __builtin_prefetch(node + (size_t)PH_MAP_LINE * i);
+}
+
 int ph_map_descend(struct ph_map *map, const void *key, uint64_t nkey, struct ph_map_cursor *cursor)
 {
     struct ph_map_header header;
@@ -198,6 +222,8 @@ int ph_map_descend(struct ph_map *map, const void *key, uint64_t nkey, struct ph
         failed = lead(node, key, nkey, &step->at);
         if (failed == 0)
             failed = child_of(node, step->at, &offset);
+        if (failed == 0)
+            look_ahead(map, offset);
     }
     return failed;
 }

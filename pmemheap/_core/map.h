@@ -30,6 +30,9 @@ enum {
     PH_MAP_KEY_MOST = 1024,  /* bytes of a key */
     PH_MAP_ENTRY_MOST = 1024, /* bytes of key and value in one entry */
     PH_MAP_HEIGHT_MOST = 24,
+    PH_MAP_SPARES = 128, /* what a transaction of a hundred puts needs */
+    PH_MAP_LINE = 64,
+    PH_MAP_LINES_AHEAD = 3, /* of a node: header and slots of one that is not full of short entries */
 };
 
 #define PH_MAP_NOWHERE UINT64_MAX
@@ -65,6 +68,9 @@ struct ph_map {
     uint64_t used, capacity;
     int is_alone;           /* the transaction has no second call: nothing is kept for it */
     struct ph_map_build *build; /* scratch of changes, made with the first */
+    uint64_t count_write;       /* where the transaction has collected the number of entries; ~0: nowhere alone */
+    uint8_t *spare[PH_MAP_SPARES]; /* memory of images that are not needed any more */
+    uint32_t spares;
     uint64_t bad; /* the node at which a contradiction was found */
 };
 
@@ -107,6 +113,16 @@ int ph_map_put(struct ph_map *map, struct ph_tx *tx, const void *key, uint64_t n
 int ph_map_remove(struct ph_map *map, struct ph_tx *tx, const void *key, uint64_t nkey);
 int ph_map_patch(struct ph_map *map, struct ph_tx *tx, const void *key, uint64_t nkey, uint64_t start, const void *bytes,
                  uint64_t nbytes);
+
+/* A copy of a key. */
+struct ph_map_key {
+    uint64_t length;
+    uint8_t bytes[PH_MAP_KEY_MOST];
+};
+
+/* ph_map_pack -- move the entries of a few leaves from `key` on together, if that saves a leaf. 1, and the key to go on
+ * from; 0: it was the end. */
+int ph_map_pack(struct ph_map *map, struct ph_tx *tx, const void *key, uint64_t nkey, struct ph_map_key *next);
 
 /* ph_map_seek -- the first entry whose key is not less than `key`; NULL: the first of all. `last`: the last entry whose
  * key is less than `key`; NULL: the last of all. 1, 0 or a failure. */

@@ -1,5 +1,6 @@
 /* map_change.c -- changing a map. Each change is first built in memory, with all the blocks it needs, which can fail and
  * changes nothing; then it is handed to the transaction as the bytes that differ. */
+#include <stddef.h>
 #include <stdlib.h>
 
 #include "map_internal.h"
@@ -10,6 +11,8 @@ enum {
     PH_NODE_SLACK = PH_MAP_NODE / 8, /* a node that would have less room after it was made anew is split */
     PH_NODE_LOW = PH_MAP_NODE / 4,   /* one with less in it is merged with a neighbour, up to: */
     PH_NODE_MERGED = PH_MAP_NODE * 3 / 4,
+    PH_NODE_PACKED = PH_MAP_NODE * 15 / 16, /* what a leaf has when leaves are packed: the next keys find some room */
+    PH_PACKED_MOST = 8,                     /* leaves at a time */
 };
 
 /* A node with new bytes: all of a new one, up to three ranges of one in place. */
@@ -80,14 +83,14 @@ static int give_up(struct ph_map_build *b, int failure)
     for (uint32_t i = 0; i < b->made_count; i++)
         ph_tx_free(b->tx, b->made[i]);
     for (uint32_t i = 0; i < b->edit_count; i++)
-        free(b->edits[i].bytes);
+        ph_map_give_memory(b->map, b->edits[i].bytes);
     b->edit_count = b->made_count = 0;
     return failure;
 }
 
 static struct edit *edit_of(struct ph_map_build *b, uint64_t offset)
 {
-    uint8_t *bytes = malloc(PH_MAP_NODE);
+    uint8_t *bytes = ph_map_take_memory(b->map);
     struct edit *edit = &b->edits[b->edit_count];
     if (bytes == NULL)
         return NULL;
@@ -169,6 +172,14 @@ static int replace_child(struct edit *edit, const struct change *change)
     return 0;
 }
 
+/* What a change in place begins with. Nobody looks at the image of a leaf when the transaction has no second call:
+ * header and slots will do then. */
+static void copy_node(const struct ph_map_build *b, uint8_t *bytes, const uint8_t *node)
+{
+    struct ph_node header = ph_node_header(node);
+    memcpy(bytes, node, b->map->is_alone && header.level == 0 ? ph_node_slot(header.count) : PH_MAP_NODE);
+}
+
 /* A change of a node where it is. Pre: there is room. */
 static int amend_in_place(struct ph_map_build *b, uint64_t offset, const uint8_t *node, const struct change *change)
 {
@@ -176,13 +187,13 @@ static int amend_in_place(struct ph_map_build *b, uint64_t offset, const uint8_t
     if (edit == NULL)
         return PH_L_NOMEM;
     uint8_t *bytes = edit->bytes;
-    memcpy(bytes, node, PH_MAP_NODE);
+    copy_node(b, bytes, node);
     if (change->has_child && replace_child(edit, change) < 0)
         return PH_M_CORRUPT;
     if (change->takes)
-        ph_node_take(bytes, change->take_at);
+        ph_node_take(bytes, node, change->take_at);
     if (change->adds) {
-        uint32_t at = ph_node_add(bytes, change->add_at, &change->entry);
+        uint32_t at = ph_node_add(bytes, node, change->add_at, &change->entry);
         note_range(edit, 2, at, ph_entry_bytes(&change->entry));
     }
     if (change->takes || change->adds)
@@ -224,7 +235,7 @@ static int truncate_node(struct ph_map_build *b, uint64_t offset, const uint8_t 
     if (change->has_child && change->child_at < at && replace_child(edit, change) < 0)
         return PH_M_CORRUPT;
     while (ph_node_count(edit->bytes) > at)
-        ph_node_take(edit->bytes, ph_node_count(edit->bytes) - 1);
+        ph_node_take(edit->bytes, node, ph_node_count(edit->bytes) - 1);
     note_range(edit, 0, 0, PH_NODE_FIRST);
     return 0;
 }
@@ -286,6 +297,22 @@ static int store(struct ph_tx *tx, const struct edit *edit)
     return failed;
 }
 
+/* The number of entries changes most often: what was collected for it is changed, as far as that is no other savepoint's. */
+static int store_header(struct ph_map_build *b, const struct ph_map_header *before)
+{
+    struct ph_map *map = b->map;
+    const uint64_t at = offsetof(struct ph_map_header, count), rest = offsetof(struct ph_map_header, root);
+    if (before->root != b->header.root || before->height != b->header.height) {
+        map->count_write = UINT64_MAX;
+        return ph_tx_write(b->tx, map->header + rest, (const uint8_t *)&b->header + rest, sizeof b->header - rest);
+    }
+    if (before->count == b->header.count
+        || ph_tx_rewrite(b->tx, map->count_write, map->header + at, &b->header.count, sizeof b->header.count))
+        return 0;
+    map->count_write = b->tx->writes.count;
+    return ph_tx_write(b->tx, map->header + at, &b->header.count, sizeof b->header.count);
+}
+
 /* Everything is there: from here on a failure tears the transaction. */
 static int hand_over(struct ph_map_build *b)
 {
@@ -298,14 +325,12 @@ static int hand_over(struct ph_map_build *b)
         failed = store(b->tx, &b->edits[i]);
     for (uint32_t i = 0; i < b->edit_count; i++)
         if (map->is_alone)
-            free(b->edits[i].bytes);
+            ph_map_give_memory(map, b->edits[i].bytes);
         else
             ph_map_image_keep(map, b->edits[i].offset, b->edits[i].bytes);
-    uint32_t from = before.root != b->header.root || before.height != b->header.height ? 8 : 16;
-    uint32_t length = from == 8 ? sizeof before - 8 : 8;
     map->changed = b->header;
-    if (failed == 0 && memcmp(&before, &b->header, sizeof before) != 0)
-        failed = ph_tx_write(b->tx, map->header + from, (const uint8_t *)&b->header + from, length);
+    if (failed == 0)
+        failed = store_header(b, &before);
     for (uint32_t i = 0; failed == 0 && i < b->free_count; i++)
         failed = ph_tx_free_deferred(b->tx, b->frees[i]);
     return failed < 0 ? PH_M_TORN : 0;
@@ -357,11 +382,11 @@ static int grow(struct ph_map_build *b, const struct outcome *outcome)
     return 0;
 }
 
-/* Tell the nodes above what became of one. */
-static int carry_up(struct ph_map_build *b, const struct ph_map_cursor *cursor, struct outcome *below)
+/* Tell the nodes above what became of the one at `depth`. */
+static int carry_up(struct ph_map_build *b, const struct ph_map_cursor *cursor, uint32_t depth, struct outcome *below)
 {
     struct outcome kept[2];
-    for (uint32_t depth = cursor->height - 1; depth-- > 0;) {
+    while (depth-- > 0) {
         const struct ph_map_step *step = &cursor->path[depth];
         struct outcome *now = &kept[depth & 1];
         struct change change = {.has_child = below->left != step[1].node, .child_at = step->at, .child = below->left,
@@ -393,7 +418,7 @@ static int overwrite(struct ph_map_build *b, uint64_t offset, const struct ph_ma
     struct edit *edit = node == NULL ? NULL : edit_of(b, offset);
     if (edit == NULL)
         return 0;
-    memcpy(edit->bytes, node, PH_MAP_NODE);
+    copy_node(b, edit->bytes, node);
     memcpy(edit->bytes + old->start, value, nvalue);
     note_range(edit, 0, (uint32_t)old->start, (uint32_t)nvalue);
     return 1;
@@ -419,7 +444,7 @@ static int build_put(struct ph_map_build *b, const struct ph_map_cursor *cursor,
     struct outcome outcome;
     int failed = amend(b, leaf->node, 0, &change, &outcome);
     b->header.count += !cursor->found;
-    return failed < 0 ? failed : carry_up(b, cursor, &outcome);
+    return failed < 0 ? failed : carry_up(b, cursor, cursor->height - 1, &outcome);
 }
 
 int ph_map_put(struct ph_map *map, struct ph_tx *tx, const void *key, uint64_t nkey, const void *value, uint64_t nvalue,
@@ -568,6 +593,163 @@ int ph_map_remove(struct ph_map *map, struct ph_tx *tx, const void *key, uint64_
     return failed < 0 ? failed : 1;
 }
 
+/* ---------------------------------------------------------------- pack */
+
+/* Neighbours below one node, and what is made of them. */
+struct pack {
+    uint32_t first, taken;             /* children of the node above */
+    uint32_t count, groups;            /* entries; leaves that they fill */
+    uint32_t start[PH_PACKED_MOST + 1]; /* the first entry of each of these, and behind the last */
+    uint64_t old[PH_PACKED_MOST], made[PH_PACKED_MOST];
+    struct outcome border[PH_PACKED_MOST]; /* whose separator says where a leaf begins */
+};
+
+static int child_at(const uint8_t *node, uint32_t at, uint64_t *child)
+{
+    struct ph_map_item entry;
+    if (ph_node_entry(node, at, &entry) < 0 || entry.nvalue != sizeof *child)
+        return PH_M_CORRUPT;
+    memcpy(child, entry.value, sizeof *child);
+    return 0;
+}
+
+/* Read the entries of some leaves from child `first` on. */
+static int gather(struct ph_map_build *b, const uint8_t *parent, struct pack *pack)
+{
+    while (pack->first + pack->taken < ph_node_count(parent) && pack->taken < PH_PACKED_MOST) {
+        uint64_t *child = &pack->old[pack->taken];
+        if (child_at(parent, pack->first + pack->taken, child) < 0)
+            return PH_M_CORRUPT;
+        const uint8_t *leaf = ph_map_node(b->map, *child, 0);
+        if (leaf == NULL)
+            return PH_M_CORRUPT;
+        if (pack->count + ph_node_count(leaf) > 2 * PH_NODE_ENTRIES_MOST)
+            return 0;
+        int more = read_entries(b, leaf, pack->count);
+        if (more < 0)
+            return more;
+        pack->count += (uint32_t)more;
+        pack->taken++;
+    }
+    return 0;
+}
+
+/* Divide the entries into leaves that are nearly full. */
+static void divide(const struct ph_map_build *b, struct pack *pack)
+{
+    uint32_t nbytes = PH_MAP_NODE;
+    for (uint32_t i = 0; i < pack->count; i++) {
+        uint32_t more = PH_NODE_SLOT + ph_entry_bytes(&b->entries[i]);
+        if (nbytes + more > PH_NODE_PACKED) {
+            if (pack->groups == PH_PACKED_MOST)
+                return;
+            pack->start[pack->groups++] = i;
+            nbytes = PH_NODE_FIRST;
+        }
+        nbytes += more;
+    }
+    pack->start[pack->groups] = pack->count;
+}
+
+static int make_leaves(struct ph_map_build *b, struct pack *pack)
+{
+    for (uint32_t i = 0; i < pack->groups; i++) {
+        const struct ph_map_item *entries = &b->entries[pack->start[i]];
+        if (i > 0)
+            set_separator(&pack->border[i], 0, entries - 1, entries);
+        int64_t leaf = make_node(b, 0, entries, pack->start[i + 1] - pack->start[i]);
+        if (leaf < 0)
+            return (int)leaf;
+        pack->made[i] = (uint64_t)leaf;
+    }
+    return 0;
+}
+
+/* The node above, with the new leaves in the place of the old ones. 0: it would be too long. */
+static int64_t remake_parent(struct ph_map_build *b, const uint8_t *parent, const struct pack *pack)
+{
+    int count = read_entries(b, parent, 0);
+    if (count < 0)
+        return count;
+    struct ph_map_item *at = &b->entries[pack->first];
+    uint32_t behind = (uint32_t)count - pack->first - pack->taken;
+    memmove(at + pack->groups, at + pack->taken, behind * sizeof *at);
+    at[0].value = (const uint8_t *)&pack->made[0];
+    for (uint32_t i = 1; i < pack->groups; i++)
+        at[i] = entry_of(pack->border[i].separator, pack->border[i].nseparator, &pack->made[i], sizeof pack->made[i]);
+    uint32_t all = pack->first + pack->groups + behind;
+    return bytes_of(b->entries, all) > PH_MAP_NODE ? 0 : make_node(b, 1, b->entries, all);
+}
+
+/* Copy the least key behind child `at` of the node at `depth`; 0: there is none. */
+static int key_behind(struct ph_map_build *b, const struct ph_map_cursor *cursor, uint32_t depth, uint32_t at,
+                      struct ph_map_key *next)
+{
+    for (;; at = cursor->path[depth].at) {
+        const uint8_t *node = ph_map_node(b->map, cursor->path[depth].node, cursor->height - 1 - depth);
+        struct ph_map_item entry;
+        if (node == NULL || at >= ph_node_count(node))
+            return PH_M_CORRUPT;
+        if (at + 1 < ph_node_count(node)) {
+            if (ph_node_entry(node, at + 1, &entry) < 0 || entry.nkey > PH_MAP_KEY_MOST)
+                return PH_M_CORRUPT;
+            next->length = entry.nkey;
+            memcpy(next->bytes, entry.key, entry.nkey);
+            return 1;
+        }
+        if (depth-- == 0)
+            return 0;
+    }
+}
+
+/* What was divided takes the place of what was gathered. */
+static int build_pack(struct ph_map_build *b, const struct ph_map_cursor *cursor, struct pack *pack)
+{
+    uint32_t depth = cursor->height - 2;
+    const struct ph_map_step *step = &cursor->path[depth];
+    int failed = make_leaves(b, pack);
+    if (failed < 0)
+        return failed;
+    int64_t parent = remake_parent(b, ph_map_node(b->map, step->node, 1), pack);
+    if (parent <= 0)
+        return (int)parent;
+    struct outcome outcome = {.left = (uint64_t)parent};
+    for (uint32_t i = 0; i < pack->taken; i++)
+        b->frees[b->free_count++] = pack->old[i];
+    b->frees[b->free_count++] = step->node;
+    failed = carry_up(b, cursor, depth, &outcome);
+    return failed < 0 ? failed : 1;
+}
+
+int ph_map_pack(struct ph_map *map, struct ph_tx *tx, const void *key, uint64_t nkey, struct ph_map_key *next)
+{
+    struct ph_map_cursor cursor;
+    struct pack pack = {0};
+    int failed;
+    struct ph_map_build *b = begin(map, tx, &failed);
+    if (b == NULL || (failed = ph_map_descend(map, key, nkey, &cursor)) < 0 || cursor.height < 2)
+        return failed;
+    uint32_t depth = cursor.height - 2;
+    const uint8_t *parent = ph_map_node(map, cursor.path[depth].node, 1);
+    pack.first = cursor.path[depth].at;
+    if (parent == NULL || (failed = gather(b, parent, &pack)) < 0)
+        return PH_M_CORRUPT;
+    int more = key_behind(b, &cursor, depth, pack.first + pack.taken - 1, next);
+    divide(b, &pack);
+    if (more < 0 || pack.groups >= pack.taken || pack.groups == 0)
+        return more;
+    int is_last = pack.first + pack.taken == ph_node_count(parent);
+    int packed = build_pack(b, &cursor, &pack);
+    if (packed <= 0)
+        return give_up(b, packed < 0 ? packed : more);
+    if (!is_last && pack.groups > 1) { /* the last leaf has room for what comes next */
+        next->length = pack.border[pack.groups - 1].nseparator;
+        memcpy(next->bytes, pack.border[pack.groups - 1].separator, next->length);
+    }
+    failed = hand_over(b);
+    return failed < 0 ? failed : more;
+}
+
 /* ---------------------------------------------------------------- patch, make */
 
 int ph_map_patch(struct ph_map *map, struct ph_tx *tx, const void *key, uint64_t nkey, uint64_t start, const void *bytes,
@@ -588,7 +770,7 @@ int ph_map_patch(struct ph_map *map, struct ph_tx *tx, const void *key, uint64_t
     struct edit *edit = node == NULL ? NULL : edit_of(b, value.block);
     if (edit == NULL)
         return node == NULL ? PH_M_CORRUPT : PH_L_NOMEM;
-    memcpy(edit->bytes, node, PH_MAP_NODE);
+    copy_node(b, edit->bytes, node);
     memcpy(edit->bytes + value.start + start, bytes, nbytes);
     note_range(edit, 0, (uint32_t)(value.start + start), (uint32_t)nbytes);
     int failed = hand_over(b);

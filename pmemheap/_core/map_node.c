@@ -22,6 +22,19 @@ static int prefix_order(const struct ph_map_item *any, uint32_t prefix, const vo
     return order != 0 ? order : nkey < prefix ? -1 : 0;
 }
 
+/* A key that is not there, and does not begin as all in the node do, belongs before them or behind: hints say nothing. */
+static int heed_prefix(const uint8_t *node, const struct ph_node *header, const void *key, uint64_t nkey, uint32_t *at)
+{
+    struct ph_map_item entry;
+    uint32_t first = header->level != 0;
+    if (ph_node_entry(node, first, &entry) < 0 || entry.nkey < header->prefix)
+        return -1;
+    int order = prefix_order(&entry, header->prefix, key, nkey);
+    if (order != 0)
+        *at = order < 0 ? first : header->count;
+    return 0;
+}
+
 int ph_node_find(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *at, int *found)
 {
     struct ph_node header = ph_node_header(node);
@@ -31,15 +44,6 @@ int ph_node_find(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *
     *at = low;
     if (high <= low)
         return 0;
-    if (header.prefix != 0) {
-        if (ph_node_entry(node, low, &entry) < 0 || entry.nkey < header.prefix)
-            return -1;
-        int order = prefix_order(&entry, header.prefix, key, nkey);
-        if (order != 0) {
-            *at = order < 0 ? low : high;
-            return 0;
-        }
-    }
     uint32_t hint = hint_of(key, nkey, header.prefix);
     while (low < high) {
         uint32_t middle = (low + high) / 2, other = ph_node_u16(node, ph_node_slot(middle) + 2);
@@ -60,7 +64,7 @@ int ph_node_find(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *
             high = middle;
     }
     *at = low;
-    return 0;
+    return header.prefix == 0 ? 0 : heed_prefix(node, &header, key, nkey, at);
 }
 
 static void set_u16(uint8_t *node, uint32_t at, uint32_t number)
@@ -116,45 +120,51 @@ uint32_t ph_node_room(const uint8_t *node)
     return header.top - ph_node_slot(header.count);
 }
 
-void ph_node_take(uint8_t *node, uint32_t i)
+/* Entry `i` of the slots of one node, in the bytes of another. */
+static int entry_in(const uint8_t *from, const uint8_t *node, uint32_t i, struct ph_map_item *entry)
+{
+    return ph_entry_at(from, ph_node_u16(node, ph_node_slot(i)), entry);
+}
+
+void ph_node_take(uint8_t *node, const uint8_t *from, uint32_t i)
 {
     struct ph_node header = ph_node_header(node);
     struct ph_map_item gone;
     uint8_t *at = node + ph_node_slot(i);
-    header.waste = (uint16_t)(header.waste + (ph_node_entry(node, i, &gone) < 0 ? 0 : ph_entry_bytes(&gone)));
+    header.waste = (uint16_t)(header.waste + (entry_in(from, node, i, &gone) < 0 ? 0 : ph_entry_bytes(&gone)));
     header.count--;
     memmove(at, at + PH_NODE_SLOT, (size_t)PH_NODE_SLOT * (header.count - i));
     memcpy(node, &header, sizeof header);
 }
 
 /* Let all hints be those behind another prefix. */
-static void set_prefix(uint8_t *node, uint32_t prefix)
+static void set_prefix(uint8_t *node, const uint8_t *from, uint32_t prefix)
 {
     struct ph_node header = ph_node_header(node);
     struct ph_map_item entry;
     header.prefix = (uint16_t)prefix;
     memcpy(node, &header, sizeof header);
     for (uint32_t i = 0; i < header.count; i++)
-        if (ph_node_entry(node, i, &entry) == 0)
+        if (entry_in(from, node, i, &entry) == 0)
             set_u16(node, ph_node_slot(i) + 2, hint_of(entry.key, entry.nkey, prefix));
 }
 
 /* A node whose keys have less in common with a new one than among themselves. */
-static void shorten_prefix(uint8_t *node, uint32_t i, const struct ph_map_item *entry)
+static void shorten_prefix(uint8_t *node, const uint8_t *from, uint32_t i, const struct ph_map_item *entry)
 {
     struct ph_node header = ph_node_header(node);
     uint32_t first = header.level != 0;
     struct ph_map_item other;
     if (header.prefix == 0 || i < first)
         return;
-    uint32_t prefix = header.count <= first || ph_node_entry(node, first, &other) < 0 ? 0 : common(&other, entry);
+    uint32_t prefix = header.count <= first || entry_in(from, node, first, &other) < 0 ? 0 : common(&other, entry);
     if (prefix < header.prefix)
-        set_prefix(node, prefix);
+        set_prefix(node, from, prefix);
 }
 
-uint32_t ph_node_add(uint8_t *node, uint32_t i, const struct ph_map_item *entry)
+uint32_t ph_node_add(uint8_t *node, const uint8_t *from, uint32_t i, const struct ph_map_item *entry)
 {
-    shorten_prefix(node, i, entry);
+    shorten_prefix(node, from, i, entry);
     struct ph_node header = ph_node_header(node);
     uint8_t *at = node + ph_node_slot(i);
     header.top = (uint16_t)put_below(node, header.top, entry);

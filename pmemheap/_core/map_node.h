@@ -58,10 +58,8 @@ static inline uint32_t ph_entry_bytes(const struct ph_map_item *entry)
     return 4u + entry->nkey + entry->nvalue;
 }
 
-/* ph_node_entry -- entry `i`; -1 if it does not lie inside of the node. Pre: i < count. */
-static inline int ph_node_entry(const uint8_t *node, uint32_t i, struct ph_map_item *entry)
+static inline int ph_entry_at(const uint8_t *node, uint32_t at, struct ph_map_item *entry)
 {
-    uint32_t at = ph_node_u16(node, ph_node_slot(i));
     if (at < PH_NODE_FIRST || at > PH_MAP_NODE - 4)
         return -1;
     entry->nkey = ph_node_u16(node, at);
@@ -70,6 +68,12 @@ static inline int ph_node_entry(const uint8_t *node, uint32_t i, struct ph_map_i
     entry->key = node + at + 4;
     entry->value = entry->key + entry->nkey;
     return at + ph_entry_bytes(entry) <= PH_MAP_NODE ? 0 : -1;
+}
+
+/* ph_node_entry -- entry `i`; -1 if it does not lie inside of the node. Pre: i < count. */
+static inline int ph_node_entry(const uint8_t *node, uint32_t i, struct ph_map_item *entry)
+{
+    return ph_entry_at(node, ph_node_u16(node, ph_node_slot(i)), entry);
 }
 
 static inline int ph_key_order(const void *left, uint64_t nleft, const void *right, uint64_t nright)
@@ -87,9 +91,11 @@ int ph_node_find(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *
 void ph_node_fill(uint8_t *node, uint32_t level, const struct ph_map_item *entries, uint32_t count);
 /* ph_node_room -- bytes for one more entry and its slot. */
 uint32_t ph_node_room(const uint8_t *node);
-/* ph_node_take -- remove entry `i`: its bytes become waste. */
-void ph_node_take(uint8_t *node, uint32_t i);
-/* ph_node_add -- add an entry before entry `i`; where it lies. Pre: there is room. */
-uint32_t ph_node_add(uint8_t *node, uint32_t i, const struct ph_map_item *entry);
+/* Header and slots of `node` are changed; entries, which stay where they are, are read in `from`: the node itself, or
+ * what it was copied from.
+ * ph_node_take -- remove entry `i`: its bytes become waste.
+ * ph_node_add -- add an entry before entry `i`; where it lies. Pre: there is room. */
+void ph_node_take(uint8_t *node, const uint8_t *from, uint32_t i);
+uint32_t ph_node_add(uint8_t *node, const uint8_t *from, uint32_t i, const struct ph_map_item *entry);
 
 #endif

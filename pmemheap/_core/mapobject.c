@@ -453,6 +453,33 @@ static PyObject *patch(PyObject *object, PyObject *args)
     return done;
 }
 
+PyDoc_STRVAR(pack_doc,
+"_pack(key, /)\n--\n\n"
+"In the open transaction of this thread, move the entries of a few leaves from a key on together: the key to go on\n"
+"from, None at the end, or a negative code.");
+
+static PyObject *pack(PyObject *object, PyObject *argument)
+{
+    struct map_object *self = map_of(object);
+    struct bytes_in key;
+    struct ph_map_key next;
+    struct ph_tx *tx;
+
+    if (read_bytes(argument, "key", &key) < 0)
+        return NULL;
+    int64_t code = begin_change(self, &tx);
+    if (code >= 0 && tx == &self->alone) /* leaves are many bytes: the transaction is the caller's */
+        code = PH_M_NO_TX;
+    if (code >= 0)
+        code = ph_map_pack(&self->map, tx, key.at, key.length, &next);
+    PyObject *done = end_change(self, tx, code);
+    release_bytes(&key);
+    if (done == NULL || code < 0)
+        return done;
+    Py_DECREF(done);
+    return code == 0 ? Py_NewRef(Py_None) : PyBytes_FromStringAndSize((const char *)next.bytes, (Py_ssize_t)next.length);
+}
+
 PyDoc_STRVAR(make_doc, "_make(space, /)\n--\n\nA new map, in the open transaction of this thread: offset of its header, or a code.");
 
 static PyObject *make(PyObject *object, PyObject *ignored)
@@ -553,6 +580,7 @@ static PyMethodDef map_methods[] = {
     {"_put", (PyCFunction)(void (*)(void))put, METH_FASTCALL, put_doc},
     {"_remove", remove_key, METH_O, remove_doc},
     {"_patch", patch, METH_VARARGS, patch_doc},
+    {"_pack", pack, METH_O, pack_doc},
     {"_make", make, METH_NOARGS, make_doc},
     {"_node", node_at, METH_VARARGS, node_doc},
     {"_header", header_of, METH_NOARGS, "_header()\n--\n\nOffset of the root, entries, height."},

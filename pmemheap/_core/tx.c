@@ -229,18 +229,10 @@ int ph_tx_free_deferred(struct ph_tx *tx, uint64_t offset)
     return free_block(tx, offset, 1);
 }
 
-static uint64_t pins_on(const struct ph_tx_list *list, uint64_t start, uint64_t nbytes)
+/* Whether others than this transaction, as far as it changes bytes, have pinned a block. */
+static int others_pin(const struct ph_tx *tx, const struct ph_mark *mark)
 {
-    uint64_t count = 0;
-    const struct ph_tx_bytes *items = list->items;
-    for (uint64_t i = 0; i < list->count; i++)
-        count += !items[i].fresh && items[i].offset - start < nbytes;
-    return count;
-}
-
-static uint64_t own_pins(const struct ph_tx *tx, uint64_t start, uint64_t nbytes)
-{
-    return pins_on(&tx->writes, start, nbytes) + pins_on(&tx->snapshots, start, nbytes);
+    return mark->pins > (tx->writes.count + tx->snapshots.count != 0 ? mark->changes : 0);
 }
 
 /* Bytes of the live block at `offset` if this transaction may free it: no views, no pins of others; else a refusal. */
@@ -255,7 +247,7 @@ int64_t ph_tx_may_free(const struct ph_tx *tx, struct ph_heap *h, uint64_t offse
         return PH_H_BAD_OFFSET;
     if (mark == NULL)
         return nbytes;
-    if (mark->pins > own_pins(tx, offset, (uint64_t)nbytes))
+    if (others_pin(tx, mark))
         return PH_H_IN_TRANSACTION;
     return mark->views != 0 ? PH_H_PINNED : nbytes;
 }
@@ -263,14 +255,14 @@ int64_t ph_tx_may_free(const struct ph_tx *tx, struct ph_heap *h, uint64_t offse
 /* ---------------------------------------------------------------- bytes */
 
 /* Other transactions that have pinned a block that this one, the only writer, is about to change, want to free it. */
-static int refuse_pinned(const struct ph_tx *tx, const struct ph_heap *h, uint64_t start, uint64_t nbytes)
+static int refuse_pinned(const struct ph_tx *tx, const struct ph_heap *h, uint64_t start)
 {
     const struct ph_mark *mark = ph_mark_find(h, ph_local(start));
     if (mark == NULL || (mark->pins == 0 && mark->deferred == 0))
         return 0;
     if (mark->deferred != 0)
         return PH_H_BAD_OFFSET;
-    return mark->pins > own_pins(tx, start, nbytes) ? PH_H_IN_TRANSACTION : 0;
+    return others_pin(tx, mark) ? PH_H_IN_TRANSACTION : 0;
 }
 
 /* The block of which [offset, offset + nbytes) is a part: its start and whether it is fresh. */
@@ -292,7 +284,7 @@ static int find_block(struct ph_tx *tx, uint64_t offset, uint64_t nbytes, uint64
         return PH_T_OUTSIDE;
     if (*fresh)
         return find_fresh(tx, *start)->is_cancelled ? PH_T_TWICE : 0;
-    return is_freed(tx, h, *start) ? PH_T_TWICE : refuse_pinned(tx, h, *start, (uint64_t)held);
+    return is_freed(tx, h, *start) ? PH_T_TWICE : refuse_pinned(tx, h, *start);
 }
 
 /* Under a savepoint the bytes of an older fresh block are collected as well: a rollback can drop them. */
@@ -319,7 +311,7 @@ int ph_tx_write(struct ph_tx *tx, uint64_t offset, const void *bytes, uint64_t n
         find_fresh(tx, start)->is_written = 1;
     if (ph_list_room(&tx->writes, 1, sizeof(struct ph_tx_bytes)) < 0 || keep(tx, bytes, nbytes, &at) < 0)
         return PH_L_NOMEM;
-    int pinned = fresh ? 0 : ph_tx_pin(h, ph_local(start));
+    int pinned = fresh ? 0 : ph_tx_pin_change(h, ph_local(start));
     if (pinned < 0) {
         tx->used = at;
         return pinned;
@@ -328,6 +320,18 @@ int ph_tx_write(struct ph_tx *tx, uint64_t offset, const void *bytes, uint64_t n
         (struct ph_tx_bytes){.offset = offset, .nbytes = nbytes, .at = at,
                               .start = ph_local(start), .fresh = (uint8_t)fresh};
     return 0;
+}
+
+int ph_tx_rewrite(struct ph_tx *tx, uint64_t index, uint64_t offset, const void *bytes, uint64_t nbytes)
+{
+    uint64_t first = tx->savepoints.count ? ph_savepoints(tx)[tx->savepoints.count - 1].writes : 0;
+    if (index < first || index >= tx->writes.count)
+        return 0;
+    const struct ph_tx_bytes *one = &ph_writes(tx)[index];
+    if (one->offset != offset || one->nbytes != nbytes || one->fresh)
+        return 0;
+    memcpy(tx->buffer + one->at, bytes, nbytes);
+    return 1;
 }
 
 void ph_tx_carry(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes, uint64_t to)
@@ -365,7 +369,7 @@ static void drop_snapshots(struct ph_tx *tx, uint64_t count)
         const struct ph_tx_bytes *one = &ph_snapshots(tx)[--tx->snapshots.count];
         struct ph_heap *h = ph_core_of(tx->log, one->offset);
         if (!one->fresh)
-            ph_tx_unpin(h, one->start);
+            ph_tx_unpin_change(h, one->start);
     }
 }
 
@@ -380,7 +384,7 @@ static int remember(struct ph_tx *tx, struct ph_heap *h, uint64_t start, uint64_
         if (!fresh && tx->log->base != NULL
             && ph_record_op(tx->log, PH_OP_OLD, 0, at, bytes, (uint32_t)part) < 0)
             return PH_L_NOMEM;
-        int pinned = fresh ? 0 : ph_tx_pin(h, ph_local(start));
+        int pinned = fresh ? 0 : ph_tx_pin_change(h, ph_local(start));
         if (pinned < 0)
             return pinned;
         ph_snapshots(tx)[tx->snapshots.count++] =
@@ -499,7 +503,7 @@ static void drop_beyond(struct ph_tx *tx, const struct ph_tx_savepoint *point)
         const struct ph_tx_bytes *one = &ph_writes(tx)[--tx->writes.count];
         struct ph_heap *h = ph_core_of(tx->log, one->offset);
         if (!one->fresh)
-            ph_tx_unpin(h, one->start);
+            ph_tx_unpin_change(h, one->start);
     }
     while (tx->fresh.count > point->fresh) {
         const struct ph_tx_block *one = &ph_fresh(tx)[--tx->fresh.count];

@@ -76,6 +76,9 @@ int ph_tx_free(struct ph_tx *tx, uint64_t offset);
 /* ph_tx_free_deferred -- also with live views: its space is kept from others until the last one goes. */
 int ph_tx_free_deferred(struct ph_tx *tx, uint64_t offset);
 int ph_tx_write(struct ph_tx *tx, uint64_t offset, const void *bytes, uint64_t nbytes);
+/* ph_tx_rewrite -- 1: entry `index` of what was collected, for the same range, has other bytes now; 0: there is no such
+ * entry, or a savepoint may want the old bytes. Nothing collected later may overlap it. */
+int ph_tx_rewrite(struct ph_tx *tx, uint64_t index, uint64_t offset, const void *bytes, uint64_t nbytes);
 /* ph_tx_carry -- store what was collected for [offset, offset + nbytes) of one block to a block that is reserved. */
 void ph_tx_carry(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes, uint64_t to);
 /* ph_tx_snapshot -- the LSN behind the UNDO record, 0 if none was needed: it must be durable before the bytes change. */

@@ -317,13 +317,13 @@ static void publish(struct ph_tx *tx)
         const struct ph_tx_bytes *one = &ph_snapshots(tx)[i];
         struct ph_heap *h = ph_core_of(log, one->offset);
         if (!one->fresh)
-            ph_tx_unpin(h, one->start);
+            ph_tx_unpin_change(h, one->start);
     }
     for (uint64_t i = tx->writes.count; i-- > 0;) {
         const struct ph_tx_bytes *one = &ph_writes(tx)[i];
         struct ph_heap *h = ph_core_of(log, one->offset);
         if (!one->fresh)
-            ph_tx_unpin(h, one->start);
+            ph_tx_unpin_change(h, one->start);
     }
     for (uint64_t i = 0; i < tx->frees.count; i++)
         if (!ph_frees(tx)[i].is_cancelled)

@@ -43,6 +43,18 @@ static inline void ph_tx_unpin(struct ph_heap *h, uint64_t start)
         ph_unpin(h, start);
 }
 
+/* The same for bytes that were collected or snapshot. */
+static inline int ph_tx_pin_change(struct ph_heap *h, uint64_t start)
+{
+    return ph_omitted(26) ? 0 : ph_pin_change(h, start);
+}
+
+static inline void ph_tx_unpin_change(struct ph_heap *h, uint64_t start)
+{
+    if (!ph_omitted(26))
+        ph_unpin_change(h, start);
+}
+
 int ph_list_room(struct ph_tx_list *list, uint64_t more, size_t width);
 int64_t ph_tx_may_free(const struct ph_tx *tx, struct ph_heap *h, uint64_t offset);
 /* ph_tx_is_dropped -- whether collected bytes belong to a reserved block that was freed again. */
