@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Literal, SupportsIndex
 
 from pmemheap import native
-from pmemheap.errors import DurabilityError, UsageError
+from pmemheap.errors import DurabilityError, Pmem2Error, UsageError
 from pmemheap.native import Window
 from pmemheap.pmem2 import codes
 from pmemheap.pmem2.codes import refused
@@ -148,13 +148,16 @@ class Map:
         content = source.extent(source_offset, length)
         with reservation.lock:
             address = reservation.vacancy(offset, align_up(content, PAGE), source.alignment)
-            granularity = source.place(address, [(source_offset, content)], options)
             window = None
             try:
+                granularity = source.place(address, [(source_offset, content)], options)
                 window = Window(address, content, options.readonly, reservation.lifeline)
                 made = cls(reservation, window, granularity)
                 reservation.enter(made)
+            except Pmem2Error:
+                raise
             except BaseException:  # no memory, or an interrupt: the range is to be empty again
+                reservation.leave(address, address + 1)
                 if window is not None:  # the traceback keeps it, and it would keep the addresses
                     window.close()
                 native.unmap(address, align_up(content, PAGE))
@@ -225,7 +228,10 @@ class Map:
         While it or anything made of it lives, `close` refuses.
         """
         with self._reservation.lock:
-            return memoryview(self._open())
+            try:
+                return memoryview(self._open())
+            except ValueError:
+                raise UsageError(f"{self!r}: an open map expected, one half closed found") from None
 
     def flush(self, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> None:
         """Start the write-back of ``[offset, offset + length)``, by default to the end.
@@ -291,6 +297,10 @@ class Map:
             Views, slices or arrays on its memory live. Nothing has changed.
         Pmem2Error
             -errno. Nothing has changed.
+
+        Notes
+        -----
+        An interrupt may leave it half done: without views, and still listed. Then call it again.
         """
         with self._reservation.lock:
             window = self._window
@@ -307,7 +317,7 @@ class Map:
                 raise refused(
                     -number, f"close of {self!r}: success expected, {os.strerror(number)} found"
                 ) from error
-            self._reservation.leave(self)
+            self._reservation.leave(self._address, self._address + 1)
             self._window = None
 
     def _revoke(self, window: Window) -> None:

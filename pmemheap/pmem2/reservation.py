@@ -28,10 +28,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from bisect import bisect_left, bisect_right
+from operator import attrgetter
 from types import TracebackType
 from typing import TYPE_CHECKING, SupportsIndex
-
-from sortedcontainers import SortedDict
 
 from pmemheap.errors import Pmem2Error, UsageError
 from pmemheap.native import Lifeline
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from pmemheap.pmem2.mapping import Map
 
 __all__ = ["VMReservation"]
+
+_KEY = attrgetter("key")
 
 
 class VMReservation:
@@ -90,7 +92,7 @@ class VMReservation:
         skew: SupportsIndex = 0,
     ) -> None:
         self._lock = threading.RLock()
-        self._maps: SortedDict[int, Map] = SortedDict()
+        self._maps: list[Map] = []  # by address; changed in one instruction, which nothing tears
         self._closed = False
         room = whole("headroom", headroom)
         self._keeps_tail = room > 0
@@ -268,12 +270,12 @@ class VMReservation:
         """Return all maps of this moment, lowest first."""
         with self._lock:
             self._open()
-            return list(self._maps.values())
+            return self._maps.copy()
 
     def _first_meeting(self, start: int, stop: int, unit: int = 1) -> Map | None:
         """Return the lowest map that meets a range of addresses, each rounded up to `unit`."""
-        index = max(self._maps.bisect_right(start) - 1, 0)
-        for candidate in self._maps.values()[index : index + 2]:
+        index = max(bisect_right(self._maps, start, key=_KEY) - 1, 0)
+        for candidate in self._maps[index : index + 2]:
             if candidate.meets(start, stop, unit):
                 return candidate
         return None
@@ -283,21 +285,22 @@ class VMReservation:
             self._open()
             if not -len(self._maps) <= index < len(self._maps):
                 raise self._not_found(which)
-            return self._maps.values()[index]
+            return self._maps[index]
 
     def _neighbour(self, of: Map, step: int) -> Map:
         with self._lock:
             self._open()
-            if not self._lists(of):
+            index = self._index(getattr(of, "key", 0))
+            if not any(each is of for each in self._maps[index : index + 1]):
                 raise self._not_found(f"like {of!r}")
-            index = self._maps.index(of.key) + step
+            index += step
             if index < 0:
                 raise self._not_found(f"below {of!r}")
             return self._nth(index, f"above {of!r}")
 
-    def _lists(self, candidate: object) -> bool:
-        listed = self._maps.get(getattr(candidate, "key", 0))
-        return listed is not None and listed is candidate
+    def _index(self, address: int) -> int:
+        """Return the place in the list of the first map from an address on."""
+        return bisect_left(self._maps, address, key=_KEY)
 
     def _not_found(self, which: str) -> Pmem2Error:
         return refused(codes.PMEM2_E_MAPPING_NOT_FOUND, f"{self!r}: a map {which} expected, none")
@@ -346,24 +349,17 @@ class VMReservation:
         return address
 
     def enter(self, *maps: Map) -> None:
-        """List maps that have been placed; the caller holds the lock since `vacancy`."""
-        self._maps.update({each.key: each for each in maps})
+        """List maps that have been placed next to each other, in order.
 
-    def leave(self, map: Map) -> None:  # noqa: A002 -- the word of the contract
-        """Strike a map off the list; the caller holds the lock and has emptied its pages."""
-        try:
-            del self._maps[map.key]
-        except KeyError:
-            self.leave_range(map.key, map.key + 1)
-
-    def leave_range(self, start: int, stop: int) -> None:
-        """Strike off what begins in a range of addresses, whatever an interrupt has torn out.
-
-        Order and dictionary of the list may disagree then, and only the dictionary is believed.
+        The caller holds the lock since `vacancy`.
         """
-        listed: dict[int, Map] = {}
-        dict.__ior__(listed, dict.items(self._maps))  # type: ignore[arg-type] # it is a dict
-        self._maps = SortedDict({k: each for k, each in listed.items() if not start <= k < stop})
+        index = self._index(maps[0].key)
+        self._maps[index:index] = maps
+
+    def leave(self, start: int, stop: int) -> None:
+        """Strike off what begins in a range of addresses; the caller holds the lock."""
+        first, last = self._index(start), self._index(stop)
+        del self._maps[first:last]
 
     # ------------------------------------------------------------ its end
 
@@ -419,8 +415,8 @@ class VMReservation:
             assert line.start < line.stop <= line.end
             assert all(is_aligned(border, PAGE) for border in (line.start, line.stop, line.end))
             previous = line.start
-            for key, each in self._maps.items():
-                assert key == each.key == each.address >= previous
+            for each in self._maps:
+                assert each.key == each.address >= previous
                 assert each.reservation is self
                 assert not each.closed
                 previous = each.stop

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from pmemheap import native
+from pmemheap.errors import Pmem2Error
 from pmemheap.native import Window
 from pmemheap.pmem2.mapping import Map
 from pmemheap.pmem2.reservation import VMReservation
@@ -61,18 +62,20 @@ def _place(  # noqa: PLR0913, PLR0917 -- what, where, and how it is divided
     _check(source, pieces)
     with reservation.lock:
         address = reservation.vacancy(offset, total, source.alignment)
-        granularity = source.place(address, pieces, options)
         keep = reservation.lifeline
         windows: list[Window] = []
         try:
+            granularity = source.place(address, pieces, options)
             for at, length in zip(accumulate(lengths, initial=address), lengths, strict=False):
                 windows.append(Window(at, length, options.readonly, keep))
             maps = [Map(reservation, window, granularity) for window in windows]
             reservation.enter(*maps)
+        except Pmem2Error:
+            raise
         except BaseException:  # no memory, an interrupt: the range is to be empty again
+            reservation.leave(address, address + total)
             for window in windows:  # the traceback keeps them, and they would keep the addresses
                 window.close()
-            reservation.leave_range(address, address + total)
             native.unmap(address, total)
             raise
         return maps

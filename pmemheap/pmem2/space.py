@@ -18,11 +18,12 @@ lock.
 from __future__ import annotations
 
 import errno
+import functools
 import gc
 import os
 import threading
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 from weakref import WeakSet
 
 from pmemheap.native import Lifeline
@@ -34,20 +35,29 @@ __all__ = ["AddressSpace", "occupant", "space"]
 _ALIGNED_TRIES = 16
 
 _Result = TypeVar("_Result")
+_Rest = ParamSpec("_Rest")
 
 
-class _NoCollection:
-    """Keeps the garbage collector from running, and restores what was; may be nested."""
+def _alone(
+    method: Callable[Concatenate[AddressSpace, _Rest], _Result],
+) -> Callable[Concatenate[AddressSpace, _Rest], _Result]:
+    """Let a method run under the lock, and the garbage collector rest.
 
-    __slots__ = ("_enabled",)
+    No context manager written in Python: an interrupt at either end of it would leave it at rest.
+    """
 
-    def __enter__(self) -> None:
-        self._enabled = gc.isenabled()
-        gc.disable()
+    @functools.wraps(method)
+    def run(self: AddressSpace, /, *args: _Rest.args, **kwargs: _Rest.kwargs) -> _Result:
+        with self.lock:
+            is_collecting = gc.isenabled()
+            try:
+                gc.disable()
+                return method(self, *args, **kwargs)
+            finally:
+                if is_collecting:
+                    gc.enable()
 
-    def __exit__(self, *exception: object) -> None:
-        if self._enabled:
-            gc.enable()
+    return run
 
 
 class AddressSpace:
@@ -57,6 +67,7 @@ class AddressSpace:
         self.lock = threading.RLock()
         self._lifelines: WeakSet[Lifeline] = WeakSet()
 
+    @_alone
     def reserve(self, address: int, size: int, headroom: int) -> Lifeline:
         """Take ``[address, address + size)``, and as much of `headroom` behind it as is free.
 
@@ -65,19 +76,19 @@ class AddressSpace:
         OSError
             EEXIST: the range is occupied. ENOMEM: no room, or past the limit of user addresses.
         """
-        with self.lock, _NoCollection():
-            stop = address + size
-            lifeline = self._insist(lambda: Lifeline(address, size), address, stop)
-            while headroom:
-                try:
-                    lifeline.extend(headroom)
-                    lifeline.hide(headroom)
-                    break
-                except OSError:
-                    headroom = _half(headroom)
-            self._lifelines.add(lifeline)
-            return lifeline
+        stop = address + size
+        lifeline = self._insist(lambda: Lifeline(address, size), address, stop)
+        while headroom:
+            try:
+                lifeline.extend(headroom)
+                lifeline.hide(headroom)
+                break
+            except OSError:
+                headroom = _half(headroom)
+        self._lifelines.add(lifeline)
+        return lifeline
 
+    @_alone
     def reserve_anywhere(self, size: int, headroom: int, alignment: int, skew: int) -> Lifeline:
         """Take `size` bytes where ``(start - skew) % alignment == 0``, and `headroom` if it is had.
 
@@ -86,18 +97,18 @@ class AddressSpace:
         OSError
             ENOMEM: no room for `size` bytes, even without headroom.
         """
-        with self.lock, _NoCollection():
-            while True:
-                try:
-                    lifeline = self._reserve_aligned(size, headroom, alignment, skew)
-                    break
-                except OSError:
-                    if headroom == 0:
-                        raise
-                    headroom = _half(headroom)
-            self._lifelines.add(lifeline)
-            return lifeline
+        while True:
+            try:
+                lifeline = self._reserve_aligned(size, headroom, alignment, skew)
+                break
+            except OSError:
+                if headroom == 0:
+                    raise
+                headroom = _half(headroom)
+        self._lifelines.add(lifeline)
+        return lifeline
 
+    @_alone
     def extend(self, lifeline: Lifeline, length: int) -> None:
         """Show `length` bytes more of `lifeline`: its headroom first, then what is free behind it.
 
@@ -106,32 +117,31 @@ class AddressSpace:
         OSError
             EEXIST: the range behind is occupied. ENOMEM: past a limit.
         """
-        with self.lock, _NoCollection():
-            stop = lifeline.stop + length
-            self._insist(lambda: lifeline.extend(length), lifeline.end, stop, lifeline)
+        stop = lifeline.stop + length
+        self._insist(lambda: lifeline.extend(length), lifeline.end, stop, lifeline)
 
+    @_alone
     def cut_head(self, lifeline: Lifeline, length: int) -> None:
         """Give the first `length` bytes of `lifeline` back."""
-        with self.lock, _NoCollection():
-            lifeline.cut_head(length)
+        lifeline.cut_head(length)
 
+    @_alone
     def cut_tail(self, lifeline: Lifeline, length: int, *, keep: bool) -> None:
         """Give the last `length` shown bytes of `lifeline` back, or `keep` them as headroom."""
-        with self.lock, _NoCollection():
-            lifeline.hide(length)
-            if keep:
-                return
-            try:
-                lifeline.trim(length)
-            except OSError:
-                lifeline.extend(length)  # no system call: they are headroom still
-                raise
+        lifeline.hide(length)
+        if keep:
+            return
+        try:
+            lifeline.trim(length)
+        except OSError:
+            lifeline.extend(length)  # no system call: they are headroom still
+            raise
 
+    @_alone
     def release(self, lifeline: Lifeline) -> None:
         """Give all of `lifeline` back; BufferError while windows on it live."""
-        with self.lock, _NoCollection():
-            lifeline.release()
-            self._lifelines.discard(lifeline)
+        lifeline.release()
+        self._lifelines.discard(lifeline)
 
     def _reserve_aligned(self, size: int, headroom: int, alignment: int, skew: int) -> Lifeline:
         try:
