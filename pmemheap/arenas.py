@@ -143,9 +143,11 @@ class Arena(BlockSpace):
 
     def _drop_locked(self) -> None:
         self._require(write=True)
-        self._set_state(State.CLOSED)  # before the look: from here on nobody gets a view
+        if self._medium.in_doubt:
+            self._rebuild()
         pieces = self._region.pieces
         try:
+            self._set_state(State.CLOSED)  # before the look: from here on nobody gets a view
             self._require_unused()
             self._medium.drop_arena(pieces)
         except BaseException:

@@ -10,8 +10,8 @@ is written. All of it that changes more than the core runs under the lock of the
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pmemheap import layout, native
@@ -94,6 +94,9 @@ class Committing(native.HeapCore):
         if log is not None and not self._medium_is_settled():
             log.append(b"", 0, self._medium_file_end())
             log.checkpoint()
+
+    def _medium_sync_failed(self) -> bool:
+        return isinstance(self._medium, FileMedium) and self._medium.sync_failed
 
     def _medium_is_settled(self) -> bool:
         """Tell whether there is nothing to bring home: no change, or none that can be kept."""
@@ -211,9 +214,10 @@ class Committing(native.HeapCore):
         """Wait until everything is durable; `Heap` does."""
         raise NotImplementedError
 
-    @contextmanager
-    def _without_snapshots(self) -> Iterator[None]:
-        """Let no other thread have an open snapshot: it would keep the records before it [R20].
+    def _without_snapshots(self, work: Callable[[], None]) -> None:
+        """Run something while no other thread has an open snapshot.
+
+        It would keep the records before it [R20].
 
         A replay of these brings back what they say of blocks to which something was stored since.
         """
@@ -222,27 +226,30 @@ class Committing(native.HeapCore):
         is_writer = current is not None and current._state()[2]
         # Who waited with the lock of the heap, or in a finalizer in here, could wait for ever.
         if log is None or not self._is_power or is_writer or thread in {self._owner, *log.syncers}:
-            yield
+            work()
             return
-        log.syncers.add(thread)
         writer = native.TxCore(None, self._log, False)
         try:
+            log.syncers.add(thread)
             writer._wait_writer()
-            yield
+            work()
         finally:
-            writer._finish()
-            log.syncers.discard(thread)
+            try:
+                log.syncers.discard(thread)
+            finally:
+                writer._finish()
 
     def _commit_roots(self, transaction: Transaction) -> int:
         puts, drops = transaction._root_changes()
         store = self._roots.store
         if isinstance(store, MemoryRoots):
-            store.require_room(puts, drops)
-            self._append_commit(transaction, b"", 0, False)
-            for name in drops:
-                store.drop_root(name)
-            for root in puts.values():
-                store.put_root(root)
+            before, store.roots = store.roots, store.changed(puts, drops)
+            try:
+                self._append_commit(transaction, b"", 0, False)
+            except BaseException:
+                if not transaction.is_committed:  # an interrupt may come when it is
+                    store.roots = before
+                raise
             return 0
         assert isinstance(self._medium, FileMedium)
         slots = self._medium.root_changes(puts, drops)

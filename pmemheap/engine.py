@@ -118,7 +118,6 @@ class Engine(Committing):
         "_region",
         "_roots",
         "_supply",
-        "_unsettled",
     )
 
     def _assemble(  # noqa: PLR0913, PLR0917 -- the parts of a heap
@@ -139,7 +138,7 @@ class Engine(Committing):
         self._set_origin(self._origin)
         self._medium, self._region, self._roots = medium, region, roots
         self._identity, self._name = identity, name
-        self._lock, self._owner, self._unsettled = threading.RLock(), 0, False
+        self._lock, self._owner = threading.RLock(), 0
         self._configure(*packed_classes())
         data, bits, entries, units = map(region.base, ("data", "bits", "entries", "units"))
         self._attach(data, bits, entries, units, region.lifelines)
@@ -440,17 +439,17 @@ class Engine(Committing):
     def _settled(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._state() != _OPEN:
             self._require()
-        if self._unsettled:
+        if self._medium.in_doubt:
             self._rebuild()
-        self._unsettled = True
         try:
             result = work(*args, **kwargs)
             self._settle()
         except (PmemHeapError, BufferError):
-            self._unsettled = False
             self._heed_failed_sync()
             raise
-        self._unsettled = False
+        except BaseException:
+            self._medium.in_doubt = True
+            raise
         return result
 
     def _is_changing(self) -> bool:
@@ -458,12 +457,20 @@ class Engine(Committing):
         return threading.get_ident() in _changing
 
     def _rebuild(self) -> None:
-        """Make what an interrupt left in doubt anew: header tables, extents."""
+        """Make what an interrupt left in doubt anew: header, log, segments, extents."""
         log = self._redo()
-        if log is not None and isinstance(self._medium, FileMedium):
-            log.sync_log()
-            self._medium.reread_tables()
-        self._supply.rebuild()
+        if log is not None and not self._medium_sync_failed():
+            try:
+                log.mend()
+            finally:
+                self._heed_failed_sync()
+        spaces = self._spaces()
+        for space in spaces:
+            space._region.mend()
+        self._medium.keep_only([piece for space in spaces for piece in space._region.pieces])
+        for space in spaces:
+            space._supply.rebuild()
+        self._medium.in_doubt = False
 
     # ------------------------------------------------------------ refusing
 
@@ -512,7 +519,7 @@ class Engine(Committing):
         try:
             medium.sync()
             medium.write_superblock(sync=True, state=HeapState.CLEAN)
-        except BaseException:
+        except PmemHeapError:  # after an interrupt the next change says that the heap is in use
             self._set_states(State.OPEN)
             raise
 
@@ -593,21 +600,20 @@ class Engine(Committing):
 
     def _let_go(self) -> None:
         """Close as far as views that are still alive allow: they keep the memory, not the file."""
-        if self._state() > State.READONLY:
+        if self._state() == State.FORKED:
             return
-        self._log._abort_all()
-        with suppress(DurabilityError):
-            self._end_log()
-        for space in self._spaces():
-            space._set_state(State.CLOSED)
+        if self._state() != State.CLOSED:
+            self._log._abort_all()
+            with suppress(DurabilityError):
+                self._end_log()
+            for space in self._spaces():
+                space._set_state(State.CLOSED)
         if isinstance(self._medium, FileMedium):
             self._log._detach()
             self._medium.close()
 
     def _after_fork_in_child(self) -> None:
         """Forbid the child to use the parent's heap, and keep its stores out of it."""
-        if self._state() == State.CLOSED:
-            return
         lock, spaces = threading.RLock(), self._spaces()
         for space in spaces:
             space._set_state(State.FORKED)

@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import Any
 
 from pmemheap import filespace, layout, native
-from pmemheap.errors import OutOfSpaceError, Pmem2Error, PmemHeapError, UsageError
+from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
 from pmemheap.filespace import SlotChanges
 from pmemheap.header import as_spare
 from pmemheap.heapfile import DirectJournal, HeapFile, refusals, write_zeros
@@ -56,6 +56,8 @@ class FileMedium(HeapFile):
     shadowed = False
     recovery: Any = None
     _log: Map | None = None
+    _next_log: Map | None = None
+    _next_log_off = 0
     _has_surplus = False
 
     @property
@@ -196,29 +198,23 @@ class FileMedium(HeapFile):
     def publish(self, piece: Piece, end_unit: int) -> None:
         """Make a piece part of its arena, in one change [R30]."""
         assert piece.slot is not None
-        expected = self._expected.pop(piece.arena, None)
-        arena = replace(expected or self.arenas[piece.arena], end_unit=end_unit)
+        expected = self._expected.get(piece.arena) or self.arenas[piece.arena]
+        arena = replace(expected, end_unit=end_unit)
         slots = filespace.images(filespace.placed(self.segments, piece.index, piece.slot))
         slots.append((Table.ARENAS, piece.arena, arena.pack()))
         if omitted(Rule.R30):
             self.adopt_slots(slots)
         else:
-            self._change_or_know(slots)
-
-    def _change_or_know(self, slots: list[SlotImage]) -> None:
-        """Change slots; if an interrupt tears that out, find out whether they were changed."""
-        try:
             self.change(slots)
-        except PmemHeapError:
-            raise
-        except BaseException:
-            self.journal.sync()
-            self.reread_tables()
-            raise
+        self._expected.pop(piece.arena, None)
 
     def is_published(self, piece: Piece) -> bool:
         """Tell whether a piece is part of the heap."""
         return self.segments.get(piece.index) == piece.slot
+
+    def keep_only(self, pieces: list[Piece]) -> None:
+        """Cut the file behind its last segment, when there is need for it."""
+        self._has_surplus = True
 
     def expect_arena(self, index: int, slot: ArenaSlot) -> None:
         """Keep the slot of a new arena for the change that brings its first segment."""
@@ -282,13 +278,14 @@ class FileMedium(HeapFile):
         self._punch(*self._data_range(piece, start, nunits))
 
     def _punch(self, offset: int, length: int) -> None:
+        had_holes, self.maybe_holes = self.maybe_holes, True
         try:
             native.fallocate(self.fd, offset, length, Allocate.PUNCH_HOLE)
         except NativeError as error:
+            self.maybe_holes = had_holes
             if error.errno == errno.EOPNOTSUPP:
                 return
             raise refusal(f"heap file {self.name!r}: give-back", error) from error
-        self.maybe_holes = True
 
     def back(self, piece: Piece, start: int, nunits: int) -> None:
         """Allocate file blocks for units that may have none."""
@@ -323,22 +320,27 @@ class FileMedium(HeapFile):
 
         It stays mapped until the next one is, or the file is closed.
         """
-        log = self.map_log_beside(slot or self.log_slot())
-        self.keep_log(log)
+        log = self.map_next_log(slot or self.log_slot())
+        self.take_next_log()
         return log
 
-    def map_log_beside(self, slot: SegmentSlot) -> Map:
+    def map_next_log(self, slot: SegmentSlot) -> Map:
         """Map a log beside the one in use."""
         with refusals(f"heap file {self.name!r}: log"):
             reservation = VMReservation(slot.file_bytes)
             log = Map.file(self.fd, reservation, 0, slot.file_bytes, slot.file_off)
             self._fault_in_pages(log)
-            return log
+        self._next_log, self._next_log_off = log, slot.file_off
+        return log
 
-    def keep_log(self, log: Map) -> None:
-        """Keep a mapped log, in the place of the one before."""
-        self.unmap_log()
-        self._log = log
+    def take_next_log(self) -> None:
+        """Let the log that was mapped beside the one in use take its place."""
+        old, self._log, self._next_log = self._log, self._next_log, None
+        _unmap(old)
+
+    def named_next_log(self) -> Map | None:
+        """Return the next log if the superblock names it and it has not been taken yet."""
+        return self._next_log if self._next_log_off == self.superblock.log_off else None
 
     @property
     def log_address(self) -> int:
@@ -347,12 +349,10 @@ class FileMedium(HeapFile):
 
     def unmap_log(self) -> None:
         """Unmap the log, if it is mapped."""
-        log, self._log = self._log, None
-        if log is not None:
-            with suppress(Pmem2Error):  # refused: it goes with the last reference to its lifeline
-                reservation = log.reservation
-                log.close()
-                reservation.close()
+        logs = self._log, self._next_log
+        self._log = self._next_log = None
+        for log in logs:
+            _unmap(log)
 
     def allocate_log(self, nbytes: int) -> tuple[int, SegmentSlot]:
         """Make a further log of zeros, of which the segment table knows nothing yet [R28].
@@ -410,6 +410,13 @@ class FileMedium(HeapFile):
         """Let go of what a forked child has of the log as well."""
         self.unmap_log()
         super().detach_in_child()
+
+
+def _unmap(log: Map | None) -> None:
+    if log is not None:
+        with suppress(Pmem2Error):  # refused: it goes with the last reference to its lifeline
+            log.close()
+            log.reservation.close()
 
 
 def _part_of(piece: Piece, table: str) -> tuple[int, int]:

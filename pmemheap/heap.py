@@ -507,8 +507,8 @@ class Heap(BlockSpace):
         """
         self._require(write=True)
         if isinstance(self._medium, FileMedium):
-            with self._without_snapshots():
-                self._serve(self._sync_locked, self._medium)
+            medium = self._medium
+            self._without_snapshots(lambda: self._serve(self._sync_locked, medium))
 
     def _sync_locked(self, medium: FileMedium) -> None:
         try:
@@ -560,10 +560,10 @@ class Heap(BlockSpace):
         log = self._redo()
         assert log is not None, "a heap in a file that may be changed has a log"
         log.append(b"", 0, medium.file_end)
-        log._freeze(True)
-        if not medium.is_power:  # bare calls pass no log: they wake the heap, and wait
-            self._set_states(State.QUIET)
         try:
+            log._freeze(True)
+            if not medium.is_power:  # bare calls pass no log: they wake the heap, and wait
+                self._set_states(State.QUIET)
             try:
                 log.checkpoint()
             except DurabilityError:
@@ -586,22 +586,28 @@ class Heap(BlockSpace):
         DurabilityError
             The last sync failed; the heap is closed.
         """
-        state = self._state()
-        if state == State.CLOSED:
-            return
-        if state == State.FORKED:
+        if self._state() == State.FORKED:
             self._set_state(State.CLOSED)
-            return
-        self._alone(self._close_locked)
+            living.discard(self)
+        if self._state() != State.CLOSED or self in living:  # an interrupt leaves it half closed
+            self._alone(self._close_locked)
 
     def _close_locked(self) -> None:
-        if self._state() == State.CLOSED:
-            return
-        self._require_unused()
-        try:
-            self._end_log()
-        finally:
-            self._close_parts()
+        if self._state() != State.CLOSED:
+            self._require_unused()
+            try:
+                if self._medium.in_doubt:
+                    self._rebuild()
+                self._end_log()
+            except PmemHeapError:
+                self._shut_all()
+                self._close_parts()
+                raise
+            except BaseException:
+                self._medium.in_doubt = True
+                raise
+            self._shut_all()
+        self._close_parts()
 
     def _require_unused(self) -> None:
         views = sum(space._live_views() for space in self._spaces())
@@ -613,27 +619,34 @@ class Heap(BlockSpace):
                 f"{self._name}: no open transaction expected at close, {len(transactions)} found"
             )
 
-    def _close_parts(self) -> None:
+    def _shut_all(self) -> None:
+        """Let no call go on, unless there are views after all."""
         state, arenas = State(self._state()), self._spaces()[1:]
-        for arena in arenas:  # before the look: from here on nobody gets a view
-            arena._set_state(State.CLOSED)
-        views = sum(arena._live_views() for arena in arenas) or self._shut()
+        try:
+            for arena in arenas:  # before the look: from here on nobody gets a view
+                arena._set_state(State.CLOSED)
+            views = sum(arena._live_views() for arena in arenas) or self._shut()
+        finally:
+            if self._state() != State.CLOSED:
+                for arena in arenas:
+                    arena._set_state(state)
         if views:
-            for arena in arenas:
-                arena._set_state(state)
             raise BufferError(f"{self._name}: no live views expected at close, {views} found")
-        for arena in arenas:
+
+    def _close_parts(self) -> None:
+        """Give everything back; what an interrupt has left out is done by the next call."""
+        for arena in self._arenas.values():
             arena._shut()
             arena._region.close()
-        living.discard(self)
         self._log._detach()
         self._region.close()
         if isinstance(self._medium, FileMedium):
             self._medium.close()
+        living.discard(self)
 
     def __del__(self) -> None:
         """Close a heap that is dropped; memory stays for as long as views of it live."""
-        if hasattr(self, "_medium"):
+        if hasattr(self, "_log"):
             self._let_go()
 
     def __enter__(self) -> Self:
@@ -665,7 +678,10 @@ class _Guard:
         return heap
 
     def require(self, *, write: bool) -> None:
-        self._open()._require(write=write)
+        heap = self._open()
+        heap._require(write=write)
+        if heap._medium.in_doubt and not heap._is_changing():
+            heap._serve(lambda: None)
 
     def put(self, store: RootStore, root: RootSlot) -> None:
         self._open()._serve(store.put_root, root)

@@ -84,6 +84,9 @@ class Journal(Protocol):
         If it raises they are no part of it, or the heap is dead.
         """
 
+    def settle(self) -> None:
+        """Wait until every change so far is in its place."""
+
     def sync(self) -> None:
         """Wait until every change so far is durable and in its place."""
 
@@ -100,6 +103,9 @@ class DirectJournal:
             self._file.store_slot(table, index, image)
         if durable and self._file.is_power:
             self._file.sync_all("change")
+
+    def settle(self) -> None:
+        """Do nothing: they are."""
 
     def sync(self) -> None:
         """Sync the file."""
@@ -122,14 +128,25 @@ class HeapFile:
     private : bool
         Whether what is mapped is a copy of this process that it may store to, also in a file
         opened read-only: set by the recovery of such a file.
+    in_doubt : bool
+        Whether an interrupt has torn a change out: whoever changes the heap next repairs it first.
     """
+
+    fd = -1
+    _temporary: Path | None = None
+    _reservation: VMReservation | None = None
+    _header: Map | None = None
 
     def __init__(self, fd: int, name: str, *, readonly: bool, limit: int | None = None) -> None:
         self.fd = fd
         self.name = name
         self.readonly = readonly
         self.limit = limit
-        self.on_memory = native.filesystem_type(fd) in _VOLATILE_FILE_SYSTEMS
+        try:
+            self.on_memory = native.filesystem_type(fd) in _VOLATILE_FILE_SYSTEMS
+        except BaseException:
+            self._let_go()
+            raise
         self.private = False
         self.segments: dict[int, SegmentSlot] = {}
         self.arenas: dict[int, ArenaSlot] = {}
@@ -143,9 +160,7 @@ class HeapFile:
         self.sync_failed = False
         self._copy = 0
         self._is_new = False
-        self._temporary: Path | None = None
-        self._reservation: VMReservation | None = None
-        self._header: Map | None = None
+        self.in_doubt = False
 
     # ------------------------------------------------------------ making and opening
 
@@ -174,29 +189,32 @@ class HeapFile:
             if path.exists():
                 cls._require_unused(path)
             temporary = path.parent / f".{path.name[:_NAME_CHARACTERS_KEPT]}.{secrets.token_hex(8)}"
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            medium: Self | None = None
             try:
+                fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
                 medium = cls(fd, str(path), readonly=False, limit=limit)
                 medium._format(medium._durability_for(durability), log_bytes)
                 with medium._as_durability_error("creation"):
                     native.fsync(fd)
                 medium._begin()
+                medium._temporary = temporary
             except BaseException:
                 with suppress(OSError):
                     os.unlink(temporary)
-                _close(fd)
+                if medium is not None:
+                    medium._let_go()
                 raise
-        medium._temporary = temporary
         return medium
 
     @classmethod
     def _require_unused(cls, path: Path) -> None:
         """Raise UsageError if somebody writes to the heap that is to be replaced."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        medium = cls(fd, str(path), readonly=True)
         try:
-            cls(fd, str(path), readonly=True)._refuse_writer()
+            medium._refuse_writer()
         finally:
-            os.close(fd)
+            medium._let_go()
 
     def appear(self, *, replace_file: bool) -> None:
         """Give a file that was created its name: all of the heap exists from now on, or nothing.
@@ -226,12 +244,12 @@ class HeapFile:
         """Make a heap in a memfd; OutOfSpaceError without memory."""
         with refusals(f"memfd:{name}: creation"):
             fd = native.memfd_create(name)
+            medium = cls(fd, f"memfd:{name}", readonly=False, limit=limit)
             try:
-                medium = cls(fd, f"memfd:{name}", readonly=False, limit=limit)
                 medium._format(Durability.PROCESS, layout.LOG_BYTES)
                 medium._begin()
             except BaseException:
-                _close(fd)
+                medium._let_go()
                 raise
         return medium
 
@@ -285,9 +303,9 @@ class HeapFile:
             Called under the lock when `superblock` is known and nothing is mapped yet. It may
             bring the file to its committed state, call `read_image` again, or change `image`.
         """
-        try:
-            with refusals(f"heap file {name!r}: open"):
-                medium = cls(fd, name, readonly=readonly, limit=limit)
+        with refusals(f"heap file {name!r}: open"):
+            medium = cls(fd, name, readonly=readonly, limit=limit)
+            try:
                 medium._require_regular()
                 medium._lock(beside=beside)
                 medium.read_image()
@@ -296,9 +314,9 @@ class HeapFile:
                 medium._read(recovered=recover is not None)
                 if not readonly:
                     medium._begin()
-        except BaseException:
-            _close(fd)
-            raise
+            except BaseException:
+                medium._let_go()
+                raise
         return medium
 
     def _require_regular(self) -> None:
@@ -507,10 +525,14 @@ class HeapFile:
 
     def _write_superblock(self, **changes: object) -> None:
         successor = self.superblock.successor(**changes)
-        if not omitted(Rule.R9):
-            self._copy = 1 - self._copy
-        self._store(layout.SUPERBLOCKS[self._copy], successor.pack())
-        self.superblock = successor
+        copy = self._copy if omitted(Rule.R9) else 1 - self._copy
+        self._store(layout.SUPERBLOCKS[copy], successor.pack())
+        self._copy, self.superblock = copy, successor
+
+    def sync_superblock(self) -> None:
+        """Wait until the copy that is current is durable; in a power heap."""
+        if self.is_power:
+            self._sync_page(layout.SUPERBLOCKS[self._copy])
 
     def _sync_page(self, offset: int) -> None:
         assert self._header is not None
@@ -529,20 +551,33 @@ class HeapFile:
         durable : bool
             Return when they are durable; in a process heap when they are stored.
         """
-        if slots:
+        if not slots:
+            return
+        try:
             self.journal.change(slots, self._file_end_after(slots), durable)
             self.adopt_slots(slots)
+        except PmemHeapError:
+            raise
+        except BaseException:  # whoever has to undo what led to it wants to know whether it is done
+            self.journal.settle()
+            self.reread()
+            raise
 
     def settle_strays(self) -> None:
         """Say in the segment table that what a crash has left without an owner is SPARE."""
         strays, self._strays = self._strays, {}
         self.change([(Table.SEGMENTS, index, spare.pack()) for index, spare in strays.items()])
 
-    def reread_tables(self) -> None:
-        """Read the tables again from the header, where all that was committed is home."""
+    def reread(self) -> None:
+        """Read superblock and tables again from the header, where all that is settled is home."""
         assert self._header is not None
-        tables = read_tables(bytes(self._header.view), self.superblock, self.name)
+        image = bytes(self._header.view)
+        stored, self._copy = read_superblock(image)
+        if stored.generation > self.superblock.generation:
+            self.superblock = stored
+        tables = read_tables(image, self.superblock, self.name)
         self.segments, self.arenas, self.roots = tables.segments, tables.arenas, tables.roots
+        self._strays = tables.strays
 
     def adopt_slots(self, slots: Iterable[SlotImage]) -> None:
         """Take slots over that have become part of the heap."""
@@ -707,12 +742,27 @@ class HeapFile:
                 self._write_superblock(state=HeapState.CLEAN, file_end=self.file_end)
                 self._sync("close")
         finally:
-            self._unmap_header()
-            if self._temporary is not None:
-                with suppress(OSError):
-                    os.unlink(self._temporary)
-            _close(self.fd)
-            self.fd = -1
+            self._let_go()
+
+    def __del__(self) -> None:
+        """Let go of a file that an interrupt has left without an owner."""
+        if self.fd >= 0:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the descriptor, without a sync; a file that has not got its name goes.
+
+        The locks go now, even if a map could not be undone, which keeps them.
+        """
+        self._unmap_header()
+        if self._temporary is not None:
+            with suppress(OSError):
+                os.unlink(self._temporary)
+        for place in (layout.LOCK_WRITER, layout.LOCK_READER):
+            with suppress(NativeError):
+                native.lock_byte(self.fd, place, Lock.NONE)
+        fd, self.fd = self.fd, -1  # no signal is looked for between this and the next call
+        os.close(fd)
 
     def detach_in_child(self) -> None:
         """After a fork: open the file anew, read-only, and let the parent's header go.
@@ -733,16 +783,17 @@ class HeapFile:
     def abandon_in_child(self) -> None:
         """After a fork: let the descriptor go, which has served to map everything privately."""
         if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+            fd, self.fd = self.fd, -1
+            os.close(fd)
 
     def _unmap_header(self) -> None:
-        with suppress(Pmem2Error):  # refused: it goes with the last reference to its lifeline
-            if self._header is not None:
-                self._header.close()
-            if self._reservation is not None:
-                self._reservation.close()
+        header, reservation = self._header, self._reservation
         self._header = self._reservation = None
+        with suppress(Pmem2Error):  # refused: it goes with the last reference to its lifeline
+            if header is not None:
+                header.close()
+            if reservation is not None:
+                reservation.close()
 
     @contextmanager
     def _as_out_of_space(self, wanted: int) -> Iterator[None]:
@@ -787,14 +838,6 @@ def _require_place(path: Path, *, replace_file: bool) -> None:
         raise UsageError(f"{what}: a regular file expected, found a device, pipe or socket")
     if path.exists() and not replace_file:
         raise UsageError(f"{what}: no such file expected, one is there")
-
-
-def _close(fd: int) -> None:
-    """Close a descriptor; its locks go now, even if a map could not be undone, which keeps them."""
-    for place in (layout.LOCK_WRITER, layout.LOCK_READER):
-        with suppress(NativeError):
-            native.lock_byte(fd, place, Lock.NONE)
-    os.close(fd)
 
 
 def _end_of(segments: dict[int, SegmentSlot]) -> int:

@@ -16,8 +16,8 @@ import errno
 import os
 import struct
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 
 from pmemheap import layout, native
 from pmemheap.errors import CorruptHeapError, DurabilityError, OutOfSpaceError, PmemHeapError
@@ -129,10 +129,13 @@ class RedoLog(native.LogCore):
 
     def append(self, operations: bytes, count: int, file_end: int) -> int:
         """Append encoded operations, and what bare calls have changed; return the LSN behind it."""
-        with self._at_work():
+        self._depth += 1
+        try:
             self._medium.begin_use()
             while (end := self._change(operations, count, file_end)) < 0:
                 self.make_room(end, 2 * len(operations))
+        finally:
+            self._depth -= 1
         return end
 
     @property
@@ -140,13 +143,9 @@ class RedoLog(native.LogCore):
         """Whether a thread is in the middle of it: what finalizers change then waits."""
         return self._depth > 0
 
-    @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        self._depth += 1
-        try:
-            yield
-        finally:
-            self._depth -= 1
+    def settle(self) -> None:
+        """Bring everything appended so far home; in a power heap it is durable then."""
+        self.sync_log()
 
     def sync(self) -> None:
         """Wait until everything so far is durable, and what was stored to blocks as well.
@@ -266,8 +265,11 @@ class RedoLog(native.LogCore):
         DurabilityError
             A sync failed.
         """
-        with self._at_work():
+        self._depth += 1
+        try:
             self._checkpoint()
+        finally:
+            self._depth -= 1
 
     def _checkpoint(self) -> None:
         medium = self._medium
@@ -325,8 +327,11 @@ class RedoLog(native.LogCore):
         DurabilityError
             A sync failed.
         """
-        with self._at_work():
+        self._depth += 1
+        try:
             return self._move_all(size)
+        finally:
+            self._depth -= 1
 
     def _move_all(self, size: int) -> bool:
         medium = self._medium
@@ -337,16 +342,31 @@ class RedoLog(native.LogCore):
             if index not in medium.segments:
                 medium.abandon_log(index, slot)
             raise
-        self._freeze(True)
+        moved = False
         try:
+            self._freeze(True)
             moved = not self._positions()[4]  # from here on no snapshot can begin [R20]
             if moved:
-                self._move_to(slot.file_off, size, medium.map_log_beside(slot))
-        finally:
+                self._move_to(slot.file_off, size, medium.map_next_log(slot))
+        except PmemHeapError:
             self._freeze(False)
+            raise
+        self._freeze(False)  # after an interrupt it stays: `mend` finds out which log to go on in
         medium.drop_logs()
         self.moves += moved
         return moved
+
+    def mend(self) -> None:
+        """After an interrupt: believe the header, and go on in the log that it names."""
+        medium = self._medium
+        self.settle()
+        medium.reread()
+        medium.sync_superblock()
+        log = medium.named_next_log()
+        if log is not None:
+            self._move_to(medium.superblock.log_off, log.length, log)
+        self._freeze(False)
+        medium.settle_strays()
 
     def _move_to(self, offset: int, size: int, log: Map) -> None:
         """Checkpoint all there is, name the new log in both superblocks, and switch."""
@@ -362,7 +382,7 @@ class RedoLog(native.LogCore):
             epoch=epoch, tail_lsn=head, chain_seed=self._chain_at(head),
         )  # fmt: skip
         self._move(log.address, size, offset, epoch)
-        medium.keep_log(log)
+        medium.take_next_log()
 
     def shrink(self) -> None:
         """Move to a small log when this one is large and nothing keeps it; cut the file."""

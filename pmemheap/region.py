@@ -129,7 +129,10 @@ class Medium(Protocol):
         """Make a new piece part of the heap, for whoever opens it next."""
 
     def is_published(self, piece: Piece) -> bool:
-        """Tell whether a piece is part of the heap, when `publish` was torn out."""
+        """Tell whether a piece is part of the heap, when `publish` or `withdraw` was torn out."""
+
+    def keep_only(self, pieces: list[Piece]) -> None:
+        """Let go of all space but that of the pieces, which are published: of the whole heap."""
 
     def abandon(self, piece: Piece) -> None:
         """Undo `allocate` of a piece that was not published."""
@@ -170,6 +173,7 @@ class AnonymousMedium:
 
     tables: tuple[str, ...] = ("data", "bits")
     maybe_holes = False
+    in_doubt = False
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
@@ -192,8 +196,9 @@ class AnonymousMedium:
                 f"anonymous heap cannot grow by {format_bytes(nunits * DATA_WIDTH)}: limit "
                 f"{self.limit} bytes expected to hold, {needed} would be needed"
             )
+        piece = Piece(first_unit, nunits, arena=arena)
         self._units += nunits
-        return Piece(first_unit, nunits, arena=arena)
+        return piece
 
     def map_row(
         self, pieces: list[Piece], table: str, reservation: VMReservation, offset: int
@@ -202,13 +207,19 @@ class AnonymousMedium:
         return anonymous_row(reservation, offset, [each.nunits * _WIDTHS[table] for each in pieces])
 
     def is_published(self, piece: Piece) -> bool:
-        """Tell that it is not: nobody else is to know."""
-        return False
+        """Tell whether it lies where its arena does."""
+        arena = self.arenas.get(piece.arena)
+        return arena is not None and arena.first_unit <= piece.first_unit < arena.end_unit
+
+    def keep_only(self, pieces: list[Piece]) -> None:
+        """Count the units again."""
+        self._units = sum(piece.nunits for piece in pieces)
 
     def publish(self, piece: Piece, end_unit: int) -> None:
         """Note where the arena ends: nobody else is to know."""
-        slot = self._expected.pop(piece.arena, None) or self.arenas[piece.arena]
+        slot = self._expected.get(piece.arena) or self.arenas[piece.arena]
         self.arenas[piece.arena] = replace(slot, end_unit=end_unit)
+        self._expected.pop(piece.arena, None)
 
     def expect_arena(self, index: int, slot: ArenaSlot) -> None:
         """Keep the slot until a piece is published."""
@@ -264,23 +275,24 @@ _ANONYMOUS_WIDTH = DATA_WIDTH + BITS_WIDTH + UNITS_WIDTH
 
 
 class Table:
-    """One table beside the data: a reservation filled from its start with one map a segment."""
+    """One table beside the data: a reservation filled from its start with one map a segment.
+
+    Attributes
+    ----------
+    base : int
+        The address that unit 0 would have; below the reservation when that begins with another.
+    """
 
     def __init__(self, name: str, first_unit: int, nunits: int, headroom_units: int) -> None:
         self.name = name
         self.width = _WIDTHS[name]
-        self.first_unit = first_unit
         aligned = {"alignment": _ALIGNMENT, "skew": first_unit * self.width}
         self.reservation = VMReservation(
             nunits * self.width,
             headroom=align_up(headroom_units * self.width, DATA_WIDTH),
             **(aligned if name == "data" else {}),
         )
-
-    @property
-    def base(self) -> int:
-        """The address that unit 0 would have; below the reservation when the head was returned."""
-        return self.reservation.address - self.first_unit * self.width
+        self.base = self.reservation.address - first_unit * self.width
 
     @property
     def lifeline(self) -> Lifeline:
@@ -293,7 +305,7 @@ class Table:
 
     def offset(self, unit: int) -> int:
         """Offset in the reservation, as it is now."""
-        return (unit - self.first_unit) * self.width
+        return self.address(unit) - self.reservation.address
 
     def stretch(self, end_unit: int) -> None:
         """Let the reservation reach up to `end_unit`, if it does not yet."""
@@ -306,9 +318,9 @@ class Table:
         surplus = self.reservation.size - self.offset(end_unit)
         if surplus > 0:
             self.reservation.shrink(self.reservation.size - surplus, surplus)
-        if first_unit > self.first_unit:
-            self.reservation.shrink(0, self.offset(first_unit))
-            self.first_unit = first_unit
+        head = self.offset(first_unit)
+        if head > 0:
+            self.reservation.shrink(0, head)
 
 
 @dataclass(eq=False)
@@ -345,7 +357,7 @@ class Region:
         self._origin = first_unit
         self._headroom_units = headroom // DATA_WIDTH
         self._segments: list[_Segment] = []
-        self._starts: list[int] = []
+        self._starts: list[int] = []  # of the segments: always changed together with them
         self._to_unmap: list[Map] = []
         self.tables: dict[str, Table] = {}
         self.growths = 0
@@ -451,8 +463,9 @@ class Region:
 
     def _retract(self) -> None:
         """Undo the latest `_append`."""
-        self._unmap([self._segments.pop()])
-        self._starts.pop()
+        last = self._segments[-1]
+        self._segments, self._starts = self._segments[:-1], self._starts[:-1]
+        self._unmap([last])
         self._narrow_tables()
 
     def _append(self, pieces: list[Piece]) -> None:
@@ -470,8 +483,8 @@ class Region:
             if isinstance(error, Pmem2Error):
                 raise _no_address_space(pieces, error) from error
             raise
-        self._segments += segments
-        self._starts += [piece.first_unit for piece in pieces]
+        starts = [piece.first_unit for piece in pieces]
+        self._segments, self._starts = [*self._segments, *segments], [*self._starts, *starts]
 
     def _table_up_to(self, name: str, pieces: list[Piece]) -> None:
         """Make room for pieces at the end of a table; the first ones make the table."""
@@ -561,12 +574,24 @@ class Region:
         pieces = [segment.piece for segment in gone]
         if gone:
             self._medium.withdraw(pieces, first_unit, end_unit)
-            self._segments = [segment for segment in self._segments if segment not in gone]
-            self._starts = [segment.piece.first_unit for segment in self._segments]
+            self._keep([segment for segment in self._segments if segment not in gone])
             self.shrinks += len(gone)
         self._unmap(gone)
         self._narrow_tables()
         self._medium.release(pieces)
+
+    def _keep(self, segments: list[_Segment]) -> None:
+        starts = [segment.piece.first_unit for segment in segments]
+        self._segments, self._starts = segments, starts
+
+    def mend(self) -> None:
+        """After an interrupt: unmap what is no part of the heap, and what no segment knows of."""
+        self._keep([each for each in self._segments if self._medium.is_published(each.piece)])
+        known = {id(part) for segment in self._segments for part in segment.maps.values()}
+        parts = [part for table in self.tables.values() for part in table.reservation.maps()]
+        self._to_unmap = [part for part in parts if id(part) not in known]
+        self._unmap([])
+        self._narrow_tables()
 
     def punch(self, start: int, nunits: int) -> None:
         """Give the pages of free units back; they read zero afterwards."""
@@ -616,14 +641,13 @@ class Region:
                 assert part.address == table.address(segment.piece.first_unit)
                 assert part.length == segment.piece.nunits * table.width
         for table in self.tables.values():
-            assert table.first_unit <= self.first_unit
+            assert table.offset(self.first_unit) >= 0
             assert table.offset(self.end_unit) <= table.reservation.size
 
     def close(self) -> None:
         """Unmap everything. Views of the memory must be gone: they keep the lifelines."""
         self._unmap(self._segments)
-        self._segments.clear()
-        self._starts.clear()
+        self._keep([])
         for table in self.tables.values():
             with suppress(Pmem2Error):  # refused: it goes with the last reference to its lifeline
                 table.reservation.close()

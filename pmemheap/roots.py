@@ -7,7 +7,7 @@ root may name any offset of the heap; `check` reports one at which no live block
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Protocol
 
 from pmemheap.errors import OutOfSpaceError, UsageError
@@ -42,31 +42,30 @@ class Guard(Protocol):
 
 
 class MemoryRoots:
-    """The roots of an anonymous heap."""
+    """The roots of an anonymous heap; changed in one instruction, which no interrupt can tear."""
 
     def __init__(self) -> None:
         self.roots: dict[int, RootSlot] = {}
-        self._by_name: dict[str, int] = {}
 
     def put_root(self, root: RootSlot) -> None:
         """Keep a root under its name."""
-        index = self._by_name.get(root.name)
-        if index is None:
-            if len(self._by_name) == ROOT_SLOTS:
-                raise OutOfSpaceError(f"roots: at most {ROOT_SLOTS} expected, all in use")
-            index = next(i for i in range(ROOT_SLOTS) if i not in self.roots)
-            self._by_name[root.name] = index
-        self.roots[index] = root
+        self.roots = self.changed({root.name: root}, set())
 
     def drop_root(self, name: str) -> None:
         """Remove a root."""
-        del self.roots[self._by_name.pop(name)]
+        self.roots = self.changed({}, {name})
 
-    def require_room(self, puts: Iterable[str], drops: set[str]) -> None:
-        """Check that roots can be kept once others are dropped; OutOfSpaceError if not."""
-        after = (self._by_name.keys() - drops) | set(puts)
-        if len(after) > ROOT_SLOTS:
-            raise OutOfSpaceError(f"roots: at most {ROOT_SLOTS} expected, {len(after)} wanted")
+    def changed(self, puts: dict[str, RootSlot], drops: set[str]) -> dict[int, RootSlot]:
+        """Return what `roots` will be with some put and some dropped; OutOfSpaceError if full."""
+        after = {index: root for index, root in self.roots.items() if root.name not in drops}
+        places = {root.name: index for index, root in after.items()}
+        free = (index for index in range(ROOT_SLOTS) if index not in after)
+        for name, root in puts.items():
+            index = places[name] if name in places else next(free, ROOT_SLOTS)
+            if index == ROOT_SLOTS:
+                raise OutOfSpaceError(f"roots: at most {ROOT_SLOTS} expected, one more wanted")
+            after[index] = root
+        return after
 
 
 class Roots(MutableMapping[str, int]):

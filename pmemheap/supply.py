@@ -18,7 +18,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Protocol
 
-from pmemheap.errors import CorruptHeapError, OutOfSpaceError
+from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError
 from pmemheap.extents import ExtentMap
 from pmemheap.region import Medium, Region
 
@@ -368,11 +368,12 @@ class Supply:
             self.virgin = end
         try:
             self.region.cut(first, end)
-        finally:
+        except PmemHeapError:
             first, end = self.region.first_unit, self.region.end_unit
             if (first, end) != bounds:  # refused
                 self._core._set_bounds(first, end, end)
                 self.rebuild()
+            raise
 
     def decay(self, share: float) -> None:
         """End a decay interval: give back what was free through all of the one before.

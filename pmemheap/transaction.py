@@ -74,6 +74,11 @@ class Transaction(native.TxCore):
         return self._state()[0] == _OPEN
 
     @property
+    def is_committed(self) -> bool:
+        """Whether it has become part of the heap."""
+        return self._state()[0] == _COMMITTED
+
+    @property
     def durable(self) -> bool:
         """Whether its commit waits until it would survive a power failure."""
         return self._durable

@@ -147,9 +147,12 @@ def test_a_finalizer_in_the_middle_of_a_sync_is_refused(tmp_path: Path) -> None:
     """It would wait for its own thread."""
     with Heap.create(tmp_path / "heap", durability="power") as heap:
         block = heap.malloc(100)
-        with heap._without_snapshots():
+
+        def finalize() -> None:
             with heap.transaction() as tx, pytest.raises(UsageError, match="the middle of a sync"):
                 tx.write(block, b"x")
             heap.sync()
+
+        heap._without_snapshots(finalize)
         with heap.transaction() as tx:
             tx.write(block, b"y")
