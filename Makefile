@@ -10,7 +10,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SANITIZED := $(VENV)/sanitized
 
-.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel sanitize damage kill kvkill faults disk-full fifo clean
+.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel sanitize damage kill kvkill faults interrupts disk-full fifo clean
 
 all: lint test
 
@@ -63,6 +63,10 @@ faults: $(VENV)/test/ready
 	  $(VENV)/test/bin/python tests/fault_load.py --durability $$durability --stride $(or $(STRIDE),1) \
 	    --memory 1000 || exit 1; \
 	done
+
+# Ctrl-C at every place where Python would notice one, in every change of every kind of heap: ten minutes.
+interrupts: $(VENV)/test/ready
+	PMEMHEAP_INTERRUPTS_ALL=1 $(VENV)/test/bin/python -m pytest tests/test_interrupts.py -rA --no-header
 
 # File systems of 4 and 8 MiB that are really full; mounts them, so it wants root.
 disk-full: $(VENV)/test/ready
