@@ -11,7 +11,7 @@
 
 #include "map_node.h"
 
-enum { PH_M_NO_TX = -50, PH_M_BUSY = -51 };
+enum { PH_M_NO_TX = -50, PH_M_BUSY = -51, PH_M_RAISED = -52 };
 enum { PH_SCAN_KEYS = 0, PH_SCAN_VALUES, PH_SCAN_ITEMS };
 
 struct map_object {
@@ -29,7 +29,7 @@ struct bytes_in {
     Py_buffer buffer;
 };
 
-static PyObject *name_refuse, *name_missing;
+static PyObject *name_refuse, *name_missing, *name_put, *name_remove;
 
 static struct map_object *map_of(PyObject *object)
 {
@@ -122,18 +122,23 @@ static int64_t begin_change(struct map_object *self, struct ph_tx **tx)
     return ph_map_look(&self->map, *tx);
 }
 
-/* What a change has led to, or the code with which Python is to begin a transaction; NULL with an exception set. */
-static PyObject *end_change(struct map_object *self, const struct ph_tx *tx, int64_t code)
+/* What a change has led to, or the code with which Python is to begin a transaction; PH_M_RAISED: an exception is set. */
+static int64_t end_change(struct map_object *self, const struct ph_tx *tx, int64_t code)
 {
     if (tx == &self->alone) {
         int keeps = code >= 0 && ph_tx_changes_homes(tx);
         int done = ph_end_alone(self->space, &self->alone, keeps);
         if (done < 0)
-            return NULL;
+            return PH_M_RAISED;
         if (done == 0 && (keeps || (code < 0 && code != PH_M_OUTSIDE)))
             code = PH_M_NO_TX;
     }
-    return PyLong_FromLongLong(code);
+    return code;
+}
+
+static PyObject *number_of(int64_t code)
+{
+    return code == PH_M_RAISED ? NULL : PyLong_FromLongLong(code);
 }
 
 /* ---------------------------------------------------------------- reading */
@@ -377,6 +382,84 @@ static PyObject *scan_map(PyObject *object, PyObject *args)
 
 /* ---------------------------------------------------------------- changing */
 
+/* 1 if the key was there, 0, or a code. */
+static int64_t put_bytes(PyObject *object, PyObject *name, PyObject *bytes, uint64_t placed)
+{
+    struct map_object *self = map_of(object);
+    struct bytes_in key, value;
+    struct ph_tx *tx = NULL;
+
+    if (read_bytes(name, "key", &key) < 0)
+        return PH_M_RAISED;
+    if (read_bytes(bytes, "value", &value) < 0) {
+        release_bytes(&key);
+        return PH_M_RAISED;
+    }
+    int64_t code = key.length > PH_MAP_KEY_MOST ? PH_M_NO_TX : begin_change(self, &tx);
+    if (code >= 0)
+        code = ph_map_put(&self->map, tx, key.at, key.length, value.at, value.length, placed);
+    code = end_change(self, tx, code);
+    release_bytes(&key);
+    release_bytes(&value);
+    return code;
+}
+
+static int64_t remove_bytes(PyObject *object, PyObject *name)
+{
+    struct map_object *self = map_of(object);
+    struct bytes_in key;
+    struct ph_tx *tx;
+
+    if (read_bytes(name, "key", &key) < 0)
+        return PH_M_RAISED;
+    int64_t code = begin_change(self, &tx);
+    if (code >= 0)
+        code = ph_map_remove(&self->map, tx, key.at, key.length);
+    code = end_change(self, tx, code);
+    release_bytes(&key);
+    return code;
+}
+
+/* 1: the key was there and is gone, 0, or -1 with an exception set. */
+static int remove_key(PyObject *object, PyObject *key)
+{
+    int64_t code = remove_bytes(object, key);
+
+    if (code >= 0 || code == PH_M_RAISED)
+        return code < 0 ? -1 : (int)code;
+    PyObject *found = PyObject_CallMethodObjArgs(object, name_remove, key, NULL);
+    int was_there = found == NULL ? -1 : PyObject_IsTrue(found);
+    Py_XDECREF(found);
+    return was_there;
+}
+
+/* map[key] = value; del map[key]. */
+static int assign(PyObject *object, PyObject *key, PyObject *value)
+{
+    if (value == NULL) {
+        int was_there = remove_key(object, key);
+        if (was_there == 0)
+            PyErr_SetObject(PyExc_KeyError, key);
+        return was_there == 1 ? 0 : -1;
+    }
+    int64_t code = put_bytes(object, key, value, PH_MAP_NOWHERE);
+    if (code >= 0 || code == PH_M_RAISED)
+        return code < 0 ? -1 : 0;
+    PyObject *done = PyObject_CallMethodObjArgs(object, name_put, key, value, NULL);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+PyDoc_STRVAR(discard_doc,
+"discard(key, /)\n--\n\n"
+"Remove a key if it is there; tell whether it was. Its space is free when no view of it lives.");
+
+static PyObject *discard(PyObject *object, PyObject *key)
+{
+    int was_there = remove_key(object, key);
+    return was_there < 0 ? NULL : PyBool_FromLong(was_there);
+}
+
 PyDoc_STRVAR(put_doc,
 "_put(key, value, placed, /)\n--\n\n"
 "In the open transaction of this thread: 1 if the key was there, 0, or a negative code. `placed`: the fresh block that\n"
@@ -384,46 +467,20 @@ PyDoc_STRVAR(put_doc,
 
 static PyObject *put(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
-    struct map_object *self = map_of(object);
-    struct bytes_in key, value;
-    struct ph_tx *tx = NULL;
-    int64_t code;
-
     if (count != 3)
         return PyErr_Format(PyExc_TypeError, "_put() takes 3 arguments (%zd given)", count);
     long long placed = PyLong_AsLongLong(args[2]);
-    if ((placed == -1 && PyErr_Occurred()) || read_bytes(args[0], "key", &key) < 0)
+    if (placed == -1 && PyErr_Occurred())
         return NULL;
-    if (read_bytes(args[1], "value", &value) < 0) {
-        release_bytes(&key);
-        return NULL;
-    }
-    code = key.length > PH_MAP_KEY_MOST ? PH_M_NO_TX : begin_change(self, &tx);
-    if (code >= 0)
-        code = ph_map_put(&self->map, tx, key.at, key.length, value.at, value.length, (uint64_t)placed);
-    PyObject *done = end_change(self, tx, code);
-    release_bytes(&key);
-    release_bytes(&value);
-    return done;
+    return number_of(put_bytes(object, args[0], args[1], (uint64_t)placed));
 }
 
 PyDoc_STRVAR(remove_doc,
 "_remove(key, /)\n--\n\nIn the open transaction of this thread: 1 if the key was there, 0, or a negative code.");
 
-static PyObject *remove_key(PyObject *object, PyObject *argument)
+static PyObject *remove_by_code(PyObject *object, PyObject *key)
 {
-    struct map_object *self = map_of(object);
-    struct bytes_in key;
-    struct ph_tx *tx;
-
-    if (read_bytes(argument, "key", &key) < 0)
-        return NULL;
-    int64_t code = begin_change(self, &tx);
-    if (code >= 0)
-        code = ph_map_remove(&self->map, tx, key.at, key.length);
-    PyObject *done = end_change(self, tx, code);
-    release_bytes(&key);
-    return done;
+    return number_of(remove_bytes(object, key));
 }
 
 PyDoc_STRVAR(patch_doc,
@@ -447,10 +504,10 @@ static PyObject *patch(PyObject *object, PyObject *args)
     int64_t code = begin_change(self, &tx);
     if (code >= 0)
         code = ph_map_patch(&self->map, tx, key.at, key.length, start, data.at, data.length);
-    PyObject *done = end_change(self, tx, code);
+    code = end_change(self, tx, code);
     release_bytes(&key);
     release_bytes(&data);
-    return done;
+    return number_of(code);
 }
 
 PyDoc_STRVAR(pack_doc,
@@ -472,11 +529,10 @@ static PyObject *pack(PyObject *object, PyObject *argument)
         code = PH_M_NO_TX;
     if (code >= 0)
         code = ph_map_pack(&self->map, tx, key.at, key.length, &next);
-    PyObject *done = end_change(self, tx, code);
+    code = end_change(self, tx, code);
     release_bytes(&key);
-    if (done == NULL || code < 0)
-        return done;
-    Py_DECREF(done);
+    if (code < 0)
+        return number_of(code);
     return code == 0 ? Py_NewRef(Py_None) : PyBytes_FromStringAndSize((const char *)next.bytes, (Py_ssize_t)next.length);
 }
 
@@ -578,7 +634,8 @@ static PyMethodDef map_methods[] = {
     {"view", view, METH_O, view_doc},
     {"_scan", scan_map, METH_VARARGS, scan_doc},
     {"_put", (PyCFunction)(void (*)(void))put, METH_FASTCALL, put_doc},
-    {"_remove", remove_key, METH_O, remove_doc},
+    {"_remove", remove_by_code, METH_O, remove_doc},
+    {"discard", discard, METH_O, discard_doc},
     {"_patch", patch, METH_VARARGS, patch_doc},
     {"_pack", pack, METH_O, pack_doc},
     {"_make", make, METH_NOARGS, make_doc},
@@ -600,6 +657,7 @@ static PyType_Slot map_slots[] = {
     {Py_tp_methods, map_methods},
     {Py_tp_members, map_members},
     {Py_mp_subscript, subscript},
+    {Py_mp_ass_subscript, assign},
     {Py_mp_length, length},
     {Py_sq_contains, contains},
     {0, NULL},
@@ -616,7 +674,9 @@ int ph_add_map_type(PyObject *module)
 {
     name_refuse = PyUnicode_InternFromString("_refuse");
     name_missing = PyUnicode_InternFromString("__missing__");
-    if (name_refuse == NULL || name_missing == NULL)
+    name_put = PyUnicode_InternFromString("_put_slow");
+    name_remove = PyUnicode_InternFromString("_remove_slow");
+    if (name_refuse == NULL || name_missing == NULL || name_put == NULL || name_remove == NULL)
         return -1;
     return ph_add_type(module, "MapCore", &map_spec);
 }

@@ -128,8 +128,10 @@ class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
     Notes
     -----
     Point operations are O(log n): for a hundred thousand keys of 24 bytes three nodes. Keys have at
-    most 1024 bytes, values as many as the heap has room for. Use from several threads is safe; one
-    of them changes at a time.
+    most 1024 bytes, a longer one is a UsageError; values are contiguous buffers of any length. A
+    change outside of a transaction is one commit. It raises OutOfSpaceError, with nothing changed,
+    if the heap cannot grow or the transaction has no room in the log. Use from several threads is
+    safe; one of them changes at a time.
     """
 
     def __init__(self, heap: Heap, name: str, *, durable: bool | None = None) -> None:
@@ -173,23 +175,14 @@ class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
 
     # ------------------------------------------------------------ changing
 
-    def __setitem__(self, key: bytes, value: Any) -> None:
-        """Give a key a value: any contiguous buffer. O(log n), and one commit outside of a transaction.
+    def _put_slow(self, key: bytes, value: Any) -> None:
+        """Give a key a value, when C could not do it alone."""
+        self._require_key(key)
+        with self._heap.transaction(durable=self._durable) as tx:
+            if self._put(key, value, _NOWHERE) < 0:
+                self._put_in(tx, key, value)
 
-        Raises
-        ------
-        UsageError
-            The key is longer than `KEY_BYTES_MOST`.
-        OutOfSpaceError
-            The heap cannot grow, or the transaction has no room in the log. Nothing has changed.
-        """  # noqa: E501
-        if self._put(key, value, _NOWHERE) < 0:
-            self._require_key(key)
-            with self._heap.transaction(durable=self._durable) as tx:
-                if self._put(key, value, _NOWHERE) < 0:
-                    self._put_slowly(key, value, tx)
-
-    def _put_slowly(self, key: bytes, value: Any, tx: Any) -> None:
+    def _put_in(self, tx: Any, key: bytes, value: Any) -> None:
         length = memoryview(value).nbytes
         placed = _NOWHERE
         if len(key) + length > _ENTRY_BYTES_MOST:
@@ -205,18 +198,11 @@ class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
                 f"found one of {len(key)}"
             )
 
-    def __delitem__(self, key: bytes) -> None:
-        """Remove a key; KeyError if it is not there. Its space is free when no view of it lives."""
-        if not self.discard(key):
-            raise KeyError(key)
-
-    def discard(self, key: bytes) -> bool:
-        """Remove a key if it is there; tell whether it was."""
-        code = self._remove(key)
-        if code < 0:  # C could not do it alone
-            with self._heap.transaction(durable=self._durable) as tx:
-                while (code := self._remove(key)) < 0:
-                    self._help(code, tx)
+    def _remove_slow(self, key: bytes) -> bool:
+        """Remove a key, when C could not do it alone; tell whether it was there."""
+        with self._heap.transaction(durable=self._durable) as tx:
+            while (code := self._remove(key)) < 0:
+                self._help(code, tx)
         return code > 0
 
     def patch(self, key: bytes, start: int, data: Any) -> None:
