@@ -172,12 +172,14 @@ static int replace_child(struct edit *edit, const struct change *change)
     return 0;
 }
 
-/* What a change in place begins with. Nobody looks at the image of a leaf when the transaction has no second call:
- * header and slots will do then. */
+/* What a change in place begins with: all but the room between slots and entries. Nobody looks at the image of a leaf
+ * when the transaction has no second call: header and slots will do then. */
 static void copy_node(const struct ph_map_build *b, uint8_t *bytes, const uint8_t *node)
 {
     struct ph_node header = ph_node_header(node);
-    memcpy(bytes, node, b->map->is_alone && header.level == 0 ? ph_node_slot(header.count) : PH_MAP_NODE);
+    memcpy(bytes, node, ph_node_slot(header.count));
+    if (!b->map->is_alone || header.level != 0)
+        memcpy(bytes + header.top, node + header.top, PH_MAP_NODE - header.top);
 }
 
 /* A change of a node where it is. Pre: there is room. */
@@ -231,7 +233,7 @@ static int truncate_node(struct ph_map_build *b, uint64_t offset, const uint8_t 
     struct edit *edit = edit_of(b, offset);
     if (edit == NULL)
         return PH_L_NOMEM;
-    memcpy(edit->bytes, node, PH_MAP_NODE);
+    copy_node(b, edit->bytes, node);
     if (change->has_child && change->child_at < at && replace_child(edit, change) < 0)
         return PH_M_CORRUPT;
     while (ph_node_count(edit->bytes) > at)
