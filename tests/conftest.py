@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from pmemheap import Heap
 
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, print_blob=True)
@@ -40,6 +43,24 @@ def pytest_make_collect_report(
     if IN_CI and report.skipped:
         fail(report, collector.nodeid)
     return report
+
+
+@pytest.fixture(params=["anonymous", "process", "power"])
+def heap(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Heap]:
+    """A heap of each kind."""
+    if request.param == "anonymous":
+        made = Heap.anonymous()
+    else:
+        made = Heap.create(tmp_path / "heap", durability=request.param)
+    with made:
+        yield made
+
+
+@pytest.fixture
+def memory() -> Iterator[Heap]:
+    """A heap in private memory."""
+    with Heap.anonymous() as made:
+        yield made
 
 
 def fail(report: pytest.TestReport | pytest.CollectReport, what: str) -> None:

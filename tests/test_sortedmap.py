@@ -6,7 +6,6 @@ import random
 import shutil
 import struct
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,6 @@ from pmemheap.errors import CorruptHeapError, OutOfSpaceError, UsageError
 from pmemheap.units import MiB
 
 NODE = 4096
-
-
-@pytest.fixture(params=["anonymous", "process", "power"])
-def heap(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Heap]:
-    if request.param == "anonymous":
-        made = Heap.anonymous()
-    else:
-        made = Heap.create(tmp_path / "heap", durability=request.param)
-    with made:
-        yield made
-
-
-@pytest.fixture
-def memory() -> Iterator[Heap]:
-    with Heap.anonymous() as made:
-        yield made
 
 
 def filled(heap: Heap, count: int, size: int = 20) -> SortedMap:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,6 @@ from pmemheap.units import KiB, MiB
 
 class GivenUpError(Exception):
     """Raised to abort a transaction."""
-
-
-@pytest.fixture(params=["anonymous", "process", "power"])
-def heap(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Heap]:
-    if request.param == "anonymous":
-        made = Heap.anonymous()
-    else:
-        made = Heap.create(tmp_path / "data.heap", durability=request.param)
-    with made:
-        yield made
-
-
-@pytest.fixture
-def memory() -> Iterator[Heap]:
-    with Heap.anonymous() as made:
-        yield made
 
 
 # ---------------------------------------------------------------- by example

@@ -9,7 +9,7 @@ loading    CSV and JSON lines, in and out
 dbmlike    `kvstore.open`: str or bytes, as `dbm` takes them
 store      KVStore: bytes to bytes
 shelf      str keys over a store: pickled values, text
-deadlines  when keys expire
+deadlines  when keys expire          closing    the end of a `with` block
 """
 
 from kvstore.dbmlike import DbmStore

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kvstore.closing import Closing
 
 if TYPE_CHECKING:
     from kvstore.store import KVStore
@@ -23,7 +24,7 @@ __all__ = ["Shelf", "TextStore", "Wrapped"]
 V = TypeVar("V")
 
 
-class Wrapped(MutableMapping[str, V]):
+class Wrapped(Closing, MutableMapping[str, V]):
     """A store whose values pass through `dumps` and `loads`.
 
     Parameters
@@ -121,19 +122,6 @@ class Wrapped(MutableMapping[str, V]):
     def close(self) -> None:
         """Close the store."""
         self.store.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()
 
 
 class Shelf(Wrapped[Any]):

@@ -29,10 +29,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 import pmemheap
+from kvstore.closing import Closing
 from kvstore.deadlines import Deadlines
 from kvstore.shelf import Shelf, TextStore
 from pmemheap import CorruptHeapError, PmemHeapError
@@ -93,7 +93,7 @@ class StoreStats:
     live_views: int
 
 
-class KVStore(MutableMapping[bytes, bytes]):
+class KVStore(Closing, MutableMapping[bytes, bytes]):
     """An ordered store of keys and values in a heap file.
 
     Parameters
@@ -574,19 +574,6 @@ class KVStore(MutableMapping[bytes, bytes]):
         """
         self._heap.close()
         self._end.detach()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()
 
     def __reduce__(self) -> NoReturn:
         """Refuse: a store is a file that is open."""
