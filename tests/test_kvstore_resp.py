@@ -7,7 +7,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kvstore.commands import glob_pattern, glob_prefix
+from kvstore.patterns import glob_pattern, glob_prefix
 from kvstore.resp import (
     ProtocolError,
     ReplyError,

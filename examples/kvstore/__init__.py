@@ -2,6 +2,7 @@
 
 server     Redis clients: connections, what has arrived is committed together
 commands   what their requests mean            resp       how they are written
+patterns   of keys, as KEYS and SCAN have them
 spill      the slow layer of a zict, of a Dask worker
 sharded    a store over several heap files, each an actor of Dask
 cli        get, put, delete, scan, load, dump, stats, serve

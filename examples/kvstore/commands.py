@@ -17,19 +17,18 @@ goes meanwhile. Cursors are kept for the whole server, the latest thousands of t
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count, islice
 
+from kvstore.patterns import end_of, glob_pattern, glob_prefix
 from kvstore.resp import Reply, ReplyError, encode, parse_integer
 from kvstore.store import KVStore
 
-__all__ = ["LAST_WORDS", "Call", "Commands", "Session", "glob_pattern", "glob_prefix"]
+__all__ = ["LAST_WORDS", "Call", "Commands", "Session"]
 
 CURSORS_MOST = 10_000
-PATTERN_MOST = 4096
 MOST_SECONDS = 100 * 366 * 86400  # a hundred years: what the store takes
 LAST_WORDS = frozenset({b"QUIT", b"POST", b"HOST:"})  # nothing is to be run behind these
 VERSION = "7.0.0"  # of the Redis whose replies these are, for clients that ask
@@ -306,7 +305,7 @@ class Commands:
     def _keys_from(self, prefix: bytes, after: bytes | None = None) -> Iterator[bytes]:
         """Yield the keys that begin with `prefix`, those behind `after`."""
         start = prefix if after is None else max(prefix, after)
-        for key in self.store.keys(start or None, _end_of(prefix)):
+        for key in self.store.keys(start or None, end_of(prefix)):
             if key != after:
                 yield key
 
@@ -544,77 +543,6 @@ def _positive_seconds(text: bytes, per_second: int, command: str) -> float:
     if seconds <= 0:
         raise ReplyError(f"ERR invalid expire time in '{command}' command")
     return seconds
-
-
-# ---------------------------------------------------------------- patterns
-
-_GLOB_PART = re.compile(
-    rb"\\(?P<escaped>.)|(?P<star>\*+)|(?P<any>\?)"
-    rb"|\[(?P<not>\^?)(?P<set>(?:\\.|[^\]\\])*)\]|(?P<plain>.)",
-    re.DOTALL,
-)
-_SET_PART = re.compile(rb"(?:\\(.)|(.))(?:-(?:\\(.)|(.)))?", re.DOTALL)
-
-
-def glob_pattern(pattern: bytes) -> re.Pattern[bytes]:
-    r"""Return what ``fullmatch``es the keys that a pattern of Redis means.
-
-    What lies between two stars is matched where it occurs first, and not again: a pattern of many
-    stars takes no longer than one of one.
-
-    Examples
-    --------
-    >>> [bool(glob_pattern(rb"h[a-c]ll\*?*").fullmatch(key)) for key in (b"hall*xy", b"hell*x")]
-    [True, False]
-    """
-    if len(pattern) > PATTERN_MOST:
-        raise ReplyError(f"ERR pattern is longer than {PATTERN_MOST} bytes")
-    pieces: list[list[bytes]] = [[]]
-    for part in _GLOB_PART.finditer(pattern):
-        if part["star"]:
-            pieces.append([])
-        else:
-            pieces[-1].append(_glob_atom(part))
-    first, *rest = (b"".join(piece) for piece in pieces)
-    if rest:
-        first += b"".join(b"(?>.*?" + piece + b")" for piece in rest[:-1]) + b".*" + rest[-1]
-    return re.compile(first, re.DOTALL)
-
-
-def _glob_atom(part: re.Match[bytes]) -> bytes:
-    """Return the regular expression for one byte of a pattern."""
-    if part["any"]:
-        return b"."
-    if part["set"] is None:
-        return re.escape(part["escaped"] or part["plain"])
-    ranges = [_glob_range(one) for one in _SET_PART.finditer(part["set"])]
-    if not ranges:
-        return b"." if part["not"] else b"(?!)"
-    return b"[" + part["not"] + b"".join(ranges) + b"]"
-
-
-def _glob_range(one: re.Match[bytes]) -> bytes:
-    """Return a range of a set; Redis takes its ends in either order."""
-    low = one[1] or one[2]
-    high = one[3] or one[4] or low
-    return b"\\x%02x-\\x%02x" % (min(low, high)[0], max(low, high)[0])
-
-
-def glob_prefix(pattern: bytes) -> bytes:
-    """Return what every key begins with that a pattern can match."""
-    prefix = b""
-    for part in _GLOB_PART.finditer(pattern):
-        literal = part["escaped"] or part["plain"]
-        if literal is None:
-            break
-        prefix += literal
-    return prefix
-
-
-def _end_of(prefix: bytes) -> bytes | None:
-    """Return the first key behind those that begin with a prefix; None if there is none."""
-    stem = prefix.rstrip(b"\xff")
-    return stem[:-1] + bytes([stem[-1] + 1]) if stem else None
 
 
 # ---------------------------------------------------------------- texts
