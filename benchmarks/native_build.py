@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,10 @@ HERE = Path(__file__).resolve().parent
 NATIVE = HERE / "native"
 BUILD = HERE / "build"
 FLAGS = ["-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+MISSING = {
+    r"fatal error: (\S+): No such file": "header",
+    r"cannot find -l(\S+?):?(?:\s|$)": "library",
+}
 
 
 class BuildError(Exception):
@@ -56,7 +61,7 @@ def cffi_peer(
     Raises
     ------
     BuildError
-        With the compiler's own words.
+        With what is missing, or the compiler's own words.
     """
     declared = (NATIVE / header).read_text(encoding="utf-8")
     body = (NATIVE / source).read_text(encoding="utf-8")
@@ -104,11 +109,20 @@ def _compile(
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         shutil.rmtree(scratch)
-        raise BuildError(f"{name}: {done.stderr.strip().splitlines()[0]}")
+        raise BuildError(f"{name}: {_complaint(done.stderr)}")
     try:
         scratch.rename(home)
     except OSError:  # Another process was quicker, with the same text.
         shutil.rmtree(scratch)
+
+
+def _complaint(said: str) -> str:
+    """Return what the compiler or the linker misses, without the names of this machine's files."""
+    for pattern, missing in MISSING.items():
+        if found := re.search(pattern, said):
+            return f"{missing} {found[1]} not found"
+    found = re.search(r"\berror: (.*)", said)
+    return found[1] if found else "the compiler failed"
 
 
 def _imported(name: str, path: Path) -> ModuleType:

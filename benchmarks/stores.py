@@ -214,11 +214,13 @@ class PmemobjStore(Store):
         path = directory / "pool"
         # Filled by somebody who syncs nothing: the 10 000 commits would take minutes.
         command = [sys.executable, __file__, str(path)]
-        subprocess.run(command, check=True, env=os.environ | {"PMEM_IS_PMEM_FORCE": "1"})
+        filled = subprocess.run(command, check=False, env=os.environ | {"PMEM_IS_PMEM_FORCE": "1"})
+        if filled.returncode != 0:
+            raise PeerUnavailableError("libpmemobj: no pool could be filled")
         if self._lib.store_open(os.fsencode(path), KEYS, VALUE_BYTES) != 0:
-            raise PeerUnavailableError(f"libpmemobj: no pool of {MAP_BYTES} bytes in {directory}")
+            raise PeerUnavailableError(f"libpmemobj: no pool of {MAP_BYTES} bytes")
         if bool(self._lib.store_syncs()) != durable:
-            raise PeerUnavailableError(f"libpmemobj: another kind of memory in {directory}")
+            raise PeerUnavailableError("libpmemobj: another kind of memory")
 
     def commit(self, keys: Keys, value: bytes) -> None:
         if self._lib.store_commit(self._ffi.new("uint64_t[]", keys), len(keys), value) != 0:
@@ -315,7 +317,7 @@ def _serve(group: str, name: str, pipe: Connection) -> None:
         directory = Path(home)
         try:
             store = GROUPS[group][name](directory)
-        except (PeerUnavailableError, ValueError, subprocess.CalledProcessError) as refused:
+        except (PeerUnavailableError, ValueError) as refused:
             pipe.send(str(refused))
             return
         pipe.send(None)
