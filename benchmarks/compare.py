@@ -23,7 +23,7 @@ from peers import PEERS, unavailable
 from plan import Plan
 from results import Results
 from rich.console import Console
-from sections import SECTIONS, available, refusal
+from sections import NEED_PEERS, SECTIONS, available, refusal
 from workloads import HOLES
 
 
@@ -36,7 +36,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--traces", type=Path, help="directory of *.trace and *.trace.gz files")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--open-blocks", type=int, default=10_000_000, help="blocks in the heap")
-    parser.add_argument("--out", type=Path, help="directory for compare.md, .json, .svg and .png")
+    parser.add_argument("--out", type=Path, help="directory for compare.md, .json and .svg")
     parser.add_argument("--quick", action="store_true", help="few, short rounds and small heaps")
     return parser.parse_args(words)
 
@@ -94,16 +94,17 @@ def main(words: list[str] | None = None) -> None:
     chosen = arguments(words)
     console, progress = Console(), Console(stderr=True, style="dim")
     described = machine()
-    refused = unavailable()
+    sections = chosen.only.split(",")
+    refused = {} if NEED_PEERS.isdisjoint(sections) else unavailable()
     plan = plan_of(chosen, refused)
     results = Results(skipped=dict(refused))
-    for section in chosen.only.split(","):
+    for section in sections:
         reason = refusal(section, plan)
         if reason is None:
             SECTIONS[section](plan, results, progress.print)
         else:
             results.skipped[section] = reason
-    judged = verdicts(results)
+    judged = verdicts(results, sections)
     report.show(console, results)
     report.show_verdicts(console, judged)
     if chosen.out is not None:

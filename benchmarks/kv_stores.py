@@ -366,11 +366,15 @@ class Gnu(Kv):
 
 Make = Callable[[Path], Kv]
 OURS = "pmemheap"
+LMDB, LMDB_MAPPED = "LMDB, sync=False", "LMDB, sync=False, writemap"
+ROCKSDB_SYNC, LEVELDB_SYNC, SQLITE_FULL = "RocksDB, sync", "LevelDB, sync", "SQLite WAL, FULL"
+SYNCED_BY_OTHERS = (SQLITE_FULL, ROCKSDB_SYNC, LEVELDB_SYNC)
+"""Whose commit of one operation ours may not be slower than."""
 
 PROCESS: dict[str, Make] = {
     OURS: lambda directory: Ours(directory, "process"),
-    "LMDB, sync=False": lambda directory: Lmdb(directory, sync=False),
-    "LMDB, sync=False, writemap": lambda directory: Lmdb(directory, sync=False, writemap=True),
+    LMDB: lambda directory: Lmdb(directory, sync=False),
+    LMDB_MAPPED: lambda directory: Lmdb(directory, sync=False, writemap=True),
     "RocksDB, no sync": lambda directory: RocksDb(directory, sync=False),
     "LevelDB, no sync": lambda directory: LevelDb(directory, sync=False),
     "SQLite WAL, OFF": lambda directory: Sqlite(directory, "OFF"),
@@ -383,11 +387,14 @@ POWER: dict[str, Make] = {
     OURS: lambda directory: Ours(directory, "power"),
     "LMDB": Lmdb,
     "LMDB, writemap": lambda directory: Lmdb(directory, writemap=True),
-    "RocksDB, sync": lambda directory: RocksDb(directory, sync=True),
-    "LevelDB, sync": lambda directory: LevelDb(directory, sync=True),
-    "SQLite WAL, FULL": lambda directory: Sqlite(directory, "FULL"),
+    ROCKSDB_SYNC: lambda directory: RocksDb(directory, sync=True),
+    LEVELDB_SYNC: lambda directory: LevelDb(directory, sync=True),
+    SQLITE_FULL: lambda directory: Sqlite(directory, "FULL"),
     "diskcache, FULL": lambda directory: DiskCache(directory, 2),
 }
 """Every commit that has returned survives a power failure; GNU dbm cannot promise that."""
 
 GROUPS = {"process": PROCESS, "power": POWER}
+
+FAMILIES = (OURS, "LMDB", "LMDB, writemap", "RocksDB", "LevelDB", "SQLite", "diskcache", "GNU dbm")
+"""What both groups have, in the order of each."""

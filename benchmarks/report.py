@@ -11,23 +11,18 @@ from typing import Any
 
 import commits
 import kv
-import matplotlib as mpl
+import kv_bench
 from budgets import SYNTHETIC, Verdict
-from matplotlib import pyplot as plt
-from matplotlib.patches import Patch
-from peers import PEERS
+from plots import plot
 from results import Results, Row, geometric_mean
 from rich.console import Console
 from rich.table import Table
-from sections import BATCH, GLIBC, MICRO, OURS, PAIR, PAIR_SPINNING, UTILISATION, WARM
-
-mpl.use("agg")
+from sections import GLIBC, OURS, UTILISATION
 
 WORDS = {True: "met", False: "MISSED", None: "not measured"}
 COLOURS = {True: "green", False: "bold red", None: "yellow"}
-COLOUR_OF = {name: f"C{number}" for number, name in enumerate(PEERS)}
 GEOMEANS = ("geomean, real", "geomean, all")
-BEST_PEER = f"{OURS} / best peer"
+BEST_PEER = f"{OURS} / best peer, by minima"
 COMMITS = frozenset({commits.DURABLE, commits.LAZY})
 
 
@@ -58,7 +53,7 @@ def header(results: Results, section: str) -> list[str]:
     ratio = [f"{OURS} / {GLIBC}"] if {OURS, GLIBC} <= set(contenders) else []
     if section in COMMITS:
         ratio = [f"{contenders[0]} / {other}" for other in _others(contenders)]
-    if section in kv.SECTIONS:
+    if section in kv_bench.SECTIONS:
         ratio = [BEST_PEER]
     return [f"{section} [{', '.join(sorted(units))}]", *contenders, *ratio]
 
@@ -78,7 +73,7 @@ def body(results: Results, section: str) -> list[list[str]]:
 def _ratio(results: Results, section: str, cases: Iterable[str]) -> list[str]:
     if section in COMMITS:
         return [ratio for case in cases for ratio in _ratios_to_first(results, section, case)]
-    if section in kv.SECTIONS:
+    if section in kv_bench.SECTIONS:
         return [figure(kv.ratio_to_best_peer(results, section, case)) for case in cases]
     if not {OURS, GLIBC} <= set(results.contenders(section)):
         return []
@@ -137,6 +132,9 @@ def show(console: Console, results: Results) -> None:
 
 
 def show_verdicts(console: Console, verdicts: list[Verdict]) -> None:
+    """Print a table of the budgets, if there are any."""
+    if not verdicts:
+        return
     table = Table("budget", "measured", "bar", "")
     for verdict in verdicts:
         *cells, word = verdict_cells(verdict)
@@ -150,7 +148,7 @@ def show_verdicts(console: Console, verdicts: list[Verdict]) -> None:
 def write(
     directory: Path, results: Results, verdicts: list[Verdict], machine: dict[str, Any]
 ) -> None:
-    """Write `compare.json`, `compare.md`, `compare.svg` and `compare.png`."""
+    """Write `compare.json`, `compare.md` and, where there is something to see, `compare.svg`."""
     directory.mkdir(parents=True, exist_ok=True)
     document = {
         "machine": machine,
@@ -161,7 +159,7 @@ def write(
     text = json.dumps(_without_nan(document), indent=1)
     (directory / "compare.json").write_text(text + "\n", encoding="utf-8")
     (directory / "compare.md").write_text(_markdown(results, verdicts, machine), encoding="utf-8")
-    _plot(results, directory)
+    plot(results, directory / "compare.svg")
 
 
 def _without_nan(value: Any) -> Any:
@@ -179,10 +177,11 @@ def _markdown(results: Results, verdicts: list[Verdict], machine: dict[str, Any]
     for section in results.sections():
         parts += ["", f"## {section}", ""]
         parts += _markdown_table(header(results, section), body(results, section))
-    parts += ["", "## Budgets", ""]
-    parts += _markdown_table(
-        ["budget", "measured", "bar", ""], [verdict_cells(verdict) for verdict in verdicts]
-    )
+    if verdicts:
+        parts += ["", "## Budgets", ""]
+        parts += _markdown_table(
+            ["budget", "measured", "bar", ""], [verdict_cells(verdict) for verdict in verdicts]
+        )
     if results.skipped:
         parts += ["", "## Left out", ""]
         parts += [f"- {what}: {reason}" for what, reason in results.skipped.items()]
@@ -192,52 +191,3 @@ def _markdown(results: Results, verdicts: list[Verdict], machine: dict[str, Any]
 def _markdown_table(head: list[str], lines: list[list[str]]) -> list[str]:
     aligned = ["---", *["--:" for _ in head[1:]]]
     return ["| " + " | ".join(cells) + " |" for cells in [head, aligned, *lines]]
-
-
-# -------------------------------------------------------------------------------------------- plot
-
-
-def _plot(results: Results, directory: Path) -> None:
-    panels = [
-        (MICRO, "64 B from Python: ns a call pair, or a block", (PAIR, PAIR_SPINNING, BATCH), True),
-        (WARM, "traces, warm: ns an operation, net of the loop", None, True),
-        (UTILISATION, "traces: peak live payload / peak touched memory", None, False),
-    ]
-    drawn = [panel for panel in panels if panel[0] in results.sections()]
-    if not drawn:
-        return
-    heights = [max(2.5, 0.4 * len(results.cases(section))) for section, *_ in drawn]
-    drawing, axes = plt.subplots(
-        len(drawn),
-        figsize=(9, sum(heights) + 1),
-        height_ratios=heights,
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis, (section, title, cases, logarithmic) in zip(axes[:, 0], drawn, strict=True):
-        _bars(axis, results, section, list(cases or results.cases(section)))
-        axis.set_title(title, loc="left", fontsize=10)
-        axis.set_xscale("log" if logarithmic else "linear")
-    handles = [Patch(color=COLOUR_OF[name], label=name) for name in _drawn_contenders(results)]
-    drawing.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
-    for ending in ("svg", "png"):
-        drawing.savefig(directory / f"compare.{ending}", dpi=120)
-    plt.close(drawing)
-
-
-def _drawn_contenders(results: Results) -> list[str]:
-    seen = {row.contender for row in results.rows}
-    return [name for name in COLOUR_OF if name in seen]
-
-
-def _bars(axis: Any, results: Results, section: str, cases: list[str]) -> None:
-    contenders = results.contenders(section)
-    thickness = 0.85 / len(contenders)
-    for number, contender in enumerate(contenders):
-        bests = results.bests(section, contender)
-        places = [index + number * thickness for index in range(len(cases))]
-        axis.barh(places, [bests.get(case, math.nan) for case in cases], thickness, label=contender)
-    axis.set_yticks([index + 0.4 for index in range(len(cases))], cases, fontsize=8)
-    axis.margins(y=0.01)
-    axis.invert_yaxis()
-    axis.grid(axis="x", alpha=0.3)

@@ -240,6 +240,7 @@ SECTIONS: dict[str, Section] = {
     "kv": kv,
 }
 NEED_TRACES = frozenset({"traces", "utilisation"})
+NEED_PEERS = frozenset({"micro", *NEED_TRACES})
 NEED_HEAP = frozenset({"extents", "growth", "open", "memory", "bare", "commits", "recovery", "kv"})
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +31,29 @@ a 3 200
 f 3
 """
 
+MACHINE_PATH = re.compile(r"(^|[\s'\"(])/\w+/")
+
+KV_KINDS = ("", "16 B-16 KiB: ")
+KV_TIMES = {
+    *(f"mix {name}" for name in "ABCDEF"),
+    *(kind + what for kind in KV_KINDS for what in ("load", "churn: delete + insert", "delete")),
+    *(f"1 MiB: {what}" for what in ("put", "get", "view", "patch of 4 KiB")),
+    *("load, 100 a commit", "get", "view", "update", "scan of 25"),
+    *("reopen and get", "reopen and get, 500"),
+}
+KV_DISK = {
+    kind + what
+    for kind in KV_KINDS
+    for what in ("loaded", "churned", "churned, compacted", "all deleted", "all deleted, compacted")
+}
+KV_POWER = {"commit of 1", "commit of 100", "reopen and get", "reopen and get, 500"}
+
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
 
 
 def run(script: Path, *arguments: str) -> str:
@@ -95,21 +120,92 @@ def test_commits_are_measured_beside_others(tmp_path: Path) -> None:
 def test_the_key_value_store_is_measured_beside_others_that_are_there(tmp_path: Path) -> None:
     run(BENCHMARKS / "kv.py", "--quick", "--peers", "pmemheap", "--out", str(tmp_path))
     document = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
-    measured = {(row["section"], row["case"], row["contender"]) for row in document["rows"]}
-    assert {
-        ("kv, process", "load", "pmemheap"),
-        ("kv, process", "view", "pmemheap"),
-        ("kv, process", "mix E", "SQLite WAL, OFF"),
-        ("kv, process", "1 MiB: patch of 4 KiB", "SQLite WAL, OFF"),
-        ("kv, disk", "all deleted, compacted", "pmemheap"),
-    } <= measured
-    assert all(value > 0 for row in document["rows"] for value in row["values"])
-    if "kv, power" not in document["skipped"]:
-        assert ("kv, power", "commit of 100", "pmemheap") in measured
-        assert ("kv, power", "commit of 1", "SQLite WAL, FULL") in measured
-    contenders = {contender for _, _, contender in measured}
-    for what, reason in document["skipped"].items():
-        if " on " in what:  # A store that cannot be imported: the result says how to get it.
+    measured: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for row in document["rows"]:
+        measured[row["section"]][row["contender"]].add(row["case"])
+        assert all(value > 0 for value in row["values"]) or row["section"] == "kv, memory", row
+    assert measured["kv, process"]["pmemheap"] == KV_TIMES
+    assert measured["kv, process"]["SQLite WAL, OFF"] == KV_TIMES - {"view", "1 MiB: view"}
+    for contender in ("pmemheap", "SQLite WAL, OFF"):
+        assert measured["kv, disk"][contender] == KV_DISK
+        assert measured["kv, memory"][contender] == {"anonymous", "of files"}
+    skipped = document["skipped"]
+    if "kv, power" not in skipped:
+        assert measured["kv, power"]["pmemheap"] == KV_POWER
+        assert measured["kv, power"]["SQLite WAL, FULL"] == KV_POWER
+        assert measured["kv, power"]["file"] == {"one sync of the disk"}
+    for what, reason in skipped.items():
+        assert what.startswith("kv, "), what
+        assert not MACHINE_PATH.search(reason), reason
+        if " on " in what and "reopen" not in what:  # It is not there: this is how to get it.
             assert "No module named" in reason
-            assert what.partition(" on ")[2] not in contenders
-    assert "pmemheap / best peer" in (tmp_path / "compare.md").read_text(encoding="utf-8")
+            assert not any(what.partition(" on ")[2] in names for names in measured.values())
+    assert all(each["what"].startswith("kv, ") for each in document["budgets"])
+    assert "pmemheap / best peer, by minima" in (tmp_path / "compare.md").read_text("utf-8")
+    assert (tmp_path / "compare.svg").stat().st_size > 0
+
+
+def test_what_cannot_be_built_says_what_is_missing_and_no_path() -> None:
+    build: Any = importlib.import_module("native_build")
+    with pytest.raises(build.BuildError, match=r"^nobody: header no/such\.h not found$"):
+        build.cffi_peer("nobody", "#include <no/such.h>", "heap_peer.c")
+    names = "".join(
+        f"#define HEAP_{verb.upper()} {verb}\n" for verb in ("malloc", "realloc", "free")
+    )
+    preamble = f"#include <stdlib.h>\n{names}"
+    with pytest.raises(build.BuildError, match=r"^nobody: library nobodys not found$"):
+        build.cffi_peer("nobody", preamble, "heap_peer.c", ("nobodys",))
+    with pytest.raises(build.BuildError) as refused:
+        build.cffi_peer("nobody", "#error nobody knows", "heap_peer.c")
+    assert str(refused.value).startswith("nobody: ")
+    assert not MACHINE_PATH.search(str(refused.value))
+
+
+LMDBS = ("LMDB, sync=False", "LMDB, sync=False, writemap")
+
+
+def judged(*rows: tuple[str, str, str, tuple[float, ...]]) -> dict[str, tuple[float, bool | None]]:
+    """Return what is measured and whether it is met, of each budget of the key-value store."""
+    results: Any = importlib.import_module("results")
+    made = [results.Row(section, case, who, "us", values) for section, case, who, values in rows]
+    verdicts = importlib.import_module("budgets").verdicts(results.Results(made), ["kv"])
+    return {each.what: (each.measured, each.met) for each in verdicts}
+
+
+def test_budgets_of_what_was_not_measured_are_neither_met_nor_missed() -> None:
+    verdicts = judged()
+    assert len(verdicts) == 14
+    assert {met for _, met in verdicts.values()} == {None}
+    lone = judged(("kv, power", "reopen and get", "pmemheap", (1.0,)))  # And no bare sync beside.
+    assert lone["kv, power: reopen and get"] == (1.0, None)
+
+
+@pytest.mark.parametrize(("ours", "met"), [((9.0, 0.8, 5.0), True), ((9.0, 0.9), False)])
+def test_a_budget_beside_others_compares_the_least_of_each(
+    ours: tuple[float, ...], met: bool
+) -> None:
+    verdicts = judged(
+        ("kv, process", "get", "pmemheap", ours),
+        ("kv, process", "get", LMDBS[0], (3.0, 2.0)),
+        ("kv, process", "get", LMDBS[1], (7.0, 1.0)),
+        ("kv, process", "get", "somebody quicker", (0.1,)),  # Who is not part of the promise.
+    )
+    assert verdicts["kv, process: get, ours / the best LMDB"] == (min(ours), met)
+
+
+def test_a_power_store_may_sync_three_times_when_it_is_opened() -> None:
+    for took, met in ((1600.0, True), (1601.0, False)):
+        verdicts = judged(
+            ("kv, power", "one sync of the disk", "file", (200.0, 300.0)),
+            ("kv, power", "reopen and get, 1,000,000", "pmemheap", (took,)),
+        )
+        assert verdicts["kv, power: reopen and get, 1,000,000"] == (took, met)
+
+
+def test_only_budgets_of_what_was_asked_for_are_shown() -> None:
+    results = importlib.import_module("results").Results()
+    budgets = importlib.import_module("budgets")
+    assert budgets.verdicts(results, ["recovery"]) == []
+    assert len(budgets.verdicts(results, ["bare"])) == 2
+    sections = importlib.import_module("sections").SECTIONS
+    assert set(budgets.BUDGETS) < set(sections)
