@@ -372,7 +372,8 @@ def power_refusal() -> str | None:
         try:
             heap.create(Path(home) / "heap", durability="power").close()
         except ValueError as refused:
-            return f"{refused}; name another directory with TMPDIR"
+            what = str(refused).replace(f"{home}/", "")
+            return f"{what}; name another directory with TMPDIR"
     return None
 
 
