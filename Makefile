@@ -64,7 +64,7 @@ faults: $(VENV)/test/ready
 	    --memory 1000 || exit 1; \
 	done
 
-# Ctrl-C at every place where Python would notice one, in every change of every kind of heap: ten minutes.
+# Ctrl-C at every place where Python would notice one, in every change of every heap: 20 minutes.
 interrupts: $(VENV)/test/ready
 	PMEMHEAP_INTERRUPTS_ALL=1 $(VENV)/test/bin/python -m pytest tests/test_interrupts.py -rA --no-header
 

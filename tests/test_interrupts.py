@@ -8,15 +8,16 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from interrupts import Place, interrupted, places
 
-from pmemheap import Heap
+from pmemheap import Heap, UsageError
 from pmemheap.pmem2 import Map, VMReservation
 
 pytestmark = [
@@ -71,6 +72,18 @@ def commit_and_trim(heap: Heap) -> None:
     free_and_trim(heap)
 
 
+def savepoint(heap: Heap) -> None:
+    with heap.transaction() as transaction:
+        block = transaction.malloc(100)
+        with heap.transaction() as inner:
+            inner.roots["inner"] = inner.malloc(2 << 20)
+            inner.write(block, b"y" * 10)
+        taken_back = heap.transaction()
+        taken_back.malloc(3000)
+        taken_back.abort()
+        transaction.realloc(block, LARGE)
+
+
 def sync(heap: Heap) -> None:
     heap.sync()
 
@@ -85,9 +98,25 @@ def move_log(heap: Heap) -> None:
         transaction.snapshot(heap.roots["large"], LARGE)
 
 
+def expand(heap: Heap) -> None:
+    heap.expand(heap.malloc(300_000), 3 << 20)
+
+
+def age(heap: Heap) -> None:
+    """What was free for a whole interval goes back."""
+    heap.free(heap.malloc(5 << 20))
+    for _ in range(2):
+        heap._serve(heap._supply.decay, 0.0)
+
+
+def copy(heap: Heap) -> None:
+    if heap.durability != "none":
+        heap.snapshot(f"{heap.name}.snapshot", replace=True)
+
+
 CHANGES = (
-    grow, fill_runs, free_and_trim, drop_arena, make_arena, commit, snapshot, sync, realloc,
-    move_log,
+    grow, fill_runs, free_and_trim, drop_arena, make_arena, commit, savepoint, snapshot, sync,
+    realloc, move_log, expand, age, copy,
 )  # fmt: skip
 
 
@@ -102,10 +131,8 @@ def directory(medium: str, tmp_path: Path) -> Iterator[Path]:
     if medium == "power" or not Path("/dev/shm").is_dir():
         yield tmp_path
         return
-    path = Path("/dev/shm") / f"interrupts-{os.getpid()}"
-    path.mkdir()
-    yield path
-    shutil.rmtree(path)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as path:
+        yield Path(path)
 
 
 def fill(heap: Heap) -> Heap:
@@ -262,6 +289,37 @@ def test_an_interrupted_map_leaves_its_place_free() -> None:
             reservation.check()
             map_and_unmap(reservation)
     reservation.close()
+
+
+def test_a_map_that_is_half_closed_has_no_view_and_can_be_closed() -> None:
+    """Asked for a view, it said ValueError."""
+    with VMReservation(1 << 20) as reservation:
+        for place in places(Map.anonymous(reservation, 0, 4096).close):
+            part = Map.anonymous(reservation, 0, 4096)
+            interrupted(place, 1, part.close)
+            with suppress(UsageError):
+                part.view[0] = 1
+            part.close()
+            assert part.closed
+            assert reservation.maps() == []
+
+
+def test_an_interrupted_open_lets_the_file_go(tmp_path: Path) -> None:
+    """Nobody could open it any more: it was locked by a descriptor that nobody knew."""
+    path = tmp_path / "heap"
+    Heap.create(path).close()
+    place = next(each for each in places(lambda: opened_and_closed(path)) if is_lost_at(each))
+    assert interrupted(place, 1, lambda: opened_and_closed(path))
+    opened_and_closed(path)
+
+
+def opened_and_closed(path: Path) -> None:
+    Heap.open(path).close()
+
+
+def is_lost_at(place: Place) -> bool:
+    """Tell whether the medium has been opened there and the heap does not have it yet."""
+    return place.code.co_name == "_over_file"
 
 
 def test_an_interrupted_reservation_can_be_made_extended_and_shrunk() -> None:
