@@ -93,11 +93,12 @@ class Arena(BlockSpace):
                 medium.expect_arena(index, slot)
                 region.grow(1, 1)
             return cls._over(heap, index, region, fresh=slot is not None)
-        except BaseException:
+        except BaseException as error:
             heap._leave_log(index)
             pieces = region.pieces
             region.close()
-            if slot is not None and pieces:  # it was made already
+            was_refused = isinstance(error, PmemHeapError)  # after an interrupt who knows
+            if was_refused and slot is not None and pieces:  # it was made already
                 with suppress(PmemHeapError):
                     medium.drop_arena(pieces)
                     medium.release(pieces)
@@ -145,21 +146,48 @@ class Arena(BlockSpace):
         self._require(write=True)
         if self._medium.in_doubt:
             self._rebuild()
-        pieces = self._region.pieces
         try:
-            self._set_state(State.CLOSED)  # before the look: from here on nobody gets a view
-            self._require_unused()
-            self._medium.drop_arena(pieces)
-        except BaseException:
-            if self._medium.arenas[self._index].state == ArenaState.LIVE:
+            self._drop_unused()
+        except (PmemHeapError, BufferError):
+            if self._is_part():
                 self._set_state(State.OPEN)
                 self._heed_failed_sync()
             raise
+        except BaseException:  # the next call calls `recall`
+            self._medium.in_doubt = True
+            raise
+
+    def _drop_unused(self) -> None:
+        pieces = self._region.pieces
+        self._set_state(State.CLOSED)  # before the look: from here on nobody gets a view
+        self._require_unused()
+        self._medium.drop_arena(pieces)
+        self._end()
+        with suppress(PmemHeapError):  # the next give-back tries again
+            self._medium.release(pieces)
+
+    def _is_part(self) -> bool:
+        """Tell whether the heap still has it."""
+        return self._medium.arenas[self._index].state == ArenaState.LIVE
+
+    def _end(self) -> None:
         self._shut()
         self._leave_log(self._index)
         self._region.close()
-        with suppress(PmemHeapError):  # the next give-back tries again
-            self._medium.release(pieces)
+
+    def recall(self, state: State) -> None:
+        """After an interrupt in the middle of its end: come to that end, or be open again."""
+        if not self.closed or not self._region.pieces:
+            return
+        if self._is_part():
+            self._set_state(state)
+        else:
+            self._end()
+
+    def _recall_arenas(self) -> None:
+        heap = self._heap()
+        if heap is not None:
+            heap._recall_arenas()
 
     def _require_unused(self) -> None:
         counters = self._counters()

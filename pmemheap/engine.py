@@ -464,6 +464,7 @@ class Engine(Committing):
                 log.mend()
             finally:
                 self._heed_failed_sync()
+        self._recall_arenas()
         spaces = self._spaces()
         for space in spaces:
             space._region.mend()
@@ -471,6 +472,9 @@ class Engine(Committing):
         for space in spaces:
             space._supply.rebuild()
         self._medium.in_doubt = False
+
+    def _recall_arenas(self) -> None:
+        """Find out which arenas an interrupt has made or dropped; `Heap` and `Arena` know them."""
 
     # ------------------------------------------------------------ refusing
 

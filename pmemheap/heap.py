@@ -395,6 +395,15 @@ class Heap(BlockSpace):
         named = live_names(self._medium.arenas).values()
         return [self, *(self._arena_at(index) for index in named)]
 
+    def _recall_arenas(self) -> None:
+        for arena in self._arenas.values():
+            arena.recall(State(self._state()))
+        medium = self._medium
+        if isinstance(medium, AnonymousMedium):  # what was made and nobody has is not opened again
+            for index in live_names(medium.arenas).values():
+                if index not in self._arenas or self._arenas[index].closed:
+                    medium.arenas[index] = medium.arenas[index].dropped()
+
     def _elsewhere(self, offset: int) -> Engine | None:
         index = offset >> ARENA_BITS
         if index == 0 or self._state() > State.READONLY:
@@ -596,18 +605,24 @@ class Heap(BlockSpace):
         if self._state() != State.CLOSED:
             self._require_unused()
             try:
-                if self._medium.in_doubt:
-                    self._rebuild()
-                self._end_log()
-            except PmemHeapError:
-                self._shut_all()
-                self._close_parts()
+                self._end_calls()
+            except (PmemHeapError, BufferError):
                 raise
             except BaseException:
                 self._medium.in_doubt = True
                 raise
-            self._shut_all()
         self._close_parts()
+
+    def _end_calls(self) -> None:
+        try:
+            if self._medium.in_doubt:
+                self._rebuild()
+            self._end_log()
+        except PmemHeapError:
+            self._shut_all()
+            self._close_parts()
+            raise
+        self._shut_all()
 
     def _require_unused(self) -> None:
         views = sum(space._live_views() for space in self._spaces())

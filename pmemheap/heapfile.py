@@ -84,9 +84,6 @@ class Journal(Protocol):
         If it raises they are no part of it, or the heap is dead.
         """
 
-    def settle(self) -> None:
-        """Wait until every change so far is in its place."""
-
     def sync(self) -> None:
         """Wait until every change so far is durable and in its place."""
 
@@ -103,9 +100,6 @@ class DirectJournal:
             self._file.store_slot(table, index, image)
         if durable and self._file.is_power:
             self._file.sync_all("change")
-
-    def settle(self) -> None:
-        """Do nothing: they are."""
 
     def sync(self) -> None:
         """Sync the file."""
@@ -551,17 +545,9 @@ class HeapFile:
         durable : bool
             Return when they are durable; in a process heap when they are stored.
         """
-        if not slots:
-            return
-        try:
+        if slots:
             self.journal.change(slots, self._file_end_after(slots), durable)
             self.adopt_slots(slots)
-        except PmemHeapError:
-            raise
-        except BaseException:  # whoever has to undo what led to it wants to know whether it is done
-            self.journal.settle()
-            self.reread()
-            raise
 
     def settle_strays(self) -> None:
         """Say in the segment table that what a crash has left without an owner is SPARE."""
@@ -569,7 +555,7 @@ class HeapFile:
         self.change([(Table.SEGMENTS, index, spare.pack()) for index, spare in strays.items()])
 
     def reread(self) -> None:
-        """Read superblock and tables again from the header, where all that is settled is home."""
+        """Read superblock and tables again from the header, where all that was synced is home."""
         assert self._header is not None
         image = bytes(self._header.view)
         stored, self._copy = read_superblock(image)

@@ -143,10 +143,6 @@ class RedoLog(native.LogCore):
         """Whether a thread is in the middle of it: what finalizers change then waits."""
         return self._depth > 0
 
-    def settle(self) -> None:
-        """Bring everything appended so far home; in a power heap it is durable then."""
-        self.sync_log()
-
     def sync(self) -> None:
         """Wait until everything so far is durable, and what was stored to blocks as well.
 
@@ -359,7 +355,7 @@ class RedoLog(native.LogCore):
     def mend(self) -> None:
         """After an interrupt: believe the header, and go on in the log that it names."""
         medium = self._medium
-        self.settle()
+        self.sync_log()
         medium.reread()
         medium.sync_superblock()
         log = medium.named_next_log()

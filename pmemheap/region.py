@@ -451,9 +451,7 @@ class Region:
             raise
         try:
             self._medium.publish(piece, piece.stop)
-        except BaseException as error:
-            if self._medium.is_published(piece):  # an interrupt, after it had become part of it
-                raise
+        except PmemHeapError as error:  # after an interrupt `mend` finds out what became of it
             self._retract()
             if not isinstance(error, DurabilityError):  # else it may be part of the heap
                 self._medium.abandon(piece)

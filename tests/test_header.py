@@ -211,9 +211,6 @@ class Recorded:
         for table, index, image in slots:
             self.file.store_slot(table, index, image)
 
-    def settle(self) -> None:
-        """Do nothing: what is changed is stored."""
-
     def sync(self) -> None:
         self.calls.append(([], -1, True))
 
