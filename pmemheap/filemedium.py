@@ -328,7 +328,12 @@ class FileMedium(HeapFile):
         """Map a log beside the one in use."""
         with refusals(f"heap file {self.name!r}: log"):
             reservation = VMReservation(slot.file_bytes)
-            log = Map.file(self.fd, reservation, 0, slot.file_bytes, slot.file_off)
+            try:
+                log = Map.file(self.fd, reservation, 0, slot.file_bytes, slot.file_off)
+            except BaseException:  # the traceback keeps it
+                with suppress(Pmem2Error):
+                    reservation.close()
+                raise
             self._fault_in_pages(log)
         self._next_log, self._next_log_off = log, slot.file_off
         return log
