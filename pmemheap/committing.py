@@ -63,15 +63,23 @@ class Committing(native.HeapCore):
 
     # ------------------------------------------------------------ the log
 
-    def _begin_log(self, heap: Committing | None) -> None:
-        """Join the log of the heap; with None, begin it."""
+    def _begin_log(self, heap: Committing | None, *, asleep: bool) -> None:
+        """Join the log of the heap; with None, begin it, unless the heap sleeps: then later."""
         medium = self._medium
         file = medium if isinstance(medium, FileMedium) and not medium.readonly else None
         if heap is not None:
             self._log = heap._log
         else:
-            self._log = LogCore() if file is None else RedoLog(file)
+            self._log = LogCore() if file is None or asleep else RedoLog(file)
         self._is_power = file is not None and file.is_power
+        self._tell_homes()
+        if file is not None:
+            self._set_logged(_POWER if file.is_power else _PROCESS)
+
+    def _tell_homes(self) -> None:
+        """Tell the log where what it says of this arena goes."""
+        medium = self._medium
+        file = medium if isinstance(medium, FileMedium) and not medium.readonly else None
         base, region = self._region.base, self._region
         homes = ("data", "home_bits", "home_entries")
         if file is None or not file.shadowed:
@@ -81,8 +89,6 @@ class Committing(native.HeapCore):
             self._origin >> layout.ARENA_BITS, data, bits, entries,
             region.first_unit, region.end_unit, self,
         )  # fmt: skip
-        if file is not None:
-            self._set_logged(_POWER if file.is_power else _PROCESS)
 
     def _leave_log(self, arena: int) -> None:
         """Let nothing come home to an arena any more: it has been dropped."""

@@ -71,8 +71,9 @@ class State(IntEnum):
     OPEN = 0
     QUIET = 1
     READONLY = 2
-    FORKED = 3
-    CLOSED = 4
+    ASLEEP = 3
+    FORKED = 4
+    CLOSED = 5
 
 
 _OPEN = int(State.OPEN)
@@ -140,15 +141,21 @@ class Engine(Committing):
         self._identity, self._name = identity, name
         self._lock, self._owner = threading.RLock(), 0
         self._configure(*packed_classes())
-        data, bits, entries, units = map(region.base, ("data", "bits", "entries", "units"))
-        self._attach(data, bits, entries, units, region.lifelines)
-        self._begin_log(heap)
+        self._attach_tables()
+        state = self._first_state(heap)
+        self._begin_log(heap, asleep=state == State.ASLEEP)
         core = weakref.proxy(self)  # no cycle: a heap that is dropped is closed at once
         self._supply = Supply(core, region, medium, fresh=fresh)
         self._decay_seconds = decay
         self._decayed_at = time.monotonic()
         self._rearm()
-        self._set_state(self._first_state(heap))
+        self._set_state(state)
+
+    def _attach_tables(self) -> None:
+        """Tell C where they are."""
+        region = self._region
+        data, bits, entries, units = map(region.base, ("data", "bits", "entries", "units"))
+        self._attach(data, bits, entries, units, region.lifelines)
 
     def _first_state(self, heap: Engine | None) -> State:
         """Return what calls may do at first: those of an arena what those of its heap may."""
@@ -156,8 +163,8 @@ class Engine(Committing):
             return State(heap._state())
         if self.readonly:
             return State.READONLY
-        as_closed = isinstance(self._medium, FileMedium) and self._medium.is_clean
-        return State.QUIET if as_closed else State.OPEN
+        sleeps = isinstance(self._medium, FileMedium) and self._medium.sleeps
+        return State.ASLEEP if sleeps else State.OPEN
 
     # ------------------------------------------------------------ what it is
 
@@ -478,6 +485,25 @@ class Engine(Committing):
 
     # ------------------------------------------------------------ refusing
 
+    def _rise(self) -> None:
+        """Map the tables, before the first call that needs more than roots and maps."""
+        if self._owner == threading.get_ident():
+            self._rise_locked()
+        else:
+            self._alone(self._rise_locked)
+
+    def _rise_locked(self) -> None:
+        if self._state() == State.ASLEEP:
+            self._region.complete()
+            self._attach_tables()
+            self._begin_log(None, asleep=False)
+            self._set_state(State.QUIET)
+
+    def _require_open(self) -> None:
+        """Raise if it is not open; if it sleeps it may sleep on."""
+        if self._state() != State.ASLEEP:
+            self._require()
+
     def _wake(self) -> None:
         """Say in the file that it is in use, before the first change after a durable point."""
         if self._owner == threading.get_ident():
@@ -486,6 +512,7 @@ class Engine(Committing):
             self._alone(self._wake_locked)
 
     def _wake_locked(self) -> None:
+        self._rise_locked()
         if self._state() != State.QUIET:
             return
         assert isinstance(self._medium, FileMedium)
@@ -529,6 +556,8 @@ class Engine(Committing):
 
     def _require(self, *, write: bool = False) -> None:
         """Raise what the state of the heap asks for."""
+        if self._state() == State.ASLEEP:
+            self._rise()
         state = State(self._state())
         if state == State.QUIET and write:
             self._wake()

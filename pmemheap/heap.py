@@ -265,7 +265,7 @@ class Heap(BlockSpace):
             medium.shadowed = medium.is_power and not medium.readonly
             region = Region(medium, headroom)
             try:
-                region.adopt(medium.pieces())
+                region.adopt(medium.pieces(), asleep=medium.sleeps)
                 replay_private(medium, region, 0)
                 identity, name = medium.superblock.uuid, f"heap {medium.name!r}"
                 return cls._over(medium, region, identity, name, decay, fresh=fresh)
@@ -694,7 +694,10 @@ class _Guard:
 
     def require(self, *, write: bool) -> None:
         heap = self._open()
-        heap._require(write=write)
+        if write:
+            heap._require(write=True)
+        else:
+            heap._require_open()
         if heap._medium.in_doubt and not heap._is_changing():
             heap._serve(lambda: None)
 

@@ -37,7 +37,7 @@ from pmemheap.errors import (
     PmemHeapError,
     UsageError,
 )
-from pmemheap.header import other_superblock, read_superblock, read_tables
+from pmemheap.header import Tables, other_superblock, read_superblock, read_tables
 from pmemheap.layout import (
     ArenaSlot,
     Durability,
@@ -70,6 +70,7 @@ T = TypeVar("T")
 
 _FILE_LEAST = layout.HEADER_BYTES + UNIT
 _VOLATILE_FILE_SYSTEMS = {native.TMPFS: "tmpfs", 0x858458F6: "ramfs"}
+_HEAD_BYTES = layout.SEGMENT_TABLE  # superblocks and the words of a process heap
 _FIRST_UNITS = layout.SEGMENT_UNITS
 _NAME_CHARACTERS_KEPT = 40
 _ZEROS = UNIT  # written at a time: what is written at once, the page cache may sync at once
@@ -294,15 +295,16 @@ class HeapFile:
         beside : bool
             Let a reader in beside a living writer, as an attached reader of shared memory is.
         recover : callable, optional
-            Called under the lock when `superblock` is known and nothing is mapped yet. It may
-            bring the file to its committed state, call `read_image` again, or change `image`.
+            Called under the lock when `superblock` is known and nothing is mapped yet; `image` ends
+            before the tables. It may bring the file to its committed state, call `read_image`, or
+            change `image`.
         """
         with refusals(f"heap file {name!r}: open"):
             medium = cls(fd, name, readonly=readonly, limit=limit)
             try:
                 medium._require_regular()
                 medium._lock(beside=beside)
-                medium.read_image()
+                medium._read_to(_HEAD_BYTES)
                 if recover is not None:
                     recover(medium)
                 medium._read(recovered=recover is not None)
@@ -401,7 +403,10 @@ class HeapFile:
 
     def read_image(self) -> None:
         """Read the header area anew, and choose the superblock."""
-        self.image = bytearray(layout.HEADER_BYTES)
+        self._read_to(layout.HEADER_BYTES)
+
+    def _read_to(self, stop: int) -> None:
+        self.image = bytearray(stop)
         del self.image[native.pread_into(self.fd, self.image, 0) :]
         self.superblock, self._copy = read_superblock(self.image)
 
@@ -409,7 +414,7 @@ class HeapFile:
         """Check what the header says."""
         if not (recovered and self.is_power):
             self._require_same_boot()
-        tables = read_tables(self.image, self.superblock, self.name)
+        tables = self._read_tables()
         self.segments, self.arenas, self.roots = tables.segments, tables.arenas, tables.roots
         self._strays = tables.strays
         self.image = bytearray()
@@ -421,6 +426,17 @@ class HeapFile:
                 f"{status.size} found"
             )
         self.maybe_holes = status.allocated < end
+
+    def _read_tables(self) -> Tables:
+        """Read them where they lie, unless the recovery has read all of the header."""
+        if self.readonly and len(self.image) < layout.HEADER_BYTES:
+            self.read_image()
+        if len(self.image) == layout.HEADER_BYTES:
+            return read_tables(self.image, self.superblock, self.name)
+        self.map_header()
+        assert self._header is not None
+        with self._header.view as image:
+            return read_tables(image, self.superblock, self.name)
 
     def _require_same_boot(self) -> None:
         if self.superblock.state == HeapState.IN_USE and self.superblock.boot_id != boot_id():
@@ -446,7 +462,7 @@ class HeapFile:
     def _begin(self) -> None:
         """Say in the file that a writer is at work, and map the header.
 
-        A process heap that was closed stays as it is until the first change: the heap is quiet.
+        A heap that was closed says so until the first change.
         """
         try:
             self._cut_surplus()
@@ -468,7 +484,12 @@ class HeapFile:
     def _can_wait(self) -> bool:
         """Tell whether the first change may say that the heap is in use."""
         as_closed = self.is_clean and self.superblock.file_end == self.file_end
-        return as_closed and not (self._is_new or self.is_power or self.on_memory or self._strays)
+        return as_closed and not (self._is_new or self._strays)
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether it is as it was closed, and may be until the first change."""
+        return self.is_clean and not self.readonly
 
     @property
     def is_clean(self) -> bool:

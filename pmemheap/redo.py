@@ -490,6 +490,7 @@ def recover(medium: FileMedium) -> None:
         if medium.is_power and not medium.readonly:
             medium.sync_all("open")
         return
+    medium.read_image()
     if medium.is_power:
         _drop_cache(medium)
     elif superblock.state == HeapState.IN_USE and superblock.boot_id != boot_id():

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import errno
 from bisect import bisect_right
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -413,11 +414,32 @@ class Region:
 
     # ------------------------------------------------------------ growing
 
-    def adopt(self, pieces: list[Piece]) -> None:
-        """Map the segments of a heap that exists already, in order of their units."""
-        if not pieces:
-            return
-        self._append(pieces)
+    def adopt(self, pieces: list[Piece], *, asleep: bool = False) -> None:
+        """Map the segments of a heap that exists already, in order of their units.
+
+        Parameters
+        ----------
+        asleep : bool
+            Only their data: `complete` does the rest.
+        """
+        if asleep:
+            self._append(pieces, ("data",))
+        elif pieces:
+            self._append(pieces, self._names)
+            self._prepare_units()
+
+    def complete(self) -> None:
+        """Map the tables that `adopt` has left out; all or none."""
+        missing = [name for name in self._names if name not in self._segments[0].maps]
+        self._fill(self._segments, missing)
+        self._prepare_units()
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """The tables it should have."""
+        return (*self._medium.tables, "units")
+
+    def _prepare_units(self) -> None:
         units = self.tables["units"]
         if units.reservation.size >= _HUGE_TABLE_LEAST:
             with suppress(native.NativeError):
@@ -445,7 +467,7 @@ class Region:
     def _grow_by(self, nunits: int) -> Piece:
         piece = self._medium.allocate(self.end_unit, nunits, self._arena)
         try:
-            self._append([piece])
+            self._append([piece], self._names)
         except BaseException:
             self._medium.abandon(piece)
             raise
@@ -466,23 +488,28 @@ class Region:
         self._unmap([last])
         self._narrow_tables()
 
-    def _append(self, pieces: list[Piece]) -> None:
-        """Extend every table and map the parts of pieces; all or nothing."""
+    def _append(self, pieces: list[Piece], names: Iterable[str]) -> None:
+        """Extend tables and map the parts of pieces; all or nothing."""
         self._unmap([])
         segments = [_Segment(piece) for piece in pieces]
+        self._fill(segments, names)
+        starts = [piece.first_unit for piece in pieces]
+        self._segments, self._starts = [*self._segments, *segments], [*self._starts, *starts]
+
+    def _fill(self, segments: list[_Segment], names: Iterable[str]) -> None:
+        """Extend tables and map the parts of segments there; all or nothing."""
+        pieces = [segment.piece for segment in segments]
         try:
-            for name in (*self._medium.tables, "units"):
+            for name in names:
                 self._table_up_to(name, pieces)
                 for segment, part in zip(segments, self._map_row(name, pieces), strict=True):
                     segment.maps[name] = part
         except BaseException as error:
-            self._unmap(segments)
+            self._unmap(segments, names)
             self._narrow_tables()
             if isinstance(error, Pmem2Error):
                 raise _no_address_space(pieces, error) from error
             raise
-        starts = [piece.first_unit for piece in pieces]
-        self._segments, self._starts = [*self._segments, *segments], [*self._starts, *starts]
 
     def _table_up_to(self, name: str, pieces: list[Piece]) -> None:
         """Make room for pieces at the end of a table; the first ones make the table."""
@@ -513,12 +540,15 @@ class Region:
                     table.reservation.close()
                     del self.tables[name]
 
-    def _unmap(self, segments: list[_Segment]) -> None:
-        """Unmap all parts of segments.
+    def _unmap(self, segments: list[_Segment], names: Iterable[str] | None = None) -> None:
+        """Unmap the parts of segments, in all tables or some.
 
         What the kernel refuses to unmap stays mapped, harmless, until the next time.
         """
-        self._to_unmap += [part for segment in segments for part in segment.maps.values()]
+        for segment in segments:
+            for name in list(segment.maps) if names is None else names:
+                if name in segment.maps:
+                    self._to_unmap.append(segment.maps.pop(name))
         for part in list(self._to_unmap):
             with suppress(Pmem2Error):
                 part.close()
@@ -599,7 +629,7 @@ class Region:
     def privatize(self) -> None:
         """In a forked child: let stores through views that it inherited stay its own."""
         for segment in self._segments:
-            for name in self._medium.tables:
+            for name in segment.maps.keys() & set(self._medium.tables):
                 address = self.tables[name].address(segment.piece.first_unit)
                 self._medium.privatize(segment.piece, name, address)
 

@@ -86,6 +86,7 @@ class World:
 
     @property
     def log(self) -> Any:
+        self.heap._require(write=True)  # while it sleeps it has none
         return self.heap._log
 
     # ------------------------------------------------------------ commits
@@ -636,7 +637,8 @@ def record(program: Program, path: Path | None = None) -> tuple[Recording, World
         os.write(fd, start.image)
         heap = attach(fd)
         world = World(heap, start.known, start.names)
-        before = world.log.checkpoints
+        asleep = world.heap._redo() is None
+        before = 0 if asleep else world.log.checkpoints
         with Recorder(fd) as recorder:
             for operation in program.operations:
                 run(world, operation)

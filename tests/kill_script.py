@@ -233,6 +233,7 @@ class Actor:
 
 
 def log_of(heap: Heap) -> RedoLog:
+    heap._require(write=True)  # while it sleeps it has none
     log = heap._redo()
     assert log is not None
     return log

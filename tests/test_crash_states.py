@@ -9,8 +9,8 @@ from unittest import mock
 
 import pytest
 from crash_load import search
-from crash_oracle import Search
-from crash_world import Program, alphabet, attach, record
+from crash_oracle import Search, check_image
+from crash_world import Program, alphabet, record
 
 from pmemheap import Heap, heapfile, redo
 from pmemheap.errors import CorruptHeapError
@@ -64,15 +64,23 @@ def test_a_block_may_be_written_and_freed_in_one_transaction(kind: str) -> None:
 
 
 def test_a_process_heap_is_refused_after_a_power_failure() -> None:
-    """In use under another boot: what it wrote since the last sync is unknown."""
-    recording, _ = record(Program("process", ("swap lazy",)))
+    """In use under another boot: what it wrote since the last sync is unknown.
+
+    Before its first change it is not in use: then it is what it was.
+    """
+    recording, world = record(Program("process", ("swap lazy",)))
     states = CrashStates(recording, kinds=(Kind.KILL,))
+    refused = 0
     with Image(states.replay) as image:
         for state in states:
             image.load(state)
             with (
                 mock.patch.object(redo, "boot_id", bytes),
                 mock.patch.object(heapfile, "boot_id", bytes),
-                pytest.raises(CorruptHeapError, match="machine went down"),
             ):
-                attach(image.fd)
+                try:
+                    check_image(image.fd, world.states, 0, 0)
+                except CorruptHeapError as error:
+                    assert "machine went down" in str(error)  # noqa: PT017 -- not all are refused
+                    refused += 1
+    assert refused > len(recording.events) / 2

@@ -398,6 +398,7 @@ def test_recovery_sees_the_header_before_the_tables(tmp_path: Path) -> None:
     def recover(file: HeapFile) -> None:
         assert file.superblock.durability == Durability.POWER
         assert file.segments == {}
+        file.read_image()
         put(file.image, Table.ROOTS, 3, RootSlot("from the log", 16).pack())
 
     for readonly in (True, False):

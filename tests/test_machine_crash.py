@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pmemheap
-from pmemheap import heapfile, layout, native, redo
+from pmemheap import Heap, heapfile, layout, native, redo
+from pmemheap.containers import SortedMap
+from pmemheap.engine import State
 from pmemheap.units import UNIT
 
 
@@ -37,22 +41,13 @@ def synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[layout.HeapS
     return states
 
 
-def test_in_use_is_on_the_medium_before_open_returns(
-    tmp_path: Path, synced: list[layout.HeapState]
-) -> None:
-    path = tmp_path / "a.heap"
-    pmemheap.Heap.create(path, durability="power").close()
-    with pmemheap.Heap.open(path):
-        assert synced[-1:] == [layout.HeapState.IN_USE]
-    assert synced[-1] == layout.HeapState.CLEAN
-
-
+@pytest.mark.parametrize("durability", ["process", "power"])
 @pytest.mark.parametrize("change", ["malloc", "roots", "view", "transaction", "arena"])
-def test_in_use_is_on_the_medium_before_the_first_change_of_a_process_heap(
-    tmp_path: Path, synced: list[layout.HeapState], change: str
+def test_in_use_is_on_the_medium_before_the_first_change(
+    tmp_path: Path, synced: list[layout.HeapState], durability: str, change: str
 ) -> None:
     path = tmp_path / "a.heap"
-    with pmemheap.Heap.create(path, durability="process") as heap:
+    with pmemheap.Heap.create(path, durability=durability) as heap:
         heap.roots["first"] = block = heap.malloc(100)
         heap.arena("old").malloc(100)
     changes = {
@@ -72,11 +67,85 @@ def test_in_use_is_on_the_medium_before_the_first_change_of_a_process_heap(
     assert synced[-1] == layout.HeapState.CLEAN
 
 
-def test_a_process_heap_that_was_only_read_is_closed_as_it_was(
-    tmp_path: Path, synced: list[layout.HeapState]
+FIRST_CALLS: dict[str, Callable[[Heap, int], Any]] = {
+    "malloc": lambda heap, block: heap.malloc(100),
+    "malloc_many": lambda heap, block: heap.malloc_many(100, 500),
+    "alloc": lambda heap, block: heap.alloc(100),
+    "free": lambda heap, block: heap.free(block),
+    "free_many": lambda heap, block: heap.free_many([block]),
+    "realloc": lambda heap, block: heap.realloc(block, 5000),
+    "expand": lambda heap, block: heap.expand(block, 100),
+    "usable_size": lambda heap, block: heap.usable_size(block),
+    "view": lambda heap, block: heap.view(block),
+    "ndarray": lambda heap, block: heap.ndarray((4, 4), "f8"),
+    "ndarray_at": lambda heap, block: heap.ndarray_at(block, 10, "u1"),
+    "block": lambda heap, block: heap.block(block),
+    "address": lambda heap, block: heap.address(block),
+    "arena": lambda heap, block: heap.arena("old").malloc(10),
+    "arena of another": lambda heap, block: heap.arena("new").malloc(10),
+    "arenas": lambda heap, block: heap.arenas(),
+    "blocks": lambda heap, block: list(heap.blocks()),
+    "check": lambda heap, block: heap.check(),
+    "stats": lambda heap, block: heap.stats(),
+    "explain": lambda heap, block: heap.explain(1 << 20),
+    "trim": lambda heap, block: heap.trim(),
+    "sync": lambda heap, block: heap.sync(),
+    "transaction": lambda heap, block: heap.transaction().abort(),
+    "roots": lambda heap, block: heap.roots.update(second=block),
+    "map": lambda heap, block: SortedMap(heap, "map").items(),
+    "view of a map": lambda heap, block: SortedMap(heap, "map").view(b"key"),
+    "put into a map": lambda heap, block: SortedMap(heap, "map").update({b"a": b"b"}),
+    "check of a map": lambda heap, block: SortedMap(heap, "map").check(),
+    "repr": lambda heap, block: repr(heap),
+    "close": lambda heap, block: heap.close(),
+}
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+@pytest.mark.parametrize("call", FIRST_CALLS)
+def test_any_call_can_be_the_first_of_a_heap_that_was_closed(
+    tmp_path: Path, durability: str, call: str
 ) -> None:
     path = tmp_path / "a.heap"
-    with pmemheap.Heap.create(path, durability="process") as heap:
+    with Heap.create(path, durability=durability) as heap:
+        block, other = heap.malloc(100), heap.malloc(100)
+        heap.roots["first"] = other
+        heap.arena("old").malloc(100)
+        SortedMap(heap, "map")[b"key"] = b"value"
+    heap = Heap.open(path)
+    assert state_in(path) == layout.HeapState.CLEAN
+    assert SortedMap(heap, "map")[b"key"] == b"value"  # which needs no tables
+    assert heap._state() == State.ASLEEP
+    FIRST_CALLS[call](heap, block)
+    heap.close()
+    with Heap.open(path) as heap:
+        assert heap.check()
+
+
+def test_a_child_of_a_heap_that_sleeps_leaves_its_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.heap"
+    with Heap.create(path) as heap:
+        heap.roots["first"] = heap.malloc(100)
+    heap = Heap.open(path)
+    child = os.fork()
+    if child == 0:
+        try:
+            heap.malloc(10)
+        except pmemheap.UsageError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    heap.malloc(10)
+    assert heap.check()
+    heap.close()
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_a_heap_whose_roots_were_read_is_closed_as_it_was(
+    tmp_path: Path, synced: list[layout.HeapState], durability: str
+) -> None:
+    path = tmp_path / "a.heap"
+    with pmemheap.Heap.create(path, durability=durability) as heap:
         heap.roots["first"] = heap.malloc(100)
     image = path.read_bytes()
     synced.clear()

@@ -12,7 +12,7 @@
 enum { PH_BATCH_SHARE = 256 }; /* bytes of a record that one block of a batch may take */
 
 static struct {
-    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *upkeep, *log_upkeep, *wake;
+    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *upkeep, *log_upkeep, *wake, *rise;
 } slow;
 
 static PyTypeObject *core_type;
@@ -47,9 +47,25 @@ static int wake(struct heap_object *self)
     return self->state == PH_S_OPEN;
 }
 
+int ph_rise(struct heap_object *self)
+{
+    PyObject *done = self->state == PH_S_ASLEEP ? PyObject_CallMethodObjArgs((PyObject *)self, slow.rise, NULL)
+                                                : Py_NewRef(Py_None);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
 static int is_open(struct heap_object *self)
 {
-    return self->state == PH_S_OPEN || (self->state == PH_S_QUIET && wake(self));
+    return self->state == PH_S_OPEN || ((self->state == PH_S_QUIET || self->state == PH_S_ASLEEP) && wake(self));
+}
+
+/* Whether the tables can be asked; if a heap that sleeps cannot rise, the slow twin finds out again why. */
+static int can_be_asked(struct heap_object *self)
+{
+    if (ph_rise(self) < 0)
+        PyErr_Clear();
+    return self->state <= PH_S_READONLY;
 }
 
 /* Whether bytes can be looked at. Who gets a view may store through it, so that a quiet heap wakes. */
@@ -311,7 +327,7 @@ static PyObject *heap_usable_size(PyObject *object, PyObject *argument)
     struct heap_object *self = heap_of(object);
     uint64_t offset;
 
-    if (self->state <= PH_S_READONLY && read_number(argument, &offset)) {
+    if (can_be_asked(self) && read_number(argument, &offset)) {
         int64_t size = ph_usable_size(&self->heap, ph_inner(self, offset));
         if (size >= 0)
             return PyLong_FromLongLong(size);
@@ -630,7 +646,7 @@ int ph_add_heap_types(PyObject *module)
         || intern(&slow.usable_size, "_usable_size_slow") < 0 || intern(&slow.view, "_view_slow") < 0
         || intern(&slow.more, "_malloc_many_slow") < 0 || intern(&slow.free_many, "_free_many_slow") < 0
         || intern(&slow.upkeep, "_upkeep") < 0 || intern(&slow.log_upkeep, "_log_upkeep") < 0
-        || intern(&slow.wake, "_wake") < 0)
+        || intern(&slow.wake, "_wake") < 0 || intern(&slow.rise, "_rise") < 0)
         return -1;
     core_slots[3].pfunc = join_methods();
     if (ph_add_block_bytes_type(module) < 0 || ph_add_type(module, "HeapCore", &core_spec) < 0)

@@ -4,9 +4,9 @@
 
 #include "heap_api.h"
 
-/* What the public calls may do. The order matters: from PH_S_READONLY on nothing may be changed. Quiet: the file says
- * that it is closed, until the next change. */
-enum { PH_S_OPEN = 0, PH_S_QUIET, PH_S_READONLY, PH_S_FORKED, PH_S_CLOSED };
+/* What the public calls may do. The order matters: from PH_S_READONLY on nothing may be changed, and behind it no table is
+ * there. Quiet: the file says that it is closed, until the next change. Asleep: the same, and only the data is mapped. */
+enum { PH_S_OPEN = 0, PH_S_QUIET, PH_S_READONLY, PH_S_ASLEEP, PH_S_FORKED, PH_S_CLOSED };
 
 struct heap_object {
     PyObject_HEAD
@@ -39,6 +39,9 @@ PyObject *ph_block_view(struct heap_object *self, uint64_t inner, uint64_t lengt
 
 /* The same over a part of the block, which may be read-only. */
 PyObject *ph_block_part(struct heap_object *self, uint64_t inner, uint64_t start, uint64_t length, int readonly);
+
+/* ph_rise -- let a heap that sleeps map its tables; -1 with an exception set. It may call Python. */
+int ph_rise(struct heap_object *self);
 
 int ph_is_heap(PyObject *object);
 

@@ -87,6 +87,12 @@ static PyObject *refuse(PyObject *self, int64_t code)
     return NULL;
 }
 
+/* Whether its data is mapped, which is all that is looked at. */
+static int can_be_read(const struct heap_object *space)
+{
+    return space->state <= PH_S_READONLY || space->state == PH_S_ASLEEP;
+}
+
 /* See what this thread is to see; -1 with an exception set. `tx`: its transaction, or NULL. */
 static int look(PyObject *object, const struct ph_tx **tx)
 {
@@ -94,7 +100,7 @@ static int look(PyObject *object, const struct ph_tx **tx)
     int busy, failed;
 
     *tx = NULL;
-    if (self->space == NULL || space_of(self)->state > PH_S_READONLY) {
+    if (self->space == NULL || !can_be_read(space_of(self))) {
         refuse(object, PH_M_NO_TX);
         return -1;
     }
@@ -247,6 +253,8 @@ static PyObject *view(PyObject *object, PyObject *key)
     struct bytes_in in;
     const struct ph_tx *tx;
     struct ph_map_value value;
+    if (map_of(object)->space != NULL && ph_rise(space_of(map_of(object))) < 0) /* a pin is noted in the tables */
+        return NULL;
     int found = find(object, key, &in, &tx, &value);
     PyObject *copy = found > 0 && tx != NULL ? bytes_of_value(tx, &value) : NULL, *made = NULL;
 
