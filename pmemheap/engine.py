@@ -146,6 +146,8 @@ class Engine(Committing):
         self._begin_log(heap, asleep=state == State.ASLEEP)
         core = weakref.proxy(self)  # no cycle: a heap that is dropped is closed at once
         self._supply = Supply(core, region, medium, fresh=fresh)
+        if state == State.ASLEEP:
+            self._sleep_in(region.first_unit, region.end_unit)
         self._decay_seconds = decay
         self._decayed_at = time.monotonic()
         self._rearm()
@@ -493,10 +495,12 @@ class Engine(Committing):
             self._alone(self._rise_locked)
 
     def _rise_locked(self) -> None:
+        region = self._region
         if self._state() == State.ASLEEP:
-            self._region.complete()
+            region.complete()
             self._attach_tables()
             self._begin_log(None, asleep=False)
+            self._set_bounds(region.first_unit, region.end_unit, region.first_unit)
             self._set_state(State.QUIET)
 
     def _require_open(self) -> None:

@@ -58,7 +58,6 @@ class FileMedium(HeapFile):
     _log: Map | None = None
     _next_log: Map | None = None
     _next_log_off = 0
-    _has_surplus = False
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -128,9 +127,7 @@ class FileMedium(HeapFile):
         """Get the blocks of a segment, what is not data reading zero; durable in a power heap."""
         try:
             with self._as_out_of_space(slot.file_bytes):
-                if self._has_surplus:
-                    self._cut_surplus()
-                    self._has_surplus = False
+                self._cut_surplus()  # which could not be cut before; it has old tables
                 if index in self.segments and slot.kind == SegmentKind.DATA:
                     self._clear_tables(slot)
                 self._allocate_blocks(slot)
@@ -213,8 +210,7 @@ class FileMedium(HeapFile):
         return self.segments.get(piece.index) == piece.slot
 
     def keep_only(self, pieces: list[Piece]) -> None:
-        """Cut the file behind its last segment, when there is need for it."""
-        self._has_surplus = True
+        """Do nothing: the next growth cuts the file behind its last segment."""
 
     def expect_arena(self, index: int, slot: ArenaSlot) -> None:
         """Keep the slot of a new arena for the change that brings its first segment."""
@@ -259,9 +255,7 @@ class FileMedium(HeapFile):
         with refusals(f"heap file {self.name!r}: give-back"):
             self.change(filespace.images(self._tidied(self.segments)), durable=True)
             if not self._has_readers():
-                self._has_surplus = True
                 self._cut_surplus()
-                self._has_surplus = False
         for slot in self.segments.values():
             if slot.kind == SegmentKind.SPARE:
                 self._punch(slot.file_off, slot.file_bytes)

@@ -54,6 +54,9 @@ class Block:
         self._heap, self._offset, self._size = heap, offset, int.__index__(operator.index(size))
         serial = heap._handle_make(offset)
         if serial < 0:
+            heap._require()  # while it sleeps it knows of no block
+            serial = heap._handle_make(offset)
+        if serial < 0:
             raise UsageError(
                 f"block handle: a live block expected at offset {offset:#x}, none found"
             )

@@ -411,10 +411,15 @@ class Heap(BlockSpace):
         arena = self._arenas.get(index)
         if arena is not None and not arena.closed:
             return arena
+        return self._serve(self._live_arena_at, index) if self._is_live(index) else None
+
+    def _is_live(self, index: int) -> bool:
         slot = self._medium.arenas.get(index)
-        if slot is None or slot.state != ArenaState.LIVE:
-            return None
-        return self._serve(self._arena_at, index)
+        return slot is not None and slot.state == ArenaState.LIVE
+
+    def _live_arena_at(self, index: int) -> Arena | None:
+        """Return an arena, unless it was dropped while we waited for the lock."""
+        return self._arena_at(index) if self._is_live(index) else None
 
     def trim(self) -> int:
         """Give free space of all arenas back, as `Arena.trim` does for one."""

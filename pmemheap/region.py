@@ -429,7 +429,8 @@ class Region:
             self._prepare_units()
 
     def complete(self) -> None:
-        """Map the tables that `adopt` has left out; all or none."""
+        """Map the tables that `adopt` has left out, or an interrupt before; all or none."""
+        self._unmap_strays()
         missing = [name for name in self._names if name not in self._segments[0].maps]
         self._fill(self._segments, missing)
         self._prepare_units()
@@ -615,11 +616,15 @@ class Region:
     def mend(self) -> None:
         """After an interrupt: unmap what is no part of the heap, and what no segment knows of."""
         self._keep([each for each in self._segments if self._medium.is_published(each.piece)])
+        self._unmap_strays()
+        self._narrow_tables()
+
+    def _unmap_strays(self) -> None:
+        """Unmap what no segment knows of."""
         known = {id(part) for segment in self._segments for part in segment.maps.values()}
         parts = [part for table in self.tables.values() for part in table.reservation.maps()]
         self._to_unmap = [part for part in parts if id(part) not in known]
         self._unmap([])
-        self._narrow_tables()
 
     def punch(self, start: int, nunits: int) -> None:
         """Give the pages of free units back; they read zero afterwards."""
@@ -628,10 +633,11 @@ class Region:
 
     def privatize(self) -> None:
         """In a forked child: let stores through views that it inherited stay its own."""
-        for segment in self._segments:
-            for name in segment.maps.keys() & set(self._medium.tables):
-                address = self.tables[name].address(segment.piece.first_unit)
-                self._medium.privatize(segment.piece, name, address)
+        for name in self._medium.tables:  # the data first: that is what views show
+            for segment in self._segments:
+                if name in segment.maps:
+                    address = self.tables[name].address(segment.piece.first_unit)
+                    self._medium.privatize(segment.piece, name, address)
 
     def back(self, start: int, nunits: int) -> None:
         """Make sure that stores to the units find space; OutOfSpaceError if they would not."""

@@ -162,7 +162,7 @@ class Commits:
 
     def tx_elsewhere(self, tx: Any, name: str) -> None:
         """Use it from another thread: refused."""
-        if self.has_threads:
+        if self.has_threads or self.is_interrupted:  # which `threading` does not survive
             return
         calls = (lambda: tx.malloc(16), lambda: tx.write(self.offset(), b"x"), tx.commit, tx.abort)
         one = self.random.choice(calls)

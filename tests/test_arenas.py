@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from heap_world import contents, descriptors, fill, mapped_files
@@ -17,7 +18,7 @@ from pmemheap.arenas import Arena
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.filemedium import FileMedium
 from pmemheap.layout import ARENA_BITS, ArenaSlot, ArenaState
-from pmemheap.native import Call, FaultKind
+from pmemheap.native import Call, FaultKind, NativeError
 from pmemheap.units import UNIT, KiB, MiB
 
 
@@ -501,3 +502,33 @@ def test_segments_of_a_file_belong_to_one_arena_each(tmp_path: Path) -> None:
             assert [piece.index for piece in region.pieces] == [
                 piece.index for piece in medium.pieces(index)
             ]
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_what_a_dropped_arena_leaves_behind_the_file_is_cut_before_it_grows(
+    tmp_path: Path, durability: str
+) -> None:
+    """Its old tables were taken for those of the new segment."""
+    with Heap.create(tmp_path / "heap", durability=durability) as heap:
+        arena = heap.arena("old")
+        arena.malloc_many(5000, 100)
+        size = (tmp_path / "heap").stat().st_size
+        answers = [False, *[NativeError(errno.EIO, "no")] * 9]
+        with mock.patch.object(FileMedium, "_has_readers", side_effect=answers):
+            arena.drop()
+        assert (tmp_path / "heap").stat().st_size == size
+        heap.malloc(2 << 20)
+        assert heap.check(), heap.check().findings
+        heap.malloc_many(64, 10_000)
+        assert heap.check(), heap.check().findings
+
+
+def test_an_arena_that_was_dropped_meanwhile_is_none(tmp_path: Path) -> None:
+    with Heap.create(tmp_path / "heap") as heap:
+        arena = heap.arena("old")
+        offset = arena.malloc(10)
+        index = offset >> ARENA_BITS
+        arena.drop()
+        assert heap._serve(heap._live_arena_at, index) is None
+        with pytest.raises(UsageError, match="outside"):
+            heap.usable_size(offset)

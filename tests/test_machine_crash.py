@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import pmemheap
-from pmemheap import Heap, heapfile, layout, native, redo
+from pmemheap import Block, Heap, heapfile, layout, native, redo
 from pmemheap.containers import SortedMap
 from pmemheap.engine import State
 from pmemheap.units import UNIT
@@ -81,6 +81,7 @@ FIRST_CALLS: dict[str, Callable[[Heap, int], Any]] = {
     "ndarray_at": lambda heap, block: heap.ndarray_at(block, 10, "u1"),
     "block": lambda heap, block: heap.block(block),
     "address": lambda heap, block: heap.address(block),
+    "handle": lambda heap, block: Block(heap, block, 100).view,
     "arena": lambda heap, block: heap.arena("old").malloc(10),
     "arena of another": lambda heap, block: heap.arena("new").malloc(10),
     "arenas": lambda heap, block: heap.arenas(),

@@ -203,7 +203,8 @@ struct ph_heap {
     struct ph_recorder *recorder;
     uint32_t logged;          /* PH_ANONYMOUS, PH_PROCESS or PH_POWER: ph_set_logged */
     uint32_t noted;           /* somebody wants to know of each store: the recorder, or the log */
-    uint64_t first_unit, end_unit;
+    uint64_t first_unit, end_unit; /* none while only the data is mapped */
+    uint64_t data_first, data_end; /* units whose data is mapped */
     uint64_t wild, wild_end;  /* never used units that are ours; address space above everything else of the pool */
     uint64_t epoch;           /* counts the decay intervals; Python moves it on */
     uint64_t boot;            /* free space from here on has not been looked for yet (== end_unit: all found) */

@@ -169,8 +169,8 @@ int ph_adopt_step(struct ph_heap *h, uint64_t budget)
 void ph_set_bounds(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t boot)
 {
     int all_known = h->known >= h->end_unit;
-    h->first_unit = first;
-    h->end_unit = end;
+    h->first_unit = h->data_first = first;
+    h->end_unit = h->data_end = end;
     h->boot = boot;
     if (boot < end)
         h->known = first;

@@ -77,6 +77,20 @@ static PyObject *set_bounds(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* Only the data is mapped: a heap without units, as far as the allocator is concerned. */
+static PyObject *sleep_in(PyObject *object, PyObject *args)
+{
+    struct ph_heap *h = core_of(object);
+    unsigned long long first, end;
+
+    if (!PyArg_ParseTuple(args, "KK", &first, &end))
+        return NULL;
+    ph_set_bounds(h, 0, 0, 0);
+    h->data_first = first;
+    h->data_end = end;
+    Py_RETURN_NONE;
+}
+
 static PyObject *get_bounds(PyObject *object, PyObject *ignored)
 {
     const struct ph_heap *h = core_of(object);
@@ -122,6 +136,7 @@ static PyObject *shut(PyObject *object, PyObject *ignored)
         end_transactions((struct heap_object *)object);
         h->readonly = 1;
         h->first_unit = h->end_unit = h->boot = h->wild = h->wild_end = 0;
+        h->data_first = h->data_end = 0;
     }
     return PyLong_FromUnsignedLongLong(h->marks.views);
 }
@@ -682,6 +697,7 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_configure", configure, METH_VARARGS, "Set the size classes; forgets everything."},
     {"_attach", attach, METH_VARARGS, "Set the virtual bases of the four tables, and who keeps them mapped."},
     {"_set_bounds", set_bounds, METH_VARARGS, "Set first_unit, end_unit and boot."},
+    {"_sleep_in", sleep_in, METH_VARARGS, "Have no units but the data of these, until _set_bounds is called."},
     {"_bounds", get_bounds, METH_NOARGS, "(first_unit, end_unit, boot, known)."},
     {"_set_state", set_state, METH_O, "Set what the public calls may do."},
     {"_state", get_state, METH_NOARGS, "What the public calls may do."},

@@ -55,7 +55,7 @@ void ph_map_overlay(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes, ui
 const uint8_t *ph_map_place(const struct ph_map *map, uint64_t offset, uint64_t nbytes)
 {
     const struct ph_heap *h = map->heap;
-    uint64_t local = ph_local(offset), first = h->first_unit << PH_UNIT_SHIFT, end = h->end_unit << PH_UNIT_SHIFT;
+    uint64_t local = ph_local(offset), first = h->data_first << PH_UNIT_SHIFT, end = h->data_end << PH_UNIT_SHIFT;
     if (offset >> PH_ARENA_SHIFT != map->arena || local % PH_GRANULE != 0 || local < first || local > end
         || nbytes > end - local)
         return NULL;
