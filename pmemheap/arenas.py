@@ -211,7 +211,7 @@ def live_names(arenas: dict[int, ArenaSlot]) -> dict[str, int]:
     """Return the indices of the named arenas, by name."""
     return {
         slot.name: index
-        for index, slot in arenas.items()
+        for index, slot in arenas.copy().items()  # which other threads may change
         if index and slot.state == ArenaState.LIVE
     }
 
