@@ -66,11 +66,13 @@ class FileMedium(HeapFile):
         return (*tables, "home_bits", "home_entries") if self.shadowed else tables
 
     def step(self, nunits: int) -> int:
-        """Return units to grow by: an eighth, so that the slots last; more when half are used.
+        """Return units to grow by: a fifth, so that slots last and opening is quick.
+
+        Each segment is a map at open. When half of the slots are used it is twice as much.
 
         A memory file system fills every page it allocates: no more than 64 MiB at a time there.
         """
-        step = max(layout.SEGMENT_UNITS, nunits // 8)
+        step = max(layout.SEGMENT_UNITS, nunits // 5)
         if len(self.segments) > layout.SEGMENT_SLOTS // 2:
             return 2 * step
         return min(step, _MEMORY_STEP_MOST) if self.on_memory else step

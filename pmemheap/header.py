@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from pmemheap import layout
 from pmemheap.errors import CorruptHeapError
@@ -130,7 +131,7 @@ def _slots(image: HeaderImage, table: Table) -> Iterator[tuple[int, int, bytes]]
         group = bytes(image[start + first * width : start + (first + _GROUP) * width])
         if group == _EMPTY_GROUP:
             continue
-        for number in range(_GROUP):
+        for number in range(-(-len(group.rstrip(b"\0")) // width)):
             slot = group[number * width : (number + 1) * width]
             if slot != _EMPTY_SLOT:
                 index = first + number
@@ -140,13 +141,14 @@ def _slots(image: HeaderImage, table: Table) -> Iterator[tuple[int, int, bytes]]
 def _check_places(tables: Tables, name: str) -> None:
     """Check that the segments lie end to end behind the header, and are what they can be."""
     reached = layout.HEADER_BYTES
-    for slot in sorted(tables.segments.values(), key=lambda each: each.file_off):
-        if slot.file_off != reached or not slot.file_bytes or not _is_sound(slot):
+    for slot in sorted(tables.segments.values(), key=attrgetter("file_off")):
+        nbytes = slot.file_bytes
+        if slot.file_off != reached or not nbytes or not _is_sound(slot):
             raise CorruptHeapError(
                 f"segment table of {name!r}: a segment at file offset {reached:#x} "
                 f"expected, found {slot}"
             )
-        reached = slot.file_stop
+        reached += nbytes
 
 
 def _is_sound(slot: SegmentSlot) -> bool:

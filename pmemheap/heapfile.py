@@ -25,6 +25,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
@@ -848,7 +849,8 @@ def _require_place(path: Path, *, replace_file: bool) -> None:
 
 
 def _end_of(segments: dict[int, SegmentSlot]) -> int:
-    return max((slot.file_stop for slot in segments.values()), default=layout.HEADER_BYTES)
+    last = max(segments.values(), key=attrgetter("file_off"), default=None)
+    return layout.HEADER_BYTES if last is None else last.file_stop
 
 
 def _put(slots: dict[int, T], index: int, slot: T | None) -> None:

@@ -22,7 +22,7 @@ from enum import IntEnum
 from typing import Self
 
 from pmemheap.errors import CorruptHeapError
-from pmemheap.native import crc32c
+from pmemheap.native import crc32c, crc32c_but
 from pmemheap.units import UNIT, KiB
 
 __all__ = [
@@ -213,7 +213,7 @@ class Superblock:
             raise _damaged(thing, offset, "magic", MAGIC, fields[0])
         if fields[1] != VERSION:
             raise _damaged(thing, offset, "version", VERSION, _other_version(fields[1]))
-        crc = crc32c(image[:12] + bytes(4) + image[16:SUPERBLOCK_BYTES])
+        crc = crc32c_but(image[:SUPERBLOCK_BYTES], 12)
         if fields[2] != crc:
             raise _damaged(thing, offset, "crc32c", f"{crc:#010x}", f"{fields[2]:#010x}")
         if fields[5] not in _DURABILITIES or fields[6] not in _STATES:
@@ -273,7 +273,7 @@ def _seal(image: bytearray, at: int = 60) -> bytes:
 
 def _verify(image: bytes, at: int, thing: str, offset: int) -> None:
     stored = struct.unpack_from("<I", image, at)[0]
-    crc = crc32c(image[:at] + bytes(4) + image[at + 4 :])
+    crc = crc32c_but(image, at)
     if stored != crc:
         raise _damaged(thing, offset, "crc32c", f"{crc:#010x}", f"{stored:#010x}")
 

@@ -63,6 +63,7 @@ __all__ = [
     "check",
     "copy_differences",
     "crc32c",
+    "crc32c_but",
     "crc32c_hardware",
     "crc32c_table",
     "fallocate",
@@ -703,6 +704,13 @@ def crc32c(data: Buffer, seed: int = 0) -> int:
     """
     with ffi.from_buffer(data) as raw:
         return int(lib.ph_crc32c(seed, raw, len(raw)))
+
+
+def crc32c_but(data: bytes, at: int) -> int:
+    """Return the CRC-32C of `data`, of which the four bytes from `at` on count as zero."""
+    if not 0 <= at <= len(data) - 4:
+        raise UsageError(f"crc32c: four bytes inside of {len(data)} expected, {at} found")
+    return int(lib.ph_crc32c_but(data, len(data), at))
 
 
 def crc32c_table(data: Buffer, seed: int = 0) -> int:

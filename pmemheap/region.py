@@ -1,7 +1,7 @@
 """Region: memory that grows without moving. Tables that run beside the data, each in a reservation.
 
     logical unit      first_unit                                end_unit
-    segments          |  1 MiB   |  1 MiB   |   ...   |  1/8 of all |
+    segments          |  1 MiB   |  1 MiB   |   ...   |  a part of it |
     data              [==========|==========|=========|=============]......... headroom
     bits              [==|==|==|====]......................................... headroom
     units             [==|==|==|====]......................................... headroom

@@ -99,3 +99,11 @@ uint32_t ph_crc32c(uint32_t seed, const void *data, uint64_t length)
         __atomic_store_n(&hardware, detect(), __ATOMIC_RELAXED);
     return hardware ? ph_crc32c_hardware(seed, data, length) : ph_crc32c_table(seed, data, length);
 }
+
+uint32_t ph_crc32c_but(const uint8_t *data, uint64_t length, uint64_t at)
+{
+    static const uint32_t zero;
+    uint32_t crc = ph_crc32c(0, data, at);
+    crc = ph_crc32c(crc, &zero, sizeof zero);
+    return ph_crc32c(crc, data + at + sizeof zero, length - at - sizeof zero);
+}
