@@ -156,6 +156,27 @@ def test_a_heap_whose_roots_were_read_is_closed_as_it_was(
     assert path.read_bytes() == image
 
 
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_a_heap_that_was_only_read_is_closed_as_it_was(tmp_path: Path, durability: str) -> None:
+    """Reading it finds an empty run, which is given back when it is open, and not before."""
+    path = tmp_path / "a.heap"
+    with Heap.create(path, durability=durability, decay=None) as heap:
+        heap.free(heap.malloc(16))
+        kept = heap.malloc(100)
+    image = path.read_bytes()
+    for _ in range(2):
+        with Heap.open(path, decay=None) as heap:
+            assert heap.check()
+            assert [block[0] for block in heap.blocks()] == [kept]
+            assert heap.explain(1 << 20)
+        assert path.read_bytes() == image
+    with Heap.open(path, decay=None) as heap:
+        assert heap.check()
+        heap.free(kept)
+        heap.malloc_many(16, 1000)
+        assert heap.check()
+
+
 def test_a_closed_heap_with_a_lost_superblock_is_looked_at_in_full(tmp_path: Path) -> None:
     """The copy before says that it was closed; the log says that somebody has gone on."""
     path = tmp_path / "a.heap"

@@ -107,7 +107,7 @@ static PyObject *set_state(PyObject *object, PyObject *argument)
     if (state == -1 && PyErr_Occurred())
         return NULL;
     ((struct heap_object *)object)->state = (int)state;
-    core_of(object)->readonly = state >= PH_S_READONLY;
+    core_of(object)->readonly = state != PH_S_OPEN; /* also what is quiet: nothing of it may change by being read */
     Py_RETURN_NONE;
 }
 
