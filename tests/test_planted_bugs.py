@@ -43,7 +43,7 @@ from pmemheap.units import UNIT
 
 pytestmark = pytest.mark.slow
 MOST_STATES = 4000
-RECORDINGS = 6
+RECORDINGS = 12
 LOG = range(layout.HEADER_BYTES, layout.HEADER_BYTES + LOG_BYTES)
 FIRST_UNIT = LOG.stop + layout.SEGMENT_UNITS * (layout.ENTRY_WIDTH + layout.BITS_WIDTH)
 
@@ -70,7 +70,7 @@ def sync_shared(directory: Path) -> str | None:
     On a busy machine the other thread may come too late for the syncs of one recording.
     """
     sys.setswitchinterval(5)
-    program = Program("power", ("group", "group"))
+    program = Program("power", ("group", "group", "group"))
     for number in range(RECORDINGS):
         recording, world = record(program, directory / f"group{number}")
         each = Search(budget=64, share=0, most_states=1500)
