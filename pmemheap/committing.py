@@ -65,8 +65,7 @@ class Committing(native.HeapCore):
 
     def _begin_log(self, heap: Committing | None, *, asleep: bool) -> None:
         """Join the log of the heap; with None, begin it, unless the heap sleeps: then later."""
-        medium = self._medium
-        file = medium if isinstance(medium, FileMedium) and not medium.readonly else None
+        file = self._writable_file()
         if heap is not None:
             self._log = heap._log
         else:
@@ -76,10 +75,13 @@ class Committing(native.HeapCore):
         if file is not None:
             self._set_logged(_POWER if file.is_power else _PROCESS)
 
+    def _writable_file(self) -> FileMedium | None:
+        medium = self._medium
+        return medium if isinstance(medium, FileMedium) and not medium.readonly else None
+
     def _tell_homes(self) -> None:
         """Tell the log where what it says of this arena goes."""
-        medium = self._medium
-        file = medium if isinstance(medium, FileMedium) and not medium.readonly else None
+        file = self._writable_file()
         base, region = self._region.base, self._region
         homes = ("data", "home_bits", "home_entries")
         if file is None or not file.shadowed:

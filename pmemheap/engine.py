@@ -445,6 +445,13 @@ class Engine(Committing):
         finally:
             _changing.discard(thread)
 
+    def _as_owner(self, work: Callable[[], None]) -> None:
+        """Run something under the lock of the heap, which this thread may have already."""
+        if self._owner == threading.get_ident():
+            work()
+        else:
+            self._alone(work)
+
     def _settled(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._state() != _OPEN:
             self._require()
@@ -489,10 +496,7 @@ class Engine(Committing):
 
     def _rise(self) -> None:
         """Map the tables, before the first call that needs more than roots and maps."""
-        if self._owner == threading.get_ident():
-            self._rise_locked()
-        else:
-            self._alone(self._rise_locked)
+        self._as_owner(self._rise_locked)
 
     def _rise_locked(self) -> None:
         region = self._region
@@ -510,10 +514,7 @@ class Engine(Committing):
 
     def _wake(self) -> None:
         """Say in the file that it is in use, before the first change after a durable point."""
-        if self._owner == threading.get_ident():
-            self._wake_locked()
-        else:
-            self._alone(self._wake_locked)
+        self._as_owner(self._wake_locked)
 
     def _wake_locked(self) -> None:
         self._rise_locked()

@@ -485,18 +485,15 @@ def recover(medium: FileMedium) -> None:
     DurabilityError
         The medium could not be read or written.
     """
-    superblock = medium.superblock
     if medium.was_closed and _ends_at_tail(medium):
         if medium.is_power and not medium.readonly:
             medium.sync_all("open")
         return
-    medium.read_image()
     if medium.is_power:
         _drop_cache(medium)
-    elif superblock.state == HeapState.IN_USE and superblock.boot_id != boot_id():
-        return  # refused by who reads the tables
-    elif medium.readonly and medium.has_writer():
-        return  # shared memory beside its writer: what is home now
+    medium.read_image()
+    if not medium.is_power and _is_left_alone(medium):
+        return
     recovery = Recovery(medium)
     if not recovery.is_needed:
         recovery.close()
@@ -509,6 +506,14 @@ def recover(medium: FileMedium) -> None:
     finally:
         recovery.close()
     medium.read_image()
+
+
+def _is_left_alone(medium: FileMedium) -> bool:
+    """Tell whether nothing of a process heap is to be replayed."""
+    superblock = medium.superblock
+    if superblock.state == HeapState.IN_USE and superblock.boot_id != boot_id():
+        return True  # refused by who reads the tables
+    return medium.readonly and medium.has_writer()  # shared memory: what is home now
 
 
 def _ends_at_tail(medium: FileMedium) -> bool:
@@ -534,7 +539,6 @@ def _drop_cache(medium: FileMedium) -> None:
         return
     medium.sync_all("open")
     os.posix_fadvise(medium.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    medium.read_image()
 
 
 def _replay_home(medium: FileMedium, recovery: Recovery) -> None:

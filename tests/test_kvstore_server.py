@@ -452,15 +452,19 @@ print("closed")
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_cleanly(number: signal.Signals, tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVE, tmp_path / "a.kv"],
+def server_in_a_process(path: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SERVE, path],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
-    ) as process:
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly(number: signal.Signals, tmp_path: Path) -> None:
+    with server_in_a_process(tmp_path / "a.kv") as process:
         assert process.stdout is not None
         with closing(client_of(int(process.stdout.readline()))) as client:
             client.set("a", 1)
@@ -474,12 +478,7 @@ def test_a_signal_ends_it_cleanly(number: signal.Signals, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
     answered = 0
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVE, tmp_path / "a.kv"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
-    ) as process:
+    with server_in_a_process(tmp_path / "a.kv") as process:
         assert process.stdout is not None
         with closing(client_of(int(process.stdout.readline()))) as client:
             for _ in range(20):

@@ -177,7 +177,7 @@ const uint8_t *ph_map_node(struct ph_map *map, uint64_t offset, uint32_t level)
 
 /* ---------------------------------------------------------------- descents */
 
-static int child_of(const uint8_t *node, uint32_t at, uint64_t *child)
+int ph_map_child(const uint8_t *node, uint32_t at, uint64_t *child)
 {
     struct ph_map_item entry;
     if (at >= ph_node_count(node) || ph_node_entry(node, at, &entry) < 0 || entry.said != sizeof *child)
@@ -221,7 +221,7 @@ int ph_map_descend(struct ph_map *map, const void *key, uint64_t nkey, struct ph
             return ph_node_find(node, key, nkey, &step->at, &cursor->found) < 0 ? PH_M_CORRUPT : 0;
         failed = lead(node, key, nkey, &step->at);
         if (failed == 0)
-            failed = child_of(node, step->at, &offset);
+            failed = ph_map_child(node, step->at, &offset);
         if (failed == 0)
             look_ahead(map, offset);
     }
@@ -239,7 +239,7 @@ static int plunge(struct ph_map *map, struct ph_map_cursor *cursor, uint32_t dep
         cursor->path[depth] = (struct ph_map_step){.node = offset, .at = last && count ? count - 1 : 0};
         if (depth + 1 == cursor->height)
             return count != 0;
-        if (child_of(node, cursor->path[depth].at, &offset) < 0)
+        if (ph_map_child(node, cursor->path[depth].at, &offset) < 0)
             return PH_M_CORRUPT;
     }
 }
@@ -257,7 +257,7 @@ static int advance(struct ph_map *map, struct ph_map_cursor *cursor, uint32_t de
             step->at += back ? -1u : 1u;
             if (depth + 1 == cursor->height)
                 return 1;
-            if (child_of(node, step->at, &child) < 0)
+            if (ph_map_child(node, step->at, &child) < 0)
                 return PH_M_CORRUPT;
             return plunge(map, cursor, depth + 1, child, back);
         }

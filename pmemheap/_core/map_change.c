@@ -485,12 +485,10 @@ static int merge(struct ph_map_build *b, const struct ph_map_step *step, uint32_
     if (nchildren < 2)
         return 0;
     uint32_t right = step->at + 1 < nchildren ? step->at + 1 : step->at, other = right == step->at ? right - 1 : right;
-    struct ph_map_item to_other, to_right;
+    struct ph_map_item to_right;
     uint64_t neighbour;
-    if (ph_node_entry(parent, other, &to_other) < 0 || ph_node_entry(parent, right, &to_right) < 0
-        || to_other.nvalue != sizeof neighbour)
+    if (ph_map_child(parent, other, &neighbour) < 0 || ph_node_entry(parent, right, &to_right) < 0)
         return PH_M_CORRUPT;
-    memcpy(&neighbour, to_other.value, sizeof neighbour);
     const uint8_t *node = ph_map_node(b->map, neighbour, level);
     int more = node == NULL ? PH_M_CORRUPT : read_entries(b, node, count);
     if (more < 0)
@@ -528,13 +526,13 @@ static int shrink(struct ph_map_build *b)
                 root = b->edits[i].bytes;
         if (root == NULL)
             root = ph_map_node(b->map, b->header.root, b->header.height - 1);
-        struct ph_map_item only;
+        uint64_t only;
         if (root == NULL || ph_node_count(root) != 1)
             return root == NULL ? PH_M_CORRUPT : 0;
-        if (ph_node_entry(root, 0, &only) < 0 || only.nvalue != 8)
+        if (ph_map_child(root, 0, &only) < 0)
             return PH_M_CORRUPT;
         b->frees[b->free_count++] = b->header.root;
-        memcpy(&b->header.root, only.value, 8);
+        b->header.root = only;
         b->header.height--;
     }
     return 0;
@@ -606,21 +604,12 @@ struct pack {
     struct outcome border[PH_PACKED_MOST]; /* whose separator says where a leaf begins */
 };
 
-static int child_at(const uint8_t *node, uint32_t at, uint64_t *child)
-{
-    struct ph_map_item entry;
-    if (ph_node_entry(node, at, &entry) < 0 || entry.nvalue != sizeof *child)
-        return PH_M_CORRUPT;
-    memcpy(child, entry.value, sizeof *child);
-    return 0;
-}
-
 /* Read the entries of some leaves from child `first` on. */
 static int gather(struct ph_map_build *b, const uint8_t *parent, struct pack *pack)
 {
     while (pack->first + pack->taken < ph_node_count(parent) && pack->taken < PH_PACKED_MOST) {
         uint64_t *child = &pack->old[pack->taken];
-        if (child_at(parent, pack->first + pack->taken, child) < 0)
+        if (ph_map_child(parent, pack->first + pack->taken, child) < 0)
             return PH_M_CORRUPT;
         const uint8_t *leaf = ph_map_node(b->map, *child, 0);
         if (leaf == NULL)

@@ -9,6 +9,8 @@
 
 /* ph_map_descend -- the path to where `key` is, or would be: its last step is where it belongs in the leaf. */
 int ph_map_descend(struct ph_map *map, const void *key, uint64_t nkey, struct ph_map_cursor *cursor);
+/* ph_map_child -- the node to which entry `at` of one above the leaves leads; 0 or PH_M_CORRUPT. */
+int ph_map_child(const uint8_t *node, uint32_t at, uint64_t *child);
 /* ph_map_take_memory -- memory for an image, which ph_map_give_memory takes back; NULL: there is none. */
 uint8_t *ph_map_take_memory(struct ph_map *map);
 void ph_map_give_memory(struct ph_map *map, uint8_t *bytes);
