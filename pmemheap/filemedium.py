@@ -26,13 +26,14 @@ from pmemheap import filespace, layout, native
 from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
 from pmemheap.filespace import SlotChanges
 from pmemheap.header import as_spare
-from pmemheap.heapfile import DirectJournal, HeapFile, refusals, write_zeros
+from pmemheap.heapfile import DirectJournal, HeapFile, write_zeros
 from pmemheap.layout import ArenaSlot, SegmentKind, SegmentSlot, SlotImage, Table
 from pmemheap.native import Advice, Allocate, NativeError
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.row import file_row
 from pmemheap.pmem2.source import Options
-from pmemheap.region import Piece, refusal
+from pmemheap.refusals import refusal, refusals
+from pmemheap.region import Piece
 from pmemheap.rules import Rule, omitted
 from pmemheap.units import UNIT, MiB, format_bytes
 

@@ -1,4 +1,4 @@
-"""Header: the tables at the start of a heap file, read from their bytes and checked.
+"""Header: the tables at the start of a heap file, read from their bytes, checked and changed.
 
     image (0x28000 bytes) --> superblock --> segments, arenas, roots
 
@@ -9,21 +9,24 @@ belong to no arena's range, and logs that the superblock does not name [R28]. Th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
+from typing import TypeVar
 
 from pmemheap import layout
-from pmemheap.errors import CorruptHeapError
+from pmemheap.errors import CorruptHeapError, OutOfSpaceError
 from pmemheap.layout import (
     ArenaSlot,
     ArenaState,
     RootSlot,
     SegmentKind,
     SegmentSlot,
+    SlotImage,
     Superblock,
     Table,
     newest_superblock,
+    slot_offset,
     spare_slot,
 )
 
@@ -35,6 +38,8 @@ __all__ = [
     "read_superblock",
     "read_tables",
 ]
+
+T = TypeVar("T")
 
 HeaderImage = bytes | bytearray | memoryview
 
@@ -71,6 +76,55 @@ class Tables:
             if slot.kind == SegmentKind.DATA and slot.arena == arena
         ]
         return sorted(found, key=lambda each: each[1].first_unit)
+
+    @property
+    def end(self) -> int:
+        """Bytes of the file that belong to the heap."""
+        return _end_of(self.segments)
+
+    def end_after(self, slots: Iterable[SlotImage]) -> int:
+        """Return what `end` will be with these slots."""
+        after = dict(self.segments)
+        for table, index, image in slots:
+            if table == Table.SEGMENTS:
+                _put(after, index, SegmentSlot.unpack(image, slot_offset(table, index)))
+        return _end_of(after)
+
+    def adopt(self, slots: Iterable[SlotImage]) -> None:
+        """Take slots over that have become part of the heap."""
+        for table, index, image in slots:
+            offset = slot_offset(table, index)
+            if table == Table.SEGMENTS:
+                _put(self.segments, index, SegmentSlot.unpack(image, offset))
+            elif table == Table.ARENAS:
+                _put(self.arenas, index, ArenaSlot.unpack(image, offset))
+            else:
+                _put(self.roots, index, RootSlot.unpack(image, offset))
+
+    def root_changes(
+        self, puts: dict[str, RootSlot], drops: set[str], name: str
+    ) -> list[SlotImage]:
+        """Return the slots to change for some roots of the heap file `name`, changing nothing.
+
+        Raises
+        ------
+        KeyError
+            There is no root of a name in `drops`.
+        OutOfSpaceError
+            The table has too few free slots.
+        """
+        places = {root.name: index for index, root in self.roots.items()}
+        changes = {places[root]: _EMPTY_SLOT for root in drops}
+        vacated = set(changes)
+        free = (i for i in range(layout.ROOT_SLOTS) if i not in self.roots or i in vacated)
+        for root, slot in puts.items():
+            index = places[root] if root in places and root not in drops else next(free, None)
+            if index is None:
+                raise OutOfSpaceError(
+                    f"root table of {name!r}: a free slot expected, all {layout.ROOT_SLOTS} in use"
+                )
+            changes[index] = slot.pack()
+        return [(Table.ROOTS, index, image) for index, image in changes.items()]
 
 
 def read_superblock(image: HeaderImage) -> tuple[Superblock, int]:
@@ -117,6 +171,18 @@ def read_tables(image: HeaderImage, superblock: Superblock, name: str) -> Tables
         assert root is not None
         tables.roots[index] = root
     return tables
+
+
+def _end_of(segments: dict[int, SegmentSlot]) -> int:
+    last = max(segments.values(), key=attrgetter("file_off"), default=None)
+    return layout.HEADER_BYTES if last is None else last.file_stop
+
+
+def _put(slots: dict[int, T], index: int, slot: T | None) -> None:
+    if slot is None:
+        slots.pop(index, None)
+    else:
+        slots[index] = slot
 
 
 def as_spare(slot: SegmentSlot) -> SegmentSlot:

@@ -36,10 +36,10 @@ from pmemheap.blockspace import BlockSpace
 from pmemheap.engine import Engine, State, living
 from pmemheap.errors import DurabilityError, PmemHeapError, UsageError
 from pmemheap.filemedium import FileMedium
-from pmemheap.heapfile import refusals
 from pmemheap.insight import CheckReport, HeapStats
 from pmemheap.layout import ARENA_BITS, ArenaState, RootSlot
 from pmemheap.redo import recover, replay_private
+from pmemheap.refusals import refusals
 from pmemheap.region import DEFAULT_HEADROOM, AnonymousMedium, Region
 from pmemheap.roots import MemoryRoots, Roots, RootStore
 from pmemheap.snapshotting import copy_heap_file

@@ -25,17 +25,15 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from operator import attrgetter
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self
 
-from pmemheap import layout, native
+from pmemheap import layout, native, users
 from pmemheap.errors import (
     CorruptHeapError,
     DurabilityError,
     OutOfSpaceError,
     Pmem2Error,
-    PmemHeapError,
     UsageError,
 )
 from pmemheap.header import Tables, other_superblock, read_superblock, read_tables
@@ -51,9 +49,11 @@ from pmemheap.layout import (
     Table,
     slot_offset,
 )
-from pmemheap.native import Lock, NativeError
+from pmemheap.naming import give_name, sync_directory, temporary_name
+from pmemheap.native import NativeError
 from pmemheap.pmem2 import Map, VMReservation
-from pmemheap.region import Piece, refusal
+from pmemheap.refusals import refusal, refusals
+from pmemheap.region import Piece
 from pmemheap.rules import Rule, omitted
 from pmemheap.units import UNIT, format_bytes
 
@@ -63,17 +63,13 @@ __all__ = [
     "Journal",
     "boot_id",
     "next_epoch",
-    "refusals",
     "write_zeros",
 ]
-
-T = TypeVar("T")
 
 _FILE_LEAST = layout.HEADER_BYTES + UNIT
 _VOLATILE_FILE_SYSTEMS = {native.TMPFS: "tmpfs", 0x858458F6: "ramfs"}
 _HEAD_BYTES = layout.SEGMENT_TABLE  # superblocks and the words of a process heap
 _FIRST_UNITS = layout.SEGMENT_UNITS
-_NAME_CHARACTERS_KEPT = 40
 _ZEROS = UNIT  # written at a time: what is written at once, the page cache may sync at once
 
 
@@ -115,8 +111,8 @@ class HeapFile:
 
     Attributes
     ----------
-    segments, arenas, roots : dict
-        The slots in use, by index; changed by `change` only.
+    slots : Tables
+        What the header says of segments, arenas and roots; changed by `change` only.
     journal : Journal
         What `change` hands the slots to; another one takes its place before the first change.
     image : bytearray
@@ -144,13 +140,10 @@ class HeapFile:
             self._let_go()
             raise
         self.private = False
-        self.segments: dict[int, SegmentSlot] = {}
-        self.arenas: dict[int, ArenaSlot] = {}
-        self.roots: dict[int, RootSlot] = {}
+        self.slots = Tables()
         self.journal: Journal = DirectJournal(self)
         self.superblock: Superblock
         self.image = bytearray()
-        self._strays: dict[int, SegmentSlot] = {}
         self._expected: dict[int, ArenaSlot] = {}
         self.maybe_holes = False
         self.sync_failed = False
@@ -183,8 +176,8 @@ class HeapFile:
         with refusals(f"heap file {str(path)!r}: creation"):
             _require_place(path, replace_file=replace_file)
             if path.exists():
-                cls._require_unused(path)
-            temporary = path.parent / f".{path.name[:_NAME_CHARACTERS_KEPT]}.{secrets.token_hex(8)}"
+                _require_unused(path)
+            temporary = temporary_name(path)
             medium: Self | None = None
             try:
                 fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -202,16 +195,6 @@ class HeapFile:
                 raise
         return medium
 
-    @classmethod
-    def _require_unused(cls, path: Path) -> None:
-        """Raise UsageError if somebody writes to the heap that is to be replaced."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        medium = cls(fd, str(path), readonly=True)
-        try:
-            medium._refuse_writer()
-        finally:
-            medium._let_go()
-
     def appear(self, *, replace_file: bool) -> None:
         """Give a file that was created its name: all of the heap exists from now on, or nothing.
 
@@ -225,10 +208,10 @@ class HeapFile:
         assert self._temporary is not None
         path = Path(self.name)
         with refusals(f"heap file {self.name!r}: creation"):
-            _link(self._temporary, path, replace_file=replace_file)
+            give_name("heap file", self._temporary, path, replace_file=replace_file)
             self._temporary = None
             try:
-                _sync_directory(path.parent)
+                sync_directory(path.parent)
             except BaseException:
                 if not replace_file:
                     with suppress(OSError):
@@ -330,35 +313,18 @@ class HeapFile:
     def _lock(self, *, beside: bool) -> None:
         """Become the writer, or one of the readers."""
         if not self.readonly:
-            if not native.lock_byte(self.fd, layout.LOCK_WRITER, Lock.WRITE):
-                raise UsageError(
-                    f"heap file {self.name!r}: no other writer expected, "
-                    f"process {self._holder()} has it open"
-                )
-            if self._has_readers():
-                raise UsageError(
-                    f"heap file {self.name!r}: no reader expected, one or more have it open"
-                )
+            users.require_sole_writer(self.fd, self.name)
             return
-        native.lock_byte(self.fd, layout.LOCK_READER, Lock.READ)  # before the look at the other
+        users.become_reader(self.fd)
         if not beside:
-            self._refuse_writer()
+            users.require_no_writer(self.fd, self.name)
 
     def has_writer(self) -> bool:
         """Tell whether somebody else has the heap open for writing."""
-        return native.probe_lock(self.fd, layout.LOCK_WRITER, Lock.READ) != Lock.NONE
-
-    def _refuse_writer(self) -> None:
-        if self.has_writer():
-            raise UsageError(
-                f"heap file {self.name!r}: no writer expected, process {self._holder()} has it open"
-            )
+        return users.has_writer(self.fd)
 
     def _has_readers(self) -> bool:
-        return native.probe_lock(self.fd, layout.LOCK_READER, Lock.WRITE) != Lock.NONE
-
-    def _holder(self) -> int:
-        return int.from_bytes(native.pread(self.fd, 4, layout.SHARED_WRITER_PID), "little")
+        return users.has_readers(self.fd)
 
     def _durability_for(self, wanted: Durability | None) -> Durability:
         """Return what the file system can keep of a wish; None wishes for the best it can."""
@@ -395,11 +361,11 @@ class HeapFile:
         data = SegmentSlot(SegmentKind.DATA, stop, _FIRST_UNITS, nunits=_FIRST_UNITS)
         with self._as_out_of_space(data.file_bytes):
             self._allocate_blocks(data)
-        self.arenas = {0: ArenaSlot(0, data.nunits)}
+        arena = ArenaSlot(0, data.nunits)
         native.pwrite(self.fd, log.pack() + data.pack(), layout.SEGMENT_TABLE)
-        native.pwrite(self.fd, self.arenas[0].pack(), layout.ARENA_TABLE)
-        self.segments = {0: log, 1: data}
-        if not native.lock_byte(self.fd, layout.LOCK_WRITER, Lock.WRITE):
+        native.pwrite(self.fd, arena.pack(), layout.ARENA_TABLE)
+        self.slots = Tables({0: log, 1: data}, {0: arena})
+        if not users.become_writer(self.fd):
             raise UsageError(f"heap file {self.name!r}: the writer's lock expected, refused")
 
     def read_image(self) -> None:
@@ -415,9 +381,7 @@ class HeapFile:
         """Check what the header says."""
         if not (recovered and self.is_power):
             self._require_same_boot()
-        tables = self._read_tables()
-        self.segments, self.arenas, self.roots = tables.segments, tables.arenas, tables.roots
-        self._strays = tables.strays
+        self.slots = self._read_tables()
         self.image = bytearray()
         status = native.fstat(self.fd)
         end = self.file_end
@@ -485,7 +449,7 @@ class HeapFile:
     def _can_wait(self) -> bool:
         """Tell whether the first change may say that the heap is in use."""
         as_closed = self.is_clean and self.superblock.file_end == self.file_end
-        return as_closed and not (self._is_new or self._strays)
+        return as_closed and not (self._is_new or self.slots.strays)
 
     @property
     def sleeps(self) -> bool:
@@ -568,12 +532,12 @@ class HeapFile:
             Return when they are durable; in a process heap when they are stored.
         """
         if slots:
-            self.journal.change(slots, self._file_end_after(slots), durable)
+            self.journal.change(slots, self.slots.end_after(slots), durable)
             self.adopt_slots(slots)
 
     def settle_strays(self) -> None:
         """Say in the segment table that what a crash has left without an owner is SPARE."""
-        strays, self._strays = self._strays, {}
+        strays, self.slots.strays = self.slots.strays, {}
         self.change([(Table.SEGMENTS, index, spare.pack()) for index, spare in strays.items()])
 
     def reread(self) -> None:
@@ -583,29 +547,11 @@ class HeapFile:
         stored, self._copy = read_superblock(image)
         if stored.generation > self.superblock.generation:
             self.superblock = stored
-        tables = read_tables(image, self.superblock, self.name)
-        self.segments, self.arenas, self.roots = tables.segments, tables.arenas, tables.roots
-        self._strays = tables.strays
+        self.slots = read_tables(image, self.superblock, self.name)
 
     def adopt_slots(self, slots: Iterable[SlotImage]) -> None:
         """Take slots over that have become part of the heap."""
-        for table, index, image in slots:
-            offset = slot_offset(table, index)
-            if table == Table.SEGMENTS:
-                _put(self.segments, index, SegmentSlot.unpack(image, offset))
-            elif table == Table.ARENAS:
-                _put(self.arenas, index, ArenaSlot.unpack(image, offset))
-            else:
-                _put(self.roots, index, RootSlot.unpack(image, offset))
-
-    def _file_end_after(self, slots: Iterable[SlotImage]) -> int:
-        """Return what `file_end` will be."""
-        after = dict(self.segments)
-        for table, index, image in slots:
-            if table == Table.SEGMENTS:
-                offset = slot_offset(table, index)
-                _put(after, index, SegmentSlot.unpack(image, offset))
-        return _end_of(after)
+        self.slots.adopt(slots)
 
     def store_slot(self, table: Table, index: int, image: bytes) -> None:
         """Store a slot in its place in the file; for journals."""
@@ -644,6 +590,21 @@ class HeapFile:
     # ------------------------------------------------------------ what it is
 
     @property
+    def segments(self) -> dict[int, SegmentSlot]:
+        """The slots of the segment table in use, by index; changed by `change` only."""
+        return self.slots.segments
+
+    @property
+    def arenas(self) -> dict[int, ArenaSlot]:
+        """Those of the arena table."""
+        return self.slots.arenas
+
+    @property
+    def roots(self) -> dict[int, RootSlot]:
+        """Those of the root table."""
+        return self.slots.roots
+
+    @property
     def is_power(self) -> bool:
         """Whether what is closed or synced must survive a power failure."""
         return self.superblock.durability == Durability.POWER
@@ -651,7 +612,7 @@ class HeapFile:
     @property
     def file_end(self) -> int:
         """Bytes of the file that belong to the heap."""
-        return _end_of(self.segments)
+        return self.slots.end
 
     def allocated(self) -> tuple[int, int]:
         """Return the length of the file and the bytes of its blocks."""
@@ -661,14 +622,10 @@ class HeapFile:
 
     def pieces(self, arena: int = 0) -> list[Piece]:
         """Return the data segments of an arena by their units."""
-        return sorted(
-            (
-                Piece(slot.first_unit, slot.nunits, slot, index, arena)
-                for index, slot in self.segments.items()
-                if slot.kind == SegmentKind.DATA and slot.arena == arena
-            ),
-            key=lambda piece: piece.first_unit,
-        )
+        return [
+            Piece(slot.first_unit, slot.nunits, slot, index, arena)
+            for index, slot in self.slots.data_segments(arena)
+        ]
 
     # ------------------------------------------------------------ roots
 
@@ -690,19 +647,7 @@ class HeapFile:
         OutOfSpaceError
             The table has too few free slots.
         """
-        places = {root.name: index for index, root in self.roots.items()}
-        changes = {places[name]: bytes(layout.SLOT_BYTES) for name in drops}
-        vacated = set(changes)
-        free = (i for i in range(layout.ROOT_SLOTS) if i not in self.roots or i in vacated)
-        for name, root in puts.items():
-            index = places[name] if name in places and name not in drops else next(free, None)
-            if index is None:
-                raise OutOfSpaceError(
-                    f"root table of {self.name!r}: a free slot expected, "
-                    f"all {layout.ROOT_SLOTS} in use"
-                )
-            changes[index] = root.pack()
-        return [(Table.ROOTS, index, image) for index, image in changes.items()]
+        return self.slots.root_changes(puts, drops, self.name)
 
     # ------------------------------------------------------------ durability, end
 
@@ -766,9 +711,7 @@ class HeapFile:
         if self._temporary is not None:
             with suppress(OSError):
                 os.unlink(self._temporary)
-        for place in (layout.LOCK_WRITER, layout.LOCK_READER):
-            with suppress(NativeError):
-                native.lock_byte(self.fd, place, Lock.NONE)
+        users.leave(self.fd)
         fd, self.fd = self.fd, -1  # no signal is looked for between this and the next call
         os.close(fd)
 
@@ -822,19 +765,6 @@ class HeapFile:
             ) from error
 
 
-@contextmanager
-def refusals(what: str) -> Iterator[None]:
-    """Raise an exception of ours for whatever the system refuses."""
-    try:
-        yield
-    except Pmem2Error as error:
-        raise OutOfSpaceError(f"{what}: {error}") from error
-    except PmemHeapError:
-        raise
-    except OSError as error:
-        raise refusal(what, error) from error
-
-
 def _require_place(path: Path, *, replace_file: bool) -> None:
     """Check that a file of this name can be made, or replaced."""
     what = f"heap file {str(path)!r}"
@@ -848,16 +778,13 @@ def _require_place(path: Path, *, replace_file: bool) -> None:
         raise UsageError(f"{what}: no such file expected, one is there")
 
 
-def _end_of(segments: dict[int, SegmentSlot]) -> int:
-    last = max(segments.values(), key=attrgetter("file_off"), default=None)
-    return layout.HEADER_BYTES if last is None else last.file_stop
-
-
-def _put(slots: dict[int, T], index: int, slot: T | None) -> None:
-    if slot is None:
-        slots.pop(index, None)
-    else:
-        slots[index] = slot
+def _require_unused(path: Path) -> None:
+    """Raise UsageError if somebody writes to the heap that is to be replaced."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        users.require_no_writer(fd, str(path))
+    finally:
+        os.close(fd)
 
 
 @functools.cache
@@ -872,26 +799,6 @@ def write_zeros(fd: int, offset: int, length: int) -> None:
     chunk = bytes(_ZEROS)
     for at in range(offset, offset + length, _ZEROS):
         native.pwrite(fd, chunk[: offset + length - at], at)
-
-
-def _link(temporary: Path, path: Path, *, replace_file: bool) -> None:
-    """Give a finished file its name."""
-    if replace_file:
-        os.rename(temporary, path)
-        return
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise UsageError(f"heap file {str(path)!r}: no such file expected, one is there") from None
-    os.unlink(temporary)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def next_epoch(superblock: Superblock, *, opened: bool = False) -> int:

@@ -542,8 +542,7 @@ def _drop_cache(medium: FileMedium) -> None:
 
 
 def _replay_home(medium: FileMedium, recovery: Recovery) -> None:
-    tables = read_tables(medium.image, medium.superblock, medium.name)
-    medium.segments, medium.arenas = tables.segments, tables.arenas
+    medium.slots = read_tables(medium.image, medium.superblock, medium.name)
     _require_length(medium)
     if native.fstat(medium.fd).allocated < medium.file_end:
         _back_ranges(medium, recovery)

@@ -22,7 +22,6 @@ failed growth leaves everything as it was. Not thread-safe: the heap locks.
 
 from __future__ import annotations
 
-import errno
 from bisect import bisect_right
 from collections.abc import Iterable
 from contextlib import suppress
@@ -48,6 +47,7 @@ from pmemheap.layout import (
 from pmemheap.native import Advice, Lifeline
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.row import anonymous_row
+from pmemheap.refusals import refusal
 from pmemheap.rules import Rule, omitted
 from pmemheap.units import GiB, MiB, TiB, align_up, format_bytes
 
@@ -59,7 +59,6 @@ __all__ = [
     "Piece",
     "Region",
     "Table",
-    "refusal",
 ]
 
 UNITS_WIDTH = 32
@@ -68,17 +67,6 @@ UNITS_WIDTH = 32
 DEFAULT_HEADROOM = TiB
 _ALIGNMENT = GiB
 _DOUBLED_MOST = 64 * MiB // DATA_WIDTH
-_NO_ROOM = frozenset(
-    {
-        errno.ENOMEM,
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EAGAIN,
-        errno.EMFILE,
-        errno.ENFILE,
-    }
-)
 _HUGE_TABLE_LEAST = 16 * MiB
 """A volatile table of this size is filled at once when a heap is read: huge pages save faults."""
 
@@ -105,7 +93,9 @@ class Piece:
 class Medium(Protocol):
     """Where the bytes of a region come from."""
 
-    arenas: dict[int, ArenaSlot]
+    @property
+    def arenas(self) -> dict[int, ArenaSlot]:
+        """The slots of arenas in use, by index."""
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -685,15 +675,6 @@ class Region:
         for table in self.tables.values():
             with suppress(Pmem2Error):  # refused: it goes with the last reference to its lifeline
                 table.reservation.close()
-
-
-def refusal(what: str, error: OSError) -> PmemHeapError:
-    """Return the exception of ours for a system call that was refused."""
-    if error.errno in _NO_ROOM:
-        return OutOfSpaceError(f"{what}: {error}")
-    if error.errno == errno.EIO:
-        return DurabilityError(error.errno, f"{what}: {error}")
-    return UsageError(f"{what}: {error}")
 
 
 def _no_address_space(pieces: list[Piece], error: Pmem2Error) -> OutOfSpaceError:

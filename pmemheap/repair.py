@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pmemheap.errors import CorruptHeapError, UsageError
+from pmemheap.naming import sync_directory
 from pmemheap.native import crc32c
 from pmemheap.offline import Disk, Edit, Examination, Finding, Overlay, examine, open_image
 from pmemheap.offline.findings import FindingKind, Phase
@@ -187,11 +188,7 @@ def _write_backup(disk: Disk, backup: Path, edits: list[Edit], new_size: int | N
             file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    directory = os.open(backup.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(backup.parent)
 
 
 def _cut_ranges(disk: Disk, new_size: int) -> Iterator[tuple[int, int]]:

@@ -19,7 +19,9 @@ __all__ = ["Guard", "MemoryRoots", "RootStore", "Roots", "require_root"]
 class RootStore(Protocol):
     """Where roots are kept."""
 
-    roots: dict[int, RootSlot]
+    @property
+    def roots(self) -> dict[int, RootSlot]:
+        """The slots in use, by index."""
 
     def put_root(self, root: RootSlot) -> None:
         """Keep a root under its name; OutOfSpaceError when the table is full."""

@@ -25,13 +25,13 @@ from pathlib import Path
 from pmemheap import layout, native
 from pmemheap.errors import UsageError
 from pmemheap.layout import HeapState, SegmentKind, SegmentSlot, Superblock
+from pmemheap.naming import give_name, sync_directory, temporary_name
 from pmemheap.native import NativeError
 
 __all__ = ["CopyMethod", "copy_heap_file"]
 
 _FICLONE = 0x40049409
 _COPIED_AT_ONCE = 1 << 20
-_NAME_CHARACTERS_KEPT = 40
 _ATTEMPTS = 3
 _CANNOT = frozenset(
     {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
@@ -77,7 +77,7 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
         No room, or the medium failed; nothing is left at `path` that was not there before.
     """
     _require_place(path, replace_file=replace_file)
-    temporary = path.parent / f".{path.name[:_NAME_CHARACTERS_KEPT]}.{secrets.token_hex(8)}"
+    temporary = temporary_name(path)
     mode = os.fstat(fd).st_mode & 0o777
     target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode or 0o600)
     try:
@@ -88,7 +88,8 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
             native.fsync(target)
         finally:
             os.close(target)
-        _name(temporary, path, replace_file=replace_file)
+        give_name("snapshot", temporary, path, replace_file=replace_file)
+        sync_directory(path.parent)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
@@ -234,21 +235,3 @@ def _back(fd: int, ranges: Iterable[tuple[int, int]], *, cloned: bool) -> None:
         if cloned:
             for start, stop in _data_ranges(fd, offset + length, offset):
                 _transfer(fd, fd, start, stop)
-
-
-def _name(temporary: Path, path: Path, *, replace_file: bool) -> None:
-    if replace_file:
-        os.rename(temporary, path)
-    else:
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            raise UsageError(
-                f"snapshot {str(path)!r}: no such file expected, one is there"
-            ) from None
-        os.unlink(temporary)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        native.fsync(directory)
-    finally:
-        os.close(directory)

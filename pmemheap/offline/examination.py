@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pmemheap import layout, native
+from pmemheap import layout, native, users
 from pmemheap.errors import CorruptHeapError, UsageError
 from pmemheap.header import read_tables as read_strictly
 from pmemheap.layout import Superblock
@@ -104,15 +104,14 @@ def open_image(path: str | os.PathLike[str], *, write: bool = False) -> Iterator
 
 def _lock(fd: int, name: str, *, write: bool) -> None:
     if write:
-        free = native.lock_byte(fd, layout.LOCK_WRITER, Lock.WRITE)
+        free = users.become_writer(fd)
         free = free and native.lock_byte(fd, layout.LOCK_READER, Lock.WRITE)
     else:
-        native.lock_byte(fd, layout.LOCK_READER, Lock.READ)
-        free = native.probe_lock(fd, layout.LOCK_WRITER, Lock.READ) == Lock.NONE
+        users.become_reader(fd)
+        free = not users.has_writer(fd)
     if not free:
-        holder = int.from_bytes(os.pread(fd, 4, layout.SHARED_WRITER_PID), "little")
         raise UsageError(
-            f"heap file {name!r}: no other user expected, process {holder} has it open"
+            f"heap file {name!r}: no other user expected, process {users.holder(fd)} has it open"
         )
 
 

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
+from itertools import accumulate
 from types import TracebackType
 from typing import Literal, SupportsIndex
 
@@ -28,10 +30,10 @@ from pmemheap.pmem2 import codes
 from pmemheap.pmem2.codes import refused
 from pmemheap.pmem2.numbers import whole
 from pmemheap.pmem2.reservation import VMReservation
-from pmemheap.pmem2.source import AnonymousSource, FileSource, Granularity, Options, Source
+from pmemheap.pmem2.source import AnonymousSource, FileSource, Granularity, Options, Pieces, Source
 from pmemheap.units import PAGE, align_down, align_up
 
-__all__ = ["Map"]
+__all__ = ["Map", "place_row"]
 
 Sharing = Literal["shared", "private"]
 Access = Literal["rw", "r"]
@@ -85,7 +87,7 @@ class Map:
         """
         start, count = whole("offset", offset), whole("length", length)
         options = Options(shared=_is_shared(sharing))
-        return cls._place(reservation, start, AnonymousSource(count), 0, count, options)
+        return _place(reservation, start, AnonymousSource(count), 0, count, options)
 
     @classmethod
     def file(  # noqa: PLR0913 -- what of which file, where, and how
@@ -131,38 +133,7 @@ class Map:
         source.check_offset(begin)
         if granularity is None:
             raise refused(codes.PMEM2_E_GRANULARITY_NOT_SET, "map: a granularity expected, none")
-        return cls._place(reservation, numbers[0], source, begin, numbers[1], options)
-
-    @classmethod
-    def _place(  # noqa: PLR0913, PLR0917
-        cls,
-        reservation: VMReservation,
-        offset: int,
-        source: Source,
-        source_offset: int,
-        length: int,
-        options: Options,
-    ) -> Map:
-        if not isinstance(reservation, VMReservation):
-            raise TypeError(f"reservation: a VMReservation expected, {reservation!r} found")
-        content = source.extent(source_offset, length)
-        with reservation.lock:
-            address = reservation.vacancy(offset, align_up(content, PAGE), source.alignment)
-            window = None
-            try:
-                granularity = source.place(address, [(source_offset, content)], options)
-                window = Window(address, content, options.readonly, reservation.lifeline)
-                made = cls(reservation, window, granularity)
-                reservation.enter(made)
-            except Pmem2Error:
-                raise
-            except BaseException:  # no memory, or an interrupt: the range is to be empty again
-                reservation.leave(address, address + 1)
-                if window is not None:  # the traceback keeps it, and it would keep the addresses
-                    window.close()
-                native.unmap(address, align_up(content, PAGE))
-                raise
-            return made
+        return _place(reservation, numbers[0], source, begin, numbers[1], options)
 
     # ------------------------------------------------------------ what it is
 
@@ -352,6 +323,57 @@ class Map:
         if self._window is None:
             raise UsageError(f"{self!r}: an open map expected, a closed one found")
         return self._window
+
+
+def _place(  # noqa: PLR0913, PLR0917
+    reservation: VMReservation,
+    offset: int,
+    source: Source,
+    source_offset: int,
+    length: int,
+    options: Options,
+) -> Map:
+    """Place one map; a length of 0 as `Source.extent` has it."""
+    if not isinstance(reservation, VMReservation):
+        raise TypeError(f"reservation: a VMReservation expected, {reservation!r} found")
+    content = source.extent(source_offset, length)
+    pieces = [(source_offset, content)]
+    (made,) = place_row(reservation, offset, source, pieces, [content], options)
+    return made
+
+
+def place_row(  # noqa: PLR0913, PLR0917 -- what, where, and how it is divided
+    reservation: VMReservation,
+    offset: int,
+    source: Source,
+    pieces: Pieces,
+    lengths: Sequence[int],
+    options: Options,
+) -> list[Map]:
+    """Map `pieces` of a source, and make a map of each of `lengths`, which make up as much.
+
+    All but the last of the lengths are whole pages.
+    """
+    total = align_up(sum(lengths), PAGE)
+    with reservation.lock:
+        address = reservation.vacancy(offset, total, source.alignment)
+        keep = reservation.lifeline
+        windows: list[Window] = []
+        try:
+            granularity = source.place(address, pieces, options)
+            for at, length in zip(accumulate(lengths, initial=address), lengths, strict=False):
+                windows.append(Window(at, length, options.readonly, keep))
+            maps = [Map(reservation, window, granularity) for window in windows]
+            reservation.enter(*maps)
+        except Pmem2Error:
+            raise
+        except BaseException:  # no memory, an interrupt: the range is to be empty again
+            reservation.leave(address, address + total)
+            for window in windows:  # the traceback keeps them, and they would keep the addresses
+                window.close()
+            native.unmap(address, total)
+            raise
+        return maps
 
 
 def _is_shared(sharing: Sharing) -> bool:

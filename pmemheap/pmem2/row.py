@@ -7,12 +7,8 @@ the entry in the list, is done once: a map costs a few microseconds then instead
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 
-from pmemheap import native
-from pmemheap.errors import Pmem2Error
-from pmemheap.native import Window
-from pmemheap.pmem2.mapping import Map
+from pmemheap.pmem2.mapping import Map, place_row
 from pmemheap.pmem2.reservation import VMReservation
 from pmemheap.pmem2.source import AnonymousSource, FileSource, Options, Pieces, Source
 
@@ -27,8 +23,9 @@ def anonymous_row(reservation: VMReservation, offset: int, lengths: Sequence[int
     Pmem2Error
         As `Map.anonymous`. The range is as it was.
     """
-    source, options = AnonymousSource(sum(lengths)), Options(shared=False)
-    return _place(reservation, offset, source, [(0, sum(lengths))], lengths, options)
+    source, pieces = AnonymousSource(sum(lengths)), [(0, sum(lengths))]
+    _check(source, pieces)
+    return place_row(reservation, offset, source, pieces, lengths, Options(shared=False))
 
 
 def file_row(
@@ -46,39 +43,9 @@ def file_row(
         As `Map.file`. The range is as it was.
     """
     lengths = [length for _, length in pieces]
-    return _place(reservation, offset, FileSource(fd), pieces, lengths, options)
-
-
-def _place(  # noqa: PLR0913, PLR0917 -- what, where, and how it is divided
-    reservation: VMReservation,
-    offset: int,
-    source: Source,
-    pieces: Pieces,
-    lengths: Sequence[int],
-    options: Options,
-) -> list[Map]:
-    """Map `pieces` of a source, and make a map of each of `lengths`, which make up as much."""
-    total = sum(lengths)
+    source = FileSource(fd)
     _check(source, pieces)
-    with reservation.lock:
-        address = reservation.vacancy(offset, total, source.alignment)
-        keep = reservation.lifeline
-        windows: list[Window] = []
-        try:
-            granularity = source.place(address, pieces, options)
-            for at, length in zip(accumulate(lengths, initial=address), lengths, strict=False):
-                windows.append(Window(at, length, options.readonly, keep))
-            maps = [Map(reservation, window, granularity) for window in windows]
-            reservation.enter(*maps)
-        except Pmem2Error:
-            raise
-        except BaseException:  # no memory, an interrupt: the range is to be empty again
-            reservation.leave(address, address + total)
-            for window in windows:  # the traceback keeps them, and they would keep the addresses
-                window.close()
-            native.unmap(address, total)
-            raise
-        return maps
+    return place_row(reservation, offset, source, pieces, lengths, options)
 
 
 def _check(source: Source, pieces: Pieces) -> None:

@@ -1,0 +1,80 @@
+"""Users: who has a heap file open. One writer, or readers; locks of the kernel say so.
+
+The locks belong to the open file description: they go with its last descriptor or map, however the
+process ends. A reader beside a living writer, as in shared memory, has one as well.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from pmemheap import layout, native
+from pmemheap.errors import UsageError
+from pmemheap.native import Lock, NativeError
+
+__all__ = [
+    "become_reader",
+    "become_writer",
+    "has_readers",
+    "has_writer",
+    "holder",
+    "leave",
+    "require_no_writer",
+    "require_sole_writer",
+]
+
+
+def become_writer(fd: int) -> bool:
+    """Take the writer's lock; False if somebody has it."""
+    return native.lock_byte(fd, layout.LOCK_WRITER, Lock.WRITE)
+
+
+def become_reader(fd: int) -> None:
+    """Take one of the readers' locks: to be done before the look for a writer."""
+    native.lock_byte(fd, layout.LOCK_READER, Lock.READ)
+
+
+def has_writer(fd: int) -> bool:
+    """Tell whether somebody else has the heap open for writing."""
+    return native.probe_lock(fd, layout.LOCK_WRITER, Lock.READ) != Lock.NONE
+
+
+def has_readers(fd: int) -> bool:
+    """Tell whether somebody else reads."""
+    return native.probe_lock(fd, layout.LOCK_READER, Lock.WRITE) != Lock.NONE
+
+
+def holder(fd: int) -> int:
+    """Return the process that has opened the heap for writing last."""
+    return int.from_bytes(native.pread(fd, 4, layout.SHARED_WRITER_PID), "little")
+
+
+def require_sole_writer(fd: int, name: str) -> None:
+    """Become the writer of the heap file `name`.
+
+    Raises
+    ------
+    UsageError
+        Somebody else writes or reads.
+    """
+    if not become_writer(fd):
+        raise UsageError(
+            f"heap file {name!r}: no other writer expected, process {holder(fd)} has it open"
+        )
+    if has_readers(fd):
+        raise UsageError(f"heap file {name!r}: no reader expected, one or more have it open")
+
+
+def require_no_writer(fd: int, name: str) -> None:
+    """Raise UsageError if somebody writes to the heap file `name`."""
+    if has_writer(fd):
+        raise UsageError(
+            f"heap file {name!r}: no writer expected, process {holder(fd)} has it open"
+        )
+
+
+def leave(fd: int) -> None:
+    """Let both locks go, whichever there is."""
+    for place in (layout.LOCK_WRITER, layout.LOCK_READER):
+        with suppress(NativeError):
+            native.lock_byte(fd, place, Lock.NONE)
