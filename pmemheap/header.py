@@ -9,7 +9,7 @@ belong to no arena's range, and logs that the superblock does not name [R28]. Th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TypeVar
@@ -29,6 +29,7 @@ from pmemheap.layout import (
     slot_offset,
     spare_slot,
 )
+from pmemheap.native import all_sealed
 
 __all__ = [
     "HeaderImage",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+Slot = TypeVar("Slot", SegmentSlot, ArenaSlot, RootSlot)
 
 HeaderImage = bytes | bytearray | memoryview
 
@@ -153,23 +155,13 @@ def read_tables(image: HeaderImage, superblock: Superblock, name: str) -> Tables
     CorruptHeapError
         A slot is damaged, or slots contradict each other; place, expected, found.
     """
-    tables = Tables()
-    for index, offset, slot in _slots(image, Table.SEGMENTS):
-        segment = SegmentSlot.unpack(slot, offset)
-        assert segment is not None
-        tables.segments[index] = segment
+    tables = Tables(_used(image, Table.SEGMENTS, SegmentSlot))
     _check_places(tables, name)
     _check_log(tables, superblock, name)
-    for index, offset, slot in _slots(image, Table.ARENAS):
-        arena = ArenaSlot.unpack(slot, offset)
-        assert arena is not None
-        tables.arenas[index] = arena
+    tables.arenas = _used(image, Table.ARENAS, ArenaSlot)
     _set_aside_strays(tables)
     _check_arenas(tables, name)
-    for index, offset, slot in _slots(image, Table.ROOTS):
-        root = RootSlot.unpack(slot, offset)
-        assert root is not None
-        tables.roots[index] = root
+    tables.roots = _used(image, Table.ROOTS, RootSlot)
     return tables
 
 
@@ -190,18 +182,23 @@ def as_spare(slot: SegmentSlot) -> SegmentSlot:
     return spare_slot(slot.file_off, slot.file_bytes)
 
 
-def _slots(image: HeaderImage, table: Table) -> Iterator[tuple[int, int, bytes]]:
-    """Yield index, file offset and image of the slots of a table that are in use."""
-    start, width = layout.slot_offset(table, 0), layout.SLOT_BYTES
+def _used(image: HeaderImage, table: Table, kind: type[Slot]) -> dict[int, Slot]:
+    """Read the slots of a table that are in use, by index."""
+    used: dict[int, Slot] = {}
+    width, start = layout.SLOT_BYTES, slot_offset(table, 0)
     for first in range(0, _SLOTS[table], _GROUP):
         group = bytes(image[start + first * width : start + (first + _GROUP) * width])
         if group == _EMPTY_GROUP:
             continue
+        read = kind.read if all_sealed(group, width, kind.SEAL_AT) else kind.unpack
         for number in range(-(-len(group.rstrip(b"\0")) // width)):
             slot = group[number * width : (number + 1) * width]
             if slot != _EMPTY_SLOT:
                 index = first + number
-                yield index, start + index * width, slot
+                found = read(slot, start + index * width)
+                assert found is not None
+                used[index] = found
+    return used
 
 
 def _check_places(tables: Tables, name: str) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Self
+from typing import ClassVar, Self
 
 from pmemheap.errors import CorruptHeapError
 from pmemheap.native import crc32c, crc32c_but
@@ -264,7 +264,7 @@ def newest_superblock(images: tuple[bytes, bytes]) -> tuple[Superblock, int]:
 # ---------------------------------------------------------------- slots
 
 
-def _seal(image: bytearray, at: int = 60) -> bytes:
+def _seal(image: bytearray, at: int) -> bytes:
     """Store the checksum of all other bytes of a slot at `at`."""
     struct.pack_into("<I", image, at, 0)
     struct.pack_into("<I", image, at, crc32c(image))
@@ -293,6 +293,7 @@ class SegmentSlot:
     first_unit: int = 0
     nunits: int = 0
 
+    SEAL_AT: ClassVar = 60
     _FORMAT = struct.Struct("<BxH4xQQQQ")
 
     @property
@@ -332,7 +333,7 @@ class SegmentSlot:
             image, 0, self.kind, self.arena, self.file_off, self.capacity, self.first_unit,
             self.nunits,
         )  # fmt: skip
-        return _seal(image)
+        return _seal(image, self.SEAL_AT)
 
     @classmethod
     def unpack(cls, image: bytes, offset: int) -> Self | None:
@@ -345,7 +346,12 @@ class SegmentSlot:
         """
         if not any(image):
             return None
-        _verify(image, 60, "segment slot", offset)
+        _verify(image, cls.SEAL_AT, "segment slot", offset)
+        return cls.read(image, offset)
+
+    @classmethod
+    def read(cls, image: bytes, offset: int) -> Self:
+        """Read the slot at `offset` of the file, which is in use and whose seal is right."""
         number, arena, file_off, capacity, first_unit, nunits = cls._FORMAT.unpack_from(image)
         kind = _KINDS.get(number)
         if kind is None:
@@ -379,6 +385,7 @@ class ArenaSlot:
             self, first_unit=self.end_unit, name="", strategy=bytes(7), state=ArenaState.DROPPED
         )
 
+    SEAL_AT: ClassVar = 60
     _FORMAT = struct.Struct("<B7sQQB31s")
 
     def pack(self) -> bytes:
@@ -388,7 +395,7 @@ class ArenaSlot:
         self._FORMAT.pack_into(
             image, 0, self.state, self.strategy, self.first_unit, self.end_unit, len(name), name
         )
-        return _seal(image)
+        return _seal(image, self.SEAL_AT)
 
     @classmethod
     def unpack(cls, image: bytes, offset: int) -> Self | None:
@@ -401,7 +408,12 @@ class ArenaSlot:
         """
         if not any(image):
             return None
-        _verify(image, 60, "arena slot", offset)
+        _verify(image, cls.SEAL_AT, "arena slot", offset)
+        return cls.read(image, offset)
+
+    @classmethod
+    def read(cls, image: bytes, offset: int) -> Self:
+        """Read the slot at `offset` of the file, which is in use and whose seal is right."""
         state, strategy, first_unit, end_unit, length, name = cls._FORMAT.unpack_from(image)
         if first_unit > end_unit or end_unit > ARENA_UNITS_MOST:
             raise _damaged(
@@ -421,6 +433,7 @@ class RootSlot:
     off: int
     len: int = 0
 
+    SEAL_AT: ClassVar = 16
     _FORMAT = struct.Struct("<QQIB43s")
 
     def pack(self) -> bytes:
@@ -428,7 +441,7 @@ class RootSlot:
         image = bytearray(SLOT_BYTES)
         name = self.name.encode()
         self._FORMAT.pack_into(image, 0, self.off, self.len, 0, len(name), name)
-        return _seal(image, 16)
+        return _seal(image, self.SEAL_AT)
 
     @classmethod
     def unpack(cls, image: bytes, offset: int) -> Self | None:
@@ -441,7 +454,12 @@ class RootSlot:
         """
         if not any(image):
             return None
-        _verify(image, 16, "root slot", offset)
+        _verify(image, cls.SEAL_AT, "root slot", offset)
+        return cls.read(image, offset)
+
+    @classmethod
+    def read(cls, image: bytes, offset: int) -> Self:
+        """Read the slot at `offset` of the file, which is in use and whose seal is right."""
         off, length, _, name_length, name = cls._FORMAT.unpack_from(image)
         return cls(_decode(name[:name_length], "root slot", offset), off, length)
 

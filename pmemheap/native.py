@@ -60,6 +60,7 @@ __all__ = [
     "TapeKind",
     "TxCore",
     "Window",
+    "all_sealed",
     "check",
     "copy_differences",
     "crc32c",
@@ -711,6 +712,13 @@ def crc32c_but(data: bytes, at: int) -> int:
     if not 0 <= at <= len(data) - 4:
         raise UsageError(f"crc32c: four bytes inside of {len(data)} expected, {at} found")
     return int(lib.ph_crc32c_but(data, len(data), at))
+
+
+def all_sealed(slots: bytes, width: int, at: int) -> bool:
+    """Tell whether slots of `width` bytes are zero, or have at `at` the `crc32c_but` of theirs."""
+    if width < 1 or len(slots) % width or not 0 <= at <= width - 4:
+        raise UsageError(f"seals: whole slots of {width} bytes expected, {len(slots)} found")
+    return bool(lib.ph_all_sealed(slots, len(slots) // width, width, at))
 
 
 def crc32c_table(data: Buffer, seed: int = 0) -> int:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
+from functools import cache
 
 from pmemheap.units import GRANULE, UNIT
 
@@ -82,6 +83,7 @@ CLASSES: tuple[SizeClass, ...] = tuple(_size_class(size) for size in _sizes())
 """All size classes, smallest first; a run wastes at most a sixteenth behind its last block."""
 
 
+@cache
 def packed_classes() -> tuple[bytes, bytes]:
     """Return block sizes as uint32 and run lengths as uint16, as the C core takes them."""
     sizes = array("I", (one.size for one in CLASSES))

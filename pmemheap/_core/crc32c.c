@@ -107,3 +107,20 @@ uint32_t ph_crc32c_but(const uint8_t *data, uint64_t length, uint64_t at)
     crc = ph_crc32c(crc, &zero, sizeof zero);
     return ph_crc32c(crc, data + at + sizeof zero, length - at - sizeof zero);
 }
+
+static int is_zero(const uint8_t *bytes, uint64_t length)
+{
+    return bytes[0] == 0 && memcmp(bytes, bytes + 1, length - 1) == 0;
+}
+
+int32_t ph_all_sealed(const uint8_t *slots, uint64_t count, uint64_t width, uint64_t at)
+{
+    for (const uint8_t *slot = slots; count; count--, slot += width) {
+        uint32_t seal;
+
+        memcpy(&seal, slot + at, sizeof seal);
+        if (!is_zero(slot, width) && seal != ph_crc32c_but(slot, width, at))
+            return 0;
+    }
+    return 1;
+}
