@@ -128,6 +128,7 @@ class HeapFile:
     _temporary: Path | None = None
     _reservation: VMReservation | None = None
     _header: Map | None = None
+    _has_begun = False
 
     def __init__(self, fd: int, name: str, *, readonly: bool, limit: int | None = None) -> None:
         self.fd = fd
@@ -394,14 +395,9 @@ class HeapFile:
 
     def _read_tables(self) -> Tables:
         """Read them where they lie, unless the recovery has read all of the header."""
-        if self.readonly and len(self.image) < layout.HEADER_BYTES:
+        if len(self.image) < layout.HEADER_BYTES:
             self.read_image()
-        if len(self.image) == layout.HEADER_BYTES:
-            return read_tables(self.image, self.superblock, self.name)
-        self.map_header()
-        assert self._header is not None
-        with self._header.view as image:
-            return read_tables(image, self.superblock, self.name)
+        return read_tables(self.image, self.superblock, self.name)
 
     def _require_same_boot(self) -> None:
         if self.superblock.state == HeapState.IN_USE and self.superblock.boot_id != boot_id():
@@ -425,26 +421,33 @@ class HeapFile:
         return before.generation == self.superblock.generation - 1
 
     def _begin(self) -> None:
-        """Say in the file that a writer is at work, and map the header.
+        """Say in the file that a writer is at work.
 
-        A heap that was closed says so until the first change.
+        A heap that was closed says so until the first change; till then its header is not mapped.
         """
         try:
             self._cut_surplus()
-            self.map_header()
-            self._store(layout.SHARED_WRITER_PID, struct.pack("<I", os.getpid()))
+            self._say_writer(os.getpid())
+            self._has_begun = True
             epoch = next_epoch(self.superblock, opened=True)
             if omitted(Rule.R15):
                 epoch = self.superblock.epoch
             self.superblock = replace(self.superblock, boot_id=boot_id(), epoch=epoch)
             if self._can_wait():
                 return
+            self.map_header()
             self._write_superblock(state=HeapState.IN_USE, file_end=self.file_end)
             if self.is_power or not self.on_memory:  # a power failure is to be noticed
                 self._sync("open")
         except BaseException:
+            self._has_begun = False
             self._unmap_header()
             raise
+
+    def _say_writer(self, process: int) -> None:
+        """Say who writes, for the messages that others get; 0 for nobody."""
+        with suppress(NativeError):
+            native.pwrite(self.fd, struct.pack("<I", process), layout.SHARED_WRITER_PID)
 
     def _can_wait(self) -> bool:
         """Tell whether the first change may say that the heap is in use."""
@@ -469,8 +472,9 @@ class HeapFile:
     def map_header(self) -> None:
         """Map the header area to store to it, if it is not mapped yet."""
         if self._header is None:
-            self._reservation = VMReservation(layout.HEADER_BYTES)
-            self._header = Map.file(self.fd, self._reservation, 0, layout.HEADER_BYTES)
+            with refusals(f"heap file {self.name!r}: header"):
+                self._reservation = VMReservation(layout.HEADER_BYTES)
+                self._header = Map.file(self.fd, self._reservation, 0, layout.HEADER_BYTES)
 
     def _cut_surplus(self) -> None:
         """Cut off what a growth or a cut that did not end has left behind the last segment."""
@@ -687,8 +691,8 @@ class HeapFile:
         if self.fd < 0:
             return
         try:
-            if not self.readonly and self._header is not None and not self.sync_failed:
-                self._store(layout.SHARED_WRITER_PID, bytes(4))
+            if self._has_begun and not self.sync_failed:
+                self._say_writer(0)
                 if self.is_clean:
                     return
                 self._sync("close")
@@ -722,6 +726,7 @@ class HeapFile:
         lock would outlive the parent for as long as the child has any of them.
         """
         inherited, self.fd = self.fd, -1
+        self._has_begun = False
         try:
             self._unmap_header()
             if inherited >= 0:

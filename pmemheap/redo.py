@@ -96,6 +96,7 @@ class RedoLog(native.LogCore):
         self.checkpoints = 0
         self.moves = 0
         self.syncers: set[int] = set()  # threads that keep others from changing committed bytes
+        medium.map_header()
         superblock = medium.superblock
         log = medium.map_log()
         self._begin(
