@@ -99,6 +99,8 @@ _WITHHELD = {
     8: "the block there was freed; it is kept until that is durable and its last view has gone",
 }
 _HELD = {_Code.PINNED, _Code.IN_TRANSACTION}
+_IN_PLACE_IF_KNOWN = {_Code.UPSTREAM, _Code.MOVE_LOGGED, *_HELD}
+"""Why a block does not grow in place, as far as the units behind it are known."""
 _LARGE = int(_Code.LARGE)
 BAD_OFFSET = int(_Code.BAD_OFFSET)
 
@@ -287,12 +289,14 @@ class Engine(Committing):
             to = self._try_realloc(offset, size)
             if to >= 0:
                 return to
-            if to in _HELD:
-                raise self._pinned(offset, size)
             if to == _Code.BAD_OFFSET:
                 raise self._no_block(offset, "realloc")
             if to == _Code.UPSTREAM and self._extend_block(offset, size):
                 return offset
+            if to in _IN_PLACE_IF_KNOWN and self._supply.read_on():
+                continue
+            if to in _HELD:
+                raise self._pinned(offset, size)
             if to == _Code.MOVE_LOGGED or (to in {_Code.UPSTREAM, _Code.LARGE} and self._redo()):
                 if self._free_refusal(offset) in _HELD:
                     raise self._pinned(offset, size)
@@ -355,11 +359,15 @@ class Engine(Committing):
         return self._serve(self._expand_locked, place, nbytes)
 
     def _expand_locked(self, offset: int, size: int) -> bool:
-        done = self._try_expand(offset, size)
+        """Expand a block; what was not read since the heap was opened is read before a no."""
+        while (done := self._try_expand(offset, size)) == _Code.UPSTREAM:
+            if self._extend_block(offset, size):
+                return True
+            if not self._supply.read_on():
+                return False
         if done == _Code.BAD_OFFSET:
             raise self._no_block(offset, "expand")
-        if done == _Code.UPSTREAM:
-            return self._extend_block(offset, size)
+        self._raise_code(done)
         return done == 0
 
     def _usable_size_slow(self, offset: Any, _second: Any = None) -> int:

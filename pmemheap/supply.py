@@ -226,11 +226,7 @@ class Supply:
         CorruptHeapError
             An entry is impossible.
         """
-        if self._all_read:
-            return False
-        _, end, boot, _ = self._core._bounds()
-        if boot >= end:
-            self._all_read = True
+        if self._reaches_end():
             return False
         pool_below = 0 if self._medium.maybe_holes else POOL_MOST + 1
         gaps = self._core._boot_step(_READ_UNITS, pool_below)
@@ -238,7 +234,15 @@ class Supply:
             raise _impossible_entry(self._core._bounds()[2])
         for start, length in gaps:
             self.extents.deallocate(start, length)
+        self._reaches_end()
         return True
+
+    def _reaches_end(self) -> bool:
+        """Tell whether all is read; from then on what was freed in C is taken back."""
+        if not self._all_read:
+            _, end, boot, _ = self._core._bounds()
+            self._all_read = boot >= end
+        return self._all_read
 
     def read_all(self) -> None:
         """Find all free space, and make the core's records of everything else. O(units), once."""
