@@ -1,7 +1,10 @@
 # Everything sets itself up: each target makes the virtual environment it needs under .venv/.
 
 PYTHON ?= python3
-VENV := .venv
+# An interpreter that is named, as in `make test PYTHON=python3.12`, has environments of its own.
+VERSION := $(if $(filter python3,$(PYTHON)),,$(or $(shell $(PYTHON) -c \
+  'import platform; print(platform.python_version())'),$(error PYTHON=$(PYTHON): an interpreter expected)))
+VENV := .venv$(VERSION:%=/%)
 C_SOURCES := $(wildcard pmemheap/_core/*.c pmemheap/_core/*.h) pmemheap/_core/build_sys.py
 BUILT_FROM := pyproject.toml setup.py $(C_SOURCES)
 PYTHON_CODE := pmemheap tests setup.py $(wildcard benchmarks examples)
@@ -10,7 +13,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SANITIZED := $(VENV)/sanitized
 
-.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel sanitize damage kill kvkill faults interrupts disk-full fifo clean
+.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel installed sanitize damage kill kvkill faults interrupts disk-full fifo clean
 
 all: lint test
 
@@ -115,10 +118,18 @@ compare: $(VENV)/bench/ready
 docs: $(VENV)/docs/ready
 	$(VENV)/docs/bin/python -m sphinx -W -b html docs docs/_build/html
 
+# The sdist, and the wheel that pip makes of it.
 wheel:
 	test -x $(VENV)/wheel/bin/python || $(PYTHON) -m venv $(VENV)/wheel
 	$(VENV)/wheel/bin/python -m pip install --quiet --disable-pip-version-check build
-	$(VENV)/wheel/bin/python -m build --outdir dist
+	rm -rf dist build/sdist && mkdir -p build/sdist
+	$(VENV)/wheel/bin/python -m build --sdist --outdir dist
+	tar -xf dist/*.tar.gz -C build/sdist --strip-components=1
+	$(VENV)/wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist build/sdist
+
+# The tests of the sdist, outside of this tree, on the wheel in an empty environment.
+installed: wheel
+	.ci/installed $(PYTHON) -n 2 --dist worksteal $(PYTEST_OPTIONS)
 
 # The tests against a copy of the tree whose C core is built with the sanitizers. No leak detection: the
 # interpreter itself never frees everything. Nothing that measures: it
@@ -139,4 +150,4 @@ sanitize:
 	  --deselect=tests/test_heap_file.py::test_limits_of_the_process_are_exceptions tests
 
 clean:
-	rm -rf $(VENV) build dist docs/_build *.egg-info pmemheap/_core/*.so
+	rm -rf .venv build dist docs/_build *.egg-info pmemheap/_core/*.so
