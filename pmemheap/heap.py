@@ -156,7 +156,7 @@ class Heap(BlockSpace):
             process. If left out: ``"power"``, and ``"process"`` on a memory file system, which
             cannot keep more; `Heap.durability` tells.
         limit : int, optional
-            Bytes that the file may have.
+            Bytes that the file may have. It is kept in the file.
         replace : bool
             Put the new heap in the place of a file that is there.
 
@@ -201,6 +201,9 @@ class Heap(BlockSpace):
             Of a heap file.
         readonly : bool
             Change nothing, hand out read-only views; any number of readers may do so at a time.
+        limit : int, optional
+            Bytes that the file may have while it is open this time, in place of the limit that it
+            was created with.
 
         Raises
         ------

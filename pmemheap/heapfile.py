@@ -355,7 +355,7 @@ class HeapFile:
             generation=1, uuid=secrets.token_bytes(16), durability=durability,
             state=HeapState.CLEAN, file_end=first, log_off=layout.HEADER_BYTES,
             log_size=log_bytes, tail_lsn=64, epoch=1 << 32 | secrets.randbits(32),
-            boot_id=boot_id(),
+            boot_id=boot_id(), limit=self.limit or 0,
         )  # fmt: skip
         native.pwrite(self.fd, self.superblock.pack(), layout.SUPERBLOCKS[0])
         log = SegmentSlot(SegmentKind.LOG, layout.HEADER_BYTES, log_bytes // UNIT)
@@ -384,6 +384,8 @@ class HeapFile:
             self._require_same_boot()
         self.slots = self._read_tables()
         self.image = bytearray()
+        if self.limit is None:
+            self.limit = self.superblock.limit or None
         status = native.fstat(self.fd)
         end = self.file_end
         if status.size < end:

@@ -158,7 +158,7 @@ def _damaged(
 
 # ---------------------------------------------------------------- superblock
 
-_SUPERBLOCK = struct.Struct("<8sIIQ16sIIQQQQQ")
+_SUPERBLOCK = struct.Struct("<8sIIQ16sIIQQQQQQ")
 _LOG_POSITION = struct.Struct("<QQII16s")
 _LOG_POSITION_AT = 128
 _DURABILITIES, _STATES = frozenset(map(int, Durability)), frozenset(map(int, HeapState))
@@ -166,7 +166,10 @@ _DURABILITIES, _STATES = frozenset(map(int, Durability)), frozenset(map(int, Hea
 
 @dataclass(frozen=True)
 class Superblock:
-    """One copy of the superblock; offsets and sizes in bytes of the file."""
+    """One copy of the superblock; offsets and sizes in bytes of the file.
+
+    `limit` is the length that the file may grow to, 0 without one.
+    """
 
     generation: int
     uuid: bytes
@@ -181,6 +184,7 @@ class Superblock:
     chain_seed: int = 0
     features_incompat: int = 0
     features_compat: int = 0
+    limit: int = 0
 
     def pack(self) -> bytes:
         """Return the 512 bytes of it, checksum included."""
@@ -188,7 +192,7 @@ class Superblock:
         _SUPERBLOCK.pack_into(
             image, 0, MAGIC, VERSION, 0, self.generation, self.uuid, self.durability, self.state,
             self.features_incompat, self.features_compat, self.file_end, self.log_off,
-            self.log_size,
+            self.log_size, self.limit,
         )  # fmt: skip
         _LOG_POSITION.pack_into(
             image, _LOG_POSITION_AT, self.tail_lsn, self.epoch, self.chain_seed, 0, self.boot_id
@@ -226,8 +230,8 @@ class Superblock:
         return cls(
             generation=fields[3], uuid=fields[4], durability=Durability(fields[5]),
             state=HeapState(fields[6]), features_compat=fields[8], file_end=fields[9],
-            log_off=fields[10], log_size=fields[11], tail_lsn=tail_lsn, epoch=epoch,
-            chain_seed=seed, boot_id=boot_id,
+            log_off=fields[10], log_size=fields[11], limit=fields[12], tail_lsn=tail_lsn,
+            epoch=epoch, chain_seed=seed, boot_id=boot_id,
         )  # fmt: skip
 
     def successor(self, **changes: object) -> Self:

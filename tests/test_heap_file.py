@@ -741,3 +741,26 @@ def test_kill_between_calls_loses_nothing(seed: int, path: Path) -> None:
                 assert bytes(heap.view(offset, size)) == bytes([mark]) * size
             fill(heap, heap.malloc(3 * MiB), 1)
             heap.free(max(offset for offset, _ in heap.blocks() if offset not in live))
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_a_limit_is_kept_and_may_be_another_while_it_is_open(
+    durability: str, tmp_path: Path
+) -> None:
+    path, copy = tmp_path / "a", tmp_path / "b"
+    Heap.create(path, durability=durability, limit=8 * MiB).close()
+    for place in (path, copy):
+        with Heap.open(place) as heap:
+            with pytest.raises(OutOfSpaceError, match="limit 8388608 bytes expected"):
+                heap.malloc(8 * MiB)
+            assert heap.explain(1).limit == 8 * MiB
+            if place == path:
+                heap.snapshot(copy)
+    with Heap.open(path, limit=64 * MiB) as heap:
+        heap.malloc(8 * MiB)
+        heap.sync()
+    with Heap.open(path) as heap:
+        assert heap.explain(1).limit == 8 * MiB
+    Heap.create(path, durability=durability, replace=True).close()
+    with Heap.open(path) as heap:
+        assert heap.explain(1).limit is None
