@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from pmemheap import cli, layout
 from pmemheap.cli import main
 from pmemheap.cli.exits import ExitCode
 from pmemheap.cli.library import Library
-from pmemheap.cli.unitmap import Kind, Piece, UnitMap, draw, legend, read_map
+from pmemheap.cli.unitmap import Kind, Piece, UnitMap, draw, legend, read_map, units_per_mark
+from pmemheap.containers import SortedMap, Vector
 
 TRACE = """\
 # tiny 7 5000
@@ -101,6 +103,104 @@ def test_an_error_is_one_line_and_a_code(tmp_path: Path, capfd: pytest.CaptureFi
     assert "absent" in captured.err
 
 
+def test_a_mistake_of_ours_does_not_say_that_damage_was_found(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stumble(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("pmemheap.cli.checking.examine", stumble)
+    assert main(["check", str(path)]) == ExitCode.MISTAKE
+    assert capsys.readouterr().err.endswith("ZeroDivisionError\n")
+
+
+COMMAND = f"{sys.executable} -m pmemheap"
+SOUND = ("check {}", "check {} --json", "info {}", "info {} --json", "map {}", "dump {} --units")
+
+
+def ends(script: str) -> tuple[list[int], str]:
+    """Run a pipe in bash; return the codes of its parts, and what was said to standard error."""
+    done = subprocess.run(
+        ["bash", "-c", f"{script}; echo ${{PIPESTATUS[@]}}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return [int(code) for code in done.stdout.split()], done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [*(each.format("'a heap'") for each in SOUND), "--help"])
+def test_a_reader_of_the_output_that_leaves_ends_nothing(
+    command: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.rename(path.parent / "a heap")
+    monkeypatch.chdir(path.parent)
+    assert ends(f"{COMMAND} {command} | true") == ([0, 0], "")
+    assert ends(f"{COMMAND} {command} 2>&1 | true") == ([0, 0], "")
+
+
+@pytest.mark.slow
+def test_findings_are_told_by_the_code_also_to_a_reader_that_left(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.heap"
+    with pmemheap.Heap.create(path, durability="process") as heap:
+        heap.malloc(100_000)
+    damage_entry(path)
+    assert ends(f"{COMMAND} check {path} | true") == ([ExitCode.FINDINGS, 0], "")
+    assert ends(f"{COMMAND} check {path}x 2>&1 | true")[0] == [ExitCode.USAGE, 0]
+
+
+@pytest.mark.slow
+def test_output_that_cannot_be_written_is_one_line_and_a_code(path: Path) -> None:
+    codes, told = ends(f"{COMMAND} check {path} >/dev/full")
+    assert codes == [ExitCode.NO_SPACE]
+    assert re.fullmatch(r"pmemheap: .*No space left on device\n", told)
+    assert ends(f"{COMMAND} check {path} >&-") == ([0], "")
+
+
+@pytest.mark.slow
+def test_completion_for_the_shell_can_be_had() -> None:
+    command = ["bash", "-c", f"{COMMAND} --show-completion; exit $?"]
+    script = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "_PMEMHEAP_COMPLETE=complete_bash" in script
+    subprocess.run(["bash", "-c", script], check=True)
+
+
+@pytest.mark.slow
+def test_completion_knows_commands_and_options() -> None:
+    def completed(words: str) -> set[str]:
+        asked = {"_PMEMHEAP_COMPLETE": "complete_bash", "COMP_WORDS": words}
+        count = {"COMP_CWORD": str(len(words.split(" ")) - 1)}
+        command = [sys.executable, "-m", "pmemheap"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=os.environ | asked | count
+        )
+        return set(done.stdout.split())
+
+    assert completed("pmemheap s") == {"salvage"}
+    assert {"--superblocks", "--json"} <= completed("pmemheap dump --")
+
+
+@pytest.mark.parametrize("name", ["[/x]", ":smile:", "bell\x1b[31m", "\udcff"])
+def test_names_are_data(
+    name: str, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing in a path or a name is read as markup or acts on the terminal."""
+    place = tmp_path / name
+    place.parent.mkdir(exist_ok=True)
+    path.rename(place)
+    with pmemheap.Heap.open(place) as heap:
+        heap.roots[f"root {name}".replace("\udcff", "\n")] = heap.roots["first"]
+    for command in ("info", "check", "dump", "map", "repair", "trim"):
+        assert main([command, str(place)]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    shown = name if name.isprintable() else name.encode("unicode_escape").decode()
+    assert printed.count(shown) >= 4
+    assert name in run_json(capsys, "info", place)["path"]
+
+
 def test_wrong_options_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == ExitCode.USAGE
     assert main(["no-such-command"]) == ExitCode.USAGE
@@ -115,6 +215,19 @@ def test_garbage_ends_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     for command in ("info", "check", "map", "trim"):
         assert main([command, str(garbage)]) == ExitCode.CORRUPT
     assert capsys.readouterr().err.count("magic") == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"text", bytes(2 << 20), b"PMEMHEAP" + bytes(4096)])
+@pytest.mark.parametrize("command", ["check", "repair", "dump"])
+def test_json_is_written_of_what_is_no_heap_too(
+    command: str, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    garbage = tmp_path / "garbage"
+    garbage.write_bytes(content)
+    code = main([command, str(garbage), "--json"])
+    assert code in ({0} if command == "dump" else {ExitCode.CORRUPT, ExitCode.FINDINGS})
+    found = json.loads(capsys.readouterr().out)
+    assert found.get("sound", found.get("sound_before", not found.get("damage"))) is False
 
 
 def test_no_space_ends_with_4(
@@ -162,6 +275,41 @@ def test_create_makes_a_small_heap(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["create", str(path)]) == ExitCode.USAGE
     assert main(["create", str(tmp_path / "b"), "--limit", "4K"]) == ExitCode.USAGE
     assert not (tmp_path / "b").exists()
+
+
+def test_the_limit_of_create_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "limited.heap"
+    made = run_json(capsys, "create", path, "--durability", "process", "--limit", "4M")
+    assert made["limit"] == 4 << 20
+    for _ in range(2):
+        with (
+            pmemheap.Heap.open(path) as heap,
+            pytest.raises(pmemheap.OutOfSpaceError, match="limit 4194304 bytes expected"),
+        ):
+            heap.malloc(5 << 20)
+        assert run_json(capsys, "info", path)["header"]["limit"] == 4 << 20
+    assert main(["info", str(path)]) == 0
+    assert "limit 4 MiB" in capsys.readouterr().out
+
+
+def test_info_and_map_show_every_arena(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "vector.heap"
+    with pmemheap.Heap.create(path, durability="process") as heap:
+        Vector(heap, "samples", "f8").extend(range(1 << 20))
+        SortedMap(heap, "names")[b"key"] = b"value"
+    told = run_json(capsys, "info", path)
+    arenas = {each["name"]: each for each in told["arenas"]}
+    assert list(arenas) == ["", "samples"]
+    assert 8 << 20 <= arenas["samples"]["allocated"] < 9 << 20
+    assert sum(each["blocks"] for each in told["arenas"]) == told["stats"]["blocks"]
+    assert {each["arena"] for each in told["header"]["segments"]} == {0, 1}
+    drawn = run_json(capsys, "map", path)
+    assert [each["name"] for each in drawn["arenas"]] == ["", "samples"]
+    assert drawn["units"]["large blocks"] >= 8 << 8
+    assert main(["info", str(path)]) == main(["map", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"samples +0 +[\d,]+ +1 +8\.\d+ MiB", printed)
+    assert re.search(r"arena 'samples', from 0x80000000000000\n0x\w+ █{40}", printed)
 
 
 def test_info_tells_header_blocks_and_segments(
@@ -235,12 +383,13 @@ def test_check_tells_what_damaged_entries_mean(
 
 def test_map_accounts_for_every_unit(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = run_json(capsys, "map", path)
-    reached = found["first_unit"]
-    for start, nunits, _ in found["pieces"]:
+    [arena] = found["arenas"]
+    reached = arena["first_unit"]
+    for start, nunits, _ in arena["pieces"]:
         assert start == reached
         reached += nunits
-    assert reached == found["end_unit"]
-    assert sum(found["units"].values()) == reached - found["first_unit"]
+    assert reached == arena["end_unit"]
+    assert sum(found["units"].values()) == reached - arena["first_unit"]
     assert main(["map", str(path), "--rows", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0][:2] for line in lines[:3]] == ["0x"] * 3
@@ -257,6 +406,63 @@ def test_trim_gives_back_and_keeps_the_blocks(
     assert found["returned_bytes"] == found["disk_bytes"][0] - found["disk_bytes"][1] > 1 << 20
     with pmemheap.Heap.open(path) as heap:
         assert list(heap.blocks()) == before
+
+
+# ------------------------------------------------------------------------------------------- dump
+
+
+def test_a_dump_is_whole_in_a_pipe(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dump", str(path), "--superblocks", "--units"]) == 0
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert len(re.findall(r"^0 +\d+ +0x\w+ +\d+ +run +5120 +3 *$", printed, re.M)) == 100
+    with pmemheap.Heap.open(path, readonly=True) as heap:
+        assert printed.count(heap.uuid.hex) == 2
+    assert main(["dump", str(path), "--units", "--rows", "7"]) == 0
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^0 +\d+", printed, re.M)) == 7
+    assert "there are more" in printed
+
+
+def test_a_dump_as_json_is_data(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = run_json(capsys, "dump", path)
+    assert {name: len(told[name]) for name in ("superblocks", "log", "arenas", "roots")} == {
+        "superblocks": 2, "log": 0, "arenas": 1, "roots": 1,
+    }  # fmt: skip
+    segments = told["segments"]
+    assert segments[-1]["at"] + segments[-1]["bytes"] == path.stat().st_size
+    [newest] = [each for each in told["superblocks"] if each["counts"]]
+    assert newest["file_end"] == path.stat().st_size
+    words = {"copy", "durability", "state", "uuid", "sound", "counts", "limit"}
+    assert all(type(newest[name]) is int for name in newest.keys() - words)
+    assert all(" " not in name for table in told.values() if isinstance(table, list)
+               for row in table for name in row)  # fmt: skip
+    units = run_json(capsys, "dump", path, "--units")
+    assert units["whole"] is True
+    assert sum(each["blocks"] for each in units["units"]) == 300
+    few = run_json(capsys, "dump", path, "--units", "--rows", 10)
+    assert (few["whole"], few["units"]) == (False, units["units"][:10])
+
+
+def test_a_dump_shows_the_operations_of_a_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "killed.heap"
+    code = (
+        "import os, pmemheap\n"
+        f"heap = pmemheap.Heap.create({str(path)!r}, durability='process')\n"
+        "with heap.transaction() as tx: tx.roots['r'] = tx.malloc(100)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    *_, record = run_json(capsys, "dump", path, "--log")["log"]
+    tables = {(each["type"], each["table"]) for each in record["operations"]}
+    assert {("META", "bits"), ("META", "roots")} <= tables
+    assert all(
+        type(each[key]) is int for each in record["operations"] for key in ("offset", "bytes")
+    )
+    assert main(["dump", str(path), "--log"]) == 0
+    assert re.search(r"META bits 0x\w+\+8", capsys.readouterr().out)
 
 
 # -------------------------------------------------------------------------------------------- map
@@ -281,13 +487,35 @@ def test_a_map_knows_runs_large_blocks_and_what_was_never_used() -> None:
 def test_a_drawing_fits_its_width_and_shows_what_most_units_are() -> None:
     pieces = (Piece(0, 600, Kind.LARGE), Piece(600, 300, Kind.FREE), Piece(900, 124, Kind.UNUSED))
     found = UnitMap(0, 1024, pieces)
-    lines = draw(found, 40, 2).plain.splitlines()
+    lines = draw([found], 40, 2).plain.splitlines()
     assert len(lines) == 2
     assert all(len(line) <= 40 for line in lines)
     marks = "".join(line.split()[1] for line in lines)
     assert re.fullmatch("█+░+·+", marks)
     assert marks.count("█") / len(marks) == pytest.approx(600 / 1024, abs=0.05)
-    assert all(len(line) <= 40 for line in legend(found, 40, 16).plain.splitlines())
+    assert all(len(line) <= 40 for line in legend([found], 40, 16).plain.splitlines())
+
+
+def test_arenas_are_drawn_on_one_scale_with_a_row_each() -> None:
+    maps = [
+        UnitMap(0, 1024, (Piece(0, 1024, Kind.LARGE),)),
+        UnitMap(256, 512, (Piece(256, 256, Kind.FREE),), 1, "small\x1b"),
+        UnitMap(0, 4096, (Piece(0, 4096, Kind.RUN),), 2, "large"),
+    ]
+    lines = draw(maps, 40, 8).plain.splitlines()
+    rows = [line for line in lines if line.startswith("0x")]
+    assert len(rows) <= 8
+    assert all(len(line) <= 40 for line in rows)
+    assert [line for line in lines if "arena" in line] == [
+        "arena 'small\\\\x1b', from 0x80000000000000",
+        "arena 'large', from 0x100000000000000",
+    ]
+    marks = "".join(line.split()[1] for line in rows)
+    per_mark = units_per_mark(maps, 40, 8)
+    assert [marks.count(mark) for mark in "█░▓"] == [
+        -(-units // per_mark) for units in (1024, 256, 4096)
+    ]
+    assert units_per_mark(maps, 40, 1) >= units_per_mark(maps, 40, 3) > per_mark
 
 
 def test_fragmentation_merges_free_and_never_used_neighbours() -> None:

@@ -12,7 +12,8 @@
     replay    run allocation traces, and what they cost
 
 Every command that prints facts prints them as JSON with ``--json``. Facts go to standard output;
-progress and errors to standard error, an error as one line. How a command ends:
+progress and errors to standard error, an error as one line. A reader of the output that goes away
+ends nothing. How a command ends:
 
     0      done
     1      done, and damage was found: `check`; `repair`, if some of it is left
@@ -20,6 +21,7 @@ progress and errors to standard error, an error as one line. How a command ends:
     3      the file is not a heap, or not a sound one
     4      no space: disk, quota, address space or a chosen limit
     5      the system could not write to the medium
+    70     a mistake in pmemheap itself, with a traceback
     130    interrupted
 
 Needs the extra ``cli``; without it, `main` says how to get it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -12,10 +13,11 @@ import pmemheap
 from pmemheap.cli.checking import check
 from pmemheap.cli.demo import demo
 from pmemheap.cli.dumping import dump
-from pmemheap.cli.exits import EXPECTED, code_of, line_of
+from pmemheap.cli.exits import EXPECTED, ExitCode, code_of, line_of
 from pmemheap.cli.files import create, draw_map, info, trim
 from pmemheap.cli.mending import repair, salvage
 from pmemheap.cli.replaying import replay
+from pmemheap.cli.show import outlets
 
 __all__ = ["app", "run"]
 
@@ -23,9 +25,8 @@ app = typer.Typer(
     name="pmemheap",
     help="Heaps that grow in place, in memory or in a file: make them, look into them, try them.",
     epilog="Exit codes: 0 done, 1 damage was found, 2 wrong call, 3 corrupt file, 4 no space, "
-    "5 not written to the medium, 130 interrupted.",
+    "5 not written to the medium, 70 a mistake in pmemheap, 130 interrupted.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for command in (demo, create, info, check, dump, repair, salvage, trim, replay):
@@ -53,11 +54,22 @@ def _options(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    with outlets():
+        try:
+            code = _run(arguments)
+            sys.stdout.flush()
+        except EXPECTED as error:
+            sys.stderr.write(line_of(error) + "\n")
+            return int(code_of(error))
+        except Exception:  # 1, which Python would end with, says that damage was found
+            traceback.print_exc()
+            return int(ExitCode.MISTAKE)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         app(args=arguments, prog_name="pmemheap")
     except SystemExit as done:
-        return done.code if isinstance(done.code, int) else 0
-    except EXPECTED as error:
-        sys.stderr.write(line_of(error) + "\n")
-        return int(code_of(error))
+        return int(done.code) if isinstance(done.code, int) else 0
     return 0

@@ -7,16 +7,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from pmemheap.cli.exits import ExitCode
 from pmemheap.cli.files import AsJson
-from pmemheap.cli.show import output, write_json
+from pmemheap.cli.show import output, printable, write_json
 from pmemheap.errors import CorruptHeapError
 from pmemheap.layout import Durability, HeapState
 from pmemheap.offline import Examination, Finding, FindingKind, examine, open_image
 from pmemheap.units import UNIT, format_bytes
 
-__all__ = ["AnyFile", "check", "finding_facts", "print_findings", "require_heap"]
+__all__ = [
+    "AnyFile",
+    "check",
+    "finding_facts",
+    "print_findings",
+    "print_verdict",
+    "require_heap",
+]
 
 _SHOWN = 50
 
@@ -30,11 +38,12 @@ def check(path: AnyFile, as_json: AsJson = False) -> None:
     """
     with open_image(path) as disk:
         found = examine(disk)
-    require_heap(path, found)
     meaning = _meaning(found)
-    if as_json:
+    if as_json:  # also of what is no heap at all: the exit code tells the two apart
         write_json(_facts(path, found, meaning))
+        require_heap(path, found)
     else:
+        require_heap(path, found)
         _print(path, found, meaning)
     if not found.is_sound:
         raise typer.Exit(ExitCode.FINDINGS)
@@ -81,11 +90,11 @@ def _print(path: Path, found: Examination, meaning: list[str]) -> None:
     console = output()
     counted = f"{found.blocks:,} blocks in {found.used_units:,} units of {format_bytes(UNIT)}"
     if found.is_sound:
-        console.print(f"[bold green]sound[/]  {path}: {counted}", soft_wrap=True)
+        print_verdict("sound", "bold green", f"{path}: {counted}")
     else:
         total = found.findings.damage
         word = "finding" if total == 1 else "findings"
-        console.print(f"[bold red]{total} {word}[/]  {path}; {counted} are sound", soft_wrap=True)
+        print_verdict(f"{total} {word}", "bold red", f"{path}; {counted} are sound")
     print_findings(found.findings.kept)
     hidden = found.findings.damage + found.findings.notes - _SHOWN
     if hidden > 0:
@@ -94,16 +103,21 @@ def _print(path: Path, found: Examination, meaning: list[str]) -> None:
         console.print(sentence)
 
 
+def print_verdict(verdict: str, style: str, rest: str) -> None:
+    """Print a line that begins with a verdict."""
+    output().print(Text.assemble((verdict, style), f"  {printable(rest)}"), soft_wrap=True)
+
+
 def print_findings(findings: Iterable[Finding]) -> None:
     """Print the first findings, each with what it means and what mends it."""
     console = output()
     ordered = sorted(findings, key=lambda finding: not finding.is_damage)
     for finding in ordered[:_SHOWN]:
         note = "" if finding.is_damage else "note: "
-        console.print(f"  {note}{finding}", markup=False, soft_wrap=True)
-        console.print(f"    {finding.meaning}", markup=False, soft_wrap=True, style="dim")
+        console.print(printable(f"  {note}{finding}"), soft_wrap=True)
+        console.print(printable(f"    {finding.meaning}"), soft_wrap=True, style="dim")
         mend = f"repair: {finding.mend}" if finding.can_be_mended else "no repair in place"
-        console.print(f"    {mend}", markup=False, soft_wrap=True, style="dim")
+        console.print(printable(f"    {mend}"), soft_wrap=True, style="dim")
 
 
 def _meaning(found: Examination) -> list[str]:

@@ -382,10 +382,10 @@ def _print(play: Demo) -> None:
     for sentence in _sentences(play):
         console.print(Text(sentence))
     for title, found in play.maps.items():
-        console.print(f"\n[bold]{title}[/]")
-        console.print(unitmap.draw(found, console.width, _MAP_ROWS), end="", soft_wrap=True)
-        per_mark = unitmap.units_per_mark(found, console.width, _MAP_ROWS)
-        console.print(unitmap.legend(found, console.width, per_mark))
+        console.print(f"\n{title}", style="bold")
+        console.print(unitmap.draw([found], console.width, _MAP_ROWS), end="", soft_wrap=True)
+        per_mark = unitmap.units_per_mark([found], console.width, _MAP_ROWS)
+        console.print(unitmap.legend([found], console.width, per_mark))
 
 
 def _print_kills(kills: list[Kill]) -> None:

@@ -1,7 +1,12 @@
-"""Dumping: the tables of a heap file as they stand there, the log applied where it says so."""
+"""Dumping: the tables of a heap file as they stand there, the log applied where it says so.
+
+A row is data: numbers are numbers, and only a table for people shows some of them in another way,
+as an offset or as an amount.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -10,8 +15,8 @@ import typer
 from pmemheap import layout
 from pmemheap.cli.checking import AnyFile
 from pmemheap.cli.files import AsJson
-from pmemheap.cli.show import output, table, write_json
-from pmemheap.layout import ArenaState, SegmentKind, Table
+from pmemheap.cli.show import in_a_pipe, output, print_whole, printable, table, write_json
+from pmemheap.layout import ArenaState, SegmentKind, Superblock, Table
 from pmemheap.offline import Examination, Extent, examine, open_image
 from pmemheap.records import Operation, OperationType, Record
 from pmemheap.slabs import CLASSES
@@ -19,10 +24,24 @@ from pmemheap.units import format_bytes
 
 __all__ = ["dump"]
 
-_ROWS_MOST = 200
+_ROWS_ON_A_TERMINAL = 200
 
 Wanted = Annotated[bool, typer.Option()]
 Row = dict[str, Any]
+
+
+class _Offset(int):
+    """A number that people read as a hexadecimal one."""
+
+    def __str__(self) -> str:
+        return f"{int(self):#x}"
+
+
+class _Amount(int):
+    """A number of bytes that people read with a unit."""
+
+    def __str__(self) -> str:
+        return format_bytes(int(self))
 
 
 def dump(  # noqa: PLR0913, PLR0917 -- one switch a table
@@ -33,14 +52,22 @@ def dump(  # noqa: PLR0913, PLR0917 -- one switch a table
     arenas: Wanted = False,
     roots: Wanted = False,
     units: Wanted = False,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of a table at most.")] = _ROWS_MOST,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Rows of a table at most; {_ROWS_ON_A_TERMINAL} on a terminal if left out, and "
+            "all of them in a pipe or as JSON.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the tables of a heap file, as they are; all but the units if none is named."""
+    shown = rows or (sys.maxsize if as_json or in_a_pipe() else _ROWS_ON_A_TERMINAL)
     extents: list[Extent] = []
 
     def keep(extent: Extent) -> None:
-        if units and len(extents) <= rows:
+        if units and len(extents) <= shown:  # one more than is shown: the others are counted
             extents.append(extent)
 
     with open_image(path) as disk:
@@ -60,52 +87,72 @@ def dump(  # noqa: PLR0913, PLR0917 -- one switch a table
         if wanted or (not named and name != "units")
     }
     if as_json:
-        write_json({"path": str(path), "damage": found.findings.damage, **tables})
+        whole = all(len(lines) <= shown for lines in tables.values())
+        facts = {"path": str(path), "damage": found.findings.damage, "whole": whole}
+        write_json(facts | {name: lines[:shown] for name, lines in tables.items()})
         return
     for name, lines in tables.items():
-        _print(name, lines, rows)
+        _print(name, lines, shown)
     if not found.is_sound:
         output().print(f"{found.findings.damage} findings: `pmemheap check` names them")
 
 
 def _print(name: str, lines: list[Row], rows: int) -> None:
-    columns = list(lines[0]) if lines else ["none"]
+    columns = [column.replace("_", " ") for column in lines[0]] if lines else ["none"]
     made = table(name, *columns, left=len(columns))
     for line in lines[:rows]:
         made.add_row(*(_text(value) for value in line.values()))
     if len(lines) > rows:
-        made.caption = f"and {len(lines) - rows} more; --rows shows more"
-    output().print(made)
+        made.caption = "there are more; --rows shows them"
+    print_whole(output(), made)
     output().print()
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(map(_operation_text, value))
+    return printable(str(value))
+
+
+def _operation_text(operation: Row) -> str:
+    name = " ".join(filter(None, (operation["type"], operation["table"])))
+    return f"{name} {operation['offset']}+{operation['bytes']}"
 
 
 # ---------------------------------------------------------------- rows
 
 
 def _superblocks(found: Examination) -> list[Row]:
-    lines = []
-    for index, block in enumerate(found.copies):
-        line: Row = {"copy": "AB"[index], "at": f"{layout.SUPERBLOCKS[index]:#x}"}
-        if block is None:
-            lines.append(line | {"generation": "not sound"} | dict.fromkeys(_SUPERBLOCK_COLUMNS))
-            continue
-        values = (
-            block.durability.name.lower(), block.state.name.lower().replace("_", " "),
-            f"{block.file_end:#x}", f"{block.log_off:#x}", f"{block.log_size:#x}", block.tail_lsn,
-            f"{block.epoch:#x}", f"{block.chain_seed:#010x}", block.uuid.hex(),
-        )  # fmt: skip
-        counts = " *" if index == found.current else ""
-        line["generation"] = f"{block.generation}{counts}"
-        lines.append(line | dict(zip(_SUPERBLOCK_COLUMNS, values, strict=True)))
-    return lines
+    return [
+        _superblock(index, block, counts=index == found.current)
+        for index, block in enumerate(found.copies)
+    ]
+
+
+def _superblock(index: int, block: Superblock | None, *, counts: bool) -> Row:
+    """Return a copy; one that is not sound has its place alone."""
+    row: Row = {
+        "copy": "AB"[index],
+        "at": _Offset(layout.SUPERBLOCKS[index]),
+        "sound": block is not None,
+        "counts": counts,
+    }
+    if block is None:
+        return row | dict.fromkeys(_SUPERBLOCK_COLUMNS)
+    values = (
+        block.generation, block.durability.name.lower(), block.state.name.lower(),
+        _Offset(block.file_end), _Offset(block.log_off), _Offset(block.log_size),
+        _Offset(block.limit) if block.limit else None, block.tail_lsn, _Offset(block.epoch),
+        _Offset(block.chain_seed), block.uuid.hex(),
+    )  # fmt: skip
+    return row | dict(zip(_SUPERBLOCK_COLUMNS, values, strict=True))
 
 
 _SUPERBLOCK_COLUMNS = (
-    "durability", "state", "file end", "log at", "log bytes", "tail", "epoch", "seed", "uuid",
+    "generation", "durability", "state", "file_end", "log_at", "log_bytes", "limit", "tail",
+    "epoch", "seed", "uuid",
 )  # fmt: skip
 
 
@@ -116,16 +163,19 @@ def _record(record: Record) -> Row:
         "kind": record.kind.name.lower(),
         "txid": record.txid,
         "durable": record.durable_lsn,
-        "file end": f"{record.file_end:#x}",
-        "operations": ", ".join(_operation(each) for each in record.ops) or None,
+        "file_end": _Offset(record.file_end),
+        "operations": [_operation(each) for each in record.ops],
     }
 
 
-def _operation(operation: Operation) -> str:
-    name = operation.type.name
-    if operation.type == OperationType.META:
-        name = f"META {Table(operation.flags).name.lower()}"
-    return f"{name} {operation.off:#x}+{operation.nbytes}"
+def _operation(operation: Operation) -> Row:
+    is_meta = operation.type == OperationType.META
+    return {
+        "type": operation.type.name,
+        "table": Table(operation.flags).name.lower() if is_meta else None,
+        "offset": _Offset(operation.off),
+        "bytes": operation.nbytes,
+    }
 
 
 def _segments(found: Examination) -> list[Row]:
@@ -136,10 +186,10 @@ def _segments(found: Examination) -> list[Row]:
             {
                 "slot": index,
                 "kind": slot.kind.name.lower(),
-                "at": f"{slot.file_off:#x}",
-                "bytes": format_bytes(slot.file_bytes),
+                "at": _Offset(slot.file_off),
+                "bytes": _Amount(slot.file_bytes),
                 "arena": slot.arena if is_data else None,
-                "units from": slot.first_unit if is_data else None,
+                "first_unit": slot.first_unit if is_data else None,
                 "units": slot.nunits if is_data else None,
                 "capacity": slot.capacity,
             }
@@ -151,10 +201,10 @@ def _arenas(found: Examination) -> list[Row]:
     return [
         {
             "slot": index,
-            "name": arena.name or ("(default)" if index == 0 else ""),
+            "name": arena.name,
             "state": ArenaState(arena.state).name.lower(),
-            "first unit": arena.first_unit,
-            "end unit": arena.end_unit,
+            "first_unit": arena.first_unit,
+            "end_unit": arena.end_unit,
         }
         for index, arena in sorted(found.slots.arenas.items())
     ]
@@ -162,7 +212,7 @@ def _arenas(found: Examination) -> list[Row]:
 
 def _roots(found: Examination) -> list[Row]:
     return [
-        {"slot": index, "name": root.name, "offset": f"{root.off:#x}"}
+        {"slot": index, "name": root.name, "offset": _Offset(root.off)}
         for index, root in sorted(found.slots.roots.items())
     ]
 
@@ -171,9 +221,9 @@ def _extent(extent: Extent) -> Row:
     return {
         "arena": extent.arena,
         "unit": extent.unit,
-        "offset": f"{extent.offset:#x}",
+        "offset": _Offset(extent.offset),
         "units": extent.nunits,
         "kind": "run" if extent.is_run else "large",
-        "block bytes": CLASSES[extent.class_index].size if extent.is_run else extent.nbytes,
+        "block_bytes": CLASSES[extent.class_index].size if extent.is_run else extent.nbytes,
         "blocks": extent.block_count,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from enum import IntEnum
 
+from pmemheap.cli.show import printable
 from pmemheap.errors import CorruptHeapError, DurabilityError, OutOfSpaceError, PmemHeapError
 
 __all__ = ["EXPECTED", "ExitCode", "code_of", "line_of"]
@@ -19,6 +20,7 @@ class ExitCode(IntEnum):
     CORRUPT = 3
     NO_SPACE = 4
     DURABILITY = 5
+    MISTAKE = 70
 
 
 EXPECTED: tuple[type[Exception], ...] = (PmemHeapError, MemoryError, OSError)
@@ -57,4 +59,4 @@ def line_of(error: Exception) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.filename}: {error.strerror}"
-    return "pmemheap: " + " ".join(text.split())
+    return "pmemheap: " + printable(" ".join(text.split()))

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Group
 from rich.table import Table
 
+from pmemheap.blockspace import BlockSpace
 from pmemheap.cli import unitmap
 from pmemheap.cli.header import Header, Segment, read_header
-from pmemheap.cli.show import facts, output, table, write_json
-from pmemheap.cli.unitmap import Kind, UnitMap, read_map
+from pmemheap.cli.show import facts, output, print_whole, printable, table, write_json
+from pmemheap.cli.unitmap import Kind, UnitMap, longest_free, read_maps
 from pmemheap.heap import Heap
 from pmemheap.insight import HeapStats
 from pmemheap.units import UNIT, format_bytes, parse_bytes
@@ -49,7 +49,11 @@ def create(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(parser=parse_bytes, metavar="SIZE", help="Greatest size now, as 64M or 2GiB."),
+        typer.Option(
+            parser=parse_bytes,
+            metavar="SIZE",
+            help="Greatest length of the file, as 64M or 2GiB; it is kept in the file.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -59,13 +63,18 @@ def create(
             "path": str(path),
             "uuid": str(heap.uuid),
             "durability": heap.durability,
+            "limit": limit,
             "file_bytes": os.fstat(heap.fileno()).st_size,
         }
     if as_json:
         write_json(made)
     else:
         size = format_bytes(path.stat().st_size)
-        output().print(f"{path}: a new heap of {size}, durability {made['durability']}")
+        output().print(
+            f"{printable(str(path))}: a new heap of {size}, durability {made['durability']}"
+            + (f", limit {format_bytes(limit)}" if limit is not None else ""),
+            soft_wrap=True,
+        )
 
 
 # ---------------------------------------------------------------- info
@@ -75,37 +84,73 @@ def info(path: ExistingHeap, as_json: AsJson = False) -> None:
     """Tell what a heap file is and what is in it."""
     with Heap.open(path, readonly=True) as heap:
         header, stats, roots = read_header(heap), heap.stats(), dict(heap.roots)
-        units = read_map(heap)
+        maps = read_maps(heap)
+        arenas = [_arena_facts(heap, each) for each in maps]
     if as_json:
-        write_json({"path": str(path), "header": header, "roots": roots, "stats": stats})
+        document = {"header": header, "roots": roots, "stats": stats, "arenas": arenas}
+        write_json({"path": str(path), **document})
         return
-    output().print(
-        Group(
-            facts(str(path), _header_facts(header, stats, units, roots)),
-            "",
-            _class_table(stats),
-            "",
-            _segment_table(header.segments),
-        )
-    )
+    console = output()
+    shown = [
+        facts(str(path), _header_facts(header, stats, maps, roots)),
+        *([_arena_table(arenas)] if len(arenas) > 1 else []),
+        _class_table(stats),
+        _segment_table(header.segments, maps),
+    ]
+    for number, each in enumerate(shown):
+        if number:
+            console.print()
+        print_whole(console, each)
+
+
+def _arena_facts(heap: Heap, units: UnitMap) -> dict[str, Any]:
+    """Return what an arena has, in bytes."""
+    space = heap.arena(units.name) if units.arena else heap
+    own = BlockSpace.stats(space)
+    return {
+        "arena": units.arena,
+        "name": units.name,
+        "first_unit": units.first_unit,
+        "end_unit": units.end_unit,
+        "blocks": own.blocks,
+        "allocated": own.allocated,
+        "active": own.active,
+        "free": units.free_units * UNIT,
+        "largest_free": units.longest_free * UNIT,
+    }
+
+
+def _arena_table(arenas: list[dict[str, Any]]) -> Table:
+    made = table("arenas", "name", "units from", "units", "blocks", "data", "free", "longest free")
+    for each in arenas:
+        made.add_row(
+            printable(each["name"]) if each["arena"] else "(default)",
+            f"{each['first_unit']:,}", f"{each['end_unit'] - each['first_unit']:,}",
+            f"{each['blocks']:,}", format_bytes(each["allocated"]), format_bytes(each["free"]),
+            format_bytes(each["largest_free"]),
+        )  # fmt: skip
+    return made
 
 
 def _header_facts(
-    header: Header, stats: HeapStats, units: UnitMap, roots: dict[str, int]
+    header: Header, stats: HeapStats, maps: list[UnitMap], roots: dict[str, int]
 ) -> dict[str, str]:
     size = format_bytes
     spare = sum(each.file_bytes for each in header.segments if each.kind == "spare")
+    longest = longest_free(maps) * UNIT
+    scattered = 1 - longest / stats.free if stats.free else 0.0
     named = (f"{name} -> {offset:#x}" for name, offset in roots.items())
     return {
         "identity": f"{header.uuid}, format {header.version}",
         "durability": f"{header.durability}: {_promise(header)}",
         "state": _state(header),
         "file": f"{size(stats.file_bytes)}, on disk {size(stats.file_blocks)}"
-        + (f"; {size(spare)} wait for the next growth" if spare else ""),
+        + (f"; {size(spare)} wait for the next growth" if spare else "")
+        + (f"; limit {size(header.limit)}" if header.limit else ""),
         "data": f"{size(stats.allocated)} in {stats.blocks:,} blocks"
         f"; with the free blocks of runs {size(stats.active)}",
-        "free": f"{size(stats.free)}, longest piece {size(units.longest_free * UNIT)}"
-        f"; external fragmentation {units.fragmentation:.0%}",
+        "free": f"{size(stats.free)}, longest piece {size(longest)}"
+        f"; external fragmentation {scattered:.0%}",
         "tables": f"{size(stats.metadata)}, of which in memory now {size(stats.metadata_resident)}",
         "roots": ", ".join(named) or "none",
     }
@@ -140,12 +185,16 @@ def _class_table(stats: HeapStats) -> Table:
     return made
 
 
-def _segment_table(segments: tuple[Segment, ...]) -> Table:
-    made = table("segments", "slot", "kind", "in file at", "bytes", "units from", "units", left=0)
+def _segment_table(segments: tuple[Segment, ...], maps: list[UnitMap]) -> Table:
+    columns = "slot", "kind", "arena", "in file at", "bytes", "units from", "units"
+    made = table("segments", *columns, left=0)
+    names = {each.arena: printable(each.name) for each in maps}
+    names[0] = "(default)" if len(maps) > 1 else ""
     for each in segments[:_SEGMENTS_SHOWN]:
         is_data = each.kind == "data"
         made.add_row(
-            str(each.index), each.kind, f"{each.file_offset:#x}", format_bytes(each.file_bytes),
+            str(each.index), each.kind, names.get(each.arena, str(each.arena)) if is_data else "",
+            f"{each.file_offset:#x}", format_bytes(each.file_bytes),
             f"{each.first_unit:,}" if is_data else "", f"{each.nunits:,}" if is_data else "",
         )  # fmt: skip
     hidden = len(segments) - _SEGMENTS_SHOWN
@@ -164,23 +213,32 @@ def draw_map(
 ) -> None:
     """Draw the units of a heap file: runs of small blocks, large blocks, free space."""
     with Heap.open(path, readonly=True) as heap:
-        found = read_map(heap)
+        maps = read_maps(heap)
     if as_json:
         write_json(
             {
                 "path": str(path),
                 "unit_bytes": UNIT,
-                "first_unit": found.first_unit,
-                "end_unit": found.end_unit,
-                "units": {kind.value: found.units_of(kind) for kind in Kind},
-                "pieces": [(each.start, each.nunits, each.kind.value) for each in found.pieces],
+                "units": {kind.value: sum(each.units_of(kind) for each in maps) for kind in Kind},
+                "arenas": [_map_facts(each) for each in maps],
             }
         )
         return
     console = output()
-    console.print(unitmap.draw(found, console.width, rows), end="", soft_wrap=True)
-    per_mark = unitmap.units_per_mark(found, console.width, rows)
-    console.print(unitmap.legend(found, console.width, per_mark))
+    console.print(unitmap.draw(maps, console.width, rows), end="", soft_wrap=True)
+    per_mark = unitmap.units_per_mark(maps, console.width, rows)
+    console.print(unitmap.legend(maps, console.width, per_mark))
+
+
+def _map_facts(units: UnitMap) -> dict[str, Any]:
+    return {
+        "arena": units.arena,
+        "name": units.name,
+        "first_unit": units.first_unit,
+        "end_unit": units.end_unit,
+        "units": {kind.value: units.units_of(kind) for kind in Kind},
+        "pieces": [(each.start, each.nunits, each.kind.value) for each in units.pieces],
+    }
 
 
 # ---------------------------------------------------------------- trim
@@ -203,8 +261,8 @@ def trim(path: ExistingHeap, as_json: AsJson = False) -> None:
         )
         return
     output().print(
-        f"{path}: {format_bytes(returned)} given back; the file has {format_bytes(after.st_size)} "
-        f"(before {format_bytes(before.st_size)}), on disk {format_bytes(after.st_blocks * 512)} "
-        f"(before {format_bytes(before.st_blocks * 512)})",
+        f"{printable(str(path))}: {format_bytes(returned)} given back; the file has "
+        f"{format_bytes(after.st_size)} (before {format_bytes(before.st_size)}), on disk "
+        f"{format_bytes(after.st_blocks * 512)} (before {format_bytes(before.st_blocks * 512)})",
         soft_wrap=True,
     )

@@ -14,7 +14,10 @@ __all__ = ["Header", "Segment", "read_header"]
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment: `kind` is data, log or spare; offsets and lengths in bytes of the file."""
+    """One segment: `kind` is data, log or spare; offsets and lengths in bytes of the file.
+
+    `arena`, `first_unit` and `nunits` are those of a data segment.
+    """
 
     index: int
     kind: str
@@ -22,6 +25,7 @@ class Segment:
     file_bytes: int
     first_unit: int
     nunits: int
+    arena: int
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Header:
         How often it was opened for writing.
     file_end, log_bytes : int
         Bytes of the file that belong to the heap, and to its log.
+    limit : int or None
+        Bytes that the file may grow to.
     segments : tuple of Segment
         In the order of the file.
     """
@@ -52,6 +58,7 @@ class Header:
     opened: int
     file_end: int
     log_bytes: int
+    limit: int | None
     segments: tuple[Segment, ...]
 
 
@@ -75,6 +82,7 @@ def read_header(heap: Heap) -> Header:
         opened=(block.epoch >> 32) - 1,
         file_end=block.file_end,
         log_bytes=block.log_size,
+        limit=block.limit or None,
         segments=_segments(image),
     )
 
@@ -90,7 +98,8 @@ def _segments(image: bytes) -> tuple[Segment, ...]:
 
 
 def _segment(index: int, slot: SegmentSlot) -> Segment:
-    in_use = slot.nunits if slot.kind == SegmentKind.DATA else 0
+    is_data = slot.kind == SegmentKind.DATA
     return Segment(
-        index, slot.kind.name.lower(), slot.file_off, slot.file_bytes, slot.first_unit, in_use
-    )
+        index, slot.kind.name.lower(), slot.file_off, slot.file_bytes, slot.first_unit,
+        slot.nunits if is_data else 0, slot.arena if is_data else 0,
+    )  # fmt: skip

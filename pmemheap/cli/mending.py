@@ -9,10 +9,16 @@ import typer
 
 from pmemheap import repair as repairing
 from pmemheap import salvage as salvaging
-from pmemheap.cli.checking import AnyFile, finding_facts, print_findings, require_heap
+from pmemheap.cli.checking import (
+    AnyFile,
+    finding_facts,
+    print_findings,
+    print_verdict,
+    require_heap,
+)
 from pmemheap.cli.exits import ExitCode
 from pmemheap.cli.files import AsJson, Durability
-from pmemheap.cli.show import output, write_json
+from pmemheap.cli.show import output, printable, write_json
 from pmemheap.errors import UsageError
 from pmemheap.offline import open_image
 from pmemheap.repair import Plan
@@ -49,10 +55,11 @@ def repair(
     else:
         with open_image(path) as disk:
             plan = repairing.plan(disk)
-        require_heap(path, plan.before)
     if as_json:
         write_json(_plan_facts(path, plan, backup, applied=apply))
+        require_heap(path, plan.before)
     else:
+        require_heap(path, plan.before)
         _print_plan(path, plan, backup, applied=apply)
     if plan.remaining or (plan.steps and not apply and not plan.before.is_sound):
         raise typer.Exit(ExitCode.FINDINGS)
@@ -63,7 +70,10 @@ def _undo(path: Path, backup: Path, *, as_json: bool) -> None:
     if as_json:
         write_json({"path": str(path), "restored_ranges": ranges})
     else:
-        output().print(f"{path}: as it was before the repair, {ranges} ranges put back")
+        output().print(
+            printable(f"{path}: as it was before the repair, {ranges} ranges put back"),
+            soft_wrap=True,
+        )
 
 
 def _plan_facts(path: Path, plan: Plan, backup: Path | None, *, applied: bool) -> dict[str, object]:
@@ -83,24 +93,28 @@ def _plan_facts(path: Path, plan: Plan, backup: Path | None, *, applied: bool) -
 def _print_plan(path: Path, plan: Plan, backup: Path | None, *, applied: bool) -> None:
     console = output()
     if not plan.steps and plan.succeeds:
-        console.print(f"[bold green]sound[/]  {path}: nothing to repair", soft_wrap=True)
+        print_verdict("sound", "bold green", f"{path}: nothing to repair")
         return
     for number, step in enumerate(plan.steps[:_STEPS_SHOWN], 1):
-        console.print(f"{number:4}. {step.title}", markup=False, soft_wrap=True)
+        console.print(printable(f"{number:4}. {step.title}"), soft_wrap=True)
         if step.loses:
-            console.print(f"      lost: {step.loses}", markup=False, soft_wrap=True)
+            console.print(printable(f"      lost: {step.loses}"), soft_wrap=True)
     if len(plan.steps) > _STEPS_SHOWN:
         console.print(f"      and {len(plan.steps) - _STEPS_SHOWN} more; --json has them all")
     if plan.remaining:
         console.print("No repair in place for:", style="bold red")
         print_findings(plan.remaining)
-        console.print(f"`pmemheap salvage {path} NEW` copies what can be read.", soft_wrap=True)
+        console.print(
+            printable(f"`pmemheap salvage {path} NEW` copies what can be read."), soft_wrap=True
+        )
     else:
         console.print(
             f"{'Now' if applied else 'Then'} the heap is sound, with {plan.after.blocks:,} blocks."
         )
     if backup is not None:
-        console.print(f"To take it back: pmemheap repair {path} --undo {backup}", soft_wrap=True)
+        console.print(
+            printable(f"To take it back: pmemheap repair {path} --undo {backup}"), soft_wrap=True
+        )
     elif plan.steps and not applied:
         console.print("Nothing has been changed; --apply does it, and keeps what it changes.")
 
@@ -124,17 +138,19 @@ def salvage(
 def _print_report(path: Path, out: Path, report: SalvageReport) -> None:
     console = output()
     console.print(
-        f"{out}: {report.blocks:,} blocks of {format_bytes(report.block_bytes)} and "
-        f"{report.roots:,} roots of {path}",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
+        printable(
+            f"{out}: {report.blocks:,} blocks of {format_bytes(report.block_bytes)} and "
+            f"{report.roots:,} roots of {path}"
+        ),
+        soft_wrap=True,
+    )
     if report.cut_blocks:
         console.print(f"  {report.cut_blocks:,} blocks are there in part, the rest of them zeros")
     for name in report.lost_roots:
-        console.print(f"  lost: {name}", markup=False, soft_wrap=True)
+        console.print(printable(f"  lost: {name}"), soft_wrap=True)
     if report.map_root:
         console.print(
             f"Blocks have new offsets: root {report.map_root!r} leads to the map, "
             "pmemheap.salvage.translate reads it",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+            soft_wrap=True,
+        )

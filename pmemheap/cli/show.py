@@ -1,29 +1,121 @@
-"""Show: consoles, tables and JSON, the same for all commands."""
+"""Show: consoles, tables and JSON, the same for all commands.
+
+    command --> Console | write_json --> Outlet --> standard output
+
+A reader of the output may leave at any time, as `head` does: an `Outlet` drops what is printed
+after that, and the command ends as it would have ended. Names and paths are data: nothing in them
+is read as markup, and what cannot be printed is escaped. In a pipe no table is cut.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import os
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["facts", "output", "progress_output", "table", "write_json"]
+__all__ = [
+    "facts",
+    "in_a_pipe",
+    "outlets",
+    "output",
+    "print_whole",
+    "printable",
+    "progress_output",
+    "table",
+    "write_json",
+]
 
 _WIDTH_IN_A_PIPE = 100
+_WIDTH_MOST = 100_000
+
+
+# ---------------------------------------------------------------- where output goes
+
+
+class Outlet:
+    """A text stream whose reader may leave: what is written afterwards goes nowhere.
+
+    Other errors, as of a full disk, are raised once: what the stream still holds is dropped.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the stream in everything else."""
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, or drop."""
+        self._guarded(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or drop what the stream still holds."""
+        self._guarded(self._stream.flush)
+
+    def _guarded(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except OSError as error:
+            with suppress(OSError, ValueError):  # a stream of a test has no descriptor
+                _lead_nowhere(self._stream.fileno())
+            if not isinstance(error, BrokenPipeError):
+                raise
+
+
+def _lead_nowhere(descriptor: int) -> None:
+    """Let a descriptor swallow what is written to it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, descriptor)
+    finally:
+        os.close(nowhere)
+
+
+def _opened(stream: TextIO | None) -> TextIO:
+    """Return an outlet for a standard stream; None is one that was closed before we began."""
+    if stream is None:
+        return io.StringIO()
+    if isinstance(stream, io.TextIOWrapper):  # an odd name must not end a command
+        stream.reconfigure(errors="backslashreplace")
+    return cast("TextIO", Outlet(stream))
+
+
+@contextmanager
+def outlets() -> Iterator[None]:
+    """Put outlets in the place of the standard streams."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_opened, streams)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
+# ---------------------------------------------------------------- text
+
+
+def in_a_pipe() -> bool:
+    """Tell whether no terminal shows the output: then nothing may be left out of it."""
+    return not sys.stdout.isatty()
 
 
 def output() -> Console:
-    """Return the console for facts; in a pipe it is wide enough for every table."""
-    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_IN_A_PIPE
-    return Console(highlight=False, width=wide)
+    """Return the console for facts."""
+    wide = _WIDTH_IN_A_PIPE if in_a_pipe() and "COLUMNS" not in os.environ else None
+    return Console(highlight=False, markup=False, emoji=False, width=wide)
 
 
 def progress_output() -> Console:
@@ -31,10 +123,37 @@ def progress_output() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def print_whole(console: Console, shown: RenderableType) -> None:
+    """Print a table: as wide as it is in a pipe, fitted to a terminal."""
+    if not in_a_pipe():
+        console.print(shown)
+        return
+    wide = console.width
+    console.width = _WIDTH_MOST
+    console.width = max(console.measure(shown).maximum, wide)
+    console.print(shown)
+    console.width = wide
+
+
+def printable(text: str) -> str:
+    r"""Return a text with escapes for what a terminal would act on, or cannot show.
+
+    Examples
+    --------
+    >>> printable("plain"), printable("bell\a and \x1b[31m")
+    ('plain', 'bell\\x07 and \\x1b[31m')
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
 def table(title: str, *columns: str, left: int = 1) -> Table:
     """Return an empty table whose first `left` columns are words, and the others numbers."""
     made = Table(
-        title=title or None,
+        title=printable(title) or None,
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -51,14 +170,17 @@ def table(title: str, *columns: str, left: int = 1) -> Table:
 def facts(title: str, rows: Mapping[str, str | Text]) -> Table:
     """Return a table of names and what they are."""
     made = Table(
-        title=title, title_justify="left", title_style="bold", box=None, show_header=False,
-        padding=(0, 2),
+        title=printable(title), title_justify="left", title_style="bold", box=None,
+        show_header=False, padding=(0, 2),
     )  # fmt: skip
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
     for name, fact in rows.items():
-        made.add_row(name, fact)
+        made.add_row(name, printable(fact) if isinstance(fact, str) else fact)
     return made
+
+
+# ---------------------------------------------------------------- JSON
 
 
 def write_json(value: object) -> None:

@@ -3,22 +3,39 @@
     0x000000 ▓▓▓▓▓▓▓██████████░░░▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓
     0x540000 ▓▓▓▓▓░░░░░░░░░▓▓▓███████████·············
 
+    arena 'queue', from 0x80000000000000
+    0x000000 ███████████████████████████████░░░░░░░░░
+
 Each mark stands for the same number of units and shows what most of them are; kinds differ in shape
-as well as in colour. Rows begin with the offset of their first byte.
+as well as in colour. Rows begin with the offset of their first byte in its arena.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from rich.text import Text
 
+from pmemheap.arenas import Arena
+from pmemheap.blockspace import BlockSpace
+from pmemheap.cli.show import printable
 from pmemheap.heap import Heap
+from pmemheap.layout import ARENA_BITS
 from pmemheap.units import UNIT, format_bytes
 
-__all__ = ["Kind", "Piece", "UnitMap", "draw", "legend", "read_map", "units_per_mark"]
+__all__ = [
+    "Kind",
+    "Piece",
+    "UnitMap",
+    "draw",
+    "legend",
+    "longest_free",
+    "read_map",
+    "read_maps",
+    "units_per_mark",
+]
 
 _CORE_RUN, _CORE_LARGE, _CORE_NEVER_USED = 3, 5, 0
 _LEAST_WIDTH = 8
@@ -53,11 +70,18 @@ class Piece:
 
 @dataclass(frozen=True)
 class UnitMap:
-    """All units of a heap: `pieces` lie end to end from `first_unit` up to `end_unit`."""
+    """All units of an arena: `pieces` lie end to end from `first_unit` up to `end_unit`."""
 
     first_unit: int
     end_unit: int
     pieces: tuple[Piece, ...]
+    arena: int = 0
+    name: str = ""
+
+    @property
+    def nunits(self) -> int:
+        """How many units it has."""
+        return self.end_unit - self.first_unit
 
     def units_of(self, kind: Kind) -> int:
         """Return how many units are of a kind."""
@@ -83,23 +107,34 @@ class UnitMap:
         return 1 - self.longest_free / self.free_units if self.free_units else 0.0
 
 
-def read_map(heap: Heap) -> UnitMap:
-    """Return what the units of an open heap are now. O(units).
+def longest_free(maps: Sequence[UnitMap]) -> int:
+    """Return the units of the longest range without an owner in any arena."""
+    return max(each.longest_free for each in maps)
+
+
+def read_maps(heap: Heap) -> list[UnitMap]:
+    """Return what the units of an open heap are now, a map for each arena. O(units)."""
+    return [read_map(space) for space in heap._all_spaces()]
+
+
+def read_map(space: BlockSpace) -> UnitMap:
+    """Return what the units of one arena of an open heap are now. O(units).
 
     It looks behind the heap's public face, under the heap's lock: a drawing of the insides is no
     use of the heap, and nothing else needs this call.
     """
-    return heap._serve(_read, heap)
+    return space._serve(_read, space)
 
 
-def _read(heap: Heap) -> UnitMap:
-    supply, region = heap._supply, heap._region
+def _read(space: BlockSpace) -> UnitMap:
+    supply, region = space._supply, space._region
     supply.read_all()
     known = [Piece(start, nunits, _kind_of(state)) for start, nunits, state, _ in supply.pieces()]
     if supply.virgin < region.end_unit:
         known.append(Piece(supply.virgin, region.end_unit - supply.virgin, Kind.UNUSED))
     pieces = tuple(_with_gaps(known, region.first_unit, region.end_unit))
-    return UnitMap(region.first_unit, region.end_unit, pieces)
+    name = space.name if isinstance(space, Arena) else ""
+    return UnitMap(region.first_unit, region.end_unit, pieces, space._origin >> ARENA_BITS, name)
 
 
 def _kind_of(state: int) -> Kind:
@@ -122,32 +157,45 @@ def _with_gaps(known: list[Piece], first: int, end: int) -> Iterator[Piece]:
 # ---------------------------------------------------------------- drawing
 
 
-def units_per_mark(unit_map: UnitMap, width: int, rows: int) -> int:
-    """Return how many units a mark has to stand for, so that all fit `rows` rows of `width`."""
-    marks = max(width - len(_label(unit_map, unit_map.end_unit)), _LEAST_WIDTH) * rows
-    return max(-(-(unit_map.end_unit - unit_map.first_unit) // marks), 1)
+def units_per_mark(maps: Sequence[UnitMap], width: int, rows: int) -> int:
+    """Return how many units a mark has to stand for, so that all fit `rows` rows of `width`.
+
+    Each arena has rows of its own, one at least.
+    """
+    columns = _columns(maps, width)
+    per_mark = max(-(-sum(each.nunits for each in maps) // (columns * rows)), 1)
+    while sum(-(-each.nunits // (per_mark * columns)) for each in maps) > max(rows, len(maps)):
+        per_mark += max(per_mark // 64, 1)
+    return per_mark
 
 
-def draw(unit_map: UnitMap, width: int, rows: int) -> Text:
-    """Draw a map in at most `rows` rows of `width` columns."""
-    per_mark = units_per_mark(unit_map, width, rows)
-    kinds = _kinds(unit_map, per_mark)
-    columns = max(width - len(_label(unit_map, unit_map.end_unit)), _LEAST_WIDTH)
+def draw(maps: Sequence[UnitMap], width: int, rows: int) -> Text:
+    """Draw the maps of all arenas in at most `rows` rows of `width` columns, and their names."""
+    per_mark = units_per_mark(maps, width, rows)
     text = Text(no_wrap=True, end="")
-    for at in range(0, len(kinds), columns):
-        text.append(_label(unit_map, unit_map.first_unit + at * per_mark), style="dim")
-        for kind in kinds[at : at + columns]:
-            text.append(*_MARKS[kind])
-        text.append("\n")
+    for each in maps:
+        if each.arena:
+            where = f"arena {printable(each.name)!r}, from {each.arena << ARENA_BITS:#x}"
+            text.append(f"\n{where}\n", style="bold")
+        _draw_one(text, each, per_mark, _columns(maps, width), _digits(maps))
     return text
 
 
-def legend(unit_map: UnitMap, width: int, per_mark: int) -> Text:
+def _draw_one(text: Text, shown: UnitMap, per_mark: int, columns: int, digits: int) -> None:
+    kinds = _kinds(shown, per_mark)
+    for at in range(0, len(kinds), columns):
+        text.append(_label(shown.first_unit + at * per_mark, digits), style="dim")
+        for kind in kinds[at : at + columns]:
+            text.append(*_MARKS[kind])
+        text.append("\n")
+
+
+def legend(maps: Sequence[UnitMap], width: int, per_mark: int) -> Text:
     """Say what the marks mean, and how many bytes there are of each kind; at most `width` wide."""
     entries = [
         Text.assemble(_MARKS[kind], f" {kind.value} {format_bytes(units * UNIT)}")
         for kind in Kind
-        if (units := unit_map.units_of(kind))
+        if (units := sum(each.units_of(kind) for each in maps))
     ]
     entries.append(Text(f"one mark: {format_bytes(per_mark * UNIT)}", style="dim"))
     text, column = Text(), 0
@@ -158,15 +206,21 @@ def legend(unit_map: UnitMap, width: int, per_mark: int) -> Text:
     return text
 
 
-def _label(unit_map: UnitMap, unit: int) -> str:
-    digits = len(f"{unit_map.end_unit * UNIT:x}")
+def _digits(maps: Sequence[UnitMap]) -> int:
+    return len(f"{max(each.end_unit for each in maps) * UNIT:x}")
+
+
+def _label(unit: int, digits: int) -> str:
     return f"{unit * UNIT:#0{digits + 2}x} "
+
+
+def _columns(maps: Sequence[UnitMap], width: int) -> int:
+    return max(width - len(_label(0, _digits(maps))), _LEAST_WIDTH)
 
 
 def _kinds(unit_map: UnitMap, per_mark: int) -> list[Kind]:
     """Return what most of the units of each mark are."""
-    span = unit_map.end_unit - unit_map.first_unit
-    counts: list[dict[Kind, int]] = [{} for _ in range(-(-span // per_mark))]
+    counts: list[dict[Kind, int]] = [{} for _ in range(-(-unit_map.nunits // per_mark))]
     for piece in unit_map.pieces:
         start = piece.start - unit_map.first_unit
         stop = start + piece.nunits
