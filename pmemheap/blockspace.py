@@ -70,11 +70,7 @@ class BlockSpace(Engine):
         """
         return handles.new_array(self, shape, dtype, align)
 
-    def ndarray_at(
-        self, offset: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike = float
-    ) -> np.ndarray[Any, Any]:
-        """Return the block at `offset` as a numpy array; UsageError if it is too small."""
-        return handles.array_at(self, offset, shape, dtype)
+    ndarray_at = handles.ndarray_at  # not called from a method here: that costs as much as a view
 
     def offset_of(self, buffer: object) -> int:
         """Return the offset of the block that a view or array of this heap belongs to.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-__all__ = ["Block", "array_at", "new_array", "offset_of"]
+__all__ = ["Block", "ndarray_at", "new_array", "offset_of"]
 
 
 class Block:
@@ -155,11 +155,17 @@ def _restore(identity: bytes, offset: int, size: int) -> Block:
 # ---------------------------------------------------------------- numpy
 
 
+_frombuffer: Any = None
+_ndarray: Any = None
+
+
 def _numpy() -> Any:
     try:
         import numpy as np  # noqa: PLC0415 -- an extra: only who asks for arrays needs it
     except ImportError as error:
         raise ImportError("arrays need numpy: pip install 'pmemheap[numpy]'") from error
+    global _frombuffer, _ndarray
+    _frombuffer, _ndarray = np.frombuffer, np.ndarray
     return np
 
 
@@ -193,7 +199,7 @@ def new_array(
     sides, kind, nbytes = _shaped(shape, dtype)
     offset = heap.malloc(max(nbytes, 1), align)
     try:
-        array = array_at(heap, offset, sides, kind)
+        array = _checked_array_at(heap, offset, sides, kind)
         _numpy().frombuffer(heap.view(offset), "u1", nbytes).fill(0)
     except BaseException:
         heap.free(offset, deferred=True)
@@ -201,10 +207,40 @@ def new_array(
     return array
 
 
-def array_at(
+def ndarray_at(
+    heap: Engine, offset: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike = float
+) -> np.ndarray[Any, Any]:
+    """Return the block at `offset` as a numpy array; UsageError if it is too small.
+
+    Parameters
+    ----------
+    offset : int
+        Of a live block.
+    shape : int or tuple of int
+        Sides of the array; all of it lies in the block, from its first byte on.
+    dtype : dtype
+        Anything but Python objects.
+    """
+    try:  # numpy checks what we would check; what it refuses is looked at again
+        side = shape
+        if type(shape) is tuple:
+            if len(shape) != 1:
+                array: np.ndarray[Any, Any] = _ndarray(shape, dtype, heap.view(offset))
+                if not array.dtype.hasobject:
+                    return array
+            (side,) = shape
+        if type(side) is int and side > 0:
+            line: np.ndarray[Any, Any] = _frombuffer(heap.view(offset), dtype, side)
+            return line
+    except (TypeError, ValueError, OverflowError):
+        pass
+    return _checked_array_at(heap, offset, shape, dtype)
+
+
+def _checked_array_at(
     heap: Engine, offset: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike
 ) -> np.ndarray[Any, Any]:
-    """Return a block as an array."""
+    """Return a block as an array, or say what is wrong with what was asked for."""
     sides, kind, nbytes = _shaped(shape, dtype)
     view = heap.view(offset)
     if nbytes > len(view):

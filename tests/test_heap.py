@@ -146,6 +146,51 @@ def test_a_batch_to_free_may_be_any_iterable(heap: Heap, kind: Any) -> None:
     assert heap.stats().blocks == 0
 
 
+class Number:
+    """A number that does something when it is asked for its value."""
+
+    def __init__(self, value: int, act: Callable[[], object]) -> None:
+        self.value, self.act = value, act
+
+    def __index__(self) -> int:
+        self.act()
+        return self.value
+
+
+@pytest.mark.parametrize("bad", [-1, 1 << 64, "x", 1.0, None, b""])
+@pytest.mark.parametrize("kind", [list, tuple, iter])
+def test_an_item_of_a_batch_that_is_no_offset_is_named(heap: Heap, kind: Any, bad: Any) -> None:
+    offsets = list(heap.malloc_many(64, 3))
+    with pytest.raises((UsageError, TypeError), match=r"offset: .* expected.* found"):
+        heap.free_many(kind([*offsets, bad]))
+    assert heap.stats().blocks == 3
+
+
+def test_items_of_a_batch_may_be_numbers_of_any_kind(heap: Heap) -> None:
+    np = pytest.importorskip("numpy")
+    first, second, third = heap.malloc_many(64, 3)
+    heap.free_many([first, np.uint64(second), Number(third, lambda: None)])
+    assert heap.stats().blocks == 0
+    assert heap.malloc_many(64, 1)[0] == 0
+    heap.free_many([False])
+    heap.free_many([])
+
+
+def test_a_batch_is_what_it_was_when_the_call_began(heap: Heap) -> None:
+    """An item that changes the list, frees another item or closes the heap harms nothing."""
+    first, second, third = heap.malloc_many(64, 3)
+    batch: list[Any] = [first, second]
+    batch.append(Number(third, batch.clear))
+    heap.free_many(batch)
+    assert heap.stats().blocks == 0
+    first, second = heap.malloc_many(64, 2)
+    with pytest.raises(UsageError, match=r"offsets\[0\]"):
+        heap.free_many([first, Number(second, lambda: heap.free(first))])
+    assert heap.stats().blocks == 1
+    with Heap.anonymous() as other, pytest.raises(UsageError, match="closed"):
+        other.free_many([Number(other.malloc(100), other.close)])
+
+
 @pytest.mark.parametrize("bad", ["twice", "foreign", "viewed"])
 def test_a_batch_with_one_bad_offset_frees_nothing(heap: Heap, bad: str) -> None:
     offsets = list(heap.malloc_many(64, 10))

@@ -509,6 +509,16 @@ static PyObject *free_batch(PyObject *object, const uint64_t *offsets, Py_ssize_
     Py_RETURN_NONE;
 }
 
+/* Free what is in memory that is nobody else's, and that memory with it. */
+static PyObject *free_own(PyObject *object, uint64_t *offsets, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; heap_of(object)->origin != 0 && i < count; i++)
+        offsets[i] = ph_inner(heap_of(object), offsets[i]);
+    PyObject *result = free_batch(object, offsets, count);
+    PyMem_Free(offsets);
+    return result;
+}
+
 /* What is checked is what is freed: another thread may write to the caller's buffer without the GIL. */
 static PyObject *free_copy(PyObject *object, const Py_buffer *buffer)
 {
@@ -517,11 +527,62 @@ static PyObject *free_copy(PyObject *object, const Py_buffer *buffer)
     if (offsets == NULL)
         return PyErr_NoMemory();
     memcpy(offsets, buffer->buf, (size_t)buffer->len);
-    Py_ssize_t count = buffer->len / (Py_ssize_t)sizeof(uint64_t);
-    for (Py_ssize_t i = 0; heap_of(object)->origin != 0 && i < count; i++)
-        offsets[i] = ph_inner(heap_of(object), offsets[i]);
-    PyObject *result = free_batch(object, offsets, count);
-    PyMem_Free(offsets);
+    return free_own(object, offsets, buffer->len / (Py_ssize_t)sizeof(uint64_t));
+}
+
+static PyObject *free_buffer(PyObject *object, PyObject *offsets)
+{
+    Py_buffer buffer;
+    PyObject *result = NULL;
+
+    if (PyObject_GetBuffer(offsets, &buffer, PyBUF_CONTIG_RO | PyBUF_FORMAT) < 0)
+        return NULL;
+    const char *format = buffer.format == NULL ? "B" : buffer.format;
+    if (buffer.itemsize != sizeof(uint64_t) || strchr("QLNql", format[*format == '@' || *format == '<' || *format == '=']) == NULL)
+        PyErr_Format(PyExc_TypeError, "free_many: offsets of 8 bytes each (format 'Q') expected, format '%s' found", format);
+    else
+        result = free_copy(object, &buffer);
+    PyBuffer_Release(&buffer);
+    return result;
+}
+
+/* Whether all items are numbers that an offset can be. None of them runs code of its own. */
+static int read_offsets(PyObject *items, Py_ssize_t count, uint64_t *offsets)
+{
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *item = PyTuple_GetItem(items, i);
+        if (!PyLong_CheckExact(item) || !read_number(item, &offsets[i]))
+            return 0;
+    }
+    return 1;
+}
+
+/* An iterable of other things than plain numbers: Python packs it into uint64, or says what is wrong. */
+static PyObject *free_packed(PyObject *object, PyObject *items)
+{
+    PyObject *packed = PyObject_CallMethodObjArgs(object, slow.free_many, Py_None, items, NULL);
+    PyObject *result = packed == NULL ? NULL : free_buffer(object, packed);
+    Py_XDECREF(packed);
+    return result;
+}
+
+static PyObject *free_items(PyObject *object, PyObject *iterable)
+{
+    PyObject *items = PySequence_Tuple(iterable), *result = NULL;
+
+    if (items == NULL)
+        return NULL;
+    Py_ssize_t count = PyTuple_Size(items);
+    uint64_t *offsets = PyMem_Malloc((size_t)count * sizeof *offsets + 1);
+    if (offsets == NULL) {
+        PyErr_NoMemory();
+    } else if (read_offsets(items, count, offsets)) {
+        result = free_own(object, offsets, count);
+    } else {
+        PyMem_Free(offsets);
+        result = free_packed(object, items);
+    }
+    Py_DECREF(items);
     return result;
 }
 
@@ -534,30 +595,7 @@ PyDoc_STRVAR(free_many_doc,
 
 static PyObject *heap_free_many(PyObject *object, PyObject *offsets)
 {
-    Py_buffer buffer;
-    PyObject *packed, *result;
-
-    if (!PyObject_CheckBuffer(offsets)) { /* an iterable: Python packs it into uint64 and calls again */
-        packed = PyObject_CallMethodObjArgs(object, slow.free_many, Py_None, offsets, NULL);
-        if (packed == NULL)
-            return NULL;
-    } else {
-        packed = Py_NewRef(offsets);
-    }
-    if (PyObject_GetBuffer(packed, &buffer, PyBUF_CONTIG_RO | PyBUF_FORMAT) < 0) {
-        Py_DECREF(packed);
-        return NULL;
-    }
-    const char *format = buffer.format == NULL ? "B" : buffer.format;
-    if (buffer.itemsize != sizeof(uint64_t) || strchr("QLNql", format[*format == '@' || *format == '<' || *format == '=']) == NULL) {
-        PyErr_Format(PyExc_TypeError, "free_many: offsets of 8 bytes each (format 'Q') expected, format '%s' found", format);
-        result = NULL;
-    } else {
-        result = free_copy(object, &buffer);
-    }
-    PyBuffer_Release(&buffer);
-    Py_DECREF(packed);
-    return result;
+    return PyObject_CheckBuffer(offsets) ? free_buffer(object, offsets) : free_items(object, offsets);
 }
 
 static PyObject *heap_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
