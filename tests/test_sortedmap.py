@@ -151,21 +151,97 @@ def test_buffers_are_values_and_keys(memory: Heap) -> None:
     assert made[b"copy"] == b"abc"
 
 
-@pytest.mark.parametrize("key", ["text", 5, None])
-def test_a_key_that_is_no_bytes_is_refused(memory: Heap, key: Any) -> None:
+@pytest.mark.parametrize("key", ["text", 5, None, ("a",)])
+def test_a_key_that_is_no_bytes_is_not_there(memory: Heap, key: Any) -> None:
     made = SortedMap(memory, "map")
+    assert key not in made
+    assert made.get(key) is None
+    assert not made.discard(key)
     for call in (
         lambda: made[key],
-        lambda: key in made,
-        lambda: made.__setitem__(key, b""),
-        lambda: made.discard(key),
         lambda: made.view(key),
+        lambda: made.__delitem__(key),
+        lambda: made.patch(key, 0, b""),
     ):
-        with pytest.raises(TypeError, match="key: bytes expected"):
+        with pytest.raises(KeyError) as raised:
             call()
+        assert raised.value.args == (key,)
+    with pytest.raises(TypeError, match="key: bytes expected"):
+        made[key] = b""
     with pytest.raises(TypeError, match="value: bytes expected"):
         made[b"key"] = "text"
     assert len(made) == 0
+
+
+def test_a_bound_that_is_no_bytes_is_refused(memory: Heap) -> None:
+    made: Any = filled(memory, 10)
+    for call in (made.keys, made.values, made.items):
+        for bounds in [("text",), (None, 5)]:
+            with pytest.raises(TypeError, match="bytes expected"):
+                list(call(*bounds))
+            with pytest.raises(TypeError, match="bytes expected"):
+                len(call(*bounds))
+
+
+@pytest.mark.parametrize("count", [0, 1, 40, 3000])
+def test_ranges_are_counted(heap: Heap, count: int) -> None:
+    made = filled(heap, count)
+    bounds = [None, b"", b"0", b"\xff", *(b"%06d" % key for key in (0, 17, count // 2, count))]
+    for low in bounds:
+        for high in bounds:
+            assert len(made.keys(low, high)) == sum(1 for _ in made.keys(low, high)), (low, high)
+
+
+def test_a_transaction_counts_what_it_has_changed(memory: Heap) -> None:
+    made = filled(memory, 500)
+    with memory.transaction():
+        for key in list(made.keys(b"000100", b"000200")):
+            del made[key]
+        made[b"000150x"] = b""
+        assert len(made.keys(b"000100", b"000201")) == 2
+    assert len(made.keys(b"000100", b"000201")) == 2
+
+
+@pytest.mark.parametrize("key", [bytearray(b"000005"), memoryview(b"000005")])
+def test_views_know_keys_that_are_buffers(memory: Heap, key: Any) -> None:
+    made = filled(memory, 10)
+    assert key in made.keys()  # noqa: SIM118 -- another method
+    assert key in made.keys(b"000004", b"000006")
+    assert key not in made.keys(b"000006")
+
+
+def test_a_view_of_a_closed_heap_says_so(heap: Heap) -> None:
+    made = filled(heap, 10)
+    views: list[Any] = [made.keys(), made.values(b"1"), made.items(b"1", b"2")]
+    heap.close()
+    for view in views:
+        for call in (lambda view=view: len(view), lambda view=view: list(view)):
+            with pytest.raises(UsageError, match="closed"):
+                call()
+
+
+def test_update_with_names_changes_nothing(memory: Heap) -> None:
+    made = filled(memory, 10)
+    with pytest.raises(TypeError, match="name"):
+        made.update({b"a": b"1"}, name=b"2")
+    assert b"a" not in made
+
+
+def test_exclusive_waits_for_the_transaction_of_another_thread(heap: Heap) -> None:
+    made = SortedMap(heap, "map")
+    made[b"n"] = b"0"
+
+    def count() -> None:
+        for _ in range(50):
+            with made.exclusive():
+                made[b"n"] = b"%d" % (int(made[b"n"]) + 1)
+
+    threads = [threading.Thread(target=count) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made[b"n"] == b"150"
 
 
 # ---------------------------------------------------------------- views

@@ -8,14 +8,16 @@ sharded    a store over several heap files, each an actor of Dask
 cli        get, put, delete, scan, load, dump, stats, serve
 loading    CSV and JSON lines, in and out
 dbmlike    `kvstore.open`: str or bytes, as `dbm` takes them
-store      KVStore: bytes to bytes
+store      KVStore: bytes to bytes   storefile  its file       figures    its statistics
 shelf      str keys over a store: pickled values, text
-deadlines  when keys expire          closing    the end of a `with` block
+deadlines  when keys expire          texts      str as keys    closing    the end of a `with` block
 """
 
+from kvstore.dbmlike import DbmError as error  # noqa: N813 -- as those of dbm name theirs
 from kvstore.dbmlike import DbmStore
 from kvstore.dbmlike import open_store as open  # noqa: A004 -- kvstore.open, as dbm.open
+from kvstore.figures import StoreStats
 from kvstore.shelf import Shelf, TextStore
-from kvstore.store import KVStore, StoreStats
+from kvstore.store import KVStore
 
-__all__ = ["DbmStore", "KVStore", "Shelf", "StoreStats", "TextStore", "open"]
+__all__ = ["DbmStore", "KVStore", "Shelf", "StoreStats", "TextStore", "error", "open"]

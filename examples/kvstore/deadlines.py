@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from pmemheap import CorruptHeapError, UsageError
 from pmemheap.containers import SortedMap
@@ -22,6 +23,7 @@ __all__ = ["Deadlines"]
 
 _DEADLINE = struct.Struct("<Q")
 _NS = 1_000_000_000
+_DEADLINES_END = 1 << 64
 _SECONDS_MOST = 100 * 366 * 86400.0
 
 
@@ -38,7 +40,7 @@ class Deadlines:
 
     def __init__(self, table: SortedMap, clock: Callable[[], int]) -> None:
         self._table = table
-        self._clock = clock
+        self.clock = clock
 
     def __len__(self) -> int:
         """Return how many keys have a deadline, over or not."""
@@ -57,22 +59,29 @@ class Deadlines:
             raise UsageError(
                 f"ttl: seconds above 0 and at most {_SECONDS_MOST:.0f} expected, {ttl!r} found"
             )
-        return self._clock() + int(seconds * _NS)
+        return self.clock() + int(seconds * _NS)
 
-    def of(self, key: bytes) -> int | None:
+    def require(self, deadline: int) -> None:
+        """Refuse what is no deadline; UsageError."""
+        if not 0 <= deadline < _DEADLINES_END:
+            raise UsageError(
+                f"deadline: nanoseconds from 0 up to {_DEADLINES_END} expected, {deadline!r} found"
+            )
+
+    def of(self, key: Any) -> int | None:
         """Return the deadline of a key, or None."""
         stored = self._table.get(key)
         return None if stored is None else self._unpacked(key, stored)
 
-    def is_over(self, key: bytes) -> bool:
+    def is_over(self, key: Any) -> bool:
         """Tell whether a key has expired. O(log n)."""
         deadline = self.of(key)
-        return deadline is not None and deadline <= self._clock()
+        return deadline is not None and deadline <= self.clock()
 
     def left(self, key: bytes) -> float | None:
         """Return the seconds that a key has left, or None if it does not expire."""
         deadline = self.of(key)
-        return None if deadline is None else max(0.0, (deadline - self._clock()) / _NS)
+        return None if deadline is None else max(0.0, (deadline - self.clock()) / _NS)
 
     def assign(self, key: bytes, deadline: int | None) -> None:
         """Give a key a deadline, or take it away."""
@@ -89,10 +98,10 @@ class Deadlines:
         """Yield the keys that have a deadline, in order."""
         return iter(self._table)
 
-    def over(self) -> Iterator[bytes]:
-        """Yield the keys that have expired by now, in order. O(keys with a deadline)."""
-        now = self._clock()
-        for key, stored in self._table.items():
+    def over(self, start: bytes | None = None, stop: bytes | None = None) -> Iterator[bytes]:
+        """Yield the keys of a range that have expired by now. O(keys with a deadline in it)."""
+        now = self.clock()
+        for key, stored in self._table.items(start, stop):
             if self._unpacked(key, stored) <= now:
                 yield key
 

@@ -10,10 +10,15 @@ bytes. What a value is, the wrapper knows and the file does not.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvstore.closing import Closing
+from kvstore.texts import key_bytes, known_key
+from pmemheap.containers import OrderedMapping
+from pmemheap.containers.ordered import KEYS, VALUES, pairs_of
 
 if TYPE_CHECKING:
     from kvstore.store import KVStore
@@ -24,7 +29,7 @@ __all__ = ["Shelf", "TextStore", "Wrapped"]
 V = TypeVar("V")
 
 
-class Wrapped(Closing, MutableMapping[str, V]):
+class Wrapped(Closing, OrderedMapping[str, V]):
     """A store whose values pass through `dumps` and `loads`.
 
     Parameters
@@ -46,66 +51,52 @@ class Wrapped(Closing, MutableMapping[str, V]):
 
     def __getitem__(self, key: str) -> V:
         """Return the value of a key: a new object each time; KeyError if there is none."""
-        found = self.store.get(key.encode())
+        found = self.store.get(known_key(key))
         if found is None:
             raise KeyError(key)
         return self.loads(found)
 
     def __setitem__(self, key: str, value: V) -> None:
         """Give a key a value."""
-        self.store.set(key.encode(), self.dumps(value))
+        self.store.set(key_bytes(key), self.dumps(value))
 
     def set(self, key: str, value: V, ttl: float | None = None) -> None:
         """Give a key a value, for `ttl` seconds if that is given."""
-        self.store.set(key.encode(), self.dumps(value), ttl)
+        self.store.set(key_bytes(key), self.dumps(value), ttl)
 
     def __delitem__(self, key: str) -> None:
         """Remove a key; KeyError if it is not there."""
-        if not self.store.delete(key.encode()):
+        if not self.store.delete(known_key(key)):
             raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
         """Tell whether there is such a key."""
-        return isinstance(key, str) and key.encode() in self.store
+        return known_key(key) in self.store
 
     def __len__(self) -> int:
         """Return the number of keys."""
         return len(self.store)
 
-    def __iter__(self) -> Iterator[str]:
-        """Yield the keys in order."""
-        return self.keys()
+    def _scanned(self, low: str | None, high: str | None, back: bool, what: int) -> Iterator[Any]:
+        start, stop = _bound(low), _bound(high)
+        if what == KEYS:
+            return (key.decode() for key in self.store.keys(start, stop, reverse=back))
+        if what == VALUES:
+            return (self.loads(value) for value in self.store.values(start, stop, reverse=back))
+        items = self.store.items(start, stop, reverse=back)
+        return ((key.decode(), self.loads(value)) for key, value in items)
 
-    def keys(  # type: ignore[override]
-        self, start: str | None = None, stop: str | None = None, *, reverse: bool = False
-    ) -> Iterator[str]:
-        """Yield the keys from `start` up to, but not including, `stop`, or from there backwards."""
-        found = self.store.keys(_encoded(start), _encoded(stop), reverse=reverse)
-        return (key.decode() for key in found)
-
-    def values(  # type: ignore[override]
-        self, start: str | None = None, stop: str | None = None, *, reverse: bool = False
-    ) -> Iterator[V]:
-        """Yield the values, as `keys` does."""
-        found = self.store.values(_encoded(start), _encoded(stop), reverse=reverse)
-        return (self.loads(value) for value in found)
-
-    def items(  # type: ignore[override]
-        self, start: str | None = None, stop: str | None = None, *, reverse: bool = False
-    ) -> Iterator[tuple[str, V]]:
-        """Yield keys and values, as `keys` does."""
-        found = self.store.items(_encoded(start), _encoded(stop), reverse=reverse)
-        return ((key.decode(), self.loads(value)) for key, value in found)
+    def _counted(self, low: str | None, high: str | None) -> int:
+        return len(self.store.keys(_bound(low), _bound(high)))
 
     def put_many(self, pairs: Iterable[tuple[str, V]], *, batch: int = 256) -> None:
         """Give many keys values, in transactions of `batch` each."""
-        encoded = ((key.encode(), self.dumps(value)) for key, value in pairs)
+        encoded = ((key_bytes(key), self.dumps(value)) for key, value in pairs)
         self.store.put_many(encoded, batch=batch)
 
     def update(self, other: Any = (), /, **more: Any) -> None:
-        """Take over all of a mapping or of pairs, as `put_many`."""
-        self.put_many(other.items() if isinstance(other, Mapping) else other)
-        self.put_many(more.items())
+        """Take over all of a mapping, of anything with `keys`, or of pairs; as `put_many`."""
+        self.put_many(chain(pairs_of(other), more.items()))
 
     def clear(self) -> None:
         """Remove everything."""
@@ -115,6 +106,10 @@ class Wrapped(Closing, MutableMapping[str, V]):
         """Begin a transaction, as that of the store."""
         return self.store.transaction(durable)
 
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Begin a transaction in which what is read stays true, as that of the store."""
+        return self.store.exclusive()
+
     def sync(self) -> None:
         """Wait until everything that was committed is on the medium."""
         self.store.sync()
@@ -122,6 +117,10 @@ class Wrapped(Closing, MutableMapping[str, V]):
     def close(self) -> None:
         """Close the store."""
         self.store.close()
+
+    def __repr__(self) -> str:
+        """Show the store."""
+        return f"<{type(self).__name__} of {self.store!r}>"
 
 
 class Shelf(Wrapped[Any]):
@@ -142,8 +141,12 @@ class Shelf(Wrapped[Any]):
 class TextStore(Wrapped[str]):
     """Values of str, stored as UTF-8."""
 
+    _default = ""
+
     def dumps(self, value: str) -> bytes:
-        """Return a text as UTF-8."""
+        """Return a text as UTF-8; TypeError if it is none."""
+        if not isinstance(value, str):
+            raise TypeError(f"{self!r}: value: str expected, found {type(value).__name__}")
         return value.encode()
 
     def loads(self, data: bytes) -> str:
@@ -151,5 +154,5 @@ class TextStore(Wrapped[str]):
         return data.decode()
 
 
-def _encoded(key: str | None) -> bytes | None:
-    return None if key is None else key.encode()
+def _bound(key: str | None) -> bytes | None:
+    return None if key is None else key_bytes(key)

@@ -21,7 +21,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
-from collections.abc import Hashable, Iterator, MutableMapping
+import threading
+from collections.abc import Hashable, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -29,13 +31,18 @@ from typing import Any, Literal, cast
 import numpy as np
 from distributed.spill import SpillBuffer
 
+from kvstore.shelf import Wrapped
 from kvstore.store import KVStore
+from pmemheap import OutOfSpaceError
 
 __all__ = ["AnyKeySpillStore", "HeapSpillBuffer", "SpillStore"]
 
 
-class SpillStore(MutableMapping[str, bytes]):
+class SpillStore(Wrapped[bytes]):
     """A store as a mapping of texts to bytes.
+
+    A value may be any buffer, or a list or tuple of buffers, which are kept one behind the other. A
+    file that cannot grow is an OSError, ENOSPC, and nothing has changed.
 
     Parameters
     ----------
@@ -43,51 +50,38 @@ class SpillStore(MutableMapping[str, bytes]):
         Open; `close` closes it.
     """
 
-    def __init__(self, store: KVStore) -> None:
-        self.store = store
+    _default = b""
 
-    def __getitem__(self, key: str) -> bytes:
-        """Return a copy of the bytes."""
-        try:
-            return self.store[key.encode()]
-        except KeyError:
-            raise KeyError(key) from None
+    def dumps(self, value: Any) -> Any:
+        """Return what is to be stored for a value."""
+        return b"".join(value) if isinstance(value, list | tuple) else value
+
+    def loads(self, data: bytes) -> bytes:
+        """Return bytes as they are."""
+        return data
+
+    def set(self, key: str, value: Any, ttl: float | None = None) -> None:
+        """Keep a value, for `ttl` seconds if that is given."""
+        with _full_disk():
+            super().set(key, value, ttl)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        """Keep the bytes of a buffer, or of a list of them, one behind the other.
+        """Keep a value."""
+        self.set(key, value)
 
-        Raises
-        ------
-        OSError
-            ENOSPC: the file cannot grow. Nothing has changed.
-        """
-        try:
-            self.store[key.encode()] = b"".join(value) if isinstance(value, list) else value
-        except MemoryError as error:
-            raise OSError(errno.ENOSPC, str(error)) from error
+    def put_many(self, pairs: Iterable[tuple[str, Any]], *, batch: int = 256) -> None:
+        """Keep many values, in transactions of `batch` each."""
+        with _full_disk():
+            super().put_many(pairs, batch=batch)
 
-    def __delitem__(self, key: str) -> None:
-        """Forget a key; KeyError if it is not there."""
-        try:
-            del self.store[key.encode()]
-        except KeyError:
-            raise KeyError(key) from None
 
-    def __contains__(self, key: object) -> bool:
-        """Tell whether a key is there, without reading its value."""
-        return isinstance(key, str) and key.encode() in self.store
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the keys, in the order of their bytes."""
-        return (key.decode() for key in self.store)
-
-    def __len__(self) -> int:
-        """Return the number of keys."""
-        return len(self.store)
-
-    def close(self) -> None:
-        """Close the store."""
-        self.store.close()
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    """Let a lack of space be what Dask expects it to be."""
+    try:
+        yield
+    except OutOfSpaceError as error:
+        raise OSError(errno.ENOSPC, str(error)) from error
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -106,6 +100,8 @@ def _let_go(view: memoryview) -> None:
 class AnyKeySpillStore(MutableMapping[Hashable, bytes | bytearray]):
     """The same for keys of any kind, which are kept in memory; the file knows them by numbers.
 
+    Threads may share it: a lock keeps names and file in step.
+
     Parameters
     ----------
     upstream : SpillStore
@@ -116,34 +112,57 @@ class AnyKeySpillStore(MutableMapping[Hashable, bytes | bytearray]):
         self._upstream = upstream
         self._names: dict[Hashable, str] = {}
         self._numbers = count()
+        self._lock = threading.RLock()
 
     def __getitem__(self, key: Hashable) -> bytearray:
         """Return a copy of the bytes that can be changed: arrays are made on top of it."""
-        with self._upstream.store.view(self._names[key].encode()) as view:
+        with self._lock, self._view(self._names[key]) as view:
             found = bytearray(view)
             _let_go(view)
         return found
 
     def __setitem__(self, key: Hashable, value: Any) -> None:
-        """Keep bytes; see `SpillStore.__setitem__`."""
-        name = self._names.get(key) or str(next(self._numbers))
-        self._upstream[name] = value
-        self._names[key] = name
-        with self._upstream.store.view(name.encode()) as view:
-            _let_go(view)
+        """Keep bytes; see `SpillStore`."""
+        with self._lock:
+            name = self._names.get(key) or str(next(self._numbers))
+            self._upstream[name] = value
+            self._names[key] = name
+            with self._view(name) as view:
+                _let_go(view)
 
     def __delitem__(self, key: Hashable) -> None:
         """Forget a key; KeyError if it is not there."""
-        del self._upstream[self._names[key]]
-        del self._names[key]
+        with self._lock:
+            del self._upstream[self._names[key]]
+            del self._names[key]
+
+    def setdefault(self, key: Hashable, default: Any = b"") -> bytes | bytearray:
+        """Return the value of a key, which is `default` from now on if there was none."""
+        with self._lock:
+            if key not in self._names:
+                self[key] = default
+            return self[key]
+
+    def pop(self, key: Hashable, *default: Any) -> Any:
+        """Forget a key and return its value, or `default`."""
+        with self._lock:
+            return super().pop(key, *default)
+
+    def popitem(self) -> tuple[Hashable, bytes | bytearray]:
+        """Forget the oldest key and return it with its value; KeyError if there is none."""
+        with self._lock:
+            return super().popitem()
+
+    def _view(self, name: str) -> memoryview:
+        return self._upstream.store.view(name.encode())
 
     def __contains__(self, key: object) -> bool:
         """Tell whether a key is there."""
         return key in self._names
 
     def __iter__(self) -> Iterator[Hashable]:
-        """Yield the keys, oldest first."""
-        return iter(self._names)
+        """Yield the keys, oldest first; what is added or removed meanwhile is seen or not."""
+        return iter(list(self._names))
 
     def __len__(self) -> int:
         """Return the number of keys."""

@@ -5,7 +5,7 @@
 
 What the store adds to the map is that two maps change together, and that a value which was read may
 decide what is written. Both rest on one fact about transactions: from its first change to committed
-bytes until its end a transaction is the only one that changes any; others wait. `_exclusive` makes
+bytes until its end a transaction is the only one that changes any; others wait. `exclusive` makes
 a change of no bytes, and whatever is read after it stays true until the commit.
 
 Reads take no lock. While no key expires they are those of the map itself: `_FAST` names are bound
@@ -22,78 +22,29 @@ this module.
 
 from __future__ import annotations
 
-import os
 import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
+from typing import Any, TypeVar, overload
 
-import pmemheap
-from kvstore.closing import Closing
 from kvstore.deadlines import Deadlines
+from kvstore.figures import StoreStats
 from kvstore.shelf import Shelf, TextStore
-from pmemheap import CorruptHeapError, PmemHeapError
-from pmemheap.containers import SortedMap
+from kvstore.storefile import AnyPath, StoreFile
+from pmemheap import CorruptHeapError
+from pmemheap.containers import OrderedMapping, SortedMap
+from pmemheap.containers.ordered import KEYS, VALUES, pairs_of
 
-if TYPE_CHECKING:
-    from pmemheap.transaction import Transaction
-
-__all__ = ["KVStore", "StoreStats"]
+__all__ = ["KVStore"]
 
 T = TypeVar("T")
-
 _ENTRIES, _DEADLINES = "kvstore", "kvstore.deadlines"
-_FAST = ("get", "view", "keys", "values", "items", "scan", "patch")
+_FAST = ("get", "view", "scan", "patch")
 _BATCH = 256
-_ABSENT: Any = object()
 
 
-@dataclass(frozen=True)
-class StoreStats:
-    """What a store consists of, in bytes unless the name says otherwise.
-
-    Attributes
-    ----------
-    durability : str
-        ``"power"`` or ``"process"``.
-    entries, expiring, height : int
-        Keys, also those that have expired and are still there; keys with a deadline; nodes from the
-        root of the tree to a leaf.
-    key_bytes, value_bytes : int
-        Of all keys and values.
-    waste_bytes : int
-        In leaves: what was removed or replaced; used again, or squeezed out by `compact`.
-    fill : float
-        The part of the leaves that is keys and values.
-    allocated, quarantined, free : int
-        In live blocks; in blocks that wait until their end is durable or their last view goes; in
-        free pages of the file.
-    file_bytes, file_blocks : int
-        Length of the file, and what the disk has of it.
-    live_views : int
-        Views that keep space, and `close` waiting.
-    """
-
-    durability: str
-    entries: int
-    expiring: int
-    height: int
-    key_bytes: int
-    value_bytes: int
-    waste_bytes: int
-    fill: float
-    allocated: int
-    quarantined: int
-    free: int
-    file_bytes: int
-    file_blocks: int
-    live_views: int
-
-
-class KVStore(Closing, MutableMapping[bytes, bytes]):
+class KVStore(StoreFile, OrderedMapping[bytes, bytes]):
     """An ordered store of keys and values in a heap file.
 
     Parameters
@@ -141,9 +92,11 @@ class KVStore(Closing, MutableMapping[bytes, bytes]):
     who keeps such a method in a variable takes it anew, or opens a store that has deadlines.
     """
 
+    _default = b""
+
     def __init__(  # noqa: PLR0913 -- options of a file, all by name
         self,
-        path: str | os.PathLike[str],
+        path: AnyPath,
         durability: str | None = "power",
         flag: str = "c",
         *,
@@ -151,19 +104,13 @@ class KVStore(Closing, MutableMapping[bytes, bytes]):
         limit: int | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._heap = pmemheap.open(path, flag, durability=durability, limit=limit)
-        try:
-            self._durable = durable
+        super().__init__(path, flag, durability=durability, durable=durable, limit=limit)
+        with self.closed_on_error():
             self._map, table = self._open_maps(readonly=flag == "r")
-            self._anchor = self._heap.roots[_ENTRIES]
             self._deadlines = Deadlines(table, clock)
             self._expiring = len(self._deadlines) > 0
             if not self._expiring:
                 self._bind_fast()
-        except BaseException:
-            self._heap.close()
-            raise
-        self._end = weakref.finalize(self, _end_quietly, self._heap)
 
     def _open_maps(self, *, readonly: bool) -> tuple[SortedMap, SortedMap]:
         if not readonly and _DEADLINES not in self._heap.roots:
@@ -178,68 +125,30 @@ class KVStore(Closing, MutableMapping[bytes, bytes]):
         """Let the map itself answer what needs no look at deadlines."""
         self.__dict__.update({name: getattr(self._map, name) for name in _FAST})
 
-    def _start_expiring(self) -> None:
-        """Look at deadlines from now on; called before the first one is stored."""
+    def _start_expiring(self, deadline: int) -> None:
+        """Look at deadlines from now on; called before one is stored, which has to be one."""
+        self._deadlines.require(deadline)
         self._expiring = True
         for name in _FAST:
             self.__dict__.pop(name, None)
 
     @classmethod
-    def shelf(cls, path: str | os.PathLike[str], **options: Any) -> Shelf:
+    def shelf(cls, path: AnyPath, **options: Any) -> Shelf:
         """Open a store of pickled values under str keys; options as `KVStore`."""
         return Shelf(cls(path, **options))
 
     @classmethod
-    def text(cls, path: str | os.PathLike[str], **options: Any) -> TextStore:
+    def text(cls, path: AnyPath, **options: Any) -> TextStore:
         """Open a store of str values under str keys; options as `KVStore`."""
         return TextStore(cls(path, **options))
 
-    @property
-    def path(self) -> str:
-        """Path of the file."""
-        return self._heap.name
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Begin a transaction in which what is read stays true until the commit.
 
-    @property
-    def durability(self) -> str:
-        """``"power"`` or ``"process"``."""
-        return self._heap.durability
-
-    @property
-    def closed(self) -> bool:
-        """Whether it cannot be used any more."""
-        return self._heap.closed
-
-    def __repr__(self) -> str:
-        """Show the file and its promise."""
-        state = "closed" if self.closed else self.durability
-        return f"<{type(self).__name__}: {self.path!r}, {state}>"
-
-    # ------------------------------------------------------------ transactions
-
-    def transaction(self, durable: bool | None = None) -> Transaction:
-        """Begin a transaction of this thread: a context manager; it aborts on an error.
-
-        Inside of an open one it is a savepoint: an error takes back what was done in it alone.
-
-        Parameters
-        ----------
-        durable : bool, optional
-            Whether the commit waits until a power failure cannot take it back; if left out, as the
-            store was opened, else it does in a power store.
-
-        Raises
-        ------
-        UsageError
-            The store is closed or read-only.
+        So what was read may decide what is written: no other transaction changes anything
+        meanwhile.
         """
-        return self._heap.transaction(durable=self._durable if durable is None else durable)
-
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """Begin a transaction in which what is read stays true until the commit."""
-        with self.transaction() as tx:
-            tx.write(self._anchor, b"")  # waits until no other transaction changes anything
-            yield
+        return self._map.exclusive()
 
     # ------------------------------------------------------------ reading
 
@@ -278,50 +187,35 @@ class KVStore(Closing, MutableMapping[bytes, bytes]):
         """Tell whether there is such a key."""
         if key not in self._map:
             return False
-        return not (self._expiring and isinstance(key, bytes) and self._deadlines.is_over(key))
+        return not (self._expiring and self._deadlines.is_over(key))
 
     def __len__(self) -> int:
         """Return the number of keys. O(1), and O(keys with a deadline) if there are any."""
-        count = len(self._map)
+        return self._counted(None, None)
+
+    def _scanned(
+        self, low: bytes | None, high: bytes | None, back: bool, what: int
+    ) -> Iterator[Any]:
+        if what == KEYS:
+            return self._live_keys(self._map.keys(low, high, reverse=back))
+        items = self._live_items(self._map.items(low, high, reverse=back))
+        return (value for _, value in items) if what == VALUES else items
+
+    def _live_keys(self, keys: Iterable[bytes]) -> Iterator[bytes]:
+        for key in keys:
+            if not (self._expiring and self._deadlines.is_over(key)):
+                yield key
+
+    def _live_items(self, items: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        for item in items:
+            if not (self._expiring and self._deadlines.is_over(item[0])):
+                yield item
+
+    def _counted(self, low: bytes | None, high: bytes | None) -> int:
+        count = len(self._map.keys(low, high))
         if self._expiring:
-            count -= sum(1 for _ in self._deadlines.over())
-        return count
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Yield the keys in order."""
-        return self.keys()
-
-    def __reversed__(self) -> Iterator[bytes]:
-        """Yield the keys from the last one on."""
-        return self.keys(reverse=True)
-
-    def keys(  # type: ignore[override]
-        self, start: bytes | None = None, stop: bytes | None = None, *, reverse: bool = False
-    ) -> Iterator[bytes]:
-        """Yield the keys from `start` up to, but not including, `stop`, or from there backwards.
-
-        The store may be changed meanwhile: what is added or removed behind the key that was yielded
-        last is seen or not seen accordingly.
-        """
-        keys = self._map.keys(start, stop, reverse=reverse)
-        if not self._expiring:
-            return keys
-        return (key for key in keys if not self._deadlines.is_over(key))
-
-    def values(  # type: ignore[override]
-        self, start: bytes | None = None, stop: bytes | None = None, *, reverse: bool = False
-    ) -> Iterator[bytes]:
-        """Yield the values, as `keys` does."""
-        return (value for _, value in KVStore.items(self, start, stop, reverse=reverse))
-
-    def items(  # type: ignore[override]
-        self, start: bytes | None = None, stop: bytes | None = None, *, reverse: bool = False
-    ) -> Iterator[tuple[bytes, bytes]]:
-        """Yield keys and values, as `keys` does."""
-        items = self._map.items(start, stop, reverse=reverse)
-        if not self._expiring:
-            return items
-        return (item for item in items if not self._deadlines.is_over(item[0]))
+            count -= sum(1 for _ in self._deadlines.over(low, high))
+        return max(count, 0)  # another thread may have stored some between the two looks
 
     def scan(self, start: bytes | None = None, count: int = 25) -> list[tuple[bytes, bytes]]:
         """Return the first `count` entries from `start` on, at once."""
@@ -348,7 +242,19 @@ class KVStore(Closing, MutableMapping[bytes, bytes]):
             self._map[key] = value
             if not self._expiring:
                 return  # else another thread began to use deadlines meanwhile
-        deadline = self._deadline(ttl)
+        self.set_until(key, value, None if ttl is None else self._deadlines.after(ttl))
+
+    def set_until(self, key: bytes, value: Any, deadline: int | None) -> None:
+        """Give a key a value until a moment, or for good; else as `set`.
+
+        Parameters
+        ----------
+        deadline : int or None
+            Nanoseconds since 1970, as the clock of the store counts them. One that has passed makes
+            the key absent at once.
+        """
+        if deadline is not None:
+            self._start_expiring(deadline)
         with self.transaction():
             self._map[key] = value
             self._deadlines.assign(key, deadline)
@@ -361,13 +267,6 @@ class KVStore(Closing, MutableMapping[bytes, bytes]):
                 return
         self.set(key, value)
 
-    def _deadline(self, ttl: float | None) -> int | None:
-        if ttl is None:
-            return None
-        deadline = self._deadlines.after(ttl)
-        self._start_expiring()
-        return deadline
-
     def delete(self, key: bytes) -> bool:
         """Remove a key if it is there; tell whether it was."""
         if not self._expiring:
@@ -375,13 +274,13 @@ class KVStore(Closing, MutableMapping[bytes, bytes]):
             if self._expiring:  # another thread may have stored it with a deadline before
                 self._drop_orphan(key)
             return found
-        with self._exclusive():
+        with self.exclusive():
             was_over = self._deadlines.is_over(key)
             self._deadlines.drop(key)
             return self._map.discard(key) and not was_over
 
     def _drop_orphan(self, key: bytes) -> None:
-        with self._exclusive():
+        with self.exclusive():
             if key not in self._map:
                 self._deadlines.drop(key)
 
@@ -404,43 +303,15 @@ class KVStore(Closing, MutableMapping[bytes, bytes]):
             raise KeyError(key)
         self._map.patch(key, offset, data)
 
-    def setdefault(self, key: bytes, default: Any = b"") -> bytes:
-        """Return the value of a key, which is `default` from now on if there was none."""
-        with self._exclusive():
-            found = self.get(key)
-            if found is None:
-                self.set(key, default)
-                found = bytes(default)
-            return found
-
-    @overload
-    def pop(self, key: bytes, /) -> bytes: ...
-    @overload
-    def pop(self, key: bytes, /, default: bytes | T) -> bytes | T: ...
-    def pop(self, key: bytes, /, default: Any = _ABSENT) -> Any:
-        """Remove a key and return its value, or `default`; KeyError if that is left out."""
-        with self._exclusive():
-            value = self.get(key, default)
-            self.delete(key)
-        if value is _ABSENT:
-            raise KeyError(key)
-        return value
-
-    def popitem(self) -> tuple[bytes, bytes]:
-        """Remove the first key and return it with its value; KeyError if there is none."""
-        with self._exclusive():
-            for key, value in islice(KVStore.items(self), 1):
-                self.delete(key)
-                return key, value
-        raise KeyError("popitem: a store with keys expected, it is empty")
-
     def put_many(
         self, pairs: Iterable[tuple[bytes, Any]], *, batch: int = _BATCH, ttl: float | None = None
     ) -> None:
         """Give many keys values, in transactions of `batch` each; all in the one that is open."""
         rest = iter(pairs)
         while some := list(islice(rest, batch)):
-            deadline = self._deadline(ttl)
+            deadline = None if ttl is None else self._deadlines.after(ttl)
+            if deadline is not None:
+                self._start_expiring(deadline)
             with self.transaction():
                 for key, value in some:
                     self._map[key] = value
@@ -448,10 +319,10 @@ class KVStore(Closing, MutableMapping[bytes, bytes]):
                         self._deadlines.assign(key, deadline)
 
     def update(self, other: Any = (), /, **more: Any) -> None:
-        """Take over all of a mapping or of pairs, as `put_many`."""
+        """Take over all of a mapping, of anything with `keys`, or of pairs; as `put_many`."""
         if more:
             raise TypeError(f"{self!r}: keys of bytes expected, found {sorted(more)}")
-        self.put_many(other.items() if isinstance(other, Mapping) else other)
+        self.put_many(pairs_of(other))
 
     def clear(self) -> None:
         """Remove everything, in transactions of 256 keys."""
@@ -465,8 +336,12 @@ class KVStore(Closing, MutableMapping[bytes, bytes]):
 
     def expire(self, key: bytes, ttl: float) -> bool:
         """Let a key expire in `ttl` seconds; tell whether there is such a key."""
-        deadline = self._deadline(ttl)
-        with self._exclusive():
+        return self.expire_at(key, self._deadlines.after(ttl))
+
+    def expire_at(self, key: bytes, deadline: int) -> bool:
+        """Let a key expire at a moment, as `set_until`; tell whether there is such a key."""
+        self._start_expiring(deadline)
+        with self.exclusive():
             found = key in self
             if found:
                 self._deadlines.assign(key, deadline)
@@ -474,7 +349,7 @@ class KVStore(Closing, MutableMapping[bytes, bytes]):
 
     def persist(self, key: bytes) -> bool:
         """Let a key not expire; tell whether it would have."""
-        with self._exclusive():
+        with self.exclusive():
             return key in self and self._deadlines.drop(key)
 
     def ttl(self, key: bytes) -> float | None:
@@ -489,6 +364,17 @@ class KVStore(Closing, MutableMapping[bytes, bytes]):
             raise KeyError(key)
         return self._deadlines.left(key)
 
+    def deadline(self, key: bytes) -> int | None:
+        """Return when a key expires, in nanoseconds since 1970, or None; KeyError as `ttl`."""
+        if key not in self:
+            raise KeyError(key)
+        return self._deadlines.of(key)
+
+    @property
+    def clock(self) -> Callable[[], int]:
+        """What tells the time: nanoseconds since 1970."""
+        return self._deadlines.clock
+
     def purge(self) -> int:
         """Remove all keys that have expired, in transactions of 256; return how many.
 
@@ -496,7 +382,7 @@ class KVStore(Closing, MutableMapping[bytes, bytes]):
         """
         over, removed = self._deadlines.over(), 0
         while some := list(islice(over, _BATCH)):
-            with self._exclusive():
+            with self.exclusive():
                 removed += sum([self._remove_over(key) for key in some])
         return removed
 
@@ -507,20 +393,6 @@ class KVStore(Closing, MutableMapping[bytes, bytes]):
         return self._map.discard(key)
 
     # ------------------------------------------------------------ the whole
-
-    def sync(self) -> None:
-        """Wait until everything that was committed is on the medium."""
-        self._heap.sync()
-
-    def snapshot(self, path: str | os.PathLike[str], *, replace: bool = False) -> None:
-        """Copy the store, as it is now, to a new file; see `pmemheap.Heap.snapshot`.
-
-        Raises
-        ------
-        UsageError
-            A transaction is open; a file is there, and `replace` is false. There is no copy.
-        """
-        self._heap.snapshot(path, replace=replace)
 
     def compact(self) -> int:
         """Give back what the store does not need; return the bytes that went to the system.
@@ -538,14 +410,9 @@ class KVStore(Closing, MutableMapping[bytes, bytes]):
 
     def stats(self) -> StoreStats:
         """Count what the store consists of. O(keys)."""
-        tree, heap = self._map.statistics(), self._heap.stats()
-        return StoreStats(
-            durability=self.durability, entries=tree.entries, expiring=len(self._deadlines),
-            height=tree.height, key_bytes=tree.key_bytes, value_bytes=tree.value_bytes,
-            waste_bytes=tree.waste_bytes, fill=tree.fill, allocated=heap.allocated,
-            quarantined=heap.quarantined, free=heap.free, file_bytes=heap.file_bytes,
-            file_blocks=heap.file_blocks, live_views=heap.live_views,
-        )  # fmt: skip
+        return StoreStats.of(
+            self.durability, self._map.statistics(), len(self._deadlines), self._heap.stats()
+        )
 
     def check(self) -> None:
         """Verify maps, deadlines and heap. O(keys).
@@ -558,29 +425,13 @@ class KVStore(Closing, MutableMapping[bytes, bytes]):
         self._map.check()
         self._deadlines.check()
         for key in self._deadlines:
-            if key not in self._map:
+            if key not in self._map and self._is_orphan(key):
                 raise CorruptHeapError(f"{self!r}: deadline of {key!r}: an entry expected, none")
         report = self._heap.check()
         if not report:
             raise CorruptHeapError(f"{self!r}: a sound heap expected: {report}")
 
-    def close(self) -> None:
-        """Sync and close; twice is allowed. What is dropped, or open at exit, is closed as well.
-
-        Raises
-        ------
-        BufferError
-            Views are alive, or a transaction is open; the store stays open.
-        """
-        self._heap.close()
-        self._end.detach()
-
-    def __reduce__(self) -> NoReturn:
-        """Refuse: a store is a file that is open."""
-        raise TypeError(f"{self!r}: cannot be pickled; open the file again")
-
-
-def _end_quietly(heap: pmemheap.Heap) -> None:
-    """Close what nobody closed; what has views or a transaction is left to the heap itself."""
-    with suppress(BufferError, PmemHeapError):
-        heap.close()
+    def _is_orphan(self, key: bytes) -> bool:
+        """Look again while nobody changes anything: the key may have been removed meanwhile."""
+        with nullcontext() if self.readonly else self.exclusive():
+            return self._deadlines.of(key) is not None and key not in self._map

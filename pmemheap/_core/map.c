@@ -72,9 +72,12 @@ static int read_header(struct ph_map *map, struct ph_map_header *header)
     return 0;
 }
 
-static int header_is_sound(const struct ph_map_header *header)
+/* A heap has room for so many entries only: whoever is told the number may make room for as many. */
+static int header_is_sound(const struct ph_map *map, const struct ph_map_header *header)
 {
-    return header->magic == PH_MAP_MAGIC && header->height >= 1 && header->height <= PH_MAP_HEIGHT_MOST;
+    uint64_t room = (map->heap->data_end - map->heap->data_first) << PH_UNIT_SHIFT;
+    return header->magic == PH_MAP_MAGIC && header->height >= 1 && header->height <= PH_MAP_HEIGHT_MOST
+        && header->count <= room / (sizeof(uint32_t) + sizeof(uint32_t)); /* a slot, and an entry without bytes */
 }
 
 int ph_map_look(struct ph_map *map, const struct ph_tx *tx)
@@ -104,7 +107,7 @@ int ph_map_header_of(struct ph_map *map, struct ph_map_header *header)
     else if (read_header(map, header) < 0)
         return PH_M_CORRUPT;
     map->bad = map->header;
-    return header_is_sound(header) ? 0 : PH_M_CORRUPT;
+    return header_is_sound(map, header) ? 0 : PH_M_CORRUPT;
 }
 
 /* ---------------------------------------------------------------- images */
@@ -292,6 +295,40 @@ int ph_map_seek(struct ph_map *map, const void *key, uint64_t nkey, int last, st
         return 1;
     leaf->at -= leaf->at != 0; /* behind the last one: that is where advance wants to begin */
     return advance(map, cursor, cursor->height - 1, 0);
+}
+
+/* How many entries of the leaf at a cursor stand from there on before `high`; NULL: all. `more`: whether others may follow. */
+static int64_t left_in_leaf(struct ph_map *map, const struct ph_map_step *leaf, const void *high, uint64_t nhigh, int *more)
+{
+    const uint8_t *node = ph_map_node(map, leaf->node, 0);
+    uint32_t stop = node == NULL ? 0 : ph_node_count(node);
+    int found;
+
+    if (node == NULL || (high != NULL && ph_node_find(node, high, nhigh, &stop, &found) < 0))
+        return PH_M_CORRUPT;
+    *more = stop == ph_node_count(node);
+    return stop > leaf->at ? stop - leaf->at : 0;
+}
+
+int ph_map_count_range(struct ph_map *map, const void *low, uint64_t nlow, const void *high, uint64_t nhigh, uint64_t *count)
+{
+    struct ph_map_cursor cursor;
+    uint64_t most;
+    int more = ph_map_count(map, &most);
+
+    *count = 0;
+    if (more == 0)
+        more = ph_map_seek(map, low, nlow, 0, &cursor);
+    while (more > 0) {
+        struct ph_map_step *leaf = &cursor.path[cursor.height - 1];
+        int64_t here = left_in_leaf(map, leaf, high, nhigh, &more);
+        if (here < 0 || (*count += (uint64_t)here) > most) /* leaves that lead in a circle are no more than all */
+            return PH_M_CORRUPT;
+        leaf->at += here != 0 ? (uint32_t)here - 1 : 0;
+        if (more)
+            more = ph_map_step(map, &cursor, 0);
+    }
+    return more;
 }
 
 /* ---------------------------------------------------------------- values */

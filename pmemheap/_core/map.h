@@ -128,6 +128,8 @@ int ph_map_pack(struct ph_map *map, struct ph_tx *tx, const void *key, uint64_t 
  * key is less than `key`; NULL: the last of all. 1, 0 or a failure. */
 int ph_map_seek(struct ph_map *map, const void *key, uint64_t nkey, int last, struct ph_map_cursor *cursor);
 int ph_map_step(struct ph_map *map, struct ph_map_cursor *cursor, int back);
+/* ph_map_count_range -- entries from `low` on, before `high`; NULL: no bound. O(leaves between them). 0 or a failure. */
+int ph_map_count_range(struct ph_map *map, const void *low, uint64_t nlow, const void *high, uint64_t nhigh, uint64_t *count);
 /* ph_map_entry -- key and value at a cursor. */
 int ph_map_entry(struct ph_map *map, const struct ph_map_cursor *cursor, const uint8_t **key, uint64_t *nkey,
                  struct ph_map_value *value);

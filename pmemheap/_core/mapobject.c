@@ -46,6 +46,11 @@ static struct log_object *log_of(const struct map_object *self)
     return (struct log_object *)space_of(self)->log;
 }
 
+static int is_bytes_like(PyObject *object)
+{
+    return PyBytes_Check(object) || PyObject_CheckBuffer(object);
+}
+
 static int read_bytes(PyObject *object, const char *what, struct bytes_in *in)
 {
     in->buffer.obj = NULL;
@@ -157,18 +162,27 @@ static PyObject *bytes_of_value(const struct ph_tx *tx, const struct ph_map_valu
     return bytes;
 }
 
-/* 1: there is such a key, 0: there is none, -1: an exception is set. What is found is there until Python code runs: the
- * caller releases `in` only when it has no more need of it. */
+/* 1: there is such a key, 0: there is none, -1: an exception is set. An object that is no bytes is a key that is not
+ * there, as in other mappings of bytes. What is found is there until Python code runs: the caller releases `in` only
+ * when it has no more need of it. */
 static int find(PyObject *object, PyObject *key, struct bytes_in *in, const struct ph_tx **tx, struct ph_map_value *value)
 {
-    int found;
+    int found, is_key = is_bytes_like(key);
 
-    if (read_bytes(key, "key", in) < 0)
+    in->buffer.obj = NULL;
+    if (is_key && read_bytes(key, "key", in) < 0)
         return -1;
     found = look(object, tx);
-    if (found == 0 && (found = ph_map_get(&map_of(object)->map, in->at, in->length, value)) < 0)
+    if (found == 0 && is_key && (found = ph_map_get(&map_of(object)->map, in->at, in->length, value)) < 0)
         refuse(object, found);
     return found < 0 ? -1 : found;
+}
+
+/* For changes of a key that is no bytes: it is not there, if the map can be looked at. 0 or PH_M_RAISED. */
+static int64_t find_none(PyObject *object)
+{
+    const struct ph_tx *tx;
+    return look(object, &tx) < 0 ? PH_M_RAISED : 0;
 }
 
 /* The value of a key, or `missing`, a new reference, if there is none; NULL with an exception set. */
@@ -194,7 +208,7 @@ static PyObject *subscript(PyObject *object, PyObject *key)
 PyDoc_STRVAR(get_doc,
 "get(key, default=None, /)\n--\n\n"
 "Return a copy of the value of a key, or `default`. O(log n).\n\n"
-"Raises\n------\nTypeError\n    The key is no bytes.\nCorruptHeapError\n    The map contradicts itself there.");
+"Raises\n------\nCorruptHeapError\n    The map contradicts itself there.");
 
 static PyObject *get(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
@@ -388,6 +402,42 @@ static PyObject *scan_map(PyObject *object, PyObject *args)
     return found;
 }
 
+PyDoc_STRVAR(count_doc,
+"_count(low, high, /)\n--\n\n"
+"The number of entries from `low` up to, without, `high`; None: no bound. O(leaves between them).");
+
+/* A bound of a range, which None leaves open; -1 with an exception set. */
+static int read_bound(PyObject *object, const char *what, struct bytes_in *in)
+{
+    *in = (struct bytes_in){.at = NULL};
+    if (object == Py_None)
+        return 0;
+    int failed = read_bytes(object, what, in);
+    in->at = in->at == NULL ? "" : in->at; /* a buffer of no bytes may be nowhere */
+    return failed;
+}
+
+static PyObject *count_range(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct bytes_in low, high;
+    const struct ph_tx *tx;
+    uint64_t count = 0;
+
+    if (nargs != 2)
+        return PyErr_Format(PyExc_TypeError, "_count() takes 2 arguments (%zd given)", nargs);
+    if (read_bound(args[0], "start", &low) < 0)
+        return NULL;
+    int failed = read_bound(args[1], "stop", &high), raised = failed < 0 || look(object, &tx) < 0;
+    if (!raised) {
+        failed = ph_map_count_range(&map_of(object)->map, low.at, low.length, high.at, high.length, &count);
+        if (failed < 0)
+            refuse(object, failed);
+    }
+    release_bytes(&low);
+    release_bytes(&high);
+    return raised || failed < 0 ? NULL : PyLong_FromUnsignedLongLong(count);
+}
+
 /* ---------------------------------------------------------------- changing */
 
 /* 1 if the key was there, 0, or a code. */
@@ -418,6 +468,8 @@ static int64_t remove_bytes(PyObject *object, PyObject *name)
     struct bytes_in key;
     struct ph_tx *tx;
 
+    if (!is_bytes_like(name))
+        return find_none(object);
     if (read_bytes(name, "key", &key) < 0)
         return PH_M_RAISED;
     int64_t code = begin_change(self, &tx);
@@ -446,8 +498,8 @@ static int assign(PyObject *object, PyObject *key, PyObject *value)
 {
     if (value == NULL) {
         int was_there = remove_key(object, key);
-        if (was_there == 0)
-            PyErr_SetObject(PyExc_KeyError, key);
+        if (was_there == 0) /* raises; PyErr_SetObject would take a tuple apart */
+            Py_XDECREF(PyObject_CallMethodObjArgs(object, name_missing, key, NULL));
         return was_there == 1 ? 0 : -1;
     }
     int64_t code = put_bytes(object, key, value, PH_MAP_NOWHERE);
@@ -503,7 +555,11 @@ static PyObject *patch(PyObject *object, PyObject *args)
     PyObject *name, *bytes;
     unsigned long long start;
 
-    if (!PyArg_ParseTuple(args, "OKO", &name, &start, &bytes) || read_bytes(name, "key", &key) < 0)
+    if (!PyArg_ParseTuple(args, "OKO", &name, &start, &bytes))
+        return NULL;
+    if (!is_bytes_like(name))
+        return number_of(find_none(object));
+    if (read_bytes(name, "key", &key) < 0)
         return NULL;
     if (read_bytes(bytes, "data", &data) < 0) {
         release_bytes(&key);
@@ -641,6 +697,7 @@ static PyMethodDef map_methods[] = {
     {"get", (PyCFunction)(void (*)(void))get, METH_FASTCALL, get_doc},
     {"view", view, METH_O, view_doc},
     {"_scan", scan_map, METH_VARARGS, scan_doc},
+    {"_count", (PyCFunction)(void (*)(void))count_range, METH_FASTCALL, count_doc},
     {"_put", (PyCFunction)(void (*)(void))put, METH_FASTCALL, put_doc},
     {"_remove", remove_by_code, METH_O, remove_doc},
     {"discard", discard, METH_O, discard_doc},

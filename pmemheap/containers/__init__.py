@@ -1,6 +1,7 @@
 """Containers: structures that live in a heap, on its public face alone."""
 
+from pmemheap.containers.ordered import OrderedMapping
 from pmemheap.containers.sortedmap import SortedMap
 from pmemheap.containers.vector import Vector
 
-__all__ = ["SortedMap", "Vector"]
+__all__ = ["OrderedMapping", "SortedMap", "Vector"]

@@ -20,12 +20,14 @@ live block; what a node says of its bytes adds up; the header has the number of 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any, NoReturn
 
 from pmemheap import native
+from pmemheap.containers.ordered import ITEMS, KEYS, OrderedMapping, pairs_of
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, UsageError
 from pmemheap.heap import Heap
 
@@ -48,7 +50,6 @@ _NO_ROOT = (1 << 64) - 1
 _BATCH_FIRST, _BATCH_MOST = 32, 512
 _CLEARED_AT_ONCE = 256
 _PACKED_AT_ONCE = 16  # times up to 8 leaves
-_KEYS, _VALUES, _ITEMS = range(3)
 
 _CORRUPT, _TORN, _OUTSIDE = -40, -41, -42
 _NO_TRANSACTION, _BUSY = -50, -51
@@ -89,7 +90,7 @@ class MapStatistics:
         return inside / (self.leaves * _NODE_BYTES) if self.leaves else 0.0
 
 
-class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
+class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
     """The map under a root of a heap; made, empty, if there is none.
 
     Parameters
@@ -134,6 +135,8 @@ class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
     safe; one of them changes at a time.
     """
 
+    _default = b""
+
     def __init__(self, heap: Heap, name: str, *, durable: bool | None = None) -> None:
         self._heap = heap
         self._name = name
@@ -174,6 +177,17 @@ class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
         raise KeyError(key)
 
     # ------------------------------------------------------------ changing
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Begin a transaction in which what is read stays true until the commit.
+
+        So what was read may decide what is written: no other transaction changes anything
+        meanwhile. Inside of an open transaction it is a savepoint.
+        """
+        with self._heap.transaction(durable=self._durable) as tx:
+            tx.write(self._place, b"")  # waits until no other transaction changes anything
+            yield
 
     def _put_slow(self, key: bytes, value: Any) -> None:
         """Give a key a value, when C could not do it alone."""
@@ -242,15 +256,14 @@ class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
                     self[key] = value
 
     def update(self, other: Any = (), /, **more: Any) -> None:
-        """Take over all of a mapping or of pairs; as `put_many`."""
-        pairs = ((key, other[key]) for key in other.keys()) if hasattr(other, "keys") else other  # noqa: SIM118
-        self.put_many(pairs)
+        """Take over all of a mapping, of anything with `keys`, or of pairs; as `put_many`."""
         if more:
             raise TypeError(f"map {self._name!r}: keys of bytes expected, found {sorted(more)}")
+        self.put_many(pairs_of(other))
 
     def clear(self) -> None:
         """Remove everything, in transactions of 256 keys."""
-        while keys := self._scan(None, None, False, False, _CLEARED_AT_ONCE, _KEYS)[0]:
+        while keys := self._scan(None, None, False, False, _CLEARED_AT_ONCE, KEYS)[0]:
             with self._heap.transaction(durable=self._durable):
                 for key in keys:
                     self.discard(key)
@@ -282,36 +295,6 @@ class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
 
     # ------------------------------------------------------------ scanning
 
-    def __iter__(self) -> Iterator[bytes]:
-        """Yield the keys in their order."""
-        return self._scanned(None, None, False, _KEYS)
-
-    def __reversed__(self) -> Iterator[bytes]:
-        """Yield the keys from the last one on."""
-        return self._scanned(None, None, True, _KEYS)
-
-    def keys(  # type: ignore[override]
-        self, start: bytes | None = None, stop: bytes | None = None, *, reverse: bool = False
-    ) -> Iterator[bytes]:
-        """Yield the keys from `start` up to, but not including, `stop`, or from there backwards.
-
-        The map may be changed meanwhile: keys that are added or removed behind the one that was
-        yielded last are seen or not seen accordingly.
-        """
-        return self._scanned(start, stop, reverse, _KEYS)
-
-    def values(  # type: ignore[override]
-        self, start: bytes | None = None, stop: bytes | None = None, *, reverse: bool = False
-    ) -> Iterator[bytes]:
-        """Yield the values, as `keys` does."""
-        return self._scanned(start, stop, reverse, _VALUES)
-
-    def items(  # type: ignore[override]
-        self, start: bytes | None = None, stop: bytes | None = None, *, reverse: bool = False
-    ) -> Iterator[tuple[bytes, bytes]]:
-        """Yield keys and values, as `keys` does."""
-        return self._scanned(start, stop, reverse, _ITEMS)
-
     def _scanned(
         self, low: bytes | None, high: bytes | None, back: bool, what: int
     ) -> Iterator[Any]:
@@ -327,9 +310,12 @@ class SortedMap(native.MapCore, MutableMapping[bytes, bytes]):
             else:
                 low, after = last, True
 
+    def _counted(self, low: bytes | None, high: bytes | None) -> int:
+        return self._count(low, high)
+
     def scan(self, start: bytes | None = None, count: int = 25) -> list[tuple[bytes, bytes]]:
         """Return the first `count` entries from `start` on, at once."""
-        found: list[tuple[bytes, bytes]] = self._scan(start, None, False, False, count, _ITEMS)[0]
+        found: list[tuple[bytes, bytes]] = self._scan(start, None, False, False, count, ITEMS)[0]
         return found
 
     # ------------------------------------------------------------ when C cannot go on

@@ -1,0 +1,134 @@
+"""StoreFile: the heap file of a store: opened, transactions, synced, copied, closed.
+
+What lies in the file is the matter of what derives from it.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn
+
+import pmemheap
+from kvstore.closing import Closing
+from pmemheap import PmemHeapError
+
+if TYPE_CHECKING:
+    from pmemheap.transaction import Transaction
+
+__all__ = ["AnyPath", "StoreFile"]
+
+AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+"""What `open` takes as a name of a file."""
+
+
+class StoreFile(Closing):
+    """The file of a store.
+
+    Parameters
+    ----------
+    path, flag, durability, durable, limit
+        As of `kvstore.KVStore`.
+    """
+
+    def __init__(
+        self,
+        path: AnyPath,
+        flag: str,
+        *,
+        durability: str | None,
+        durable: bool | None,
+        limit: int | None,
+    ) -> None:
+        self._heap = pmemheap.open(os.fsdecode(path), flag, durability=durability, limit=limit)
+        self._durable = durable
+        self._end = weakref.finalize(self, _end_quietly, self._heap)
+
+    @contextmanager
+    def closed_on_error(self) -> Iterator[None]:
+        """Close the file if what is in it cannot be opened."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def path(self) -> str:
+        """Path of the file."""
+        return self._heap.name
+
+    @property
+    def durability(self) -> str:
+        """``"power"`` or ``"process"``."""
+        return self._heap.durability
+
+    @property
+    def closed(self) -> bool:
+        """Whether it cannot be used any more."""
+        return self._heap.closed
+
+    @property
+    def readonly(self) -> bool:
+        """Whether it was opened to read."""
+        return self._heap.readonly
+
+    def __repr__(self) -> str:
+        """Show the file and its promise."""
+        state = "closed" if self.closed else self.durability
+        return f"<{type(self).__name__}: {self.path!r}, {state}>"
+
+    def transaction(self, durable: bool | None = None) -> Transaction:
+        """Begin a transaction of this thread: a context manager; it aborts on an error.
+
+        Inside of an open one it is a savepoint: an error takes back what was done in it alone.
+
+        Parameters
+        ----------
+        durable : bool, optional
+            Whether the commit waits until a power failure cannot take it back; if left out, as the
+            store was opened, else it does in a power store.
+
+        Raises
+        ------
+        UsageError
+            The store is closed or read-only.
+        """
+        return self._heap.transaction(durable=self._durable if durable is None else durable)
+
+    def sync(self) -> None:
+        """Wait until everything that was committed is on the medium."""
+        self._heap.sync()
+
+    def snapshot(self, path: AnyPath, *, replace: bool = False) -> None:
+        """Copy the store, as it is now, to a new file; see `pmemheap.Heap.snapshot`.
+
+        Raises
+        ------
+        UsageError
+            A transaction is open; a file is there, and `replace` is false. There is no copy.
+        """
+        self._heap.snapshot(os.fsdecode(path), replace=replace)
+
+    def close(self) -> None:
+        """Sync and close; twice is allowed. What is dropped, or open at exit, is closed as well.
+
+        Raises
+        ------
+        BufferError
+            Views are alive, or a transaction is open; the store stays open.
+        """
+        self._heap.close()
+        self._end.detach()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: a store is a file that is open."""
+        raise TypeError(f"{self!r}: cannot be pickled; open the file again")
+
+
+def _end_quietly(heap: pmemheap.Heap) -> None:
+    """Close what nobody closed; what has views or a transaction is left to the heap itself."""
+    with suppress(BufferError, PmemHeapError):
+        heap.close()

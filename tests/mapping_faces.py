@@ -1,0 +1,101 @@
+"""The mappings of the package and of the example store, each as a `Face` that a test can make.
+
+All of them promise what `dict` promises, as far as it fits a file: `test_mapping_contract.py` takes
+every face through the same checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kvstore
+from kvstore.spill import AnyKeySpillStore, SpillStore
+from kvstore.store import KVStore
+
+from pmemheap import Heap
+from pmemheap.containers import SortedMap
+
+__all__ = ["FACES", "Face"]
+
+Mapping = MutableMapping[Any, Any]
+
+
+@dataclass(frozen=True)
+class Face:
+    """A kind of mapping.
+
+    Attributes
+    ----------
+    name : str
+        Of the kind.
+    make : callable
+        Makes an empty one in a directory; what the stack gets closes it.
+    key, value : callable
+        Make a key and a value that it can have of a text.
+    default : object
+        What `setdefault` stores if nothing is said.
+    ordered, lists, named : bool
+        Whether keys are in order and views may be ranges; whether `keys` is a list; whether
+        ``update(name=value)`` can be meant.
+    takes_any_key, takes_any_value : bool
+        Whether nothing is refused.
+    stored : callable
+        How a key comes out again.
+    """
+
+    name: str
+    make: Callable[[ExitStack, Path], Mapping]
+    key: Callable[[str], Any]
+    value: Callable[[str], Any]
+    default: Any = b""
+    ordered: bool = True
+    lists: bool = False
+    named: bool = True
+    takes_any_key: bool = False
+    takes_any_value: bool = False
+    stored: Callable[[Any], Any] = lambda key: key
+
+
+def _map(stack: ExitStack, heap: Heap) -> SortedMap:
+    stack.enter_context(heap)
+    return SortedMap(heap, "map")
+
+
+def _store(stack: ExitStack, directory: Path, **options: Any) -> KVStore:
+    return stack.enter_context(KVStore(directory / "a.kv", "process", **options))
+
+
+def _expiring(stack: ExitStack, directory: Path) -> KVStore:
+    store = _store(stack, directory)
+    store.set(b"of another time", b"", ttl=1e-9)
+    return store
+
+
+def _spill(stack: ExitStack, directory: Path) -> SpillStore:
+    return SpillStore(_store(stack, directory))
+
+
+def _dbm(stack: ExitStack, directory: Path) -> Mapping:
+    return stack.enter_context(kvstore.open(directory / "a.kv", "n", durability="process"))
+
+
+FACES = [
+    Face("map in memory", lambda stack, _: _map(stack, Heap.anonymous()),
+         str.encode, str.encode, named=False),
+    Face("map in a power heap",
+         lambda stack, home: _map(stack, Heap.create(home / "a.heap", durability="power")),
+         str.encode, str.encode, named=False),
+    Face("store", _store, str.encode, str.encode, named=False),
+    Face("store with deadlines", _expiring, str.encode, str.encode, named=False),
+    Face("dbm", _dbm, str, str.encode, lists=True, stored=str.encode),
+    Face("shelf", lambda stack, home: kvstore.Shelf(_store(stack, home)),
+         str, lambda text: (text, 1), default=None, takes_any_value=True),
+    Face("texts", lambda stack, home: kvstore.TextStore(_store(stack, home)), str, str, default=""),
+    Face("spill", _spill, str, str.encode),
+    Face("spill of any key", lambda stack, home: AnyKeySpillStore(_spill(stack, home)),
+         lambda text: (text, 5), str.encode, ordered=False, named=False, takes_any_key=True),
+]  # fmt: skip
