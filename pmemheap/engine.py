@@ -269,7 +269,7 @@ class Engine(Committing):
         if refusal == _Code.PINNED:
             raise BufferError(
                 f"{where}: block at offset {offset:#x}: no live views expected, "
-                f"{self._views_of(offset)} found; free(offset, deferred=True) waits for them"
+                f"{self._views_of(offset)} found; free(offset, deferred=True) frees it all the same"
             )
         raise self._no_block(offset, where)
 
@@ -546,9 +546,8 @@ class Engine(Committing):
 
         Not while somebody has a view: what is stored through it nobody notices.
         """
-        used = any(space._counters()["waiting_frees"] for space in self._spaces())
-        used |= any(space._live_views() for space in self._spaces())
-        if used or self._is_power or self._state() != State.OPEN:
+        viewed = any(space._live_views() for space in self._spaces())
+        if viewed or self._is_power or self._state() != State.OPEN:
             return False
         on_memory = isinstance(self._medium, FileMedium) and self._medium.on_memory
         at_work = any(tx._state()[0] == 0 for tx in self._log._open_transactions())
@@ -625,8 +624,6 @@ class Engine(Committing):
             return f"the block of {size} bytes there is free already"
         if state == 5 and start != offset:
             return f"{offset - start} bytes inside of the large block at {start:#x}"
-        if offset % GRANULE == 0 and self._views_of(offset):
-            return "freed, waiting for its last view"
         return "no block lies there: freed already, inside of a large block, or never allocated"
 
     def _explained(self, error: OutOfSpaceError, size: int, align: int) -> OutOfSpaceError:

@@ -184,11 +184,11 @@ class Transaction(native.TxCore):
             space._require(write=True)
         return space._reserve_for(self, nbytes, alignment)
 
-    def _free_slow(self, block: Any) -> None:
+    def _free_slow(self, block: Any, deferred: Any = False) -> None:
         offset = block.offset if isinstance(block, Block) else block
-        place = offset_argument(offset)
+        place, later = offset_argument(offset), bool(deferred)
         self._require_usable()
-        self._retried(lambda: self._try_free(place), 0, "free", place, 0)
+        self._retried(lambda: self._try_free(place, later), 0, "free", place, 0)
 
     def _write_slow(self, offset: Any, data: Any) -> None:
         place = offset_argument(offset)

@@ -283,6 +283,17 @@ def free(world: World, durable: bool) -> None:
 
 
 @transaction
+def free_viewed(world: World, durable: bool) -> None:
+    """Free a block that is viewed until after the commit."""
+    with world.transaction(durable) as (tx, after):
+        offset = world.note_free(after, world.named("b"))
+        view = world.heap.view(offset)
+        tx.free(offset, deferred=True)
+    world.lap()
+    view.release()
+
+
+@transaction
 def regenerate(world: World, durable: bool) -> None:
     """Free blocks that were written to; others fill their places, not by a record [R13]."""
     with world.transaction(durable) as (tx, after):
@@ -414,6 +425,19 @@ def bare_free(world: World, durable: bool) -> None:
     with world.bare() as after:
         world.heap.free(world.note_free(after, world.named("c")))
     world.lap()
+
+
+@call
+def bare_free_viewed(world: World, durable: bool) -> None:
+    """Free a block that is viewed: it is gone at the call, not with the view."""
+    view = world.heap.view(world.names[world.named("c")])
+    with world.bare() as after:
+        world.heap.free(world.note_free(after, world.named("c")), deferred=True)
+    with world.bare() as after:
+        offset = world.heap.malloc(SMALL)
+        after.blocks[offset] = world.heap.usable_size(offset), b""
+    world.names[f"m{world.seed()}"] = offset
+    view.release()
 
 
 @call

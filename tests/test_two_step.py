@@ -360,16 +360,22 @@ def test_a_power_heap_quarantines_what_bare_calls_free(noting: Heap, size: int) 
     assert heap.check(), heap.check()
 
 
-def test_a_deferred_free_in_a_power_heap_is_noted_with_the_last_view(noting: Heap) -> None:
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("view_goes_first", [False, True])
+def test_a_deferred_free_in_a_power_heap_is_noted_at_the_call(
+    noting: Heap, size: int, view_goes_first: bool
+) -> None:
     heap = noting
-    offset = heap.malloc(SMALL)
-    view = heap.view(offset)
+    offset = heap.malloc(size)
+    usable, view = heap.usable_size(offset), heap.view(offset)
     heap._noted()
     heap.free(offset, deferred=True)
+    assert heap._noted()[0] == [(offset, usable)]
+    for step in (view.release, lambda: heap._release(offset))[:: 1 if view_goes_first else -1]:
+        assert heap.stats().quarantined == usable
+        step()
+    assert in_use(heap) == 0
     assert heap._noted()[0] == []
-    del view
-    assert heap._noted()[0] == [(offset, SMALL)]
-    assert heap._release(offset) == 0
 
 
 def test_a_block_that_shrinks_in_a_power_heap_quarantines_its_tail(noting: Heap) -> None:
@@ -423,7 +429,6 @@ class TwoSteps(RuleBasedStateMachine):
         self.heap = self.made()
         self.sets: dict[str, dict[int, int]] = {"live": {}, "reserved": {}, "quarantined": {}}
         self.views: list[tuple[int, int, memoryview]] = []
-        self.deferred: dict[int, int] = {}
         self.ghosts: dict[int, int] = {}
 
     def made(self) -> Heap:
@@ -441,7 +446,7 @@ class TwoSteps(RuleBasedStateMachine):
         return any(at == offset for at, _, _ in self.views)
 
     def taken(self) -> dict[int, int]:
-        parts = (*self.sets.values(), self.deferred, self.ghosts)
+        parts = (*self.sets.values(), self.ghosts)
         return {at: size for part in parts for at, size in part.items()}
 
     def born(self, state: str, offset: int) -> None:
@@ -451,7 +456,9 @@ class TwoSteps(RuleBasedStateMachine):
         self.sets[state][offset] = usable
 
     def freed(self, offset: int, size: int) -> None:
-        """Nothing is left of a block that a bare call freed."""
+        """Nothing is left of a block that a bare call freed, but what its views show."""
+        if self.viewed(offset):
+            self.ghosts[offset] = size
 
     def ends(self, state: str, offset: int) -> None:
         size = self.sets[state].pop(offset)
@@ -508,7 +515,7 @@ class TwoSteps(RuleBasedStateMachine):
             self.freed(offset, self.sets["live"].pop(offset))
         elif deferred:
             self.heap.free(offset, deferred=True)
-            self.deferred[offset] = self.sets["live"].pop(offset)
+            self.freed(offset, self.sets["live"].pop(offset))
         else:
             assert self.heap._free_refusal(offset) == PINNED
 
@@ -528,8 +535,6 @@ class TwoSteps(RuleBasedStateMachine):
             offset, _, _ = self.views.pop(number % len(self.views))
             if not self.viewed(offset):
                 self.ghosts.pop(offset, None)
-                if offset in self.deferred:
-                    self.freed(offset, self.deferred.pop(offset))
 
     @rule()
     def scrape(self) -> None:
@@ -539,7 +544,7 @@ class TwoSteps(RuleBasedStateMachine):
     def the_heap_agrees(self) -> None:
         assert self.heap.check(), self.heap.check()
         live = dict(self.heap.blocks())
-        assert live == self.sets["live"] | self.deferred
+        assert live == self.sets["live"]
         counters = self.heap._counters()
         assert counters["reserved_bytes"] == sum(self.sets["reserved"].values())
         withheld = [*self.sets["quarantined"].values(), *self.ghosts.values()]

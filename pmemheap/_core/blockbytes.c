@@ -32,7 +32,7 @@ PyObject *ph_block_part(struct heap_object *heap, uint64_t offset, uint64_t star
         return pinned == PH_H_NOMEM ? PyErr_NoMemory() : NULL;
     self = PyObject_GC_New(struct block_bytes, block_bytes_type);
     if (self == NULL) {
-        ph_view_unpin(&heap->heap, offset, 1);
+        ph_view_unpin(&heap->heap, offset);
         return NULL;
     }
     self->heap = (struct heap_object *)Py_NewRef((PyObject *)heap);
@@ -59,7 +59,7 @@ static void dealloc(PyObject *object)
     PyTypeObject *type = Py_TYPE(object);
 
     PyObject_GC_UnTrack(object);
-    ph_view_unpin(&self->heap->heap, self->offset, self->heap->state == PH_S_OPEN);
+    ph_view_unpin(&self->heap->heap, self->offset);
     Py_DECREF((PyObject *)self->heap);
     PyObject_GC_Del(object);
     Py_DECREF(type);

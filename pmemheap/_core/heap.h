@@ -128,30 +128,23 @@ struct ph_class {
     uint64_t requested;   /* bytes asked for by them */
 };
 
-/* ph_mark -- what the process knows of one block beyond its state: live views, handles, a free that waits. */
+/* ph_mark -- what the process knows of one block beyond its state: live views, handles, pins. */
 struct ph_mark {
     uint64_t key;         /* offset of the block + 1; 0 = empty slot */
     uint64_t serial;      /* of the handles of this life of the block; 0 = none */
     uint32_t views;
     uint32_t handles;
-    uint32_t deferred : 2; /* what happens when the last view goes: enum below */
-    uint32_t changes : 30; /* pins of the one transaction that may change committed bytes */
+    uint32_t is_released : 1; /* the block was freed: its space becomes free when the last view and pin go */
+    uint32_t changes : 31; /* pins of the one transaction that may change committed bytes */
     uint32_t pins;        /* of all open transactions [R26] */
 };
 _Static_assert(sizeof(struct ph_mark) == 32, "two marks a cache line");
-
-enum {
-    PH_STAYS = 0,
-    PH_FREED_LATER = 1,    /* a bare free waits: the block is live until then, and counts as freed */
-    PH_RELEASED_LATER = 2, /* the block is gone: its space becomes free */
-};
 
 struct ph_marks {
     struct ph_mark *slots;
     uint64_t capacity, used;
     uint64_t views;       /* live views of all blocks */
     uint64_t pins;        /* pins of all blocks */
-    uint64_t waiting;     /* bare frees that wait for a last view */
     uint64_t serial;
 };
 

@@ -74,9 +74,9 @@ int ph_limbo_pop(struct ph_heap *h, uint64_t *start, uint64_t *nunits);
 uint64_t ph_pool_longest(const struct ph_heap *h);
 uint64_t ph_room_after(struct ph_heap *h, uint64_t unit);
 
-/* Marks: live views, handles and deferred frees of a block. */
+/* Marks: live views and handles of a block, and a free in spite of views. */
 int ph_view_pin(struct ph_heap *h, uint64_t offset);
-void ph_view_unpin(struct ph_heap *h, uint64_t offset, int may_free);
+void ph_view_unpin(struct ph_heap *h, uint64_t offset);
 int64_t ph_handle_make(struct ph_heap *h, uint64_t offset);
 int ph_handle_valid(const struct ph_heap *h, uint64_t offset, uint64_t serial);
 void ph_handle_drop(struct ph_heap *h, uint64_t offset, uint64_t serial);

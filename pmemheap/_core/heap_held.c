@@ -39,7 +39,7 @@ static struct ph_held_word *place(struct ph_held *t, struct ph_held_word held)
 int ph_held_reserve(struct ph_heap *h, uint64_t count)
 {
     struct ph_held *t = &h->held;
-    uint64_t needed = t->used + count + h->marks.waiting, capacity = t->capacity ? t->capacity : PH_HELD_MIN;
+    uint64_t needed = t->used + count, capacity = t->capacity ? t->capacity : PH_HELD_MIN;
     while (needed > capacity / 4 * 3)
         capacity *= 2;
     if (capacity == t->capacity)

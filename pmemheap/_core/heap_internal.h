@@ -134,7 +134,6 @@ static inline uint64_t ph_free_mask(const struct ph_heap *h, const struct ph_cla
 struct ph_unit *ph_block_at(struct ph_heap *h, uint64_t offset);
 void ph_block_free(struct ph_heap *h, uint64_t offset, struct ph_unit *record);
 struct ph_unit *ph_record_of(struct ph_heap *h, uint64_t offset);
-struct ph_unit *ph_in_use(struct ph_heap *h, uint64_t offset);
 void ph_block_retire(struct ph_heap *h, uint64_t offset);
 void ph_withheld_free(struct ph_heap *h, uint64_t offset);
 

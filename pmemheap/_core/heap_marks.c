@@ -1,4 +1,4 @@
-/* heap_marks.c -- what this process knows of single blocks: live views, handles, pins, frees that wait.
+/* heap_marks.c -- what this process knows of single blocks: live views, handles, pins.
  *
  * An open-addressing table keyed by offset; only blocks that have one of them are in it, and the record
  * of their run or extent says so, so that free() looks here only when it must. */
@@ -75,7 +75,7 @@ static int mark_of(struct ph_heap *h, uint64_t offset, struct ph_mark **mark)
         return PH_H_BAD_OFFSET;
     *mark = find(&h->marks, offset);
     if (*mark != NULL)
-        return (*mark)->deferred ? PH_H_BAD_OFFSET : 0;
+        return 0;
     if (make_room(&h->marks) < 0)
         return PH_H_NOMEM;
     *mark = place(&h->marks, (struct ph_mark){.key = offset + 1});
@@ -107,35 +107,18 @@ static void drop_if_idle(struct ph_heap *h, struct ph_mark *mark)
         drop(h, mark);
 }
 
-static void free_at_last(struct ph_heap *h, uint64_t offset)
-{
-    if (h->logged == PH_POWER)
-        ph_block_retire(h, offset);
-    else
-        ph_block_free(h, offset, ph_block_at(h, offset));
-}
-
-/* A view or a pin has gone. What waited for the last of them happens now; a block that is only withheld, by this
- * process, becomes free in any case. */
-static void let_go(struct ph_heap *h, struct ph_mark *mark, int may_free)
+/* A view or a pin has gone. The space of a block that was freed becomes free with the last of them. */
+static void let_go(struct ph_heap *h, struct ph_mark *mark)
 {
     uint64_t offset = mark->key - 1;
     if (mark->views != 0 || mark->pins != 0)
         return;
-    switch (mark->deferred) {
-    case PH_STAYS:
+    if (!mark->is_released) {
         drop_if_idle(h, mark);
         return;
-    case PH_RELEASED_LATER:
-        drop(h, mark);
-        ph_withheld_free(h, offset);
-        return;
-    default:
-        drop(h, mark);
-        h->marks.waiting--;
-        if (may_free)
-            free_at_last(h, offset);
     }
+    drop(h, mark);
+    ph_withheld_free(h, offset);
 }
 
 int ph_view_pin(struct ph_heap *h, uint64_t offset)
@@ -149,13 +132,12 @@ int ph_view_pin(struct ph_heap *h, uint64_t offset)
     return 0;
 }
 
-/* ph_view_unpin -- a view has gone. A free that waited for it happens now, unless the heap may not change. */
-void ph_view_unpin(struct ph_heap *h, uint64_t offset, int may_free)
+void ph_view_unpin(struct ph_heap *h, uint64_t offset)
 {
     struct ph_mark *mark = find(&h->marks, offset);
     h->marks.views--;
     mark->views--;
-    let_go(h, mark, may_free);
+    let_go(h, mark);
 }
 
 /* ph_pin -- an open transaction holds the live or reserved block [R26]. */
@@ -190,7 +172,7 @@ void ph_unpin(struct ph_heap *h, uint64_t offset)
     struct ph_mark *mark = find(&h->marks, offset);
     h->marks.pins--;
     mark->pins--;
-    let_go(h, mark, 1);
+    let_go(h, mark);
 }
 
 /* ph_handle_make -- the serial number of this life of the block, one more handle to it. */
@@ -209,7 +191,7 @@ int64_t ph_handle_make(struct ph_heap *h, uint64_t offset)
 int ph_handle_valid(const struct ph_heap *h, uint64_t offset, uint64_t serial)
 {
     const struct ph_mark *mark = find(&h->marks, offset);
-    return mark != NULL && mark->serial == serial && !mark->deferred;
+    return mark != NULL && mark->serial == serial;
 }
 
 void ph_handle_drop(struct ph_heap *h, uint64_t offset, uint64_t serial)
@@ -223,15 +205,12 @@ void ph_handle_drop(struct ph_heap *h, uint64_t offset, uint64_t serial)
     drop_if_idle(h, mark);
 }
 
-/* ph_mark_refusal -- why the block may not go or move: PH_H_BAD_OFFSET (already given up), PH_H_IN_TRANSACTION,
- * PH_H_PINNED, or 0. */
+/* ph_mark_refusal -- why the live block may not go or move: PH_H_IN_TRANSACTION, PH_H_PINNED, or 0. */
 int ph_mark_refusal(const struct ph_heap *h, uint64_t offset)
 {
     const struct ph_mark *mark = find(&h->marks, offset);
     if (mark == NULL)
         return 0;
-    if (mark->deferred)
-        return PH_H_BAD_OFFSET;
     return mark->pins != 0 ? PH_H_IN_TRANSACTION : mark->views != 0 ? PH_H_PINNED : 0;
 }
 
@@ -252,22 +231,25 @@ int ph_mark_waits(struct ph_heap *h, uint64_t offset)
     struct ph_mark *mark = find(&h->marks, offset);
     if (mark == NULL)
         return 0;
-    mark->deferred = PH_RELEASED_LATER;
+    mark->is_released = 1;
     return 1;
 }
 
-/* ph_free_deferred -- free now, or when the last view goes. */
+/* ph_free_deferred -- free, also with live views. No table describes the block any more, so that it stays free after
+ * a crash; only its space is kept from others, in this process, until the last view goes. */
 int ph_free_deferred(struct ph_heap *h, uint64_t offset)
 {
     int freed = ph_free(h, offset);
     if (freed != PH_H_PINNED)
         return freed;
-    if (h->logged == PH_POWER && ph_room_to_retire(h, 1) < 0)
+    if (ph_room_to_retire(h, 1) < 0)
         return PH_H_NOMEM;
-    struct ph_mark *mark = find(&h->marks, offset);
-    mark->deferred = PH_FREED_LATER;
-    mark->handles = 0;
-    mark->serial = 0;
-    h->marks.waiting++;
+    if (h->logged == PH_POWER) {
+        ph_block_retire(h, offset);
+        return 0;
+    }
+    ph_retire(h, offset);
+    ph_undescribe(h, offset);
+    ph_release(h, offset);
     return 0;
 }

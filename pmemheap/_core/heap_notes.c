@@ -73,13 +73,12 @@ static int grow(void **items, uint64_t *capacity, uint64_t needed, size_t size)
     return 0;
 }
 
-/* Frees that wait for a last view find room as well, whenever it goes: they cannot be refused any more. */
 int ph_dirty_reserve(struct ph_heap *h, uint64_t count)
 {
     struct ph_dirty *list = &h->dirty;
     if (h->logged != PH_POWER)
         return 0;
-    return grow((void **)&list->words, &list->capacity, list->count + count + 2 * h->marks.waiting, sizeof *list->words);
+    return grow((void **)&list->words, &list->capacity, list->count + count, sizeof *list->words);
 }
 
 int ph_freed_reserve(struct ph_heap *h, uint64_t count)
@@ -87,7 +86,7 @@ int ph_freed_reserve(struct ph_heap *h, uint64_t count)
     struct ph_freed_list *list = &h->freed;
     if (h->logged != PH_POWER)
         return 0;
-    return grow((void **)&list->items, &list->capacity, list->count + count + h->marks.waiting, sizeof *list->items);
+    return grow((void **)&list->items, &list->capacity, list->count + count, sizeof *list->items);
 }
 
 /* ph_room_to_retire -- room everywhere for bare calls that free `count` blocks of a power heap. */

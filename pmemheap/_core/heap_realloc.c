@@ -6,22 +6,9 @@
 
 #include "heap_internal.h"
 
-static struct ph_unit *unless_given_up(const struct ph_heap *h, uint64_t offset, struct ph_unit *record)
-{
-    if (record == NULL || !ph_is_marked(record))
-        return record;
-    return ph_mark_refusal(h, offset) == PH_H_BAD_OFFSET ? NULL : record;
-}
-
-/* ph_in_use -- the same as ph_visible_at, but NULL as well where a free waits for the last view. */
-struct ph_unit *ph_in_use(struct ph_heap *h, uint64_t offset)
-{
-    return unless_given_up(h, offset, ph_visible_at(h, offset));
-}
-
 int64_t ph_usable_size(struct ph_heap *h, uint64_t offset)
 {
-    const struct ph_unit *record = ph_in_use(h, offset);
+    const struct ph_unit *record = ph_visible_at(h, offset);
     return record == NULL ? PH_H_BAD_OFFSET : (int64_t)ph_capacity_of(h, record);
 }
 
@@ -145,8 +132,6 @@ int64_t ph_realloc(struct ph_heap *h, uint64_t offset, uint64_t size)
     if (record == NULL)
         return PH_H_BAD_OFFSET;
     int refused = PH_UNLIKELY(ph_is_marked(record)) ? ph_mark_refusal(h, offset) : 0;
-    if (refused == PH_H_BAD_OFFSET)
-        return refused;
     if (PH_UNLIKELY(h->logged == PH_POWER) && ph_room_to_retire(h, 1) < 0)
         return size <= ph_capacity_of(h, record) ? (int64_t)offset : PH_H_NOMEM;
     return record->state == PH_U_RUN ? realloc_run(h, offset, record, size, refused)
@@ -156,7 +141,7 @@ int64_t ph_realloc(struct ph_heap *h, uint64_t offset, uint64_t size)
 /* ph_expand -- make the block hold `size` bytes where it is. 0 = done. */
 int ph_expand(struct ph_heap *h, uint64_t offset, uint64_t size)
 {
-    struct ph_unit *record = unless_given_up(h, offset, ph_block_at(h, offset));
+    struct ph_unit *record = ph_block_at(h, offset);
     if (record == NULL)
         return PH_H_BAD_OFFSET;
     if (record->state == PH_U_RUN)

@@ -234,7 +234,7 @@ int ph_is_quarantined(struct ph_heap *h, uint64_t offset)
 int ph_is_retired(struct ph_heap *h, uint64_t offset)
 {
     const struct ph_mark *mark = ph_mark_find(h, offset);
-    return ph_is_quarantined(h, offset) && (mark == NULL || mark->deferred != PH_RELEASED_LATER);
+    return ph_is_quarantined(h, offset) && (mark == NULL || !mark->is_released);
 }
 
 /* ph_visible_at -- the record of the live or reserved block at `offset`, else NULL. */
@@ -280,5 +280,5 @@ int64_t ph_block_start(struct ph_heap *h, uint64_t offset)
     uint64_t start = head << PH_UNIT_SHIFT;
     if (record->state == PH_U_RUN)
         start = offset - (offset - start) % ph_capacity_of(h, record);
-    return ph_in_use(h, start) == NULL ? PH_H_BAD_OFFSET : (int64_t)start;
+    return ph_visible_at(h, start) == NULL ? PH_H_BAD_OFFSET : (int64_t)start;
 }

@@ -463,7 +463,7 @@ static PyObject *counters(PyObject *object, PyObject *ignored)
 
     (void)ignored;
     return Py_BuildValue(
-        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
+        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
         "wilderness_units", (unsigned long long)(h->wild_end - h->wild),
         "pool_free_units", (unsigned long long)h->pool_free,
         "pool_longest_units", (unsigned long long)ph_pool_longest(h),
@@ -476,7 +476,6 @@ static PyObject *counters(PyObject *object, PyObject *ignored)
         "live_views", (unsigned long long)h->marks.views,
         "marked_blocks", (unsigned long long)h->marks.used,
         "pins", (unsigned long long)h->marks.pins,
-        "waiting_frees", (unsigned long long)h->marks.waiting,
         "reserved_blocks", (unsigned long long)h->held.reserved_blocks,
         "reserved_units", (unsigned long long)h->held.reserved_units,
         "reserved_bytes", (unsigned long long)h->held.reserved_bytes,

@@ -243,7 +243,7 @@ int64_t ph_tx_may_free(const struct ph_tx *tx, struct ph_heap *h, uint64_t offse
         return PH_H_BAD_OFFSET;
     int64_t nbytes = ph_held_size(h, local);
     const struct ph_mark *mark = ph_mark_find(h, local);
-    if (nbytes < 0 || (mark != NULL && mark->deferred != 0))
+    if (nbytes < 0)
         return PH_H_BAD_OFFSET;
     if (mark == NULL)
         return nbytes;
@@ -258,10 +258,8 @@ int64_t ph_tx_may_free(const struct ph_tx *tx, struct ph_heap *h, uint64_t offse
 static int refuse_pinned(const struct ph_tx *tx, const struct ph_heap *h, uint64_t start)
 {
     const struct ph_mark *mark = ph_mark_find(h, ph_local(start));
-    if (mark == NULL || (mark->pins == 0 && mark->deferred == 0))
+    if (mark == NULL || mark->pins == 0)
         return 0;
-    if (mark->deferred != 0)
-        return PH_H_BAD_OFFSET;
     return others_pin(tx, mark) ? PH_H_IN_TRANSACTION : 0;
 }
 

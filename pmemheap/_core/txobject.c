@@ -146,11 +146,11 @@ PyDoc_STRVAR(malloc_doc,
 "Parameters, exceptions and cost as `Heap.malloc`; `arena`: another one than the default arena of the heap. The\n"
 "bytes of the block can be stored to at once, through `Heap.view`.");
 
-/* malloc with an arena, or by keywords. */
-static PyObject *malloc_by_name(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names)
+/* The slow twin with all arguments, as they were given. */
+static PyObject *call_by_name(PyObject *object, PyObject *name, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    PyObject *method = PyObject_GetAttr(object, slow.malloc), *tuple = PyTuple_New(count), *keywords = PyDict_New();
-    PyObject *offset = NULL;
+    PyObject *method = PyObject_GetAttr(object, name), *tuple = PyTuple_New(count), *keywords = PyDict_New();
+    PyObject *result = NULL;
     int failed = method == NULL || tuple == NULL || keywords == NULL;
 
     for (Py_ssize_t i = 0; !failed && i < count; i++)
@@ -158,11 +158,11 @@ static PyObject *malloc_by_name(PyObject *object, PyObject *const *args, Py_ssiz
     for (Py_ssize_t i = 0; !failed && names != NULL && i < PyTuple_Size(names); i++)
         failed = PyDict_SetItem(keywords, PyTuple_GetItem(names, i), args[count + i]) < 0;
     if (!failed)
-        offset = PyObject_Call(method, tuple, keywords);
+        result = PyObject_Call(method, tuple, keywords);
     Py_XDECREF(method);
     Py_XDECREF(tuple);
     Py_XDECREF(keywords);
-    return offset;
+    return result;
 }
 
 static PyObject *tx_malloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names)
@@ -176,25 +176,28 @@ static PyObject *tx_malloc(PyObject *object, PyObject *const *args, Py_ssize_t c
         if (offset >= 0)
             return PyLong_FromLongLong(offset);
     }
-    return malloc_by_name(object, args, count, names);
+    return call_by_name(object, slow.malloc, args, count, names);
 }
 
 PyDoc_STRVAR(free_doc,
-"free(block)\n--\n\n"
+"free(block, deferred=False)\n--\n\n"
 "Free a block, by offset or handle, when the transaction commits.\n\n"
+"Parameters\n----------\n"
+"block : int or Block\n    Offset or handle.\n"
+"deferred : bool, optional\n    Free also with live views, as `Heap.free` does.\n\n"
 "Raises\n------\n"
 "UsageError\n    No live block begins there, or it was freed in this transaction.\n"
 "BufferError\n    Views of it are alive, or another transaction uses it. Nothing has changed.");
 
-static PyObject *tx_free(PyObject *object, PyObject *argument)
+static PyObject *tx_free(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     struct tx_object *self = tx_of(object);
     uint64_t offset;
 
-    if (is_usable(self) && PyLong_Check(argument) && read_number(argument, &offset)
+    if (count == 1 && names == NULL && is_usable(self) && PyLong_Check(args[0]) && read_number(args[0], &offset)
         && ph_tx_free(&self->tx, offset) == 0)
         Py_RETURN_NONE;
-    return PyObject_CallMethodObjArgs(object, slow.free, argument, NULL);
+    return call_by_name(object, slow.free, args, count, names);
 }
 
 PyDoc_STRVAR(write_doc,
@@ -307,13 +310,17 @@ static PyObject *own(PyObject *object, PyObject *argument)
     return PyLong_FromLong(failed);
 }
 
-static PyObject *try_free(PyObject *object, PyObject *argument)
+static PyObject *try_free(PyObject *object, PyObject *args)
 {
-    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
+    struct ph_tx *tx = &tx_of(object)->tx;
+    unsigned long long offset;
+    int deferred = 0;
 
-    if (PyErr_Occurred())
+    if (!PyArg_ParseTuple(args, "K|p", &offset, &deferred))
         return NULL;
-    return PyLong_FromLong(is_begun(tx_of(object)) ? ph_tx_free(&tx_of(object)->tx, offset) : PH_T_ENDED);
+    if (!is_begun(tx_of(object)))
+        return PyLong_FromLong(PH_T_ENDED);
+    return PyLong_FromLong(deferred ? ph_tx_free_deferred(tx, offset) : ph_tx_free(tx, offset));
 }
 
 static PyObject *try_write(PyObject *object, PyObject *args)
@@ -604,7 +611,7 @@ static void tx_dealloc(PyObject *object)
 
 static PyMethodDef tx_methods[] = {
     {"malloc", (PyCFunction)(void (*)(void))tx_malloc, METH_FASTCALL | METH_KEYWORDS, malloc_doc},
-    {"free", tx_free, METH_O, free_doc},
+    {"free", (PyCFunction)(void (*)(void))tx_free, METH_FASTCALL | METH_KEYWORDS, free_doc},
     {"write", (PyCFunction)(void (*)(void))tx_write, METH_FASTCALL, write_doc},
     {"__enter__", tx_enter, METH_NOARGS, "Return itself."},
     {"__exit__", (PyCFunction)(void (*)(void))tx_exit, METH_FASTCALL, exit_doc},
@@ -613,7 +620,7 @@ static PyMethodDef tx_methods[] = {
     {"_state", state_of, METH_NOARGS, NULL},
     {"_try_malloc", try_malloc, METH_VARARGS, NULL},
     {"_own", own, METH_O, own_doc},
-    {"_try_free", try_free, METH_O, NULL},
+    {"_try_free", try_free, METH_VARARGS, NULL},
     {"_try_write", try_write, METH_VARARGS, NULL},
     {"_carry", carry, METH_VARARGS, carry_doc},
     {"_snapshot", snapshot, METH_VARARGS, snapshot_doc},
