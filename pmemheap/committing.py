@@ -209,7 +209,7 @@ class Committing(native.HeapCore):
         if transaction._pending_roots:
             end = self._serve(self._commit_roots, transaction)
             if transaction.durable and self._is_power:
-                self._wait(end)
+                self._wait(end or self._log._positions()[3])
         else:
             self._append_commit(transaction, b"", 0, transaction.durable)
         log = self._redo()

@@ -382,9 +382,11 @@ static int reserve_all(struct ph_tx *tx)
     return 0;
 }
 
+/* Whether there is nothing to append, not even what bare calls could not append by themselves. */
 static int is_empty(const struct ph_tx *tx, uint16_t others)
 {
-    return tx->fresh.count == 0 && tx->frees.count == 0 && !ph_tx_changes_homes(tx) && others == 0;
+    return tx->fresh.count == 0 && tx->frees.count == 0 && !ph_tx_changes_homes(tx) && others == 0
+        && count_dirty(tx->log) + count_freed(tx->log) == 0;
 }
 
 static int64_t append_commit(struct ph_tx *tx, const void *others, uint64_t length, uint16_t count)

@@ -367,7 +367,8 @@ static PyObject *snapshot(PyObject *object, PyObject *args)
 }
 
 /* Append the record, and wait until it is durable where it has to be: the LSN behind it, or a negative code. `state`
- * says that it was appended, before the wait. */
+ * says that it was appended, before the wait. One that has nothing to append is a durable point all the same: of what
+ * was committed before. */
 static int64_t append_and_wait(struct log_object *object, struct ph_tx *tx, const void *operations, uint64_t length,
                                uint16_t count, int durable, int *state)
 {
@@ -381,7 +382,7 @@ static int64_t append_and_wait(struct log_object *object, struct ph_tx *tx, cons
     if (end < 0)
         return end;
     *state = PH_X_COMMITTED;
-    if (awaited && end > 0 && ph_log_sync(object, (uint64_t)end) < 0)
+    if (awaited && ph_log_sync(object, end > 0 ? (uint64_t)end : log->head) < 0)
         return PH_L_DEAD;
     return end;
 }

@@ -191,12 +191,12 @@ class Vector:
             tx.roots[self._name] = counts
 
     def _require_alone(self, what: str) -> None:
-        with self._heap.transaction() as tx:
-            if isinstance(tx, Savepoint):
-                raise UsageError(
-                    f"vector {self._name!r}: no open transaction expected where it is {what}, "
-                    "found one"
-                )
+        tx = self._heap.transaction()
+        tx.abort()  # a commit would wait until what came before it is durable
+        if isinstance(tx, Savepoint):
+            raise UsageError(
+                f"vector {self._name!r}: no open transaction expected where it is {what}, found one"
+            )
 
     def _open(self, wanted: np.dtype[Any] | None) -> None:
         try:
