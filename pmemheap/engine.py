@@ -23,7 +23,7 @@ import time
 import warnings
 import weakref
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import IntEnum
 from typing import Any, ParamSpec, TypeVar
@@ -72,8 +72,9 @@ class State(IntEnum):
     QUIET = 1
     READONLY = 2
     ASLEEP = 3
-    FORKED = 4
-    CLOSED = 5
+    LOST = 4
+    FORKED = 5
+    CLOSED = 6
 
 
 _OPEN = int(State.OPEN)
@@ -140,6 +141,8 @@ class Engine(Committing):
         self._origin = arena << ARENA_BITS
         self._set_origin(self._origin)
         self._medium, self._region, self._roots = medium, region, roots
+        if isinstance(medium, FileMedium):
+            self._set_file(medium.number)
         self._identity, self._name = identity, name
         self._lock, self._owner = threading.RLock(), 0
         self._configure(*packed_classes())
@@ -436,6 +439,8 @@ class Engine(Committing):
         for the lock of another heap, whose owner waits for something that this thread holds, both
         would wait for ever: so they are refused.
         """
+        if self._state() == State.FORKED:  # a thread that is not here may have the lock
+            self._require()
         thread = threading.get_ident()
         if thread in _changing:
             raise UsageError(
@@ -655,21 +660,6 @@ class Engine(Committing):
             self._log._detach()
             self._medium.close()
 
-    def _after_fork_in_child(self) -> None:
-        """Forbid the child to use the parent's heap, and keep its stores out of it."""
-        lock, spaces = threading.RLock(), self._spaces()
-        for space in spaces:
-            space._set_state(State.FORKED)
-            space._lock, space._owner = lock, 0
-        self._log._detach()
-        if isinstance(self._medium, FileMedium):
-            try:
-                self._medium.detach_in_child()
-                for space in spaces:
-                    space._region.privatize()
-            finally:
-                self._medium.abandon_in_child()
-
 
 def _units_for_pool(size: int) -> int:
     """Units that the pool must have in one piece to serve a size: of a run, or of a block."""
@@ -681,20 +671,48 @@ def _units_for_pool(size: int) -> int:
 
 # ---------------------------------------------------------------- processes
 
-living: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+class _Living:
+    """The heaps of this process that are not closed; any thread may change it while it is walked."""
+
+    def __init__(self) -> None:
+        self._heaps: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
+
+    def add(self, heap: Engine) -> None:
+        """Enter a heap."""
+        self._heaps[id(heap)] = heap
+
+    def discard(self, heap: Engine) -> None:
+        """Strike a heap off, if it is there."""
+        self._heaps.pop(id(heap), None)
+
+    def __contains__(self, heap: Engine) -> bool:
+        """Tell whether a heap is there."""
+        return id(heap) in self._heaps
+
+    def __iter__(self) -> Iterator[Engine]:
+        """Yield the heaps of this moment: their references are copied in one step."""
+        for reference in self._heaps.valuerefs():
+            heap = reference()
+            if heap is not None:
+                yield heap
+
+
+living = _Living()
 """The heaps of this process that are not closed."""
 
 
-def _after_fork_in_child() -> None:
-    _changing.clear()
-    for heap in list(living):
-        heap._after_fork_in_child()
-
-
 def _at_exit() -> None:
-    for heap in list(living):
-        heap._let_go()
+    """Close what nobody has closed: each heap by itself, whatever becomes of the others."""
+    failure: BaseException | None = None
+    for heap in living:
+        try:
+            heap._let_go()
+        except BaseException as error:
+            failure = error
+    if failure is not None:
+        raise failure
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=_changing.clear)  # all else of a fork: filetable.c, heaplist.c
 atexit.register(_at_exit)

@@ -30,7 +30,6 @@ from pmemheap.heapfile import DirectJournal, HeapFile, write_zeros
 from pmemheap.layout import ArenaSlot, SegmentKind, SegmentSlot, SlotImage, Table
 from pmemheap.native import Advice, Allocate, NativeError
 from pmemheap.pmem2 import Map, VMReservation
-from pmemheap.pmem2.row import file_row
 from pmemheap.pmem2.source import Options
 from pmemheap.refusals import refusal, refusals
 from pmemheap.region import Piece
@@ -175,7 +174,7 @@ class FileMedium(HeapFile):
         own = self.private or (self.shadowed and table in {"bits", "entries"})
         options = Options(shared=not own, readonly=self.readonly and not self.private)
         places = [_part_of(piece, table) for piece in pieces]
-        parts = file_row(self.fd, reservation, offset, places, options)
+        parts = self.map_pieces(reservation, offset, places, options)
         for piece, part in zip(pieces, parts, strict=True):
             if table != "data" and (self._is_new or piece.index not in self.segments):
                 self._fault_in_pages(part)
@@ -189,11 +188,6 @@ class FileMedium(HeapFile):
         """
         with suppress(NativeError):
             native.madvise(part.address, part.length, Advice.RANDOM)
-
-    def privatize(self, piece: Piece, table: str, address: int) -> None:
-        """Map a part again, privately: what a forked child stores does not reach the file."""
-        file_offset, length = _part_of(piece, table)
-        native.map_file(self.fd, file_offset, address, length, shared=False)
 
     def publish(self, piece: Piece, end_unit: int) -> None:
         """Make a piece part of its arena, in one change [R30]."""
@@ -326,7 +320,9 @@ class FileMedium(HeapFile):
         with refusals(f"heap file {self.name!r}: log"):
             reservation = VMReservation(slot.file_bytes)
             try:
-                log = Map.file(self.fd, reservation, 0, slot.file_bytes, slot.file_off)
+                (log,) = self.map_pieces(
+                    reservation, 0, [(slot.file_off, slot.file_bytes)], Options()
+                )
             except BaseException:  # the traceback keeps it
                 with suppress(Pmem2Error):
                     reservation.close()
@@ -407,11 +403,6 @@ class FileMedium(HeapFile):
         self.unmap_log()
         super().close()
         self.journal = DirectJournal(self)
-
-    def detach_in_child(self) -> None:
-        """Let go of what a forked child has of the log as well."""
-        self.unmap_log()
-        super().detach_in_child()
 
 
 def _unmap(log: Map | None) -> None:

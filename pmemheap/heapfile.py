@@ -52,6 +52,8 @@ from pmemheap.layout import (
 from pmemheap.naming import give_name, sync_directory, temporary_name
 from pmemheap.native import NativeError
 from pmemheap.pmem2 import Map, VMReservation
+from pmemheap.pmem2.row import file_row
+from pmemheap.pmem2.source import Options, Pieces
 from pmemheap.refusals import refusal, refusals
 from pmemheap.region import Piece
 from pmemheap.rules import Rule, omitted
@@ -122,20 +124,34 @@ class HeapFile:
         opened read-only: set by the recovery of such a file.
     in_doubt : bool
         Whether an interrupt has torn a change out: whoever changes the heap next repairs it first.
+    number : int
+        That of the file among those of this process; see `native.register_file`.
     """
 
     fd = -1
+    number = 0
+    _lock_fd = -1
     _temporary: Path | None = None
     _reservation: VMReservation | None = None
     _header: Map | None = None
     _has_begun = False
 
-    def __init__(self, fd: int, name: str, *, readonly: bool, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        fd: int,
+        name: str,
+        *,
+        readonly: bool,
+        limit: int | None = None,
+        path: Path | None = None,
+    ) -> None:
         self.fd = fd
         self.name = name
         self.readonly = readonly
         self.limit = limit
         try:
+            again = None if path is None else str(path)
+            self.number, self._lock_fd = native.register_file(fd, again, readonly=readonly)
             self.on_memory = native.filesystem_type(fd) in _VOLATILE_FILE_SYSTEMS
         except BaseException:
             self._let_go()
@@ -182,15 +198,16 @@ class HeapFile:
             medium: Self | None = None
             try:
                 fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-                medium = cls(fd, str(path), readonly=False, limit=limit)
+                medium = cls(fd, str(path), readonly=False, limit=limit, path=temporary)
                 medium._format(medium._durability_for(durability), log_bytes)
                 with medium._as_durability_error("creation"):
                     native.fsync(fd)
                 medium._begin()
                 medium._temporary = temporary
             except BaseException:
-                with suppress(OSError):
-                    os.unlink(temporary)
+                if medium is None or medium.is_own:
+                    with suppress(OSError):
+                        os.unlink(temporary)
                 if medium is not None:
                     medium._let_go()
                 raise
@@ -207,6 +224,7 @@ class HeapFile:
             The directory could not be synced.
         """
         assert self._temporary is not None
+        self._require_own()
         path = Path(self.name)
         with refusals(f"heap file {self.name!r}: creation"):
             give_name("heap file", self._temporary, path, replace_file=replace_file)
@@ -260,7 +278,9 @@ class HeapFile:
             fd = os.open(path, flags | os.O_NONBLOCK)
         except OSError as error:
             raise refusal(f"heap file {str(path)!r}", error) from error
-        return cls.adopt(fd, str(path), readonly=readonly, limit=limit, recover=recover)
+        return cls.adopt(
+            fd, str(path), readonly=readonly, limit=limit, recover=recover, path=path
+        )
 
     @classmethod
     def adopt(  # noqa: PLR0913 -- what is opened, and how
@@ -272,6 +292,7 @@ class HeapFile:
         limit: int | None = None,
         beside: bool = False,
         recover: Callable[[Self], None] | None = None,
+        path: Path | None = None,
     ) -> Self:
         """Open the heap behind a descriptor, which belongs to the medium from now on.
 
@@ -283,9 +304,11 @@ class HeapFile:
             Called under the lock when `superblock` is known and nothing is mapped yet; `image` ends
             before the tables. It may bring the file to its committed state, call `read_image`, or
             change `image`.
+        path : Path, optional
+            By which the file was opened.
         """
         with refusals(f"heap file {name!r}: open"):
-            medium = cls(fd, name, readonly=readonly, limit=limit)
+            medium = cls(fd, name, readonly=readonly, limit=limit, path=path)
             try:
                 medium._require_regular()
                 medium._lock(beside=beside)
@@ -314,18 +337,18 @@ class HeapFile:
     def _lock(self, *, beside: bool) -> None:
         """Become the writer, or one of the readers."""
         if not self.readonly:
-            users.require_sole_writer(self.fd, self.name)
+            users.require_sole_writer(self._lock_fd, self.name)
             return
-        users.become_reader(self.fd)
+        users.become_reader(self._lock_fd)
         if not beside:
-            users.require_no_writer(self.fd, self.name)
+            users.require_no_writer(self._lock_fd, self.name)
 
     def has_writer(self) -> bool:
         """Tell whether somebody else has the heap open for writing."""
-        return users.has_writer(self.fd)
+        return users.has_writer(self._lock_fd)
 
     def _has_readers(self) -> bool:
-        return users.has_readers(self.fd)
+        return users.has_readers(self._lock_fd)
 
     def _durability_for(self, wanted: Durability | None) -> Durability:
         """Return what the file system can keep of a wish; None wishes for the best it can."""
@@ -366,7 +389,7 @@ class HeapFile:
         native.pwrite(self.fd, log.pack() + data.pack(), layout.SEGMENT_TABLE)
         native.pwrite(self.fd, arena.pack(), layout.ARENA_TABLE)
         self.slots = Tables({0: log, 1: data}, {0: arena})
-        if not users.become_writer(self.fd):
+        if not users.become_writer(self._lock_fd):
             raise UsageError(f"heap file {self.name!r}: the writer's lock expected, refused")
 
     def read_image(self) -> None:
@@ -476,7 +499,21 @@ class HeapFile:
         if self._header is None:
             with refusals(f"heap file {self.name!r}: header"):
                 self._reservation = VMReservation(layout.HEADER_BYTES)
-                self._header = Map.file(self.fd, self._reservation, 0, layout.HEADER_BYTES)
+                pieces = [(0, layout.HEADER_BYTES)]
+                (self._header,) = self.map_pieces(self._reservation, 0, pieces, Options())
+
+    def map_pieces(
+        self, reservation: VMReservation, offset: int, pieces: Pieces, options: Options
+    ) -> list[Map]:
+        """Map pieces of the file, one behind the other: the one way to do it.
+
+        They are entered before they are mapped: so a child that is forked meanwhile knows of them.
+        """
+        native.file_will_map(
+            self.number, reservation.address + offset, pieces,
+            shared=options.shared, readonly=options.readonly,
+        )  # fmt: skip
+        return file_row(self.fd, reservation, offset, pieces, options)
 
     def _cut_surplus(self) -> None:
         """Cut off what a growth or a cut that did not end has left behind the last segment."""
@@ -596,6 +633,18 @@ class HeapFile:
     # ------------------------------------------------------------ what it is
 
     @property
+    def is_own(self) -> bool:
+        """Whether this process has opened the file, and not one that it is a fork of."""
+        return native.file_is_own(self.number)
+
+    def _require_own(self) -> None:
+        if not self.is_own:
+            raise UsageError(
+                f"heap file {self.name!r}: a file of this process expected, it belongs to the "
+                "parent process; open it anew in this one"
+            )
+
+    @property
     def segments(self) -> dict[int, SegmentSlot]:
         """The slots of the segment table in use, by index; changed by `change` only."""
         return self.slots.segments
@@ -693,7 +742,7 @@ class HeapFile:
         if self.fd < 0:
             return
         try:
-            if self._has_begun and not self.sync_failed:
+            if self._has_begun and self.is_own and not self.sync_failed:
                 self._say_writer(0)
                 if self.is_clean:
                     return
@@ -709,40 +758,24 @@ class HeapFile:
             self._let_go()
 
     def _let_go(self) -> None:
-        """Close the descriptor, without a sync; a file that has not got its name goes.
+        """Close the descriptors, without a sync; a file that has not got its name goes.
 
-        The locks go now, even if a map could not be undone, which keeps them.
+        Of a file that the parent process has opened a forked child has no descriptors, and nothing
+        of it is its own.
+
+        The locks go now, even if a map could not be undone.
         """
         self._unmap_header()
+        if not self.is_own:
+            self.fd = -1
+            return
         if self._temporary is not None:
             with suppress(OSError):
                 os.unlink(self._temporary)
-        users.leave(self.fd)
+        users.leave(self._lock_fd)
+        native.release_file(self.number)
         fd, self.fd = self.fd, -1  # no signal is looked for between this and the next call
         os.close(fd)
-
-    def detach_in_child(self) -> None:
-        """After a fork: open the file anew, read-only, and let the parent's header go.
-
-        Descriptors and maps that were inherited belong to the parent's open file description. Its
-        lock would outlive the parent for as long as the child has any of them.
-        """
-        inherited, self.fd = self.fd, -1
-        self._has_begun = False
-        try:
-            self._unmap_header()
-            if inherited >= 0:
-                flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-                self.fd = os.open(f"/proc/self/fd/{inherited}", flags)
-        finally:
-            if inherited >= 0:
-                os.close(inherited)
-
-    def abandon_in_child(self) -> None:
-        """After a fork: let the descriptor go, which has served to map everything privately."""
-        if self.fd >= 0:
-            fd, self.fd = self.fd, -1
-            os.close(fd)
 
     def _unmap_header(self) -> None:
         header, reservation = self._header, self._reservation

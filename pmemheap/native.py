@@ -72,6 +72,9 @@ __all__ = [
     "fdatasync",
     "fence",
     "file_flags",
+    "file_is_lost",
+    "file_is_own",
+    "file_will_map",
     "filesystem_type",
     "flush",
     "fstat",
@@ -92,6 +95,8 @@ __all__ = [
     "probe_lock",
     "protect",
     "pwrite",
+    "register_file",
+    "release_file",
     "residencies",
     "seal",
     "store",
@@ -110,6 +115,7 @@ __all__ = [
 # Both doors count system calls in one place, so that a test's armed fault meets whoever comes
 # first.
 _hot.share_faults(int(ffi.cast("uintptr_t", lib.ph_faults_state())))
+_hot.share_files(int(ffi.cast("uintptr_t", lib.ph_file_table_state())))
 
 TMPFS = 0x01021994
 _LAST_ERRNO = 4095
@@ -674,6 +680,74 @@ def memfd_create(name: str) -> int:
 def seal(fd: int, seals: int) -> None:
     """Forbid changes of a memory file for good: ``fcntl.F_SEAL_SHRINK`` and its like."""
     check(lib.ph_seal(fd, seals), "seal")
+
+
+# ---------------------------------------------------------------- the heap files of this process
+
+
+def register_file(fd: int, path: str | None, *, readonly: bool) -> tuple[int, int]:
+    """Enter an open file that will be mapped: a fork gives it up in the child.
+
+    Parameters
+    ----------
+    fd : int
+        The caller closes it, after `release_file`.
+    path : str, optional
+        Where the file may be found where there is no /proc.
+
+    Returns
+    -------
+    tuple of (int, int)
+        The number of the file, which no other one gets, and a descriptor to lock it by, which is
+        never mapped and belongs to the table; `fd` itself if no other one could be had.
+
+    Raises
+    ------
+    NativeError
+        No descriptor or no memory is left.
+    """
+    lock_fd = ffi.new("int32_t *")
+    flags = os.O_RDONLY if readonly else os.O_RDWR
+    name = ffi.NULL if path is None else os.fsencode(path)
+    number = check(lib.ph_file_register(fd, flags, name, lock_fd), "register_file")
+    return number, fd if lock_fd[0] < 0 else lock_fd[0]
+
+
+def release_file(number: int) -> None:
+    """Let the locks of a file go, before its descriptor is closed; maps may be left."""
+    lib.ph_file_release(number)
+
+
+def file_will_map(
+    number: int,
+    address: int,
+    pieces: Sequence[tuple[int, int]],
+    *,
+    shared: bool = True,
+    readonly: bool = False,
+) -> None:
+    """Enter pieces of a file, ``(offset, length)``, that are about to be mapped at an address.
+
+    They count as mapped until the range is unmapped or given back.
+
+    Raises
+    ------
+    NativeError
+        EBADF: the file was released, or entered by a process of which this is a fork. ENOMEM.
+    """
+    flags = _map_flags(shared=shared, readonly=readonly)
+    places = [value for piece in pieces for value in piece]
+    check(lib.ph_file_will_map(number, address, places, len(pieces), flags), "file_will_map")
+
+
+def file_is_own(number: int) -> bool:
+    """Tell whether this process has entered a file, and not one that it is a fork of."""
+    return bool(lib.ph_file_is_own(number))
+
+
+def file_is_lost(number: int) -> bool:
+    """Tell whether a map of a file has met a page that the file does not have any more."""
+    return bool(lib.ph_file_is_lost(number))
 
 
 # ---------------------------------------------------------------- flush, fence, checksum

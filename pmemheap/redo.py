@@ -26,6 +26,7 @@ from pmemheap.header import read_tables
 from pmemheap.heapfile import boot_id, next_epoch
 from pmemheap.layout import ArenaSlot, ArenaState, HeapState, SlotImage, Table
 from pmemheap.pmem2 import Map, VMReservation
+from pmemheap.pmem2.source import Options
 from pmemheap.records import RECORD_HEADER, epoch_of
 from pmemheap.region import Region
 from pmemheap.rules import Rule, omitted
@@ -408,9 +409,10 @@ class Recovery:
         _check_log_place(medium)
         self.core = native.LogCore()
         self._reservation = VMReservation(superblock.log_size)
-        self._map = Map.file(
-            medium.fd, self._reservation, 0, superblock.log_size, superblock.log_off, access="r"
-        )
+        (self._map,) = medium.map_pieces(
+            self._reservation, 0, [(superblock.log_off, superblock.log_size)],
+            Options(readonly=True),
+        )  # fmt: skip
         self.start = superblock.tail_lsn
         self.end, self.chain, self.records, _, self.file_end, _, damage = self.core._scan(
             self._map.address, superblock.log_size, self.start, superblock.chain_seed,

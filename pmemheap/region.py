@@ -149,9 +149,6 @@ class Medium(Protocol):
     def back(self, piece: Piece, start: int, nunits: int) -> None:
         """Make sure that a store to the units cannot fail for want of space."""
 
-    def privatize(self, piece: Piece, table: str, address: int) -> None:
-        """In a forked child: let stores to the part of a piece stay the child's own."""
-
 
 class AnonymousMedium:
     """Private memory of this process: space is real when it is touched.
@@ -249,9 +246,6 @@ class AnonymousMedium:
 
     def back(self, piece: Piece, start: int, nunits: int) -> None:
         """Do nothing: the kernel finds memory at the first touch, or kills, as ever."""
-
-    def privatize(self, piece: Piece, table: str, address: int) -> None:
-        """Private it is."""
 
 
 _WIDTHS = {
@@ -620,14 +614,6 @@ class Region:
         """Give the pages of free units back; they read zero afterwards."""
         for piece, first, count in self._parts(start, nunits):
             self._medium.punch(piece, self.tables["data"].address(first), first, count)
-
-    def privatize(self) -> None:
-        """In a forked child: let stores through views that it inherited stay its own."""
-        for name in self._medium.tables:  # the data first: that is what views show
-            for segment in self._segments:
-                if name in segment.maps:
-                    address = self.tables[name].address(segment.piece.first_unit)
-                    self._medium.privatize(segment.piece, name, address)
 
     def back(self, start: int, nunits: int) -> None:
         """Make sure that stores to the units find space; OutOfSpaceError if they would not."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from cffi import FFI
 
 HEADERS = ("core.h",)
-SOURCES = ("sys.c", "flush.c", "crc32c.c", "tape.c")  # those that need no Python
+SOURCES = ("sys.c", "filetable.c", "flush.c", "crc32c.c", "tape.c")  # those that need no Python
 
 CORE = Path(__file__).parent  # relative: setuptools wants it so
 
@@ -23,7 +23,7 @@ builder.set_source(
     "pmemheap._core._sys",
     "\n".join(f'#include "{name}"' for name in HEADERS),
     sources=[str(CORE / name) for name in SOURCES],
-    depends=[str(CORE / name) for name in (*HEADERS, "tape.h")],
+    depends=[str(CORE / name) for name in (*HEADERS, "tape.h", "filetable.h")],
     include_dirs=[str(CORE)],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
 )

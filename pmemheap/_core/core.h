@@ -98,6 +98,12 @@ int64_t ph_map_row(int32_t fd, uint64_t address, const uint64_t *pieces, uint64_
 /* ph_unmap -- make a range reserved and empty again, in one step. */
 int64_t ph_unmap(uint64_t address, uint64_t length);
 int64_t ph_protect(uint64_t address, uint64_t length, int32_t flags);
+/* ph_map_privately -- map a piece of a file over a range that is mapped; on failure part of the range may be a hole.
+ * ph_forbid -- let nothing be reached at a range any more. ph_map_zeros -- put memory that reads zero over it. These three
+ * may be called in a signal handler and in a forked child; only the first can be refused by a test. */
+int64_t ph_map_privately(int32_t fd, uint64_t offset, uint64_t address, uint64_t length);
+int64_t ph_forbid(uint64_t address, uint64_t length);
+int64_t ph_map_zeros(uint64_t address, uint64_t length);
 int64_t ph_advise(uint64_t address, uint64_t length, int32_t advice);
 
 /* ---------------------------------------------------------------- files */
@@ -143,6 +149,26 @@ int64_t ph_probe_lock(int32_t fd, uint64_t position, int32_t lock);
 /* ph_memory_file -- a memfd that can be sealed; ph_seal adds F_SEAL_* bits. */
 int64_t ph_memory_file(const char *name);
 int64_t ph_seal(int32_t fd, uint32_t seals);
+
+/* ---------------------------------------------------------------- the heap files of this process
+ * A table of them, and of their maps: what a forked child gives up, and what a fault in a file that was cut is about. */
+
+/* ph_file_table_state -- the table in use, to be handed to ph_file_table_share of another copy of the core. */
+struct ph_file_table *ph_file_table_state(void);
+void ph_file_table_share(struct ph_file_table *state);
+/* ph_file_register -- enter an open file; its number. `lock_fd` becomes another descriptor of it, opened with `flags`,
+ * which is closed by ph_file_release and by a forked child, and never mapped; -1 where none can be had. `path` is where
+ * the file may be found if /proc is not there; NULL: nowhere. -EMFILE, -ENFILE, -ENOMEM: nothing has changed. */
+int64_t ph_file_register(int32_t fd, int32_t flags, const char *path, int32_t *lock_fd);
+/* ph_file_release -- the locks go, and the caller closes fd next. Maps may be left, and keep the file. */
+void ph_file_release(uint64_t number);
+/* ph_file_will_map -- `count` pieces, each an offset and a length, are about to be mapped one behind the other at
+ * `address`; they count as mapped until the range is unmapped. -ENOMEM, -EBADF: nothing has changed. */
+int64_t ph_file_will_map(uint64_t number, uint64_t address, const uint64_t *pieces, uint64_t count, int32_t flags);
+/* ph_file_is_own -- whether this process has entered it, and not one that this is a fork of. */
+int32_t ph_file_is_own(uint64_t number);
+/* ph_file_is_lost -- whether a page of a map was found to have no page of the file behind it. */
+int32_t ph_file_is_lost(uint64_t number);
 
 /* ---------------------------------------------------------------- the tape, for tests
  * What changes one file, in program order: stores through its shared maps, and the system calls above. Stores that

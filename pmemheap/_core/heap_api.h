@@ -88,6 +88,8 @@ struct ph_gap {
     uint64_t start, nunits;
 };
 void ph_set_bounds(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t boot);
+/* ph_forget_bounds -- no unit is ours from now on, so that no table is read. */
+void ph_forget_bounds(struct ph_heap *h);
 int ph_adopt_step(struct ph_heap *h, uint64_t budget);
 int64_t ph_boot_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, struct ph_gap *gaps, uint64_t capacity);
 

@@ -165,6 +165,12 @@ int ph_adopt_step(struct ph_heap *h, uint64_t budget)
     return 1;
 }
 
+void ph_forget_bounds(struct ph_heap *h)
+{
+    h->first_unit = h->end_unit = h->boot = h->wild = h->wild_end = 0;
+    h->data_first = h->data_end = 0;
+}
+
 /* ph_set_bounds -- the units that are ours. `boot` < `end`: a heap that was opened, of which nothing is read. */
 void ph_set_bounds(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t boot)
 {

@@ -609,6 +609,7 @@ static PyObject *heap_new(PyTypeObject *type, PyObject *args, PyObject *keywords
         return NULL;
     self->state = PH_S_CLOSED;
     self->upkeep_at = self->merge_at = UINT64_MAX;
+    ph_heap_enter(self);
     return (PyObject *)self;
 }
 
@@ -618,6 +619,7 @@ static void heap_dealloc(PyObject *object)
     PyTypeObject *type = Py_TYPE(object);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
+    ph_heap_leave(self);
     ph_heap_fini(&self->heap);
     PyMem_Free(self->recorder.events);
     if (self->log != NULL && log_of(self)->homes[arena_of(self)].heap == &self->heap)

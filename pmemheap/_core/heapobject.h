@@ -5,8 +5,9 @@
 #include "heap_api.h"
 
 /* What the public calls may do. The order matters: from PH_S_READONLY on nothing may be changed, and behind it no table is
- * there. Quiet: the file says that it is closed, until the next change. Asleep: the same, and only the data is mapped. */
-enum { PH_S_OPEN = 0, PH_S_QUIET, PH_S_READONLY, PH_S_ASLEEP, PH_S_FORKED, PH_S_CLOSED };
+ * there. Quiet: the file says that it is closed, until the next change. Asleep: the same, and only the data is mapped. Lost:
+ * the file has not what is mapped of it. Forked: the heap is the parent's. Both stay until it is closed. */
+enum { PH_S_OPEN = 0, PH_S_QUIET, PH_S_READONLY, PH_S_ASLEEP, PH_S_LOST, PH_S_FORKED, PH_S_CLOSED };
 
 struct heap_object {
     PyObject_HEAD
@@ -18,6 +19,8 @@ struct heap_object {
     uint64_t upkeep_at;    /* `freed_units` at which Python looks whether something is to be given back */
     uint64_t merge_at;     /* `limbo_count` at which it merges what was freed */
     int state;
+    uint64_t file;         /* number of its file in the table of files; 0: it has none */
+    struct heap_object *next, **link; /* all heaps of this process: heaplist.c */
     PyObject *weak_references;
 };
 
@@ -44,6 +47,12 @@ PyObject *ph_block_part(struct heap_object *self, uint64_t inner, uint64_t start
 int ph_rise(struct heap_object *self);
 
 int ph_is_heap(PyObject *object);
+
+/* ph_heap_enter, ph_heap_leave -- a heap comes into the list of all, and goes. ph_heap_watch -- look after them at forks
+ * and when a file is lost; a negated errno if that cannot be. */
+void ph_heap_enter(struct heap_object *self);
+void ph_heap_leave(struct heap_object *self);
+int64_t ph_heap_watch(void);
 
 extern PyMethodDef ph_upkeep_methods[];
 int ph_add_block_bytes_type(PyObject *module);

@@ -102,12 +102,25 @@ static PyObject *get_bounds(PyObject *object, PyObject *ignored)
 
 static PyObject *set_state(PyObject *object, PyObject *argument)
 {
+    struct heap_object *self = (struct heap_object *)object;
     long state = PyLong_AsLong(argument);
 
     if (state == -1 && PyErr_Occurred())
         return NULL;
-    ((struct heap_object *)object)->state = (int)state;
+    if (state != PH_S_CLOSED && (self->state == PH_S_LOST || self->state == PH_S_FORKED))
+        Py_RETURN_NONE;
+    self->state = (int)state;
     core_of(object)->readonly = state != PH_S_OPEN; /* also what is quiet: nothing of it may change by being read */
+    Py_RETURN_NONE;
+}
+
+static PyObject *set_file(PyObject *object, PyObject *argument)
+{
+    uint64_t file = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    ((struct heap_object *)object)->file = file;
     Py_RETURN_NONE;
 }
 
@@ -135,8 +148,7 @@ static PyObject *shut(PyObject *object, PyObject *ignored)
         ((struct heap_object *)object)->state = PH_S_CLOSED;
         end_transactions((struct heap_object *)object);
         h->readonly = 1;
-        h->first_unit = h->end_unit = h->boot = h->wild = h->wild_end = 0;
-        h->data_first = h->data_end = 0;
+        ph_forget_bounds(h);
     }
     return PyLong_FromUnsignedLongLong(h->marks.views);
 }
@@ -699,6 +711,7 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_sleep_in", sleep_in, METH_VARARGS, "Have no units but the data of these, until _set_bounds is called."},
     {"_bounds", get_bounds, METH_NOARGS, "(first_unit, end_unit, boot, known)."},
     {"_set_state", set_state, METH_O, "Set what the public calls may do."},
+    {"_set_file", set_file, METH_O, "Say in which file it lies, by the number that the file was registered under."},
     {"_state", get_state, METH_NOARGS, "What the public calls may do."},
     {"_shut", shut, METH_NOARGS, "Close unless views live; how many do."},
     {"_arm_upkeep", arm_upkeep, METH_O, "Call _upkeep after so many more freed units, or many more freed extents."},

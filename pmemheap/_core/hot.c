@@ -72,8 +72,28 @@ static PyObject *omit(PyObject *module, PyObject *argument)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(share_files_doc,
+             "share_files(address, /)\n--\n\n"
+             "Use the table of files at `address`, which must stay where it is, and look after its files.");
+
+static PyObject *share_files(PyObject *module, PyObject *argument)
+{
+    void *address = PyLong_AsVoidPtr(argument);
+    int64_t failed;
+
+    (void)module;
+    if (PyErr_Occurred())
+        return NULL;
+    ph_file_table_share(address);
+    failed = ph_heap_watch();
+    if (failed < 0)
+        return ph_raise_errno(failed);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
     {"omit", omit, METH_O, omit_doc},
+    {"share_files", share_files, METH_O, share_files_doc},
     {"share_faults", share_faults, METH_O, share_faults_doc},
     {"share_tape", share_tape, METH_O, share_tape_doc},
     {NULL, NULL, 0, NULL},

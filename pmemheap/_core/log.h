@@ -97,6 +97,7 @@ struct ph_log {
     uint32_t txid;     /* of the last transaction */
     uint16_t nops;
     uint8_t power, dead, frozen;
+    uint8_t lost;      /* dead, and what is mapped is the heap's no more: nothing is to be read or put back either */
     uint8_t awaited;   /* the record that is being built is synced as soon as it is appended */
     uint16_t arenas;   /* homes from here on are not in use */
     uint64_t begun;                 /* transactions, since open */

@@ -7,6 +7,7 @@
  * where a step fails after the kernel has taken the old mapping away, the placeholder is put back.
  */
 #define _GNU_SOURCE
+#include "filetable.h"
 #include "tape.h"
 
 #include <errno.h>
@@ -157,6 +158,14 @@ static void unmapped(uint64_t address, uint64_t length)
         ph_tape_unmap(address, length);
 }
 
+/* The same, and the table of files. */
+static int64_t all_unmapped(uint64_t address, uint64_t length)
+{
+    unmapped(address, length);
+    ph_files_unmapped(address, length);
+    return 0;
+}
+
 /* ---------------------------------------------------------------- address space */
 
 static void *pointer(uint64_t address)
@@ -171,7 +180,7 @@ static int protection(int32_t flags)
 
 int64_t ph_unreserve(uint64_t address, uint64_t length)
 {
-    unmapped(address, length);
+    all_unmapped(address, length); /* first: others may be given these addresses at once */
     return CALL(PH_CALL_MUNMAP, munmap(pointer(address), length));
 }
 
@@ -203,8 +212,7 @@ int64_t ph_unmap(uint64_t address, uint64_t length)
 
     if (result < 0)
         return mend(address, length, result);
-    unmapped(address, length);
-    return 0;
+    return all_unmapped(address, length);
 }
 
 struct backing {
@@ -245,7 +253,7 @@ int64_t ph_map_anonymous(uint64_t address, uint64_t length, int32_t flags)
     struct backing b = {-1, 0, protection(flags), MAP_ANONYMOUS};
 
     b.flags |= flags & PH_MAP_SHARED ? MAP_SHARED : MAP_PRIVATE | MAP_NORESERVE;
-    unmapped(address, length);
+    all_unmapped(address, length);
     return map_over(&b, address, length);
 }
 
@@ -274,7 +282,9 @@ int64_t ph_map_file(int32_t fd, uint64_t offset, uint64_t address, uint64_t leng
     if (offset > INT64_MAX)
         return -EOVERFLOW;
     unmapped(address, length);
+    ph_files_lock(); /* no child sees the map where it is made first */
     result = map_and_move(&b, address, length);
+    ph_files_unlock();
     if (result == 0)
         tape_file(fd, offset, address, length, flags);
     return result;
@@ -298,6 +308,27 @@ int64_t ph_map_row(int32_t fd, uint64_t address, const uint64_t *pieces, uint64_
             ph_unmap(address, at - address);
     }
     return result;
+}
+
+int64_t ph_map_privately(int32_t fd, uint64_t offset, uint64_t address, uint64_t length)
+{
+    int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE; /* all of a heap would be too much to be promised */
+
+    return CALL(PH_CALL_MMAP, mmap(pointer(address), length, PROT_READ | PROT_WRITE, flags, fd, (off_t)offset)) < 0 ? -1 : 0;
+}
+
+int64_t ph_forbid(uint64_t address, uint64_t length)
+{
+    if (mmap(pointer(address), length, PROT_NONE, PLACEHOLDER | MAP_FIXED, -1, 0) != MAP_FAILED)
+        return 0;
+    return outcome(mprotect(pointer(address), length, PROT_NONE));
+}
+
+int64_t ph_map_zeros(uint64_t address, uint64_t length)
+{
+    void *got = mmap(pointer(address), length, PROT_READ | PROT_WRITE, PLACEHOLDER | MAP_FIXED, -1, 0);
+
+    return got == MAP_FAILED ? -errno : 0;
 }
 
 int64_t ph_protect(uint64_t address, uint64_t length, int32_t flags)

@@ -44,7 +44,7 @@ static int is_usable(const struct tx_object *self)
 /* Python code that ran meanwhile, a finalizer, a signal handler, may have ended it. */
 static int is_begun(const struct tx_object *self)
 {
-    return self->log != NULL && self->state == PH_X_OPEN;
+    return self->log != NULL && self->state == PH_X_OPEN && !self->log->log.lost;
 }
 
 static void note_writer(struct tx_object *self, int got)
@@ -82,7 +82,7 @@ static void finish(struct tx_object *self, int state)
 /* Abort it, unless it has been committed or aborted. */
 static void end(struct tx_object *self)
 {
-    if (self->state == PH_X_OPEN)
+    if (self->state == PH_X_OPEN && !self->log->log.lost)
         ph_tx_abort(&self->tx);
     finish(self, self->state == PH_X_OPEN ? PH_X_ABORTED : self->state);
 }
