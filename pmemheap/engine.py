@@ -673,7 +673,7 @@ def _units_for_pool(size: int) -> int:
 
 
 class _Living:
-    """The heaps of this process that are not closed; any thread may change it while it is walked."""
+    """The heaps of this process that are not closed; threads may change it while it is walked."""
 
     def __init__(self) -> None:
         self._heaps: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()

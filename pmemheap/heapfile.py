@@ -278,9 +278,7 @@ class HeapFile:
             fd = os.open(path, flags | os.O_NONBLOCK)
         except OSError as error:
             raise refusal(f"heap file {str(path)!r}", error) from error
-        return cls.adopt(
-            fd, str(path), readonly=readonly, limit=limit, recover=recover, path=path
-        )
+        return cls.adopt(fd, str(path), readonly=readonly, limit=limit, recover=recover, path=path)
 
     @classmethod
     def adopt(  # noqa: PLR0913 -- what is opened, and how

@@ -37,6 +37,7 @@ Only this process compares it; what a crash makes of it does not matter.
 from __future__ import annotations
 
 import operator
+import os
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -78,6 +79,15 @@ _thread = threading.local()
 one to read, and a transaction, even one for a look, keeps a heap from being copied or closed."""
 _looking = threading.Lock()
 """Held while counts are read through a view, and while they are freed: a view would forbid it."""
+
+
+def _renew_locks() -> None:
+    """In a forked child: the threads that had them are not there to release them."""
+    global _making, _looking
+    _making, _looking = threading.Lock(), threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 class _Counts(NamedTuple):
