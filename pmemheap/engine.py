@@ -650,6 +650,7 @@ class Engine(Committing):
         """Close as far as views that are still alive allow: they keep the memory, not the file."""
         if self._state() == State.FORKED:
             return
+        has_views = any(space._live_views() for space in self._spaces())
         if self._state() != State.CLOSED:
             self._log._abort_all()
             with suppress(DurabilityError):
@@ -658,6 +659,7 @@ class Engine(Committing):
                 space._set_state(State.CLOSED)
         if isinstance(self._medium, FileMedium):
             self._log._detach()
+            self._medium.has_views = has_views
             self._medium.close()
 
 

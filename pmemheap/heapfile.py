@@ -126,6 +126,8 @@ class HeapFile:
         Whether an interrupt has torn a change out: whoever changes the heap next repairs it first.
     number : int
         That of the file among those of this process; see `native.register_file`.
+    has_views : bool
+        Whether the file is to be closed while memory of it is viewed; set by the heap.
     """
 
     fd = -1
@@ -135,6 +137,7 @@ class HeapFile:
     _reservation: VMReservation | None = None
     _header: Map | None = None
     _has_begun = False
+    has_views = False
 
     def __init__(
         self,
@@ -771,7 +774,7 @@ class HeapFile:
             with suppress(OSError):
                 os.unlink(self._temporary)
         users.leave(self._lock_fd)
-        native.release_file(self.number)
+        native.release_file(self.number, keep=self.has_views)
         fd, self.fd = self.fd, -1  # no signal is looked for between this and the next call
         os.close(fd)
 

@@ -713,9 +713,16 @@ def register_file(fd: int, path: str | None, *, readonly: bool) -> tuple[int, in
     return number, fd if lock_fd[0] < 0 else lock_fd[0]
 
 
-def release_file(number: int) -> None:
-    """Let the locks of a file go, before its descriptor is closed; maps may be left."""
-    lib.ph_file_release(number)
+def release_file(number: int, *, keep: bool) -> None:
+    """Let the locks of a file go, before its descriptor is closed.
+
+    Parameters
+    ----------
+    keep : bool
+        Views are left: keep a duplicate of the descriptor until they have gone, so that a child can
+        have what they show for itself.
+    """
+    lib.ph_file_release(number, keep)
 
 
 def file_will_map(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import faulthandler
+import gc
 import multiprocessing
 import os
 import resource
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from heap_world import answer, contents, fill, python
+from heap_world import answer, contents, descriptors, fill, python
 
 from pmemheap import Heap, native
 from pmemheap.containers import SortedMap, Vector, vector
@@ -569,19 +570,27 @@ def test_fork_in_a_transaction(medium: str, tmp_path: Path) -> None:
 
 
 def test_dropped_heap_whose_view_lives_is_private_in_the_child(tmp_path: Path) -> None:
-    with Heap.create(tmp_path / "heap", durability="process") as heap:
-        offset = heap.malloc(100)
-    heap = Heap.open(tmp_path / "heap")
-    view = heap.view(offset)
-    view[:6] = PARENT
+    heap = Heap.create(tmp_path / "heap", durability="process")
+    views = [heap.view(heap.malloc(100))]
+    arena = heap.arena("named")
+    views.append(arena.view(arena.malloc(100)))
+    del arena
+    for view in views:
+        view[:6] = PARENT
+    before = descriptors()
     del heap  # the file is closed, the memory stays
 
     def store() -> None:
-        assert bytes(view[:6]) == PARENT
-        view[:6] = CHILD
+        for view in views:
+            assert bytes(view[:6]) == PARENT
+            view[:6] = CHILD
 
     in_child(store)
-    assert bytes(view[:6]) == PARENT
+    assert [bytes(view[:6]) for view in views] == [PARENT] * 2
+    views.clear()
+    del view
+    gc.collect()
+    assert len(descriptors()) == len(before) - 2
 
 
 def test_reader_in_a_child_holds_no_lock(tmp_path: Path) -> None:

@@ -160,8 +160,9 @@ void ph_file_table_share(struct ph_file_table *state);
  * which is closed by ph_file_release and by a forked child, and never mapped; -1 where none can be had. `path` is where
  * the file may be found if /proc is not there; NULL: nowhere. -EMFILE, -ENFILE, -ENOMEM: nothing has changed. */
 int64_t ph_file_register(int32_t fd, int32_t flags, const char *path, int32_t *lock_fd);
-/* ph_file_release -- the locks go, and the caller closes fd next. Maps may be left, and keep the file. */
-void ph_file_release(uint64_t number);
+/* ph_file_release -- the locks go, and the caller closes fd next. With `keep` a duplicate of it stays for as long as there
+ * are maps, so that a child can have them for itself. */
+void ph_file_release(uint64_t number, int32_t keep);
 /* ph_file_will_map -- `count` pieces, each an offset and a length, are about to be mapped one behind the other at
  * `address`; they count as mapped until the range is unmapped. -ENOMEM, -EBADF: nothing has changed. */
 int64_t ph_file_will_map(uint64_t number, uint64_t address, const uint64_t *pieces, uint64_t count, int32_t flags);

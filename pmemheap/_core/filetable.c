@@ -314,7 +314,7 @@ int32_t ph_file_is_lost(uint64_t number)
     return lost;
 }
 
-void ph_file_release(uint64_t number)
+void ph_file_release(uint64_t number, int32_t keep)
 {
     struct file *file;
 
@@ -326,8 +326,8 @@ void ph_file_release(uint64_t number)
         file->is_released = 1;
         if (file->maps == 0)
             forget(file);
-        else /* views keep maps: a child can make them private as long as there is a descriptor */
-            file->fd = fcntl(file->fd, F_DUPFD_CLOEXEC, 0);
+        else
+            file->fd = keep ? fcntl(file->fd, F_DUPFD_CLOEXEC, 0) : -1;
     }
     ph_files_unlock();
 }
