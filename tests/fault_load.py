@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import _testcapi  # type: ignore[import-not-found]
 import argparse
+import ctypes
 import errno
 import gc
 import random
@@ -24,6 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import CodeType, FunctionType
 
 from kill_load import table
 from kill_oracle import Entry, Found, Ledger, Model, Player
@@ -71,6 +73,7 @@ class Refusals:
         self.model = prepared(first, self.durability, SMALL_LOG)
         self.image = first.read_bytes()
         first.unlink()
+        self.inner_code = list(inner_code())
 
     def run(self, nth: int, kind: FaultKind, number: int) -> bool:
         """Refuse the n-th call; False when the script made fewer calls."""
@@ -103,6 +106,7 @@ class Refusals:
         self.path.unlink(missing_ok=True)  # who could not even close has a lock on it
         self.path.write_bytes(self.image)
         run = _Run(self, self.model.copy())
+        _pay_in_advance(self.inner_code)
         try:
             refused = run.play_short_of_memory(nth)
             self.counts["runs"] += 1
@@ -336,6 +340,36 @@ def refuse_all(
         if not refusals.run(nth, kind, number):
             return
     raise AssertionError(f"an end expected after {CALLS_MOST} calls")
+
+
+# ---------------------------------------------------------------- a fault of CPython 3.12 and 3.13
+
+
+def inner_code() -> Iterator[CodeType]:
+    """Yield the code of all functions, lambdas and generator expressions inside of functions."""
+    functions = [each for each in gc.get_objects() if isinstance(each, FunctionType)]
+    seen: set[int] = set()
+    found = [function.__code__ for function in functions]
+    while found:
+        for each in found.pop().co_consts:
+            if isinstance(each, CodeType) and id(each) not in seen:
+                seen.add(id(each))
+                found.append(each)
+                yield each
+
+
+def _pay_in_advance(inner: list[CodeType]) -> None:
+    """Leave one reference to each code object to the interpreter.
+
+    When CPython 3.12 or 3.13 has no memory for a function object, MAKE_FUNCTION drops a reference
+    to its code that it does not have (python/cpython#122752). The code dies under those that use
+    it, and the process by SIGSEGV, anywhere and later. One request is refused in a run, so that one
+    reference more keeps what is not ours from being found here.
+    """
+    keep = ctypes.pythonapi.Py_IncRef
+    keep.argtypes, keep.restype = [ctypes.py_object], None
+    for each in inner:
+        keep(each)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from fault_load import KINDS, Refusals, power_failures
+from heap_world import python
 from kill_script import SMALL_LOG, log_of, made, reopened
 
 from pmemheap import Heap, native
@@ -61,6 +62,30 @@ def test_python_short_of_memory_loses_nothing(
     for _ in range(12):
         refusals.run_short_of_memory(round(2 ** chance.uniform(6, 18)))
     assert refusals.counts["raised: MemoryError"], refusals.counts
+
+
+def test_a_function_that_python_has_no_memory_for_keeps_its_code() -> None:
+    """On any CPython: some drop a reference too many, and would die here or in what follows."""
+    script = """
+import _testcapi
+from fault_load import _pay_in_advance, inner_code
+
+def made():
+    return lambda: 1
+
+for request in [0, 1, 2] * 50:
+    _pay_in_advance(list(inner_code()))
+    _testcapi.set_nomemory(request, request + 1)
+    try:
+        made()
+    except MemoryError:
+        print("refused")
+    finally:
+        _testcapi.remove_mem_hooks()
+assert made()() == 1
+"""
+    out, _ = python(script).communicate(timeout=60)
+    assert out.split() == ["refused"] * 50
 
 
 # ---------------------------------------------------------------- found by these tests
