@@ -411,7 +411,8 @@ def test_dump_prints_every_table(sample: Wreck, capsys: pytest.CaptureFixture[st
     assert "segments" not in told
     assert len(told["roots"]) == len(sample.blocks)
     assert sum(each["blocks"] for each in told["units"]) == len(sample.blocks)
-    assert told["log"][0]["operations"].startswith("WRITE 0x")
+    written = {"type": "WRITE", "table": None, "offset": max(sample.blocks), "bytes": 4}
+    assert told["log"][0]["operations"][0] == written
     assert main(["dump", str(sample.path)]) == 0
     printed = capsys.readouterr().out
     for words in ("superblocks", "log", "segments", "arenas", "roots", "(default)", "FREE 0x0+16"):

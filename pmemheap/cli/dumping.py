@@ -91,6 +91,8 @@ def dump(  # noqa: PLR0913, PLR0917 -- one switch a table
         facts = {"path": str(path), "damage": found.findings.damage, "whole": whole}
         write_json(facts | {name: lines[:shown] for name, lines in tables.items()})
         return
+    for row in tables.get("arenas", ()):
+        row["name"] = row["name"] or ("(default)" if row["slot"] == 0 else "")
     for name, lines in tables.items():
         _print(name, lines, shown)
     if not found.is_sound:
