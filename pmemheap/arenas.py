@@ -29,7 +29,8 @@ from pmemheap.layout import (
 from pmemheap.redo import replay_private
 from pmemheap.region import Region
 from pmemheap.rules import Rule, omitted
-from pmemheap.units import GiB
+from pmemheap.units import GiB, counted
+from pmemheap.viewed import viewed_blocks
 
 __all__ = ["Arena", "arena_name_argument", "index_of", "live_names", "vacancy"]
 
@@ -193,12 +194,14 @@ class Arena(BlockSpace):
         counters = self._counters()
         if counters["live_views"]:
             raise BufferError(
-                f"{self._name}: no live views expected at drop, {counters['live_views']} found"
+                f"{self._name}: no live views expected at drop, {counters['live_views']} found: "
+                f"{viewed_blocks([self])}"
             )
         used = counters["reserved_blocks"] + counters["pins"]
         if used:
             raise BufferError(
-                f"{self._name}: no open transactions expected at drop, {used} blocks are in use"
+                f"{self._name}: no open transactions expected at drop, found some that use "
+                f"{counted(used, 'block')}"
             )
 
     def __repr__(self) -> str:

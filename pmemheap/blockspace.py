@@ -8,6 +8,7 @@ Engine, HeapCore -- malloc, free, realloc, view
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pmemheap import handles, insight
@@ -17,6 +18,7 @@ from pmemheap.errors import OutOfSpaceError
 from pmemheap.filemedium import FileMedium
 from pmemheap.handles import Block
 from pmemheap.insight import CheckReport, ExplainedOutOfSpaceError, Explanation, HeapStats
+from pmemheap.refusals import end_with
 from pmemheap.units import GRANULE, UNIT
 
 if TYPE_CHECKING:
@@ -50,8 +52,8 @@ class BlockSpace(Engine):
         offset = self.malloc(size, align)
         try:
             return Block(self, offset, size)
-        except BaseException:
-            self.free(offset)
+        except BaseException as error:
+            end_with(error, partial(self.free, offset))
             raise
 
     def block(self, offset: int) -> Block:

@@ -21,7 +21,7 @@ from pmemheap.native import LogCore
 from pmemheap.redo import INLINE_MOST, RedoLog, slot_operations
 from pmemheap.roots import MemoryRoots
 from pmemheap.rules import Rule, omitted
-from pmemheap.units import GRANULE, UNIT
+from pmemheap.units import GRANULE, UNIT, counted
 
 if TYPE_CHECKING:
     from pmemheap.region import AnonymousMedium, Region
@@ -342,13 +342,20 @@ class Committing(native.HeapCore):
         if code == _ENDED:
             raise UsageError(f"{where}: an open transaction expected, it has ended meanwhile")
         if code in {_PINNED, _IN_TRANSACTION}:
-            holder = "another transaction" if code == _IN_TRANSACTION else "live views"
-            raise BufferError(
-                f"{where}: block at offset {offset:#x} expected to be unused, held by {holder}"
-            )
+            raise self._in_use(code, where, offset)
         if code == _BAD_OFFSET:
             raise self._no_block(offset, where)
         raise MemoryError(f"{where}: no memory for it")
+
+    def _in_use(self, code: int, where: str, offset: int) -> BufferError:
+        space: Any = self._elsewhere(offset) or self
+        holder = "another transaction"
+        if code == _PINNED:
+            holder = counted(space._views_of(offset), "live view")
+        size = counted(max(space._held_size(offset), 0), "byte")
+        return BufferError(
+            f"{where}: block at offset {offset:#x} ({size}) expected to be unused, held by {holder}"
+        )
 
     # ------------------------------------------------------------ moving a block
 

@@ -49,7 +49,7 @@ from pmemheap.region import AnonymousMedium, Region
 from pmemheap.roots import Roots
 from pmemheap.slabs import CLASSES, packed_classes
 from pmemheap.supply import POOL_MOST, Supply
-from pmemheap.units import GRANULE, UNIT
+from pmemheap.units import GRANULE, UNIT, counted
 
 __all__ = ["BAD_OFFSET", "Engine", "State", "living"]
 
@@ -271,8 +271,9 @@ class Engine(Committing):
             )
         if refusal == _Code.PINNED:
             raise BufferError(
-                f"{where}: block at offset {offset:#x}: no live views expected, "
-                f"{self._views_of(offset)} found; free(offset, deferred=True) frees it all the same"
+                f"{where}: block at offset {offset:#x} ({self._bytes_of(offset)}): no live views "
+                f"expected, {self._views_of(offset)} found; free(offset, deferred=True) frees it "
+                "all the same"
             )
         raise self._no_block(offset, where)
 
@@ -349,9 +350,13 @@ class Engine(Committing):
                 f"where it must move to hold {size} bytes, found one"
             )
         return BufferError(
-            f"realloc: block at offset {offset:#x}: no live views expected where it must move "
-            f"to hold {size} bytes, {self._views_of(offset)} found"
+            f"realloc: block at offset {offset:#x} ({self._bytes_of(offset)}): no live views "
+            f"expected where it must move to hold {size} bytes, {self._views_of(offset)} found"
         )
+
+    def _bytes_of(self, offset: int) -> str:
+        """Say how large a block is that lives or is withheld."""
+        return counted(max(self._held_size(offset), 0), "byte")
 
     def _expand_slow(self, offset: Any, size: Any) -> bool:
         place, nbytes = offset_argument(offset), size_argument(size)
@@ -586,13 +591,13 @@ class Engine(Committing):
                 errno.EIO,
                 f"{self._name}: a heap whose syncs succeed expected, one failed; reopen it",
             )
-        wanted = "writable" if state == State.READONLY else "open"
+        wanted = "a writable" if state == State.READONLY else "an open"
         found = {
             State.READONLY: "it was opened read-only",
             State.FORKED: "it belongs to the parent process; open it anew in this one",
             State.CLOSED: "it is closed",
         }[state]
-        raise UsageError(f"{self._name}: a {wanted} heap expected, {found}")
+        raise UsageError(f"{self._name}: {wanted} heap expected, {found}")
 
     def _raise_code(self, code: int) -> None:
         if code == _Code.CORRUPT:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import operator
 import sys
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pmemheap.engine import Engine, living
 from pmemheap.errors import UsageError
 from pmemheap.native import BlockBytes
+from pmemheap.refusals import end_with
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,9 +112,13 @@ class Block:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Free the block, if it still lives."""
+        """Free the block, if it still lives.
+
+        When an exception leaves the block of code, and views are alive, which its traceback may
+        keep, the block is freed when the last of them goes.
+        """
         if self.is_live:
-            self.free()
+            end_with(value, partial(self.free, deferred=value is not None))
 
     def __eq__(self, other: object) -> bool:
         """Tell whether both are handles to the same life of the same block."""
@@ -201,8 +207,8 @@ def new_array(
     try:
         array = _checked_array_at(heap, offset, sides, kind)
         _numpy().frombuffer(heap.view(offset), "u1", nbytes).fill(0)
-    except BaseException:
-        heap.free(offset, deferred=True)
+    except BaseException as error:
+        end_with(error, partial(heap.free, offset, deferred=True))
         raise
     return array
 

@@ -13,11 +13,11 @@ A call that raises has changed nothing.
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -34,17 +34,18 @@ from pmemheap.arguments import (
 )
 from pmemheap.blockspace import BlockSpace
 from pmemheap.engine import Engine, State, living
-from pmemheap.errors import DurabilityError, PmemHeapError, UsageError
+from pmemheap.errors import DurabilityError, HeapFileError, PmemHeapError, UsageError
 from pmemheap.filemedium import FileMedium
 from pmemheap.insight import CheckReport, HeapStats
 from pmemheap.layout import ARENA_BITS, ArenaState, RootSlot
 from pmemheap.redo import recover, replay_private
-from pmemheap.refusals import refusals
+from pmemheap.refusals import end_with, refusal, refusals
 from pmemheap.region import DEFAULT_HEADROOM, AnonymousMedium, Region
 from pmemheap.roots import MemoryRoots, Roots, RootStore
 from pmemheap.snapshotting import copy_heap_file
 from pmemheap.totals import joined, lost_roots, misplaced_segments, total
 from pmemheap.transaction import Savepoint, Transaction
+from pmemheap.viewed import viewed_blocks
 
 __all__ = ["ALIGN_MOST", "DECAY_SECONDS", "SIZE_MOST", "Heap", "open_heap"]
 
@@ -79,10 +80,12 @@ class Heap(BlockSpace):
 
     # ------------------------------------------------------------ making
 
-    def __init__(self) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         """Refuse: a heap needs memory, and each kind has its own maker."""
         raise TypeError(
-            "Heap: made by Heap.anonymous, Heap.shared, Heap.create, Heap.open or Heap.attach"
+            "Heap: Heap.open(path) for a file that is there, Heap.create(path) for a new one, "
+            'pmemheap.open(path, "c") for either, Heap.anonymous(), Heap.shared() or '
+            "Heap.attach(fd) expected, found Heap(...)"
         )
 
     @classmethod
@@ -162,8 +165,13 @@ class Heap(BlockSpace):
 
         Raises
         ------
+        HeapExistsError, HeapNotFoundError, HeapPermissionError
+            The file exists; its directory does not; no permission for it. Each is also the
+            exception of Python of that name, with errno and filename.
+        HeapBusyError
+            Somebody has the heap open that is to be replaced.
         UsageError
-            The file exists, an option is out of range, or the file system cannot keep the promise.
+            An option is out of range, or the file system cannot keep the promise.
         OutOfSpaceError
             The disk is full.
         """
@@ -177,9 +185,8 @@ class Heap(BlockSpace):
         self = cls._over_file(medium, headroom, decay, fresh=True)
         try:
             medium.appear(replace_file=replace)
-        except BaseException:
-            with suppress(PmemHeapError):  # what it says follows from what is raised
-                self.close()
+        except BaseException as error:
+            end_with(error, self.close)
             raise
         return self
 
@@ -207,8 +214,13 @@ class Heap(BlockSpace):
 
         Raises
         ------
-        UsageError
-            No such file, no permission, or another process has it open; it is named.
+        HeapNotFoundError, HeapPermissionError
+            No such file; no permission. They are also FileNotFoundError and PermissionError.
+        HeapBusyError
+            Another process has it open, or another heap of this one; it is named. Also a
+            BlockingIOError.
+        HeapFileError
+            What else the system refuses, such as a directory.
         CorruptHeapError
             The file is not a sound heap; place, expected and found are named.
         """
@@ -241,19 +253,15 @@ class Heap(BlockSpace):
 
         Raises
         ------
-        UsageError
-            Not an open descriptor of a heap; another process is the writer.
+        HeapFileError
+            Not an open descriptor of a heap.
+        HeapBusyError, HeapPermissionError
+            Another process is the writer; the descriptor can only be read.
         CorruptHeapError
             What the descriptor leads to is not a sound heap.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
-        flags = os.O_RDONLY if readonly else os.O_RDWR
-        try:
-            own = os.open(f"/proc/self/fd/{fd:d}", flags | os.O_CLOEXEC | os.O_NONBLOCK)
-        except (OSError, TypeError, ValueError) as error:
-            raise UsageError(
-                f"attach: an open descriptor expected, found {fd!r}: {error}"
-            ) from error
+        own = _opened_again(fd, os.O_RDONLY if readonly else os.O_RDWR)
         medium = FileMedium.adopt(
             own, f"descriptor {fd}", readonly=readonly, limit=limit_argument(limit), beside=True,
             recover=recover,
@@ -275,8 +283,8 @@ class Heap(BlockSpace):
             except BaseException:
                 region.close()
                 raise
-        except BaseException:
-            medium.close()
+        except BaseException as error:
+            end_with(error, medium.close)
             raise
 
     @classmethod
@@ -511,7 +519,9 @@ class Heap(BlockSpace):
         return transaction
 
     def sync(self) -> None:
-        """Wait until everything stored so far is on the medium; nothing in anonymous memory.
+        """Wait until everything stored so far is on the medium.
+
+        In anonymous memory, and in a heap that was opened to read, there is nothing to do.
 
         In a power heap it waits until no other thread has a transaction that changes committed
         bytes. In such a transaction of its own thread it is no durable point for what was stored
@@ -522,8 +532,8 @@ class Heap(BlockSpace):
         DurabilityError
             The system could not write it back. The heap is read-only from now on.
         """
-        self._require(write=True)
-        if isinstance(self._medium, FileMedium):
+        self._require(write=not self.readonly)
+        if isinstance(self._medium, FileMedium) and not self.readonly:
             medium = self._medium
             self._without_snapshots(lambda: self._serve(self._sync_locked, medium))
 
@@ -557,9 +567,11 @@ class Heap(BlockSpace):
 
         Raises
         ------
+        HeapExistsError, HeapNotFoundError, HeapPermissionError
+            A file is there; its directory is not; no permission. There is no copy.
         UsageError
-            The heap is not in a file, a transaction is open, a file is there; or other threads
-            changed a ``process`` heap all the time. There is no copy.
+            The heap is not in a file, a transaction is open; or other threads changed a ``process``
+            heap all the time. There is no copy.
         OutOfSpaceError, DurabilityError
             No room for it; a sync failed.
         """
@@ -567,7 +579,7 @@ class Heap(BlockSpace):
         self._require(write=True)
         if not isinstance(self._medium, FileMedium):
             raise UsageError(f"{self._name}: a heap in a file or shared memory expected")
-        with refusals(f"snapshot {str(place)!r}"):
+        with refusals(f"snapshot {str(place)!r}", str(place)):
             options = {"new_identity": new_identity, "replace_file": replace}
             self._serve(self._snapshot_locked, self._medium, place, options)
 
@@ -635,7 +647,7 @@ class Heap(BlockSpace):
     def _require_unused(self) -> None:
         views = sum(space._live_views() for space in self._spaces())
         if views:
-            raise BufferError(f"{self._name}: no live views expected at close, {views} found")
+            raise self._viewed_at_close(views)
         transactions = self._log._open_transactions()
         if transactions:
             raise BufferError(
@@ -654,7 +666,13 @@ class Heap(BlockSpace):
                 for arena in arenas:
                     arena._set_state(state)
         if views:
-            raise BufferError(f"{self._name}: no live views expected at close, {views} found")
+            raise self._viewed_at_close(views)
+
+    def _viewed_at_close(self, views: int) -> BufferError:
+        return BufferError(
+            f"{self._name}: no live views expected at close, {views} found: "
+            f"{viewed_blocks(self._spaces())}"
+        )
 
     def _close_parts(self) -> None:
         """Give everything back; what an interrupt has left out is done by the next call."""
@@ -682,8 +700,21 @@ class Heap(BlockSpace):
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close."""
-        self.close()
+        """Close; an exception that leaves the block is not replaced: see `close`."""
+        end_with(value, self.close)
+
+
+def _opened_again(fd: int, flags: int) -> int:
+    """Return a descriptor of its own for what `fd` leads to."""
+    what = f"attach: an open descriptor expected, found {fd!r}"
+    try:
+        return os.open(f"/proc/self/fd/{fd:d}", flags | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise HeapFileError(what, errno.EBADF) from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"{what}: {error}") from error
+    except OSError as error:
+        raise refusal(what, error, f"descriptor {fd}") from error
 
 
 class _Guard:

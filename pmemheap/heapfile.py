@@ -32,6 +32,8 @@ from pmemheap import layout, native, users
 from pmemheap.errors import (
     CorruptHeapError,
     DurabilityError,
+    HeapBusyError,
+    HeapFileError,
     OutOfSpaceError,
     Pmem2Error,
     UsageError,
@@ -49,7 +51,7 @@ from pmemheap.layout import (
     Table,
     slot_offset,
 )
-from pmemheap.naming import give_name, sync_directory, temporary_name
+from pmemheap.naming import give_name, require_place, sync_directory, temporary_name
 from pmemheap.native import NativeError
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.row import file_row
@@ -187,14 +189,17 @@ class HeapFile:
 
         Raises
         ------
+        HeapExistsError, HeapNotFoundError, HeapPermissionError
+            The path exists; its directory does not; no permission.
+        HeapBusyError
+            Somebody has the heap open that is to be replaced.
         UsageError
-            The path exists, or its directory does not; power durability on a memory file system;
-            the file to replace is no regular one, or a heap that somebody has open.
+            Power durability on a memory file system; the file to replace is no regular one.
         OutOfSpaceError
             No room for 1.3 MiB, or a smaller limit.
         """
-        with refusals(f"heap file {str(path)!r}: creation"):
-            _require_place(path, replace_file=replace_file)
+        with refusals(f"heap file {str(path)!r}: creation", str(path)):
+            require_place("heap file", path, replace_file=replace_file)
             if path.exists():
                 _require_unused(path)
             temporary = temporary_name(path)
@@ -221,7 +226,7 @@ class HeapFile:
 
         Raises
         ------
-        UsageError
+        HeapExistsError
             Meanwhile there is a file of that name.
         DurabilityError
             The directory could not be synced.
@@ -229,7 +234,7 @@ class HeapFile:
         assert self._temporary is not None
         self._require_own()
         path = Path(self.name)
-        with refusals(f"heap file {self.name!r}: creation"):
+        with refusals(f"heap file {self.name!r}: creation", self.name):
             give_name("heap file", self._temporary, path, replace_file=replace_file)
             self._temporary = None
             try:
@@ -267,8 +272,10 @@ class HeapFile:
 
         Raises
         ------
-        UsageError
-            No file, a directory or device, no permission; another process has it open.
+        HeapNotFoundError, HeapPermissionError, HeapBusyError
+            No such file; no permission; somebody else has it open.
+        HeapFileError
+            A directory or device, or what else the system refuses.
         CorruptHeapError
             Not a sound heap.
         OutOfSpaceError
@@ -308,7 +315,7 @@ class HeapFile:
         path : Path, optional
             By which the file was opened.
         """
-        with refusals(f"heap file {name!r}: open"):
+        with refusals(f"heap file {name!r}: open", name):
             medium = cls(fd, name, readonly=readonly, limit=limit, path=path)
             try:
                 medium._require_regular()
@@ -328,7 +335,10 @@ class HeapFile:
         status = native.fstat(self.fd)
         if not stat.S_ISREG(status.mode):
             kind = "a directory" if stat.S_ISDIR(status.mode) else "a device, pipe or socket"
-            raise UsageError(f"heap file {self.name!r}: a regular file expected, found {kind}")
+            number = errno.EISDIR if stat.S_ISDIR(status.mode) else errno.EINVAL
+            raise HeapFileError(
+                f"heap file {self.name!r}: a regular file expected, found {kind}", number, self.name
+            )
         if status.size < _FILE_LEAST:
             raise CorruptHeapError(
                 f"heap file {self.name!r}: at least {_FILE_LEAST} bytes expected, "
@@ -391,7 +401,9 @@ class HeapFile:
         native.pwrite(self.fd, arena.pack(), layout.ARENA_TABLE)
         self.slots = Tables({0: log, 1: data}, {0: arena})
         if not users.become_writer(self._lock_fd):
-            raise UsageError(f"heap file {self.name!r}: the writer's lock expected, refused")
+            raise HeapBusyError(
+                f"heap file {self.name!r}: the writer's lock expected, refused", filename=self.name
+            )
 
     def read_image(self) -> None:
         """Read the header area anew, and choose the superblock."""
@@ -672,7 +684,7 @@ class HeapFile:
 
     def allocated(self) -> tuple[int, int]:
         """Return the length of the file and the bytes of its blocks."""
-        with refusals(f"heap file {self.name!r}"):
+        with refusals(f"heap file {self.name!r}", self.name):
             status = native.fstat(self.fd)
         return status.size, status.allocated
 
@@ -806,21 +818,8 @@ class HeapFile:
             ) from error
 
 
-def _require_place(path: Path, *, replace_file: bool) -> None:
-    """Check that a file of this name can be made, or replaced."""
-    what = f"heap file {str(path)!r}"
-    if not path.parent.is_dir():
-        raise UsageError(f"{what}: directory {str(path.parent)!r} expected, not there")
-    if path.is_dir():
-        raise UsageError(f"{what}: a file expected, found a directory")
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{what}: a regular file expected, found a device, pipe or socket")
-    if path.exists() and not replace_file:
-        raise UsageError(f"{what}: no such file expected, one is there")
-
-
 def _require_unused(path: Path) -> None:
-    """Raise UsageError if somebody writes to the heap that is to be replaced."""
+    """Raise HeapBusyError if somebody writes to the heap that is to be replaced."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         users.require_no_writer(fd, str(path))

@@ -15,7 +15,7 @@ from pmemheap.filemedium import FileMedium
 from pmemheap.layout import ARENA_BITS, DATA_WIDTH, SEGMENT_UNITS
 from pmemheap.slabs import CLASSES
 from pmemheap.supply import POOL_MOST
-from pmemheap.units import UNIT, align_up, format_bytes
+from pmemheap.units import UNIT, align_up, counted, format_bytes
 
 __all__ = [
     "CheckReport",
@@ -355,8 +355,8 @@ class CheckReport:
     def __str__(self) -> str:
         """Say it in lines."""
         if self:
-            return f"sound: {self.blocks} blocks in {self.units} units"
-        return "\n".join((f"{self.total} findings", *self.findings))
+            return f"sound: {counted(self.blocks, 'block')} in {counted(self.units, 'unit')}"
+        return "\n".join((counted(self.total, "finding"), *self.findings))
 
 
 def check(heap: Engine) -> CheckReport:

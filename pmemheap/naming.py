@@ -5,14 +5,15 @@ temporary name  --file synced-->  its own name  --directory synced-->  there for
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from pathlib import Path
 
 from pmemheap import native
-from pmemheap.errors import UsageError
+from pmemheap.errors import HeapExistsError, HeapFileError, HeapNotFoundError
 
-__all__ = ["give_name", "sync_directory", "temporary_name"]
+__all__ = ["give_name", "require_place", "sync_directory", "temporary_name"]
 
 _CHARACTERS_KEPT = 40
 
@@ -22,12 +23,35 @@ def temporary_name(path: Path) -> Path:
     return path.parent / f".{path.name[:_CHARACTERS_KEPT]}.{secrets.token_hex(8)}"
 
 
+def require_place(what: str, path: Path, *, replace_file: bool) -> None:
+    """Check that a file of this name can be made, or replaced.
+
+    Raises
+    ------
+    HeapNotFoundError, HeapExistsError
+        `what`: there is no directory for it; something of that name is there.
+    HeapFileError
+        It is to be replaced, and is no regular file.
+    """
+    thing, name = f"{what} {str(path)!r}", str(path)
+    if not path.parent.exists():
+        where = f"directory {str(path.parent)!r}"
+        raise HeapNotFoundError(f"{thing}: {where} expected, not there", filename=name)
+    if path.exists() and not replace_file:
+        raise HeapExistsError(f"{thing}: no such file expected, one is there", filename=name)
+    if path.is_dir():
+        raise HeapFileError(f"{thing}: a file expected, found a directory", errno.EISDIR, name)
+    if path.exists() and not path.is_file():
+        found = "a device, pipe or socket"
+        raise HeapFileError(f"{thing}: a regular file expected, found {found}", errno.EINVAL, name)
+
+
 def give_name(what: str, temporary: Path, path: Path, *, replace_file: bool) -> None:
     """Give a file its name, which `sync_directory` makes durable.
 
     Raises
     ------
-    UsageError
+    HeapExistsError
         `what`: there is a file of that name, and it is not to be replaced.
     """
     if replace_file:
@@ -36,7 +60,9 @@ def give_name(what: str, temporary: Path, path: Path, *, replace_file: bool) -> 
     try:
         os.link(temporary, path)
     except FileExistsError:
-        raise UsageError(f"{what} {str(path)!r}: no such file expected, one is there") from None
+        raise HeapExistsError(
+            f"{what} {str(path)!r}: no such file expected, one is there", filename=str(path)
+        ) from None
     os.unlink(temporary)
 
 

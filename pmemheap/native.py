@@ -30,6 +30,7 @@ from pmemheap.errors import (
     DurabilityError,
     OutOfSpaceError,
     PmemHeapError,
+    Portable,
     UsageError,
 )
 
@@ -220,7 +221,7 @@ EXCEPTIONS: dict[int, type[PmemHeapError]] = {
 """The one class that each negative code of `enum ph_code` is raised as."""
 
 
-class NativeError(OSError):
+class NativeError(Portable, OSError):
     """A system call was refused; `errno` says why and `call` which.
 
     Parameters
@@ -234,10 +235,6 @@ class NativeError(OSError):
     def __init__(self, number: int, call: str) -> None:
         super().__init__(number, f"{call}: {os.strerror(number)}")
         self.call = call
-
-    def __reduce__(self) -> tuple[type[NativeError], tuple[int | None, str]]:
-        """Pickle by the two arguments, not by what OSError makes of them."""
-        return type(self), (self.errno, self.call)
 
 
 def check(result: int, call: str) -> int:

@@ -1,20 +1,31 @@
-"""Refusals: what the system refuses, as exceptions of ours."""
+"""Refusals: what the system refuses, as exceptions of ours; and what follows a failure.
+
+    ENOMEM, ENOSPC, EMFILE ...   OutOfSpaceError        EIO   DurabilityError
+    ENOENT   HeapNotFoundError      EEXIST   HeapExistsError      EACCES   HeapPermissionError
+    any other                    HeapFileError, which is a UsageError and an OSError
+
+Never CorruptHeapError: a refusal says nothing about what is in a file.
+"""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pmemheap.errors import (
     DurabilityError,
+    HeapBusyError,
+    HeapExistsError,
+    HeapFileError,
+    HeapNotFoundError,
+    HeapPermissionError,
     OutOfSpaceError,
     Pmem2Error,
     PmemHeapError,
-    UsageError,
 )
 
-__all__ = ["refusal", "refusals"]
+__all__ = ["end_with", "refusal", "refusals"]
 
 _NO_ROOM = frozenset(
     {
@@ -27,25 +38,69 @@ _NO_ROOM = frozenset(
         errno.ENFILE,
     }
 )
+_KINDS: dict[int | None, type[HeapFileError]] = {
+    errno.ENOENT: HeapNotFoundError,
+    errno.EEXIST: HeapExistsError,
+    errno.EACCES: HeapPermissionError,
+    errno.EPERM: HeapPermissionError,
+    errno.ETXTBSY: HeapBusyError,
+}
+_LAST_ERRNO = 4095
 
 
-def refusal(what: str, error: OSError) -> PmemHeapError:
-    """Return the exception of ours for a system call that was refused."""
+def refusal(what: str, error: OSError, filename: str | None = None) -> PmemHeapError:
+    """Return the exception of ours for a system call that was refused.
+
+    Parameters
+    ----------
+    filename : str, optional
+        The file, as the caller named it; that of the system call if left out.
+    """
     if error.errno in _NO_ROOM:
         return OutOfSpaceError(f"{what}: {error}")
     if error.errno == errno.EIO:
         return DurabilityError(error.errno, f"{what}: {error}")
-    return UsageError(f"{what}: {error}")
+    kind = _KINDS.get(error.errno, HeapFileError)
+    text = error.strerror or str(error)
+    return kind(f"{what}: {text}", error.errno, filename or _name_in(error))
+
+
+def _name_in(error: OSError) -> str | None:
+    return None if error.filename is None else str(error.filename)
 
 
 @contextmanager
-def refusals(what: str) -> Iterator[None]:
-    """Raise an exception of ours for whatever the system refuses."""
+def refusals(what: str, filename: str | None = None) -> Iterator[None]:
+    """Raise an exception of ours for whatever the system refuses; parameters as `refusal`."""
     try:
         yield
     except Pmem2Error as error:
-        raise OutOfSpaceError(f"{what}: {error}") from error
+        raise _of_map(what, error, filename) from error
     except PmemHeapError:
         raise
     except OSError as error:
-        raise refusal(what, error) from error
+        raise refusal(what, error, filename) from error
+
+
+def _of_map(what: str, error: Pmem2Error, filename: str | None) -> PmemHeapError:
+    """Return the exception for a map that was refused: there is no room, unless errno says more."""
+    if error.code < -_LAST_ERRNO or -error.code in _NO_ROOM:
+        return OutOfSpaceError(f"{what}: {error}")
+    return refusal(what, OSError(-error.code, str(error)), filename)
+
+
+def end_with(error: BaseException | None, close: Callable[[], object]) -> None:
+    """Close something at the end of a ``with`` block, or after a failure.
+
+    Parameters
+    ----------
+    error : BaseException or None
+        What leaves the block. An exception of `close` does not take its place: it becomes a note.
+    """
+    if error is None:
+        close()
+        return
+    try:
+        close()
+    except Exception as refused:
+        error.add_note(f"and when it was closed: {type(refused).__name__}: {refused}")

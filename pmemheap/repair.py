@@ -18,12 +18,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pmemheap.errors import CorruptHeapError, UsageError
+from pmemheap.errors import CorruptHeapError, HeapExistsError
 from pmemheap.naming import sync_directory
 from pmemheap.native import crc32c
 from pmemheap.offline import Disk, Edit, Examination, Finding, Overlay, examine, open_image
 from pmemheap.offline.findings import FindingKind, Phase
 from pmemheap.offline.superblocks import applied_edit, recovered, stored_as_next
+from pmemheap.refusals import refusal
 
 __all__ = ["Plan", "Step", "apply", "plan", "repair", "undo"]
 
@@ -140,8 +141,8 @@ def repair(path: str | os.PathLike[str]) -> tuple[Plan, Path | None]:
 
     Raises
     ------
-    UsageError
-        The file cannot be opened for writing, or a process has the heap open.
+    HeapFileError
+        The file cannot be opened for writing, or a process has the heap open; its subclasses tell.
     """
     with open_image(path, write=True) as disk:
         made = plan(disk)
@@ -171,7 +172,9 @@ def _backup_path(path: Path) -> Path:
         backup = path.with_name(f"{path.name}.repair-{stamp}{suffix}.undo")
         if not backup.exists():
             return backup
-    raise UsageError(f"backup {str(backup)!r}: a new name expected, all are taken")
+    raise HeapExistsError(
+        f"backup {str(backup)!r}: a new name expected, all are taken", filename=str(backup)
+    )
 
 
 def _write_backup(disk: Disk, backup: Path, edits: list[Edit], new_size: int | None) -> None:
@@ -215,7 +218,7 @@ def undo(path: str | os.PathLike[str], backup: str | os.PathLike[str]) -> int:
     try:
         data = Path(backup).read_bytes()
     except OSError as error:
-        raise UsageError(f"backup {os.fspath(backup)!r}: {error.strerror}") from error
+        raise refusal(f"backup {os.fspath(backup)!r}", error, os.fsdecode(backup)) from error
     size, ranges = _read_backup(data, os.fspath(backup))
     with open_image(path, write=True) as disk:
         os.ftruncate(disk.fd, size)

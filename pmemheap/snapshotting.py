@@ -25,7 +25,7 @@ from pathlib import Path
 from pmemheap import layout, native
 from pmemheap.errors import UsageError
 from pmemheap.layout import HeapState, SegmentKind, SegmentSlot, Superblock
-from pmemheap.naming import give_name, sync_directory, temporary_name
+from pmemheap.naming import give_name, require_place, sync_directory, temporary_name
 from pmemheap.native import NativeError
 
 __all__ = ["CopyMethod", "copy_heap_file"]
@@ -71,12 +71,12 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
 
     Raises
     ------
-    UsageError
+    HeapExistsError, HeapNotFoundError
         A file is there, or its directory is not.
     OSError
         No room, or the medium failed; nothing is left at `path` that was not there before.
     """
-    _require_place(path, replace_file=replace_file)
+    require_place("snapshot", path, replace_file=replace_file)
     temporary = temporary_name(path)
     mode = os.fstat(fd).st_mode & 0o777
     target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode or 0o600)
@@ -95,13 +95,6 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
             os.unlink(temporary)
         raise
     return method
-
-
-def _require_place(path: Path, *, replace_file: bool) -> None:
-    if not path.parent.is_dir():
-        raise UsageError(f"snapshot {str(path)!r}: its directory expected, not there")
-    if path.exists() and (not replace_file or not path.is_file()):
-        raise UsageError(f"snapshot {str(path)!r}: no such file expected, one is there")
 
 
 # ---------------------------------------------------------------- bytes

@@ -28,6 +28,7 @@ from pmemheap.errors import UsageError
 from pmemheap.handles import Block
 from pmemheap.layout import RootSlot
 from pmemheap.redo import LogCode
+from pmemheap.refusals import end_with
 from pmemheap.roots import require_root
 from pmemheap.units import GRANULE
 
@@ -341,13 +342,17 @@ class Savepoint:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Keep, or take back when an exception leaves the block."""
+        """Keep, or take back when an exception leaves the block, with savepoints inside of it."""
         if not self.is_open:
             return
         if kind is None:
             self.commit()
         else:
-            self.abort()
+            end_with(value, self._abort_all)
+
+    def _abort_all(self) -> None:
+        while self.is_open:
+            (self._transaction._savepoints or [self])[-1].abort()
 
 
 class TransactionRoots(MutableMapping[str, int]):

@@ -20,6 +20,7 @@ __all__ = [
     "TiB",
     "align_down",
     "align_up",
+    "counted",
     "format_bytes",
     "is_aligned",
     "is_power_of_two",
@@ -74,6 +75,18 @@ def is_power_of_two(value: int) -> bool:
     [1, 2, 4, 8]
     """
     return value > 0 and value & (value - 1) == 0
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where there is not just one.
+
+    Examples
+    --------
+    >>> counted(1, "view"), counted(1200, "block"), counted(0, "entry")
+    ('1 view', '1200 blocks', '0 entries')
+    """
+    plural = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
 
 
 def format_bytes(count: int) -> str:

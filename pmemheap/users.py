@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from pmemheap import layout, native
-from pmemheap.errors import UsageError
+from pmemheap.errors import HeapBusyError
 from pmemheap.native import Lock, NativeError
 
 __all__ = [
@@ -54,22 +54,26 @@ def require_sole_writer(fd: int, name: str) -> None:
 
     Raises
     ------
-    UsageError
+    HeapBusyError
         Somebody else writes or reads.
     """
     if not become_writer(fd):
-        raise UsageError(
-            f"heap file {name!r}: no other writer expected, process {holder(fd)} has it open"
+        raise HeapBusyError(
+            f"heap file {name!r}: no other writer expected, process {holder(fd)} has it open",
+            filename=name,
         )
     if has_readers(fd):
-        raise UsageError(f"heap file {name!r}: no reader expected, one or more have it open")
+        raise HeapBusyError(
+            f"heap file {name!r}: no reader expected, one or more have it open", filename=name
+        )
 
 
 def require_no_writer(fd: int, name: str) -> None:
-    """Raise UsageError if somebody writes to the heap file `name`."""
+    """Raise HeapBusyError if somebody writes to the heap file `name`."""
     if has_writer(fd):
-        raise UsageError(
-            f"heap file {name!r}: no writer expected, process {holder(fd)} has it open"
+        raise HeapBusyError(
+            f"heap file {name!r}: no writer expected, process {holder(fd)} has it open",
+            filename=name,
         )
 
 

@@ -14,6 +14,11 @@ from pmemheap import errors, units
 from pmemheap.errors import (
     CorruptHeapError,
     DurabilityError,
+    HeapBusyError,
+    HeapExistsError,
+    HeapFileError,
+    HeapNotFoundError,
+    HeapPermissionError,
     OutOfSpaceError,
     Pmem2Error,
     PmemHeapError,
@@ -28,6 +33,11 @@ from pmemheap.errors import (
         (OutOfSpaceError, MemoryError),
         (CorruptHeapError, Exception),
         (DurabilityError, OSError),
+        (HeapFileError, UsageError),
+        (HeapNotFoundError, FileNotFoundError),
+        (HeapExistsError, FileExistsError),
+        (HeapBusyError, BlockingIOError),
+        (HeapPermissionError, PermissionError),
         (Pmem2Error, Exception),
     ],
 )

@@ -280,7 +280,6 @@ CHANGES: dict[str, Callable[[Heap, int], object]] = {
     "alloc": lambda heap, _: heap.alloc(10),
     "ndarray": lambda heap, _: heap.ndarray(10),
     "trim": lambda heap, _: heap.trim(),
-    "sync": lambda heap, _: heap.sync(),
     "root": lambda heap, offset: heap.roots.__setitem__("b", offset),
     "no root": lambda heap, _: heap.roots.__delitem__("a"),
 }
@@ -298,6 +297,7 @@ READS: dict[str, Callable[[Heap, int], object]] = {
     "roots": lambda heap, _: dict(heap.roots),
     "root": lambda heap, _: heap.roots["a"],
     "fileno": lambda heap, _: heap.fileno(),
+    "sync": lambda heap, _: heap.sync(),
 }
 
 
@@ -412,5 +412,6 @@ def test_a_path_that_cannot_be_is_refused(
 
 
 def test_a_heap_has_no_constructor_and_no_copy() -> None:
-    with pytest.raises(TypeError, match=r"Heap\.anonymous"):
-        Heap()
+    for arguments in ((), ("data.heap",)):
+        with pytest.raises(TypeError, match=r"Heap\.open\(path\).*Heap\.create.*Heap\.anonymous"):
+            Heap(*arguments)

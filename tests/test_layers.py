@@ -20,7 +20,7 @@ LAYERS = [
     ["errors", "units"],
     ["_core"],
     ["native"],
-    ["rules", "refusals", "naming"],
+    ["rules", "refusals", "naming", "viewed"],
     ["pmem2"],
     ["layout"],
     ["records"],

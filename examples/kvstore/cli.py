@@ -31,6 +31,7 @@ from kvstore.loading import Entry, csv_entries, dump_lines, json_entries
 from kvstore.loading import load as load_entries
 from kvstore.store import KVStore
 from pmemheap import CorruptHeapError, DurabilityError, OutOfSpaceError, PmemHeapError, UsageError
+from pmemheap.units import counted
 
 __all__ = ["app", "run"]
 
@@ -146,7 +147,7 @@ def load(  # noqa: PLR0913, PLR0917 -- options, all by name
         KVStore(path, durability.value) as store,
     ):
         count = load_entries(store, _entries(lines, form, key), batch=batch)
-    typer.echo(f"{path}: {count} entries from {source}")
+    typer.echo(f"{path}: {counted(count, 'entry')} from {source}")
 
 
 def _progress() -> Progress:
@@ -235,6 +236,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _line_of(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"key {error.args[0]!r}: no such key"
-    if isinstance(error, OSError) and error.filename and error.strerror:
+    is_ours = isinstance(error, PmemHeapError)  # whose text has the file, and more
+    if isinstance(error, OSError) and not is_ours and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

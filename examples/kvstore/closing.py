@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from pmemheap.refusals import end_with
+
 __all__ = ["Closing"]
 
 
@@ -25,5 +27,5 @@ class Closing:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close."""
-        self.close()
+        """Close; an exception that leaves the block is not replaced by one of `close`."""
+        end_with(value, self.close)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pmemheap
 from kvstore.closing import Closing
 from pmemheap import PmemHeapError
+from pmemheap.refusals import end_with
 
 if TYPE_CHECKING:
     from pmemheap.transaction import Transaction
@@ -51,8 +52,8 @@ class StoreFile(Closing):
         """Close the file if what is in it cannot be opened."""
         try:
             yield
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            end_with(error, self.close)
             raise
 
     @property

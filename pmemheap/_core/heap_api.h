@@ -82,6 +82,11 @@ int ph_handle_valid(const struct ph_heap *h, uint64_t offset, uint64_t serial);
 void ph_handle_drop(struct ph_heap *h, uint64_t offset, uint64_t serial);
 int ph_free_deferred(struct ph_heap *h, uint64_t offset);
 const struct ph_mark *ph_mark_find(const struct ph_heap *h, uint64_t offset);
+struct ph_viewed {
+    uint64_t offset;
+    uint32_t views;
+};
+uint64_t ph_viewed(const struct ph_heap *h, struct ph_viewed *found, uint64_t capacity);
 
 /* Reading a heap that was opened. */
 struct ph_gap {

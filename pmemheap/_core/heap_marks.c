@@ -175,6 +175,31 @@ void ph_unpin(struct ph_heap *h, uint64_t offset)
     let_go(h, mark);
 }
 
+/* Put a block among those of lowest offset, in order, of which `capacity` are kept. */
+static void insert_lowest(struct ph_viewed *found, uint64_t *count, uint64_t capacity, struct ph_viewed one)
+{
+    uint64_t at = *count < capacity ? (*count)++ : capacity;
+    for (; at > 0 && found[at - 1].offset > one.offset; at--)
+        if (at < capacity)
+            found[at] = found[at - 1];
+    if (at < capacity)
+        found[at] = one;
+}
+
+/* ph_viewed -- how many blocks have live views; those of lowest offset, `capacity` at most, go to `found`. O(marks). */
+uint64_t ph_viewed(const struct ph_heap *h, struct ph_viewed *found, uint64_t capacity)
+{
+    uint64_t total = 0, count = 0;
+    for (uint64_t i = 0; i < h->marks.capacity; i++) {
+        const struct ph_mark *mark = &h->marks.slots[i];
+        if (mark->key == 0 || mark->views == 0)
+            continue;
+        insert_lowest(found, &count, capacity, (struct ph_viewed){mark->key - 1, mark->views});
+        total++;
+    }
+    return total;
+}
+
 /* ph_handle_make -- the serial number of this life of the block, one more handle to it. */
 int64_t ph_handle_make(struct ph_heap *h, uint64_t offset)
 {

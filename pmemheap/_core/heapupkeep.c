@@ -347,6 +347,26 @@ static PyObject *live_views(PyObject *object, PyObject *ignored)
     return PyLong_FromUnsignedLongLong(core_of(object)->marks.views);
 }
 
+enum { VIEWED = 5 };
+
+/* (number of blocks with live views, [(offset, size, views), ...] of the lowest ones). */
+static PyObject *viewed(PyObject *object, PyObject *ignored)
+{
+    struct ph_viewed found[VIEWED];
+    uint64_t total = ph_viewed(core_of(object), found, VIEWED), kept = total < VIEWED ? total : VIEWED;
+
+    (void)ignored;
+    PyObject *list = PyList_New((Py_ssize_t)kept);
+    for (uint64_t i = 0; list != NULL && i < kept; i++) {
+        int64_t size = ph_held_size(core_of(object), found[i].offset);
+        PyObject *one = Py_BuildValue("KLI", (unsigned long long)ph_outer((struct heap_object *)object, found[i].offset),
+                                      (long long)(size < 0 ? 0 : size), found[i].views);
+        if (one == NULL || PyList_SetItem(list, (Py_ssize_t)i, one) < 0)
+            Py_CLEAR(list);
+    }
+    return list == NULL ? NULL : Py_BuildValue("KN", (unsigned long long)total, list);
+}
+
 static PyObject *move_into(PyObject *object, PyObject *args)
 {
     unsigned long long offset, to, size;
@@ -735,6 +755,7 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_set_origin", set_origin, METH_O, "Tell the number of the arena, shifted: what its offsets begin with."},
     {"_views_of", views_of, METH_O, "Live views of the block at an offset."},
     {"_quarantined", quarantined, METH_NOARGS, "Bytes that were freed and may not be used again yet."},
+    {"_viewed", viewed, METH_NOARGS, "Blocks with live views: how many, and the lowest ones."},
     {"_live_views", live_views, METH_NOARGS, "Live views of all blocks."},
     {"_move_into", move_into, METH_VARARGS, "Copy a block into a large one and free it: from, to, size."},
     {"_place_of", place_of, METH_O, "What covers the unit of an offset."},

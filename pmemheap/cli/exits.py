@@ -57,6 +57,7 @@ def line_of(error: Exception) -> str:
     'pmemheap: two lines'
     """
     text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.strerror and error.filename:
+    is_ours = isinstance(error, PmemHeapError)  # whose text has the file, and more
+    if isinstance(error, OSError) and not is_ours and error.strerror and error.filename:
         text = f"{error.filename}: {error.strerror}"
     return "pmemheap: " + printable(" ".join(text.split()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pmemheap import layout, native, users
-from pmemheap.errors import CorruptHeapError, UsageError
+from pmemheap.errors import CorruptHeapError, HeapBusyError, HeapFileError
 from pmemheap.header import read_tables as read_strictly
 from pmemheap.layout import Superblock
 from pmemheap.native import Lock
@@ -21,6 +22,7 @@ from pmemheap.offline.replaying import replay
 from pmemheap.offline.superblocks import Log, read_log, read_superblocks
 from pmemheap.offline.tables import Slots, check_roots, read_tables
 from pmemheap.offline.units import UnitWalk
+from pmemheap.refusals import refusal, refusals
 
 __all__ = ["Examination", "examine", "open_image"]
 
@@ -84,19 +86,26 @@ def open_image(path: str | os.PathLike[str], *, write: bool = False) -> Iterator
 
     Raises
     ------
-    UsageError
-        No such file, no regular one, no permission, or a process has the heap open.
+    HeapNotFoundError, HeapPermissionError, HeapBusyError
+        No such file; no permission; a process has the heap open.
+    HeapFileError
+        No regular file, or what else the system refuses.
     """
     flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     try:
         fd = os.open(name, flags)
     except OSError as error:
-        raise UsageError(f"heap file {name!r}: {error.strerror}") from error
+        raise refusal(f"heap file {name!r}", error, name) from error
     try:
         if not Path(name).is_file():
-            raise UsageError(f"heap file {name!r}: a regular file expected, found something else")
-        _lock(fd, name, write=write)
+            raise HeapFileError(
+                f"heap file {name!r}: a regular file expected, found something else",
+                errno.EINVAL,
+                name,
+            )
+        with refusals(f"heap file {name!r}: lock", name):
+            _lock(fd, name, write=write)
         yield Disk(fd)
     finally:
         os.close(fd)
@@ -110,8 +119,9 @@ def _lock(fd: int, name: str, *, write: bool) -> None:
         users.become_reader(fd)
         free = not users.has_writer(fd)
     if not free:
-        raise UsageError(
-            f"heap file {name!r}: no other user expected, process {users.holder(fd)} has it open"
+        raise HeapBusyError(
+            f"heap file {name!r}: no other user expected, process {users.holder(fd)} has it open",
+            filename=name,
         )
 
 

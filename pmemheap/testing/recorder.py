@@ -26,6 +26,7 @@ from typing import NamedTuple, Self
 from pmemheap import native
 from pmemheap.errors import UsageError
 from pmemheap.native import TapeEvent, TapeKind
+from pmemheap.refusals import end_with
 
 __all__ = ["Crash", "Kind", "Note", "Recorder", "Recording"]
 
@@ -158,6 +159,9 @@ class Recorder:
         trace: TracebackType | None,
     ) -> None:
         """End the recording."""
+        end_with(error, self._end)
+
+    def _end(self) -> None:
         events = native.tape_end()
         self._recording = Recording(self._base, tuple(_without_maps(events)))
 

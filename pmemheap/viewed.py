@@ -1,0 +1,32 @@
+"""Viewed: which blocks have live views, in words for the errors that they cause.
+
+3 views of the block at 0x40 (112 bytes), 1 view of the block at 0x1000 (8192 bytes), and more
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pmemheap.native import HeapCore
+from pmemheap.units import counted
+
+__all__ = ["viewed_blocks"]
+
+_NAMED_MOST = 5
+
+
+def viewed_blocks(spaces: Iterable[HeapCore]) -> str:
+    """Name the blocks of some arenas that have views, five at most."""
+    total, found = 0, []
+    for space in spaces:
+        count, blocks = space._viewed()
+        total += count
+        found += blocks
+    named = [
+        f"{counted(views, 'view')} of the block at {offset:#x} ({counted(size, 'byte')})"
+        for offset, size, views in found[:_NAMED_MOST]
+    ]
+    rest = total - len(named)
+    if rest > 0:
+        named.append(f"and views of {counted(rest, 'more block')}")
+    return ", ".join(named) or "none any more"
