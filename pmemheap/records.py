@@ -348,6 +348,11 @@ class LogScan:
     seed: int
     lost: tuple[Record, ...]
 
+    @property
+    def file_end(self) -> int | None:
+        """Length of file that the accepted records need; None if none of them says."""
+        return next((each.file_end for each in reversed(self.records) if each.file_end), None)
+
 
 def scan(log: bytes, log_size: int, tail_lsn: int, chain_seed: int, epoch: int) -> LogScan:
     """Follow the chain of records from the tail.

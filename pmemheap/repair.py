@@ -73,21 +73,29 @@ class Plan:
 
 
 def plan(disk: Disk) -> Plan:
-    """Find out what mends a file; changes nothing."""
+    """Find out what mends a file; changes nothing.
+
+    What no repair makes sound is not touched at all: `salvage` reads the more out of a file, the
+    less of it was changed.
+    """
     changes = Overlay(disk)
     before = found = examine(changes)
     steps: list[Step] = []
     for _ in range(_ROUNDS_MOST):
         chosen = _lowest(found)
-        if not chosen:
+        if not chosen or found.superblock is None:
             break
-        if chosen[0].phase > Phase.LOG and found.log.pending:
-            steps.append(_replay(found, changes))
-        else:
+        if chosen[0].phase <= Phase.LOG or not found.log.pending:
             steps += _mend(chosen, changes)
+        elif found.unplaced:
+            break
+        else:
+            steps += _bring_home(found, changes)
         found = examine(changes)
     remaining = [finding for finding in found.findings if finding.is_damage]
-    return Plan(before, found, changes, steps, remaining)
+    if remaining:
+        return Plan(before, before, Overlay(disk), [], remaining)
+    return Plan(before, found, changes, steps, [])
 
 
 def _lowest(found: Examination) -> list[Finding]:
@@ -112,12 +120,18 @@ def _mend(findings: list[Finding], changes: Overlay) -> list[Step]:
     return [Step(f"{finding.thing}: {finding.mend}", finding.loses) for finding in findings]
 
 
-def _replay(found: Examination, changes: Overlay) -> Step:
-    """Store what the log says, and close the heap behind it [R14, R15]."""
+def _bring_home(found: Examination, changes: Overlay) -> list[Step]:
+    """Store what the log says, where derived slots say, and close the heap behind it [R14, R15]."""
     assert found.superblock is not None
     assert found.current is not None
     for edit in list(found.replayed.edits()):
         changes.put(edit.offset, edit.data)
+    derived = [
+        finding
+        for finding in found.findings
+        if finding.phase == Phase.TABLES and finding.is_damage and finding.can_be_mended
+    ]
+    steps = _mend(derived, changes)
     edit, _ = stored_as_next(
         found.superblock, found.current, **recovered(found.superblock, found.log)
     )
@@ -125,7 +139,8 @@ def _replay(found: Examination, changes: Overlay) -> Step:
     applied = applied_edit(found.log)
     changes.put(applied.offset, applied.data)
     count = len(found.log.pending)
-    return Step(f"log: {count} record{'' if count == 1 else 's'} replayed, as opening would")
+    title = f"log: {count} record{'' if count == 1 else 's'} replayed, as opening would"
+    return [*steps, Step(title)]
 
 
 # ---------------------------------------------------------------- doing it

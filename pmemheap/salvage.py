@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,27 +22,23 @@ from pathlib import Path
 from pmemheap import layout
 from pmemheap.errors import UsageError
 from pmemheap.heap import Heap
-from pmemheap.layout import (
-    ArenaSlot,
-    Durability,
-    SegmentKind,
-    SegmentSlot,
-    Table,
-    slot_offset,
-)
+from pmemheap.layout import ArenaSlot, Durability, SegmentKind, SegmentSlot
 from pmemheap.offline import (
-    Disk,
     Examination,
     Extent,
     FindingKind,
+    Overlay,
     Places,
     UnitWalk,
     examine,
     open_image,
 )
 from pmemheap.offline.findings import Findings
+from pmemheap.offline.guessing import best_capacity
 from pmemheap.offline.image import Image
 from pmemheap.offline.places import Part, arena_of
+from pmemheap.offline.replaying import replay
+from pmemheap.offline.segments import unit_gaps
 from pmemheap.slabs import CLASSES
 from pmemheap.units import UNIT, align_up
 
@@ -67,6 +64,8 @@ class SalvageReport:
         Put right.
     lost_roots : list of str
         They lead to no block that was copied.
+    lost_writes : list of str
+        What committed records of the log say of units that could not be found.
     findings : int
         Damage in the wreck.
     map_root : str
@@ -78,6 +77,7 @@ class SalvageReport:
     cut_blocks: int = 0
     roots: int = 0
     lost_roots: list[str] = field(default_factory=list)
+    lost_writes: list[str] = field(default_factory=list)
     findings: int = 0
     map_root: str = ""
 
@@ -111,14 +111,17 @@ def salvage(
     """
     with open_image(path) as disk:
         found = examine(disk)
-        view, places = _places_of(found)
+        places = _places_of(found)
+        view = Overlay(found.image)
+        lost = replay(view, found.log.pending, places, found.slots.sound_arenas)
         if durability is None and found.superblock is not None:
             on_memory = found.superblock.durability == Durability.PROCESS
             durability = "process" if on_memory else None
         made = Heap.create(out, durability=durability, decay=None)
         try:
             with made as heap:
-                report = _Copy(disk, found, view, places, heap, on_progress).run()
+                report = _Copy(found, view, places, heap, on_progress).run()
+                report.lost_writes = [str(each) for each in lost]
         except BaseException:
             Path(out).unlink(missing_ok=True)
             raise
@@ -128,14 +131,11 @@ def salvage(
 # ---------------------------------------------------------------- where the blocks are
 
 
-def _places_of(found: Examination) -> tuple[Image, Places]:
+def _places_of(found: Examination) -> Places:
     """Return where the units lie: by the tables, or by what looks like tables of units."""
-    segments = {
-        index: slot for index, slot in found.slots.segments.items() if slot.kind == SegmentKind.DATA
-    }
-    if not segments or found.superblock is None:
-        segments = dict(enumerate(_guessed(found.view, _known(found))))
-    return found.view, Places(segments, _islands(segments.values()))
+    slots = found.slots.segments.values() if found.is_mapped else _guessed(found)
+    segments = dict(enumerate(slot for slot in slots if slot.kind == SegmentKind.DATA))
+    return Places(segments, _islands(segments.values()))
 
 
 def _islands(segments: Iterable[SegmentSlot]) -> dict[int, ArenaSlot]:
@@ -150,55 +150,91 @@ def _islands(segments: Iterable[SegmentSlot]) -> dict[int, ArenaSlot]:
     return arenas
 
 
-def _known(found: Examination) -> list[SegmentSlot]:
-    """Return the segments that the table or the log names; not what a gap was taken for."""
-    derived = {each.place for each in found.findings if each.kind == FindingKind.SEGMENT}
-    return [
-        slot
-        for index, slot in found.slots.segments.items()
-        if slot.kind != SegmentKind.SPARE or slot_offset(Table.SEGMENTS, index) not in derived
-    ]
-
-
-def _guessed(image: Image, known: Iterable[SegmentSlot]) -> Iterator[SegmentSlot]:
-    """Yield the data segments that are known, and between them what looks like some.
+def _guessed(found: Examination) -> Iterator[SegmentSlot]:
+    """Yield the segments that are known, and between them what looks like some.
 
     Those lie behind a log of the usual size, each with the capacity that fits best, and their units
     follow each other in the order of the file: so it is in a heap that only ever grew.
     """
-    slots = {slot.file_off: slot for slot in known}
-    at, first_unit = layout.HEADER_BYTES, 0
-    if at not in slots:
+    known = {slot.file_off: slot for slot in found.slots.segments.values()}
+    numbers = _Numbers(found)
+    at = layout.HEADER_BYTES
+    if at not in known:
         at += layout.LOG_BYTES
-    while at + UNIT <= image.size:
-        slot = slots.get(at)
+    while at + UNIT <= found.size:
+        slot = known.get(at)
         if slot is None:
-            stop = min((each for each in slots if each > at), default=image.size)
-            capacity = _best_capacity(image, at, stop, first_unit)
-            slot = SegmentSlot(SegmentKind.DATA, at, capacity, 0, first_unit, capacity)
-        if slot.kind == SegmentKind.DATA:
-            yield slot
-            first_unit = slot.first_unit + slot.nunits if slot.arena == 0 else first_unit
+            stop = min((each for each in known if each > at), default=found.size)
+            capacity = best_capacity(found.view, at, stop, numbers.usual)
+            slot = numbers.given_to(SegmentSlot(SegmentKind.DATA, at, capacity, 0, 0, capacity))
+        numbers.reached(slot)
+        yield slot
         at = slot.file_stop
 
 
-def _best_capacity(image: Image, at: int, stop: int, units_before: int) -> int:
-    """Return the capacity under which entries and bits contradict each other least."""
-    least = layout.SEGMENT_UNITS
-    room = max((stop - at) // layout.UNIT_BYTES_IN_FILE // least * least, least)
-    usual = max(least, -(-units_before // 8 // least) * least)
-    tried = {least, min(usual, room), *range(least, min(room, 64 * least) + 1, least), room}
-    scored = [(_score(image, at, capacity), -abs(capacity - usual), capacity) for capacity in tried]
-    best: int = max(scored)[2]
-    return best
+class _Numbers:
+    """Units for segments of which no table says which they have.
 
+    Those that are missing; else those that the log writes to; else the next ones.
+    """
 
-def _score(image: Image, at: int, capacity: int) -> int:
-    slot = SegmentSlot(SegmentKind.DATA, at, capacity, 0, 0, capacity)
-    findings = Findings()
-    walk = UnitWalk(image, Places({0: slot}, {0: ArenaSlot(0, capacity)}), findings, image.size)
-    score = sum(1 + bool(extent.bits) for extent in walk.extents())
-    return score - 2 * findings.damage
+    def __init__(self, found: Examination) -> None:
+        self._gaps = unit_gaps(found.slots)
+        self._wanted = Counter(
+            (each.arena, each.first_unit // layout.SEGMENT_UNITS * layout.SEGMENT_UNITS)
+            for each in found.unplaced
+        )
+        self._taken = [
+            (slot.arena, slot.first_unit, slot.first_unit + slot.nunits)
+            for slot in found.slots.segments.values()
+            if slot.kind == SegmentKind.DATA
+        ]
+        self._next = 0
+
+    @property
+    def usual(self) -> int:
+        """Capacity of a segment by which a heap would grow that has what was seen so far."""
+        return max(layout.SEGMENT_UNITS, align_up(self._next // 8, layout.SEGMENT_UNITS))
+
+    def reached(self, slot: SegmentSlot) -> None:
+        """Go on behind a segment that comes next in the file."""
+        if slot.kind == SegmentKind.DATA and slot.arena == 0:
+            self._next = slot.first_unit + slot.nunits
+
+    def given_to(self, slot: SegmentSlot) -> SegmentSlot:
+        """Return a segment with units of its own."""
+        arena, first = (
+            self._missing(slot.nunits) or self._written(slot.nunits) or self._behind(slot.nunits)
+        )
+        self._taken.append((arena, first, first + slot.nunits))
+        return replace(slot, arena=arena, first_unit=first)
+
+    def _missing(self, nunits: int) -> tuple[int, int] | None:
+        for index, gap in enumerate(self._gaps):
+            first = gap.start
+            if gap.open_start:
+                first = max(min(gap.start, gap.stop - nunits), 0)
+            stop = first + nunits
+            if stop <= gap.stop:
+                left = [replace(gap, start=stop, open_start=False)] if stop < gap.stop else []
+                self._gaps[index : index + 1] = left
+                return gap.arena, first
+        return None
+
+    def _written(self, nunits: int) -> tuple[int, int] | None:
+        free = [place for place in self._wanted if not self._collides(*place, nunits)]
+        return max(free, key=lambda place: self._wanted[place], default=None)
+
+    def _behind(self, nunits: int) -> tuple[int, int]:
+        if self._collides(0, self._next, nunits):
+            self._next = max(stop for arena, _, stop in self._taken if arena == 0)
+        return 0, self._next
+
+    def _collides(self, arena: int, first: int, nunits: int) -> bool:
+        return any(
+            arena == each and first < stop and start < first + nunits
+            for each, start, stop in self._taken
+        )
 
 
 # ---------------------------------------------------------------- copying
@@ -207,11 +243,10 @@ def _score(image: Image, at: int, capacity: int) -> int:
 class _Copy:
     """One copy of all blocks."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 -- from what, to what
-        self, disk: Disk, found: Examination, view: Image, places: Places, heap: Heap,
+    def __init__(
+        self, found: Examination, view: Image, places: Places, heap: Heap,
         on_progress: Callable[[int], None] | None,
     ) -> None:  # fmt: skip
-        self._disk = disk
         self._found = found
         self._view = view
         self._places = places

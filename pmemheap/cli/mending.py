@@ -105,7 +105,10 @@ def _print_plan(path: Path, plan: Plan, backup: Path | None, *, applied: bool) -
         console.print("No repair in place for:", style="bold red")
         print_findings(plan.remaining)
         console.print(
-            printable(f"`pmemheap salvage {path} NEW` copies what can be read."), soft_wrap=True
+            printable(
+                f"The file stays as it is; `pmemheap salvage {path} NEW` copies what can be read."
+            ),
+            soft_wrap=True,
         )
     else:
         console.print(
@@ -146,8 +149,11 @@ def _print_report(path: Path, out: Path, report: SalvageReport) -> None:
     )
     if report.cut_blocks:
         console.print(f"  {report.cut_blocks:,} blocks are there in part, the rest of them zeros")
-    for name in report.lost_roots:
-        console.print(printable(f"  lost: {name}"), soft_wrap=True)
+    lost = report.lost_roots + report.lost_writes
+    for each in lost[:_STEPS_SHOWN]:
+        console.print(printable(f"  lost: {each}"), soft_wrap=True)
+    if len(lost) > _STEPS_SHOWN:
+        console.print(f"  lost: {len(lost) - _STEPS_SHOWN} more; --json has them all")
     if report.map_root:
         console.print(
             f"Blocks have new offsets: root {report.map_root!r} leads to the map, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +12,18 @@ from pathlib import Path
 from pmemheap import layout, native, users
 from pmemheap.errors import CorruptHeapError, HeapBusyError, HeapFileError
 from pmemheap.header import read_tables as read_strictly
-from pmemheap.layout import Superblock
+from pmemheap.layout import SegmentKind, SegmentSlot, Superblock
 from pmemheap.native import Lock
 from pmemheap.offline.extents import Extent, block_at
 from pmemheap.offline.findings import Finding, FindingKind, Findings, Severity
+from pmemheap.offline.guessing import is_likely, looks_used, places_of_one
 from pmemheap.offline.image import Disk, Image, Overlay
 from pmemheap.offline.places import Places
-from pmemheap.offline.replaying import replay
+from pmemheap.offline.replaying import Unplaced, arenas_written, replay, replay_header
 from pmemheap.offline.superblocks import Log, read_log, read_superblocks
 from pmemheap.offline.tables import Slots, check_roots, read_tables
 from pmemheap.offline.units import UnitWalk
+from pmemheap.records import Record
 from pmemheap.refusals import refusal, refusals
 
 __all__ = ["Examination", "examine", "open_image"]
@@ -33,19 +35,21 @@ class Examination:
 
     Attributes
     ----------
-    size : int
-        Length of the file.
+    image : Image
+        The file.
     copies : tuple of Superblock or None
         Both superblocks; `current` is the index of the one that counts, None without one.
     view : Overlay
         The file with the log applied, and with the slots that could be derived.
     replayed : Overlay
-        The file with the log applied, nothing else.
+        The file with the log applied, nothing else. The derived slots say where its writes go.
+    unplaced : list of Unplaced
+        What the log says of units that no segment holds; it is in neither of the two.
     blocks, block_bytes, runs, large, used_units : int
         Live blocks and what they take.
     """
 
-    size: int
+    image: Image
     copies: tuple[Superblock | None, Superblock | None]
     current: int | None
     log: Log
@@ -53,12 +57,24 @@ class Examination:
     places: Places
     replayed: Overlay
     view: Overlay
+    unplaced: list[Unplaced]
     findings: Findings
     blocks: int = 0
     block_bytes: int = 0
     runs: int = 0
     large: int = 0
     used_units: int = 0
+
+    @property
+    def size(self) -> int:
+        """Length of the file."""
+        return self.image.size
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether it is known what every part of the file is."""
+        has_data = any(slot.kind == SegmentKind.DATA for slot in self.slots.segments.values())
+        return self.superblock is not None and has_data and not self.slots.unexplained
 
     @property
     def superblock(self) -> Superblock | None:
@@ -140,18 +156,21 @@ def examine(image: Image, on_extent: Callable[[Extent], None] | None = None) -> 
     superblock = None if current is None else copies[current]
     log = read_log(image, superblock, findings)
     replayed = Overlay(image)
-    replay(replayed, log.pending)
-    file_end = superblock.file_end if superblock is not None else None
-    if log.scan.records:
-        file_end = log.scan.records[-1].file_end
+    replay_header(replayed, log.pending)
     before = len(findings.kept)
-    slots = read_tables(replayed, superblock, file_end, findings)
+    file_end = log.scan.file_end or (superblock.file_end if superblock is not None else None)
+    named, judge = arenas_written(log.pending), _ByContents(replayed, log.pending)
+    slots = read_tables(replayed, superblock, file_end, named, findings, judge)
+    places = Places(slots.segments, slots.live)
+    unplaced = replay(replayed, log.pending, places, slots.sound_arenas)
     view = Overlay(replayed)
     for finding in findings.kept[before:]:
         for edit in finding.edits:
             view.put(edit.offset, edit.data)
-    places = Places(slots.segments, slots.live)
-    made = Examination(image.size, copies, current, log, slots, places, replayed, view, findings)
+    made = Examination(
+        image, copies, current, log, slots, places, replayed, view, unplaced, findings
+    )
+    _check_placed(made)
     _check_size(made)
     _walk(made, on_extent)
     _check_roots(made)
@@ -161,18 +180,63 @@ def examine(image: Image, on_extent: Callable[[Extent], None] | None = None) -> 
     return made
 
 
+class _ByContents:
+    """Judges pieces of a file by what lies there, and by what the log would put there."""
+
+    def __init__(self, image: Image, pending: Sequence[Record]) -> None:
+        self._image = image
+        self._pending = pending
+
+    def reads_like(self, slot: SegmentSlot) -> bool:
+        """Tell whether entries and bits of a segment agree, before the replay or after it."""
+        if is_likely(slot, lambda _: self._image):
+            return True
+        return bool(self._pending) and is_likely(slot, self._replayed_under)
+
+    def _replayed_under(self, slot: SegmentSlot) -> Image:
+        view = Overlay(self._image)
+        replay(view, self._pending, places_of_one(slot), {})
+        return view
+
+    def looks_used(self, start: int, stop: int) -> bool:
+        """Tell whether a piece of the file reads like a segment with blocks."""
+        return looks_used(self._image, start, stop)
+
+
+def _check_placed(made: Examination) -> None:
+    """Report what of the log cannot be brought home."""
+    missing = made.unplaced
+    if not missing or made.superblock is None:
+        return
+    block, first = made.superblock, missing[0]
+    records = len({each.record.lsn for each in missing})
+    more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+    made.findings.add(
+        Finding(
+            FindingKind.LOG, "log", block.log_off + first.record.lsn % block.log_size,
+            "segments for the units that its records write", f"none for {first}{more}",
+            f"what {records} committed records say of these units is lost in place. Nothing is "
+            "changed, so that the log keeps it; `salvage` copies the blocks that have a place",
+        )
+    )  # fmt: skip
+
+
 def _check_size(made: Examination) -> None:
     findings, size, end = made.findings, made.size, made.slots.file_end
     if made.superblock is None and not made.slots.segments:
         return
     if size < end:
+        block = made.superblock
+        log_is_cut = block is not None and block.log_off + block.log_size > size
         findings.add(
             Finding(
                 FindingKind.FILE_SHORT, "file", size, f"{end} bytes for its segments", str(size),
                 "what lay behind is lost; blocks that had bytes there are named, if their records "
                 "are left",
                 f"the file is made {end} bytes long; what is lost reads as free space",
-                "all blocks whose records lay behind its end", new_size=end,
+                "all blocks whose records lay behind its end"
+                + (", and the commits that only the log had" if log_is_cut else ""),
+                new_size=end,
             )
         )  # fmt: skip
     elif size > end and end:

@@ -1,9 +1,12 @@
 """Replaying: the redo log, applied in memory.
 
     superblock  tail ---> | record | record | record | S         the chain of `records.scan`
-    pass 1      tables of segments and arenas                    where every unit lies in the end
-    pass 2      backwards: what later records free or fill       [R13]
-    pass 3      forwards: words and bytes, into an overlay
+    replay_header   tables of segments, arenas and roots         then damaged slots are derived
+    replay          backwards: what later records free or fill   [R13]
+                    forwards: words and bytes, into an overlay; what has no place is returned
+
+Between the two passes a reader of damaged tables finds out where the units lie. What a sound arena
+slot has given up is left out, as recovery leaves it out; all other writes need a place.
 
 A ``process`` heap replays nothing below `applied_lsn` [R22], and rolls back only what
 `open_undo_lsn` names [R23].
@@ -12,7 +15,8 @@ A ``process`` heap replays nothing below `applied_lsn` [R22], and rolls back onl
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from pmemheap import layout
@@ -22,7 +26,7 @@ from pmemheap.offline.image import Image, Overlay
 from pmemheap.offline.places import Part, Places, arena_of
 from pmemheap.records import Operation, OperationType, Record, RecordKind
 
-__all__ = ["live_places", "read_slots", "replay", "to_replay"]
+__all__ = ["Unplaced", "arenas_written", "read_slots", "replay", "replay_header", "to_replay"]
 
 _TABLES = {
     Table.SEGMENTS: (layout.SEGMENT_TABLE, layout.SEGMENT_SLOTS * layout.SLOT_BYTES),
@@ -52,50 +56,125 @@ def to_replay(
     return chosen
 
 
-def replay(view: Overlay, records: Sequence[Record]) -> None:
-    """Apply records to `view`, in order."""
-    for operation in _operations(records, OperationType.META):
-        if operation.flags in {Table.SEGMENTS, Table.ARENAS, Table.ROOTS}:
-            start, length = _TABLES[Table(operation.flags)]
-            if operation.off + operation.nbytes <= length:
-                view.put(start + operation.off, operation.payload)
-    if not records:
-        return
-    places = live_places(view)
-    for operation in _operations(records, OperationType.META):
-        if operation.flags in {Table.ENTRIES, Table.BITS}:
-            _store_words(view, places, operation)
-    for offset, data in _unrevoked(records):
+@dataclass(frozen=True)
+class Unplaced:
+    """A part of a committed write whose units no segment holds."""
+
+    record: Record
+    part: Part
+    arena: int
+    first_unit: int
+    stop_unit: int
+
+    def __str__(self) -> str:
+        """Say what it was for, and who wrote it."""
+        return (
+            f"{self.part.name.lower()} of units {self.first_unit} to {self.stop_unit} of arena "
+            f"{self.arena}, by the record with LSN {self.record.lsn}"
+        )
+
+
+def replay_header(view: Overlay, records: Sequence[Record]) -> None:
+    """Apply what records say of segments, arenas and roots to `view`, in order."""
+    for record in records:
+        for operation in record.ops:
+            table = _header_table(operation)
+            if table is not None and operation.off + operation.nbytes <= table[1]:
+                view.put(table[0] + operation.off, operation.payload)
+
+
+def _header_table(operation: Operation) -> tuple[int, int] | None:
+    if operation.type != OperationType.META or operation.flags in _PARTS:
+        return None
+    return _TABLES[Table(operation.flags)]
+
+
+def arenas_written(records: Iterable[Record]) -> set[int]:
+    """Return the arenas to whose units records write."""
+    return {
+        arena_of(operation.off)[0]
+        for record in records
+        for operation in record.ops
+        if _header_table(operation) is None and operation.type != OperationType.FREE
+    }
+
+
+def replay(
+    view: Overlay, records: Sequence[Record], places: Places, sound: Mapping[int, ArenaSlot]
+) -> list[Unplaced]:
+    """Apply what records say of units to `view`, in order.
+
+    Parameters
+    ----------
+    places : Places
+        Where the units lie in the end.
+    sound : mapping of int to ArenaSlot
+        The arena slots that can be believed: what they have given up need not be placed.
+
+    Returns
+    -------
+    list of Unplaced
+        What has no place. It is not in `view`.
+    """
+    store = _Store(view, places, sound)
+    for record in records:
+        for operation in record.ops:
+            if operation.type == OperationType.META and operation.flags in _PARTS:
+                part = _PARTS[Table(operation.flags)]
+                store.put(record, part, operation.off, operation.payload)
+    for record, offset, data in _unrevoked(records):
+        store.put(record, Part.DATA, offset, data)
+    return store.unplaced
+
+
+class _Store:
+    """Where words and bytes of records go."""
+
+    def __init__(self, view: Overlay, places: Places, sound: Mapping[int, ArenaSlot]) -> None:
+        self._view = view
+        self._places = places
+        self._sound = sound
+        self.unplaced: list[Unplaced] = []
+
+    def put(self, record: Record, part: Part, offset: int, data: bytes) -> None:
+        """Store what lies in segments; note what does not, and should."""
+        index, byte = arena_of(offset)
         at = 0
-        for place, length in places.data(offset, len(data)):
-            view.put(place, data[at : at + length])
+        for place, length in self._spans(index, part, byte, byte + len(data)):
+            if place is not None:
+                self._view.put(place, data[at : at + length])
+            else:
+                self._miss(record, part, index, byte + at, byte + at + length)
             at += length
 
+    def _spans(
+        self, index: int, part: Part, start: int, stop: int
+    ) -> Iterator[tuple[int | None, int]]:
+        arena = self._places.arena(index)
+        if arena is None:
+            yield None, stop - start
+        else:
+            yield from arena.spans(part, start, stop)
 
-def _operations(records: Iterable[Record], kind: OperationType) -> Iterable[Operation]:
-    return (operation for record in records for operation in record.ops if operation.type == kind)
+    def _miss(self, record: Record, part: Part, index: int, start: int, stop: int) -> None:
+        width: int = part.value
+        first, last = start // width, -(-stop // width)
+        arena = self._sound.get(index)
+        if arena is not None:
+            if arena.state != ArenaState.LIVE:
+                return
+            first, last = max(first, arena.first_unit), min(last, arena.end_unit)
+        if first < last:
+            self.unplaced.append(Unplaced(record, part, index, first, last))
 
 
-def _store_words(view: Overlay, places: Places, operation: Operation) -> None:
-    index, byte = arena_of(operation.off)
-    arena = places.arena(index)
-    if arena is None:
-        return
-    part = _PARTS[Table(operation.flags)]
-    first = max(byte, arena.first_unit * int(part.value))  # what lies below is not live
-    at = first - byte
-    for place, length in arena.ranges(part, byte, byte + operation.nbytes):
-        view.put(place, operation.payload[at : at + length])
-        at += length
-
-
-def _unrevoked(records: Sequence[Record]) -> list[tuple[int, bytes]]:
+def _unrevoked(records: Sequence[Record]) -> list[tuple[Record, int, bytes]]:
     """Return the writes, in order, without the parts that a later record frees or fills [R13]."""
     revoked = _Ranges()
-    kept: list[tuple[int, bytes]] = []
+    kept: list[tuple[Record, int, bytes]] = []
     for record in reversed(records):
         writes = [
-            (start, operation.payload[start - operation.off : stop - operation.off])
+            (record, start, operation.payload[start - operation.off : stop - operation.off])
             for operation in record.ops
             if operation.type in {OperationType.WRITE, OperationType.OLD}
             for start, stop in revoked.without(*operation.range)
@@ -157,13 +236,3 @@ def read_slots(image: Image, kind: type[Slot]) -> dict[int, Slot]:
         if slot is not None:
             found[index] = slot
     return found
-
-
-def live_places(image: Image) -> Places:
-    """Return where the units of the live arenas lie, as far as slots are sound."""
-    arenas = {
-        index: arena
-        for index, arena in read_slots(image, ArenaSlot).items()
-        if arena.state == ArenaState.LIVE
-    }
-    return Places(read_slots(image, SegmentSlot), arenas)

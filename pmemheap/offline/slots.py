@@ -43,14 +43,20 @@ class Slots:
 
     Attributes
     ----------
+    unexplained : list of (int, int)
+        Pieces of the file, first offset and the one behind, of which nothing tells what they are.
+    sound_arenas : dict of int to ArenaSlot
+        Those arenas whose slots were read, and are contradicted by nothing.
     live : dict of int to ArenaSlot
         The arenas that hold blocks.
     """
 
     segments: dict[int, SegmentSlot] = field(default_factory=dict)
     arenas: dict[int, ArenaSlot] = field(default_factory=dict)
+    sound_arenas: dict[int, ArenaSlot] = field(default_factory=dict)
     roots: dict[int, RootSlot] = field(default_factory=dict)
     free: list[int] = field(default_factory=list)
+    unexplained: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def live(self) -> dict[int, ArenaSlot]:
@@ -58,9 +64,17 @@ class Slots:
         return {i: each for i, each in self.arenas.items() if each.state == ArenaState.LIVE}
 
     @property
+    def arenas_without_slot(self) -> list[int]:
+        """Numbers of arenas that have segments, or must be there, but no live slot."""
+        used = {slot.arena for slot in self.segments.values() if slot.kind == SegmentKind.DATA}
+        has_default = 0 in self.arenas and self.arenas[0].state == ArenaState.LIVE
+        return sorted((used - self.arenas.keys()) | ({0} if not has_default else set()))
+
+    @property
     def file_end(self) -> int:
-        """File offset behind the last segment."""
-        return max((slot.file_stop for slot in self.segments.values()), default=0)
+        """File offset behind the last segment, or behind what may be one."""
+        stops = [slot.file_stop for slot in self.segments.values()]
+        return max(stops + [stop for _, stop in self.unexplained], default=0)
 
 
 @dataclass(frozen=True)
@@ -140,7 +154,7 @@ def read_arenas(image: Image, slots: Slots) -> list[BadSlot]:
             bad.append(BadSlot(index, data, str(error)))
             continue
         if slot is not None:
-            slots.arenas[index] = slot
+            slots.arenas[index] = slots.sound_arenas[index] = slot
     return bad
 
 

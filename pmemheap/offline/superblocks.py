@@ -246,7 +246,8 @@ def _report_old_tail(superblock: Superblock, newer: Sequence[Record], findings: 
     first = newer[0]
     wanted = replace(
         superblock, generation=superblock.generation + 2, tail_lsn=first.lsn,
-        chain_seed=first.prev_crc, epoch=first.epoch, file_end=newer[-1].file_end,
+        chain_seed=first.prev_crc, epoch=first.epoch,
+        file_end=LogScan(tuple(newer), 0, 0, ()).file_end or superblock.file_end,
     )  # fmt: skip
     copy = next(finding for finding in findings if finding.kind == FindingKind.SUPERBLOCK)
     assert copy.place is not None
@@ -285,12 +286,11 @@ def _checked(
 def recovered(superblock: Superblock, log: Log) -> dict[str, object]:
     """Return the fields of the superblock behind a replay of the log [R14, R15]."""
     opened = superblock.epoch >> 32
-    file_end = log.scan.records[-1].file_end if log.scan.records else superblock.file_end
     return {
         "tail_lsn": log.scan.end_lsn,
         "chain_seed": log.scan.seed,
         "epoch": (opened + 1) << 32 | secrets.randbits(32),
-        "file_end": file_end,
+        "file_end": log.scan.file_end or superblock.file_end,
         "state": HeapState.CLEAN,
     }
 

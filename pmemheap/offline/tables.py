@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,7 +10,6 @@ from pmemheap import layout
 from pmemheap.errors import CorruptHeapError
 from pmemheap.layout import (
     ArenaSlot,
-    ArenaState,
     RootSlot,
     SegmentKind,
     Superblock,
@@ -19,7 +18,7 @@ from pmemheap.layout import (
 )
 from pmemheap.offline.findings import Edit, Finding, FindingKind, Findings
 from pmemheap.offline.image import Image
-from pmemheap.offline.segments import Derivation, note_strays
+from pmemheap.offline.segments import Derivation, Judge, doubtful_arenas, note_strays
 from pmemheap.offline.slots import (
     BadSlot,
     Slots,
@@ -34,21 +33,27 @@ __all__ = ["Slots", "check_roots", "read_tables"]
 _CLEARED = ("the slot is cleared", "")
 
 
-def read_tables(
-    image: Image, superblock: Superblock | None, file_end: int | None, findings: Findings
-) -> Slots:
+def read_tables(  # noqa: PLR0913, PLR0917 -- what is known
+    image: Image, superblock: Superblock | None, file_end: int | None, named: Collection[int],
+    findings: Findings, judge: Judge,
+) -> Slots:  # fmt: skip
     """Read and check the three tables.
 
     Parameters
     ----------
     file_end : int or None
         What superblock and log say that the file needs.
+    named : collection of int
+        Arenas that the log writes to.
+    judge : Judge
+        Tells of pieces of the file that no slot describes whether they read like segments.
     """
     slots = Slots()
     whole = file_end is not None and file_end <= image.size
     bad_segments = read_segments(image, slots, image.size if whole else 1 << 62)
     bad_arenas = read_arenas(image, slots)
-    Derivation(image, superblock, file_end, slots, bad_segments, bad_arenas, findings).run()
+    doubts = doubtful_arenas(slots, bad_arenas, named)
+    Derivation(image.size, superblock, file_end, slots, bad_segments, doubts, findings, judge).run()
     _derive_arenas(slots, bad_arenas, findings)
     note_strays(slots, superblock, findings)
     _read_roots(image, slots, findings)
@@ -61,10 +66,8 @@ def read_tables(
 def _derive_arenas(slots: Slots, bad: list[BadSlot], findings: Findings) -> None:
     """Tell the range of an arena whose slot is lost, or contradicts its segments."""
     lost = {each.index: each for each in bad}
-    used = {slot.arena for slot in slots.segments.values() if slot.kind == SegmentKind.DATA}
-    for index in sorted({0, *lost, *(used - slots.arenas.keys())}):
-        if index in slots.arenas and (index or slots.arenas[0].state == ArenaState.LIVE):
-            continue
+    for index in sorted({*lost, *slots.arenas_without_slot}):
+        slots.sound_arenas.pop(index, None)
         _derive_arena(slots, index, lost.get(index), findings)
     _check_covered(slots, findings)
 
@@ -139,6 +142,7 @@ def _check_covered(slots: Slots, findings: Findings) -> None:
 def _report_end(slots: Slots, index: int, arena: ArenaSlot, end: int, findings: Findings) -> None:
     right = replace(arena, end_unit=end)
     slots.arenas[index] = right
+    slots.sound_arenas.pop(index, None)
     place = slot_offset(Table.ARENAS, index)
     findings.add(
         Finding(
