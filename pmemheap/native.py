@@ -3,6 +3,9 @@
     region, pmem2 ──► native ──┬── _core._sys   cffi: what can block; the GIL is released
                                └── _core._hot   extension types: what cannot; the GIL is kept
 
+`Places` and `Lifeline` of `_hot` map and unmap: they give the GIL up around that system call, and
+what they have checked holds until they note the outcome.
+
 Two kinds of failure come out of here. A system call that was refused is a `NativeError`, an
 `OSError` with the name of the call; the layer above knows what it meant and says so in its own
 exception. A code of the core's own is raised as the class that `EXCEPTIONS` gives for it.
@@ -23,7 +26,17 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmemheap._core import _hot
-from pmemheap._core._hot import BlockBytes, HeapCore, Lifeline, LogCore, MapCore, TxCore, Window
+from pmemheap._core._hot import (
+    PLACES_CLOSED,
+    BlockBytes,
+    HeapCore,
+    Lifeline,
+    LogCore,
+    MapCore,
+    Places,
+    TxCore,
+    Window,
+)
 from pmemheap._core._sys import ffi, lib
 from pmemheap.errors import (
     CorruptHeapError,
@@ -41,6 +54,8 @@ __all__ = [
     "BEST_FLUSH",
     "EXCEPTIONS",
     "HAS_CRC32C",
+    "HUGETLBFS",
+    "PLACES_CLOSED",
     "TMPFS",
     "Advice",
     "Allocate",
@@ -56,12 +71,14 @@ __all__ = [
     "LogCore",
     "MapCore",
     "NativeError",
+    "Places",
     "Residency",
     "TapeEvent",
     "TapeKind",
     "TxCore",
     "Window",
     "all_sealed",
+    "can_map_in_sync",
     "check",
     "copy_differences",
     "crc32c",
@@ -86,7 +103,7 @@ __all__ = [
     "madvise",
     "map_anonymous",
     "map_file",
-    "map_row",
+    "map_flags",
     "memfd_create",
     "memory",
     "msync",
@@ -118,6 +135,7 @@ __all__ = [
 _hot.share_faults(int(ffi.cast("uintptr_t", lib.ph_faults_state())))
 _hot.share_files(int(ffi.cast("uintptr_t", lib.ph_file_table_state())))
 
+HUGETLBFS = 0x958458F6
 TMPFS = 0x01021994
 _LAST_ERRNO = 4095
 
@@ -464,10 +482,38 @@ def memory(address: int, length: int, owner: object, *, readonly: bool = False) 
     return memoryview(Window(address, length, readonly, owner))
 
 
-def _map_flags(*, shared: bool, readonly: bool, sync: bool = False) -> int:
-    flags: int = lib.PH_MAP_SHARED if shared else 0
-    flags |= lib.PH_MAP_READONLY if readonly else 0
-    return flags | (lib.PH_MAP_SYNC if sync else 0)
+def map_flags(
+    *,
+    shared: bool,
+    readonly: bool = False,
+    sync: bool = False,
+    large: bool = False,
+    strict: bool = False,
+) -> int:
+    """Return the flags that the C core has for how something is to be mapped.
+
+    Parameters
+    ----------
+    shared, readonly : bool
+        Whether stores reach the file; whether there can be any.
+    sync : bool
+        Ask for MAP_SYNC: persistent memory only, EOPNOTSUPP elsewhere.
+    large : bool
+        The pages of the file are larger than a page of memory.
+    strict : bool
+        For `Places`: only say what stands in the way, and in the end that the granularity does.
+    """
+    flags = {
+        lib.PH_MAP_SHARED: shared, lib.PH_MAP_READONLY: readonly, lib.PH_MAP_SYNC: sync,
+        lib.PH_MAP_LARGE: large, lib.PH_MAP_STRICT: strict,
+    }  # fmt: skip
+    return sum(flag for flag, is_set in flags.items() if is_set)
+
+
+def can_map_in_sync(fd: int, offset: int, length: int) -> bool:
+    """Tell whether the kernel grants MAP_SYNC for a piece of a file; nothing stays mapped."""
+    flags = map_flags(shared=True, sync=True)
+    return bool(lib.ph_try_map(fd, offset, length, flags) >= 0)
 
 
 def map_anonymous(
@@ -480,7 +526,7 @@ def map_anonymous(
     NativeError
         The kernel refused; the range is reserved and empty.
     """
-    flags = _map_flags(shared=shared, readonly=readonly)
+    flags = map_flags(shared=shared, readonly=readonly)
     check(lib.ph_map_anonymous(address, length, flags), "map_anonymous")
 
 
@@ -512,23 +558,8 @@ def map_file(  # noqa: PLR0913 -- the four numbers of mmap, and how
     NativeError
         The kernel refused; the range is reserved and empty, never a hole.
     """
-    flags = _map_flags(shared=shared, readonly=readonly, sync=sync)
+    flags = map_flags(shared=shared, readonly=readonly, sync=sync)
     check(lib.ph_map_file(fd, offset, address, length, flags), "map_file")
-
-
-def map_row(  # noqa: PLR0913 -- as `map_file`
-    fd: int,
-    address: int,
-    pieces: Sequence[tuple[int, int]],
-    *,
-    shared: bool = True,
-    readonly: bool = False,
-    sync: bool = False,
-) -> None:
-    """Do `map_file` for pieces, ``(offset, length)``, one behind the other; all or none."""
-    flags = _map_flags(shared=shared, readonly=readonly, sync=sync)
-    places = [number for piece in pieces for number in piece]
-    check(lib.ph_map_row(fd, address, places, len(pieces), flags), "map_file")
 
 
 def unmap(address: int, length: int) -> None:
@@ -538,7 +569,7 @@ def unmap(address: int, length: int) -> None:
 
 def protect(address: int, length: int, *, readonly: bool) -> None:
     """Forbid or allow stores to a mapped range."""
-    check(lib.ph_protect(address, length, _map_flags(shared=False, readonly=readonly)), "protect")
+    check(lib.ph_protect(address, length, map_flags(shared=False, readonly=readonly)), "protect")
 
 
 def madvise(address: int, length: int, advice: Advice) -> None:
@@ -739,7 +770,7 @@ def file_will_map(
     NativeError
         EBADF: the file was released, or entered by a process of which this is a fork. ENOMEM.
     """
-    flags = _map_flags(shared=shared, readonly=readonly)
+    flags = map_flags(shared=shared, readonly=readonly)
     places = [value for piece in pieces for value in piece]
     check(lib.ph_file_will_map(number, address, places, len(pieces), flags), "file_will_map")
 

@@ -46,6 +46,7 @@ from pmemheap.layout import (
 )
 from pmemheap.native import Advice, Lifeline
 from pmemheap.pmem2 import Map, VMReservation
+from pmemheap.pmem2.reservation import lifeline_of
 from pmemheap.pmem2.row import anonymous_row
 from pmemheap.refusals import refusal
 from pmemheap.rules import Rule, omitted
@@ -275,14 +276,14 @@ class Table:
         self.reservation = VMReservation(
             nunits * self.width,
             headroom=align_up(headroom_units * self.width, DATA_WIDTH),
-            **(aligned if name == "data" else {}),
+            **(aligned if name == "data" else {"alignment": DATA_WIDTH}),
         )
         self.base = self.reservation.address - first_unit * self.width
 
     @property
     def lifeline(self) -> Lifeline:
         """What keeps the addresses mapped."""
-        return self.reservation.lifeline
+        return lifeline_of(self.reservation)
 
     def address(self, unit: int) -> int:
         """Address of the record, or of the data, of a unit."""

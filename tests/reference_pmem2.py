@@ -93,7 +93,9 @@ class Reference:
         self.reservations[slot] = rsv
         got = self.lib.pmem2_vm_reservation_get_address(rsv[0])
         self.born_at[slot] = int(ffi.cast("uintptr_t", got))
-        return [code, self.born_at[slot] == address, *self.state(slot)]
+        alignment = 1 << 30 if size >= 1 << 31 else 2 << 20
+        is_aligned = address or self.born_at[slot] % alignment == 0
+        return [code, self.born_at[slot] == address, bool(is_aligned), *self.state(slot)]
 
     def do_new_near(self, slot: int, other: int, offset: int, size: int) -> list[Any]:
         there = self.lib.pmem2_vm_reservation_get_address(self.reservations[other][0])

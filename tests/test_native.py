@@ -9,6 +9,7 @@ import re
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,8 +28,10 @@ from pmemheap.native import (
     Lifeline,
     Lock,
     NativeError,
+    Places,
     Window,
 )
+from pmemheap.pmem2 import codes
 from pmemheap.units import PAGE, MiB
 
 CORE_H = Path(native.__file__).parent / "_core" / "core.h"
@@ -187,46 +190,69 @@ def test_a_lifeline_owns_its_range_until_the_last_reference() -> None:
     assert not is_mapped(start)
 
 
-def test_a_lifeline_moves_its_borders() -> None:
-    line = Lifeline(0, 16 * PAGE)
-    start = line.start
-    line.hide(6 * PAGE)
+def test_places_move_the_borders_of_their_lifeline() -> None:
+    line = Lifeline(0, 10 * PAGE, 6 * PAGE)
+    places, start = Places(line), line.start
     assert (line.size, line.headroom) == (10 * PAGE, 6 * PAGE)
-    line.extend(2 * PAGE)
-    line.trim(4 * PAGE)
-    assert (line.size, line.headroom) == (12 * PAGE, 0)
-    line.cut_head(PAGE)
-    assert (line.start, line.size) == (start + PAGE, 11 * PAGE)
+    assert places.extend(2 * PAGE, 0) == 0
+    assert places.shrink(11 * PAGE, PAGE, False) == 0
+    assert (line.size, line.headroom) == (11 * PAGE, 4 * PAGE)
+    assert places.shrink(0, PAGE, True) == 0
+    assert (line.start, line.size) == (start + PAGE, 10 * PAGE)
     assert not is_mapped(start)
-    assert is_mapped(start + 11 * PAGE)
-    assert not is_mapped(start + 12 * PAGE)
-    line.extend(4 * PAGE)
-    assert line.end == line.stop == start + 16 * PAGE
-    line.release()
+    assert is_mapped(start + 10 * PAGE)
+    assert not is_mapped(start + 15 * PAGE)
+    assert places.release() == places.release() == 0
     assert (line.size, line.headroom) == (0, 0)
     assert not is_mapped(start + PAGE)
+    answers = [places.extend(PAGE, 0), places.shrink(0, PAGE, True), place(places, [])]
+    assert answers == [native.PLACES_CLOSED] * 3
 
 
-@pytest.mark.parametrize("method", ["cut_head", "hide", "trim"])
-def test_a_lifeline_gives_no_more_than_it_has(line: Lifeline, method: str) -> None:
-    with pytest.raises(ValueError, match="at most"):
-        getattr(line, method)(line.size + PAGE)
-    assert line.size == 16 * PAGE
+def place(places: Places, windows: list[Window]) -> int:
+    flags = native.map_flags(shared=False)
+    return places.place(0, PAGE, PAGE, flags, -1, [], [object() for _ in windows], windows)
 
 
-@pytest.mark.parametrize("argument", [-1, 1 << 64, None])
-def test_a_lifeline_takes_only_lengths(line: Lifeline, argument: int) -> None:
-    with pytest.raises((OverflowError, TypeError)):
-        line.extend(argument)
+@pytest.mark.parametrize("argument", ["1", None, 1.5])
+def test_places_take_only_numbers(line: Lifeline, argument: Any) -> None:
+    places = Places(line)
+    with pytest.raises(TypeError):
+        places.extend(argument, 0)
+    with pytest.raises(TypeError):
+        places.find(0, argument)
+    with pytest.raises(TypeError):
+        Places(argument)
 
 
-def test_a_lifeline_with_windows_is_not_released() -> None:
-    line = Lifeline(0, 16 * PAGE)
+def test_places_with_windows_are_not_released(line: Lifeline) -> None:
+    places = Places(line)
     window = Window(line.start, PAGE, False, line)
-    with pytest.raises(BufferError, match="1 found"):
-        line.release()
+    assert places.release() == 1
     del window
-    line.release()
+    assert places.release() == 0
+
+
+def test_a_window_has_its_memory_from_being_placed_to_being_removed(line: Lifeline) -> None:
+    places, window = Places(line), Window(0, PAGE, False, None)
+    with pytest.raises(ValueError, match="open"):
+        memoryview(window)
+    assert (place(places, [window]), window.address, line.windows) == (0, line.start, 1)
+    assert place(places, [window]) == -errno.EINVAL  # a window has one place
+    with memoryview(window) as view:
+        view[0] = 1
+        assert places.remove(window) == 1
+    assert places.remove(window) == places.remove(window) == 0
+    assert (window.closed, line.windows) == (True, 0)
+    with pytest.raises(ValueError, match="open"):
+        memoryview(window)
+
+
+def test_numbers_of_libpmem2_are_the_same_in_c() -> None:
+    text = (CORE_H.parent / "places.h").read_text()
+    found = dict(re.findall(r"(PMEM2_E_\w+) = (-\d+)", text))
+    assert found == {name: str(getattr(codes, name)) for name in found}
+    assert len(found) == 7
 
 
 def test_a_dead_lifeline_leaves_its_weak_references() -> None:

@@ -77,7 +77,8 @@ class Ours:
         reservation = VMReservation(size, address)
         self.reservations[slot] = reservation
         self.born_at[slot] = reservation.address
-        return [0, reservation.address == address, 0, reservation.size]
+        is_aligned = address or reservation.address % (GiB if size >= 2 * GiB else 2 * MiB) == 0
+        return [0, reservation.address == address, bool(is_aligned), 0, reservation.size]
 
     def do_new_near(self, slot: int, other: int, offset: int, size: int) -> list[Any]:
         return self.do_new(slot, (self.reservations[other].address + offset) % LIMIT, size)

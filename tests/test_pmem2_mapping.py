@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import errno
 import gc
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,9 +15,9 @@ from address_space import permissions
 from pmemheap import native, pmem2
 from pmemheap.errors import DurabilityError, Pmem2Error, UsageError
 from pmemheap.native import Call
-from pmemheap.pmem2 import Granularity, Map, VMReservation
+from pmemheap.pmem2 import Granularity, Map, Source, VMReservation
 from pmemheap.pmem2 import source as source_module
-from pmemheap.pmem2.source import FileSource
+from pmemheap.pmem2.source import FileSource, Options
 from pmemheap.units import PAGE, MiB
 
 PAGES = 16
@@ -251,16 +253,18 @@ def test_numpy_integers_are_whole(reservation: VMReservation) -> None:
 def test_a_file_on_persistent_memory_has_cache_line_granularity(
     reservation: VMReservation, fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
-
-    def map_row(*args: object, sync: bool, **options: object) -> None:
-        asked.append(sync)
-
     monkeypatch.setattr(native, "is_dax", lambda fd: True)
-    monkeypatch.setattr(native, "map_row", map_row)
-    made = Map.file(fd, reservation, 0, 0, granularity=Granularity.CACHE_LINE)
-    assert made.granularity is Granularity.CACHE_LINE
-    assert asked == [True]
+    monkeypatch.setattr(native, "can_map_in_sync", lambda *piece: True)
+    source = FileSource(fd)
+    granularity = Granularity.CACHE_LINE
+    offer = source.offer([(0, PAGE)], Options(granularity=granularity))
+    assert offer.granularity is granularity
+    assert offer.flags == native.map_flags(shared=True, sync=True)
+    refusal = code_of(lambda: Map.file(fd, reservation, 0, 0))  # the kernel knows better
+    assert refusal == pmem2.PMEM2_E_NOSUPP
+    assert pages(reservation) == "-" * PAGES
+    private = source.offer([(0, PAGE)], Options(shared=False))
+    assert private.granularity is Granularity.BYTE
 
 
 def test_a_file_that_cannot_be_mapped_in_sync_is_mapped_without(
@@ -297,10 +301,127 @@ def test_device_dax_is_measured_in_sysfs(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert code_of(lambda: FileSource(null.fileno())) == pmem2.PMEM2_E_NOSUPP
 
 
-def test_an_unaligned_address_is_refused_by_device_dax(reservation: VMReservation) -> None:
-    offset = PAGE - reservation.address % (2 * PAGE)
-    refusal = code_of(lambda: reservation.vacancy(offset, PAGE, 2 * PAGE))
-    assert refusal == pmem2.PMEM2_E_ADDRESS_UNALIGNED
+# ---------------------------------------------------------------- hugetlb, and what a source says
+
+HUGE = 2 * MiB
+
+
+@pytest.fixture
+def huge_fd() -> Iterator[int]:
+    descriptor = os.memfd_create("huge", os.MFD_HUGETLB | os.MFD_HUGE_2MB)
+    os.ftruncate(descriptor, 4 * HUGE)
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_a_source_says_its_size_and_alignment(fd: int, huge_fd: int) -> None:
+    sources = [Source.anonymous(3 * PAGE), Source.file(fd), Source.file(huge_fd)]
+    told = [(source.size, source.alignment) for source in sources]
+    assert told == [(3 * PAGE, PAGE), (10_000, PAGE), (4 * HUGE, HUGE)]
+    assert repr(sources[2]).endswith("0x800000 bytes by 0x200000>")
+    assert code_of(lambda: Source.file(-1)) == pmem2.PMEM2_E_INVALID_FILE_HANDLE
+    for wrong in ("1", True, None):
+        with pytest.raises(TypeError, match="whole number"):
+            Source.file(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "begin", "code"),
+    [
+        (0, PAGE, 0, pmem2.PMEM2_E_LENGTH_UNALIGNED),
+        (0, HUGE + PAGE, 0, pmem2.PMEM2_E_LENGTH_UNALIGNED),
+        (0, HUGE, PAGE, pmem2.PMEM2_E_OFFSET_UNALIGNED),
+        (PAGE, HUGE, 0, pmem2.PMEM2_E_ADDRESS_UNALIGNED),
+        (PAGE, 0, 3 * HUGE, pmem2.PMEM2_E_ADDRESS_UNALIGNED),
+        (0, 0, 0, pmem2.PMEM2_E_LENGTH_OUT_OF_RANGE),
+        (HUGE, HUGE, 0, pmem2.PMEM2_E_MAPPING_EXISTS),
+    ],
+)
+def test_a_file_of_large_pages_takes_no_place_of_its_neighbours(
+    huge_fd: int, offset: int, length: int, begin: int, code: int
+) -> None:
+    """The kernel rounds such a map up to whole large pages, over what lies behind it."""
+    with VMReservation(3 * HUGE) as reservation:
+        neighbours = [Map.anonymous(reservation, at, PAGE) for at in (HUGE + PAGE, 2 * HUGE - PAGE)]
+        for each in neighbours:
+            each.view[0] = 7
+        before = permissions(reservation.address, reservation.address + 3 * HUGE)
+        assert code_of(lambda: Map.file(huge_fd, reservation, offset, length, begin)) == code
+        assert permissions(reservation.address, reservation.address + 3 * HUGE) == before
+        assert [each.view[0] for each in neighbours] == [7, 7]
+
+
+def test_a_file_of_large_pages_without_memory_leaves_the_range(huge_fd: int) -> None:
+    with VMReservation(2 * HUGE) as reservation:
+        with native.faults(5, errno.ENOMEM) as fault:  # most machines have none to spare anyway
+            refusal = code_of(lambda: Map.file(huge_fd, reservation, 0, HUGE))
+        assert (refusal, fault.hit) == (-errno.ENOMEM, Call.MMAP)
+        start = reservation.address
+        assert permissions(start, start + 2 * HUGE) == "-" * (2 * HUGE // PAGE)
+
+
+def test_a_file_system_that_is_not_told_is_an_error(
+    reservation: VMReservation, huge_fd: int
+) -> None:
+    for nth in range(1, 4):
+        with native.faults(nth, errno.EIO) as fault:
+            refusal = code_of(lambda: Map.file(huge_fd, reservation, 0, HUGE))
+        assert (refusal, fault.hit is not Call.NONE) == (-errno.EIO, True)
+
+
+# ---------------------------------------------------------------- options, and what is not public
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"granularity": 7},
+        {"granularity": "page"},
+        {"granularity": True},
+        {"granularity": 1.0},
+        {"granularity": []},
+        {"sharing": []},
+        {"sharing": None},
+        {"access": {}},
+    ],
+)
+def test_options_are_checked_before_any_work(
+    reservation: VMReservation, options: dict[str, object]
+) -> None:
+    calls = native.system_calls()
+    with pytest.raises(UsageError, match=next(iter(options))):
+        Map.file(-1, reservation, 1, 1, 1, **options)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a VMReservation expected"):
+        Map.anonymous(object(), 0, PAGE)  # type: ignore[arg-type]
+    assert native.system_calls() == calls
+
+
+def test_granularity_may_be_told_by_its_number(reservation: VMReservation, fd: int) -> None:
+    assert Map.file(fd, reservation, 0, 0, granularity=2).granularity is Granularity.PAGE  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_there_are_no_copies_of_a_map_or_a_reservation(
+    reservation: VMReservation, copied: Callable[[object], object]
+) -> None:
+    made = Map.anonymous(reservation, 0, PAGE)
+    for each in (made, reservation):
+        with pytest.raises(TypeError, match="cannot be copied or pickled"):
+            copied(each)
+    with pytest.raises(TypeError, match=r"Map\.anonymous or Map\.file"):
+        Map()
+
+
+def test_only_the_words_of_the_contract_are_public(reservation: VMReservation) -> None:
+    made = Map.anonymous(reservation, 0, PAGE)
+    assert {name for name in dir(reservation) if name[0] != "_"} == {
+        "address", "check", "close", "closed", "extend", "find", "first", "headroom", "last",
+        "maps", "next", "prev", "shrink", "size",
+    }  # fmt: skip
+    assert {name for name in dir(made) if name[0] != "_"} == {
+        "address", "anonymous", "close", "closed", "drain", "file", "flush", "granularity",
+        "length", "offset", "persist", "reservation", "view",
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------- persist

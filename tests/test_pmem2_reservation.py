@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 from address_space import address_map, free_range, mapped_bytes
 
-from pmemheap import pmem2
+from pmemheap import native, pmem2
 from pmemheap.errors import Pmem2Error, UsageError
 from pmemheap.pmem2 import Map, VMReservation
+from pmemheap.pmem2.reservation import lifeline_of
 from pmemheap.units import PAGE, GiB, MiB, TiB
 
 ENOMEM = -12
@@ -87,7 +90,7 @@ def test_alignment_counts_from_the_skew(skew: int) -> None:
     with VMReservation(PAGE, headroom=MiB, alignment=GiB, skew=skew) as reservation:
         assert (reservation.address - skew) % GiB == 0
         assert (reservation.size, reservation.headroom) == (PAGE, MiB)
-        start, stop = reservation.lifeline.start, reservation.lifeline.end
+        start, stop = lifeline_of(reservation).start, lifeline_of(reservation).end
         assert stop - start == PAGE + MiB
         assert mapped_bytes(start - 16 * PAGE, start) <= 16 * PAGE
 
@@ -110,6 +113,85 @@ def test_an_address_against_the_alignment_is_refused() -> None:
     refusal = code_of(lambda: VMReservation(PAGE, where, alignment=GiB))
     assert refusal == pmem2.PMEM2_E_ADDRESS_UNALIGNED
     VMReservation(PAGE, where, alignment=GiB, skew=PAGE).close()
+
+
+@pytest.mark.parametrize(
+    ("size", "alignment"),
+    [(PAGE, 2 * MiB), (2 * GiB - PAGE, 2 * MiB), (2 * GiB, GiB), (2 * GiB + PAGE, GiB)],
+)
+def test_anywhere_is_aligned_as_libpmem2_has_it(size: int, alignment: int) -> None:
+    for headroom in (0, GiB):
+        with VMReservation(size, headroom=headroom) as reservation:
+            assert reservation.address % alignment == 0
+            assert (reservation.size, reservation.headroom) == (size, headroom)
+    where = free_range(4 * GiB) + PAGE
+    with VMReservation(size, where) as reservation:
+        assert reservation.address == where
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"skew": 1}, pmem2.PMEM2_E_ADDRESS_UNALIGNED),
+        ({"skew": -1, "alignment": 2 * MiB}, pmem2.PMEM2_E_ADDRESS_UNALIGNED),
+        ({"skew": (1 << 70) + 1}, pmem2.PMEM2_E_ADDRESS_UNALIGNED),
+        ({"headroom": 1}, pmem2.PMEM2_E_LENGTH_UNALIGNED),
+        ({"headroom": -1}, pmem2.PMEM2_E_LENGTH_UNALIGNED),
+        ({"headroom": -PAGE}, pmem2.PMEM2_E_LENGTH_OUT_OF_RANGE),
+        ({"alignment": 1 << 48}, ENOMEM),
+        ({"alignment": 1 << 63}, ENOMEM),
+        ({"alignment": 1 << 48, "skew": (1 << 47) - PAGE}, ENOMEM),
+    ],
+)
+def test_options_are_checked_and_never_ignored(options: dict[str, int], code: int) -> None:
+    calls = native.system_calls()
+    assert code_of(lambda: VMReservation(PAGE, **options)) == code
+    assert code == ENOMEM or native.system_calls() == calls
+
+
+@pytest.mark.parametrize("name", ["headroom", "alignment", "skew"])
+@pytest.mark.parametrize("value", [True, 4096.0, "4096"])
+def test_options_are_whole_numbers(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=f"{name}: a whole number expected"):
+        VMReservation(PAGE, **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("headroom", [1 << 63, (1 << 64) - PAGE, 1 << 100])
+def test_headroom_without_bounds_is_a_wish_like_any_other(headroom: int) -> None:
+    with VMReservation(PAGE, headroom=headroom) as reservation:
+        assert reservation.headroom > GiB
+    where = free_range(GiB)
+    with VMReservation(PAGE, where, headroom=headroom) as reservation:
+        assert reservation.headroom > GiB
+    assert code_of(lambda: VMReservation(1 << 63, alignment=GiB, headroom=headroom)) == ENOMEM
+
+
+@pytest.fixture
+def no_descriptors() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
+    held = []
+    with suppress(OSError):
+        while True:
+            held.append(os.dup(0))
+    yield
+    for fd in held:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.usefixtures("no_descriptors")
+def test_refusals_need_no_descriptor() -> None:
+    where = 0x2100_0000_0000
+    with VMReservation(4 * PAGE, where) as low, VMReservation(PAGE, where + 4 * PAGE):
+        for refused in (lambda: VMReservation(PAGE, where), lambda: low.extend(PAGE)):
+            with pytest.raises(Pmem2Error, match="another mapping found") as raised:
+                refused()
+            assert raised.value.code == pmem2.PMEM2_E_MAPPING_EXISTS
+        assert code_of(lambda: VMReservation(1 << 50)) == ENOMEM
+        assert code_of(lambda: Map.anonymous(low, 0, 8 * PAGE)) == (
+            pmem2.PMEM2_E_LENGTH_OUT_OF_RANGE
+        )
 
 
 # ---------------------------------------------------------------- extend
@@ -237,7 +319,7 @@ def test_headroom_is_a_whole_number_of_pages() -> None:
 
 def test_headroom_ends_with_the_reservation() -> None:
     reservation = VMReservation(PAGE, headroom=TiB)
-    start, stop = reservation.lifeline.start, reservation.lifeline.end
+    start, stop = lifeline_of(reservation).start, lifeline_of(reservation).end
     reservation.close()
     assert mapped_bytes(start, stop) < GiB
 
@@ -252,7 +334,7 @@ low = VMReservation(MiB, headroom=1 << 40)
 assert 256 * MiB <= low.headroom < GiB, low
 before = low.headroom
 high = VMReservation(GiB - 128 * MiB)  # only if the headroom is given up
-assert low.headroom == 0, low
+assert 0 < low.headroom < before - 256 * MiB, low  # as much as was missing, and no more
 high.close()
 low.extend(GiB // 2)
 """
@@ -418,7 +500,7 @@ def test_close_is_refused_while_there_are_maps() -> None:
         lambda closed: closed.address,
         lambda closed: closed.size,
         lambda closed: closed.headroom,
-        lambda closed: closed.lifeline,
+        lifeline_of,
         lambda closed: closed.extend(PAGE),
         lambda closed: closed.shrink(0, PAGE),
         lambda closed: closed.find(0, 0),
@@ -459,8 +541,8 @@ def test_the_block_does_not_hide_its_own_error_behind_a_live_view() -> None:
 def test_a_dropped_reservation_gives_its_addresses_back() -> None:
     reservation = VMReservation(4 * PAGE, headroom=MiB)
     Map.anonymous(reservation, 0, PAGE)
-    start, stop = reservation.lifeline.start, reservation.lifeline.end
-    lifeline = weakref.ref(reservation.lifeline)
+    start, stop = lifeline_of(reservation).start, lifeline_of(reservation).end
+    lifeline = weakref.ref(lifeline_of(reservation))
     del reservation
     gc.collect()
     assert lifeline() is None
@@ -484,7 +566,7 @@ def test_a_view_outlives_the_reservation_it_lies_in() -> None:
 def test_whoever_holds_the_lifeline_keeps_the_range() -> None:
     reservation = VMReservation(4 * PAGE)
     Map.anonymous(reservation, 0, PAGE)
-    lifeline = reservation.lifeline
+    lifeline = lifeline_of(reservation)
     del reservation
     gc.collect()
     assert mapped_bytes(lifeline.start, lifeline.stop) == 4 * PAGE

@@ -72,6 +72,8 @@ enum ph_map_flags {
     PH_MAP_SHARED = 1,   /* else private, copy on write */
     PH_MAP_READONLY = 2, /* else readable and writable */
     PH_MAP_SYNC = 4,     /* MAP_SYNC: fails where the file is not on persistent memory */
+    PH_MAP_LARGE = 8,    /* the file's pages are larger than a page: -ENOMEM is no limit on address space */
+    PH_MAP_STRICT = 16,  /* for Places: the file becomes durable by coarser pieces than asked for; say so, or more */
 };
 
 enum ph_advice {
@@ -93,6 +95,8 @@ int64_t ph_unreserve(uint64_t address, uint64_t length);
  * On failure the range is reserved and empty as before: never a hole that somebody else could be given. */
 int64_t ph_map_anonymous(uint64_t address, uint64_t length, int32_t flags);
 int64_t ph_map_file(int32_t fd, uint64_t offset, uint64_t address, uint64_t length, int32_t flags);
+/* ph_try_map -- what ph_map_file would say of the file, with nothing mapped in the end. */
+int64_t ph_try_map(int32_t fd, uint64_t offset, uint64_t length, int32_t flags);
 /* ph_map_row -- ph_map_file of `count` pieces, each an offset and a length, one behind the other; all or none. */
 int64_t ph_map_row(int32_t fd, uint64_t address, const uint64_t *pieces, uint64_t count, int32_t flags);
 /* ph_unmap -- make a range reserved and empty again, in one step. */

@@ -1,4 +1,5 @@
 /* hot.c -- `_hot`: the door to the C core that keeps the GIL. Extension types, CPython limited API 3.11. */
+#include "lifeline.h"
 #include "logobject.h"
 
 #include <errno.h>
@@ -99,9 +100,23 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* The types stand in statics, and so do the ranges of the process: there is one set of them. */
+static int is_main_interpreter(void)
+{
+    return PyInterpreterState_GetID(PyInterpreterState_Get()) == 0;
+}
+
 static int execute(PyObject *module)
 {
-    if (ph_add_lifeline_type(module) < 0 || ph_add_window_type(module) < 0)
+    if (!is_main_interpreter()) {
+        PyErr_SetString(PyExc_ImportError,
+                        "pmemheap: the main interpreter of the process expected, another one found; "
+                        "import it there, or in a process of its own");
+        return -1;
+    }
+    if (ph_start_eras() < 0)
+        return PyErr_NoMemory(), -1;
+    if (ph_add_lifeline_type(module) < 0 || ph_add_window_type(module) < 0 || ph_add_places_type(module) < 0)
         return -1;
     return ph_add_heap_types(module) < 0 || ph_add_log_type(module) < 0 || ph_add_tx_type(module) < 0 || ph_add_map_type(module) < 0 ? -1 : 0;
 }

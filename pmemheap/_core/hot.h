@@ -7,12 +7,10 @@
 /* Each adds its types to the module; 0, or -1 with an exception set. */
 int ph_add_lifeline_type(PyObject *module);
 int ph_add_window_type(PyObject *module);
+int ph_add_places_type(PyObject *module);
 /* Defined in heapobject.c; hot.c has a weak one that adds nothing. */
 int ph_add_heap_types(PyObject *module);
 
-/* ph_lifeline_pin -- count (change +1) or discount (-1) a window on a lifeline, which refuses `release` while there are
- * any. Does nothing for an object of another type. */
-void ph_lifeline_pin(PyObject *object, Py_ssize_t change);
 /* ph_add_type -- make a heap type of `spec` and add it to `module` under `name`. */
 int ph_add_type(PyObject *module, const char *name, PyType_Spec *spec);
 /* ph_raise_errno -- set OSError from a negated errno. Returns NULL. */

@@ -4,221 +4,210 @@
  *       |  shown          |    headroom      |
  *       +-----------------+------------------+
  *
- * The only owner: whoever needs the memory to stay holds a reference, and the range goes back to the system, whatever
- * is mapped in it, when the last one has gone. There is no finalizer and nothing the garbage collector could clear.
- * Each method makes its system call and the change of the borders in one step that no Python signal handler can split.
- * Methods raise OSError with nothing changed. Callers lock: two threads may not change one lifeline at a time.
+ * The only owner: whatever needs the memory to stay holds a reference, and the range goes back to the system, with all
+ * that is mapped in it, when the last one has gone. There is no finalizer and nothing the garbage collector could clear.
+ * The borders change under the GIL, which is enough to read them. Unmapping touched memory takes long: the end of a
+ * lifeline gives the GIL up for it.
  */
-#include "hot.h"
+#include "lifeline.h"
 
-#include <errno.h>
+#include <pthread.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <structmember.h>
+#include <time.h>
 
-struct lifeline {
-    PyObject_HEAD
-    uint64_t start, stop, end;
-    Py_ssize_t windows;
-    PyObject *weak_references;
-};
+/* ---------------------------------------------------------------- having the space */
+
+static int is_taken; /* changes under the GIL */
+static unsigned era;
+
+static void begin_era(void)
+{
+    is_taken = 0;
+    era++;
+}
+
+unsigned ph_era(void)
+{
+    return era;
+}
+
+int ph_start_eras(void)
+{
+    static int is_started;
+
+    if (is_started)
+        return 0;
+    is_started = 1;
+    return -pthread_atfork(NULL, NULL, begin_era);
+}
+
+static void wait_without_gil(void)
+{
+    static const struct timespec moment = {0, 50000};
+
+    Py_BEGIN_ALLOW_THREADS
+    nanosleep(&moment, NULL);
+    Py_END_ALLOW_THREADS
+}
+
+/* Unmap ranges that have ended. What takes long, dropping what was touched, is done without the GIL and leaves the
+ * addresses reserved; they go together with the record of them, so that a fork in between finds both or none. */
+static void sweep(void)
+{
+    struct ph_range *next;
+
+    for (struct ph_range *each = ph_leftovers(); each != NULL; each = next) {
+        next = each->next;
+        Py_BEGIN_ALLOW_THREADS
+        ph_unmap(each->start, each->end - each->start);
+        Py_END_ALLOW_THREADS
+        if (ph_unreserve(each->start, each->end - each->start) >= 0)
+            ph_forget_leftover(each);
+    }
+}
+
+/* While the interpreter ends, a daemon thread may have died in the middle, and nobody else runs. */
+void ph_enter(void)
+{
+    while (is_taken && Py_IsInitialized())
+        wait_without_gil();
+    is_taken = 1;
+    sweep();
+}
+
+void ph_leave(void)
+{
+    is_taken = 0;
+}
+
+/* ---------------------------------------------------------------- the type */
 
 PyDoc_STRVAR(lifeline_doc,
-             "Lifeline(address, length, /)\n--\n\n"
-             "Reserve [address, address + length), or a range anywhere for address 0, and own it: all of it shown.");
+             "Lifeline(address, size, headroom=0, alignment=4096, skew=0, left=2**64 - 1, /)\n--\n\n"
+             "Reserve [address, address + size), or an aligned range anywhere for address 0, and own it.\n\n"
+             "`left` is what the process may still have: see ph_range_make. Raises OSError with nothing changed.");
 
 static PyObject *lifeline_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-    unsigned long long address, length;
+    struct ph_wish wish = {.alignment = PH_PAGE};
+    unsigned long long address, size, headroom = 0, alignment = PH_PAGE, skew = 0, left = PH_NO_LIMIT;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     struct lifeline *self;
-    int64_t got;
+    int64_t result;
 
     if (keywords != NULL && PyDict_Size(keywords) != 0) {
         PyErr_SetString(PyExc_TypeError, "Lifeline: positional arguments expected, keywords found");
         return NULL;
     }
-    if (!PyArg_ParseTuple(arguments, "KK:Lifeline", &address, &length))
+    if (!PyArg_ParseTuple(arguments, "KK|KKKK:Lifeline", &address, &size, &headroom, &alignment, &skew, &left))
         return NULL;
+    wish = (struct ph_wish){address, size, headroom, alignment, skew};
     self = (struct lifeline *)allocate(type, 0);
     if (self == NULL)
         return NULL;
-    got = ph_reserve(address, length);
-    if (got < 0) {
+    self->range = calloc(1, sizeof(*self->range));
+    if (self->range == NULL) {
         Py_DECREF(self);
-        return ph_raise_errno(got);
+        return PyErr_NoMemory();
     }
-    self->start = (uint64_t)got;
-    self->stop = self->end = self->start + length;
+    ph_enter();
+    result = ph_range_make(self->range, &wish, left);
+    ph_leave();
+    if (result < 0) {
+        Py_DECREF(self);
+        return ph_raise_errno(result);
+    }
     return (PyObject *)self;
 }
 
-/* Give [self->start, self->end) back. Returns 0 or a negated errno. */
-static int64_t give_back(struct lifeline *self)
+static void end_range(struct ph_range *range)
 {
-    int64_t result = self->end > self->start ? ph_unreserve(self->start, self->end - self->start) : 0;
-
-    if (result < 0)
-        return result;
-    self->stop = self->end = self->start;
-    return 0;
+    ph_enter();
+    ph_leave_over(range);
+    sweep();
+    ph_leave();
 }
 
 static void lifeline_dealloc(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    struct lifeline *self = (struct lifeline *)object;
 
-    if (((struct lifeline *)object)->weak_references != NULL)
+    if (self->weak_references != NULL)
         PyObject_ClearWeakRefs(object);
-    give_back((struct lifeline *)object);
+    if (self->range != NULL && self->range->listed)
+        end_range(self->range);
+    else
+        free(self->range);
     release(object);
     Py_DECREF(type);
 }
 
+int ph_is_lifeline(PyObject *object)
+{
+    return PyType_GetSlot(Py_TYPE(object), Py_tp_dealloc) == (void *)lifeline_dealloc;
+}
+
 void ph_lifeline_pin(PyObject *object, Py_ssize_t change)
 {
-    if (PyType_GetSlot(Py_TYPE(object), Py_tp_dealloc) == (void *)lifeline_dealloc)
+    if (ph_is_lifeline(object))
         ((struct lifeline *)object)->windows += change;
 }
 
-/* Read one argument, a byte count of at most `most`. Returns 0, or -1 with an exception set. */
-static int read_length(PyObject *argument, uint64_t most, uint64_t *length)
+static struct ph_range *range_of(PyObject *object)
 {
-    *length = PyLong_AsUnsignedLongLong(argument);
-    if (*length == (uint64_t)-1 && PyErr_Occurred())
-        return -1;
-    if (*length <= most)
-        return 0;
-    PyErr_Format(PyExc_ValueError, "Lifeline: a length of at most %llu expected, %llu found",
-                 (unsigned long long)most, (unsigned long long)*length);
-    return -1;
+    return ((struct lifeline *)object)->range;
 }
 
-PyDoc_STRVAR(extend_doc, "extend(length, /)\n--\n\n"
-                         "Show `length` bytes more: headroom first, the rest newly reserved behind it.");
-
-static PyObject *lifeline_extend(PyObject *object, PyObject *argument)
+static PyObject *number(uint64_t value)
 {
-    struct lifeline *self = (struct lifeline *)object;
-    uint64_t length;
-
-    if (read_length(argument, UINT64_MAX, &length) < 0)
-        return NULL;
-    if (length > self->end - self->stop) {
-        uint64_t rest = length - (self->end - self->stop);
-        int64_t got = ph_reserve(self->end, rest);
-
-        if (got < 0)
-            return ph_raise_errno(got);
-        self->end += rest;
-    }
-    self->stop += length;
-    Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(value);
 }
 
-PyDoc_STRVAR(cut_head_doc, "cut_head(length, /)\n--\n\nGive the first `length` shown bytes back.");
-
-static PyObject *lifeline_cut_head(PyObject *object, PyObject *argument)
+static PyObject *lifeline_start(PyObject *object, void *closure)
 {
-    struct lifeline *self = (struct lifeline *)object;
-    uint64_t length;
-    int64_t result;
-
-    if (read_length(argument, self->stop - self->start, &length) < 0)
-        return NULL;
-    result = length ? ph_unreserve(self->start, length) : 0;
-    if (result < 0)
-        return ph_raise_errno(result);
-    self->start += length;
-    Py_RETURN_NONE;
+    (void)closure;
+    return number(range_of(object)->start);
 }
 
-PyDoc_STRVAR(hide_doc, "hide(length, /)\n--\n\nTurn the last `length` shown bytes into headroom.");
-
-static PyObject *lifeline_hide(PyObject *object, PyObject *argument)
+static PyObject *lifeline_stop(PyObject *object, void *closure)
 {
-    struct lifeline *self = (struct lifeline *)object;
-    uint64_t length;
-
-    if (read_length(argument, self->stop - self->start, &length) < 0)
-        return NULL;
-    self->stop -= length;
-    Py_RETURN_NONE;
+    (void)closure;
+    return number(range_of(object)->stop);
 }
 
-PyDoc_STRVAR(trim_doc, "trim(length, /)\n--\n\nGive the last `length` bytes of headroom back.");
-
-static PyObject *lifeline_trim(PyObject *object, PyObject *argument)
+static PyObject *lifeline_end(PyObject *object, void *closure)
 {
-    struct lifeline *self = (struct lifeline *)object;
-    uint64_t length;
-    int64_t result;
-
-    if (read_length(argument, self->end - self->stop, &length) < 0)
-        return NULL;
-    result = length ? ph_unreserve(self->end - length, length) : 0;
-    if (result < 0)
-        return ph_raise_errno(result);
-    self->end -= length;
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(release_doc, "release()\n--\n\n"
-                          "Give everything back now, whoever holds a reference; BufferError while windows on it live.");
-
-static PyObject *lifeline_release(PyObject *object, PyObject *unused)
-{
-    struct lifeline *self = (struct lifeline *)object;
-    int64_t result;
-
-    (void)unused;
-    if (self->windows) {
-        PyErr_Format(PyExc_BufferError, "address range at %p: no windows expected, %zd found",
-                     (void *)(uintptr_t)self->start, self->windows);
-        return NULL;
-    }
-    result = give_back(self);
-    if (result < 0)
-        return ph_raise_errno(result);
-    Py_RETURN_NONE;
+    (void)closure;
+    return number(range_of(object)->end);
 }
 
 static PyObject *lifeline_size(PyObject *object, void *closure)
 {
-    struct lifeline *self = (struct lifeline *)object;
-
     (void)closure;
-    return PyLong_FromUnsignedLongLong(self->stop - self->start);
+    return number(range_of(object)->stop - range_of(object)->start);
 }
 
 static PyObject *lifeline_headroom(PyObject *object, void *closure)
 {
-    struct lifeline *self = (struct lifeline *)object;
-
     (void)closure;
-    return PyLong_FromUnsignedLongLong(self->end - self->stop);
+    return number(range_of(object)->end - range_of(object)->stop);
 }
 
-static PyMethodDef lifeline_methods[] = {
-    {"extend", lifeline_extend, METH_O, extend_doc},
-    {"cut_head", lifeline_cut_head, METH_O, cut_head_doc},
-    {"hide", lifeline_hide, METH_O, hide_doc},
-    {"trim", lifeline_trim, METH_O, trim_doc},
-    {"release", lifeline_release, METH_NOARGS, release_doc},
-    {NULL, NULL, 0, NULL},
-};
-
 static PyGetSetDef lifeline_attributes[] = {
+    {"start", lifeline_start, NULL, "First address.", NULL},
+    {"stop", lifeline_stop, NULL, "Address behind the shown part.", NULL},
+    {"end", lifeline_end, NULL, "Address behind the headroom.", NULL},
     {"size", lifeline_size, NULL, "Bytes shown: stop - start.", NULL},
     {"headroom", lifeline_headroom, NULL, "Bytes reserved behind them: end - stop.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyMemberDef lifeline_members[] = {
-    {"start", T_ULONGLONG, offsetof(struct lifeline, start), READONLY, "First address."},
-    {"stop", T_ULONGLONG, offsetof(struct lifeline, stop), READONLY, "Address behind the shown part."},
     {"windows", T_PYSSIZET, offsetof(struct lifeline, windows), READONLY, "Windows that live."},
-    {"end", T_ULONGLONG, offsetof(struct lifeline, end), READONLY, "Address behind the headroom."},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(struct lifeline, weak_references), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -227,7 +216,6 @@ static PyType_Slot lifeline_slots[] = {
     {Py_tp_doc, (void *)lifeline_doc},
     {Py_tp_new, lifeline_new},
     {Py_tp_dealloc, lifeline_dealloc},
-    {Py_tp_methods, lifeline_methods},
     {Py_tp_getset, lifeline_attributes},
     {Py_tp_members, lifeline_members},
     {0, NULL},

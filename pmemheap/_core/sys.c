@@ -220,6 +220,7 @@ struct backing {
     uint64_t offset;
     int protection;
     int flags;
+    int only_moved; /* never mapped over the range, where a failure could leave a hole */
 };
 
 static int64_t map_over(const struct backing *b, uint64_t address, uint64_t length)
@@ -236,7 +237,7 @@ static int64_t map_and_move(const struct backing *b, uint64_t address, uint64_t 
     int64_t there = CALL(PH_CALL_MMAP, mmap(NULL, length, b->protection, b->flags, b->fd, (off_t)b->offset));
     int64_t result;
 
-    if (there == -ENOMEM) /* perhaps a limit on address space, which a second range would exceed */
+    if (there == -ENOMEM && !b->only_moved) /* perhaps a limit on address space, which a second range would exceed */
         return map_over(b, address, length);
     if (there < 0)
         return there;
@@ -250,7 +251,7 @@ static int64_t map_and_move(const struct backing *b, uint64_t address, uint64_t 
 
 int64_t ph_map_anonymous(uint64_t address, uint64_t length, int32_t flags)
 {
-    struct backing b = {-1, 0, protection(flags), MAP_ANONYMOUS};
+    struct backing b = {-1, 0, protection(flags), MAP_ANONYMOUS, 0};
 
     b.flags |= flags & PH_MAP_SHARED ? MAP_SHARED : MAP_PRIVATE | MAP_NORESERVE;
     all_unmapped(address, length);
@@ -259,7 +260,7 @@ int64_t ph_map_anonymous(uint64_t address, uint64_t length, int32_t flags)
 
 static struct backing file_backing(int fd, uint64_t offset, int32_t flags)
 {
-    struct backing b = {fd, offset, protection(flags), 0};
+    struct backing b = {fd, offset, protection(flags), 0, flags & PH_MAP_LARGE};
 
     if (flags & PH_MAP_SYNC)
         b.flags |= MAP_SHARED_VALIDATE | MAP_SYNC;
@@ -288,6 +289,17 @@ int64_t ph_map_file(int32_t fd, uint64_t offset, uint64_t address, uint64_t leng
     if (result == 0)
         tape_file(fd, offset, address, length, flags);
     return result;
+}
+
+int64_t ph_try_map(int32_t fd, uint64_t offset, uint64_t length, int32_t flags)
+{
+    struct backing b = file_backing(fd, offset, flags);
+    int64_t there = CALL(PH_CALL_MMAP, mmap(NULL, length, b.protection, b.flags, b.fd, (off_t)b.offset));
+
+    if (there < 0)
+        return there;
+    munmap(pointer((uint64_t)there), length);
+    return 0;
 }
 
 /* What the file system did not refuse of the first piece it does not refuse of the others: they need no second call. */

@@ -4,23 +4,15 @@
  *
  * A window holds `keep` and cannot be cleared by the garbage collector (it is traversed, so cycles are seen, but it
  * has no tp_clear): the memory stays mapped for as long as anything was exported and lives. It never reads the memory.
- * Who unmaps early closes the window first: that is refused while exports live, and nothing is exported afterwards, not
- * even by way of `memoryview.obj`.
+ * Before memory is unmapped early its window is closed: that is refused while exports live, and nothing is exported
+ * afterwards, not even by way of `memoryview.obj`. The window of a map gets its memory from Places, and loses it there.
  */
-#include "hot.h"
-
-struct window {
-    PyObject_HEAD
-    char *address;
-    Py_ssize_t length;
-    int readonly;
-    Py_ssize_t exports;
-    PyObject *keep;
-};
+#include "lifeline.h"
 
 PyDoc_STRVAR(window_doc,
              "Window(address, length, readonly, keep, /)\n--\n\n"
-             "A buffer over the `length` bytes at `address`, which are there for as long as `keep` lives.");
+             "A buffer over the `length` bytes at `address`, which are there for as long as `keep` lives.\n\n"
+             "Address 0: without memory, until Places places it.");
 
 static PyObject *window_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
@@ -47,6 +39,9 @@ static PyObject *window_new(PyTypeObject *type, PyObject *arguments, PyObject *k
     self->address = (char *)(uintptr_t)address;
     self->length = length;
     self->readonly = readonly;
+    if (address == 0) /* `keep` comes with the memory */
+        return (PyObject *)self;
+    self->state = WINDOW_OPEN;
     self->keep = Py_NewRef(keep);
     ph_lifeline_pin(keep, +1);
     return (PyObject *)self;
@@ -73,11 +68,26 @@ static void window_dealloc(PyObject *object)
     Py_DECREF(type);
 }
 
+int ph_is_window(PyObject *object)
+{
+    return PyType_GetSlot(Py_TYPE(object), Py_tp_dealloc) == (void *)window_dealloc;
+}
+
+/* Return the state, when it is known whether the window stays open. */
+static int settled_state(struct window *self)
+{
+    while (self->state == WINDOW_CLOSING && self->era == ph_era()) {
+        ph_enter();
+        ph_leave();
+    }
+    return self->state;
+}
+
 static int window_getbuffer(PyObject *object, Py_buffer *view, int flags)
 {
     struct window *self = (struct window *)object;
 
-    if (self->keep == NULL) {
+    if (settled_state(self) != WINDOW_OPEN) {
         PyErr_SetString(PyExc_ValueError, "window: an open one expected, a closed one found");
         view->obj = NULL;
         return -1;
@@ -92,28 +102,6 @@ static void window_releasebuffer(PyObject *object, Py_buffer *view)
 {
     (void)view;
     ((struct window *)object)->exports--;
-}
-
-PyDoc_STRVAR(close_doc, "close()\n--\n\n"
-                        "Export nothing more and let go of what is kept; BufferError while exports live.");
-
-static PyObject *window_close(PyObject *object, PyObject *unused)
-{
-    struct window *self = (struct window *)object;
-    PyObject *keep = self->keep;
-
-    (void)unused;
-    if (self->exports) {
-        PyErr_Format(PyExc_BufferError, "window at %p: no live views expected, %zd found", (void *)self->address,
-                     self->exports);
-        return NULL;
-    }
-    self->keep = NULL;
-    if (keep != NULL) {
-        ph_lifeline_pin(keep, -1);
-        Py_DECREF(keep);
-    }
-    Py_RETURN_NONE;
 }
 
 static PyObject *window_address(PyObject *object, void *closure)
@@ -140,17 +128,19 @@ static PyObject *window_exports(PyObject *object, void *closure)
     return PyLong_FromSsize_t(((struct window *)object)->exports);
 }
 
+static PyObject *window_closed(PyObject *object, void *closure)
+{
+    (void)closure;
+    return PyBool_FromLong(settled_state((struct window *)object) == WINDOW_CLOSED);
+}
+
 static PyGetSetDef window_attributes[] = {
     {"address", window_address, NULL, "Address of the first byte.", NULL},
     {"length", window_length, NULL, "Bytes.", NULL},
     {"readonly", window_readonly, NULL, "Whether buffers on it refuse writes.", NULL},
     {"exports", window_exports, NULL, "Buffers that live: memoryviews, their slices and arrays.", NULL},
+    {"closed", window_closed, NULL, "Whether its memory has gone.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
-};
-
-static PyMethodDef window_methods[] = {
-    {"close", window_close, METH_NOARGS, close_doc},
-    {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot window_slots[] = {
@@ -158,7 +148,6 @@ static PyType_Slot window_slots[] = {
     {Py_tp_new, window_new},
     {Py_tp_traverse, window_traverse},
     {Py_tp_dealloc, window_dealloc},
-    {Py_tp_methods, window_methods},
     {Py_tp_getset, window_attributes},
     {Py_bf_getbuffer, window_getbuffer},
     {Py_bf_releasebuffer, window_releasebuffer},

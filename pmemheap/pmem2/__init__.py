@@ -21,7 +21,7 @@ from pmemheap.pmem2.codes import (
 )
 from pmemheap.pmem2.mapping import Map
 from pmemheap.pmem2.reservation import VMReservation
-from pmemheap.pmem2.source import Granularity
+from pmemheap.pmem2.source import Granularity, Source
 
 __all__ = [
     "PMEM2_E_ADDRESS_UNALIGNED",
@@ -43,5 +43,6 @@ __all__ = [
     "PMEM2_E_VM_RESERVATION_NOT_EMPTY",
     "Granularity",
     "Map",
+    "Source",
     "VMReservation",
 ]

@@ -11,25 +11,27 @@ Its address never changes; its `offset` does when the reservation's head is give
 
 `view` is a memoryview on a window, and the window holds the reservation's lifeline: the memory
 stays for as long as any view, slice or array on it lives, whatever becomes of the map object.
-`close` looks at the window's count of them first.
+`close` looks at the window's count of them, unmaps and strikes the map off in one call of the C
+core; so does making one. A map is open and listed, or it is neither.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Sequence
-from itertools import accumulate
+from contextlib import suppress
 from types import TracebackType
-from typing import Literal, SupportsIndex
+from typing import Literal, NoReturn, Self, SupportsIndex
 
 from pmemheap import native
-from pmemheap.errors import DurabilityError, Pmem2Error, UsageError
+from pmemheap.errors import DurabilityError, UsageError
 from pmemheap.native import Window
 from pmemheap.pmem2 import codes
 from pmemheap.pmem2.codes import refused
 from pmemheap.pmem2.numbers import whole
-from pmemheap.pmem2.reservation import VMReservation
+from pmemheap.pmem2.reservation import VMReservation, place, remove
 from pmemheap.pmem2.source import AnonymousSource, FileSource, Granularity, Options, Pieces, Source
 from pmemheap.units import PAGE, align_down, align_up
 
@@ -51,14 +53,24 @@ class Map:
     b'hello'
     """
 
-    def __init__(
-        self, reservation: VMReservation, window: Window, granularity: Granularity
-    ) -> None:
-        self._reservation = reservation
-        self._window: Window | None = window
-        self._address = window.address
-        self._length = window.length
-        self._granularity = granularity
+    __slots__ = ("__weakref__", "_granularity", "_reservation", "_window")
+
+    _reservation: VMReservation
+    _window: Window
+    _granularity: Granularity
+
+    def __init__(self) -> None:
+        """Refuse: a map has a source, and each kind has its own maker."""
+        raise TypeError("Map: made by Map.anonymous or Map.file")
+
+    @classmethod
+    def _unplaced(
+        cls, reservation: VMReservation, window: Window, granularity: Granularity
+    ) -> Self:
+        """Return a map that is closed until `place` has given its window the memory."""
+        self = cls.__new__(cls)
+        self._reservation, self._window, self._granularity = reservation, window, granularity
+        return self
 
     @classmethod
     def anonymous(
@@ -87,7 +99,7 @@ class Map:
         """
         start, count = whole("offset", offset), whole("length", length)
         options = Options(shared=_is_shared(sharing))
-        return _place(reservation, start, AnonymousSource(count), 0, count, options)
+        return _place(cls, reservation, start, AnonymousSource(count), 0, count, options)
 
     @classmethod
     def file(  # noqa: PLR0913 -- what of which file, where, and how
@@ -117,8 +129,15 @@ class Map:
         granularity : Granularity
             The coarsest that will do.
 
+        Notes
+        -----
+        Of a hugetlb file or a device dax, numbers and the address are multiples of its own
+        alignment, which `Source.file` tells.
+
         Raises
         ------
+        UsageError
+            `sharing`, `access` or `granularity` is none of those; looked for first.
         Pmem2Error
             INVALID_FILE_HANDLE, INVALID_FILE_TYPE, OFFSET_OUT_OF_RANGE (`file_offset` past 2^63 -
             1), GRANULARITY_NOT_SET, OFFSET_UNALIGNED (`file_offset`), SOURCE_EMPTY,
@@ -128,12 +147,12 @@ class Map:
         """
         numbers = whole("offset", offset), whole("length", length)
         begin = whole("file_offset", file_offset)
-        options = Options(_is_shared(sharing), _is_readonly(access), granularity)
+        options = Options(_is_shared(sharing), _is_readonly(access), _coarsest(granularity))
         source = FileSource(whole("fd", fd))
         source.check_offset(begin)
-        if granularity is None:
+        if options.granularity is None:
             raise refused(codes.PMEM2_E_GRANULARITY_NOT_SET, "map: a granularity expected, none")
-        return _place(reservation, numbers[0], source, begin, numbers[1], options)
+        return _place(cls, reservation, numbers[0], source, begin, numbers[1], options)
 
     # ------------------------------------------------------------ what it is
 
@@ -145,20 +164,17 @@ class Map:
     @property
     def address(self) -> int:
         """First address, for as long as the map is open."""
-        self._open()
-        return self._address
+        return self._open().address
 
     @property
     def offset(self) -> int:
         """Offset of the first byte from the reservation's current address."""
-        with self._reservation.lock:
-            return self.address - self._reservation.address
+        return self.address - self._reservation.address
 
     @property
     def length(self) -> int:
         """Bytes of content; the end may lie inside a page."""
-        self._open()
-        return self._length
+        return self._open().length
 
     @property
     def granularity(self) -> Granularity:
@@ -169,26 +185,16 @@ class Map:
     @property
     def closed(self) -> bool:
         """Whether `close` has been called and has succeeded."""
-        return self._window is None
+        return self._window.closed
 
-    @property
-    def key(self) -> int:
-        """First address, open or closed: what reservations sort by."""
-        return self._address
-
-    @property
-    def stop(self) -> int:
-        """Address behind the last page."""
-        return self._address + align_up(self._length, PAGE)
-
-    def meets(self, start: int, stop: int, unit: int = 1) -> bool:
-        """Tell whether the content, rounded up to `unit`, has a byte in a range of addresses."""
-        return self._address < stop and start < self._address + align_up(self._length, unit)
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled: there is one map of a place."""
+        raise TypeError("Map: cannot be copied or pickled")
 
     def __repr__(self) -> str:
         """Show address and length."""
         state = ", closed" if self.closed else ""
-        return f"<Map at {self._address:#x}, {self._length:#x} bytes{state}>"
+        return f"<Map at {self._window.address:#x}, {self._window.length:#x} bytes{state}>"
 
     # ------------------------------------------------------------ its memory
 
@@ -198,11 +204,10 @@ class Map:
 
         While it or anything made of it lives, `close` refuses.
         """
-        with self._reservation.lock:
-            try:
-                return memoryview(self._open())
-            except ValueError:
-                raise UsageError(f"{self!r}: an open map expected, one half closed found") from None
+        try:
+            return memoryview(self._open())
+        except ValueError:  # closed since, or a fork found another thread at it
+            raise UsageError(f"{self!r}: an open map expected, a closed one found") from None
 
     def flush(self, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> None:
         """Start the write-back of ``[offset, offset + length)``, by default to the end.
@@ -223,7 +228,7 @@ class Map:
             if self._granularity is Granularity.PAGE:
                 self._sync(start, count)
             elif self._granularity is Granularity.CACHE_LINE:
-                native.flush(self._address + start, count)
+                native.flush(self.address + start, count)
 
     def drain(self) -> None:
         """Wait until what has been flushed is durable."""
@@ -248,9 +253,10 @@ class Map:
         raise refused(code, f"flush of {self!r}: a range inside expected, {found}")
 
     def _sync(self, start: int, count: int) -> None:
-        first = align_down(self._address + start, PAGE)
+        address = self.address + start
+        first = align_down(address, PAGE)
         try:
-            native.msync(first, self._address + start + count - first)
+            native.msync(first, address + count - first)
         except OSError as error:
             number = error.errno or errno.EIO
             raise DurabilityError(
@@ -268,38 +274,15 @@ class Map:
             Views, slices or arrays on its memory live. Nothing has changed.
         Pmem2Error
             -errno. Nothing has changed.
-
-        Notes
-        -----
-        An interrupt may leave it half done: without views, and still listed. Then call it again.
         """
-        with self._reservation.lock:
-            window = self._window
-            if window is None:
-                return
-            self._revoke(window)
-            try:
-                native.unmap(self._address, self.stop - self._address)
-            except OSError as error:
-                self._window = Window(
-                    self._address, self._length, window.readonly, self._reservation.lifeline
-                )
-                number = error.errno or errno.EIO
-                raise refused(
-                    -number, f"close of {self!r}: success expected, {os.strerror(number)} found"
-                ) from error
-            self._reservation.leave(self._address, self._address + 1)
-            self._window = None
-
-    def _revoke(self, window: Window) -> None:
-        """Close the window, so that nobody can ask it for another view."""
-        try:
-            window.close()
-        except BufferError:
+        code = remove(self._reservation, self._window)
+        if code > 0:
             raise BufferError(
-                f"{self!r}: no live views expected, {window.exports} found; "
+                f"{self!r}: no live views expected, {code} found; "
                 "release the memoryviews and arrays on it first"
-            ) from None
+            )
+        if code < 0:
+            raise refused(code, f"close of {self!r}: success expected, {os.strerror(-code)} found")
 
     def __enter__(self) -> Map:
         """Return itself; the block's end closes it."""
@@ -320,12 +303,13 @@ class Map:
                 raise
 
     def _open(self) -> Window:
-        if self._window is None:
+        if self._window.closed:
             raise UsageError(f"{self!r}: an open map expected, a closed one found")
         return self._window
 
 
 def _place(  # noqa: PLR0913, PLR0917
+    kind: type[Map],
     reservation: VMReservation,
     offset: int,
     source: Source,
@@ -334,11 +318,9 @@ def _place(  # noqa: PLR0913, PLR0917
     options: Options,
 ) -> Map:
     """Place one map; a length of 0 as `Source.extent` has it."""
-    if not isinstance(reservation, VMReservation):
-        raise TypeError(f"reservation: a VMReservation expected, {reservation!r} found")
     content = source.extent(source_offset, length)
     pieces = [(source_offset, content)]
-    (made,) = place_row(reservation, offset, source, pieces, [content], options)
+    (made,) = place_row(reservation, offset, source, pieces, [content], options, kind)
     return made
 
 
@@ -349,40 +331,49 @@ def place_row(  # noqa: PLR0913, PLR0917 -- what, where, and how it is divided
     pieces: Pieces,
     lengths: Sequence[int],
     options: Options,
+    kind: type[Map] = Map,
 ) -> list[Map]:
     """Map `pieces` of a source, and make a map of each of `lengths`, which make up as much.
 
     All but the last of the lengths are whole pages.
     """
+    if not isinstance(reservation, VMReservation):
+        raise TypeError(f"reservation: a VMReservation expected, {reservation!r} found")
+    offer = source.offer(pieces, options)
+    shown = [min(length, sys.maxsize) for length in lengths]  # more than that is refused below
+    windows = [Window(0, length, options.readonly, None) for length in shown]
+    maps = [kind._unplaced(reservation, window, offer.granularity) for window in windows]
     total = align_up(sum(lengths), PAGE)
-    with reservation.lock:
-        address = reservation.vacancy(offset, total, source.alignment)
-        keep = reservation.lifeline
-        windows: list[Window] = []
-        try:
-            granularity = source.place(address, pieces, options)
-            for at, length in zip(accumulate(lengths, initial=address), lengths, strict=False):
-                windows.append(Window(at, length, options.readonly, keep))
-            maps = [Map(reservation, window, granularity) for window in windows]
-            reservation.enter(*maps)
-        except Pmem2Error:
-            raise
-        except BaseException:  # no memory, an interrupt: the range is to be empty again
-            reservation.leave(address, address + total)
-            for window in windows:  # the traceback keeps them, and they would keep the addresses
-                window.close()
-            native.unmap(address, total)
-            raise
-        return maps
+    places = [(begin, align_up(length, PAGE)) for begin, length in pieces] if offer.fd >= 0 else []
+    code = place(
+        reservation, offset, total, source.alignment, offer.flags, offer.fd, places, maps, windows
+    )
+    if code == codes.PMEM2_E_GRANULARITY_NOT_SUPPORTED:
+        assert options.granularity is not None
+        wanted, got = options.granularity.name, offer.granularity.name
+        raise refused(code, f"{source.name}: {wanted} or finer expected, {got} found")
+    if code < 0:
+        raise source.refusal(-code, f"a map of {total:#x} bytes in {reservation!r}")
+    return maps
 
 
 def _is_shared(sharing: Sharing) -> bool:
-    if sharing not in {"shared", "private"}:
+    if sharing not in ("shared", "private"):
         raise UsageError(f"sharing: 'shared' or 'private' expected, {sharing!r} found")
     return sharing == "shared"
 
 
 def _is_readonly(access: Access) -> bool:
-    if access not in {"rw", "r"}:
+    if access not in ("rw", "r"):
         raise UsageError(f"access: 'rw' or 'r' expected, {access!r} found")
     return access == "r"
+
+
+def _coarsest(granularity: Granularity | None) -> Granularity | None:
+    """Return a granularity by its value; None, not said, is refused when its turn comes."""
+    if granularity is None:
+        return None
+    if isinstance(granularity, int) and not isinstance(granularity, bool):
+        with suppress(ValueError):
+            return Granularity(granularity)
+    raise UsageError(f"granularity: one of Granularity expected, {granularity!r} found")

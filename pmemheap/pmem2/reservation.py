@@ -20,33 +20,38 @@ Who owns what: the lifeline owns the addresses and gives them back when the last
 gone: the reservation's, its maps', and that of each memoryview and array on their memory. So
 nothing that is collected late, or in an odd order, can take memory away from under a live view.
 
-Every call locks the reservation; a reservation may be used from any thread.
+A reservation may be used from any thread, signal handler and finalizer. There is no lock here: each
+check is made together with the change that relies on it, in one call of the C core (places.c). So
+nothing can come in between, nothing is held when the process forks, and an interrupt comes before
+a call or after it. This module has the words: it turns codes into exceptions.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import threading
-from bisect import bisect_left, bisect_right
-from operator import attrgetter
+from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
 from pmemheap.errors import Pmem2Error, UsageError
-from pmemheap.native import Lifeline
+from pmemheap.native import PLACES_CLOSED, Lifeline, Places, Window
 from pmemheap.pmem2 import codes
 from pmemheap.pmem2.codes import refused
 from pmemheap.pmem2.numbers import ADDRESS_LIMIT, require_aligned, whole
-from pmemheap.pmem2.space import occupant, space
-from pmemheap.units import PAGE, is_aligned, is_power_of_two
+from pmemheap.pmem2.space import occupant, with_all_that_is_left
+from pmemheap.units import PAGE, GiB, MiB, is_aligned, is_power_of_two
 
 if TYPE_CHECKING:
     from pmemheap.pmem2.mapping import Map
 
-__all__ = ["VMReservation"]
+__all__ = ["VMReservation", "lifeline_of", "place", "remove"]
 
-_KEY = attrgetter("key")
+_LARGE = 2 * GiB
+_HEADROOM_MOST = 1 << 57
+"""Beyond every address that a process can have: more cannot be had, whatever the machine."""
+_FAR = 1 << 62
+"""Beyond every offset and length that a reservation can have, and small enough for the C core."""
 
 
 class VMReservation:
@@ -63,16 +68,18 @@ class VMReservation:
         wish: half is asked for where it cannot be had, and so on down to none. It is given up where
         another reservation needs these very addresses, or the process runs out of them.
     alignment, skew : int
-        ``(address - skew) % alignment == 0``; `alignment` is a power of two and at least a page.
+        ``(address - skew) % alignment == 0``; `alignment` is a power of two and at least a page,
+        `skew` a multiple of a page. By default a reservation anywhere is aligned to 2 MiB, and from
+        2 GiB up to 1 GiB.
 
     Raises
     ------
     Pmem2Error
-        ADDRESS_UNALIGNED, LENGTH_UNALIGNED, LENGTH_OUT_OF_RANGE (0, negative or past 2^64),
-        MAPPING_EXISTS (the range at `address` is occupied), -ENOMEM (no room), looked for in this
-        order.
+        ADDRESS_UNALIGNED (`address` or `skew`), LENGTH_UNALIGNED (`size` or `headroom`),
+        LENGTH_OUT_OF_RANGE (0, negative or past 2^64), MAPPING_EXISTS (the range at `address` is
+        occupied), -ENOMEM (no room), looked for in this order.
     UsageError
-        `alignment` is not a power of two, or finer than a page.
+        `alignment` is not a power of two from a page to 2^63.
 
     Examples
     --------
@@ -82,27 +89,27 @@ class VMReservation:
     (2097152, 1072693248)
     """
 
+    __slots__ = ("__weakref__", "_keeps_tail", "_places")
+
     def __init__(
         self,
         size: SupportsIndex,
         address: SupportsIndex | None = None,
         *,
         headroom: SupportsIndex = 0,
-        alignment: SupportsIndex = PAGE,
+        alignment: SupportsIndex | None = None,
         skew: SupportsIndex = 0,
     ) -> None:
-        self._lock = threading.RLock()
-        self._maps: list[Map] = []  # by address; changed in one instruction, which nothing tears
-        self._closed = False
         room = whole("headroom", headroom)
         self._keeps_tail = room > 0
-        self._lifeline = _reserve(
+        line = _reserve(
             0 if address is None else whole("address", address),
             whole("size", size),
             room,
-            whole("alignment", alignment),
+            None if alignment is None else whole("alignment", alignment),
             whole("skew", skew),
         )
+        self._places = Places(line)
 
     # ------------------------------------------------------------ what it is
 
@@ -122,21 +129,20 @@ class VMReservation:
         return self._open().headroom
 
     @property
-    def lifeline(self) -> Lifeline:
-        """The owner of the address range: whoever holds it keeps the range, and all maps in it."""
-        return self._open()
-
-    @property
     def closed(self) -> bool:
         """Whether `close` has been called and has succeeded."""
-        return self._closed
+        return self._places.closed
 
     def __repr__(self) -> str:
         """Show address, size and headroom."""
-        if self._closed:
+        if self.closed:
             return "<VMReservation, closed>"
-        line = self._lifeline
+        line = self._places.lifeline
         return f"<VMReservation at {line.start:#x}, {line.size:#x} bytes + {line.headroom:#x}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled: there is one owner of a range."""
+        raise TypeError("VMReservation: cannot be copied or pickled")
 
     # ------------------------------------------------------------ its size
 
@@ -155,20 +161,23 @@ class VMReservation:
             size; MAPPING_EXISTS: the addresses behind are occupied; -ENOMEM. Nothing has changed.
         """
         length = whole("size", size)
-        with self._lock:
-            line = self._open()
-            require_aligned("extend: size", length, codes.PMEM2_E_LENGTH_UNALIGNED)
-            if length == 0:
-                return
-            if length < 0 or line.size + length >= ADDRESS_LIMIT:
-                raise refused(
-                    codes.PMEM2_E_LENGTH_OUT_OF_RANGE,
-                    f"extend of {self!r}: 1 to 2^64 bytes in all expected, {length:#x} more found",
-                )
-            try:
-                space.extend(line, length)
-            except OSError as error:
-                raise _no_room(f"extend of {self!r}", line.end, line.stop + length, error) from None
+        line = self._open()
+        require_aligned("extend: size", length, codes.PMEM2_E_LENGTH_UNALIGNED)
+        if length == 0:
+            return
+        where = f"extend of {self!r}"
+        if length < 0 or line.size + length >= ADDRESS_LIMIT:
+            raise refused(
+                codes.PMEM2_E_LENGTH_OUT_OF_RANGE,
+                f"{where}: 1 to 2^64 bytes in all expected, {length:#x} more found",
+            )
+        start, stop = line.end, line.stop + length
+        code = -errno.ENOMEM
+        if stop < ADDRESS_LIMIT:
+            code = with_all_that_is_left(lambda left: self._places.extend(length, left))
+        if code < 0:
+            self._require_open(code)
+            raise _no_room(where, start, stop, -code)
 
     def shrink(self, offset: SupportsIndex, size: SupportsIndex) -> None:
         """Give ``[offset, offset + size)`` back, at the head or the tail, to the page.
@@ -184,35 +193,25 @@ class VMReservation:
             for in this order. Nothing has changed.
         """
         start, length = whole("offset", offset), whole("size", size)
-        with self._lock:
-            line = self._open()
-            self._check_shrink(line, start, length)
-            self._require_vacant(line.start + start, length)
-            try:
-                if start == 0:
-                    space.cut_head(line, length)
-                else:
-                    space.cut_tail(line, length, keep=self._keeps_tail)
-            except OSError as error:
-                raise _failed(f"shrink of {self!r}", error) from error
-
-    def _check_shrink(self, line: Lifeline, offset: int, length: int) -> None:
-        require_aligned("shrink: offset", offset, codes.PMEM2_E_OFFSET_UNALIGNED)
+        self._open()
+        require_aligned("shrink: offset", start, codes.PMEM2_E_OFFSET_UNALIGNED)
         require_aligned("shrink: size", length, codes.PMEM2_E_LENGTH_UNALIGNED)
-        where = f"shrink of {self!r}"
-        found = f"[{offset:#x}, {offset + length:#x}) found"
-        if not 0 <= offset < line.size:
-            raise refused(
-                codes.PMEM2_E_OFFSET_OUT_OF_RANGE, f"{where}: an offset inside expected, {found}"
-            )
-        if length <= 0 or offset + length > line.size:
-            raise refused(
-                codes.PMEM2_E_LENGTH_OUT_OF_RANGE, f"{where}: a range inside expected, {found}"
-            )
-        if (offset == 0) == (offset + length == line.size):
-            raise refused(
-                codes.PMEM2_E_NOSUPP, f"{where}: a part of it, at one end, expected, {found}"
-            )
+        code = self._places.shrink(_number(start), _number(length), self._keeps_tail)
+        if code < 0:
+            self._refuse_shrink(code, start, length)
+
+    def _refuse_shrink(self, code: int, start: int, length: int) -> NoReturn:
+        self._require_open(code)
+        expected = {
+            codes.PMEM2_E_OFFSET_OUT_OF_RANGE: "an offset inside",
+            codes.PMEM2_E_LENGTH_OUT_OF_RANGE: "a range inside",
+            codes.PMEM2_E_NOSUPP: "a part of it, at one end,",
+            codes.PMEM2_E_VM_RESERVATION_NOT_EMPTY: "no map in the range",
+        }
+        if code not in expected:
+            raise _failed(f"shrink of {self!r}", -code)
+        found = f"[{start:#x}, {start + length:#x}){self._meeting(start, length)} found"
+        raise refused(code, f"shrink of {self!r}: {expected[code]} expected, {found}")
 
     # ------------------------------------------------------------ searches
 
@@ -231,20 +230,18 @@ class VMReservation:
             MAPPING_NOT_FOUND.
         """
         begin, count = whole("offset", offset), whole("length", length)
-        with self._lock:
-            start = self._open().start + begin
-            found = self._first_meeting(start, start + (count or 1)) if count >= 0 else None
-            if found is None:
-                raise self._not_found(f"in [{begin:#x}, {begin + count:#x})")
-            return found
+        self._open()
+        return self._found(self._search(begin, count), f"in [{begin:#x}, {begin + count:#x})")
 
     def first(self) -> Map:
         """Return the lowest map; MAPPING_NOT_FOUND if there is none."""
-        return self._nth(0, "at all")
+        self._open()
+        return self._found(self._places.nth(0), "at all")
 
     def last(self) -> Map:
         """Return the highest map; MAPPING_NOT_FOUND if there is none."""
-        return self._nth(-1, "at all")
+        self._open()
+        return self._found(self._places.nth(-1), "at all")
 
     def next(self, map: Map) -> Map:  # noqa: A002 -- the word of the contract
         """Return the nearest map above `map`, which must be a live one of this reservation.
@@ -254,7 +251,7 @@ class VMReservation:
         Pmem2Error
             MAPPING_NOT_FOUND: there is none above, or `map` is not here.
         """
-        return self._neighbour(map, +1)
+        return self._beside(map, +1, "above")
 
     def prev(self, map: Map) -> Map:  # noqa: A002 -- the word of the contract
         """Return the nearest map below `map`, which must be a live one of this reservation.
@@ -264,102 +261,40 @@ class VMReservation:
         Pmem2Error
             MAPPING_NOT_FOUND: there is none below, or `map` is not here.
         """
-        return self._neighbour(map, -1)
+        return self._beside(map, -1, "below")
 
     def maps(self) -> list[Map]:
         """Return all maps of this moment, lowest first."""
-        with self._lock:
-            self._open()
-            return self._maps.copy()
+        self._open()
+        return self._places.all()
 
-    def _first_meeting(self, start: int, stop: int, unit: int = 1) -> Map | None:
-        """Return the lowest map that meets a range of addresses, each rounded up to `unit`."""
-        index = max(bisect_right(self._maps, start, key=_KEY) - 1, 0)
-        for candidate in self._maps[index : index + 2]:
-            if candidate.meets(start, stop, unit):
-                return candidate
-        return None
+    def _search(self, begin: int, count: int) -> Map | None:
+        """Return the lowest map in a range of offsets; whole numbers of any size."""
+        if count < 0:
+            return None
+        start = max(-_FAR, min(begin, _FAR))
+        stop = max(-_FAR, min(begin + (count or 1), _FAR))
+        found: Map | None = self._places.find(start, stop - start)
+        return found
 
-    def _nth(self, index: int, which: str) -> Map:
-        with self._lock:
-            self._open()
-            if not -len(self._maps) <= index < len(self._maps):
-                raise self._not_found(which)
-            return self._maps[index]
+    def _beside(self, of: Map, step: int, which: str) -> Map:
+        self._open()
+        found = self._places.beside(getattr(of, "_window", None), step)
+        if found is NotImplemented:
+            found, which = None, "like"
+        return self._found(found, f"{which} {of!r}")
 
-    def _neighbour(self, of: Map, step: int) -> Map:
-        with self._lock:
-            self._open()
-            index = self._index(getattr(of, "key", 0))
-            if not any(each is of for each in self._maps[index : index + 1]):
-                raise self._not_found(f"like {of!r}")
-            index += step
-            if index < 0:
-                raise self._not_found(f"below {of!r}")
-            return self._nth(index, f"above {of!r}")
-
-    def _index(self, address: int) -> int:
-        """Return the place in the list of the first map from an address on."""
-        return bisect_left(self._maps, address, key=_KEY)
-
-    def _not_found(self, which: str) -> Pmem2Error:
-        return refused(codes.PMEM2_E_MAPPING_NOT_FOUND, f"{self!r}: a map {which} expected, none")
-
-    # ------------------------------------------------------------ for Map
-
-    @property
-    def lock(self) -> threading.RLock:
-        """Held by `Map` from the check of a range to the entry in the list."""
-        return self._lock
-
-    def vacancy(self, offset: int, length: int, alignment: int) -> int:
-        """Return the address of `offset`, where a map of `length` whole pages can be placed.
-
-        Parameters
-        ----------
-        offset : int
-            From the current `address`.
-        length : int
-            A multiple of a page, 0 for a map that will show nothing.
-        alignment : int
-            What the source demands of the address.
-
-        Raises
-        ------
-        Pmem2Error
-            OFFSET_UNALIGNED, LENGTH_OUT_OF_RANGE, ADDRESS_UNALIGNED, MAPPING_EXISTS, in this order.
-        """
-        line = self._open()
-        require_aligned("map: offset in the reservation", offset, codes.PMEM2_E_OFFSET_UNALIGNED)
-        if offset < 0 or offset + length > line.size:
+    def _found(self, found: Map | None, which: str) -> Map:
+        if found is None:
             raise refused(
-                codes.PMEM2_E_LENGTH_OUT_OF_RANGE,
-                f"map in {self!r}: a range inside expected, "
-                f"[{offset:#x}, {offset + length:#x}) found",
+                codes.PMEM2_E_MAPPING_NOT_FOUND, f"{self!r}: a map {which} expected, none"
             )
-        address = line.start + offset
-        require_aligned("map: address", address, codes.PMEM2_E_ADDRESS_UNALIGNED, alignment)
-        other = self._first_meeting(address, address + (length or 1), PAGE)
-        if other is not None:
-            raise refused(
-                codes.PMEM2_E_MAPPING_EXISTS,
-                f"map in {self!r} at [{offset:#x}, {offset + length:#x}): "
-                f"free pages expected, {other!r} found",
-            )
-        return address
+        return found
 
-    def enter(self, *maps: Map) -> None:
-        """List maps that have been placed next to each other, in order.
-
-        The caller holds the lock since `vacancy`.
-        """
-        index = self._index(maps[0].key)
-        self._maps[index:index] = maps
-
-    def leave(self, start: int, stop: int) -> None:
-        """Strike off what begins in a range of addresses; the caller holds the lock."""
-        first, last = self._index(start), self._index(stop)
-        del self._maps[first:last]
+    def _meeting(self, start: int, length: int) -> str:
+        """Name the map that meets a range, for a message."""
+        found = self._search(start, length)
+        return "" if found is None else f" with {found!r}"
 
     # ------------------------------------------------------------ its end
 
@@ -373,15 +308,13 @@ class VMReservation:
         BufferError
             Views of its memory live that were made without a map. The reservation is as it was.
         """
-        with self._lock:
-            if self._closed:
-                return
-            self._require_vacant(self._lifeline.start, self._lifeline.size)
-            try:
-                space.release(self._lifeline)
-            except OSError as error:
-                raise _failed(f"close of {self!r}", error) from error
-            self._closed = True
+        code = self._places.release()
+        if code > 0:
+            raise BufferError(f"{self!r}: no live views expected, {code} found")
+        if code == codes.PMEM2_E_VM_RESERVATION_NOT_EMPTY:
+            raise refused(code, f"close of {self!r}: no maps expected, {len(self.maps())} found")
+        if code < 0:
+            raise _failed(f"close of {self!r}", -code)
 
     def __enter__(self) -> VMReservation:
         """Return itself; the block's end closes it and its maps."""
@@ -400,7 +333,7 @@ class VMReservation:
         is not hidden, and the range goes back when the views have gone.
         """
         try:
-            if not self._closed:
+            if not self.closed:
                 for each in self.maps():
                     each.close()
                 self.close()
@@ -410,41 +343,111 @@ class VMReservation:
 
     def check(self) -> None:
         """Verify the invariants that this module's description lists; for tests."""
-        with self._lock:
-            line = self._open()
-            assert line.start < line.stop <= line.end
-            assert all(is_aligned(border, PAGE) for border in (line.start, line.stop, line.end))
-            previous = line.start
-            for each in self._maps:
-                assert each.key == each.address >= previous
-                assert each.reservation is self
-                assert not each.closed
-                previous = each.stop
-            assert previous <= line.stop
+        line = self._open()
+        assert line.start < line.stop <= line.end
+        assert all(is_aligned(border, PAGE) for border in (line.start, line.stop, line.end))
+        previous = line.start
+        for each in self._places.all():
+            assert each.address >= previous
+            assert each.reservation is self
+            assert not each.closed
+            previous = each.address + each.length
+            previous += -previous % PAGE
+        assert previous <= line.stop
 
     def _open(self) -> Lifeline:
-        if self._closed:
+        if self._places.closed:
             raise UsageError("reservation: an open one expected, a closed one found")
-        return self._lifeline
+        return self._places.lifeline
 
-    def _require_vacant(self, start: int, length: int) -> None:
-        other = self._first_meeting(start, start + length, PAGE)
-        if other is not None:
-            raise refused(
-                codes.PMEM2_E_VM_RESERVATION_NOT_EMPTY,
-                f"{self!r}: no map expected in "
-                f"[{start - self.address:#x}, {start - self.address + length:#x}), {other!r} found",
-            )
+    def _require_open(self, code: int) -> None:
+        """Raise if another thread closed it meanwhile, as `code` tells."""
+        if code == PLACES_CLOSED:
+            self._open()
 
 
-def _reserve(address: int, size: int, headroom: int, alignment: int, skew: int) -> Lifeline:
+def _number(value: int) -> int:
+    """Return a number for the C core: one that is out of range stays so."""
+    return value if 0 <= value < _FAR else _FAR
+
+
+# ---------------------------------------------------------------- for this package
+
+
+def lifeline_of(reservation: VMReservation) -> Lifeline:
+    """Return the owner of the addresses: whoever holds it keeps the range, and all maps in it."""
+    return reservation._open()
+
+
+def place(  # noqa: PLR0913, PLR0917 -- where, what, how, and what it is to be
+    reservation: VMReservation,
+    offset: int,
+    length: int,
+    unit: int,
+    flags: int,
+    fd: int,
+    pieces: Sequence[tuple[int, int]],
+    maps: list[Map],
+    windows: list[Window],
+) -> int:
+    """Map pieces of a source at an offset, as one map for each window; all or none, in one step.
+
+    Parameters
+    ----------
+    offset, length : int
+        From the current `address`; `length` whole pages, 0 for a map that will show nothing.
+    unit : int
+        What the source demands the address to be a multiple of.
+    flags, fd, pieces
+        As `native.map_flags` makes them; -1 and none for anonymous memory.
+
+    Returns
+    -------
+    int
+        0, or the code of what the kernel refused; the range is as it was.
+
+    Raises
+    ------
+    Pmem2Error
+        OFFSET_UNALIGNED, LENGTH_OUT_OF_RANGE, ADDRESS_UNALIGNED, MAPPING_EXISTS, in this order.
+    """
+    reservation._open()
+    require_aligned("map: offset in the reservation", offset, codes.PMEM2_E_OFFSET_UNALIGNED)
+    numbers = [number for piece in pieces for number in piece]
+    code = reservation._places.place(
+        _number(offset), _number(length), unit, flags, fd, numbers, maps, windows
+    )
+    expected = {
+        codes.PMEM2_E_LENGTH_OUT_OF_RANGE: "a range inside",
+        codes.PMEM2_E_ADDRESS_UNALIGNED: f"an address that is a multiple of {unit:#x}",
+        codes.PMEM2_E_MAPPING_EXISTS: "free pages",
+    }
+    reservation._require_open(code)
+    if code in expected:
+        found = f"[{offset:#x}, {offset + length:#x}){reservation._meeting(offset, length)} found"
+        raise refused(code, f"map in {reservation!r}: {expected[code]} expected, {found}")
+    return code
+
+
+def remove(reservation: VMReservation, window: Window) -> int:
+    """Unmap what a window shows, and strike its map off the list, in one step.
+
+    Returns
+    -------
+    int
+        0; or how many views of it live, or a negated errno: then nothing has changed.
+    """
+    return reservation._places.remove(window)
+
+
+# ---------------------------------------------------------------- making one
+
+
+def _reserve(address: int, size: int, headroom: int, alignment: int | None, skew: int) -> Lifeline:
     """Check the numbers of a new reservation in the contract's order, and take the range."""
-    if not is_power_of_two(alignment) or alignment < PAGE:
-        raise UsageError(f"alignment: a power of two from {PAGE} up expected, {alignment} found")
-    if address:
-        unaligned = codes.PMEM2_E_ADDRESS_UNALIGNED
-        require_aligned("reservation: address", address, unaligned)
-        require_aligned("reservation: address - skew", address - skew, unaligned, alignment)
+    if alignment is None:
+        alignment = PAGE if address else _usual_alignment(size)
+    _check_place(address, alignment, skew)
     for what, value in (("size", size), ("headroom", headroom)):
         require_aligned(f"reservation: {what}", value, codes.PMEM2_E_LENGTH_UNALIGNED)
     if not 0 < size < ADDRESS_LIMIT or headroom < 0:
@@ -452,20 +455,45 @@ def _reserve(address: int, size: int, headroom: int, alignment: int, skew: int) 
             codes.PMEM2_E_LENGTH_OUT_OF_RANGE,
             f"reservation: a size of 1 to 2^64 - 1 expected, {size:#x} + {headroom:#x} found",
         )
-    if not 0 <= address < ADDRESS_LIMIT:
-        raise refused(-errno.ENOMEM, f"reservation: a user address expected, {address:#x} found")
-    try:
-        if address:
-            return space.reserve(address, size, headroom)
-        return space.reserve_anywhere(size, headroom, alignment, skew % alignment)
-    except OSError as error:
-        raise _no_room("reservation", address, address + size, error) from None
+    if not 0 <= address < ADDRESS_LIMIT - size:
+        raise refused(-errno.ENOMEM, f"reservation: user addresses expected, {address:#x} found")
+    room = min(headroom, _HEADROOM_MOST)
+    made: list[Lifeline] = []
+
+    def attempt(left: int) -> int:
+        try:
+            made.append(Lifeline(address, size, room, alignment, skew % alignment, left))
+        except OSError as error:
+            return -(error.errno or errno.EIO)
+        return 0
+
+    code = with_all_that_is_left(attempt)
+    if code < 0:
+        raise _no_room("reservation", address, address + size, -code)
+    return made.pop()
 
 
-def _no_room(what: str, start: int, stop: int, error: OSError) -> Pmem2Error:
+def _usual_alignment(size: int) -> int:
+    """Return what libpmem2 aligns a reservation to whose address is left to the kernel."""
+    return GiB if size >= _LARGE else 2 * MiB
+
+
+def _check_place(address: int, alignment: int, skew: int) -> None:
+    unaligned = codes.PMEM2_E_ADDRESS_UNALIGNED
+    if not is_power_of_two(alignment) or not PAGE <= alignment < ADDRESS_LIMIT:
+        raise UsageError(
+            f"alignment: a power of two from {PAGE} to 2^63 expected, {alignment} found"
+        )
+    require_aligned("reservation: skew", skew, unaligned)
+    if address:
+        require_aligned("reservation: address", address, unaligned)
+        require_aligned("reservation: address - skew", address - skew, unaligned, alignment)
+
+
+def _no_room(what: str, start: int, stop: int, number: int) -> Pmem2Error:
     """Return the exception for a range that could not be had."""
-    if error.errno != errno.EEXIST:
-        return _failed(f"{what}: [{start:#x}, {stop:#x})", error)
+    if number != errno.EEXIST:
+        return _failed(f"{what}: [{start:#x}, {stop:#x})", number)
     return refused(
         codes.PMEM2_E_MAPPING_EXISTS,
         f"{what}: [{start:#x}, {stop:#x}) free expected, {occupant(start, stop)} found; "
@@ -473,6 +501,5 @@ def _no_room(what: str, start: int, stop: int, error: OSError) -> Pmem2Error:
     )
 
 
-def _failed(what: str, error: OSError) -> Pmem2Error:
-    number = error.errno or errno.EIO
+def _failed(what: str, number: int) -> Pmem2Error:
     return refused(-number, f"{what}: success expected, {os.strerror(number)} found")

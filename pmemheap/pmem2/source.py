@@ -1,12 +1,16 @@
-"""Source: what stands behind a map, anonymous memory or a file, and how it gets into place.
+"""Source: what stands behind a map, anonymous memory or a file.
 
-A source knows its size and alignment, decides which part of it a map will show (`extent`), and
-puts that part over a reserved range (`place`). It knows nothing of reservations.
+A source knows its size and alignment, decides which part of it a map will show (`extent`), and how
+the kernel is to be asked for it (`offer`). It knows nothing of reservations.
 
     source        size             alignment        granularity of a map
     anonymous     what is asked    page             byte: nothing is ever to be written back
     file          of the file      page             page; cache line with MAP_SYNC; private: byte
+    hugetlb file  of the file      its page         page; private: byte
     device dax    of the device    of the device    cache line; private: byte
+
+The kernel rounds a map up to the alignment of its source. So what is not a multiple of it is
+refused before anything is mapped: it would take the place of its neighbours.
 """
 
 from __future__ import annotations
@@ -14,20 +18,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import partial
 from pathlib import Path
+from typing import SupportsIndex
 
 from pmemheap import native
+from pmemheap.errors import Pmem2Error
 from pmemheap.pmem2 import codes
 from pmemheap.pmem2.codes import refused
-from pmemheap.pmem2.numbers import require_aligned
-from pmemheap.units import PAGE, align_up
+from pmemheap.pmem2.numbers import require_aligned, whole
+from pmemheap.units import PAGE
 
-__all__ = ["AnonymousSource", "FileSource", "Granularity", "Options", "Source"]
+__all__ = ["AnonymousSource", "FileSource", "Granularity", "Options", "Pieces", "Source"]
 
 Pieces = Sequence[tuple[int, int]]
 
@@ -55,13 +59,57 @@ class Options:
     granularity: Granularity | None = Granularity.PAGE
 
 
+@dataclass(frozen=True)
+class Offer:
+    """How the kernel is to be asked: the granularity that it gives, the flags, the descriptor."""
+
+    granularity: Granularity
+    flags: int
+    fd: int = -1
+
+
 class Source:
-    """What can be mapped: `size` bytes, in pieces that start at multiples of `alignment`."""
+    """What can be mapped; made by `Source.anonymous` and `Source.file`.
+
+    Attributes
+    ----------
+    size : int
+        Bytes, as `pmem2_source_size` has them; of a file, when the source was made.
+    alignment : int
+        What offsets and lengths of maps, and their addresses, are multiples of, in bytes, as
+        `pmem2_source_alignment` has it: a page, the page of a hugetlb file, or of a device dax.
+
+    Examples
+    --------
+    >>> Source.anonymous(1 << 20).alignment
+    4096
+    """
 
     def __init__(self, name: str, size: int, alignment: int = PAGE) -> None:
         self.name = name
         self.size = size
         self.alignment = alignment
+
+    @staticmethod
+    def anonymous(size: SupportsIndex) -> Source:
+        """Return memory of `size` bytes that reads zero."""
+        return AnonymousSource(whole("size", size))
+
+    @staticmethod
+    def file(fd: SupportsIndex) -> Source:
+        """Return what an open file or device dax has to be mapped.
+
+        Raises
+        ------
+        Pmem2Error
+            INVALID_FILE_HANDLE: not open, or for writing only. INVALID_FILE_TYPE: not a regular
+            file or device dax. NOSUPP, -errno: the system does not tell what it is.
+        """
+        return FileSource(whole("fd", fd))
+
+    def __repr__(self) -> str:
+        """Show what it is, and its numbers."""
+        return f"<Source, {self.name}: {self.size:#x} bytes by {self.alignment:#x}>"
 
     def extent(self, offset: int, length: int) -> int:
         """Return how many bytes a map of `length` at `offset` of the source shows.
@@ -88,57 +136,26 @@ class Source:
                 f"{name}: a range inside {self.size:#x} bytes expected, "
                 f"[{offset:#x}, {offset + length:#x}) found",
             )
-        return length or self.size - offset
+        shown = length or self.size - offset
+        if self.alignment > PAGE:
+            require_aligned(f"{name}: bytes behind the offset", shown, unaligned[1], self.alignment)
+        return shown
 
-    def place(self, address: int, pieces: Pieces, options: Options) -> Granularity:
-        """Map pieces, one behind the other, over the reserved pages at `address`; all or none.
-
-        Parameters
-        ----------
-        pieces : sequence of (int, int)
-            Offset and length of each, as `extent` allows; the last one may end inside a page.
-
-        Returns
-        -------
-        Granularity
-            What the map offers.
-
-        Raises
-        ------
-        Pmem2Error
-            The range is reserved and empty as before.
-        """
-        length = align_up(sum(length for _, length in pieces), PAGE)
-        with self._refusals(address, length):
-            got = self._map(address, pieces, options)
-        if options.granularity is not None and got > options.granularity:
-            with self._refusals(address, length):
-                native.unmap(address, length)
-            raise refused(
-                codes.PMEM2_E_GRANULARITY_NOT_SUPPORTED,
-                f"{self.name}: {options.granularity.name} or finer expected, {got.name} found",
-            )
-        return got
-
-    def _map(self, address: int, pieces: Pieces, options: Options) -> Granularity:
+    def offer(self, pieces: Pieces, options: Options) -> Offer:
+        """Return how to ask the kernel for pieces of the source."""
         raise NotImplementedError
 
-    @contextmanager
-    def _refusals(self, address: int, length: int) -> Iterator[None]:
+    def refusal(self, number: int, what: str) -> Pmem2Error:
+        """Return the exception for an errno, positive, with which the kernel refused a map."""
         numbers = {
             errno.EACCES: codes.PMEM2_E_NO_ACCESS,
             errno.EOPNOTSUPP: codes.PMEM2_E_NOSUPP,
             errno.EEXIST: codes.PMEM2_E_MAPPING_EXISTS,
         }
-        try:
-            yield
-        except OSError as error:
-            number = error.errno or errno.EIO
-            raise refused(
-                numbers.get(number, -number),
-                f"{self.name}: a map at [{address:#x}, {address + length:#x}) expected, "
-                f"{os.strerror(number)} found",
-            ) from error
+        return refused(
+            numbers.get(number, -number),
+            f"{self.name}: {what} expected, {os.strerror(number)} found",
+        )
 
 
 class AnonymousSource(Source):
@@ -147,31 +164,25 @@ class AnonymousSource(Source):
     def __init__(self, size: int) -> None:
         super().__init__("anonymous memory", size)
 
-    def _map(self, address: int, pieces: Pieces, options: Options) -> Granularity:
-        length = sum(length for _, length in pieces)
-        native.map_anonymous(address, length, shared=options.shared, readonly=options.readonly)
-        return Granularity.BYTE
+    def offer(self, pieces: Pieces, options: Options) -> Offer:
+        """Nothing of it is ever written back."""
+        flags = native.map_flags(shared=options.shared, readonly=options.readonly)
+        return Offer(Granularity.BYTE, flags)
 
 
 class FileSource(Source):
-    """An open file or device dax. The descriptor is looked at now and used by `place`, not kept.
-
-    Raises
-    ------
-    Pmem2Error
-        INVALID_FILE_HANDLE: not open, or for writing only. INVALID_FILE_TYPE: not a regular file
-        or device dax.
-    """
+    """An open file or device dax. The descriptor is used to map, not kept."""
 
     def __init__(self, fd: int) -> None:
+        name = f"file descriptor {fd}"
         status = self._status(fd)
         self._fd = fd
         self._device = stat.S_ISCHR(status.mode)
         if self._device:
             size, alignment = _measure_device(status)
         else:
-            size, alignment = status.size, PAGE
-        super().__init__(f"file descriptor {fd}", size, alignment)
+            size, alignment = status.size, self._page_of_file(status, name)
+        super().__init__(name, size, alignment)
 
     @staticmethod
     def _status(fd: int) -> native.FileStatus:
@@ -196,6 +207,19 @@ class FileSource(Source):
             )
         return status
 
+    def _page_of_file(self, status: native.FileStatus, name: str) -> int:
+        """Return the size of the pages that the file consists of, in bytes."""
+        if status.block_size <= PAGE:
+            return PAGE
+        try:
+            is_huge = native.filesystem_type(self._fd) == native.HUGETLBFS
+        except OSError as error:
+            number = error.errno or errno.EIO
+            raise refused(
+                -number, f"{name}: the type of its file system expected, {os.strerror(number)}"
+            ) from error
+        return status.block_size if is_huge else PAGE
+
     def check_offset(self, offset: int) -> None:
         """Raise OFFSET_OUT_OF_RANGE for an offset that no file has."""
         if not 0 <= offset <= _LARGEST_FILE_OFFSET:
@@ -204,22 +228,26 @@ class FileSource(Source):
                 f"{self.name}: an offset from 0 to 2^63 - 1 expected, {offset:#x} found",
             )
 
-    def _map(self, address: int, pieces: Pieces, options: Options) -> Granularity:
-        whole_pages = [(offset, align_up(length, PAGE)) for offset, length in pieces]
-        map_row = partial(
-            native.map_row, self._fd, address, whole_pages,
-            shared=options.shared, readonly=options.readonly,
-        )  # fmt: skip
-        if options.shared and (self._device or native.is_dax(self._fd)):
-            try:
-                map_row(sync=True)
-            except OSError as error:
-                if error.errno != errno.EOPNOTSUPP:
-                    raise
-            else:
-                return Granularity.CACHE_LINE
-        map_row(sync=False)
-        return Granularity.PAGE if options.shared else Granularity.BYTE
+    def offer(self, pieces: Pieces, options: Options) -> Offer:
+        """Find out what the kernel grants; only a shared map of persistent memory is fine."""
+        sync = options.shared and self._is_sync(pieces)
+        got = Granularity.CACHE_LINE if sync else Granularity.PAGE
+        got = got if options.shared else Granularity.BYTE
+        flags = native.map_flags(
+            shared=options.shared,
+            readonly=options.readonly,
+            sync=sync,
+            large=self.alignment > PAGE,
+            strict=options.granularity is not None and got > options.granularity,
+        )
+        return Offer(got, flags, self._fd)
+
+    def _is_sync(self, pieces: Pieces) -> bool:
+        try:
+            is_dax = self._device or native.is_dax(self._fd)
+        except OSError as error:
+            raise self.refusal(error.errno or errno.EIO, "a file to be looked at") from error
+        return is_dax and native.can_map_in_sync(self._fd, *pieces[0])
 
 
 # ---------------------------------------------------------------- device dax, as sysfs shows it
