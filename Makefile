@@ -26,8 +26,13 @@ $(VENV)/%/ready: $(BUILT_FROM)
 demo: $(VENV)/cli,numpy/ready
 	$(VENV)/cli,numpy/bin/pmemheap demo
 
+# In this tree with the default Python; a version that is named gets a build of its own, elsewhere.
+ifeq ($(VERSION),)
 test: $(VENV)/test/ready
 	$(VENV)/test/bin/python -m pytest -n 2 --dist worksteal $(PYTEST_OPTIONS)
+else
+test: installed
+endif
 
 # Random calls of the whole API with hostile arguments; CI takes 30 seconds of it.
 fuzz: $(VENV)/test/ready

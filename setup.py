@@ -1,12 +1,18 @@
-"""Build the two doors to the C core; everything else stands in pyproject.toml."""
+"""Build the two doors to the C core; everything else stands in pyproject.toml.
 
+Built by Python 3.11 the core serves all versions from 3.11 on; built by a later one those from 3.12
+on: its headers take None for immortal, also where the limited API of 3.11 is asked for.
+"""
+
+import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CORE = Path("pmemheap/_core")
-LIMITED_API = "0x030B0000"  # CPython 3.11, the first whose limited API has the buffer protocol
+MINOR = min(sys.version_info.minor, 12)
+LIMITED_API = f"{0x03000000 | MINOR << 16:#010x}"
 
 
 class BuildInTreeToo(build_ext):
@@ -35,6 +41,6 @@ hot = Extension(
 setup(
     ext_modules=[hot],
     cffi_modules=[f"{CORE}/build_sys.py:builder"],
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    options={"bdist_wheel": {"py_limited_api": f"cp3{MINOR}"}},
     cmdclass={"build_ext": BuildInTreeToo},
 )

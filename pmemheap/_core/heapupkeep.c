@@ -33,10 +33,13 @@ static PyObject *set_origin(PyObject *object, PyObject *argument)
 
 static PyObject *configure(PyObject *object, PyObject *args)
 {
-    const char *sizes, *units;
+    PyObject *size_bytes, *unit_bytes;
+    char *sizes, *units;
     Py_ssize_t sizes_length, units_length;
 
-    if (!PyArg_ParseTuple(args, "y#y#", &sizes, &sizes_length, &units, &units_length))
+    if (!PyArg_ParseTuple(args, "SS", &size_bytes, &unit_bytes)
+        || PyBytes_AsStringAndSize(size_bytes, &sizes, &sizes_length) < 0
+        || PyBytes_AsStringAndSize(unit_bytes, &units, &units_length) < 0)
         return NULL;
     if (sizes_length / 4 != units_length / 2)
         return PyErr_Format(PyExc_ValueError, "configure: as many run lengths as sizes expected");

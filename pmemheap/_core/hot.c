@@ -1,4 +1,4 @@
-/* hot.c -- `_hot`: the door to the C core that keeps the GIL. Extension types, CPython limited API 3.11. */
+/* hot.c -- `_hot`: the door to the C core that keeps the GIL. Extension types, CPython's limited API. */
 #include "lifeline.h"
 #include "logobject.h"
 
@@ -106,8 +106,22 @@ static int is_main_interpreter(void)
     return PyInterpreterState_GetID(PyInterpreterState_Get()) == 0;
 }
 
+/* What is built for the limited API of 3.12 takes None for immortal; an older Python would free it. */
+static int require_no_older_python(void)
+{
+    if (Py_Version >> 16 >= Py_LIMITED_API >> 16)
+        return 0;
+    PyErr_Format(PyExc_ImportError,
+                 "pmemheap: Python 3.%u or later expected, for which the C core was built, 3.%u found; in the source "
+                 "tree run: pip install -e .",
+                 (unsigned)(Py_LIMITED_API >> 16 & 0xFF), (unsigned)(Py_Version >> 16 & 0xFF));
+    return -1;
+}
+
 static int execute(PyObject *module)
 {
+    if (require_no_older_python() < 0)
+        return -1;
     if (!is_main_interpreter()) {
         PyErr_SetString(PyExc_ImportError,
                         "pmemheap: the main interpreter of the process expected, another one found; "

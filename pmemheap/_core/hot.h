@@ -1,6 +1,7 @@
-/* hot.h -- what the C files of `_hot` know of each other. Include it first: it brings Python.h. */
+/* hot.h -- what the C files of `_hot` know of each other. Include it first: it brings Python.h.
+ *
+ * No format of PyArg_ParseTuple or Py_BuildValue has a '#': headers of 3.13 leave out what Python 3.12 needs for it. */
 #pragma once
-#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "core.h"
 

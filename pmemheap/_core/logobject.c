@@ -280,12 +280,14 @@ PyDoc_STRVAR(change_doc,
 
 static PyObject *change(PyObject *object, PyObject *args)
 {
-    const char *operations;
+    PyObject *bytes;
+    char *operations;
     Py_ssize_t length;
     unsigned int count;
     unsigned long long file_end;
 
-    if (!PyArg_ParseTuple(args, "y#IK", &operations, &length, &count, &file_end))
+    if (!PyArg_ParseTuple(args, "SIK", &bytes, &count, &file_end)
+        || PyBytes_AsStringAndSize(bytes, &operations, &length) < 0)
         return NULL;
     return PyLong_FromLongLong(
         ph_log_change(log_of(object), operations, (uint64_t)length, (uint16_t)count, file_end));

@@ -401,12 +401,14 @@ PyDoc_STRVAR(commit_doc,
 
 static PyObject *commit(PyObject *object, PyObject *args)
 {
-    const char *operations;
+    PyObject *bytes;
+    char *operations;
     Py_ssize_t length;
     unsigned int count;
     int durable;
 
-    if (!PyArg_ParseTuple(args, "y#Ip", &operations, &length, &count, &durable))
+    if (!PyArg_ParseTuple(args, "SIp", &bytes, &count, &durable)
+        || PyBytes_AsStringAndSize(bytes, &operations, &length) < 0)
         return NULL;
     return PyLong_FromLongLong(commit_now(tx_of(object), operations, (uint64_t)length, (uint16_t)count, durable));
 }
