@@ -16,6 +16,7 @@ of its other bytes. This module packs and unpacks, it does no input or output.
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -31,6 +32,7 @@ __all__ = [
     "ARENA_SLOTS",
     "ARENA_TABLE",
     "ARENA_UNITS_MOST",
+    "BACKUP_NAME_BYTES",
     "BITS_WIDTH",
     "DATA_WIDTH",
     "ENTRY_WIDTH",
@@ -49,6 +51,7 @@ __all__ = [
     "SLOT_BYTES",
     "SUPERBLOCKS",
     "SUPERBLOCK_BYTES",
+    "UNDER_REPAIR",
     "UNIT_BYTES_IN_FILE",
     "ArenaSlot",
     "ArenaState",
@@ -83,6 +86,10 @@ LOG_BYTES = 128 * KiB
 ARENA_NAME_BYTES = 31
 ARENA_BITS = 55
 ARENA_UNITS_MOST = 1 << ARENA_BITS - 12
+BACKUP_NAME_BYTES = 255
+UNDER_REPAIR = 1
+"""Feature of a superblock: a repair is at work; its backup has the bytes that it changes."""
+
 SEGMENT_UNITS = 256
 """Capacities of data segments are multiples of this."""
 
@@ -161,6 +168,8 @@ def _damaged(
 _SUPERBLOCK = struct.Struct("<8sIIQ16sIIQQQQQQ")
 _LOG_POSITION = struct.Struct("<QQII16s")
 _LOG_POSITION_AT = 128
+_BACKUP = struct.Struct(f"<B{BACKUP_NAME_BYTES}s")
+_BACKUP_AT = 168
 _DURABILITIES, _STATES = frozenset(map(int, Durability)), frozenset(map(int, HeapState))
 
 
@@ -168,7 +177,8 @@ _DURABILITIES, _STATES = frozenset(map(int, Durability)), frozenset(map(int, Hea
 class Superblock:
     """One copy of the superblock; offsets and sizes in bytes of the file.
 
-    `limit` is the length that the file may grow to, 0 without one.
+    `limit` is the length that the file may grow to, 0 without one. `backup` is the name of the
+    file that undoes a repair, while that is at work.
     """
 
     generation: int
@@ -185,6 +195,7 @@ class Superblock:
     features_incompat: int = 0
     features_compat: int = 0
     limit: int = 0
+    backup: str = ""
 
     def pack(self) -> bytes:
         """Return the 512 bytes of it, checksum included."""
@@ -197,6 +208,8 @@ class Superblock:
         _LOG_POSITION.pack_into(
             image, _LOG_POSITION_AT, self.tail_lsn, self.epoch, self.chain_seed, 0, self.boot_id
         )
+        name = os.fsencode(self.backup)
+        _BACKUP.pack_into(image, _BACKUP_AT, len(name), name)
         struct.pack_into("<I", image, 12, crc32c(image))
         return bytes(image)
 
@@ -207,8 +220,15 @@ class Superblock:
         Raises
         ------
         CorruptHeapError
-            Magic, version, checksum or a field is wrong.
+            Magic, version, checksum or a field is wrong, or it has features that are unknown here.
         """
+        found = cls.unpack_any(image, offset)
+        found.require_known_features(offset)
+        return found
+
+    @classmethod
+    def unpack_any(cls, image: bytes, offset: int) -> Self:
+        """Read the copy at `offset` of the file, whatever features it has; errors as `unpack`."""
         thing = "superblock"
         if len(image) < SUPERBLOCK_BYTES:
             raise _damaged(thing, offset, "length", SUPERBLOCK_BYTES, len(image))
@@ -222,17 +242,33 @@ class Superblock:
             raise _damaged(thing, offset, "crc32c", f"{crc:#010x}", f"{fields[2]:#010x}")
         if fields[5] not in _DURABILITIES or fields[6] not in _STATES:
             raise _damaged(thing, offset, "durability and state", "0 or 1", fields[5:7])
-        if fields[7] != 0:
-            raise _damaged(thing, offset, "incompatible features", 0, f"{fields[7]:#x}")
         tail_lsn, epoch, seed, _, boot_id = _LOG_POSITION.unpack_from(image, _LOG_POSITION_AT)
         if fields[3] >> 63 or epoch >> 63:  # they count, and would not get there
             raise _damaged(thing, offset, "generation and epoch", "below 2^63", (fields[3], epoch))
+        length, name = _BACKUP.unpack_from(image, _BACKUP_AT)
         return cls(
             generation=fields[3], uuid=fields[4], durability=Durability(fields[5]),
-            state=HeapState(fields[6]), features_compat=fields[8], file_end=fields[9],
-            log_off=fields[10], log_size=fields[11], limit=fields[12], tail_lsn=tail_lsn,
-            epoch=epoch, chain_seed=seed, boot_id=boot_id,
+            state=HeapState(fields[6]), features_incompat=fields[7], features_compat=fields[8],
+            file_end=fields[9], log_off=fields[10], log_size=fields[11], limit=fields[12],
+            tail_lsn=tail_lsn, epoch=epoch, chain_seed=seed, boot_id=boot_id,
+            backup=os.fsdecode(name[:length]),
         )  # fmt: skip
+
+    @property
+    def unknown_features(self) -> int:
+        """Features that a reader has to know, and this one does not."""
+        return self.features_incompat & ~UNDER_REPAIR
+
+    def require_known_features(self, offset: int) -> None:
+        """Raise CorruptHeapError for features that a reader has to know, and this one does not."""
+        if self.unknown_features:
+            found = f"{self.features_incompat:#x}"
+            raise _damaged("superblock", offset, "incompatible features", 0, found)
+
+    @property
+    def is_under_repair(self) -> bool:
+        """Whether a repair had begun when it was written, and had not ended."""
+        return bool(self.features_incompat & UNDER_REPAIR)
 
     def successor(self, **changes: object) -> Self:
         """Return the next generation of it, for the other copy."""
@@ -250,19 +286,33 @@ def newest_superblock(images: tuple[bytes, bytes]) -> tuple[Superblock, int]:
     Raises
     ------
     CorruptHeapError
-        Neither is valid; the message is that of the first copy.
+        Neither is valid; the message is that of the first copy. Or the file has features that are
+        not known here, or parts of an unfinished repair.
     """
     found: list[tuple[Superblock, int]] = []
     problem: CorruptHeapError | None = None
     for index, image in enumerate(images):
         try:
-            found.append((Superblock.unpack(image, SUPERBLOCKS[index]), index))
+            found.append((Superblock.unpack_any(image, SUPERBLOCKS[index]), index))
         except CorruptHeapError as error:
             problem = problem or error
     if not found:
         assert problem is not None
         raise problem
-    return max(found, key=lambda copy: copy[0].generation)
+    newest, index = max(found, key=lambda copy: copy[0].generation)
+    _require_usable(newest, SUPERBLOCKS[index])
+    return newest, index
+
+
+def _require_usable(newest: Superblock, offset: int) -> None:
+    """Refuse a file that has to be read otherwise, or not yet: the older copy is no way around."""
+    newest.require_known_features(offset)
+    if newest.is_under_repair:
+        raise CorruptHeapError(
+            f"superblock at file offset {offset:#x}: a heap that is not under repair expected, a "
+            f"repair found that was ended in the middle; its backup is {newest.backup!r}: "
+            "`pmemheap repair --undo` takes it back with that, `--apply` does it again"
+        )
 
 
 # ---------------------------------------------------------------- slots

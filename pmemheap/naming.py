@@ -8,12 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pmemheap import native
 from pmemheap.errors import HeapExistsError, HeapFileError, HeapNotFoundError
 
-__all__ = ["give_name", "require_place", "sync_directory", "temporary_name"]
+__all__ = ["give_name", "new_file", "require_place", "sync_directory", "temporary_name"]
 
 _CHARACTERS_KEPT = 40
 
@@ -64,6 +66,28 @@ def give_name(what: str, temporary: Path, path: Path, *, replace_file: bool) -> 
             f"{what} {str(path)!r}: no such file expected, one is there", filename=str(path)
         ) from None
     os.unlink(temporary)
+
+
+@contextmanager
+def new_file(what: str, path: Path) -> Iterator[Path]:
+    """Let a file be made, and synced, under a temporary name, which the block is handed.
+
+    It gets its own name when the block ends, durably. If the block raises nothing is left.
+
+    Raises
+    ------
+    HeapExistsError
+        `what`: there is a file of that name.
+    """
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        give_name(what, temporary, path, replace_file=False)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_directory(path.parent)
 
 
 def sync_directory(directory: Path) -> None:

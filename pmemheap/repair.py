@@ -1,7 +1,8 @@
 """Repair: a plan that makes a damaged heap file sound again, and the way back.
 
     examine --> the findings of the lowest phase --> their edits, in memory --> examine --> ...
-    apply:  backup of every range that changes, synced --> edits --> sync
+    apply   backup --> superblock "under repair" --> edits --> superblocks, each step synced
+    undo    superblock "under repair" --> old bytes --> superblocks as they were
 
 A plan is made without changing the file: the edits lie in a layer over it, and the file is examined
 again through that layer until nothing is left to mend. What the plan would make of the file is
@@ -12,28 +13,32 @@ record that is replayed later would undo the repair.
 from __future__ import annotations
 
 import os
-import struct
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pmemheap.errors import CorruptHeapError, HeapExistsError
-from pmemheap.naming import sync_directory
-from pmemheap.native import crc32c
+from pmemheap import native
+from pmemheap.errors import HeapExistsError, UsageError
+from pmemheap.layout import (
+    BACKUP_NAME_BYTES,
+    SHARED_PAGE,
+    SUPERBLOCKS,
+    UNDER_REPAIR,
+    Superblock,
+)
 from pmemheap.offline import Disk, Edit, Examination, Finding, Overlay, examine, open_image
+from pmemheap.offline.backups import Backup, backup_of, newest_copy, unfinished
 from pmemheap.offline.findings import FindingKind, Phase
 from pmemheap.offline.superblocks import applied_edit, recovered, stored_as_next
-from pmemheap.refusals import refusal
+from pmemheap.refusals import refusals
 
 __all__ = ["Plan", "Step", "apply", "plan", "repair", "undo"]
 
 _ROUNDS_MOST = 64
 _NOTES_MENDED = frozenset({FindingKind.FILE_LONG, FindingKind.ENTRY})
 _COPIED_AT_ONCE = 1 << 20
-_UNDO_MAGIC = b"PMEMUNDO"
-_UNDO_HEADER = struct.Struct("<8sQ")
-_UNDO_RANGE = struct.Struct("<QII")
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,10 @@ def _bring_home(found: Examination, changes: Overlay) -> list[Step]:
 
 
 def repair(path: str | os.PathLike[str]) -> tuple[Plan, Path | None]:
-    """Mend a file as far as it can be.
+    """Mend a file, or leave it as it is.
+
+    A repair that is ended in the middle leaves a file that says so, and cannot be opened: another
+    `repair` takes it back and begins anew, `undo` takes it back.
 
     Returns
     -------
@@ -158,33 +166,79 @@ def repair(path: str | os.PathLike[str]) -> tuple[Plan, Path | None]:
     ------
     HeapFileError
         The file cannot be opened for writing, or a process has the heap open; its subclasses tell.
+    OutOfSpaceError
+        No room for the backup; nothing has changed.
+    DurabilityError
+        The medium failed. The file may be under repair.
     """
-    with open_image(path, write=True) as disk:
+    with open_image(path, write=True) as disk, _refusals(path, "repair"):
         made = plan(disk)
         if not made.steps:
             return made, None
-        return made, apply(disk, Path(path), made)
+        mark = unfinished(disk)
+        if mark is None:
+            return made, apply(disk, made)
+        backup = backup_of(disk, mark)
+        assert backup is not None, "without one there is damage that remains"
+        _put_back(disk, backup)
+        anew = plan(disk)
+        return made, apply(disk, anew) if anew.steps else None
 
 
-def apply(disk: Disk, path: Path, made: Plan) -> Path:
-    """Store the changes of a plan, after a backup of all that they change."""
-    os.fsync(disk.fd)
-    backup = _backup_path(path)
-    edits = list(made.changes.edits())
-    _write_backup(disk, backup, edits, made.changes.new_size)
-    if made.changes.new_size is not None:
-        os.ftruncate(disk.fd, made.changes.new_size)
+def _refusals(path: str | os.PathLike[str], during: str) -> AbstractContextManager[None]:
+    name = os.fsdecode(path)
+    return refusals(f"heap file {name!r}: {during}", name)
+
+
+def apply(disk: Disk, made: Plan) -> Path:
+    """Store the changes of a plan that succeeds, after a backup of all that they change.
+
+    Everything else is durable before the superblock that says that the file is sound.
+    """
+    before, after, place = made.before.superblock, made.after.superblock, made.before.current
+    assert disk.path is not None
+    assert before is not None
+    assert after is not None
+    assert place is not None
+    native.fsync(disk.fd)
+    path = _backup_path(disk.path)
+    mark = before.successor(features_incompat=UNDER_REPAIR, backup=path.name)
+    final = replace(after, generation=max(after.generation, mark.generation + 1))
+    edits = [edit for edit in made.changes.edits() if not _is_superblock(edit)]
+    ranges = [(edit.offset, len(edit.data)) for edit in edits]
+    ranges += _cut_ranges(disk, made.changes.new_size)
+    Backup.of(disk, before, final.generation, ranges).write(path)
+    _store_superblock(disk, 1 - place, mark)
+    _store(disk, made.changes.new_size, edits)
+    _store_superblock(disk, place, final)
+    _store_superblock(disk, 1 - place, final.successor())
+    return path
+
+
+def _is_superblock(edit: Edit) -> bool:
+    return edit.offset < SHARED_PAGE
+
+
+def _store(disk: Disk, new_size: int | None, edits: Iterable[Edit]) -> None:
+    """Change length and bytes, durably; nothing of it may count yet."""
+    if new_size is not None:
+        native.ftruncate(disk.fd, new_size)
     for edit in edits:
-        _write(disk.fd, edit.data, edit.offset)
-    os.fsync(disk.fd)
-    return backup
+        native.pwrite(disk.fd, edit.data, edit.offset)
+    native.fsync(disk.fd)
+
+
+def _store_superblock(disk: Disk, copy: int, superblock: Superblock) -> None:
+    native.pwrite(disk.fd, superblock.pack(), SUPERBLOCKS[copy])
+    native.fsync(disk.fd)
 
 
 def _backup_path(path: Path) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for number in range(100):
-        suffix = f"-{number}" if number else ""
-        backup = path.with_name(f"{path.name}.repair-{stamp}{suffix}.undo")
+        ending = f".repair-{stamp}{f'-{number}' if number else ''}.undo"
+        name = os.fsencode(path.name)[: BACKUP_NAME_BYTES - len(ending)]
+        backup = path.with_name(os.fsdecode(name) + ending)
         if not backup.exists():
             return backup
     raise HeapExistsError(
@@ -192,33 +246,20 @@ def _backup_path(path: Path) -> Path:
     )
 
 
-def _write_backup(disk: Disk, backup: Path, edits: list[Edit], new_size: int | None) -> None:
-    """Write the old bytes of all ranges that change; durable before the first of them does."""
-    ranges = [(edit.offset, len(edit.data)) for edit in edits]
-    if new_size is not None and new_size < disk.size:
-        ranges += _cut_ranges(disk, new_size)
-    fd = os.open(backup, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(_UNDO_HEADER.pack(_UNDO_MAGIC, disk.size))
-        for offset, length in ranges:
-            data = disk.read(offset, length)
-            file.write(_UNDO_RANGE.pack(offset, len(data), crc32c(data)))
-            file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_directory(backup.parent)
-
-
-def _cut_ranges(disk: Disk, new_size: int) -> Iterator[tuple[int, int]]:
-    offset = new_size
+def _cut_ranges(disk: Disk, new_size: int | None) -> Iterator[tuple[int, int]]:
+    """Yield what a file loses when it is cut."""
+    offset = disk.size if new_size is None else new_size
     while (offset := disk.next_data(offset)) < disk.size:
         length = min(_COPIED_AT_ONCE, disk.size - offset)
         yield offset, length
         offset += length
 
 
+# ---------------------------------------------------------------- taking it back
+
+
 def undo(path: str | os.PathLike[str], backup: str | os.PathLike[str]) -> int:
-    """Take a repair back, byte for byte; the heap must not have been opened for writing since.
+    """Take a repair back, byte for byte, whether it was ended in the middle or not.
 
     Returns
     -------
@@ -229,42 +270,41 @@ def undo(path: str | os.PathLike[str], backup: str | os.PathLike[str]) -> int:
     ------
     CorruptHeapError
         The backup is damaged or no backup; nothing has changed.
+    UsageError
+        It is the backup of another file, or the heap was written to since; nothing has changed.
+    HeapFileError
+        As `repair`.
+    DurabilityError
+        The medium failed. The file may be under repair.
     """
-    try:
-        data = Path(backup).read_bytes()
-    except OSError as error:
-        raise refusal(f"backup {os.fspath(backup)!r}", error, os.fsdecode(backup)) from error
-    size, ranges = _read_backup(data, os.fspath(backup))
-    with open_image(path, write=True) as disk:
-        os.ftruncate(disk.fd, size)
-        for edit in reversed(ranges):
-            _write(disk.fd, edit.data, edit.offset)
-        os.fsync(disk.fd)
-    return len(ranges)
+    name = os.fsdecode(backup)
+    with refusals(f"backup {name!r}", name):
+        kept = Backup.read(Path(name))
+    with open_image(path, write=True) as disk, _refusals(path, "undo"):
+        newest = newest_copy(disk)
+        if newest is not None and kept.is_for(newest):
+            if not newest.is_under_repair:
+                _mark_undo(disk, newest, kept, os.path.basename(name))
+            _put_back(disk, kept)
+        elif not kept.is_undone(disk):
+            found = "no heap" if newest is None else f"generation {newest.generation} of another"
+            if newest is not None and newest.uuid == kept.uuid:
+                found = f"generation {newest.generation}: it was written to since"
+            raise UsageError(
+                f"heap file {os.fsdecode(path)!r}: the heap as its repair has left it, in "
+                f"generation {kept.after}, expected for the backup {name!r}, {found} found"
+            )
+    return len(kept.ranges)
 
 
-def _read_backup(data: bytes, name: str) -> tuple[int, list[Edit]]:
-    if len(data) < _UNDO_HEADER.size or not data.startswith(_UNDO_MAGIC):
-        raise CorruptHeapError(
-            f"backup {name!r}: magic {_UNDO_MAGIC!r} expected, {data[:8]!r} found"
-        )
-    _, size = _UNDO_HEADER.unpack_from(data)
-    at, ranges = _UNDO_HEADER.size, []
-    while at < len(data):
-        offset, length, crc = (
-            _UNDO_RANGE.unpack_from(data, at) if len(data) - at >= _UNDO_RANGE.size else (0, 1, 0)
-        )
-        start = at + _UNDO_RANGE.size
-        old = data[start : start + length]
-        if len(old) != length or crc32c(old) != crc:
-            raise CorruptHeapError(f"backup {name!r}: a whole range at offset {at} expected, none")
-        ranges.append(Edit(offset, old))
-        at += _UNDO_RANGE.size + length
-    return size, ranges
+def _mark_undo(disk: Disk, newest: Superblock, kept: Backup, name: str) -> None:
+    mark = replace(newest, generation=kept.after + 2, features_incompat=UNDER_REPAIR, backup=name)
+    _store_superblock(disk, kept.mark_place, mark)
 
 
-def _write(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(fd, view, offset)
-        view, offset = view[count:], offset + count
+def _put_back(disk: Disk, kept: Backup) -> None:
+    """Store what a file was. The mark is the last to go: what takes its place never counts."""
+    superblocks, place = kept.ranges[: len(SUPERBLOCKS)], kept.mark_place
+    _store(disk, kept.size, kept.ranges[len(SUPERBLOCKS) :])
+    _store(disk, None, [superblocks[1 - place]])
+    _store(disk, None, [superblocks[place]])

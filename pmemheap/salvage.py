@@ -23,6 +23,7 @@ from pmemheap import layout
 from pmemheap.errors import UsageError
 from pmemheap.heap import Heap
 from pmemheap.layout import ArenaSlot, Durability, SegmentKind, SegmentSlot
+from pmemheap.naming import new_file, require_place
 from pmemheap.offline import (
     Examination,
     Extent,
@@ -39,6 +40,7 @@ from pmemheap.offline.image import Image
 from pmemheap.offline.places import Part, arena_of
 from pmemheap.offline.replaying import replay
 from pmemheap.offline.segments import unit_gaps
+from pmemheap.refusals import refusals
 from pmemheap.slabs import CLASSES
 from pmemheap.units import UNIT, align_up
 
@@ -91,6 +93,8 @@ def salvage(
 ) -> SalvageReport:
     """Copy what can be read of a heap file into a new heap; the file stays as it is.
 
+    The new heap gets its name when it is whole and durable: what is ended in the middle has none.
+
     Parameters
     ----------
     path : path
@@ -107,8 +111,10 @@ def salvage(
     UsageError
         The file cannot be read, or something is at `out`.
     OutOfSpaceError
-        No room; what was made of `out` is removed.
+        No room; nothing is at `out`.
     """
+    name = os.fsdecode(out)
+    require_place("heap file", Path(name), replace_file=False)
     with open_image(path) as disk:
         found = examine(disk)
         places = _places_of(found)
@@ -117,14 +123,13 @@ def salvage(
         if durability is None and found.superblock is not None:
             on_memory = found.superblock.durability == Durability.PROCESS
             durability = "process" if on_memory else None
-        made = Heap.create(out, durability=durability, decay=None)
-        try:
-            with made as heap:
-                report = _Copy(found, view, places, heap, on_progress).run()
-                report.lost_writes = [str(each) for each in lost]
-        except BaseException:
-            Path(out).unlink(missing_ok=True)
-            raise
+        with (
+            refusals(f"heap file {name!r}: creation", name),
+            new_file("heap file", Path(name)) as temporary,
+            Heap.create(temporary, durability=durability, decay=None) as heap,
+        ):
+            report = _Copy(found, view, places, heap, on_progress).run()
+            report.lost_writes = [str(each) for each in lost]
     return report
 
 

@@ -19,7 +19,7 @@ SHAPES = ("one segment", "segments", "arena", "trimmed")
 FILLED = {"one segment": 0, "segments": 3, "arena": 0, "trimmed": 1}
 
 
-def unplayed(directory: Path, shape: str) -> Wreck:
+def unplayed(directory: Path, shape: str, commits: int = COMMITS) -> Wreck:
     """Return a heap with a root `k` for each of its commits, whose blocks the log alone has."""
     path = directory / "heap"
     with suppress(FileNotFoundError):
@@ -35,7 +35,7 @@ def unplayed(directory: Path, shape: str) -> Wreck:
         heap.trim()
     heap.sync()
     before, blocks = path.read_bytes(), {}
-    for number in range(COMMITS):
+    for number in range(commits):
         with heap.transaction() as tx:
             block = tx.alloc(1000, arena=space)
             block.view[:] = bytes([number + 1]) * 1000

@@ -14,10 +14,11 @@ from pmemheap.errors import CorruptHeapError, HeapBusyError, HeapFileError
 from pmemheap.header import read_tables as read_strictly
 from pmemheap.layout import SegmentKind, SegmentSlot, Superblock
 from pmemheap.native import Lock
+from pmemheap.offline.backups import Backup, backup_of, unfinished
 from pmemheap.offline.extents import Extent, block_at
 from pmemheap.offline.findings import Finding, FindingKind, Findings, Severity
 from pmemheap.offline.guessing import is_likely, looks_used, places_of_one
-from pmemheap.offline.image import Disk, Image, Overlay
+from pmemheap.offline.image import Disk, Image, Overlay, disk_of
 from pmemheap.offline.places import Places
 from pmemheap.offline.replaying import Unplaced, arenas_written, replay, replay_header
 from pmemheap.offline.superblocks import Log, read_log, read_superblocks
@@ -36,7 +37,7 @@ class Examination:
     Attributes
     ----------
     image : Image
-        The file.
+        The file; as it was before a repair that was ended in the middle.
     copies : tuple of Superblock or None
         Both superblocks; `current` is the index of the one that counts, None without one.
     view : Overlay
@@ -122,7 +123,7 @@ def open_image(path: str | os.PathLike[str], *, write: bool = False) -> Iterator
             )
         with refusals(f"heap file {name!r}: lock", name):
             _lock(fd, name, write=write)
-        yield Disk(fd)
+        yield Disk(fd, Path(os.path.realpath(name)))
     finally:
         os.close(fd)
 
@@ -152,6 +153,7 @@ def examine(image: Image, on_extent: Callable[[Extent], None] | None = None) -> 
         Is given each sound extent.
     """
     findings = Findings()
+    image = _before_repair(image, findings)
     copies, current = read_superblocks(image, findings)
     superblock = None if current is None else copies[current]
     log = read_log(image, superblock, findings)
@@ -178,6 +180,39 @@ def examine(image: Image, on_extent: Callable[[Extent], None] | None = None) -> 
     if made.is_sound and superblock is not None:
         _cross_check(made, superblock)
     return made
+
+
+def _before_repair(image: Image, findings: Findings) -> Image:
+    """Return what a file under repair was before, as far as the backup of the repair is there."""
+    mark = unfinished(image)
+    if mark is None:
+        return image
+    backup = backup_of(image, mark)
+    findings.add(_under_repair(mark, backup))
+    if backup is None:
+        return image
+    before = Overlay(image)
+    before.resize(backup.size)
+    for edit in backup.ranges:
+        before.put(edit.offset, edit.data)
+    return before
+
+
+def _under_repair(mark: Superblock, backup: Backup | None) -> Finding:
+    expected, found = "a heap that is not under repair", "a repair that was ended in the middle"
+    if backup is None:
+        return Finding(
+            FindingKind.UNDER_REPAIR, "superblock", layout.SUPERBLOCKS[0], expected, found,
+            f"parts of the file are as they were, others as they were to be; its backup "
+            f"{mark.backup!r} has the former, and does not lie beside it, or is damaged. With it "
+            "`pmemheap repair --undo` takes the repair back",
+        )  # fmt: skip
+    return Finding(
+        FindingKind.UNDER_REPAIR, "superblock", layout.SUPERBLOCKS[0], expected, found,
+        f"nothing is lost: its backup {mark.backup!r} has all that it had changed, and what is "
+        "said here is true of the file as it was before",
+        "what the repair had changed is put back", "", backup.ranges, new_size=backup.size,
+    )  # fmt: skip
 
 
 class _ByContents:
@@ -270,9 +305,8 @@ def _check_roots(made: Examination) -> None:
 
 
 def _check_unreadable(image: Image, findings: Findings) -> None:
-    while isinstance(image, Overlay):
-        image = image.upstream
-    for offset, length in getattr(image, "unreadable", ()):
+    disk = disk_of(image)
+    for offset, length in () if disk is None else disk.unreadable:
         findings.add(
             Finding(
                 FindingKind.UNREADABLE, "medium", offset, f"{length} bytes", "an input error",

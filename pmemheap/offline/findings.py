@@ -22,12 +22,13 @@ class Severity(StrEnum):
 class Phase(IntEnum):
     """The order in which findings are mended: each needs what stands before it."""
 
-    SUPERBLOCK = 0
-    LOG = 1
-    TABLES = 2
-    UNITS = 3
-    ROOTS = 4
-    SIZE = 5
+    UNFINISHED = 0
+    SUPERBLOCK = 1
+    LOG = 2
+    TABLES = 3
+    UNITS = 4
+    ROOTS = 5
+    SIZE = 6
 
 
 class FindingKind(StrEnum):
@@ -35,6 +36,7 @@ class FindingKind(StrEnum):
 
     NO_HEAP = "no heap"
     OTHER_VERSION = "other version"
+    UNDER_REPAIR = "under repair"
     SUPERBLOCK = "superblock"
     NOT_CLOSED = "not closed"
     LOG = "log"
@@ -52,6 +54,7 @@ class FindingKind(StrEnum):
 
 
 _PHASES = {
+    FindingKind.UNDER_REPAIR: Phase.UNFINISHED,
     FindingKind.SUPERBLOCK: Phase.SUPERBLOCK,
     FindingKind.NOT_CLOSED: Phase.SUPERBLOCK,
     FindingKind.LOG: Phase.LOG,

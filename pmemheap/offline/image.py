@@ -14,12 +14,13 @@ import errno
 import os
 from bisect import bisect_left
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 from pmemheap.offline.findings import Edit
 from pmemheap.units import PAGE, KiB, align_down, align_up
 
-__all__ = ["Disk", "Image", "Overlay", "data_pieces"]
+__all__ = ["Disk", "Image", "Overlay", "data_pieces", "disk_of"]
 
 _PIECE = 256 * KiB
 
@@ -42,10 +43,19 @@ class Image(Protocol):
 
 
 class Disk:
-    """A file; what the medium cannot read comes as zeros, and is kept in `unreadable`."""
+    """A file; what the medium cannot read comes as zeros, and is kept in `unreadable`.
 
-    def __init__(self, fd: int) -> None:
+    Parameters
+    ----------
+    fd : int
+        A descriptor of it.
+    path : Path, optional
+        Where it really lies: what a repair leaves is beside it.
+    """
+
+    def __init__(self, fd: int, path: Path | None = None) -> None:
         self.fd = fd
+        self.path = path
         self.unreadable: list[tuple[int, int]] = []
 
     @property
@@ -171,6 +181,13 @@ class Overlay:
         return order[
             bisect_left(order, start // PAGE) : bisect_left(order, align_up(stop, PAGE) // PAGE)
         ]
+
+
+def disk_of(image: Image) -> Disk | None:
+    """Return the file under all layers."""
+    while isinstance(image, Overlay):
+        image = image.upstream
+    return image if isinstance(image, Disk) else None
 
 
 def data_pieces(image: Image, start: int, stop: int) -> Iterator[tuple[int, bytes]]:

@@ -69,7 +69,7 @@ def read_superblocks(
     images = [image.read(at, layout.SUPERBLOCK_BYTES) for at in layout.SUPERBLOCKS]
     for data, at in zip(images, layout.SUPERBLOCKS, strict=True):
         try:
-            copies.append(Superblock.unpack(data, at))
+            copies.append(Superblock.unpack_any(data, at))
             problems.append(None)
         except CorruptHeapError as error:
             copies.append(None)
@@ -82,6 +82,9 @@ def read_superblocks(
     current = generations.index(max(generations))
     newest = copies[current]
     assert newest is not None
+    if newest.unknown_features:
+        _report_features(newest, current, findings)
+        return (first, second), None
     other = 1 - current
     if copies[other] is None and (any(images[other]) or newest.generation > 1):
         _report_copy(newest, other, problems[other], findings)
@@ -121,6 +124,17 @@ def _report_none(
             "the blocks into a new heap"
             if is_heap
             else "this is no heap file, or one whose beginning is gone; `salvage` looks for blocks",
+        )
+    )  # fmt: skip
+
+
+def _report_features(newest: Superblock, current: int, findings: Findings) -> None:
+    findings.add(
+        Finding(
+            FindingKind.OTHER_VERSION, "superblock", layout.SUPERBLOCKS[current],
+            "no incompatible features", f"{newest.features_incompat:#x}",
+            "another version of pmemheap has written the file, and this one cannot read it; "
+            "nothing says that it is damaged. Use that version.",
         )
     )  # fmt: skip
 
