@@ -100,7 +100,28 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* The types stand in statics, and so do the ranges of the process: there is one set of them. */
+static int add_types(PyObject *module)
+{
+    static int (*const adders[])(PyObject *) = {
+        ph_add_lifeline_type, ph_add_window_type, ph_add_places_type, ph_add_heap_types,
+        ph_add_log_type,      ph_add_tx_type,     ph_add_map_type,
+    };
+
+    for (size_t i = 0; i < sizeof(adders) / sizeof(*adders); i++)
+        if (adders[i](module) < 0)
+            return -1;
+    return 0;
+}
+
+/* The types stand in statics, and so do the ranges and the files of the process: there is one set of them, of the main
+ * interpreter. A module that is imported there again, since its name was forgotten, has the types of the first. */
+static PyObject *first_module;
+
+static void forget_first_module(void)
+{
+    first_module = NULL;
+}
+
 static int is_main_interpreter(void)
 {
     return PyInterpreterState_GetID(PyInterpreterState_Get()) == 0;
@@ -128,11 +149,16 @@ static int execute(PyObject *module)
                         "import it there, or in a process of its own");
         return -1;
     }
-    if (ph_start_eras() < 0)
-        return PyErr_NoMemory(), -1;
-    if (ph_add_lifeline_type(module) < 0 || ph_add_window_type(module) < 0 || ph_add_places_type(module) < 0)
+    if (first_module != NULL)
+        return PyDict_Merge(PyModule_GetDict(module), PyModule_GetDict(first_module), 0);
+    if (ph_start_eras() < 0 || Py_AtExit(forget_first_module) < 0) {
+        PyErr_NoMemory();
         return -1;
-    return ph_add_heap_types(module) < 0 || ph_add_log_type(module) < 0 || ph_add_tx_type(module) < 0 || ph_add_map_type(module) < 0 ? -1 : 0;
+    }
+    if (add_types(module) < 0)
+        return -1;
+    first_module = Py_NewRef(module);
+    return 0;
 }
 
 static PyModuleDef_Slot slots[] = {
