@@ -67,13 +67,22 @@ class Arena(BlockSpace):
         raise TypeError("Arena: made by heap.arena(name)")
 
     @classmethod
-    def in_heap(cls, heap: Engine, index: int, slot: ArenaSlot | None = None) -> Self:
+    def in_heap(
+        cls,
+        heap: Engine,
+        index: int,
+        slot: ArenaSlot | None = None,
+        headroom: int | None = None,
+    ) -> Self:
         """Open the arena in a slot; under the lock of the heap.
 
         Parameters
         ----------
         slot : ArenaSlot, optional
             Make a new arena of this name and first unit.
+        headroom : int, optional
+            Bytes of address space to keep free for it; None: as for the heap, if that is not more
+            than is there for 256 of them.
 
         Raises
         ------
@@ -82,8 +91,13 @@ class Arena(BlockSpace):
         """
         medium = heap._medium
         first = 0 if slot is None else slot.first_unit
-        headroom = min(heap._region.headroom_wanted, _HEADROOM_MOST)
-        region = Region(medium, headroom, arena=index, first_unit=first)
+        wish = heap._region.headroom_wish
+        if headroom is None and wish is not None:
+            headroom = min(wish, _HEADROOM_MOST)
+        region = Region(
+            medium, headroom, usual=_HEADROOM_MOST, arena=index, first_unit=first,
+            beside=[space._region for space in heap._spaces()],
+        )  # fmt: skip
         try:
             if slot is None:
                 assert isinstance(medium, FileMedium), "anonymous arenas are never reopened"

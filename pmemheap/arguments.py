@@ -80,9 +80,9 @@ def limit_argument(value: object) -> int | None:
     return None if value is None else whole_number("limit", value, 0, (1 << 63) - 1)
 
 
-def headroom_argument(value: object) -> int:
-    """Return bytes of address space."""
-    return whole_number("headroom", value, 0, 1 << 46)
+def headroom_argument(value: object) -> int | None:
+    """Return bytes of address space, or None: what is usual."""
+    return None if value is None else whole_number("headroom", value, 0, 1 << 46)
 
 
 def decay_argument(value: object) -> float | None:

@@ -40,7 +40,7 @@ from pmemheap.insight import CheckReport, HeapStats
 from pmemheap.layout import ARENA_BITS, ArenaState, RootSlot
 from pmemheap.redo import recover, replay_private
 from pmemheap.refusals import end_with, refusal, refusals
-from pmemheap.region import DEFAULT_HEADROOM, AnonymousMedium, Region
+from pmemheap.region import AnonymousMedium, Region
 from pmemheap.roots import MemoryRoots, Roots, RootStore
 from pmemheap.snapshotting import copy_heap_file
 from pmemheap.totals import joined, lost_roots, misplaced_segments, total
@@ -93,7 +93,7 @@ class Heap(BlockSpace):
         cls,
         *,
         limit: int | None = None,
-        headroom: int = DEFAULT_HEADROOM,
+        headroom: int | None = None,
         decay: float | None = DECAY_SECONDS,
     ) -> Self:
         """Make a heap in private memory of this process.
@@ -102,8 +102,10 @@ class Heap(BlockSpace):
         ----------
         limit : int, optional
             Bytes of memory that the heap may map, tables included.
-        headroom : int
-            Bytes of address space to keep free for growth. A wish; costs no memory.
+        headroom : int, optional
+            Bytes of address space to keep free for growth. A wish; costs no memory. By default 1
+            TiB; under a limit on address space (``ulimit -v``) all arenas of a heap together take
+            at most a quarter of what the process may still have.
         decay : float or None
             Seconds after which free space goes back to the system by itself; None: only on `trim`.
 
@@ -125,7 +127,7 @@ class Heap(BlockSpace):
         cls,
         *,
         limit: int | None = None,
-        headroom: int = DEFAULT_HEADROOM,
+        headroom: int | None = None,
         decay: float | None = DECAY_SECONDS,
     ) -> Self:
         """Make a heap in shared memory (a memfd) that other processes can attach to.
@@ -144,7 +146,7 @@ class Heap(BlockSpace):
         *,
         durability: str | None = None,
         limit: int | None = None,
-        headroom: int = DEFAULT_HEADROOM,
+        headroom: int | None = None,
         decay: float | None = DECAY_SECONDS,
         replace: bool = False,
     ) -> Self:
@@ -197,7 +199,7 @@ class Heap(BlockSpace):
         *,
         readonly: bool = False,
         limit: int | None = None,
-        headroom: int = DEFAULT_HEADROOM,
+        headroom: int | None = None,
         decay: float | None = DECAY_SECONDS,
     ) -> Self:
         """Open the heap in a file; the time does not depend on its size.
@@ -237,7 +239,7 @@ class Heap(BlockSpace):
         *,
         readonly: bool = True,
         limit: int | None = None,
-        headroom: int = DEFAULT_HEADROOM,
+        headroom: int | None = None,
         decay: float | None = DECAY_SECONDS,
     ) -> Self:
         """Open the shared heap behind a descriptor, which stays the caller's.
@@ -270,7 +272,7 @@ class Heap(BlockSpace):
 
     @classmethod
     def _over_file(
-        cls, medium: FileMedium, headroom: int, decay: float | None, *, fresh: bool
+        cls, medium: FileMedium, headroom: int | None, decay: float | None, *, fresh: bool
     ) -> Self:
         try:
             medium.shadowed = medium.is_power and not medium.readonly
@@ -346,7 +348,7 @@ class Heap(BlockSpace):
 
     # ------------------------------------------------------------ arenas
 
-    def arena(self, name: str, create: bool = True) -> Arena:
+    def arena(self, name: str, create: bool = True, *, headroom: int | None = None) -> Arena:
         """Return a named arena of the heap, a new one if there is none of that name.
 
         Parameters
@@ -355,6 +357,9 @@ class Heap(BlockSpace):
             1 to 31 bytes of UTF-8.
         create : bool
             Make it if need be.
+        headroom : int, optional
+            Bytes of address space to keep free for its growth, if it is not open yet. By default
+            that of the heap, at most 256 GiB.
 
         Raises
         ------
@@ -366,27 +371,28 @@ class Heap(BlockSpace):
             There are 255 already, or no space for the first MiB of one more.
         """
         arena_name_argument(name)
+        headroom = headroom_argument(headroom)
         self._require()
         if index_of(self._medium.arenas, name) is None:
             if not create:
                 raise KeyError(name)
             self._require(write=True)
-        return self._serve(self._arena_named, name)
+        return self._serve(self._arena_named, name, headroom)
 
-    def _arena_named(self, name: str) -> Arena:
+    def _arena_named(self, name: str, headroom: int | None) -> Arena:
         index = index_of(self._medium.arenas, name)
         if index is not None:
-            return self._arena_at(index)
+            return self._arena_at(index, headroom)
         self._require(write=True)
         index, slot = vacancy(self._medium.arenas, name)
-        arena = self._arenas[index] = Arena.in_heap(self, index, slot)
+        arena = self._arenas[index] = Arena.in_heap(self, index, slot, headroom)
         return arena
 
-    def _arena_at(self, index: int) -> Arena:
+    def _arena_at(self, index: int, headroom: int | None = None) -> Arena:
         """Return the live arena in a slot, opened."""
         arena = self._arenas.get(index)
         if arena is None or arena.closed:
-            arena = self._arenas[index] = Arena.in_heap(self, index)
+            arena = self._arenas[index] = Arena.in_heap(self, index, headroom=headroom)
         return arena
 
     def arenas(self) -> list[str]:

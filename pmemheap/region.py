@@ -45,7 +45,7 @@ from pmemheap.layout import (
     SegmentSlot,
 )
 from pmemheap.native import Advice, Lifeline
-from pmemheap.pmem2 import Map, VMReservation
+from pmemheap.pmem2 import Map, VMReservation, space
 from pmemheap.pmem2.reservation import lifeline_of
 from pmemheap.pmem2.row import anonymous_row
 from pmemheap.refusals import refusal
@@ -66,6 +66,7 @@ UNITS_WIDTH = 32
 """Bytes of a record in the volatile units table."""
 
 DEFAULT_HEADROOM = TiB
+"""Address space that is kept free behind a heap, unless something else is asked for."""
 _ALIGNMENT = GiB
 _DOUBLED_MOST = 64 * MiB // DATA_WIDTH
 _HUGE_TABLE_LEAST = 16 * MiB
@@ -322,26 +323,33 @@ class Region:
     ----------
     medium : Medium
         Where bytes come from.
-    headroom : int
-        Bytes of address space to keep free behind the data; a wish, see `VMReservation`.
+    headroom : int, optional
+        Bytes of address space to keep free behind the data; a wish, see `VMReservation`. None:
+        `usual`, as far as a limit on address space leaves room for the program.
     arena : int
         Number of the arena.
     first_unit : int
         Where its first segment begins, if it has none yet.
+    beside : iterable of Region
+        Those of the same heap.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- what, where, and how much room there is to be
         self,
         medium: Medium,
-        headroom: int = DEFAULT_HEADROOM,
+        headroom: int | None = None,
         *,
+        usual: int = DEFAULT_HEADROOM,
         arena: int = 0,
         first_unit: int = 0,
+        beside: Iterable[Region] = (),
     ) -> None:
         self._medium = medium
         self._arena = arena
         self._origin = first_unit
-        self._headroom_units = headroom // DATA_WIDTH
+        self.headroom_wish = headroom
+        held = sum(region.headroom_bytes for region in beside)
+        self._headroom_units = self._affordable(headroom, usual, held) // DATA_WIDTH
         self._segments: list[_Segment] = []
         self._starts: list[int] = []  # of the segments: always changed together with them
         self._to_unmap: list[Map] = []
@@ -379,9 +387,9 @@ class Region:
         )
 
     @property
-    def headroom_wanted(self) -> int:
-        """Bytes of data for which address space was asked for behind the region."""
-        return self._headroom_units * DATA_WIDTH
+    def headroom_bytes(self) -> int:
+        """Bytes of address space that are kept free behind all tables together."""
+        return sum(table.reservation.headroom for table in self.tables.values())
 
     @property
     def lifelines(self) -> tuple[Lifeline, ...]:
@@ -424,6 +432,18 @@ class Region:
     def _names(self) -> tuple[str, ...]:
         """The tables it should have."""
         return (*self._medium.tables, "units")
+
+    def _affordable(self, wish: int | None, usual: int, held: int) -> int:
+        """Return for how many bytes of data address space is to be kept free.
+
+        What is asked for is tried if the process may have as much. What is not asked for, or is
+        too much, must leave room for the rest of the program.
+        """
+        width = sum(_WIDTHS[name] for name in self._names)
+        if wish is not None and wish // DATA_WIDTH * width <= space.left():
+            return wish
+        affordable = space.affordable_headroom(held) // width * DATA_WIDTH
+        return min(usual if wish is None else wish, affordable)
 
     def _prepare_units(self) -> None:
         units = self.tables["units"]

@@ -148,7 +148,7 @@ class Session(Commits):
         pick = self.random.choice
         return {
             "limit": pick((LIMIT, 4 * MiB, LIMIT // 2)),
-            "headroom": pick((0, 1 << 30, 1 << 40)),
+            "headroom": pick((None, 0, 1 << 30, 1 << 40)),
             "decay": pick((0, 0.001, None, 10.0)),
         }
 

@@ -380,7 +380,6 @@ def what_a_child_may_do(heap: Heap, offset: int, view: memoryview) -> int:
     [
         {"limit": 1000}, {"limit": -1}, {"limit": 1 << 64}, {"headroom": -1}, {"headroom": 1 << 60},
         {"decay": float("nan")}, {"limit": "5"}, {"headroom": 1.5}, {"decay": "5"},
-        {"headroom": None},
     ],
     ids=str,
 )  # fmt: skip

@@ -41,12 +41,20 @@ class Shard:
         The directory holds shards of another number of them.
     """
 
-    def __init__(self, directory: str, number: int, shards: int, durability: str) -> None:
+    def __init__(
+        self,
+        directory: str,
+        number: int,
+        shards: int,
+        durability: str,
+        headroom: int | None = None,
+    ) -> None:
         ours = f"-of-{shards}.heap"
         for path in Path(directory).glob("shard-*-of-*.heap"):
             if not path.name.endswith(ours):
                 raise ValueError(f"{directory}: shards {ours!r} expected, found {path.name}")
-        self._store = KVStore(Path(directory, f"shard-{number}{ours}"), durability)
+        path = Path(directory, f"shard-{number}{ours}")
+        self._store = KVStore(path, durability, headroom=headroom)
 
     def get(self, key: bytes) -> bytes | None:
         """Return a value, or None."""
@@ -88,6 +96,8 @@ class ShardedStore:
         How many: always the same for one directory.
     durability : str
         Of each shard.
+    headroom : int, optional
+        Of each shard; see `kvstore.KVStore`.
 
     Raises
     ------
@@ -96,10 +106,18 @@ class ShardedStore:
     """
 
     def __init__(
-        self, client: Client, directory: str, shards: int = 4, durability: str = "power"
+        self,
+        client: Client,
+        directory: str,
+        shards: int = 4,
+        durability: str = "power",
+        *,
+        headroom: int | None = None,
     ) -> None:
         made = [
-            client.submit(Shard, directory, number, shards, durability, actor=True, pure=False)
+            client.submit(
+                Shard, directory, number, shards, durability, headroom, actor=True, pure=False
+            )
             for number in range(shards)
         ]
         self._shards: list[Any] = [future.result() for future in made]

@@ -184,6 +184,8 @@ class HeapSpillBuffer(SpillBuffer):
         Bytes of values in memory from which on the oldest are spilled.
     max_spill : int or False
         Bytes that are spilled at most.
+    headroom : int, optional
+        Bytes of address space to keep free for the file; see `kvstore.KVStore`.
 
     Examples
     --------
@@ -192,13 +194,18 @@ class HeapSpillBuffer(SpillBuffer):
     """
 
     def __init__(
-        self, worker_local_directory: str, target: int, max_spill: int | Literal[False] = False
+        self,
+        worker_local_directory: str,
+        target: int,
+        max_spill: int | Literal[False] = False,
+        *,
+        headroom: int | None = None,
     ) -> None:
         directory = Path(worker_local_directory, "storage")
         super().__init__(str(directory), target, max_spill)
         self.path = directory / "spill.heap"
         self.path.unlink(missing_ok=True)
-        self.store = KVStore(str(self.path), durability="process")
+        self.store = KVStore(str(self.path), durability="process", headroom=headroom)
         below = AnyKeySpillStore(SpillStore(self.store))
         self._slow_uncached.d = cast("MutableMapping[Any, bytes]", below)
 

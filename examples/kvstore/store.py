@@ -60,6 +60,8 @@ class KVStore(StoreFile, OrderedMapping[bytes, bytes]):
         Of transactions that do not say it themselves; see `pmemheap.Heap.transaction`.
     limit : int, optional
         Bytes that the file may have.
+    headroom : int, optional
+        Bytes of address space to keep free for growth; see `pmemheap.Heap.create`.
     clock : callable
         Nanoseconds since 1970, for deadlines.
 
@@ -102,9 +104,12 @@ class KVStore(StoreFile, OrderedMapping[bytes, bytes]):
         *,
         durable: bool | None = None,
         limit: int | None = None,
+        headroom: int | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        super().__init__(path, flag, durability=durability, durable=durable, limit=limit)
+        super().__init__(
+            path, flag, durability=durability, durable=durable, limit=limit, headroom=headroom
+        )
         with self.closed_on_error():
             self._map, table = self._open_maps(readonly=flag == "r")
             self._deadlines = Deadlines(table, clock)

@@ -30,11 +30,11 @@ class StoreFile(Closing):
 
     Parameters
     ----------
-    path, flag, durability, durable, limit
+    path, flag, durability, durable, limit, headroom
         As of `kvstore.KVStore`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- options of a file, all by name
         self,
         path: AnyPath,
         flag: str,
@@ -42,8 +42,11 @@ class StoreFile(Closing):
         durability: str | None,
         durable: bool | None,
         limit: int | None,
+        headroom: int | None,
     ) -> None:
-        self._heap = pmemheap.open(os.fsdecode(path), flag, durability=durability, limit=limit)
+        self._heap = pmemheap.open(
+            os.fsdecode(path), flag, durability=durability, limit=limit, headroom=headroom
+        )
         self._durable = durable
         self._end = weakref.finalize(self, _end_quietly, self._heap)
 

@@ -135,6 +135,8 @@ class Vector:
         Of the elements: any that numpy can name in a word, so no objects and no fields.
     capacity : int
         Elements for which there is to be room at once. It grows by itself beyond that.
+    headroom : int, optional
+        Bytes of address space to keep free for its growth; see `pmemheap.Heap.arena`.
 
     Raises
     ------
@@ -161,12 +163,19 @@ class Vector:
     >>> heap.close()
     """
 
-    __slots__ = ("_arena", "_block", "_dtype", "_heap", "_name")
+    __slots__ = ("_arena", "_block", "_dtype", "_headroom", "_heap", "_name")
 
     def __init__(
-        self, heap: Heap, name: str, dtype: npt.DTypeLike | None = None, *, capacity: int = 0
+        self,
+        heap: Heap,
+        name: str,
+        dtype: npt.DTypeLike | None = None,
+        *,
+        capacity: int = 0,
+        headroom: int | None = None,
     ) -> None:
         self._heap, self._name = heap, arena_name_argument(name)
+        self._headroom = headroom
         room = whole_number("vector: capacity", capacity, 0, _COUNT_MOST)
         wanted = None if dtype is None else _plain_dtype(dtype)
         with _making:
@@ -185,7 +194,7 @@ class Vector:
                 "found neither"
             )
         self._require_alone("made")
-        arena = self._heap.arena(self._name)
+        arena = self._heap.arena(self._name, headroom=self._headroom)
         if (other := next(arena.blocks(), None)) is not None:
             raise UsageError(
                 f"vector {self._name!r}: an arena of that name without blocks expected, "
@@ -210,7 +219,7 @@ class Vector:
 
     def _open(self, wanted: np.dtype[Any] | None) -> None:
         try:
-            self._arena = self._heap.arena(self._name, create=False)
+            self._arena = self._heap.arena(self._name, create=False, headroom=self._headroom)
         except KeyError as error:
             raise CorruptHeapError(
                 f"vector {self._name!r}: an arena of that name expected, none found"

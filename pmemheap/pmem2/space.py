@@ -48,16 +48,24 @@ def left() -> int:
     return 0 if used is None else align_down(max(0, limit - used), PAGE)
 
 
-def affordable_headroom() -> int:
-    """Return how much headroom leaves room for the rest of the program: a quarter of what is left.
+def affordable_headroom(held: int = 0) -> int:
+    """Return how much headroom an owner may take, with `held` bytes of it, and leave room.
 
-    Where it cannot be found out what is left, half of the limit is taken for it.
+    All that an owner has is a quarter of what is left to the process, at most. The first call is
+    given half of that, and each one that follows a quarter of the rest, so that there is something
+    for the next. Where it cannot be found out what is left, half of the limit is taken for it.
+
+    Returns
+    -------
+    int
+        Bytes; `UNLIMITED` without a limit on address space.
     """
     limit = _limit()
     if limit == UNLIMITED:
         return UNLIMITED
     used = _used()
-    return max(0, limit - (limit // 2 if used is None else used)) // 4
+    rest = max(0, limit - (limit // 2 if used is None else used))
+    return max(0, (rest + held) // 4 - held) // (4 if held else 2)
 
 
 def with_all_that_is_left(attempt: Callable[[int], int]) -> int:
