@@ -124,6 +124,8 @@ class HeapFile:
     private : bool
         Whether what is mapped is a copy of this process that it may store to, also in a file
         opened read-only: set by the recovery of such a file.
+    beside : bool
+        Whether it is read beside a writer, in another process, that may change it.
     in_doubt : bool
         Whether an interrupt has torn a change out: whoever changes the heap next repairs it first.
     number : int
@@ -140,6 +142,7 @@ class HeapFile:
     _header: Map | None = None
     _has_begun = False
     has_views = False
+    beside = False
 
     def __init__(
         self,
@@ -317,6 +320,7 @@ class HeapFile:
         """
         with refusals(f"heap file {name!r}: open", name):
             medium = cls(fd, name, readonly=readonly, limit=limit, path=path)
+            medium.beside = beside and readonly
             try:
                 medium._require_regular()
                 medium._lock(beside=beside)

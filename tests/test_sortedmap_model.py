@@ -1,4 +1,8 @@
-"""SortedMap against a dict: changes, transactions, savepoints, views, and the heap opened again."""
+"""SortedMap against a dict: changes, transactions, savepoints, views, and the heap opened again.
+
+Each step is done by one of several objects over the same root, some of which were made within a
+transaction: all of them have to see the same.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +35,27 @@ class MapMachine(RuleBasedStateMachine):
     def make(self, durability: str) -> None:
         self.home = Path(tempfile.mkdtemp())
         self.heap = Heap.create(self.home / "heap", durability=durability)
-        self.map = SortedMap(self.heap, "map")
+        self.maps = [SortedMap(self.heap, "map")]
+        self.turn = 0
         self.model: dict[bytes, bytes] = {}
         self.open: list[tuple[object, dict[bytes, bytes]]] = []
         self.views: list[tuple[memoryview, bytes]] = []
+
+    @property
+    def map(self) -> SortedMap:
+        """The objects take turns."""
+        self.turn += 1
+        return self.maps[self.turn % len(self.maps)]
+
+    @precondition(lambda self: len(self.maps) < 4)
+    @rule()
+    def open_the_map_once_more(self) -> None:
+        self.maps.append(SortedMap(self.heap, "map"))
+
+    @precondition(lambda self: len(self.maps) > 1)
+    @rule()
+    def let_an_object_go(self) -> None:
+        self.maps.pop(0)
 
     @rule(key=keys, value=values)
     def put(self, key: bytes, value: bytes) -> None:
@@ -120,11 +141,11 @@ class MapMachine(RuleBasedStateMachine):
         self.views = []
         self.heap.close()
         self.heap = Heap.open(self.home / "heap")
-        self.map = SortedMap(self.heap, "map")
+        self.maps = [SortedMap(self.heap, "map")]
 
     @invariant()
     def is_the_dict(self) -> None:
-        if not hasattr(self, "map"):
+        if not hasattr(self, "maps"):
             return
         assert list(self.map.items()) == sorted(self.model.items())
         assert list(self.map.keys(reverse=True)) == sorted(self.model, reverse=True)
@@ -134,11 +155,11 @@ class MapMachine(RuleBasedStateMachine):
 
     @invariant()
     def is_sound(self) -> None:
-        if hasattr(self, "map"):
+        if hasattr(self, "maps"):
             self.map.check()
 
     def teardown(self) -> None:
-        if not hasattr(self, "map"):
+        if not hasattr(self, "maps"):
             return
         self.views = []
         while self.open:

@@ -51,6 +51,7 @@ int ph_is_retired(struct ph_heap *h, uint64_t offset);
 int ph_pin(struct ph_heap *h, uint64_t offset);
 void ph_unpin(struct ph_heap *h, uint64_t offset);
 int ph_pin_change(struct ph_heap *h, uint64_t offset);
+int ph_pin_change_of(struct ph_heap *h, uint64_t offset, struct ph_unit *record);
 void ph_unpin_change(struct ph_heap *h, uint64_t offset);
 
 /* What a power heap keeps for its log. Reserving guarantees room, or says PH_H_NOMEM with nothing changed. */
@@ -76,6 +77,7 @@ uint64_t ph_room_after(struct ph_heap *h, uint64_t unit);
 
 /* Marks: live views and handles of a block, and a free in spite of views. */
 int ph_view_pin(struct ph_heap *h, uint64_t offset);
+int ph_marks_reserve(struct ph_heap *h, uint64_t count);
 void ph_view_unpin(struct ph_heap *h, uint64_t offset);
 int64_t ph_handle_make(struct ph_heap *h, uint64_t offset);
 int ph_handle_valid(const struct ph_heap *h, uint64_t offset, uint64_t serial);

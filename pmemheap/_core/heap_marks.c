@@ -39,12 +39,14 @@ static struct ph_mark *place(struct ph_marks *t, struct ph_mark mark)
     return &t->slots[i];
 }
 
-static int make_room(struct ph_marks *t)
+static int make_room(struct ph_marks *t, uint64_t more)
 {
-    if ((t->used + 1) * 4 <= t->capacity * 3)
+    if ((t->used + more) * 4 <= t->capacity * 3)
         return 0;
     struct ph_marks wider = *t;
-    wider.capacity = t->capacity ? t->capacity * 2 : PH_MARKS_MIN;
+    wider.capacity = t->capacity ? t->capacity : PH_MARKS_MIN;
+    while ((t->used + more) * 4 > wider.capacity * 3)
+        wider.capacity *= 2;
     wider.slots = calloc(wider.capacity, sizeof *wider.slots);
     if (wider.slots == NULL)
         return PH_H_NOMEM;
@@ -54,6 +56,12 @@ static int make_room(struct ph_marks *t)
     free(t->slots);
     *t = wider;
     return 0;
+}
+
+/* ph_marks_reserve -- room for the marks of so many blocks more, or PH_H_NOMEM. */
+int ph_marks_reserve(struct ph_heap *h, uint64_t count)
+{
+    return make_room(&h->marks, count);
 }
 
 /* There is no record any more when the heap was closed before the handle went. */
@@ -67,21 +75,26 @@ static void count_mark(struct ph_unit *record, int by)
         record->marked = (uint32_t)((int)record->marked + by);
 }
 
-/* The mark of the live or reserved block at `offset`, made if there is none. */
-static int mark_of(struct ph_heap *h, uint64_t offset, struct ph_mark **mark)
+/* The mark of a block, made if there is none. `record`: that of the block, NULL if there is no block that may have one. */
+static int mark_with(struct ph_heap *h, uint64_t offset, struct ph_unit *record, struct ph_mark **mark)
 {
-    struct ph_unit *record = ph_visible_at(h, offset);
     if (record == NULL)
         return PH_H_BAD_OFFSET;
     *mark = find(&h->marks, offset);
     if (*mark != NULL)
-        return 0;
-    if (make_room(&h->marks) < 0)
+        return (*mark)->is_released ? PH_H_BAD_OFFSET : 0;
+    if (make_room(&h->marks, 1) < 0)
         return PH_H_NOMEM;
     *mark = place(&h->marks, (struct ph_mark){.key = offset + 1});
     h->marks.used++;
     count_mark(record, 1);
     return 0;
+}
+
+/* That of the live or reserved block at `offset`. */
+static int mark_of(struct ph_heap *h, uint64_t offset, struct ph_mark **mark)
+{
+    return mark_with(h, offset, ph_visible_at(h, offset), mark);
 }
 
 /* Take a mark out and close the gap in its chain (Knuth, volume 3, 6.4, algorithm R). */
@@ -121,10 +134,15 @@ static void let_go(struct ph_heap *h, struct ph_mark *mark)
     ph_withheld_free(h, offset);
 }
 
+/* ph_view_pin -- a view of a block begins. The block may have been freed by a commit of which not all is home yet: what
+ * is committed still leads to it. Then it waits for that, and from now on for the view as well. */
 int ph_view_pin(struct ph_heap *h, uint64_t offset)
 {
+    struct ph_unit *record = ph_visible_at(h, offset);
     struct ph_mark *mark;
-    int failure = mark_of(h, offset, &mark);
+    if (record == NULL && ph_is_retired(h, offset))
+        record = ph_record_of(h, offset);
+    int failure = mark_with(h, offset, record, &mark);
     if (failure < 0)
         return failure;
     mark->views++;
@@ -152,24 +170,39 @@ int ph_pin(struct ph_heap *h, uint64_t offset)
     return 0;
 }
 
-/* ph_pin_change -- the same, and it is about to change bytes of it: only one transaction at a time may. */
+/* ph_pin_change_of -- the same, and it is about to change bytes of it: only one transaction at a time may. `record`: of
+ * the block. ph_pin_change looks for it. */
+int ph_pin_change_of(struct ph_heap *h, uint64_t offset, struct ph_unit *record)
+{
+    struct ph_mark *mark;
+    int failure = mark_with(h, offset, record, &mark);
+    if (failure < 0)
+        return failure;
+    mark->pins++;
+    mark->changes++;
+    h->marks.pins++;
+    return 0;
+}
+
 int ph_pin_change(struct ph_heap *h, uint64_t offset)
 {
-    int failure = ph_pin(h, offset);
-    if (failure == 0)
-        find(&h->marks, offset)->changes++;
-    return failure;
+    return ph_pin_change_of(h, offset, ph_visible_at(h, offset));
 }
 
 void ph_unpin_change(struct ph_heap *h, uint64_t offset)
 {
-    find(&h->marks, offset)->changes--;
+    struct ph_mark *mark = find(&h->marks, offset);
+    if (mark != NULL)
+        mark->changes--;
     ph_unpin(h, offset);
 }
 
+/* A heap that was closed while a transaction waited for its sync has no marks any more. */
 void ph_unpin(struct ph_heap *h, uint64_t offset)
 {
     struct ph_mark *mark = find(&h->marks, offset);
+    if (mark == NULL)
+        return;
     h->marks.pins--;
     mark->pins--;
     let_go(h, mark);

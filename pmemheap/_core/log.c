@@ -22,6 +22,8 @@ void ph_omit(uint64_t rules)
 
 void ph_log_fini(struct ph_log *log)
 {
+    while (log->pages.count != 0)
+        free(log->pages.spare[--log->pages.count]);
     free(log->scratch);
     log->scratch = NULL;
     log->capacity = 0;
@@ -335,6 +337,7 @@ void ph_log_apply(struct ph_log *log, uint64_t upto)
             if (record.nops != 0)
                 release(log, ph_word_freed(&record), (uint64_t)record.nops << PH_GRANULE_SHIFT);
         }
+        log->changes += record.kind == PH_RECORD_COMMIT;
         for (uint32_t i = 0; record.kind == PH_RECORD_COMMIT && i < record.nops; i++) {
             struct ph_op op;
             uint64_t payload = ph_next_op(log, &at, &op);

@@ -77,6 +77,13 @@ struct ph_home {
     struct ph_heap *heap;          /* whose freed blocks leave quarantine; NULL in recovery */
 };
 
+/* Memory for images of pages, which transactions hand to each other. */
+enum { PH_PAGE_BYTES = 4096, PH_PAGES_SPARE = 128, PH_IMAGES_MIN = 64 }; /* spare: what one of a hundred puts needs */
+struct ph_pages {
+    uint8_t *spare[PH_PAGES_SPARE];
+    uint32_t count;
+};
+
 struct ph_log {
     uint8_t *base;
     uint64_t size;
@@ -101,6 +108,8 @@ struct ph_log {
     uint8_t awaited;   /* the record that is being built is synced as soon as it is appended */
     uint16_t arenas;   /* homes from here on are not in use */
     uint64_t begun;                 /* transactions, since open */
+    uint64_t changes;               /* of bytes of blocks, or of what a transaction makes of them, since open */
+    struct ph_pages pages;
     uint64_t records, bytes, syncs; /* since open */
     uint64_t undone, revoked;       /* by the last replay: UNDOs stored, parts of writes left out [R13] */
     struct ph_home homes[PH_ARENAS];

@@ -18,19 +18,21 @@
  * apart, and the entry has { u64 offset; u64 bytes }. Above the leaves a value is the offset of a node, and the
  * first key of a node counts as less than every other, whatever it is.
  *
- * Within a transaction changed nodes are kept as images, which its later calls read. They are a cache: what the
- * transaction has collected says the same. */
+ * All of it may be damaged: each number is checked where it is used, against the node or the block that it speaks of,
+ * and a walk ends where it does not get on. Such a failure is PH_M_CORRUPT.
+ *
+ * Changed nodes are images of the transaction (tx_images.c): all maps of a heap see the same ones. A map itself remembers
+ * nothing but where its header lies. */
 #ifndef PH_MAP_H
 #define PH_MAP_H
 
 #include "tx.h"
 
 enum {
-    PH_MAP_NODE = 4096,
+    PH_MAP_NODE = PH_PAGE_BYTES,
     PH_MAP_KEY_MOST = 1024,  /* bytes of a key */
     PH_MAP_ENTRY_MOST = 1024, /* bytes of key and value in one entry */
     PH_MAP_HEIGHT_MOST = 24,
-    PH_MAP_SPARES = 128, /* what a transaction of a hundred puts needs */
     PH_MAP_LINE = 64,
     PH_MAP_LINES_AHEAD = 3, /* of a node: header and slots of one that is not full of short entries */
 };
@@ -39,39 +41,28 @@ enum {
 
 /* Failures of this file, besides those of the allocator core and of transactions. */
 enum {
-    PH_M_CORRUPT = -40, /* see ph_map.bad */
-    PH_M_TORN = -41,    /* no memory in the middle of a change: the transaction has to be aborted */
-    PH_M_OUTSIDE = -42, /* the range lies outside of the value */
+    PH_M_CORRUPT = -40,  /* see ph_map.bad */
+    PH_M_OUTSIDE = -41,  /* the range lies outside of the value */
+    PH_M_UNMAPPED = -42, /* a value apart cannot be checked before the tables of the heap are mapped */
 };
 
 struct ph_map_header {
     uint64_t magic, root, count;
-    uint32_t height, zero; /* nodes from the root to a leaf, 1 for a single leaf */
+    uint32_t height; /* nodes from the root to a leaf, 1 for a single leaf */
+    uint32_t id;     /* of this map: another one whose header takes this place later has another */
 };
 _Static_assert(sizeof(struct ph_map_header) == 32, "format 1");
-
-struct ph_map_image {
-    uint64_t offset; /* of the node + 1; 0: an empty slot */
-    uint8_t *bytes;
-};
 
 struct ph_map {
     struct ph_heap *heap;
     uint64_t arena, header; /* number of the arena; offset of the header block */
-    int inside;             /* what is asked for now is what `tx` has made of it */
-    /* of the transaction that has changed it last, as far as it is open */
-    const struct ph_tx *tx;
-    uint64_t tx_number, rollbacks; /* that it is this one, and has not gone back since */
-    int is_partial;               /* it had collected bytes before: a node without an image may have some */
-    struct ph_map_header changed; /* the header as it leaves it */
-    struct ph_map_image *images;
-    uint64_t used, capacity;
-    int is_alone;           /* the transaction has no second call: nothing is kept for it */
+    uint32_t id;            /* that its header has to have */
+    uint8_t is_alone;       /* the transaction has no second call: it keeps no images */
+    uint8_t is_beside;      /* another process may change the heap meanwhile: tables that were read may be old */
+    struct ph_tx *tx;       /* whose changes are seen; NULL: what is committed */
     struct ph_map_build *build; /* scratch of changes, made with the first */
-    uint64_t count_write;       /* where the transaction has collected the number of entries; ~0: nowhere alone */
-    uint8_t *spare[PH_MAP_SPARES]; /* memory of images that are not needed any more */
-    uint32_t spares;
-    uint64_t bad; /* the node at which a contradiction was found */
+    int why;                /* the last failure that a function with no code of its own has had */
+    uint64_t bad;           /* the node or header at which a contradiction was found */
 };
 
 /* Where a value lies: `block` is the node or the block apart, `start` counts from its first byte. */
@@ -90,29 +81,8 @@ struct ph_map_cursor {
     struct ph_map_step path[PH_MAP_HEIGHT_MOST]; /* from the root on */
     uint32_t height; /* 0: the map is empty */
     int found;       /* the key was there */
+    const uint8_t *leaf; /* of ph_map_descend: the node at the end of the path, until something changes */
 };
-
-void ph_map_fini(struct ph_map *map);
-/* ph_map_look -- whose changes the next calls see: those of `tx`, NULL for what is committed. */
-int ph_map_look(struct ph_map *map, const struct ph_tx *tx);
-/* ph_map_place -- where `nbytes` from an offset on are mapped; NULL if they are not, or if it is no place for a block. */
-const uint8_t *ph_map_place(const struct ph_map *map, uint64_t offset, uint64_t nbytes);
-/* ph_map_overlay -- put what `tx` has collected for [offset, offset + nbytes) over a copy of these bytes. */
-void ph_map_overlay(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes, uint8_t *to);
-/* ph_map_make -- a new, empty map; the offset of its header, or a failure. */
-int64_t ph_map_make(struct ph_tx *tx, uint64_t arena);
-
-/* The rest see what the last ph_map_look said. 1: there is one, 0: there is none, or a failure. */
-int ph_map_get(struct ph_map *map, const void *key, uint64_t nkey, struct ph_map_value *value);
-int ph_map_count(struct ph_map *map, uint64_t *count);
-
-/* Changes, with the transaction of the last ph_map_look. A failure has changed nothing, but for PH_M_TORN. put: 1 if
- * the key was there; `placed`: the fresh block that has the value already, or PH_MAP_NOWHERE. patch: PH_M_OUTSIDE if the range is not inside of the value. */
-int ph_map_put(struct ph_map *map, struct ph_tx *tx, const void *key, uint64_t nkey, const void *value, uint64_t nvalue,
-               uint64_t placed);
-int ph_map_remove(struct ph_map *map, struct ph_tx *tx, const void *key, uint64_t nkey);
-int ph_map_patch(struct ph_map *map, struct ph_tx *tx, const void *key, uint64_t nkey, uint64_t start, const void *bytes,
-                 uint64_t nbytes);
 
 /* A copy of a key. */
 struct ph_map_key {
@@ -120,9 +90,28 @@ struct ph_map_key {
     uint8_t bytes[PH_MAP_KEY_MOST];
 };
 
+void ph_map_fini(struct ph_map *map);
+/* ph_map_place -- where `nbytes` from an offset on are mapped; NULL if they are not, or if it is no place for a block. */
+const uint8_t *ph_map_place(const struct ph_map *map, uint64_t offset, uint64_t nbytes);
+/* ph_map_header_at -- copy the header as map->tx leaves it, whatever it says; 0 or a failure. */
+int ph_map_header_at(struct ph_map *map, struct ph_map_header *header);
+/* ph_map_make -- a new, empty map; the offset of its header, or a failure. */
+int64_t ph_map_make(struct ph_tx *tx, uint64_t arena);
+
+/* The rest see what map->tx has made of the map. 1: there is one, 0: there is none, or a failure. */
+int ph_map_get(struct ph_map *map, const void *key, uint64_t nkey, struct ph_map_value *value);
+int ph_map_has(struct ph_map *map, const void *key, uint64_t nkey);
+int ph_map_count(struct ph_map *map, uint64_t *count);
+
+/* Changes, with the transaction map->tx. A failure has changed nothing. put: 1 if the key was there; `placed`: the fresh
+ * block that has the value already, or PH_MAP_NOWHERE. patch: PH_M_OUTSIDE if the range is not inside of the value. */
+int ph_map_put(struct ph_map *map, const void *key, uint64_t nkey, const void *value, uint64_t nvalue, uint64_t placed);
+int ph_map_remove(struct ph_map *map, const void *key, uint64_t nkey);
+int ph_map_patch(struct ph_map *map, const void *key, uint64_t nkey, uint64_t start, const void *bytes, uint64_t nbytes);
+
 /* ph_map_pack -- move the entries of a few leaves from `key` on together, if that saves a leaf. 1, and the key to go on
  * from; 0: it was the end. */
-int ph_map_pack(struct ph_map *map, struct ph_tx *tx, const void *key, uint64_t nkey, struct ph_map_key *next);
+int ph_map_pack(struct ph_map *map, const void *key, uint64_t nkey, struct ph_map_key *next);
 
 /* ph_map_seek -- the first entry whose key is not less than `key`; NULL: the first of all. `last`: the last entry whose
  * key is less than `key`; NULL: the last of all. 1, 0 or a failure. */
@@ -130,11 +119,27 @@ int ph_map_seek(struct ph_map *map, const void *key, uint64_t nkey, int last, st
 int ph_map_step(struct ph_map *map, struct ph_map_cursor *cursor, int back);
 /* ph_map_count_range -- entries from `low` on, before `high`; NULL: no bound. O(leaves between them). 0 or a failure. */
 int ph_map_count_range(struct ph_map *map, const void *low, uint64_t nlow, const void *high, uint64_t nhigh, uint64_t *count);
-/* ph_map_entry -- key and value at a cursor. */
+/* ph_map_entry -- key and value at a cursor; `value` may be NULL. */
 int ph_map_entry(struct ph_map *map, const struct ph_map_cursor *cursor, const uint8_t **key, uint64_t *nkey,
                  struct ph_map_value *value);
 
-/* A node, for who checks them all: its image as the last ph_map_look said, or NULL. */
+/* A scan goes from entry to entry while the map changes: it looks for its place again when something has changed. */
+struct ph_map_bound {
+    const uint8_t *at; /* NULL: no bound */
+    uint64_t length;
+};
+struct ph_map_scan {
+    struct ph_map_bound low, high; /* from `low` on, before `high` */
+    uint8_t back, has_place, has_ahead, is_done;
+    uint64_t changes, tx; /* what `cursor` rests on: the changes of the log so far, the number of the transaction */
+    struct ph_map_cursor cursor;
+    struct ph_map_key ahead; /* the key of the entry that is next */
+};
+/* ph_map_scan_next -- 1: key and value of the next entry; 0: there is none; or a failure. `value` may be NULL. */
+int ph_map_scan_next(struct ph_map *map, const struct ph_log *log, struct ph_map_scan *scan, const uint8_t **key,
+                     uint64_t *nkey, struct ph_map_value *value);
+
+/* A node, for who checks them all; NULL: see ph_map.why. */
 const uint8_t *ph_map_node(struct ph_map *map, uint64_t offset, uint32_t level);
 int ph_map_header_of(struct ph_map *map, struct ph_map_header *header);
 

@@ -1,13 +1,6 @@
 /* map_node.c -- the image of one node of a map. */
 #include "map_node.h"
 
-int ph_node_is_sound(const uint8_t *node, uint32_t level)
-{
-    struct ph_node header = ph_node_header(node);
-    return header.magic == PH_NODE_MAGIC && header.level == level && header.top <= PH_MAP_NODE
-        && ph_node_slot(header.count) <= header.top && header.prefix <= PH_MAP_KEY_MOST;
-}
-
 /* The two bytes of a key from `prefix` on, in their order; none counts as 0. */
 static uint32_t hint_of(const uint8_t *key, uint64_t nkey, uint32_t prefix)
 {
@@ -42,6 +35,8 @@ int ph_node_find(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *
     struct ph_map_item entry;
     *found = 0;
     *at = low;
+    if (high > PH_NODE_ENTRIES_MOST)
+        return -1;
     if (high <= low)
         return 0;
     uint32_t hint = hint_of(key, nkey, header.prefix);

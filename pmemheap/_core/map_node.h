@@ -12,7 +12,7 @@ enum {
     PH_NODE_APART = 0xFFFF, /* instead of the bytes of a value: it lies in a block of its own */
     PH_NODE_REFERENCE = 16, /* bytes of what an entry has then */
     PH_NODE_SLOT = 4,
-    PH_NODE_ENTRIES_MOST = (PH_MAP_NODE - PH_NODE_FIRST) / (PH_NODE_SLOT + 4) + 1, /* one that is about to be added as well */
+    PH_NODE_ENTRIES_MOST = (PH_MAP_NODE - PH_NODE_FIRST) / (PH_NODE_SLOT + 4), /* of a sound node */
 };
 
 struct ph_node {
@@ -58,21 +58,25 @@ static inline uint32_t ph_entry_bytes(const struct ph_map_item *entry)
     return 4u + entry->nkey + entry->nvalue;
 }
 
+/* ph_entry_at -- the entry that lies at a byte of a node; -1 if none does. Who gets one may rely on it: it lies inside of
+ * the node, behind its slots, and the key is no longer than a key may be. */
 static inline int ph_entry_at(const uint8_t *node, uint32_t at, struct ph_map_item *entry)
 {
-    if (at < PH_NODE_FIRST || at > PH_MAP_NODE - 4)
+    if (at < ph_node_u16(node, 8) || at > PH_MAP_NODE - 4)
         return -1;
     entry->nkey = ph_node_u16(node, at);
     entry->said = ph_node_u16(node, at + 2);
     entry->nvalue = entry->said == PH_NODE_APART ? PH_NODE_REFERENCE : entry->said;
     entry->key = node + at + 4;
     entry->value = entry->key + entry->nkey;
-    return at + ph_entry_bytes(entry) <= PH_MAP_NODE ? 0 : -1;
+    return entry->nkey <= PH_MAP_KEY_MOST && at + ph_entry_bytes(entry) <= PH_MAP_NODE ? 0 : -1;
 }
 
-/* ph_node_entry -- entry `i`; -1 if it does not lie inside of the node. Pre: i < count. */
+/* ph_node_entry -- entry `i`, or -1. Pre: i < count; a count that has changed since it was looked at leads nowhere. */
 static inline int ph_node_entry(const uint8_t *node, uint32_t i, struct ph_map_item *entry)
 {
+    if (i >= PH_NODE_ENTRIES_MOST)
+        return -1;
     return ph_entry_at(node, ph_node_u16(node, ph_node_slot(i)), entry);
 }
 
@@ -82,8 +86,19 @@ static inline int ph_key_order(const void *left, uint64_t nleft, const void *rig
     return order != 0 ? order : nleft < nright ? -1 : nleft > nright;
 }
 
+static inline int ph_item_order(const struct ph_map_item *left, const struct ph_map_item *right)
+{
+    return ph_key_order(left->key, left->nkey, right->key, right->nkey);
+}
+
 /* ph_node_is_sound -- whether the header is that of a node of this level: slots can be read. */
-int ph_node_is_sound(const uint8_t *node, uint32_t level);
+static inline int ph_node_is_sound(const uint8_t *node, uint32_t level)
+{
+    struct ph_node header = ph_node_header(node);
+    return header.magic == PH_NODE_MAGIC && header.level == level && header.top <= PH_MAP_NODE
+        && header.count <= PH_NODE_ENTRIES_MOST && ph_node_slot(header.count) <= header.top
+        && header.prefix <= PH_MAP_KEY_MOST;
+}
 /* ph_node_find -- the first entry whose key is not less, above the leaves without entry 0; `found`: it is equal. -1: see
  * ph_node_entry. */
 int ph_node_find(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *at, int *found);

@@ -19,6 +19,8 @@ void ph_tx_fini(struct ph_tx *tx)
                                   &tx->savepoints, &tx->kept, &tx->words};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         free(lists[i]->items);
+    ph_tx_images_drop(tx);
+    free(tx->images.slots);
     free(tx->buffer);
     memset(tx, 0, sizeof *tx);
 }
@@ -29,6 +31,7 @@ void ph_tx_restart(struct ph_tx *tx)
         memset(tx->index.items, 0, tx->index.capacity * sizeof(uint32_t));
     tx->fresh.count = tx->index.count = tx->frees.count = tx->writes.count = tx->snapshots.count = 0;
     tx->used = tx->fresh_bytes = tx->rollbacks = 0;
+    tx->images.has_strays = 0;
     tx->txid = 0;
     tx->number = ++tx->log->begun;
 }
@@ -48,19 +51,26 @@ int ph_list_room(struct ph_tx_list *list, uint64_t more, size_t width)
     return 0;
 }
 
+static int room_to_keep(struct ph_tx *tx, uint64_t nbytes)
+{
+    if (tx->used + nbytes <= tx->capacity)
+        return 0;
+    uint64_t capacity = tx->capacity ? tx->capacity : 1024;
+    while (capacity < tx->used + nbytes)
+        capacity *= 2;
+    uint8_t *buffer = realloc(tx->buffer, capacity);
+    if (buffer == NULL)
+        return PH_L_NOMEM;
+    tx->buffer = buffer;
+    tx->capacity = capacity;
+    return 0;
+}
+
 /* Keep a copy of bytes; where it begins in the buffer is stored to `at`. */
 static int keep(struct ph_tx *tx, const void *bytes, uint64_t nbytes, uint64_t *at)
 {
-    if (tx->used + nbytes > tx->capacity) {
-        uint64_t capacity = tx->capacity ? tx->capacity : 1024;
-        while (capacity < tx->used + nbytes)
-            capacity *= 2;
-        uint8_t *buffer = realloc(tx->buffer, capacity);
-        if (buffer == NULL)
-            return PH_L_NOMEM;
-        tx->buffer = buffer;
-        tx->capacity = capacity;
-    }
+    if (room_to_keep(tx, nbytes) < 0)
+        return PH_L_NOMEM;
     *at = tx->used;
     memcpy(tx->buffer + tx->used, bytes, nbytes);
     tx->used += nbytes;
@@ -98,8 +108,7 @@ static int index_room(struct ph_tx *tx)
     return 0;
 }
 
-/* The reserved block that begins at `offset`, else NULL. */
-static struct ph_tx_block *find_fresh(const struct ph_tx *tx, uint64_t offset)
+struct ph_tx_block *ph_tx_fresh(const struct ph_tx *tx, uint64_t offset)
 {
     const uint32_t *slots = tx->index.items;
     uint64_t mask = tx->index.capacity - 1;
@@ -116,7 +125,7 @@ static struct ph_tx_block *find_fresh(const struct ph_tx *tx, uint64_t offset)
 int ph_tx_is_dropped(const struct ph_tx *tx, const struct ph_tx_bytes *one)
 {
     uint64_t arena = one->offset >> PH_ARENA_SHIFT << PH_ARENA_SHIFT;
-    return one->fresh && find_fresh(tx, arena | one->start)->is_cancelled != 0;
+    return one->fresh && ph_tx_fresh(tx, arena | one->start)->is_cancelled != 0;
 }
 
 static int room_for_fresh(struct ph_tx *tx)
@@ -193,30 +202,67 @@ static int is_freed(const struct ph_tx *tx, const struct ph_heap *h, uint64_t of
     return 0;
 }
 
+/* Whether others than this transaction, as far as it changes bytes, have pinned a block. */
+static int others_pin(const struct ph_tx *tx, const struct ph_mark *mark)
+{
+    return mark->pins > (tx->writes.count + tx->snapshots.count != 0 ? mark->changes : 0);
+}
+
+/* Bytes of the live block at `offset` if this transaction may free it: no pins of others, no views unless it is
+ * deferred; else a refusal. */
+static int64_t may_free_live(const struct ph_tx *tx, struct ph_heap *h, uint64_t offset, int deferred)
+{
+    uint64_t local = ph_local(offset);
+    if (is_freed(tx, h, offset))
+        return PH_T_TWICE;
+    if (ph_block_start(h, local) != (int64_t)local)
+        return PH_H_BAD_OFFSET;
+    int64_t nbytes = ph_held_size(h, local);
+    const struct ph_mark *mark = ph_mark_find(h, local);
+    if (nbytes < 0)
+        return PH_H_BAD_OFFSET;
+    if (mark != NULL && others_pin(tx, mark))
+        return PH_H_IN_TRANSACTION;
+    return mark != NULL && mark->views != 0 && !deferred ? PH_H_PINNED : nbytes;
+}
+
+int ph_tx_may_free(const struct ph_tx *tx, uint64_t offset)
+{
+    struct ph_heap *h = ph_core_of(tx->log, offset);
+    if (h == NULL)
+        return PH_H_BAD_OFFSET;
+    if (ph_is_reserved(h, ph_local(offset))) {
+        const struct ph_tx_block *block = ph_tx_fresh(tx, offset);
+        return block == NULL ? PH_H_BAD_OFFSET : block->is_cancelled ? PH_T_TWICE : 0;
+    }
+    int64_t nbytes = may_free_live(tx, h, offset, 1);
+    return nbytes < 0 ? (int)nbytes : 0;
+}
+
+static int free_live(struct ph_tx *tx, struct ph_heap *h, uint64_t offset, int deferred)
+{
+    int64_t nbytes = may_free_live(tx, h, offset, deferred);
+    if (nbytes < 0)
+        return (int)nbytes;
+    if (ph_list_room(&tx->frees, 1, sizeof(struct ph_tx_block)) < 0)
+        return PH_L_NOMEM;
+    int pinned = ph_tx_pin(h, ph_local(offset));
+    if (pinned < 0)
+        return pinned;
+    ph_frees(tx)[tx->frees.count++] = (struct ph_tx_block){.offset = offset, .nbytes = (uint64_t)nbytes};
+    return 0;
+}
+
 static int free_block(struct ph_tx *tx, uint64_t offset, int deferred)
 {
     struct ph_heap *h = ph_core_of(tx->log, offset);
     if (h == NULL)
         return PH_H_BAD_OFFSET;
-    uint64_t local = ph_local(offset);
-    if (ph_is_reserved(h, local)) {
-        struct ph_tx_block *block = find_fresh(tx, offset);
-        return block == NULL ? PH_H_BAD_OFFSET : free_fresh(tx, block);
-    }
-    if (is_freed(tx, h, offset))
-        return PH_T_TWICE;
-    int64_t nbytes = ph_tx_may_free(tx, h, offset);
-    if (nbytes == PH_H_PINNED && deferred)
-        nbytes = ph_held_size(h, local);
-    if (nbytes < 0)
-        return (int)nbytes;
-    if (ph_list_room(&tx->frees, 1, sizeof(struct ph_tx_block)) < 0)
-        return PH_L_NOMEM;
-    int pinned = ph_tx_pin(h, local);
-    if (pinned < 0)
-        return pinned;
-    ph_frees(tx)[tx->frees.count++] = (struct ph_tx_block){.offset = offset, .nbytes = (uint64_t)nbytes};
-    return 0;
+    struct ph_tx_block *block = ph_is_reserved(h, ph_local(offset)) ? ph_tx_fresh(tx, offset) : NULL;
+    int failed = block != NULL ? free_fresh(tx, block) : free_live(tx, h, offset, deferred);
+    if (failed == 0)
+        ph_tx_image_drop(tx, offset);
+    return failed;
 }
 
 int ph_tx_free(struct ph_tx *tx, uint64_t offset)
@@ -229,94 +275,116 @@ int ph_tx_free_deferred(struct ph_tx *tx, uint64_t offset)
     return free_block(tx, offset, 1);
 }
 
-/* Whether others than this transaction, as far as it changes bytes, have pinned a block. */
-static int others_pin(const struct ph_tx *tx, const struct ph_mark *mark)
-{
-    return mark->pins > (tx->writes.count + tx->snapshots.count != 0 ? mark->changes : 0);
-}
-
-/* Bytes of the live block at `offset` if this transaction may free it: no views, no pins of others; else a refusal. */
-int64_t ph_tx_may_free(const struct ph_tx *tx, struct ph_heap *h, uint64_t offset)
-{
-    uint64_t local = ph_local(offset);
-    if (ph_block_start(h, local) != (int64_t)local)
-        return PH_H_BAD_OFFSET;
-    int64_t nbytes = ph_held_size(h, local);
-    const struct ph_mark *mark = ph_mark_find(h, local);
-    if (nbytes < 0)
-        return PH_H_BAD_OFFSET;
-    if (mark == NULL)
-        return nbytes;
-    if (others_pin(tx, mark))
-        return PH_H_IN_TRANSACTION;
-    return mark->views != 0 ? PH_H_PINNED : nbytes;
-}
-
 /* ---------------------------------------------------------------- bytes */
 
-/* Other transactions that have pinned a block that this one, the only writer, is about to change, want to free it. */
-static int refuse_pinned(const struct ph_tx *tx, const struct ph_heap *h, uint64_t start)
+/* Who changes a page without its image: from now on it has to be made of what was collected. */
+static void forget_image(struct ph_tx *tx, uint64_t start)
 {
-    const struct ph_mark *mark = ph_mark_find(h, ph_local(start));
-    if (mark == NULL || mark->pins == 0)
-        return 0;
-    return others_pin(tx, mark) ? PH_H_IN_TRANSACTION : 0;
+    ph_tx_image_drop(tx, start);
+    tx->images.has_strays = 1;
+    tx->log->changes++;
 }
 
-/* The block of which [offset, offset + nbytes) is a part: its start and whether it is fresh. */
-static int find_block(struct ph_tx *tx, uint64_t offset, uint64_t nbytes, uint64_t *start, int *fresh)
+/* Why a live block may not be changed: the transaction has freed it; or others, which pinned it, are about to. */
+static int refuse_live(const struct ph_tx *tx, const struct ph_heap *h, uint64_t offset)
 {
-    struct ph_heap *h = ph_core_of(tx->log, offset);
-    uint64_t local = ph_local(offset);
-    int64_t begin = h == NULL ? PH_H_BAD_OFFSET : ph_block_start(h, local);
-    if (begin < 0)
-        return PH_H_BAD_OFFSET;
-    *start = (offset & ~((1ULL << PH_ARENA_SHIFT) - 1)) | (uint64_t)begin;
-    *fresh = ph_is_reserved(h, (uint64_t)begin);
-    if (*fresh && find_fresh(tx, *start) == NULL)
-        return PH_H_BAD_OFFSET;
-    int64_t held = ph_held_size(h, (uint64_t)begin);
-    if (held < 0)
-        return PH_H_BAD_OFFSET;
-    if (nbytes > (uint64_t)held || local - (uint64_t)begin > (uint64_t)held - nbytes)
-        return PH_T_OUTSIDE;
-    if (*fresh)
-        return find_fresh(tx, *start)->is_cancelled ? PH_T_TWICE : 0;
-    return is_freed(tx, h, *start) ? PH_T_TWICE : refuse_pinned(tx, h, *start);
+    const struct ph_mark *mark = ph_mark_find(h, ph_local(offset));
+    if (mark == NULL || mark->pins == 0)
+        return 0;
+    return is_freed(tx, h, offset) ? PH_T_TWICE : others_pin(tx, mark) ? PH_H_IN_TRANSACTION : 0;
 }
 
 /* Under a savepoint the bytes of an older fresh block are collected as well: a rollback can drop them. */
 static int stores_at_once(const struct ph_tx *tx, uint64_t start)
 {
-    const struct ph_tx_block *block = find_fresh(tx, start);
+    const struct ph_tx_block *block = ph_tx_fresh(tx, start);
     return (uint64_t)(block - ph_fresh(tx)) >= fresh_before_savepoint(tx);
+}
+
+/* Where the block begins that holds a range, inside of its arena. One of no bytes may lie at the end of its block. */
+static int64_t start_of(struct ph_heap *h, uint64_t local, uint64_t nbytes)
+{
+    int64_t start = ph_block_start(h, local);
+    return start < 0 && nbytes == 0 && local != 0 ? ph_block_start(h, local - 1) : start;
+}
+
+/* The live or reserved block that holds a range. As a rule it begins with it. */
+static int find_block(struct ph_heap *h, uint64_t local, uint64_t nbytes, struct ph_tx_aim *aim)
+{
+    struct ph_unit *live = ph_block_at(h, local);
+    int64_t start = (int64_t)local;
+    if (live == NULL && !ph_is_reserved(h, local)) {
+        start = start_of(h, local, nbytes);
+        live = start < 0 ? NULL : ph_block_at(h, (uint64_t)start);
+    }
+    if (start < 0)
+        return PH_H_BAD_OFFSET;
+    *aim = (struct ph_tx_aim){.heap = h, .start = (uint64_t)start, .fresh = live == NULL};
+    aim->record = live != NULL ? live : ph_record_of(h, (uint64_t)start);
+    return 0;
+}
+
+static int aim_at_fresh(const struct ph_tx *tx, uint64_t start, struct ph_tx_aim *aim)
+{
+    const struct ph_tx_block *block = ph_tx_fresh(tx, start);
+    if (block->is_cancelled)
+        return PH_T_TWICE;
+    aim->at_once = (uint8_t)stores_at_once(tx, start);
+    return 0;
+}
+
+int ph_tx_aim(struct ph_tx *tx, uint64_t offset, uint64_t nbytes, struct ph_tx_aim *aim)
+{
+    struct ph_heap *h = ph_core_of(tx->log, offset);
+    uint64_t local = ph_local(offset);
+    if (h == NULL || find_block(h, local, nbytes, aim) < 0)
+        return PH_H_BAD_OFFSET;
+    uint64_t start = offset - local + aim->start, held = ph_capacity_of(h, aim->record);
+    if (aim->fresh && ph_tx_fresh(tx, start) == NULL) /* another transaction's */
+        return PH_H_BAD_OFFSET;
+    if (nbytes > held || local - aim->start > held - nbytes)
+        return PH_T_OUTSIDE;
+    return aim->fresh ? aim_at_fresh(tx, start, aim) : refuse_live(tx, h, start);
+}
+
+int ph_tx_reserve(struct ph_tx *tx, struct ph_heap *h, uint64_t ranges, uint64_t nbytes, uint64_t frees)
+{
+    return ph_list_room(&tx->writes, ranges, sizeof(struct ph_tx_bytes)) < 0 || room_to_keep(tx, nbytes) < 0
+               || ph_list_room(&tx->frees, frees, sizeof(struct ph_tx_block)) < 0
+               || ph_marks_reserve(h, ranges + frees) < 0
+           ? PH_L_NOMEM : 0;
+}
+
+void ph_tx_store(struct ph_tx *tx, const struct ph_tx_aim *aim, uint64_t offset, const void *bytes, uint64_t nbytes)
+{
+    uint64_t at = tx->used;
+    if (aim->at_once) {
+        ph_put(aim->heap->data + ph_local(offset), bytes, nbytes);
+        return;
+    }
+    if (aim->fresh)
+        ph_tx_fresh(tx, offset - ph_local(offset) + aim->start)->is_written = 1;
+    else if (!ph_omitted(26))
+        ph_pin_change_of(aim->heap, aim->start, aim->record); /* a mark for it is reserved */
+    memcpy(tx->buffer + at, bytes, nbytes);
+    tx->used += nbytes;
+    ph_writes(tx)[tx->writes.count++] = (struct ph_tx_bytes){
+        .offset = offset, .nbytes = nbytes, .at = at, .start = aim->start, .fresh = aim->fresh,
+    };
 }
 
 int ph_tx_write(struct ph_tx *tx, uint64_t offset, const void *bytes, uint64_t nbytes)
 {
-    uint64_t start, at;
-    int fresh, refused = find_block(tx, offset, nbytes, &start, &fresh);
-    struct ph_heap *h = ph_core_of(tx->log, offset);
+    struct ph_tx_aim aim;
+    int refused = ph_tx_aim(tx, offset, nbytes, &aim);
     if (refused < 0 || nbytes == 0)
         return refused;
-    if (nbytes > UINT32_MAX)
+    if (nbytes > UINT32_MAX && !aim.at_once)
         return PH_L_LARGE;
-    if (fresh && stores_at_once(tx, start)) {
-        ph_put(h->data + ph_local(offset), bytes, nbytes);
-        return 0;
-    }
-    if (fresh)
-        find_fresh(tx, start)->is_written = 1;
-    if (ph_list_room(&tx->writes, 1, sizeof(struct ph_tx_bytes)) < 0 || keep(tx, bytes, nbytes, &at) < 0)
+    if (!aim.at_once && ph_tx_reserve(tx, aim.heap, 1, nbytes, 0) < 0)
         return PH_L_NOMEM;
-    int pinned = fresh ? 0 : ph_tx_pin_change(h, ph_local(start));
-    if (pinned < 0) {
-        tx->used = at;
-        return pinned;
-    }
-    ph_writes(tx)[tx->writes.count++] =
-        (struct ph_tx_bytes){.offset = offset, .nbytes = nbytes, .at = at,
-                              .start = ph_local(start), .fresh = (uint8_t)fresh};
+    ph_tx_store(tx, &aim, offset, bytes, nbytes);
+    forget_image(tx, offset - ph_local(offset) + aim.start);
     return 0;
 }
 
@@ -395,16 +463,19 @@ static int remember(struct ph_tx *tx, struct ph_heap *h, uint64_t start, uint64_
 int64_t ph_tx_snapshot(struct ph_tx *tx, uint64_t offset, uint64_t nbytes)
 {
     struct ph_log *log = tx->log;
-    uint64_t start, before = tx->snapshots.count, used = tx->used;
-    int fresh, failed = find_block(tx, offset, nbytes, &start, &fresh);
-    if (failed < 0 || nbytes == 0 || (fresh && stores_at_once(tx, start)))
+    uint64_t before = tx->snapshots.count, used = tx->used;
+    struct ph_tx_aim aim;
+    int failed = ph_tx_aim(tx, offset, nbytes, &aim);
+    if (failed < 0 || nbytes == 0 || aim.at_once)
         return failed;
     if (nbytes > UINT32_MAX / 2)
         return PH_L_LARGE;
-    if (fresh)
-        find_fresh(tx, start)->is_written = 1;
+    uint64_t start = offset - ph_local(offset) + aim.start;
+    if (aim.fresh)
+        ph_tx_fresh(tx, start)->is_written = 1;
+    forget_image(tx, start);
     ph_record_begin(log);
-    failed = remember(tx, ph_core_of(log, offset), start, offset, nbytes, fresh);
+    failed = remember(tx, aim.heap, start, offset, nbytes, aim.fresh);
     uint64_t promise = ph_record_bytes(log->length);
     int64_t end = 0;
     if (failed == 0 && log->base != NULL && log->nops != 0) {
@@ -483,6 +554,15 @@ void ph_tx_release_savepoint(struct ph_tx *tx)
     store_collected(tx, point.writes);
 }
 
+static void drop_writes(struct ph_tx *tx, uint64_t count)
+{
+    while (tx->writes.count > count) {
+        const struct ph_tx_bytes *one = &ph_writes(tx)[--tx->writes.count];
+        if (!one->fresh)
+            ph_tx_unpin_change(ph_core_of(tx->log, one->offset), one->start);
+    }
+}
+
 /* Give up what was collected beyond a point; blocks that were reserved beyond it go back. */
 static void drop_beyond(struct ph_tx *tx, const struct ph_tx_savepoint *point)
 {
@@ -492,17 +572,12 @@ static void drop_beyond(struct ph_tx *tx, const struct ph_tx_savepoint *point)
             ph_tx_unpin(ph_core_of(tx->log, one->offset), ph_local(one->offset));
             continue;
         }
-        struct ph_tx_block *fresh = find_fresh(tx, one->offset);
+        struct ph_tx_block *fresh = ph_tx_fresh(tx, one->offset);
         fresh->is_cancelled = 0;
         tx->fresh_bytes += fresh->nbytes;
     }
     tx->frees.count = point->frees;
-    while (tx->writes.count > point->writes) {
-        const struct ph_tx_bytes *one = &ph_writes(tx)[--tx->writes.count];
-        struct ph_heap *h = ph_core_of(tx->log, one->offset);
-        if (!one->fresh)
-            ph_tx_unpin_change(h, one->start);
-    }
+    drop_writes(tx, point->writes);
     while (tx->fresh.count > point->fresh) {
         const struct ph_tx_block *one = &ph_fresh(tx)[--tx->fresh.count];
         if (one->is_cancelled == PH_TX_GONE)
@@ -522,9 +597,18 @@ static void forget_fresh_snapshots(struct ph_tx *tx, uint64_t first)
     tx->snapshots.count = kept;
 }
 
+/* Images show what is taken back as well. */
+static void forget_images(struct ph_tx *tx)
+{
+    ph_tx_images_drop(tx);
+    tx->images.has_strays = 1;
+    tx->log->changes++;
+}
+
 void ph_tx_rollback(struct ph_tx *tx)
 {
     struct ph_tx_savepoint point = ph_savepoints(tx)[--tx->savepoints.count];
+    forget_images(tx);
     tx->rollbacks++;
     for (uint64_t i = tx->snapshots.count; i-- > point.snapshots;)
         put_back(tx, &ph_snapshots(tx)[i]);
@@ -548,12 +632,19 @@ void ph_tx_close_undo(struct ph_tx *tx)
 void ph_tx_abort(struct ph_tx *tx)
 {
     static const struct ph_tx_savepoint start;
+    forget_images(tx);
     for (uint64_t i = tx->snapshots.count; i-- > 0;)
         put_back(tx, &ph_snapshots(tx)[i]);
     drop_snapshots(tx, 0);
     drop_beyond(tx, &start);
     tx->savepoints.count = tx->kept.count = 0;
     ph_tx_close_undo(tx);
+}
+
+void ph_tx_unpin_changes(struct ph_tx *tx)
+{
+    drop_snapshots(tx, 0);
+    drop_writes(tx, 0);
 }
 
 int ph_tx_changes_homes(const struct ph_tx *tx)

@@ -309,25 +309,15 @@ static void forget_bare(struct ph_log *log)
 
 /* ---------------------------------------------------------------- making it visible */
 
-/* Pins go, blocks change sides. Nothing here can fail. */
+/* The pins of what is freed go, and the images, which show what everybody sees now. Nothing here can fail. */
 static void publish(struct ph_tx *tx)
 {
-    const struct ph_log *log = tx->log;
-    for (uint64_t i = tx->snapshots.count; i-- > 0;) {
-        const struct ph_tx_bytes *one = &ph_snapshots(tx)[i];
-        struct ph_heap *h = ph_core_of(log, one->offset);
-        if (!one->fresh)
-            ph_tx_unpin_change(h, one->start);
-    }
-    for (uint64_t i = tx->writes.count; i-- > 0;) {
-        const struct ph_tx_bytes *one = &ph_writes(tx)[i];
-        struct ph_heap *h = ph_core_of(log, one->offset);
-        if (!one->fresh)
-            ph_tx_unpin_change(h, one->start);
-    }
+    struct ph_log *log = tx->log;
     for (uint64_t i = 0; i < tx->frees.count; i++)
         if (!ph_frees(tx)[i].is_cancelled)
-            ph_tx_unpin(ph_core_of(log, ph_frees(tx)[i].offset), ph_local(ph_frees(tx)[i].offset));
+            ph_tx_unpin(ph_core_of(tx->log, ph_frees(tx)[i].offset), ph_local(ph_frees(tx)[i].offset));
+    ph_tx_images_drop(tx);
+    log->changes++;
 }
 
 static void change_sides(struct ph_tx *tx)
@@ -433,6 +423,8 @@ int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint
         go_home(log);
     if (ph_omitted(6)) /* [R6] */
         release_frees(tx);
+    if (!log->awaited)
+        ph_tx_unpin_changes(tx);
     ph_tx_close_undo(tx);
     return end;
 }

@@ -56,7 +56,9 @@ static inline void ph_tx_unpin_change(struct ph_heap *h, uint64_t start)
 }
 
 int ph_list_room(struct ph_tx_list *list, uint64_t more, size_t width);
-int64_t ph_tx_may_free(const struct ph_tx *tx, struct ph_heap *h, uint64_t offset);
+/* ph_tx_fresh -- the reserved block that begins at `offset`, else NULL. */
+struct ph_tx_block *ph_tx_fresh(const struct ph_tx *tx, uint64_t offset);
+void ph_tx_images_drop(struct ph_tx *tx);
 /* ph_tx_is_dropped -- whether collected bytes belong to a reserved block that was freed again. */
 int ph_tx_is_dropped(const struct ph_tx *tx, const struct ph_tx_bytes *one);
 void ph_tx_close_undo(struct ph_tx *tx);

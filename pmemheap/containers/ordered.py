@@ -83,8 +83,9 @@ class OrderedMapping(MutableMapping[K, V]):
         -------
         KeysRange
             As the view of a dict: a set that follows the mapping. It can be iterated while the
-            mapping is changed: what is added or removed behind the key that was yielded last is
-            seen or not seen accordingly. ``len`` of a part takes O(n / 32) of its n keys.
+            mapping is changed: each key is there when it is yielded, and each value is the one that
+            it has then. What is added between a key that was yielded and the next one is not seen.
+            ``len`` of a part takes O(n / 32) of its n keys.
         """
         return KeysRange(self, start, stop, reverse)
 

@@ -20,15 +20,16 @@ live block; what a node says of its bytes adds up; the header has the number of 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any, NoReturn
 
 from pmemheap import native
-from pmemheap.containers.ordered import ITEMS, KEYS, OrderedMapping, pairs_of
-from pmemheap.errors import CorruptHeapError, OutOfSpaceError, UsageError
+from pmemheap.containers.kinds import MAP_MAGIC, found_kind
+from pmemheap.containers.ordered import ITEMS, OrderedMapping, pairs_of
+from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.heap import Heap
 
 __all__ = ["KEY_BYTES_MOST", "MapStatistics", "SortedMap"]
@@ -47,12 +48,13 @@ _CHILD = struct.Struct("<Q")
 _APART = 0xFFFF
 _NOWHERE = -1
 _NO_ROOT = (1 << 64) - 1
-_BATCH_FIRST, _BATCH_MOST = 32, 512
 _CLEARED_AT_ONCE = 256
 _PACKED_AT_ONCE = 16  # times up to 8 leaves
 
-_CORRUPT, _TORN, _OUTSIDE = -40, -41, -42
+_CORRUPT, _OUTSIDE = -40, -41
 _NO_TRANSACTION, _BUSY = -50, -51
+_REFILL, _LARGE, _IN_TRANSACTION, _TOO_LONG = -1, -2, -9, -21
+_NO_MEMORY = {-5, -23}
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,10 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
     Raises
     ------
     UsageError
-        The heap is closed; it is read-only and has no such root.
+        The heap is closed; it is read-only and has no such root; the root leads to something else
+        than a map.
     CorruptHeapError
-        The root leads to something that is no map.
+        The map is damaged.
 
     Examples
     --------
@@ -141,14 +144,16 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         self._heap = heap
         self._name = name
         self._durable = durable
-        place = _visible_root(heap, name)
+        place = _visible_roots(heap).get(name)
         if place is None and heap.readonly:
             raise UsageError(f"map: a root {name!r} of {heap!r} expected, found none")
+        beside = heap._is_beside
         if place is None:
-            self._attach(heap, 0, False)
+            self._attach(heap, 0, False, beside)
             place = self._create()
         self._place = place
-        self._attach(heap, place, not durable or heap.durability != "process")
+        self._attach(heap, place, not durable or heap.durability != "process", beside)
+        self._require_map()
         self._header()
 
     def _create(self) -> int:
@@ -157,6 +162,14 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
                 self._help(header, tx)
             tx.roots[self._name] = header
         return header
+
+    def _require_map(self) -> None:
+        stamp = self._stamp()
+        if stamp is not None and stamp[0] != MAP_MAGIC:
+            raise UsageError(
+                f"map {self._name!r}: a root of that name that leads to a SortedMap expected, it "
+                f"leads to {found_kind(stamp[0])}"
+            )
 
     @property
     def heap(self) -> Heap:
@@ -186,30 +199,34 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         meanwhile. Inside of an open transaction it is a savepoint.
         """
         with self._heap.transaction(durable=self._durable) as tx:
-            tx.write(self._place, b"")  # waits until no other transaction changes anything
+            self._exclude_others(tx)
             yield
 
     def _put_slow(self, key: bytes, value: Any) -> None:
         """Give a key a value, when C could not do it alone."""
         self._require_key(key)
         with self._heap.transaction(durable=self._durable) as tx:
-            if self._put(key, value, _NOWHERE) < 0:
+            code = self._put(key, value, _NOWHERE)
+            if code in {_BUSY, _REFILL, _LARGE}:
                 self._put_in(tx, key, value)
+            elif code < 0:
+                self._refuse(code)
 
     def _put_in(self, tx: Any, key: bytes, value: Any) -> None:
         length = memoryview(value).nbytes
         placed = _NOWHERE
-        if len(key) + length > _ENTRY_BYTES_MOST:
+        if memoryview(key).nbytes + length > _ENTRY_BYTES_MOST:
             placed = tx.malloc(length)
             tx.write(placed, value)
         while (code := self._put(key, value, placed)) < 0:
             self._help(code, tx)
 
     def _require_key(self, key: bytes) -> None:
-        if len(key) > KEY_BYTES_MOST:
+        length = memoryview(key).nbytes
+        if length > KEY_BYTES_MOST:
             raise UsageError(
                 f"map {self._name!r}: a key of at most {KEY_BYTES_MOST} bytes expected, "
-                f"found one of {len(key)}"
+                f"found one of {length}"
             )
 
     def _remove_slow(self, key: bytes) -> bool:
@@ -263,7 +280,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
 
     def clear(self) -> None:
         """Remove everything, in transactions of 256 keys."""
-        while keys := self._scan(None, None, False, False, _CLEARED_AT_ONCE, KEYS)[0]:
+        while keys := list(islice(self, _CLEARED_AT_ONCE)):
             with self._heap.transaction(durable=self._durable):
                 for key in keys:
                     self.discard(key)
@@ -286,64 +303,119 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         return code
 
     def drop(self) -> None:
-        """Remove everything, and the map and its root as well. It is not to be used any more."""
-        self.clear()
+        """Remove everything, and the map and its root as well.
+
+        Whoever calls a dropped map gets a UsageError.
+        """
+        while not self._dropped_empty():
+            self.clear()
+
+    def _dropped_empty(self) -> bool:
+        """Remove the map if it has no entries, which others may add; tell whether it is gone."""
         with self._heap.transaction(durable=self._durable) as tx:
+            self._exclude_others(tx)
+            if len(self):
+                return False
             tx.write(self._place, bytes(8))
             tx.free(self._place)
             del tx.roots[self._name]
+        return True
 
     # ------------------------------------------------------------ scanning
 
     def _scanned(
         self, low: bytes | None, high: bytes | None, back: bool, what: int
     ) -> Iterator[Any]:
-        after, most = False, _BATCH_FIRST
-        while True:
-            found, last = self._scan(low, high, back, after, most, what)
-            yield from found
-            if len(found) < most:
-                return
-            most = min(2 * most, _BATCH_MOST)
-            if back:
-                high = last
-            else:
-                low, after = last, True
+        return self._iterate(low, high, back, what, False)
 
     def _counted(self, low: bytes | None, high: bytes | None) -> int:
         return self._count(low, high)
 
     def scan(self, start: bytes | None = None, count: int = 25) -> list[tuple[bytes, bytes]]:
         """Return the first `count` entries from `start` on, at once."""
-        found: list[tuple[bytes, bytes]] = self._scan(start, None, False, False, count, ITEMS)[0]
-        return found
+        if count < 0:
+            raise UsageError(f"map {self._name!r}: scan: a count from 0 on expected, {count} found")
+        return self._iterate(start, None, False, ITEMS, False).take(count)
 
     # ------------------------------------------------------------ when C cannot go on
 
     def _help(self, code: int, tx: Any) -> None:
         """Do what lets a change succeed that C has refused, or raise."""
         if code == _BUSY:
-            tx.write(self._place, b"")  # waits until it may
-        elif code == _TORN:
-            tx.abort()
-            raise MemoryError(f"map {self._name!r}: no memory in a change; it was aborted")
-        elif code in {_NO_TRANSACTION, _CORRUPT}:
-            self._refuse(code)
-        else:  # a node is missing: the heap brings some units into reach of C
+            self._exclude_others(tx)
+        elif code == _REFILL:  # a node is missing: the heap brings some units into reach of C
             for offset in [tx.malloc(_NODE_BYTES) for _ in range(_NODES_AT_ONCE)]:
                 tx.free(offset)
+        else:
+            self._refuse(code)
+
+    def _exclude_others(self, tx: Any) -> None:
+        """Wait until no other transaction changes anything; none does from then on."""
+        try:
+            tx.write(self._place, b"")
+        except UsageError:
+            len(self)  # says so if the map was dropped
+            raise
 
     def _refuse(self, code: int) -> NoReturn:
         """Raise what C has found."""
         self._heap.roots.get(self._name)  # raises what is to be raised of a closed heap
         if code == _CORRUPT:
-            raise CorruptHeapError(
-                f"map {self._name!r}: a header or a node in order expected at offset "
-                f"{self._bad():#x}, found none"
-            )
+            raise self._contradiction()
         if code == _NO_TRANSACTION:
             raise UsageError(f"map {self._name!r}: a heap that can be changed expected")
-        raise OutOfSpaceError(f"map {self._name!r}: no memory, code {code}")
+        if code == _IN_TRANSACTION:
+            raise BufferError(
+                f"map {self._name!r}: node at offset {self._bad():#x}: no other transaction that "
+                "is about to free it expected, found one"
+            )
+        if code == _TOO_LONG:
+            raise OutOfSpaceError(f"map {self._name!r}: bytes that a record can hold expected")
+        assert code in _NO_MEMORY, f"map: code {code}"
+        raise MemoryError(f"map {self._name!r}: no memory for a change; nothing has changed")
+
+    def _contradiction(self) -> PmemHeapError:
+        """Return what to raise for a header or node that is none."""
+        offset = self._bad()
+        if offset == self._place and self._is_dropped():
+            return self._dropped()
+        if self._heap._is_beside and self._heap._has_writer():
+            return UsageError(
+                f"map {self._name!r}: a map that does not change while it is read expected at "
+                f"offset {offset:#x}, another process writes to the heap: read again"
+            )
+        return CorruptHeapError(
+            f"map {self._name!r}: a header or a node in order expected at offset "
+            f"{offset:#x}, found none"
+        )
+
+    def _dropped(self) -> UsageError:
+        return UsageError(
+            f"map {self._name!r}: a root that leads to its header at offset {self._place:#x} "
+            "expected, found none: the map was dropped, or its transaction was taken back"
+        )
+
+    def _is_dropped(self) -> bool:
+        """Tell whether no root leads to the header any more, or to one of another map."""
+        stamp = self._stamp()
+        is_another = stamp is not None and stamp[0] == MAP_MAGIC and not stamp[1]
+        return is_another or self._place not in _visible_roots(self._heap).values()
+
+    def _is_committed(self) -> bool:
+        """Tell whether a root that is committed leads to the map, or only one of a transaction.
+
+        C asks after a transaction in which the map was opened.
+
+        Raises
+        ------
+        UsageError
+            None does, as this thread sees it.
+        """
+        if self._place in self._heap.roots.values():
+            return True
+        if self._place not in _visible_roots(self._heap).values():
+            raise self._dropped()
+        return False
 
     # ------------------------------------------------------------ the whole
 
@@ -362,10 +434,11 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         return _Census(self).statistics()
 
 
-def _visible_root(heap: Heap, name: str) -> int | None:
-    """Return a root as an open transaction of this thread will leave it."""
+def _visible_roots(heap: Heap) -> Mapping[str, int]:
+    """Return the roots as an open transaction of this thread will leave them."""
     transaction: Any = heap._log._current()
-    return (heap.roots if transaction is None else transaction.roots).get(name)
+    roots: Mapping[str, int] = heap.roots if transaction is None else transaction.roots
+    return roots
 
 
 class _Census:
