@@ -563,8 +563,10 @@ static PyObject *stamp(PyObject *object, PyObject *ignored)
         return NULL;
     if (ph_map_header_at(&ph_map_of(object)->map, &header) < 0)
         Py_RETURN_NONE;
-    return Py_BuildValue("y#O", (const char *)&header.magic, (Py_ssize_t)sizeof header.magic,
-                         header.id == ph_map_of(object)->map.id ? Py_True : Py_False);
+    PyObject *magic = PyBytes_FromStringAndSize((const char *)&header.magic, sizeof header.magic);
+    PyObject *found = magic == NULL ? NULL : PyTuple_Pack(2, magic, header.id == ph_map_of(object)->map.id ? Py_True : Py_False);
+    Py_XDECREF(magic);
+    return found;
 }
 
 static PyObject *bad(PyObject *object, PyObject *ignored)
