@@ -13,7 +13,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SANITIZED := $(VENV)/sanitized
 
-.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel installed sanitize damage kill kvkill faults interrupts disk-full fifo clean
+.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel installed sanitize damage kill kvkill redis faults interrupts disk-full fifo clean
 
 all: lint test
 
@@ -64,6 +64,13 @@ kvkill: $(VENV)/test/ready
 	  $(VENV)/test/bin/python tests/kvstore_kill_load.py --rounds $(or $(ROUNDS),200) --where $$1 --durability $$2 \
 	    --operations $$operations --seed $(or $(SEED),0) || exit 1; \
 	done; done
+
+# Random requests to the example server and to a real Redis (apt-get install redis-server), replies compared.
+redis: $(VENV)/test/ready
+	for protocol in 2 3; do \
+	  $(VENV)/test/bin/python tests/kvstore_redis_load.py --requests $(or $(REQUESTS),50000) --protocol $$protocol \
+	    --seed $(or $(SEED),0) || exit 1; \
+	done
 
 # Every system call of a script refused, with each errno, and Python short of memory: an hour.
 faults: $(VENV)/test/ready

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import json
-import os
 import stat
 import subprocess
 import sys
@@ -12,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +22,7 @@ if str(EXAMPLES) not in sys.path:
     sys.path.insert(0, str(EXAMPLES))
 
 import kvstore  # noqa: E402
-from kvstore import KVStore, cli, deadlines, loading  # noqa: E402
+from kvstore import KVStore, deadlines  # noqa: E402
 
 NS = 1_000_000_000
 
@@ -514,125 +511,6 @@ def test_open_takes_text_as_dbm_does(path: Path, clock: Clock) -> None:
         db.check()
     with kvstore.open(path, "r") as db:
         assert dict(db) == {b"a": "ä".encode(), b"b": b"\xff", b"d": b"4"}
-
-
-# ---------------------------------------------------------------- loading
-
-
-def test_csv_becomes_keys_and_json(store: KVStore) -> None:
-    lines = ["name,id,age\n", '"Ada, L.",7,36\n', "\n", "Böb,8,\n"]
-    assert loading.load(store, loading.csv_entries(lines, "id"), batch=1) == 2
-    assert json.loads(store[b"7"]) == {"name": "Ada, L.", "age": "36"}
-    assert store[b"8"] == '{"name": "Böb", "age": ""}'.encode()
-    assert [entry.key for entry in loading.csv_entries(lines)] == [b"Ada, L.", "Böb".encode()]
-    with pytest.raises(UsageError, match="line 1: one column 'x' expected"):
-        list(loading.csv_entries(lines, "x"))
-    with pytest.raises(UsageError, match="line 2: 3 fields expected, 2 found"):
-        list(loading.csv_entries(["a,b,c\n", "1,2\n"]))
-    with pytest.raises(UsageError, match="line 1"):
-        list(loading.csv_entries([]))
-
-
-def test_json_lines_become_keys_and_json(store: KVStore) -> None:
-    loading.load(store, loading.json_entries(['{"id": 7, "n": [1]}\n', "  \n"], "id"))
-    assert dict(store) == {b"7": b'{"n": [1]}'}
-
-
-@pytest.mark.parametrize(
-    ("line", "key", "message"),
-    [
-        ("{", "id", "line 1: "),
-        ("[1]", "id", "an object expected, list found"),
-        ('{"id": true}', "id", "a text or a number as 'id' expected, True found"),
-        ('{"key": "a"}', None, "a text as 'value' or 'value64' expected"),
-        ('{"key": "a", "value64": "?"}', None, "base64 as 'value64'"),
-        ('{"key": "a", "value": "b", "ttl": "c"}', None, "seconds as 'ttl'"),
-    ],
-)
-def test_other_lines_are_refused(line: str, key: str | None, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        list(loading.json_entries([line], key))
-
-
-def test_a_dump_is_loaded_as_it_was(store: KVStore, tmp_path: Path, clock: Clock) -> None:
-    store.update({b"": b"", "ä".encode(): b"\x00", b"\xff": b"\xfe\n", b"big": b"x" * (2 << 20)})
-    store.set(b"soon", b"", ttl=2.5)
-    lines = list(loading.dump_lines(store))
-    assert json.loads(lines[-1]) == {"key64": "/w==", "value64": "/go="}
-    with KVStore(tmp_path / "b.kv", "process", clock=clock) as other:
-        assert loading.load(other, loading.json_entries(lines)) == 5
-        assert dict(other) == dict(store)
-        assert other.ttl(b"soon") == 2.5
-    assert len(list(loading.dump_lines(store, b"b", b"c"))) == 1
-
-
-# ---------------------------------------------------------------- the command line
-
-
-def run(*arguments: object) -> int:
-    return cli.run([str(argument) for argument in arguments])
-
-
-def test_commands(path: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    assert run("put", path, "a", "1", "--durability", "process") == 0
-    assert run("put", path, os.fsdecode(b"\xff"), "2", "--ttl", "1000") == 0
-    assert run("get", path, "a") == 0
-    assert capfdbinary.readouterr().out == b"1\n"
-    assert run("scan", path) == 0
-    assert capfdbinary.readouterr().out == b"a\t1\n\xff\t2\n"
-    assert run("scan", path, "--reverse", "--keys", "--count", 1, "--start", "a") == 0
-    assert capfdbinary.readouterr().out == b"\xff\n"
-    assert run("delete", path, "a", "b") == 1
-    assert capfdbinary.readouterr().err == b"kvstore: key b'b': no such key\n"
-    assert run("get", path, "a") == 0, "all of them, or none"
-    assert run("dump", path, tmp_path / "dump.jsonl") == 0
-    assert run("delete", path, "a") == 0
-    assert run("load", path, tmp_path / "dump.jsonl") == 0
-    assert run("dump", path, "--stop", "b") == 0
-    assert b'{"key": "a", "value": "1"}\n' in capfdbinary.readouterr().out
-    assert run("stats", path, "--json") == 0
-    assert json.loads(capfdbinary.readouterr().out)["entries"] == 2
-    assert run("stats", path) == 0
-    assert b"entries" in capfdbinary.readouterr().out
-
-
-def test_load_takes_csv(
-    path: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    source = tmp_path / "people.csv"
-    source.write_text("id,name\n" + "".join(f"{i},n{i}\n" for i in range(2500)))
-    assert run("load", path, source, "--key", "id", "--durability", "process") == 0
-    assert b"2500 entries" in capfdbinary.readouterr().out
-    with KVStore(path) as store:
-        assert store[b"1234"] == b'{"name": "n1234"}'
-
-
-def test_serve_hands_an_open_store_to_the_server(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    served: list[tuple[str, bool, str, int]] = []
-
-    def serve(store: KVStore, host: str, port: int) -> None:
-        served.append((store.durability, store.closed, host, port))
-
-    monkeypatch.setitem(sys.modules, "kvstore.server", SimpleNamespace(serve=serve))
-    assert run("serve", path, "--port", 0, "--durability", "process") == 0
-    assert served == [("process", False, "127.0.0.1", 0)]
-
-
-def test_failed_commands_say_why(
-    path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert run("get", path, "a") == 2
-    assert str(path) in capfd.readouterr().err
-    path.write_bytes(b"x" * 10_000)
-    assert run("get", path, "a") == 3
-    assert run("load", tmp_path / "b.kv", tmp_path / "missing.csv") == 2
-    assert "missing.csv: No such file" in capfd.readouterr().err
-    assert run("load", tmp_path / "b.kv", tmp_path / "x.txt") == 2
-    assert "--format" in capfd.readouterr().err
-    assert not (tmp_path / "b.kv").exists()
-    assert run("frobnicate") == 2
 
 
 # ---------------------------------------------------------------- documents

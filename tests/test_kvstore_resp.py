@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kvstore.patterns import glob_pattern, glob_prefix
 from kvstore.resp import (
+    NO_ARRAY,
     ProtocolError,
+    Reply,
     ReplyError,
     RequestParser,
+    Verbatim,
     encode,
     encode_request,
     parse_integer,
@@ -202,6 +205,26 @@ def decode(stream: bytes) -> tuple[object, bytes]:
 @given(st.recursive(st.none() | st.integers() | st.binary(max_size=20), st.lists))
 def test_replies_can_be_read_back(reply: int | bytes | list[object] | None) -> None:
     assert decode(encode(reply)) == (reply, b"")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reply", "resp2", "resp3"),
+    [
+        (None, b"$-1\r\n", b"_\r\n"),
+        (NO_ARRAY, b"*-1\r\n", b"_\r\n"),
+        ({b"a": 1, b"b": None}, b"*4\r\n$1\r\na\r\n:1\r\n$1\r\nb\r\n$-1\r\n",
+         b"%2\r\n$1\r\na\r\n:1\r\n$1\r\nb\r\n_\r\n"),
+        (frozenset({b"a"}), b"*1\r\n$1\r\na\r\n", b"~1\r\n$1\r\na\r\n"),
+        (Verbatim("a\r\nä"), b"$5\r\na\r\n\xc3\xa4\r\n", b"=9\r\ntxt:a\r\n\xc3\xa4\r\n"),
+        ([{}, [None], ReplyError("ERR x")], b"*3\r\n*0\r\n*1\r\n$-1\r\n-ERR x\r\n",
+         b"*3\r\n%0\r\n*1\r\n_\r\n-ERR x\r\n"),
+        ("OK", b"+OK\r\n", b"+OK\r\n"),
+        (b"x", b"$1\r\nx\r\n", b"$1\r\nx\r\n"),
+    ],
+)  # fmt: skip
+def test_replies_in_both_protocols(reply: Reply, resp2: bytes, resp3: bytes) -> None:
+    assert encode(reply) == encode(reply, 2) == resp2
+    assert encode(reply, 3) == resp3
 
 
 def test_a_status_and_an_error_are_one_line() -> None:

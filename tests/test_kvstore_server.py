@@ -1,287 +1,43 @@
-"""The server: real clients, one commit for what has arrived, bounds, and how it ends."""
+"""The server: one commit for what has arrived, bounds, bad clients, and how it ends."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from kvstore import commands, server
+from kvstore import server
 from kvstore.commands import Commands, Session
 from kvstore.resp import encode_request
 from kvstore.server import Server
 from kvstore.store import KVStore
+from redis_world import (
+    EXAMPLES,
+    Counting,
+    client_of,
+    port,
+    store,
+    talk,
+)
 
-import pmemheap
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
-TOOLS_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-
-
-@pytest.fixture(params=["power", "process"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KVStore]:
-    with KVStore(tmp_path / "a.kv", durability=request.param) as store:
-        yield store
-
-
-@pytest.fixture
-def port(store: KVStore) -> Iterator[int]:
-    with Server(store) as running:
-        yield running.port
+__all__ = ["port", "store"]
 
 
 @pytest.fixture
-def client(port: int) -> Iterator[Any]:
+def client(port: int) -> Any:
     with closing(client_of(port)) as client:
         yield client
 
 
-def client_of(port: int) -> Any:
-    return redis.Redis(port=port, protocol=2, socket_timeout=20)
-
-
-def talk(port: int, sent: bytes) -> bytes:
-    """Send bytes, end the stream, and return all that comes back."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        connection.sendall(sent)
-        connection.shutdown(socket.SHUT_WR)
-        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
-
-
-@pytest.fixture
-def direct(tmp_path: Path) -> Iterator[Direct]:
-    with KVStore(tmp_path / "direct.kv", durability="process") as store:
-        yield Direct(store)
-
-
-class Direct:
-    """Commands without a socket; lines as a person would type them."""
-
-    def __init__(self, store: KVStore) -> None:
-        self.store = store
-        self.commands = Commands(store)
-        self.session = Session(7)
-
-    def __call__(self, line: str) -> str:
-        request = [word.encode() for word in line.split(" ")]
-        (reply,) = self.commands.run([(self.session, request)])
-        return reply.decode()
-
-
-# ---------------------------------------------------------------- commands by a real client
-
-
-def test_strings(client: Any) -> None:
-    assert client.ping() is True
-    assert client.set("a", b"\x00\r\n\xff")
-    assert client.get("a") == b"\x00\r\n\xff"
-    assert client.get("none") is None
-    assert client.append("a", "!") == 5
-    assert client.strlen("a") == 5
-    assert client.getset("a", "2") == b"\x00\r\n\xff!"
-    assert client.setnx("a", "3") is False
-    assert client.setnx("b", "3") is True
-    assert client.mget("a", "b", "c") == [b"2", b"3", None]
-    assert client.mset({"a": 1, "c": 4})
-    assert client.getdel("c") == b"4"
-    assert client.exists("a", "a", "c") == 2
-    assert client.type("a") == b"string"
-    assert client.type("c") == b"none"
-    assert client.delete("a", "b", "c") == 2
-    assert client.dbsize() == 0
-    assert client.echo("x") == b"x"
-
-
-def test_conditions_of_set(client: Any) -> None:
-    assert client.set("k", "1", xx=True) is None
-    assert client.set("k", "1", nx=True)
-    assert client.set("k", "2", nx=True) is None
-    assert client.set("k", "2", xx=True, get=True) == b"1"
-    assert client.set("k", "3", ex=100)
-    assert client.set("k", "4", keepttl=True)
-    assert 98 < client.ttl("k") <= 100
-    assert client.set("k", "5")
-    assert client.ttl("k") == -1
-
-
-def test_numbers(client: Any) -> None:
-    assert [client.incr("n"), client.incr("n", 5), client.decr("n"), client.decr("n", 7)] == [
-        1,
-        6,
-        5,
-        -2,
-    ]
-    client.set("n", 2**63 - 1, ex=50)
-    with pytest.raises(redis.ResponseError, match="increment or decrement would overflow"):
-        client.incr("n")
-    assert client.decr("n") == 2**63 - 2
-    assert client.ttl("n") == 50, "a change in place keeps the time"
-    client.set("n", "1.5")
-    with pytest.raises(redis.ResponseError, match="value is not an integer or out of range"):
-        client.incr("n")
-
-
-def test_expiry(client: Any) -> None:
-    assert client.expire("k", 10) is False
-    client.set("k", "v")
-    assert (client.ttl("k"), client.pttl("k"), client.ttl("none")) == (-1, -1, -2)
-    assert client.expire("k", 10) is True
-    assert 9_000 < client.pttl("k") <= 10_000
-    assert client.persist("k") is True
-    assert client.persist("k") is False
-    assert client.pexpire("k", 20) is True
-    time.sleep(0.03)
-    assert client.get("k") is None
-    assert client.dbsize() == 0
-    client.execute_command("SETEX", "k", 10, "v")
-    assert client.expire("k", -1) is True
-    assert client.exists("k") == 0
-
-
-@pytest.mark.slow
-def test_scan_gives_every_key_that_stays(client: Any) -> None:
-    keys = {b"key:%03d" % i for i in range(300)}
-    client.mset(dict.fromkeys(keys, b"v"))
-    client.set("other", "v")
-    seen: list[bytes] = []
-    for key in client.scan_iter(match="key:*", count=7):
-        seen.append(key)
-        client.delete(key)
-        if not key.endswith(b"+"):
-            client.set(key + b"+", b"new")
-    assert keys <= set(seen)
-    assert len(seen) == len(set(seen))
-    assert client.keys("k*:29?") == []
-    assert client.keys("oth[a-e]r") == [b"other"]
-    assert client.flushdb()
-    assert client.scan() == (0, [])
-
-
-def test_what_clients_ask_first(client: Any) -> None:
-    assert client.select(0)
-    assert client.config_get("save") == {"save": ""}
-    assert client.config_get("app*") == {"appendonly": "yes"}
-    assert client.client_setname("me")
-    assert client.client_getname() == "me"
-    assert client.client_id() > 0
-    client.set("a", 1)
-    found = client.info()
-    assert found["db0"]["keys"] == 1
-    assert found["connected_clients"] == 1
-    assert client.info("store")["entries"] == 1
-    assert client.command_count() >= 40
-
-
-def test_a_client_of_resp3_is_refused(port: int) -> None:
-    with (
-        closing(redis.Redis(port=port, protocol=3)) as client,
-        pytest.raises(redis.ResponseError, match="NOPROTO"),
-    ):
-        client.ping()
-
-
-# ---------------------------------------------------------------- errors, as Redis words them
-
-
-@pytest.mark.parametrize(
-    ("line", "reply"),
-    [
-        ("get", "-ERR wrong number of arguments for 'get' command"),
-        ("GET a b", "-ERR wrong number of arguments for 'get' command"),
-        ("mset a 1 b", "-ERR wrong number of arguments for 'mset' command"),
-        ("config get", "-ERR wrong number of arguments for 'config|get' command"),
-        ("nope a b", "-ERR unknown command 'nope', with args beginning with: 'a' 'b' "),
-        ("client nope", "-ERR unknown subcommand 'nope'. Try CLIENT HELP."),
-        ("config set a b", "-ERR unknown subcommand 'set'. Try CONFIG HELP."),
-        ("set a b nx xx", "-ERR syntax error"),
-        ("set a b ex", "-ERR syntax error"),
-        ("set a b ex 1 px 1", "-ERR syntax error"),
-        ("set a b ex 1 keepttl", "-ERR syntax error"),
-        ("set a b keepttl px 1", "-ERR syntax error"),
-        ("set a b ex x", "-ERR value is not an integer or out of range"),
-        ("set a b ex 0", "-ERR invalid expire time in 'set' command"),
-        ("set a b px 9223372036854775807", "-ERR invalid expire time in 'set' command"),
-        ("setex a 0 b", "-ERR invalid expire time in 'setex' command"),
-        ("expire a 9223372036854775807", "-ERR invalid expire time in 'expire' command"),
-        ("decrby a -9223372036854775808", "-ERR decrement would overflow"),
-        ("incrby a 01", "-ERR value is not an integer or out of range"),
-        ("select 1", "-ERR DB index is out of range"),
-        ("scan 99", "-ERR invalid cursor"),
-        ("scan -1", "-ERR invalid cursor"),
-        ("scan x", "-ERR invalid cursor"),
-        ("scan 0 count 0", "-ERR syntax error"),
-        ("scan 0 match", "-ERR syntax error"),
-        ("flushall now", "-ERR syntax error"),
-        ("hello 3", "-NOPROTO unsupported protocol version"),
-        ("hello x", "-ERR Protocol version is not an integer or out of range"),
-    ],
-)
-def test_errors(direct: Direct, line: str, reply: str) -> None:
-    assert direct(line) == reply + "\r\n"
-    assert len(direct.store) == 0
-
-
-def test_hello_and_other_small_talk(direct: Direct) -> None:
-    assert direct("hello 2 setname me").startswith("*14\r\n$6\r\nserver\r\n")
-    assert direct("client getname") == "$2\r\nme\r\n"
-    assert direct("client setinfo lib-name x") == "+OK\r\n"
-    assert direct("command") == "*0\r\n"
-    assert direct("ping there") == "$5\r\nthere\r\n"
-    assert direct("post / http/1.1").startswith("-ERR")
-    assert direct.session.quitting
-
-
-def test_cursors_are_bounded(direct: Direct, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "CURSORS_MOST", 2)
-    direct("mset a 1 b 2 c 3")
-    for number in (1, 2, 3):
-        assert direct("scan 0 count 1") == f"*2\r\n$1\r\n{number}\r\n*1\r\n$1\r\na\r\n"
-    assert direct("scan 1") == "-ERR invalid cursor\r\n"
-    assert direct("scan 2") == "*2\r\n$1\r\n0\r\n*2\r\n$1\r\nb\r\n$1\r\nc\r\n"
-
-
-def test_the_longest_key_can_be_the_last_of_a_page(direct: Direct) -> None:
-    long = "k" * 1024
-    direct(f"mset {long} 1 z 2")
-    assert direct("scan 0 count 1").endswith(f"{long}\r\n")
-    assert direct("scan 1 count 1").endswith("z\r\n")
-    assert "1025" in direct(f"set {long}k 1") or "1024" in direct(f"set {long}k 1")
-    assert direct(f"mset a 1 {long}k 1").startswith("-ERR")
-    assert direct("exists a") == ":0\r\n", "all of MSET or nothing"
-
-
 # ---------------------------------------------------------------- batches
-
-
-class Counting:
-    """A store that counts its outermost transactions."""
-
-    def __init__(self, store: KVStore) -> None:
-        self._upstream = store
-        self.begun = 0
-
-    def transaction(self, durable: bool | None = None) -> Any:
-        self.begun += 1
-        return self._upstream.transaction(durable)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._upstream, name)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._upstream
-
-    def __len__(self) -> int:
-        return len(self._upstream)
 
 
 def run(store: Any, *lines: bytes, most_bytes: int | None = None) -> list[bytes]:
@@ -334,18 +90,6 @@ def test_a_closed_store_is_an_error_for_each(tmp_path: Path) -> None:
     assert [reply[:4] for reply in replies] == [b"-ERR", b"-ERR", b"-ERR", b"+PON"]
 
 
-@pytest.mark.slow
-def test_a_pipeline_has_all_its_replies_in_order(client: Any) -> None:
-    pipeline = client.pipeline(transaction=False)
-    for i in range(5000):
-        pipeline.set(b"k%d" % i, b"%d" % i)
-        pipeline.get(b"k%d" % i)
-    replies = pipeline.execute()
-    assert replies[1::2] == [b"%d" % i for i in range(5000)]
-    assert all(replies[::2])
-    assert client.dbsize() == 5000
-
-
 def test_pipelines_side_by_side_do_not_mix(port: int, store: KVStore) -> None:
     clients = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(20)]
     for number, connection in enumerate(clients):
@@ -384,17 +128,129 @@ def test_a_web_request_is_ended(port: int, store: KVStore) -> None:
     assert b"a" not in store
 
 
-def test_a_request_has_a_limit(store: KVStore) -> None:
-    with Server(store, max_request=1000) as running, closing(client_of(running.port)) as client:
-        assert client.set("a", "x" * 900)
-        assert b"too big request" in talk(running.port, b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1000\r\n")
-        assert client.strlen("a") == 900
+# ---------------------------------------------------------------- what is refused, and said
 
 
-def test_large_values_both_ways(client: Any) -> None:
-    value = os.urandom(1 << 20) * 8
-    client.set("large", value)
-    assert client.get("large") == value
+def spoken(port: int, sent: bytes) -> bytes:
+    """Send all of it, as a client does that reads its reply only then; return what comes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(sent)
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+LARGE = 2 << 20  # more than the buffers of two sockets
+
+
+def test_a_request_over_the_limit_is_answered_before_the_connection_ends(store: KVStore) -> None:
+    with Server(store, max_request=100_000) as running, closing(client_of(running.port)) as client:
+        with pytest.raises(redis.ResponseError, match="too big request, more than 100000 bytes"):
+            client.set("a", bytes(LARGE))
+        assert client.set("a", "x" * 90_000), "the client goes on"
+        assert client.strlen("a") == 90_000
+        with pytest.raises(redis.ResponseError, match="too big request"):
+            client.mset({f"k{n}": bytes(60_000) for n in range(5)})
+        assert client.dbsize() == 1
+
+
+HIDDEN = b"\r\n*3\r\n$3\r\nSET\r\n$4\r\nevil\r\n$1\r\n1\r\nSET evil 1\r\n"
+
+
+@pytest.mark.parametrize(
+    ("frame", "says"),
+    [
+        (b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$99999999\r\n", b"too big request"),
+        (b"*2000000\r\n", b"invalid multibulk length"),
+        (b"*-5x\r\n", b"invalid multibulk length"),
+        (b"*1\r\n$-1\r\n", b"invalid bulk length"),
+        (b"*1\r\n!\r\n", b"expected '$', got '!'"),
+        (b"*1\r\n$3\r\nabcdef", b"expected CRLF"),
+        (b"x" * 70_000 + b"\r\n", b"too big inline request"),
+        (b'SET "evil\r\n', b"unbalanced quotes"),
+        (b"*1\r\n$" + b"1" * 70_000, b"too big bulk count string"),
+    ],
+    ids=lambda part: repr(part[:20]),
+)
+def test_what_is_in_a_refused_frame_is_never_run(
+    port: int, store: KVStore, frame: bytes, says: bytes
+) -> None:
+    sent = b"SET before 1\r\n" + frame + HIDDEN * (LARGE // len(HIDDEN))
+    replies = spoken(port, sent)
+    assert replies.startswith(b"+OK\r\n-ERR Protocol error: ")
+    assert says in replies
+    assert replies.count(b"\r\n") == 2, "one reply each, and no more"
+    assert dict(store) == {b"before": b"1"}
+
+
+def test_the_last_reply_comes_although_more_was_sent(port: int, store: KVStore) -> None:
+    assert spoken(port, b"QUIT\r\n" + b"SET a 1\r\n" * (LARGE // 9)) == b"+OK\r\n"
+    web = b"POST / HTTP/1.1\r\nHost: a\r\n\r\n" + b"SET a 1\r\n" * (LARGE // 9)
+    assert spoken(port, web).startswith(b"-ERR Possible SECURITY ATTACK")
+    assert not store
+
+
+def send_slowly(connection: socket.socket, times: int) -> None:
+    for _ in range(times):
+        connection.sendall(bytes(1000))
+        time.sleep(0.002)
+
+
+def test_a_client_that_never_stops_is_ended(
+    store: KVStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(server, "LINGER_TURNS", 3)
+    with (
+        Server(store, max_request=1000) as running,
+        socket.create_connection(("127.0.0.1", running.port), timeout=20) as endless,
+    ):
+        endless.sendall(b"*1\r\n$5000\r\n")
+        with pytest.raises(OSError, match=r"reset|Broken pipe|aborted"):
+            send_slowly(endless, 1000)
+        with socket.create_connection(("127.0.0.1", running.port), timeout=20) as silent:
+            silent.sendall(b"*1\r\n$5000\r\n")
+            assert silent.recv(1000).startswith(b"-ERR")
+            assert silent.recv(1000) == b""
+            time.sleep(0.3)
+            with closing(client_of(running.port)) as client:
+                assert len(client.client_list()) == 1
+
+
+def test_clients_over_the_limit_are_told(store: KVStore) -> None:
+    with Server(store, max_clients=3) as running:
+        clients = [client_of(running.port, retry=None) for _ in range(3)]
+        for client in clients:
+            assert client.ping()
+        assert talk(running.port, b"PING\r\n") == b"-ERR max number of clients reached\r\n"
+        assert clients[0].info("stats")["rejected_connections"] == 1
+        clients.pop().close()
+        deadline = time.monotonic() + 10
+        while talk(running.port, b"PING\r\n") != b"+PONG\r\n":
+            assert time.monotonic() < deadline
+        for client in clients:
+            client.close()
+
+
+def test_half_requests_of_many_are_kept_apart(port: int, store: KVStore) -> None:
+    halves = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(20)]
+    whole = encode_request(b"SET", b"cut", b"v" * 1000)
+    for number, connection in enumerate(halves):
+        connection.sendall(whole[: number * 50])
+    assert talk(port, b"PING\r\n") == b"+PONG\r\n"
+    assert not store
+    for number, connection in enumerate(halves):
+        with connection:
+            connection.sendall(whole[number * 50 :])
+            assert connection.recv(100) == b"+OK\r\n"
+    assert store[b"cut"] == b"v" * 1000
+
+
+def test_a_client_that_is_killed_by_another_is_gone(port: int) -> None:
+    with closing(client_of(port)) as client, socket.create_connection(("127.0.0.1", port)) as other:
+        other.sendall(b"CLIENT ID\r\n")
+        number = int(other.recv(100)[1:-2])
+        assert client.client_kill_filter(_id=str(number)) == 1
+        other.settimeout(20)
+        assert other.recv(100) == b""
 
 
 @pytest.mark.slow
@@ -490,54 +346,3 @@ def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
     with KVStore(tmp_path / "a.kv") as store:
         assert int(store[b"n"]) == answered == 1000
         store.check()
-
-
-# ---------------------------------------------------------------- the tools of Redis
-
-
-def tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} is not installed: apt-get install redis-tools")
-    return found
-
-
-def run_tool(name: str, *arguments: object, text: str = "") -> str:
-    done = subprocess.run(
-        [tool(name), *map(str, arguments)],
-        input=text, capture_output=True, text=True, timeout=60, env=TOOLS_ENVIRONMENT, check=True,
-    )  # fmt: skip
-    assert not done.stderr
-    return done.stdout
-
-
-@pytest.mark.slow
-def test_redis_cli(port: int) -> None:
-    lines = 'set "a key" "a\\nvalue"\nget "a key"\nincr n\nkeys *\nttl n\nnope\n'
-    out = run_tool("redis-cli", "-p", port, "--no-raw", text=lines)
-    assert out.splitlines() == [
-        "OK", '"a\\nvalue"', "(integer) 1", '1) "a key"', '2) "n"', "(integer) -1",
-        "(error) ERR unknown command 'nope', with args beginning with: ",
-    ]  # fmt: skip
-    assert run_tool("redis-cli", "-p", port, "--scan").splitlines() == ["a key", "n"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("depth", [1, 16])
-def test_redis_benchmark(port: int, store: KVStore, depth: int) -> None:
-    out = run_tool(
-        "redis-benchmark", "-p", port, "--csv", "-n", 2000, "-r", 500, "-P", depth,
-        "-t", "ping,set,get,incr,mset",
-    )  # fmt: skip
-    names = [line.split(",")[0].strip('"') for line in out.splitlines()[1:]]
-    assert names == ["PING_INLINE", "PING_MBULK", "SET", "GET", "INCR", "MSET (10 keys)"]
-    assert "rror" not in out
-    assert len(store) > 400
-    store.check()
-
-
-def test_the_file_is_a_heap_like_others(store: KVStore, client: Any) -> None:
-    client.set("a", 1)
-    assert isinstance(store.durability, str)
-    with pytest.raises(pmemheap.UsageError):
-        KVStore(store.path)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ import zict
 from distributed import Client, LocalCluster
 from kvstore.spill import AnyKeySpillStore, HeapSpillBuffer, SpillStore
 from kvstore.store import KVStore
+
+import pmemheap
 
 
 @pytest.fixture
@@ -32,6 +35,8 @@ def spill(path: Path) -> Iterator[SpillStore]:
 def test_it_is_a_mapping_of_texts_to_bytes(spill: SpillStore) -> None:
     spill.update({"ä": b"1", "b": b"2"})
     spill["b"] = [b"a", memoryview(b"bc")]
+    assert dict(spill) == {"b": b"abc", "ä": b"1"}
+    spill["b"] = (bytearray(b"a"), memoryview(b"b"), b"c")
     assert dict(spill) == {"b": b"abc", "ä": b"1"}
     assert ("b" in spill, "c" in spill, len(spill)) == (True, False, 2)
     del spill["b"]
@@ -114,6 +119,134 @@ def test_a_spill_buffer_without_a_worker(tmp_path: Path) -> None:
     assert len(buffer.store) == 0
     buffer.close()
     assert not buffer.path.exists()
+
+
+# ---------------------------------------------------------------- as Dask tests its own
+
+
+OF_THE_COLLECTOR = sys.getsizeof(object.__new__(type("Empty", (), {"__sizeof__": lambda _: 0})))
+
+
+class Big:
+    """A value of a known size, which may refuse to be written or read."""
+
+    def __init__(self, size: int, refuses: str = "") -> None:
+        self.size = size
+        self.refuses = refuses
+
+    def __sizeof__(self) -> int:
+        return self.size - OF_THE_COLLECTOR
+
+    def __getstate__(self) -> Any:
+        if self.refuses == "dump":
+            raise LookupError("not to be written")
+        return {"size": self.size, "refuses": self.refuses, "padding": os.urandom(self.size)}
+
+    def __setstate__(self, state: Any) -> None:
+        self.size, self.refuses = state["size"], state["refuses"]
+
+
+@pytest.fixture
+def buffer(tmp_path: Path) -> Iterator[HeapSpillBuffer]:
+    buffer = HeapSpillBuffer(str(tmp_path), target=1000, max_spill=3000)
+    yield buffer
+    buffer.store.check()
+    buffer.close()
+
+
+def places(buffer: HeapSpillBuffer) -> tuple[set[Any], set[Any]]:
+    assert set(buffer) == set(buffer.memory) | set(buffer.disk)
+    return set(buffer.memory), set(buffer.disk)
+
+
+def test_what_is_over_the_target_goes_to_disk_and_comes_back(buffer: HeapSpillBuffer) -> None:
+    for key in "abc":
+        buffer[key] = Big(400)
+    assert places(buffer) == ({"b", "c"}, {"a"})
+    assert cast("Big", buffer["a"]).size == 400
+    assert places(buffer) == ({"a", "c"}, {"b"})
+    buffer["large"] = Big(1500)
+    assert places(buffer) == ({"a", "c"}, {"b", "large"}), "at once"
+    del buffer["b"], buffer["a"]
+    assert places(buffer) == ({"c"}, {"large"})
+    assert buffer.spilled_total.memory == 1500
+    with pytest.raises(KeyError):
+        buffer["a"]
+
+
+def test_more_than_the_limit_stays_in_memory(
+    buffer: HeapSpillBuffer, caplog: pytest.LogCaptureFixture
+) -> None:
+    buffer["a"] = Big(1500)
+    buffer["b"] = Big(2000)
+    assert places(buffer) == ({"b"}, {"a"})
+    assert "Spill file on disk reached capacity" in caplog.text
+    assert buffer.evict() == -1
+    del buffer["a"]
+    assert buffer.evict() == 2000
+    assert places(buffer) == (set(), {"b"})
+
+
+def test_a_value_that_cannot_be_written_is_the_error_of_the_one_that_stores_it(
+    buffer: HeapSpillBuffer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(TypeError, match="Failed to pickle 'bad'"):
+        buffer["bad"] = Big(1500, "dump")
+    assert places(buffer) == (set(), set())
+    buffer["bad"] = Big(600, "dump")
+    buffer["good"] = Big(600)
+    assert places(buffer) == ({"bad", "good"}, set()), "kept, and another's fault"
+    assert "Failed to pickle 'bad'" in caplog.text
+
+
+def test_a_disk_that_refuses_leaves_values_in_memory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = HeapSpillBuffer(str(tmp_path), target=1000)
+    buffer["a"] = Big(600)
+
+    def refuse(*_: Any) -> None:
+        raise pmemheap.OutOfSpaceError("no room")
+
+    monkeypatch.setattr(KVStore, "set", refuse)
+    buffer["b"] = Big(600)
+    assert places(buffer) == ({"a", "b"}, set())
+    assert "Spill to disk failed; keeping data in memory" in caplog.text
+    assert buffer.evict() == -1
+    monkeypatch.undo()
+    assert buffer.evict() == 600
+    assert places(buffer) == ({"b"}, {"a"})
+    buffer.close()
+
+
+def test_keys_of_one_text_are_kept_apart(tmp_path: Path) -> None:
+    buffer = HeapSpillBuffer(str(tmp_path), target=1000)
+    keys: list[Any] = [1, "1", b"1", ("1",), "('1',)"]
+    for size, key in enumerate(keys, 1100):
+        buffer[key] = Big(size)
+    assert places(buffer) == (set(), set(keys))
+    for size, key in enumerate(keys, 1100):
+        assert cast("Big", buffer[key]).size == size
+    buffer.close()
+
+
+def test_a_value_in_use_is_not_made_twice(buffer: HeapSpillBuffer) -> None:
+    buffer["a"] = value = Big(1200)
+    assert places(buffer) == (set(), {"a"})
+    assert buffer["a"] is value, "it was still there"
+    del value
+    first = buffer["a"]
+    assert buffer["a"] is first
+
+
+def test_reading_and_writing_is_metered_and_pop_is_refused(buffer: HeapSpillBuffer) -> None:
+    buffer["a"] = Big(1200)
+    assert cast("Big", buffer["a"]).size == 1200
+    assert buffer.cumulative_metrics["disk-write", "count"] == 1
+    assert buffer.cumulative_metrics["disk-read", "count"] == 1
+    assert buffer.cumulative_metrics["disk-read", "bytes"] > 1200
+    with pytest.raises(NotImplementedError):
+        buffer.pop("a", None)
 
 
 def resident() -> int:

@@ -192,7 +192,7 @@ def test_a_shelf_of_the_standard_library_keeps_its_things_in_one(path: Path) -> 
         shelf["key"].append(2)
         shelf["ä"] = {"x": None}
         assert len(shelf) == 2
-    with shelve.Shelf(opened(path, "w")) as shelf:
+    with shelve.Shelf(opened(path)) as shelf:
         assert dict(shelf) == {"key": [1, 2], "ä": {"x": None}}
 
 

@@ -1,8 +1,9 @@
 """Cli: the commands of `python -m kvstore`, and the one place where an error ends them.
 
-    get, put, delete, scan      one store, keys and values as text
-    load, dump                  CSV and JSON lines; see `kvstore.loading`
-    stats, serve                what it consists of; a server in front of it
+    get, put, delete, scan               one store, keys and values as text
+    load, dump, snapshot                 CSV and JSON lines, see `kvstore.loading`; a copy
+    stats, check, purge, compact         what it consists of, whether it is sound; its space
+    serve                                a server in front of it
 
 Keys and values of the command line are the bytes that the shell passed. Exit codes: 0 done, 1 no
 such key, 2 wrong call, 3 corrupt file, 4 no space, 5 not written to the medium.
@@ -14,21 +15,23 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from kvstore.loading import Entry, csv_entries, dump_lines, json_entries
+from kvstore.loading import csv_entries, dump_lines, json_entries, text_lines
 from kvstore.loading import load as load_entries
+from kvstore.patterns import end_of
 from kvstore.store import KVStore
 from pmemheap import CorruptHeapError, DurabilityError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.units import counted
@@ -72,6 +75,7 @@ Promise = Annotated[Durability, typer.Option(help="Of a store that is made by th
 Ttl = Annotated[float | None, typer.Option(metavar="SECONDS", help="Let the key expire.")]
 Start = Annotated[str | None, typer.Option(metavar="KEY", help="The first key.")]
 Stop = Annotated[str | None, typer.Option(metavar="KEY", help="The first key that is too far.")]
+Prefix = Annotated[str | None, typer.Option(metavar="TEXT", help="What the keys begin with.")]
 
 
 @app.command()
@@ -110,15 +114,21 @@ def scan(  # noqa: PLR0913, PLR0917 -- options, all by name
     path: Store,
     start: Start = None,
     stop: Stop = None,
+    prefix: Prefix = None,
     count: Annotated[int | None, typer.Option(min=0, help="The most to print.")] = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="From the last key on.")] = False,
     keys_only: Annotated[bool, typer.Option("--keys", help="Keys without values.")] = False,
 ) -> None:
     """Print keys and values in order, a tab between them."""
     with KVStore(path, flag="r") as store:
-        found = store.items(_key(start), _key(stop), reverse=reverse)
-        for key, value in islice(found, count):
-            _print_bytes(key if keys_only else key + b"\t" + value)
+        low, high = _range(start, stop, prefix)
+        if keys_only:
+            lines = iter(store.keys(low, high, reverse=reverse))
+        else:
+            items = store.items(low, high, reverse=reverse)
+            lines = (key + b"\t" + value for key, value in items)
+        for line in islice(lines, count):
+            _print_bytes(line)
 
 
 @app.command()
@@ -143,10 +153,11 @@ def load(  # noqa: PLR0913, PLR0917 -- options, all by name
     form = form or _form_of(source)
     with (
         _progress() as progress,
-        progress.open(source, "rt", encoding="utf-8", newline="", description=source.name) as lines,
+        progress.open(source, "rb", description=source.name) as lines,
         KVStore(path, durability.value) as store,
     ):
-        count = load_entries(store, _entries(lines, form, key), batch=batch)
+        read = csv_entries if form is Format.CSV else json_entries
+        count = load_entries(store, read(text_lines(lines), key, source=str(source)), batch=batch)
     typer.echo(f"{path}: {counted(count, 'entry')} from {source}")
 
 
@@ -164,10 +175,6 @@ def _form_of(source: Path) -> Format:
     raise UsageError(f"{source}: a name in .csv or .jsonl, or --format, expected; {suffix!r} found")
 
 
-def _entries(lines: IO[str], form: Format, key: str | None) -> Iterator[Entry]:
-    return csv_entries(lines, key) if form is Format.CSV else json_entries(lines, key)
-
-
 @app.command()
 def dump(
     path: Store,
@@ -176,12 +183,25 @@ def dump(
     ] = None,
     start: Start = None,
     stop: Stop = None,
+    prefix: Prefix = None,
 ) -> None:
     """Write keys and values as JSON lines: UTF-8 as text, other bytes as base64."""
     with KVStore(path, flag="r") as store:
         opened = nullcontext(sys.stdout) if target is None else target.open("w", encoding="utf-8")
         with opened as out:
-            out.writelines(f"{line}\n" for line in dump_lines(store, _key(start), _key(stop)))
+            lines = dump_lines(store, *_range(start, stop, prefix))
+            out.writelines(f"{line}\n" for line in lines)
+
+
+@app.command()
+def snapshot(
+    path: Store,
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="The copy.")],
+    replace: Annotated[bool, typer.Option("--replace", help="In place of one there.")] = False,
+) -> None:
+    """Copy a store as it is, with its expiring keys."""
+    with KVStore(path, flag="w") as store:
+        store.snapshot(target, replace=replace)
 
 
 @app.command()
@@ -201,20 +221,69 @@ def stats(
 
 
 @app.command()
-def serve(
+def check(path: Store) -> None:
+    """Verify a store: exit code 0 if it is sound, 3 if not."""
+    with KVStore(path, flag="r") as store:
+        store.check()
+        typer.echo(f"{path}: sound, {len(store)} keys")
+
+
+@app.command()
+def purge(path: Store) -> None:
+    """Remove the keys that have expired."""
+    with KVStore(path, flag="w") as store:
+        typer.echo(f"{path}: {store.purge()} expired keys removed")
+
+
+@app.command()
+def compact(path: Store) -> None:
+    """Remove expired keys, and give back the space that a store does not need."""
+    with KVStore(path, flag="w") as store:
+        before = store.stats().file_blocks
+        store.compact()
+        after = store.stats().file_blocks
+    typer.echo(f"{path}: {before} bytes of the disk before, {after} now")
+
+
+@app.command()
+def serve(  # noqa: PLR0913, PLR0917 -- options, all by name
     path: Store,
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any.")] = 6379,
+    max_request: Annotated[
+        int | None, typer.Option(min=1, metavar="BYTES", help="Of one request; 64 MiB if left out.")
+    ] = None,
+    max_clients: Annotated[
+        int | None, typer.Option(min=1, help="Connections at a time; 10000 if left out.")
+    ] = None,
     durability: Promise = Durability.POWER,
 ) -> None:
-    """Serve a store to other programs until interrupted; it is made if there is none."""
+    """Serve a store to Redis clients until interrupted; it is made if there is none.
+
+    Where it listens is printed when clients can connect.
+    """
     server = importlib.import_module("kvstore.server")  # only this command needs it
+    given = {"max_request": max_request, "max_clients": max_clients}
+    limits = {name: value for name, value in given.items() if value is not None}
     with KVStore(path, durability.value) as store:
-        server.serve(store, host, port)
+        server.serve(store, host, port, ready=partial(_print_address, path, host), **limits)
 
 
-def _key(text: str | None) -> bytes | None:
-    return None if text is None else os.fsencode(text)
+def _print_address(path: Path, host: str, port: int) -> None:
+    sys.stdout.write(f"{path}: listening at {host}:{port}\n")
+    sys.stdout.flush()
+
+
+def _range(
+    start: str | None, stop: str | None, prefix: str | None
+) -> tuple[bytes | None, bytes | None]:
+    """Return the bounds of the keys that lie between two and begin with a text."""
+    low, high = (None if text is None else os.fsencode(text) for text in (start, stop))
+    if prefix is None:
+        return low, high
+    first = os.fsencode(prefix)
+    ends = [end for end in (high, end_of(first)) if end is not None]
+    return max(low or b"", first), min(ends, default=None)
 
 
 def _print_bytes(data: bytes) -> None:
@@ -234,6 +303,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _line_of(error: Exception) -> str:
+    """Return one line for an error, with its notes: where it was met, what is left of it."""
+    notes = "; ".join(getattr(error, "__notes__", []))
+    return _words_of(error) + (f" ({' '.join(notes.split())})" if notes else "")
+
+
+def _words_of(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"key {error.args[0]!r}: no such key"
     is_ours = isinstance(error, PmemHeapError)  # whose text has the file, and more

@@ -1,7 +1,10 @@
-r"""resp: the wire format of Redis (RESP2), without a socket.
+r"""resp: the wire format of Redis, RESP2 and RESP3, without a socket.
 
     bytes as they arrive ---> RequestParser.feed ---> [[b"SET", b"k", b"v"], [b"GET", b"k"]]
     None, 5, b"v", "OK", [..] ---> encode ---> b"$-1\r\n", b":5\r\n", b"$1\r\nv\r\n", ...
+
+Requests are the same in both. Of the types that only RESP3 has a map is an array of keys and values
+in RESP2, a set an array, a verbatim text a string, and nothing a string or an array that is none.
 
 A request is an array of strings, or one line of words that a person has typed (*inline*). The
 parser holds what has arrived of one request and where it stands in it, so that no byte is looked
@@ -15,13 +18,17 @@ the length of a line.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 __all__ = [
+    "MAX_REQUEST",
+    "NO_ARRAY",
     "ProtocolError",
     "Reply",
     "ReplyError",
     "RequestParser",
+    "Verbatim",
     "encode",
     "encode_request",
     "parse_integer",
@@ -45,29 +52,70 @@ class ReplyError(Exception):
     """An error as a reply: its text begins with a word in capitals, ``ERR`` or a special one."""
 
 
-Reply = None | int | bytes | str | ReplyError | Sequence["Reply"]
-"""What `encode` takes: a missing string, a number, a string, a status, an error, an array."""
+class Verbatim(str):
+    """A text of several lines, for people."""
+
+    __slots__ = ()
 
 
-def encode(reply: Reply) -> bytes:
+class _NoArray:
+    """An array that is none: what EXEC replies when it has run nothing."""
+
+
+NO_ARRAY = _NoArray()
+
+Reply = (
+    None | int | bytes | str | ReplyError | _NoArray
+    | Sequence["Reply"] | Mapping[bytes, "Reply"] | frozenset[Any]
+)  # fmt: skip
+"""What `encode` takes: a missing string, a number, a string, a status or `Verbatim`, an error, a
+missing array, an array, a map, a set."""
+
+
+def encode(reply: Reply, protocol: int = 2) -> bytes:
     r"""Return a reply as it goes over the wire.
 
     Examples
     --------
     >>> encode([b"a", 1, None, "OK"])
     b'*4\r\n$1\r\na\r\n:1\r\n$-1\r\n+OK\r\n'
+    >>> encode({b"a": None}), encode({b"a": None}, protocol=3)
+    (b'*2\r\n$1\r\na\r\n$-1\r\n', b'%1\r\n$1\r\na\r\n_\r\n')
     """
     if reply is None:
-        return b"$-1\r\n"
+        return b"$-1\r\n" if protocol == 2 else b"_\r\n"
     if isinstance(reply, bytes):
         return b"$%d\r\n%b\r\n" % (len(reply), reply)
     if isinstance(reply, int):
         return b":%d\r\n" % reply
     if isinstance(reply, str):
-        return b"+%b\r\n" % _line(reply)
+        return _text(reply, protocol)
     if isinstance(reply, ReplyError):
         return b"-%b\r\n" % _line(str(reply))
-    return b"*%d\r\n%b" % (len(reply), b"".join(map(encode, reply)))
+    return _collection(reply, protocol)
+
+
+def _text(reply: str, protocol: int) -> bytes:
+    if not isinstance(reply, Verbatim):
+        return b"+%b\r\n" % _line(reply)
+    text = reply.encode(errors="replace")
+    return encode(text) if protocol == 2 else b"=%d\r\ntxt:%b\r\n" % (len(text) + 4, text)
+
+
+def _collection(
+    reply: Sequence[Reply] | Mapping[bytes, Reply] | frozenset[Any] | _NoArray, protocol: int
+) -> bytes:
+    """Return what has other replies in it."""
+    if isinstance(reply, _NoArray):
+        return b"*-1\r\n" if protocol == 2 else b"_\r\n"
+    count, mark = len(reply), b"*"
+    if isinstance(reply, Mapping):
+        parts = [encode(part, protocol) for pair in reply.items() for part in pair]
+        count, mark = (2 * count, b"*") if protocol == 2 else (count, b"%")
+    else:
+        parts = [encode(part, protocol) for part in reply]
+        mark = b"~" if protocol == 3 and isinstance(reply, frozenset) else b"*"
+    return b"%b%d\r\n%b" % (mark, count, b"".join(parts))
 
 
 def encode_request(*arguments: bytes) -> bytes:

@@ -173,6 +173,16 @@ class KVStore(StoreFile, OrderedMapping[bytes, bytes]):
             return default
         return self._map.get(key, default)
 
+    def entry(self, key: bytes) -> tuple[bytes | None, int | None]:
+        """Return value and deadline of a key, in nanoseconds since 1970; None for what is none."""
+        if not self._expiring:
+            return self._map.get(key), None
+        deadline = self._deadlines.of(key)  # before the value: else it could be there for ever
+        if deadline is not None and deadline <= self._deadlines.clock():
+            return None, None
+        value = self._map.get(key)
+        return value, None if value is None else deadline
+
     def view(self, key: bytes) -> memoryview:
         """Return a read-only view of a value, in place: no byte is copied.
 
@@ -376,16 +386,26 @@ class KVStore(StoreFile, OrderedMapping[bytes, bytes]):
         return self._deadlines.of(key)
 
     @property
+    def expiring(self) -> int:
+        """How many keys have a deadline, those that have expired and are still there among them."""
+        return len(self._deadlines)
+
+    @property
     def clock(self) -> Callable[[], int]:
         """What tells the time: nanoseconds since 1970."""
         return self._deadlines.clock
 
-    def purge(self) -> int:
-        """Remove all keys that have expired, in transactions of 256; return how many.
+    def purge(self, most: int | None = None) -> int:
+        """Remove keys that have expired, in transactions of 256; return how many.
 
         Otherwise an expired key keeps its space until a change meets it: reads never write.
+
+        Parameters
+        ----------
+        most : int, optional
+            Remove no more than so many.
         """
-        over, removed = self._deadlines.over(), 0
+        over, removed = islice(self._deadlines.over(), most), 0
         while some := list(islice(over, _BATCH)):
             with self.exclusive():
                 removed += sum([self._remove_over(key) for key in some])
