@@ -8,6 +8,7 @@ Engine, HeapCore -- malloc, free, realloc, view
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from pmemheap.arguments import alignment_argument, offset_argument, size_argumen
 from pmemheap.engine import Engine
 from pmemheap.errors import OutOfSpaceError
 from pmemheap.filemedium import FileMedium
+from pmemheap.gate import Shut
 from pmemheap.handles import Block
 from pmemheap.insight import CheckReport, ExplainedOutOfSpaceError, Explanation, HeapStats
 from pmemheap.refusals import end_with
@@ -117,6 +119,36 @@ class BlockSpace(Engine):
             return self._medium.allocated()[1]
         return sum(each.resident for each in self._region.residency().values())
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let nobody commit while the block runs: what is read in it is of one moment.
+
+        It begins when the commits that are under way have ended. Other threads go on until they
+        want to commit; then they wait. What this thread has changed in an open transaction is seen.
+        Bare calls, such as `malloc`, go on, and so does what is stored through views.
+
+        Raises
+        ------
+        UsageError
+            The heap is closed or forked.
+
+        Examples
+        --------
+        >>> import pmemheap
+        >>> heap = pmemheap.Heap.anonymous()
+        >>> heap.roots["first"] = heap.roots["second"] = heap.malloc(10)
+        >>> with heap.paused():
+        ...     heap.roots["first"] == heap.roots["second"]
+        True
+        >>> heap.close()
+        """
+        self._require_no_change()
+        self._require_open()
+        with self._gate.shut(Shut.COMMIT):
+            self._gate.let_commits_end()
+            self._require_open()
+            yield
+
     def stats(self) -> HeapStats:
         """Return how large and how full the heap is. O(mappings), and O(units) the first time."""
         self._require()
@@ -129,7 +161,7 @@ class BlockSpace(Engine):
         return self._serve(insight.explain, self, nbytes, alignment, refusal)
 
     def check(self) -> CheckReport:
-        """Verify every structure against every other. O(units).
+        """Verify every structure against every other, while no thread changes them. O(units).
 
         Returns
         -------
@@ -137,7 +169,8 @@ class BlockSpace(Engine):
             True if nothing was found; its `findings` are sentences.
         """
         self._require()
-        return self._serve(insight.check, self)
+        with self.paused():
+            return self._serve(insight.check, self)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Yield ``(offset, usable size)`` of the live blocks, by offset.
@@ -151,5 +184,6 @@ class BlockSpace(Engine):
             self._require()
             cursor, found = self._blocks(cursor)
             if not found:
+                self._require()  # a heap that was closed meanwhile has no blocks
                 return
             yield from found

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pmemheap import layout, native
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.filemedium import FileMedium
+from pmemheap.gate import Gate
 from pmemheap.native import LogCore
-from pmemheap.redo import INLINE_MOST, RedoLog, slot_operations
+from pmemheap.redo import INLINE_MOST, LogCode, RedoLog, slot_operations
 from pmemheap.roots import MemoryRoots
 from pmemheap.rules import Rule, omitted
 from pmemheap.units import GRANULE, UNIT, counted
@@ -43,8 +44,9 @@ _QUARANTINE_LEAST = 1 << 20
 class Committing(native.HeapCore):
     """The part of a heap that knows the log."""
 
-    __slots__ = ("_is_power", "_log")
+    __slots__ = ("_gate", "_is_power", "_log")
 
+    _gate: Gate
     _is_power: bool
     _log: LogCore
     _lock: threading.RLock
@@ -67,9 +69,10 @@ class Committing(native.HeapCore):
         """Join the log of the heap; with None, begin it, unless the heap sleeps: then later."""
         file = self._writable_file()
         if heap is not None:
-            self._log = heap._log
+            self._log, self._gate = heap._log, heap._gate
         else:
             self._log = LogCore() if file is None or asleep else RedoLog(file)
+            self._gate.lead_to(self._log)
         self._is_power = file is not None and file.is_power
         self._tell_homes()
         if file is not None:
@@ -127,7 +130,20 @@ class Committing(native.HeapCore):
             if not log.is_busy:
                 self._log_upkeep_locked(log)
         elif not self._is_changing():
-            self._serve(self._log_upkeep_locked, log)
+            self._serve_if_open(self._log_upkeep_locked, log)
+
+    def _serve_if_open(self, work: Callable[..., None], *args: object) -> None:
+        """Run a change that nobody has asked for, unless another thread has closed the heap."""
+        try:
+            self._serve(work, *args)
+        except UsageError:
+            if not self.closed:
+                raise
+
+    @property
+    def closed(self) -> bool:
+        """Whether the heap was closed."""
+        raise NotImplementedError
 
     def _log_upkeep_locked(self, log: RedoLog) -> None:
         """Checkpoint, and append what is noted; both can wait while an open undo holds the tail.
@@ -205,18 +221,27 @@ class Committing(native.HeapCore):
         return offset
 
     def _commit(self, transaction: Transaction) -> None:
-        """Commit: under the lock of the heap if roots change, since their slots are chosen here."""
-        if transaction._pending_roots:
-            end = self._serve(self._commit_roots, transaction)
-            if transaction.durable and self._is_power:
-                self._wait(end or self._log._positions()[3])
-        else:
-            self._append_commit(transaction, b"", 0, transaction.durable)
+        """Commit, as soon as nobody wants the heap as it is."""
+        while self._commit_unless_gated(transaction) == LogCode.GATED:
+            self._await_gate()
         log = self._redo()
         if log is not None and log.is_crowded():
             self._log_upkeep()
         if transaction.durable and log is not None and not self._is_power:
             self.sync()
+
+    def _commit_unless_gated(self, transaction: Transaction) -> int:
+        """Commit: under the lock of the heap if roots change, since their slots are chosen here."""
+        if not transaction._pending_roots:
+            return self._append_commit(transaction, b"", 0, transaction.durable)
+        end: int = self._serve(self._commit_roots, transaction)
+        if end >= 0 and transaction.durable and self._is_power:
+            self._wait(end or self._log._positions()[3])
+        return end
+
+    def _await_gate(self) -> None:
+        """Wait until another thread has seen the heap as it is; `Heap` does."""
+        raise NotImplementedError
 
     def sync(self) -> None:
         """Wait until everything is durable; `Heap` does."""
@@ -253,24 +278,31 @@ class Committing(native.HeapCore):
         if isinstance(store, MemoryRoots):
             before, store.roots = store.roots, store.changed(puts, drops)
             try:
-                self._append_commit(transaction, b"", 0, False)
-            except BaseException:
+                return self._append_commit(transaction, b"", 0, False)
+            finally:
                 if not transaction.is_committed:  # an interrupt may come when it is
                     store.roots = before
-                raise
-            return 0
         assert isinstance(self._medium, FileMedium)
         slots = self._medium.root_changes(puts, drops)
         end = self._append_commit(transaction, *slot_operations(slots), False)
-        self._medium.adopt_slots(slots)
+        if end >= 0:
+            self._medium.adopt_slots(slots)
         return end
 
     def _append_commit(
         self, transaction: Transaction, operations: bytes, count: int, durable: bool
     ) -> int:
-        """Append the record, and wait for it where that is asked for; return its end."""
+        """Append the record, and wait for it where that is asked for.
+
+        Returns
+        -------
+        int
+            Its end, or `LogCode.GATED` with nothing changed.
+        """
         self._prepare_fresh(transaction)
         while (end := transaction._commit(operations, count, durable)) < 0:
+            if end == LogCode.GATED:
+                return end
             if end == _ENDED:
                 self._refuse_in_transaction(end, "commit", 0, 0)
             if not transaction.is_open:

@@ -44,6 +44,7 @@ from pmemheap.errors import (
     UsageError,
 )
 from pmemheap.filemedium import FileMedium
+from pmemheap.gate import Gate
 from pmemheap.layout import ARENA_BITS, HeapState
 from pmemheap.region import AnonymousMedium, Region
 from pmemheap.roots import Roots
@@ -147,6 +148,7 @@ class Engine(Committing):
         self._lock, self._owner = threading.RLock(), 0
         self._configure(*packed_classes())
         self._attach_tables()
+        self._gate = Gate()
         state = self._first_state(heap)
         self._begin_log(heap, asleep=state == State.ASLEEP)
         core = weakref.proxy(self)  # no cycle: a heap that is dropped is closed at once
@@ -453,14 +455,8 @@ class Engine(Committing):
         for the lock of another heap, whose owner waits for something that this thread holds, both
         would wait for ever: so they are refused.
         """
-        if self._state() == State.FORKED:  # a thread that is not here may have the lock
-            self._require()
+        self._require_no_change()
         thread = threading.get_ident()
-        if thread in _changing:
-            raise UsageError(
-                f"{self._name}: called from a finalizer or signal handler while a heap is being "
-                "changed by the same thread; only free and view may be"
-            )
         try:  # the note is made inside of it, so that no interrupt can leave it behind
             _changing.add(thread)
             with self._lock:
@@ -471,6 +467,16 @@ class Engine(Committing):
                     self._owner = 0
         finally:
             _changing.discard(thread)
+
+    def _require_no_change(self) -> None:
+        """Refuse what may have to wait, in a thread that is in the middle of a change."""
+        if self._state() == State.FORKED:  # a thread that is not here may have the lock
+            self._require()
+        if self._is_changing():
+            raise UsageError(
+                f"{self._name}: called from a finalizer or signal handler while a heap is being "
+                "changed by the same thread; only free and view may be"
+            )
 
     def _as_owner(self, work: Callable[[], None]) -> None:
         """Run something under the lock of the heap, which this thread may have already."""

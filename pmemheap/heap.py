@@ -18,6 +18,7 @@ import os
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -36,6 +37,7 @@ from pmemheap.blockspace import BlockSpace
 from pmemheap.engine import Engine, State, living
 from pmemheap.errors import DurabilityError, HeapFileError, PmemHeapError, UsageError
 from pmemheap.filemedium import FileMedium
+from pmemheap.gate import Shut, begun_in, owners_of
 from pmemheap.insight import CheckReport, HeapStats
 from pmemheap.layout import ARENA_BITS, ArenaState, RootSlot
 from pmemheap.redo import recover, replay_private
@@ -451,15 +453,16 @@ class Heap(BlockSpace):
         return total(self._each(self._all_spaces(), BlockSpace.stats))
 
     def check(self) -> CheckReport:
-        """Verify every structure against every other. O(units).
+        """Verify every structure against every other, while no thread changes them. O(units).
 
         Returns
         -------
         CheckReport
             True if nothing was found; its `findings` are sentences.
         """
-        reports = self._each(self._all_spaces(), BlockSpace.check)
-        return joined(reports, self._serve(self._check_arenas))
+        with self.paused():
+            reports = self._each(self._all_spaces(), BlockSpace.check)
+            return joined(reports, self._serve(self._check_arenas))
 
     def _check_arenas(self) -> list[str]:
         medium = self._medium
@@ -516,9 +519,11 @@ class Heap(BlockSpace):
         if self._state() != State.OPEN:
             self._require(write=True)
         durable = durable if durable is None else bool(durable)  # first: it may begin another one
-        outer = self._log._current()
-        if outer is not None:
-            return cast("Transaction", Savepoint(cast("Transaction", outer)))
+        while (outer := self._log._outer()) is not None:
+            if outer is not False:
+                return cast("Transaction", Savepoint(cast("Transaction", outer)))
+            self._await_gate()
+            self._require(write=True)
         transaction = Transaction(self, self._log, self._is_power if durable is None else durable)
         if durable and not self._is_power:
             transaction._pending_roots = {}  # its commit is not for C
@@ -558,9 +563,10 @@ class Heap(BlockSpace):
     ) -> None:
         """Copy the heap, as it is now, into a new file, which opens as a closed heap.
 
-        Commits of other threads wait meanwhile. What they store through views without a
-        transaction may or may not be in the copy. Holes of the file stay holes; where the file
-        system can, blocks are shared until they are changed.
+        It waits until the transactions that other threads have open end, for 5 seconds at most;
+        others begin when the copy is made. What is stored through views without a transaction may
+        or may not be in the copy. Holes of the file stay holes; where the file system can, blocks
+        are shared until they are changed.
 
         Parameters
         ----------
@@ -576,8 +582,8 @@ class Heap(BlockSpace):
         HeapExistsError, HeapNotFoundError, HeapPermissionError
             A file is there; its directory is not; no permission. There is no copy.
         UsageError
-            The heap is not in a file, a transaction is open; or other threads changed a ``process``
-            heap all the time. There is no copy.
+            The heap is not in a file, a transaction is open still; or other threads changed a
+            ``process`` heap all the time. There is no copy.
         OutOfSpaceError, DurabilityError
             No room for it; a sync failed.
         """
@@ -585,13 +591,31 @@ class Heap(BlockSpace):
         self._require(write=True)
         if not isinstance(self._medium, FileMedium):
             raise UsageError(f"{self._name}: a heap in a file or shared memory expected")
-        with refusals(f"snapshot {str(place)!r}", str(place)):
-            options = {"new_identity": new_identity, "replace_file": replace}
+        options = {"new_identity": new_identity, "replace_file": replace}
+        with refusals(f"snapshot {str(place)!r}", str(place)), self._transactions_ended():
             self._serve(self._snapshot_locked, self._medium, place, options)
 
+    def _await_gate(self) -> None:
+        self._require_no_change()
+        self._gate.wait()
+
+    @contextmanager
+    def _transactions_ended(self) -> Iterator[None]:
+        """Let the transactions of other threads end, and none begin while the block runs."""
+        self._require_no_change()
+        if self._log._current() is not None:  # of this thread: the caller refuses
+            yield
+            return
+        with self._gate.shut(Shut.BEGIN):
+            self._gate.let_transactions_end()
+            yield
+
     def _snapshot_locked(self, medium: FileMedium, path: Path, options: dict[str, bool]) -> None:
-        if self._log._open_transactions():
-            raise UsageError(f"{self._name}: no open transaction expected, one or more found")
+        if transactions := begun_in(self._log):
+            raise UsageError(
+                f"{self._name}: no open transaction expected at a snapshot, {len(transactions)} "
+                f"found, of {owners_of(transactions)}"
+            )
         log = self._redo()
         assert log is not None, "a heap in a file that may be changed has a log"
         log.append(b"", 0, medium.file_end)
@@ -614,17 +638,24 @@ class Heap(BlockSpace):
     def close(self) -> None:
         """Sync, mark the file as closed, unmap. Closing twice is allowed.
 
+        It waits until the transactions that other threads have open end, for 5 seconds at most;
+        none begins meanwhile.
+
         Raises
         ------
         BufferError
-            Views or arrays of the heap are alive; it stays open.
+            Views or arrays of the heap are alive, or a transaction is open still; it stays open.
         DurabilityError
             The last sync failed; the heap is closed.
         """
         if self._state() == State.FORKED:
             self._set_state(State.CLOSED)
             living.discard(self)
-        if self._state() != State.CLOSED or self in living:  # an interrupt leaves it half closed
+        if self._state() == State.CLOSED and self not in living:
+            return
+        if self._state() != State.CLOSED:
+            self._require_unviewed()
+        with self._transactions_ended():  # an interrupt may have left it half closed
             self._alone(self._close_locked)
 
     def _close_locked(self) -> None:
@@ -651,14 +682,17 @@ class Heap(BlockSpace):
         self._shut_all()
 
     def _require_unused(self) -> None:
+        self._require_unviewed()
+        if transactions := begun_in(self._log):
+            raise BufferError(
+                f"{self._name}: no open transaction expected at close, {len(transactions)} found, "
+                f"of {owners_of(transactions)}"
+            )
+
+    def _require_unviewed(self) -> None:
         views = sum(space._live_views() for space in self._spaces())
         if views:
             raise self._viewed_at_close(views)
-        transactions = self._log._open_transactions()
-        if transactions:
-            raise BufferError(
-                f"{self._name}: no open transaction expected at close, {len(transactions)} found"
-            )
 
     def _shut_all(self) -> None:
         """Let no call go on, unless there are views after all."""

@@ -7,6 +7,7 @@ what the file system counts. All functions run under the heap's lock.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from pmemheap.engine import BAD_OFFSET, Engine
@@ -117,8 +118,8 @@ def stats(heap: Engine) -> HeapStats:
     """Collect the statistics of a heap."""
     supply, region, medium = heap._supply, heap._region, heap._medium
     supply.read_all()
-    counters = heap._counters()
-    classes, small_bytes, small_waste = _classes(heap)
+    counters, rows = heap._usage()
+    classes, small_bytes, small_waste = _classes(rows)
     residency = region.residency()
     touched = sum(each.proportional for each in residency.values())
     metadata = touched - residency["data"].proportional
@@ -153,10 +154,10 @@ def stats(heap: Engine) -> HeapStats:
     )
 
 
-def _classes(heap: Engine) -> tuple[tuple[ClassStats, ...], int, int]:
+def _classes(counted: Sequence[tuple[int, ...]]) -> tuple[tuple[ClassStats, ...], int, int]:
     """Return the classes in use, the bytes of their blocks and the estimated waste inside."""
     rows, allocated, waste = [], 0, 0.0
-    for size, _, run_blocks, runs, live, mallocs, requested, _ in heap._class_counters():
+    for size, _, run_blocks, runs, live, mallocs, requested, _ in counted:
         if not (runs or mallocs):
             continue
         mean = requested / mallocs if mallocs else float(size)
@@ -384,5 +385,6 @@ def check(heap: Engine) -> CheckReport:
         if here and heap._free_refusal(offset) == BAD_OFFSET:
             findings.append(f"root {name!r}: a live block expected at {offset:#x}, none found")
             total += 1
-    blocks = sum(row[4] for row in heap._class_counters()) + heap._counters()["large_blocks"]
+    counters, rows = heap._usage()
+    blocks = sum(row[4] for row in rows) + counters["large_blocks"]
     return CheckReport(tuple(findings), total, blocks, heap._region.nunits)

@@ -59,6 +59,7 @@ class LogCode:
     NO_SCRATCH = -23
     MANY = -25
     GONE = -26
+    GATED = -29
 
 
 def slot_operations(slots: Iterable[SlotImage]) -> tuple[bytes, int]:

@@ -20,7 +20,7 @@ LAYERS = [
     ["errors", "units"],
     ["_core"],
     ["native"],
-    ["rules", "refusals", "naming", "viewed"],
+    ["rules", "refusals", "naming", "viewed", "gate"],
     ["pmem2"],
     ["layout"],
     ["records"],

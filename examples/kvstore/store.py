@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any, TypeVar, overload
 
@@ -435,28 +435,28 @@ class KVStore(StoreFile, OrderedMapping[bytes, bytes]):
 
     def stats(self) -> StoreStats:
         """Count what the store consists of. O(keys)."""
-        return StoreStats.of(
-            self.durability, self._map.statistics(), len(self._deadlines), self._heap.stats()
-        )
+        with self._heap.paused():
+            return StoreStats.of(
+                self.durability, self._map.statistics(), len(self._deadlines), self._heap.stats()
+            )
 
     def check(self) -> None:
-        """Verify maps, deadlines and heap. O(keys).
+        """Verify maps, deadlines and heap, while no thread commits. O(keys).
 
         Raises
         ------
         CorruptHeapError
             Something does not hold; it is named.
         """
+        with self._heap.paused():
+            self._check()
+
+    def _check(self) -> None:
         self._map.check()
         self._deadlines.check()
         for key in self._deadlines:
-            if key not in self._map and self._is_orphan(key):
+            if key not in self._map:
                 raise CorruptHeapError(f"{self!r}: deadline of {key!r}: an entry expected, none")
         report = self._heap.check()
         if not report:
             raise CorruptHeapError(f"{self!r}: a sound heap expected: {report}")
-
-    def _is_orphan(self, key: bytes) -> bool:
-        """Look again while nobody changes anything: the key may have been removed meanwhile."""
-        with nullcontext() if self.readonly else self.exclusive():
-            return self._deadlines.of(key) is not None and key not in self._map

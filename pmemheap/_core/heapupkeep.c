@@ -452,6 +452,29 @@ static PyObject *walk(PyObject *object, PyObject *argument)
                          (unsigned long long)piece.nbytes, (unsigned long long)piece.freed_at);
 }
 
+PyDoc_STRVAR(described_doc, "_described()\n--\n\nStart and length of each piece that is described, as uint64, in one step.");
+
+static PyObject *described(PyObject *object, PyObject *ignored)
+{
+    const struct ph_heap *h = core_of(object);
+    struct ph_piece piece;
+    uint64_t cursor = h->first_unit, count = 0;
+
+    (void)ignored;
+    while (ph_walk(h, &cursor, &piece))
+        count++;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(count * 2 * sizeof(uint64_t)));
+    if (bytes == NULL)
+        return NULL;
+    uint64_t *pair = (uint64_t *)PyBytes_AsString(bytes);
+    cursor = h->first_unit;
+    for (uint64_t i = 0; i < count && ph_walk(h, &cursor, &piece); i++) {
+        *pair++ = piece.start;
+        *pair++ = piece.nunits;
+    }
+    return bytes;
+}
+
 enum { BLOCKS = 512 };
 
 /* (next cursor, [(offset, usable size), ...]); an empty list at the end. */
@@ -542,6 +565,18 @@ static PyObject *class_counters(PyObject *object, PyObject *ignored)
             Py_CLEAR(list);
     }
     return list;
+}
+
+/* Both, of one moment. */
+static PyObject *usage(PyObject *object, PyObject *ignored)
+{
+    PyObject *classes = class_counters(object, ignored), *all = classes == NULL ? NULL : counters(object, ignored);
+
+    if (all == NULL) {
+        Py_XDECREF(classes);
+        return NULL;
+    }
+    return Py_BuildValue("NN", all, classes);
 }
 
 /* record(n): keep the next n stores to persistent words; record(0) stops. */
@@ -764,11 +799,13 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_place_of", place_of, METH_O, "What covers the unit of an offset."},
     {"_boot_step", boot_step, METH_VARARGS, "Read on in the entries; gaps for the extents, None at damage."},
     {"_adopt_step", adopt_step, METH_O, "Make records of what is only described by entries; False at the end."},
+    {"_described", described, METH_NOARGS, described_doc},
     {"_walk", walk, METH_O, "The next piece that is described."},
     {"_blocks", blocks, METH_O, "Some live blocks."},
     {"_check_core", check, METH_NOARGS, "Verify every structure of the core against every other."},
     {"_counters", counters, METH_NOARGS, "Counters of the core, in units, bytes and blocks."},
     {"_class_counters", class_counters, METH_NOARGS, "Counters of the size classes."},
+    {"_usage", usage, METH_NOARGS, "Both counters, of one moment."},
     {"_record", record, METH_O, "Keep the next stores to persistent words."},
     {"_recorded", recorded, METH_NOARGS, "The stores that were kept."},
     {"_reserve", reserve_block, METH_VARARGS, "Offset of a block that is reserved, or a negative code."},

@@ -49,6 +49,7 @@ enum {
     PH_L_CORRUPT = -24,
     PH_L_GONE = -26,  /* somebody has removed the file, or cut it shorter than the heap */
     PH_L_MANY = -25,  /* more operations than a record can have */
+    PH_L_GATED = -29, /* another thread lets nobody commit for the moment */
 };
 
 struct ph_record {

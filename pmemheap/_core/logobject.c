@@ -380,6 +380,47 @@ static PyObject *current(PyObject *object, PyObject *ignored)
     return ph_tx_current((struct log_object *)object);
 }
 
+PyDoc_STRVAR(outer_doc, "_outer()\n--\n\nThe open transaction of this thread, or None; False if it may begin none now.");
+
+static PyObject *outer(PyObject *object, PyObject *ignored)
+{
+    PyObject *found = current(object, ignored);
+
+    if (found != Py_None || ((struct log_object *)object)->gate != PH_GATE_BEGIN)
+        return found;
+    Py_DECREF(found);
+    Py_RETURN_FALSE;
+}
+
+PyDoc_STRVAR(gate_doc, "_gate(what, /)\n--\n\nLet nobody begin a transaction (1), or commit one (2), for a moment; 0: let all.");
+
+static PyObject *set_gate(PyObject *object, PyObject *argument)
+{
+    long what = PyLong_AsLong(argument);
+
+    if (what == -1 && PyErr_Occurred())
+        return NULL;
+    ((struct log_object *)object)->gate = (int)what;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(is_committing_doc, "_is_committing()\n--\n\nWhether a commit is under way, in any thread.");
+
+/* One that belongs to no transaction object has the writer's lock for as long as it syncs. */
+static PyObject *is_committing(PyObject *object, PyObject *ignored)
+{
+    struct log_object *self = (struct log_object *)object;
+    int is_under_way = ph_tx_is_committing(self);
+
+    (void)ignored;
+    if (!is_under_way && !self->has_writer) {
+        is_under_way = PyThread_acquire_lock(self->writer, NOWAIT_LOCK) != PY_LOCK_ACQUIRED;
+        if (!is_under_way)
+            PyThread_release_lock(self->writer);
+    }
+    return PyBool_FromLong(is_under_way);
+}
+
 static PyObject *open_transactions(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
@@ -448,6 +489,9 @@ static PyMethodDef log_methods[] = {
     {"_change", change, METH_VARARGS, change_doc},
     {"_sync", sync_log, METH_O, NULL},
     {"_current", current, METH_NOARGS, "The open transaction of this thread, or None."},
+    {"_outer", outer, METH_NOARGS, outer_doc},
+    {"_gate", set_gate, METH_O, gate_doc},
+    {"_is_committing", is_committing, METH_NOARGS, is_committing_doc},
     {"_open_transactions", open_transactions, METH_NOARGS, NULL},
     {"_abort_all", abort_all, METH_NOARGS, "Abort what is open, before the heap goes."},
     {"_scan", scan, METH_VARARGS, scan_doc},

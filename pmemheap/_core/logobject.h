@@ -5,6 +5,8 @@
 
 struct tx_object;
 
+enum { PH_GATE_OPEN = 0, PH_GATE_BEGIN, PH_GATE_COMMIT };
+
 struct log_object {
     PyObject_HEAD
     struct ph_log log;
@@ -12,6 +14,7 @@ struct log_object {
     PyThread_type_lock writer;  /* held by the transaction that changes committed bytes */
     int has_writer;             /* the same, as far as who has the GIL can tell */
     struct tx_object *open;     /* the open transactions */
+    int gate;                   /* what a thread that wants the heap as it is lets nobody do meanwhile */
 };
 
 /* ph_log_sync -- wait until everything before `lsn` is durable and applied; 0, PH_L_DEAD or a negated errno. Lets the
@@ -27,6 +30,9 @@ struct ph_heap *ph_join_log(PyObject *core, PyObject *log);
 /* ph_tx_current -- the open transaction of this thread, or None; ph_tx_list -- all that are open. New references. */
 PyObject *ph_tx_current(const struct log_object *log);
 PyObject *ph_tx_list(const struct log_object *log);
+
+/* ph_tx_is_committing -- whether one that is open has appended its record, and waits until it is durable. */
+int ph_tx_is_committing(const struct log_object *log);
 
 /* ph_tx_abort_all -- abort all that are open, and those that are being dropped, while their blocks are mapped still. */
 void ph_tx_abort_all(struct log_object *log);

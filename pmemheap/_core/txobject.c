@@ -108,6 +108,14 @@ PyObject *ph_tx_current(const struct log_object *log)
     Py_RETURN_NONE;
 }
 
+int ph_tx_is_committing(const struct log_object *log)
+{
+    for (const struct tx_object *one = log->open; one != NULL; one = one->next)
+        if (one->state == PH_X_COMMITTED)
+            return 1;
+    return 0;
+}
+
 struct ph_tx *ph_tx_here(const struct log_object *log, int to_change, int *busy)
 {
     unsigned long thread = log->open == NULL ? 0 : PyThread_get_thread_ident();
@@ -392,6 +400,8 @@ static int64_t commit_now(struct tx_object *self, const void *operations, uint64
 {
     if (!is_begun(self))
         return PH_T_ENDED;
+    if (self->log->gate == PH_GATE_COMMIT && self->heap != Py_None)
+        return PH_L_GATED;
     return append_and_wait(self->log, &self->tx, operations, length, count, durable, &self->state);
 }
 
@@ -467,7 +477,7 @@ int ph_begin_alone(PyObject *heap, struct ph_tx *tx)
 {
     struct log_object *log = (struct log_object *)((struct heap_object *)heap)->log;
     if (log == NULL || log->log.dead || ((struct heap_object *)heap)->state != PH_S_OPEN
-        || !lock_alone(log))
+        || log->gate != PH_GATE_OPEN || !lock_alone(log))
         return 0;
     if (tx->log != &log->log) {
         ph_tx_fini(tx);

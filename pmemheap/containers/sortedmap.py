@@ -427,11 +427,13 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         CorruptHeapError
             Something does not; place, expected, found.
         """
-        _Census(self).require_sound()
+        with self._heap.paused():
+            _Census(self).require_sound()
 
     def statistics(self) -> MapStatistics:
         """Count what the map consists of. O(n)."""
-        return _Census(self).statistics()
+        with self._heap.paused():
+            return _Census(self).statistics()
 
 
 def _visible_roots(heap: Heap) -> Mapping[str, int]:
