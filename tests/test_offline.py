@@ -531,3 +531,25 @@ def test_pieces_jump_over_holes_and_see_changes_in_them(tmp_path: Path) -> None:
         pieces = list(data_pieces(layer, 0, layer.size))
         assert [offset for offset, _ in pieces] == [500 << 20, 800 << 20]
         assert [piece[:4] for _, piece in pieces] == [b"data", b"more"]
+
+
+def test_single_calls_of_a_power_heap_count_beside_batches(tmp_path: Path) -> None:
+    """Neither has a transaction: a batch that comes later takes nothing back."""
+    path = tmp_path / "heap"
+    code = (
+        "import os, pmemheap\n"
+        f"heap = pmemheap.Heap.create({str(path)!r})\n"
+        "gone, kept = heap.malloc(64), heap.malloc(1000)\n"
+        "heap.free(gone)\n"
+        "heap.roots['kept'] = kept\n"
+        "heap.malloc_many(64, 200)\n"
+        "os._exit(0)\n"
+    )
+    child = python(code)
+    child.communicate(timeout=60)
+    assert child.returncode == 0
+    found = look(path)
+    assert found.is_sound, list(found.findings)
+    assert found.blocks == 201
+    with Heap.open(path) as heap:
+        assert heap.stats().blocks == 201

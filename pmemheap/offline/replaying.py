@@ -46,7 +46,7 @@ def to_replay(
     committed = {record.txid: record.lsn for record in records if record.kind == RecordKind.COMMIT}
     chosen = []
     for record in records:
-        if record.kind == RecordKind.COMMIT:
+        if record.kind != RecordKind.UNDO:
             if not process or record.lsn >= applied_lsn:
                 chosen.append(record)
         elif committed.get(record.txid, -1) < record.lsn and (
