@@ -13,7 +13,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SANITIZED := $(VENV)/sanitized
 
-.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel installed sanitize damage kill kvkill redis faults interrupts disk-full fifo clean
+.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel installed sanitize forge damage kill kvkill redis faults interrupts disk-full fifo clean
 
 all: lint test
 
@@ -143,10 +143,8 @@ wheel:
 installed: wheel
 	.ci/installed $(PYTHON) -n 2 --dist worksteal $(PYTEST_OPTIONS)
 
-# The tests against a copy of the tree whose C core is built with the sanitizers. No leak detection: the
-# interpreter itself never frees everything. Nothing that measures: it
-# would measure the sanitizers, which also need more address space than the limits that are tested.
-sanitize:
+# A copy of the tree whose C core is built with the sanitizers.
+define BUILD_SANITIZED
 	test -x $(SANITIZED)/bin/python || $(PYTHON) -m venv $(SANITIZED)
 	rm -rf build/sanitized && mkdir -p build/sanitized
 	cp -r pyproject.toml setup.py MANIFEST.in README.md LICENSE pmemheap tests \
@@ -154,12 +152,30 @@ sanitize:
 	find build/sanitized -name '*.so' -delete
 	cd build/sanitized && CFLAGS="$(SANITIZERS)" LDFLAGS="-fsanitize=address,undefined" \
 	  $(CURDIR)/$(SANITIZED)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
-	cd build/sanitized && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" \
-	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONMALLOC=malloc \
-	  $(CURDIR)/$(SANITIZED)/bin/python -m pytest -p no:cacheprovider --capture=sys $(PYTEST_OPTIONS) \
+endef
+# Python in it. No leak detection: the interpreter itself never frees everything.
+RUN_SANITIZED = cd build/sanitized && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" \
+  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONMALLOC=malloc $(CURDIR)/$(SANITIZED)/bin/python
+
+# The tests in it. Nothing that measures: it would measure the sanitizers, which also need more address space than the
+# limits that are tested.
+sanitize:
+	$(BUILD_SANITIZED)
+	$(RUN_SANITIZED) -m pytest -p no:cacheprovider --capture=sys $(PYTEST_OPTIONS) \
 	  --ignore=tests/test_benchmarks.py \
 	  --deselect=tests/test_traces.py::test_the_meter_sees_written_memory_and_its_return \
 	  --deselect=tests/test_heap_file.py::test_limits_of_the_process_are_exceptions tests
+
+# Every field of every structure of a heap file forged, COUNT=20000 files: an hour. With SANITIZE=1 by the core above.
+FORGE = tests/forger.py --count $(or $(COUNT),20000) --seed $(or $(SEED),0) --jobs $(or $(JOBS),2)
+ifdef SANITIZE
+forge:
+	$(BUILD_SANITIZED)
+	$(RUN_SANITIZED) $(FORGE)
+else
+forge: $(VENV)/test/ready
+	$(VENV)/test/bin/python $(FORGE)
+endif
 
 clean:
 	rm -rf .venv build dist docs/_build *.egg-info pmemheap/_core/*.so
