@@ -315,6 +315,17 @@ def test_a_scan_keeps_its_map_and_both_go(memory: Heap) -> None:
     assert gone() is None
 
 
+def test_a_map_in_a_circle_goes(memory: Heap) -> None:
+    made = SortedMap(memory, "map")
+    made[b"a"] = b"1"
+    made._skip = made.__contains__
+    made.scan_of_itself = iter(made)  # type: ignore[attr-defined]
+    gone = weakref.ref(made)
+    del made
+    gc.collect()
+    assert gone() is None
+
+
 def test_a_reader_scans_long_values_of_a_heap_that_was_just_opened(tmp_path: Path) -> None:
     """Opening maps the data alone; that a long value has a block is asked of the tables."""
     with Heap.create(tmp_path / "heap", durability="process") as heap:

@@ -436,6 +436,25 @@ def test_a_snapshot_of_nothing(heap: Heap, block: int) -> None:
         tx.write(block, b"")
 
 
+@pytest.mark.parametrize("size", [1, 16, 1024, 4096, 5000, 300_000])
+def test_nothing_is_written_at_the_end_of_a_block(heap: Heap, size: int) -> None:
+    """Whatever lies behind it: another block, free space, the end of the heap."""
+    blocks = [heap.malloc(size) for _ in range(3)]
+    heap.free(blocks.pop(1))
+    with heap.transaction() as tx:
+        blocks.append(tx.malloc(size))
+        for offset in blocks:
+            end = offset + heap.usable_size(offset)
+            for inside in (offset, end - 1, end):
+                tx.write(inside, b"")
+                tx.snapshot(inside, 0)
+        with pytest.raises(UsageError):
+            tx.write(max(blocks) + heap.usable_size(max(blocks)), b"1")
+        with pytest.raises(UsageError):
+            tx.write(1 << 50, b"")
+    assert heap.check()
+
+
 # ---------------------------------------------------------------- roots
 
 

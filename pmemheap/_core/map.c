@@ -195,7 +195,9 @@ static int enter_leaf(struct ph_map *map, const struct ph_map_cursor *cursor)
     uint64_t offset = cursor->path[cursor->height - 1].node;
     struct ph_map_item low, high, first, last;
     int has_low = border(map, cursor, 0, &low), has_high = has_low < 0 ? has_low : border(map, cursor, 1, &high);
-    const uint8_t *node = has_high < 0 ? NULL : ph_map_node(map, offset, 0);
+    if (has_high < 0)
+        return has_high;
+    const uint8_t *node = ph_map_node(map, offset, 0);
     uint32_t count = node == NULL ? 0 : ph_node_count(node);
     if (node == NULL)
         return map->why;

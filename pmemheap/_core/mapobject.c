@@ -607,12 +607,28 @@ static PyObject *attach(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static int traverse(PyObject *object, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(ph_map_of(object)->space);
+    Py_VISIT(ph_map_of(object)->skip);
+    return 0;
+}
+
+/* The heap stays: whatever is called yet needs it. */
+static int clear(PyObject *object)
+{
+    Py_CLEAR(ph_map_of(object)->skip);
+    return 0;
+}
+
 static void map_dealloc(PyObject *object)
 {
     struct map_object *self = ph_map_of(object);
     PyTypeObject *type = Py_TYPE(object);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
+    PyObject_GC_UnTrack(object);
     ph_map_fini(&self->map);
     ph_tx_fini(&self->alone);
     Py_XDECREF(self->space);
@@ -653,6 +669,8 @@ static PyMemberDef map_members[] = {
 
 static PyType_Slot map_slots[] = {
     {Py_tp_doc, (void *)"MapCore()\n--\n\nThe calls of an ordered map that C answers alone; `SortedMap` derives from it."},
+    {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},
     {Py_tp_dealloc, map_dealloc},
     {Py_tp_methods, map_methods},
     {Py_tp_members, map_members},
@@ -666,7 +684,7 @@ static PyType_Slot map_slots[] = {
 static PyType_Spec map_spec = {
     .name = "pmemheap._core._hot.MapCore",
     .basicsize = sizeof(struct map_object),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = map_slots,
 };
 

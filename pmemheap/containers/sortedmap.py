@@ -20,14 +20,14 @@ live block; what a node says of its bytes adds up; the header has the number of 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any, NoReturn
 
 from pmemheap import native
-from pmemheap.containers.kinds import MAP_MAGIC, found_kind
+from pmemheap.containers.names import MAP_MAGIC, found_kind, visible_roots
 from pmemheap.containers.ordered import ITEMS, OrderedMapping, pairs_of
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.heap import Heap
@@ -144,7 +144,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         self._heap = heap
         self._name = name
         self._durable = durable
-        place = _visible_roots(heap).get(name)
+        place = visible_roots(heap).get(name)
         if place is None and heap.readonly:
             raise UsageError(f"map: a root {name!r} of {heap!r} expected, found none")
         beside = heap._is_beside
@@ -280,10 +280,17 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
 
     def clear(self) -> None:
         """Remove everything, in transactions of 256 keys."""
-        while keys := list(islice(self, _CLEARED_AT_ONCE)):
-            with self._heap.transaction(durable=self._durable):
-                for key in keys:
-                    self.discard(key)
+        while self._clear_some():
+            pass
+
+    def _clear_some(self) -> int:
+        """Remove the first keys in one transaction; return how many there were."""
+        keys = list(islice(self, _CLEARED_AT_ONCE))
+        with self._heap.transaction(durable=self._durable):
+            removed = [self.discard(key) for key in keys]
+            if keys and not any(removed) and next(iter(self), None) == keys[0]:
+                raise self._contradiction()  # nobody else can have put it back meanwhile
+        return len(keys)
 
     def compact(self) -> None:
         """Move entries together where that saves leaves, in short transactions. O(n).
@@ -315,6 +322,8 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         with self._heap.transaction(durable=self._durable) as tx:
             self._exclude_others(tx)
             if len(self):
+                if next(iter(self), None) is None:
+                    raise self._contradiction()
                 return False
             tx.write(self._place, bytes(8))
             tx.free(self._place)
@@ -399,7 +408,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         """Tell whether no root leads to the header any more, or to one of another map."""
         stamp = self._stamp()
         is_another = stamp is not None and stamp[0] == MAP_MAGIC and not stamp[1]
-        return is_another or self._place not in _visible_roots(self._heap).values()
+        return is_another or self._place not in visible_roots(self._heap).values()
 
     def _is_committed(self) -> bool:
         """Tell whether a root that is committed leads to the map, or only one of a transaction.
@@ -413,7 +422,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         """
         if self._place in self._heap.roots.values():
             return True
-        if self._place not in _visible_roots(self._heap).values():
+        if self._place not in visible_roots(self._heap).values():
             raise self._dropped()
         return False
 
@@ -434,13 +443,6 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         """Count what the map consists of. O(n)."""
         with self._heap.paused():
             return _Census(self).statistics()
-
-
-def _visible_roots(heap: Heap) -> Mapping[str, int]:
-    """Return the roots as an open transaction of this thread will leave them."""
-    transaction: Any = heap._log._current()
-    roots: Mapping[str, int] = heap.roots if transaction is None else transaction.roots
-    return roots
 
 
 class _Census:
