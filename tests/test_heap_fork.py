@@ -516,7 +516,7 @@ def test_child_makes_heaps_of_its_own_whatever_other_threads_were_doing() -> Non
     held, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with vector._making, vector._looking:
+        with vector._making:
             held.set()
             over.wait()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forged import HeapFile, copied
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pmemheap import CorruptHeapError, Heap, OutOfSpaceError, UsageError
-from pmemheap.containers import Vector
+from pmemheap.containers import SortedMap, Vector
 from pmemheap.containers.vector import VectorStatistics, _Change
 from pmemheap.testing import Crash, Image, Kind, Recording
 from pmemheap.testing.plugin import CrashSimulator
@@ -365,19 +368,181 @@ def test_damage_is_named(memory: Heap, where: str, place: int, damage: bytes, me
         Vector(memory, "v")
 
 
-def test_a_root_of_something_else_is_named(memory: Heap) -> None:
-    memory.roots["v"] = memory.malloc(100)
-    with pytest.raises(CorruptHeapError, match="an arena of that name expected, none found"):
-        Vector(memory, "v")
-    memory.arena("v")
-    with pytest.raises(CorruptHeapError, match="counts at offset 0x0: magic"):
-        Vector(memory, "v")
+def test_a_name_that_is_taken_by_something_else(heap: Heap) -> None:
+    SortedMap(heap, "a map")[b"key"] = b"value"
+    heap.roots["a block"] = block = heap.malloc(16)
+    heap.view(block)[:] = b"0123456789abcdef"
+    before = heap.stats().allocated
+    for _ in range(2):
+        with pytest.raises(UsageError, match="leads to a Vector expected, it leads to a SortedMap"):
+            Vector(heap, "a map", "f8")
+        with pytest.raises(UsageError, match="a block that begins with b'01234567'"):
+            Vector(heap, "a block")
+        heap.arena("a block")
+    assert SortedMap(heap, "a map")[b"key"] == b"value"
+    assert heap.stats().allocated == before
+    assert heap.check()
+
+
+def test_counts_without_their_arena_are_damage(memory: Heap) -> None:
+    Vector(memory, "v", "i8")
+    memory.roots["w"] = memory.roots["v"]
+    with pytest.raises(CorruptHeapError, match="vector 'w': an arena of that name expected, none"):
+        Vector(memory, "w")
 
 
 def test_a_block_beside_it_is_found(memory: Heap) -> None:
     v = Vector(memory, "v", "i8")
     memory.arena("v").malloc(10)
     assert "its arena: no other block expected" in v.check().findings[0]
+
+
+# ---------------------------------------------------------------- several objects, threads
+
+
+def test_objects_of_one_vector_see_the_same(heap: Heap) -> None:
+    one, other = Vector(heap, "v", "i8"), Vector(heap, "v")
+    one.append(1)
+    with heap.transaction():
+        other.append(2)
+        third = Vector(heap, "v")
+        one[0] = 10
+        with suppress(GivenUpError), heap.transaction():
+            third.truncate(1)
+            other.extend(range(20_000))
+            assert len(one) == 20_001
+            raise GivenUpError
+        third.append(3)
+        assert [list(v) for v in (one, other, third)] == [[10, 2, 3]] * 3
+    assert [list(v) for v in (one, other, third)] == [[10, 2, 3]] * 3
+    assert heap.check()
+
+
+def test_a_dropped_vector_is_refused(heap: Heap) -> None:
+    """Also when another one was made under its name."""
+    old, again = Vector(heap, "v", "i8"), Vector(heap, "v")
+    old.append(1)
+    again.drop()
+    for anew in (False, True):
+        if anew:
+            Vector(heap, "v", "f4").extend([1, 2])
+        for v in (old, again):
+            for call in (
+                lambda v=v: len(v), lambda v=v: list(v), lambda v=v: v[0], lambda v=v: v.array,
+                lambda v=v: v.append(1), lambda v=v: v.pop(), lambda v=v: v.truncate(0),
+                lambda v=v: v.extend([1]), lambda v=v: v.__setitem__(0, 1), v.check, v.drop,
+            ):  # fmt: skip
+                with pytest.raises(UsageError):
+                    call()
+    assert list(Vector(heap, "v")) == [1, 2]
+    assert heap.check()
+
+
+def test_a_vector_beside_a_thread_that_changes_it(heap: Heap) -> None:
+    """A commit frees old counts before its record is durable; the root leads to new ones after."""
+    v = Vector(heap, "v", "i8")
+    v.extend(range(100))
+    end = time.monotonic() + 0.4
+    failures: list[object] = []
+
+    def change() -> None:
+        number = 0
+        while time.monotonic() < end:
+            number += 1
+            with heap.transaction():
+                v[0] = number
+                v.append(number)
+                if number % 3 == 0:
+                    v.truncate(50)
+
+    def look() -> None:
+        while time.monotonic() < end:
+            try:
+                mine = Vector(heap, "v")
+                if not (len(v) >= 50 and mine[3] == 3 and len(list(mine)) >= 50 and v.check()):
+                    failures.append(str(v.check()))
+            except Exception as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=work) for work in (change, look, look)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_an_array_that_is_taken_while_the_vector_is_dropped(
+    memory: Heap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps its elements; what it holds is free when it goes."""
+    v = Vector(memory, "v", "i8")
+    v.extend([1, 2, 3])
+    held: list[Any] = []
+    free = Transaction.free
+
+    def free_and_look(tx: Transaction, *arguments: Any, **more: Any) -> None:
+        free(tx, *arguments, **more)
+        thread = threading.Thread(target=lambda: held.append(Vector(memory, "v").array))
+        thread.start()
+        thread.join()
+
+    monkeypatch.setattr(Transaction, "free", free_and_look)
+    v.drop()
+    monkeypatch.undo()
+    assert "v" not in memory.roots
+    assert held[0].tolist() == [1, 2, 3]
+    held.clear()
+    assert list(Vector(memory, "v", "f8")) == []
+    assert memory.check()
+
+
+# ---------------------------------------------------------------- forged files
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+@pytest.mark.parametrize("field", ["magic", "block", "length", "high", "dtype", "dtype too long"])
+def test_forged_counts_and_headers(tmp_path: Path, field: str, readonly: bool) -> None:
+    """Each opens as damaged, or as what it says, and nothing outside of its block is reached."""
+    with Heap.create(tmp_path / "heap", durability="process", decay=None) as heap:
+        v = Vector(heap, "v", "i8")
+        v.extend(range(500))
+        other, small = heap.malloc(4096), heap.arena("v").malloc(20)
+        block, place = v._block, heap.roots["v"]
+        usable = v.statistics().block_bytes
+    numbers = [0, 1, 499, 501, usable // 8, usable // 8 - 8, usable // 8 - 7, 1 << 32, 1 << 63, -1]
+    blocks = [0, 1, block + 16, block - 16, other, small, place, block | 1 << 62, 1 << 63, -1]
+    dtypes = [b"", b"O", b"|O8", b"<f8", b"<f4", b"<i8,<i8", b"(2,)i8", b"|S0", b"|S99999999999",
+              b"|S999999999", b"|V8", b"a8", b"<M8[D]", b"<M8[1000000000000s]", b"<M8[us/7]",
+              b">i8", b"(((((((((((", b"\xff\xfe", b"<i8\0<i8", b"__import__('os')"]  # fmt: skip
+    edits: dict[str, list[tuple[int, bytes]]] = {
+        "magic": [(place, magic.ljust(8, b"\0")) for magic in (b"", b"PHCOUNTZ", b"PHVECTOR")],
+        "block": [(place + 8, struct.pack("<Q", each % (1 << 64))) for each in blocks],
+        "length": [(place + 16, struct.pack("<Q", each % (1 << 64))) for each in numbers],
+        "high": [(place + 24, struct.pack("<Q", each % (1 << 64))) for each in numbers],
+        "dtype": [(block + 16, each.ljust(32, b"\0")) for each in dtypes],
+        "dtype too long": [(block + 16, b"<" * 32), (block + 16, b"<i8".rjust(32, b"\0"))],
+    }
+    for number, (at, data) in enumerate(edits[field]):
+        path = copied(tmp_path / "heap", tmp_path / f"forged {number}")
+        with HeapFile(path) as file:
+            file.write(at, data)
+        with Heap.open(path, readonly=readonly, decay=None) as heap:
+            use_forged(heap)
+
+
+def use_forged(heap: Heap) -> None:
+    with suppress(CorruptHeapError, UsageError):
+        v = Vector(heap, "v")
+        calls: list[Callable[[], Any]] = [
+            lambda: len(v), lambda: list(v)[:3], lambda: v[-1], lambda: v.array.nbytes, v.check,
+            v.statistics, lambda: v.append(v[0]), lambda: v.extend(v[:10]), v.pop,
+            lambda: v.truncate(1), lambda: v.__setitem__(0, v[0]), heap.check, v.drop,
+        ]  # fmt: skip
+        assert len(v) * v.dtype.itemsize <= v.statistics().block_bytes
+        for call in calls:
+            with suppress(CorruptHeapError, UsageError, IndexError, OutOfSpaceError):
+                call()
 
 
 # ---------------------------------------------------------------- against a list
@@ -392,10 +557,16 @@ class VectorMachine(RuleBasedStateMachine):
         warm = Vector(self.heap, "warm", "u1")
         warm.extend(np.zeros(4 * MiB))  # a log that holds what a transaction snapshots
         warm.drop()
-        self.vector = Vector(self.heap, "v", "i8")
+        self.vectors = [Vector(self.heap, "v", "i8"), Vector(self.heap, "v")]
         self.model: list[int] = []
         self.open: list[tuple[Any, list[int]]] = []
         self.held: list[np.ndarray[Any, Any]] = []
+
+    @property
+    def vector(self) -> Vector:
+        """The objects take turns."""
+        self.vectors.reverse()
+        return self.vectors[0]
 
     values = st.integers(-(2**63), 2**63 - 1)
 
@@ -455,7 +626,7 @@ class VectorMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.open)
     @rule()
     def open_again(self) -> None:
-        self.vector = Vector(self.heap, "v", capacity=len(self.model))
+        self.vectors[0] = Vector(self.heap, "v", capacity=len(self.model))
 
     @invariant()
     def both_are_the_same(self) -> None:

@@ -38,16 +38,19 @@ from __future__ import annotations
 
 import operator
 import os
+import re
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmemheap.arenas import Arena, arena_name_argument
 from pmemheap.arguments import whole_number
-from pmemheap.errors import CorruptHeapError, OutOfSpaceError, UsageError
+from pmemheap.containers.names import VECTOR_MAGIC, found_kind, visible_roots
+from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.heap import Heap
 from pmemheap.insight import CheckReport
 from pmemheap.transaction import Savepoint, Transaction
@@ -59,7 +62,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Vector", "VectorStatistics"]
 
-_COUNTS_MAGIC = b"PHCOUNTS"
 _COUNTS = struct.Struct("<8sQQQ")  # magic, offset of the block, length, high
 _LENGTHS = struct.Struct("<QQ")
 _LENGTHS_AT = _COUNTS.size - _LENGTHS.size
@@ -68,23 +70,19 @@ _HEADER = struct.Struct("<8sQ32s16x")  # magic, changes, dtype
 _CHANGES = struct.Struct("<Q")
 _CHANGES_AT = 8
 _DTYPE_BYTES = 32
+_DTYPE = re.compile(rb"[<>|][biufcmMSU]\d{1,9}(\[\d{0,9}[A-Za-z]{1,2}\])?")
 _ELEMENTS_AT = _HEADER.size
 _BLOCK_LEAST = 64 * KiB
 _PART_BYTES = 4 * MiB
 _COUNT_MOST = 1 << 52
 
 _making = threading.Lock()
-_thread = threading.local()
-"""Has `joins` in threads that changed a vector inside of a transaction: others need not look for
-one to read, and a transaction, even one for a look, keeps a heap from being copied or closed."""
-_looking = threading.Lock()
-"""Held while counts are read through a view, and while they are freed: a view would forbid it."""
 
 
 def _renew_locks() -> None:
-    """In a forked child: the threads that had them are not there to release them."""
-    global _making, _looking
-    _making, _looking = threading.Lock(), threading.Lock()
+    """In a forked child: the thread that had it is not there to release it."""
+    global _making  # noqa: PLW0603 -- a lock cannot be made anew in place
+    _making = threading.Lock()
 
 
 os.register_at_fork(after_in_child=_renew_locks)
@@ -206,7 +204,7 @@ class Vector:
             with arena.view(block, _ELEMENTS_AT) as view:
                 _HEADER.pack_into(view, 0, _MAGIC, 0, dtype.str.encode())
             with self._heap.view(counts, _COUNTS.size) as view:
-                _COUNTS.pack_into(view, 0, _COUNTS_MAGIC, block, 0, 0)
+                _COUNTS.pack_into(view, 0, VECTOR_MAGIC, block, 0, 0)
             tx.roots[self._name] = counts
 
     def _require_alone(self, what: str) -> None:
@@ -218,31 +216,58 @@ class Vector:
             )
 
     def _open(self, wanted: np.dtype[Any] | None) -> None:
-        try:
-            self._arena = self._heap.arena(self._name, create=False, headroom=self._headroom)
-        except KeyError as error:
-            raise CorruptHeapError(
-                f"vector {self._name!r}: an arena of that name expected, none found"
-            ) from error
-        place = self._heap.roots[self._name]
-        for finding in self._findings(place):
-            raise CorruptHeapError(finding)
-        self._block = _COUNTS.unpack(_bytes_at(self._heap, place, _COUNTS.size))[1]
-        self._dtype = _stored_dtype(_bytes_at(self._arena, self._block, _ELEMENTS_AT))
+        place, counts = _look(self._heap.roots, self._name, self._heap)
+        if self._opens(place, counts):  # else what others commit meanwhile may be why
+            with self._heap.paused():
+                place, counts = _look(self._heap.roots, self._name, self._heap)
+                for error in self._opens(place, counts):
+                    raise error
         if wanted is not None and wanted != self._dtype:
             raise UsageError(
                 f"vector {self._name!r}: dtype {self._dtype.str!r} expected, {wanted.str!r} found"
             )
 
-    def _findings(self, place: int) -> Iterator[str]:
+    def _opens(self, place: int, counts: bytes) -> list[PmemHeapError]:
+        """Take what some counts lead to for the vector; return why not, if it is none."""
+        if not counts:
+            return [
+                CorruptHeapError(self._finding(f"root at offset {place:#x}", "a block", "none"))
+            ]
+        if not counts.startswith(VECTOR_MAGIC) and not self._has_block():
+            return [
+                UsageError(
+                    f"vector {self._name!r}: a root of that name that leads to a Vector expected, "
+                    f"it leads to {found_kind(counts[:8])}"
+                )
+            ]
+        try:
+            self._arena = self._heap.arena(self._name, create=False, headroom=self._headroom)
+        except KeyError:
+            missing = f"vector {self._name!r}: an arena of that name expected, none found"
+            return [CorruptHeapError(missing)]
+        found = [CorruptHeapError(finding) for finding in self._findings(place, counts)]
+        if not found:
+            self._block = _COUNTS.unpack(counts)[1]
+            self._dtype = _stored_dtype(_bytes_at(self._arena, self._block, _ELEMENTS_AT))
+        return list(found)
+
+    def _has_block(self) -> bool:
+        """Tell whether there is the arena of a vector of this name: then its counts are damaged."""
+        with suppress(KeyError):
+            arena = self._heap.arena(self._name, create=False, headroom=self._headroom)
+            blocks = [offset for offset, _ in islice(arena.blocks(), 1)]
+            return any(_bytes_at(arena, block, 8) == _MAGIC for block in blocks)
+        return False
+
+    def _findings(self, place: int, counts: bytes) -> Iterator[str]:
         """Yield what is wrong with the counts at an offset and with the header they lead to."""
-        where, counts = f"counts at offset {place:#x}", _bytes_at(self._heap, place, _COUNTS.size)
-        if len(counts) < _COUNTS.size or not counts.startswith(_COUNTS_MAGIC):
-            yield self._finding(where, f"magic {_COUNTS_MAGIC!r}", repr(counts[:8]))
+        where = f"counts at offset {place:#x}"
+        if len(counts) < _COUNTS.size or not counts.startswith(VECTOR_MAGIC):
+            yield self._finding(where, f"magic {VECTOR_MAGIC!r}", repr(counts[:8]))
             return
         _, block, length, high = _COUNTS.unpack(counts)
         header = _bytes_at(self._arena, block, _ELEMENTS_AT)
-        if not header:
+        if len(header) < _ELEMENTS_AT:
             yield self._finding(where, f"a block of arena {self._name!r}", f"{block:#x}")
             return
         try:
@@ -282,28 +307,42 @@ class Vector:
 
     def _counts(self) -> _Counts:
         """Return the counts, as the open transaction of this thread will leave them."""
-        if not getattr(_thread, "joins", False):
-            return self._counts_by(self._heap.roots)
-        with suppress(UsageError):  # read-only; or closed: then the last line raises as well
-            tx = self._heap.transaction()
-            if isinstance(tx, Savepoint):
-                with tx:
-                    return self._counts_by(tx.roots)
-        return self._counts_by(self._heap.roots)
+        return self._counts_by(visible_roots(self._heap))
 
     def _counts_by(self, roots: Mapping[str, int]) -> _Counts:
-        """Return the counts to which a root leads, after and before they are read."""
-        while True:
-            place = roots.get(self._name)
-            if place is None:
-                raise UsageError(f"vector {self._name!r}: a root expected, none found: dropped")
-            with _looking:
-                counts = _bytes_at(self._heap, place, _COUNTS.size)
-            if roots.get(self._name) != place:
-                continue
-            if len(counts) < _COUNTS.size or not counts.startswith(_COUNTS_MAGIC):
-                raise CorruptHeapError(next(self._findings(place)))
+        """Return the counts to which a root leads.
+
+        Raises
+        ------
+        UsageError
+            The vector was dropped.
+        CorruptHeapError
+            They are none of this vector.
+        """
+        place, counts = _look(roots, self._name, self._heap)
+        if self._are_mine(counts):
             return _Counts(place, *_COUNTS.unpack(counts)[2:])
+        with self._heap.paused():  # what others commit meanwhile may be why
+            place, counts = _look(roots, self._name, self._heap)
+            if not self._are_mine(counts):
+                raise self._contradiction(place, counts)
+        return _Counts(place, *_COUNTS.unpack(counts)[2:])
+
+    def _are_mine(self, counts: bytes) -> bool:
+        """Tell whether counts are sound, and those of the block of this vector."""
+        if len(counts) < _COUNTS.size or self._arena.closed:
+            return False
+        magic, block, length, high = _COUNTS.unpack(counts)
+        is_mine: bool = magic == VECTOR_MAGIC and block == self._block
+        return is_mine and length <= high <= self._capacity()
+
+    def _contradiction(self, place: int, counts: bytes) -> PmemHeapError:
+        if self._arena.closed:
+            return UsageError(f"vector {self._name!r}: one that is there expected, it was dropped")
+        default = self._finding(
+            f"counts at offset {place:#x}", f"block {self._block:#x}", "another"
+        )
+        return CorruptHeapError(next(self._findings(place, counts), default))
 
     def _capacity(self) -> int:
         return (self._arena.usable_size(self._block) - _ELEMENTS_AT) // self._dtype.itemsize
@@ -513,9 +552,14 @@ class Vector:
         CheckReport
             True if nothing was found; its `findings` are sentences.
         """
-        usable, place = self._arena.usable_size(self._block), self._counts().place
+        with self._heap.paused():
+            return self._checked()
+
+    def _checked(self) -> CheckReport:
+        place, counts = _look(visible_roots(self._heap), self._name, self._heap)
+        usable = self._arena.usable_size(self._block)
         blocks = [offset for offset, _ in self._arena.blocks()]
-        found = list(self._findings(place))
+        found = list(self._findings(place, counts))
         found += [
             self._finding("its arena", "no other block", f"one at {offset:#x}")
             for offset in blocks
@@ -542,15 +586,17 @@ class Vector:
 
         Notes
         -----
-        A crash in the middle can leave an empty arena behind. A new vector of that name uses it.
+        A crash in the middle, or an array that another thread takes in the middle, can leave an
+        empty arena behind. A new vector of that name uses it.
         """
         self._require_alone("dropped")
         with self._heap.transaction() as tx:
             counts = _Change(self, tx).counts
             tx.free(self._block)
-            _free_counts(tx, counts.place)
+            tx.free(counts.place, deferred=True)  # others may be reading them
             del tx.roots[self._name]
-        self._arena.drop()
+        with suppress(BufferError):
+            self._arena.drop()
 
 
 class _Change:
@@ -570,9 +616,11 @@ class _Change:
         self._vector, self._tx = vector, tx
         self._heap, self._arena, self._block = vector._heap, vector._arena, vector._block
         self.joins = isinstance(tx, Savepoint)
-        if self.joins:
-            _thread.joins = True
-        tx.snapshot(self._block, 0)
+        try:
+            tx.snapshot(self._block, 0)
+        except UsageError:
+            vector._counts_by(tx.roots)  # says so if the vector was dropped
+            raise
         self.counts = vector._counts_by(tx.roots)
         with self._arena.view(self._block, _ELEMENTS_AT) as view:
             self.number = (_CHANGES.unpack_from(view, _CHANGES_AT)[0] + 1) % (1 << 64)
@@ -599,17 +647,29 @@ class _Change:
         if self._heap.roots[self._vector.name] == place:
             place = self._tx.malloc(_COUNTS.size)
             self._tx.roots[self._vector.name] = place
-            _free_counts(self._tx, self.counts.place)
+            self._tx.free(self.counts.place, deferred=True)  # others may be reading them
         else:
             self._tx.snapshot(place, _COUNTS.size)  # of a block of this transaction: no sync
         high = max(length, self.counts.high)
         with self._heap.view(place, _COUNTS.size) as view:
-            _COUNTS.pack_into(view, 0, _COUNTS_MAGIC, self._block, length, high)
+            _COUNTS.pack_into(view, 0, VECTOR_MAGIC, self._block, length, high)
 
 
-def _free_counts(tx: Transaction, place: int) -> None:
-    with _looking:
-        tx.free(place)
+def _look(roots: Mapping[str, int], name: str, heap: Heap) -> tuple[int, bytes]:
+    """Return to where a root leads, and the counts there; the same after as before the look.
+
+    Raises
+    ------
+    UsageError
+        There is no such root.
+    """
+    while True:
+        place = roots.get(name)
+        if place is None:
+            raise UsageError(f"vector {name!r}: a root expected, none found: dropped")
+        counts = _bytes_at(heap, place, _COUNTS.size)
+        if roots.get(name) == place:
+            return place, counts
 
 
 def _bytes_at(space: Heap | Arena, offset: int, length: int) -> bytes:
@@ -641,7 +701,7 @@ def _plain_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     """Return a dtype that a header can hold."""
     try:
         kind: np.dtype[Any] = _numpy().dtype(dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, SyntaxError) as error:
         raise UsageError(f"vector: a dtype of numpy expected, {dtype!r} found") from error
     if kind.kind in "OV" or kind.hasobject or not kind.itemsize or len(kind.str) > _DTYPE_BYTES:
         raise UsageError(
@@ -657,8 +717,9 @@ def _stored_dtype(header: bytes) -> np.dtype[Any]:
     if magic != _MAGIC:
         raise CorruptHeapError(f"magic {_MAGIC!r} expected, {magic!r} found")
     text = stored.rstrip(b"\0")
-    with suppress(UsageError, UnicodeDecodeError):
-        dtype = _plain_dtype(text.decode("ascii"))
-        if dtype.str == text.decode("ascii"):
-            return dtype
+    if _DTYPE.fullmatch(text):  # numpy takes much more for a dtype than it ever names one
+        with suppress(UsageError):
+            dtype = _plain_dtype(text.decode("ascii"))
+            if dtype.str.encode() == text:
+                return dtype
     raise CorruptHeapError(f"the name of a dtype expected, {text!r} found")
