@@ -29,12 +29,13 @@ from itertools import islice
 from typing import Any, TypeVar, overload
 
 from kvstore.deadlines import Deadlines
+from kvstore.entries import Entries
 from kvstore.figures import StoreStats
 from kvstore.shelf import Shelf, TextStore
 from kvstore.storefile import AnyPath, StoreFile
 from pmemheap import CorruptHeapError
 from pmemheap.containers import OrderedMapping, SortedMap
-from pmemheap.containers.ordered import KEYS, VALUES, pairs_of
+from pmemheap.containers.ordered import pairs_of
 
 __all__ = ["KVStore"]
 
@@ -114,17 +115,23 @@ class KVStore(StoreFile, OrderedMapping[bytes, bytes]):
             self._map, table = self._open_maps(readonly=flag == "r")
             self._deadlines = Deadlines(table, clock)
             self._expiring = len(self._deadlines) > 0
-            if not self._expiring:
+            if self._expiring:
+                self._map.hide(self._deadlines.is_over)
+            else:
                 self._bind_fast()
 
-    def _open_maps(self, *, readonly: bool) -> tuple[SortedMap, SortedMap]:
+    def _open_maps(self, *, readonly: bool) -> tuple[Entries, SortedMap]:
         if not readonly and _DEADLINES not in self._heap.roots:
             with self.transaction():  # a new file gets both or none
-                return self._map_of(_ENTRIES), self._map_of(_DEADLINES)
-        return self._map_of(_ENTRIES), self._map_of(_DEADLINES)
+                return self._maps()
+        return self._maps()
 
-    def _map_of(self, root: str) -> SortedMap:
-        return SortedMap(self._heap, root, durable=self._durable)
+    def _maps(self) -> tuple[Entries, SortedMap]:
+        durable = self._durable
+        return (
+            Entries(self._heap, _ENTRIES, durable=durable),
+            SortedMap(self._heap, _DEADLINES, durable=durable),
+        )
 
     def _bind_fast(self) -> None:
         """Let the map itself answer what needs no look at deadlines."""
@@ -134,6 +141,7 @@ class KVStore(StoreFile, OrderedMapping[bytes, bytes]):
         """Look at deadlines from now on; called before one is stored, which has to be one."""
         self._deadlines.require(deadline)
         self._expiring = True
+        self._map.hide(self._deadlines.is_over)
         for name in _FAST:
             self.__dict__.pop(name, None)
 
@@ -211,20 +219,7 @@ class KVStore(StoreFile, OrderedMapping[bytes, bytes]):
     def _scanned(
         self, low: bytes | None, high: bytes | None, back: bool, what: int
     ) -> Iterator[Any]:
-        if what == KEYS:
-            return self._live_keys(self._map.keys(low, high, reverse=back))
-        items = self._live_items(self._map.items(low, high, reverse=back))
-        return (value for _, value in items) if what == VALUES else items
-
-    def _live_keys(self, keys: Iterable[bytes]) -> Iterator[bytes]:
-        for key in keys:
-            if not (self._expiring and self._deadlines.is_over(key)):
-                yield key
-
-    def _live_items(self, items: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-        for item in items:
-            if not (self._expiring and self._deadlines.is_over(item[0])):
-                yield item
+        return self._map.visible(low, high, back, what)
 
     def _counted(self, low: bytes | None, high: bytes | None) -> int:
         count = len(self._map.keys(low, high))

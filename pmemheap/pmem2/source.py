@@ -271,10 +271,7 @@ def _measure_device(status: native.FileStatus) -> tuple[int, int]:
         size = int((device / "size").read_text())
         alignment = int((device / "device" / "align").read_text())
     except (OSError, ValueError) as error:
-        number = error.errno if isinstance(error, OSError) else None
-        has_no_descriptor = number in {errno.EMFILE, errno.ENFILE}
         raise refused(
-            -number if number and has_no_descriptor else codes.PMEM2_E_NOSUPP,
-            f"{device}: size and alignment of a device dax expected, {error} found",
+            codes.PMEM2_E_NOSUPP, f"{device}: size and alignment of a device dax expected"
         ) from error
     return size, alignment
