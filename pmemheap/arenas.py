@@ -20,6 +20,7 @@ from pmemheap.engine import Engine, State
 from pmemheap.errors import OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.filemedium import FileMedium
 from pmemheap.layout import (
+    ARENA_BITS,
     ARENA_NAME_BYTES,
     ARENA_SLOTS,
     ARENA_UNITS_MOST,
@@ -142,6 +143,10 @@ class Arena(BlockSpace):
         heap = self._heap()
         return (self,) if heap is None else heap._spaces()
 
+    def _space_at(self, offset: int) -> Engine | None:
+        heap = self._heap()
+        return self if heap is None else heap._space_at(offset)
+
     def drop(self) -> None:
         """Free all blocks and give their space back, in O(1) calls; the arena is closed then.
 
@@ -150,7 +155,8 @@ class Arena(BlockSpace):
         BufferError
             Views of its blocks, or transactions that use it, are alive. Nothing has changed.
         UsageError
-            The heap is closed, read-only or forked, or the arena was dropped already.
+            The heap is closed, read-only or forked, or the arena was dropped already; or a root
+            leads into it.
         DurabilityError
             It is unknown whether the arena is gone; the heap is read-only from now on.
         """
@@ -173,6 +179,7 @@ class Arena(BlockSpace):
             raise
 
     def _drop_unused(self) -> None:
+        self._require_no_roots()
         pieces = self._region.pieces
         self._set_state(State.CLOSED)  # before the look: from here on nobody gets a view
         self._require_unused()
@@ -203,6 +210,14 @@ class Arena(BlockSpace):
         heap = self._heap()
         if heap is not None:
             heap._recall_arenas()
+
+    def _require_no_roots(self) -> None:
+        for root in self._root_slots:
+            if root.off >> ARENA_BITS == self._index:
+                raise UsageError(
+                    f"{self._name}: no root that leads into it expected at drop, found "
+                    f"{root.name!r}; remove the root first"
+                )
 
     def _require_unused(self) -> None:
         counters = self._counters()

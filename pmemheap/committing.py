@@ -10,11 +10,11 @@ is written. All of it that changes more than the core runs under the lock of the
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pmemheap import layout, native
+from pmemheap import layout, native, rooted
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.filemedium import FileMedium
 from pmemheap.gate import Gate
@@ -25,6 +25,7 @@ from pmemheap.rules import Rule, omitted
 from pmemheap.units import GRANULE, UNIT, counted
 
 if TYPE_CHECKING:
+    from pmemheap.layout import RootSlot
     from pmemheap.region import AnonymousMedium, Region
     from pmemheap.roots import Roots
     from pmemheap.supply import Supply
@@ -274,6 +275,13 @@ class Committing(native.HeapCore):
 
     def _commit_roots(self, transaction: Transaction) -> int:
         puts, drops = transaction._root_changes()
+        return rooted.change(
+            self, puts, drops, lambda: self._commit_slots(transaction, puts, drops), transaction
+        )
+
+    def _commit_slots(
+        self, transaction: Transaction, puts: dict[str, RootSlot], drops: set[str]
+    ) -> int:
         store = self._roots.store
         if isinstance(store, MemoryRoots):
             before, store.roots = store.roots, store.changed(puts, drops)
@@ -305,10 +313,19 @@ class Committing(native.HeapCore):
                 return end
             if end == _ENDED:
                 self._refuse_in_transaction(end, "commit", 0, 0)
+            if end == rooted.ROOTED:
+                raise self._frees_rooted(transaction)
             if not transaction.is_open:
                 self._raise_died()
             self._make_log_room(end, transaction._log_bytes() + len(operations))
         return end
+
+    @staticmethod
+    def _frees_rooted(transaction: Transaction) -> UsageError:
+        """Return what says that a transaction frees what roots name, as it would leave them."""
+        offset = transaction._rooted_frees()[0]
+        names = [name for name, named in transaction.roots.items() if named == offset]
+        return rooted.refused("transaction: commit", offset, names)
 
     def _prepare_fresh(self, transaction: Transaction) -> None:
         """Make much new data durable before the record that speaks of it: DATA FIRST."""
@@ -341,6 +358,14 @@ class Committing(native.HeapCore):
 
     def _elsewhere(self, offset: int) -> Any:
         raise NotImplementedError
+
+    def _space_at(self, offset: int) -> Any:
+        """Return the arena of an offset, opened if need be; None if there is none."""
+        raise NotImplementedError
+
+    @property
+    def _root_slots(self) -> Iterable[RootSlot]:
+        return self._roots.store.roots.values()
 
     def _wait(self, lsn: int) -> None:
         log = self._redo()
@@ -415,6 +440,8 @@ class Committing(native.HeapCore):
             self._sync_ranges(medium, [(to, size)])
             transaction._set_data_first(True)
         while (end := transaction._commit(b"", 0, False)) < 0:
+            if end == rooted.ROOTED:  # since it was looked at
+                raise rooted.refused("realloc", offset, rooted.names_of(self, offset))
             if log is None:
                 raise OutOfSpaceError(f"{self._name}: no memory for a transaction")
             log.make_room(end, size)

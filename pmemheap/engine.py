@@ -28,6 +28,7 @@ from contextlib import suppress
 from enum import IntEnum
 from typing import Any, ParamSpec, TypeVar
 
+from pmemheap import rooted
 from pmemheap.arguments import (
     alignment_argument,
     offset_argument,
@@ -94,13 +95,14 @@ class _Code(IntEnum):
     CORRUPT = -8
     IN_TRANSACTION = -9
     MOVE_LOGGED = -10
+    ROOTED = -11
 
 
 _WITHHELD = {
     7: "the block there belongs to an open transaction",
     8: "the block there was freed; it is kept until that is durable and its last view has gone",
 }
-_HELD = {_Code.PINNED, _Code.IN_TRANSACTION}
+_HELD = {_Code.PINNED, _Code.IN_TRANSACTION, _Code.ROOTED}
 _IN_PLACE_IF_KNOWN = {_Code.UPSTREAM, _Code.MOVE_LOGGED, *_HELD}
 """Why a block does not grow in place, as far as the units behind it are known."""
 _LARGE = int(_Code.LARGE)
@@ -155,6 +157,8 @@ class Engine(Committing):
         self._supply = Supply(core, region, medium, fresh=fresh)
         if state == State.ASLEEP:
             self._sleep_in(region.first_unit, region.end_unit)
+        elif not self.readonly:
+            rooted.mark_all(self)
         self._decay_seconds = decay
         self._decayed_at = time.monotonic()
         self._rearm()
@@ -211,6 +215,10 @@ class Engine(Committing):
         """Return the arena in which an offset lies, if it is another one; `Heap` knows them."""
         return None
 
+    def _space_at(self, offset: int) -> Engine | None:
+        """Return the arena in which an offset lies, under the lock; `Heap` knows them."""
+        return self
+
     # ------------------------------------------------------------ slow halves of the C calls
 
     def _malloc_slow(self, size: Any, align: Any = None) -> int:
@@ -261,20 +269,24 @@ class Engine(Committing):
             other.free(place, bool(deferred))
         elif type(offset) is not int:
             self.free(place, bool(deferred))
+        elif (refusal := self._try_free(place, bool(deferred))) < 0:  # not, if it was a moment ago
+            self._refuse_free(place, "free", refusal)
         else:
-            self._refuse_free(place, "free")
+            self._settle()
 
     def _free_many_slow(self, index: int | None, offsets: Any) -> Any:
         if index is None:
             return packed_offsets(offsets)
         self._require(write=True)
-        where = f"free_many, offsets[{index}]"
-        if self._free_refusal(offsets) == 0:
+        where, refusal = f"free_many, offsets[{index}]", self._free_refusal(offsets)
+        if refusal == 0:
             raise UsageError(f"{where}: each block once expected, {offsets:#x} stands there again")
-        return self._refuse_free(offsets, where)
+        return self._refuse_free(offsets, where, refusal)
 
-    def _refuse_free(self, offset: int, where: str) -> None:
-        refusal = self._free_refusal(offset)
+    def _refuse_free(self, offset: int, where: str, refusal: int) -> None:
+        self._raise_code(refusal)
+        if refusal == _Code.ROOTED:
+            raise rooted.refused(where, offset, rooted.names_of(self, offset))
         if refusal == _Code.IN_TRANSACTION:
             raise BufferError(
                 f"{where}: block at offset {offset:#x}: no open transaction that uses it expected, "
@@ -354,8 +366,11 @@ class Engine(Committing):
             self._pinned(offset, size) if refusal in _HELD else self._no_block(offset, "realloc")
         )
 
-    def _pinned(self, offset: int, size: int) -> BufferError:
-        if self._free_refusal(offset) == _Code.IN_TRANSACTION:
+    def _pinned(self, offset: int, size: int) -> BufferError | UsageError:
+        refusal = self._free_refusal(offset)
+        if refusal == _Code.ROOTED:
+            return rooted.refused("realloc", offset, rooted.names_of(self, offset))
+        if refusal == _Code.IN_TRANSACTION:
             return BufferError(
                 f"realloc: block at offset {offset:#x}: no open transaction that uses it expected "
                 f"where it must move to hold {size} bytes, found one"
@@ -520,6 +535,7 @@ class Engine(Committing):
         self._medium.keep_only([piece for space in spaces for piece in space._region.pieces])
         for space in spaces:
             space._supply.rebuild()
+            rooted.mark_all(space)
         self._medium.in_doubt = False
 
     def _recall_arenas(self) -> None:
@@ -538,6 +554,7 @@ class Engine(Committing):
             self._attach_tables()
             self._begin_log(None, asleep=False)
             self._set_bounds(region.first_unit, region.end_unit, region.first_unit)
+            rooted.mark_all(self)
             self._set_state(State.QUIET)
 
     def _require_open(self) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
+from pmemheap import rooted
 from pmemheap.arenas import Arena, arena_name_argument, index_of, live_names, vacancy
 from pmemheap.arguments import (
     ALIGN_MOST,
@@ -432,6 +433,10 @@ class Heap(BlockSpace):
             return arena
         return self._serve(self._live_arena_at, index) if self._is_live(index) else None
 
+    def _space_at(self, offset: int) -> Engine | None:
+        index = offset >> ARENA_BITS
+        return self if index == 0 else self._live_arena_at(index)
+
     def _is_live(self, index: int) -> bool:
         slot = self._medium.arenas.get(index)
         return slot is not None and slot.state == ArenaState.LIVE
@@ -780,11 +785,9 @@ class _Guard:
         if heap._medium.in_doubt and not heap._is_changing():
             heap._serve(lambda: None)
 
-    def put(self, store: RootStore, root: RootSlot) -> None:
-        self._open()._serve(store.put_root, root)
-
-    def drop(self, store: RootStore, name: str) -> None:
-        self._open()._serve(store.drop_root, name)
+    def change(self, store: RootStore, puts: dict[str, RootSlot], drops: set[str]) -> None:
+        heap = self._open()
+        heap._serve(rooted.change, heap, puts, drops, lambda: store.change_roots(puts, drops))
 
 
 def open_heap(path: str | os.PathLike[str], flag: str = "r", **options: Any) -> Heap:

@@ -701,13 +701,9 @@ class HeapFile:
 
     # ------------------------------------------------------------ roots
 
-    def put_root(self, root: RootSlot) -> None:
-        """Store a root under its name."""
-        self.change(self.root_changes({root.name: root}, set()))
-
-    def drop_root(self, name: str) -> None:
-        """Remove a root; KeyError if there is none of that name."""
-        self.change(self.root_changes({}, {name}))
+    def change_roots(self, puts: dict[str, RootSlot], drops: set[str]) -> None:
+        """Store some roots and remove others, in one change; exceptions as of `root_changes`."""
+        self.change(self.root_changes(puts, drops))
 
     def root_changes(self, puts: dict[str, RootSlot], drops: set[str]) -> list[SlotImage]:
         """Return the slots to change for some roots, without changing them.

@@ -1,14 +1,14 @@
 """Roots: the names by which a heap is entered again. A mapping of str to offset.
 
 In a file heap each root is one slot of the root table; in an anonymous heap a dictionary does. A
-root may name any offset of the heap; `check` reports one at which no live block begins.
+root names a live block, by its first byte, and keeps it from being freed: `rooted` sees to that.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, MutableMapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.layout import ROOT_NAME_BYTES, ROOT_SLOTS, RootSlot
@@ -23,11 +23,16 @@ class RootStore(Protocol):
     def roots(self) -> dict[int, RootSlot]:
         """The slots in use, by index."""
 
-    def put_root(self, root: RootSlot) -> None:
-        """Keep a root under its name; OutOfSpaceError when the table is full."""
+    def change_roots(self, puts: dict[str, RootSlot], drops: set[str]) -> None:
+        """Keep some roots and remove others: all of it or nothing.
 
-    def drop_root(self, name: str) -> None:
-        """Remove a root; KeyError if there is none of that name."""
+        Raises
+        ------
+        KeyError
+            There is no root of a name in `drops`.
+        OutOfSpaceError
+            The table is full.
+        """
 
 
 class Guard(Protocol):
@@ -36,11 +41,11 @@ class Guard(Protocol):
     def require(self, *, write: bool) -> None:
         """Raise what is to be raised when the heap may not be read, or not be changed."""
 
-    def put(self, store: RootStore, root: RootSlot) -> None:
-        """Call ``store.put_root`` while nothing else changes the heap."""
+    def change(self, store: RootStore, puts: dict[str, RootSlot], drops: set[str]) -> None:
+        """Call ``store.change_roots`` while nothing else changes the heap.
 
-    def drop(self, store: RootStore, name: str) -> None:
-        """Call ``store.drop_root`` likewise."""
+        UsageError if no live block begins where a root is to lead.
+        """
 
 
 class MemoryRoots:
@@ -49,16 +54,14 @@ class MemoryRoots:
     def __init__(self) -> None:
         self.roots: dict[int, RootSlot] = {}
 
-    def put_root(self, root: RootSlot) -> None:
-        """Keep a root under its name."""
-        self.roots = self.changed({root.name: root}, set())
-
-    def drop_root(self, name: str) -> None:
-        """Remove a root."""
-        self.roots = self.changed({}, {name})
+    def change_roots(self, puts: dict[str, RootSlot], drops: set[str]) -> None:
+        """Keep some roots and remove others."""
+        self.roots = self.changed(puts, drops)
 
     def changed(self, puts: dict[str, RootSlot], drops: set[str]) -> dict[int, RootSlot]:
         """Return what `roots` will be with some put and some dropped; OutOfSpaceError if full."""
+        for name in drops - {root.name for root in self.roots.values()}:
+            raise KeyError(name)
         after = {index: root for index, root in self.roots.items() if root.name not in drops}
         places = {root.name: index for index, root in after.items()}
         free = (index for index in range(ROOT_SLOTS) if index not in after)
@@ -103,25 +106,43 @@ class Roots(MutableMapping[str, int]):
         raise KeyError(name)
 
     def __setitem__(self, name: str, offset: int) -> None:
-        """Keep an offset under a name of at most 43 bytes of UTF-8.
+        """Keep the offset of a live block under a name of at most 43 bytes of UTF-8.
+
+        As long as the root is there the block cannot be freed.
 
         Raises
         ------
         UsageError
-            The name is empty, too long or no UTF-8, or the offset is not one.
+            The name is empty, too long or no UTF-8, or no live block begins at the offset.
         OutOfSpaceError
             There are 1024 roots already.
         """
-        place = require_root(name, offset)
-        self._guard.require(write=True)
-        self._guard.put(self._store, RootSlot(name, place))
+        self._change({name: offset}, set())
 
     def __delitem__(self, name: str) -> None:
         """Remove a root; the block it names stays."""
         self._guard.require(write=True)
         if name not in self:
             raise KeyError(name)
-        self._guard.drop(self._store, name)
+        self._change({}, {name})
+
+    def update(self, other: Any = (), /, **more: int) -> None:
+        """Set roots from a mapping or from pairs: all of them or none; exceptions as of one."""
+        wanted: dict[str, int] = {}
+        wanted.update(other, **more)
+        if wanted:
+            self._change(wanted, set())
+
+    def clear(self) -> None:
+        """Remove all roots, in one change."""
+        self._guard.require(write=True)
+        if names := set(self):
+            self._change({}, names)
+
+    def _change(self, offsets: dict[str, int], drops: set[str]) -> None:
+        puts = {name: RootSlot(name, require_root(name, off)) for name, off in offsets.items()}
+        self._guard.require(write=True)
+        self._guard.change(self._store, puts, drops)
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names, in the order of their slots."""

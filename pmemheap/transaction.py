@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from types import TracebackType
 from typing import Any, Self
 
-from pmemheap import native
+from pmemheap import native, rooted
 from pmemheap.arguments import alignment_argument, offset_argument, size_argument, whole_number
 from pmemheap.engine import BAD_OFFSET, Engine
 from pmemheap.errors import UsageError
@@ -277,6 +277,13 @@ class Transaction(native.TxCore):
 
     # ------------------------------------------------------------ for the heap
 
+    def _require_nameable(self, name: str, offset: int) -> None:
+        """Raise unless a root may lead to an offset, as far as this transaction sees it."""
+        space = self._heap._elsewhere(offset) or self._heap  # which opens its arena
+        refusal = self._may_name(offset)
+        if refusal < 0:
+            raise rooted.not_live(space, name, offset, refusal)
+
     def _root_changes(self) -> tuple[dict[str, RootSlot], set[str]]:
         roots = self._heap._roots
         pending = (self._pending_roots or {}).items()
@@ -382,8 +389,21 @@ class TransactionRoots(MutableMapping[str, int]):
         return offset
 
     def __setitem__(self, name: str, offset: int) -> None:
-        """Keep an offset under a name when the transaction commits; exceptions as `Roots`."""
-        self._pending()[name] = require_root(name, offset)
+        """Keep an offset under a name when the transaction commits; exceptions as `Roots`.
+
+        What the transaction has reserved is live here, what it has freed is not.
+        """
+        self.update({name: offset})
+
+    def update(self, other: Any = (), /, **more: int) -> None:
+        """Set roots from a mapping or from pairs: all of them or none; exceptions as of one."""
+        wanted: dict[str, int] = {}
+        wanted.update(other, **more)
+        places = {name: require_root(name, offset) for name, offset in wanted.items()}
+        pending = self._pending()
+        for name, place in places.items():
+            self._transaction._require_nameable(name, place)
+        pending.update(places)
 
     def __delitem__(self, name: str) -> None:
         """Remove a root when the transaction commits."""

@@ -99,13 +99,15 @@ def check_again(fd: int, known: Known) -> None:
 
 def empty(heap: Heap, known: Known) -> None:
     """Free all that is known to be there."""
+    after = heap.roots.get(AFTER)
+    heap.roots.clear()
     for offset in known.blocks:
         if offset >> ARENA_BITS == 0:
             heap.free(offset)
     for name in heap.arenas():
         heap.arena(name).drop()
-    if AFTER in heap.roots:
-        heap.free(heap.roots[AFTER])
+    if after is not None:
+        heap.free(after)
 
 
 def identify(heap: Heap, states: list[Known], least: int, most: int) -> int:

@@ -722,10 +722,9 @@ class Session(Commits):
             if heap.closed:
                 continue
             report = self.call("check", heap.check)
-            # Roots are named at random: most lead nowhere. A reader beside its writer sees changes.
+            # A reader beside its writer sees changes.
             beside = heap.readonly and heap.name.startswith("descriptor")
-            found = () if report is None or beside else report.findings
-            findings = [each for each in found if not each.startswith("root ")]
+            findings = () if report is None or beside else report.findings
             if findings:
                 self.failures.setdefault(f"check of {heap!r}", "\n".join(findings))
             self.call("close", heap.close)

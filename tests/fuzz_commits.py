@@ -246,7 +246,7 @@ class Commits:
         with contextlib.suppress(OutOfSpaceError):
             try:
                 with Heap.open(path, decay=None) as heap:
-                    found = [each for each in heap.check().findings if not each.startswith("root ")]
+                    found = list(heap.check().findings)
             except PmemHeapError as error:
                 found = [] if isinstance(error, OutOfSpaceError) else [repr(error)]
             if found and not self.is_refused:

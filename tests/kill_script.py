@@ -402,10 +402,9 @@ def look(path: Path, ledger: Ledger) -> list[tuple[Change, bool]]:
 def emptied(path: Path) -> int:
     """Free all that is in a heap and give it back; return the bytes of the file then."""
     with reopened(path) as heap:
+        heap.roots.clear()
         for name in heap.arenas():
             heap.arena(name).drop()
-        for name in list(heap.roots):
-            del heap.roots[name]
         for offset, _ in list(heap.blocks()):
             heap.free(offset)
         heap.trim()

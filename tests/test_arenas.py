@@ -17,7 +17,7 @@ from pmemheap import Heap
 from pmemheap.arenas import Arena
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.filemedium import FileMedium
-from pmemheap.layout import ARENA_BITS, ArenaSlot, ArenaState
+from pmemheap.layout import ARENA_BITS, ArenaSlot, ArenaState, RootSlot
 from pmemheap.native import Call, FaultKind, NativeError
 from pmemheap.units import UNIT, KiB, MiB
 
@@ -193,8 +193,8 @@ def test_reopened_heap_finds_its_arenas(tmp_path: Path, durability: str) -> None
             arena = heap.arena(name)
             heap.roots[name] = arena.malloc(5000)
             fill(heap, heap.roots[name], arena_of(heap.roots[name]))
-        heap.arena("two").drop()
         del heap.roots["two"]
+        heap.arena("two").drop()
         before = contents(heap)
     for readonly in (True, False):
         with Heap.open(path, readonly=readonly) as heap:
@@ -314,9 +314,9 @@ def test_handles_of_an_arena_pickle(heap: Heap) -> None:
 
 def test_a_root_into_a_dropped_arena_is_a_finding() -> None:
     with Heap.anonymous() as heap:
-        heap.roots["gone"] = heap.arena("a").malloc(10)
-        assert heap.check()
+        root = heap.arena("a").malloc(10)
         heap.arena("a").drop()
+        heap.roots.store.change_roots({"gone": RootSlot("gone", root)}, set())
         report = heap.check()
         assert report.total == 1
         assert "root 'gone'" in report.findings[0]

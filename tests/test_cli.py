@@ -19,6 +19,7 @@ from pmemheap.cli.exits import ExitCode
 from pmemheap.cli.library import Library
 from pmemheap.cli.unitmap import Kind, Piece, UnitMap, draw, legend, read_map, units_per_mark
 from pmemheap.containers import SortedMap, Vector
+from pmemheap.layout import RootSlot
 
 TRACE = """\
 # tiny 7 5000
@@ -360,7 +361,9 @@ def test_check_finds_a_root_that_leads_nowhere(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pmemheap.Heap.open(path) as heap:
-        heap.free(heap.roots["first"])
+        root = RootSlot("first", heap.roots.pop("first"))
+        heap.free(root.off)
+        heap._serve(heap.roots.store.change_roots, {root.name: root}, set())
     assert main(["check", str(path)]) == ExitCode.FINDINGS
     printed = capsys.readouterr().out
     assert "root 'first'" in printed

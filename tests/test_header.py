@@ -59,7 +59,7 @@ def put(image: bytearray, table: Table, index: int, slot: bytes) -> None:
 
 
 def test_tables_are_read_from_an_image(medium: FileMedium) -> None:
-    medium.put_root(RootSlot("a", 16))
+    medium.change_roots({"a": RootSlot("a", 16)}, set())
     image = header_of(medium)
     superblock, _ = read_superblock(image)
     for each in (image, bytes(image), memoryview(image)):
@@ -235,8 +235,8 @@ def test_a_structural_change_is_one_call(medium: FileMedium) -> None:
     slots = [(Table.SEGMENTS, 2), (Table.SEGMENTS, 1), (Table.ARENAS, 0)]
     assert journal.calls == [(slots, medium.file_end, False)], "what is left of a SPARE segment"
     journal.calls.clear()
-    medium.put_root(RootSlot("a", 16))
-    medium.drop_root("a")
+    medium.change_roots({"a": RootSlot("a", 16)}, set())
+    medium.change_roots({}, {"a"})
     medium.sync()
     assert [call[0] for call in journal.calls] == [[(Table.ROOTS, 0)]] * 2 + [[]]
     tables = read_tables(header_of(medium), medium.superblock, "it")
@@ -260,7 +260,7 @@ def test_a_refused_change_changes_nothing(medium: FileMedium) -> None:
     acts: list[Callable[[], object]] = [
         lambda: region.grow(256, 256),
         lambda: region.cut(0, 256),
-        lambda: medium.put_root(RootSlot("a", 0)),
+        lambda: medium.change_roots({"a": RootSlot("a", 0)}, set()),
     ]
     for act in acts:
         with pytest.raises(OutOfSpaceError, match="log full"):
@@ -274,7 +274,7 @@ def test_a_refused_change_changes_nothing(medium: FileMedium) -> None:
 
 def test_root_changes_are_planned_and_taken_over(medium: FileMedium) -> None:
     for name in ("a", "b", "c"):
-        medium.put_root(RootSlot(name, 16))
+        medium.change_roots({name: RootSlot(name, 16)}, set())
     puts = {"b": RootSlot("b", 32), "d": RootSlot("d", 48)}
     slots = medium.root_changes(puts, {"a"})
     assert {root.name for root in medium.roots.values()} == {"a", "b", "c"}

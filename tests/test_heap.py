@@ -12,6 +12,7 @@ import pytest
 
 import pmemheap
 from pmemheap import Heap, OutOfSpaceError, UsageError
+from pmemheap.layout import RootSlot
 from pmemheap.units import UNIT, GiB, KiB, MiB
 
 Maker = Callable[..., Heap]
@@ -211,9 +212,9 @@ def test_numpy_integers_are_numbers(heap: Heap) -> None:
     assert len(heap.view(offset, 5)) == len(heap.view(offset, np.int8(5))) == 5
     heap.roots["a"] = offset
     assert heap.roots["a"] == offset
+    del heap.roots["a"]
     heap.free(heap.realloc(offset, np.int64(200)))
     assert len(heap.malloc_many(np.int64(16), np.int64(7))) == 7
-    del heap.roots["a"]
 
 
 # ---------------------------------------------------------------- realloc, expand
@@ -506,7 +507,7 @@ def test_roots_are_1024_at_most(heap: Heap) -> None:
 
 def test_check_reports_a_root_that_leads_nowhere() -> None:
     with Heap.anonymous() as heap:
-        heap.roots["lost"] = 4096
+        heap.roots.store.change_roots({"lost": RootSlot("lost", 4096)}, set())
         report = heap.check()
         assert not report
         assert report.findings == ("root 'lost': a live block expected at 0x1000, none found",)

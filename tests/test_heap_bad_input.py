@@ -41,6 +41,7 @@ def heap(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Heap]:
     made.roots["small"] = made.malloc(100)
     made.roots["large"] = made.malloc(10 * UNIT)
     made.roots["extent"] = made.malloc(MiB)
+    made.malloc(48)
     made.free(made.malloc(4 * MiB))  # so that no test has to grow it
     before = summary(made)
     with made:
@@ -62,6 +63,12 @@ def summary(heap: Heap) -> tuple[Any, ...]:
     )
 
 
+def nameless(heap: Heap) -> int:
+    """Return a block that no root names."""
+    named = set(heap.roots.values())
+    return next((at for at, _ in heap.blocks() if at not in named), heap.roots["small"])
+
+
 Call = Callable[[Heap, Any], object]
 
 SIZED: dict[str, Call] = {
@@ -80,7 +87,7 @@ SIZED: dict[str, Call] = {
 PLACED: dict[str, Call] = {
     "free": lambda heap, offset: heap.free(offset),
     "free deferred": lambda heap, offset: heap.free(offset, deferred=True),
-    "free_many": lambda heap, offset: heap.free_many([heap.roots["small"], offset]),
+    "free_many": lambda heap, offset: heap.free_many([nameless(heap), offset]),
     "realloc": lambda heap, offset: heap.realloc(offset, 10),
     "realloc up": lambda heap, offset: heap.realloc(offset, 2 * MiB),
     "expand": lambda heap, offset: heap.expand(offset, 10),

@@ -704,8 +704,8 @@ for step in range(steps):
         made(heap.malloc(size), size)
     elif what < 0.8:
         offset = chance.choice(list(live))
-        heap.free(offset)
         forget(offset)
+        heap.free(offset)
     elif what < 0.9:
         offset = chance.choice(list(live))
         forget(offset)

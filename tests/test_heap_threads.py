@@ -226,7 +226,9 @@ def use(heap: Heap, size: int) -> None:
     offset = heap.realloc(offset, 300_000)
     list(zip(heap.blocks(), range(3), strict=False))
     heap.stats()
-    heap.roots["a"] = offset
+    name = str(threading.get_ident())
+    heap.roots[name] = offset
+    heap.roots.pop(name)
     heap.block(offset).free()
     heap.trim()
     heap.sync()

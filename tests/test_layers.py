@@ -33,7 +33,7 @@ LAYERS = [
     ["offline"],
     ["repair", "snapshotting"],
     ["supply"],
-    ["redo"],
+    ["redo", "rooted"],
     ["committing"],
     ["engine"],
     ["insight", "handles"],

@@ -27,8 +27,7 @@ def source(tmp_path: Path) -> Path:
             heap.view(offset)[:] = bytes([number]) * heap.usable_size(offset)
             heap.roots[f"root {number}"] = offset
         for name in list(heap.roots)[::3]:
-            heap.free(heap.roots[name])
-            del heap.roots[name]
+            heap.free(heap.roots.pop(name))
         heap.trim()
     return path
 

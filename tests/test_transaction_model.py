@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from heap_world import contents
 from hypothesis import HealthCheck, settings
@@ -100,8 +101,15 @@ class TransactionMachine(RuleBasedStateMachine):
     def free(self, pick: int) -> None:
         offset = self.picked(pick)
         if offset is not None:
-            (self.points[-1] if self.points else self.heap).free(offset)
+            face = self.points[-1] if self.points else self.heap
+            self.forget_roots(face, offset)
+            face.free(offset)
             del self.now.blocks[offset]
+
+    def forget_roots(self, face: Any, offset: int) -> None:
+        for name in [name for name, to in self.now.roots.items() if to == offset]:
+            del face.roots[name]
+            del self.now.roots[name]
 
     @precondition(lambda self: self.points)
     @rule(pick=PICK, at=PICK, content=BYTES)

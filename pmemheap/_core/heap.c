@@ -194,20 +194,17 @@ int ph_free(struct ph_heap *h, uint64_t offset)
     struct ph_unit *record = ph_block_at(h, offset);
     if (PH_UNLIKELY(record == NULL))
         return PH_H_BAD_OFFSET;
+    if (PH_UNLIKELY(h->logged == PH_POWER) && ph_room_to_retire(h, 1) < 0)
+        return PH_H_NOMEM;
     if (PH_UNLIKELY(ph_is_marked(record))) {
-        int refused = ph_mark_refusal(h, offset);
+        int refused = ph_mark_end(h, offset);
         if (refused < 0)
             return refused;
-        if (h->logged != PH_POWER)
-            ph_mark_stale(h, offset);
     }
-    if (PH_UNLIKELY(h->logged == PH_POWER)) {
-        if (ph_room_to_retire(h, 1) < 0)
-            return PH_H_NOMEM;
+    if (PH_UNLIKELY(h->logged == PH_POWER))
         ph_block_retire(h, offset);
-        return 0;
-    }
-    ph_block_free(h, offset, record);
+    else
+        ph_block_free(h, offset, record);
     return 0;
 }
 

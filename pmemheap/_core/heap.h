@@ -54,6 +54,7 @@ enum {
     PH_H_CORRUPT = -8,      /* a table says something impossible */
     PH_H_IN_TRANSACTION = -9, /* an open transaction holds the block */
     PH_H_MOVE_LOGGED = -10, /* realloc in a file heap: the block has to move, which takes a transaction */
+    PH_H_ROOTED = -11,      /* a root names the block: it goes only together with the root */
 };
 
 /* Who is to be told of a change (ph_heap.logged). */
@@ -128,14 +129,15 @@ struct ph_class {
     uint64_t requested;   /* bytes asked for by them */
 };
 
-/* ph_mark -- what the process knows of one block beyond its state: live views, handles, pins. */
+/* ph_mark -- what the process knows of one block beyond its state: live views, handles, pins, roots. */
 struct ph_mark {
     uint64_t key;         /* offset of the block + 1; 0 = empty slot */
     uint64_t serial;      /* of the handles of this life of the block; 0 = none */
     uint32_t views;
     uint32_t handles;
     uint32_t is_released : 1; /* the block was freed: its space becomes free when the last view and pin go */
-    uint32_t changes : 31; /* pins of the one transaction that may change committed bytes */
+    uint32_t is_rooted : 1; /* a root names it */
+    uint32_t changes : 30; /* pins of the one transaction that may change committed bytes */
     uint32_t pins;        /* of all open transactions [R26] */
 };
 _Static_assert(sizeof(struct ph_mark) == 32, "two marks a cache line");

@@ -47,6 +47,11 @@ int ph_is_reserved(struct ph_heap *h, uint64_t offset);
 int ph_is_quarantined(struct ph_heap *h, uint64_t offset);
 int ph_is_retired(struct ph_heap *h, uint64_t offset);
 
+/* Blocks that roots name. ph_set_rooted: PH_H_BAD_OFFSET where no live or reserved block begins; a mark that goes may
+ * have gone already. */
+int ph_set_rooted(struct ph_heap *h, uint64_t offset, int rooted);
+void ph_forget_roots(struct ph_heap *h);
+
 /* Pins of open transactions [R26]. */
 int ph_pin(struct ph_heap *h, uint64_t offset);
 void ph_unpin(struct ph_heap *h, uint64_t offset);

@@ -161,6 +161,7 @@ static inline int ph_is_marked(const struct ph_unit *record)
 }
 int ph_mark_refusal(const struct ph_heap *h, uint64_t offset);
 void ph_mark_stale(struct ph_heap *h, uint64_t offset);
+int ph_mark_end(struct ph_heap *h, uint64_t offset);
 int ph_mark_waits(struct ph_heap *h, uint64_t offset);
 
 /* Units that were not read yet (a heap that was opened a moment ago). */

@@ -1,4 +1,4 @@
-/* heap_marks.c -- what this process knows of single blocks: live views, handles, pins.
+/* heap_marks.c -- what this process knows of single blocks: live views, handles, pins, roots.
  *
  * An open-addressing table keyed by offset; only blocks that have one of them are in it, and the record
  * of their run or extent says so, so that free() looks here only when it must. */
@@ -116,7 +116,7 @@ static void drop(struct ph_heap *h, struct ph_mark *mark)
 
 static void drop_if_idle(struct ph_heap *h, struct ph_mark *mark)
 {
-    if (mark->views == 0 && mark->handles == 0 && mark->pins == 0)
+    if (mark->views == 0 && mark->handles == 0 && mark->pins == 0 && !mark->is_rooted)
         drop(h, mark);
 }
 
@@ -263,24 +263,65 @@ void ph_handle_drop(struct ph_heap *h, uint64_t offset, uint64_t serial)
     drop_if_idle(h, mark);
 }
 
-/* ph_mark_refusal -- why the live block may not go or move: PH_H_IN_TRANSACTION, PH_H_PINNED, or 0. */
-int ph_mark_refusal(const struct ph_heap *h, uint64_t offset)
+/* ph_set_rooted -- a root names the live or reserved block at `offset`, or none does any more. */
+int ph_set_rooted(struct ph_heap *h, uint64_t offset, int rooted)
 {
-    const struct ph_mark *mark = find(&h->marks, offset);
-    if (mark == NULL)
-        return 0;
+    struct ph_mark *mark = find(&h->marks, offset);
+    int failure = rooted ? mark_of(h, offset, &mark) : 0;
+    if (failure < 0 || mark == NULL)
+        return failure;
+    mark->is_rooted = rooted != 0;
+    drop_if_idle(h, mark);
+    return 0;
+}
+
+/* ph_forget_roots -- no root names anything, until ph_set_rooted says so again. A mark that goes may bring another one
+ * to its slot. */
+void ph_forget_roots(struct ph_heap *h)
+{
+    for (uint64_t i = 0; i < h->marks.capacity; i++)
+        while (h->marks.slots[i].is_rooted)
+            ph_set_rooted(h, h->marks.slots[i].key - 1, 0);
+}
+
+static int refusal_of(const struct ph_mark *mark)
+{
+    if (mark->is_rooted)
+        return PH_H_ROOTED;
     return mark->pins != 0 ? PH_H_IN_TRANSACTION : mark->views != 0 ? PH_H_PINNED : 0;
 }
 
-/* ph_mark_stale -- the block goes: its handles are stale from now on. */
+static void make_stale(struct ph_heap *h, struct ph_mark *mark)
+{
+    mark->handles = 0;
+    mark->serial = 0;
+    mark->is_rooted = 0;
+    drop_if_idle(h, mark);
+}
+
+/* ph_mark_refusal -- why the live block may not go or move: PH_H_ROOTED, PH_H_IN_TRANSACTION, PH_H_PINNED, or 0. */
+int ph_mark_refusal(const struct ph_heap *h, uint64_t offset)
+{
+    const struct ph_mark *mark = find(&h->marks, offset);
+    return mark == NULL ? 0 : refusal_of(mark);
+}
+
+/* ph_mark_stale -- the block goes: its handles are stale from now on, and no root names it. */
 void ph_mark_stale(struct ph_heap *h, uint64_t offset)
 {
     struct ph_mark *mark = find(&h->marks, offset);
-    if (mark == NULL)
-        return;
-    mark->handles = 0;
-    mark->serial = 0;
-    drop_if_idle(h, mark);
+    if (mark != NULL)
+        make_stale(h, mark);
+}
+
+/* ph_mark_end -- the same if the block may go, else the refusal. */
+int ph_mark_end(struct ph_heap *h, uint64_t offset)
+{
+    struct ph_mark *mark = find(&h->marks, offset);
+    int refused = mark == NULL ? 0 : refusal_of(mark);
+    if (mark != NULL && refused == 0)
+        make_stale(h, mark);
+    return refused;
 }
 
 /* ph_mark_waits -- whether views or pins keep the space of a quarantined block: then it goes with the last of them. */

@@ -204,6 +204,17 @@ static PyObject *try_expand(PyObject *object, PyObject *args)
     return PyLong_FromLong(ph_expand(core_of(object), ph_inner((struct heap_object *)object, offset), size));
 }
 
+static PyObject *try_free(PyObject *object, PyObject *args)
+{
+    unsigned long long offset;
+    int deferred;
+
+    if (!PyArg_ParseTuple(args, "Kp", &offset, &deferred))
+        return NULL;
+    uint64_t inner = ph_inner((struct heap_object *)object, offset);
+    return PyLong_FromLong(deferred ? ph_free_deferred(core_of(object), inner) : ph_free(core_of(object), inner));
+}
+
 static PyObject *free_refusal(PyObject *object, PyObject *argument)
 {
     uint64_t offset = read_inner(object, argument);
@@ -331,6 +342,23 @@ static PyObject *handle_drop(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "KK", &offset, &serial))
         return NULL;
     ph_handle_drop(core_of(object), ph_inner((struct heap_object *)object, offset), serial);
+    Py_RETURN_NONE;
+}
+
+static PyObject *set_rooted(PyObject *object, PyObject *args)
+{
+    unsigned long long offset;
+    int rooted;
+
+    if (!PyArg_ParseTuple(args, "Kp", &offset, &rooted))
+        return NULL;
+    return PyLong_FromLong(ph_set_rooted(core_of(object), ph_inner((struct heap_object *)object, offset), rooted));
+}
+
+static PyObject *forget_roots(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    ph_forget_roots(core_of(object));
     Py_RETURN_NONE;
 }
 
@@ -777,6 +805,7 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_try_malloc", try_malloc, METH_VARARGS, "Offset, or a negative code."},
     {"_try_realloc", try_realloc, METH_VARARGS, "Offset, or a negative code."},
     {"_try_expand", try_expand, METH_VARARGS, "0, or a negative code."},
+    {"_try_free", try_free, METH_VARARGS, "0, or a negative code."},
     {"_free_refusal", free_refusal, METH_O, "0, or the code with which free would refuse."},
     {"_large_make", large_make, METH_VARARGS, "Describe units of nobody as one large block; its offset."},
     {"_large_extend", large_extend, METH_VARARGS, "Append the pool's units and those given to a block; False if it is too late."},
@@ -791,6 +820,8 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_handle_is_valid", handle_is_valid, METH_VARARGS, "Whether the block of a handle still lives."},
     {"_handle_drop", handle_drop, METH_VARARGS, "A handle is gone."},
     {"_set_origin", set_origin, METH_O, "Tell the number of the arena, shifted: what its offsets begin with."},
+    {"_set_rooted", set_rooted, METH_VARARGS, "Note whether a root names the block at an offset; 0, or a negative code."},
+    {"_forget_roots", forget_roots, METH_NOARGS, "Note that no root names any block."},
     {"_views_of", views_of, METH_O, "Live views of the block at an offset."},
     {"_quarantined", quarantined, METH_NOARGS, "Bytes that were freed and may not be used again yet."},
     {"_viewed", viewed, METH_NOARGS, "Blocks with live views: how many, and the lowest ones."},

@@ -275,6 +275,31 @@ int ph_tx_free_deferred(struct ph_tx *tx, uint64_t offset)
     return free_block(tx, offset, 1);
 }
 
+int ph_tx_may_name(const struct ph_tx *tx, uint64_t offset)
+{
+    struct ph_heap *h = ph_core_of(tx->log, offset);
+    if (h == NULL)
+        return PH_H_BAD_OFFSET;
+    if (ph_is_reserved(h, ph_local(offset))) {
+        const struct ph_tx_block *block = ph_tx_fresh(tx, offset);
+        return block == NULL ? PH_H_BAD_OFFSET : block->is_cancelled ? PH_T_TWICE : 0;
+    }
+    if (ph_block_at(h, ph_local(offset)) == NULL)
+        return PH_H_BAD_OFFSET;
+    return is_freed(tx, h, offset) ? PH_T_TWICE : 0;
+}
+
+uint64_t ph_tx_next_rooted(const struct ph_tx *tx, uint64_t from)
+{
+    for (; from < tx->frees.count; from++) {
+        const struct ph_tx_block *one = &ph_frees(tx)[from];
+        const struct ph_mark *mark = ph_mark_find(ph_core_of(tx->log, one->offset), ph_local(one->offset));
+        if (!one->is_cancelled && mark != NULL && mark->is_rooted)
+            break;
+    }
+    return from;
+}
+
 /* ---------------------------------------------------------------- bytes */
 
 /* Who changes a page without its image: from now on it has to be made of what was collected. */

@@ -85,6 +85,11 @@ int ph_tx_own(struct ph_tx *tx, uint64_t offset);
 /* ph_tx_disown -- give such a block back. */
 void ph_tx_disown(const struct ph_log *log, uint64_t offset);
 int ph_tx_free(struct ph_tx *tx, uint64_t offset);
+/* ph_tx_may_name -- 0 if a root may name the block at `offset` once the transaction has committed: it is live, or
+ * reserved by it, and not freed by it. */
+int ph_tx_may_name(const struct ph_tx *tx, uint64_t offset);
+/* ph_tx_next_rooted -- index of the first block to be freed, from `from` on, that a root names; their number if none. */
+uint64_t ph_tx_next_rooted(const struct ph_tx *tx, uint64_t from);
 /* ph_tx_free_deferred -- also with live views: its space is kept from others until the last one goes. */
 int ph_tx_free_deferred(struct ph_tx *tx, uint64_t offset);
 /* ph_tx_may_free -- why ph_tx_free_deferred would refuse; 0 if only memory can stop it. */

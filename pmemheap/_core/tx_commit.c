@@ -398,6 +398,8 @@ int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint
     int64_t end = 0;
     if (is_empty(tx, count))
         return 0;
+    if (ph_tx_next_rooted(tx, 0) != tx->frees.count)
+        return PH_H_ROOTED;
     if (log->base != NULL && !log->power && ph_omitted(27))
         go_home(log);
     if (log->base != NULL && (end = flush_much(log)) < 0)

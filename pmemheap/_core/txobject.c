@@ -331,6 +331,31 @@ static PyObject *try_free(PyObject *object, PyObject *args)
     return PyLong_FromLong(deferred ? ph_tx_free_deferred(tx, offset) : ph_tx_free(tx, offset));
 }
 
+static PyObject *may_name(PyObject *object, PyObject *argument)
+{
+    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    return PyLong_FromLong(is_begun(tx_of(object)) ? ph_tx_may_name(&tx_of(object)->tx, offset) : PH_T_ENDED);
+}
+
+static PyObject *rooted_frees(PyObject *object, PyObject *ignored)
+{
+    const struct ph_tx *tx = &tx_of(object)->tx;
+    const struct ph_tx_block *frees = tx->frees.items;
+    PyObject *list = PyList_New(0);
+
+    (void)ignored;
+    for (uint64_t i = ph_tx_next_rooted(tx, 0); list != NULL && i < tx->frees.count; i = ph_tx_next_rooted(tx, i + 1)) {
+        PyObject *offset = PyLong_FromUnsignedLongLong(frees[i].offset);
+        if (offset == NULL || PyList_Append(list, offset) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(offset);
+    }
+    return list;
+}
+
 static PyObject *try_write(PyObject *object, PyObject *args)
 {
     unsigned long long offset;
@@ -635,6 +660,8 @@ static PyMethodDef tx_methods[] = {
     {"_try_malloc", try_malloc, METH_VARARGS, NULL},
     {"_own", own, METH_O, own_doc},
     {"_try_free", try_free, METH_VARARGS, NULL},
+    {"_may_name", may_name, METH_O, "Whether a root may name a block when this commits: 0, or a negative code."},
+    {"_rooted_frees", rooted_frees, METH_NOARGS, "The blocks to be freed that a root names now."},
     {"_try_write", try_write, METH_VARARGS, NULL},
     {"_carry", carry, METH_VARARGS, carry_doc},
     {"_snapshot", snapshot, METH_VARARGS, snapshot_doc},

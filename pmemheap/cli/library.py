@@ -70,7 +70,9 @@ class Library:
         old = self._capacity()
         if records > old:
             index = self.heap.roots[_ROOT]
-            self.heap.roots[_ROOT] = self.heap.realloc(index, records * _PAIR_BYTES)
+            if not self.heap.expand(index, records * _PAIR_BYTES):
+                with self.heap.transaction() as tx:
+                    tx.roots[_ROOT] = tx.realloc(index, records * _PAIR_BYTES)
             self._clear(old)
 
     def replace(self, slot: int, text: bytes) -> None:
