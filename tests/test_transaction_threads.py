@@ -52,6 +52,31 @@ def test_commits_of_several_threads_share_syncs(tmp_path: Path) -> None:
         assert heap.check()
 
 
+@pytest.mark.parametrize("size", [64, 5000, 300_000])
+@pytest.mark.parametrize("deferred", [False, True])
+def test_what_a_transaction_has_reserved_no_other_one_frees(
+    heap: Heap, size: int, *, deferred: bool
+) -> None:
+    """The block was taken for a live one, and its own transaction found it gone."""
+    with heap.transaction() as tx:
+        offset = tx.malloc(size)
+        seen: list[BaseException] = []
+
+        def free_it() -> None:
+            with heap.transaction() as other:
+                try:
+                    other.free(offset, deferred)
+                except UsageError as error:
+                    seen.append(error)
+
+        thread = threading.Thread(target=free_it)
+        thread.start()
+        thread.join(20)
+        assert "belongs to an open transaction" in str(seen)
+    assert [at for at, _ in heap.blocks()] == [offset]
+    assert heap.check()
+
+
 @pytest.mark.parametrize("way", ["write", "snapshot"])
 @pytest.mark.parametrize("kind", ["anonymous", "process", "power"])
 def test_no_update_is_lost(tmp_path: Path, kind: str, way: str) -> None:

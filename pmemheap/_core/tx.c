@@ -258,7 +258,10 @@ static int free_block(struct ph_tx *tx, uint64_t offset, int deferred)
     struct ph_heap *h = ph_core_of(tx->log, offset);
     if (h == NULL)
         return PH_H_BAD_OFFSET;
-    struct ph_tx_block *block = ph_is_reserved(h, ph_local(offset)) ? ph_tx_fresh(tx, offset) : NULL;
+    int is_reserved = ph_is_reserved(h, ph_local(offset));
+    struct ph_tx_block *block = is_reserved ? ph_tx_fresh(tx, offset) : NULL;
+    if (is_reserved && block == NULL) /* by another transaction */
+        return PH_H_BAD_OFFSET;
     int failed = block != NULL ? free_fresh(tx, block) : free_live(tx, h, offset, deferred);
     if (failed == 0)
         ph_tx_image_drop(tx, offset);
