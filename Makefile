@@ -79,6 +79,11 @@ faults: $(VENV)/test/ready
 	    --memory 1000 || exit 1; \
 	done
 
+# Block devices that refuse writes for a while, with the heap mapped by others; as root, with loop devices.
+.PHONY: writeback
+writeback: $(VENV)/test/ready
+	$(VENV)/test/bin/python tests/failed_writeback.py
+
 # Ctrl-C at every place where Python would notice one, in every change of every heap: 20 minutes.
 interrupts: $(VENV)/test/ready
 	PMEMHEAP_INTERRUPTS_ALL=1 $(VENV)/test/bin/python -m pytest tests/test_interrupts.py -rA --no-header

@@ -18,6 +18,7 @@ out.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -294,6 +295,28 @@ class FileMedium(HeapFile):
     def _data_range(piece: Piece, start: int, nunits: int) -> tuple[int, int]:
         assert piece.slot is not None
         return piece.slot.data_off + (start - piece.first_unit) * UNIT, nunits * UNIT
+
+    def places(self, arena: int, table: str, start: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield where bytes of a table of an arena, or of its data, lie in the file.
+
+        Parameters
+        ----------
+        table : {"entries", "bits", "data"}
+            Which part of the segments.
+        start, length : int
+            Bytes, from unit 0 on; what is in no segment is left out.
+
+        Yields
+        ------
+        tuple of int and int
+            Offset in the file, and bytes.
+        """
+        for piece in self.pieces(arena):
+            offset, nbytes = _part_of(piece, table)
+            begin = nbytes // piece.nunits * piece.first_unit
+            first, stop = max(start, begin), min(start + length, begin + nbytes)
+            if first < stop:
+                yield offset + first - begin, stop - first
 
     # ------------------------------------------------------------ the log
 

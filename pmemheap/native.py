@@ -55,6 +55,7 @@ __all__ = [
     "EXCEPTIONS",
     "HAS_CRC32C",
     "HUGETLBFS",
+    "OVERLAY",
     "PLACES_CLOSED",
     "TMPFS",
     "Advice",
@@ -78,6 +79,7 @@ __all__ = [
     "TxCore",
     "Window",
     "all_sealed",
+    "cached",
     "can_map_in_sync",
     "check",
     "copy_differences",
@@ -137,6 +139,8 @@ _hot.share_files(int(ffi.cast("uintptr_t", lib.ph_file_table_state())))
 
 HUGETLBFS = 0x958458F6
 TMPFS = 0x01021994
+OVERLAY = 0x794C7630
+_NOT_TOLD = (-errno.ENOSYS, -errno.EOPNOTSUPP, -errno.EPERM)
 _LAST_ERRNO = 4095
 
 
@@ -209,6 +213,8 @@ class Call(IntEnum):
     FDATASYNC = lib.PH_CALL_FDATASYNC
     FCNTL = lib.PH_CALL_FCNTL
     MEMFD = lib.PH_CALL_MEMFD
+    CACHESTAT = lib.PH_CALL_CACHESTAT
+    MINCORE = lib.PH_CALL_MINCORE
 
 
 class TapeKind(IntEnum):
@@ -653,6 +659,23 @@ def fsync(fd: int) -> None:
 def fdatasync(fd: int) -> None:
     """Wait until the data of a file are durable, and the size if it is needed to read them."""
     check(lib.ph_sync_data(fd), "fdatasync")
+
+
+def cached(fd: int, offset: int, length: int = 0) -> int | None:
+    """Return how many pages of a range of a file are in memory, or None if that is not told.
+
+    Parameters
+    ----------
+    offset, length : int
+        Multiples of a page. A length of 0 reaches to the end: that an older system, or a file
+        system over others, does not tell.
+    """
+    result = -errno.ENOSYS
+    if filesystem_type(fd) != OVERLAY:  # whose files have their pages elsewhere
+        result = lib.ph_cached(fd, offset, length)
+    if result in _NOT_TOLD and length:
+        result = lib.ph_cached_by_map(fd, offset, length)
+    return None if result in _NOT_TOLD else check(result, "cached")
 
 
 def pread_into(fd: int, buffer: Buffer, offset: int) -> int:

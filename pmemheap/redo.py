@@ -13,13 +13,12 @@ may not store to them yet, says `docs/crash-consistency.md`; the rules are cited
 from __future__ import annotations
 
 import errno
-import os
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
-from pmemheap import layout, native
+from pmemheap import layout, native, pagecache
 from pmemheap.errors import CorruptHeapError, DurabilityError, OutOfSpaceError, PmemHeapError
 from pmemheap.filemedium import LOG_LEAST, LOG_MOST, FileMedium
 from pmemheap.header import read_tables
@@ -37,6 +36,8 @@ __all__ = ["INLINE_MOST", "LogCode", "RedoLog", "recover", "replay_private", "sl
 INLINE_MOST = 64 * 1024
 """Fresh bytes that a record carries; more are synced before it."""
 
+_TABLE_NAMES = {int(Table.ENTRIES): "entries", int(Table.BITS): "bits"}
+_WRITTEN = -1
 _OPERATION = struct.Struct("<BBHIQ")
 _META, _FREE = 1, 4
 _RECORD_ALIGN = 64
@@ -446,6 +447,18 @@ class Recovery:
         """Whether there is anything between the tail and the end."""
         return self.records > 0
 
+    def relies_on(self, medium: FileMedium) -> Iterator[tuple[int, int]]:
+        """Yield the ranges of the file that the accepted records lie in, or speak of."""
+        superblock, page = medium.superblock, UNIT
+        first, stop = self.start // page * page, self.end + RECORD_HEADER
+        for lsn in range(first, min(stop, first + superblock.log_size), page):
+            yield superblock.log_off + lsn % superblock.log_size, page
+        medium.slots = read_tables(medium.image, superblock, medium.name)
+        for table, offset, length in self.core._ranges(self.start, self.end):
+            arena, start = divmod(offset, 1 << layout.ARENA_BITS)
+            name = _TABLE_NAMES.get(table, "data")
+            yield from medium.places(arena, name, start, length)
+
     def replay(self, header: int) -> None:
         """Store what the log says to the homes that `core` knows."""
         failed = self.core._replay(self.start, self.end, self.commits_from, self.undo_from, header)
@@ -493,23 +506,24 @@ def recover(medium: FileMedium) -> None:
         if medium.is_power and not medium.readonly:
             medium.sync_all("open")
         return
-    if medium.is_power:
-        _drop_cache(medium)
+    is_left = medium.is_power and not _drop_cache(medium)
     medium.read_image()
     if not medium.is_power and _is_left_alone(medium):
         return
+    if is_left:
+        _require_same(medium, [(0, layout.HEADER_BYTES)])
     recovery = Recovery(medium)
-    if not recovery.is_needed:
-        recovery.close()
-        return
-    if medium.readonly:
-        medium.private, medium.recovery = True, recovery
-        return
     try:
-        _replay_home(medium, recovery)
+        if is_left:
+            _require_same(medium, recovery.relies_on(medium))
+        if recovery.is_needed and medium.readonly:
+            medium.private, medium.recovery = True, recovery
+        elif recovery.is_needed:
+            _replay_home(medium, recovery)
+            medium.read_image()
     finally:
-        recovery.close()
-    medium.read_image()
+        if medium.recovery is not recovery:
+            recovery.close()
 
 
 def _is_left_alone(medium: FileMedium) -> bool:
@@ -537,12 +551,23 @@ def _ends_at_tail(medium: FileMedium) -> bool:
     return epoch >> 32 <= superblock.epoch >> 32
 
 
-def _drop_cache(medium: FileMedium) -> None:
-    """[R10] Act on what is on the medium, not on what a crash left in the cache."""
+def _drop_cache(medium: FileMedium) -> bool:
+    """[R10] Act on what is on the medium, not on what a crash left in the cache.
+
+    Returns
+    -------
+    bool
+        Whether all that is read from now on comes from the medium.
+    """
     if omitted(Rule.R10):
-        return
+        return True
     medium.sync_all("open")
-    os.posix_fadvise(medium.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    return medium.on_memory or pagecache.drop(medium.fd)
+
+
+def _require_same(medium: FileMedium, ranges: Iterable[tuple[int, int]]) -> None:
+    """[R10] What somebody has mapped was not dropped: it has to be what the medium has."""
+    pagecache.require_same(medium.fd, medium.name, ranges)
 
 
 def _replay_home(medium: FileMedium, recovery: Recovery) -> None:
@@ -598,7 +623,9 @@ def _back_ranges(medium: FileMedium, recovery: Recovery) -> None:
     if omitted(Rule.R29):
         return
     units: dict[int, set[int]] = {}
-    for offset, length in recovery.core._ranges(recovery.start, recovery.end):
+    for table, offset, length in recovery.core._ranges(recovery.start, recovery.end):
+        if table != _WRITTEN:
+            continue
         arena, local = divmod(offset, 1 << layout.ARENA_BITS)
         units.setdefault(arena, set()).update(range(local // UNIT, -(-(local + length) // UNIT)))
     for arena, wanted in units.items():

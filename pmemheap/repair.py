@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pmemheap import native
+from pmemheap import native, pagecache
 from pmemheap.errors import HeapExistsError, UsageError
 from pmemheap.layout import (
     BACKUP_NAME_BYTES,
@@ -172,6 +172,7 @@ def repair(path: str | os.PathLike[str]) -> tuple[Plan, Path | None]:
         The medium failed. The file may be under repair.
     """
     with open_image(path, write=True) as disk, _refusals(path, "repair"):
+        _require_medium(disk)
         made = plan(disk)
         if not made.steps:
             return made, None
@@ -183,6 +184,13 @@ def repair(path: str | os.PathLike[str]) -> tuple[Plan, Path | None]:
         _put_back(disk, backup)
         anew = plan(disk)
         return made, apply(disk, anew) if anew.steps else None
+
+
+def _require_medium(disk: Disk) -> None:
+    """Decide by what the medium has: what is not mended is not written, either [R10]."""
+    native.fsync(disk.fd)
+    if native.filesystem_type(disk.fd) != native.TMPFS and not pagecache.drop(disk.fd):
+        pagecache.require_same(disk.fd, str(disk.path), [(0, disk.size)])
 
 
 def _refusals(path: str | os.PathLike[str], during: str) -> AbstractContextManager[None]:
@@ -200,7 +208,6 @@ def apply(disk: Disk, made: Plan) -> Path:
     assert before is not None
     assert after is not None
     assert place is not None
-    native.fsync(disk.fd)
     path = _backup_path(disk.path)
     mark = before.successor(features_incompat=UNDER_REPAIR, backup=path.name)
     final = replace(after, generation=max(after.generation, mark.generation + 1))
@@ -281,6 +288,7 @@ def undo(path: str | os.PathLike[str], backup: str | os.PathLike[str]) -> int:
     with refusals(f"backup {name!r}", name):
         kept = Backup.read(Path(name))
     with open_image(path, write=True) as disk, _refusals(path, "undo"):
+        _require_medium(disk)
         newest = newest_copy(disk)
         if newest is not None and kept.is_for(newest):
             if not newest.is_under_repair:

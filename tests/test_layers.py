@@ -24,7 +24,7 @@ LAYERS = [
     ["pmem2"],
     ["layout"],
     ["records"],
-    ["region", "users"],
+    ["region", "users", "pagecache"],
     ["header", "filespace", "roots"],
     ["heapfile"],
     ["filemedium"],

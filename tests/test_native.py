@@ -104,6 +104,7 @@ def test_results_pass() -> None:
 
 
 def test_the_nth_call_fails_and_the_next_does_not(fd: int) -> None:
+    gc.collect()
     before = native.system_calls()
     with native.faults(2, errno.EIO) as fault:
         native.fsync(fd)

@@ -41,6 +41,8 @@ enum ph_call {
     PH_CALL_FDATASYNC,
     PH_CALL_FCNTL,
     PH_CALL_MEMFD,
+    PH_CALL_CACHESTAT,
+    PH_CALL_MINCORE,
     PH_CALL_COUNT,
 };
 
@@ -143,6 +145,11 @@ int64_t ph_file_flags(int32_t fd);
 /* ph_read, ph_write -- all of it, whatever the kernel moves at a time. ph_read returns less only at the file's end. */
 int64_t ph_read(int32_t fd, void *buffer, uint64_t length, uint64_t offset);
 int64_t ph_write(int32_t fd, const void *buffer, uint64_t length, uint64_t offset);
+/* ph_cached -- how many pages of a range of a file are in memory, page-aligned; a length of 0 reaches to the end.
+ * -ENOSYS where the system has no call for it.
+ * ph_cached_by_map -- the same for a range with an end, by a map of its own, which brings nothing in. */
+int64_t ph_cached(int32_t fd, uint64_t offset, uint64_t length);
+int64_t ph_cached_by_map(int32_t fd, uint64_t offset, uint64_t length);
 int64_t ph_sync_range(uint64_t address, uint64_t length);
 int64_t ph_sync_data(int32_t fd);
 int64_t ph_sync_all(int32_t fd);

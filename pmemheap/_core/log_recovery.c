@@ -306,15 +306,31 @@ int ph_log_replay(struct ph_log *log, uint64_t from, uint64_t end, uint64_t comm
     return failed;
 }
 
+static int touch_op(const struct ph_log *log, const struct ph_op *op, uint64_t payload, ph_touch touch, void *context)
+{
+    uint64_t length = op->len;
+
+    if (op->type == PH_OP_META)
+        return op->flags > PH_TABLE_BITS ? 0 : touch(context, op->flags, op->off, length);
+    if (op->type == PH_OP_WRITE || op->type == PH_OP_OLD)
+        return touch(context, PH_TOUCH_DATA, op->off, length);
+    if (op->type != PH_OP_FRESH)
+        return 0;
+    ph_ring_read(log, payload, &length, sizeof length);
+    return touch(context, PH_TOUCH_FRESH, op->off, length);
+}
+
 int ph_log_touched(const struct ph_log *log, uint64_t from, uint64_t end, ph_touch touch, void *context)
 {
     while (from < end) {
         struct ph_record record;
         uint64_t at = ph_record_at(log, from, &record);
+        if (record.kind == PH_RECORD_WORD && touch(context, PH_TABLE_BITS, record.zero, 8) < 0)
+            return -1;
         for (uint32_t i = 0; record.kind != PH_RECORD_WORD && i < record.nops; i++) {
             struct ph_op op;
-            ph_next_op(log, &at, &op);
-            if ((op.type == PH_OP_WRITE || op.type == PH_OP_OLD) && touch(context, op.off, op.len) < 0)
+            uint64_t payload = ph_next_op(log, &at, &op);
+            if (touch_op(log, &op, payload, touch, context) < 0)
                 return -1;
         }
         from += record.total_len;

@@ -350,15 +350,32 @@ static PyObject *replay(PyObject *object, PyObject *args)
     return PyLong_FromLong(ph_log_replay(log, start, end, commits_from, undo_from));
 }
 
-static int append_range(void *context, uint64_t off, uint64_t length)
+/* Where the last range of a list ends: calls of one word after the other name the same page a thousand times. */
+struct range_list {
+    PyObject *list;
+    int table;
+    uint64_t first, stop;
+};
+
+static int append_range(void *context, int table, uint64_t off, uint64_t length)
 {
-    PyObject *range = Py_BuildValue("KK", (unsigned long long)off, (unsigned long long)length);
-    int result = range == NULL ? -1 : PyList_Append(context, range);
+    struct range_list *ranges = context;
+    if (table == ranges->table && off >= ranges->first && off + length <= ranges->stop)
+        return 0;
+    uint64_t page = PH_UNIT_BYTES - 1, most = UINT64_MAX - page;
+    ranges->table = table;
+    ranges->first = off & ~page;
+    ranges->stop = length > most - ranges->first ? most : (off + length + page) & ~page; /* a forged one has any length */
+    PyObject *range = Py_BuildValue("iKK", table, (unsigned long long)ranges->first,
+                                    (unsigned long long)(ranges->stop - ranges->first));
+    int result = range == NULL ? -1 : PyList_Append(ranges->list, range);
     Py_XDECREF(range);
     return result;
 }
 
-PyDoc_STRVAR(ranges_doc, "_ranges(start, end, /)\n--\n\nThe ranges of data that the records of [start, end) write to.");
+PyDoc_STRVAR(ranges_doc, "_ranges(start, end, /)\n--\n\n"
+"What the records of [start, end) write to or rely on: (table, offset, length) in whole pages of the table or of the\n"
+"data; table -1 is data that is written, -2 data that is there already.");
 
 static PyObject *ranges(PyObject *object, PyObject *args)
 {
@@ -366,10 +383,10 @@ static PyObject *ranges(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "KK", &start, &end))
         return NULL;
-    PyObject *list = PyList_New(0);
-    if (list != NULL && ph_log_touched(log_of(object), start, end, append_range, list) < 0)
-        Py_CLEAR(list);
-    return list;
+    struct range_list ranges = {.list = PyList_New(0), .table = PH_TABLES};
+    if (ranges.list != NULL && ph_log_touched(log_of(object), start, end, append_range, &ranges) < 0)
+        Py_CLEAR(ranges.list);
+    return ranges.list;
 }
 
 /* ---------------------------------------------------------------- transactions */

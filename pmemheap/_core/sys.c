@@ -37,6 +37,10 @@
 #define STATX_ATTR_DAX 0x00200000
 #endif
 
+#ifndef SYS_cachestat
+#define SYS_cachestat 451 /* since Linux 6.5, the same for all processors */
+#endif
+
 #define PLACEHOLDER (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
 #define LARGEST_TRANSFER ((uint64_t)1 << 30)
 
@@ -489,6 +493,39 @@ int64_t ph_write(int32_t fd, const void *buffer, uint64_t length, uint64_t offse
         done += (uint64_t)put;
     }
     return (int64_t)done;
+}
+
+int64_t ph_cached(int32_t fd, uint64_t offset, uint64_t length)
+{
+    struct {
+        uint64_t offset, length;
+    } range = {offset, length};
+    struct {
+        uint64_t cached, dirty, written_back, evicted, recently_evicted;
+    } found = {0};
+    int64_t result = CALL(PH_CALL_CACHESTAT, syscall(SYS_cachestat, fd, &range, &found, 0));
+
+    return result < 0 ? result : (int64_t)found.cached;
+}
+
+int64_t ph_cached_by_map(int32_t fd, uint64_t offset, uint64_t length)
+{
+    enum { PAGES = 1024 };
+    unsigned char present[PAGES];
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), count = 0;
+    int64_t result = 0, at = CALL(PH_CALL_MMAP, mmap(NULL, length, PROT_READ, MAP_SHARED, fd, (off_t)offset));
+
+    if (at < 0)
+        return at;
+    for (uint64_t done = 0; result >= 0 && done < length; done += PAGES * page) {
+        uint64_t part = length - done < PAGES * page ? length - done : PAGES * page;
+
+        result = CALL(PH_CALL_MINCORE, mincore(pointer((uint64_t)at + done), part, present));
+        for (uint64_t i = 0; result >= 0 && i * page < part; i++)
+            count += present[i] & 1;
+    }
+    munmap(pointer((uint64_t)at), length);
+    return result < 0 ? result : (int64_t)count;
 }
 
 int64_t ph_sync_data(int32_t fd)
