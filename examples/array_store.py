@@ -44,7 +44,10 @@ class ArrayStore(MutableMapping[str, Array]):
         return self.heap.ndarray_at(offset, tuple(shape), dtype)
 
     def __setitem__(self, name: str, values: Array) -> None:
-        """Copy an array into the store."""
+        """Copy an array into the store; TypeError for a name that its index could not keep."""
+        if not isinstance(name, str):
+            raise TypeError(f"name: str expected, found {name!r}")
+        values = np.asarray(values)
         array = self.heap.ndarray(values.shape, values.dtype)
         array[...] = values
         old = self._index.get(name)

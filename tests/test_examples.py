@@ -57,3 +57,22 @@ def test_array_store_keeps_values_and_gives_space_back(
     assert store.heap.stats().blocks == 1, "the index alone is left"
     store.close()
     assert Path(path).stat().st_size < 2 << 20
+
+
+def test_array_store_takes_names_that_its_index_can_keep(
+    array_store: ModuleType, tmp_path: Path
+) -> None:
+    store = array_store.ArrayStore(str(tmp_path / "arrays.heap"))
+    with pytest.raises(TypeError, match="name: str expected, found 5"):
+        store[5] = np.zeros(3)
+    store["list"] = [1, 2, 3]
+    assert store["list"].tolist() == [1, 2, 3]
+    assert 5 not in store
+    with pytest.raises(KeyError):
+        store[5]
+    blocks = store.heap.stats().blocks
+    for refused in (object(), np.array([object()]), None):
+        with pytest.raises((TypeError, ValueError)):
+            store["bad"] = refused
+    assert (list(store), store.heap.stats().blocks) == (["list"], blocks)
+    store.close()

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import pytest
-from kvstore.commands import Limits, keys
+from kvstore.commands import Limits, keys, keyspace
 from kvstore.commands.registry import table
 from kvstore.commands.running import Commands
 from redis_world import Direct, direct, words_of
@@ -292,17 +292,25 @@ def test_a_password_is_not_needed_and_not_taken(direct: Direct) -> None:
     assert direct("auth x").startswith("-ERR AUTH <password> called without any password")
 
 
-def test_idle_time_counts_from_the_last_command_with_a_key(
+def test_idle_time_counts_from_the_first_question_and_each_use(
     direct: Direct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    direct("mset a 1 b 2")
     began = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: began + 50)
-    direct("get b")
-    monkeypatch.setattr(time, "monotonic", lambda: began + 100)
-    assert direct("object idletime a") in {99, 100}
-    assert direct("object idletime b") == 50
+
+    def after(seconds: float) -> None:
+        monkeypatch.setattr(time, "monotonic", lambda: began + seconds)
+
+    after(0)
+    direct("mset a 1 b 2")
+    assert [direct("object idletime a"), direct("object idletime b")] == [0, 0]
+    after(50.5)
+    direct("mget x b")
+    direct("ping b")
+    after(100)
+    assert [direct("object idletime a"), direct("object idletime b")] == [100, 49]
     assert direct("object freq a").startswith("-ERR An LFU maxmemory policy is not selected")
+    monkeypatch.setattr(keyspace, "_USES_MOST", 2)
+    assert [direct("object idletime c"), direct("object idletime a")] == [None, 0]
 
 
 def test_random_keys_are_keys(direct: Direct) -> None:

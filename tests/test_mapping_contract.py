@@ -198,6 +198,18 @@ def test_a_view_can_be_a_range(filled: Filled) -> None:
     assert "fig" in repr(of.keys(key("fig")))
 
 
+@ranged
+def test_a_view_can_be_asked_for_its_next_element(filled: Filled) -> None:
+    of: Any = filled.of
+    stored = list(filled.stored.items())
+    items, others = of.items(), of.items()
+    assert [next(items), next(others), next(items)] == [stored[0], stored[0], stored[1]]
+    assert list(items) == stored[2:], "it goes on"
+    assert next(items, None) is None
+    assert list(of.items()) == stored, "another one is fresh"
+    assert next(of.keys(reverse=True)) == stored[-1][0]
+
+
 @pytest.mark.parametrize("face", [face for face in FACES if face.lists], ids=idfn, indirect=True)
 def test_keys_values_and_items_are_lists_as_those_of_dbm(filled: Filled) -> None:
     assert filled.of.keys() == list(filled.stored)

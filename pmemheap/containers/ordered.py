@@ -151,9 +151,13 @@ def pairs_of(other: Any) -> Iterator[tuple[Any, Any]]:
 
 
 class _Range(MappingView):
-    """A part of a mapping, or all of it, in one direction."""
+    """A part of a mapping, or all of it, in one direction.
 
-    __slots__ = ("_high", "_low", "_mapping", "_reverse")
+    It can be asked for its next element as well, which those of a dict cannot: then it is gone
+    through once, and `iter` goes on where `next` has come to.
+    """
+
+    __slots__ = ("_high", "_low", "_mapping", "_reverse", "_under_way")
 
     _mapping: OrderedMapping[Any, Any]
     _what: ClassVar[int]
@@ -165,6 +169,7 @@ class _Range(MappingView):
         self._low = low
         self._high = high
         self._reverse = reverse
+        self._under_way: Iterator[Any] | None = None
 
     def __len__(self) -> int:
         """Count the keys in it."""
@@ -173,8 +178,17 @@ class _Range(MappingView):
         return self._mapping._counted(self._low, self._high)
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate in its direction."""
+        """Iterate in its direction, from its begin, or from where `next` has come to."""
+        return self._begun() if self._under_way is None else self._under_way
+
+    def _begun(self) -> Iterator[Any]:
         return self._mapping._scanned(self._low, self._high, self._reverse, self._what)
+
+    def __next__(self) -> Any:
+        """Return the next element; StopIteration behind the last one."""
+        if self._under_way is None:
+            self._under_way = self._begun()
+        return next(self._under_way)
 
     def __reversed__(self) -> Iterator[Any]:
         """Iterate in the other direction."""
@@ -234,4 +248,4 @@ class ValuesRange(_Range, ValuesView[V]):
 
     def __contains__(self, value: object) -> bool:
         """Tell whether some key in it has this value. O(n)."""
-        return any(found is value or found == value for found in self)
+        return any(found is value or found == value for found in self._begun())

@@ -213,7 +213,7 @@ def object_refcount(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
 
 @command("OBJECT|IDLETIME", "2.2.3", 1, 1, keys=FIRST)
 def object_idletime(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
-    """Return the seconds since a command used a key, or since the server began to note that."""
+    """Return the seconds since a command named a key, counted from the first time this is asked."""
     return on.keys.idle_seconds(arguments[0]) if arguments[0] in on.store else None
 
 

@@ -23,11 +23,11 @@ from itertools import islice
 from kvstore.commands.session import Session
 from kvstore.store import KVStore
 
-__all__ = ["MS", "SECOND", "USES_MOST", "Keyspace"]
+__all__ = ["MS", "SECOND", "Keyspace"]
 
 MS, SECOND = 1_000_000, 1_000_000_000
 _VERSIONS_MOST = 10_000
-USES_MOST = 1 << 16
+_USES_MOST = 1 << 16
 _PROBED_BYTES, _PROBED_KEYS = 8, 16
 
 
@@ -43,7 +43,6 @@ class Keyspace:
     def __init__(self, store: KVStore) -> None:
         self.store = store
         self.uses: dict[bytes, float] = {}
-        self._uses_since = time.monotonic()
         self._versions: dict[bytes, int] = {}
 
     # ------------------------------------------------------------ reading
@@ -170,14 +169,23 @@ class Keyspace:
 
     # ------------------------------------------------------------ uses
 
-    def forget_uses(self) -> None:
-        """Begin to note anew when keys are used; called when there are `USES_MOST` notes."""
-        self.uses.clear()
-        self._uses_since = time.monotonic()
+    def note_uses(self, keys: Iterable[bytes]) -> None:
+        """Note that a command names keys, for those that were asked for."""
+        now = time.monotonic()
+        for key in keys:
+            if key in self.uses:
+                self.uses[key] = now
 
     def idle_seconds(self, key: bytes) -> int:
-        """Return the seconds for which no command used a key, as far as that was noted."""
-        return int(time.monotonic() - self.uses.get(key, self._uses_since))
+        """Return the seconds for which no command named a key, since it was asked for first.
+
+        It is noted from then on alone: to note each use of each key would cost every command more
+        than the answer is worth.
+        """
+        if len(self.uses) >= _USES_MOST:
+            self.uses.clear()
+        now = time.monotonic()
+        return int(now - self.uses.setdefault(key, now))
 
 
 def _between(first: bytes, last: bytes) -> bytes:

@@ -92,6 +92,8 @@ class Command:
         Whether it may change the store.
     is_immediate : bool
         Whether it is run at once between MULTI and EXEC, too.
+    changes_session : bool
+        Whether it may change what is remembered of its connection.
     subcommands : dict
         By their second word, in capitals.
     """
@@ -106,6 +108,7 @@ class Command:
     keys: Keys | None = None
     writes: bool = False
     is_immediate: bool = False
+    changes_session: bool = False
     subcommands: dict[bytes, Command] = field(default_factory=dict)
 
     @property
@@ -147,6 +150,7 @@ def in_group(group: str) -> Callable[..., Callable[[Run], Run]]:
                     Command(
                         name, run, least, UNLIMITED if most is None else most, group, since,
                         _summary(run), keys, writes, is_immediate,
+                        group in {"connection", "transactions"},
                     )
                 )  # fmt: skip
             return run

@@ -19,9 +19,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kvstore.commands.keys import Cursors
-from kvstore.commands.keyspace import USES_MOST, Keyspace
+from kvstore.commands.keyspace import Keyspace
 from kvstore.commands.registry import (
-    FIRST,
     Command,
     find,
     table,
@@ -107,7 +106,6 @@ class Commands:
         self.saved_at = time.time()
         self.is_batch = False
         self._uses = self.keys.uses
-        self._now = 0.0
 
     # ------------------------------------------------------------ running
 
@@ -127,16 +125,17 @@ class Commands:
             One for each command that was run: the first ones of `calls`, at least one. It is empty
             where the client wants no reply.
         """
-        self._now = time.monotonic()
-        if len(self._uses) > USES_MOST:
-            self.keys.forget_uses()
         resolved = [(session, request, _command_of(request)) for session, request in calls]
         return self._run(resolved, most_bytes)
 
     def _run(self, calls: Sequence[_Resolved], most_bytes: int | None) -> list[bytes]:
         if len(calls) < 2 or sum([one is not None and one.writes for _, _, one in calls]) < 2:
             return list(self._replies(calls, most_bytes))
-        before = {session: session.saved() for session in {session for session, _, _ in calls}}
+        before = {
+            session: session.saved()
+            for session, _, one in calls
+            if session.queue is not None or session.silence or (one and one.changes_session)
+        }
         versions = self.keys.saved()
         try:
             with self.store.transaction():
@@ -182,10 +181,8 @@ class Commands:
                 raise unknown_command(request)
             if not one.least <= len(request) - 1 <= one.most:
                 raise wrong_number(one.shown_name)
-            if one.keys is FIRST:  # the others are noted by a loop, which takes longer
-                self._uses[request[1]] = self._now
-            elif one.keys is not None:
-                self._uses.update(dict.fromkeys(one.keys.of(request), self._now))
+            if self._uses and one.keys is not None:
+                self.keys.note_uses(one.keys.of(request))
             return one.run(self, session, request[1:])
         except ReplyError as error:
             return error
