@@ -19,6 +19,9 @@
 
 /* ---------------------------------------------------------------- having the space */
 
+#define SHORTEST_PAUSE 20000L /* nanoseconds */
+#define LONGEST_PAUSE 1000000L
+
 static int is_taken; /* changes under the GIL */
 static unsigned era;
 
@@ -43,9 +46,9 @@ int ph_start_eras(void)
     return -pthread_atfork(NULL, NULL, begin_era);
 }
 
-static void wait_without_gil(void)
+static void wait_without_gil(long nanoseconds)
 {
-    static const struct timespec moment = {0, 50000};
+    const struct timespec moment = {0, nanoseconds};
 
     Py_BEGIN_ALLOW_THREADS
     nanosleep(&moment, NULL);
@@ -68,11 +71,12 @@ static void sweep(void)
     }
 }
 
-/* While the interpreter ends, a daemon thread may have died in the middle, and nobody else runs. */
+/* Most calls take the kernel a few microseconds; unmapping what was touched, up to a third of a second. While the
+ * interpreter ends, a daemon thread may have died in the middle, and nobody else runs. */
 void ph_enter(void)
 {
-    while (is_taken && Py_IsInitialized())
-        wait_without_gil();
+    for (long pause = SHORTEST_PAUSE; is_taken && Py_IsInitialized(); pause *= pause < LONGEST_PAUSE ? 2 : 1)
+        wait_without_gil(pause);
     is_taken = 1;
     sweep();
 }

@@ -155,19 +155,23 @@ static int read_pieces(struct job *job, PyObject *pieces)
 {
     job->piece_count = PyList_Size(pieces) / 2;
     job->pieces = calloc((size_t)job->piece_count * 2 + 1, sizeof(*job->pieces));
-    for (Py_ssize_t i = 0; job->pieces != NULL && i < 2 * job->piece_count; i++) {
+    if (job->pieces == NULL)
+        return PyErr_NoMemory(), -1;
+    for (Py_ssize_t i = 0; i < 2 * job->piece_count; i++) {
         job->pieces[i] = PyLong_AsUnsignedLongLong(PyList_GetItem(pieces, i));
         if (PyErr_Occurred())
             return -1;
     }
-    return job->pieces == NULL ? -1 : 0;
+    return 0;
 }
 
 static int read_maps(struct job *job, PyObject *maps, PyObject *windows)
 {
     job->count = PyList_Size(maps);
     job->entries = calloc((size_t)job->count + 1, sizeof(*job->entries));
-    if (job->entries == NULL || PyList_Size(windows) != job->count)
+    if (job->entries == NULL)
+        return PyErr_NoMemory(), -1;
+    if (PyList_Size(windows) != job->count)
         return -1;
     for (Py_ssize_t i = 0; i < job->count; i++) {
         PyObject *window = PyList_GetItem(windows, i);
