@@ -152,13 +152,13 @@ class BlockSpace(Engine):
     def stats(self) -> HeapStats:
         """Return how large and how full the heap is. O(mappings), and O(units) the first time."""
         self._require()
-        return self._serve(insight.stats, self)
+        return self._look(insight.stats, self)
 
     def explain(self, size: int, align: int = GRANULE, refusal: str = "") -> Explanation:
         """Tell whether `size` bytes could be allocated now, what refuses, and what would help."""
         nbytes, alignment = size_argument(size), alignment_argument(align)
         self._require()
-        return self._serve(insight.explain, self, nbytes, alignment, refusal)
+        return self._look(insight.explain, self, nbytes, alignment, refusal)
 
     def check(self) -> CheckReport:
         """Verify every structure against every other, while no thread changes them. O(units).
@@ -170,7 +170,7 @@ class BlockSpace(Engine):
         """
         self._require()
         with self.paused():
-            return self._serve(insight.check, self)
+            return self._look(insight.check, self)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Yield ``(offset, usable size)`` of the live blocks, by offset.
@@ -178,7 +178,7 @@ class BlockSpace(Engine):
         Blocks that come or go while it runs may or may not be in it. O(1) memory.
         """
         self._require()
-        self._serve(self._supply.read_all)
+        self._look(self._supply.read_all)
         cursor = self._bounds()[0] * (UNIT // GRANULE)
         while True:
             self._require()

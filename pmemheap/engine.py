@@ -44,6 +44,7 @@ from pmemheap.errors import (
     PmemHeapError,
     UsageError,
 )
+from pmemheap.exiting import begin_exit, leave_at_exit
 from pmemheap.filemedium import FileMedium
 from pmemheap.gate import Gate
 from pmemheap.layout import ARENA_BITS, HeapState
@@ -425,9 +426,9 @@ class Engine(Committing):
             count = whole_number(
                 f"view: length of the block at offset {place:#x}", length, 0, usable
             )
-        if type(offset) is not int or type(length) not in {int, type(None)}:
-            return self.view(place, count)
-        raise self._no_block(place, "view")
+        if self._state() == State.QUIET:  # what is stored through a view changes the heap
+            self._wake()
+        return self.view(place, count)
 
     def _upkeep(self) -> None:
         """Merge what was freed and give back what is old; `free` calls this now and then."""
@@ -461,7 +462,11 @@ class Engine(Committing):
 
     def _serve(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a change of the volatile structures, alone; repair them first if one was torn out."""
-        return self._alone(lambda: self._settled(work, *args, **kwargs))
+        return self._alone(lambda: self._settled(True, work, *args, **kwargs))
+
+    def _look(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what looks at the volatile structures, in the same way, also in a heap at rest."""
+        return self._alone(lambda: self._settled(False, work, *args, **kwargs))
 
     def _alone(self, work: Callable[[], T]) -> T:
         """Run something under the lock of the heap.
@@ -500,9 +505,10 @@ class Engine(Committing):
         else:
             self._alone(work)
 
-    def _settled(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if self._state() != _OPEN:
-            self._require()
+    def _settled(self, write: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._state() != _OPEN:  # another thread may have had the lock since it was
+            leave_at_exit()
+            self._require(write=write)
         if self._medium.in_doubt:
             self._rebuild()
         try:
@@ -564,6 +570,8 @@ class Engine(Committing):
 
     def _wake(self) -> None:
         """Say in the file that it is in use, before the first change after a durable point."""
+        if self._owner != threading.get_ident():
+            leave_at_exit()
         self._as_owner(self._wake_locked)
 
     def _wake_locked(self) -> None:
@@ -595,10 +603,10 @@ class Engine(Committing):
         at_work = any(tx._state()[0] == 0 for tx in self._log._open_transactions())
         return not on_memory and not at_work
 
-    def _sync_quietly(self, medium: FileMedium) -> None:
+    def _mark_closed(self, medium: FileMedium) -> None:
         """Sync, and say in the file that it is as good as closed, until the next change.
 
-        Whoever wants to change something meanwhile waits for the lock, to wake the heap.
+        Whoever wants to change something meanwhile waits for the lock, to say the opposite.
         """
         self._set_states(State.QUIET)
         try:
@@ -683,6 +691,9 @@ class Engine(Committing):
 
     # ------------------------------------------------------------ end
 
+    def _rest(self) -> None:
+        """Let the file be as if the heap was closed; `Heap` does."""
+
     def _let_go(self) -> None:
         """Close as far as views that are still alive allow: they keep the memory, not the file."""
         if self._state() == State.FORKED:
@@ -743,10 +754,11 @@ living = _Living()
 
 def _at_exit() -> None:
     """Close what nobody has closed: each heap by itself, whatever becomes of the others."""
+    begin_exit()
     failure: BaseException | None = None
     for heap in living:
         try:
-            heap._let_go()
+            heap._rest()
         except BaseException as error:
             failure = error
     if failure is not None:

@@ -95,12 +95,12 @@ class Gate:
         while self._log._is_committing():
             time.sleep(_PAUSE)
 
-    def let_transactions_end(self) -> None:
-        """Wait until no transaction of another thread is open, for `PATIENCE` seconds at most.
+    def let_transactions_end(self, seconds: float) -> None:
+        """Wait until no transaction of another thread is open, so many seconds at most.
 
         What this thread has open, or a thread that has ended, nobody waits for.
         """
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if not (_has_running(begun_in(self._log)) or self._log._is_committing()):
                 return

@@ -18,12 +18,12 @@ import os
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from pmemheap import rooted
+from pmemheap import gate, rooted
 from pmemheap.arenas import Arena, arena_name_argument, index_of, live_names, vacancy
 from pmemheap.arguments import (
     ALIGN_MOST,
@@ -55,6 +55,7 @@ __all__ = ["ALIGN_MOST", "DECAY_SECONDS", "SIZE_MOST", "Heap", "open_heap"]
 T = TypeVar("T")
 
 DECAY_SECONDS = 10.0
+_EXIT_SECONDS = 0.5
 
 
 class Heap(BlockSpace):
@@ -380,7 +381,7 @@ class Heap(BlockSpace):
             if not create:
                 raise KeyError(name)
             self._require(write=True)
-        return self._serve(self._arena_named, name, headroom)
+        return self._look(self._arena_named, name, headroom)
 
     def _arena_named(self, name: str, headroom: int | None) -> Arena:
         index = index_of(self._medium.arenas, name)
@@ -409,7 +410,7 @@ class Heap(BlockSpace):
     def _all_spaces(self) -> list[BlockSpace]:
         """Return the default arena and all others, opened."""
         self._require()
-        return self._serve(self._open_all)
+        return self._look(self._open_all)
 
     def _open_all(self) -> list[BlockSpace]:
         named = live_names(self._medium.arenas).values()
@@ -431,7 +432,7 @@ class Heap(BlockSpace):
         arena = self._arenas.get(index)
         if arena is not None and not arena.closed:
             return arena
-        return self._serve(self._live_arena_at, index) if self._is_live(index) else None
+        return self._look(self._live_arena_at, index) if self._is_live(index) else None
 
     def _space_at(self, offset: int) -> Engine | None:
         index = offset >> ARENA_BITS
@@ -467,7 +468,7 @@ class Heap(BlockSpace):
         """
         with self.paused():
             reports = self._each(self._all_spaces(), BlockSpace.check)
-            return joined(reports, self._serve(self._check_arenas))
+            return joined(reports, self._look(self._check_arenas))
 
     def _check_arenas(self) -> list[str]:
         medium = self._medium
@@ -551,12 +552,12 @@ class Heap(BlockSpace):
         self._require(write=not self.readonly)
         if isinstance(self._medium, FileMedium) and not self.readonly:
             medium = self._medium
-            self._without_snapshots(lambda: self._serve(self._sync_locked, medium))
+            self._without_snapshots(lambda: self._look(self._sync_locked, medium))
 
     def _sync_locked(self, medium: FileMedium) -> None:
         try:
             if self._can_be_quiet():
-                self._sync_quietly(medium)
+                self._mark_closed(medium)
             else:
                 medium.sync()
         except DurabilityError:
@@ -598,21 +599,22 @@ class Heap(BlockSpace):
             raise UsageError(f"{self._name}: a heap in a file or shared memory expected")
         options = {"new_identity": new_identity, "replace_file": replace}
         with refusals(f"snapshot {str(place)!r}", str(place)), self._transactions_ended():
-            self._serve(self._snapshot_locked, self._medium, place, options)
+            self._look(self._snapshot_locked, self._medium, place, options)
 
     def _await_gate(self) -> None:
         self._require_no_change()
         self._gate.wait()
 
     @contextmanager
-    def _transactions_ended(self) -> Iterator[None]:
+    def _transactions_ended(self, seconds: float | None = None) -> Iterator[None]:
         """Let the transactions of other threads end, and none begin while the block runs."""
+        seconds = gate.PATIENCE if seconds is None else seconds
         self._require_no_change()
         if self._log._current() is not None:  # of this thread: the caller refuses
             yield
             return
         with self._gate.shut(Shut.BEGIN):
-            self._gate.let_transactions_end()
+            self._gate.let_transactions_end(seconds)
             yield
 
     def _snapshot_locked(self, medium: FileMedium, path: Path, options: dict[str, bool]) -> None:
@@ -730,6 +732,27 @@ class Heap(BlockSpace):
             self._medium.close()
         living.discard(self)
 
+    def _rest(self) -> None:
+        """Let the file be as if the heap was closed, at the end of the interpreter.
+
+        Exit functions that come later, and other threads, can read it. A change says that it is in
+        use again, and then it is closed when the last reference goes.
+        """
+        if self._state() <= State.QUIET and isinstance(self._medium, FileMedium):
+            with self._transactions_ended(_EXIT_SECONDS):
+                self._alone(lambda: self._rest_locked(cast("FileMedium", self._medium)))
+
+    def _rest_locked(self, medium: FileMedium) -> None:
+        if self._state() > State.QUIET or medium.is_clean:
+            return
+        self._log._abort_all()
+        with suppress(DurabilityError):  # it was told to who met it first
+            if medium.in_doubt:
+                self._rebuild()
+            self._end_log()
+            if not medium.sync_failed:
+                self._mark_closed(medium)
+
     def __del__(self) -> None:
         """Close a heap that is dropped; memory stays for as long as views of it live."""
         if hasattr(self, "_log"):
@@ -783,7 +806,7 @@ class _Guard:
         else:
             heap._require_open()
         if heap._medium.in_doubt and not heap._is_changing():
-            heap._serve(lambda: None)
+            heap._look(lambda: None)
 
     def change(self, store: RootStore, puts: dict[str, RootSlot], drops: set[str]) -> None:
         heap = self._open()

@@ -25,6 +25,7 @@ from pmemheap import native, rooted
 from pmemheap.arguments import alignment_argument, offset_argument, size_argument, whole_number
 from pmemheap.engine import BAD_OFFSET, Engine
 from pmemheap.errors import UsageError
+from pmemheap.exiting import leave_at_exit
 from pmemheap.handles import Block
 from pmemheap.layout import RootSlot
 from pmemheap.redo import LogCode
@@ -264,6 +265,7 @@ class Transaction(native.TxCore):
     def _require_own(self) -> None:
         state, thread, _ = self._state()
         if state != _OPEN:
+            leave_at_exit()  # which has aborted it
             raise UsageError(f"transaction: an open one expected, {_ENDED[state]}")
         if thread != threading.get_ident():
             raise UsageError("transaction: the thread that began it expected, found another")

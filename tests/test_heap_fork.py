@@ -692,11 +692,11 @@ atexit.register(lambda: os._exit(0))  # the last of them: no finalizer comes aft
 from pmemheap import Heap
 heaps = [Heap.create(f"{sys.argv[1]}/{n}") for n in range(3)]
 for each in heaps: each.malloc(10)
-let_go = Heap._let_go
+rest = Heap._rest
 def fail(self):
     if self is heaps[1]: raise RuntimeError("on purpose")
-    let_go(self)
-Heap._let_go = fail
+    rest(self)
+Heap._rest = fail
 """
     python(code, tmp_path).communicate()
     states = [

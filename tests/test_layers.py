@@ -20,7 +20,7 @@ LAYERS = [
     ["errors", "units"],
     ["_core"],
     ["native"],
-    ["rules", "refusals", "naming", "viewed", "gate"],
+    ["rules", "refusals", "naming", "viewed", "gate", "exiting"],
     ["pmem2"],
     ["layout"],
     ["records"],

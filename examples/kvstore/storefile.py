@@ -6,14 +6,12 @@ What lies in the file is the matter of what derives from it.
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import pmemheap
 from kvstore.closing import Closing
-from pmemheap import PmemHeapError
 from pmemheap.refusals import end_with
 
 if TYPE_CHECKING:
@@ -48,7 +46,6 @@ class StoreFile(Closing):
             os.fsdecode(path), flag, durability=durability, limit=limit, headroom=headroom
         )
         self._durable = durable
-        self._end = weakref.finalize(self, _end_quietly, self._heap)
 
     @contextmanager
     def closed_on_error(self) -> Iterator[None]:
@@ -125,14 +122,7 @@ class StoreFile(Closing):
             Views are alive, or a transaction is open; the store stays open.
         """
         self._heap.close()
-        self._end.detach()
 
     def __reduce__(self) -> NoReturn:
         """Refuse: a store is a file that is open."""
         raise TypeError(f"{self!r}: cannot be pickled; open the file again")
-
-
-def _end_quietly(heap: pmemheap.Heap) -> None:
-    """Close what nobody closed; what has views or a transaction is left to the heap itself."""
-    with suppress(BufferError, PmemHeapError):
-        heap.close()

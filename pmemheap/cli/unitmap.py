@@ -123,7 +123,7 @@ def read_map(space: BlockSpace) -> UnitMap:
     It looks behind the heap's public face, under the heap's lock: a drawing of the insides is no
     use of the heap, and nothing else needs this call.
     """
-    return space._serve(_read, space)
+    return space._look(_read, space)
 
 
 def _read(space: BlockSpace) -> UnitMap:
