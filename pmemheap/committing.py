@@ -63,6 +63,8 @@ class Committing(native.HeapCore):
     _raise_code: Callable[[int], None]
     _no_block: Callable[[int, str], UsageError]
     _heed_failed_sync: Callable[[], None]
+    _own_view: Callable[[int, int], memoryview]
+    _require_kept: Callable[[], None]
 
     # ------------------------------------------------------------ the log
 
@@ -422,8 +424,9 @@ class Committing(native.HeapCore):
         try:
             to = self._reserve_locked(transaction, size, GRANULE, roomy=True)
             count = min(self.usable_size(offset), size)
-            with self.view(offset, count) as old, self.view(to, count) as new:
+            with self._own_view(offset, count) as old, self._own_view(to, count) as new:
                 new[:] = old
+            self._require_kept()
             self._retire_moved(transaction, offset, to, size)
         finally:
             transaction._finish()

@@ -16,7 +16,6 @@ A call that raises has changed nothing.
 from __future__ import annotations
 
 import atexit
-import errno
 import os
 import threading
 import time
@@ -430,6 +429,23 @@ class Engine(Committing):
             self._wake()
         return self.view(place, count)
 
+    def _own_view(self, offset: int, length: int | None = None) -> memoryview:
+        """Return a view for the use of the package alone, which is not handed out.
+
+        If the file is cut while it is looked through, it shows zeros: `_require_kept` is to be
+        called before anything is concluded from what was seen. Through any other view that would be
+        the end of the process.
+        """
+        view = self.view(offset, length)
+        owner: Any = view.obj
+        owner._become_own()
+        return view
+
+    def _require_kept(self) -> None:
+        """Raise if what is mapped is not what the heap has stored."""
+        if self._state() == State.LOST:
+            self._require()
+
     def _upkeep(self) -> None:
         """Merge what was freed and give back what is old; `free` calls this now and then."""
         elapsed = time.monotonic() - self._decayed_at
@@ -514,8 +530,11 @@ class Engine(Committing):
         try:
             result = work(*args, **kwargs)
             self._settle()
-        except (PmemHeapError, BufferError):
+            self._require_kept()
+        except (PmemHeapError, BufferError) as error:
             self._heed_failed_sync()
+            if not isinstance(error, DurabilityError):
+                self._require_kept()
             raise
         except BaseException:
             self._medium.in_doubt = True
@@ -626,11 +645,9 @@ class Engine(Committing):
             return
         if state <= State.QUIET or (state == State.READONLY and not write):
             return
-        if state == State.READONLY and not self.readonly:
-            raise DurabilityError(  # [R7]
-                errno.EIO,
-                f"{self._name}: a heap whose syncs succeed expected, one failed; reopen it",
-            )
+        if state == State.LOST or (state == State.READONLY and not self.readonly):  # [R7]
+            assert isinstance(self._medium, FileMedium)
+            raise self._medium.failure()
         wanted = "a writable" if state == State.READONLY else "an open"
         found = {
             State.READONLY: "it was opened read-only",
@@ -639,8 +656,17 @@ class Engine(Committing):
         }[state]
         raise UsageError(f"{self._name}: {wanted} heap expected, {found}")
 
+    def _require_ours(self, during: str) -> None:
+        """Raise if somebody else has changed the file, before anything found is called wrong."""
+        if isinstance(self._medium, FileMedium) and not self._medium.readonly:
+            try:
+                self._medium.require_ours(during)
+            finally:
+                self._heed_failed_sync()
+
     def _raise_code(self, code: int) -> None:
         if code == _Code.CORRUPT:
+            self._require_ours("malloc")
             raise CorruptHeapError(
                 f"{self._name}: a run with the blocks it counts expected, found none"
             )
@@ -649,6 +675,7 @@ class Engine(Committing):
 
     def _no_block(self, offset: int, where: str) -> UsageError:
         """Describe what lies at an offset at which no live block begins."""
+        self._require_ours(where)
         first, end = (self._origin | unit * UNIT for unit in self._bounds()[:2])
         expected = f"{where}: offset of a live block expected, {offset:#x} found: "
         if not first <= offset < end:
@@ -681,12 +708,17 @@ class Engine(Committing):
         return error
 
     def _heed_failed_sync(self) -> None:
-        """After a sync that failed nothing may be written any more: the next one would not tell."""
-        failed = isinstance(self._medium, FileMedium) and self._medium.sync_failed
-        if not failed:
+        """After a sync that failed nothing may be written any more: the next one would not tell.
+
+        Nor may what is mapped be read of a file that somebody else has cut or written over.
+        """
+        medium = self._medium
+        if not isinstance(medium, FileMedium) or not (medium.sync_failed or medium.is_lost):
             return
         for space in self._spaces():
-            if space._state() == State.OPEN:
+            if medium.is_lost and space._state() < State.LOST:
+                space._set_state(State.LOST)
+            elif space._state() == State.OPEN:
                 space._set_state(State.READONLY)
 
     # ------------------------------------------------------------ end
@@ -708,7 +740,8 @@ class Engine(Committing):
         if isinstance(self._medium, FileMedium):
             self._log._detach()
             self._medium.has_views = has_views
-            self._medium.close()
+            with suppress(DurabilityError):
+                self._medium.close()
 
 
 def _units_for_pool(size: int) -> int:

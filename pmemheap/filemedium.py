@@ -128,6 +128,7 @@ class FileMedium(HeapFile):
 
     def _obtain(self, index: int, slot: SegmentSlot) -> None:
         """Get the blocks of a segment, what is not data reading zero; durable in a power heap."""
+        self.require_ours("growth")  # a file that was cut must not become long again
         try:
             with self._as_out_of_space(slot.file_bytes):
                 self._cut_surplus()  # which could not be cut before; it has old tables
@@ -147,6 +148,7 @@ class FileMedium(HeapFile):
     def _clear_tables(self, slot: SegmentSlot) -> None:
         """Let the tables of a segment read zero: they may lie where unpunched data was."""
         length = slot.data_off - slot.file_off
+        self.maybe_holes = True
         try:
             native.fallocate(self.fd, slot.file_off, length, Allocate.PUNCH_HOLE)
         except NativeError as error:
@@ -164,6 +166,7 @@ class FileMedium(HeapFile):
             return
         with suppress(NativeError):
             if index in self.segments:
+                self.maybe_holes = True
                 native.fallocate(self.fd, slot.file_off, slot.file_bytes, Allocate.PUNCH_HOLE)
             else:
                 native.ftruncate(self.fd, self.file_end)
@@ -250,6 +253,7 @@ class FileMedium(HeapFile):
         OutOfSpaceError, DurabilityError
             The file system refused; the heap is sound, and larger than it need be.
         """
+        self.require_ours("give-back")
         with refusals(f"heap file {self.name!r}: give-back"):
             self.change(filespace.images(self._tidied(self.segments)), durable=True)
             if not self._has_readers():
@@ -270,6 +274,7 @@ class FileMedium(HeapFile):
         self._punch(*self._data_range(piece, start, nunits))
 
     def _punch(self, offset: int, length: int) -> None:
+        self.require_ours("give-back")
         had_holes, self.maybe_holes = self.maybe_holes, True
         try:
             native.fallocate(self.fd, offset, length, Allocate.PUNCH_HOLE)

@@ -206,7 +206,7 @@ def new_array(
     offset = heap.malloc(max(nbytes, 1), align)
     try:
         array = _checked_array_at(heap, offset, sides, kind)
-        _numpy().frombuffer(heap.view(offset), "u1", nbytes).fill(0)
+        _numpy().frombuffer(heap._own_view(offset), "u1", nbytes).fill(0)
     except BaseException as error:
         end_with(error, partial(heap.free, offset, deferred=True))
         raise

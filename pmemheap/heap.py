@@ -630,14 +630,10 @@ class Heap(BlockSpace):
             log._freeze(True)
             if not medium.is_power:  # bare calls pass no log: they wake the heap, and wait
                 self._set_states(State.QUIET)
-            try:
-                log.checkpoint()
-            except DurabilityError:
-                self._heed_failed_sync()
-                raise
+            log.checkpoint()
             copy_heap_file(
                 medium.fd, path, medium.superblock, medium.segments.values(), medium.file_end,
-                **options,
+                require_ours=medium.require_ours, **options,
             )  # fmt: skip
         finally:
             log._freeze(False)
@@ -728,9 +724,11 @@ class Heap(BlockSpace):
             arena._region.close()
         self._log._detach()
         self._region.close()
-        if isinstance(self._medium, FileMedium):
-            self._medium.close()
-        living.discard(self)
+        try:
+            if isinstance(self._medium, FileMedium):
+                self._medium.close()
+        finally:
+            living.discard(self)
 
     def _rest(self) -> None:
         """Let the file be as if the heap was closed, at the end of the interpreter.

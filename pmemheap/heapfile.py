@@ -72,6 +72,8 @@ __all__ = [
 
 _FILE_LEAST = layout.HEADER_BYTES + UNIT
 _VOLATILE_FILE_SYSTEMS = {native.TMPFS: "tmpfs", 0x858458F6: "ramfs"}
+_KEEP_BLOCKS = {native.TMPFS, 0xEF53, 0x58465342}
+"""File systems, tmpfs, ext4 and xfs, on which only holes have no blocks: others may compress."""
 _HEAD_BYTES = layout.SEGMENT_TABLE  # superblocks and the words of a process heap
 _FIRST_UNITS = layout.SEGMENT_UNITS
 _ZEROS = UNIT  # written at a time: what is written at once, the page cache may sync at once
@@ -130,6 +132,8 @@ class HeapFile:
         Whether an interrupt has torn a change out: whoever changes the heap next repairs it first.
     number : int
         That of the file among those of this process; see `native.register_file`.
+    taken : str
+        What somebody else has done to the file, as far as it was noticed; see `require_ours`.
     has_views : bool
         Whether the file is to be closed while memory of it is viewed; set by the heap.
     """
@@ -159,8 +163,11 @@ class HeapFile:
         self.limit = limit
         try:
             again = None if path is None else str(path)
+            self._is_named = native.fstat(fd).links > 0
             self.number, self._lock_fd = native.register_file(fd, again, readonly=readonly)
-            self.on_memory = native.filesystem_type(fd) in _VOLATILE_FILE_SYSTEMS
+            file_system = native.filesystem_type(fd)
+            self.on_memory = file_system in _VOLATILE_FILE_SYSTEMS
+            self._keeps_blocks = file_system in _KEEP_BLOCKS
         except BaseException:
             self._let_go()
             raise
@@ -172,7 +179,8 @@ class HeapFile:
         self._expected: dict[int, ArenaSlot] = {}
         self.maybe_holes = False
         self.sync_failed = False
-        self._copy = 0
+        self.taken = ""
+        self._copy, self._stored = 0, b""
         self._is_new = False
         self.in_doubt = False
 
@@ -395,7 +403,8 @@ class HeapFile:
             log_size=log_bytes, tail_lsn=64, epoch=1 << 32 | secrets.randbits(32),
             boot_id=boot_id(), limit=self.limit or 0,
         )  # fmt: skip
-        native.pwrite(self.fd, self.superblock.pack(), layout.SUPERBLOCKS[0])
+        self._stored = self.superblock.pack()
+        native.pwrite(self.fd, self._stored, layout.SUPERBLOCKS[0])
         log = SegmentSlot(SegmentKind.LOG, layout.HEADER_BYTES, log_bytes // UNIT)
         data = SegmentSlot(SegmentKind.DATA, stop, _FIRST_UNITS, nunits=_FIRST_UNITS)
         with self._as_out_of_space(data.file_bytes):
@@ -417,6 +426,7 @@ class HeapFile:
         self.image = bytearray(stop)
         del self.image[native.pread_into(self.fd, self.image, 0) :]
         self.superblock, self._copy = read_superblock(self.image)
+        self._stored = _superblock_bytes(self.image, self._copy)
 
     def _read(self, *, recovered: bool) -> None:
         """Check what the header says."""
@@ -509,6 +519,7 @@ class HeapFile:
     def begin_use(self) -> None:
         """Say in the file that it is in use, before the first change since it was closed."""
         if self.is_clean:
+            self.require_ours("first change")
             self.write_superblock(sync=True, state=HeapState.IN_USE)
 
     def map_header(self) -> None:
@@ -525,12 +536,29 @@ class HeapFile:
         """Map pieces of the file, one behind the other: the one way to do it.
 
         They are entered before they are mapped: so a child that is forked meanwhile knows of them.
+
+        Raises
+        ------
+        DurabilityError
+            The file has been cut.
+        Pmem2Error
+            The system refuses.
         """
+        self._require_long(max(at + length for at, length in pieces))
         native.file_will_map(
             self.number, reservation.address + offset, pieces,
             shared=options.shared, readonly=options.readonly,
         )  # fmt: skip
         return file_row(self.fd, reservation, offset, pieces, options)
+
+    def _require_long(self, length: int) -> None:
+        """Raise if the file has not the bytes that its tables, as they were read, speak of."""
+        size = length
+        with suppress(NativeError):
+            size = native.fstat(self.fd).size
+        if size < length and not (self.readonly and self.has_writer()):
+            self.taken = f"cut to {size} bytes"
+            raise self.failure()
 
     def _cut_surplus(self) -> None:
         """Cut off what a growth or a cut that did not end has left behind the last segment."""
@@ -566,8 +594,9 @@ class HeapFile:
     def _write_superblock(self, **changes: object) -> None:
         successor = self.superblock.successor(**changes)
         copy = self._copy if omitted(Rule.R9) else 1 - self._copy
-        self._store(layout.SUPERBLOCKS[copy], successor.pack())
-        self._copy, self.superblock = copy, successor
+        image = successor.pack()
+        self._store(layout.SUPERBLOCKS[copy], image)
+        self._copy, self._stored, self.superblock = copy, image, successor
 
     def sync_superblock(self) -> None:
         """Wait until the copy that is current is durable; in a power heap."""
@@ -605,6 +634,7 @@ class HeapFile:
         assert self._header is not None
         image = bytes(self._header.view)
         stored, self._copy = read_superblock(image)
+        self._stored = _superblock_bytes(image, self._copy)
         if stored.generation > self.superblock.generation:
             self.superblock = stored
         self.slots = read_tables(image, self.superblock, self.name)
@@ -652,7 +682,7 @@ class HeapFile:
     @property
     def is_own(self) -> bool:
         """Whether this process has opened the file, and not one that it is a fork of."""
-        return native.file_is_own(self.number)
+        return self.number == 0 or native.file_is_own(self.number)
 
     def _require_own(self) -> None:
         if not self.is_own:
@@ -738,6 +768,64 @@ class HeapFile:
         with self._failed_sync_noted(during):
             native.fsync(self.fd)
 
+    def require_ours(self, during: str) -> None:
+        """Raise if somebody else has cut the file, written it over or removed it.
+
+        Costs two system calls. What a heap has not changed since it was opened it does not miss: so
+        it may be removed meanwhile.
+
+        Raises
+        ------
+        DurabilityError
+            It is not what it was. Nothing is written any more.
+        UsageError
+            It was opened by a process of which this is a fork.
+        """
+        self._require_own()
+        if self.fd < 0:
+            return  # another thread has closed it, which has asked
+        self.taken = self.taken or self._found_taken()
+        if self.taken:
+            self.sync_failed = True
+            raise self.failure(during)
+
+    def _found_taken(self) -> str:
+        """Say what has become of the file, if it is not what it was, as far as the system tells."""
+        try:
+            status = native.fstat(self.fd)
+            stored = native.pread(self.fd, len(self._stored), layout.SUPERBLOCKS[self._copy])
+        except NativeError:
+            return ""
+        if status.size < self.file_end:
+            return f"cut to {status.size} bytes"
+        if self._keeps_blocks and not self.maybe_holes and status.allocated < self.file_end:
+            return "cut, and grown again"
+        if stored != self._stored or native.file_is_lost(self.number):
+            return "written over"
+        if self._is_named and status.links == 0 and not self.is_clean:
+            return "removed"
+        return ""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether what is mapped may not be what the heap has stored."""
+        return self.taken not in {"", "removed"} or native.file_is_lost(self.number)
+
+    def failure(self, during: str = "") -> DurabilityError:
+        """Return what to raise of a heap whose file cannot be trusted to keep anything."""
+        if self.is_lost and not self.taken:
+            self.taken = self._found_taken()
+        where = f"heap file {self.name!r}:" + (f" {during}:" if during else "")
+        if not self.taken:
+            return DurabilityError(
+                errno.EIO, f"{where} a heap whose syncs succeed expected, one failed; reopen it"
+            )
+        return DurabilityError(
+            errno.ESTALE,
+            f"{where} {self.file_end} bytes that only this heap changes expected, found the file "
+            f"{self.taken}; nothing is written any more",
+        )
+
     @contextmanager
     def _failed_sync_noted(self, during: str) -> Iterator[None]:
         try:
@@ -756,12 +844,14 @@ class HeapFile:
             return
         try:
             if self._has_begun and self.is_own and not self.sync_failed:
+                self.require_ours("close")
                 self._say_writer(0)
                 if self.is_clean:
                     return
                 self._sync("close")
                 self._write_superblock(state=HeapState.CLEAN, file_end=self.file_end)
                 self._sync("close")
+                self.require_ours("close")
         finally:
             self._let_go()
 
@@ -825,6 +915,11 @@ def _require_unused(path: Path) -> None:
         users.require_no_writer(fd, str(path))
     finally:
         os.close(fd)
+
+
+def _superblock_bytes(image: bytes | bytearray, copy: int) -> bytes:
+    at = layout.SUPERBLOCKS[copy]
+    return bytes(image[at : at + layout.SUPERBLOCK_BYTES])
 
 
 @functools.cache

@@ -593,12 +593,18 @@ def msync(address: int, length: int) -> None:
 
 @dataclass(frozen=True)
 class FileStatus:
-    """What `fstat` tells: sizes in bytes, `special_device` as (major, minor) of a device file."""
+    """What `fstat` tells: sizes in bytes, `special_device` as (major, minor) of a device file.
+
+    `links` is the number of names; `birth` is when the file was made, in nanoseconds since 1970, 0
+    where the file system does not know.
+    """
 
     size: int
     allocated: int
     device: int
     inode: int
+    links: int
+    birth: int
     mode: int
     block_size: int
     special_device: tuple[int, int]
@@ -613,6 +619,8 @@ def fstat(fd: int) -> FileStatus:
         allocated=raw.blocks,
         device=raw.device,
         inode=raw.inode,
+        links=raw.links,
+        birth=raw.birth,
         mode=raw.mode,
         block_size=raw.block_size,
         special_device=divmod(raw.special_device, 1 << 32),

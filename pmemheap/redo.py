@@ -133,6 +133,7 @@ class RedoLog(native.LogCore):
 
     def append(self, operations: bytes, count: int, file_end: int) -> int:
         """Append encoded operations, and what bare calls have changed; return the LSN behind it."""
+        self._medium.require_ours("change")
         self._depth += 1
         try:
             self._medium.begin_use()
@@ -140,6 +141,8 @@ class RedoLog(native.LogCore):
                 self.make_room(end, 2 * len(operations))
         finally:
             self._depth -= 1
+        if self._is_dead():  # the file was changed while the record was brought home
+            raise self.died("change")
         return end
 
     @property
@@ -167,24 +170,26 @@ class RedoLog(native.LogCore):
             raise self.died("commit")
 
     def died(self, during: str) -> DurabilityError:
-        """Note that a sync has failed [R7]; return what to raise."""
+        """Note that nothing may be written any more [R7]; return what to raise."""
         self._die()
-        self._medium.sync_failed = not omitted(Rule.R7)
+        medium = self._medium
+        if medium.is_lost or self._is_gone():
+            return self._gone()
+        medium.sync_failed = not omitted(Rule.R7)
         return DurabilityError(
             errno.EIO,
-            f"heap file {self._medium.name!r}: {during}: a sync of the log has failed; whether "
+            f"heap file {medium.name!r}: {during}: a sync of the log has failed; whether "
             "the last commits are durable is unknown, and nothing is written any more: reopen it",
         )
 
     def _gone(self) -> DurabilityError:
         """Note that the file was taken away; return what to raise. What is mapped stays."""
-        self.died("change")
-        size = native.fstat(self._medium.fd).size
-        return DurabilityError(
-            errno.ESTALE,
-            f"heap file {self._medium.name!r}: at least {self._medium.file_end} bytes under its "
-            f"name expected, found it removed, or cut to {size} bytes; nothing is written any more",
-        )
+        self._die()
+        try:
+            self._medium.require_ours("change")
+        except DurabilityError as error:
+            return error
+        return self._medium.failure()
 
     def make_room(self, code: int, nbytes: int) -> None:
         """Do what lets an append succeed that was refused with `code`, or raise."""
@@ -273,8 +278,7 @@ class RedoLog(native.LogCore):
 
     def _checkpoint(self) -> None:
         medium = self._medium
-        if self._is_gone():
-            raise self._gone()
+        medium.require_ours("checkpoint")
         target = self._positions()[3]
         self.sync_log()
         undo = self._positions()[4]
@@ -462,6 +466,10 @@ class Recovery:
     def replay(self, header: int) -> None:
         """Store what the log says to the homes that `core` knows."""
         failed = self.core._replay(self.start, self.end, self.commits_from, self.undo_from, header)
+        if failed == LogCode.GONE:
+            raise DurabilityError(
+                errno.ESTALE, "recovery: the log that was scanned expected, found another one"
+            )
         if failed < 0:
             raise MemoryError("recovery: no memory for the ranges that the log names")
 

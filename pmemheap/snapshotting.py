@@ -16,7 +16,7 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
@@ -53,6 +53,7 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
     segments: Collection[SegmentSlot],
     file_end: int,
     *,
+    require_ours: Callable[[str], None],
     new_identity: bool = False,
     replace_file: bool = False,
 ) -> CopyMethod:
@@ -64,6 +65,8 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
         The file; nobody stores to it until this returns, and the log is empty.
     superblock, segments, file_end
         What its header says.
+    require_ours : callable
+        Raises if somebody else has changed the file, so that the copy is none.
     new_identity : bool
         Give the copy a uuid of its own.
     replace_file : bool
@@ -83,6 +86,7 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
     try:
         try:
             method = _copy_quietly(fd, target, file_end, [*segments])
+            require_ours("snapshot")
             _close_heap(target, superblock, file_end, new_identity=new_identity)
             _back(target, _stored_in_place(segments), cloned=method == CopyMethod.CLONE)
             native.fsync(target)

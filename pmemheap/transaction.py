@@ -135,8 +135,10 @@ class Transaction(native.TxCore):
         to = self.malloc(nbytes, GRANULE, self._heap._elsewhere(place))
         count = min(usable, nbytes)
         try:
-            with self._heap.view(place, count) as old, self._heap.view(to, count) as new:
+            heap = self._heap
+            with heap._own_view(place, count) as old, heap._own_view(to, count) as new:
                 new[:] = old
+            heap._require_kept()
             self._carry(place, count, to)
             self.free(place)
         except BaseException:

@@ -37,8 +37,9 @@ def copy(source: Path, path: Path, **options: bool) -> CopyMethod:
     fd = os.open(source, os.O_RDWR)
     try:
         return copy_heap_file(
-            fd, path, newest(image), segments(image).values(), len(image), **options
-        )
+            fd, path, newest(image), segments(image).values(), len(image),
+            require_ours=lambda _: None, **options,
+        )  # fmt: skip
     finally:
         os.close(fd)
 

@@ -12,7 +12,7 @@ struct block_bytes {
     struct heap_object *heap;
     uint64_t offset;        /* of the block, inside of its arena */
     uint64_t start, length; /* what is shown of it */
-    int readonly;
+    char readonly, is_own;
 };
 
 static PyTypeObject *block_bytes_type;
@@ -39,7 +39,8 @@ PyObject *ph_block_part(struct heap_object *heap, uint64_t offset, uint64_t star
     self->offset = offset;
     self->start = start;
     self->length = length;
-    self->readonly = readonly;
+    self->readonly = (char)readonly;
+    self->is_own = 0;
     PyObject_GC_Track((PyObject *)self);
     view = PyMemoryView_FromObject((PyObject *)self);
     Py_DECREF((PyObject *)self);
@@ -59,6 +60,7 @@ static void dealloc(PyObject *object)
     PyTypeObject *type = Py_TYPE(object);
 
     PyObject_GC_UnTrack(object);
+    self->heap->own_views -= self->is_own;
     ph_view_unpin(&self->heap->heap, self->offset);
     Py_DECREF((PyObject *)self->heap);
     PyObject_GC_Del(object);
@@ -86,6 +88,25 @@ static PyObject *get_offset(PyObject *object, void *closure)
     return PyLong_FromUnsignedLongLong(ph_outer(self->heap, self->offset));
 }
 
+PyDoc_STRVAR(become_own_doc,
+"_become_own()\n--\n\n"
+"Be for the use of the package alone: who looks through it asks afterwards whether the heap is lost.");
+
+static PyObject *become_own(PyObject *object, PyObject *ignored)
+{
+    struct block_bytes *self = (struct block_bytes *)object;
+
+    (void)ignored;
+    self->heap->own_views += !self->is_own;
+    self->is_own = 1;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"_become_own", become_own, METH_NOARGS, become_own_doc},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyGetSetDef attributes[] = {
     {"heap", get_heap, NULL, "The heap whose block it is.", NULL},
     {"offset", get_offset, NULL, "Offset of the block.", NULL},
@@ -98,6 +119,7 @@ static PyType_Slot slots[] = {
     {Py_tp_doc, (void *)type_doc},
     {Py_tp_traverse, traverse},
     {Py_tp_dealloc, dealloc},
+    {Py_tp_methods, methods},
     {Py_tp_getset, attributes},
     {Py_bf_getbuffer, getbuffer},
     {0, NULL},

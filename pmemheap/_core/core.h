@@ -127,6 +127,7 @@ struct ph_stat {
     uint64_t inode;
     uint64_t special_device; /* of a device file: major << 32 | minor */
     uint64_t links;
+    uint64_t birth;          /* nanoseconds since 1970 at which the file was made; 0: the file system does not know */
     uint32_t mode;
     uint32_t block_size;
 };

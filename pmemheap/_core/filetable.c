@@ -14,8 +14,8 @@
  *
  * A fault. Somebody has cut a file that is mapped here, or its medium cannot be read: the kernel sends SIGBUS. Pages that
  * the file has no more are replaced by zeros of our own, the file counts as lost, and the call that met it goes on to
- * its end. While a view of the heap lives the fault is left to the handler that was there before, which as a rule ends
- * the process: nobody could tell who looks through the view that its bytes have gone.
+ * its end. While a view of the heap lives that was handed out, the fault is left to the handler that was there before,
+ * which as a rule ends the process: nobody could tell who looks through the view that its bytes have gone.
  *
  * A map is entered before it is made and struck off when it has gone. Both copies of the core have one table, and one
  * lock: held while a file is mapped elsewhere and moved, and across a fork, so that a child sees no map on its way. */
@@ -233,15 +233,22 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
     errno = saved;
 }
 
-/* With the first file: a process without heaps keeps its handler. */
+static int is_nobodys(const struct sigaction *action)
+{
+    return !(action->sa_flags & SA_SIGINFO) && (action->sa_handler == SIG_DFL || action->sa_handler == SIG_IGN);
+}
+
+/* With each file: a process without heaps keeps its handler, and who takes ours away may not know what for. A handler of
+ * somebody else that came after ours stays where it is: it calls ours. */
 static void watch_faults(void)
 {
-    struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_ONSTACK}, now;
 
-    if (table->is_watching)
+    if (sigaction(SIGBUS, NULL, &now) < 0 || (table->is_watching && !is_nobodys(&now)))
         return;
     sigemptyset(&action.sa_mask);
-    table->is_watching = sigaction(SIGBUS, &action, &table->before) == 0;
+    table->before = now;
+    table->is_watching = sigaction(SIGBUS, &action, NULL) == 0;
 }
 
 /* ---------------------------------------------------------------- files */

@@ -19,6 +19,7 @@ struct heap_object {
     uint64_t upkeep_at;    /* `freed_units` at which Python looks whether something is to be given back */
     uint64_t merge_at;     /* `limbo_count` at which it merges what was freed */
     int state;
+    uint64_t own_views;    /* of the live views those through which only the package itself looks */
     uint64_t file;         /* number of its file in the table of files; 0: it has none */
     struct heap_object *next, **link; /* all heaps of this process: heaplist.c */
     PyObject *weak_references;

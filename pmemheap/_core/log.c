@@ -98,6 +98,17 @@ int ph_log_room(const struct ph_log *log, uint64_t bytes, uint64_t spare)
     return 0;
 }
 
+/* Whether one of the superblocks is that of this opening: who writes the file over, or cuts it, takes them away. */
+int ph_log_has_header(const struct ph_log *log)
+{
+    uint64_t first, second;
+    if (log->header == NULL)
+        return 1;
+    memcpy(&first, log->header + PH_EPOCH_AT, sizeof first);
+    memcpy(&second, log->header + PH_OTHER_EPOCH_AT, sizeof second);
+    return first == log->epoch || second == log->epoch;
+}
+
 /* The same for a record that is to be appended now: what is refused is remembered, for who makes room. */
 static int claim_room(struct ph_log *log, uint64_t bytes, uint64_t spare)
 {
@@ -147,6 +158,8 @@ int64_t ph_record_append(struct ph_log *log, uint8_t kind, uint32_t txid, uint64
     int refused = claim_room(log, total, spare);
     if (refused < 0)
         return refused;
+    if (!ph_log_has_header(log))
+        return PH_L_GONE;
     memset(log->scratch + log->length, 0, total - log->length);
     struct ph_record header = {
         .magic = PH_LOG_MAGIC, .lsn = log->head, .epoch = log->epoch, .durable_lsn = log->durable,
@@ -327,24 +340,52 @@ void ph_apply_word(const struct ph_log *log, const struct ph_record *record)
         ph_put_word(at, record->file_end);
 }
 
-void ph_log_apply(struct ph_log *log, uint64_t upto)
+int ph_next_record(const struct ph_log *log, uint64_t lsn, uint64_t end, struct ph_record *record)
 {
+    ph_record_at(log, lsn, record);
+    return record->magic == PH_LOG_MAGIC && (record->lsn == lsn || ph_omitted(11)) && record->total_len >= sizeof *record
+        && record->total_len % PH_LOG_ALIGN == 0 && record->total_len <= end - lsn;
+}
+
+/* Bring the operations of a record home; 0 if they do not fit into it. */
+static int apply_ops(struct ph_log *log, uint64_t at, const struct ph_record *record)
+{
+    uint64_t end = at - sizeof *record + record->total_len;
+    for (uint32_t i = 0; i < record->nops; i++) {
+        struct ph_op op;
+        uint64_t payload = ph_next_op(log, &at, &op);
+        if (at > end)
+            return 0;
+        apply_op(log, &op, payload);
+    }
+    return 1;
+}
+
+static void apply_freed_word(struct ph_log *log, const struct ph_record *record)
+{
+    ph_apply_word(log, record);
+    if (record->nops != 0)
+        release(log, ph_word_freed(record), (uint64_t)record->nops << PH_GRANULE_SHIFT);
+}
+
+int ph_log_apply(struct ph_log *log, uint64_t upto)
+{
+    int sound = 1;
     while (log->applied < upto) {
         struct ph_record record;
-        uint64_t at = ph_record_at(log, log->applied, &record);
-        if (record.kind == PH_RECORD_WORD) {
-            ph_apply_word(log, &record);
-            if (record.nops != 0)
-                release(log, ph_word_freed(&record), (uint64_t)record.nops << PH_GRANULE_SHIFT);
-        }
+        sound = ph_next_record(log, log->applied, upto, &record);
+        if (sound && record.kind == PH_RECORD_WORD)
+            apply_freed_word(log, &record);
+        else if (sound && record.kind == PH_RECORD_COMMIT)
+            sound = apply_ops(log, log->applied + sizeof record, &record);
+        if (!sound)
+            break;
         log->changes += record.kind == PH_RECORD_COMMIT;
-        for (uint32_t i = 0; record.kind == PH_RECORD_COMMIT && i < record.nops; i++) {
-            struct ph_op op;
-            uint64_t payload = ph_next_op(log, &at, &op);
-            apply_op(log, &op, payload);
-        }
         log->applied += record.total_len;
     }
+    if (!sound || log->lost)
+        log->dead = 1;
+    return log->dead ? PH_L_GONE : 0;
 }
 
 uint32_t ph_log_chain_at(const struct ph_log *log, uint64_t lsn)

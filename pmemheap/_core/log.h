@@ -24,8 +24,8 @@ enum {
     PH_INLINE_MOST = 64 * 1024, /* fresh bytes that a record carries; more are synced before it */
 };
 
-/* Words of the shared page, by their place in the header. */
-enum { PH_APPLIED_AT = 0x2000, PH_OPEN_UNDO_AT = 0x2008 };
+/* Words of the shared page, by their place in the header; the epochs of the two superblocks. */
+enum { PH_APPLIED_AT = 0x2000, PH_OPEN_UNDO_AT = 0x2008, PH_EPOCH_AT = 136, PH_OTHER_EPOCH_AT = 0x1000 + 136 };
 
 /* A WORD is the commit of a bare malloc or free of a small block, in a header alone: `zero` is the offset of one
  * word of the bits table, `file_end` its image (the length of the file is that of the record before); of what was
@@ -47,7 +47,7 @@ enum {
     PH_L_DEAD = -22,  /* a sync has failed; nothing may be written any more */
     PH_L_NOMEM = -23,
     PH_L_CORRUPT = -24,
-    PH_L_GONE = -26,  /* somebody has removed the file, or cut it shorter than the heap */
+    PH_L_GONE = -26,  /* somebody has removed the file, cut it shorter than the heap, or written it over */
     PH_L_MANY = -25,  /* more operations than a record can have */
     PH_L_GATED = -29, /* another thread lets nobody commit for the moment */
 };
@@ -135,8 +135,11 @@ static inline uint64_t ph_record_bytes(uint64_t length)
 /* ph_log_room -- why a record of `bytes` could not be appended, 0 if it could. */
 int ph_log_room(const struct ph_log *log, uint64_t bytes, uint64_t spare);
 
-/* ph_log_apply -- bring the records that end at `upto` or before it home, and let the freed out of quarantine. */
-void ph_log_apply(struct ph_log *log, uint64_t upto);
+/* ph_log_apply -- bring the records that end at `upto` or before it home, and let the freed out of quarantine.
+ * PH_L_GONE: the log is dead, since its file was changed by somebody else. */
+int ph_log_apply(struct ph_log *log, uint64_t upto);
+/* ph_log_has_header -- whether the header is still the one of the heap that was opened. */
+int ph_log_has_header(const struct ph_log *log);
 /* ph_log_chain_at -- CRC that the record at `lsn` continues: the chain seed of a superblock with that tail. */
 uint32_t ph_log_chain_at(const struct ph_log *log, uint64_t lsn);
 
@@ -156,7 +159,7 @@ uint64_t ph_log_damage(struct ph_log *log, uint64_t end);
 void ph_log_header_tables(const struct ph_log *log, uint64_t from, uint64_t end, uint64_t commits_from, uint8_t *header,
                           uint64_t length);
 /* ph_log_replay -- recovery: store the records of [from, end) home, undo what was not committed [R21], revoke what
- * was freed or given back later [R13]. A process heap leaves out commits before `commits_from`, which are home
+ * was freed or given back later [R13]. PH_L_GONE: the log is not the one that was scanned. A process heap leaves out commits before `commits_from`, which are home
  * [R22], and undos before `undo_from` [R23]. PH_L_NOMEM with nothing stored. */
 int ph_log_replay(struct ph_log *log, uint64_t from, uint64_t end, uint64_t commits_from, uint64_t undo_from);
 /* ph_log_touched -- call `touch` for each range of units that [from, end) writes to, in a table of words or in the

@@ -36,6 +36,8 @@ void ph_ring_read(const struct ph_log *log, uint64_t lsn, void *to, uint64_t len
 /* ph_record_at, ph_op_at -- copy what lies there; the LSN behind it. */
 uint64_t ph_record_at(const struct ph_log *log, uint64_t lsn, struct ph_record *record);
 uint64_t ph_op_at(const struct ph_log *log, uint64_t at, struct ph_op *op);
+/* ph_next_record -- read the record at `lsn`; 0 if there is none that ends at `end` or before: walks end there. */
+int ph_next_record(const struct ph_log *log, uint64_t lsn, uint64_t end, struct ph_record *record);
 /* ph_next_op -- the operation at `*at` of a record whose operations fit; `*at` moves behind it. LSN of its payload. */
 uint64_t ph_next_op(const struct ph_log *log, uint64_t *at, struct ph_op *op);
 

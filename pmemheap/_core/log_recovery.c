@@ -84,17 +84,18 @@ void ph_log_header_tables(const struct ph_log *log, uint64_t from, uint64_t end,
 {
     if (length < 0x28000)
         return;
-    while (from < end) {
-        struct ph_record record;
-        uint64_t at = ph_record_at(log, from, &record);
+    struct ph_record record;
+    for (; from < end && ph_next_record(log, from, end, &record); from += record.total_len) {
+        uint64_t at = from + sizeof record, stop = from + record.total_len;
         int counts = record.kind == PH_RECORD_COMMIT && from >= commits_from;
         for (uint32_t i = 0; counts && i < record.nops; i++) {
             struct ph_op op;
             uint64_t payload = ph_next_op(log, &at, &op);
+            if (at > stop)
+                break;
             if (op.type == PH_OP_META)
                 ph_apply_header(log, &op, payload, header);
         }
-        from += record.total_len;
     }
 }
 
@@ -173,25 +174,25 @@ static void settle_undos(const struct ph_log *log, uint64_t from, uint64_t end, 
         if (kept == 0 || plan->undos[kept - 1].txid != plan->undos[i].txid)
             plan->undos[kept++] = plan->undos[i];
     plan->undo_count = kept;
-    while (from < end) {
-        struct ph_record record;
-        ph_record_at(log, from, &record);
+    struct ph_record record;
+    for (; from < end && ph_next_record(log, from, end, &record); from += record.total_len) {
         struct undone *undone = record.kind == PH_RECORD_COMMIT ? find_undone(plan, record.txid) : NULL;
         if (undone != NULL)
             undone->committed = 1;
-        from += record.total_len;
     }
 }
 
 static int note_ranges(const struct ph_log *log, struct plan *plan, uint64_t lsn, const struct ph_record *record)
 {
-    uint64_t at = lsn + sizeof *record;
+    uint64_t at = lsn + sizeof *record, stop = lsn + record->total_len;
     if (record->kind == PH_RECORD_WORD)
         return record->nops == 0 ? 0
                                  : add_range(plan, ph_word_freed(record), (uint64_t)record->nops << PH_GRANULE_SHIFT, lsn);
     for (uint32_t i = 0; i < record->nops; i++) {
         struct ph_op op;
         uint64_t payload = ph_next_op(log, &at, &op), nbytes;
+        if (at > stop)
+            return PH_L_GONE;
         if (op.type == PH_OP_FRESH || op.type == PH_OP_FREE) {
             ph_ring_read(log, payload, &nbytes, 8);
             if (add_range(plan, op.off, nbytes, lsn) < 0)
@@ -209,12 +210,13 @@ static int by_start(const void *left, const void *right)
 
 static int make_plan(const struct ph_log *log, uint64_t from, uint64_t end, struct plan *plan)
 {
-    for (uint64_t lsn = from; lsn < end;) {
-        struct ph_record record;
-        ph_record_at(log, lsn, &record);
-        if (note_undo(plan, &record) < 0 || note_ranges(log, plan, lsn, &record) < 0)
-            return PH_L_NOMEM;
-        lsn += record.total_len;
+    struct ph_record record;
+    for (uint64_t lsn = from; lsn < end; lsn += record.total_len) {
+        int failed = !ph_next_record(log, lsn, end, &record) ? PH_L_GONE : note_undo(plan, &record);
+        if (failed == 0)
+            failed = note_ranges(log, plan, lsn, &record);
+        if (failed < 0)
+            return failed;
     }
     settle_undos(log, from, end, plan);
     if (plan->count != 0)
@@ -260,21 +262,24 @@ static void bring_unrevoked(const struct ph_log *log, struct plan *plan, uint64_
     ph_apply_bytes(log, at, stop - at, payload + (at - op->off));
 }
 
-static void replay_record(const struct ph_log *log, struct plan *plan, uint64_t lsn, const struct ph_record *record)
+static int replay_record(const struct ph_log *log, struct plan *plan, uint64_t lsn, const struct ph_record *record)
 {
-    uint64_t at = lsn + sizeof *record;
+    uint64_t at = lsn + sizeof *record, stop = lsn + record->total_len;
     if (record->kind == PH_RECORD_WORD) {
         ph_apply_word(log, record);
-        return;
+        return 0;
     }
     for (uint32_t i = 0; i < record->nops; i++) {
         struct ph_op op;
         uint64_t payload = ph_next_op(log, &at, &op);
+        if (at > stop)
+            return PH_L_GONE;
         if (op.type == PH_OP_META)
             ph_apply_meta(log, &op, payload);
         else if (op.type == PH_OP_WRITE || op.type == PH_OP_OLD)
             bring_unrevoked(log, plan, lsn, &op, payload);
     }
+    return 0;
 }
 
 /* Whether replay stores the images of a record. [R21]: an UNDO, if its transaction has no commit. */
@@ -290,14 +295,14 @@ int ph_log_replay(struct ph_log *log, uint64_t from, uint64_t end, uint64_t comm
 {
     struct plan plan = {0};
     int failed = make_plan(log, from, end, &plan);
-    for (uint64_t lsn = from; failed == 0 && lsn < end;) {
-        struct ph_record record;
-        ph_record_at(log, lsn, &record);
-        if (is_replayed(&plan, &record, lsn, commits_from, undo_from)) {
+    struct ph_record record;
+    for (uint64_t lsn = from; failed == 0 && lsn < end; lsn += record.total_len) {
+        if (!ph_next_record(log, lsn, end, &record)) {
+            failed = PH_L_GONE;
+        } else if (is_replayed(&plan, &record, lsn, commits_from, undo_from)) {
             plan.undone += record.kind == PH_RECORD_UNDO;
-            replay_record(log, &plan, lsn, &record);
+            failed = replay_record(log, &plan, lsn, &record);
         }
-        lsn += record.total_len;
     }
     log->undone = plan.undone;
     log->revoked = plan.revoked;
@@ -322,18 +327,17 @@ static int touch_op(const struct ph_log *log, const struct ph_op *op, uint64_t p
 
 int ph_log_touched(const struct ph_log *log, uint64_t from, uint64_t end, ph_touch touch, void *context)
 {
-    while (from < end) {
-        struct ph_record record;
-        uint64_t at = ph_record_at(log, from, &record);
+    struct ph_record record;
+    for (; from < end && ph_next_record(log, from, end, &record); from += record.total_len) {
+        uint64_t at = from + sizeof record;
         if (record.kind == PH_RECORD_WORD && touch(context, PH_TABLE_BITS, record.zero, 8) < 0)
             return -1;
-        for (uint32_t i = 0; record.kind != PH_RECORD_WORD && i < record.nops; i++) {
+        for (uint32_t i = 0; record.kind != PH_RECORD_WORD && i < record.nops && at < from + record.total_len; i++) {
             struct ph_op op;
             uint64_t payload = ph_next_op(log, &at, &op);
             if (touch_op(log, &op, payload, touch, context) < 0)
                 return -1;
         }
-        from += record.total_len;
     }
     return 0;
 }

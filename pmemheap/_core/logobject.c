@@ -34,14 +34,13 @@ static int64_t sync_once(struct ph_log *log)
         return result;
     }
     log->durable = ph_omitted(4) ? log->head : captured;
-    ph_log_apply(log, log->durable);
-    return 0;
+    return ph_log_apply(log, log->durable);
 }
 
 int64_t ph_log_sync(struct log_object *self, uint64_t lsn)
 {
     struct ph_log *log = &self->log;
-    int64_t result = 0;
+    int64_t result = log->lost ? PH_L_DEAD : 0; /* in a forked child nobody might let go of `syncing` */
 
     while (result == 0 && log->durable < lsn) {
         Py_BEGIN_ALLOW_THREADS
@@ -72,7 +71,7 @@ int ph_log_is_gone(const struct ph_log *log)
     struct ph_stat now;
     if (log->fd < 0 || ph_stat(log->fd, &now) < 0)
         return 0;
-    return now.size < log->file_end || (log->power && log->named && now.links == 0);
+    return now.size < log->file_end || (log->named && now.links == 0) || !ph_log_has_header(log);
 }
 
 static PyObject *watch(PyObject *object, PyObject *argument)
@@ -499,7 +498,7 @@ static PyMethodDef log_methods[] = {
     {"_die", die, METH_NOARGS, NULL},
     {"_detach", detach, METH_NOARGS, NULL},
     {"_watch", watch, METH_O, "The descriptor of the file, to see whether somebody takes it away."},
-    {"_is_gone", is_gone, METH_NOARGS, "Whether the file was removed, or cut."},
+    {"_is_gone", is_gone, METH_NOARGS, "Whether the file was removed, cut, or written over."},
     {"_is_dead", is_dead, METH_NOARGS, NULL},
     {"_room", room, METH_O, room_doc},
     {"_set_home", set_home, METH_VARARGS, set_home_doc},

@@ -21,7 +21,7 @@ struct log_object {
  * GIL go. One sync serves all who wait for it. */
 int64_t ph_log_sync(struct log_object *self, uint64_t lsn);
 
-/* ph_log_is_gone -- whether the file is not what it was: removed, or cut. */
+/* ph_log_is_gone -- whether the file is not what it was: removed, cut, or written over. */
 int ph_log_is_gone(const struct ph_log *log);
 
 /* ph_join_log -- let a HeapCore log to `log`; its allocator core, or NULL with an exception set. */

@@ -407,11 +407,11 @@ int64_t ph_truncate(int32_t fd, uint64_t length)
     return after(mark, CALL(PH_CALL_FTRUNCATE, ftruncate(fd, (off_t)length)), event, NULL);
 }
 
-/* Asks for no times: since Linux 6.13 who reads the time of a change has the next change take a new one, which
+/* Asks for no times that change: since Linux 6.13 who reads the time of a change has the next change take a new one, which
  * a sync of an ext4 without a journal writes as well: one block more for each commit. */
 static int64_t stat_without_times(int32_t fd, struct statx *out)
 {
-    unsigned int wanted = STATX_BASIC_STATS & ~(STATX_ATIME | STATX_MTIME | STATX_CTIME);
+    unsigned int wanted = (STATX_BASIC_STATS & ~(STATX_ATIME | STATX_MTIME | STATX_CTIME)) | STATX_BTIME;
 
     return CALL(PH_CALL_FSTAT, syscall(SYS_statx, fd, "", AT_EMPTY_PATH, wanted, out));
 }
@@ -429,6 +429,7 @@ int64_t ph_stat(int32_t fd, struct ph_stat *out)
     out->inode = st.stx_ino;
     out->special_device = (uint64_t)st.stx_rdev_major << 32 | st.stx_rdev_minor;
     out->links = st.stx_nlink;
+    out->birth = st.stx_mask & STATX_BTIME ? (uint64_t)st.stx_btime.tv_sec * 1000000000 + st.stx_btime.tv_nsec : 0;
     out->mode = st.stx_mode;
     out->block_size = st.stx_blksize;
     return 0;

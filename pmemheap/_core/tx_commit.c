@@ -358,7 +358,8 @@ static void apply_in_memory(struct ph_tx *tx)
 /* A record of a process heap goes home at once; `applied_lsn` says so to recovery [R22]. */
 static void go_home(struct ph_log *log)
 {
-    ph_log_apply(log, log->head);
+    if (ph_log_apply(log, log->head) < 0)
+        return; /* the log is dead: the caller finds that */
     if (log->header != NULL && !ph_omitted(22))
         ph_put_word((uint64_t *)(log->header + PH_APPLIED_AT), log->applied);
 }

@@ -415,6 +415,8 @@ static int64_t append_and_wait(struct log_object *object, struct ph_tx *tx, cons
     if (end < 0)
         return end;
     *state = PH_X_COMMITTED;
+    if (log->dead)
+        return PH_L_DEAD;
     if (awaited && ph_log_sync(object, end > 0 ? (uint64_t)end : log->head) < 0)
         end = PH_L_DEAD;
     ph_tx_unpin_changes(tx);

@@ -41,7 +41,7 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -201,9 +201,9 @@ class Vector:
         size = max(_BLOCK_LEAST, _ELEMENTS_AT + capacity * dtype.itemsize)
         with self._heap.transaction() as tx:
             block, counts = tx.malloc(size, UNIT, arena), tx.malloc(_COUNTS.size)
-            with arena.view(block, _ELEMENTS_AT) as view:
+            with arena._own_view(block, _ELEMENTS_AT) as view:
                 _HEADER.pack_into(view, 0, _MAGIC, 0, dtype.str.encode())
-            with self._heap.view(counts, _COUNTS.size) as view:
+            with self._heap._own_view(counts, _COUNTS.size) as view:
                 _COUNTS.pack_into(view, 0, VECTOR_MAGIC, block, 0, 0)
             tx.roots[self._name] = counts
 
@@ -357,10 +357,22 @@ class Vector:
         as it lives the heap cannot be closed, nor the vector dropped. Stores through it are those
         of a view: seen at once, and not part of any transaction.
         """
+        return self._array_by(self._arena.view)
+
+    def _array_by(self, look: Callable[[int, int], memoryview]) -> np.ndarray[Any, Any]:
+        """Return the elements through one or the other kind of view."""
         length = self._counts().length
-        view = self._arena.view(self._block, _ELEMENTS_AT + length * self._dtype.itemsize)
+        view = look(self._block, _ELEMENTS_AT + length * self._dtype.itemsize)
         array: np.ndarray[Any, Any] = _numpy().ndarray((length,), self._dtype, view, _ELEMENTS_AT)
         return array
+
+    def _copied(self, key: int | slice) -> Any:
+        """Return an element, or a copy of a slice."""
+        found = self._array_by(self._arena._own_view)[key]
+        if isinstance(key, slice):
+            found = found.copy()
+        self._heap._require_kept()
+        return found
 
     def __getitem__(self, key: int | slice) -> Any:
         """Return an element, or a copy of a slice as an array.
@@ -373,9 +385,7 @@ class Vector:
         IndexError
             There is no such element.
         """
-        if isinstance(key, slice):
-            return self.array[key].copy()
-        return self.array[operator.index(key)]
+        return self._copied(key if isinstance(key, slice) else operator.index(key))
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the elements that there are now."""
@@ -441,7 +451,7 @@ class Vector:
             length = change.counts.length
             if not length:
                 raise IndexError(f"vector {self._name!r}: pop: an element expected, none found")
-            value = self.array[length - 1]
+            value = self._copied(length - 1)
             change.end(length - 1)
         return value
 
@@ -480,7 +490,7 @@ class Vector:
     def _set_slice(self, change: _Change, picked: range, value: Any) -> None:
         """Change a copy of all from the first to the last that is picked, and put it back."""
         low = min(picked, default=0)
-        changed = self.array[low : max(picked, default=-1) + 1].copy()
+        changed = self._copied(slice(low, max(picked, default=-1) + 1))
         changed[_numpy().arange(picked.start, picked.stop, picked.step) - low] = value
         if len(changed):
             change.put(low, _raw(changed))
@@ -622,7 +632,7 @@ class _Change:
             vector._counts_by(tx.roots)  # says so if the vector was dropped
             raise
         self.counts = vector._counts_by(tx.roots)
-        with self._arena.view(self._block, _ELEMENTS_AT) as view:
+        with self._arena._own_view(self._block, _ELEMENTS_AT) as view:
             self.number = (_CHANGES.unpack_from(view, _CHANGES_AT)[0] + 1) % (1 << 64)
             _CHANGES.pack_into(view, _CHANGES_AT, self.number)
 
@@ -634,7 +644,7 @@ class _Change:
             committed = min(len(raw), (self.counts.high - index) * itemsize)
             if committed > 0:
                 self._tx.snapshot(self._block + start, committed)
-            with self._arena.view(self._block, start + len(raw)) as view:
+            with self._arena._own_view(self._block, start + len(raw)) as view:
                 view[start:] = raw
         self._tx.write(self._block + start, raw)
 
@@ -651,7 +661,7 @@ class _Change:
         else:
             self._tx.snapshot(place, _COUNTS.size)  # of a block of this transaction: no sync
         high = max(length, self.counts.high)
-        with self._heap.view(place, _COUNTS.size) as view:
+        with self._heap._own_view(place, _COUNTS.size) as view:
             _COUNTS.pack_into(view, 0, VECTOR_MAGIC, self._block, length, high)
 
 
@@ -675,10 +685,12 @@ def _look(roots: Mapping[str, int], name: str, heap: Heap) -> tuple[int, bytes]:
 def _bytes_at(space: Heap | Arena, offset: int, length: int) -> bytes:
     """Return the first bytes of a block, fewer if it is shorter, none if there is no block."""
     try:
-        with space.view(offset) as view:
-            return bytes(view[:length])
+        with space._own_view(offset) as view:
+            found = bytes(view[:length])
     except UsageError:
         return b""
+    space._require_kept()
+    return found
 
 
 # ---------------------------------------------------------------- numpy
