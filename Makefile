@@ -13,7 +13,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SANITIZED := $(VENV)/sanitized
 
-.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel installed sanitize forge damage kill kvkill redis faults interrupts disk-full fifo clean
+.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel installed sanitize forge damage kill kvkill redis faults interrupts surroundings disk-full fifo clean
 
 all: lint test
 
@@ -87,6 +87,11 @@ writeback: $(VENV)/test/ready
 # Ctrl-C at every place where Python would notice one, in every change of every heap: 20 minutes.
 interrupts: $(VENV)/test/ready
 	PMEMHEAP_INTERRUPTS_ALL=1 $(VENV)/test/bin/python -m pytest tests/test_interrupts.py -rA --no-header
+
+# Every call after every way in which somebody else can change a file; forks beside threads for a minute.
+surroundings: $(VENV)/test/ready
+	PMEMHEAP_FILE_CHANGES_ALL=1 PMEMHEAP_FORK_SECONDS=$(or $(SECONDS),60) \
+	  $(VENV)/test/bin/python -m pytest tests/test_file_changed.py tests/test_heap_fork.py -rA --no-header
 
 # File systems of 4 and 8 MiB that are really full; mounts them, so it wants root.
 disk-full: $(VENV)/test/ready

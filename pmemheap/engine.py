@@ -602,6 +602,7 @@ class Engine(Committing):
             self._medium.begin_use()
         except DurabilityError:
             self._set_states(State.READONLY)
+            self._heed_failed_sync()
             raise
         self._set_states(State.OPEN)
 

@@ -61,6 +61,8 @@ class LogCode:
     MANY = -25
     GONE = -26
     GATED = -29
+    ROOM_WANTED = frozenset({FULL, LARGE, DEAD, NO_SCRATCH, GONE})
+    """Those that `RedoLog.make_room` answers."""
 
 
 def slot_operations(slots: Iterable[SlotImage]) -> tuple[bytes, int]:

@@ -210,7 +210,7 @@ class Transaction(native.TxCore):
         """
         is_open = False
         while (code := call()) < 0:
-            if code in {LogCode.FULL, LogCode.LARGE, LogCode.DEAD, LogCode.NO_SCRATCH}:
+            if code in LogCode.ROOM_WANTED:
                 self._heap._make_log_room(code, log_bytes)
             elif code == BAD_OFFSET and not is_open and self._heap._elsewhere(offset):
                 is_open = True

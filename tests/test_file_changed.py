@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -277,6 +278,25 @@ def test_commit_whose_bytes_went_nowhere_is_no_commit(tmp_path: Path) -> None:
         return "committed"
 
     assert "cut to 400000 bytes" in in_child(work)
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_value_that_is_cut_is_not_answered_with_zeros(durability: str, tmp_path: Path) -> None:
+    """All that leads to it is there: only its own bytes have gone."""
+    with Heap.create(tmp_path / "heap", durability=durability) as heap:
+        SortedMap(heap, "table").update({b"small": b"1", b"large": b"x" * 3 * MiB})
+    for read in ("get", "__getitem__", "values"):
+        shutil.copyfile(tmp_path / "heap", tmp_path / "cut")
+        heap = Heap.open(tmp_path / "cut", readonly=read == "get")
+        table = SortedMap(heap, "table")
+        os.truncate(tmp_path / "cut", 2 * MiB)
+        assert table.get(b"small") == b"1"
+        with pytest.raises(DurabilityError, match="cut to 2097152 bytes"):
+            list(table.values()) if read == "values" else getattr(table, read)(b"large")
+        with pytest.raises(DurabilityError, match="cut to 2097152 bytes"):
+            table.get(b"small")
+        with suppress(DurabilityError):
+            heap.close()
 
 
 def test_view_of_bytes_that_are_gone_is_the_end_of_the_process(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import errno
 import mmap
 import threading
 from collections.abc import Hashable, Iterable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -33,7 +33,7 @@ from distributed.spill import SpillBuffer
 
 from kvstore.shelf import Wrapped
 from kvstore.store import KVStore
-from pmemheap import OutOfSpaceError
+from pmemheap import DurabilityError, OutOfSpaceError
 
 __all__ = ["AnyKeySpillStore", "HeapSpillBuffer", "SpillStore"]
 
@@ -210,6 +210,7 @@ class HeapSpillBuffer(SpillBuffer):
         self._slow_uncached.d = cast("MutableMapping[Any, bytes]", below)
 
     def close(self) -> None:
-        """Close the store, and remove its file."""
-        super().close()
+        """Close the store, and remove its file; a worker may have removed its directory before."""
+        with suppress(DurabilityError):
+            super().close()
         self.path.unlink(missing_ok=True)

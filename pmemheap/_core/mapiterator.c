@@ -87,12 +87,12 @@ static int copy_next(struct map_iterator *self, PyObject **key, PyObject **value
     if (more < 0)
         ph_map_refuse(self->map, more);
     if (more <= 0)
-        return more < 0 ? -1 : 0;
+        return more < 0 ? -1 : ph_map_kept(self->map, 0);
     if (self->what != PH_SCAN_VALUES || self->skips)
         *key = PyBytes_FromStringAndSize((const char *)at, (Py_ssize_t)length);
     if (self->what != PH_SCAN_KEYS)
         *value = ph_map_bytes(map, &found);
-    return PyErr_Occurred() ? -1 : 1;
+    return PyErr_Occurred() ? -1 : ph_map_kept(self->map, 1);
 }
 
 /* Whether a key is to be left out; -1 with an exception set. */

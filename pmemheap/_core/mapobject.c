@@ -109,6 +109,14 @@ int ph_map_look(PyObject *object)
     return 0;
 }
 
+int ph_map_kept(PyObject *object, int result)
+{
+    if (result < 0 || ph_space_of(ph_map_of(object))->state != PH_S_LOST)
+        return result;
+    ph_map_refuse(object, PH_M_NO_TX);
+    return -1;
+}
+
 int ph_map_tables(PyObject *object)
 {
     struct heap_object *space = ph_space_of(ph_map_of(object));
@@ -192,7 +200,7 @@ static int find(PyObject *object, PyObject *key, struct bytes_in *in, struct ph_
     }
     if (found < 0)
         ph_map_refuse(object, found);
-    return found < 0 ? -1 : found;
+    return found < 0 ? -1 : ph_map_kept(object, found);
 }
 
 /* For changes of a key that is no bytes: it is not there, if the map can be looked at. 0 or PH_M_RAISED. */
@@ -210,6 +218,8 @@ static PyObject *value_or(PyObject *object, PyObject *key, PyObject *missing)
     PyObject *bytes = found > 0 ? ph_map_bytes(&ph_map_of(object)->map, &value) : NULL;
 
     ph_release_bytes(&in);
+    if (bytes != NULL && ph_map_kept(object, 1) < 0)
+        Py_CLEAR(bytes);
     return found == 0 ? Py_XNewRef(missing) : bytes;
 }
 
@@ -250,7 +260,7 @@ static Py_ssize_t length(PyObject *object)
     int failed = ph_map_count(&ph_map_of(object)->map, &count);
     if (failed < 0)
         ph_map_refuse(object, failed);
-    return failed < 0 ? -1 : (Py_ssize_t)count;
+    return failed < 0 || ph_map_kept(object, 0) < 0 ? -1 : (Py_ssize_t)count;
 }
 
 PyDoc_STRVAR(view_doc,
@@ -337,6 +347,7 @@ static PyObject *count_range(PyObject *object, PyObject *const *args, Py_ssize_t
         failed = ph_map_count_range(&ph_map_of(object)->map, low.at, low.length, high.at, high.length, &count);
         if (failed < 0)
             ph_map_refuse(object, failed);
+        failed = failed < 0 ? failed : ph_map_kept(object, 0);
     }
     ph_release_bytes(&low);
     ph_release_bytes(&high);

@@ -46,6 +46,9 @@ void ph_release_bytes(struct bytes_in *in);
 PyObject *ph_map_refuse(PyObject *map, int64_t code);
 /* ph_map_look -- see what this thread is to see; 0, or -1 with an exception set. It may call Python. */
 int ph_map_look(PyObject *map);
+/* ph_map_kept -- `result`, of what was read since ph_map_look; -1 with an exception set if it is not what the heap has
+ * stored: its file was cut meanwhile. */
+int ph_map_kept(PyObject *map, int result);
 /* ph_map_tables -- after PH_M_UNMAPPED: map the tables. 0: look again; -1 with an exception set. */
 int ph_map_tables(PyObject *map);
 /* ph_map_bytes -- a copy of a value. */

@@ -166,6 +166,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
     def _require_map(self) -> None:
         stamp = self._stamp()
         if stamp is not None and stamp[0] != MAP_MAGIC:
+            self._heap._require_ours("map")
             raise UsageError(
                 f"map {self._name!r}: a root of that name that leads to a SortedMap expected, it "
                 f"leads to {found_kind(stamp[0])}"
@@ -385,6 +386,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
 
     def _contradiction(self) -> PmemHeapError:
         """Return what to raise for a header or node that is none."""
+        self._heap._require_ours("map")
         offset = self._bad()
         if offset == self._place and self._is_dropped():
             return self._dropped()

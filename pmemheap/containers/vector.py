@@ -221,6 +221,7 @@ class Vector:
             with self._heap.paused():
                 place, counts = _look(self._heap.roots, self._name, self._heap)
                 for error in self._opens(place, counts):
+                    self._heap._require_ours("vector")
                     raise error
         if wanted is not None and wanted != self._dtype:
             raise UsageError(
@@ -337,6 +338,7 @@ class Vector:
         return is_mine and length <= high <= self._capacity()
 
     def _contradiction(self, place: int, counts: bytes) -> PmemHeapError:
+        self._heap._require_ours("vector")
         if self._arena.closed:
             return UsageError(f"vector {self._name!r}: one that is there expected, it was dropped")
         default = self._finding(
