@@ -142,7 +142,7 @@ def holes(directory: Path) -> str | None:
         for state in states:
             image.load(state)
         for number in range(1, 100):
-            image.load(state)  # a call that is refused in vain may let the recovery go on to its end
+            image.load(state)  # a call refused in vain may let the recovery end well
             native.fallocate(image.fd, FIRST_UNIT, UNIT, Allocate.PUNCH_HOLE)
             with native.faults(number, errno.ENOSPC) as fault, suppress(PmemHeapError):
                 attach(image.fd).close()
