@@ -58,6 +58,8 @@ class Loaded:
 
     heap: Heap
     path: str
+    block: int
+    in_arena: int
 
     @classmethod
     def make(cls, kind: str, path: str) -> Loaded:
@@ -71,12 +73,11 @@ class Loaded:
         table.put_many((b"%05d" % number, b"v" * 60) for number in range(ENTRIES))
         table[b"large"] = b"x" * 100_000
         Vector(heap, "vector", "i8").extend(range(30_000))
-        heap.roots["block"] = heap.malloc(300_000)
-        heap.roots["in arena"] = heap.arena("arena").malloc(200)
+        block, in_arena = heap.malloc(300_000), heap.arena("arena").malloc(200)
         if how:
             heap.close()
             heap = Heap.open(path, decay=None, readonly=how == "reader")
-        return cls(heap, path)
+        return cls(heap, path, block, in_arena)
 
     def get(self) -> object:
         table = SortedMap(self.heap, "table")
@@ -94,10 +95,9 @@ class Loaded:
             tx.roots["new"] = tx.malloc(10)
 
     def change_in_place(self) -> None:
-        block = self.heap.roots["block"]
         with self.heap.transaction() as tx:
-            tx.snapshot(block, 100)
-            tx.write(block + 200_000, b"later")
+            tx.snapshot(self.block, 100)
+            tx.write(self.block + 200_000, b"later")
 
     def read_vector(self) -> object:
         return Vector(self.heap, "vector")[20_000]
@@ -106,16 +106,16 @@ class Loaded:
         Vector(self.heap, "vector").append(5)
 
     def call(self, name: str) -> object:
-        heap, roots = self.heap, self.heap.roots
+        heap = self.heap
         calls: dict[str, Callable[[], object]] = {
             "malloc": lambda: heap.malloc(100),
             "malloc_many": lambda: heap.malloc_many(100, 3000),
-            "realloc": lambda: heap.realloc(roots["block"], 10_000),
-            "free": lambda: heap.free(roots["in arena"]),
+            "realloc": lambda: heap.realloc(self.block, 10_000),
+            "free": lambda: heap.free(self.in_arena),
             "grow": lambda: heap.malloc(20 * MiB),
             "arena": lambda: heap.arena("new").malloc(10),
             "drop": lambda: heap.arena("arena").drop(),
-            "root": lambda: roots.__setitem__("new", roots["block"]),
+            "root": lambda: heap.roots.__setitem__("new", self.block),
             "check": heap.check,
             "trim": heap.trim,
             "sync": heap.sync,
