@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +312,23 @@ def test_info_and_map_show_every_arena(tmp_path: Path, capsys: pytest.CaptureFix
     printed = capsys.readouterr().out
     assert re.search(r"samples +0 +[\d,]+ +1 +8\.\d+ MiB", printed)
     assert re.search(r"arena 'samples', from 0x80000000000000\n0x\w+ █{40}", printed)
+
+
+def test_an_arena_of_a_name_that_none_can_have_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "odd.heap"
+    with pmemheap.Heap.create(path, durability="process") as heap:
+        heap.arena("kept").malloc(100)
+    place = layout.slot_offset(layout.Table.ARENAS, 1)
+    image = path.read_bytes()
+    slot = layout.ArenaSlot.unpack(image[place : place + layout.SLOT_BYTES], place)
+    assert slot is not None
+    odd = replace(slot, name="\0\x1b").pack()
+    path.write_bytes(image[:place] + odd + image[place + layout.SLOT_BYTES :])
+    for command in ("info", "map", "dump"):
+        assert main([command, str(path)]) == 0
+    assert capsys.readouterr().out.count("\\x00\\x1b") >= 3
 
 
 def test_info_tells_header_blocks_and_segments(

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from wreck import LogWriter, Wreck, wreck
+from wreck import LogWriter, Wreck, look, wreck
 
 from pmemheap import CorruptHeapError, Heap, PmemHeapError, layout, native
-from pmemheap.layout import Durability
+from pmemheap.layout import Durability, Table
+from pmemheap.records import Operation
 
 FORGERIES = 40
 EDGES = (
@@ -116,6 +117,49 @@ def many(directory: str, durability: str) -> None:
         look_at(victim.path)
 
 
+WRITTEN = b"first of all"
+IMPOSSIBLE = {
+    "an unknown type": (64, 1, 5),
+    "type 0": (64, 1, 0),
+    "a flag of a write": (65, 1, 2),
+    "zeros that are none": (66, 2, 1),
+    "a write beyond the end of all": (72, 8, (1 << 64) - 4),
+    "a table that is none": (89, 1, 5),
+    "an offset inside of a word": (96, 8, 4),
+    "no words": (92, 4, 0),
+    "a length of a range with more behind it": (116, 4, 16),
+    "a range beyond the end of all": (120, 8, (1 << 64) - 8),
+    "a zero of the header": (40, 8, 1),
+    "the last byte of the header": (63, 1, 1),
+    "kind 0": (62, 1, 0),
+}
+
+
+@pytest.mark.parametrize("forged", IMPOSSIBLE)
+def test_both_readers_refuse_a_record_that_cannot_be(tmp_path: Path, forged: str) -> None:
+    """It ends the chain for recovery in C, and for what looks at files in Python."""
+    victim = wreck(tmp_path)
+    writer = LogWriter(victim, Durability.POWER)
+    block = max(victim.blocks)
+    first = writer.append(Operation.write(block, WRITTEN))
+    crc, start = writer.crc, writer.head
+    writer.append(
+        Operation.write(block, b"not this"),
+        Operation.meta(Table.ROOTS, 8 * 64 * 1000, bytes(8)),
+        Operation.free(block, 16),
+    )
+    at, image = writer.edits.pop()
+    assert at == writer.block.log_off + start % writer.block.log_size
+    changed = bytearray(image)
+    offset, width, value = IMPOSSIBLE[forged]
+    changed[offset : offset + width] = value.to_bytes(width, "little")
+    struct.pack_into("<I", changed, 4, native.crc32c(bytes(changed[8:]), crc))
+    writer.write((at, bytes(changed)))
+    assert [record.lsn for record in look(victim.path).log.scan.records] == [first.lsn]
+    with Heap.open(victim.path) as heap:
+        assert bytes(heap.view(block, len(WRITTEN))) == WRITTEN
+
+
 @pytest.mark.parametrize("tail", [65, 1 << 62, (1 << 64) - 64])
 def test_a_tail_that_no_log_has_is_refused(tmp_path: Path, tail: int) -> None:
     victim = wreck(tmp_path)
@@ -123,6 +167,7 @@ def test_a_tail_that_no_log_has_is_refused(tmp_path: Path, tail: int) -> None:
     victim.change(*((at, image) for at in layout.SUPERBLOCKS))
     with pytest.raises(CorruptHeapError, match="tail of the log"):
         Heap.open(victim.path)
+    assert "log" in [finding.thing for finding in look(victim.path).findings]
 
 
 def test_a_record_that_was_applied_may_end_anywhere(tmp_path: Path) -> None:

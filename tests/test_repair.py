@@ -410,6 +410,20 @@ def test_garbage_is_not_repaired(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "no heap" in capsys.readouterr().err
 
 
+def test_an_arena_slot_without_segments_is_cleared(
+    sample: Wreck, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = layout.slot_offset(Table.ARENAS, 7)
+    sample.change((place, b"no arena at all"))
+    assert main(["check", str(sample.path), "--json"]) == ExitCode.FINDINGS
+    [finding] = json.loads(capsys.readouterr().out)["findings"]
+    assert (finding["thing"], finding["repair"]) == ("arena slot 7", "the slot is cleared")
+    assert main(["repair", str(sample.path), "--apply"]) == 0
+    assert sample.path.read_bytes()[place : place + layout.SLOT_BYTES] == bytes(layout.SLOT_BYTES)
+    with opened(sample.path) as heap:
+        assert contents(heap) == sample.blocks
+
+
 def test_wrong_calls_end_with_2(sample: Wreck, tmp_path: Path) -> None:
     sample.write()
     assert main(["repair", str(tmp_path / "absent")]) == ExitCode.USAGE

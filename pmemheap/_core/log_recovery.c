@@ -11,22 +11,51 @@ static uint32_t ring_crc(const struct ph_log *log, uint64_t lsn, uint64_t length
     return first < length ? ph_crc32c(crc, log->base, length - first) : crc;
 }
 
-/* Whether the operations of a record fill it exactly, whatever it says. */
+/* The length that a range has as its payload; FRESH has a zero behind it. */
+static int range_is_possible(const struct ph_log *log, const struct ph_op *op, uint64_t payload)
+{
+    uint64_t words[2] = {0, 0};
+    uint64_t length = op->type == PH_OP_FRESH ? 16 : 8;
+
+    if (op->len != length || op->flags != 0)
+        return 0;
+    ph_ring_read(log, payload, words, length);
+    return words[1] == 0 && words[0] <= UINT64_MAX - op->off;
+}
+
+/* Whether an operation can be one, wherever it leads. `records.py` refuses the same. */
+static int is_possible(const struct ph_log *log, const struct ph_op *op, uint64_t payload)
+{
+    switch (op->type) {
+    case PH_OP_META:
+        return op->len != 0 && op->len % 8 == 0 && op->off % 8 == 0 && op->flags < PH_TABLES
+               && op->len <= UINT64_MAX - op->off;
+    case PH_OP_WRITE:
+        return (op->flags & ~PH_WRITE_IS_HOME) == 0 && op->len <= UINT64_MAX - op->off;
+    case PH_OP_OLD:
+        return op->flags == 0 && op->len <= UINT64_MAX - op->off;
+    case PH_OP_FRESH:
+    case PH_OP_FREE:
+        return range_is_possible(log, op, payload);
+    default:
+        return 0;
+    }
+}
+
+/* Whether the operations of a record are possible, and fill it exactly. */
 static int operations_fit(const struct ph_log *log, uint64_t lsn, const struct ph_record *record)
 {
     uint64_t at = lsn + sizeof *record, end = lsn + record->total_len;
     if (record->kind == PH_RECORD_WORD)
         return at == end && record->zero % 8 == 0 && record->pad < 64;
+    if (record->zero != 0 || record->pad != 0)
+        return 0;
     for (uint32_t i = 0; i < record->nops; i++) {
         struct ph_op op;
         if (end - at < sizeof op)
             return 0;
         at = ph_op_at(log, at, &op);
-        if (ph_padded(op.len) > end - at)
-            return 0;
-        if ((op.type == PH_OP_FRESH || op.type == PH_OP_FREE) && op.len < 8)
-            return 0;
-        if (op.type == PH_OP_META && (op.len % 8 || op.off % 8))
+        if (op.zero != 0 || ph_padded(op.len) > end - at || !is_possible(log, &op, at))
             return 0;
         at += ph_padded(op.len);
     }

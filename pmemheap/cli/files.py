@@ -84,8 +84,9 @@ def info(path: ExistingHeap, as_json: AsJson = False) -> None:
     """Tell what a heap file is and what is in it."""
     with Heap.open(path, readonly=True) as heap:
         header, stats, roots = read_header(heap), heap.stats(), dict(heap.roots)
-        maps = read_maps(heap)
-        arenas = [_arena_facts(heap, each) for each in maps]
+        spaces = read_maps(heap)
+        arenas = [_arena_facts(*each) for each in spaces]
+    maps = [each for _, each in spaces]
     if as_json:
         document = {"header": header, "roots": roots, "stats": stats, "arenas": arenas}
         write_json({"path": str(path), **document})
@@ -103,9 +104,8 @@ def info(path: ExistingHeap, as_json: AsJson = False) -> None:
         print_whole(console, each)
 
 
-def _arena_facts(heap: Heap, units: UnitMap) -> dict[str, Any]:
+def _arena_facts(space: BlockSpace, units: UnitMap) -> dict[str, Any]:
     """Return what an arena has, in bytes."""
-    space = heap.arena(units.name) if units.arena else heap
     own = BlockSpace.stats(space)
     return {
         "arena": units.arena,
@@ -213,7 +213,7 @@ def draw_map(
 ) -> None:
     """Draw the units of a heap file: runs of small blocks, large blocks, free space."""
     with Heap.open(path, readonly=True) as heap:
-        maps = read_maps(heap)
+        maps = [each for _, each in read_maps(heap)]
     if as_json:
         write_json(
             {

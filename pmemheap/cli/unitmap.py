@@ -112,9 +112,9 @@ def longest_free(maps: Sequence[UnitMap]) -> int:
     return max(each.longest_free for each in maps)
 
 
-def read_maps(heap: Heap) -> list[UnitMap]:
-    """Return what the units of an open heap are now, a map for each arena. O(units)."""
-    return [read_map(space) for space in heap._all_spaces()]
+def read_maps(heap: Heap) -> list[tuple[BlockSpace, UnitMap]]:
+    """Return the arenas of an open heap, each with what its units are now. O(units)."""
+    return [(space, read_map(space)) for space in heap._all_spaces()]
 
 
 def read_map(space: BlockSpace) -> UnitMap:

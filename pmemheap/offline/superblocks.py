@@ -14,7 +14,7 @@ from pmemheap.layout import Durability, HeapState, SegmentKind, SegmentSlot, Sup
 from pmemheap.offline.findings import Edit, Finding, FindingKind, Findings
 from pmemheap.offline.image import Image
 from pmemheap.offline.replaying import read_slots, to_replay
-from pmemheap.records import FIRST_LSN, LogScan, Record, newest_chain, scan
+from pmemheap.records import FIRST_LSN, RECORD_ALIGN, LogScan, Record, newest_chain, scan
 from pmemheap.units import GiB
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 _LOG_MOST = GiB
+_LSN_MOST = 1 << 62
 _SHARED = struct.Struct("<QQ")
 _UNKNOWN = struct.Struct("<8sI")
 
@@ -201,6 +202,16 @@ def read_log(image: Image, superblock: Superblock | None, findings: Findings) ->
             )
         )  # fmt: skip
     data = image.read(superblock.log_off, min(size, _LOG_MOST))
+    if superblock.tail_lsn % RECORD_ALIGN or superblock.tail_lsn >= _LSN_MOST:
+        findings.add(
+            Finding(
+                FindingKind.LOG, "log", superblock.log_off,
+                f"a tail that is a multiple of {RECORD_ALIGN} below {_LSN_MOST:#x}",
+                f"{superblock.tail_lsn:#x}",
+                "where the log begins is unknown: the heap cannot be opened, and what was "
+                "committed since the last checkpoint is lost",
+            )
+        )  # fmt: skip
     found = scan(data, size, superblock.tail_lsn, superblock.chain_seed, superblock.epoch)
     if found.lost:
         _report_lost(superblock, found, data, findings)

@@ -83,7 +83,7 @@ def _derive_arena(slots: Slots, index: int, old: BadSlot | None, findings: Findi
                 "a sound slot" if index == 0 else "an empty slot, as no segment is of that arena",
                 found,
                 "no block is affected" if index else "no segment of the default arena is left",
-                *(_CLEARED, (Edit(place, bytes(layout.SLOT_BYTES)),)) if index else (),
+                *(*_CLEARED, (Edit(place, bytes(layout.SLOT_BYTES)),)) if index else (),
             )
         )  # fmt: skip
         return
