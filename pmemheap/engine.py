@@ -196,10 +196,6 @@ class Engine(Committing):
         """Whether another process may change the heap: a reader that was attached beside it."""
         return isinstance(self._medium, FileMedium) and self._medium.beside
 
-    def _has_writer(self) -> bool:
-        """Tell whether another process has the heap open for writing."""
-        return isinstance(self._medium, FileMedium) and self._medium.has_writer()
-
     @property
     def roots(self) -> Roots:
         """Names by which the heap is entered again: a mapping of str to offset."""

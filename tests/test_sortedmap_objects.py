@@ -240,3 +240,30 @@ def test_a_name_that_is_taken_by_something_else(heap: Heap) -> None:
         SortedMap(heap, "a block")
     assert heap.arenas() == ["a vector"]
     assert heap.check()
+
+
+# ---------------------------------------------------------------- readers beside a writer
+
+
+def test_a_reader_that_is_attached_calls_nothing_damaged() -> None:
+    """The writer grows and changes the map: the reader has neither all of it nor one state."""
+    with Heap.shared() as writer:
+        made = SortedMap(writer, "map")
+        made.put_many((b"%04d" % number, b"v" * 50) for number in range(200))
+        with Heap.attach(writer.fileno()) as reader:
+            seen = SortedMap(reader, "map")
+            assert dict(seen) == dict(made)
+            scan = iter(seen)
+            next(scan)
+            del made[b"0001"]
+            assert next(scan) == b"0002"
+            made.put_many((b"%04d" % number, b"w" * 3000) for number in range(2000))
+            calls: list[Callable[[], Any]] = [
+                lambda: list(seen), lambda: list(scan), lambda: seen[b"1999"], seen.check,
+                lambda: seen.view(b"1999"), seen.statistics, lambda: b"1999" in seen,
+            ]  # fmt: skip
+            for call in calls:
+                with pytest.raises(UsageError, match="attach again"):
+                    call()
+        with Heap.attach(writer.fileno()) as reader:
+            assert len(list(SortedMap(reader, "map").values())) == 2000

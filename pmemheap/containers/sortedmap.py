@@ -390,15 +390,20 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         offset = self._bad()
         if offset == self._place and self._is_dropped():
             return self._dropped()
-        if self._heap._is_beside and self._heap._has_writer():
+        return self._damage(offset, "a header or a node in order", "none")
+
+    def _damage(self, offset: int, expected: str, found: str) -> PmemHeapError:
+        """Return what to raise for nodes that contradict each other.
+
+        A reader that is attached may have seen half of a change, or not all of the heap.
+        """
+        where = f"map {self._name!r}: node at offset {offset:#x}"
+        if self._heap._is_beside:
             return UsageError(
-                f"map {self._name!r}: a map that does not change while it is read expected at "
-                f"offset {offset:#x}, another process writes to the heap: read again"
+                f"{where}: {expected} expected, {found} found: another process may have changed it "
+                "since the heap was attached; read again, or attach again"
             )
-        return CorruptHeapError(
-            f"map {self._name!r}: a header or a node in order expected at offset "
-            f"{offset:#x}, found none"
-        )
+        return CorruptHeapError(f"{where}: {expected} expected, {found} found")
 
     def _dropped(self) -> UsageError:
         return UsageError(
@@ -563,8 +568,5 @@ class _Census:
             apart_bytes=self.apart_bytes, waste_bytes=self.waste,
         )  # fmt: skip
 
-    def _wrong(self, offset: int, expected: str, found: str) -> CorruptHeapError:
-        return CorruptHeapError(
-            f"map {self._map.name!r}: node at offset {offset:#x}: {expected} expected, "
-            f"{found} found"
-        )
+    def _wrong(self, offset: int, expected: str, found: str) -> PmemHeapError:
+        return self._map._damage(offset, expected, found)
