@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pmemheap import layout, native, rooted
-from pmemheap.errors import OutOfSpaceError, UsageError
+from pmemheap.errors import HeapFileError, OutOfSpaceError, UsageError
 from pmemheap.filemedium import FileMedium
 from pmemheap.gate import Gate
 from pmemheap.native import LogCore
@@ -133,7 +133,8 @@ class Committing(native.HeapCore):
             if not log.is_busy:
                 self._log_upkeep_locked(log)
         elif not self._is_changing():
-            self._serve_if_open(self._log_upkeep_locked, log)
+            with suppress(MemoryError):  # the next change repairs what is left half done
+                self._serve_if_open(self._log_upkeep_locked, log)
 
     def _serve_if_open(self, work: Callable[..., None], *args: object) -> None:
         """Run a change that nobody has asked for, unless another thread has closed the heap."""
@@ -153,7 +154,7 @@ class Committing(native.HeapCore):
 
         What has called for it, a commit as a rule, is done: it must not be reported as refused.
         """
-        with suppress(OutOfSpaceError):
+        with suppress(OutOfSpaceError, HeapFileError):
             log.checkpoint_if_due()
             log.append(b"", 0, self._medium_file_end())
 
