@@ -181,8 +181,8 @@ class Arena(BlockSpace):
     def _drop_unused(self) -> None:
         self._require_no_roots()
         pieces = self._region.pieces
-        self._set_state(State.CLOSED)  # before the look: from here on nobody gets a view
-        self._require_unused()
+        while not self._shut_unused():  # in one step: a refusal has never been closed in between
+            self._require_unused()
         self._medium.drop_arena(pieces)
         self._end()
         with suppress(PmemHeapError):  # the next give-back tries again
@@ -193,7 +193,7 @@ class Arena(BlockSpace):
         return self._medium.arenas[self._index].state == ArenaState.LIVE
 
     def _end(self) -> None:
-        self._shut()
+        self._shut([])
         self._leave_log(self._index)
         self._region.close()
 

@@ -99,7 +99,8 @@ class BlockSpace(Engine):
         Returns
         -------
         int
-            Bytes that the system counts less: memory, or blocks of the file. O(units of the heap).
+            Bytes that the system counts less: memory, or blocks of the file. 0 where it does not
+            say: memory without /proc, or without a descriptor to read it. O(units of the heap).
         """
         self._require(write=True)
         return self._serve(self._trim_locked)
@@ -112,12 +113,16 @@ class BlockSpace(Engine):
         self._supply.trim()
         if log is not None:
             log.shrink()
-        return max(0, before - self._footprint())
+        after = self._footprint()
+        return 0 if before is None or after is None else max(0, before - after)
 
-    def _footprint(self) -> int:
+    def _footprint(self) -> int | None:
         if isinstance(self._medium, FileMedium):
             return self._medium.allocated()[1]
-        return sum(each.resident for each in self._region.residency().values())
+        try:
+            return sum(each.resident for each in self._region.residency().values())
+        except OSError:  # only the number is missing
+            return None
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -699,16 +699,7 @@ class Heap(BlockSpace):
 
     def _shut_all(self) -> None:
         """Let no call go on, unless there are views after all."""
-        state, arenas = State(self._state()), self._spaces()[1:]
-        try:
-            for arena in arenas:  # before the look: from here on nobody gets a view
-                arena._set_state(State.CLOSED)
-            views = sum(arena._live_views() for arena in arenas) or self._shut()
-        finally:
-            if self._state() != State.CLOSED:
-                for arena in arenas:
-                    arena._set_state(state)
-        if views:
+        if views := self._shut([*self._spaces()[1:]]):
             raise self._viewed_at_close(views)
 
     def _viewed_at_close(self, views: int) -> BufferError:
@@ -720,7 +711,7 @@ class Heap(BlockSpace):
     def _close_parts(self) -> None:
         """Give everything back; what an interrupt has left out is done by the next call."""
         for arena in self._arenas.values():
-            arena._shut()
+            arena._shut([])
             arena._region.close()
         self._log._detach()
         self._region.close()

@@ -4,6 +4,8 @@ import errno
 import os
 import pickle
 import random
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -532,3 +534,36 @@ def test_an_arena_that_was_dropped_meanwhile_is_none(tmp_path: Path) -> None:
         assert heap._serve(heap._live_arena_at, index) is None
         with pytest.raises(UsageError, match="outside"):
             heap.usable_size(offset)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["close", "drop"])
+def test_what_is_refused_an_end_is_open_all_the_time(ending: str) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    heap = Heap.anonymous()
+    arena = heap.arena("arena")
+    view = arena.view(arena.malloc(100))
+    stop, seen = threading.Event(), []
+
+    def use() -> None:
+        try:
+            while not stop.is_set():
+                arena.free(arena.malloc(64))
+                heap.free(heap.malloc(64))
+        except UsageError as error:
+            seen.append(error)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    try:
+        for _ in range(3000):
+            with pytest.raises(BufferError):
+                (heap.close if ending == "close" else arena.drop)()
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert seen == []
+    view.release()
+    heap.close()

@@ -141,19 +141,47 @@ static void end_transactions(struct heap_object *self)
         ph_tx_abort_all(log);
 }
 
-/* Close, unless views live, in one step that no other thread can split; from then on no table is read. */
-static PyObject *shut(PyObject *object, PyObject *ignored)
+static void shut_one(struct heap_object *self)
+{
+    self->state = PH_S_CLOSED;
+    self->heap.readonly = 1;
+    ph_forget_bounds(&self->heap);
+}
+
+/* Close with all `others`, unless views of any live, in one step that no other thread can split: nobody sees some of
+ * them closed that stay open. From then on no table is read. */
+static PyObject *shut(PyObject *object, PyObject *others)
+{
+    unsigned long long views = core_of(object)->marks.views;
+    Py_ssize_t count = PyList_Size(others);
+
+    for (Py_ssize_t i = 0; i < count; i++)
+        views += core_of(PyList_GetItem(others, i))->marks.views;
+    if (count < 0)
+        return NULL;
+    if (views != 0)
+        return PyLong_FromUnsignedLongLong(views);
+    for (Py_ssize_t i = 0; i < count; i++)
+        ((struct heap_object *)PyList_GetItem(others, i))->state = PH_S_CLOSED;
+    ((struct heap_object *)object)->state = PH_S_CLOSED;
+    end_transactions((struct heap_object *)object);
+    for (Py_ssize_t i = 0; i < count; i++)
+        shut_one((struct heap_object *)PyList_GetItem(others, i));
+    shut_one((struct heap_object *)object);
+    return PyLong_FromLong(0);
+}
+
+/* Close, unless anybody uses a block, in the same way; it can be opened again. */
+static PyObject *shut_unused(PyObject *object, PyObject *ignored)
 {
     struct ph_heap *h = core_of(object);
 
     (void)ignored;
-    if (h->marks.views == 0) {
-        ((struct heap_object *)object)->state = PH_S_CLOSED;
-        end_transactions((struct heap_object *)object);
-        h->readonly = 1;
-        ph_forget_bounds(h);
-    }
-    return PyLong_FromUnsignedLongLong(h->marks.views);
+    if (h->marks.views != 0 || h->marks.pins != 0 || h->held.reserved_blocks != 0)
+        Py_RETURN_FALSE;
+    ((struct heap_object *)object)->state = PH_S_CLOSED;
+    h->readonly = 1;
+    Py_RETURN_TRUE;
 }
 
 static PyObject *arm_upkeep(PyObject *object, PyObject *argument)
@@ -799,7 +827,8 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_set_state", set_state, METH_O, "Set what the public calls may do."},
     {"_set_file", set_file, METH_O, "Say in which file it lies, by the number that the file was registered under."},
     {"_state", get_state, METH_NOARGS, "What the public calls may do."},
-    {"_shut", shut, METH_NOARGS, "Close unless views live; how many do."},
+    {"_shut", shut, METH_O, "Close, with a list of others, unless views of any live; how many do."},
+    {"_shut_unused", shut_unused, METH_NOARGS, "Close unless blocks are viewed, pinned or reserved; tell whether."},
     {"_arm_upkeep", arm_upkeep, METH_O, "Call _upkeep after so many more freed units, or many more freed extents."},
     {"_merge_is_due", merge_is_due, METH_NOARGS, "Whether many extents were freed since _arm_upkeep."},
     {"_try_malloc", try_malloc, METH_VARARGS, "Offset, or a negative code."},

@@ -271,7 +271,10 @@ def _measure_device(status: native.FileStatus) -> tuple[int, int]:
         size = int((device / "size").read_text())
         alignment = int((device / "device" / "align").read_text())
     except (OSError, ValueError) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        has_no_descriptor = number in {errno.EMFILE, errno.ENFILE}
         raise refused(
-            codes.PMEM2_E_NOSUPP, f"{device}: size and alignment of a device dax expected"
+            -number if number and has_no_descriptor else codes.PMEM2_E_NOSUPP,
+            f"{device}: size and alignment of a device dax expected, {error} found",
         ) from error
     return size, alignment
