@@ -333,6 +333,16 @@ def test_replies_have_a_bound(direct: Direct) -> None:
     assert direct("keys *").startswith("-ERR reply of more than")
 
 
+def test_what_is_told_has_a_bound(direct: Direct, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "SCANNED_MOST", 3)
+    direct("mset a 1 b 2 c 3 d 4")
+    assert direct("scan 0 count 9223372036854775807") == [b"1", [b"a", b"b", b"c"]]
+    assert direct("scan 1 count 9223372036854775807") == [b"0", [b"d"]]
+    assert len(direct("client list id" + " 1" * 1000).splitlines()) == 1
+    for line in ("command info", "command docs", "config get"):
+        assert direct(line + " get" * 1001).startswith("-ERR wrong number of arguments")
+
+
 def test_values_have_a_bound(direct: Direct) -> None:
     direct.commands.limits = Limits(value=10)
     too_long = "-ERR string exceeds maximum allowed size (proto-max-bulk-len)"

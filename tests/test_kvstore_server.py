@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import gc
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
+import weakref
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from kvstore import server
+from kvstore import connections
 from kvstore.commands import Commands, Session
 from kvstore.resp import encode_request
 from kvstore.server import Server
@@ -107,7 +111,7 @@ def test_pipelines_side_by_side_do_not_mix(port: int, store: KVStore) -> None:
 
 
 def test_a_client_that_ends_its_stream_gets_all_replies(port: int) -> None:
-    count = 3 * server.TURN_REQUESTS
+    count = 3 * connections.TURN_REQUESTS
     assert talk(port, b"INCR n\r\n" * count).splitlines()[-1] == b":%d" % count
     assert talk(port, b"") == b""
 
@@ -197,8 +201,8 @@ def send_slowly(connection: socket.socket, times: int) -> None:
 def test_a_client_that_never_stops_is_ended(
     store: KVStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "LINGER_SECONDS", 0.05)
-    monkeypatch.setattr(server, "LINGER_TURNS", 3)
+    monkeypatch.setattr(connections, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(connections, "LINGER_TURNS", 3)
     with (
         Server(store, max_request=1000) as running,
         socket.create_connection(("127.0.0.1", running.port), timeout=20) as endless,
@@ -230,6 +234,71 @@ def test_clients_over_the_limit_are_told(store: KVStore) -> None:
             client.close()
 
 
+def test_unfinished_requests_of_all_have_a_bound(
+    port: int, store: KVStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HELD_MOST", 8 << 20)
+    half = b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$9000000\r\n" + bytes(3 << 20)
+    queued = b"MULTI\r\n" + encode_request(b"SET", b"b", bytes(1 << 20)) * 3
+    made = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(4)]
+    for connection, sent in zip(made, (half, queued, half, queued), strict=True):
+        connection.sendall(sent)
+        with closing(client_of(port)) as client:
+            assert client.set("other", bytes(100_000)), "small ones go on"
+    ends = [told(connection) for connection in made]
+    assert sum(b"unfinished requests of all clients have more than" in end for end in ends) in {
+        1,
+        2,
+    }
+    assert set(store) == {b"other"}
+
+
+def told(connection: socket.socket) -> bytes:
+    """Return what a connection is told before it ends, if it does."""
+    connection.settimeout(0.5)
+    with connection, suppress(TimeoutError):
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    return b""
+
+
+def test_unread_replies_of_all_have_a_bound(
+    port: int, store: KVStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "UNSENT_MOST", 40 << 20)
+    store[b"large"] = bytes(20 << 20)
+    deaf = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(4)]
+    with closing(client_of(port)) as client:
+        for connection in deaf:
+            connection.sendall(encode_request(b"GET", b"large"))
+        deadline = time.monotonic() + 20
+        while len(client.client_list()) > 3:
+            assert time.monotonic() < deadline
+        assert client.ping()
+        assert len(client.client_list()) >= 2, "not all are ended"
+    for connection in deaf:
+        connection.close()
+
+
+def test_nothing_is_kept_of_a_client_that_has_gone(store: KVStore) -> None:
+    with Server(store) as running:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
+            connection.sendall(
+                b"WATCH a\r\nMULTI\r\n" + encode_request(b"SET", b"a", bytes(99_999))
+            )
+            assert connection.recv(100).startswith(b"+OK\r\n")
+            (one,) = (
+                weakref.ref(one)
+                for one in gc.get_objects()
+                if isinstance(one, Session) and one.queue is not None
+            )
+        with closing(client_of(running.port)) as client:
+            deadline = time.monotonic() + 20
+            while len(client.client_list()) > 1:
+                assert time.monotonic() < deadline
+        kept = one()
+        assert kept is None or (kept.queue, kept.watched) == (None, {})
+
+
 def test_half_requests_of_many_are_kept_apart(port: int, store: KVStore) -> None:
     halves = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(20)]
     whole = encode_request(b"SET", b"cut", b"v" * 1000)
@@ -242,6 +311,50 @@ def test_half_requests_of_many_are_kept_apart(port: int, store: KVStore) -> None
             connection.sendall(whole[number * 50 :])
             assert connection.recv(100) == b"+OK\r\n"
     assert store[b"cut"] == b"v" * 1000
+
+
+def test_a_client_that_resets_its_connection_takes_no_reply_from_others(
+    port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def reset(_: Any) -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(asyncio.selector_events._SelectorSocketTransport, "write_eof", reset)  # type: ignore[attr-defined]
+    for _ in range(5):
+        made = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(20)]
+        for number, connection in enumerate(made):
+            connection.sendall(b"PING\r\n" if number % 2 else b"QUIT\r\n")
+        for number, connection in enumerate(made):
+            with connection:
+                if number % 2:
+                    assert connection.recv(100) == b"+PONG\r\n"
+                else:
+                    assert connection.recv(100) in {b"+OK\r\n", b""}
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+def test_a_failure_of_one_reply_is_no_matter_of_others(
+    port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = connections.Connection.answer
+
+    def fail_sometimes(self: Any, replies: list[bytes]) -> None:
+        if replies == [b"$1\r\nx\r\n"]:
+            raise LookupError("planted")
+        answer(self, replies)
+
+    monkeypatch.setattr(connections.Connection, "answer", fail_sometimes)
+    made = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(20)]
+    for number, connection in enumerate(made):
+        connection.sendall(b"PING\r\n" if number % 2 else b"PING x\r\n")
+    for number, connection in enumerate(made):
+        with connection:
+            if number % 2:
+                assert connection.recv(100) == b"+PONG\r\n"
+            else:
+                with suppress(ConnectionResetError):
+                    assert connection.recv(100) == b"", "ended, and not left waiting"
+    assert "planted" in caplog.text
 
 
 def test_a_client_that_is_killed_by_another_is_gone(port: int) -> None:
@@ -270,7 +383,7 @@ def test_who_does_not_read_is_not_served_further(port: int, store: KVStore) -> N
 
 
 def test_what_has_expired_is_removed(store: KVStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "PURGE_SECONDS", 0.02)
+    monkeypatch.setattr(connections, "PURGE_SECONDS", 0.02)
     with Server(store) as running, closing(client_of(running.port)) as client:
         client.set("a", 1, px=1)
         deadline = time.monotonic() + 10

@@ -1,11 +1,11 @@
 """kvstore: an ordered store of keys and values in one heap file. README.md says how it is built.
 
-server     Redis clients: connections, what has arrived is committed together
-commands   what their requests mean            resp       how they are written
+server     for clients of Redis                connections  what has arrived is committed together
+commands   what their requests mean            resp         how they are written
 patterns   of keys, as KEYS and SCAN have them
 spill      the slow layer of a zict, of a Dask worker
 sharded    a store over several heap files, each an actor of Dask
-cli        get, put, delete, scan, load, dump, stats, serve
+cli        get, put, delete, scan, load, dump, snapshot, stats, check, purge, compact, serve
 loading    CSV and JSON lines, in and out
 dbmlike    `kvstore.open`: str or bytes, as `dbm` takes them
 store      KVStore: bytes to bytes   storefile  its file       figures    its statistics

@@ -262,6 +262,12 @@ class RequestParser:
             self._at = 0
         return requests
 
+    @property
+    def held(self) -> int:
+        """Bytes that are held of a request that is not complete."""
+        announced = self._length + 2 if self._length >= 0 else 0
+        return len(self._buffer) + self._size - announced
+
     def _begin_request(self) -> None:
         self._arguments: list[bytes] = []
         self._missing = 0  # arguments that are still to come

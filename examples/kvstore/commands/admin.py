@@ -31,6 +31,7 @@ command = in_group("server")
 Section = dict[str, object]
 
 _OK = "OK"
+_PATTERNS_MOST = 100
 _ENTRY_BYTES = 8  # of a leaf, besides key and value
 _APART_BYTES, _UNIT = 16, 16
 _LEAF_MOST = 1024
@@ -118,7 +119,7 @@ def _settings(on: Commands) -> dict[bytes, bytes]:
     return {name.encode(): os.fsencode(str(value)) for name, value in found.items()}
 
 
-@command("CONFIG|GET", "2.0.0", 1)
+@command("CONFIG|GET", "2.0.0", 1, _PATTERNS_MOST)
 def config_get(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return the settings whose names match patterns."""
     patterns = [glob_pattern(name.lower()) for name in arguments]

@@ -201,7 +201,7 @@ def client_list(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
         case [b"TYPE"], [kind]:
             raise ReplyError(f"ERR Unknown client type '{quoted(kind)}'")
         case [b"ID"], [_, *_] as texts:
-            wanted = [_client_id(text) for text in texts]
+            wanted = dict.fromkeys(_client_id(text) for text in texts)
             sessions = [on.sessions[one] for one in wanted if one in on.sessions]
         case _:
             raise ReplyError(SYNTAX)

@@ -18,6 +18,7 @@ __all__: list[str] = []
 
 command = in_group("server")
 
+_NAMES_MOST = 1000  # at a time: what is told of one is much longer than its name
 _NO_KEYS = Keys(0, 0, 0)
 _KINDS = {"generic": "keyspace", "server": "admin", "transactions": "transaction"}
 
@@ -34,14 +35,14 @@ def command_count(_: Commands, __: Session, ___: list[bytes]) -> Reply:
     return len(table)
 
 
-@command("COMMAND|INFO", "2.8.13", 0)
+@command("COMMAND|INFO", "2.8.13", 0, _NAMES_MOST)
 def command_info(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
     """Return what is known of some commands."""
     found = [find([name]) for name in arguments] if arguments else list(table.values())
     return [NO_ARRAY if one is None else _info(one) for one in found]
 
 
-@command("COMMAND|DOCS", "7.0.0", 0)
+@command("COMMAND|DOCS", "7.0.0", 0, _NAMES_MOST)
 def command_docs(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
     """Return what some commands do, or all."""
     found = map(find, ([name] for name in arguments)) if arguments else table.values()

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from kvstore.commands.running import Commands
     from kvstore.commands.session import Session
 
-__all__ = ["CURSORS_MOST", "Cursors"]
+__all__ = ["CURSORS_MOST", "SCANNED_MOST", "Cursors"]
 
 command = in_group("generic")
 
 CURSORS_MOST = 10_000
+SCANNED_MOST = 10_000
+"""Keys that one SCAN looks at: others wait for it."""
 
 _OK = "OK"
 _NO_KEY = "ERR no such key"
@@ -106,6 +108,7 @@ def scan(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return some keys that match a pattern, and a cursor to go on from."""
     pattern, most, strings = scan_options(arguments[1:])
     after = on.cursors.key(arguments[0])
+    most = min(most, SCANNED_MOST)
     found = list(islice(_keys_from(on, glob_prefix(pattern), after), most))
     following = on.cursors.keep(found[-1]) if len(found) == most else 0
     matches = glob_pattern(pattern).fullmatch

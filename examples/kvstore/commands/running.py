@@ -55,7 +55,7 @@ class Limits:
     request: int = MAX_REQUEST
     transaction: int = MAX_REQUEST
     value: int = MAX_REQUEST
-    reply: int = 4 * MAX_REQUEST
+    reply: int = MAX_REQUEST
     clients: int = 10_000
 
 

@@ -104,6 +104,12 @@ class Session:
     used: float = field(default_factory=time.monotonic)
     hang_up: Callable[[], None] = _nothing
 
+    def end(self) -> None:
+        """Let go of what is kept for a client that has gone."""
+        self.queue = None
+        self.watched = {}
+        self.hang_up = _nothing
+
     def saved(self) -> dict[str, Any]:
         """Return what `restore` wants."""
         state = dict(vars(self))
