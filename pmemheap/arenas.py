@@ -4,14 +4,16 @@
     heap           file, lock, roots, decay                     shared by its arenas
     arena          region, supply, C core                       its own
 
-The heap keeps its arenas, and an arena knows its heap only weakly: when the heap goes, so do they.
+A heap and its open arenas keep each other: who has an arena, a view or a handle of one of its
+blocks, has an open heap. So a heap with named arenas that nobody closes is closed when the garbage
+collector finds it, not at once.
+
 The slot of an arena that was dropped is used again; its units count on from where they ended, so
 that an offset never has a second meaning [R24].
 """
 
 from __future__ import annotations
 
-import weakref
 from contextlib import suppress
 from typing import Self
 
@@ -29,6 +31,7 @@ from pmemheap.layout import (
 )
 from pmemheap.redo import replay_private
 from pmemheap.region import Region
+from pmemheap.roots import Roots
 from pmemheap.rules import Rule, omitted
 from pmemheap.units import GiB, counted
 from pmemheap.viewed import viewed_blocks
@@ -60,7 +63,7 @@ class Arena(BlockSpace):
     __slots__ = ("_arena_name", "_heap", "_index")
 
     _arena_name: str
-    _heap: weakref.ref[Engine]
+    _heap: Engine | None
     _index: int
 
     def __init__(self) -> None:
@@ -124,9 +127,9 @@ class Arena(BlockSpace):
     def _over(cls, heap: Engine, index: int, region: Region, *, fresh: bool) -> Self:
         self = cls.__new__(cls)
         self._arena_name, self._index = heap._medium.arenas[index].name, index
-        self._heap = weakref.ref(heap)
+        self._heap = heap
         self._assemble(
-            heap._medium, region, heap.roots, heap._identity,
+            heap._medium, region, heap._root_store, heap._identity,
             f"arena {self._arena_name!r} of {heap._name}", heap._decay_seconds,
             fresh=fresh, arena=index, heap=heap,
         )  # fmt: skip
@@ -140,12 +143,17 @@ class Arena(BlockSpace):
         return self._arena_name
 
     def _spaces(self) -> tuple[Engine, ...]:
-        heap = self._heap()
-        return (self,) if heap is None else heap._spaces()
+        return (self,) if self._heap is None else self._heap._spaces()
 
     def _space_at(self, offset: int) -> Engine | None:
-        heap = self._heap()
-        return self if heap is None else heap._space_at(offset)
+        return self if self._heap is None else self._heap._space_at(offset)
+
+    @property
+    def roots(self) -> Roots:
+        """The roots of its heap."""
+        self._require_open()
+        assert self._heap is not None, "an open arena has a heap"
+        return self._heap.roots
 
     def drop(self) -> None:
         """Free all blocks and give their space back, in O(1) calls; the arena is closed then.
@@ -193,9 +201,14 @@ class Arena(BlockSpace):
         return self._medium.arenas[self._index].state == ArenaState.LIVE
 
     def _end(self) -> None:
-        self._shut([])
         self._leave_log(self._index)
+        self.close_with_heap()
+
+    def close_with_heap(self) -> None:
+        """Give everything back, and let the heap go."""
+        self._shut([])
         self._region.close()
+        self._heap = None
 
     def recall(self, state: State) -> None:
         """After an interrupt in the middle of its end: come to that end, or be open again."""
@@ -207,9 +220,8 @@ class Arena(BlockSpace):
             self._end()
 
     def _recall_arenas(self) -> None:
-        heap = self._heap()
-        if heap is not None:
-            heap._recall_arenas()
+        if self._heap is not None:
+            self._heap._recall_arenas()
 
     def _require_no_roots(self) -> None:
         for root in self._root_slots:

@@ -20,14 +20,13 @@ from pmemheap.filemedium import FileMedium
 from pmemheap.gate import Gate
 from pmemheap.native import LogCore
 from pmemheap.redo import INLINE_MOST, LogCode, RedoLog, slot_operations
-from pmemheap.roots import MemoryRoots
+from pmemheap.roots import MemoryRoots, RootStore
 from pmemheap.rules import Rule, omitted
 from pmemheap.units import GRANULE, UNIT, counted
 
 if TYPE_CHECKING:
     from pmemheap.layout import RootSlot
     from pmemheap.region import AnonymousMedium, Region
-    from pmemheap.roots import Roots
     from pmemheap.supply import Supply
     from pmemheap.transaction import Transaction
 
@@ -54,7 +53,7 @@ class Committing(native.HeapCore):
     _medium: AnonymousMedium | FileMedium
     _region: Region
     _supply: Supply
-    _roots: Roots
+    _root_store: RootStore
     _origin: int
     _owner: int
     _name: str
@@ -285,7 +284,7 @@ class Committing(native.HeapCore):
     def _commit_slots(
         self, transaction: Transaction, puts: dict[str, RootSlot], drops: set[str]
     ) -> int:
-        store = self._roots.store
+        store = self._root_store
         if isinstance(store, MemoryRoots):
             before, store.roots = store.roots, store.changed(puts, drops)
             try:
@@ -368,7 +367,7 @@ class Committing(native.HeapCore):
 
     @property
     def _root_slots(self) -> Iterable[RootSlot]:
-        return self._roots.store.roots.values()
+        return self._root_store.roots.values()
 
     def _wait(self, lsn: int) -> None:
         log = self._redo()

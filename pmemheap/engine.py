@@ -48,7 +48,7 @@ from pmemheap.filemedium import FileMedium
 from pmemheap.gate import Gate
 from pmemheap.layout import ARENA_BITS, HeapState
 from pmemheap.region import AnonymousMedium, Region
-from pmemheap.roots import Roots
+from pmemheap.roots import Roots, RootStore
 from pmemheap.slabs import CLASSES, packed_classes
 from pmemheap.supply import POOL_MOST, Supply
 from pmemheap.units import GRANULE, UNIT, counted
@@ -117,13 +117,14 @@ class Engine(Committing):
         "_decay_seconds",
         "_decayed_at",
         "_identity",
+        "_instance",
         "_lock",
         "_medium",
         "_name",
         "_origin",
         "_owner",
         "_region",
-        "_roots",
+        "_root_store",
         "_supply",
     )
 
@@ -131,7 +132,7 @@ class Engine(Committing):
         self,
         medium: AnonymousMedium | FileMedium,
         region: Region,
-        roots: Roots,
+        roots: RootStore,
         identity: bytes,
         name: str,
         decay: float | None,
@@ -143,10 +144,11 @@ class Engine(Committing):
         """Put the parts together and open for calls."""
         self._origin = arena << ARENA_BITS
         self._set_origin(self._origin)
-        self._medium, self._region, self._roots = medium, region, roots
+        self._medium, self._region, self._root_store = medium, region, roots
         if isinstance(medium, FileMedium):
             self._set_file(medium.number)
         self._identity, self._name = identity, name
+        self._instance: bytes = os.urandom(8) if heap is None else heap._instance
         self._lock, self._owner = threading.RLock(), 0
         self._configure(*packed_classes())
         self._attach_tables()
@@ -187,6 +189,11 @@ class Engine(Committing):
         return self._state() == State.CLOSED
 
     @property
+    def _is_forked(self) -> bool:
+        """Whether it is the heap of the process that this one is a fork of."""
+        return self._state() == State.FORKED
+
+    @property
     def readonly(self) -> bool:
         """Whether the heap was opened for reading."""
         return isinstance(self._medium, FileMedium) and self._medium.readonly
@@ -199,7 +206,7 @@ class Engine(Committing):
     @property
     def roots(self) -> Roots:
         """Names by which the heap is entered again: a mapping of str to offset."""
-        return self._roots
+        raise NotImplementedError
 
     # ------------------------------------------------------------ arenas
 

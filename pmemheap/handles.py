@@ -3,6 +3,12 @@
 A `Block` knows the life of its block, not only its place: the C core numbers the lives of blocks
 that have handles, and a handle whose number has gone raises, even if the offset is in use again. A
 handle does not own the block: dropping it frees nothing.
+
+A pickle has the number of the life, too, and counts as a handle for as long as the block lives. So
+where the number can be looked up, in the heap object that it was made in, a pickle leads to that
+life of the block or to an error. Numbers are not kept in the file: in another process that has the
+heap open, or when it was opened again, a pickle leads to what lies at the offset now, if that is a
+block of the same size.
 """
 
 from __future__ import annotations
@@ -30,8 +36,9 @@ __all__ = ["Block", "ndarray_at", "new_array", "offset_of"]
 class Block:
     """A handle to a live block; made by `Heap.alloc` and `Heap.block`.
 
-    A context manager that frees the block. Pickles as the uuid of its heap and its offset, and
-    finds that heap again among the open ones of the process.
+    A context manager that frees the block. It can be pickled, and finds its heap again among the
+    open ones of the process: as the same life of the block where the heap was not closed since,
+    elsewhere as what lies there now, if that has the same size; an error otherwise.
 
     Examples
     --------
@@ -133,9 +140,22 @@ class Block:
     def _key(self) -> tuple[int, int, int]:
         return id(self._heap), self._offset, self._serial
 
-    def __reduce__(self) -> tuple[object, tuple[bytes, int, int]]:
-        """Pickle as heap, offset and size."""
-        return _restore, (self._heap._identity, self.offset, self._size)
+    def __reduce__(self) -> tuple[object, tuple[bytes, bytes, int, int, int, int]]:
+        """Pickle as heap, offset, sizes and life, which is numbered from now on until its end."""
+        offset, heap = self.offset, self._heap
+        heap._handle_make(offset)  # and never dropped: so the number is good for the pickle
+        return _restore, (
+            heap._identity, heap._instance, offset, self._size, heap.usable_size(offset),
+            self._serial,
+        )  # fmt: skip
+
+    def __copy__(self) -> Block:
+        """Return another handle to the same life of the block."""
+        return Block(self._heap, self.offset, self._size)
+
+    def __deepcopy__(self, _: object) -> Block:
+        """Return another handle: the block belongs to the heap, not to the handle."""
+        return Block(self._heap, self.offset, self._size)
 
     def __repr__(self) -> str:
         """Show offset and size, or that it is stale."""
@@ -149,13 +169,43 @@ class Block:
             self._heap._handle_drop(self._offset, self._serial)
 
 
-def _restore(identity: bytes, offset: int, size: int) -> Block:
-    heap = next((heap for heap in living if heap._identity == identity), None)
-    if heap is None:
+def _restore(  # noqa: PLR0913, PLR0917 -- what a pickle has
+    identity: bytes, instance: bytes, offset: int, size: int, usable: int, serial: int
+) -> Block:
+    heap = _opened(identity, instance)
+    space = heap._elsewhere(offset) or heap
+    is_known = heap._instance == instance
+    if is_known and not space._handle_is_valid(offset, serial):
+        raise UsageError(
+            f"block handle: the block that was pickled expected at offset {offset:#x}, it was "
+            "freed or moved since"
+        )
+    found = space.usable_size(offset)
+    if not is_known and found != usable:
+        raise UsageError(
+            f"block handle: a block of {usable} bytes, as was pickled, expected at offset "
+            f"{offset:#x}, one of {found} found"
+        )
+    return Block(space, offset, min(size, found))
+
+
+def _opened(identity: bytes, instance: bytes) -> Engine:
+    """Return the open heap of a uuid: the object in which a pickle was made, if it is there."""
+    heaps = [heap for heap in living if heap._identity == identity]
+    usable = [heap for heap in heaps if not heap._is_forked]
+    found = [heap for heap in usable if heap._instance == instance] or usable or heaps
+    if not found:
         raise UsageError(
             f"block handle: the heap with uuid {identity.hex()} expected to be open in this process"
         )
-    return Block(heap._elsewhere(offset) or heap, offset, min(size, heap.usable_size(offset)))
+    if len(found) > 1:
+        names = ", ".join(sorted(heap._name for heap in found))
+        raise UsageError(
+            f"block handle: one open heap with uuid {identity.hex()} expected, found copies: "
+            f"{names}"
+        )
+    found[0]._require()
+    return found[0]
 
 
 # ---------------------------------------------------------------- numpy

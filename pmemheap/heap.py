@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -44,7 +43,7 @@ from pmemheap.layout import ARENA_BITS, ArenaState, RootSlot
 from pmemheap.redo import recover, replay_private
 from pmemheap.refusals import end_with, refusal, refusals
 from pmemheap.region import AnonymousMedium, Region
-from pmemheap.roots import MemoryRoots, Roots, RootStore
+from pmemheap.roots import Change, MemoryRoots, Roots, RootStore
 from pmemheap.snapshotting import copy_heap_file
 from pmemheap.totals import joined, lost_roots, misplaced_segments, total
 from pmemheap.transaction import Savepoint, Transaction
@@ -307,8 +306,7 @@ class Heap(BlockSpace):
         self = cls.__new__(cls)
         self._arenas = {}
         store = medium if isinstance(medium, FileMedium) else MemoryRoots()
-        roots = Roots(store, _Guard(self))
-        self._assemble(medium, region, roots, identity, name, decay, fresh=fresh)
+        self._assemble(medium, region, store, identity, name, decay, fresh=fresh)
         living.add(self)
         return self
 
@@ -330,6 +328,11 @@ class Heap(BlockSpace):
         if isinstance(self._medium, FileMedium):
             return self._medium.superblock.durability.name.lower()
         return "none"
+
+    @property
+    def roots(self) -> Roots:
+        """Names by which the heap is entered again: a mapping of str to offset, which keeps it."""
+        return Roots(self._root_store, _Guard(self))
 
     def fileno(self) -> int:
         """Descriptor of the file or the shared memory.
@@ -711,8 +714,7 @@ class Heap(BlockSpace):
     def _close_parts(self) -> None:
         """Give everything back; what an interrupt has left out is done by the next call."""
         for arena in self._arenas.values():
-            arena._shut([])
-            arena._region.close()
+            arena.close_with_heap()
         self._log._detach()
         self._region.close()
         try:
@@ -775,21 +777,15 @@ def _opened_again(fd: int, flags: int) -> int:
 
 
 class _Guard:
-    """Lets the roots ask the heap for permission without keeping it alive in a cycle."""
+    """What the roots ask of their heap."""
 
     __slots__ = ("_heap",)
 
     def __init__(self, heap: Heap) -> None:
-        self._heap = weakref.ref(heap)
-
-    def _open(self) -> Heap:
-        heap = self._heap()
-        if heap is None:
-            raise UsageError("roots: an open heap expected, it is gone")
-        return heap
+        self._heap = heap
 
     def require(self, *, write: bool) -> None:
-        heap = self._open()
+        heap = self._heap
         if write:
             heap._require(write=True)
         else:
@@ -797,9 +793,13 @@ class _Guard:
         if heap._medium.in_doubt and not heap._is_changing():
             heap._look(lambda: None)
 
-    def change(self, store: RootStore, puts: dict[str, RootSlot], drops: set[str]) -> None:
-        heap = self._open()
-        heap._serve(rooted.change, heap, puts, drops, lambda: store.change_roots(puts, drops))
+    def alone(self, store: RootStore, work: Callable[[Change], T]) -> T:
+        heap = self._heap
+
+        def change(puts: dict[str, RootSlot], drops: set[str]) -> None:
+            rooted.change(heap, puts, drops, lambda: store.change_roots(puts, drops))
+
+        return heap._serve(work, change)
 
 
 def open_heap(path: str | os.PathLike[str], flag: str = "r", **options: Any) -> Heap:

@@ -7,13 +7,26 @@ root names a live block, by its first byte, and keeps it from being freed: `root
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, MutableMapping
-from typing import Any, Protocol
+from collections.abc import Callable, ItemsView, Iterator, MutableMapping, ValuesView
+from typing import Any, Protocol, TypeVar
 
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.layout import ROOT_NAME_BYTES, ROOT_SLOTS, RootSlot
 
-__all__ = ["Guard", "MemoryRoots", "RootStore", "Roots", "require_root"]
+__all__ = [
+    "Guard",
+    "MemoryRoots",
+    "OffsetsView",
+    "RootStore",
+    "Roots",
+    "RootsView",
+    "require_root",
+]
+
+
+T = TypeVar("T")
+
+_ABSENT: Any = object()
 
 
 class RootStore(Protocol):
@@ -35,16 +48,21 @@ class RootStore(Protocol):
         """
 
 
+Change = Callable[[dict[str, RootSlot], set[str]], None]
+"""Puts some roots and drops others, all of it or nothing."""
+
+
 class Guard(Protocol):
     """What the roots ask of their heap."""
 
     def require(self, *, write: bool) -> None:
         """Raise what is to be raised when the heap may not be read, or not be changed."""
 
-    def change(self, store: RootStore, puts: dict[str, RootSlot], drops: set[str]) -> None:
-        """Call ``store.change_roots`` while nothing else changes the heap.
+    def alone(self, store: RootStore, work: Callable[[Change], T]) -> T:
+        """Run work while nothing else changes the heap.
 
-        UsageError if no live block begins where a root is to lead.
+        It is handed what changes roots, as ``store.change_roots`` does, and raises UsageError if no
+        live block begins where one is to lead.
         """
 
 
@@ -81,7 +99,15 @@ class Roots(MutableMapping[str, int]):
     store : RootStore
         Where they are kept.
     guard : Guard
-        The heap, as far as they know it. Only changes lock it: `check` reads from inside the lock.
+        The heap, as far as they know it, which they keep open. Only changes lock it: `check` reads
+        from inside the lock.
+
+    Examples
+    --------
+    >>> import pmemheap
+    >>> roots = pmemheap.Heap.anonymous().roots     # the roots keep the heap
+    >>> len(roots), "first" in roots, 1 in roots, dict(roots.items())
+    (0, False, False, {})
     """
 
     def __init__(self, store: RootStore, guard: Guard) -> None:
@@ -93,15 +119,16 @@ class Roots(MutableMapping[str, int]):
         """Where they are kept."""
         return self._store
 
-    def _slots(self) -> list[tuple[int, RootSlot]]:
-        """Copy them in one step, in which no other thread can change them."""
+    def now(self) -> dict[str, int]:
+        """Return names and offsets of this moment, in the order of their slots."""
         self._guard.require(write=False)
-        return list(self._store.roots.items())
+        return _now(self._store)
 
     def __getitem__(self, name: str) -> int:
-        """Return the offset under a name. O(roots)."""
-        for _, root in self._slots():
-            if root.name == name:
+        """Return the offset under a name; KeyError if there is none, or it is no str. O(roots)."""
+        self._guard.require(write=False)
+        for root in list(self._store.roots.values()):
+            if isinstance(name, str) and root.name == name:
                 return root.off
         raise KeyError(name)
 
@@ -117,44 +144,127 @@ class Roots(MutableMapping[str, int]):
         OutOfSpaceError
             There are 1024 roots already.
         """
-        self._change({name: offset}, set())
+        self.update({name: offset})
 
     def __delitem__(self, name: str) -> None:
         """Remove a root; the block it names stays."""
-        self._guard.require(write=True)
-        if name not in self:
+        self.pop(name)
+
+    def pop(self, name: str, default: Any = _ABSENT) -> Any:
+        """Remove a root and return its offset, or `default`; in one step, as all changes."""
+        found = self._alone(lambda now, change: _popped(name, now, change))
+        if found is not _ABSENT:
+            return found
+        if default is _ABSENT:
             raise KeyError(name)
-        self._change({}, {name})
+        return default
+
+    def popitem(self) -> tuple[str, int]:
+        """Remove a root, and return name and offset; KeyError if there is none."""
+        found = self._alone(
+            lambda now, change: [(name, _popped(name, now, change)) for name in list(now)[:1]]
+        )
+        if not found:
+            raise KeyError("popitem: roots expected, there are none")
+        return found[0]
+
+    def setdefault(self, name: str, default: Any = None) -> int:
+        """Return the offset under a name, which is `default` from now on if there was none."""
+
+        def found_or_put(now: dict[str, int], change: Change) -> int:
+            if name not in now:
+                now[name] = require_root(name, default)
+                change({name: RootSlot(name, now[name])}, set())
+            return now[name]
+
+        if name not in self:
+            require_root(name, default)
+        return self._alone(found_or_put)
 
     def update(self, other: Any = (), /, **more: int) -> None:
         """Set roots from a mapping or from pairs: all of them or none; exceptions as of one."""
         wanted: dict[str, int] = {}
         wanted.update(other, **more)
-        if wanted:
-            self._change(wanted, set())
+        puts = {name: RootSlot(name, require_root(name, off)) for name, off in wanted.items()}
+        if puts:
+            self._alone(lambda _, change: change(puts, set()))
 
     def clear(self) -> None:
         """Remove all roots, in one change."""
-        self._guard.require(write=True)
-        if names := set(self):
-            self._change({}, names)
+        self._alone(lambda now, change: change({}, set(now)) if now else None)
 
-    def _change(self, offsets: dict[str, int], drops: set[str]) -> None:
-        puts = {name: RootSlot(name, require_root(name, off)) for name, off in offsets.items()}
+    def _alone(self, work: Callable[[dict[str, int], Change], T]) -> T:
+        """Run a change, which is given the roots of this moment and what changes them."""
         self._guard.require(write=True)
-        self._guard.change(self._store, puts, drops)
+        return self._guard.alone(self._store, lambda change: work(_now(self._store), change))
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names, in the order of their slots."""
-        return iter([root.name for _, root in sorted(self._slots(), key=operator.itemgetter(0))])
+        return iter(self.now())
 
     def __len__(self) -> int:
         """Return the number of roots."""
-        return len(self._slots())
+        return len(self.now())
+
+    def values(self) -> OffsetsView:
+        """Return a view of the offsets; each iteration is over those of one moment."""
+        return OffsetsView(self)
+
+    def items(self) -> RootsView:
+        """Return a view of names and offsets, likewise."""
+        return RootsView(self)
 
     def __repr__(self) -> str:
         """Show them as a dictionary."""
-        return f"Roots({dict(self)!r})"
+        return f"Roots({self.now()!r})"
+
+
+def _now(store: RootStore) -> dict[str, int]:
+    """Return names and offsets of this moment."""
+    slots = list(store.roots.items())  # in one step, in which no other thread changes them
+    return {root.name: root.off for _, root in sorted(slots, key=operator.itemgetter(0))}
+
+
+def _popped(name: str, now: dict[str, int], change: Change) -> Any:
+    if not isinstance(name, str) or name not in now:
+        return _ABSENT
+    change({}, {name})
+    return now[name]
+
+
+class Named(Protocol):
+    """Roots, or what a transaction makes of them."""
+
+    def now(self) -> dict[str, int]:
+        """Return names and offsets of this moment."""
+
+
+class OffsetsView(ValuesView[int]):
+    """The offsets of roots. Other threads may remove what they name while they are iterated."""
+
+    def __init__(self, mapping: Any) -> None:
+        super().__init__(mapping)
+        self._named: Named = mapping
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the offsets of one moment."""
+        return iter(self._named.now().values())
+
+    def __contains__(self, offset: object) -> bool:
+        """Tell whether a root has this offset."""
+        return offset in self._named.now().values()
+
+
+class RootsView(ItemsView[str, int]):
+    """Names and offsets of roots, likewise."""
+
+    def __init__(self, mapping: Any) -> None:
+        super().__init__(mapping)
+        self._named: Named = mapping
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        """Yield names and offsets of one moment."""
+        return iter(self._named.now().items())
 
 
 def require_root(name: str, offset: int) -> int:
@@ -179,7 +289,7 @@ def require_root(name: str, offset: int) -> int:
 
 def _require_name(name: str) -> None:
     if not isinstance(name, str):
-        raise TypeError(f"root {name!r}: a name expected, found {type(name).__name__}")
+        raise TypeError(f"roots: key: str expected, found {name!r}")
     try:
         length = len(name.encode())
     except UnicodeEncodeError as error:

@@ -30,7 +30,7 @@ from pmemheap.handles import Block
 from pmemheap.layout import RootSlot
 from pmemheap.redo import LogCode
 from pmemheap.refusals import end_with
-from pmemheap.roots import require_root
+from pmemheap.roots import OffsetsView, RootsView, require_root
 from pmemheap.units import GRANULE
 
 __all__ = ["Transaction", "TransactionRoots"]
@@ -289,7 +289,7 @@ class Transaction(native.TxCore):
             raise rooted.not_live(space, name, offset, refusal)
 
     def _root_changes(self) -> tuple[dict[str, RootSlot], set[str]]:
-        roots = self._heap._roots
+        roots = self._heap.roots
         pending = (self._pending_roots or {}).items()
         puts = {name: RootSlot(name, off) for name, off in pending if off is not None}
         drops = {name for name, off in pending if off is None and name in roots}
@@ -372,9 +372,10 @@ class TransactionRoots(MutableMapping[str, int]):
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
 
-    def _changed(self) -> dict[str, int]:
+    def now(self) -> dict[str, int]:
+        """Return names and offsets as they are now."""
         transaction = self._transaction
-        roots = {slot.name: slot.off for _, slot in transaction._heap._roots._slots()}
+        roots = transaction._heap.roots.now()
         for name, offset in (transaction._pending_roots or {}).items():
             if offset is None:
                 roots.pop(name, None)
@@ -383,10 +384,10 @@ class TransactionRoots(MutableMapping[str, int]):
         return roots
 
     def __getitem__(self, name: str) -> int:
-        """Return the offset under a name."""
+        """Return the offset under a name; KeyError if there is none, or it is no str."""
         pending = self._transaction._pending_roots or {}
-        if name not in pending:
-            return self._transaction._heap._roots[name]
+        if not isinstance(name, str) or name not in pending:
+            return self._transaction._heap.roots[name]
         offset = pending[name]
         if offset is None:
             raise KeyError(name)
@@ -423,8 +424,16 @@ class TransactionRoots(MutableMapping[str, int]):
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names."""
-        return iter(self._changed())
+        return iter(self.now())
 
     def __len__(self) -> int:
         """Return the number of roots."""
-        return len(self._changed())
+        return len(self.now())
+
+    def values(self) -> OffsetsView:
+        """Return a view of the offsets."""
+        return OffsetsView(self)
+
+    def items(self) -> RootsView:
+        """Return a view of names and offsets."""
+        return RootsView(self)

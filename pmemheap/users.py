@@ -6,6 +6,8 @@ process ends. A reader beside a living writer, as in shared memory, has one as w
 
 from __future__ import annotations
 
+import gc
+import os
 from contextlib import suppress
 
 from pmemheap import layout, native
@@ -57,7 +59,7 @@ def require_sole_writer(fd: int, name: str) -> None:
     HeapBusyError
         Somebody else writes or reads.
     """
-    if not become_writer(fd):
+    if not (become_writer(fd) or (_collect(fd) and become_writer(fd))):
         raise HeapBusyError(
             f"heap file {name!r}: no other writer expected, process {holder(fd)} has it open",
             filename=name,
@@ -68,9 +70,17 @@ def require_sole_writer(fd: int, name: str) -> None:
         )
 
 
+def _collect(fd: int) -> bool:
+    """Close heaps that nobody can reach any more, if it may be one of this process that writes."""
+    is_ours = holder(fd) == os.getpid()
+    if is_ours:
+        gc.collect()
+    return is_ours
+
+
 def require_no_writer(fd: int, name: str) -> None:
     """Raise HeapBusyError if somebody writes to the heap file `name`."""
-    if has_writer(fd):
+    if has_writer(fd) and not (_collect(fd) and not has_writer(fd)):
         raise HeapBusyError(
             f"heap file {name!r}: no writer expected, process {holder(fd)} has it open",
             filename=name,

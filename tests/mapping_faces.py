@@ -37,7 +37,7 @@ class Face:
     key, value : callable
         Make a key and a value that it can have of a text.
     default : object
-        What `setdefault` stores if nothing is said.
+        What `setdefault` stores if nothing is said; a TypeError if it refuses then.
     ordered, lists, named : bool
         Whether keys are in order and views may be ranges; whether `keys` is a list; whether
         ``update(name=value)`` can be meant.
@@ -83,6 +83,19 @@ def _dbm(stack: ExitStack, directory: Path) -> Mapping:
     return stack.enter_context(kvstore.open(directory / "a.kv", "n", durability="process"))
 
 
+def _roots(stack: ExitStack, heap: Heap) -> Mapping:
+    """Roots of a heap that has a block at every `_offset`."""
+    stack.enter_context(heap)
+    assert set(heap.malloc_many(16, _BLOCKS)) == {16 * number for number in range(_BLOCKS)}
+    return heap.roots
+
+
+def _offset(text: str) -> int:
+    return 16 * (sum(text.encode()) % _BLOCKS)
+
+
+_BLOCKS = 128
+
 FACES = [
     Face("map in memory", lambda stack, _: _map(stack, Heap.anonymous()),
          str.encode, str.encode, named=False),
@@ -98,4 +111,9 @@ FACES = [
     Face("spill", _spill, str, str.encode),
     Face("spill of any key", lambda stack, home: AnyKeySpillStore(_spill(stack, home)),
          lambda text: (text, 5), str.encode, ordered=False, named=False, takes_any_key=True),
+    Face("roots", lambda stack, _: _roots(stack, Heap.anonymous()),
+         str, _offset, default=TypeError, ordered=False),
+    Face("roots of a file",
+         lambda stack, home: _roots(stack, Heap.create(home / "a.heap", durability="power")),
+         str, _offset, default=TypeError, ordered=False),
 ]  # fmt: skip

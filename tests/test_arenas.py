@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import pickle
 import random
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -324,16 +326,56 @@ def test_a_root_into_a_dropped_arena_is_a_finding() -> None:
         assert "root 'gone'" in report.findings[0]
 
 
-def test_arenas_go_with_their_heap(tmp_path: Path) -> None:
+KEEPERS: dict[str, Callable[[Heap], Any]] = {
+    "the arena": lambda heap: heap.arena("a"),
+    "a view": lambda heap: heap.arena("a").view(heap.arena("a").malloc(100)),
+    "a slice": lambda heap: heap.arena("a").view(heap.arena("a").malloc(100))[1:],
+    "a handle": lambda heap: heap.arena("a").alloc(100),
+    "an array": lambda heap: heap.arena("a").ndarray(100),
+    "the roots": lambda heap: heap.arena("a").roots,
+}
+
+
+@pytest.mark.parametrize("keeper", KEEPERS)
+def test_a_heap_is_open_as_long_as_something_of_its_arena_is_held(
+    keeper: str, tmp_path: Path
+) -> None:
+    gc.collect()
     before = descriptors()
-    arena = Heap.create(tmp_path / "heap").arena("a")  # the heap is dropped at once
-    with pytest.raises(UsageError, match="closed"):
-        arena.malloc(1)
+    path = tmp_path / "heap"
+    kept = KEEPERS[keeper](Heap.create(path, durability="process"))  # nobody holds the heap
+    gc.collect()
+    with pytest.raises(UsageError, match="has it open"):
+        Heap.open(path)
+    if keeper == "the arena":
+        kept.roots["block"] = kept.malloc(100)
+        assert kept.check()
+    elif keeper == "a handle":
+        assert kept.is_live
+    del kept
+    with Heap.open(path) as heap:  # which does not wait for the garbage collector
+        assert heap.check()
+        assert heap.arenas() == ["a"]
+    gc.collect()
     assert descriptors() == before
-    with Heap.open(tmp_path / "heap") as heap:
+
+
+def test_an_arena_that_has_ended_keeps_nothing(tmp_path: Path) -> None:
+    for end in (lambda _, arena: arena.drop(), lambda heap, _: heap.close()):
+        heap = Heap.anonymous()
         arena = heap.arena("a")
-        arena.malloc(100)
-    assert arena.closed
+        end(heap, arena)
+        gone = weakref.ref(heap)
+        gc.disable()
+        try:
+            del heap
+            assert gone() is None
+        finally:
+            gc.enable()
+        with pytest.raises(UsageError, match="an open heap expected"):
+            arena.malloc(1)
+        assert arena.name == "a"
+        assert arena.closed
 
 
 def test_view_of_an_arena_outlives_its_heap() -> None:

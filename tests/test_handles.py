@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import pickle
@@ -152,6 +153,152 @@ def test_a_handle_pickles_to_its_block_in_the_open_heap(tmp_path: Path) -> None:
         again.free()
         with pytest.raises(UsageError):
             pickle.loads(image)
+
+
+def aborted(heap: Heap) -> bytes:
+    transaction = heap.transaction()
+    image = pickle.dumps(transaction.alloc(100))
+    transaction.abort()
+    return image
+
+
+def freed_in_a_transaction(heap: Heap) -> bytes:
+    block = heap.alloc(100)
+    image = pickle.dumps(block)
+    with heap.transaction() as tx:
+        tx.free(block)
+    heap.sync()
+    return image
+
+
+def ended(end: Callable[[Heap, Block], object]) -> Callable[[Heap], bytes]:
+    def call(heap: Heap) -> bytes:
+        block = heap.alloc(100)
+        image = pickle.dumps(block)
+        end(heap, block)
+        return image
+
+    return call
+
+
+def in_a_dropped_arena(heap: Heap) -> bytes:
+    arena = heap.arena("a")
+    image = pickle.dumps(arena.alloc(100))
+    arena.drop()
+    heap.arena("a").malloc(100)
+    return image
+
+
+GONE: dict[str, Callable[[Heap], bytes]] = {
+    "freed": ended(lambda heap, block: heap.free(block.offset)),
+    "moved": ended(move),
+    "freed with a view": ended(free_with_a_view),
+    "freed in a transaction": freed_in_a_transaction,
+    "aborted": aborted,
+    "in a dropped arena": in_a_dropped_arena,
+}
+
+
+@pytest.mark.parametrize("kind", ["anonymous", "process", "power"])
+@pytest.mark.parametrize("gone", GONE)
+def test_a_pickle_leads_to_no_later_block_of_its_offset(
+    tmp_path: Path, gone: str, kind: str
+) -> None:
+    """It led to whatever was at the offset."""
+    heap = Heap.anonymous()
+    if kind != "anonymous":
+        heap = Heap.create(tmp_path / "a.heap", durability=kind)
+    with heap:
+        image = GONE[gone](heap)
+        heap.sync()
+        gc.collect()
+        for _ in range(2):
+            with pytest.raises(UsageError, match=r"block handle|no block|freed|outside"):
+                pickle.loads(image)
+            heap.malloc_many(100, 300)  # one of them where the block was
+
+
+def test_a_pickle_is_of_one_life_also_without_a_handle(heap: Heap) -> None:
+    block = heap.alloc(100)
+    offset, image = block.offset, pickle.dumps(block)
+    del block
+    gc.collect()
+    block = pickle.loads(image)
+    assert block.offset == offset
+    assert heap.realloc(offset, 112) == offset
+    assert pickle.loads(image) == block
+    again = pickle.dumps(pickle.loads(image))
+    assert again == image
+    block.free()
+    assert heap.malloc(100) == offset
+    for stale in (image, again):
+        with pytest.raises(UsageError, match="it was freed or moved since"):
+            pickle.loads(stale)
+
+
+def test_a_handle_is_copied_as_a_handle(heap: Heap) -> None:
+    block = heap.arena("a").alloc(100)
+    for again in (copy.copy(block), copy.deepcopy({"block": block})["block"]):
+        assert again == block
+        assert again.heap is block.heap
+    block.free()
+    assert not again.is_live
+    with pytest.raises(UsageError):
+        copy.copy(block)
+
+
+def test_a_pickle_finds_the_heap_it_was_made_in_among_its_copies(tmp_path: Path) -> None:
+    """A copy has the same uuid: its block was handed out as well."""
+    heap = Heap.create(tmp_path / "a.heap", durability="process")
+    block = heap.alloc(100)
+    image = pickle.dumps(block)
+    heap.snapshot(tmp_path / "copy")
+    heap.snapshot(tmp_path / "another")
+    with Heap.open(tmp_path / "copy") as other:
+        assert pickle.loads(image).heap is heap
+        assert pickle.loads(pickle.dumps(other.block(block.offset))).heap is other
+        heap.close()
+        assert pickle.loads(image).heap is other
+        with Heap.open(tmp_path / "another"), pytest.raises(UsageError, match="found copies"):
+            pickle.loads(image)
+
+
+def test_where_a_life_is_not_known_the_size_has_to_fit(tmp_path: Path) -> None:
+    path = tmp_path / "a.heap"
+    with Heap.create(path, durability="process") as heap:
+        block = heap.alloc(100)
+        offset, image = block.offset, pickle.dumps(block)
+    with Heap.open(path) as heap:
+        assert pickle.loads(image).offset == offset
+        heap.free(offset)
+        for size in (5000, 48):
+            heap.realloc(heap.malloc(100), 200)
+            heap.malloc_many(size, 200)
+        with pytest.raises(UsageError):
+            pickle.loads(image)
+
+
+def unpickled(image: bytes, fd: int) -> bytes:
+    with Heap.attach(fd):
+        return bytes(pickle.loads(image).view[:5])
+
+
+@pytest.mark.slow
+def test_a_pickle_finds_its_block_in_another_process() -> None:
+    with Heap.shared() as heap:
+        block = heap.arena("a").alloc(100)
+        block.view[:5] = b"hello"
+        image, fd = pickle.dumps(block), os.dup(heap.fileno())
+        child = os.fork()
+        if child == 0:
+            try:
+                with pytest.raises(UsageError, match="parent"):
+                    pickle.loads(image)
+                os._exit(0 if unpickled(image, fd) == b"hello" else 1)
+            finally:
+                os._exit(2)
+        os.close(fd)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_with_frees_the_block_also_after_an_error(heap: Heap) -> None:
