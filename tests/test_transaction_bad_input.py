@@ -331,7 +331,7 @@ def test_a_file_that_was_taken_away_ends_the_heap(
             tx.malloc(100)
         heap.sync()
 
-    with pytest.raises(DurabilityError, match="removed, or cut to"):
+    with pytest.raises(DurabilityError, match=f"found the file {how}"):
         commit()
     with pytest.raises(DurabilityError):
         heap.malloc(10)
