@@ -131,16 +131,17 @@ def _replay_all(
 
 @contextmanager
 def _heap(file: Path | None) -> Iterator[Heap]:
-    """Open a new heap, in a file that is removed, or in memory."""
+    """Open a new heap, in a file that is removed once it is closed, or in memory."""
     if file is None:
         with Heap.anonymous() as heap:
             yield heap
         return
-    with Heap.create(file, durability="process") as heap:
-        try:
+    heap = Heap.create(file, durability="process")
+    try:
+        with heap:
             yield heap
-        finally:
-            file.unlink()
+    finally:
+        file.unlink()
 
 
 def _measure_memory(trace: Trace, heap: Heap) -> Memory:
