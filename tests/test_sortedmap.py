@@ -244,6 +244,40 @@ def test_exclusive_waits_for_the_transaction_of_another_thread(heap: Heap) -> No
     assert made[b"n"] == b"150"
 
 
+def test_a_map_is_made_beside_a_transaction_that_changes_another(heap: Heap) -> None:
+    other = SortedMap(heap, "other")
+    made: list[SortedMap] = []
+    with heap.transaction():
+        other[b"a"] = b"1"
+        thread = threading.Thread(target=lambda: made.append(SortedMap(heap, "map")))
+        thread.start()
+        thread.join(0.05)
+        assert not made, "it waits until it is its turn"
+    thread.join()
+    made[0][b"a"] = b"2"
+    assert (other[b"a"], SortedMap(heap, "map")[b"a"]) == (b"1", b"2")
+
+
+def test_threads_that_make_a_map_have_the_same(heap: Heap) -> None:
+    other, barrier = SortedMap(heap, "other"), threading.Barrier(4, timeout=30)
+
+    def put(number: int) -> None:
+        barrier.wait()
+        SortedMap(heap, "map")[b"%d" % number] = b""
+
+    threads = [threading.Thread(target=put, args=(number,)) for number in range(4)]
+    with heap.transaction():
+        other[b"a"] = b"all of them have looked for the map when this ends"
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(0.05)
+    for thread in threads:
+        thread.join()
+    assert list(SortedMap(heap, "map")) == [b"0", b"1", b"2", b"3"]
+    assert len(list(heap.blocks())) == 4, "two headers with a leaf each"
+
+
 # ---------------------------------------------------------------- views
 
 
@@ -319,6 +353,29 @@ def test_patch(heap: Heap, size: int) -> None:
     with pytest.raises(KeyError):
         made.patch(b"none", 0, b"")
     made.check()
+
+
+@pytest.mark.parametrize("size", [0, 16, 1008, 4096, 300 * 1024])
+def test_nothing_is_patched_at_the_end_of_a_value_that_fills_its_block(
+    heap: Heap, size: int
+) -> None:
+    made = SortedMap(heap, "map")
+    made[b"key"] = b"v" * size
+    with heap.transaction():
+        made.patch(b"key", size, b"")
+        made.patch(b"key", 0, b"")
+    assert made[b"key"] == b"v" * size
+    with pytest.raises(UsageError):
+        made.patch(b"key", size + 1, b"")
+
+
+@pytest.mark.parametrize("start", [-1, 1 << 63, 1 << 64, (1 << 64) + 1, -(1 << 70)])
+def test_a_patch_that_begins_nowhere_is_refused(memory: Heap, start: int) -> None:
+    made = SortedMap(memory, "map")
+    made[b"key"] = b"value"
+    with pytest.raises(UsageError, match=f"1 bytes from {start} inside of the value"):
+        made.patch(b"key", start, b"!")
+    assert made[b"key"] == b"value"
 
 
 # ---------------------------------------------------------------- transactions
@@ -484,6 +541,34 @@ def test_a_full_heap_refuses_and_stays_as_it_was(tmp_path: Path) -> None:
             del made[key]
         made.check()
         made[b"room"] = b"again"
+
+
+@pytest.mark.slow
+def test_a_change_of_many_nodes_in_a_heap_that_is_nearly_full() -> None:
+    """It is done or refused, also where it needs more nodes than the heap brings at once."""
+    chance = random.Random(0)
+    with Heap.anonymous(limit=8 * MiB) as heap:
+        made = SortedMap(heap, "map")
+        pages: list[int] = []
+
+        def put_some(count: int) -> None:
+            for _ in range(count):
+                made[b"%01000d" % chance.randrange(10**9)] = b""
+
+        def fill() -> None:
+            while True:
+                pages.append(heap.malloc(NODE))
+
+        put_some(300)
+        for _ in range(90):
+            with pytest.raises(OutOfSpaceError):
+                fill()
+            for _ in range(chance.randrange(8, 20)):
+                heap.free(pages.pop(chance.randrange(len(pages))))
+            with pytest.raises(OutOfSpaceError):
+                put_some(100)
+            assert len(list(heap.blocks())) == len(pages) + made.statistics().nodes + 1
+        made.check()
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ from pmemheap import CorruptHeapError, Heap
 from pmemheap.containers import SortedMap
 
 Call = Callable[[], Any]
+
+
+class GivenUpError(Exception):
+    """Raised to abort a transaction."""
+
 
 SCRIPT = Path(__file__).parent / "forged_maps.py"
 EVERY = 1 if os.environ.get("PMEMHEAP_FORGED_ALL") else 16
@@ -150,6 +156,64 @@ def test_a_scan_of_keys_that_do_not_ascend_ends(tmp_path: Path, reverse: bool) -
         with HeapFile(path) as file:
             file.write(place, old)
     assert told > 5
+
+
+def damage_or(expected: Any, call: Call) -> bool:
+    """Tell whether a call has found damage; if not, its answer is `expected`."""
+    try:
+        answer = call()
+    except CorruptHeapError:
+        return True
+    assert answer == expected
+    return False
+
+
+def searched(made: SortedMap, keys: list[bytes], values: dict[bytes, bytes]) -> int:
+    """Search a map in all ways; return how many calls have found damage."""
+    told = 0
+    for key in keys:
+        behind = next((other for other in values if other > key), None)
+        pair = [] if behind is None else [(behind, values[behind])]
+        told += damage_or(values.get(key), lambda: made.get(key))  # noqa: B023
+        told += damage_or(None, lambda: made.get(key + b"x"))  # noqa: B023
+        told += damage_or(True, lambda: key in made)  # noqa: B023
+        told += damage_or(pair, lambda: made.scan(key + b"x", 1))  # noqa: B023
+        told += damage_or(
+            sum(other < key for other in values),
+            lambda: len(made.keys(None, key)),  # noqa: B023
+        )
+    return told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_wrong_hint_hides_no_key(tmp_path: Path, level: int) -> None:
+    """Prefix and hints lead a search; that a key is not there is confirmed by the keys around."""
+    path = filled(tmp_path / "heap")
+    with Heap.open(path, readonly=True) as heap:
+        values = dict(SortedMap(heap, "map"))
+    keys = list(values)[::9]
+    with HeapFile(path) as file:
+        tree = tree_of(file, "map")
+        node = tree.levels[level][1 - level]
+        hints = [node.offset + 18 + 4 * slot for slot in range(level, len(node.slots), 6)]
+    told = 0
+    for place in [node.offset + 12, *hints]:
+        for value in (0, 1, 0x2F39, 0x3031, 0x3200, 0x3930, 0xFFFF):
+            with HeapFile(path) as file:
+                old = file.read(place, 2)
+                file.write(place, value.to_bytes(2, "little"))
+            with Heap.open(path) as heap:
+                made = SortedMap(heap, "map")
+                told += searched(made, keys, values)
+                with suppress(GivenUpError), heap.transaction():
+                    for key in keys:
+                        damage_or(None, lambda: made.__setitem__(key, b"new"))  # noqa: B023
+                    told += damage_or(list(values), lambda: list(made))  # noqa: B023
+                    raise GivenUpError
+            with HeapFile(path) as file:
+                file.write(place, old)
+    assert told > 50
 
 
 def remove_some(made: SortedMap) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -453,6 +454,35 @@ def test_nothing_is_written_at_the_end_of_a_block(heap: Heap, size: int) -> None
         with pytest.raises(UsageError):
             tx.write(1 << 50, b"")
     assert heap.check()
+
+
+@pytest.mark.parametrize("size", [16, 4096, 300_000])
+def test_who_has_the_block_behind_does_not_matter_there(heap: Heap, size: int) -> None:
+    block, behind = heap.malloc(size), heap.malloc(size)
+    end = block + heap.usable_size(block)
+    assert end == behind
+
+    def write_nothing() -> None:
+        with heap.transaction() as tx:
+            tx.write(end, b"")
+            tx.snapshot(end, 0)
+        done.append(end)
+
+    def beside(change: Callable[[Transaction], object]) -> None:
+        with heap.transaction() as tx:
+            change(tx)
+            thread = threading.Thread(target=write_nothing)
+            thread.start()
+            thread.join()
+
+    done: list[int] = []
+    with heap.transaction() as tx:
+        tx.free(behind)
+        write_nothing()
+        tx.abort()
+    beside(lambda tx: tx.free(behind))
+    beside(lambda tx: [tx.malloc(size) for _ in range(3)])
+    assert len(done) == 3
 
 
 # ---------------------------------------------------------------- roots

@@ -139,9 +139,20 @@ static void look_ahead(const struct ph_map *map, uint64_t offset)
         __builtin_prefetch(node + (size_t)PH_MAP_LINE * i);
 }
 
+/* Whether the nodes above a leaf in which a key is not found agree that it is the leaf for it. */
+static int confirm_way(struct ph_map *map, const struct ph_map_cursor *cursor, const uint8_t *const *nodes,
+                       const void *key, uint64_t nkey)
+{
+    for (uint32_t depth = 0; depth + 1 < cursor->height; depth++)
+        if (!ph_node_leads(nodes[depth], key, nkey, cursor->path[depth].at))
+            return ph_map_fail(map, cursor->path[depth].node, PH_M_CORRUPT);
+    return 0;
+}
+
 int ph_map_descend(struct ph_map *map, const struct ph_map_header *header, const void *key, uint64_t nkey,
                    struct ph_map_cursor *cursor)
 {
+    const uint8_t *nodes[PH_MAP_HEIGHT_MOST];
     uint64_t offset = header->root;
     uint32_t last = header->height - 1;
     cursor->found = 0;
@@ -154,9 +165,11 @@ int ph_map_descend(struct ph_map *map, const struct ph_map_header *header, const
         if (node == NULL)
             return map->why;
         step->node = offset;
-        cursor->leaf = node;
+        cursor->leaf = nodes[depth] = node;
+        if (depth == last && ph_node_find(node, key, nkey, &step->at, &cursor->found) < 0)
+            return PH_M_CORRUPT;
         if (depth == last)
-            return ph_node_find(node, key, nkey, &step->at, &cursor->found) < 0 ? PH_M_CORRUPT : 0;
+            return cursor->found ? 0 : confirm_way(map, cursor, nodes, key, nkey);
         if (lead(node, key, nkey, &step->at) < 0 || ph_map_child(node, step->at, &offset) < 0)
             return PH_M_CORRUPT;
         look_ahead(map, offset);

@@ -1,4 +1,8 @@
-/* map_node.c -- the image of one node of a map. */
+/* map_node.c -- the image of one node of a map.
+ *
+ * A search believes prefix and hints, which may be damaged, until it has found the key. If it has not, the keys around the
+ * place say whether it is not there. Above the leaves who has come to such an end asks that of the whole way
+ * (ph_node_leads): so a key that is there is found by hints alone. */
 #include "map_node.h"
 
 /* The two bytes of a key from `prefix` on, in their order; none counts as 0. */
@@ -6,6 +10,26 @@ static uint32_t hint_of(const uint8_t *key, uint64_t nkey, uint32_t prefix)
 {
     uint32_t first = prefix < nkey ? key[prefix] : 0, second = prefix + 1 < nkey ? key[prefix + 1] : 0;
     return first << 8 | second;
+}
+
+/* How the key of entry `i` compares with a key; `none` if it is no entry. */
+static int order_at(const uint8_t *node, uint32_t i, const void *key, uint64_t nkey, int none)
+{
+    struct ph_map_item entry;
+    return ph_node_entry(node, i, &entry) < 0 ? none : ph_key_order(entry.key, entry.nkey, key, nkey);
+}
+
+int ph_node_leads(const uint8_t *node, const void *key, uint64_t nkey, uint32_t at)
+{
+    return (at == 0 || order_at(node, at, key, nkey, 1) <= 0)
+        && (at + 1 >= ph_node_count(node) || order_at(node, at + 1, key, nkey, -1) > 0);
+}
+
+/* Whether a key that was not found in a leaf belongs before entry `at`. */
+static int lacks(const uint8_t *leaf, const void *key, uint64_t nkey, uint32_t at)
+{
+    return (at == 0 || order_at(leaf, at - 1, key, nkey, 1) < 0)
+        && (at >= ph_node_count(leaf) || order_at(leaf, at, key, nkey, -1) > 0);
 }
 
 /* How a key compares with what all keys of a node begin with: less or greater than all of them, or 0. */
@@ -59,7 +83,9 @@ int ph_node_find(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *
             high = middle;
     }
     *at = low;
-    return header.prefix == 0 ? 0 : heed_prefix(node, &header, key, nkey, at);
+    if (header.prefix != 0 && heed_prefix(node, &header, key, nkey, at) < 0)
+        return -1;
+    return header.level != 0 || lacks(node, key, nkey, *at) ? 0 : -1;
 }
 
 static void set_u16(uint8_t *node, uint32_t at, uint32_t number)

@@ -100,8 +100,10 @@ static inline int ph_node_is_sound(const uint8_t *node, uint32_t level)
         && header.prefix <= PH_MAP_KEY_MOST;
 }
 /* ph_node_find -- the first entry whose key is not less, above the leaves without entry 0; `found`: it is equal. -1: see
- * ph_node_entry. */
+ * ph_node_entry; or a leaf contradicts that a key is not in it.
+ * ph_node_leads -- whether the keys of a node above the leaves agree that entry `at` leads to a key. */
 int ph_node_find(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *at, int *found);
+int ph_node_leads(const uint8_t *node, const void *key, uint64_t nkey, uint32_t at);
 /* ph_node_fill -- make a node of entries that fit. */
 void ph_node_fill(uint8_t *node, uint32_t level, const struct ph_map_item *entries, uint32_t count);
 /* ph_node_room -- bytes for one more entry and its slot. */

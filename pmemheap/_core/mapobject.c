@@ -463,15 +463,27 @@ PyDoc_STRVAR(patch_doc,
 "_patch(key, start, data, /)\n--\n\n"
 "In the open transaction of this thread: 1 if the key is there, 0, or a negative code.");
 
+/* Where a range begins; one that no value reaches for a number that is too large or less than 0. -1 with an exception
+ * set. */
+static int read_start(PyObject *object, uint64_t *start)
+{
+    PyObject *number = PyNumber_Index(object);
+    *start = number == NULL ? 0 : PyLong_AsUnsignedLongLong(number);
+    Py_XDECREF(number);
+    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError))
+        PyErr_Clear();
+    return PyErr_Occurred() ? -1 : 0;
+}
+
 static PyObject *patch(PyObject *object, PyObject *args)
 {
     struct map_object *self = ph_map_of(object);
     struct bytes_in key, data;
     struct ph_tx *tx;
-    PyObject *name, *bytes;
-    unsigned long long start;
+    PyObject *name, *from, *bytes;
+    uint64_t start;
 
-    if (!PyArg_ParseTuple(args, "OKO", &name, &start, &bytes))
+    if (!PyArg_ParseTuple(args, "OOO", &name, &from, &bytes) || read_start(from, &start) < 0)
         return NULL;
     if (!is_bytes_like(name))
         return number_of(find_none(object));

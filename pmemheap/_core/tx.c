@@ -329,20 +329,13 @@ static int stores_at_once(const struct ph_tx *tx, uint64_t start)
     return (uint64_t)(block - ph_fresh(tx)) >= fresh_before_savepoint(tx);
 }
 
-/* Where the block begins that holds a range, inside of its arena. One of no bytes may lie at the end of its block. */
-static int64_t start_of(struct ph_heap *h, uint64_t local, uint64_t nbytes)
-{
-    int64_t start = ph_block_start(h, local);
-    return start < 0 && nbytes == 0 && local != 0 ? ph_block_start(h, local - 1) : start;
-}
-
-/* The live or reserved block that holds a range. As a rule it begins with it. */
-static int find_block(struct ph_heap *h, uint64_t local, uint64_t nbytes, struct ph_tx_aim *aim)
+/* The live or reserved block that holds a byte. As a rule it begins with it. */
+static int find_block(struct ph_heap *h, uint64_t local, struct ph_tx_aim *aim)
 {
     struct ph_unit *live = ph_block_at(h, local);
     int64_t start = (int64_t)local;
     if (live == NULL && !ph_is_reserved(h, local)) {
-        start = start_of(h, local, nbytes);
+        start = ph_block_start(h, local);
         live = start < 0 ? NULL : ph_block_at(h, (uint64_t)start);
     }
     if (start < 0)
@@ -361,11 +354,12 @@ static int aim_at_fresh(const struct ph_tx *tx, uint64_t start, struct ph_tx_aim
     return 0;
 }
 
-int ph_tx_aim(struct ph_tx *tx, uint64_t offset, uint64_t nbytes, struct ph_tx_aim *aim)
+/* Aim at a range of the block that holds its first byte. */
+static int aim_at_first(struct ph_tx *tx, uint64_t offset, uint64_t nbytes, struct ph_tx_aim *aim)
 {
     struct ph_heap *h = ph_core_of(tx->log, offset);
     uint64_t local = ph_local(offset);
-    if (h == NULL || find_block(h, local, nbytes, aim) < 0)
+    if (h == NULL || find_block(h, local, aim) < 0)
         return PH_H_BAD_OFFSET;
     uint64_t start = offset - local + aim->start, held = ph_capacity_of(h, aim->record);
     if (aim->fresh && ph_tx_fresh(tx, start) == NULL) /* another transaction's */
@@ -373,6 +367,15 @@ int ph_tx_aim(struct ph_tx *tx, uint64_t offset, uint64_t nbytes, struct ph_tx_a
     if (nbytes > held || local - aim->start > held - nbytes)
         return PH_T_OUTSIDE;
     return aim->fresh ? aim_at_fresh(tx, start, aim) : refuse_live(tx, h, start);
+}
+
+/* A range of no bytes may lie at the end of its block as well, whatever becomes of the block that begins there. */
+int ph_tx_aim(struct ph_tx *tx, uint64_t offset, uint64_t nbytes, struct ph_tx_aim *aim)
+{
+    int refused = aim_at_first(tx, offset, nbytes, aim);
+    if (refused == 0 || nbytes != 0 || ph_local(offset) == 0)
+        return refused;
+    return aim_at_first(tx, offset - 1, 1, aim) == 0 ? 0 : refused;
 }
 
 int ph_tx_reserve(struct ph_tx *tx, struct ph_heap *h, uint64_t ranges, uint64_t nbytes, uint64_t frees)

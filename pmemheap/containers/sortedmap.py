@@ -20,11 +20,11 @@ live block; what a node says of its bytes adds up; the header has the number of 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from pmemheap import native
 from pmemheap.containers.names import MAP_MAGIC, found_kind, visible_roots
@@ -33,6 +33,8 @@ from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, Us
 from pmemheap.heap import Heap
 
 __all__ = ["KEY_BYTES_MOST", "MapStatistics", "SortedMap"]
+
+T = TypeVar("T")
 
 KEY_BYTES_MOST = 1024
 """Bytes of the longest key."""
@@ -157,11 +159,13 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         self._header()
 
     def _create(self) -> int:
+        """Make the map, unless another thread was faster; return where its header lies."""
         with self._heap.transaction(durable=self._durable) as tx:
-            while (header := self._make()) < 0:
-                self._help(header, tx)
-            tx.roots[self._name] = header
-        return header
+            tx._become_writer()
+            header = tx.roots.get(self._name)
+            if header is None:
+                header = tx.roots[self._name] = self._retried(tx, self._make)
+        return int(header)
 
     def _require_map(self) -> None:
         stamp = self._stamp()
@@ -219,8 +223,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         if memoryview(key).nbytes + length > _ENTRY_BYTES_MOST:
             placed = tx.malloc(length)
             tx.write(placed, value)
-        while (code := self._put(key, value, placed)) < 0:
-            self._help(code, tx)
+        self._retried(tx, lambda: self._put(key, value, placed))
 
     def _require_key(self, key: bytes) -> None:
         length = memoryview(key).nbytes
@@ -233,9 +236,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
     def _remove_slow(self, key: bytes) -> bool:
         """Remove a key, when C could not do it alone; tell whether it was there."""
         with self._heap.transaction(durable=self._durable) as tx:
-            while (code := self._remove(key)) < 0:
-                self._help(code, tx)
-        return code > 0
+            return self._retried(tx, lambda: self._remove(key)) > 0
 
     def patch(self, key: bytes, start: int, data: Any) -> None:
         """Change bytes of a value in place, at a cost that does not depend on its length.
@@ -255,15 +256,18 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
             The range does not lie inside of the value. Nothing has changed.
         """
         with self._heap.transaction(durable=self._durable) as tx:
-            while (code := self._patch(key, start, data)) < 0:
-                if code == _OUTSIDE:
-                    raise UsageError(
-                        f"map {self._name!r}: {memoryview(data).nbytes} bytes from {start} inside "
-                        f"of the value of {key!r} expected, which has {len(self[key])} bytes"
-                    )
-                self._help(code, tx)
-        if not code:
+            found = self._retried(tx, lambda: self._patch_once(key, start, data))
+        if not found:
             raise KeyError(key)
+
+    def _patch_once(self, key: bytes, start: int, data: Any) -> int:
+        code: int = self._patch(key, start, data)
+        if code == _OUTSIDE:
+            raise UsageError(
+                f"map {self._name!r}: {memoryview(data).nbytes} bytes from {start} inside "
+                f"of the value of {key!r} expected, which has {len(self[key])} bytes"
+            )
+        return code
 
     def put_many(self, pairs: Iterable[tuple[bytes, Any]], *, batch: int = 256) -> None:
         """Give many keys values, in transactions of `batch` each; all in the one that is open."""
@@ -306,9 +310,9 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
                     key = None if key is None else self._pack_from(key, tx)
 
     def _pack_from(self, key: bytes, tx: Any) -> bytes | None:
-        while isinstance(code := self._pack(key), int):
-            self._help(code, tx)
-        return code
+        found = self._retried(tx, lambda: self._pack(key))
+        assert not isinstance(found, int)
+        return found
 
     def drop(self) -> None:
         """Remove everything, and the map and its root as well.
@@ -349,15 +353,23 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
 
     # ------------------------------------------------------------ when C cannot go on
 
-    def _help(self, code: int, tx: Any) -> None:
-        """Do what lets a change succeed that C has refused, or raise."""
-        if code == _BUSY:
-            self._exclude_others(tx)
-        elif code == _REFILL:  # a node is missing: the heap brings some units into reach of C
-            for offset in [tx.malloc(_NODE_BYTES) for _ in range(_NODES_AT_ONCE)]:
-                tx.free(offset)
-        else:
-            self._refuse(code)
+    def _retried(self, tx: Any, change: Callable[[], T]) -> T:
+        """Repeat a change that C refuses, after what lets it succeed; or raise.
+
+        It gets on: who has excluded others is not busy again, and each time that nodes are missing
+        the heap brings one more into reach of C, until it refuses.
+        """
+        nodes = _NODES_AT_ONCE
+        while isinstance(code := change(), int) and code < 0:
+            if code == _BUSY:
+                self._exclude_others(tx)
+            elif code == _REFILL:
+                for offset in [tx.malloc(_NODE_BYTES) for _ in range(nodes)]:
+                    tx.free(offset)
+                nodes += 1
+            else:
+                self._refuse(code)
+        return code
 
     def _exclude_others(self, tx: Any) -> None:
         """Wait until no other transaction changes anything; none does from then on."""
@@ -381,6 +393,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
             )
         if code == _TOO_LONG:
             raise OutOfSpaceError(f"map {self._name!r}: bytes that a record can hold expected")
+        self._heap._raise_code(code)  # tables of the heap that contradict themselves
         assert code in _NO_MEMORY, f"map: code {code}"
         raise MemoryError(f"map {self._name!r}: no memory for a change; nothing has changed")
 
