@@ -61,8 +61,10 @@ PEXPIREAT KEY 4000000000123|TTL KEY|EXPIRETIME KEY|PERSIST KEY|RENAME KEY KEY|RE
 COPY KEY KEY COPY|MOVE KEY 0|MOVE KEY 99|OBJECT FREQ KEY|OBJECT FOO KEY|OBJECT|LCS KEY KEY LCS
 MULTI|EXEC|EXEC|DISCARD|WATCH KEY|WATCH KEY KEY|UNWATCH|PING|ECHO VALUE|SELECT 0|SELECT x
 NOPE KEY|GET|CLIENT GETNAME|CLIENT SETNAME n1|CLIENT FOO|CLIENT NO-EVICT on|CLIENT NO-EVICT x
-COMMAND GETKEYS MSET a 1 b 2|COMMAND GETKEYS EVAL x 2 k1 k2 z|AUTH x|AUTH default x|AUTH joe x
-WAIT 0 0|ROLE|SCRIPT EXISTS aa|EVALSHA aa 0|EVAL LUA 1 KEY VALUE|HELLO x|SWAPDB 0 0|FLUSHALL FOO
+COMMAND GETKEYS MSET a 1 b 2|COMMAND GETKEYS EVAL x 2 k1 k2 z|COMMAND GETKEYS SETNX KEY|SAVE
+COMMAND GETKEYSANDFLAGS COPY a b|COMMAND GETKEYSANDFLAGS SET a b SET
+AUTH x|AUTH default x|AUTH joe x|WAIT 0 0|ROLE|SCRIPT EXISTS aa|EVALSHA aa 0|EVAL LUA 1 KEY VALUE
+HELLO x|ACL WHOAMI|MODULE LIST|SWAPDB 0 0|FLUSHALL FOO
 """.replace("\n", "|")
     .strip("|")
     .split("|")
@@ -117,6 +119,28 @@ def compare(pairs: list[tuple[Connection, Connection]], count: int, rng: random.
     return different
 
 
+def compare_told(theirs: Connection, ours: Connection) -> int:
+    """Compare what COMMAND tells of each command that both have; return how many differ."""
+    expected = {found[0]: told(found) for found in theirs(["COMMAND"])}
+    different = 0
+    for found in map(told, ours(["COMMAND"])):
+        if found != expected.get(found[0]):
+            different += 1
+            print(f"COMMAND\n  redis: {expected.get(found[0])}\n  ours:  {found}")  # noqa: T201
+    return different
+
+
+def told(found: list[Any]) -> list[Any]:
+    """Return what COMMAND tells of one, without hints, notes, and subcommands that may be more."""
+    name, arity, flags, first, last, step, groups, _, specs, _ = found
+    parts = [
+        spec if isinstance(spec, dict) else dict(zip(spec[::2], spec[1::2], strict=True))
+        for spec in specs
+    ]
+    kept = [(sorted(part[b"flags"]), part[b"begin_search"], part[b"find_keys"]) for part in parts]
+    return [name, arity, sorted(flags), first, last, step, sorted(groups), kept]
+
+
 def redis_server(home: str) -> tuple[subprocess.Popen[bytes], Callable[[], socket.socket]]:
     """Start a Redis with nothing in it; return it, and what connects to it."""
     path = f"{home}/redis.sock"
@@ -156,7 +180,8 @@ def main() -> int:
             for pair in pairs:
                 for one in pair:
                     one(["HELLO", str(options.protocol)])
-            different = compare(pairs, options.requests, random.Random(options.seed))
+            different = compare_told(*pairs[0])
+            different += compare(pairs, options.requests, random.Random(options.seed))
         finally:
             process.terminate()
             process.wait()

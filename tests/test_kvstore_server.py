@@ -299,6 +299,24 @@ def test_nothing_is_kept_of_a_client_that_has_gone(store: KVStore) -> None:
         assert kept is None or (kept.queue, kept.watched) == (None, {})
 
 
+def test_what_a_client_holds_is_listed(port: int) -> None:
+    """Fields that redis-py 5 takes for granted are there, too."""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=20) as half,
+        closing(client_of(port)) as client,
+    ):
+        half.sendall(b"*2\r\n$3\r\nSET\r\n$100\r\n" + b"x" * 50)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            by_size = sorted(client.client_list(), key=lambda one: int(one["qbuf"]))
+            if int(by_size[-1]["qbuf"]) > 0:
+                break
+        assert int(by_size[-1]["qbuf"]) >= 50
+        assert int(by_size[-1]["tot-mem"]) >= 50
+        assert {one["omem"] for one in by_size} == {"0"}
+        assert {one["qbuf-free"] for one in by_size} == {"0"}
+
+
 def test_half_requests_of_many_are_kept_apart(port: int, store: KVStore) -> None:
     halves = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(20)]
     whole = encode_request(b"SET", b"cut", b"v" * 1000)

@@ -76,6 +76,7 @@ class Connection(asyncio.Protocol):
         self.session.address = _address(transport.get_extra_info("peername"))
         self.session.own_address = _address(transport.get_extra_info("sockname"))
         self.session.hang_up = self.close
+        self.session.sizes = self._sizes
         if not self._hub.enter(self):
             self._say_last(encode(ReplyError("ERR max number of clients reached")))
 
@@ -160,6 +161,9 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """End at once."""
         self._transport.abort()
+
+    def _sizes(self) -> tuple[int, int]:
+        return self._parser.held, self.unsent
 
     def _end_if_broken(self) -> None:
         if self._parser.error is not None:

@@ -114,7 +114,9 @@ def _collection(
         count, mark = (2 * count, b"*") if protocol == 2 else (count, b"%")
     else:
         parts = [encode(part, protocol) for part in reply]
-        mark = b"~" if protocol == 3 and isinstance(reply, frozenset) else b"*"
+        if isinstance(reply, frozenset):
+            parts.sort()  # alike in every process
+            mark = b"~" if protocol == 3 else b"*"
     return b"%b%d\r\n%b" % (mark, count, b"".join(parts))
 
 

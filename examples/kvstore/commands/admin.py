@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -37,13 +38,13 @@ _APART_BYTES, _UNIT = 16, 16
 _LEAF_MOST = 1024
 
 
-@command("DBSIZE", "1.0.0", 0, 0)
+@command("DBSIZE", "1.0.0", 0, 0, flags="readonly fast", categories="keyspace")
 def dbsize(on: Commands, _: Session, __: list[bytes]) -> Reply:
     """Return the number of keys."""
     return len(on.store)
 
 
-@command("FLUSHDB FLUSHALL", "1.0.0", 0, 1, writes=True)
+@command("FLUSHDB FLUSHALL", "1.0.0", 0, 1, flags="write", categories="keyspace dangerous")
 def flush(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Remove all keys."""
     if arguments and arguments[0].upper() not in {b"SYNC", b"ASYNC"}:
@@ -52,7 +53,7 @@ def flush(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     return _OK
 
 
-@command("SWAPDB", "4.0.0", 2, 2)
+@command("SWAPDB", "4.0.0", 2, 2, flags="write fast", categories="keyspace dangerous")
 def swapdb(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
     """Let two databases change places: there is one."""
     if any(number(text) for text in arguments):
@@ -60,7 +61,7 @@ def swapdb(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
     return _OK
 
 
-@command("SAVE", "1.0.0", 0, 0)
+@command("SAVE", "1.0.0", 0, 0, flags="admin noscript no_async_loading no_multi")
 def save(on: Commands, _: Session, __: list[bytes]) -> Reply:
     """Wait until everything is on the disk."""
     on.store.sync()
@@ -68,29 +69,41 @@ def save(on: Commands, _: Session, __: list[bytes]) -> Reply:
     return _OK
 
 
-@command("LASTSAVE", "1.0.0", 0, 0)
+@command("LASTSAVE", "1.0.0", 0, 0, flags="fast loading stale", categories="admin dangerous")
 def lastsave(on: Commands, _: Session, __: list[bytes]) -> Reply:
     """Return the second since 1970 of the latest SAVE, or of the start."""
     return int(on.saved_at)
 
 
-@command("TIME", "2.6.0", 0, 0)
+@command("TIME", "2.6.0", 0, 0, flags="fast loading stale")
 def time_(on: Commands, _: Session, __: list[bytes]) -> Reply:
     """Return seconds since 1970 and microseconds."""
     seconds, rest = divmod(on.keys.now(), SECOND)
     return [b"%d" % seconds, b"%d" % (rest // 1000)]
 
 
-@command("ROLE", "2.8.12", 0, 0)
+@command("ROLE", "2.8.12", 0, 0, flags="fast noscript loading stale", categories="admin dangerous")
 def role(_: Commands, __: Session, ___: list[bytes]) -> Reply:
     """Return what this server is to others: a master without replicas."""
     return [b"master", 0, []]
 
 
+@command("ACL|WHOAMI", "6.0.0", 0, 0, flags="noscript loading stale")
+def acl_whoami(_: Commands, __: Session, ___: list[bytes]) -> Reply:
+    """Return the name of the user: there is one."""
+    return b"default"
+
+
+@command("MODULE|LIST", "4.0.0", 0, 0, flags="admin noscript")
+def module_list(_: Commands, __: Session, ___: list[bytes]) -> Reply:
+    """Return the modules that are loaded: there are none."""
+    return []
+
+
 # ---------------------------------------------------------------- MEMORY
 
 
-@command("MEMORY|USAGE", "4.0.0", 1, 3, keys=FIRST)
+@command("MEMORY|USAGE", "4.0.0", 1, 3, flags="readonly", keys=FIRST, uses="RO")
 def memory_usage(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return the bytes that a key takes in the file."""
     key, *words = arguments
@@ -119,7 +132,7 @@ def _settings(on: Commands) -> dict[bytes, bytes]:
     return {name.encode(): os.fsencode(str(value)) for name, value in found.items()}
 
 
-@command("CONFIG|GET", "2.0.0", 1, _PATTERNS_MOST)
+@command("CONFIG|GET", "2.0.0", 1, _PATTERNS_MOST, flags="admin noscript loading stale")
 def config_get(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return the settings whose names match patterns."""
     patterns = [glob_pattern(name.lower()) for name in arguments]
@@ -130,7 +143,7 @@ def config_get(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     }
 
 
-@command("CONFIG|RESETSTAT", "2.0.0", 0, 0)
+@command("CONFIG|RESETSTAT", "2.0.0", 0, 0, flags="admin noscript loading stale")
 def config_resetstat(on: Commands, _: Session, __: list[bytes]) -> Reply:
     """Count commands and connections from 0 on again."""
     on.commands_run = on.facts.connections_accepted = on.facts.connections_refused = 0
@@ -140,7 +153,7 @@ def config_resetstat(on: Commands, _: Session, __: list[bytes]) -> Reply:
 # ---------------------------------------------------------------- INFO
 
 
-@command("INFO", "1.0.0", 0)
+@command("INFO", "1.0.0", 0, flags="loading stale", categories="dangerous")
 def info(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return what is known of the server, all of it or some sections."""
     wanted = {name.decode(errors="replace").lower() for name in arguments}
@@ -193,19 +206,22 @@ def _of_server(on: Commands) -> Section:
         "os": f"{platform.system()} {platform.release()} {platform.machine()}", "arch_bits": 64,
         "process_id": os.getpid(), "run_id": on.facts.run_id, "tcp_port": on.facts.port,
         "server_time_usec": on.keys.now() // 1000, "uptime_in_seconds": uptime,
-        "uptime_in_days": uptime // 86400,
+        "uptime_in_days": uptime // 86400, "executable": sys.executable, "config_file": "",
     }  # fmt: skip
 
 
 def _of_memory() -> Section:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    resident = pages * resource.getpagesize()
-    return {
-        "used_memory": resident, "used_memory_human": f"{resident / (1 << 20):.2f}M",
-        "used_memory_rss": resident, "used_memory_peak": usage.ru_maxrss * 1024,
-        "maxmemory": 0, "maxmemory_policy": "noeviction",
-    }  # fmt: skip
+    sizes = {
+        "used_memory": pages * resource.getpagesize(),
+        "used_memory_rss": pages * resource.getpagesize(),
+        "used_memory_peak": usage.ru_maxrss * 1024,
+        "total_system_memory": os.sysconf("SC_PHYS_PAGES") * resource.getpagesize(),
+        "maxmemory": 0,
+    }
+    texts = {f"{name}_human": f"{size / (1 << 20):.2f}M" for name, size in sizes.items()}
+    return {**sizes, **texts, "maxmemory_policy": "noeviction"}
 
 
 def _of_processor() -> Section:

@@ -26,23 +26,26 @@ LAST_WORDS = frozenset({b"QUIT", b"POST", b"HOST:"})
 """Nothing is to be run behind these."""
 
 _OK = "OK"
+_ANY_TIME = "noscript loading stale"
+_ADMIN = f"admin {_ANY_TIME}"
+_ALWAYS = f"fast {_ANY_TIME} no_auth allow_busy"
 _DEFAULT_USER = b"default"
 _GRAPHIC = frozenset(range(33, 127))
 
 
-@command("PING", "1.0.0", 0, 1)
+@command("PING", "1.0.0", 0, 1, flags="fast")
 def ping(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
     """Return PONG, or what was sent."""
     return arguments[0] if arguments else "PONG"
 
 
-@command("ECHO", "1.0.0", 1, 1)
+@command("ECHO", "1.0.0", 1, 1, flags="fast loading stale")
 def echo(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
     """Return what was sent."""
     return arguments[0]
 
 
-@command("SELECT", "1.0.0", 1, 1)
+@command("SELECT", "1.0.0", 1, 1, flags="fast loading stale")
 def select(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
     """Choose a database: there is one, 0."""
     if number(arguments[0]):
@@ -50,21 +53,21 @@ def select(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
     return _OK
 
 
-@command("QUIT", "1.0.0", 0, is_immediate=True)
+@command("QUIT", "1.0.0", 0, flags=_ALWAYS, is_immediate=True)
 def quit_(_: Commands, session: Session, __: list[bytes]) -> Reply:
     """End the connection."""
     session.quitting = True
     return _OK
 
 
-@command("POST HOST:", "3.2.0", 0, is_immediate=True)
+@command("POST HOST:", "3.2.0", 0, is_immediate=True, is_listed=False)
 def web(_: Commands, session: Session, __: list[bytes]) -> Reply:
     """End what is a browser that was talked into sending commands in a web request."""
     session.quitting = True
     raise ReplyError("ERR Possible SECURITY ATTACK detected: this is no web server")
 
 
-@command("RESET", "6.2.0", 0, 0, is_immediate=True)
+@command("RESET", "6.2.0", 0, 0, flags=_ALWAYS, is_immediate=True)
 def reset(on: Commands, session: Session, _: list[bytes]) -> Reply:
     """Make a connection as it was at its beginning."""
     end_transaction(on, session)
@@ -77,7 +80,7 @@ def reset(on: Commands, session: Session, _: list[bytes]) -> Reply:
 # ---------------------------------------------------------------- who, and in which protocol
 
 
-@command("AUTH", "1.0.0", 1, 2)
+@command("AUTH", "1.0.0", 1, 2, flags=_ALWAYS)
 def auth(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
     """Say who one is: there is one user, who needs no password."""
     if len(arguments) == 1:
@@ -94,7 +97,7 @@ def _require_default_user(name: bytes) -> None:
         raise ReplyError("WRONGPASS invalid username-password pair or user is disabled.")
 
 
-@command("HELLO", "6.0.0", 0)
+@command("HELLO", "6.0.0", 0, flags=_ALWAYS)
 def hello(on: Commands, session: Session, arguments: list[bytes]) -> Reply:
     """Choose the protocol, RESP2 or RESP3, and return what this is."""
     protocol, name = session.protocol, session.name
@@ -142,26 +145,26 @@ def _checked_name(name: bytes) -> bytes:
 # ---------------------------------------------------------------- CLIENT
 
 
-@command("CLIENT|ID", "5.0.0", 0, 0)
+@command("CLIENT|ID", "5.0.0", 0, 0, flags=_ANY_TIME)
 def client_id(_: Commands, session: Session, __: list[bytes]) -> Reply:
     """Return the number of the connection."""
     return session.number
 
 
-@command("CLIENT|SETNAME", "2.6.9", 1, 1)
+@command("CLIENT|SETNAME", "2.6.9", 1, 1, flags=_ANY_TIME)
 def client_setname(_: Commands, session: Session, arguments: list[bytes]) -> Reply:
     """Name the connection."""
     session.name = _checked_name(arguments[0])
     return _OK
 
 
-@command("CLIENT|GETNAME", "2.6.9", 0, 0)
+@command("CLIENT|GETNAME", "2.6.9", 0, 0, flags=_ANY_TIME)
 def client_getname(_: Commands, session: Session, __: list[bytes]) -> Reply:
     """Return the name of the connection."""
     return session.name or None
 
 
-@command("CLIENT|SETINFO", "7.2.0", 2, 2)
+@command("CLIENT|SETINFO", "7.2.0", 2, 2, flags=_ANY_TIME)
 def client_setinfo(_: Commands, session: Session, arguments: list[bytes]) -> Reply:
     """Say which library the client has: LIB-NAME, LIB-VER."""
     what, text = arguments
@@ -183,13 +186,13 @@ def _checked_info(what: bytes, text: bytes) -> bytes:
     return text
 
 
-@command("CLIENT|INFO", "6.2.0", 0, 0)
+@command("CLIENT|INFO", "6.2.0", 0, 0, flags=_ANY_TIME)
 def client_info(on: Commands, session: Session, _: list[bytes]) -> Reply:
     """Return what is known of the connection."""
     return Verbatim(_line_of(session))
 
 
-@command("CLIENT|LIST", "2.4.0", 0)
+@command("CLIENT|LIST", "2.4.0", 0, flags=_ADMIN)
 def client_list(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return what is known of all connections, or of those of a TYPE or with an ID."""
     sessions: list[Session] = list(on.sessions.values())
@@ -218,18 +221,22 @@ def _client_id(text: bytes) -> int:
 def _line_of(session: Session) -> str:
     now = time.monotonic()
     queue = session.queue
+    queued = 0 if queue is None else queue.nbytes
+    held, unsent = session.sizes()
     facts: dict[str, object] = {
         "id": session.number, "addr": session.address, "laddr": session.own_address,
         "name": session.name.decode().replace(" ", "\\x20"), "age": int(now - session.began),
         "idle": int(now - session.used), "flags": "N" if queue is None else "x", "db": 0,
-        "sub": 0, "psub": 0, "multi": -1 if queue is None else len(queue.requests),
-        "user": "default", "resp": session.protocol, "lib-name": session.library.decode(),
-        "lib-ver": session.library_version.decode(),
+        "sub": 0, "psub": 0, "ssub": 0, "multi": -1 if queue is None else len(queue.requests),
+        "qbuf": held, "qbuf-free": 0, "argv-mem": 0, "multi-mem": queued, "obl": 0,
+        "oll": int(unsent > 0), "omem": unsent, "tot-mem": held + queued + unsent, "events": "r",
+        "user": "default", "redir": -1, "resp": session.protocol,
+        "lib-name": session.library.decode(), "lib-ver": session.library_version.decode(),
     }  # fmt: skip
     return " ".join(f"{name}={value}" for name, value in facts.items())
 
 
-@command("CLIENT|KILL", "2.4.0", 1)
+@command("CLIENT|KILL", "2.4.0", 1, flags=_ADMIN)
 def client_kill(on: Commands, session: Session, arguments: list[bytes]) -> Reply:
     """End other connections: by address, or by ID, ADDR, LADDR, SKIPME."""
     if len(arguments) == 1:
@@ -269,7 +276,7 @@ def _end(sessions: list[Session], own: Session) -> None:
             one.hang_up()
 
 
-@command("CLIENT|NO-EVICT", "7.0.0", 1, 1)
+@command("CLIENT|NO-EVICT", "7.0.0", 1, 1, flags=_ADMIN)
 def client_no_evict(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
     """Ask that the connection be kept when there are too many: none is ended for that."""
     if arguments[0].upper() not in {b"ON", b"OFF"}:
@@ -277,7 +284,7 @@ def client_no_evict(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
     return _OK
 
 
-@command("CLIENT|REPLY", "3.2.0", 1, 1)
+@command("CLIENT|REPLY", "3.2.0", 1, 1, flags=_ANY_TIME)
 def client_reply(_: Commands, session: Session, arguments: list[bytes]) -> Reply:
     """Leave replies out: ON, OFF, or SKIP the next one."""
     wanted = {b"ON": Silence.NONE, b"OFF": Silence.OFF, b"SKIP": Silence.SKIPS}
@@ -287,19 +294,19 @@ def client_reply(_: Commands, session: Session, arguments: list[bytes]) -> Reply
     return _OK
 
 
-@command("CLIENT|GETREDIR", "6.0.0", 0, 0)
+@command("CLIENT|GETREDIR", "6.0.0", 0, 0, flags=_ANY_TIME)
 def client_getredir(_: Commands, __: Session, ___: list[bytes]) -> Reply:
     """Return where tracking messages go: keys are not tracked."""
     return -1
 
 
-@command("CLIENT|TRACKINGINFO", "6.2.0", 0, 0)
+@command("CLIENT|TRACKINGINFO", "6.2.0", 0, 0, flags=_ANY_TIME)
 def client_trackinginfo(_: Commands, __: Session, ___: list[bytes]) -> Reply:
     """Return what is tracked for the connection: nothing."""
     return {b"flags": frozenset({b"off"}), b"redirect": -1, b"prefixes": []}
 
 
-@command("CLIENT|UNBLOCK", "5.0.0", 1, 2)
+@command("CLIENT|UNBLOCK", "5.0.0", 1, 2, flags=_ADMIN)
 def client_unblock(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
     """End the waiting of a connection: no command waits."""
     _client_id(arguments[0])

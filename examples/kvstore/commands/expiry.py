@@ -40,7 +40,7 @@ for name, since, unit, from_1970, summary in [
     ("expireat", "1.2.0", SECOND, True, "Let a key expire at a second since 1970."),
     ("pexpireat", "2.6.0", MS, True, "Let a key expire at a millisecond since 1970."),
 ]:
-    enter = command(name.upper(), since, 2, keys=FIRST, writes=True)
+    enter = command(name.upper(), since, 2, flags="write fast", keys=FIRST, uses="RW update")
     enter(_expire(name, unit, summary, counts_from_1970=from_1970))
 
 
@@ -58,31 +58,31 @@ def _left(on: Commands, deadline: int) -> int:
     return max(deadline - on.keys.now() + MS // 2, 0) // MS
 
 
-@command("TTL", "1.0.0", 1, 1, keys=FIRST)
+@command("TTL", "1.0.0", 1, 1, flags="readonly fast", keys=FIRST, uses="RO access")
 def ttl(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return the seconds that a key has left."""
     return _asked(on, arguments[0], lambda deadline: (_left(on, deadline) + 500) // 1000)
 
 
-@command("PTTL", "2.6.0", 1, 1, keys=FIRST)
+@command("PTTL", "2.6.0", 1, 1, flags="readonly fast", keys=FIRST, uses="RO access")
 def pttl(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return the milliseconds that a key has left."""
     return _asked(on, arguments[0], lambda deadline: _left(on, deadline))
 
 
-@command("EXPIRETIME", "7.0.0", 1, 1, keys=FIRST)
+@command("EXPIRETIME", "7.0.0", 1, 1, flags="readonly fast", keys=FIRST, uses="RO access")
 def expiretime(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return the second since 1970 in which a key expires."""
     return _asked(on, arguments[0], lambda deadline: (deadline + SECOND // 2) // SECOND)
 
 
-@command("PEXPIRETIME", "7.0.0", 1, 1, keys=FIRST)
+@command("PEXPIRETIME", "7.0.0", 1, 1, flags="readonly fast", keys=FIRST, uses="RO access")
 def pexpiretime(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return the millisecond since 1970 in which a key expires."""
     return _asked(on, arguments[0], lambda deadline: (deadline + MS // 2) // MS)
 
 
-@command("PERSIST", "2.2.0", 1, 1, keys=FIRST, writes=True)
+@command("PERSIST", "2.2.0", 1, 1, flags="write fast", keys=FIRST, uses="RW update")
 def persist(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Let a key not expire; tell whether it would have."""
     return on.keys.persist(arguments[0])

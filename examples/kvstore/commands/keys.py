@@ -60,7 +60,8 @@ class Cursors:
         return self._keys[cursor]
 
 
-@command("DEL UNLINK", "1.0.0", 1, keys=ALL, writes=True)
+@command("UNLINK", "4.0.0", 1, flags="write fast", keys=ALL, uses="RM delete")
+@command("DEL", "1.0.0", 1, flags="write", keys=ALL, uses="RM delete")
 def delete(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Remove keys; return how many were there."""
     if len(arguments) == 1:
@@ -69,25 +70,25 @@ def delete(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
         return sum([on.keys.delete(key) for key in arguments])
 
 
-@command("EXISTS", "1.0.0", 1, keys=ALL)
+@command("EXISTS", "1.0.0", 1, flags="readonly fast", keys=ALL, uses="RO")
 def exists(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return how many of the keys are there, one that is named twice counting twice."""
     return sum(key in on.store for key in arguments)
 
 
-@command("TOUCH", "3.2.1", 1, keys=ALL)
+@command("TOUCH", "3.2.1", 1, flags="readonly fast", keys=ALL, uses="RO")
 def touch(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Use keys for nothing; return how many are there."""
     return sum(key in on.store for key in arguments)
 
 
-@command("TYPE", "1.0.0", 1, 1, keys=FIRST)
+@command("TYPE", "1.0.0", 1, 1, flags="readonly fast", keys=FIRST, uses="RO")
 def type_(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return what kind of value a key has."""
     return "string" if arguments[0] in on.store else "none"
 
 
-@command("RANDOMKEY", "1.0.0", 0, 0)
+@command("RANDOMKEY", "1.0.0", 0, 0, flags="readonly")
 def randomkey(on: Commands, _: Session, __: list[bytes]) -> Reply:
     """Return some key."""
     return on.keys.random_key()
@@ -96,14 +97,14 @@ def randomkey(on: Commands, _: Session, __: list[bytes]) -> Reply:
 # ---------------------------------------------------------------- all keys
 
 
-@command("KEYS", "1.0.0", 1, 1)
+@command("KEYS", "1.0.0", 1, 1, flags="readonly", categories="keyspace dangerous")
 def keys(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return the keys that match a pattern."""
     matches = glob_pattern(arguments[0]).fullmatch
     return on.bounded(key for key in _keys_from(on, glob_prefix(arguments[0])) if matches(key))
 
 
-@command("SCAN", "2.8.0", 1)
+@command("SCAN", "2.8.0", 1, flags="readonly")
 def scan(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return some keys that match a pattern, and a cursor to go on from."""
     pattern, most, strings = scan_options(arguments[1:])
@@ -126,7 +127,7 @@ def _keys_from(on: Commands, prefix: bytes, after: bytes | None = None) -> Itera
 # ---------------------------------------------------------------- names
 
 
-@command("RENAME", "1.0.0", 2, 2, keys=FIRST_TWO, writes=True)
+@command("RENAME", "1.0.0", 2, 2, flags="write", keys=FIRST_TWO, uses="RW access delete; OW update")
 def rename(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Give a value another key, in place of what that had."""
     old, new = arguments
@@ -134,7 +135,15 @@ def rename(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     return _OK
 
 
-@command("RENAMENX", "1.0.0", 2, 2, keys=FIRST_TWO, writes=True)
+@command(
+    "RENAMENX",
+    "1.0.0",
+    2,
+    2,
+    flags="write fast",
+    keys=FIRST_TWO,
+    uses="RW access delete; OW insert",
+)
 def renamenx(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Give a value another key if that has none."""
     old, new = arguments
@@ -154,7 +163,7 @@ def _move(on: Commands, old: bytes, new: bytes) -> None:
             on.keys.delete(old)
 
 
-@command("COPY", "6.2.0", 2, keys=FIRST_TWO, writes=True)
+@command("COPY", "6.2.0", 2, flags="write denyoom", keys=FIRST_TWO, uses="RO access; OW update")
 def copy(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Give a value a second key."""
     source, target, *words = arguments
@@ -187,7 +196,7 @@ def _require_database(text: bytes) -> None:
         raise ReplyError(_NO_DATABASE)
 
 
-@command("MOVE", "1.0.0", 2, 2, keys=FIRST, writes=True)
+@command("MOVE", "1.0.0", 2, 2, flags="write fast", keys=FIRST, uses="RW access update")
 def move(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
     """Refuse to move a key to another database: there is one."""
     _require_database(arguments[1])
@@ -197,7 +206,7 @@ def move(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
 # ---------------------------------------------------------------- what a value is
 
 
-@command("OBJECT|ENCODING", "2.2.3", 1, 1, keys=FIRST)
+@command("OBJECT|ENCODING", "2.2.3", 1, 1, flags="readonly", keys=FIRST, uses="RO")
 def object_encoding(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return how Redis would keep a value: as a number, a short string or a string."""
     value = on.keys.get(arguments[0])
@@ -208,19 +217,19 @@ def object_encoding(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     return b"embstr" if len(value) <= _EMBEDDED_MOST else b"raw"
 
 
-@command("OBJECT|REFCOUNT", "2.2.3", 1, 1, keys=FIRST)
+@command("OBJECT|REFCOUNT", "2.2.3", 1, 1, flags="readonly", keys=FIRST, uses="RO")
 def object_refcount(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return how many keys share a value in memory: none does."""
     return 1 if arguments[0] in on.store else None
 
 
-@command("OBJECT|IDLETIME", "2.2.3", 1, 1, keys=FIRST)
+@command("OBJECT|IDLETIME", "2.2.3", 1, 1, flags="readonly", keys=FIRST, uses="RO")
 def object_idletime(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return the seconds since a command named a key, counted from the first time this is asked."""
     return on.keys.idle_seconds(arguments[0]) if arguments[0] in on.store else None
 
 
-@command("OBJECT|FREQ", "4.0.0", 1, 1, keys=FIRST)
+@command("OBJECT|FREQ", "4.0.0", 1, 1, flags="readonly", keys=FIRST, uses="RO")
 def object_freq(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Refuse: how often keys are used is not counted."""
     if arguments[0] not in on.store:
@@ -232,7 +241,7 @@ def object_freq(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     )
 
 
-@command("WAIT", "3.0.0", 2, 2)
+@command("WAIT", "3.0.0", 2, 2, flags="noscript", categories="connection")
 def wait(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
     """Return how many replicas have what was written: there are none."""
     replicas, timeout = map(number, arguments)

@@ -1,6 +1,7 @@
 """registry: the table of commands, and what is known of each: its arity, its keys, its words.
 
-    @command("GETRANGE", "2.4.0", 3, 3, keys=FIRST)      name, since, least and most arguments
+    @command("GETRANGE", "2.4.0", 3, 3,                  name, since, least and most arguments
+             flags="readonly", keys=FIRST, uses="RO access")
     def getrange(on, session, arguments): ...            its first line says what it does
 
     @command("CLIENT|ID", "5.0.0", 0, 0)                 a subcommand; CLIENT is made with the first
@@ -31,6 +32,7 @@ __all__ = [
     "Command",
     "Keys",
     "Run",
+    "command_of",
     "find",
     "in_group",
     "quoted",
@@ -43,6 +45,9 @@ __all__ = [
 Run = Callable[["Commands", "Session", list[bytes]], Reply]
 
 UNLIMITED = 1 << 30
+_CATEGORIES = {"string": "string", "generic": "keyspace", "connection": "connection",
+               "transactions": "transaction", "scripting": "scripting"}  # fmt: skip
+_HELP_SINCE = {b"ACL": "6.0.0", b"MEMORY": "4.0.0", b"OBJECT": "6.2.0"}
 _QUOTED_BYTES, _QUOTED_WORDS = 128, 8
 
 
@@ -86,8 +91,14 @@ class Command:
         Arguments behind the name.
     group, since, summary : str
         As the documents of Redis have them: since which of its versions there is such a command.
+    flags : frozenset of str
+        As `COMMAND` of Redis has them: ``write``, ``readonly``, ``fast``, ...
+    categories : str
+        Those that do not follow from the flags.
     keys : Keys or None
         Which arguments are keys.
+    uses : tuple of str
+        What is done to the keys, to each if there are several: ``RO access``.
     writes : bool
         Whether it may change the store.
     is_immediate : bool
@@ -105,7 +116,10 @@ class Command:
     group: str
     since: str
     summary: str
+    flags: frozenset[str] = frozenset()
+    categories: str = ""
     keys: Keys | None = None
+    uses: tuple[str, ...] = ()
     writes: bool = False
     is_immediate: bool = False
     changes_session: bool = False
@@ -130,6 +144,16 @@ class Command:
 table: dict[bytes, Command] = {}
 """Commands by their names in capitals."""
 
+_unlisted: dict[bytes, Command] = {}
+"""What is understood and is no command: the first words of other protocols."""
+
+
+def command_of(request: Sequence[bytes]) -> Command | None:
+    """Return the command, or the container of commands, that a request names."""
+    name = request[0]
+    found = table.get(name) or table.get(name.upper())
+    return found or _unlisted.get(name.upper())
+
 
 def in_group(group: str) -> Callable[..., Callable[[Run], Run]]:
     """Return the decorator that enters the functions of a module."""
@@ -140,19 +164,28 @@ def in_group(group: str) -> Callable[..., Callable[[Run], Run]]:
         least: int,
         most: int | None = None,
         *,
+        flags: str = "",
+        categories: str = _CATEGORIES.get(group, ""),
         keys: Keys | None = None,
-        writes: bool = False,
+        uses: str = "",
+        may_write: bool = False,
         is_immediate: bool = False,
+        is_listed: bool = True,
     ) -> Callable[[Run], Run]:
+        words = frozenset(flags.split())
+
         def enter(run: Run) -> Run:
             for name in names.encode().split():
-                _enter(
-                    Command(
-                        name, run, least, UNLIMITED if most is None else most, group, since,
-                        _summary(run), keys, writes, is_immediate,
-                        group in {"connection", "transactions"},
-                    )
+                one = Command(
+                    name, run, least, UNLIMITED if most is None else most, group, since,
+                    _summary(run), words, categories, keys, tuple(uses.split("; ")),
+                    may_write or "write" in words, is_immediate,
+                    group in {"connection", "transactions"},
                 )  # fmt: skip
+                if is_listed:
+                    _enter(one)
+                else:
+                    _unlisted[name] = one
             return run
 
         return enter
@@ -171,19 +204,27 @@ def _enter(one: Command) -> None:
         return
     if name not in table or not table[name].subcommands:
         table[name] = container = _container(name, one, table.get(name))
-        container.subcommands[b"HELP"] = _help_of(container)
+        container.subcommands[b"HELP"] = _help_of(container, one.categories)
+    elif _version(one.since) < _version(table[name].since):
+        container = table[name]
+        table[name] = replace(container, since=one.since)
     table[name].subcommands[sub] = one
 
 
 def _container(name: bytes, first: Command, bare: Command | None) -> Command:
     """Return what runs the subcommands of a name, and `bare` without one."""
+    run = _run_subcommand(name, bare)
+    if bare is not None:
+        return replace(bare, run=run, most=UNLIMITED, subcommands={})
     summary = f"A container of commands; see {name.decode()} HELP."
-    like = first if bare is None else bare
     return replace(
-        like, name=name, run=_run_subcommand(name, bare), least=int(bare is None), most=UNLIMITED,
-        keys=None, writes=False, summary=summary if bare is None else bare.summary,
-        subcommands={},
+        first, name=name, run=run, least=1, most=UNLIMITED, flags=frozenset(), categories="",
+        keys=None, writes=False, summary=summary, subcommands={},
     )  # fmt: skip
+
+
+def _version(text: str) -> list[int]:
+    return [int(part) for part in text.split(".")]
 
 
 def _run_subcommand(name: bytes, bare: Command | None) -> Run:
@@ -205,15 +246,16 @@ def _subcommand(container: Command, arguments: Sequence[bytes]) -> Command:
     return one
 
 
-def _help_of(container: Command) -> Command:
+def _help_of(container: Command, categories: str) -> Command:
     def run(on: Commands, session: Session, arguments: list[bytes]) -> Reply:
         """Return what there is."""
         return list(_help_lines(container))
 
-    name = container.name + b"|HELP"
     return replace(
-        container, name=name, run=run, least=0, most=0, summary=_summary(run), subcommands={}
-    )
+        container, name=container.name + b"|HELP", run=run, least=0, most=0,
+        since=_HELP_SINCE.get(container.name, "5.0.0"), summary=_summary(run), subcommands={},
+        flags=frozenset({"loading", "stale"}), categories=categories,
+    )  # fmt: skip
 
 
 def _help_lines(container: Command) -> Iterator[str]:

@@ -22,8 +22,8 @@ from kvstore.commands.keys import Cursors
 from kvstore.commands.keyspace import Keyspace
 from kvstore.commands.registry import (
     Command,
+    command_of,
     find,
-    table,
     unknown_command,
     unknown_subcommand,
     wrong_number,
@@ -125,7 +125,7 @@ class Commands:
             One for each command that was run: the first ones of `calls`, at least one. It is empty
             where the client wants no reply.
         """
-        resolved = [(session, request, _command_of(request)) for session, request in calls]
+        resolved = [(session, request, command_of(request)) for session, request in calls]
         return self._run(resolved, most_bytes)
 
     def _run(self, calls: Sequence[_Resolved], most_bytes: int | None) -> list[bytes]:
@@ -199,6 +199,8 @@ class Commands:
         """Return why a request cannot be queued, if it cannot."""
         if one is None:
             return unknown_command(request)
+        if "no_multi" in one.flags:
+            return ReplyError("ERR Command not allowed inside a transaction")
         if not one.subcommands or len(request) < 2:
             return one.refused(len(request) - 1)
         sub = find(request[:2])
@@ -206,7 +208,7 @@ class Commands:
 
     def writes(self, request: list[bytes]) -> bool:
         """Tell whether a request may change the store."""
-        one = _command_of(request)
+        one = command_of(request)
         return one is not None and one.writes
 
     def run_queued(self, session: Session, requests: Iterable[list[bytes]]) -> list[Reply]:
@@ -222,7 +224,7 @@ class Commands:
         before, self.is_batch = self.is_batch, True
         try:
             return self.bounded(
-                self.reply(session, request, _command_of(request)) for request in requests
+                self.reply(session, request, command_of(request)) for request in requests
             )
         finally:
             self.is_batch = before
@@ -242,11 +244,6 @@ class Commands:
         """Refuse a value that becomes too long."""
         if nbytes > self.limits.value:
             raise ReplyError("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
-
-
-def _command_of(request: list[bytes]) -> Command | None:
-    name = request[0]
-    return table.get(name) or table.get(name.upper())
 
 
 def _size(reply: Reply) -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from hashlib import sha1
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvstore.commands.keyspace import MS
 from kvstore.commands.registry import COUNTED, in_group
@@ -35,6 +35,10 @@ Script = Callable[["Commands", bytes, list[bytes]], Reply]
 
 _COMMENT, _SPACE = re.compile(rb"--[^\n]*"), re.compile(rb"\s+")
 _SCRIPTS_MOST = 1000
+_EVAL: dict[str, Any] = {
+    "flags": "noscript stale skip_monitor no_mandatory_keys", "keys": COUNTED,
+    "uses": "RW access update", "may_write": True,
+}  # fmt: skip
 
 
 def digest_of(text: bytes) -> str:
@@ -110,13 +114,13 @@ def _evaluate(on: Commands, digest: str, arguments: list[bytes]) -> Reply:
     return script(on, keys[0], rest)
 
 
-@command("EVAL", "2.6.0", 2, keys=COUNTED, writes=True)
+@command("EVAL", "2.6.0", 2, **_EVAL)
 def eval_(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Run one of the scripts that are known here."""
     return _evaluate(on, on.scripts[_loaded(on, arguments[0])], arguments[1:])
 
 
-@command("EVALSHA", "2.6.0", 2, keys=COUNTED, writes=True)
+@command("EVALSHA", "2.6.0", 2, **_EVAL)
 def evalsha(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Run a script that was sent before."""
     digest = on.scripts.get(arguments[0].lower().decode(errors="replace"))
@@ -125,19 +129,19 @@ def evalsha(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     return _evaluate(on, digest, arguments[1:])
 
 
-@command("SCRIPT|LOAD", "2.6.0", 1, 1)
+@command("SCRIPT|LOAD", "2.6.0", 1, 1, flags="noscript stale")
 def script_load(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Remember one of the scripts that are known here."""
     return _loaded(on, arguments[0]).encode()
 
 
-@command("SCRIPT|EXISTS", "2.6.0", 1)
+@command("SCRIPT|EXISTS", "2.6.0", 1, flags="noscript")
 def script_exists(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Tell which scripts were sent before."""
     return [name.lower().decode(errors="replace") in on.scripts for name in arguments]
 
 
-@command("SCRIPT|FLUSH", "2.6.0", 0, 1)
+@command("SCRIPT|FLUSH", "2.6.0", 0, 1, flags="noscript")
 def script_flush(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Forget all scripts."""
     if arguments and arguments[0].upper() not in {b"SYNC", b"ASYNC"}:
@@ -146,7 +150,7 @@ def script_flush(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     return "OK"
 
 
-@command("SCRIPT|KILL", "2.6.0", 0, 0)
+@command("SCRIPT|KILL", "2.6.0", 0, 0, flags="noscript allow_busy")
 def script_kill(_: Commands, __: Session, ___: list[bytes]) -> Reply:
     """Refuse: no script runs."""
     raise ReplyError("NOTBUSY No scripts in execution right now.")

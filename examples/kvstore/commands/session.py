@@ -61,6 +61,11 @@ def _nothing() -> None:
     """Do nothing: there is no connection to end."""
 
 
+def _no_sizes() -> tuple[int, int]:
+    """Return what a connection holds that is none."""
+    return 0, 0
+
+
 @dataclass(eq=False)
 class Session:
     """What is remembered of a connection.
@@ -87,6 +92,8 @@ class Session:
         Moments of the monotonic clock: of the connection, and of the latest batch with it.
     hang_up : callable
         Ends the connection.
+    sizes : callable
+        Returns the bytes of a request that is not complete, and of replies that are not read.
     """
 
     number: int
@@ -103,12 +110,14 @@ class Session:
     began: float = field(default_factory=time.monotonic)
     used: float = field(default_factory=time.monotonic)
     hang_up: Callable[[], None] = _nothing
+    sizes: Callable[[], tuple[int, int]] = _no_sizes
 
     def end(self) -> None:
         """Let go of what is kept for a client that has gone."""
         self.queue = None
         self.watched = {}
         self.hang_up = _nothing
+        self.sizes = _no_sizes
 
     def saved(self) -> dict[str, Any]:
         """Return what `restore` wants."""

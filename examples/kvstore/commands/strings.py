@@ -22,14 +22,16 @@ _OF_GETEX = frozenset({b"PERSIST"})
 _INTEGERS = range(-(1 << 63), 1 << 63)
 
 
-@command("GET", "1.0.0", 1, 1, keys=FIRST)
+@command("GET", "1.0.0", 1, 1, flags="readonly fast", keys=FIRST, uses="RO access")
 def get(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return the value of a key."""
     value: bytes | None = on.store.get(arguments[0])
     return value
 
 
-@command("SET", "1.0.0", 2, keys=FIRST, writes=True)
+@command(
+    "SET", "1.0.0", 2, flags="write denyoom", keys=FIRST, uses="RW access update variable_flags"
+)
 def set_(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Give a key a value, on conditions and for a time, and return the old one if asked to."""
     key, value, *words = arguments
@@ -46,7 +48,7 @@ def set_(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     return old if options.gets else _OK
 
 
-@command("SETNX", "1.0.0", 2, 2, keys=FIRST, writes=True)
+@command("SETNX", "1.0.0", 2, 2, flags="write denyoom fast", keys=FIRST, uses="OW insert")
 def setnx(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Give a key a value if it has none."""
     if arguments[0] in on.store:
@@ -55,13 +57,13 @@ def setnx(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     return 1
 
 
-@command("SETEX", "2.0.0", 3, 3, keys=FIRST, writes=True)
+@command("SETEX", "2.0.0", 3, 3, flags="write denyoom", keys=FIRST, uses="OW update")
 def setex(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Give a key a value for some seconds."""
     return _set_for(on, arguments, SECOND, "setex")
 
 
-@command("PSETEX", "2.6.0", 3, 3, keys=FIRST, writes=True)
+@command("PSETEX", "2.6.0", 3, 3, flags="write denyoom", keys=FIRST, uses="OW update")
 def psetex(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Give a key a value for some milliseconds."""
     return _set_for(on, arguments, MS, "psetex")
@@ -73,7 +75,7 @@ def _set_for(on: Commands, arguments: list[bytes], unit: int, name: str) -> Repl
     return _OK
 
 
-@command("GETSET", "1.0.0", 2, 2, keys=FIRST, writes=True)
+@command("GETSET", "1.0.0", 2, 2, flags="write denyoom fast", keys=FIRST, uses="RW access update")
 def getset(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Give a key a value and return the old one."""
     old = on.keys.get(arguments[0])
@@ -81,7 +83,7 @@ def getset(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     return old
 
 
-@command("GETDEL", "6.2.0", 1, 1, keys=FIRST, writes=True)
+@command("GETDEL", "6.2.0", 1, 1, flags="write fast", keys=FIRST, uses="RW access delete")
 def getdel(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Remove a key and return its value."""
     old = on.keys.get(arguments[0])
@@ -89,7 +91,7 @@ def getdel(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     return old
 
 
-@command("GETEX", "6.2.0", 1, keys=FIRST, writes=True)
+@command("GETEX", "6.2.0", 1, flags="write fast", keys=FIRST, uses="RW access update")
 def getex(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return the value of a key, and let it expire, or not any more."""
     key, *words = arguments
@@ -105,13 +107,13 @@ def getex(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     return value
 
 
-@command("MGET", "1.0.0", 1, keys=ALL)
+@command("MGET", "1.0.0", 1, flags="readonly fast", keys=ALL, uses="RO access")
 def mget(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return the values of keys."""
     return on.bounded(map(on.keys.get, arguments))
 
 
-@command("MSET", "1.0.1", 2, keys=PAIRS, writes=True)
+@command("MSET", "1.0.1", 2, flags="write denyoom", keys=PAIRS, uses="OW update")
 def mset(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Give keys values, all of them or none."""
     _require_pairs(arguments, "mset")
@@ -119,7 +121,7 @@ def mset(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     return _OK
 
 
-@command("MSETNX", "1.0.1", 2, keys=PAIRS, writes=True)
+@command("MSETNX", "1.0.1", 2, flags="write denyoom", keys=PAIRS, uses="OW insert")
 def msetnx(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Give keys values if none of them has one."""
     _require_pairs(arguments, "msetnx")
@@ -140,7 +142,7 @@ def _set_pairs(on: Commands, arguments: list[bytes]) -> None:
             on.keys.set(key, value)
 
 
-@command("APPEND", "2.0.0", 2, 2, keys=FIRST, writes=True)
+@command("APPEND", "2.0.0", 2, 2, flags="write denyoom fast", keys=FIRST, uses="RW insert")
 def append(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Put bytes behind a value; return how long it is now."""
     key, more = arguments
@@ -151,13 +153,14 @@ def append(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     return len(value)
 
 
-@command("STRLEN", "2.2.0", 1, 1, keys=FIRST)
+@command("STRLEN", "2.2.0", 1, 1, flags="readonly fast", keys=FIRST, uses="RO")
 def strlen(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return how long a value is."""
     return on.keys.length(arguments[0])
 
 
-@command("GETRANGE SUBSTR", "2.4.0", 3, 3, keys=FIRST)
+@command("SUBSTR", "1.0.0", 3, 3, flags="readonly", keys=FIRST, uses="RO access")
+@command("GETRANGE", "2.4.0", 3, 3, flags="readonly", keys=FIRST, uses="RO access")
 def getrange(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return a part of a value; places that are negative count from its end."""
     first, last = number(arguments[1]), number(arguments[2])
@@ -171,7 +174,7 @@ def getrange(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
         return b""
 
 
-@command("SETRANGE", "2.2.0", 3, 3, keys=FIRST, writes=True)
+@command("SETRANGE", "2.2.0", 3, 3, flags="write denyoom", keys=FIRST, uses="RW update")
 def setrange(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Put bytes into a value, which grows if it must; return how long it is now."""
     key, offset, data = arguments[0], number(arguments[1]), arguments[2]
@@ -189,7 +192,7 @@ def setrange(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     return end
 
 
-@command("LCS", "7.0.0", 2, keys=FIRST_TWO)
+@command("LCS", "7.0.0", 2, flags="readonly", keys=FIRST_TWO, uses="RO access")
 def lcs(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Return the longest bytes in order that two values have in common, their number or places."""
     first, second = (on.keys.get(key) or b"" for key in arguments[:2])
@@ -199,25 +202,25 @@ def lcs(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
 # ---------------------------------------------------------------- numbers
 
 
-@command("INCR", "1.0.0", 1, 1, keys=FIRST, writes=True)
+@command("INCR", "1.0.0", 1, 1, flags="write denyoom fast", keys=FIRST, uses="RW access update")
 def incr(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Add one to a value."""
     return _add(on, arguments[0], 1)
 
 
-@command("DECR", "1.0.0", 1, 1, keys=FIRST, writes=True)
+@command("DECR", "1.0.0", 1, 1, flags="write denyoom fast", keys=FIRST, uses="RW access update")
 def decr(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Take one from a value."""
     return _add(on, arguments[0], -1)
 
 
-@command("INCRBY", "1.0.0", 2, 2, keys=FIRST, writes=True)
+@command("INCRBY", "1.0.0", 2, 2, flags="write denyoom fast", keys=FIRST, uses="RW access update")
 def incrby(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Add to a value."""
     return _add(on, arguments[0], number(arguments[1]))
 
 
-@command("DECRBY", "1.0.0", 2, 2, keys=FIRST, writes=True)
+@command("DECRBY", "1.0.0", 2, 2, flags="write denyoom fast", keys=FIRST, uses="RW access update")
 def decrby(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Take from a value."""
     amount = -number(arguments[1])
@@ -235,7 +238,9 @@ def _add(on: Commands, key: bytes, amount: int) -> int:
     return total
 
 
-@command("INCRBYFLOAT", "2.6.0", 2, 2, keys=FIRST, writes=True)
+@command(
+    "INCRBYFLOAT", "2.6.0", 2, 2, flags="write denyoom fast", keys=FIRST, uses="RW access update"
+)
 def incrbyfloat(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Add to a value that may have a fraction."""
     key, amount = arguments

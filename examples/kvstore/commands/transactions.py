@@ -26,6 +26,7 @@ __all__ = ["enqueue", "reset"]
 command = in_group("transactions")
 
 _OK = "OK"
+_ANY_TIME = "fast noscript loading stale allow_busy"
 _QUEUED = "QUEUED"
 _WATCHED_MOST = 10_000
 
@@ -53,7 +54,7 @@ def reset(on: Commands, session: Session) -> None:
     on.keys.forget_unwatched(on.sessions.values())
 
 
-@command("MULTI", "1.2.0", 0, 0, is_immediate=True)
+@command("MULTI", "1.2.0", 0, 0, flags=_ANY_TIME, is_immediate=True)
 def multi(_: Commands, session: Session, __: list[bytes]) -> Reply:
     """Queue the requests that follow, for EXEC."""
     if session.queue is not None:
@@ -62,7 +63,15 @@ def multi(_: Commands, session: Session, __: list[bytes]) -> Reply:
     return _OK
 
 
-@command("EXEC", "1.2.0", 0, 0, writes=True, is_immediate=True)
+@command(
+    "EXEC",
+    "1.2.0",
+    0,
+    0,
+    flags="noscript loading stale skip_slowlog",
+    may_write=True,
+    is_immediate=True,
+)
 def exec_(on: Commands, session: Session, _: list[bytes]) -> Reply:
     """Run what was queued, all of it or nothing."""
     queue, watched = session.queue, session.watched
@@ -92,7 +101,7 @@ def _run_all(on: Commands, session: Session, queue: Queue, watched: dict[bytes, 
         return on.run_queued(session, queue.requests)
 
 
-@command("DISCARD", "2.0.0", 0, 0, is_immediate=True)
+@command("DISCARD", "2.0.0", 0, 0, flags=_ANY_TIME, is_immediate=True)
 def discard(on: Commands, session: Session, _: list[bytes]) -> Reply:
     """Forget what was queued."""
     if session.queue is None:
@@ -101,7 +110,7 @@ def discard(on: Commands, session: Session, _: list[bytes]) -> Reply:
     return _OK
 
 
-@command("WATCH", "2.2.0", 1, keys=ALL, is_immediate=True)
+@command("WATCH", "2.2.0", 1, flags=_ANY_TIME, keys=ALL, uses="RO", is_immediate=True)
 def watch(on: Commands, session: Session, arguments: list[bytes]) -> Reply:
     """Let EXEC run nothing if one of these keys changes until then."""
     if session.queue is not None:
@@ -114,7 +123,7 @@ def watch(on: Commands, session: Session, arguments: list[bytes]) -> Reply:
     return _OK
 
 
-@command("UNWATCH", "2.2.0", 0, 0)
+@command("UNWATCH", "2.2.0", 0, 0, flags=_ANY_TIME)
 def unwatch(on: Commands, session: Session, _: list[bytes]) -> Reply:
     """Forget what was watched."""
     session.watched = {}
