@@ -443,7 +443,7 @@ class HeapFile:
                 f"heap file {self.name!r}: {end} bytes expected for its segments, "
                 f"{status.size} found"
             )
-        self.maybe_holes = status.allocated < end
+        self.maybe_holes = status.allocated < status.size  # some may lie behind the end
 
     def _read_tables(self) -> Tables:
         """Read them where they lie, unless the recovery has read all of the header."""

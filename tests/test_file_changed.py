@@ -439,3 +439,22 @@ def test_interrupted_and_lost_heap_can_be_closed(tmp_path: Path) -> None:
         heap.close()
     with pytest.raises(UsageError, match="closed"):
         heap.malloc(10)
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_holes_before_what_a_kill_left_behind_are_no_cut(durability: str, tmp_path: Path) -> None:
+    """A growth that a kill interrupts leaves bytes behind the end, which goes when it is opened."""
+    path = tmp_path / "a.heap"
+    with Heap.create(path, durability=durability) as heap:
+        large, _ = heap.malloc(4 * MiB), heap.malloc(64)
+        heap.free(large)
+        heap.trim()
+    end = path.stat().st_size
+    assert path.stat().st_blocks * 512 < end
+    with path.open("ab") as file:
+        file.write(b"x" * 8 * MiB)
+    with Heap.open(path) as heap:
+        block = heap.malloc(100)
+        heap.sync()
+        heap.free(block)
+    assert path.stat().st_size == end
