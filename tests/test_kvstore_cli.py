@@ -150,6 +150,8 @@ def test_load_takes_a_mark_of_utf8(path: Path, tmp_path: Path) -> None:
         ("a.csv", b"id,name,name\n1,a,b\n", "a.csv, line 1: columns of different names expected"),
         ("a.csv", b"id,name\n1,a\n" + b"k" * 1025 + b",b\n", "(a.csv, line 3: key b'kkk"),
         ("a.csv", b"", "a.csv, line 1: one column"),
+        ("a.csv", b'id,name\n1,a\n2,"b\n3,c\n', "a.csv, line 3: a row of CSV"),
+        ("a.csv", b'id,name\n1,"a"b\n', "a.csv, line 2: a row of CSV"),
         ("a.jsonl", b'{"key": "a", "value": "1"}\n\n{"key": "b"}\n', "a.jsonl, line 3: a text as"),
         ("a.jsonl", b'{"key": "a", "value": "1"}\n\xff\n', "a.jsonl, line 2: UTF-8 expected"),
         ("a.jsonl", b"[" * 100_000, "a.jsonl, line 1: "),
@@ -157,7 +159,7 @@ def test_load_takes_a_mark_of_utf8(path: Path, tmp_path: Path) -> None:
         ("a.jsonl", b'{"key": "a", "value": "1", "ttl": NaN}\n', "(a.jsonl, line 1: key b'a'"),
         ("a.jsonl", b'{"key": "\\ud800", "value": "1"}\n', "a.jsonl, line 1: "),
     ],
-    ids=range(13),
+    ids=range(15),
 )  # fmt: skip
 def test_load_names_the_row_that_it_refuses(
     path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, text: bytes, says: str

@@ -113,7 +113,7 @@ def csv_entries(
         There is no such column, or two columns have one name; a row has more or fewer fields than
         the header, or is no CSV or no UTF-8. File and line are named.
     """
-    rows = _numbered(csv.reader(lines), source)
+    rows = _numbered(csv.reader(lines, strict=True), source)
     place, header = next(rows, (f"{source}, line 1", []))
     column = key_column if key_column is not None else next(iter(header), "")
     if header.count(column) != 1:
