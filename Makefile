@@ -40,7 +40,7 @@ fuzz: $(VENV)/test/ready
 
 # Every crash of programs of one to three operations, 2 million states; CI takes 20000 of them.
 crash: $(VENV)/test/ready
-	$(VENV)/test/bin/python tests/crash_load.py --states $(or $(STATES),2000000) --seed $(or $(SEED),0)
+	PYTHONPATH=examples $(VENV)/test/bin/python tests/crash_load.py --states $(or $(STATES),2000000) --seed $(or $(SEED),0)
 
 # The long comparison with the real libpmem2 (apt-get install libpmem2-dev).
 differential: $(VENV)/test/ready

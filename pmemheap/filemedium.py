@@ -132,14 +132,15 @@ class FileMedium(HeapFile):
         try:
             with self._as_out_of_space(slot.file_bytes):
                 self._cut_surplus()  # which could not be cut before; it has old tables
-                if index in self.segments and slot.kind == SegmentKind.DATA:
+                used = index in self.segments
+                if used and slot.kind == SegmentKind.DATA and not omitted(Rule.SPARE_TABLES):
                     self._clear_tables(slot)
                 self._allocate_blocks(slot)
-                used = index in self.segments
                 if slot.kind == SegmentKind.LOG and (used or self.is_power):
                     # Written, even where it reads zero: else each sync commits an extent.
                     write_zeros(self.fd, slot.file_off, slot.file_bytes)
-            if self.is_power and not omitted(Rule.R16):
+            unsynced = omitted(Rule.R16) or (used and omitted(Rule.SPARE_SYNC))
+            if self.is_power and not unsynced:
                 self._sync("growth")  # [R16]
         except BaseException:
             self._give_up(index, slot)

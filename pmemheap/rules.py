@@ -52,6 +52,8 @@ class Rule(IntEnum):
     R30 = 30
     DAMAGE = 31
     DATA_FIRST = 32
+    SPARE_TABLES = 33
+    SPARE_SYNC = 34
 
 
 def omitted(rule: Rule) -> bool:

@@ -2,8 +2,8 @@
 
     python tests/crash_load.py --states 2000000 --seconds 7200 --workers 2
 
-Prints what was exercised, and fails for a wrong heap and for a counter that stayed 0: a search that
-never met a wrapped record has shown nothing about them.
+Containers first, then programs. Prints what was exercised, and fails for a wrong heap and for a
+counter that stayed 0: a search that never met a wrapped record has shown nothing about them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import argparse
 import multiprocessing
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from itertools import product
 from multiprocessing.connection import Connection
+from pathlib import Path
 
+from crash_containers import SCENARIOS, crash
 from crash_oracle import Findings, Search
 from crash_world import Program, alphabet
 
@@ -66,17 +69,31 @@ def search(
 def work(share: tuple[int, int, int, float, int, int], sender: Connection) -> None:
     """Do every n-th program."""
     rank, workers, states, end, seed, budget = share
-    findings = Findings()
+    findings, met = Findings(), set[int]()
     for number, program in enumerate(programs(seed)):
         if number % workers != rank:
             continue
-        each = Search(budget=budget, share=0.02, seed=seed)
+        each = Search(budget=budget, share=0.02, seed=seed, met=met)
         each.run(program)
         findings.add(each.findings)
         enough = findings.seen["states"] >= states or time.monotonic() > end
         if enough or len(findings.failures) >= FAILURES_SHOWN:
             break
     sender.send(findings)
+
+
+def containers(budget: int, workers: int, seed: int) -> tuple[list[str], int]:
+    """Crash all containers; return what to print, and how many states were wrong."""
+    lines, wrong = [], 0
+    for durability, name in product(DURABILITIES, SCENARIOS):
+        with tempfile.TemporaryDirectory() as directory:
+            report = crash(
+                name, Path(directory) / "heap", durability,
+                budget=budget, workers=workers, seed=seed,
+            )  # fmt: skip
+        wrong += len(report.failures)
+        lines += [f"{name}, {durability}: {report}", *map(str, report.failures[:FAILURES_SHOWN])]
+    return lines, wrong
 
 
 def main() -> int:
@@ -88,18 +105,19 @@ def main() -> int:
     parser.add_argument("--budget", type=int, default=64, help="power failures per event")
     options = parser.parse_args()
     began = time.monotonic()
+    lines, wrong = containers(options.budget, options.workers, options.seed)
     findings = search(
         options.states, options.seconds, options.workers, seed=options.seed, budget=options.budget
     )
     elapsed = time.monotonic() - began
-    rate, wrong = findings.seen["states"] / elapsed, len(findings.failures)
-    lines = [str(findings), f"{rate:.0f} states a second, {wrong} failures"]
+    rate, failures = findings.seen["states"] / elapsed, len(findings.failures)
+    lines += [str(findings), f"{rate:.0f} states a second, {failures} failures"]
     lines += findings.failures[:FAILURES_SHOWN]
     missing = findings.missing()
     if missing:
         lines.append(f"never exercised: {', '.join(missing)}")
     sys.stdout.write("\n".join(lines) + "\n")
-    return bool(findings.failures or missing)
+    return bool(findings.failures or missing or wrong)
 
 
 if __name__ == "__main__":

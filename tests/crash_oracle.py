@@ -18,7 +18,17 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
-from crash_world import Known, Program, World, attach, mark, record, reproducible
+from crash_world import (
+    SEGMENT,
+    Known,
+    Program,
+    World,
+    attach,
+    mark,
+    record,
+    reproducible,
+    spare_bytes,
+)
 
 from pmemheap import Heap, redo
 from pmemheap.layout import ARENA_BITS
@@ -27,6 +37,7 @@ from pmemheap.testing.report import describe
 from pmemheap.units import UNIT
 
 AFTER, AFTER_BYTES = "after", 200
+AFTER_SIZES = AFTER_BYTES, SEGMENT  # the larger one grows the heap
 _SHARES = 1 << 20
 
 COUNTERS = (
@@ -34,7 +45,7 @@ COUNTERS = (
     "quarantine waits", "revoked writes", "undos rolled back", "recoveries of 0 records",
     "recoveries of 1 record", "recoveries of 2 records", "recoveries of 3 or more records",
     "crashes inside recovery", "crashes after recovery", "reuse after free", "log moves",
-    "arena drops", "growths", "cuts",
+    "arena drops", "growths", "cuts", "growths into SPARE", "growths after a recovery",
 )  # fmt: skip
 
 
@@ -179,6 +190,8 @@ class Search:
         Of the states whose recovery is crashed as well, and of those that are looked at twice.
     most_failures, most_states : int
         When to stop.
+    met : set of int, optional
+        Files that were looked at in searches before: programs that begin alike leave the same ones.
     """
 
     budget: int = 256
@@ -188,6 +201,7 @@ class Search:
     cell: int = SECTOR
     most_failures: int = 1
     most_states: int = 1 << 60
+    met: set[int] = field(default_factory=set)
     findings: Findings = field(default_factory=Findings)
 
     def run(self, program: Program) -> None:
@@ -200,15 +214,20 @@ class Search:
                 return
             self.findings.seen.update(world.seen)
             self.findings.seen["programs"] += 1
-            self.crash(recording, world, str(program))
+            self.crash(recording, world, str(program), (program.durability, program.shape))
 
-    def crash(self, recording: Recording, world: World, name: str) -> None:
-        """Crash a recording everywhere, and look at what is left."""
+    def crash(
+        self, recording: Recording, world: World, name: str, base: tuple[str, ...] = ()
+    ) -> None:
+        """Crash a recording of a heap that was made from some base, and look at what is left."""
+        knowns = [hash(known) for known in world.states]
         states = CrashStates(
             recording, kinds=_kinds(world), cell=self.cell, budget=self.budget, seed=self.seed
         )
         with counted(self.findings.seen), Image(states.replay) as image:
             for state in states:
+                if self._is_met(base, state, knowns):
+                    continue
                 try:
                     self._look(image, state, states, world)
                 except Exception:
@@ -227,6 +246,17 @@ class Search:
             or findings.seen["states"] >= self.most_states
         )
 
+    def _is_met(self, base: tuple[str, ...], state: State, knowns: list[int]) -> bool:
+        """Tell whether the same file was looked at, with the same demands; note it."""
+        crash = state.crash
+        wanted = tuple(knowns[crash.least : crash.most + 1])
+        identity = hash((base, state.key, crash.kind, wanted))
+        if identity in self.met:
+            self.findings.seen["states met before"] += 1
+            return True
+        self.met.add(identity)
+        return False
+
     def _look(self, image: Image, state: State, states: CrashStates, world: World) -> None:
         self.findings.seen["states"] += 1
         image.load(state)
@@ -242,8 +272,9 @@ class Search:
         self, image: Image, state: State, states: CrashStates, world: World, number: int
     ) -> None:
         """Crash the recovery of a state that holds commit `number`, and a transaction after it."""
+        size = AFTER_SIZES[state.key >> 60 & 1]
         with Recorder(image.fd) as recorder:
-            use_again(image.fd)
+            self.findings.seen.update(use_again(image.fd, size))
         crash, durable = state.crash, number
         unsynced = None
         if crash.kind == Kind.KILL:
@@ -277,20 +308,24 @@ def _kinds(world: World) -> tuple[Kind, ...]:
     return (Kind.KILL, Kind.POWER) if world.power else (Kind.KILL,)
 
 
-def use_again(fd: int) -> None:
-    """Recover a heap, and commit one more transaction."""
-    heap = attach(fd)
+def use_again(fd: int, size: int) -> Counter[str]:
+    """Recover a heap, and commit one more transaction; return what that has exercised."""
+    heap, seen = attach(fd), Counter[str]()
     try:
+        end, spare = heap._bounds()[1], spare_bytes(heap)
         tx = heap.transaction()
-        offset = tx.malloc(AFTER_BYTES)
+        offset = tx.malloc(size)
         tx.write(offset, mark(1, AFTER_BYTES))
         tx.roots[AFTER] = offset
+        seen["growths after a recovery"] += heap._bounds()[1] > end
+        seen["growths into SPARE"] += spare_bytes(heap) < spare
         Recorder.begin(1)
         tx.commit()
         Recorder.returned(1)
         Recorder.durable(1)
     finally:
         heap.close()
+    return seen
 
 
 @contextmanager

@@ -4,8 +4,9 @@
     program    names of operations, "swap" or "swap lazy", run on a copy of it under a `Recorder`
     states     `Known` after each commit; the notes on the tape tell how far the program had come
 
-The log has one page, so that it wraps every few commits. The heap lies in a memfd: durability is
-that of the superblock, and what a power failure leaves is the simulator's business, not the disk's.
+The log has one page, so that it wraps every few commits; where no checkpoint may come in between,
+sixteen. The heap lies in a memfd: durability is that of the superblock, and what a power failure
+leaves is the simulator's business, not the disk's.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from unittest import mock
 from pmemheap import Heap, layout, native
 from pmemheap.errors import OutOfSpaceError
 from pmemheap.filemedium import FileMedium
-from pmemheap.layout import Durability
+from pmemheap.layout import Durability, SegmentKind
 from pmemheap.testing import Recorder, Recording
 from pmemheap.units import UNIT, MiB
 
 T = TypeVar("T")
 
 HEADROOM = 16 * MiB
-LOG_BYTES = 4096
+LOG_BYTES, ROOMY_LOG_BYTES = 4096, 16 * 4096
 SMALL, MIDDLE, LONG = 300, 700, 3 * UNIT
 SEGMENT = layout.SEGMENT_UNITS * UNIT
 
@@ -50,6 +51,11 @@ class Known:
     blocks: Blocks = field(default_factory=dict)
     roots: dict[str, int] = field(default_factory=dict)
     arenas: set[str] = field(default_factory=set)
+
+    def __hash__(self) -> int:
+        """Return a number that is equal for equal states."""
+        parts = self.blocks.items(), self.roots.items(), self.arenas
+        return hash(tuple(frozenset(part) for part in parts))
 
     def copy(self) -> Known:
         return Known(dict(self.blocks), dict(self.roots), set(self.arenas))
@@ -463,6 +469,27 @@ def grow(world: World, durable: bool) -> None:
 
 
 @call
+def refill_head(world: World, durable: bool) -> None:
+    """Give the first segment back, and grow into its place, which has tables of live units."""
+    before = world.log.checkpoints
+    _cut(world, "head", 0)
+    given_back = spare_bytes(world.heap)
+    with world.bare() as after:
+        offset = world.heap.malloc(SEGMENT)
+        after.blocks[offset] = world.heap.usable_size(offset), b""
+    world.names[f"g{world.seed()}"] = offset
+    # A checkpoint would have synced the tables. The second time there is no head any more.
+    is_grown = spare_bytes(world.heap) < given_back and world.log.checkpoints == before
+    world.seen["growths into SPARE"] += is_grown
+
+
+def spare_bytes(heap: Any) -> int:
+    """Return the bytes of the file that wait for the next growth."""
+    slots = heap._medium.segments.values()
+    return sum(slot.file_bytes for slot in slots if slot.kind == SegmentKind.SPARE)
+
+
+@call
 def grow_odd(world: World, durable: bool) -> None:
     """Grow by no whole number of segments [R25]."""
     with world.bare() as after:
@@ -548,9 +575,9 @@ def _trim(world: World) -> None:
 
 def _cut(world: World, name: str, bound: int) -> None:
     before = world.heap._bounds()[bound]
-    if name in world.names:
+    for each in [each for each in world.names if each.partition(" of ")[0] == name]:
         with world.bare() as after:
-            world.heap.free(world.note_free(after, name))
+            world.heap.free(world.note_free(after, each))
     _trim(world)
     world.seen["cuts"] += world.heap._bounds()[bound] != before
 
@@ -558,9 +585,11 @@ def _cut(world: World, name: str, bound: int) -> None:
 # ---------------------------------------------------------------- bases
 
 
-SMALL_SHAPE, LARGE_SHAPE = "small", "large"
+SMALL_SHAPE, LARGE_SHAPE, ROOMY_SHAPE = "small", "large", "roomy"
+SHAPES = (SMALL_SHAPE, LARGE_SHAPE, ROOMY_SHAPE)
 _NEAR_THE_END = LOG_BYTES - 900, LOG_BYTES - 200  # where the log of a base stands: soon it wraps
 NEEDS_LARGE = {"trim-head", "trim-tail"}
+NEEDS_ROOMY = {"refill-head"}
 
 
 @dataclass(frozen=True)
@@ -574,13 +603,18 @@ class Base:
 
 @lru_cache
 def base(durability: str, shape: str) -> Base:
-    """Make a heap of a few marked blocks; a large one has a segment to cut off at either end."""
+    """Make a heap of a few marked blocks.
+
+    A large one has a segment to cut off at either end, and a roomy one a larger log as well.
+    """
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         path = Path(directory) / "base"
-        heap = create_heap(path, durability)
+        is_roomy = shape == ROOMY_SHAPE
+        heap = create_heap(path, durability, ROOMY_LOG_BYTES if is_roomy else LOG_BYTES)
         world = World(heap, Known(), {})
-        if shape == LARGE_SHAPE:
-            _bulk(world, "head")
+        if shape != SMALL_SHAPE:  # two blocks: what comes later covers the entry of the first alone
+            _bulk(world, "head", SEGMENT // 2)
+            _bulk(world, "head of two", SEGMENT // 2)
         for name in "abc":
             with world.transaction(True) as (tx, after):
                 offset = world.allocate(tx, after, SMALL, name)
@@ -590,17 +624,20 @@ def base(durability: str, shape: str) -> Base:
         with world.transaction(True) as (tx, after):
             world.allocate(tx, after, LONG, "long")
             world.allocate(tx, after, UNIT, "behind long")
-        if shape == LARGE_SHAPE:
+        if shape != SMALL_SHAPE:
             _bulk(world, "tail")
-        while not _NEAR_THE_END[0] <= world.log._positions()[3] % LOG_BYTES < _NEAR_THE_END[1]:
+        while (
+            not is_roomy
+            and not _NEAR_THE_END[0] <= world.log._positions()[3] % LOG_BYTES < _NEAR_THE_END[1]
+        ):
             write(world, True)
         world.close()
         return Base(path.read_bytes(), world.states[-1], world.names)
 
 
-def _bulk(world: World, name: str) -> None:
+def _bulk(world: World, name: str, size: int = SEGMENT) -> None:
     with world.bare() as after:
-        offset = world.heap.malloc(SEGMENT)
+        offset = world.heap.malloc(size)
         after.blocks[offset] = world.heap.usable_size(offset), b""
     world.names[name] = offset
 
@@ -631,6 +668,8 @@ class Program:
 
     @property
     def shape(self) -> str:
+        if NEEDS_ROOMY & set(self.operations):
+            return ROOMY_SHAPE
         return LARGE_SHAPE if NEEDS_LARGE & set(self.operations) else SMALL_SHAPE
 
     def __str__(self) -> str:

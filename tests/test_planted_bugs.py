@@ -22,9 +22,8 @@ from typing import Any
 import pytest
 from crash_oracle import Search, WrongHeapError, check_image
 from crash_world import (
-    LARGE_SHAPE,
     LOG_BYTES,
-    SMALL_SHAPE,
+    SHAPES,
     Program,
     World,
     attach,
@@ -207,6 +206,8 @@ PLANTED: dict[Rule, Callable[[Path], str | None]] = {
     Rule.R30: search("power: grow"),
     Rule.DAMAGE: damage,
     Rule.DATA_FIRST: search("power: alloc-first"),
+    Rule.SPARE_TABLES: search("power: trim-head", budget=8, share=1.0),
+    Rule.SPARE_SYNC: search("power: refill-head", share=0.0),
 }
 
 
@@ -222,7 +223,7 @@ def test_nothing_is_wrong_when_all_rules_are_kept(rule: Rule, tmp_path: Path) ->
 
 def in_a_child(rule: Rule, directory: Path, *, kept: bool) -> str | None:
     """Return what a search for a rule finds; a child that dies has found something as well."""
-    for durability, shape in product(("power", "process"), (SMALL_SHAPE, LARGE_SHAPE)):
+    for durability, shape in product(("power", "process"), SHAPES):
         base(durability, shape)  # made here, with all rules
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
