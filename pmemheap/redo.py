@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import struct
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -72,6 +73,18 @@ def slot_operations(slots: Iterable[SlotImage]) -> tuple[bytes, int]:
         for table, index, image in slots
     ]
     return b"".join(encoded), len(encoded)
+
+
+def _told(transaction: native.TxCore, snapshots: list[tuple[int, int]]) -> str:
+    """Describe the snapshots of an open transaction, and what helps."""
+    offset, nbytes = snapshots[0]
+    thread = transaction._state()[1]
+    others = f", and {len(snapshots) - 1} more" if len(snapshots) > 1 else ""
+    where = f"one of {nbytes} bytes at offset {offset:#x}{others}, of the transaction that "
+    if thread == threading.get_ident():
+        return f"{where}this thread has open: write new data into blocks of their own"
+    names = [repr(one.name) for one in threading.enumerate() if one.ident == thread]
+    return f"{where}thread {next(iter(names), thread)} has open: end it first"
 
 
 def _dropped_ranges(slots: Iterable[SlotImage]) -> bytes:
@@ -223,13 +236,25 @@ class RedoLog(native.LogCore):
         while wanted < 4 * nbytes:
             wanted *= 2
         wanted = min(wanted, LOG_MOST)
-        if wanted <= size or 2 * nbytes > wanted or self._positions()[4]:
+        if self._positions()[4] and 2 * nbytes <= LOG_MOST:
+            raise self._kept_by_snapshot(nbytes)
+        if wanted <= size or 2 * nbytes > wanted:
             raise OutOfSpaceError(
                 f"heap file {self._medium.name!r}: a transaction of at most half of the log, "
                 f"which has {size} bytes and could have {LOG_MOST}, expected, "
                 f"one of {nbytes} bytes found; write new data into blocks of their own"
             )
         self.move(wanted)
+
+    def _kept_by_snapshot(self, nbytes: int) -> OutOfSpaceError:
+        """Return what refuses a record while a snapshot keeps those before it [R20]."""
+        holding = [(one, one._snapshots()) for one in self._open_transactions()]
+        kept = next((_told(*each) for each in holding if each[1]), "one that has just ended")
+        return OutOfSpaceError(
+            f"heap file {self._medium.name!r}: log of {self.size} bytes: room for a record of "
+            f"{nbytes} bytes, in half of the log at most, and no open snapshot that keeps the "
+            f"others expected, found {kept}"
+        )
 
     # ------------------------------------------------------------ checkpoint
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import pmemheap
+from pmemheap import Heap, OutOfSpaceError
 from pmemheap.filemedium import FileMedium
 from pmemheap.layout import Durability
 
@@ -46,3 +50,68 @@ def test_room_is_made_for_what_was_refused_not_for_what_was_guessed(tmp_path: Pa
         with heap.transaction() as tx:
             tx.snapshot(block, 4)
         assert heap.check()
+
+
+@contextmanager
+def held_by_a_snapshot(heap: Heap, offset: int) -> Iterator[None]:
+    """Let another thread have a snapshot open, of 50 bytes at an offset and of 10 further on."""
+    begun, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with heap.transaction() as tx:
+            tx.snapshot(offset, 50)
+            tx.snapshot(offset + 70, 10)
+            begun.set()
+            done.wait()
+            tx.abort()
+
+    thread = threading.Thread(target=hold, name="holder")
+    thread.start()
+    begun.wait()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_a_snapshot_that_keeps_the_log_is_named(tmp_path: Path, durability: str) -> None:
+    def commit() -> None:
+        with heap.transaction() as tx:
+            tx.free(tx.malloc(60_000))
+            tx.malloc(1000)
+
+    def until_refused(call: Callable[[], object]) -> None:
+        while True:
+            call()
+
+    with Heap.create(tmp_path / "heap", durability=durability) as heap:
+        held = heap.roots["held"] = heap.malloc(100)
+        told = f"of 50 bytes at offset {held:#x}, and 1 more, of the transaction that thread"
+        calls: list[Callable[[], object]] = [
+            commit, lambda: heap.malloc(2 << 20), lambda: heap.roots.update(a=held),
+            lambda: heap.arena(f"a{len(heap.arenas())}"),
+        ]  # fmt: skip
+        with held_by_a_snapshot(heap, held):
+            for call in calls:
+                with pytest.raises(OutOfSpaceError) as refused:
+                    until_refused(call)
+                assert f"{told} 'holder' has open: end it first" in str(refused.value)
+                assert "could have" not in str(refused.value), "a larger log is of no use"
+        for call in calls:
+            call()
+        assert heap.check()
+
+
+def test_an_own_snapshot_keeps_the_log_as_it_is(tmp_path: Path) -> None:
+    with Heap.create(tmp_path / "heap", durability="process") as heap:
+        block = heap.malloc(1 << 20)
+        tx = heap.transaction()
+        tx.snapshot(block, 50)
+        tx.write(block + 64, bytes(1 << 19))
+        with pytest.raises(OutOfSpaceError, match="of the transaction that this thread has open"):
+            tx.commit()
+        with heap.transaction() as tx:
+            tx.write(block + 64, bytes(1 << 19))

@@ -608,6 +608,26 @@ static PyObject *fresh(PyObject *object, PyObject *ignored)
     return list;
 }
 
+PyDoc_STRVAR(snapshots_doc, "_snapshots()\n--\n\nWhat may have to be undone, as (offset, nbytes).");
+
+static PyObject *snapshots(PyObject *object, PyObject *ignored)
+{
+    const struct ph_tx *tx = &tx_of(object)->tx;
+    const struct ph_tx_bytes *kept = tx->snapshots.items;
+    PyObject *list = PyList_New(0);
+
+    (void)ignored;
+    for (uint64_t i = 0; list != NULL && i < tx->snapshots.count; i++) {
+        if (kept[i].fresh)
+            continue;
+        PyObject *one = Py_BuildValue("KK", (unsigned long long)kept[i].offset, (unsigned long long)kept[i].nbytes);
+        if (one == NULL || PyList_Append(list, one) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(one);
+    }
+    return list;
+}
+
 static PyObject *fresh_bytes(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
@@ -673,6 +693,7 @@ static PyMethodDef tx_methods[] = {
     {"_rollback", rollback, METH_NOARGS, NULL},
     {"_fresh", fresh, METH_NOARGS, fresh_doc},
     {"_fresh_bytes", fresh_bytes, METH_NOARGS, NULL},
+    {"_snapshots", snapshots, METH_NOARGS, snapshots_doc},
     {"_log_bytes", log_bytes, METH_NOARGS, NULL},
     {"_set_data_first", set_data_first, METH_O, NULL},
     {NULL, NULL, 0, NULL},
