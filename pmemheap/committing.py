@@ -216,6 +216,7 @@ class Committing(native.HeapCore):
         self, transaction: native.TxCore, size: int, align: int, *, roomy: bool
     ) -> int:
         nunits = -(-size // UNIT)
+        self._release_quarantine()
         start = self._supply.allocate(nunits, max(align // UNIT, 1), roomy=roomy)
         offset = self._reserve_large(start, nunits, size)
         refused = transaction._own(offset)
@@ -225,6 +226,7 @@ class Committing(native.HeapCore):
 
     def _commit(self, transaction: Transaction) -> None:
         """Commit, as soon as nobody wants the heap as it is."""
+        self._upkeep_if_due()
         while self._commit_unless_gated(transaction) == LogCode.GATED:
             self._await_gate()
         log = self._redo()

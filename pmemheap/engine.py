@@ -16,9 +16,9 @@ A call that raises has changed nothing.
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import threading
-import time
 import warnings
 import weakref
 from bisect import bisect_left
@@ -56,8 +56,7 @@ from pmemheap.units import GRANULE, UNIT, counted
 __all__ = ["BAD_OFFSET", "Engine", "State", "living"]
 
 DECAY_SHARE = 1 / 8
-_DECAY_LEAST_UNITS = 1024
-_DECAY_UNITS_SHARE = 16
+_DECAY_LEAST_SECONDS = 0.001
 _CLASS_SIZES = [one.size for one in CLASSES]
 
 _changing: set[int] = set()
@@ -115,7 +114,6 @@ class Engine(Committing):
     __slots__ = (
         "__weakref__",
         "_decay_seconds",
-        "_decayed_at",
         "_identity",
         "_instance",
         "_lock",
@@ -162,8 +160,8 @@ class Engine(Committing):
         elif not self.readonly:
             rooted.mark_all(self)
         self._decay_seconds = decay
-        self._decayed_at = time.monotonic()
-        self._rearm()
+        if heap is None:
+            self._set_pace()
         self._set_state(state)
 
     def _attach_tables(self) -> None:
@@ -251,6 +249,7 @@ class Engine(Committing):
 
     def _malloc_extent(self, size: int, align: int = UNIT, *, roomy: bool = False) -> int:
         nunits = -(-size // UNIT)
+        self._release_quarantine()
         start = self._supply.allocate(nunits, max(align // UNIT, 1), roomy=roomy)
         return self._large_make(start, nunits, size)
 
@@ -449,43 +448,58 @@ class Engine(Committing):
         if self._state() == State.LOST:
             self._require()
 
-    def _upkeep(self) -> None:
-        """Merge what was freed and give back what is old; `free` calls this now and then."""
-        elapsed = time.monotonic() - self._decayed_at
-        due = self._decay_seconds is not None and elapsed >= self._decay_seconds
-        busy = self._owner or threading.get_ident() in _changing
-        if (due or self._merge_is_due()) and not busy:
-            try:
-                self._serve(self._upkeep_locked, due)
-            except PmemHeapError as error:
-                if self._state() != _OPEN:
-                    return  # another thread closed it
-                self._decay_seconds = None
-                warnings.warn(f"{self._name}: give-back stopped: {error}", RuntimeWarning, 2)
-        self._rearm()
+    # ------------------------------------------------------------ upkeep
 
-    def _upkeep_locked(self, due: bool) -> None:
-        self._supply.merge_freed()
-        if due:
-            self._decayed_at = time.monotonic()
-            self._supply.decay(DECAY_SHARE)
+    def _set_pace(self) -> None:
+        """Tell the clock of the heap, which its arenas share, how often upkeep is due."""
+        seconds = self._decay_seconds
+        nanoseconds = math.inf if seconds is None else max(seconds, _DECAY_LEAST_SECONDS) * 1e9
+        self._log._set_pace(int(min(nanoseconds, (1 << 64) - 1)))
 
-    def _rearm(self) -> None:
-        if self._decay_seconds is None:
-            self._arm_upkeep((1 << 64) - 1)
-        else:
-            units = self._region.nunits // _DECAY_UNITS_SHARE
-            self._arm_upkeep(max(units, _DECAY_LEAST_UNITS))
+    def _upkeep(self, is_due: bool, is_idle: bool) -> bool:
+        """Merge what was freed, and give back what is old if that is due: calls come here.
+
+        Returns
+        -------
+        bool
+            False: a change is under way; later.
+        """
+        if threading.get_ident() in _changing or any(space._owner for space in self._spaces()):
+            return False
+        try:
+            self._serve(self._upkeep_locked, is_due, is_idle)
+        except (PmemHeapError, MemoryError) as error:
+            if self._state() == _OPEN:  # else another thread closed it
+                self._stop_decay(error)
+        return True
+
+    def _upkeep_locked(self, is_due: bool, is_idle: bool) -> None:
+        if not is_due:
+            self._supply.merge_freed()
+            return
+        for space in self._spaces():
+            space._supply.merge_freed()
+            if self._decay_seconds is not None:
+                space._supply.decay(DECAY_SHARE, is_idle=is_idle)
+
+    def _stop_decay(self, error: Exception) -> None:
+        for space in self._spaces():
+            space._decay_seconds = None
+        self._set_pace()
+        warnings.warn(f"{self._name}: give-back stopped: {error}", RuntimeWarning, 3)
 
     # ------------------------------------------------------------ the lock
 
     def _serve(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a change of the volatile structures, alone; repair them first if one was torn out."""
+        self._upkeep_if_due()
         return self._alone(lambda: self._settled(True, work, *args, **kwargs))
 
     def _look(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what looks at the volatile structures, in the same way, also in a heap at rest."""
+        self._upkeep_if_due()
         return self._alone(lambda: self._settled(False, work, *args, **kwargs))
+
 
     def _alone(self, work: Callable[[], T]) -> T:
         """Run something under the lock of the heap.
@@ -581,6 +595,7 @@ class Engine(Committing):
             region.complete()
             self._attach_tables()
             self._begin_log(None, asleep=False)
+            self._set_pace()
             self._set_bounds(region.first_unit, region.end_unit, region.first_unit)
             rooted.mark_all(self)
             self._set_state(State.QUIET)

@@ -80,23 +80,19 @@ class ExtentMap:
     __slots__ = (
         "_by_size",
         "_first",
-        "_freed_at",
         "_length",
         "_recent",
         "_recent_count",
-        "epoch",
         "free_units",
     )
 
     def __init__(self) -> None:
         self._length: dict[int, int] = {}
         self._first: dict[int, int] = {}
-        self._freed_at: dict[int, int] = {}
         self._by_size: SortedList[int] = SortedList()
         self._recent: dict[int, list[int]] = {}
         self._recent_count = 0
         self.free_units = 0
-        self.epoch = 0
 
     def __iter__(self) -> Iterator[Extent]:
         """Yield the free extents, merged, by address. O(n log n)."""
@@ -235,12 +231,7 @@ class ExtentMap:
         recent, self._recent, self._recent_count = self._recent, {}, 0
         for length, starts in recent.items():
             for start in starts:
-                self._merge(start, length, self.epoch)
-
-    def older_than(self, epoch: int) -> list[Extent]:
-        """Return the extents of which no part was freed in `epoch` or later. O(n log n)."""
-        self.settle()
-        return [extent for extent in self if self._freed_at[extent[0]] < epoch]
+                self._merge(start, length)
 
     # ------------------------------------------------------------ insight
 
@@ -256,7 +247,6 @@ class ExtentMap:
         assert {length << _SHIFT | start for start, length in extents} == set(self._by_size)
         assert len(self._by_size) == len(extents)
         assert self._first == {start + length: start for start, length in extents}
-        assert self._freed_at.keys() == self._length.keys()
         assert self.free_units == sum(length for _, length in extents)
         for (start, length), (following, _) in pairwise(extents):
             assert start + length < following, f"extents at {start} and {following} meet"
@@ -289,33 +279,31 @@ class ExtentMap:
 
     def _carve(self, start: int, have: int, first: int, length: int) -> None:
         """Take ``[first, first + length)`` out of the settled extent ``[start, start + have)``."""
-        freed_at = self._remove(start, have)
+        self._remove(start, have)
         if first > start:
-            self._insert(start, first - start, freed_at)
+            self._insert(start, first - start)
         if first + length < start + have:
-            self._insert(first + length, start + have - first - length, freed_at)
+            self._insert(first + length, start + have - first - length)
         self.free_units -= length
 
-    def _merge(self, start: int, length: int, freed_at: int) -> None:
+    def _merge(self, start: int, length: int) -> None:
         before = self._first.get(start)
         if before is not None:
-            freed_at = max(freed_at, self._remove(before, start - before))
+            self._remove(before, start - before)
             length += start - before
             start = before
         after = self._length.get(start + length)
         if after is not None:
-            freed_at = max(freed_at, self._remove(start + length, after))
+            self._remove(start + length, after)
             length += after
-        self._insert(start, length, freed_at)
+        self._insert(start, length)
 
-    def _insert(self, start: int, length: int, freed_at: int) -> None:
+    def _insert(self, start: int, length: int) -> None:
         self._length[start] = length
         self._first[start + length] = start
-        self._freed_at[start] = freed_at
         self._by_size.add(length << _SHIFT | start)
 
-    def _remove(self, start: int, length: int) -> int:
+    def _remove(self, start: int, length: int) -> None:
         del self._length[start]
         del self._first[start + length]
         self._by_size.remove(length << _SHIFT | start)
-        return self._freed_at.pop(start)

@@ -552,6 +552,7 @@ class Heap(BlockSpace):
         DurabilityError
             The system could not write it back. The heap is read-only from now on.
         """
+        self._upkeep_if_due()
         self._require(write=not self.readonly)
         if isinstance(self._medium, FileMedium) and not self.readonly:
             medium = self._medium
@@ -786,6 +787,7 @@ class _Guard:
 
     def require(self, *, write: bool) -> None:
         heap = self._heap
+        heap._upkeep_if_due()
         if write:
             heap._require(write=True)
         else:

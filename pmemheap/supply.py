@@ -16,6 +16,7 @@ the volatile half anew from what the core describes, after an interrupt left it 
 from __future__ import annotations
 
 from contextlib import suppress
+from operator import itemgetter
 from typing import Protocol
 
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError
@@ -32,6 +33,9 @@ _REFILL_MOST = 1024
 _REFILL_SHARE = 64
 _FRAGMENTS_MOST = 32
 _READ_UNITS = 1 << 16
+_STEPS_READ_AT_ONCE = 16
+_PUNCHED_AT_ONCE = 4096
+_INTERVALS_TO_OLD = 2
 
 
 class Core(Protocol):
@@ -48,13 +52,15 @@ class Core(Protocol):
     def _room_after(self, unit: int, /) -> int: ...
     def _boot_step(self, budget: int, pool_below: int, /) -> list[tuple[int, int]] | None: ...
     def _described(self) -> bytes: ...
-    def _walk(self, cursor: int, /) -> tuple[int, int, int, int, int, int, int, int] | None: ...
-    def _set_epoch(self, epoch: int, /) -> None: ...
+    def _walk(self, cursor: int, /) -> tuple[int, int, int, int, int, int, int] | None: ...
+    def _next_interval(self) -> None: ...
+    def _old_pool(self) -> list[tuple[int, int, int]]: ...
+    def _old_parts(self, start: int, nunits: int, /) -> list[tuple[int, int, int]]: ...
+    def _young_end(self, start: int, nunits: int, /) -> int: ...
+    def _given_back(self, start: int, nunits: int, /) -> None: ...
     def _counters(self) -> dict[str, int]: ...
+    def _freed_units(self) -> int: ...
     def _settle(self) -> None: ...
-
-
-_FREE_PIECE = 1
 
 
 class Supply:
@@ -76,7 +82,8 @@ class Supply:
         self.region = region
         self.extents = ExtentMap()
         self.virgin = region.first_unit if fresh else region.end_unit
-        self.epoch = 0
+        self._freed_units = 0
+        self._unchanged = 0
         self._all_read = fresh
         boot = region.end_unit if fresh else region.first_unit
         core._set_bounds(region.first_unit, region.end_unit, boot)
@@ -322,7 +329,11 @@ class Supply:
         self._retire_virgin()
         self._cut_ends()
         for start, length in self.extents:
-            self.region.punch(start, length)
+            self._punch(start, length)
+
+    def _punch(self, start: int, length: int) -> None:
+        self.region.punch(start, length)
+        self._core._given_back(start, length)
 
     def _retire_virgin(self) -> None:
         """Let the never used units be an extent like others, since they may have file blocks."""
@@ -380,57 +391,83 @@ class Supply:
                 self.rebuild()
             raise
 
-    def decay(self, share: float) -> None:
+    def decay(self, share: float, *, is_idle: bool = False) -> None:
         """End a decay interval: give back what was free through all of the one before.
+
+        Each unit has an age of its own: a range that is handed out and freed again all the time
+        makes nothing young that it is merged with.
 
         Parameters
         ----------
         share : float
             Of the heap: if less than this has been free for so long, it is kept.
+        is_idle : bool
+            Nothing was called for as long: all that is free is old.
         """
+        self._read_some()
         self._drain_limbo()
-        old_pool = self._old_ranges()
-        old = self.extents.older_than(self.epoch)
-        units = sum(length for _, length in old_pool) + sum(length for _, length in old)
-        self._next_epoch()
-        if units <= share * self.region.nunits or not self._all_read:
-            return
-        for start, _ in old_pool:
+        if is_idle:
+            self._core._next_interval()
+        try:
+            if self._old_units() > share * self.region.nunits:
+                self._fetch_old()
+                self._punch_old()
+                self._cut_old_tail()
+        finally:
+            self._core._next_interval()
+
+    def _read_some(self) -> None:
+        """Read some more of a heap that was opened: what is free there may be given back too."""
+        for _ in range(_STEPS_READ_AT_ONCE):
+            if not self.read_on():
+                return
+
+    def _old_units(self) -> int:
+        """Count the free units that are old; 0 as well when nothing can have become old lately."""
+        freed = self._core._freed_units()
+        self._unchanged = self._unchanged + 1 if freed == self._freed_units else 0
+        self._freed_units = freed
+        if self._unchanged > _INTERVALS_TO_OLD:
+            return 0
+        parts = [*self._core._old_pool(), *self._old_parts()]
+        return sum(old for _, _, old in parts)
+
+    def _old_parts(self) -> list[tuple[int, int, int]]:
+        """List the old parts of the extents: start, units, old units among them."""
+        return [part for extent in self.extents for part in self._core._old_parts(*extent)]
+
+    def _fetch_old(self) -> None:
+        """Take the free ranges that are old in part out of the pool.
+
+        Where another thread has merged one with what lies in front of it meanwhile, it stays.
+        """
+        for start, _, _ in self._core._old_pool():
             length = self._core._reclaim_range(start)
-            if length:  # else another thread's free has merged it with one in front of it
+            if length:
                 self.extents.deallocate(start, length)
-                old.append((start, length))
-        for start, length in old:
-            self.region.punch(start, length)
-        self._cut_old_tail()
+
+    def _punch_old(self) -> None:
+        """Give the pages of old units back, the longest parts first; the rest the next time."""
+        parts = sorted(self._old_parts(), key=itemgetter(1), reverse=True)
+        self._unchanged = 0 if len(parts) > _PUNCHED_AT_ONCE else self._unchanged
+        for start, length, _ in parts[:_PUNCHED_AT_ONCE]:
+            self._punch(start, length)
 
     def _cut_old_tail(self) -> None:
+        """Cut off the whole segments at the end in which all is free, and nothing young."""
         free = list(self.extents)
         end = self.region.end_unit
         if self.virgin == end and free and sum(free[-1]) == end:
-            tail = self.region.droppable_tail(free[-1][0])
+            tail = self.region.droppable_tail(self._core._young_end(*free[-1]))
             self._cut(self.region.first_unit, tail)
 
-    def _old_ranges(self) -> list[tuple[int, int]]:
-        """List the free ranges of the pool no part of which was freed in this interval."""
-        return [
-            (start, nunits)
-            for start, nunits, state, freed_at in self.pieces()
-            if state == _FREE_PIECE and freed_at < self.epoch
-        ]
-
-    def _next_epoch(self) -> None:
-        self.epoch += 1
-        self.extents.epoch = self.epoch
-        self._core._set_epoch(self.epoch)
-
-    def pieces(self) -> list[tuple[int, int, int, int]]:
-        """All that the core describes: start, units, state, epoch of freeing. O(units)."""
+    def pieces(self) -> list[tuple[int, int, int]]:
+        """All that the core describes: start, units, state. O(units)."""
         cursor = self.region.first_unit
         pieces = []
         while (piece := self._core._walk(cursor)) is not None:
-            cursor, start, nunits, state, _, _, _, freed_at = piece
-            pieces.append((start, nunits, state, freed_at))
+            cursor, start, nunits, state, _, _, _ = piece
+            pieces.append((start, nunits, state))
         return pieces
 
     # ------------------------------------------------------------ after an interrupt
@@ -444,10 +481,9 @@ class Supply:
         self._core._set_bounds(self.region.first_unit, self.region.end_unit, read_to)
         self._adopt_all()
         self.extents = ExtentMap()
-        self.extents.epoch = self.epoch
         self.virgin = self.region.end_unit
         reached = self.region.first_unit
-        for start, nunits, _, _ in self.pieces():
+        for start, nunits, _ in self.pieces():
             if reached < min(start, read_to):
                 self.extents.deallocate(reached, min(start, read_to) - reached)
             reached = max(reached, start + nunits)
@@ -476,8 +512,8 @@ class Supply:
         """Verify that every unit is described by the core or free here, and none by both."""
         self.read_all()
         self.extents.check()
-        described = memoryview(self._core._described()).cast("Q")  # in one step: threads go on
-        ranges = list(zip(described[::2], described[1::2], strict=True))
+    def _described(self) -> bytes: ...
+        ranges = [(start, nunits) for start, nunits, _ in self.pieces()]
         ranges += list(self.extents)
         if self.virgin < self.region.end_unit:
             ranges.append((self.virgin, self.region.end_unit - self.virgin))

@@ -114,24 +114,6 @@ def test_shortest_does_not_take() -> None:
     assert extents.free_units == 15
 
 
-def test_older_than_knows_when_the_youngest_part_was_freed() -> None:
-    extents = extents_of((0, 10), (50, 10))
-    extents.settle()
-    extents.epoch = 1
-    extents.deallocate(10, 1)
-    assert extents.older_than(1) == [(50, 10)]
-    assert extents.older_than(2) == [(0, 11), (50, 10)]
-    assert extents.older_than(0) == []
-
-
-def test_what_is_carved_off_keeps_its_age() -> None:
-    extents = extents_of((1, 99))
-    extents.settle()
-    extents.epoch = 5
-    assert extents.allocate(10, 64) == 64
-    assert extents.older_than(5) == [(1, 63), (74, 26)]
-
-
 def test_many_frees_settle_by_themselves() -> None:
     extents = extents_of(*((2 * i, 1) for i in range(5000)))
     assert extents.statistics().recent < 5000

@@ -14,25 +14,24 @@ ALIGNED_TRIES = 32
 
 
 class ExtentMachine(RuleBasedStateMachine):
-    """The model: for each unit whether it is free and when it became so. No code shared."""
+    """The model: for each unit whether it is free. No code shared."""
 
     @initialize(holes=st.lists(st.integers(0, UNITS - 1), max_size=20))
     def begin(self, holes: list[int]) -> None:
         self.extents = ExtentMap()
-        self.epoch = 0
-        self.freed_at: list[int | None] = [None] * UNITS
+        self.free = [False] * UNITS
         self.taken: list[tuple[int, int]] = []
         for unit in range(UNITS):
             if unit not in holes:
                 self.extents.deallocate(unit, 1)
-                self.freed_at[unit] = 0
+                self.free[unit] = True
 
     # ------------------------------------------------------------ the model
 
     def gaps(self) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []
         for unit in range(UNITS):
-            if self.freed_at[unit] is None:
+            if not self.free[unit]:
                 continue
             if found and sum(found[-1]) == unit:
                 found[-1] = (found[-1][0], found[-1][1] + 1)
@@ -48,8 +47,8 @@ class ExtentMachine(RuleBasedStateMachine):
 
     def claim(self, start: int, length: int) -> None:
         for unit in range(start, start + length):
-            assert self.freed_at[unit] is not None, f"unit {unit} belongs to somebody"
-            self.freed_at[unit] = None
+            assert self.free[unit], f"unit {unit} belongs to somebody"
+            self.free[unit] = False
         self.taken.append((start, length))
 
     # ------------------------------------------------------------ rules
@@ -87,7 +86,7 @@ class ExtentMachine(RuleBasedStateMachine):
             self.taken.append((start + part, length - part))
         self.extents.deallocate(start, part)
         for unit in range(start, start + part):
-            self.freed_at[unit] = self.epoch
+            self.free[unit] = True
 
     @rule(unit=st.integers(0, UNITS - 1), length=st.integers(1, 20))
     def take(self, unit: int, length: int) -> None:
@@ -112,26 +111,10 @@ class ExtentMachine(RuleBasedStateMachine):
         assert self.extents.shortest(length) == (fits[0][::-1] if fits else None)
         assert self.extents.longest_merged() == max((have for _, have in gaps), default=0)
 
-    @rule()
-    def next_epoch(self) -> None:
-        self.epoch += 1
-        self.extents.settle()
-        self.extents.epoch = self.epoch
-
-    @rule(back=st.integers(0, 3))
-    def older_than(self, back: int) -> None:
-        """Its age is that of its youngest unit. What was merged in one epoch may seem younger."""
-        epoch = self.epoch + 1 - back
-        certain = set(self.extents.older_than(epoch))
-        for start, length in self.gaps():
-            youngest = max(age for age in self.freed_at[start : start + length] if age is not None)
-            if (start, length) in certain:
-                assert youngest < epoch
-
     @invariant()
     def free_units_are_counted(self) -> None:
         if hasattr(self, "extents"):
-            free = sum(age is not None for age in self.freed_at)
+            free = sum(self.free)
             assert self.extents.free_units == self.extents.statistics().free_units == free
 
     @rule()

@@ -152,6 +152,10 @@ int64_t ph_write(int32_t fd, const void *buffer, uint64_t length, uint64_t offse
 int64_t ph_cached(int32_t fd, uint64_t offset, uint64_t length);
 int64_t ph_cached_by_map(int32_t fd, uint64_t offset, uint64_t length);
 int64_t ph_sync_range(uint64_t address, uint64_t length);
+/* ph_now -- nanoseconds of the monotonic clock, some milliseconds late: it costs no system call. */
+uint64_t ph_now(void);
+/* ph_thread_time -- nanoseconds of processor time that this thread has had. */
+uint64_t ph_thread_time(void);
 int64_t ph_sync_data(int32_t fd);
 int64_t ph_sync_all(int32_t fd);
 /* ph_lock_byte -- take, change or drop the lock of this open file description on one byte. -EAGAIN when others hold it. */

@@ -37,6 +37,8 @@ int ph_heap_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *run_u
     h->starts = calloc(total * PH_UNIT_WORDS, sizeof *h->starts);
     if (h->starts == NULL)
         return PH_H_NOMEM;
+    ph_ages_init(&h->ages);
+    h->until_look = 1;
     h->limbo = PH_NIL;
     h->nclasses = count;
     h->small_max = sizes[count - 1];
@@ -52,6 +54,7 @@ int ph_heap_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *run_u
 void ph_heap_fini(struct ph_heap *h)
 {
     free(h->starts);
+    ph_ages_fini(&h->ages);
     free(h->marks.slots);
     free(h->held.slots);
     free(h->freed.items);

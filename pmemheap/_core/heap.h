@@ -34,6 +34,9 @@ enum {
     PH_SMALL_MAX = 16384,   /* no class is larger */
     PH_LINE = 128,          /* sizes above 1 KiB find their class by this step */
     PH_BY_GRANULE_MAX = 1024,
+    PH_AGE_SHIFT = 12,      /* units in a chunk of ages: 2 to this power */
+    PH_AGE_UNITS = 1 << PH_AGE_SHIFT,
+    PH_FREED_MUCH = PH_BINS, /* freed units after which the next call looks at the clock */
     PH_LIMBO_MOST = 1024,   /* freed extents after which Python is asked to merge them */
     PH_LIMBO_LOOKED = 8,    /* freed extents that malloc looks at before it asks Python */
     PH_GROWING = 2048,      /* a block that realloc makes larger than this gets whole units, to grow in place */
@@ -106,7 +109,6 @@ struct ph_unit {
             uint16_t held;   /* RUN: blocks that are neither live nor free, see ph_held */
         } run;
         uint64_t nbytes;     /* LARGE, RESERVED, QUARANTINE: bytes asked for */
-        uint64_t freed_at;   /* FREE: epoch in which the youngest part of the range was freed */
     } u;
     uint32_t child, sibling, prev; /* FREE, partial RUN: address-ordered pairing heap; LIMBO: sibling = next */
     uint32_t marked;               /* LARGE, RESERVED, QUARANTINE: 1 if the block is in the table of marks */
@@ -166,6 +168,19 @@ struct ph_held {
     uint64_t reserved_units, freed_units;     /* of large blocks alone */
 };
 
+/* ph_ages -- when free units were freed: heap_ages.c. */
+struct ph_age_chunk {
+    uint8_t *stamps;      /* of its units, once they have differed */
+    uint8_t stamp;        /* that of all of them, unless they differ */
+    uint8_t differ;
+};
+
+struct ph_ages {
+    struct ph_age_chunk *chunks;
+    uint64_t first, count; /* chunks: number of the first one, how many */
+    uint8_t interval;      /* that of now */
+};
+
 /* What the log has to be told in a power heap, until the next record takes it. */
 struct ph_freed {
     uint64_t offset, nbytes; /* what was freed: whole blocks, or the units that a block lost at its end */
@@ -201,7 +216,6 @@ struct ph_heap {
     uint64_t first_unit, end_unit; /* none while only the data is mapped */
     uint64_t data_first, data_end; /* units whose data is mapped */
     uint64_t wild, wild_end;  /* never used units that are ours; address space above everything else of the pool */
-    uint64_t epoch;           /* counts the decay intervals; Python moves it on */
     uint64_t boot;            /* free space from here on has not been looked for yet (== end_unit: all found) */
     uint64_t known;           /* units from here on may have entries but no records yet (== end_unit: none) */
     uint64_t bin_mask;
@@ -210,6 +224,8 @@ struct ph_heap {
     uint32_t empties;         /* some class may keep an empty run in service */
     uint32_t nclasses;
     uint32_t readonly;
+    uint32_t until_look;      /* calls until the clock is looked at again; freeing much makes it the next one */
+    uint32_t freed_since;     /* units, since that was so */
     uint8_t class_by_granule[PH_BY_GRANULE_MAX / PH_GRANULE + 1];
     uint8_t class_by_line[PH_SMALL_MAX / PH_LINE + 1];
     uint64_t small_max;       /* greatest size of a class */
@@ -217,10 +233,11 @@ struct ph_heap {
     uint64_t limbo_units, limbo_count;
     uint64_t run_units;       /* units in runs */
     uint64_t large_units, large_bytes, large_blocks;
-    uint64_t freed_units;     /* units given back to the pool or to limbo since open: drives the decay */
+    uint64_t freed_units;     /* units given back to the pool or to limbo since open */
     uint64_t *starts;         /* of all classes, one behind the other */
     struct ph_marks marks;
     struct ph_held held;
+    struct ph_ages ages;
     struct ph_freed_list freed;
     struct ph_dirty dirty;
     struct ph_class classes[PH_CLASSES_MAX];

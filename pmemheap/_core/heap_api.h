@@ -78,6 +78,7 @@ int ph_release_empties(struct ph_heap *h);
 int ph_limbo_pop(struct ph_heap *h, uint64_t *start, uint64_t *nunits);
 
 uint64_t ph_pool_longest(const struct ph_heap *h);
+int ph_pool_next(const struct ph_heap *h, uint32_t *bin, uint32_t *node, uint64_t *start, uint64_t *nunits);
 uint64_t ph_room_after(struct ph_heap *h, uint64_t unit);
 
 /* Marks: live views and handles of a block, and a free in spite of views. */
@@ -105,9 +106,22 @@ void ph_forget_bounds(struct ph_heap *h);
 int ph_adopt_step(struct ph_heap *h, uint64_t budget);
 int64_t ph_boot_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, struct ph_gap *gaps, uint64_t capacity);
 
+/* Ages of free units. */
+struct ph_old_part {
+    uint64_t start, stop, units; /* units: those that are old, without what was given back between them */
+};
+void ph_ages_init(struct ph_ages *ages);
+void ph_ages_fini(struct ph_ages *ages);
+void ph_ages_cover(struct ph_ages *ages, uint64_t first, uint64_t end);
+void ph_ages_freed(struct ph_ages *ages, uint64_t start, uint64_t nunits);
+void ph_ages_given_back(struct ph_ages *ages, uint64_t start, uint64_t nunits);
+void ph_ages_next(struct ph_ages *ages);
+int ph_ages_old(const struct ph_ages *ages, uint64_t from, uint64_t stop, struct ph_old_part *part);
+uint64_t ph_ages_young_end(const struct ph_ages *ages, uint64_t from, uint64_t stop);
+
 /* Walks over what is described, and over the live blocks. */
 struct ph_piece {
-    uint64_t start, nunits, nbytes, freed_at;
+    uint64_t start, nunits, nbytes;
     uint32_t state, class_index, live;
 };
 int ph_walk(const struct ph_heap *h, uint64_t *cursor, struct ph_piece *piece);

@@ -139,6 +139,7 @@ int64_t ph_boot_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, st
         }
         uint64_t end = gap_end(h, unit, budget);
         h->boot = end;
+        ph_ages_freed(&h->ages, unit, end - unit); /* who knows when: what lies behind it is real all the same */
         if (end - unit < pool_below)
             ph_pool_give(h, unit, end - unit);
         else
@@ -186,6 +187,7 @@ void ph_set_bounds(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t boo
         h->known = first;
     if (h->wild == h->wild_end) /* an empty wilderness may stand where the heap no longer is */
         h->wild = h->wild_end = first;
+    ph_ages_cover(&h->ages, first, end);
 }
 
 static int has_bytes(const struct ph_unit *record)
@@ -205,7 +207,6 @@ int ph_walk(const struct ph_heap *h, uint64_t *cursor, struct ph_piece *piece)
             *piece = (struct ph_piece){
                 .start = unit, .nunits = record->nunits, .state = record->state,
                 .nbytes = has_bytes(record) ? record->u.nbytes : 0,
-                .freed_at = record->state == PH_U_FREE ? record->u.freed_at : 0,
                 .class_index = record->class_index,
                 .live = record->state == PH_U_RUN ? record->u.run.live : 0,
             };

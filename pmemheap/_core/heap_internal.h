@@ -143,6 +143,29 @@ static inline uint64_t ph_capacity_of(const struct ph_heap *h, const struct ph_u
                                      : (uint64_t)record->nunits << PH_UNIT_SHIFT;
 }
 
+/* The stamp of one unit, where its chunk has bytes: most of what is freed is short. */
+static inline int ph_age_one(struct ph_ages *ages, uint64_t unit)
+{
+    uint64_t index = (unit >> PH_AGE_SHIFT) - ages->first;
+    if (index >= ages->count || !ages->chunks[index].differ)
+        return 0;
+    ages->chunks[index].stamps[unit & (PH_AGE_UNITS - 1)] = ages->interval;
+    return 1;
+}
+
+/* Units have become free: if it is much, the next call looks at the clock, whenever it comes. */
+static inline void ph_count_freed(struct ph_heap *h, uint64_t unit, uint64_t nunits)
+{
+    h->freed_units += nunits;
+    h->freed_since += (uint32_t)nunits;
+    if (h->freed_since >= PH_FREED_MUCH) {
+        h->freed_since = 0;
+        h->until_look = 1;
+    }
+    if (nunits != 1 || !ph_age_one(&h->ages, unit))
+        ph_ages_freed(&h->ages, unit, nunits);
+}
+
 /* Large blocks. */
 int64_t ph_large_take(struct ph_heap *h, uint64_t size, uint64_t align);
 void ph_large_dress(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);

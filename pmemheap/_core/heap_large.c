@@ -63,7 +63,7 @@ int64_t ph_large_take(struct ph_heap *h, uint64_t size, uint64_t align)
 /* ph_give_back -- units go back to whom their number belongs: the pool, or limbo, where Python takes them from. */
 void ph_give_back(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
-    h->freed_units += nunits;
+    ph_count_freed(h, unit, nunits);
     if (nunits <= PH_POOL_MAX) {
         ph_pool_give(h, unit, nunits);
         return;

@@ -97,14 +97,13 @@ uint32_t ph_bin_of(uint64_t nunits)
     return (uint32_t)(nunits < PH_BINS ? nunits : PH_BINS) - 1;
 }
 
-static void bin_insert(struct ph_heap *h, uint64_t start, uint64_t nunits, uint64_t freed_at)
+static void bin_insert(struct ph_heap *h, uint64_t start, uint64_t nunits)
 {
     if (start <= h->boot && h->boot < start + nunits)
         h->boot = start + nunits; /* merged over the edge of what was read: the rest is known as well now */
     uint32_t bin = ph_bin_of(nunits);
     h->units[start].state = PH_U_FREE;
     h->units[start].nunits = (uint32_t)nunits;
-    h->units[start].u.freed_at = freed_at;
     if (nunits > 1) {
         h->units[start + nunits - 1].state = PH_U_FREE_LAST;
         h->units[start + nunits - 1].nunits = (uint32_t)nunits;
@@ -152,10 +151,10 @@ uint64_t ph_room_after(struct ph_heap *h, uint64_t unit)
 void ph_pool_take_after(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
     if (h->units[unit].state == PH_U_FREE) {
-        uint64_t length = h->units[unit].nunits, freed_at = h->units[unit].u.freed_at;
+        uint64_t length = h->units[unit].nunits;
         bin_remove(h, unit);
         if (length > nunits)
-            bin_insert(h, unit + nunits, length - nunits, freed_at);
+            bin_insert(h, unit + nunits, length - nunits);
         if (length >= nunits)
             return;
         nunits -= length;
@@ -166,10 +165,10 @@ void ph_pool_take_after(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 /* Take the `nunits` in front of `unit`: the caller has asked ph_pool_room_before. */
 void ph_pool_take_before(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
-    uint64_t length = ph_pool_room_before(h, unit), freed_at = h->units[unit - length].u.freed_at;
+    uint64_t length = ph_pool_room_before(h, unit);
     bin_remove(h, unit - length);
     if (length > nunits)
-        bin_insert(h, unit - length, length - nunits, freed_at);
+        bin_insert(h, unit - length, length - nunits);
 }
 
 static int64_t take_binned(struct ph_heap *h, uint64_t nunits)
@@ -232,7 +231,7 @@ void ph_pool_give(struct ph_heap *h, uint64_t start, uint64_t nunits)
         bin_remove(h, start - before);
     if (after)
         bin_remove(h, end);
-    bin_insert(h, start - before, before + nunits + after, h->epoch);
+    bin_insert(h, start - before, before + nunits + after);
 }
 
 /* ph_donate -- units for the pool. Never used ones that begin where the wilderness ends make it longer. */
@@ -294,6 +293,25 @@ uint64_t ph_pool_longest(const struct ph_heap *h)
             break; /* all of this bin are of one length */
     }
     return longest;
+}
+
+/* ph_pool_next -- the next free range; 0 at the end. A walk begins with bin 0 and node PH_NIL, and nothing is taken or
+ * given meanwhile. */
+int ph_pool_next(const struct ph_heap *h, uint32_t *bin, uint32_t *node, uint64_t *start, uint64_t *nunits)
+{
+    if (*node != PH_NIL) {
+        *node = ph_pair_next(h, h->bins[*bin], *node);
+        *bin += *node == PH_NIL;
+    }
+    while (*node == PH_NIL && *bin < PH_BINS) {
+        *node = h->bins[*bin];
+        *bin += *node == PH_NIL;
+    }
+    if (*node == PH_NIL)
+        return 0;
+    *start = ph_unit_index(h, *node);
+    *nunits = h->units[*start].nunits;
+    return 1;
 }
 
 /* Take the extent at `*link` out of limbo. */

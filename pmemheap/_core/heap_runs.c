@@ -54,7 +54,7 @@ static void run_release(struct ph_heap *h, uint64_t head)
 {
     uint64_t nunits = h->units[head].nunits;
     run_undress(h, head);
-    h->freed_units += nunits;
+    ph_count_freed(h, head, nunits);
     ph_pool_give(h, head, nunits);
 }
 

@@ -12,7 +12,7 @@
 enum { PH_BATCH_SHARE = 256 }; /* bytes of a record that one block of a batch may take */
 
 static struct {
-    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *upkeep, *log_upkeep, *wake, *rise;
+    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *log_upkeep, *wake, *rise;
 } slow;
 
 static PyTypeObject *core_type;
@@ -44,6 +44,8 @@ static int wake(struct heap_object *self)
     if (done == NULL)
         PyErr_Clear();
     Py_XDECREF(done);
+    if (self->state == PH_S_OPEN && ph_look(self) < 0) /* while it was quiet nothing could be given back */
+        PyErr_Clear();
     return self->state == PH_S_OPEN;
 }
 
@@ -72,12 +74,6 @@ static int can_be_asked(struct heap_object *self)
 static int can_be_viewed(struct heap_object *self)
 {
     return is_open(self) || self->state == PH_S_READONLY;
-}
-
-/* Whether so much was freed that Python should look whether something is to be merged or given back. */
-static int wants_upkeep(const struct heap_object *self)
-{
-    return self->heap.freed_units >= self->upkeep_at || self->heap.limbo_count >= self->merge_at;
 }
 
 struct ph_heap *ph_join_log(PyObject *core, PyObject *log)
@@ -184,6 +180,8 @@ static PyObject *heap_malloc(PyObject *object, PyObject *const *args, Py_ssize_t
     if ((count != 1 || keywords != NULL)
         && read_arguments("malloc", args, count, keywords, names, 1, 2, values) < 0)
         return NULL;
+    if (ph_tick(self) < 0)
+        return NULL;
     if (is_open(self) && read_number(values[0], &size) && size != 0 && size <= PH_SIZE_MAX
         && (values[1] == NULL || (read_number(values[1], &align) && align != 0 && (align & (align - 1)) == 0))) {
         int64_t inner = ph_malloc(&self->heap, size, align);
@@ -216,7 +214,7 @@ static PyObject *heap_free(PyObject *object, PyObject *const *args, Py_ssize_t c
     if ((count != 1 || keywords != NULL)
         && read_arguments("free", args, count, keywords, names, 1, 2, values) < 0)
         return NULL;
-    if (values[1] != NULL && (deferred = PyObject_IsTrue(values[1])) < 0)
+    if ((values[1] != NULL && (deferred = PyObject_IsTrue(values[1])) < 0) || ph_tick(self) < 0)
         return NULL;
     if (!is_open(self) || !read_number(values[0], &offset)
         || (deferred ? ph_free_deferred(&self->heap, ph_inner(self, offset))
@@ -224,8 +222,6 @@ static PyObject *heap_free(PyObject *object, PyObject *const *args, Py_ssize_t c
         return call_slow(object, slow.free, values[0], values[1]);
     if (settle(self) < 0)
         return NULL;
-    if (wants_upkeep(self))
-        return PyObject_CallMethodObjArgs(object, slow.upkeep, NULL);
     Py_RETURN_NONE;
 }
 
@@ -275,7 +271,7 @@ static PyObject *heap_realloc(PyObject *object, PyObject *const *args, Py_ssize_
     PyObject *values[2];
     uint64_t offset, size;
 
-    if (read_arguments("realloc", args, count, keywords, names, 2, 2, values) < 0)
+    if (read_arguments("realloc", args, count, keywords, names, 2, 2, values) < 0 || ph_tick(self) < 0)
         return NULL;
     if (is_open(self) && read_number(values[0], &offset) && read_number(values[1], &size)
         && size != 0 && size <= PH_SIZE_MAX) {
@@ -301,7 +297,7 @@ static PyObject *heap_expand(PyObject *object, PyObject *const *args, Py_ssize_t
     PyObject *values[2];
     uint64_t offset, size;
 
-    if (read_arguments("expand", args, count, keywords, names, 2, 2, values) < 0)
+    if (read_arguments("expand", args, count, keywords, names, 2, 2, values) < 0 || ph_tick(self) < 0)
         return NULL;
     if (is_open(self) && read_number(values[0], &offset) && read_number(values[1], &size)
         && size != 0 && size <= PH_SIZE_MAX) {
@@ -327,6 +323,8 @@ static PyObject *heap_usable_size(PyObject *object, PyObject *argument)
     struct heap_object *self = heap_of(object);
     uint64_t offset;
 
+    if (ph_tick(self) < 0)
+        return NULL;
     if (can_be_asked(self) && read_number(argument, &offset)) {
         int64_t size = ph_usable_size(&self->heap, ph_inner(self, offset));
         if (size >= 0)
@@ -352,7 +350,7 @@ static PyObject *heap_view(PyObject *object, PyObject *const *args, Py_ssize_t c
     PyObject *values[2];
     uint64_t offset, length = 0;
 
-    if (read_arguments("view", args, count, keywords, names, 1, 2, values) < 0)
+    if (read_arguments("view", args, count, keywords, names, 1, 2, values) < 0 || ph_tick(self) < 0)
         return NULL;
     if (can_be_viewed(self) && read_number(values[0], &offset)
         && (values[1] == NULL || values[1] == Py_None || read_number(values[1], &length))) {
@@ -409,7 +407,7 @@ static PyObject *heap_malloc_many(PyObject *object, PyObject *const *args, Py_ss
     PyObject *values[2], *offsets, *view, *cast;
     uint64_t size, count, done = 0; /* `offsets` is nobody else's: other threads see it only when it is complete */
 
-    if (read_arguments("malloc_many", args, nargs, keywords, names, 2, 2, values) < 0)
+    if (read_arguments("malloc_many", args, nargs, keywords, names, 2, 2, values) < 0 || ph_tick(self) < 0)
         return NULL;
     if (!is_open(self) || !read_number(values[0], &size) || size == 0 || size > PH_SIZE_MAX
         || !read_number(values[1], &count)
@@ -504,8 +502,6 @@ static PyObject *free_batch(PyObject *object, const uint64_t *offsets, Py_ssize_
         if (settle(self) < 0)
             return NULL;
     }
-    if (wants_upkeep(self))
-        return PyObject_CallMethodObjArgs(object, slow.upkeep, NULL);
     Py_RETURN_NONE;
 }
 
@@ -595,6 +591,8 @@ PyDoc_STRVAR(free_many_doc,
 
 static PyObject *heap_free_many(PyObject *object, PyObject *offsets)
 {
+    if (ph_tick(heap_of(object)) < 0)
+        return NULL;
     return PyObject_CheckBuffer(offsets) ? free_buffer(object, offsets) : free_items(object, offsets);
 }
 
@@ -608,7 +606,8 @@ static PyObject *heap_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     if (self == NULL)
         return NULL;
     self->state = PH_S_CLOSED;
-    self->upkeep_at = self->merge_at = UINT64_MAX;
+    self->merge_at = PH_LIMBO_MOST;
+    self->heap.until_look = 1;
     ph_heap_enter(self);
     return (PyObject *)self;
 }
@@ -685,7 +684,7 @@ int ph_add_heap_types(PyObject *module)
         || intern(&slow.realloc, "_realloc_slow") < 0 || intern(&slow.expand, "_expand_slow") < 0
         || intern(&slow.usable_size, "_usable_size_slow") < 0 || intern(&slow.view, "_view_slow") < 0
         || intern(&slow.more, "_malloc_many_slow") < 0 || intern(&slow.free_many, "_free_many_slow") < 0
-        || intern(&slow.upkeep, "_upkeep") < 0 || intern(&slow.log_upkeep, "_log_upkeep") < 0
+        || ph_pace_init() < 0 || intern(&slow.log_upkeep, "_log_upkeep") < 0
         || intern(&slow.wake, "_wake") < 0 || intern(&slow.rise, "_rise") < 0)
         return -1;
     core_slots[3].pfunc = join_methods();

@@ -16,8 +16,7 @@ struct heap_object {
     PyObject *keep;        /* the lifelines of the tables and of the data */
     PyObject *log;         /* LogCore of a heap with transactions, which forgets this core before the core goes */
     uint64_t origin;       /* number of the arena << 55: what the offsets of its blocks begin with */
-    uint64_t upkeep_at;    /* `freed_units` at which Python looks whether something is to be given back */
-    uint64_t merge_at;     /* `limbo_count` at which it merges what was freed */
+    uint64_t merge_at;     /* `limbo_count` at which Python merges what was freed */
     int state;
     uint64_t own_views;    /* of the live views those through which only the package itself looks */
     uint64_t file;         /* number of its file in the table of files; 0: it has none */
@@ -48,6 +47,16 @@ PyObject *ph_block_part(struct heap_object *self, uint64_t inner, uint64_t start
 int ph_rise(struct heap_object *self);
 
 int ph_is_heap(PyObject *object);
+
+/* ph_look -- look at the clock, and let Python give back and merge what is due; -1 with an exception set. It may call
+ * Python. */
+int ph_look(struct heap_object *self);
+
+/* ph_tick -- one more call: every so many look at the clock. */
+static inline int ph_tick(struct heap_object *self)
+{
+    return __builtin_expect(--self->heap.until_look != 0, 1) ? 0 : ph_look(self);
+}
 
 /* ph_heap_enter, ph_heap_leave -- a heap comes into the list of all, and goes. ph_heap_watch -- look after them at forks
  * and when a file is lost; a negated errno if that cannot be. */

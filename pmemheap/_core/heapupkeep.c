@@ -184,25 +184,12 @@ static PyObject *shut_unused(PyObject *object, PyObject *ignored)
     Py_RETURN_TRUE;
 }
 
-static PyObject *arm_upkeep(PyObject *object, PyObject *argument)
+static PyObject *upkeep_if_due(PyObject *object, PyObject *ignored)
 {
-    struct heap_object *self = (struct heap_object *)object;
-    unsigned long long units = PyLong_AsUnsignedLongLong(argument);
-
-    if (PyErr_Occurred())
-        return NULL;
-    uint64_t freed = self->heap.freed_units;
-    self->upkeep_at = units > UINT64_MAX - freed ? UINT64_MAX : freed + units;
-    self->merge_at = self->heap.limbo_count + PH_LIMBO_MOST;
-    Py_RETURN_NONE;
-}
-
-static PyObject *merge_is_due(PyObject *object, PyObject *ignored)
-{
-    const struct heap_object *self = (struct heap_object *)object;
-
     (void)ignored;
-    return PyBool_FromLong(self->heap.limbo_count >= self->merge_at);
+    if (ph_look((struct heap_object *)object) < 0)
+        return NULL;
+    Py_RETURN_NONE;
 }
 
 static PyObject *try_malloc(PyObject *object, PyObject *args)
@@ -300,6 +287,14 @@ static PyObject *range_or_none(int found, uint64_t start, uint64_t nunits)
     return Py_BuildValue("KK", (unsigned long long)start, (unsigned long long)nunits);
 }
 
+static int append_range(PyObject *list, uint64_t start, uint64_t nunits, uint64_t some)
+{
+    PyObject *range = Py_BuildValue("KKK", (unsigned long long)start, (unsigned long long)nunits, (unsigned long long)some);
+    int result = range == NULL ? -1 : PyList_Append(list, range);
+    Py_XDECREF(range);
+    return result;
+}
+
 static PyObject *reclaim(PyObject *object, PyObject *argument)
 {
     unsigned long long at_least = PyLong_AsUnsignedLongLong(argument);
@@ -320,13 +315,65 @@ static PyObject *reclaim_range(PyObject *object, PyObject *argument)
     return PyLong_FromUnsignedLongLong(ph_reclaim_range(core_of(object), start));
 }
 
-static PyObject *set_epoch(PyObject *object, PyObject *argument)
+/* [(first unit, units, old ones among them), ...] of the pool's free ranges with units that are old. */
+static PyObject *old_pool(PyObject *object, PyObject *ignored)
 {
-    unsigned long long epoch = PyLong_AsUnsignedLongLong(argument);
+    const struct ph_heap *h = core_of(object);
+    PyObject *list = PyList_New(0);
+    uint32_t bin = 0, node = PH_NIL;
+    uint64_t start, nunits;
 
-    if (PyErr_Occurred())
+    (void)ignored;
+    while (list != NULL && ph_pool_next(h, &bin, &node, &start, &nunits)) {
+        struct ph_old_part part;
+        uint64_t old = 0;
+        for (uint64_t from = start; ph_ages_old(&h->ages, from, start + nunits, &part); from = part.stop)
+            old += part.units;
+        if (old != 0 && append_range(list, start, nunits, old) < 0)
+            Py_CLEAR(list);
+    }
+    return list;
+}
+
+/* [(first unit, units, old ones among them), ...] of the parts of a free range that are old. */
+static PyObject *old_parts(PyObject *object, PyObject *args)
+{
+    unsigned long long start, nunits;
+    struct ph_old_part part;
+
+    if (!PyArg_ParseTuple(args, "KK", &start, &nunits))
         return NULL;
-    core_of(object)->epoch = epoch;
+    const struct ph_ages *ages = &core_of(object)->ages;
+    PyObject *list = PyList_New(0);
+    for (uint64_t from = start; list != NULL && ph_ages_old(ages, from, start + nunits, &part); from = part.stop)
+        if (append_range(list, part.start, part.stop - part.start, part.units) < 0)
+            Py_CLEAR(list);
+    return list;
+}
+
+static PyObject *young_end(PyObject *object, PyObject *args)
+{
+    unsigned long long start, nunits;
+
+    if (!PyArg_ParseTuple(args, "KK", &start, &nunits))
+        return NULL;
+    return PyLong_FromUnsignedLongLong(ph_ages_young_end(&core_of(object)->ages, start, start + nunits));
+}
+
+static PyObject *given_back(PyObject *object, PyObject *args)
+{
+    unsigned long long start, nunits;
+
+    if (!PyArg_ParseTuple(args, "KK", &start, &nunits))
+        return NULL;
+    ph_ages_given_back(&core_of(object)->ages, start, nunits);
+    Py_RETURN_NONE;
+}
+
+static PyObject *next_interval(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    ph_ages_next(&core_of(object)->ages);
     Py_RETURN_NONE;
 }
 
@@ -493,7 +540,7 @@ static PyObject *adopt_step(PyObject *object, PyObject *argument)
     return PyBool_FromLong(adopted);
 }
 
-/* (next cursor, start, nunits, state, class, live, nbytes, epoch of its freeing), or None at the end. */
+/* (next cursor, start, nunits, state, class, live, nbytes), or None at the end. */
 static PyObject *walk(PyObject *object, PyObject *argument)
 {
     uint64_t cursor = PyLong_AsUnsignedLongLong(argument);
@@ -503,9 +550,9 @@ static PyObject *walk(PyObject *object, PyObject *argument)
         return NULL;
     if (!ph_walk(core_of(object), &cursor, &piece))
         Py_RETURN_NONE;
-    return Py_BuildValue("KKKIIIKK", (unsigned long long)cursor, (unsigned long long)piece.start,
+    return Py_BuildValue("KKKIIIK", (unsigned long long)cursor, (unsigned long long)piece.start,
                          (unsigned long long)piece.nunits, piece.state, piece.class_index, piece.live,
-                         (unsigned long long)piece.nbytes, (unsigned long long)piece.freed_at);
+                         (unsigned long long)piece.nbytes);
 }
 
 PyDoc_STRVAR(described_doc, "_described()\n--\n\nStart and length of each piece that is described, as uint64, in one step.");
@@ -577,7 +624,7 @@ static PyObject *counters(PyObject *object, PyObject *ignored)
 
     (void)ignored;
     return Py_BuildValue(
-        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
+        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
         "wilderness_units", (unsigned long long)(h->wild_end - h->wild),
         "pool_free_units", (unsigned long long)h->pool_free,
         "pool_longest_units", (unsigned long long)ph_pool_longest(h),
@@ -586,7 +633,6 @@ static PyObject *counters(PyObject *object, PyObject *ignored)
         "large_units", (unsigned long long)h->large_units,
         "large_bytes", (unsigned long long)h->large_bytes,
         "large_blocks", (unsigned long long)h->large_blocks,
-        "freed_units", (unsigned long long)h->freed_units,
         "live_views", (unsigned long long)h->marks.views,
         "marked_blocks", (unsigned long long)h->marks.used,
         "pins", (unsigned long long)h->marks.pins,
@@ -596,6 +642,12 @@ static PyObject *counters(PyObject *object, PyObject *ignored)
         "quarantined_blocks", (unsigned long long)h->held.freed_blocks,
         "quarantined_units", (unsigned long long)h->held.freed_units,
         "quarantined_bytes", (unsigned long long)h->held.freed_bytes);
+}
+
+static PyObject *freed_units(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return PyLong_FromUnsignedLongLong(core_of(object)->freed_units);
 }
 
 static PyObject *quarantined(PyObject *object, PyObject *ignored)
@@ -829,8 +881,7 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_state", get_state, METH_NOARGS, "What the public calls may do."},
     {"_shut", shut, METH_O, "Close, with a list of others, unless views of any live; how many do."},
     {"_shut_unused", shut_unused, METH_NOARGS, "Close unless blocks are viewed, pinned or reserved; tell whether."},
-    {"_arm_upkeep", arm_upkeep, METH_O, "Call _upkeep after so many more freed units, or many more freed extents."},
-    {"_merge_is_due", merge_is_due, METH_NOARGS, "Whether many extents were freed since _arm_upkeep."},
+    {"_upkeep_if_due", upkeep_if_due, METH_NOARGS, "Look at the clock, and have what is due done."},
     {"_try_malloc", try_malloc, METH_VARARGS, "Offset, or a negative code."},
     {"_try_realloc", try_realloc, METH_VARARGS, "Offset, or a negative code."},
     {"_try_expand", try_expand, METH_VARARGS, "0, or a negative code."},
@@ -842,7 +893,11 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_donate", donate, METH_VARARGS, "Give units to the pool."},
     {"_reclaim", reclaim, METH_O, "Take a range of at least so many units out of the pool."},
     {"_reclaim_range", reclaim_range, METH_O, "Take the free range that begins at a unit; its length, 0 if none."},
-    {"_set_epoch", set_epoch, METH_O, "Number of the decay interval, noted with what is freed."},
+    {"_old_pool", old_pool, METH_NOARGS, "The free ranges of the pool with units that were freed before this interval."},
+    {"_old_parts", old_parts, METH_VARARGS, "The parts of a free range that were freed before this interval."},
+    {"_young_end", young_end, METH_VARARGS, "The unit behind the last one of a range that was freed in this interval."},
+    {"_given_back", given_back, METH_VARARGS, "Note that nothing is behind free units any more."},
+    {"_next_interval", next_interval, METH_NOARGS, "Begin another interval of decay."},
     {"_limbo_pop", limbo_pop, METH_NOARGS, "Take the extent that was freed last."},
     {"_release_empties", release_empties, METH_NOARGS, "Give the empty runs that classes keep to the pool."},
     {"_handle_make", handle_make, METH_O, "Serial number for a handle to a live block, or a negative code."},
@@ -852,6 +907,7 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_set_rooted", set_rooted, METH_VARARGS, "Note whether a root names the block at an offset; 0, or a negative code."},
     {"_forget_roots", forget_roots, METH_NOARGS, "Note that no root names any block."},
     {"_views_of", views_of, METH_O, "Live views of the block at an offset."},
+    {"_freed_units", freed_units, METH_NOARGS, "Units that were given back to the pool or to limbo since open."},
     {"_quarantined", quarantined, METH_NOARGS, "Bytes that were freed and may not be used again yet."},
     {"_viewed", viewed, METH_NOARGS, "Blocks with live views: how many, and the lowest ones."},
     {"_live_views", live_views, METH_NOARGS, "Live views of all blocks."},

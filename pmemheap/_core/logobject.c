@@ -204,6 +204,17 @@ static PyObject *die(PyObject *object, PyObject *ignored)
     Py_RETURN_NONE;
 }
 
+/* Nanoseconds between two upkeeps of the heap, from now on; UINT64_MAX: none. */
+static PyObject *set_pace(PyObject *object, PyObject *argument)
+{
+    unsigned long long interval = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    ph_pace_set(&((struct log_object *)object)->pace, interval);
+    Py_RETURN_NONE;
+}
+
 /* The maps go: nothing is stored through this log any more. */
 static PyObject *detach(PyObject *object, PyObject *ignored)
 {
@@ -462,6 +473,7 @@ static PyObject *log_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     if (self == NULL)
         return NULL;
     self->log.fd = -1;
+    ph_pace_set(&self->pace, UINT64_MAX);
     self->syncing = PyThread_allocate_lock();
     self->writer = PyThread_allocate_lock();
     if (self->syncing == NULL || self->writer == NULL) {
@@ -497,6 +509,7 @@ static PyMethodDef log_methods[] = {
     {"_freeze", freeze, METH_O, NULL},
     {"_die", die, METH_NOARGS, NULL},
     {"_detach", detach, METH_NOARGS, NULL},
+    {"_set_pace", set_pace, METH_O, "Nanoseconds between two upkeeps of the heap."},
     {"_watch", watch, METH_O, "The descriptor of the file, to see whether somebody takes it away."},
     {"_is_gone", is_gone, METH_NOARGS, "Whether the file was removed, cut, or written over."},
     {"_is_dead", is_dead, METH_NOARGS, NULL},

@@ -7,6 +7,15 @@ struct tx_object;
 
 enum { PH_GATE_OPEN = 0, PH_GATE_BEGIN, PH_GATE_COMMIT };
 
+/* ph_pace -- when the upkeep of a heap is due, with all its arenas. Nanoseconds. */
+struct ph_pace {
+    uint64_t interval;            /* between two upkeeps; UINT64_MAX: none */
+    uint64_t due_at, looked_at;
+    uint32_t step, quick;         /* calls between two looks at the clock; looks that followed each other closely */
+};
+void ph_pace_set(struct ph_pace *pace, uint64_t interval);
+int ph_pace_init(void);
+
 struct log_object {
     PyObject_HEAD
     struct ph_log log;
@@ -15,6 +24,7 @@ struct log_object {
     int has_writer;             /* the same, as far as who has the GIL can tell */
     struct tx_object *open;     /* the open transactions */
     int gate;                   /* what a thread that wants the heap as it is lets nobody do meanwhile */
+    struct ph_pace pace;
 };
 
 /* ph_log_sync -- wait until everything before `lsn` is durable and applied; 0, PH_L_DEAD or a negated errno. Lets the

@@ -19,6 +19,7 @@
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef MAP_FIXED_NOREPLACE
@@ -584,4 +585,22 @@ int64_t ph_memory_file(const char *name)
 int64_t ph_seal(int32_t fd, uint32_t seals)
 {
     return CALL(PH_CALL_FCNTL, fcntl(fd, F_ADD_SEALS, seals));
+}
+
+static uint64_t clock_of(clockid_t clock)
+{
+    struct timespec now;
+
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+uint64_t ph_now(void)
+{
+    return clock_of(CLOCK_MONOTONIC_COARSE);
+}
+
+uint64_t ph_thread_time(void)
+{
+    return clock_of(CLOCK_THREAD_CPUTIME_ID);
 }

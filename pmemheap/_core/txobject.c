@@ -470,7 +470,7 @@ static int is_plain(const struct tx_object *self)
 static int settle_commit(PyObject *heap, const struct ph_log *log, int64_t end)
 {
     if (end >= 0 && log->head - log->tail <= log->size / 2)
-        return 1;
+        return ph_tick((struct heap_object *)heap) < 0 ? -1 : 1;
     PyObject *done = PyObject_CallMethodObjArgs(heap, end < 0 ? slow.died : slow.log_upkeep, NULL);
     Py_XDECREF(done);
     return done == NULL ? -1 : 1;

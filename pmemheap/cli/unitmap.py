@@ -129,7 +129,7 @@ def read_map(space: BlockSpace) -> UnitMap:
 def _read(space: BlockSpace) -> UnitMap:
     supply, region = space._supply, space._region
     supply.read_all()
-    known = [Piece(start, nunits, _kind_of(state)) for start, nunits, state, _ in supply.pieces()]
+    known = [Piece(start, nunits, _kind_of(state)) for start, nunits, state in supply.pieces()]
     if supply.virgin < region.end_unit:
         known.append(Piece(supply.virgin, region.end_unit - supply.virgin, Kind.UNUSED))
     pieces = tuple(_with_gaps(known, region.first_unit, region.end_unit))
