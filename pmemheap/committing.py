@@ -288,12 +288,12 @@ class Committing(native.HeapCore):
     ) -> int:
         store = self._root_store
         if isinstance(store, MemoryRoots):
-            before, store.roots = store.roots, store.changed(puts, drops)
+            after = store.changed(puts, drops)
             try:
                 return self._append_commit(transaction, b"", 0, False)
             finally:
-                if not transaction.is_committed:  # an interrupt may come when it is
-                    store.roots = before
+                if transaction.is_committed:  # an interrupt may come when it is
+                    store.roots = after
         assert isinstance(self._medium, FileMedium)
         slots = self._medium.root_changes(puts, drops)
         end = self._append_commit(transaction, *slot_operations(slots), False)

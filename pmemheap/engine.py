@@ -500,7 +500,6 @@ class Engine(Committing):
         self._upkeep_if_due()
         return self._alone(lambda: self._settled(False, work, *args, **kwargs))
 
-
     def _alone(self, work: Callable[[], T]) -> T:
         """Run something under the lock of the heap.
 

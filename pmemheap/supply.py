@@ -512,8 +512,8 @@ class Supply:
         """Verify that every unit is described by the core or free here, and none by both."""
         self.read_all()
         self.extents.check()
-    def _described(self) -> bytes: ...
-        ranges = [(start, nunits) for start, nunits, _ in self.pieces()]
+        described = memoryview(self._core._described()).cast("Q")  # in one step: threads go on
+        ranges = list(zip(described[::2], described[1::2], strict=True))
         ranges += list(self.extents)
         if self.virgin < self.region.end_unit:
             ranges.append((self.virgin, self.region.end_unit - self.virgin))

@@ -39,7 +39,9 @@ def heap(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Heap]:
 def footprint(space: Any) -> int:
     """Bytes of memory or of file blocks but the log, without a call that could give back."""
     log = space._redo()
-    return int(space._footprint()) - (0 if log is None else log.size)
+    bytes_used = space._footprint()
+    assert bytes_used is not None
+    return int(bytes_used) - (0 if log is None else log.size)
 
 
 def filled(space: Any, size: int = PIECE) -> list[int]:
