@@ -226,7 +226,6 @@ class Committing(native.HeapCore):
 
     def _commit(self, transaction: Transaction) -> None:
         """Commit, as soon as nobody wants the heap as it is."""
-        self._upkeep_if_due()
         while self._commit_unless_gated(transaction) == LogCode.GATED:
             self._await_gate()
         log = self._redo()

@@ -79,6 +79,7 @@ class State(IntEnum):
 
 
 _OPEN = int(State.OPEN)
+_GIVING_BACK = {State.OPEN, State.QUIET, State.ASLEEP}
 
 
 class _Code(IntEnum):
@@ -467,9 +468,9 @@ class Engine(Committing):
         if threading.get_ident() in _changing or any(space._owner for space in self._spaces()):
             return False
         try:
-            self._serve(self._upkeep_locked, is_due, is_idle)
+            self._look(self._upkeep_locked, is_due, is_idle)
         except (PmemHeapError, MemoryError) as error:
-            if self._state() == _OPEN:  # else another thread closed it
+            if self._state() in _GIVING_BACK:  # else another thread closed it
                 self._stop_decay(error)
         return True
 
@@ -477,10 +478,21 @@ class Engine(Committing):
         if not is_due:
             self._supply.merge_freed()
             return
-        for space in self._spaces():
-            space._supply.merge_freed()
-            if self._decay_seconds is not None:
-                space._supply.decay(DECAY_SHARE, is_idle=is_idle)
+        if self._decay_seconds is not None:
+            gave = [self._decay(space, is_idle) for space in self._spaces()]
+            log = self._redo()
+            if log is not None and is_idle and any(gave) and self._state() == State.OPEN:
+                log.shrink()
+
+    def _decay(self, space: Engine, is_idle: bool) -> bool:
+        """Give back what is old in one arena: of a heap at rest pages alone, the file stays closed.
+
+        What was freed in a power heap and only waits for a sync is synced: nobody else may do so.
+        """
+        is_open = self._state() == State.OPEN
+        if is_open:
+            space._release_quarantine()
+        return space._supply.decay(DECAY_SHARE, is_idle=is_idle, can_change=is_open)
 
     def _stop_decay(self, error: Exception) -> None:
         for space in self._spaces():

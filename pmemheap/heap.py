@@ -404,6 +404,7 @@ class Heap(BlockSpace):
 
     def arenas(self) -> list[str]:
         """Return the names of the arenas, sorted."""
+        self._upkeep_if_due()
         self._require()
         return sorted(live_names(self._medium.arenas))
 
@@ -525,7 +526,7 @@ class Heap(BlockSpace):
         UsageError
             The heap is closed, read-only or forked.
         """
-        if self._state() != State.OPEN:
+        if not self._is_ready():
             self._require(write=True)
         durable = durable if durable is None else bool(durable)  # first: it may begin another one
         while (outer := self._log._outer()) is not None:

@@ -82,6 +82,7 @@ class Supply:
         self.region = region
         self.extents = ExtentMap()
         self.virgin = region.first_unit if fresh else region.end_unit
+        self._virgin_before = -1
         self._freed_units = 0
         self._unchanged = 0
         self._all_read = fresh
@@ -391,7 +392,7 @@ class Supply:
                 self.rebuild()
             raise
 
-    def decay(self, share: float, *, is_idle: bool = False) -> None:
+    def decay(self, share: float, *, is_idle: bool = False, can_change: bool = True) -> bool:
         """End a decay interval: give back what was free through all of the one before.
 
         Each unit has an age of its own: a range that is handed out and freed again all the time
@@ -402,25 +403,40 @@ class Supply:
         share : float
             Of the heap: if less than this has been free for so long, it is kept.
         is_idle : bool
-            Nothing was called for as long: all that is free is old.
+            Nothing was called for as long: all that is free is old, empty runs included.
+        can_change : bool
+            Header and tables may be changed: empty runs and whole segments may go too.
+
+        Returns
+        -------
+        bool
+            Whether something was given back.
         """
         self._read_some()
-        self._drain_limbo()
+        self.merge_freed()
         if is_idle:
-            self._core._next_interval()
+            self._begin_interval()
         try:
-            if self._old_units() > share * self.region.nunits:
-                self._fetch_old()
+            is_much = self._old_units() > share * self.region.nunits
+            if is_much:
+                self._fetch_old(with_runs=is_idle and can_change)
                 self._punch_old()
+            if is_much and can_change:
                 self._cut_old_tail()
+            return is_much
         finally:
-            self._core._next_interval()
+            self._begin_interval()
+
+    def _begin_interval(self) -> None:
+        self._core._next_interval()
+        self._virgin_before = self.virgin
 
     def _read_some(self) -> None:
         """Read some more of a heap that was opened: what is free there may be given back too."""
         for _ in range(_STEPS_READ_AT_ONCE):
             if not self.read_on():
                 return
+            self._unchanged = 0
 
     def _old_units(self) -> int:
         """Count the free units that are old; 0 as well when nothing can have become old lately."""
@@ -436,11 +452,14 @@ class Supply:
         """List the old parts of the extents: start, units, old units among them."""
         return [part for extent in self.extents for part in self._core._old_parts(*extent)]
 
-    def _fetch_old(self) -> None:
-        """Take the free ranges that are old in part out of the pool.
+    def _fetch_old(self, *, with_runs: bool) -> None:
+        """Take the free ranges that are old in part out of the pool, or all, with empty runs.
 
         Where another thread has merged one with what lies in front of it meanwhile, it stays.
         """
+        if with_runs:
+            self.take_all_back()
+            self._core._next_interval()
         for start, _, _ in self._core._old_pool():
             length = self._core._reclaim_range(start)
             if length:
@@ -454,11 +473,20 @@ class Supply:
             self._punch(start, length)
 
     def _cut_old_tail(self) -> None:
-        """Cut off the whole segments at the end in which all is free, and nothing young."""
-        free = list(self.extents)
+        """Cut off the whole segments at the end in which all is free, and nothing young.
+
+        Never used units are young while some are taken from them.
+        """
         end = self.region.end_unit
-        if self.virgin == end and free and sum(free[-1]) == end:
-            tail = self.region.droppable_tail(self._core._young_end(*free[-1]))
+        if self.virgin < end and self.virgin != self._virgin_before:
+            return
+        free = list(self.extents)
+        at_end = free and sum(free[-1]) == self.virgin
+        start = self._core._young_end(*free[-1]) if at_end else self.virgin
+        tail = self.region.droppable_tail(start)
+        if tail < end:
+            self._retire_virgin()
+            self.extents.settle()
             self._cut(self.region.first_unit, tail)
 
     def pieces(self) -> list[tuple[int, int, int]]:

@@ -38,7 +38,7 @@ int ph_heap_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *run_u
     if (h->starts == NULL)
         return PH_H_NOMEM;
     ph_ages_init(&h->ages);
-    h->until_look = 1;
+    h->until_look = h->until_free_look = 1;
     h->limbo = PH_NIL;
     h->nclasses = count;
     h->small_max = sizes[count - 1];

@@ -225,7 +225,9 @@ struct ph_heap {
     uint32_t nclasses;
     uint32_t readonly;
     uint32_t until_look;      /* calls until the clock is looked at again; freeing much makes it the next one */
+    uint32_t until_free_look; /* the same of calls that free: after the last one of many the next call looks */
     uint32_t freed_since;     /* units, since that was so */
+    uint64_t held_then;       /* bytes in quarantine, when that was so */
     uint8_t class_by_granule[PH_BY_GRANULE_MAX / PH_GRANULE + 1];
     uint8_t class_by_line[PH_SMALL_MAX / PH_LINE + 1];
     uint64_t small_max;       /* greatest size of a class */

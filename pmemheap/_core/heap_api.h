@@ -106,6 +106,18 @@ void ph_forget_bounds(struct ph_heap *h);
 int ph_adopt_step(struct ph_heap *h, uint64_t budget);
 int64_t ph_boot_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, struct ph_gap *gaps, uint64_t capacity);
 
+/* ph_count_held -- after a change of a power heap: if much has come into quarantine, the next call that frees nothing
+ * looks at the clock, to let go of it. */
+static inline void ph_count_held(struct ph_heap *h)
+{
+    uint64_t held = h->held.freed_bytes;
+    if (held - h->held_then < (uint64_t)PH_FREED_MUCH << PH_UNIT_SHIFT)
+        return;
+    if (held > h->held_then)
+        h->until_look = 1;
+    h->held_then = held;
+}
+
 /* Ages of free units. */
 struct ph_old_part {
     uint64_t start, stop, units; /* units: those that are old, without what was given back between them */

@@ -153,7 +153,7 @@ static inline int ph_age_one(struct ph_ages *ages, uint64_t unit)
     return 1;
 }
 
-/* Units have become free: if it is much, the next call looks at the clock, whenever it comes. */
+/* Units have become free: if it is much, the next call that frees nothing looks at the clock, whenever it comes. */
 static inline void ph_count_freed(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
     h->freed_units += nunits;

@@ -44,8 +44,6 @@ static int wake(struct heap_object *self)
     if (done == NULL)
         PyErr_Clear();
     Py_XDECREF(done);
-    if (self->state == PH_S_OPEN && ph_look(self) < 0) /* while it was quiet nothing could be given back */
-        PyErr_Clear();
     return self->state == PH_S_OPEN;
 }
 
@@ -103,6 +101,7 @@ static int settle(struct heap_object *self)
         || (self->heap.dirty.count == 0 && self->heap.freed.count == 0))
         return 0;
     struct ph_log *log = log_of(self);
+    ph_count_held(&self->heap);
     if (ph_log_flush(log, arena_of(self)) >= 0 && log->head - log->tail <= log->size / 2)
         return 0;
     PyObject *done = PyObject_CallMethodObjArgs((PyObject *)self, slow.log_upkeep, NULL);
@@ -214,7 +213,7 @@ static PyObject *heap_free(PyObject *object, PyObject *const *args, Py_ssize_t c
     if ((count != 1 || keywords != NULL)
         && read_arguments("free", args, count, keywords, names, 1, 2, values) < 0)
         return NULL;
-    if ((values[1] != NULL && (deferred = PyObject_IsTrue(values[1])) < 0) || ph_tick(self) < 0)
+    if ((values[1] != NULL && (deferred = PyObject_IsTrue(values[1])) < 0) || ph_tick_free(self) < 0)
         return NULL;
     if (!is_open(self) || !read_number(values[0], &offset)
         || (deferred ? ph_free_deferred(&self->heap, ph_inner(self, offset))
@@ -591,7 +590,7 @@ PyDoc_STRVAR(free_many_doc,
 
 static PyObject *heap_free_many(PyObject *object, PyObject *offsets)
 {
-    if (ph_tick(heap_of(object)) < 0)
+    if (ph_look_freeing(heap_of(object)) < 0)
         return NULL;
     return PyObject_CheckBuffer(offsets) ? free_buffer(object, offsets) : free_items(object, offsets);
 }
@@ -607,7 +606,7 @@ static PyObject *heap_new(PyTypeObject *type, PyObject *args, PyObject *keywords
         return NULL;
     self->state = PH_S_CLOSED;
     self->merge_at = PH_LIMBO_MOST;
-    self->heap.until_look = 1;
+    self->heap.until_look = self->heap.until_free_look = 1;
     ph_heap_enter(self);
     return (PyObject *)self;
 }

@@ -52,10 +52,17 @@ int ph_is_heap(PyObject *object);
  * Python. */
 int ph_look(struct heap_object *self);
 
-/* ph_tick -- one more call: every so many look at the clock. */
+int ph_look_freeing(struct heap_object *self);
+
+/* ph_tick -- one more call: every so many look at the clock. ph_tick_free -- one that is likely to free. */
 static inline int ph_tick(struct heap_object *self)
 {
     return __builtin_expect(--self->heap.until_look != 0, 1) ? 0 : ph_look(self);
+}
+
+static inline int ph_tick_free(struct heap_object *self)
+{
+    return __builtin_expect(--self->heap.until_free_look != 0, 1) ? 0 : ph_look_freeing(self);
 }
 
 /* ph_heap_enter, ph_heap_leave -- a heap comes into the list of all, and goes. ph_heap_watch -- look after them at forks

@@ -186,10 +186,26 @@ static PyObject *shut_unused(PyObject *object, PyObject *ignored)
 
 static PyObject *upkeep_if_due(PyObject *object, PyObject *ignored)
 {
+    struct heap_object *self = (struct heap_object *)object;
+    uint32_t until_look = self->heap.until_look;
+
     (void)ignored;
-    if (ph_look((struct heap_object *)object) < 0)
+    int failed = ph_look(self);
+    self->heap.until_look = until_look;
+    if (failed < 0)
         return NULL;
     Py_RETURN_NONE;
+}
+
+/* Whether a transaction can begin at once. It may call Python, as any call may. */
+static PyObject *is_ready(PyObject *object, PyObject *ignored)
+{
+    struct heap_object *self = (struct heap_object *)object;
+
+    (void)ignored;
+    if (ph_look_freeing(self) < 0)
+        return NULL;
+    return PyBool_FromLong(self->state == PH_S_OPEN);
 }
 
 static PyObject *try_malloc(PyObject *object, PyObject *args)
@@ -882,6 +898,7 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_shut", shut, METH_O, "Close, with a list of others, unless views of any live; how many do."},
     {"_shut_unused", shut_unused, METH_NOARGS, "Close unless blocks are viewed, pinned or reserved; tell whether."},
     {"_upkeep_if_due", upkeep_if_due, METH_NOARGS, "Look at the clock, and have what is due done."},
+    {"_is_ready", is_ready, METH_NOARGS, "One more call; whether it is open, and at work."},
     {"_try_malloc", try_malloc, METH_VARARGS, "Offset, or a negative code."},
     {"_try_realloc", try_realloc, METH_VARARGS, "Offset, or a negative code."},
     {"_try_expand", try_expand, METH_VARARGS, "0, or a negative code."},

@@ -98,6 +98,8 @@ static int confirm(PyObject *object)
 int ph_map_look(PyObject *object)
 {
     struct map_object *self = ph_map_of(object);
+    if (self->space != NULL && ph_tick(ph_space_of(self)) < 0)
+        return -1;
     if (self->space == NULL || !can_be_read(ph_space_of(self))) {
         ph_map_refuse(object, PH_M_NO_TX);
         return -1;
@@ -127,7 +129,7 @@ int ph_map_tables(PyObject *object)
 }
 
 /* The transaction for a change, or a code. */
-static int64_t begin_change(PyObject *object, struct ph_tx **tx)
+static int64_t begin_change(PyObject *object, struct ph_tx **tx, int (*tick)(struct heap_object *))
 {
     struct map_object *self = ph_map_of(object);
     int busy = 0;
@@ -136,6 +138,8 @@ static int64_t begin_change(PyObject *object, struct ph_tx **tx)
     self->map.is_alone = 0;
     if (self->space == NULL)
         return PH_M_NO_TX;
+    if (tick(ph_space_of(self)) < 0)
+        return PH_M_RAISED;
     if (self->made_in != 0 && confirm(object) < 0)
         return PH_M_RAISED;
     if (ph_log_of(self) != NULL)
@@ -369,7 +373,7 @@ static int64_t put_bytes(PyObject *object, PyObject *name, PyObject *bytes, uint
         ph_release_bytes(&key);
         return PH_M_RAISED;
     }
-    int64_t code = key.length > PH_MAP_KEY_MOST ? PH_M_NO_TX : begin_change(object, &tx);
+    int64_t code = key.length > PH_MAP_KEY_MOST ? PH_M_NO_TX : begin_change(object, &tx, ph_tick);
     if (code >= 0)
         code = ph_map_put(&self->map, key.at, key.length, value.at, value.length, placed);
     code = end_change(self, tx, code);
@@ -388,7 +392,7 @@ static int64_t remove_bytes(PyObject *object, PyObject *name)
         return find_none(object);
     if (ph_read_bytes(name, "key", &key) < 0)
         return PH_M_RAISED;
-    int64_t code = begin_change(object, &tx);
+    int64_t code = begin_change(object, &tx, ph_tick_free);
     if (code >= 0)
         code = ph_map_remove(&self->map, key.at, key.length);
     code = end_change(self, tx, code);
@@ -493,7 +497,7 @@ static PyObject *patch(PyObject *object, PyObject *args)
         ph_release_bytes(&key);
         return NULL;
     }
-    int64_t code = begin_change(object, &tx);
+    int64_t code = begin_change(object, &tx, ph_tick);
     if (code >= 0)
         code = ph_map_patch(&self->map, key.at, key.length, start, data.at, data.length);
     code = end_change(self, tx, code);
@@ -516,7 +520,7 @@ static PyObject *pack(PyObject *object, PyObject *argument)
 
     if (ph_read_bytes(argument, "key", &key) < 0)
         return NULL;
-    int64_t code = begin_change(object, &tx);
+    int64_t code = begin_change(object, &tx, ph_tick);
     if (code >= 0 && tx == &self->alone) /* leaves are many bytes: the transaction is the caller's */
         code = PH_M_NO_TX;
     if (code >= 0)

@@ -1,12 +1,13 @@
 /* pace.c -- when the upkeep of a heap is due: merging what was freed, giving back what is old.
  *
- *     malloc, free, view, commit, ... --> ph_tick --> ph_look --> due? --> `_upkeep` (Python)
- *                                      every n calls  the clock
+ *     malloc, free, view, get, ... --> ph_tick --> ph_look --> due? --> `_upkeep` (Python)
+ *                                  every n calls  the clock
  *
- * There is no thread that could wait, so calls look at the clock: each one where calls are rare, and after one that has
- * freed units, so that a heap which was left alone gives back at the next call, of whatever kind; one in 64 where they
- * follow each other in a loop. What is due runs before the call does anything, so that a call that raises has changed
- * nothing. */
+ * There is no thread that could wait, so calls look at the clock: each one where calls are rare, so that a heap which was
+ * left alone gives back at the next call, of whatever kind; one in 64 where they follow each other in a loop. Calls that
+ * free count for themselves, and what they free lets the next call of the others look: that one may come much later.
+ * What is due runs before the call does anything, so that a call that raises has changed nothing, and no commit that is
+ * done is reported as refused. */
 #include "logobject.h"
 
 enum {
@@ -66,10 +67,15 @@ static int run_upkeep(struct heap_object *self, int is_due, int is_idle)
     return done == NULL ? -1 : 0;
 }
 
+static int can_give_back(const struct heap_object *self)
+{
+    return self->log != NULL && (self->state <= PH_S_QUIET || self->state == PH_S_ASLEEP);
+}
+
 int ph_look(struct heap_object *self)
 {
     self->heap.until_look = PH_LOOK_MOST;
-    if (self->log == NULL || self->state != PH_S_OPEN)
+    if (!can_give_back(self))
         return 0;
     struct ph_pace *pace = &((struct log_object *)self->log)->pace;
     uint64_t now = ph_now(), since = now - pace->looked_at;
@@ -77,9 +83,19 @@ int ph_look(struct heap_object *self)
     set_step(pace, since);
     self->heap.until_look = pace->step;
     int is_due = now >= pace->due_at;
-    if (!is_due && self->heap.limbo_count < self->merge_at)
+    if (!is_due && (self->heap.limbo_count < self->merge_at || self->state != PH_S_OPEN))
         return 0;
     return run_upkeep(self, is_due, since >= pace->interval);
+}
+
+/* The same for a call that frees: whether the next of the others looks is left as it is. */
+int ph_look_freeing(struct heap_object *self)
+{
+    uint32_t until_look = self->heap.until_look;
+    int done = ph_look(self);
+    self->heap.until_free_look = self->heap.until_look;
+    self->heap.until_look = until_look;
+    return done;
 }
 
 int ph_pace_init(void)

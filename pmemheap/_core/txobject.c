@@ -469,8 +469,9 @@ static int is_plain(const struct tx_object *self)
 /* After a commit that `end` tells of: 1, or -1 with an exception set. */
 static int settle_commit(PyObject *heap, const struct ph_log *log, int64_t end)
 {
+    ph_count_held(&((struct heap_object *)heap)->heap);
     if (end >= 0 && log->head - log->tail <= log->size / 2)
-        return ph_tick((struct heap_object *)heap) < 0 ? -1 : 1;
+        return 1;
     PyObject *done = PyObject_CallMethodObjArgs(heap, end < 0 ? slow.died : slow.log_upkeep, NULL);
     Py_XDECREF(done);
     return done == NULL ? -1 : 1;
