@@ -149,7 +149,9 @@ CALLS: dict[str, Callable[[Heap, int], object]] = {
     "blocks": lambda heap, _: next(heap.blocks()),
     "check": lambda heap, _: heap.check(),
     "explain": lambda heap, _: heap.explain(100),
-    "commit": lambda heap, block: heap.transaction().commit(),
+    "transaction": lambda heap, _: heap.transaction(),
+    "map": lambda heap, _: SortedMap(heap, "other"),
+    "arenas": lambda heap, _: heap.arenas(),
     "root": lambda heap, block: heap.roots.__setitem__("a", block),
     "root that is read": lambda heap, _: "a" in heap.roots,
     "arena": lambda heap, _: heap.arena("other"),
@@ -166,6 +168,78 @@ def test_a_heap_that_was_left_alone_gives_back_at_the_next_call(heap: Heap, call
     time.sleep(LONG)
     CALLS[call](heap, blocks[0])
     assert gone(heap, before)
+
+
+AFTER_A_LOOP: dict[str, Callable[[Heap, SortedMap], object]] = {
+    "malloc": lambda heap, _: heap.malloc(10),
+    "free_many": lambda heap, _: heap.free_many([]),
+    "usable_size": lambda heap, _: heap.usable_size(heap.roots["map"]),
+    "transaction": lambda heap, _: heap.transaction(),
+    "get of a map": lambda _, store: store.get(b"key"),
+    "put into a map": lambda _, store: store.__setitem__(b"key", b"other"),
+    "length of a map": lambda _, store: len(store),
+    "scan of a map": lambda _, store: next(iter(store)),
+}
+
+
+@pytest.mark.parametrize("call", AFTER_A_LOOP)
+@pytest.mark.parametrize("kind", ["anonymous", "power"])
+def test_a_loop_of_frees_lets_the_next_call_look(tmp_path: Path, call: str, kind: str) -> None:
+    """In a loop few calls look at the clock, but the one that comes long after it does."""
+    with make(kind, tmp_path / "heap", decay=0.1) as heap:
+        store = SortedMap(heap, "map")
+        store[b"key"] = b"value"
+        blocks = filled(heap, 1000)
+        before = footprint(heap)
+        for offset in blocks:
+            heap.free(offset)
+        time.sleep(0.15)
+        AFTER_A_LOOP[call](heap, store)
+        assert gone(heap, before)
+        assert heap.check(), heap.check().findings
+
+
+@pytest.mark.parametrize("how", ["synced", "opened"])
+def test_a_file_at_rest_gives_back_and_stays_as_if_closed(tmp_path: Path, how: str) -> None:
+    """Only pages go: the header is not touched, so that a power failure finds a closed heap."""
+    path = tmp_path / "heap"
+    with make("process", path, None if how == "opened" else DECAY) as heap:
+        store = SortedMap(heap, "map")
+        store[b"key"] = b"value"
+        free_most(heap, filled(heap))
+        heap.sync()
+        before = path.stat().st_blocks * 512
+        if how == "synced":
+            at_rest_gives_back(heap, store, path, before)
+    if how == "opened":
+        with Heap.open(path, decay=DECAY) as heap:
+            at_rest_gives_back(heap, SortedMap(heap, "map"), path, before)
+    with Heap.open(path) as heap:
+        assert heap.check()
+        assert dict(SortedMap(heap, "map")) == {b"key": b"value"}
+
+
+def at_rest_gives_back(heap: Heap, store: SortedMap, path: Path, before: int) -> None:
+    header = path.read_bytes()[:4096]
+    time.sleep(LONG)
+    assert store.get(b"key") == b"value"
+    assert path.stat().st_blocks * 512 < before - len(FREED) * PIECE * 5 // 8
+    assert path.read_bytes()[:4096] == header
+
+
+def test_what_lies_idle_loses_its_tail_and_a_log_that_grew(tmp_path: Path) -> None:
+    """Also where never used units lie behind what was freed, and an empty run among it."""
+    path = tmp_path / "heap"
+    with make("power", path) as heap:
+        first = path.stat().st_size
+        for offset in filled(heap, 3000):
+            heap.free(offset)
+        grown = path.stat().st_size
+        assert grown > 4 * first
+        time.sleep(LONG)
+        heap.usable_size(heap.malloc(10))
+        assert path.stat().st_size < grown // 2
+        assert heap.check(), heap.check().findings
 
 
 @pytest.mark.parametrize("call", ["malloc", "view"])
