@@ -106,7 +106,7 @@ def test_it_happens_beside_a_busy_loop(heap: Heap) -> None:
         assert time.monotonic() < ends_at, "never given back"
 
 
-@pytest.mark.parametrize("size", [UNIT, 3 * UNIT, 100 * KiB])
+@pytest.mark.parametrize("size", [UNIT, 3 * UNIT, 128 * KiB])
 def test_small_pieces_go_back_as_well(heap: Heap, size: int) -> None:
     blocks = filled(heap, size)
     before = footprint(heap)
