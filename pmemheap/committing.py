@@ -187,12 +187,39 @@ class Committing(native.HeapCore):
         if held > max(_QUARANTINE_LEAST, self._region.nunits * UNIT // _QUARANTINE_SHARE):
             log.sync_log()
 
+    def _emptied_quarantine(self) -> bool:
+        """Let go all that only waits for a sync, in need; tell whether that was anything."""
+        log, held = self._redo(), self._quarantined()
+        if log is None or not self._is_power or not held:
+            return False
+        log.sync_log()
+        self._settle()
+        return self._quarantined() < held
+
+    def _units(self, nunits: int, align: int, *, roomy: bool) -> int:
+        """Take units for a large block, in need also those that only wait for a sync."""
+        try:
+            return self._supply.allocate(nunits, align, roomy=roomy)
+        except OutOfSpaceError:
+            if not self._emptied_quarantine():
+                raise
+        return self._supply.allocate(nunits, align, roomy=roomy)
+
     # ------------------------------------------------------------ for transactions
 
     def _reserve_for(self, transaction: native.TxCore, size: int, align: int) -> int:
         """Reserve a block for a transaction; C could not do it alone."""
         offset: int = self._serve(self._reserve_locked, transaction, size, align)
         return offset
+
+    def _try_reserve(self, size: int, align: int) -> None:
+        """Reserve a block and let it go; OutOfSpaceError as of an allocation."""
+        self._emptied_quarantine()  # which would wait for the transaction that is open below
+        transaction = native.TxCore(None, self._log, False)
+        try:
+            self._reserve_locked(transaction, size, align)
+        finally:
+            transaction._finish()
 
     def _reserve_locked(
         self, transaction: native.TxCore, size: int, align: int, *, roomy: bool = False
@@ -207,9 +234,9 @@ class Committing(native.HeapCore):
             if offset == _LARGE:
                 return self._reserve_extent(transaction, size, align, roomy=roomy)
             self._raise_code(offset)
-            self._refill(size)
+            self._refill(size, align)
 
-    def _refill(self, size: int) -> None:
+    def _refill(self, size: int, align: int = GRANULE) -> None:
         raise NotImplementedError
 
     def _reserve_extent(
@@ -217,7 +244,7 @@ class Committing(native.HeapCore):
     ) -> int:
         nunits = -(-size // UNIT)
         self._release_quarantine()
-        start = self._supply.allocate(nunits, max(align // UNIT, 1), roomy=roomy)
+        start = self._units(nunits, max(align // UNIT, 1), roomy=roomy)
         offset = self._reserve_large(start, nunits, size)
         refused = transaction._own(offset)
         if refused < 0:

@@ -21,7 +21,6 @@ import os
 import threading
 import warnings
 import weakref
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import IntEnum
@@ -49,7 +48,7 @@ from pmemheap.gate import Gate
 from pmemheap.layout import ARENA_BITS, HeapState
 from pmemheap.region import AnonymousMedium, Region
 from pmemheap.roots import Roots, RootStore
-from pmemheap.slabs import CLASSES, packed_classes
+from pmemheap.slabs import CLASSES, class_of, packed_classes
 from pmemheap.supply import POOL_MOST, Supply
 from pmemheap.units import GRANULE, UNIT, counted
 
@@ -57,7 +56,6 @@ __all__ = ["BAD_OFFSET", "Engine", "State", "living"]
 
 DECAY_SHARE = 1 / 8
 _DECAY_LEAST_SECONDS = 0.001
-_CLASS_SIZES = [one.size for one in CLASSES]
 
 _changing: set[int] = set()
 """The threads that are changing a heap. What they run meanwhile, finalizers, may change none."""
@@ -241,17 +239,21 @@ class Engine(Committing):
             if offset == _LARGE:
                 return self._malloc_extent(size, align)
             self._raise_code(offset)
-            self._refill(size)
+            self._refill(size, align)
 
-    def _refill(self, size: int) -> None:
+    def _refill(self, size: int, align: int = GRANULE) -> None:
         """Bring the pool nearer to what a block of `size` bytes needs."""
         self._release_quarantine()
-        self._supply.refill(_units_for_pool(size))
+        try:
+            self._supply.refill(_units_for_pool(size, align))
+        except OutOfSpaceError:
+            if not self._emptied_quarantine():
+                raise
 
     def _malloc_extent(self, size: int, align: int = UNIT, *, roomy: bool = False) -> int:
         nunits = -(-size // UNIT)
         self._release_quarantine()
-        start = self._supply.allocate(nunits, max(align // UNIT, 1), roomy=roomy)
+        start = self._units(nunits, max(align // UNIT, 1), roomy=roomy)
         return self._large_make(start, nunits, size)
 
     def _malloc_many_slow(self, size: Any, count: Any, wants_one: bool) -> int | memoryview:
@@ -774,12 +776,10 @@ class Engine(Committing):
                 self._medium.close()
 
 
-def _units_for_pool(size: int) -> int:
+def _units_for_pool(size: int, align: int) -> int:
     """Units that the pool must have in one piece to serve a size: of a run, or of a block."""
-    index = bisect_left(_CLASS_SIZES, size)
-    run = CLASSES[index].run_units if index < len(CLASSES) else 0
-    whole = -(-size // UNIT)
-    return min(max(run, whole), POOL_MOST)
+    found = class_of(size, align)
+    return min(-(-size // UNIT), POOL_MOST) if found is None else found.run_units
 
 
 # ---------------------------------------------------------------- processes

@@ -18,6 +18,8 @@ out.
 from __future__ import annotations
 
 import errno
+import os
+import resource
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -86,16 +88,48 @@ class FileMedium(HeapFile):
         OutOfSpaceError
             Disk, quota, limit, the segment table or the arena is full; the file is as it was.
         """
+        index, slot = self._place_data(first_unit, nunits, arena)
+        piece = Piece(first_unit, slot.nunits, slot, index, arena)
+        self._obtain(index, slot)
+        return piece
+
+    def could_allocate(self, first_unit: int, nunits: int, arena: int = 0) -> bool:
+        """Tell whether file, limit and disk have room for them."""
+        try:
+            _, slot = self._place_data(first_unit, nunits, arena)
+        except OutOfSpaceError:
+            return False
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        fits = most == resource.RLIM_INFINITY or slot.file_stop <= most
+        free = self.disk_free()
+        return fits and (free is None or slot.file_bytes <= free)
+
+    def disk_free(self) -> int | None:
+        """Return the bytes that the file system has for this user; None where nobody can tell."""
+        status = os.fstatvfs(self.fd)
+        blocks = status.f_bavail if os.geteuid() else status.f_bfree
+        free = [status.f_frsize * blocks] if status.f_blocks else []
+        if self.on_memory:
+            free += _memory_free()
+        return min(free, default=None)
+
+    def _require_memory(self, length: int) -> None:
+        """Ask first in memory: it fills every page it allocates, until the kernel kills."""
+        free = self.disk_free() if self.on_memory else None
+        if free is not None and length > free:
+            raise OutOfSpaceError(
+                f"heap file {self.name!r} cannot grow by {format_bytes(length)}: as much memory "
+                f"expected to be free, {format_bytes(free)} found"
+            )
+
+    def _place_data(self, first_unit: int, nunits: int, arena: int) -> tuple[int, SegmentSlot]:
+        """Choose index and file offset for a new segment of an arena."""
         if first_unit + nunits > layout.ARENA_UNITS_MOST:
             raise OutOfSpaceError(
                 f"heap file {self.name!r} cannot grow by {format_bytes(nunits * UNIT)}: offsets "
                 f"below 2^{layout.ARENA_BITS} expected in an arena, all used since it was made"
             )
-        slot = SegmentSlot(SegmentKind.DATA, 0, nunits, arena, first_unit, nunits)
-        index, slot = self._place(slot)
-        piece = Piece(first_unit, slot.nunits, slot, index, arena)
-        self._obtain(index, slot)
-        return piece
+        return self._place(SegmentSlot(SegmentKind.DATA, 0, nunits, arena, first_unit, nunits))
 
     def _place(self, slot: SegmentSlot) -> tuple[int, SegmentSlot]:
         """Choose index and file offset for a new segment.
@@ -128,6 +162,7 @@ class FileMedium(HeapFile):
 
     def _obtain(self, index: int, slot: SegmentSlot) -> None:
         """Get the blocks of a segment, what is not data reading zero; durable in a power heap."""
+        self._require_memory(slot.file_bytes)
         self.require_ours("growth")  # a file that was cut must not become long again
         try:
             with self._as_out_of_space(slot.file_bytes):
@@ -432,6 +467,16 @@ class FileMedium(HeapFile):
         self.unmap_log()
         super().close()
         self.journal = DirectJournal(self)
+
+
+def _memory_free() -> list[int]:
+    """Return the bytes of memory, swapped or not, that the system still has; [] without /proc."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            sizes = dict(line.split(":", 1) for line in lines)
+        return [sum(int(sizes[name].split()[0]) << 10 for name in ("MemAvailable", "SwapFree"))]
+    except (OSError, ValueError, KeyError):
+        return []
 
 
 def _unmap(log: Map | None) -> None:

@@ -6,16 +6,14 @@ what the file system counts. All functions run under the heap's lock.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from pmemheap.engine import BAD_OFFSET, Engine
+from pmemheap.engine import BAD_OFFSET, Engine, State
 from pmemheap.errors import OutOfSpaceError, PmemHeapError
 from pmemheap.filemedium import FileMedium
 from pmemheap.layout import ARENA_BITS, DATA_WIDTH, SEGMENT_UNITS
-from pmemheap.slabs import CLASSES
-from pmemheap.supply import POOL_MOST
+from pmemheap.slabs import class_of
 from pmemheap.units import UNIT, align_up, counted, format_bytes
 
 __all__ = [
@@ -180,7 +178,9 @@ class Explanation:
     size, rounded : int
         Asked for; what a block for it would take.
     possible : bool
-        Whether it could be served without growth.
+        Whether it would be served now; of a reader, whether a writer would be.
+    fits : bool
+        Whether it would be without growth.
     free, largest_free : int
         Free in all, and in the longest piece.
     limit, room_to_limit : int or None
@@ -204,12 +204,13 @@ class Explanation:
     room_to_limit: int | None
     disk_free: int | None
     headroom: int
+    fits: bool
     refusal: str = ""
     advice: tuple[str, ...] = field(default=())
 
     def __str__(self) -> str:
         """Say it in a few lines."""
-        verdict = "fits into free space" if self.possible else "needs the heap to grow"
+        verdict = "fits into free space" if self.fits else "needs the heap to grow"
         lines = [
             f"{self.size} bytes ({format_bytes(self.rounded)} with rounding): {verdict}; "
             f"free {format_bytes(self.free)}, longest piece {format_bytes(self.largest_free)}"
@@ -234,49 +235,60 @@ class ExplainedOutOfSpaceError(OutOfSpaceError):
 
 
 def explain(heap: Engine, size: int, align: int, refusal: str) -> Explanation:
-    """Explain what would become of a request now."""
+    """Explain what would become of a request now, or why it has just been refused."""
     supply, medium = heap._supply, heap._medium
     supply.read_all()
-    rounded, nunits = _rounded(size)
+    rounded, nunits = _rounded(size, align)
     free, longest = supply.free_units() * UNIT, supply.longest() * UNIT
     pooled = heap._counters()["pool_longest_units"] * UNIT
-    slack = max(align - UNIT, 0)
-    possible = _has_free_block(heap, size) or max(longest, pooled) >= nunits * UNIT + slack
+    needed = nunits + max(align // UNIT - 1, 0)
+    fits = _has_free_block(heap, rounded) or max(longest, pooled) >= needed * UNIT
+    possible = not refusal and (
+        fits or supply.could_grow(needed) or _can_be_scraped_together(heap, size, align)
+    )
     limit = medium.limit
     used = medium.file_end if isinstance(medium, FileMedium) else heap._region.mapped_bytes
     room = None if limit is None else max(limit - used, 0)
-    disk = _disk_free(medium) if isinstance(medium, FileMedium) else None
+    disk = medium.disk_free() if isinstance(medium, FileMedium) else None
     found = Explanation(
         size, rounded, possible, free, max(longest, pooled), limit, room, disk,
-        heap._region.headroom, refusal,
+        heap._region.headroom, fits, refusal,
     )  # fmt: skip
     return replace(found, advice=_advice(found, nunits * UNIT))
 
 
-def _rounded(size: int) -> tuple[int, int]:
+def _rounded(size: int, align: int) -> tuple[int, int]:
     """Return the bytes a block takes, and the units that must be free in one piece for it."""
-    whole = -(-size // UNIT)
-    fitting = next((one for one in CLASSES if one.size >= size), None)
-    if fitting is None or whole * UNIT <= fitting.size:
-        return whole * UNIT, whole
-    return fitting.size, min(fitting.run_units, POOL_MOST)
+    found, whole = class_of(size, align), -(-size // UNIT)
+    return (whole * UNIT, whole) if found is None else (found.size, found.run_units)
 
 
-def _has_free_block(heap: Engine, size: int) -> bool:
-    rounded, _ = _rounded(size)
+def _can_be_scraped_together(heap: Engine, size: int, align: int) -> bool:
+    """Tell whether a heap that cannot grow has the space all the same, scattered or withheld.
+
+    It is tried: a block is reserved, which nobody sees, and let go again.
+    """
+    counters = heap._counters()
+    most = heap._supply.free_units() + counters["run_units"] + counters["quarantined_units"]
+    missing = -(-size // UNIT) - most
+    if heap._state() != State.OPEN or (missing > 0 and not heap._region.could_grow(missing)):
+        return False
+    try:
+        heap._try_reserve(size, align)
+    except OutOfSpaceError:
+        return False
+    return True
+
+
+def _has_free_block(heap: Engine, rounded: int) -> bool:
     return any(
         row[0] == rounded and row[4] + row[7] < row[3] * row[2] for row in heap._class_counters()
     )
 
 
-def _disk_free(medium: FileMedium) -> int:
-    status = os.fstatvfs(medium.fd)
-    return status.f_bavail * status.f_frsize
-
-
 def _advice(found: Explanation, needed: int) -> tuple[str, ...]:
     """Say what would help a request that needs `needed` bytes in one piece, and growth for them."""
-    if found.possible:
+    if found.possible or found.fits:
         return ()
     advice = []
     growth = align_up(needed, SEGMENT_UNITS * UNIT)

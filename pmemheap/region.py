@@ -113,6 +113,9 @@ class Medium(Protocol):
     def allocate(self, first_unit: int, nunits: int, arena: int) -> Piece:
         """Get real space for `nunits` units at least; OutOfSpaceError with nothing changed."""
 
+    def could_allocate(self, first_unit: int, nunits: int, arena: int) -> bool:
+        """Tell whether there is space for `nunits` units, as far as can be said before."""
+
     def map_row(
         self, pieces: list[Piece], table: str, reservation: VMReservation, offset: int
     ) -> list[Map]:
@@ -180,8 +183,8 @@ class AnonymousMedium:
 
     def allocate(self, first_unit: int, nunits: int, arena: int = 0) -> Piece:
         """Return a piece, if the limit allows."""
-        needed = (self._units + nunits) * _ANONYMOUS_WIDTH
-        if self.limit is not None and needed > self.limit:
+        if not self.could_allocate(first_unit, nunits, arena):
+            needed = (self._units + nunits) * _ANONYMOUS_WIDTH
             raise OutOfSpaceError(
                 f"anonymous heap cannot grow by {format_bytes(nunits * DATA_WIDTH)}: limit "
                 f"{self.limit} bytes expected to hold, {needed} would be needed"
@@ -189,6 +192,10 @@ class AnonymousMedium:
         piece = Piece(first_unit, nunits, arena=arena)
         self._units += nunits
         return piece
+
+    def could_allocate(self, first_unit: int, nunits: int, arena: int = 0) -> bool:
+        """Tell whether the limit allows it."""
+        return self.limit is None or (self._units + nunits) * _ANONYMOUS_WIDTH <= self.limit
 
     def map_row(
         self, pieces: list[Piece], table: str, reservation: VMReservation, offset: int
@@ -299,6 +306,15 @@ class Table:
         missing = self.offset(end_unit) - self.reservation.size
         if missing > 0:
             self.reservation.extend(missing)
+
+    def could_stretch(self, end_unit: int) -> bool:
+        """Tell whether the addresses up to `end_unit` are free."""
+        line, more = self.reservation, self.offset(end_unit) - self.reservation.size
+        beyond = more - line.headroom
+        if beyond <= 0:
+            return True
+        stop = line.address + line.size + more
+        return beyond <= space.left() and space.is_free(stop - beyond, stop)
 
     def narrow(self, first_unit: int, end_unit: int) -> None:
         """Give address space outside of ``[first_unit, end_unit)`` back; no map may lie there."""
@@ -469,6 +485,14 @@ class Region:
                 if wish == least:
                     raise
                 wish = max(least, align_up(wish // 2, SEGMENT_UNITS))
+
+    def could_grow(self, at_least: int) -> bool:
+        """Tell whether a segment of `at_least` units could be had now. Changes nothing."""
+        nunits = align_up(at_least, SEGMENT_UNITS)
+        stop = self.end_unit + nunits
+        return self._medium.could_allocate(self.end_unit, nunits, self._arena) and all(
+            table.could_stretch(stop) for table in self.tables.values()
+        )
 
     def _grow_by(self, nunits: int) -> Piece:
         piece = self._medium.allocate(self.end_unit, nunits, self._arena)

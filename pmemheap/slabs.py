@@ -14,12 +14,13 @@ The table is part of the file format: a run's entry names its class by number.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cache
 
 from pmemheap.units import GRANULE, UNIT
 
-__all__ = ["CLASSES", "SizeClass", "packed_classes"]
+__all__ = ["CLASSES", "SizeClass", "class_of", "packed_classes"]
 
 _STEPS_PER_DOUBLING = 8
 _LARGEST = 15 * 1024
@@ -81,6 +82,19 @@ def _size_class(size: int) -> SizeClass:
 
 CLASSES: tuple[SizeClass, ...] = tuple(_size_class(size) for size in _sizes())
 """All size classes, smallest first; a run wastes at most a sixteenth behind its last block."""
+
+_CLASS_SIZES = [one.size for one in CLASSES]
+
+
+def class_of(size: int, align: int = GRANULE) -> SizeClass | None:
+    """Return the class that serves a request; None if whole units do. As the C core has it."""
+    if align > _HALF_UNIT:
+        return None
+    index = bisect_left(_CLASS_SIZES, size)
+    whole = -(-size // UNIT) * UNIT
+    if index == len(CLASSES) or (size > _HALF_UNIT and whole <= CLASSES[index].size):
+        return None
+    return next((one for one in CLASSES[index:] if one.size % align == 0), None)
 
 
 @cache

@@ -108,7 +108,7 @@ class Supply:
         elif self._virgin_room() >= nunits:
             self._donate_virgin(min(wish, self.region.end_unit - self.virgin))
         elif not self.read_on():
-            self._grow(nunits)
+            self._grow_or_scrape(nunits)
 
     def _donate_extent(self, nunits: int, wish: int) -> bool:
         extent = self.extents.shortest(nunits)
@@ -164,8 +164,13 @@ class Supply:
             if start < 0:
                 start = self._take_virgin(nunits, align)
             if start < 0:
-                self._find_more(nunits + align - 1)
-                continue
+                try:
+                    self._find_more(nunits + align - 1)
+                    continue
+                except OutOfSpaceError:  # all is merged by now, and may do for just this
+                    start = self.extents.find(nunits, align, roomy=roomy)
+                    if start < 0:
+                        raise
             try:
                 self._hand_out(start, nunits)
             except OutOfSpaceError:
@@ -278,13 +283,8 @@ class Supply:
 
     def _find_more(self, nunits: int) -> None:
         """Read on, fetch from the pool, grow, or in need empty the pool: until one helps."""
-        if self.read_on() or self._fetch_from_pool():
-            return
-        try:
-            self._grow(nunits)
-        except OutOfSpaceError:
-            if not self._scrape(nunits):
-                raise
+        if not (self.read_on() or self._fetch_from_pool()):
+            self._grow_or_scrape(nunits)
 
     def _fetch_from_pool(self) -> bool:
         """Take the long ranges out of the pool; tell whether there was one."""
@@ -294,13 +294,20 @@ class Supply:
             fetched = True
         return fetched
 
-    def _scrape(self, nunits: int) -> bool:
-        """Empty the pool to merge its short ranges with ours; tell whether that is enough."""
-        self.take_all_back()
+    def _grow_or_scrape(self, nunits: int) -> None:
+        """Grow; where that is refused, merge all that is free, and grow by what is missing then."""
+        try:
+            return self._grow(nunits)
+        except OutOfSpaceError:
+            self.take_all_back()
+            self._retire_virgin()
         if self.extents.longest_merged() >= nunits:
-            return True
-        self._donate_fragments(len(self.extents))
-        return False
+            return None
+        try:
+            return self._grow(nunits)
+        except OutOfSpaceError:
+            self._donate_fragments(len(self.extents))
+            raise
 
     def take_all_back(self) -> None:
         """Take every free unit out of the pool, empty runs included."""
@@ -317,6 +324,10 @@ class Supply:
         at_least = max(nunits - have, 1)
         self.region.grow(self._medium.step(self.region.nunits), at_least)
         self._core._set_bounds(self.region.first_unit, self.region.end_unit, self.region.end_unit)
+
+    def could_grow(self, nunits: int) -> bool:
+        """Tell whether `nunits` units in one piece are to be had by growth. Changes nothing."""
+        return self.region.could_grow(max(nunits - self._room_at_end(), 1))
 
     def _room_at_end(self) -> int:
         return self.region.end_unit - self.virgin + self.extents.room_before(self.virgin)

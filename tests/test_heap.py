@@ -350,7 +350,7 @@ def test_explain_foretells_whether_growth_is_needed(heap: Heap, size: int) -> No
     growths = heap.stats().growths
     if size < GiB:
         heap.malloc(size)
-        assert (heap.stats().growths == growths) == told.possible
+        assert (heap.stats().growths == growths) == told.fits
     assert told.size == size <= told.rounded
     assert str(size) in str(told)
 

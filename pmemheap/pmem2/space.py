@@ -17,12 +17,22 @@ from collections.abc import Callable
 
 from pmemheap.units import PAGE, align_down
 
-__all__ = ["UNLIMITED", "affordable_headroom", "left", "occupant", "with_all_that_is_left"]
+__all__ = [
+    "UNLIMITED",
+    "affordable_headroom",
+    "is_free",
+    "left",
+    "occupant",
+    "with_all_that_is_left",
+]
 
 UNLIMITED = (1 << 64) - 1
 """What is left where there is no limit."""
 
 _ENOMEM = -errno.ENOMEM
+_NOTHING = "nothing any more"
+_USER_END = (1 << 47) - PAGE
+"""Where addresses end that the kernel gives unasked."""
 
 
 def _limit() -> int:
@@ -80,6 +90,11 @@ def with_all_that_is_left(attempt: Callable[[int], int]) -> int:
     return code
 
 
+def is_free(start: int, stop: int) -> bool:
+    """Tell whether nothing is mapped in ``[start, stop)``, as far as can be found out."""
+    return stop <= _USER_END and occupant(start, stop) == _NOTHING
+
+
 def occupant(start: int, stop: int) -> str:
     """Name what is mapped first in ``[start, stop)``, for a message: a line of /proc/self/maps.
 
@@ -94,4 +109,4 @@ def occupant(start: int, stop: int) -> str:
                     return f"{name} at [{first:#x}, {last:#x})"
     except (OSError, ValueError):
         return "another mapping"
-    return "nothing any more"
+    return _NOTHING
