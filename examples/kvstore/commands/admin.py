@@ -183,7 +183,7 @@ def _sections(on: Commands) -> dict[str, Section]:
         },
         "memory": _of_memory(),
         "persistence": {
-            "loading": 0, "aof_enabled": 1, "aof_last_write_status": "ok",
+            "loading": 0, "aof_enabled": 1,
             "rdb_bgsave_in_progress": 0, "rdb_last_save_time": int(on.saved_at),
         },
         "stats": {
