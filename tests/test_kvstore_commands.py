@@ -284,6 +284,18 @@ def test_a_command_replies_as_redis_does(direct: Direct, lines: str, reply: Any)
         ("wait 0 -1", "-ERR timeout is negative"),
         ("evalsha " + "a" * 40 + " 0", "-NOSCRIPT No matching script. Please use EVAL."),
         ("script kill", "-NOTBUSY No scripts in execution right now."),
+        ("script flush now", "-ERR SCRIPT FLUSH only support SYNC|ASYNC option"),
+        ("flushall sync async", SYNTAX),
+        ("auth a b c", SYNTAX),
+        ("swapdb x 0", "-ERR invalid first DB index"),
+        ("swapdb 0 x", "-ERR invalid second DB index"),
+        ("client kill id 0", "-ERR client-id should be greater than 0"),
+        ("client kill type x", "-ERR Unknown client type 'x'"),
+        ("client kill user joe", "-ERR No such user 'joe'"),
+        ("client kill skipme maybe id 9", SYNTAX),
+        ("client unblock x", INTEGER),
+        ("client unblock 9 x", "-ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR"),
+        (f"expire a {-(1 << 63)}", "-ERR invalid expire time in 'expire' command"),
     ],
 )  # fmt: skip
 def test_errors_are_worded_as_those_of_redis(direct: Direct, line: str, reply: str) -> None:
@@ -390,9 +402,11 @@ def test_clients_are_listed_and_ended(direct: Direct) -> None:
     assert direct("client list id 2 7").decode().startswith("id=2 addr=1.2.3.4:5 ")
     assert direct("client list type replica") == b""
     assert direct("client kill id 7") == 0
+    assert direct("client kill type pubsub") == 0
     assert direct("client kill addr 1.2.3.4:5") == 1
     assert direct("client kill 1.2.3.4:5") == "+OK"
-    assert ended == [2, 2]
+    assert direct("client kill type normal user default") == 1
+    assert ended == [2, 2, 2]
     assert direct("client kill id 1") == 0, "not itself"
     assert direct("client kill id 1 skipme no") == 1
     assert direct.session.quitting

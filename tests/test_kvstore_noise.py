@@ -34,7 +34,7 @@ ROUNDS = int(os.environ.get("KVSTORE_NOISE", "1"))
 CLIENTS = 5
 MAX_REQUEST = 100_000
 OWN = {*KEYS, "fl"}
-OF_ALL = {"KEYS", "SAVE", "FLUSHALL", "SWAPDB"}
+OF_ALL = {"KEYS", "DBSIZE", "SAVE", "FLUSHALL", "SWAPDB"}
 """What concerns the keys of others, or takes long."""
 NUMBER = re.compile(rb"\$2\r\nid\r\n:\d+\r\n")
 """Of a connection, in the reply of HELLO."""

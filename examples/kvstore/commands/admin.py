@@ -19,7 +19,7 @@ from kvstore.commands.keyspace import SECOND
 from kvstore.commands.registry import FIRST, in_group
 from kvstore.commands.words import SYNTAX, number
 from kvstore.patterns import glob_pattern
-from kvstore.resp import Reply, ReplyError, Verbatim
+from kvstore.resp import Reply, ReplyError, Verbatim, parse_integer
 
 if TYPE_CHECKING:
     from kvstore.commands.running import Commands
@@ -44,10 +44,10 @@ def dbsize(on: Commands, _: Session, __: list[bytes]) -> Reply:
     return len(on.store)
 
 
-@command("FLUSHDB FLUSHALL", "1.0.0", 0, 1, flags="write", categories="keyspace dangerous")
+@command("FLUSHDB FLUSHALL", "1.0.0", 0, flags="write", categories="keyspace dangerous")
 def flush(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Remove all keys."""
-    if arguments and arguments[0].upper() not in {b"SYNC", b"ASYNC"}:
+    if len(arguments) > 1 or not {b"SYNC", b"ASYNC"}.issuperset(map(bytes.upper, arguments)):
         raise ReplyError(SYNTAX)
     on.keys.clear()
     return _OK
@@ -56,8 +56,12 @@ def flush(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
 @command("SWAPDB", "4.0.0", 2, 2, flags="write fast", categories="keyspace dangerous")
 def swapdb(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
     """Let two databases change places: there is one."""
-    if any(number(text) for text in arguments):
-        raise ReplyError("ERR DB index is out of range")
+    for text, which in zip(arguments, ("first", "second"), strict=True):
+        index = parse_integer(text)
+        if index is None:
+            raise ReplyError(f"ERR invalid {which} DB index")
+        if index:
+            raise ReplyError("ERR DB index is out of range")
     return _OK
 
 

@@ -30,6 +30,8 @@ _ANY_TIME = "noscript loading stale"
 _ADMIN = f"admin {_ANY_TIME}"
 _ALWAYS = f"fast {_ANY_TIME} no_auth allow_busy"
 _DEFAULT_USER = b"default"
+_KILL_FILTERS = {b"ID", b"ADDR", b"LADDR", b"TYPE", b"USER", b"SKIPME"}
+_NO_ID = "ERR client-id should be greater than 0"
 _GRAPHIC = frozenset(range(33, 127))
 
 
@@ -80,9 +82,11 @@ def reset(on: Commands, session: Session, _: list[bytes]) -> Reply:
 # ---------------------------------------------------------------- who, and in which protocol
 
 
-@command("AUTH", "1.0.0", 1, 2, flags=_ALWAYS)
+@command("AUTH", "1.0.0", 1, flags=_ALWAYS)
 def auth(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
     """Say who one is: there is one user, who needs no password."""
+    if len(arguments) > 2:
+        raise ReplyError(SYNTAX)
     if len(arguments) == 1:
         raise ReplyError(
             "ERR AUTH <password> called without any password configured for the default user. "
@@ -199,10 +203,8 @@ def client_list(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     match [word.upper() for word in arguments[:1]], arguments[1:]:
         case [], []:
             pass
-        case [b"TYPE"], [kind] if kind.lower() in {b"normal", b"master", b"replica", b"pubsub"}:
-            sessions = sessions if kind.lower() == b"normal" else []
         case [b"TYPE"], [kind]:
-            raise ReplyError(f"ERR Unknown client type '{quoted(kind)}'")
+            sessions = sessions if _is_normal(kind) else []
         case [b"ID"], [_, *_] as texts:
             wanted = dict.fromkeys(_client_id(text) for text in texts)
             sessions = [on.sessions[one] for one in wanted if one in on.sessions]
@@ -211,10 +213,17 @@ def client_list(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     return Verbatim("".join(f"{_line_of(one)}\n" for one in sessions))
 
 
-def _client_id(text: bytes) -> int:
+def _is_normal(kind: bytes) -> bool:
+    """Tell whether a type of connections is the only one that there is here."""
+    if kind.lower() not in {b"normal", b"master", b"slave", b"replica", b"pubsub"}:
+        raise ReplyError(f"ERR Unknown client type '{quoted(kind)}'")
+    return kind.lower() == b"normal"
+
+
+def _client_id(text: bytes, refusal: str = "ERR Invalid client ID") -> int:
     found = parse_integer(text)
     if found is None or found < 1:
-        raise ReplyError("ERR Invalid client ID")
+        raise ReplyError(refusal)
     return found
 
 
@@ -238,7 +247,7 @@ def _line_of(session: Session) -> str:
 
 @command("CLIENT|KILL", "2.4.0", 1, flags=_ADMIN)
 def client_kill(on: Commands, session: Session, arguments: list[bytes]) -> Reply:
-    """End other connections: by address, or by ID, ADDR, LADDR, SKIPME."""
+    """End other connections: by address, or by ID, ADDR, LADDR, TYPE, USER, SKIPME."""
     if len(arguments) == 1:
         found = [one for one in on.sessions.values() if one.address == quoted(arguments[0])]
         if not found:
@@ -254,16 +263,20 @@ def client_kill(on: Commands, session: Session, arguments: list[bytes]) -> Reply
 
 
 def _matching(on: Commands, own: Session, filters: dict[bytes, bytes]) -> Iterator[Session]:
-    if not filters.keys() <= {b"ID", b"ADDR", b"LADDR", b"SKIPME"}:
+    skips_me = filters.get(b"SKIPME", b"yes").lower()
+    if not filters.keys() <= _KILL_FILTERS or skips_me not in {b"yes", b"no"}:
         raise ReplyError(SYNTAX)
-    skips_me = filters.pop(b"SKIPME", b"yes").lower() != b"no"
-    number_ = _client_id(filters[b"ID"]) if b"ID" in filters else None
+    number_ = _client_id(filters[b"ID"], _NO_ID) if b"ID" in filters else None
+    if (user := filters.get(b"USER", _DEFAULT_USER)) != _DEFAULT_USER:
+        raise ReplyError(f"ERR No such user '{quoted(user)}'")
+    if not _is_normal(filters.get(b"TYPE", b"normal")):
+        return
     for one in on.sessions.values():
         if (
             (number_ is None or one.number == number_)
             and one.address == quoted(filters.get(b"ADDR", one.address.encode()))
             and one.own_address == quoted(filters.get(b"LADDR", one.own_address.encode()))
-            and not (skips_me and one is own)
+            and not (skips_me == b"yes" and one is own)
         ):
             yield one
 
@@ -309,5 +322,7 @@ def client_trackinginfo(_: Commands, __: Session, ___: list[bytes]) -> Reply:
 @command("CLIENT|UNBLOCK", "5.0.0", 1, 2, flags=_ADMIN)
 def client_unblock(_: Commands, __: Session, arguments: list[bytes]) -> Reply:
     """End the waiting of a connection: no command waits."""
-    _client_id(arguments[0])
+    number(arguments[0])
+    if arguments[1:] and arguments[1].upper() not in {b"TIMEOUT", b"ERROR"}:
+        raise ReplyError("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR")
     return 0

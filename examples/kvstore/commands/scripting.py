@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvstore.commands.keyspace import MS
 from kvstore.commands.registry import COUNTED, in_group
-from kvstore.commands.words import SYNTAX, moment, number
+from kvstore.commands.words import moment, number
 from kvstore.resp import Reply, ReplyError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def script_exists(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
 def script_flush(on: Commands, _: Session, arguments: list[bytes]) -> Reply:
     """Forget all scripts."""
     if arguments and arguments[0].upper() not in {b"SYNC", b"ASYNC"}:
-        raise ReplyError(SYNTAX)
+        raise ReplyError("ERR SCRIPT FLUSH only support SYNC|ASYNC option")
     on.scripts.clear()
     return "OK"
 

@@ -30,6 +30,8 @@ TIMES = {b"EX": (SECOND, False), b"PX": (MS, False), b"EXAT": (SECOND, True), b"
 
 _INTEGER_EXPECTED = "ERR value is not an integer or out of range"
 _MOMENTS_END = 1 << 64
+_TIMES_BEGIN = -(1 << 63) * MS
+"""What 64 bits of milliseconds cannot say is refused, as by Redis."""
 _FLOAT = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 _FLOAT_BYTES_MOST = 400
 _FLOAT_DIGITS, _FLOAT_EXPONENT_MOST = 17, 308
@@ -60,7 +62,8 @@ def moment(text: bytes, unit: int, now: int, command: str, *, least: int | None 
     """
     units = number(text)
     found = now + units * unit
-    if found >= _MOMENTS_END or (least is not None and units < least):
+    too_early = units * unit < _TIMES_BEGIN or (least is not None and units < least)
+    if found >= _MOMENTS_END or too_early:
         raise ReplyError(f"ERR invalid expire time in '{command}' command")
     return max(found, 0)
 
