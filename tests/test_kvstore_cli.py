@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -201,6 +203,27 @@ def test_load_says_what_was_stored_before(
     assert place.startswith("a.csv, line ")
     with KVStore(path) as store:
         assert left == f"entries stored before: {len(store)}"
+
+
+@pytest.mark.slow
+def test_load_that_is_interrupted_says_what_was_stored(path: Path) -> None:
+    command = [sys.executable, "-m", "kvstore", "load", str(path), "/dev/stdin", "--batch", "10"]
+    process = subprocess.Popen(
+        [*command, "--format", "csv"], stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(b"id,n\n" + b"".join(b"%d,x\n" % number for number in range(20_000)))
+    process.stdin.flush()
+    while not path.exists():
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    with KVStore(path) as store:
+        expected = f"kvstore: {path}: interrupted (entries stored before: {len(store)})\n"
+    assert error.decode() == expected
 
 
 def test_commands_of_space_and_safety(

@@ -15,8 +15,8 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
@@ -157,8 +157,21 @@ def load(  # noqa: PLR0913, PLR0917 -- options, all by name
         KVStore(path, durability.value) as store,
     ):
         read = csv_entries if form is Format.CSV else json_entries
-        count = load_entries(store, read(text_lines(lines), key, source=str(source)), batch=batch)
+        with _interrupt_told(path):
+            entries = read(text_lines(lines), key, source=str(source))
+            count = load_entries(store, entries, batch=batch)
     typer.echo(f"{path}: {counted(count, 'entry')} from {source}")
+
+
+@contextmanager
+def _interrupt_told(path: Path) -> Iterator[None]:
+    """Say what is left of a call that is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        notes = "; ".join(getattr(interrupt, "__notes__", []))
+        sys.stderr.write(f"kvstore: {path}: interrupted ({notes})\n")
+        raise
 
 
 def _progress() -> Progress:

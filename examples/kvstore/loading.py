@@ -51,14 +51,17 @@ def load(store: KVStore, entries: Iterable[Entry], *, batch: int = 1000) -> int:
         have stored stays. Notes of the error say where the entry comes from, and how many there
         are.
     """
-    stored = 0
+    stored = under_way = 0
     try:
         for some in _batches(entries, batch):
-            with store.transaction():
+            with store.transaction() as transaction:
+                under_way = len(some)
                 for one in some:
                     _store_one(store, one)
-            stored += len(some)
-    except Exception as error:
+            stored, under_way = stored + under_way, 0
+    except BaseException as error:
+        if under_way and transaction.is_committed:  # an interrupt that waited for the commit
+            stored += under_way
         error.add_note(f"entries stored before: {stored}")
         raise
     return stored
