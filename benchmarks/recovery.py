@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,8 @@ from plan import Log, Plan, Values, rows
 from results import Results
 from stores import power_refusal
 from workloads import GiB, KiB, MiB
+
+from pmemheap.testing import copy_as_crashed
 
 RECOVERY, OPENING = "open after a crash", "open after close"
 LOGS = {100: 128 * KiB, 1_000: MiB, 10_000: 8 * MiB, 100_000: 64 * MiB}
@@ -85,7 +86,7 @@ def _open_copy(path: Path) -> float:
 @contextlib.contextmanager
 def _copy_of(path: Path) -> Iterator[Path]:
     copy = path.with_suffix(".copy")
-    shutil.copyfile(path, copy)
+    copy_as_crashed(path, copy)
     fd = os.open(copy, os.O_RDONLY)
     os.fsync(fd)
     os.close(fd)

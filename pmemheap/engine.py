@@ -45,7 +45,7 @@ from pmemheap.errors import (
 from pmemheap.exiting import begin_exit, leave_at_exit
 from pmemheap.filemedium import FileMedium
 from pmemheap.gate import Gate
-from pmemheap.layout import ARENA_BITS, HeapState
+from pmemheap.layout import ARENA_BITS, FileIdentity, HeapState
 from pmemheap.region import AnonymousMedium, Region
 from pmemheap.roots import Roots, RootStore
 from pmemheap.slabs import CLASSES, class_of, packed_classes
@@ -654,15 +654,16 @@ class Engine(Committing):
         at_work = any(tx._state()[0] == 0 for tx in self._log._open_transactions())
         return not on_memory and not at_work
 
-    def _mark_closed(self, medium: FileMedium) -> None:
+    def _mark_closed(self, medium: FileMedium, file: FileIdentity) -> None:
         """Sync, and say in the file that it is as good as closed, until the next change.
 
+        As long as it names its `file` there, a copy is not: the change may come meanwhile.
         Whoever wants to change something meanwhile waits for the lock, to say the opposite.
         """
         self._set_states(State.QUIET)
         try:
             medium.sync()
-            medium.write_superblock(sync=True, state=HeapState.CLEAN)
+            medium.write_superblock(sync=True, state=HeapState.CLEAN, file=file)
         except PmemHeapError:  # after an interrupt the next change says that the heap is in use
             self._set_states(State.OPEN)
             raise

@@ -39,7 +39,7 @@ from pmemheap.errors import DurabilityError, HeapFileError, PmemHeapError, Usage
 from pmemheap.filemedium import FileMedium
 from pmemheap.gate import Shut, begun_in, owners_of
 from pmemheap.insight import CheckReport, HeapStats
-from pmemheap.layout import ARENA_BITS, ArenaState, RootSlot
+from pmemheap.layout import ARENA_BITS, ArenaState, FileIdentity, RootSlot
 from pmemheap.redo import recover, replay_private
 from pmemheap.refusals import end_with, refusal, refusals
 from pmemheap.region import AnonymousMedium, Region
@@ -562,7 +562,7 @@ class Heap(BlockSpace):
     def _sync_locked(self, medium: FileMedium) -> None:
         try:
             if self._can_be_quiet():
-                self._mark_closed(medium)
+                self._mark_closed(medium, medium.identity)
             else:
                 medium.sync()
         except DurabilityError:
@@ -744,7 +744,7 @@ class Heap(BlockSpace):
                 self._rebuild()
             self._end_log()
             if not medium.sync_failed:
-                self._mark_closed(medium)
+                self._mark_closed(medium, FileIdentity())
 
     def __del__(self) -> None:
         """Close a heap that is dropped; memory stays for as long as views of it live."""

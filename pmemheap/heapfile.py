@@ -42,6 +42,7 @@ from pmemheap.header import Tables, other_superblock, read_superblock, read_tabl
 from pmemheap.layout import (
     ArenaSlot,
     Durability,
+    FileIdentity,
     HeapState,
     RootSlot,
     SegmentKind,
@@ -66,6 +67,7 @@ __all__ = [
     "HeapFile",
     "Journal",
     "boot_id",
+    "file_identity",
     "next_epoch",
     "write_zeros",
 ]
@@ -130,6 +132,8 @@ class HeapFile:
         Whether it is read beside a writer, in another process, that may change it.
     in_doubt : bool
         Whether an interrupt has torn a change out: whoever changes the heap next repairs it first.
+    identity : FileIdentity
+        Which file it is.
     number : int
         That of the file among those of this process; see `native.register_file`.
     taken : str
@@ -164,6 +168,7 @@ class HeapFile:
         try:
             again = None if path is None else str(path)
             self._is_named = native.fstat(fd).links > 0
+            self.identity = file_identity(fd)
             self.number, self._lock_fd = native.register_file(fd, again, readonly=readonly)
             file_system = native.filesystem_type(fd)
             self.on_memory = file_system in _VOLATILE_FILE_SYSTEMS
@@ -333,6 +338,7 @@ class HeapFile:
                 medium._require_regular()
                 medium._lock(beside=beside)
                 medium._read_to(_HEAD_BYTES)
+                medium._require_original()
                 if recover is not None:
                     recover(medium)
                 medium._read(recovered=recover is not None)
@@ -451,6 +457,18 @@ class HeapFile:
             self.read_image()
         return read_tables(self.image, self.superblock, self.name)
 
+    def _require_original(self) -> None:
+        """Raise if the heap was in use when this copy of its file was made."""
+        block = self.superblock
+        same_boot = block.boot_id == boot_id()
+        if not block.file.may_be(self.identity, same_boot=same_boot):
+            raise CorruptHeapError(
+                f"heap file {self.name!r}: the file in which its heap was in use expected, found a "
+                "copy of it, of which parts may be older than others; `heap.snapshot()` copies a "
+                "heap that is open. If nobody changed it while it was copied, "
+                "`pmemheap repair --apply` takes the copy as it is"
+            )
+
     def _require_same_boot(self) -> None:
         if self.superblock.state == HeapState.IN_USE and self.superblock.boot_id != boot_id():
             raise CorruptHeapError(
@@ -488,7 +506,9 @@ class HeapFile:
             if self._can_wait():
                 return
             self.map_header()
-            self._write_superblock(state=HeapState.IN_USE, file_end=self.file_end)
+            self._write_superblock(
+                state=HeapState.IN_USE, file_end=self.file_end, file=self.identity
+            )
             if self.is_power or not self.on_memory:  # a power failure is to be noticed
                 self._sync("open")
         except BaseException:
@@ -520,7 +540,7 @@ class HeapFile:
         """Say in the file that it is in use, before the first change since it was closed."""
         if self.is_clean:
             self.require_ours("first change")
-            self.write_superblock(sync=True, state=HeapState.IN_USE)
+            self.write_superblock(sync=True, state=HeapState.IN_USE, file=self.identity)
 
     def map_header(self) -> None:
         """Map the header area to store to it, if it is not mapped yet."""
@@ -846,10 +866,12 @@ class HeapFile:
             if self._has_begun and self.is_own and not self.sync_failed:
                 self.require_ours("close")
                 self._say_writer(0)
-                if self.is_clean:
+                if self.is_clean and self.superblock.file == FileIdentity():
                     return
                 self._sync("close")
-                self._write_superblock(state=HeapState.CLEAN, file_end=self.file_end)
+                self._write_superblock(
+                    state=HeapState.CLEAN, file_end=self.file_end, file=FileIdentity()
+                )
                 self._sync("close")
                 self.require_ours("close")
         finally:
@@ -920,6 +942,12 @@ def _require_unused(path: Path) -> None:
 def _superblock_bytes(image: bytes | bytearray, copy: int) -> bytes:
     at = layout.SUPERBLOCKS[copy]
     return bytes(image[at : at + layout.SUPERBLOCK_BYTES])
+
+
+def file_identity(fd: int) -> FileIdentity:
+    """Return which file a descriptor leads to."""
+    status = native.fstat(fd)
+    return FileIdentity(status.birth, status.inode, status.device)
 
 
 @functools.cache

@@ -56,6 +56,7 @@ __all__ = [
     "ArenaSlot",
     "ArenaState",
     "Durability",
+    "FileIdentity",
     "HeapState",
     "RootSlot",
     "SegmentKind",
@@ -166,6 +167,8 @@ def _damaged(
 # ---------------------------------------------------------------- superblock
 
 _SUPERBLOCK = struct.Struct("<8sIIQ16sIIQQQQQQ")
+_IDENTITY = struct.Struct("<QQQ")
+_IDENTITY_AT = 96
 _LOG_POSITION = struct.Struct("<QQII16s")
 _LOG_POSITION_AT = 128
 _BACKUP = struct.Struct(f"<B{BACKUP_NAME_BYTES}s")
@@ -174,11 +177,37 @@ _DURABILITIES, _STATES = frozenset(map(int, Durability)), frozenset(map(int, Hea
 
 
 @dataclass(frozen=True)
+class FileIdentity:
+    """Which file it is: when it was made, in nanoseconds since 1970, its inode, and its device.
+
+    A copy of a file is another file, in spite of all that its maker takes over. All zero: unknown.
+    """
+
+    birth: int = 0
+    inode: int = 0
+    device: int = 0
+
+    def may_be(self, other: FileIdentity, *, same_boot: bool) -> bool:
+        """Tell whether both may be the same file.
+
+        A file keeps its inode and the time at which it was made, whatever the machine calls its
+        device later; so does a snapshot of a whole file system. Where the file system does not
+        tell that time, inode and device decide within one run of the machine; then nothing does.
+        """
+        if self.birth and other.birth:
+            return (self.birth, self.inode) == (other.birth, other.inode)
+        if not same_boot or not self.inode or not other.inode:
+            return True
+        return (self.inode, self.device) == (other.inode, other.device)
+
+
+@dataclass(frozen=True)
 class Superblock:
     """One copy of the superblock; offsets and sizes in bytes of the file.
 
-    `limit` is the length that the file may grow to, 0 without one. `backup` is the name of the
-    file that undoes a repair, while that is at work.
+    `file` is the one in which the heap is open; unknown, if it was closed. `limit` is the length
+    that the file may grow to, 0 without one. `backup` is the name of the file that undoes a repair,
+    while that is at work.
     """
 
     generation: int
@@ -196,6 +225,7 @@ class Superblock:
     features_compat: int = 0
     limit: int = 0
     backup: str = ""
+    file: FileIdentity = FileIdentity()
 
     def pack(self) -> bytes:
         """Return the 512 bytes of it, checksum included."""
@@ -205,6 +235,8 @@ class Superblock:
             self.features_incompat, self.features_compat, self.file_end, self.log_off,
             self.log_size, self.limit,
         )  # fmt: skip
+        identity = self.file
+        _IDENTITY.pack_into(image, _IDENTITY_AT, identity.birth, identity.inode, identity.device)
         _LOG_POSITION.pack_into(
             image, _LOG_POSITION_AT, self.tail_lsn, self.epoch, self.chain_seed, 0, self.boot_id
         )
@@ -252,6 +284,7 @@ class Superblock:
             file_end=fields[9], log_off=fields[10], log_size=fields[11], limit=fields[12],
             tail_lsn=tail_lsn, epoch=epoch, chain_seed=seed, boot_id=boot_id,
             backup=os.fsdecode(name[:length]),
+            file=FileIdentity(*_IDENTITY.unpack_from(image, _IDENTITY_AT)),
         )  # fmt: skip
 
     @property

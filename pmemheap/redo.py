@@ -623,7 +623,8 @@ def _replay_home(medium: FileMedium, recovery: Recovery) -> None:
         medium.sync_all("recovery")  # [R14]
     medium.write_superblock(
         sync=medium.is_power, tail_lsn=recovery.end, chain_seed=recovery.chain,
-        state=HeapState.IN_USE, boot_id=boot_id(), epoch=next_epoch(medium.superblock, opened=True),
+        state=HeapState.IN_USE, boot_id=boot_id(), file=medium.identity,
+        epoch=next_epoch(medium.superblock, opened=True),
     )  # fmt: skip
     if not medium.is_power:
         medium.store_log_words(recovery.end)

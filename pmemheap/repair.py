@@ -26,6 +26,7 @@ from pmemheap.layout import (
     SHARED_PAGE,
     SUPERBLOCKS,
     UNDER_REPAIR,
+    FileIdentity,
     Superblock,
 )
 from pmemheap.offline import Disk, Edit, Examination, Finding, Overlay, examine, open_image
@@ -210,7 +211,8 @@ def apply(disk: Disk, made: Plan) -> Path:
     assert place is not None
     path = _backup_path(disk.path)
     mark = before.successor(features_incompat=UNDER_REPAIR, backup=path.name)
-    final = replace(after, generation=max(after.generation, mark.generation + 1))
+    generation = max(after.generation, mark.generation + 1)
+    final = replace(after, generation=generation, file=FileIdentity())
     edits = [edit for edit in made.changes.edits() if not _is_superblock(edit)]
     ranges = [(edit.offset, len(edit.data)) for edit in edits]
     ranges += _cut_ranges(disk, made.changes.new_size)

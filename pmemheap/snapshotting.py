@@ -24,7 +24,7 @@ from pathlib import Path
 
 from pmemheap import layout, native
 from pmemheap.errors import UsageError
-from pmemheap.layout import HeapState, SegmentKind, SegmentSlot, Superblock
+from pmemheap.layout import FileIdentity, HeapState, SegmentKind, SegmentSlot, Superblock
 from pmemheap.naming import give_name, require_place, sync_directory, temporary_name
 from pmemheap.native import NativeError
 
@@ -193,7 +193,7 @@ def _close_heap(fd: int, superblock: Superblock, file_end: int, *, new_identity:
     closed = superblock.successor(
         state=HeapState.CLEAN, file_end=file_end,
         epoch=(opened + 1) << 32 | secrets.randbits(32),
-        uuid=secrets.token_bytes(16) if new_identity else superblock.uuid,
+        uuid=secrets.token_bytes(16) if new_identity else superblock.uuid, file=FileIdentity(),
     )  # fmt: skip
     native.pwrite(fd, bytes(4), layout.SHARED_WRITER_PID)
     native.pwrite(fd, closed.pack(), layout.SUPERBLOCKS[0])

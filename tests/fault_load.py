@@ -30,6 +30,7 @@ from types import CodeType, FunctionType
 from kill_load import table
 from kill_oracle import Entry, Found, Ledger, Model, Player
 from kill_script import SMALL_LOG, Actor, play, prepared, reopened
+from wreck import of_any_file
 
 from pmemheap import Heap, native
 from pmemheap.errors import DurabilityError, OutOfSpaceError, PmemHeapError, UsageError
@@ -307,7 +308,7 @@ class _Run:
 
 def fresh(path: Path) -> bytes:
     """Read a file and remove it: where every call was refused, so was the end of its lock."""
-    image = path.read_bytes()
+    image = of_any_file(path.read_bytes())
     path.unlink()
     return image
 

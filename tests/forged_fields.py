@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wreck import of_any_file
+
 from pmemheap import Heap, layout, native
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.layout import ARENA_BITS, Durability, SegmentKind, SegmentSlot, Superblock, Table
@@ -79,7 +81,7 @@ def samples(home: Path) -> list[Sample]:
         closed = path.read_bytes()
         _kill(path)
         for name, image in (("closed", closed), ("killed", _all_pending(path.read_bytes()))):
-            sample = Sample(f"{durability}, {name}", image, offsets=offsets)
+            sample = Sample(f"{durability}, {name}", of_any_file(image), offsets=offsets)
             _add_fields(sample)
             made.append(sample)
         path.unlink()

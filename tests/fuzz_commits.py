@@ -9,7 +9,6 @@ import contextlib
 import errno
 import gc
 import random
-import shutil
 import signal
 import threading
 import weakref
@@ -20,6 +19,7 @@ from typing import Any
 from pmemheap import Heap, OutOfSpaceError, PmemHeapError, native
 from pmemheap.filemedium import FileMedium
 from pmemheap.layout import Durability
+from pmemheap.testing import copy_as_crashed
 
 LOG_BYTES = (4096, 8192, 128 << 10)
 TRANSACTIONS = 6
@@ -239,7 +239,7 @@ class Commits:
             if heap.readonly:
                 return
             path = self.disk / self.path().name
-            shutil.copyfile(f"/proc/self/fd/{heap.fileno()}", path)
+            copy_as_crashed(f"/proc/self/fd/{heap.fileno()}", path)
             self.require_opens(path, f"{heap.durability} heap")
 
     def require_opens(self, path: Path, what: str) -> None:

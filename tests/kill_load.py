@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import shutil
 import signal
 import sys
 import threading
@@ -34,6 +33,7 @@ from pmemheap.errors import UsageError
 from pmemheap.filemedium import FileMedium
 from pmemheap.layout import LOG_BYTES
 from pmemheap.redo import Recovery
+from pmemheap.testing import copy_as_crashed
 from pmemheap.units import KiB, MiB
 
 THREADS_MOST = 4
@@ -127,7 +127,7 @@ class Rounds:
 
     def _settle(self, ledger: Ledger, number: int) -> None:
         if self.keep is not None:
-            shutil.copyfile(self.path, self.keep)
+            copy_as_crashed(self.path, self.keep)
         try:
             with counting_recoveries(self._count_records), self._opened() as heap:
                 found = Found.of(heap)

@@ -6,7 +6,6 @@ Only the space waits, in this process, for the last view; in a power heap also f
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from heap_world import answer, python
 
 from pmemheap import Block, Heap, UsageError
+from pmemheap.testing import copy_as_crashed
 from pmemheap.units import UNIT, KiB, MiB
 
 KINDS = ["anonymous", "shared", "process", "power"]
@@ -207,7 +207,7 @@ def test_a_killed_process_leaves_the_block_freed(
         WAYS[way](heap, offset)
     if not view_lives:
         views.clear()
-    shutil.copyfile(heap.name, tmp_path / "killed.heap")
+    copy_as_crashed(heap.name, tmp_path / "killed.heap")
     with Heap.open(tmp_path / "killed.heap") as killed:
         assert [at for at, _ in killed.blocks()] == offsets[-1:]
         assert killed.check(), killed.check().findings

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from interrupts import Place, interrupted, places
 
 from pmemheap import Heap, UsageError
 from pmemheap.pmem2 import Map, VMReservation
+from pmemheap.testing import copy_as_crashed
 
 pytestmark = [
     pytest.mark.slow,
@@ -156,7 +156,7 @@ class Copies:
         if self.medium == "anonymous":
             return fill(Heap.anonymous(decay=None))
         self.path.unlink(missing_ok=True)
-        shutil.copyfile(self.original, self.path)
+        copy_as_crashed(self.original, self.path)
         return Heap.open(self.path, decay=None)
 
 
@@ -179,7 +179,7 @@ def use(heap: Heap) -> None:
 def use_when_killed(path: Path) -> None:
     """What is in the file is a heap, whatever the process has not come to."""
     killed = path.with_suffix(".killed")
-    shutil.copyfile(path, killed)
+    copy_as_crashed(path, killed)
     with Heap.open(killed, decay=None) as heap:
         assert heap.check(), heap.check().findings
         assert bytes(heap.view(heap.roots["small"], 100)) == b"s" * 100

@@ -195,7 +195,7 @@ def test_a_change_wakes_a_heap_that_another_thread_has_synced(tmp_path: Path) ->
 
         def change() -> None:
             assert isinstance(heap._medium, FileMedium)
-            heap._mark_closed(heap._medium)
+            heap._mark_closed(heap._medium, heap._medium.identity)
             heap._require(write=True)
 
         heap._serve(change)

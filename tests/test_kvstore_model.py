@@ -7,7 +7,6 @@ failure may leave of a short program is tried state by state.
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pmemheap.testing import Crash, Image, Kind, Recorder, check_states
+from pmemheap.testing import Crash, Image, Kind, Recorder, check_states, copy_as_crashed
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 if str(EXAMPLES) not in sys.path:
@@ -254,7 +253,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         copy = self.path()
-        shutil.copyfile(self.store.path, copy)
+        copy_as_crashed(self.store.path, copy)
         with self.opened(copy) as found:
             assert dict(found.items()) == self.live(self.committed)
             found.check()
@@ -263,7 +262,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def crash_and_go_on(self) -> None:
         copy = self.path()
-        shutil.copyfile(self.store.path, copy)
+        copy_as_crashed(self.store.path, copy)
         self.end_all()
         self.store.close()
         self.store = self.opened(copy)

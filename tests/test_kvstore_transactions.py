@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,8 @@ import redis
 from kvstore.commands import Limits, keyspace, transactions
 from kvstore.store import KVStore
 from redis_world import EXAMPLES, NONE, Counting, Direct, client_of, direct, port, store, talk
+
+from pmemheap.testing import copy_as_crashed
 
 __all__ = ["direct", "port", "store"]
 
@@ -292,6 +293,7 @@ TRANSFER = """
 import sys
 from kvstore.server import serve
 from kvstore.store import KVStore
+from pmemheap.testing import copy_as_crashed
 with KVStore(sys.argv[1], sys.argv[2]) as store:
     serve(store, port=0, ready=lambda port: print(port, flush=True))
 """
@@ -347,7 +349,7 @@ def test_a_copy_of_the_file_at_any_moment_has_whole_transactions(tmp_path: Path)
         direct = Direct(store)
         for number in range(5):
             direct.run("multi", f"set a {number}", f"set b {number}", "exec")
-            shutil.copyfile(tmp_path / "a.kv", tmp_path / "copy.kv")
+            copy_as_crashed(tmp_path / "a.kv", tmp_path / "copy.kv")
             with KVStore(tmp_path / "copy.kv") as copy:
                 assert copy[b"a"] == copy[b"b"] == b"%d" % number
 

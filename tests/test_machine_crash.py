@@ -13,6 +13,7 @@ import pmemheap
 from pmemheap import Block, Heap, heapfile, layout, native, redo
 from pmemheap.containers import SortedMap
 from pmemheap.engine import State
+from pmemheap.testing import copy_as_crashed
 from pmemheap.units import UNIT
 
 
@@ -209,7 +210,7 @@ def test_a_process_heap_in_use_under_another_boot_is_refused(
     with pmemheap.Heap.create(path, durability="process") as heap:
         heap.sync()
         heap.malloc(10)
-        copy.write_bytes(path.read_bytes())
+        copy_as_crashed(path, copy)
     request.getfixturevalue("rebooted")
     with pytest.raises(pmemheap.CorruptHeapError, match="machine went down"):
         pmemheap.Heap.open(copy)
@@ -226,7 +227,7 @@ def test_what_was_synced_last_is_there_after_another_boot(
         offset = heap.malloc(10)
         heap.view(offset)[:5] = b"hello"
         heap.sync()
-        copy.write_bytes(path.read_bytes())
+        copy_as_crashed(path, copy)
     request.getfixturevalue("rebooted")
     with pmemheap.Heap.open(copy) as heap:
         assert heap.check()

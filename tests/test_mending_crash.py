@@ -37,6 +37,7 @@ from pmemheap.testing import (
     Recorder,
     Recording,
     State,
+    copy_as_crashed,
     kill_at,
 )
 from pmemheap.testing.cells import Replay
@@ -74,7 +75,7 @@ all_damages = pytest.mark.parametrize("made", DAMAGES, indirect=True)
 def content(path: Path) -> Content:
     """Open a sound heap, in a copy: the file stays as it is."""
     copy = path.with_name("copy")
-    shutil.copyfile(path, copy)
+    copy_as_crashed(path, copy)
     with opened(copy) as heap:
         return dict(heap.roots), contents(heap)
 

@@ -10,7 +10,6 @@ import ctypes
 import errno
 import mmap
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ from pmemheap.errors import DurabilityError, PmemHeapError
 from pmemheap.layout import SegmentKind, SegmentSlot
 from pmemheap.native import Call
 from pmemheap.repair import repair
+from pmemheap.testing import copy_as_crashed
 from pmemheap.units import PAGE, MiB
 
 COMMITS = 5
@@ -241,7 +241,7 @@ def test_new_data_that_was_synced_ahead_of_its_record_is_looked_at(
     end(in_a_child(lambda: commit(path, fresh=2 * MiB)))
     child = keep_mapped(path)
     try:
-        shutil.copyfile(path, medium)
+        copy_as_crashed(path, medium)
         with medium.open("r+b") as file:
             file.seek(path.stat().st_size - PAGE - 3 * MiB)
             file.write(b"\xff")
@@ -299,7 +299,7 @@ def test_what_refuses_while_the_medium_is_read_is_an_exception_of_ours(crashed: 
 
 
 def test_a_repair_decides_by_what_the_medium_has(crashed: Path, medium: Path) -> None:
-    shutil.copyfile(crashed, medium)
+    copy_as_crashed(crashed, medium)
     with medium.open("r+b") as file:
         file.seek(parts(crashed)["bits"])
         file.write(bytes(PAGE))

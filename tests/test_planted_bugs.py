@@ -37,7 +37,7 @@ from pmemheap import layout, native
 from pmemheap.errors import CorruptHeapError, DurabilityError, PmemHeapError
 from pmemheap.native import Allocate, Call
 from pmemheap.rules import Rule, omitting
-from pmemheap.testing import LINE, CrashStates, Image, Kind
+from pmemheap.testing import LINE, CrashStates, Image, Kind, restamp
 from pmemheap.units import UNIT
 
 pytestmark = pytest.mark.slow
@@ -126,6 +126,7 @@ def check_written_again(fd: int) -> None:
     run(again, "alloc lazy")
     left = native.memfd_create("left")
     os.write(left, native.pread(fd, native.fstat(fd).size, 0))
+    restamp(left)
     again.close()
     try:
         check_image(left, again.states, 1, 1)

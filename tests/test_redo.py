@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import random
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from pmemheap.filemedium import FileMedium
 from pmemheap.layout import Table
 from pmemheap.records import OperationType, Record, RecordKind, scan
 from pmemheap.redo import RedoLog
+from pmemheap.testing import copy_as_crashed
 from pmemheap.units import KiB, MiB
 
 KINDS = ["process", "power"]
@@ -98,7 +98,7 @@ def test_the_log_goes_round(heap: Heap) -> None:
         last = records(heap)[-1]
         assert last.lsn + last.total_len == heap._log._positions()[3]
         expected = bytes(heap.view(block))
-        shutil.copyfile(heap.name, f"{heap.name}.killed")
+        copy_as_crashed(heap.name, f"{heap.name}.killed")
         with Heap.open(f"{heap.name}.killed") as killed:
             assert bytes(killed.view(block)) == expected
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import pytest
 from pmemheap import Heap, OutOfSpaceError, UsageError, native
 from pmemheap.errors import PmemHeapError
 from pmemheap.layout import ROOT_SLOTS, RootSlot
+from pmemheap.testing import copy_as_crashed
 from pmemheap.units import UNIT, KiB, MiB
 
 KINDS = ["anonymous", "shared", "process", "power"]
@@ -34,7 +34,7 @@ def opened_anew(heap: Heap, how: str, path: Path) -> Heap:
     """Return the heap as another process finds it, after a close or a kill."""
     killed = path.with_name("killed")
     if how == "killed":
-        shutil.copyfile(heap.name, killed)
+        copy_as_crashed(heap.name, killed)
     name = heap.name
     heap.close()
     return Heap.open(killed if how == "killed" else name, decay=None)

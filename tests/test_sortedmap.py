@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import struct
 import threading
 from pathlib import Path
@@ -15,6 +14,7 @@ from pmemheap import Heap
 from pmemheap.containers import SortedMap
 from pmemheap.containers.sortedmap import KEY_BYTES_MOST
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, UsageError
+from pmemheap.testing import copy_as_crashed
 from pmemheap.units import MiB
 
 NODE = 4096
@@ -579,7 +579,7 @@ def test_a_damaged_node_is_an_exception_and_never_a_crash(tmp_path: Path) -> Non
         root = heap.roots["map"]
     chance = random.Random(11)
     for turn in range(150):
-        shutil.copy(tmp_path / "heap", tmp_path / "copy")
+        copy_as_crashed(tmp_path / "heap", tmp_path / "copy")
         with Heap.open(tmp_path / "copy") as heap:
             blocks = [offset for offset, size in heap.blocks() if size == NODE or offset == root]
             for _ in range(chance.choice((1, 3, 200))):

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pmemheap import Heap
 from pmemheap.containers import SortedMap
+from pmemheap.testing import copy_as_crashed
 
 keys = st.one_of(
     st.binary(max_size=3),
@@ -129,7 +130,7 @@ class MapMachine(RuleBasedStateMachine):
     @rule()
     def open_what_a_kill_leaves(self) -> None:
         """The file as it is now is what SIGKILL would leave."""
-        shutil.copy(self.home / "heap", self.home / "killed")
+        copy_as_crashed(self.home / "heap", self.home / "killed")
         with Heap.open(self.home / "killed") as heap:
             found = SortedMap(heap, "map")
             found.check()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import random
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from pmemheap.errors import DurabilityError
 from pmemheap.layout import SlotImage
 from pmemheap.native import Call, TapeKind
 from pmemheap.redo import RedoLog
-from pmemheap.testing import Recorder
+from pmemheap.testing import Recorder, copy_as_crashed
 from pmemheap.units import KiB
 
 pytestmark = pytest.mark.slow
@@ -151,7 +150,7 @@ def test_an_interrupt_around_the_record_of_a_growth(
         with pytest.raises(KeyboardInterrupt):
             grows[grow]()
         copy = tmp_path / "copy"
-        shutil.copyfile(path, copy)
+        copy_as_crashed(path, copy)
         offsets = [heap.malloc(1 << 20) for _ in range(8)]
         assert len({*offsets}) == 8
         assert heap.check(), str(heap.check())

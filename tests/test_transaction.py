@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,6 +12,7 @@ from heap_world import contents
 
 from pmemheap import Heap
 from pmemheap.errors import UsageError
+from pmemheap.testing import copy_as_crashed
 from pmemheap.transaction import Transaction
 from pmemheap.units import UNIT, KiB, MiB
 
@@ -35,7 +35,7 @@ def state(heap: Heap) -> tuple[dict[int, bytes], dict[str, int]]:
 
 def copy_of(heap: Heap, path: Path) -> Heap:
     """Open what the file of a heap holds now: what a process that is killed leaves behind."""
-    shutil.copyfile(heap.name, path)
+    copy_as_crashed(heap.name, path)
     return Heap.open(path, decay=None)
 
 

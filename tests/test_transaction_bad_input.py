@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import shutil
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from heap_world import contents
 from pmemheap import Heap, native
 from pmemheap.errors import DurabilityError, OutOfSpaceError, UsageError
 from pmemheap.native import FaultKind
+from pmemheap.testing import copy_as_crashed
 from pmemheap.transaction import Transaction
 from pmemheap.units import MiB
 
@@ -212,7 +212,7 @@ def test_the_log_moves_to_hold_a_large_transaction(tmp_path: Path, durability: s
         assert log is not None
         assert log.moves
         assert heap.check()
-        shutil.copyfile(heap.name, tmp_path / "killed.heap")
+        copy_as_crashed(heap.name, tmp_path / "killed.heap")
     with Heap.open(tmp_path / "killed.heap") as killed:
         assert killed.view(block) == b"w" * (8 * MiB)
         assert killed.check()

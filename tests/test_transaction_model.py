@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pmemheap import Heap
+from pmemheap.testing import copy_as_crashed
 from pmemheap.transaction import Transaction
 from pmemheap.units import UNIT, KiB
 
@@ -169,7 +170,7 @@ class TransactionMachine(RuleBasedStateMachine):
     def kill(self) -> None:
         """Go on with a copy of the file; the transactions that are open are lost."""
         path = next(self.paths)
-        shutil.copyfile(self.heap.name, path)
+        copy_as_crashed(self.heap.name, path)
         for point in reversed(self.points):
             point.abort()
         self.points, self.before = [], []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from pmemheap import Heap
 from pmemheap.errors import UsageError
+from pmemheap.testing import copy_as_crashed
 
 THREADS = 6
 TURNS = 40
@@ -150,7 +150,7 @@ def test_a_sync_waits_for_snapshots_of_others(tmp_path: Path) -> None:
         may_end.set()
         for thread in threads:
             thread.join()
-        shutil.copy(tmp_path / "heap", tmp_path / "killed")
+        copy_as_crashed(tmp_path / "heap", tmp_path / "killed")
         with Heap.open(tmp_path / "killed") as killed:
             assert bytes(killed.view(block, 636)) == b"z" * 636
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pmemheap import Heap, UsageError
+from pmemheap.testing import copy_as_crashed
 from pmemheap.units import UNIT, KiB
 
 REFILL, LARGE, BAD_OFFSET, PINNED, IN_TRANSACTION, MOVE_LOGGED = -1, -2, -3, -4, -9, -10
@@ -327,7 +327,7 @@ def test_an_opened_file_finds_withheld_blocks_free(tmp_path: Path, size: int) ->
     kept, gone = heap.malloc(size), heap.malloc(size)
     reserve(heap, size)
     heap._retire(gone)
-    shutil.copy(path, killed)
+    copy_as_crashed(path, killed)
     with Heap.open(killed) as opened:
         assert [at for at, _ in opened.blocks()] == [kept]
         assert in_use(opened) == opened.usable_size(kept)
@@ -569,7 +569,7 @@ class TwoStepsInAFile(TwoSteps):
         live = dict(self.heap.blocks())
         with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
             path = Path(folder, "killed.heap")
-            shutil.copy(f"/proc/self/fd/{self.heap.fileno()}", path)
+            copy_as_crashed(f"/proc/self/fd/{self.heap.fileno()}", path)
             with Heap.open(path) as opened:
                 assert opened.check(), opened.check()
                 assert dict(opened.blocks()) == live

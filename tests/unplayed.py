@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from wreck import Wreck
+from wreck import Wreck, of_any_file
 
 from pmemheap import Heap, layout
 from pmemheap.layout import SegmentKind, SegmentSlot
@@ -47,7 +47,7 @@ def unplayed(directory: Path, shape: str, commits: int = COMMITS) -> Wreck:
     for place in (slice(0, layout.SHARED_PAGE), slice(log.file_off, log.file_stop)):
         image[place] = after[place]
     heap.close()
-    return Wreck(path, bytes(image), blocks)
+    return Wreck(path, of_any_file(bytes(image)), blocks)
 
 
 def log_of(image: bytes) -> SegmentSlot:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from damage_load import ENTRIES, original
 
 from pmemheap import Heap, layout
-from pmemheap.layout import Durability, HeapState, SegmentSlot, Superblock
+from pmemheap.errors import CorruptHeapError
+from pmemheap.layout import Durability, FileIdentity, HeapState, SegmentSlot, Superblock
 from pmemheap.offline import Disk, Examination, examine
 from pmemheap.records import Operation, Record, RecordKind, decode, encode
 
@@ -55,7 +56,7 @@ class Wreck:
 
 def wreck(directory: Path) -> Wreck:
     image, blocks = original(directory / "heap")
-    return Wreck(directory / "heap", image, blocks)
+    return Wreck(directory / "heap", of_any_file(image), blocks)
 
 
 def grown(directory: Path) -> Wreck:
@@ -70,7 +71,7 @@ def grown(directory: Path) -> Wreck:
             blocks[offset] = bytes(view)
             del view
             heap.roots[f"root {number}"] = offset
-    return Wreck(path, path.read_bytes(), blocks)
+    return Wreck(path, of_any_file(path.read_bytes()), blocks)
 
 
 def look(path: Path) -> Examination:
@@ -91,6 +92,16 @@ def segments(image: bytes) -> dict[int, SegmentSlot]:
     return found
 
 
+def of_any_file(image: bytes) -> bytes:
+    """Return a file whose superblocks do not say in which file they are."""
+    changed = bytearray(image)
+    for at in layout.SUPERBLOCKS:
+        with suppress(CorruptHeapError):
+            block = Superblock.unpack(image[at : at + layout.SUPERBLOCK_BYTES], at)
+            changed[at : at + layout.SUPERBLOCK_BYTES] = replace(block, file=FileIdentity()).pack()
+    return bytes(changed)
+
+
 def entry_place(unit: int) -> int:
     return ENTRIES + 16 * unit
 
@@ -105,7 +116,9 @@ class LogWriter:
 
     def __post_init__(self) -> None:
         block = self.wreck.superblock
-        self.block = block.successor(state=HeapState.IN_USE, durability=self.durability)
+        self.block = block.successor(
+            state=HeapState.IN_USE, durability=self.durability, file=FileIdentity()
+        )
         self.head, self.crc = block.tail_lsn, block.chain_seed
         self.records: list[Record] = []
         self.edits.append((layout.SUPERBLOCKS[0], self.block.pack()))

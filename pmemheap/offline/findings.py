@@ -39,6 +39,7 @@ class FindingKind(StrEnum):
     UNDER_REPAIR = "under repair"
     SUPERBLOCK = "superblock"
     NOT_CLOSED = "not closed"
+    COPY = "copy of a heap in use"
     LOG = "log"
     APPLIED = "applied position"
     SEGMENT = "segment"
@@ -57,6 +58,7 @@ _PHASES = {
     FindingKind.UNDER_REPAIR: Phase.UNFINISHED,
     FindingKind.SUPERBLOCK: Phase.SUPERBLOCK,
     FindingKind.NOT_CLOSED: Phase.SUPERBLOCK,
+    FindingKind.COPY: Phase.SUPERBLOCK,
     FindingKind.LOG: Phase.LOG,
     FindingKind.APPLIED: Phase.LOG,
     FindingKind.SEGMENT: Phase.TABLES,

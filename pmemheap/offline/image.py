@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from pmemheap.heapfile import file_identity
+from pmemheap.layout import FileIdentity
 from pmemheap.offline.findings import Edit
 from pmemheap.units import PAGE, KiB, align_down, align_up
 
@@ -31,6 +33,11 @@ class Image(Protocol):
     @property
     def size(self) -> int:
         """Length of the file."""
+        ...
+
+    @property
+    def identity(self) -> FileIdentity:
+        """Which file it is."""
         ...
 
     def read(self, offset: int, length: int) -> bytes:
@@ -62,6 +69,11 @@ class Disk:
     def size(self) -> int:
         """Length of the file."""
         return os.fstat(self.fd).st_size
+
+    @property
+    def identity(self) -> FileIdentity:
+        """Which file it is."""
+        return file_identity(self.fd)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes, fewer only at the end of the file."""
@@ -115,6 +127,11 @@ class Overlay:
     def size(self) -> int:
         """Length of the file, as changed."""
         return self.upstream.size if self._size is None else self._size
+
+    @property
+    def identity(self) -> FileIdentity:
+        """Which file it lies over."""
+        return self.upstream.identity
 
     @property
     def new_size(self) -> int | None:

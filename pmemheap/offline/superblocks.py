@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 from pmemheap import layout
 from pmemheap.errors import CorruptHeapError
 from pmemheap.heapfile import boot_id
-from pmemheap.layout import Durability, HeapState, SegmentKind, SegmentSlot, Superblock
+from pmemheap.layout import (
+    Durability,
+    FileIdentity,
+    HeapState,
+    SegmentKind,
+    SegmentSlot,
+    Superblock,
+)
 from pmemheap.offline.findings import Edit, Finding, FindingKind, Findings
 from pmemheap.offline.image import Image
 from pmemheap.offline.replaying import read_slots, to_replay
@@ -89,12 +96,12 @@ def read_superblocks(
     other = 1 - current
     if copies[other] is None and (any(images[other]) or newest.generation > 1):
         _report_copy(newest, other, problems[other], findings)
-    if (
-        newest.state == HeapState.IN_USE
-        and newest.durability == Durability.PROCESS
-        and newest.boot_id != boot_id()
-    ):
+    same_boot = newest.boot_id == boot_id()
+    in_use = newest.state == HeapState.IN_USE
+    if in_use and newest.durability == Durability.PROCESS and not same_boot:
         _report_not_closed(newest, current, findings)
+    elif not newest.file.may_be(image.identity, same_boot=same_boot):
+        _report_copied(newest, current, findings)
     return (first, second), current
 
 
@@ -158,7 +165,7 @@ def _report_copy(
 
 
 def _report_not_closed(newest: Superblock, current: int, findings: Findings) -> None:
-    closed = newest.successor(state=HeapState.CLEAN)
+    closed = newest.successor(state=HeapState.CLEAN, file=FileIdentity())
     findings.add(
         Finding(
             FindingKind.NOT_CLOSED, "superblock", layout.SUPERBLOCKS[current],
@@ -168,6 +175,21 @@ def _report_not_closed(newest: Superblock, current: int, findings: Findings) -> 
             "blocks may hold old bytes, recent ones may be missing, freed ones may be back",
             "the file is taken as it is", "what had not reached the file",
             (Edit(layout.SUPERBLOCKS[1 - current], closed.pack()),),
+        )
+    )  # fmt: skip
+
+
+def _report_copied(newest: Superblock, current: int, findings: Findings) -> None:
+    taken = newest.successor(file=FileIdentity())
+    findings.add(
+        Finding(
+            FindingKind.COPY, "superblock", layout.SUPERBLOCKS[current],
+            "the file in which the heap was in use", "a copy of that file",
+            "if the heap was changed while the file was copied, parts of the copy are older than "
+            "others, and blocks may hold what no commit has left there. If nobody changed it then, "
+            "the copy is as good as the file itself. `heap.snapshot()` copies a heap that is open",
+            "the copy is taken as it is", "what its parts do not agree about",
+            (Edit(layout.SUPERBLOCKS[1 - current], taken.pack()),),
         )
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ heaps and for whatever else is written by stores to shared maps. See docs/crash-
 """
 
 from pmemheap.testing.cells import LINE, SECTOR
+from pmemheap.testing.copies import copy_as_crashed, restamp
 from pmemheap.testing.driver import check_states
 from pmemheap.testing.image import Image
 from pmemheap.testing.kills import kill_at
@@ -27,5 +28,7 @@ __all__ = [
     "Report",
     "State",
     "check_states",
+    "copy_as_crashed",
     "kill_at",
+    "restamp",
 ]

@@ -5,7 +5,8 @@
                   ▼
                file        a memfd, or a file in a directory
 
-Who opens the file may change it at will: the next `load` starts from what it finds.
+Who opens the file may change it at will: the next `load` starts from what it finds. A heap that was
+in use in the file that was recorded counts as in use in this one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Self
 
 from pmemheap import native
 from pmemheap.testing.cells import Replay
+from pmemheap.testing.copies import restamp
 from pmemheap.testing.states import State
 
 __all__ = ["Image"]
@@ -139,3 +141,4 @@ class Image:
             reference[:size] as source,
         ):
             native.copy_differences(target, source)
+        restamp(self.fd)
