@@ -374,7 +374,7 @@ class Committing(native.HeapCore):
     def _sync_ranges(self, medium: FileMedium, ranges: list[tuple[int, int]]) -> None:
         try:
             if len(ranges) > _RANGES_SYNCED_ONE_BY_ONE:
-                medium.sync_all("commit")
+                medium.sync_beside("commit")
                 return
             for offset, nbytes in ranges:
                 medium.sync_memory(self._address_of(offset), nbytes, "commit")

@@ -385,8 +385,9 @@ class FileMedium(HeapFile):
             reservation = VMReservation(slot.file_bytes)
             try:
                 (log,) = self.map_pieces(
-                    reservation, 0, [(slot.file_off, slot.file_bytes)], Options()
-                )
+                    reservation, 0, [(slot.file_off, slot.file_bytes)],
+                    Options(own=self.is_power),
+                )  # fmt: skip
             except BaseException:  # the traceback keeps it
                 with suppress(Pmem2Error):
                     reservation.close()

@@ -609,7 +609,7 @@ class HeapFile:
         for each in ({"file_end": self.file_end, **changes}, {})[: 1 + both]:
             self._write_superblock(**each)
             if sync:
-                self._sync_page(layout.SUPERBLOCKS[self._copy])
+                self.sync_all("superblock")
 
     def _write_superblock(self, **changes: object) -> None:
         successor = self.superblock.successor(**changes)
@@ -621,12 +621,7 @@ class HeapFile:
     def sync_superblock(self) -> None:
         """Wait until the copy that is current is durable; in a power heap."""
         if self.is_power:
-            self._sync_page(layout.SUPERBLOCKS[self._copy])
-
-    def _sync_page(self, offset: int) -> None:
-        assert self._header is not None
-        with self._failed_sync_noted("superblock"):
-            native.msync(self._header.address + offset, UNIT)
+            self.sync_all("superblock")
 
     # ------------------------------------------------------------ changes of the header
 
@@ -780,13 +775,22 @@ class HeapFile:
         self.journal.sync()
 
     def sync_all(self, during: str) -> None:
-        """Wait until data, length and blocks of the file are durable; DurabilityError if not."""
+        """Wait until data, length and blocks of the file are durable; DurabilityError if not.
+
+        The kernel tells the failure of a write-back once to each open file description. That of the
+        maps is synced by all threads; that of the locks by nobody but who has the heap's lock.
+        """
         with self._failed_sync_noted(during):
-            native.fdatasync(self.fd)
+            native.fdatasync(self._lock_fd)
 
     def _sync(self, during: str) -> None:
         with self._failed_sync_noted(during):
-            native.fsync(self.fd)
+            native.fsync(self._lock_fd)
+
+    def sync_beside(self, during: str) -> None:
+        """Do what `sync_all` does, for a thread that does not have the lock of the heap."""
+        with self._failed_sync_noted(during):
+            native.fdatasync(self.fd)
 
     def require_ours(self, during: str) -> None:
         """Raise if somebody else has cut the file, written it over or removed it.

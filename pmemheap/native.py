@@ -488,13 +488,14 @@ def memory(address: int, length: int, owner: object, *, readonly: bool = False) 
     return memoryview(Window(address, length, readonly, owner))
 
 
-def map_flags(
+def map_flags(  # noqa: PLR0913 -- flags, which do not depend on each other
     *,
     shared: bool,
     readonly: bool = False,
     sync: bool = False,
     large: bool = False,
     strict: bool = False,
+    own: bool = False,
 ) -> int:
     """Return the flags that the C core has for how something is to be mapped.
 
@@ -508,10 +509,14 @@ def map_flags(
         The pages of the file are larger than a page of memory.
     strict : bool
         For `Places`: only say what stands in the way, and in the end that the granularity does.
+    own : bool
+        By an open file description of its own, if the system grants one: it is told of each
+        write-back that failed, whoever else syncs the file meanwhile.
     """
     flags = {
         lib.PH_MAP_SHARED: shared, lib.PH_MAP_READONLY: readonly, lib.PH_MAP_SYNC: sync,
         lib.PH_MAP_LARGE: large, lib.PH_MAP_STRICT: strict,
+        lib.PH_MAP_OWN: own,
     }  # fmt: skip
     return sum(flag for flag, is_set in flags.items() if is_set)
 

@@ -37,7 +37,7 @@ def synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[layout.HeapS
 
         return sync
 
-    for name in ("fsync", "msync"):
+    for name in ("fsync", "fdatasync", "msync"):
         monkeypatch.setattr(native, name, noting(getattr(native, name)))
     return states
 
@@ -150,8 +150,8 @@ def test_a_heap_whose_roots_were_read_is_closed_as_it_was(
     with pmemheap.Heap.create(path, durability=durability) as heap:
         heap.roots["first"] = heap.malloc(100)
     image = path.read_bytes()
-    synced.clear()
     with pmemheap.Heap.open(path) as heap:
+        synced.clear()  # to open a power heap takes a sync
         assert "first" in heap.roots
     assert synced == []
     assert path.read_bytes() == image

@@ -298,6 +298,23 @@ def test_what_refuses_while_the_medium_is_read_is_an_exception_of_ours(crashed: 
     assert {Call.CACHESTAT, Call.PREAD, Call.NONE} <= hits
 
 
+def test_a_checkpoint_hears_of_failures_that_others_were_told(
+    crashed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells them once to each description: that of the maps is synced by all threads."""
+    synced: list[int] = []
+    for name in ("fdatasync", "fsync"):
+        monkeypatch.setattr(native, name, synced.append)
+    with Heap.open(crashed) as heap:
+        heap.malloc(100)
+        heap.sync()
+        heap.malloc(2 * MiB)
+        maps = os.readlink(f"/proc/self/fd/{heap.fileno()}")
+        assert heap.fileno() not in synced
+        assert {os.readlink(f"/proc/self/fd/{fd}") for fd in synced} == {maps}
+        assert len(synced) > 3
+
+
 def test_a_repair_decides_by_what_the_medium_has(crashed: Path, medium: Path) -> None:
     copy_as_crashed(crashed, medium)
     with medium.open("r+b") as file:

@@ -76,6 +76,7 @@ enum ph_map_flags {
     PH_MAP_SYNC = 4,     /* MAP_SYNC: fails where the file is not on persistent memory */
     PH_MAP_LARGE = 8,    /* the file's pages are larger than a page: -ENOMEM is no limit on address space */
     PH_MAP_STRICT = 16,  /* for Places: the file becomes durable by coarser pieces than asked for; say so, or more */
+    PH_MAP_OWN = 32,     /* by an open file description of its own, where the system grants one; one piece */
 };
 
 enum ph_advice {

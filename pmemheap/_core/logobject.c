@@ -33,6 +33,8 @@ static int64_t sync_once(struct ph_log *log)
         log->dead = !ph_omitted(7); /* [R7] */
         return result;
     }
+    if (log->dead) /* [R7] a sync of another thread has failed meanwhile: nothing goes home any more */
+        return PH_L_DEAD;
     log->durable = ph_omitted(4) ? log->head : captured;
     return ph_log_apply(log, log->durable);
 }

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/stat.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -280,16 +281,30 @@ static void tape_file(int fd, uint64_t offset, uint64_t address, uint64_t length
         ph_tape_map(address, length, offset);
 }
 
+/* A descriptor of the same file, with an open file description of its own; -1 if the system refuses. */
+static int open_again(int fd)
+{
+    char link[32];
+
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    return open(link, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+}
+
 int64_t ph_map_file(int32_t fd, uint64_t offset, uint64_t address, uint64_t length, int32_t flags)
 {
     struct backing b = file_backing(fd, offset, flags);
     int64_t result;
+    int own;
 
     if (offset > INT64_MAX)
         return -EOVERFLOW;
     unmapped(address, length);
     ph_files_lock(); /* no child sees the map where it is made first */
+    own = flags & PH_MAP_OWN ? open_again(fd) : -1;
+    b.fd = own < 0 ? fd : own;
     result = map_and_move(&b, address, length);
+    if (own >= 0)
+        close(own);
     ph_files_unlock();
     if (result == 0)
         tape_file(fd, offset, address, length, flags);

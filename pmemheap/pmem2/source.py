@@ -51,12 +51,14 @@ class Granularity(IntEnum):
 class Options:
     """How a source is to be mapped.
 
-    `granularity` is the coarsest that will do, None if the caller has not said.
+    `granularity` is the coarsest that will do, None if the caller has not said. `own` is for one
+    piece of a file: whoever syncs the map hears of failures that other maps were told.
     """
 
     shared: bool = True
     readonly: bool = False
     granularity: Granularity | None = Granularity.PAGE
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,7 @@ class FileSource(Source):
             sync=sync,
             large=self.alignment > PAGE,
             strict=options.granularity is not None and got > options.granularity,
+            own=options.own,
         )
         return Offer(got, flags, self._fd)
 
