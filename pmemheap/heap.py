@@ -18,6 +18,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -38,7 +39,7 @@ from pmemheap.engine import Engine, State, living
 from pmemheap.errors import DurabilityError, HeapFileError, PmemHeapError, UsageError
 from pmemheap.filemedium import FileMedium
 from pmemheap.gate import Shut, begun_in, owners_of
-from pmemheap.insight import CheckReport, HeapStats
+from pmemheap.insight import CheckReport, Explanation, HeapStats
 from pmemheap.layout import ARENA_BITS, ArenaState, FileIdentity, RootSlot
 from pmemheap.redo import recover, replay_private
 from pmemheap.refusals import end_with, refusal, refusals
@@ -47,6 +48,8 @@ from pmemheap.roots import Change, MemoryRoots, Roots, RootStore
 from pmemheap.snapshotting import copy_heap_file
 from pmemheap.totals import joined, lost_roots, misplaced_segments, total
 from pmemheap.transaction import Savepoint, Transaction
+from pmemheap.units import GRANULE
+from pmemheap.users import look_beside_writer
 from pmemheap.viewed import viewed_blocks
 
 __all__ = ["ALIGN_MOST", "DECAY_SECONDS", "SIZE_MOST", "Heap", "open_heap"]
@@ -253,8 +256,9 @@ class Heap(BlockSpace):
             `fileno` of the heap, inherited from or sent by another process.
         readonly : bool
             Read what the heap holds now, also beside its writer: what the writer frees or changes
-            later is not kept from changing, and its growth is not followed. False: become the
-            writer, which only one process can be.
+            later is not kept from changing, and its growth is not followed, but `stats`, `check`,
+            `blocks` and `explain` look at the heap anew. False: become the writer, which only one
+            process can be.
 
         Raises
         ------
@@ -458,8 +462,15 @@ class Heap(BlockSpace):
     def stats(self) -> HeapStats:
         """Return how large and how full the heap is, all arenas together.
 
-        O(mappings), and O(units) the first time.
+        O(mappings), and O(units) the first time. A reader that was attached beside a writer looks
+        at the heap as it is now; HeapBusyError if the writer gives it no moment for that.
         """
+        if self._is_beside:
+            now = self._look_anew(Heap._stats_of_all)
+            return replace(now, live_views=sum(each._live_views() for each in self._spaces()))
+        return self._stats_of_all()
+
+    def _stats_of_all(self) -> HeapStats:
         return total(self._each(self._all_spaces(), BlockSpace.stats))
 
     def check(self) -> CheckReport:
@@ -469,7 +480,15 @@ class Heap(BlockSpace):
         -------
         CheckReport
             True if nothing was found; its `findings` are sentences.
+
+        Raises
+        ------
+        HeapBusyError
+            The heap was attached beside a writer, which gives it no moment for a look.
         """
+        return self._look_anew(Heap._check_all) if self._is_beside else self._check_all()
+
+    def _check_all(self) -> CheckReport:
         with self.paused():
             reports = self._each(self._all_spaces(), BlockSpace.check)
             return joined(reports, self._look(self._check_arenas))
@@ -495,6 +514,28 @@ class Heap(BlockSpace):
 
         Blocks that come or go while it runs may or may not be in it. O(1) memory.
         """
+        if self._is_beside:
+            yield from self._look_anew(lambda now: list(now._blocks_of_all()))
+        else:
+            yield from self._blocks_of_all()
+
+    def explain(self, size: int, align: int = GRANULE, refusal: str = "") -> Explanation:
+        """Tell whether `size` bytes could be allocated now, what refuses, and what would help."""
+        if self._is_beside:
+            return self._look_anew(lambda now: BlockSpace.explain(now, size, align, refusal))
+        return BlockSpace.explain(self, size, align, refusal)
+
+    def _look_anew(self, ask: Callable[[Heap], T]) -> T:
+        """Ask the heap as it is in the file now: this one has it as it was when it was attached."""
+        self._require()
+
+        def look() -> T:
+            with Heap.attach(self.fileno(), headroom=0) as now:
+                return ask(now)
+
+        return look_beside_writer(self.fileno(), self._name, look, _is_sound)
+
+    def _blocks_of_all(self) -> Iterator[tuple[int, int]]:
         for space in sorted(self._all_spaces(), key=lambda each: each._origin):
             try:
                 yield from BlockSpace.blocks(space)
@@ -776,6 +817,10 @@ def _opened_again(fd: int, flags: int) -> int:
         raise UsageError(f"{what}: {error}") from error
     except OSError as error:
         raise refusal(what, error, f"descriptor {fd}") from error
+
+
+def _is_sound(found: object) -> bool:
+    return not isinstance(found, CheckReport) or bool(found)
 
 
 class _Guard:

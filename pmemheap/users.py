@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import gc
 import os
+import time
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from pmemheap import layout, native
-from pmemheap.errors import HeapBusyError
+from pmemheap.errors import CorruptHeapError, HeapBusyError
 from pmemheap.native import Lock, NativeError
 
 __all__ = [
@@ -21,9 +24,15 @@ __all__ = [
     "has_writer",
     "holder",
     "leave",
+    "look_beside_writer",
     "require_no_writer",
     "require_sole_writer",
 ]
+
+T = TypeVar("T")
+
+_LOOKS_MOST = 100
+_PAUSE = 0.002
 
 
 def become_writer(fd: int) -> bool:
@@ -92,3 +101,46 @@ def leave(fd: int) -> None:
     for place in (layout.LOCK_WRITER, layout.LOCK_READER):
         with suppress(NativeError):
             native.lock_byte(fd, place, Lock.NONE)
+
+
+def look_beside_writer(
+    fd: int, name: str, look: Callable[[], T], is_sound: Callable[[T], bool]
+) -> T:
+    """Look at a heap that another process changes meanwhile, until nothing is wrong with it.
+
+    What seems wrong while there is a writer may be half of a change. It is damage only when there
+    is no writer, who could mend it.
+
+    Parameters
+    ----------
+    look : callable
+        Looks at the heap as it is in the file now, each time anew.
+    is_sound : callable
+        Tells whether nothing is wrong in what `look` returns.
+
+    Raises
+    ------
+    HeapBusyError
+        Something seemed wrong each time, and there is a writer; O(100 looks).
+    CorruptHeapError
+        As of `look`, when there is no writer.
+    """
+    seen = ""
+    for _ in range(_LOOKS_MOST):
+        is_still = not has_writer(fd)
+        try:
+            found = look()
+        except CorruptHeapError as error:
+            if is_still:
+                raise
+            seen = str(error)
+        else:
+            if is_still or is_sound(found):
+                return found
+            seen = str(found)
+        time.sleep(_PAUSE)
+    raise HeapBusyError(
+        f"{name}: a writer that rests for a moment expected, process {holder(fd)} changes the heap "
+        f"all the time; the last look found: {seen}",
+        filename=name,
+    )
