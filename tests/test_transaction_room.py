@@ -19,7 +19,7 @@ from pmemheap.layout import Durability
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_a_commit_of_many_roots_finds_a_larger_log(tmp_path: Path, durability: str) -> None:
     path = tmp_path / "heap"
-    with pmemheap.Heap.create(path, durability=durability) as heap:
+    with Heap.create(path, durability=durability) as heap:
         log = heap._redo()
         assert log is not None
         before = log.size
@@ -27,7 +27,7 @@ def test_a_commit_of_many_roots_finds_a_larger_log(tmp_path: Path, durability: s
             tx.roots.update({str(number): tx.malloc(100) for number in range(1000)})
         assert log.size > before
         assert heap.check()
-    with pmemheap.Heap.open(path) as heap:
+    with Heap.open(path) as heap:
         assert len(heap.roots) == 1000
 
 
@@ -37,7 +37,7 @@ def test_room_is_made_for_what_was_refused_not_for_what_was_guessed(tmp_path: Pa
     medium = FileMedium.create(
         path, Durability.POWER, limit=None, replace_file=False, log_bytes=4096
     )
-    heap = pmemheap.Heap._over_file(medium, 1 << 30, None, fresh=True)
+    heap = Heap._over_file(medium, 1 << 30, None, fresh=True)
     medium.appear(replace_file=False)
     with heap:
         block, log = heap.malloc(64), heap._redo()
@@ -115,3 +115,21 @@ def test_an_own_snapshot_keeps_the_log_as_it_is(tmp_path: Path) -> None:
             tx.commit()
         with heap.transaction() as tx:
             tx.write(block + 64, bytes(1 << 19))
+
+
+@pytest.mark.slow
+def test_more_single_frees_than_a_record_has_operations_go_in_several(tmp_path: Path) -> None:
+    path = tmp_path / "heap"
+    with Heap.create(path, durability="power", decay=None) as heap:
+        large, log = heap.malloc(12 << 20), heap._redo()
+        assert log is not None
+        with heap.transaction() as tx:
+            tx.write(large, bytes(12 << 20))
+        assert log.size // 96 > 1 << 16, "as many would fit by their bytes"
+        offsets = list(heap.malloc_many(16, 200_000))
+        heap.free_many(offsets[::2])
+        heap.free_many([*offsets[1::2], large])
+        assert heap.check()
+    with Heap.open(path) as heap:
+        assert not list(heap.blocks())
+        assert heap.check()

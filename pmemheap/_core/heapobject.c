@@ -365,7 +365,7 @@ static PyObject *heap_view(PyObject *object, PyObject *const *args, Py_ssize_t c
     return call_slow(object, slow.view, values[0], values[1]);
 }
 
-/* Blocks of a batch between two records: few enough for a record that fits. */
+/* Blocks that a batch gets between two records: few enough for a record that fits. */
 static Py_ssize_t batch_of(const struct heap_object *self, Py_ssize_t count)
 {
     if (self->heap.logged != PH_POWER || self->log == NULL || log_of(self)->base == NULL)
@@ -495,12 +495,10 @@ static PyObject *free_batch(PyObject *object, const uint64_t *offsets, Py_ssize_
         Py_XDECREF(offset);
         return result;
     }
-    for (Py_ssize_t done = 0, step = batch_of(self, count); done < count && is_open(self); done += step) {
-        if (ph_free_many(&self->heap, offsets + done, (uint64_t)(count - done < step ? count - done : step)) < 0)
-            return PyErr_NoMemory();
-        if (settle(self) < 0)
-            return NULL;
-    }
+    if (ph_free_many(&self->heap, offsets, (uint64_t)count) < 0) /* at once: other threads might change what was seen */
+        return PyErr_NoMemory();
+    if (settle(self) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 

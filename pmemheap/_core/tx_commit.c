@@ -254,47 +254,63 @@ static uint64_t count_freed(const struct ph_log *log)
     return count;
 }
 
-/* One record of what a core has changed, as much of it as `most` operations hold: words first, in the order of their
- * stores, of which any beginning is sound, as in a process that is killed; then what was freed. */
-static int64_t flush_piece(struct ph_log *log, uint64_t arena, struct ph_heap *h, uint64_t most)
+/* How much of what a core has changed is in records. */
+struct flushed {
+    uint64_t words, freed;
+};
+
+/* One record of what a core has changed beyond `done`, as much of it as `most` operations hold: words first, in the order
+ * of their stores, of which any beginning is sound, as in a process that is killed; then what was freed. */
+static int64_t flush_piece(struct ph_log *log, uint64_t arena, const struct ph_heap *h, uint64_t most, struct flushed *done)
 {
-    uint64_t words = h->dirty.count < most ? h->dirty.count : most;
-    uint64_t freed = words == h->dirty.count && h->freed.count < most - words ? h->freed.count
-                     : words == h->dirty.count                               ? most - words
-                                                                             : 0;
+    struct flushed now = *done;
     int failed = 0;
     ph_record_begin(log);
-    for (uint64_t i = 0; failed == 0 && i < words; i++) {
+    for (; failed == 0 && now.words < h->dirty.count && most != 0; now.words++, most--) {
         uint32_t table;
-        uint64_t off = place_of_word(h, arena, h->dirty.words[i], &table);
-        failed = ph_record_op(log, PH_OP_META, (uint8_t)table, off, h->dirty.words[i], 8);
+        uint64_t off = place_of_word(h, arena, h->dirty.words[now.words], &table);
+        failed = ph_record_op(log, PH_OP_META, (uint8_t)table, off, h->dirty.words[now.words], 8);
     }
-    for (uint64_t i = 0; failed == 0 && i < freed; i++)
-        failed = write_freed(log, arena << PH_ARENA_SHIFT | h->freed.items[i].offset, h->freed.items[i].nbytes);
+    for (; failed == 0 && now.freed < h->freed.count && most != 0; now.freed++, most--) {
+        const struct ph_freed *freed = &h->freed.items[now.freed];
+        failed = write_freed(log, arena << PH_ARENA_SHIFT | freed->offset, freed->nbytes);
+    }
     int64_t end = failed < 0 ? failed : ph_record_append(log, PH_RECORD_COMMIT, 0, log->promised);
-    if (end < 0)
-        return end;
-    h->dirty.count -= words;
-    h->freed.count -= freed;
-    if (words != 0)
-        memmove(h->dirty.words, h->dirty.words + words, h->dirty.count * sizeof *h->dirty.words);
-    if (freed != 0)
-        memmove(h->freed.items, h->freed.items + freed, h->freed.count * sizeof *h->freed.items);
+    if (end >= 0)
+        *done = now;
     return end;
 }
 
-/* What bare calls have changed goes ahead in pieces if it is too much for one record. */
+static void forget_flushed(struct ph_heap *h, const struct flushed *done)
+{
+    h->dirty.count -= done->words;
+    h->freed.count -= done->freed;
+    if (done->words != 0)
+        memmove(h->dirty.words, h->dirty.words + done->words, h->dirty.count * sizeof *h->dirty.words);
+    if (done->freed != 0)
+        memmove(h->freed.items, h->freed.items + done->freed, h->freed.count * sizeof *h->freed.items);
+}
+
+static int64_t flush_core(struct ph_log *log, uint64_t arena, struct ph_heap *h, uint64_t most)
+{
+    struct flushed done = {0};
+    int64_t end = 0;
+    while (end >= 0 && done.words + done.freed < h->dirty.count + h->freed.count)
+        end = flush_piece(log, arena, h, most, &done);
+    forget_flushed(h, &done);
+    return end;
+}
+
+/* What bare calls have changed goes ahead in pieces if it is too much for one record: too many bytes, or operations. */
 static int64_t flush_much(struct ph_log *log)
 {
-    uint64_t most = log->size / 4 / PH_BARE_BYTES;
+    uint64_t most = log->size / 4 / PH_BARE_BYTES < UINT16_MAX / 2 ? log->size / 4 / PH_BARE_BYTES : UINT16_MAX / 2;
     int64_t end = 0;
     if (!log->power || count_dirty(log) + count_freed(log) <= most)
         return 0;
-    for (uint64_t arena = 0; arena < log->arenas; arena++) {
-        struct ph_heap *h = log->homes[arena].heap;
-        while (end >= 0 && h != NULL && h->dirty.count + h->freed.count != 0)
-            end = flush_piece(log, arena, h, most);
-    }
+    for (uint64_t arena = 0; end >= 0 && arena < log->arenas; arena++)
+        if (log->homes[arena].heap != NULL)
+            end = flush_core(log, arena, log->homes[arena].heap, most);
     return end;
 }
 
