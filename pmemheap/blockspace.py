@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pmemheap import handles, insight
@@ -20,7 +19,6 @@ from pmemheap.filemedium import FileMedium
 from pmemheap.gate import Shut
 from pmemheap.handles import Block
 from pmemheap.insight import CheckReport, ExplainedOutOfSpaceError, Explanation, HeapStats
-from pmemheap.refusals import end_with
 from pmemheap.units import GRANULE, UNIT
 
 if TYPE_CHECKING:
@@ -49,14 +47,11 @@ class BlockSpace(Engine):
     def alloc(self, size: int, align: int = GRANULE) -> Block:
         """Allocate a block and return a handle to it, which knows when the block is gone.
 
-        Parameters and exceptions as `malloc`.
+        Parameters and exceptions as `malloc`. In an open transaction of this thread it is part of
+        that, as `Block.free` and `ndarray` are: gone if it aborts. The calls that take offsets are
+        not: ``tx.malloc`` and ``tx.free`` are.
         """
-        offset = self.malloc(size, align)
-        try:
-            return Block(self, offset, size)
-        except BaseException as error:
-            end_with(error, partial(self.free, offset))
-            raise
+        return handles.new_block(self, size, align)
 
     def block(self, offset: int) -> Block:
         """Return a handle to the live block at `offset`."""
@@ -70,7 +65,8 @@ class BlockSpace(Engine):
         """Allocate a block and return it as a numpy array of zeros.
 
         The array is a view: the block is freed by ``heap.free(heap.offset_of(array))`` once no
-        array of it lives, or before that with ``deferred=True``.
+        array of it lives, or before that with ``deferred=True``. In an open transaction of this
+        thread it is part of that, as of `alloc`.
         """
         return handles.new_array(self, shape, dtype, align)
 

@@ -26,7 +26,7 @@ from contextlib import suppress
 from enum import IntEnum
 from typing import Any, ParamSpec, TypeVar
 
-from pmemheap import rooted
+from pmemheap import native, rooted
 from pmemheap.arguments import (
     alignment_argument,
     offset_argument,
@@ -274,10 +274,19 @@ class Engine(Committing):
             other.free(place, bool(deferred))
         elif type(offset) is not int:
             self.free(place, bool(deferred))
-        elif (refusal := self._try_free(place, bool(deferred))) < 0:  # not, if it was a moment ago
-            self._refuse_free(place, "free", refusal)
-        else:
+        elif (refusal := self._try_free(place, bool(deferred))) == 0:  # a moment ago it was not
             self._settle()
+        elif refusal != BAD_OFFSET or (transaction := self._reserver(place)) is None:
+            self._refuse_free(place, "free", refusal)
+        else:  # as an array of a transaction is
+            transaction.free(place, bool(deferred))
+
+    def _reserver(self, offset: int) -> native.TxCore | None:
+        """Return the open transaction of this thread, if it has reserved a block."""
+        transaction = self._log._current()
+        if transaction is None or transaction._may_name(offset) < 0:
+            return None
+        return transaction
 
     def _free_many_slow(self, index: int | None, offsets: Any) -> Any:
         if index is None:

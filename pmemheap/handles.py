@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-__all__ = ["Block", "ndarray_at", "new_array", "offset_of"]
+__all__ = ["Block", "ndarray_at", "new_array", "new_block", "offset_of"]
 
 
 class Block:
@@ -106,8 +106,11 @@ class Block:
         return self._heap.view(self.offset, self._size)
 
     def free(self, deferred: bool = False) -> None:
-        """Free the block; parameters and exceptions as `Heap.free`."""
-        self._heap.free(self.offset, deferred)
+        """Free the block; parameters and exceptions as `Heap.free`.
+
+        In an open transaction of this thread it is part of that: freed when it commits.
+        """
+        _give_up(self._heap, self.offset, deferred)
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -167,6 +170,29 @@ class Block:
         """Tell the heap that the handle is gone."""
         if getattr(self, "_serial", 0):
             self._heap._handle_drop(self._offset, self._serial)
+
+
+def new_block(heap: Engine, size: int, align: int) -> Block:
+    """Allocate a block, as part of the open transaction of this thread, and return a handle."""
+    offset = _allocate(heap, size, align)
+    try:
+        return Block(heap, offset, size)
+    except BaseException as error:
+        end_with(error, partial(_give_up, heap, offset, False))
+        raise
+
+
+def _allocate(heap: Engine, size: int, align: int) -> int:
+    transaction: Any = heap._log._current()
+    if transaction is None:
+        return heap.malloc(size, align)
+    offset: int = transaction.malloc(size, align, heap)
+    return offset
+
+
+def _give_up(heap: Engine, offset: int, deferred: bool) -> None:
+    transaction: Any = heap._log._current()
+    (heap if transaction is None else transaction).free(offset, deferred)
 
 
 def _restore(  # noqa: PLR0913, PLR0917 -- what a pickle has
@@ -251,14 +277,14 @@ def _shaped(
 def new_array(
     heap: Engine, shape: int | tuple[int, ...], dtype: npt.DTypeLike, align: int
 ) -> np.ndarray[Any, Any]:
-    """Allocate a block and return it as an array of zeros."""
+    """Allocate a block and return it as an array of zeros; joins as `new_block` does."""
     sides, kind, nbytes = _shaped(shape, dtype)
-    offset = heap.malloc(max(nbytes, 1), align)
+    offset = _allocate(heap, max(nbytes, 1), align)
     try:
         array = _checked_array_at(heap, offset, sides, kind)
         _numpy().frombuffer(heap._own_view(offset), "u1", nbytes).fill(0)
     except BaseException as error:
-        end_with(error, partial(heap.free, offset, deferred=True))
+        end_with(error, partial(_give_up, heap, offset, True))
         raise
     return array
 

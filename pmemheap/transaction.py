@@ -18,20 +18,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pmemheap import native, rooted
 from pmemheap.arguments import alignment_argument, offset_argument, size_argument, whole_number
 from pmemheap.engine import BAD_OFFSET, Engine
 from pmemheap.errors import UsageError
 from pmemheap.exiting import leave_at_exit
-from pmemheap.handles import Block
+from pmemheap.handles import Block, new_array
 from pmemheap.layout import RootSlot
 from pmemheap.redo import LogCode
 from pmemheap.refusals import end_with
 from pmemheap.roots import OffsetsView, RootsView, require_root
 from pmemheap.units import GRANULE
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = ["Transaction", "TransactionRoots"]
 
@@ -98,8 +103,28 @@ class Transaction(native.TxCore):
 
     def alloc(self, size: int, align: int = GRANULE, arena: Engine | None = None) -> Block:
         """Reserve a block and return a handle to it; as `malloc` otherwise."""
-        offset = self.malloc(size, align, arena)
-        return Block(arena or self._heap, offset, size)
+        space = self._space_of(arena)
+        offset = self.malloc(size, align, space)
+        try:
+            return Block(space, offset, size)
+        except BaseException as error:
+            end_with(error, partial(self.free, offset))
+            raise
+
+    def ndarray(
+        self,
+        shape: int | tuple[int, ...],
+        dtype: npt.DTypeLike = float,
+        align: int = 64,
+        arena: Engine | None = None,
+    ) -> np.ndarray[Any, Any]:
+        """Reserve a block and return it as a numpy array of zeros; parameters as `Heap.ndarray`.
+
+        The array may be stored to at once. It keeps its bytes whatever becomes of the transaction;
+        if that aborts, the space is free when the last array goes.
+        """
+        self._require_usable()
+        return new_array(self._space_of(arena), shape, dtype, align)
 
     def malloc_many(self, size: int, count: int) -> memoryview:
         """Reserve `count` blocks of `size` bytes: all of them or none.
@@ -181,12 +206,16 @@ class Transaction(native.TxCore):
     def _malloc_slow(self, size: Any, align: Any = GRANULE, arena: Any = None) -> int:
         nbytes, alignment = size_argument(size), alignment_argument(align)
         self._require_usable()
-        space = self._heap if arena is None else arena
-        if not isinstance(space, Engine) or space._log is not self._heap._log:
-            raise UsageError(f"transaction: malloc: an arena of its heap expected, found {arena!r}")
+        space = self._space_of(arena)
         if arena is not None:
             space._require(write=True)
         return space._reserve_for(self, nbytes, alignment)
+
+    def _space_of(self, arena: Any) -> Engine:
+        space = self._heap if arena is None else arena
+        if not isinstance(space, Engine) or space._log is not self._heap._log:
+            raise UsageError(f"transaction: malloc: an arena of its heap expected, found {arena!r}")
+        return space
 
     def _free_slow(self, block: Any, deferred: Any = False) -> None:
         offset = block.offset if isinstance(block, Block) else block

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import pmemheap
 from pmemheap import Heap, OutOfSpaceError
 from pmemheap.filemedium import FileMedium
 from pmemheap.layout import Durability

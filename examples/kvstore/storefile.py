@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 import pmemheap
@@ -42,6 +42,7 @@ class StoreFile(Closing):
         limit: int | None,
         headroom: int | None,
     ) -> None:
+        self._is_new = flag in {"c", "n"} and not os.path.lexists(path)
         self._heap = pmemheap.open(
             os.fsdecode(path), flag, durability=durability, limit=limit, headroom=headroom
         )
@@ -49,12 +50,21 @@ class StoreFile(Closing):
 
     @contextmanager
     def closed_on_error(self) -> Iterator[None]:
-        """Close the file if what is in it cannot be opened."""
+        """Close the file if what is in it cannot be opened; one that was made for it goes."""
         try:
             yield
         except BaseException as error:
+            is_void = self._is_new and self._is_empty()
             end_with(error, self.close)
+            if is_void:
+                end_with(error, lambda: os.unlink(self.path))
             raise
+
+    def _is_empty(self) -> bool:
+        """Tell whether there is nothing in it, whoever may have made it meanwhile."""
+        with suppress(pmemheap.PmemHeapError):
+            return not self._heap.roots and next(self._heap.blocks(), None) is None
+        return False
 
     @property
     def path(self) -> str:

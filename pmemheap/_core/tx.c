@@ -253,6 +253,12 @@ static int free_live(struct ph_tx *tx, struct ph_heap *h, uint64_t offset, int d
     return 0;
 }
 
+static int is_viewed(const struct ph_heap *h, uint64_t local)
+{
+    const struct ph_mark *mark = ph_mark_find(h, local);
+    return mark != NULL && mark->views != 0;
+}
+
 static int free_block(struct ph_tx *tx, uint64_t offset, int deferred)
 {
     struct ph_heap *h = ph_core_of(tx->log, offset);
@@ -262,6 +268,8 @@ static int free_block(struct ph_tx *tx, uint64_t offset, int deferred)
     struct ph_tx_block *block = is_reserved ? ph_tx_fresh(tx, offset) : NULL;
     if (is_reserved && block == NULL) /* by another transaction */
         return PH_H_BAD_OFFSET;
+    if (is_reserved && !deferred && is_viewed(h, ph_local(offset)))
+        return PH_H_PINNED;
     int failed = block != NULL ? free_fresh(tx, block) : free_live(tx, h, offset, deferred);
     if (failed == 0)
         ph_tx_image_drop(tx, offset);

@@ -53,6 +53,7 @@ from pmemheap.containers.names import VECTOR_MAGIC, found_kind, visible_roots
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.heap import Heap
 from pmemheap.insight import CheckReport
+from pmemheap.refusals import end_with
 from pmemheap.transaction import Savepoint, Transaction
 from pmemheap.units import UNIT, KiB, MiB
 
@@ -192,7 +193,16 @@ class Vector:
                 "found neither"
             )
         self._require_alone("made")
+        is_new = self._name not in self._heap.arenas()
         arena = self._heap.arena(self._name, headroom=self._headroom)
+        try:
+            self._make_in(arena, dtype, capacity)
+        except BaseException as error:
+            if is_new and next(arena.blocks(), None) is None:
+                end_with(error, arena.drop)
+            raise
+
+    def _make_in(self, arena: Arena, dtype: np.dtype[Any], capacity: int) -> None:
         if (other := next(arena.blocks(), None)) is not None:
             raise UsageError(
                 f"vector {self._name!r}: an arena of that name without blocks expected, "
