@@ -490,20 +490,28 @@ class Engine(Committing):
             self._supply.merge_freed()
             return
         if self._decay_seconds is not None:
-            gave = [self._decay(space, is_idle) for space in self._spaces()]
-            log = self._redo()
-            if log is not None and is_idle and any(gave) and self._state() == State.OPEN:
-                log.shrink()
+            self._give_back(is_idle)
 
-    def _decay(self, space: Engine, is_idle: bool) -> bool:
-        """Give back what is old in one arena: of a heap at rest pages alone, the file stays closed.
+    def _give_back(self, is_idle: bool) -> None:
+        """Give back what is old: of a heap at rest pages alone, so that its file stays closed.
 
-        What was freed in a power heap and only waits for a sync is synced: nobody else may do so.
+        In a power heap that is no matter, and its log may be what is large.
         """
+        log = self._redo()
+        if is_idle and self._is_power and log is not None and self._is_much(log.size):
+            self._wake_locked()
         is_open = self._state() == State.OPEN
-        if is_open:
-            space._release_quarantine()
-        return space._supply.decay(DECAY_SHARE, is_idle=is_idle, can_change=is_open)
+        held = sum(space._quarantined() for space in self._spaces())
+        if log is not None and is_open and self._is_much(held):
+            log.sync_log()  # nobody else may do so
+        for space in self._spaces():
+            space._supply.decay(DECAY_SHARE, is_idle=is_idle, can_change=is_open)
+        if log is not None and is_open and is_idle and self._is_much(log.size):
+            log.shrink()
+
+    def _is_much(self, nbytes: int) -> bool:
+        units = sum(space._region.nunits for space in self._spaces())
+        return nbytes > DECAY_SHARE * UNIT * units
 
     def _stop_decay(self, error: Exception) -> None:
         for space in self._spaces():

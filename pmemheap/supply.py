@@ -403,7 +403,7 @@ class Supply:
                 self.rebuild()
             raise
 
-    def decay(self, share: float, *, is_idle: bool = False, can_change: bool = True) -> bool:
+    def decay(self, share: float, *, is_idle: bool = False, can_change: bool = True) -> None:
         """End a decay interval: give back what was free through all of the one before.
 
         Each unit has an age of its own: a range that is handed out and freed again all the time
@@ -417,11 +417,6 @@ class Supply:
             Nothing was called for as long: all that is free is old, empty runs included.
         can_change : bool
             Header and tables may be changed: empty runs and whole segments may go too.
-
-        Returns
-        -------
-        bool
-            Whether something was given back.
         """
         self._read_some()
         self.merge_freed()
@@ -432,9 +427,8 @@ class Supply:
             if is_much:
                 self._fetch_old(with_runs=is_idle and can_change)
                 self._punch_old()
-            if is_much and can_change:
-                self._cut_old_tail()
-            return is_much
+            if can_change and (is_much or is_idle):
+                self._cut_old_tail(0 if is_much else share)
         finally:
             self._begin_interval()
 
@@ -483,10 +477,11 @@ class Supply:
         for start, length, _ in parts[:_PUNCHED_AT_ONCE]:
             self._punch(start, length)
 
-    def _cut_old_tail(self) -> None:
+    def _cut_old_tail(self, share: float) -> None:
         """Cut off the whole segments at the end in which all is free, and nothing young.
 
-        Never used units are young while some are taken from them.
+        Never used units are young while some are taken from them. Less than a share of the heap is
+        not worth the sync.
         """
         end = self.region.end_unit
         if self.virgin < end and self.virgin != self._virgin_before:
@@ -495,7 +490,7 @@ class Supply:
         at_end = free and sum(free[-1]) == self.virgin
         start = self._core._young_end(*free[-1]) if at_end else self.virgin
         tail = self.region.droppable_tail(start)
-        if tail < end:
+        if end - tail > share * self.region.nunits:
             self._retire_virgin()
             self.extents.settle()
             self._cut(self.region.first_unit, tail)

@@ -36,6 +36,20 @@ def heap(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Heap]:
         assert made.check(), made.check().findings
 
 
+@pytest.fixture(params=KINDS)
+def still(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Heap]:
+    """A heap that gives nothing back before `begin_decay`."""
+    with make(request.param, tmp_path / "data.heap", None) as made:
+        yield made
+        assert made.check(), made.check().findings
+
+
+def begin_decay(heap: Heap) -> None:
+    for space in heap._spaces():
+        space._decay_seconds = DECAY
+    heap._set_pace()
+
+
 def footprint(space: Any) -> int:
     """Bytes of memory or of file blocks but the log, without a call that could give back."""
     log = space._redo()
@@ -160,14 +174,15 @@ CALLS: dict[str, Callable[[Heap, int], object]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_heap_that_was_left_alone_gives_back_at_the_next_call(heap: Heap, call: str) -> None:
-    blocks = filled(heap)
-    before = footprint(heap)
-    free_most(heap, blocks)
-    assert not gone(heap, before)
+def test_a_heap_that_was_left_alone_gives_back_at_the_next_call(still: Heap, call: str) -> None:
+    blocks = filled(still)
+    before = footprint(still)
+    free_most(still, blocks)
+    assert not gone(still, before)
+    begin_decay(still)
     time.sleep(LONG)
-    CALLS[call](heap, blocks[0])
-    assert gone(heap, before)
+    CALLS[call](still, blocks[0])
+    assert gone(still, before)
 
 
 AFTER_A_LOOP: dict[str, Callable[[Heap, SortedMap], object]] = {
@@ -186,14 +201,15 @@ AFTER_A_LOOP: dict[str, Callable[[Heap, SortedMap], object]] = {
 @pytest.mark.parametrize("kind", ["anonymous", "power"])
 def test_a_loop_of_frees_lets_the_next_call_look(tmp_path: Path, call: str, kind: str) -> None:
     """In a loop few calls look at the clock, but the one that comes long after it does."""
-    with make(kind, tmp_path / "heap", decay=0.1) as heap:
+    with make(kind, tmp_path / "heap", None) as heap:
         store = SortedMap(heap, "map")
         store[b"key"] = b"value"
         blocks = filled(heap, 1000)
         before = footprint(heap)
         for offset in blocks:
             heap.free(offset)
-        time.sleep(0.15)
+        begin_decay(heap)
+        time.sleep(LONG)
         AFTER_A_LOOP[call](heap, store)
         assert gone(heap, before)
         assert heap.check(), heap.check().findings
@@ -203,13 +219,14 @@ def test_a_loop_of_frees_lets_the_next_call_look(tmp_path: Path, call: str, kind
 def test_a_file_at_rest_gives_back_and_stays_as_if_closed(tmp_path: Path, how: str) -> None:
     """Only pages go: the header is not touched, so that a power failure finds a closed heap."""
     path = tmp_path / "heap"
-    with make("process", path, None if how == "opened" else DECAY) as heap:
+    with make("process", path, None) as heap:
         store = SortedMap(heap, "map")
         store[b"key"] = b"value"
         free_most(heap, filled(heap))
         heap.sync()
         before = path.stat().st_blocks * 512
         if how == "synced":
+            begin_decay(heap)
             at_rest_gives_back(heap, store, path, before)
     if how == "opened":
         with Heap.open(path, decay=DECAY) as heap:
@@ -230,20 +247,22 @@ def at_rest_gives_back(heap: Heap, store: SortedMap, path: Path, before: int) ->
 def test_what_lies_idle_loses_its_tail_and_a_log_that_grew(tmp_path: Path) -> None:
     """Also where never used units lie behind what was freed, and an empty run among it."""
     path = tmp_path / "heap"
-    with make("power", path) as heap:
+    with make("power", path, None) as heap:
         first = path.stat().st_size
         for offset in filled(heap, 3000):
             heap.free(offset)
         grown = path.stat().st_size
         assert grown > 4 * first
+        begin_decay(heap)
         time.sleep(LONG)
-        heap.usable_size(heap.malloc(10))
+        heap.malloc(10)
         assert path.stat().st_size < grown // 2
         assert heap.check(), heap.check().findings
 
 
 @pytest.mark.parametrize("call", ["malloc", "view"])
-def test_a_heap_that_was_left_alone_in_an_arena_gives_back_too(heap: Heap, call: str) -> None:
+def test_a_heap_that_was_left_alone_in_an_arena_gives_back_too(still: Heap, call: str) -> None:
+    heap = still
     kept = heap.malloc(MiB)
     arena = heap.arena("busy")
     blocks = filled(arena)
@@ -251,6 +270,7 @@ def test_a_heap_that_was_left_alone_in_an_arena_gives_back_too(heap: Heap, call:
     for offset in blocks:
         arena.free(offset)
     heap.sync()
+    begin_decay(heap)
     time.sleep(LONG)
     CALLS[call](heap, kept)
     assert footprint(arena) < before - len(blocks) * PIECE * 5 // 8
