@@ -49,6 +49,7 @@ class Core(Protocol):
     def _reclaim_range(self, start: int, /) -> int: ...
     def _limbo_pop(self) -> tuple[int, int] | None: ...
     def _release_empties(self) -> bool: ...
+    def _release_idle_runs(self) -> bool: ...
     def _room_after(self, unit: int, /) -> int: ...
     def _boot_step(self, budget: int, pool_below: int, /) -> list[tuple[int, int]] | None: ...
     def _described(self) -> bytes: ...
@@ -235,13 +236,16 @@ class Supply:
     def read_on(self) -> bool:
         """Read a further piece of a heap that was opened; False if all of it is known.
 
+        What was read while the heap was only looked at may have runs without a block: they are
+        given back here, where space is wanted.
+
         Raises
         ------
         CorruptHeapError
             An entry is impossible.
         """
         if self._reaches_end():
-            return False
+            return self._core._release_idle_runs()
         pool_below = 0 if self._medium.maybe_holes else POOL_MOST + 1
         gaps = self._core._boot_step(_READ_UNITS, pool_below)
         if gaps is None:

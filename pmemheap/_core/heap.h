@@ -222,6 +222,7 @@ struct ph_heap {
     uint32_t bins[PH_BINS];   /* bins[n - 1]: free ranges of n units, by address */
     uint32_t limbo;           /* freed extents, newest first */
     uint32_t empties;         /* some class may keep an empty run in service */
+    uint32_t idle_runs;       /* runs without a block were read that could not be given back then */
     uint32_t nclasses;
     uint32_t readonly;
     uint32_t until_look;      /* calls until the clock is looked at again; freeing much makes it the next one */

@@ -75,6 +75,7 @@ void ph_donate(struct ph_heap *h, uint64_t start, uint64_t nunits, int never_use
 int ph_reclaim(struct ph_heap *h, uint64_t at_least, uint64_t *start, uint64_t *nunits);
 uint64_t ph_reclaim_range(struct ph_heap *h, uint64_t start);
 int ph_release_empties(struct ph_heap *h);
+int ph_release_idle_runs(struct ph_heap *h);
 int ph_limbo_pop(struct ph_heap *h, uint64_t *start, uint64_t *nunits);
 
 uint64_t ph_pool_longest(const struct ph_heap *h);

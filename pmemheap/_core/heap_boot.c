@@ -59,6 +59,15 @@ static int adopt(struct ph_heap *h, uint64_t unit)
     return 0;
 }
 
+/* The same for who gives nothing back: a run without a block stays one until somebody looks for space. */
+static int adopt_as_is(struct ph_heap *h, uint64_t unit)
+{
+    int adopted = adopt(h, unit);
+    if (h->units[unit].state == PH_U_RUN && h->units[unit].u.run.live == 0)
+        h->idle_runs = 1;
+    return adopted;
+}
+
 /* ph_boot_unit -- read the run or extent that covers `unit`, if there is one; runs are short, so their first
  * unit is near. */
 int ph_boot_unit(struct ph_heap *h, uint64_t unit)
@@ -69,7 +78,7 @@ int ph_boot_unit(struct ph_heap *h, uint64_t unit)
     if (h->units[head].state != PH_U_OTHER || entry_is_zero(&h->entries[head])
         || unit - head >= h->entries[head].nunits)
         return 0;
-    return adopt(h, head);
+    return adopt_as_is(h, head);
 }
 
 /* Whether a record says how far its piece reaches. A reader that goes on where it stopped may stand inside of a range
@@ -112,8 +121,12 @@ static int64_t read_entry(struct ph_heap *h, uint64_t unit)
     int adopted = adopt(h, unit);
     if (adopted < 0)
         return adopted;
-    if (h->units[unit].u.run.live != 0 || !ph_run_may_go(h))
+    if (h->units[unit].u.run.live != 0)
         return (int64_t)nunits;
+    if (!ph_run_may_go(h)) {
+        h->idle_runs = 1;
+        return (int64_t)nunits;
+    }
     ph_run_discard(h, unit);
     return 0;
 }
@@ -157,7 +170,7 @@ int ph_adopt_step(struct ph_heap *h, uint64_t budget)
     while (h->known < stop) {
         const struct ph_unit *record = &h->units[h->known];
         if (record->state == PH_U_OTHER && !entry_is_zero(&h->entries[h->known])) {
-            int adopted = adopt(h, h->known);
+            int adopted = adopt_as_is(h, h->known);
             if (adopted < 0)
                 return adopted;
         }

@@ -402,6 +402,12 @@ static PyObject *limbo_pop(PyObject *object, PyObject *ignored)
     return range_or_none(found, start, nunits);
 }
 
+static PyObject *release_idle_runs(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return PyBool_FromLong(ph_release_idle_runs(core_of(object)));
+}
+
 static PyObject *release_empties(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
@@ -916,6 +922,7 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_given_back", given_back, METH_VARARGS, "Note that nothing is behind free units any more."},
     {"_next_interval", next_interval, METH_NOARGS, "Begin another interval of decay."},
     {"_limbo_pop", limbo_pop, METH_NOARGS, "Take the extent that was freed last."},
+    {"_release_idle_runs", release_idle_runs, METH_NOARGS, "Give back the empty runs that were read; tell whether there were any."},
     {"_release_empties", release_empties, METH_NOARGS, "Give the empty runs that classes keep to the pool."},
     {"_handle_make", handle_make, METH_O, "Serial number for a handle to a live block, or a negative code."},
     {"_handle_is_valid", handle_is_valid, METH_VARARGS, "Whether the block of a handle still lives."},
