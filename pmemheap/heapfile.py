@@ -52,7 +52,7 @@ from pmemheap.layout import (
     Table,
     slot_offset,
 )
-from pmemheap.naming import give_name, require_place, sync_directory, temporary_name
+from pmemheap.naming import give_name, require_place, temporary_name
 from pmemheap.native import NativeError
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.row import file_row
@@ -253,13 +253,6 @@ class HeapFile:
         with refusals(f"heap file {self.name!r}: creation", self.name):
             give_name("heap file", self._temporary, path, replace_file=replace_file)
             self._temporary = None
-            try:
-                sync_directory(path.parent)
-            except BaseException:
-                if not replace_file:
-                    with suppress(OSError):
-                        os.unlink(path)
-                raise
 
     @classmethod
     def create_memory(cls, name: str, *, limit: int | None) -> Self:

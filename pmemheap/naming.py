@@ -15,7 +15,7 @@ from pathlib import Path
 from pmemheap import native
 from pmemheap.errors import HeapExistsError, HeapFileError, HeapNotFoundError
 
-__all__ = ["give_name", "new_file", "require_place", "sync_directory", "temporary_name"]
+__all__ = ["give_name", "new_file", "require_place", "temporary_name"]
 
 _CHARACTERS_KEPT = 40
 
@@ -49,23 +49,36 @@ def require_place(what: str, path: Path, *, replace_file: bool) -> None:
 
 
 def give_name(what: str, temporary: Path, path: Path, *, replace_file: bool) -> None:
-    """Give a file its name, which `sync_directory` makes durable.
+    """Give a file its name, durably. If that raises, `path` has no file that it had not before.
 
     Raises
     ------
     HeapExistsError
         `what`: there is a file of that name, and it is not to be replaced.
+    OSError
+        The directory could not be changed, or synced: a file that was replaced may be gone then.
     """
     if replace_file:
         os.rename(temporary, path)
+        _sync_directory(path.parent)
         return
+    _link(what, temporary, path)
+    try:
+        os.unlink(temporary)
+        _sync_directory(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(path)
+        raise
+
+
+def _link(what: str, temporary: Path, path: Path) -> None:
     try:
         os.link(temporary, path)
     except FileExistsError:
         raise HeapExistsError(
             f"{what} {str(path)!r}: no such file expected, one is there", filename=str(path)
         ) from None
-    os.unlink(temporary)
 
 
 @contextmanager
@@ -87,10 +100,9 @@ def new_file(what: str, path: Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink()
         raise
-    sync_directory(path.parent)
 
 
-def sync_directory(directory: Path) -> None:
+def _sync_directory(directory: Path) -> None:
     """Wait until the names in a directory are durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -25,7 +25,7 @@ from pathlib import Path
 from pmemheap import layout, native
 from pmemheap.errors import UsageError
 from pmemheap.layout import FileIdentity, HeapState, SegmentKind, SegmentSlot, Superblock
-from pmemheap.naming import give_name, require_place, sync_directory, temporary_name
+from pmemheap.naming import give_name, require_place, temporary_name
 from pmemheap.native import NativeError
 
 __all__ = ["CopyMethod", "copy_heap_file"]
@@ -93,7 +93,6 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
         finally:
             os.close(target)
         give_name("snapshot", temporary, path, replace_file=replace_file)
-        sync_directory(path.parent)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)

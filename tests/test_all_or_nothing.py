@@ -32,6 +32,7 @@ from kvstore import KVStore
 
 ALL = bool(os.environ.get("PMEMHEAP_ALL_REFUSALS"))
 """Refuse each call with each number; else every third one, with one of them."""
+CALLS_MOST = 10_000
 KINDS = ["anonymous", "shared", "process", "power"]
 Work = Callable[["World"], object]
 
@@ -188,11 +189,18 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def places(name: str) -> Iterator[int]:
+    """Yield which call of an operation to refuse: the later, the wider apart, since they repeat."""
+    nth = 1 if ALL else 1 + sum(name.encode()) % 3
+    while nth < CALLS_MOST:
+        yield nth
+        nth += 1 if ALL else max(3, nth // 8)
+
+
 def attempts(kind: str, home: Path, name: str, number: int) -> Iterator[int]:
     """Try an operation with each of its system calls refused; yield how often it was refused."""
     refused = 0
-    first = 1 if ALL else 1 + sum(name.encode()) % 3
-    for nth in range(first, 400, 1 if ALL else 3):
+    for nth in places(name):
         directory = home / str(nth)
         directory.mkdir()
         world = World.made(kind, directory)
@@ -214,7 +222,7 @@ def attempts(kind: str, home: Path, name: str, number: int) -> Iterator[int]:
             assert error is None
             yield refused
             return
-    raise AssertionError(f"{name} makes more than 400 system calls")
+    raise AssertionError(f"{name} makes more than {CALLS_MOST} system calls")
 
 
 @pytest.mark.slow
