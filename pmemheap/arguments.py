@@ -6,6 +6,7 @@ may be anything with ``__index__``, such as those of numpy.
 
 from __future__ import annotations
 
+import errno
 import math
 import operator
 import os
@@ -13,13 +14,14 @@ from array import array
 from collections.abc import Iterable
 from pathlib import Path
 
-from pmemheap.errors import UsageError
+from pmemheap.errors import HeapFileError, HeapNotFoundError, UsageError
 from pmemheap.layout import Durability
 from pmemheap.units import GiB, is_power_of_two
 
 __all__ = [
     "ALIGN_MOST",
     "SIZE_MOST",
+    "AnyPath",
     "alignment_argument",
     "decay_argument",
     "durability_argument",
@@ -32,6 +34,8 @@ __all__ = [
     "whole_number",
 ]
 
+AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+"""What `open` takes for a name."""
 ALIGN_MOST = GiB
 SIZE_MOST = 1 << 55
 
@@ -96,15 +100,25 @@ def decay_argument(value: object) -> float | None:
     return max(0.0, float(value))
 
 
-def path_argument(value: str | os.PathLike[str]) -> Path:
-    """Return a path that the system can have."""
-    path = Path(value)
+def path_argument(value: AnyPath) -> Path:
+    """Return the path of a file, of a name that `open` takes for one."""
+    name = os.fsdecode(value)
+    path = Path(name)
     try:
         sound = b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:
         sound = False
     if not sound:
-        raise UsageError(f"path: one that the system can have expected, found {str(path)!r}")
+        raise UsageError(f"path: one that the system can have expected, found {name!r}")
+    if not name:
+        raise HeapNotFoundError(
+            "heap file '': the name of a file expected, found none", filename=""
+        )
+    if os.path.basename(name) in {"", "."}:
+        raise HeapFileError(
+            f"heap file {name!r}: the name of a file expected, found that of a directory",
+            errno.EISDIR if path.is_dir() else errno.ENOTDIR, name,
+        )  # fmt: skip
     return path
 
 

@@ -28,6 +28,7 @@ from pmemheap.arenas import Arena, arena_name_argument, index_of, live_names, va
 from pmemheap.arguments import (
     ALIGN_MOST,
     SIZE_MOST,
+    AnyPath,
     decay_argument,
     durability_argument,
     headroom_argument,
@@ -148,7 +149,7 @@ class Heap(BlockSpace):
     @classmethod
     def create(  # noqa: PLR0913 -- options of a file, all by name
         cls,
-        path: str | os.PathLike[str],
+        path: AnyPath,
         *,
         durability: str | None = None,
         limit: int | None = None,
@@ -201,7 +202,7 @@ class Heap(BlockSpace):
     @classmethod
     def open(
         cls,
-        path: str | os.PathLike[str],
+        path: AnyPath,
         *,
         readonly: bool = False,
         limit: int | None = None,
@@ -610,9 +611,7 @@ class Heap(BlockSpace):
             self._heed_failed_sync()
             raise
 
-    def snapshot(
-        self, path: str | os.PathLike[str], *, new_identity: bool = False, replace: bool = False
-    ) -> None:
+    def snapshot(self, path: AnyPath, *, new_identity: bool = False, replace: bool = False) -> None:
         """Copy the heap, as it is now, into a new file, which opens as a closed heap.
 
         It waits until the transactions that other threads have open end, for 5 seconds at most;
@@ -633,6 +632,8 @@ class Heap(BlockSpace):
         ------
         HeapExistsError, HeapNotFoundError, HeapPermissionError
             A file is there; its directory is not; no permission. There is no copy.
+        HeapBusyError
+            Somebody has the heap open that is to be replaced, as this process has its own.
         UsageError
             The heap is not in a file, a transaction is open still; or other threads changed a
             ``process`` heap all the time. There is no copy.
@@ -850,7 +851,7 @@ class _Guard:
         return heap._serve(work, change)
 
 
-def open_heap(path: str | os.PathLike[str], flag: str = "r", **options: Any) -> Heap:
+def open_heap(path: AnyPath, flag: str = "r", **options: Any) -> Heap:
     """Open a heap file as `dbm` does.
 
     Parameters
@@ -874,8 +875,8 @@ def open_heap(path: str | os.PathLike[str], flag: str = "r", **options: Any) -> 
     """
     if flag == "n":
         return Heap.create(path, replace=True, **options)
-    if flag == "c" and not os.path.lexists(path_argument(path)):
-        return Heap.create(path, **options)
+    if flag == "c" and not os.path.exists(path_argument(path)):
+        return Heap.create(os.path.realpath(path) if os.path.islink(path) else path, **options)
     if flag in {"w", "c", "r"}:
         options.pop("durability", None)
         return Heap.open(path, readonly=flag == "r", **options)

@@ -52,7 +52,7 @@ from pmemheap.layout import (
     Table,
     slot_offset,
 )
-from pmemheap.naming import give_name, require_place, temporary_name
+from pmemheap.naming import give_name, place_of, require_place, temporary_name
 from pmemheap.native import NativeError
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.row import file_row
@@ -146,6 +146,7 @@ class HeapFile:
     number = 0
     _lock_fd = -1
     _temporary: Path | None = None
+    _destination: Path
     _reservation: VMReservation | None = None
     _header: Map | None = None
     _has_begun = False
@@ -216,9 +217,8 @@ class HeapFile:
         """
         with refusals(f"heap file {str(path)!r}: creation", str(path)):
             require_place("heap file", path, replace_file=replace_file)
-            if path.exists():
-                _require_unused(path)
-            temporary = temporary_name(path)
+            place = place_of(path)
+            temporary = temporary_name(place)
             medium: Self | None = None
             try:
                 fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -227,7 +227,7 @@ class HeapFile:
                 with medium._as_durability_error("creation"):
                     native.fsync(fd)
                 medium._begin()
-                medium._temporary = temporary
+                medium._temporary, medium._destination = temporary, place
             except BaseException:
                 if medium is None or medium.is_own:
                     with suppress(OSError):
@@ -244,14 +244,15 @@ class HeapFile:
         ------
         HeapExistsError
             Meanwhile there is a file of that name.
+        HeapBusyError
+            Meanwhile somebody has the heap open that is to be replaced.
         DurabilityError
             The directory could not be synced.
         """
         assert self._temporary is not None
         self._require_own()
-        path = Path(self.name)
         with refusals(f"heap file {self.name!r}: creation", self.name):
-            give_name("heap file", self._temporary, path, replace_file=replace_file)
+            give_name("heap file", self._temporary, self._destination, replace_file=replace_file)
             self._temporary = None
 
     @classmethod
@@ -925,15 +926,6 @@ class HeapFile:
             raise DurabilityError(
                 error.errno, f"heap file {self.name!r}: {during}: {error}"
             ) from error
-
-
-def _require_unused(path: Path) -> None:
-    """Raise HeapBusyError if somebody writes to the heap that is to be replaced."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        users.require_no_writer(fd, str(path))
-    finally:
-        os.close(fd)
 
 
 def _superblock_bytes(image: bytes | bytearray, copy: int) -> bytes:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pmemheap import native, pagecache
+from pmemheap.arguments import AnyPath, path_argument
 from pmemheap.errors import HeapExistsError, UsageError
 from pmemheap.layout import (
     BACKUP_NAME_BYTES,
@@ -152,7 +153,7 @@ def _bring_home(found: Examination, changes: Overlay) -> list[Step]:
 # ---------------------------------------------------------------- doing it
 
 
-def repair(path: str | os.PathLike[str]) -> tuple[Plan, Path | None]:
+def repair(path: AnyPath) -> tuple[Plan, Path | None]:
     """Mend a file, or leave it as it is.
 
     A repair that is ended in the middle leaves a file that says so, and cannot be opened: another
@@ -194,7 +195,7 @@ def _require_medium(disk: Disk) -> None:
         pagecache.require_same(disk.fd, str(disk.path), [(0, disk.size)])
 
 
-def _refusals(path: str | os.PathLike[str], during: str) -> AbstractContextManager[None]:
+def _refusals(path: AnyPath, during: str) -> AbstractContextManager[None]:
     name = os.fsdecode(path)
     return refusals(f"heap file {name!r}: {during}", name)
 
@@ -267,7 +268,7 @@ def _cut_ranges(disk: Disk, new_size: int | None) -> Iterator[tuple[int, int]]:
 # ---------------------------------------------------------------- taking it back
 
 
-def undo(path: str | os.PathLike[str], backup: str | os.PathLike[str]) -> int:
+def undo(path: AnyPath, backup: AnyPath) -> int:
     """Take a repair back, byte for byte, whether it was ended in the middle or not.
 
     Returns
@@ -288,7 +289,7 @@ def undo(path: str | os.PathLike[str], backup: str | os.PathLike[str]) -> int:
     """
     name = os.fsdecode(backup)
     with refusals(f"backup {name!r}", name):
-        kept = Backup.read(Path(name))
+        kept = Backup.read(path_argument(name))
     with open_image(path, write=True) as disk, _refusals(path, "undo"):
         _require_medium(disk)
         newest = newest_copy(disk)

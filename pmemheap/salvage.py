@@ -11,19 +11,18 @@ Without a segment table the segments are looked for behind the header, where ent
 
 from __future__ import annotations
 
-import os
 from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from pmemheap import layout
+from pmemheap.arguments import AnyPath, path_argument
 from pmemheap.errors import UsageError
 from pmemheap.heap import Heap
 from pmemheap.layout import ArenaSlot, Durability, SegmentKind, SegmentSlot
-from pmemheap.naming import new_file, require_place
+from pmemheap.naming import new_file, place_of, require_place
 from pmemheap.offline import (
     Examination,
     Extent,
@@ -85,8 +84,8 @@ class SalvageReport:
 
 
 def salvage(
-    path: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    path: AnyPath,
+    out: AnyPath,
     *,
     durability: str | None = None,
     on_progress: Callable[[int], None] | None = None,
@@ -113,8 +112,10 @@ def salvage(
     OutOfSpaceError
         No room; nothing is at `out`.
     """
-    name = os.fsdecode(out)
-    require_place("heap file", Path(name), replace_file=False)
+    target = path_argument(out)
+    name = str(target)
+    with refusals(f"heap file {name!r}: creation", name):
+        require_place("heap file", target, replace_file=False)
     with open_image(path) as disk:
         found = examine(disk)
         places = _places_of(found)
@@ -125,7 +126,7 @@ def salvage(
             durability = "process" if on_memory else None
         with (
             refusals(f"heap file {name!r}: creation", name),
-            new_file("heap file", Path(name)) as temporary,
+            new_file("heap file", place_of(target)) as temporary,
             Heap.create(temporary, durability=durability, decay=None) as heap,
         ):
             report = _Copy(found, view, places, heap, on_progress).run()

@@ -25,7 +25,7 @@ from pathlib import Path
 from pmemheap import layout, native
 from pmemheap.errors import UsageError
 from pmemheap.layout import FileIdentity, HeapState, SegmentKind, SegmentSlot, Superblock
-from pmemheap.naming import give_name, require_place, temporary_name
+from pmemheap.naming import give_name, place_of, require_place, temporary_name
 from pmemheap.native import NativeError
 
 __all__ = ["CopyMethod", "copy_heap_file"]
@@ -74,13 +74,14 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
 
     Raises
     ------
-    HeapExistsError, HeapNotFoundError
-        A file is there, or its directory is not.
+    HeapExistsError, HeapNotFoundError, HeapBusyError
+        A file is there; its directory is not; somebody has the heap open that is to be replaced.
     OSError
         No room, or the medium failed; nothing is left at `path` that was not there before.
     """
     require_place("snapshot", path, replace_file=replace_file)
-    temporary = temporary_name(path)
+    place = place_of(path)
+    temporary = temporary_name(place)
     mode = os.fstat(fd).st_mode & 0o777
     target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode or 0o600)
     try:
@@ -92,7 +93,7 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
             native.fsync(target)
         finally:
             os.close(target)
-        give_name("snapshot", temporary, path, replace_file=replace_file)
+        give_name("snapshot", temporary, place, replace_file=replace_file)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)

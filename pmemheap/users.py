@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from pmemheap import layout, native
 from pmemheap.errors import CorruptHeapError, HeapBusyError
@@ -25,7 +25,9 @@ __all__ = [
     "holder",
     "leave",
     "look_beside_writer",
+    "require_no_user",
     "require_no_writer",
+    "require_sole_user",
     "require_sole_writer",
 ]
 
@@ -74,9 +76,7 @@ def require_sole_writer(fd: int, name: str) -> None:
             filename=name,
         )
     if has_readers(fd):
-        raise HeapBusyError(
-            f"heap file {name!r}: no reader expected, one or more have it open", filename=name
-        )
+        _raise_read(name)
 
 
 def _collect(fd: int) -> bool:
@@ -94,6 +94,32 @@ def require_no_writer(fd: int, name: str) -> None:
             f"heap file {name!r}: no writer expected, process {holder(fd)} has it open",
             filename=name,
         )
+
+
+def require_no_user(fd: int, name: str) -> None:
+    """Raise HeapBusyError if somebody writes to the heap file `name`, or reads it."""
+    require_no_writer(fd, name)
+    if has_readers(fd):
+        _raise_read(name)
+
+
+def require_sole_user(fd: int, name: str) -> None:
+    """Keep the heap file `name` from being opened, also by readers, until `fd` is closed.
+
+    Raises
+    ------
+    HeapBusyError
+        Somebody else writes or reads.
+    """
+    require_sole_writer(fd, name)
+    if not native.lock_byte(fd, layout.LOCK_READER, Lock.WRITE):
+        _raise_read(name)
+
+
+def _raise_read(name: str) -> NoReturn:
+    raise HeapBusyError(
+        f"heap file {name!r}: no reader expected, one or more have it open", filename=name
+    )
 
 
 def leave(fd: int) -> None:

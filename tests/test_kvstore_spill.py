@@ -7,6 +7,7 @@ import mmap
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from kvstore.spill import AnyKeySpillStore, HeapSpillBuffer, SpillStore
 from kvstore.store import KVStore
 
 import pmemheap
+from pmemheap.errors import HeapBusyError
 
 
 @pytest.fixture
@@ -274,6 +276,14 @@ def test_what_an_earlier_worker_left_is_gone(tmp_path: Path) -> None:
     second = HeapSpillBuffer(str(tmp_path), target=1)
     assert not second
     second.close()
+
+
+def test_what_a_worker_at_work_has_is_not_taken_away(tmp_path: Path) -> None:
+    with closing(HeapSpillBuffer(str(tmp_path), target=0)) as first:
+        first["key"] = b"x" * 1000
+        with pytest.raises(HeapBusyError):
+            HeapSpillBuffer(str(tmp_path), target=0)
+        assert first["key"] == b"x" * 1000
 
 
 @pytest.mark.slow

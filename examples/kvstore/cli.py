@@ -46,6 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_STORE_BEGINS = b"PMEMHEAP"
 _USAGE = 2
 _EXIT_CODES: list[tuple[type[Exception], int]] = [
     (KeyError, 1),
@@ -199,11 +200,21 @@ def dump(
     prefix: Prefix = None,
 ) -> None:
     """Write keys and values as JSON lines: UTF-8 as text, other bytes as base64."""
+    if target is not None:
+        _require_no_store(target)
     with KVStore(path, flag="r") as store:
         opened = nullcontext(sys.stdout) if target is None else target.open("w", encoding="utf-8")
         with opened as out:
             lines = dump_lines(store, *_range(start, stop, prefix))
             out.writelines(f"{line}\n" for line in lines)
+
+
+def _require_no_store(target: Path) -> None:
+    """Refuse a store, which somebody may have open, as the file that a text is written over."""
+    if target.is_file():
+        with target.open("rb") as file:
+            if file.read(len(_STORE_BEGINS)) == _STORE_BEGINS:
+                raise UsageError(f"{target}: a new file or a text expected, found a store")
 
 
 @app.command()

@@ -231,7 +231,7 @@ def open_store(path: AnyPath, flag: str = "r", mode: int = 0o666, **options: Any
     OSError
         There is no such file, or it is in use; see `DbmError` for what else is one.
     """
-    is_new = flag == "n" or (flag == "c" and not os.path.lexists(path))
+    is_new = flag == "n" or (flag == "c" and not os.path.exists(path))
     store = DbmStore(path, flag=flag, **options)
     if is_new and mode & 0o666 != 0o666:
         os.chmod(path, os.stat(path).st_mode & mode & _ALL)

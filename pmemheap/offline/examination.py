@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pmemheap import layout, native, users
+from pmemheap.arguments import AnyPath
 from pmemheap.errors import CorruptHeapError, HeapBusyError, HeapFileError
 from pmemheap.header import read_tables as read_strictly
 from pmemheap.layout import SegmentKind, SegmentSlot, Superblock
@@ -98,7 +99,7 @@ class Examination:
 
 
 @contextmanager
-def open_image(path: str | os.PathLike[str], *, write: bool = False) -> Iterator[Disk]:
+def open_image(path: AnyPath, *, write: bool = False) -> Iterator[Disk]:
     """Open a file to look at it, as a reader of the heap, or as its writer to mend it.
 
     Raises
