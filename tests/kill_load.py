@@ -1,6 +1,8 @@
 """Rounds of random-time SIGKILL on one heap file, which lives on through all of them.
 
-parent   fork ─► child: open (recovery), threads that change the heap, each telling a journal
+parent   fork ─► child: open (recovery), threads that change the heap, each telling a journal;
+                 it commits to another heap, too, and leaves children and grandchildren
+         fork ─► a second process, with a heap of its own
          0-50 ms, SIGKILL ─► 0-2 more children that only open ─► open, settle, check, close
 
 python tests/kill_load.py --rounds 1000 --where /dev/shm --durability process
@@ -25,11 +27,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from kill_bystanders import Bystander, opened
 from kill_oracle import NOTHING, Entry, Found, Journal, Ledger, Model, Player
 from kill_script import Actor, Kills, emptied, log_of, made, reopened
 
 from pmemheap import Heap, redo
-from pmemheap.errors import UsageError
 from pmemheap.filemedium import FileMedium
 from pmemheap.layout import LOG_BYTES
 from pmemheap.redo import Recovery
@@ -41,6 +43,7 @@ LONGEST = 0.05
 NEEDED_SOON = (
     "changes acknowledged", "in flight, there", "in flight, not there", "durable commits",
     "lazy commits", "recovered 3 and more records", "rounds of several threads",
+    "commits beside", "commits of a second process",
 )  # fmt: skip
 NEEDED = (
     *NEEDED_SOON, "killed while it was opened", "killed while it was recovered",
@@ -68,6 +71,10 @@ class Rounds:
         self.size = emptied(self.path)
         self.models = [Model() for _ in range(THREADS_MOST)]
         self.journal = Journal()
+        self.bystanders = [
+            Bystander(self.path.with_name(f"{self.path.name} {name}"), self.durability)
+            for name in ("beside", "elsewhere")
+        ]
 
     def run(self, rounds: int) -> None:
         """Do some rounds, and see that no space was lost."""
@@ -98,10 +105,11 @@ class Rounds:
         self.counts["rounds of several threads"] += threads > 1
         seed = self.rng.randrange(1 << 60)
         from_opening = self.rng.random() < 0.8
-        kill_after(
-            lambda: self._work(threads, seed), self.rng.uniform(0, LONGEST), self.journal
-            if from_opening else None,
-        )  # fmt: skip
+        with killed_at_the_end(self.bystanders[1].run_alone):
+            kill_after(
+                lambda: self._work(threads, seed), self.rng.uniform(0, LONGEST), self.journal
+                if from_opening else None,
+            )  # fmt: skip
         ledger = Ledger(self.models)
         ledger.read(self.journal)
         self._count(ledger)
@@ -141,21 +149,14 @@ class Rounds:
             if number % 8 == 0:
                 with reopened(self.path) as heap:
                     assert Found.of(heap) == found
+            commits = [bystander.settle() for bystander in self.bystanders]
         except AssertionError as error:
             raise AssertionError(f"round {number}, seed {self.seed}: {error}") from error
         self.models = ledger.models
+        self.counts["commits beside"], self.counts["commits of a second process"] = commits
 
     def _opened(self) -> Heap:
-        """Open the file; a child of the killed one may still have its lock for a moment."""
-        for _ in range(1000):
-            try:
-                return reopened(self.path)
-            except UsageError as error:
-                if "has it open" not in str(error):
-                    raise
-                self.counts["waited for a forked child"] += 1
-                time.sleep(0.001)
-        return reopened(self.path)
+        return opened(self.path)
 
     # ------------------------------------------------------------ counting
 
@@ -179,15 +180,42 @@ class Rounds:
 
     def _work(self, threads: int, seed: int) -> None:
         heap = self._opened()
+        beside = opened(self.bystanders[0].path)
         self.journal.write(Entry(0, note="heaps opened"))
         sys.setswitchinterval(0.0002)
         workers = [
-            Worker(heap, self.models[thread], self.journal, thread, seed + thread)
+            Worker(heap, beside, self.models[thread], self.journal, thread, seed + thread)
             for thread in range(threads)
         ]
-        for worker in workers[1:]:
-            threading.Thread(target=worker.run, daemon=True).start()
+        for run in (*(worker.run for worker in workers[1:]), self._run_beside(beside)):
+            threading.Thread(target=run, daemon=True).start()
         workers[0].run()
+
+    def _run_beside(self, beside: Heap) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                self.bystanders[0].run(beside)
+            except BaseException:
+                self.journal.write(Entry(0, note=Failed(traceback.format_exc())))
+                os._exit(0)
+
+        return run
+
+
+@contextmanager
+def killed_at_the_end(work: Callable[[], object]) -> Iterator[None]:
+    """Let another child work while the block runs, and kill it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        _be_child(work)
+    try:
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status == -signal.SIGKILL, f"second process: exit code {status}"
 
 
 @contextmanager
@@ -252,8 +280,10 @@ class Failed:
 class Worker:
     """One thread of the child: changes of all kinds, as the dice fall."""
 
-    def __init__(self, heap: Heap, model: Model, journal: Journal, thread: int, seed: int) -> None:
-        self.rng = random.Random(seed)
+    def __init__(
+        self, heap: Heap, beside: Heap, model: Model, journal: Journal, thread: int, seed: int
+    ) -> None:
+        self.rng, self.beside = random.Random(seed), beside
         self.player = Player(heap, model, journal.write, thread)
         self.actor = Actor(self.player, seed=seed << 32 | thread << 24)
         self.thread, self.name = thread, f"thread {thread}"
@@ -388,21 +418,28 @@ class Worker:
             self.actor.drop_arena(name)
 
     def fork(self) -> None:
-        """Leave a child behind that outlives this process, and stores through what it inherited."""
+        """Leave a child and a grandchild that outlive this process, and store to what they inherit.
+
+        While it forks, another heap may be opened or go.
+        """
         blocks = self.some(1)
         if not blocks:
             return
         size = len(self.player.model.blocks[blocks[0]])
-        with self.player.heap.view(blocks[0], size) as view:
+        beside = self.beside.roots["first"]
+        with self.player.heap.view(blocks[0], size) as view, self.beside.view(beside, 8) as other:
+            dropped = Heap.shared() if self.rng.random() < 0.5 else None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
                 child = os.fork()
-            if child == 0:
-                try:
-                    view[:] = b"\xee" * size
-                    time.sleep(0.15)
-                finally:
-                    os._exit(0)
+                if child == 0:
+                    try:
+                        del dropped
+                        os.fork()
+                        view[:], other[:] = b"\xee" * size, b"\xee" * 8
+                        time.sleep(0.15)
+                    finally:
+                        os._exit(0)
         self.player.note("forked children left alive")
 
     def _forget_root(self, offset: int) -> None:
@@ -413,7 +450,7 @@ class Worker:
 KINDS: list[tuple[Callable[[Worker], None], float]] = [
     (Worker.bare_malloc, 20), (Worker.bare_free, 8), (Worker.bare_realloc, 6), (Worker.many, 4),
     (Worker.transaction, 50), (Worker.grow, 3), (Worker.trim, 2), (Worker.sync, 2),
-    (Worker.move_log, 0.5), (Worker.arena, 1.5), (Worker.fork, 0.5),
+    (Worker.move_log, 0.5), (Worker.arena, 1.5), (Worker.fork, 2),
 ]  # fmt: skip
 
 
