@@ -77,6 +77,8 @@ class UsageError(PmemHeapError, ValueError):
 class HeapFileError(UsageError, OSError):
     """A file that the system refuses, or somebody who has it open; nothing has changed.
 
+    A note says so in a traceback, where the names of the subclasses do not.
+
     Parameters
     ----------
     message : str
@@ -119,6 +121,7 @@ class HeapFileError(UsageError, OSError):
         if self.errno is not None:
             self.strerror = os.strerror(self.errno)
         self.filename = filename
+        self.add_note("UsageError: nothing has changed")
 
     def __str__(self) -> str:
         """Return the message."""

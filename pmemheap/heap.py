@@ -635,18 +635,27 @@ class Heap(BlockSpace):
         HeapBusyError
             Somebody has the heap open that is to be replaced, as this process has its own.
         UsageError
-            The heap is not in a file, a transaction is open still; or other threads changed a
-            ``process`` heap all the time. There is no copy.
+            The heap is not in a file, or is read beside its writer; a transaction is open still;
+            or other threads changed a ``process`` heap all the time. There is no copy.
         OutOfSpaceError, DurabilityError
             No room for it; a sync failed.
         """
         place = path_argument(path)
-        self._require(write=True)
-        if not isinstance(self._medium, FileMedium):
-            raise UsageError(f"{self._name}: a heap in a file or shared memory expected")
+        self._require(write=not self.readonly)
+        medium = self._medium
+        if not isinstance(medium, FileMedium) or medium.beside:
+            raise UsageError(f"{self._name}: a heap in a file, or its writer, expected")
         options = {"new_identity": new_identity, "replace_file": replace}
-        with refusals(f"snapshot {str(place)!r}", str(place)), self._transactions_ended():
-            self._look(self._snapshot_locked, self._medium, place, options)
+        with refusals(f"snapshot {str(place)!r}", str(place)):
+            if self.readonly:
+                fd = self._look(lambda: os.dup(medium.fd))  # others may close the heap meanwhile
+                try:
+                    _copy_as_read(fd, medium, place, options)
+                finally:
+                    os.close(fd)
+                return
+            with self._transactions_ended():
+                self._look(self._snapshot_locked, medium, place, options)
 
     def _await_gate(self) -> None:
         self._require_no_change()
@@ -849,6 +858,19 @@ class _Guard:
             rooted.change(heap, puts, drops, lambda: store.change_roots(puts, drops))
 
         return heap._serve(work, change)
+
+
+def _copy_as_read(fd: int, medium: FileMedium, path: Path, options: dict[str, bool]) -> None:
+    """Copy a heap that is only read; what its log says is brought home in the copy."""
+    copy_heap_file(
+        fd, path, medium.superblock, medium.segments.values(), medium.file_end,
+        require_ours=medium.require_ours, recover=None if medium.is_clean else _open_and_close,
+        **options,
+    )  # fmt: skip
+
+
+def _open_and_close(path: Path) -> None:
+    Heap.open(path, decay=None).close()
 
 
 def open_heap(path: AnyPath, flag: str = "r", **options: Any) -> Heap:

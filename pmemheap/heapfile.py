@@ -21,6 +21,7 @@ import os
 import secrets
 import stat
 import struct
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -68,6 +69,7 @@ __all__ = [
     "Journal",
     "boot_id",
     "file_identity",
+    "is_left_copy",
     "next_epoch",
     "write_zeros",
 ]
@@ -452,16 +454,25 @@ class HeapFile:
         return read_tables(self.image, self.superblock, self.name)
 
     def _require_original(self) -> None:
-        """Raise if the heap was in use when this copy of its file was made."""
+        """Raise if the heap was in use when this copy of its file was made; warn if it is readable.
+
+        Raises
+        ------
+        CorruptHeapError
+            It is a copy that may not be opened so.
+        """
         block = self.superblock
-        same_boot = block.boot_id == boot_id()
-        if not block.file.may_be(self.identity, same_boot=same_boot):
-            raise CorruptHeapError(
-                f"heap file {self.name!r}: the file in which its heap was in use expected, found a "
-                "copy of it, of which parts may be older than others; `heap.snapshot()` copies a "
-                "heap that is open. If nobody changed it while it was copied, "
-                "`pmemheap repair --apply` takes the copy as it is"
-            )
+        if block.file.may_be(self.identity, same_boot=block.boot_id == boot_id()):
+            return
+        told = (
+            f"heap file {self.name!r}: the file in which its heap was in use expected, found a "
+            "copy of it, of which parts may be older than others; `heap.snapshot()` copies a "
+            "heap that is open. If nobody changed it while it was copied, "
+            "`pmemheap repair --apply` takes the copy as it is"
+        )
+        if not self.readonly or not is_left_copy(block, users.holder(self.fd)):
+            raise CorruptHeapError(told)
+        warnings.warn(told, UserWarning, 5)
 
     def _require_same_boot(self) -> None:
         if self.superblock.state == HeapState.IN_USE and self.superblock.boot_id != boot_id():
@@ -937,6 +948,23 @@ def file_identity(fd: int) -> FileIdentity:
     """Return which file a descriptor leads to."""
     status = native.fstat(fd)
     return FileIdentity(status.birth, status.inode, status.device)
+
+
+def is_left_copy(block: Superblock, writer: int) -> bool:
+    """Tell whether a copy of a heap in use is of one that its process has left, so far as is known.
+
+    What a killed process leaves of a power heap is whole, and so is a copy of that, as one of a
+    failed disk is. Whether the copy was made before the end of the process it cannot tell.
+
+    Parameters
+    ----------
+    block : Superblock
+        That of the copy.
+    writer : int
+        The process that had the heap open.
+    """
+    has_ended = block.boot_id != boot_id() or not users.is_running(writer)
+    return block.durability == Durability.POWER and has_ended
 
 
 @functools.cache

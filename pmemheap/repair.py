@@ -39,7 +39,7 @@ from pmemheap.refusals import refusals
 __all__ = ["Plan", "Step", "apply", "plan", "repair", "undo"]
 
 _ROUNDS_MOST = 64
-_NOTES_MENDED = frozenset({FindingKind.FILE_LONG, FindingKind.ENTRY})
+_NOTES_MENDED = frozenset({FindingKind.FILE_LONG, FindingKind.ENTRY, FindingKind.COPY})
 _COPIED_AT_ONCE = 1 << 20
 
 

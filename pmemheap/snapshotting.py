@@ -24,6 +24,7 @@ from pathlib import Path
 
 from pmemheap import layout, native
 from pmemheap.errors import UsageError
+from pmemheap.header import read_superblock
 from pmemheap.layout import FileIdentity, HeapState, SegmentKind, SegmentSlot, Superblock
 from pmemheap.naming import give_name, place_of, require_place, temporary_name
 from pmemheap.native import NativeError
@@ -54,6 +55,7 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
     file_end: int,
     *,
     require_ours: Callable[[str], None],
+    recover: Callable[[Path], None] | None = None,
     new_identity: bool = False,
     replace_file: bool = False,
 ) -> CopyMethod:
@@ -67,6 +69,8 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
         What its header says.
     require_ours : callable
         Raises if somebody else has changed the file, so that the copy is none.
+    recover : callable, optional
+        Opens the heap in a file, and closes it: for the copy of one whose log is not empty.
     new_identity : bool
         Give the copy a uuid of its own.
     replace_file : bool
@@ -88,6 +92,9 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
         try:
             method = _copy_quietly(fd, target, file_end, [*segments])
             require_ours("snapshot")
+            if recover is not None:
+                superblock = _recovered(target, temporary, superblock, recover)
+                file_end = superblock.file_end
             _close_heap(target, superblock, file_end, new_identity=new_identity)
             _back(target, _stored_in_place(segments), cloned=method == CopyMethod.CLONE)
             native.fsync(target)
@@ -200,6 +207,19 @@ def _close_heap(fd: int, superblock: Superblock, file_end: int, *, new_identity:
     native.pwrite(
         fd, replace(closed, generation=closed.generation + 1).pack(), layout.SUPERBLOCKS[1]
     )
+
+
+def _recovered(
+    fd: int, path: Path, superblock: Superblock, recover: Callable[[Path], None]
+) -> Superblock:
+    """Let the heap in a copy be recovered, and return the superblock that it has then."""
+    taken = superblock.successor(file=FileIdentity())
+    for at in layout.SUPERBLOCKS:
+        native.pwrite(fd, taken.pack(), at)
+        taken = replace(taken, generation=taken.generation + 1)
+    native.fsync(fd)
+    recover(path)
+    return read_superblock(native.pread(fd, layout.HEADER_BYTES, 0))[0]
 
 
 def _stored_in_place(segments: Collection[SegmentSlot]) -> Iterator[tuple[int, int]]:

@@ -23,6 +23,7 @@ __all__ = [
     "has_readers",
     "has_writer",
     "holder",
+    "is_running",
     "leave",
     "look_beside_writer",
     "require_no_user",
@@ -60,6 +61,17 @@ def has_readers(fd: int) -> bool:
 def holder(fd: int) -> int:
     """Return the process that has opened the heap for writing last."""
     return int.from_bytes(native.pread(fd, 4, layout.SHARED_WRITER_PID), "little")
+
+
+def is_running(process: int) -> bool:
+    """Tell whether there is a process of this number, as far as this one can see."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
 
 
 def require_sole_writer(fd: int, name: str) -> None:

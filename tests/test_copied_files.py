@@ -108,6 +108,37 @@ def test_copy_of_heap_whose_process_was_killed_is_refused(durability: str, tmp_p
         assert set(heap.roots) == {"kept"}
 
 
+def test_what_a_killed_process_left_of_a_power_heap_may_be_read_in_a_copy(tmp_path: Path) -> None:
+    """Of a disk that failed, or on a medium that cannot be written to; it is not silent."""
+    path, copy, out = (tmp_path / name for name in ("heap", "copy", "out"))
+    left_in_use(path, "power")
+    shutil.copyfile(path, copy)
+    image = copy.read_bytes()
+    with pytest.warns(UserWarning, match=REFUSED), Heap.open(copy, readonly=True) as heap:
+        assert set(heap.roots) == {"kept"}
+        assert heap.check()
+        heap.snapshot(out)
+    assert copy.read_bytes() == image
+    found = look(copy)
+    assert found.is_sound
+    assert [finding.kind for finding in found.findings.kept] == ["copy of a heap in use"]
+    with Heap.open(out) as heap:
+        assert set(heap.roots) == {"kept"}
+    assert repair(copy)[0].succeeds
+    with Heap.open(copy) as heap:
+        assert set(heap.roots) == {"kept"}
+
+
+def test_what_a_killed_process_left_of_a_process_heap_is_not_read_in_a_copy(
+    tmp_path: Path,
+) -> None:
+    path, copy = tmp_path / "heap", tmp_path / "copy"
+    left_in_use(path, "process")
+    shutil.copyfile(path, copy)
+    with pytest.raises(CorruptHeapError, match=REFUSED):
+        Heap.open(copy, readonly=True)
+
+
 @pytest.mark.parametrize("durability", DURABILITIES)
 def test_copy_of_reopened_heap_is_refused_from_its_first_change(
     durability: str, tmp_path: Path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import pytest
 from wreck import contents, look, opened, segments
 
 from pmemheap import Heap, native
-from pmemheap.errors import UsageError
+from pmemheap.errors import HeapBusyError, HeapExistsError, UsageError
 from pmemheap.layout import HeapState, SegmentKind, Superblock
 from pmemheap.native import NativeError
 from pmemheap.snapshotting import CopyMethod, copy_heap_file
+from pmemheap.units import MiB
 
 
 @pytest.fixture
@@ -231,3 +233,50 @@ def test_a_copy_that_fails_leaves_nothing(
     with pytest.raises(OSError, match="No space"):
         copy(source, tmp_path / "copy")
     assert os.listdir(tmp_path) == ["heap"]
+
+
+# ---------------------------------------------------------------- out of a heap that is read
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+@pytest.mark.parametrize("ended", ["closed", "killed"])
+def test_a_reader_copies_what_it_reads(durability: str, ended: str, tmp_path: Path) -> None:
+    path, to = tmp_path / "heap", tmp_path / "copy"
+    child = os.fork()
+    if child == 0:
+        heap = Heap.create(path, durability=durability, decay=None)
+        offset = heap.malloc(2 * MiB)
+        heap.view(offset)[:] = b"v" * heap.usable_size(offset)
+        heap.roots["kept"] = offset
+        with heap.transaction() as tx:
+            tx.write(offset, b"written")
+        if ended == "closed":
+            heap.close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    image = path.read_bytes()
+    with Heap.open(path, readonly=True) as heap:
+        heap.snapshot(to)
+        with pytest.raises(HeapExistsError):
+            heap.snapshot(to)
+        with pytest.raises(HeapBusyError):
+            heap.snapshot(path, replace=True)
+        heap.snapshot(to, replace=True, new_identity=True)
+        read = contents(heap)
+        identity = heap.uuid
+    assert path.read_bytes() == image
+    assert not look(to).findings.kept
+    with Heap.open(to) as copied:
+        assert contents(copied) == read
+        assert copied.uuid != identity
+        assert bytes(copied.view(copied.roots["kept"])[:8]) == b"writtenv"
+    assert sorted(tmp_path.iterdir()) == [to, path]
+
+
+def test_a_reader_beside_a_writer_leaves_copies_to_that(tmp_path: Path) -> None:
+    with (
+        Heap.create(tmp_path / "heap", durability="process") as heap,
+        Heap.attach(os.open(heap.name, os.O_RDONLY)) as reader,
+        pytest.raises(UsageError, match="its writer"),
+    ):
+        reader.snapshot(tmp_path / "copy")

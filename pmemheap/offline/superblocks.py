@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from pmemheap import layout
 from pmemheap.errors import CorruptHeapError
-from pmemheap.heapfile import boot_id
+from pmemheap.heapfile import boot_id, is_left_copy
 from pmemheap.layout import (
     Durability,
     FileIdentity,
@@ -18,7 +18,7 @@ from pmemheap.layout import (
     SegmentSlot,
     Superblock,
 )
-from pmemheap.offline.findings import Edit, Finding, FindingKind, Findings
+from pmemheap.offline.findings import Edit, Finding, FindingKind, Findings, Severity
 from pmemheap.offline.image import Image
 from pmemheap.offline.replaying import read_slots, to_replay
 from pmemheap.records import FIRST_LSN, RECORD_ALIGN, LogScan, Record, newest_chain, scan
@@ -101,7 +101,9 @@ def read_superblocks(
     if in_use and newest.durability == Durability.PROCESS and not same_boot:
         _report_not_closed(newest, current, findings)
     elif not newest.file.may_be(image.identity, same_boot=same_boot):
-        _report_copied(newest, current, findings)
+        writer = int.from_bytes(image.read(layout.SHARED_WRITER_PID, 4), "little")
+        left = is_left_copy(newest, writer)
+        _report_copied(newest, current, Severity.NOTE if left else Severity.DAMAGE, findings)
     return (first, second), current
 
 
@@ -179,7 +181,9 @@ def _report_not_closed(newest: Superblock, current: int, findings: Findings) -> 
     )  # fmt: skip
 
 
-def _report_copied(newest: Superblock, current: int, findings: Findings) -> None:
+def _report_copied(
+    newest: Superblock, current: int, severity: Severity, findings: Findings
+) -> None:
     taken = newest.successor(file=FileIdentity())
     findings.add(
         Finding(
@@ -189,7 +193,7 @@ def _report_copied(newest: Superblock, current: int, findings: Findings) -> None
             "others, and blocks may hold what no commit has left there. If nobody changed it then, "
             "the copy is as good as the file itself. `heap.snapshot()` copies a heap that is open",
             "the copy is taken as it is", "what its parts do not agree about",
-            (Edit(layout.SUPERBLOCKS[1 - current], taken.pack()),),
+            (Edit(layout.SUPERBLOCKS[1 - current], taken.pack()),), severity=severity,
         )
     )  # fmt: skip
 
