@@ -314,12 +314,8 @@ class Committing(native.HeapCore):
     ) -> int:
         store = self._root_store
         if isinstance(store, MemoryRoots):
-            after = store.changed(puts, drops)
-            try:
+            with store.changed_by(transaction, puts, drops):
                 return self._append_commit(transaction, b"", 0, False)
-            finally:
-                if transaction.is_committed:  # an interrupt may come when it is
-                    store.roots = after
         assert isinstance(self._medium, FileMedium)
         slots = self._medium.root_changes(puts, drops)
         end = self._append_commit(transaction, *slot_operations(slots), False)

@@ -673,7 +673,7 @@ class Heap(BlockSpace):
             self._gate.let_transactions_end(seconds)
             yield
 
-    def _snapshot_locked(self, medium: FileMedium, path: Path, options: dict[str, bool]) -> None:
+    def _snapshot_locked(self, medium: FileMedium, path: Path, options: dict[str, Any]) -> None:
         if transactions := begun_in(self._log):
             raise UsageError(
                 f"{self._name}: no open transaction expected at a snapshot, {len(transactions)} "
@@ -860,7 +860,7 @@ class _Guard:
         return heap._serve(work, change)
 
 
-def _copy_as_read(fd: int, medium: FileMedium, path: Path, options: dict[str, bool]) -> None:
+def _copy_as_read(fd: int, medium: FileMedium, path: Path, options: dict[str, Any]) -> None:
     """Copy a heap that is only read; what its log says is brought home in the copy."""
     copy_heap_file(
         fd, path, medium.superblock, medium.segments.values(), medium.file_end,

@@ -528,7 +528,9 @@ class HeapFile:
 
     def _can_wait(self) -> bool:
         """Tell whether the first change may say that the heap is in use."""
-        as_closed = self.is_clean and self.superblock.file_end == self.file_end
+        block = self.superblock
+        was_closed = self.is_clean and block.file == FileIdentity()  # not left so by a sync alone
+        as_closed = was_closed and block.file_end == self.file_end
         return as_closed and not (self._is_new or self.slots.strays)
 
     @property

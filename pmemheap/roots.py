@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, ItemsView, Iterator, MutableMapping, ValuesView
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from pmemheap.errors import OutOfSpaceError, UsageError
@@ -27,6 +28,8 @@ __all__ = [
 T = TypeVar("T")
 
 _ABSENT: Any = object()
+
+Slots = dict[int, RootSlot]
 
 
 class RootStore(Protocol):
@@ -66,15 +69,45 @@ class Guard(Protocol):
         """
 
 
+class Committable(Protocol):
+    """A transaction, as far as roots know it."""
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether it is committed; once it is, for good."""
+        ...
+
+
 class MemoryRoots:
-    """The roots of an anonymous heap; changed in one instruction, which no interrupt can tear."""
+    """The roots of an anonymous heap; changed in one instruction, which no interrupt can tear.
+
+    Those of a transaction count from the moment at which it is committed, which is in C: so they
+    are here before, and whoever asks for the roots asks it.
+    """
 
     def __init__(self) -> None:
-        self.roots: dict[int, RootSlot] = {}
+        self._state: tuple[Slots, Committable | None, Slots] = ({}, None, {})
+
+    @property
+    def roots(self) -> dict[int, RootSlot]:
+        """Those that are kept, by the numbers of their slots."""
+        kept, transaction, coming = self._state
+        return coming if transaction is not None and transaction.is_committed else kept
 
     def change_roots(self, puts: dict[str, RootSlot], drops: set[str]) -> None:
         """Keep some roots and remove others."""
-        self.roots = self.changed(puts, drops)
+        self._state = self.changed(puts, drops), None, {}
+
+    @contextmanager
+    def changed_by(
+        self, transaction: Committable, puts: dict[str, RootSlot], drops: set[str]
+    ) -> Iterator[None]:
+        """Keep some roots and remove others, if and when the block commits a transaction."""
+        self._state = self.roots, transaction, self.changed(puts, drops)
+        try:
+            yield
+        finally:
+            self._state = self.roots, None, {}
 
     def changed(self, puts: dict[str, RootSlot], drops: set[str]) -> dict[int, RootSlot]:
         """Return what `roots` will be with some put and some dropped; OutOfSpaceError if full."""

@@ -114,7 +114,9 @@ def test_what_a_killed_process_left_of_a_power_heap_may_be_read_in_a_copy(tmp_pa
     left_in_use(path, "power")
     shutil.copyfile(path, copy)
     image = copy.read_bytes()
-    with pytest.warns(UserWarning, match=REFUSED), Heap.open(copy, readonly=True) as heap:
+    with pytest.warns(UserWarning, match=REFUSED):
+        heap = Heap.open(copy, readonly=True)
+    with heap:
         assert set(heap.roots) == {"kept"}
         assert heap.check()
         heap.snapshot(out)
@@ -171,6 +173,24 @@ def test_copy_of_heap_that_is_as_good_as_closed_is_refused_while_it_is_open(tmp_
     Heap.open(copy).close()
     shutil.copyfile(path, copy)
     Heap.open(copy).close()
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_heap_that_was_killed_behind_a_sync_is_closed_by_the_next_close(
+    durability: str, tmp_path: Path
+) -> None:
+    path, copy = tmp_path / "heap", tmp_path / "copy"
+    child = os.fork()
+    if child == 0:
+        heap = in_use(path, durability)
+        heap.sync()
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    with Heap.open(path, decay=None) as heap:
+        assert set(heap.roots) == {"kept"}
+    shutil.copyfile(path, copy)
+    with Heap.open(copy) as heap:
+        assert set(heap.roots) == {"kept"}
 
 
 def test_copy_of_heap_that_the_end_of_the_program_has_closed_opens(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from wreck import contents, look, opened, segments
@@ -34,7 +35,7 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def copy(source: Path, path: Path, **options: bool) -> CopyMethod:
+def copy(source: Path, path: Path, **options: Any) -> CopyMethod:
     image = source.read_bytes()
     fd = os.open(source, os.O_RDWR)
     try:
