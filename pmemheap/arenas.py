@@ -14,13 +14,16 @@ that an offset never has a second meaning [R24].
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Self
+from dataclasses import replace
+from typing import Any, Self, TypeVar
 
 from pmemheap.blockspace import BlockSpace
 from pmemheap.engine import Engine, State
 from pmemheap.errors import OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.filemedium import FileMedium
+from pmemheap.insight import CheckReport, Explanation, HeapStats
 from pmemheap.layout import (
     ARENA_BITS,
     ARENA_NAME_BYTES,
@@ -33,10 +36,12 @@ from pmemheap.redo import replay_private
 from pmemheap.region import Region
 from pmemheap.roots import Roots
 from pmemheap.rules import Rule, omitted
-from pmemheap.units import GiB, counted
+from pmemheap.units import GRANULE, GiB, counted
 from pmemheap.viewed import viewed_blocks
 
 __all__ = ["Arena", "arena_name_argument", "index_of", "live_names", "vacancy"]
+
+T = TypeVar("T")
 
 _HEADROOM_MOST = 256 * GiB
 """Address space behind a named arena: what 256 of them have together is there to be had."""
@@ -154,6 +159,38 @@ class Arena(BlockSpace):
         self._require_open()
         assert self._heap is not None, "an open arena has a heap"
         return self._heap.roots
+
+    def stats(self) -> HeapStats:
+        """Return how large and how full the arena is, as `Heap.stats` does for all of them."""
+        if self._is_beside:
+            return replace(self._look_anew(BlockSpace.stats), live_views=self._live_views())
+        return BlockSpace.stats(self)
+
+    def check(self) -> CheckReport:
+        """Verify every structure against every other, as `Heap.check` does for all arenas."""
+        return self._look_anew(BlockSpace.check) if self._is_beside else BlockSpace.check(self)
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Yield ``(offset, usable size)`` of its live blocks, as `Heap.blocks` does for all."""
+        if self._is_beside:
+            yield from self._look_anew(lambda now: list(BlockSpace.blocks(now)))
+        else:
+            yield from BlockSpace.blocks(self)
+
+    def explain(self, size: int, align: int = GRANULE, refusal: str = "") -> Explanation:
+        """Tell whether `size` bytes could be allocated now, what refuses, and what would help."""
+        if self._is_beside:
+            return self._look_anew(lambda now: BlockSpace.explain(now, size, align, refusal))
+        return BlockSpace.explain(self, size, align, refusal)
+
+    def _look_anew(self, ask: Callable[[BlockSpace], T]) -> T:
+        self._require()
+        heap: Any = self._heap
+        try:
+            answer: T = heap._look_anew(lambda now: ask(now.arena(self._arena_name, create=False)))
+        except KeyError:
+            raise UsageError(f"{self._name}: expected, found dropped by the writer") from None
+        return answer
 
     def drop(self) -> None:
         """Free all blocks and give their space back, in O(1) calls; the arena is closed then.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pmemheap import CorruptHeapError, Heap, HeapBusyError, users
+from pmemheap import CorruptHeapError, Heap, HeapBusyError, UsageError, users
 from pmemheap.units import MiB
 
 AT_WORK = """
@@ -56,6 +56,25 @@ def test_a_reader_whose_writer_grew_looks_at_the_heap_as_it_is(writer: Heap) -> 
         writer.trim()
         look_everywhere(reader)
         assert reader.stats().blocks == 1
+
+
+def test_an_arena_of_a_reader_is_looked_at_as_it_is(writer: Heap) -> None:
+    arena = writer.arena("a")
+    arena.malloc(100)
+    with Heap.attach(writer.fileno()) as reader:
+        beside = reader.arena("a")
+        first = dict(beside.blocks())
+        large = arena.malloc(20 * MiB)
+        writer.malloc(100)
+        assert beside.check()
+        assert dict(beside.blocks()) == {**first, large: 20 * MiB}
+        assert beside.stats().allocated == arena.stats().allocated
+        assert beside.explain(100).size == 100
+        with beside.view(next(iter(first))):
+            assert beside.stats().live_views == 1
+        arena.drop()
+        with pytest.raises(UsageError, match=r"'a' of heap .* dropped by the writer"):
+            beside.check()
 
 
 def test_a_reader_counts_its_own_views(writer: Heap) -> None:
