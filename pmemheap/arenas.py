@@ -163,7 +163,8 @@ class Arena(BlockSpace):
     def stats(self) -> HeapStats:
         """Return how large and how full the arena is, as `Heap.stats` does for all of them."""
         if self._is_beside:
-            return replace(self._look_anew(BlockSpace.stats), live_views=self._live_views())
+            now = self._look_anew(BlockSpace.stats)
+            return replace(now, live_views=self._live_views(), headroom=self._region.headroom)
         return BlockSpace.stats(self)
 
     def check(self) -> CheckReport:
@@ -245,6 +246,10 @@ class Arena(BlockSpace):
         """Give everything back, and let the heap go."""
         self._shut([])
         self._region.close()
+        self.release_heap()
+
+    def release_heap(self) -> None:
+        """Keep the heap open no longer; it closes the arena with it."""
         self._heap = None
 
     def recall(self, state: State) -> None:

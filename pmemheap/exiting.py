@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 
-__all__ = ["begin_exit", "leave_at_exit"]
+__all__ = ["begin_exit", "is_exiting", "leave_at_exit"]
 
 _exiting: set[int] = set()
 """The thread that runs the exit functions, once it does."""
@@ -22,6 +22,11 @@ _exiting: set[int] = set()
 def begin_exit() -> None:
     """Note that this thread runs the exit functions."""
     _exiting.add(threading.get_ident())
+
+
+def is_exiting() -> bool:
+    """Tell whether the exit function of this package has run, or does."""
+    return bool(_exiting)
 
 
 def leave_at_exit() -> None:

@@ -38,6 +38,7 @@ from pmemheap.arguments import (
 from pmemheap.blockspace import BlockSpace
 from pmemheap.engine import Engine, State, living
 from pmemheap.errors import DurabilityError, HeapFileError, PmemHeapError, UsageError
+from pmemheap.exiting import is_exiting
 from pmemheap.filemedium import FileMedium
 from pmemheap.gate import Shut, begun_in, owners_of
 from pmemheap.insight import CheckReport, Explanation, HeapStats
@@ -468,7 +469,8 @@ class Heap(BlockSpace):
         """
         if self._is_beside:
             now = self._look_anew(Heap._stats_of_all)
-            return replace(now, live_views=sum(each._live_views() for each in self._spaces()))
+            views = sum(each._live_views() for each in self._spaces())
+            return replace(now, live_views=views, headroom=self._region.headroom)
         return self._stats_of_all()
 
     def _stats_of_all(self) -> HeapStats:
@@ -796,6 +798,12 @@ class Heap(BlockSpace):
             self._end_log()
             if not medium.sync_failed:
                 self._mark_closed(medium, FileIdentity())
+
+    def _wake_locked(self) -> None:
+        BlockSpace._wake_locked(self)
+        if is_exiting():  # no collector comes any more that finds a circle
+            for arena in self._arenas.values():
+                arena.release_heap()
 
     def __del__(self) -> None:
         """Close a heap that is dropped; memory stays for as long as views of it live."""

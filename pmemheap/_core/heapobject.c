@@ -94,7 +94,8 @@ static uint64_t arena_of(const struct heap_object *self)
     return self->origin >> PH_ARENA_SHIFT;
 }
 
-/* In a power heap, append what the call has changed. Returns 0, or -1 with an exception set. */
+/* In a power heap, append what the call has changed. Returns 0, or -1 with an exception set. That nothing can be appended
+ * after a failed sync was told by that. */
 static int settle(struct heap_object *self)
 {
     if (self->heap.logged != PH_POWER || self->log == NULL
@@ -103,6 +104,8 @@ static int settle(struct heap_object *self)
     struct ph_log *log = log_of(self);
     ph_count_held(&self->heap);
     if (ph_log_flush(log, arena_of(self)) >= 0 && log->head - log->tail <= log->size / 2)
+        return 0;
+    if (self->state == PH_S_READONLY)
         return 0;
     PyObject *done = PyObject_CallMethodObjArgs((PyObject *)self, slow.log_upkeep, NULL);
     Py_XDECREF(done);
