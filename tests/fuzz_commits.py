@@ -225,7 +225,8 @@ class Commits:
 
     def copy_heap(self) -> None:
         """Copy a heap that is open, and open the copy."""
-        path = self.random.choice((self.disk, self.directory)) / self.path().name
+        place = self.random.choice((self.disk, self.directory))
+        path = place / f"copy of {self.path().name}"  # no heap that somebody has open
         self.call("snapshot", self.heap().snapshot, path)
         if path.exists():
             self.require_opens(path, "a copy")
