@@ -12,6 +12,7 @@ from pathlib import Path
 from address_space import address_map
 
 from pmemheap import Heap
+from pmemheap.units import MiB
 
 TESTS = Path(__file__).parent
 
@@ -40,18 +41,22 @@ def descriptors() -> dict[int, str]:
 
 
 SANITIZER_HEAP = range(0x600000000000, 0x640000000000)
+THREAD_HEAP = 64 * MiB
 
 
 def reserved() -> set[tuple[int, int]]:
     """Return the ranges of this process without access, which reservations are made of.
 
-    Those of AddressSanitizer's own allocator come and go, and are left out.
+    Those of AddressSanitizer's own allocator come and go, and are left out; so do the rests of the
+    heaps that the C library makes for threads, each of which ends at a multiple of 64 MiB.
     """
     gc.collect()
     return {
         (each.start, each.stop)
         for each in address_map()
-        if each.permissions == "---p" and each.start not in SANITIZER_HEAP
+        if each.permissions == "---p"
+        and each.start not in SANITIZER_HEAP
+        and not (each.stop % THREAD_HEAP == 0 and each.stop - each.start < THREAD_HEAP)
     }
 
 

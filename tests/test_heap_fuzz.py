@@ -12,7 +12,7 @@ from pmemheap import Heap, UsageError
 from pmemheap.transaction import Transaction
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
-SECONDS = 30 if IN_CI else 8
+SECONDS = 20 if IN_CI else 8
 
 
 @pytest.mark.slow

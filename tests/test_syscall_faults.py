@@ -24,7 +24,7 @@ from pmemheap.units import KiB
 
 pytestmark = pytest.mark.slow
 
-STRIDE = 211
+STRIDE = 331
 
 
 @pytest.fixture
