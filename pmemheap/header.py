@@ -43,7 +43,7 @@ __all__ = [
 T = TypeVar("T")
 Slot = TypeVar("Slot", SegmentSlot, ArenaSlot, RootSlot)
 
-HeaderImage = bytes | bytearray | memoryview
+HeaderImage = bytes | bytearray
 
 _SLOTS = {
     Table.SEGMENTS: layout.SEGMENT_SLOTS,
@@ -187,9 +187,10 @@ def _used(image: HeaderImage, table: Table, kind: type[Slot]) -> dict[int, Slot]
     used: dict[int, Slot] = {}
     width, start = layout.SLOT_BYTES, slot_offset(table, 0)
     for first in range(0, _SLOTS[table], _GROUP):
-        group = bytes(image[start + first * width : start + (first + _GROUP) * width])
-        if group == _EMPTY_GROUP:
+        at = start + first * width
+        if image.startswith(_EMPTY_GROUP, at):
             continue
+        group = bytes(image[at : at + len(_EMPTY_GROUP)])
         read = kind.read if all_sealed(group, width, kind.SEAL_AT) else kind.unpack
         for number in range(-(-len(group.rstrip(b"\0")) // width)):
             slot = group[number * width : (number + 1) * width]

@@ -256,7 +256,9 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
             The range does not lie inside of the value. Nothing has changed.
         """
         with self._heap.transaction(durable=self._durable) as tx:
-            found = self._retried(tx, lambda: self._patch_once(key, start, data))
+            found = self._patch(key, start, data)
+            if found < 0:
+                found = self._retried(tx, lambda: self._patch_once(key, start, data))
         if not found:
             raise KeyError(key)
 
