@@ -19,10 +19,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmemheap._core import _hot
@@ -889,6 +892,10 @@ def crc32c_hardware(data: Buffer, seed: int = 0) -> int:
 # ---------------------------------------------------------------- residency
 
 
+_MAPPING = re.compile(rb"^([0-9a-f]+)-[0-9a-f]+ ", re.MULTILINE)
+_MEMORY = re.compile(rb"^(Rss|Pss|Swap): +(\d+) kB$", re.MULTILINE)
+
+
 @dataclass(frozen=True)
 class Residency:
     """Memory behind a range, in bytes.
@@ -915,17 +922,15 @@ def residencies(ranges: dict[str, tuple[int, int]]) -> dict[str, Residency]:
     dict of str to Residency
         O(mappings of the process): /proc/self/smaps is read once.
     """
-    totals = {name: {"Rss:": 0, "Pss:": 0, "Swap:": 0} for name in ranges}
-    inside: dict[str, int] | None = None
-    with open("/proc/self/smaps", encoding="ascii", errors="replace") as smaps:
-        for line in smaps:
-            field, _, rest = line.partition(" ")
-            if not field.endswith(":"):
-                first = int(field.partition("-")[0], 16)
-                inside = next(
-                    (totals[n] for n, (start, stop) in ranges.items() if start <= first < stop),
-                    None,
-                )
-            elif inside is not None and field in inside:
-                inside[field] += int(rest.split()[0]) * 1024
-    return {name: Residency(t["Rss:"], t["Pss:"], t["Swap:"]) for name, t in totals.items()}
+    with open("/proc/self/smaps", "rb") as smaps:
+        listed = smaps.read()
+    found = {name: Counter[bytes]() for name in ranges}
+    headers = [*_MAPPING.finditer(listed)]
+    for header, following in zip_longest(headers, headers[1:]):
+        first = int(header[1], 16)
+        name = next((n for n, (start, stop) in ranges.items() if start <= first < stop), None)
+        if name is not None:
+            stop = len(listed) if following is None else following.start()
+            for field, kilobytes in _MEMORY.findall(listed, header.end(), stop):
+                found[name][field] += int(kilobytes) * 1024
+    return {name: Residency(of[b"Rss"], of[b"Pss"], of[b"Swap"]) for name, of in found.items()}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Annotated
 
 import typer
@@ -67,9 +68,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+@cache
+def _command() -> Callable[..., object]:
+    """Return what `app` calls; it would put it together anew at each call."""
+    return typer.main.get_command(app)
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        app(args=arguments, prog_name="pmemheap")
+        _command()(args=arguments, prog_name="pmemheap")
     except SystemExit as done:
         return int(done.code) if isinstance(done.code, int) else 0
     return 0
