@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pmemheap import Heap, OutOfSpaceError, PmemHeapError, native
+from pmemheap import Heap, HeapBusyError, OutOfSpaceError, PmemHeapError, native
 from pmemheap.filemedium import FileMedium
 from pmemheap.layout import Durability
 from pmemheap.testing import copy_as_crashed
@@ -248,6 +248,8 @@ class Commits:
             try:
                 with Heap.open(path, decay=None) as heap:
                     found = list(heap.check().findings)
+            except HeapBusyError as error:  # a second thread opens all that is in the directory
+                found = [] if self.has_threads else [repr(error)]
             except PmemHeapError as error:
                 found = [] if isinstance(error, OutOfSpaceError) else [repr(error)]
             if found and not self.is_refused:
