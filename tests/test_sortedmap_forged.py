@@ -91,6 +91,21 @@ def test_a_key_that_is_too_long_is_no_key(tmp_path: Path) -> None:
         assert len(made) == 2
 
 
+@pytest.mark.parametrize("above", [2, 3, 7])
+def test_nothing_is_put_over_an_entry(tmp_path: Path, above: int) -> None:
+    """A leaf that says that its room reaches further than to its lowest entry."""
+    path = filled(tmp_path / "heap")
+    entries = [Entry(b"%c" % letter, b"%c" % letter * 50) for letter in b"abcdefgh"]
+    forge_leaf(path, *entries, top=4096 - 55 * above)
+    with Heap.open(path) as heap:
+        made = SortedMap(heap, "map")
+        with pytest.raises(CorruptHeapError, match=r"map 'map': .*at offset 0x"):
+            made[b"aa"] = bytes(60)
+    with HeapFile(path) as file:
+        stored = file.read(tree_of(file, "map").levels[0][0].offset, 4096)
+    assert all(entry.value in stored for entry in entries)
+
+
 @pytest.mark.parametrize("readonly", [False, True])
 @pytest.mark.parametrize(
     ("at", "length"),

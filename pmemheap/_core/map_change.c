@@ -139,8 +139,11 @@ static int amend(struct ph_map_build *b, uint64_t offset, uint32_t level, struct
     if (node == NULL)
         return b->map->why;
     uint32_t need = change->adds ? ph_entry_bytes(&change->entry) + (change->takes ? 0 : PH_NODE_SLOT) : 0;
-    if (need <= ph_node_room(node))
+    if (need <= ph_node_room(node)) {
+        if (change->adds && !ph_node_room_is_free(node))
+            return ph_map_fail(b->map, offset, PH_M_CORRUPT);
         return amend_in_place(b, offset, node, change);
+    }
     int count = changed_entries(b, node, change);
     if (count < 0)
         return count;

@@ -141,6 +141,17 @@ uint32_t ph_node_room(const uint8_t *node)
     return header.top - ph_node_slot(header.count);
 }
 
+int ph_node_room_is_free(const uint8_t *node)
+{
+    struct ph_node header = ph_node_header(node);
+    uint32_t lowest = PH_MAP_NODE;
+    for (uint32_t i = 0; i < header.count; i++) {
+        uint32_t at = ph_node_u16(node, ph_node_slot(i));
+        lowest = at < lowest ? at : lowest;
+    }
+    return header.top <= lowest;
+}
+
 /* Entry `i` of the slots of one node, in the bytes of another. */
 static int entry_in(const uint8_t *from, const uint8_t *node, uint32_t i, struct ph_map_item *entry)
 {

@@ -108,6 +108,8 @@ int ph_node_leads(const uint8_t *node, const void *key, uint64_t nkey, uint32_t 
 void ph_node_fill(uint8_t *node, uint32_t level, const struct ph_map_item *entries, uint32_t count);
 /* ph_node_room -- bytes for one more entry and its slot. */
 uint32_t ph_node_room(const uint8_t *node);
+/* ph_node_room_is_free -- whether no entry begins in that room. O(entries). */
+int ph_node_room_is_free(const uint8_t *node);
 /* Header and slots of `node` are changed; entries, which stay where they are, are read in `from`: the node itself, or
  * what it was copied from.
  * ph_node_take -- remove entry `i`: its bytes become waste.
