@@ -892,6 +892,7 @@ def crc32c_hardware(data: Buffer, seed: int = 0) -> int:
 # ---------------------------------------------------------------- residency
 
 
+_SMAPS = "/proc/self/smaps"
 _MAPPING = re.compile(rb"^([0-9a-f]+)-[0-9a-f]+ ", re.MULTILINE)
 _MEMORY = re.compile(rb"^(Rss|Pss|Swap): +(\d+) kB$", re.MULTILINE)
 
@@ -920,10 +921,18 @@ def residencies(ranges: dict[str, tuple[int, int]]) -> dict[str, Residency]:
     Returns
     -------
     dict of str to Residency
-        O(mappings of the process): /proc/self/smaps is read once.
+        O(mappings of the process): /proc/self/smaps is read once. All zero where there is no /proc.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened.
     """
-    with open("/proc/self/smaps", "rb") as smaps:
-        listed = smaps.read()
+    try:
+        with open(_SMAPS, "rb") as smaps:
+            listed = smaps.read()
+    except FileNotFoundError:
+        listed = b""
     found = {name: Counter[bytes]() for name in ranges}
     headers = [*_MAPPING.finditer(listed)]
     for header, following in zip_longest(headers, headers[1:]):

@@ -29,6 +29,7 @@ from pmemheap.native import (
     Lock,
     NativeError,
     Places,
+    Residency,
     Window,
 )
 from pmemheap.pmem2 import codes
@@ -430,6 +431,16 @@ def test_residency_counts_touched_pages(line: Lifeline) -> None:
     found = native.residencies(ranges)
     assert found["here"].resident == found["here"].proportional == 2 * PAGE
     assert found["there"].resident == 0
+
+
+def test_without_proc_nothing_is_known_of_residency(
+    line: Lifeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_SMAPS", "/nowhere")
+    native.map_anonymous(line.start, PAGE)
+    native.memory(line.start, PAGE, line)[:] = b"x" * PAGE
+    found = native.residencies({"here": (line.start, line.stop)})
+    assert found == {"here": Residency(0, 0, 0)}
 
 
 def test_a_range_is_protected(line: Lifeline, fd: int) -> None:
