@@ -434,7 +434,10 @@ class Engine(Committing):
         other = self._elsewhere(place)
         if other is not None:
             return other.view(place, length)
-        count = usable = self.usable_size(place)
+        try:
+            count = usable = self.usable_size(place)
+        except UsageError:
+            raise self._no_block(place, "view") from None
         if length is not None:
             count = whole_number(
                 f"view: length of the block at offset {place:#x}", length, 0, usable

@@ -162,6 +162,13 @@ def test_an_offset_of_no_block_is_refused(heap: Heap, call: str, offset: str) ->
         PLACED[call](heap, place(heap))
 
 
+@pytest.mark.parametrize("call", ["free", "usable_size", "view", "realloc", "expand"])
+def test_a_refusal_names_the_call(heap: Heap, call: str) -> None:
+    size = (100,) if call in {"realloc", "expand"} else ()
+    with pytest.raises(UsageError, match=f"^{call}: offset of a live block expected"):
+        getattr(heap, call)(heap.roots["small"] + 112, *size)
+
+
 @pytest.mark.parametrize("offset", NOT_NUMBERS, ids=named)
 @pytest.mark.parametrize("call", PLACED)
 def test_an_offset_that_is_no_number_is_refused(heap: Heap, call: str, offset: object) -> None:
