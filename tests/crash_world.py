@@ -454,7 +454,7 @@ def realloc(world: World, durable: bool) -> None:
         _, content = after.blocks[world.names[name]]
         old = world.note_free(after, name)
         new = world.heap.realloc(old, MIDDLE)
-        after.blocks[new] = world.heap.usable_size(new), content
+        after.blocks[new] = world.heap.usable_size(new), content[:MIDDLE]
         world.names[name] = new
 
 
