@@ -208,10 +208,12 @@ def test_load_says_what_was_stored_before(
 @pytest.mark.slow
 def test_load_that_is_interrupted_says_what_was_stored(path: Path) -> None:
     command = [sys.executable, "-m", "kvstore", "load", str(path), "/dev/stdin", "--batch", "10"]
-    process = subprocess.Popen(
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(  # which would ignore it as well, if a shell in the background does
         [*command, "--format", "csv"], stdin=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
     )  # fmt: skip
+    signal.signal(signal.SIGINT, before)
     assert process.stdin is not None
     process.stdin.write(b"id,n\n" + b"".join(b"%d,x\n" % number for number in range(20_000)))
     process.stdin.flush()
