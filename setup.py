@@ -35,13 +35,13 @@ class BuildCore(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Build one, without the link-time optimizer if that fails."""
-        alone = list(ext.extra_compile_args)
+        alone = list(ext.extra_compile_args), list(ext.extra_link_args)
         ext.extra_compile_args += [LINK_TIME]
         ext.extra_link_args += [LINK_TIME, "-O2"]
         try:
             super().build_extension(ext)
         except CCompilerError:
-            ext.extra_compile_args, ext.extra_link_args = alone, []
+            ext.extra_compile_args, ext.extra_link_args = alone
             super().build_extension(ext)
 
 

@@ -117,7 +117,7 @@ class BlockSpace(Engine):
             return self._medium.allocated()[1]
         try:
             return sum(each.resident for each in self._region.residency().values())
-        except OutOfSpaceError:  # only the number is missing
+        except OSError:  # only the number is missing
             return None
 
     @contextmanager

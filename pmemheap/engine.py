@@ -437,6 +437,7 @@ class Engine(Committing):
         try:
             count = usable = self.usable_size(place)
         except UsageError:
+            self._require()  # somebody may have closed it meanwhile
             raise self._no_block(place, "view") from None
         if length is not None:
             count = whole_number(

@@ -13,6 +13,7 @@ from pmemheap.engine import BAD_OFFSET, Engine, State
 from pmemheap.errors import OutOfSpaceError, PmemHeapError
 from pmemheap.filemedium import FileMedium
 from pmemheap.layout import ARENA_BITS, DATA_WIDTH, SEGMENT_UNITS
+from pmemheap.refusals import refusals
 from pmemheap.slabs import class_of
 from pmemheap.units import UNIT, align_up, counted, format_bytes
 
@@ -118,7 +119,8 @@ def stats(heap: Engine) -> HeapStats:
     supply.read_all()
     counters, rows = heap._usage()
     classes, small_bytes, small_waste = _classes(rows)
-    residency = region.residency()
+    with refusals("resident memory of a heap"):
+        residency = region.residency()
     touched = sum(each.proportional for each in residency.values())
     metadata = touched - residency["data"].proportional
     active = UNIT * sum(

@@ -48,7 +48,7 @@ from pmemheap.native import Advice, Lifeline
 from pmemheap.pmem2 import Map, VMReservation, space
 from pmemheap.pmem2.reservation import lifeline_of
 from pmemheap.pmem2.row import anonymous_row
-from pmemheap.refusals import refusal, refusals
+from pmemheap.refusals import refusal
 from pmemheap.rules import Rule, omitted
 from pmemheap.units import GiB, MiB, TiB, align_up, format_bytes
 
@@ -683,13 +683,11 @@ class Region:
 
         Raises
         ------
-        OutOfSpaceError
-            There is no file descriptor to read it by.
+        OSError
+            It cannot be read: there is no file descriptor left.
         """
         lines = {name: table.lifeline for name, table in self.tables.items()}
-        ranges = {name: (line.start, line.end) for name, line in lines.items()}
-        with refusals("resident memory of a heap"):
-            return native.residencies(ranges)
+        return native.residencies({name: (line.start, line.end) for name, line in lines.items()})
 
     def check(self) -> None:
         """Verify that segments and tables agree; raises AssertionError."""

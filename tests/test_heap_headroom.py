@@ -16,7 +16,7 @@ import pytest
 from kvstore import KVStore
 
 import pmemheap
-from pmemheap import Heap, UsageError
+from pmemheap import Heap, OutOfSpaceError, UsageError
 from pmemheap.containers import Vector
 from pmemheap.units import GiB, MiB, TiB
 
@@ -196,6 +196,18 @@ def test_without_proc_under_a_limit_half_of_it_counts_as_used(tmp_path: Path) ->
         """,
         tmp_path / "heap",
     )
+
+
+def test_stats_without_a_descriptor_are_no_raw_error() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Heap.anonymous() as heap:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            with pytest.raises(OutOfSpaceError, match="resident memory of a heap"):
+                heap.stats()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert heap.stats().resident >= 0
 
 
 def test_give_back_needs_no_descriptor() -> None:

@@ -209,7 +209,7 @@ def test_load_says_what_was_stored_before(
 def test_load_that_is_interrupted_says_what_was_stored(path: Path) -> None:
     command = [sys.executable, "-m", "kvstore", "load", str(path), "/dev/stdin", "--batch", "10"]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(  # which would ignore it as well, if a shell in the background does
+    process = subprocess.Popen(  # else it ignores SIGINT wherever the tests do, in background jobs
         [*command, "--format", "csv"], stdin=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
     )  # fmt: skip

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import resource
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -53,17 +52,6 @@ def test_segments_follow_each_other(region: Region) -> None:
     mark_all(region)
     assert_marked(region, 0, 2560)
     region.check()
-
-
-def test_residency_without_a_descriptor_is_no_raw_error(region: Region) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
-    try:
-        with pytest.raises(OutOfSpaceError, match="resident memory of a heap"):
-            region.residency()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert region.residency().keys() == region.tables.keys()
 
 
 def test_growth_moves_nothing(region: Region) -> None:
