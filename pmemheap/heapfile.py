@@ -188,7 +188,10 @@ class HeapFile:
         self.maybe_holes = False
         self.sync_failed = False
         self.taken = ""
-        self._copy, self._stored = 0, b""
+        self._current = (
+            0,
+            b"",
+        )  # the superblock that is current: which copy, its bytes; replaced whole
         self._is_new = False
         self.in_doubt = False
 
@@ -405,8 +408,8 @@ class HeapFile:
             log_size=log_bytes, tail_lsn=64, epoch=1 << 32 | secrets.randbits(32),
             boot_id=boot_id(), limit=self.limit or 0,
         )  # fmt: skip
-        self._stored = self.superblock.pack()
-        native.pwrite(self.fd, self._stored, layout.SUPERBLOCKS[0])
+        self._current = (0, self.superblock.pack())
+        native.pwrite(self.fd, self._current[1], layout.SUPERBLOCKS[0])
         log = SegmentSlot(SegmentKind.LOG, layout.HEADER_BYTES, log_bytes // UNIT)
         data = SegmentSlot(SegmentKind.DATA, stop, _FIRST_UNITS, nunits=_FIRST_UNITS)
         with self._as_out_of_space(data.file_bytes):
@@ -427,8 +430,8 @@ class HeapFile:
     def _read_to(self, stop: int) -> None:
         self.image = bytearray(stop)
         del self.image[native.pread_into(self.fd, self.image, 0) :]
-        self.superblock, self._copy = read_superblock(self.image)
-        self._stored = _superblock_bytes(self.image, self._copy)
+        self.superblock, copy = read_superblock(self.image)
+        self._current = (copy, _superblock_bytes(self.image, copy))
 
     def _read(self, *, recovered: bool) -> None:
         """Check what the header says."""
@@ -490,7 +493,7 @@ class HeapFile:
         if not self.is_clean:
             return False
         try:
-            before = other_superblock(self.image, self._copy)
+            before = other_superblock(self.image, self._current[0])
         except CorruptHeapError:
             return False
         return before.generation == self.superblock.generation - 1
@@ -620,10 +623,10 @@ class HeapFile:
 
     def _write_superblock(self, **changes: object) -> None:
         successor = self.superblock.successor(**changes)
-        copy = self._copy if omitted(Rule.R9) else 1 - self._copy
+        copy = self._current[0] if omitted(Rule.R9) else 1 - self._current[0]
         image = successor.pack()
         self._store(layout.SUPERBLOCKS[copy], image)
-        self._copy, self._stored, self.superblock = copy, image, successor
+        self._current, self.superblock = (copy, image), successor
 
     def sync_superblock(self) -> None:
         """Wait until the copy that is current is durable; in a power heap."""
@@ -655,8 +658,8 @@ class HeapFile:
         """Read superblock and tables again from the header, where all that was synced is home."""
         assert self._header is not None
         image = bytes(self._header.view)
-        stored, self._copy = read_superblock(image)
-        self._stored = _superblock_bytes(image, self._copy)
+        stored, copy = read_superblock(image)
+        self._current = (copy, _superblock_bytes(image, copy))
         if stored.generation > self.superblock.generation:
             self.superblock = stored
         self.slots = read_tables(image, self.superblock, self.name)
@@ -821,17 +824,36 @@ class HeapFile:
             raise self.failure(during)
 
     def _found_taken(self) -> str:
-        """Say what has become of the file, if it is not what it was, as far as the system tells."""
+        """Say what has become of the file, if it is not what it was, as far as the system tells.
+
+        The caller need not have the heap's lock. While another thread changes what is expected, a
+        look is not believed; nor is the first of two that differ.
+        """
+        before = None
+        while True:
+            expected = self._expectation()
+            found = self._look(*expected)
+            if not found or (found, expected) == before:
+                return found
+            before = (found, expected) if self._expectation() == expected else None
+
+    def _expectation(self) -> tuple[tuple[int, bytes], int, bool]:
+        """Return the current superblock, the length of the file, whether it has no holes."""
+        return self._current, self.file_end, self._keeps_blocks and not self.maybe_holes
+
+    def _look(self, current: tuple[int, bytes], file_end: int, is_whole: bool) -> str:
+        """Do what `_found_taken` does, with what is expected of the file."""
+        copy, expected = current
         try:
             status = native.fstat(self.fd)
-            stored = native.pread(self.fd, len(self._stored), layout.SUPERBLOCKS[self._copy])
+            stored = native.pread(self.fd, len(expected), layout.SUPERBLOCKS[copy])
         except NativeError:
             return ""
-        if status.size < self.file_end:
+        if status.size < file_end:
             return f"cut to {status.size} bytes"
-        if self._keeps_blocks and not self.maybe_holes and status.allocated < self.file_end:
+        if is_whole and status.allocated < file_end:
             return "cut, and grown again"
-        if stored != self._stored or native.file_is_lost(self.number):
+        if stored != expected or native.file_is_lost(self.number):
             return "written over"
         if self._is_named and status.links == 0 and not self.is_clean:
             return "removed"

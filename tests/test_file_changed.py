@@ -12,6 +12,7 @@ import mmap
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from typing import Any
 
 import pytest
 
-from pmemheap import Heap
+from pmemheap import Heap, heapfile, native
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.errors import CorruptHeapError, DurabilityError, PmemHeapError, UsageError
+from pmemheap.redo import RedoLog
 from pmemheap.units import MiB
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
@@ -458,3 +460,86 @@ def test_holes_before_what_a_kill_left_behind_are_no_cut(durability: str, tmp_pa
         heap.sync()
         heap.free(block)
     assert path.stat().st_size == end
+
+
+# ---------------------------------------------------------------- what another thread changes
+
+
+def meanwhile(
+    monkeypatch: pytest.MonkeyPatch, call: str, *, after: bool, work: Callable[[], object]
+) -> None:
+    """Let something happen once, just before or after a system call of the look at the file."""
+    real, to_do = getattr(native, call), [work]
+
+    def with_work(*args: Any) -> Any:
+        result = real(*args) if after else None
+        while to_do:
+            to_do.pop()()
+        return result if after else real(*args)
+
+    monkeypatch.setattr(heapfile.native, call, with_work)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_superblock_that_this_heap_writes_is_not_somebody_elses(
+    durability: str, after: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with Heap.create(tmp_path / "heap", durability=durability) as heap:
+        heap.malloc(64)
+
+        def twice() -> None:
+            heap._log.checkpoint()
+            heap._log.checkpoint()
+
+        meanwhile(monkeypatch, "pread", after=after, work=twice)
+        with pytest.raises(UsageError, match="live block expected"):
+            heap.free(1 << 20)  # looks at the file, without the lock
+        heap.malloc(64)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_file_that_this_heap_grows_or_cuts_is_not_cut_by_somebody(
+    durability: str, after: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with Heap.create(tmp_path / "heap", durability=durability) as heap:
+        block, blocks = heap.malloc(64), list[int]()
+        for work in (
+            lambda: blocks.append(heap.malloc(40 * MiB)),
+            lambda: (heap.free(blocks.pop()), heap.trim()),
+        ):
+            with monkeypatch.context() as patch:
+                meanwhile(patch, "fstat", after=after, work=work)
+                with pytest.raises(UsageError, match="live block expected"):
+                    heap.free(1 << 20)
+        heap.free(block)
+
+
+def test_commit_while_the_log_moves_finds_its_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with Heap.create(tmp_path / "heap", durability="power") as heap:
+        heap.malloc(64)
+        failures: list[BaseException] = []
+
+        def commit() -> None:
+            try:
+                with heap.transaction() as tx:
+                    tx.malloc(64)
+            except BaseException as error:
+                failures.append(error)
+
+        committing = threading.Thread(target=commit)
+        real = RedoLog._move
+
+        def with_commit(log: Any, *args: Any) -> None:
+            committing.start()
+            committing.join(0.2)
+            real(log, *args)
+
+        monkeypatch.setattr(RedoLog, "_move", with_commit)
+        heap._alone(lambda: heap._log.move(4 * MiB))
+        committing.join(SECONDS)
+        assert not committing.is_alive()
+        assert failures == []

@@ -68,12 +68,18 @@ static PyObject *sync_log(PyObject *object, PyObject *argument)
 
 /* ---------------------------------------------------------------- the file */
 
+/* While the log moves, both superblocks have the epoch of the next ring already. */
+static int has_lost_header(const struct ph_log *log)
+{
+    return !log->frozen && !ph_log_has_header(log);
+}
+
 int ph_log_is_gone(const struct ph_log *log)
 {
     struct ph_stat now;
     if (log->fd < 0 || ph_stat(log->fd, &now) < 0)
         return 0;
-    return now.size < log->file_end || (log->named && now.links == 0) || !ph_log_has_header(log);
+    return now.size < log->file_end || (log->named && now.links == 0) || has_lost_header(log);
 }
 
 static PyObject *watch(PyObject *object, PyObject *argument)
