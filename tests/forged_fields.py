@@ -167,7 +167,8 @@ _SUPERBLOCK = {
     "magic": (0, 8), "version": (8, 4), "generation": (16, 8), "uuid": (24, 16),
     "durability": (40, 4), "state": (44, 4), "features_incompat": (48, 8),
     "features_compat": (56, 8), "file_end": (64, 8), "log_off": (72, 8), "log_size": (80, 8),
-    "limit": (88, 8), "unused": (96, 8), "tail_lsn": (128, 8), "epoch": (136, 8),
+    "limit": (88, 8), "birth": (96, 8), "inode": (104, 8), "device": (112, 8),
+    "tail_lsn": (128, 8), "epoch": (136, 8),
     "chain_seed": (144, 4), "zero": (148, 4), "boot_id": (152, 16), "rest": (500, 4),
 }  # fmt: skip
 _SLOTS = {

@@ -42,8 +42,8 @@ class Use:
     def run(self, *, by_commands: bool) -> None:
         """Look, read, write, mend."""
         image = self.path.read_bytes()
-        sound = self._command("check", "--json") == 0
-        self._open(readonly=True, sound=sound)
+        opens = self._opens()
+        self._open(readonly=True, sound=opens != "unknown")
         if by_commands:
             for command in _READING:
                 self._command(command)
@@ -54,15 +54,27 @@ class Use:
             assert self.path.read_bytes() == image, "salvage has changed the file"
             self._repair(image)
             self.path.write_bytes(image)
-        self._open(readonly=False, sound=sound)
+        opened = self._open(readonly=False, sound=opens == "yes")
+        assert not (opened and opens == "read-only"), "a copy of a heap in use opens to be written"
         self._open(readonly=False, sound=False)
         if by_commands:
             self._command("trim")
 
     # ------------------------------------------------------------ commands
 
-    def _command(self, name: str, *options: object, path: Path | None = None) -> int:
-        out, err = io.StringIO(), io.StringIO()
+    def _opens(self) -> str:
+        """Return how `check` says that the heap can be opened."""
+        out = io.StringIO()
+        code = self._command("check", "--json", out=out)
+        facts = json.loads(out.getvalue())
+        assert facts["sound"] == (code == 0), facts
+        assert (facts["opens"] == "unknown") == (code != 0), facts
+        return str(facts["opens"])
+
+    def _command(
+        self, name: str, *options: object, path: Path | None = None, out: io.StringIO | None = None
+    ) -> int:
+        out, err = out or io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main([name, str(path or self.path), *map(str, options)])
         assert code in _CODES[name], f"{name} {options}: code {code}: {err.getvalue()}"
@@ -86,7 +98,7 @@ class Use:
         assert self.path.read_bytes() == image, "repair has changed the file without --apply"
         if self._command("repair", "--apply") != 0:
             return
-        assert self._command("check") == 0, "a repaired heap has findings"
+        assert self._opens() == "yes", "a repaired heap does not open"
         self._open(readonly=True, sound=True)
 
     # ------------------------------------------------------------ the API
@@ -104,12 +116,12 @@ class Use:
         self.counts[f"raised: {type(refusal).__name__}"] += 1
         return None
 
-    def _open(self, *, readonly: bool, sound: bool) -> None:
+    def _open(self, *, readonly: bool, sound: bool) -> bool:
         """Open the file and use it; what `check` calls sound opens, and is sound inside."""
         heap = self._try(lambda: Heap.open(self.path, readonly=readonly, decay=None))
         if heap is None:
             assert not sound, f"check has found nothing, and open raises: {self.counts}"
-            return
+            return False
         self.counts["opened"] += 1
         with contextlib.closing(_Closing(heap)):
             report = self._try(heap.check)
@@ -118,6 +130,7 @@ class Use:
             if not readonly:
                 self._change(heap)
                 self._try(heap.check)
+        return True
 
     def _look(self, heap: Heap) -> None:
         self._try(heap.stats)

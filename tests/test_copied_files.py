@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from wreck import look
 
 import pmemheap
 from pmemheap import CorruptHeapError, Heap, heapfile, native
+from pmemheap.cli import main
 from pmemheap.header import read_superblock
 from pmemheap.layout import FileIdentity, HeapState
 from pmemheap.repair import repair
@@ -276,6 +278,36 @@ def test_copy_is_taken_as_it_is_by_repair_and_salvage(durability: str, tmp_path:
         with Heap.open(mended) as heap:
             assert "kept" in heap.roots
             assert heap.check()
+
+
+def test_command_line_says_how_a_copy_opens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, copy = tmp_path / "heap", tmp_path / "copy"
+    left_in_use(path, "power")
+    for source, opens in ((path, "yes"), (copy, "read-only")):
+        if source == copy:
+            shutil.copyfile(path, copy)
+        assert main(["check", "--json", str(source)]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert (facts["sound"], facts["opens"]) == (True, opens)
+        told = " ".join(facts["meaning"])
+        assert ("`pmemheap repair --apply` takes it" in told) == (source == copy)
+        assert ("opening it replays" in told) == (source == path)
+    assert main(["info", str(copy)]) == 0
+    told = capsys.readouterr().err
+    assert told.startswith("pmemheap: warning: heap file")
+    assert told.count("\n") == 1
+    assert main(["trim", str(copy)]) != 0
+    assert "`pmemheap repair --apply` takes the copy" in capsys.readouterr().err
+    assert main(["repair", "--apply", str(copy)]) == 0
+    capsys.readouterr()
+    assert main(["check", "--json", str(copy)]) == 0
+    assert json.loads(capsys.readouterr().out)["opens"] == "yes"
+    with in_use(tmp_path / "open"):
+        shutil.copyfile(tmp_path / "open", copy)
+        assert main(["check", "--json", str(copy)]) != 0
+        assert json.loads(capsys.readouterr().out)["opens"] == "unknown"
 
 
 @pytest.mark.slow

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Annotated
 
@@ -55,7 +57,7 @@ def _options(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    with outlets():
+    with outlets(), _warnings_in_words():
         try:
             code = _run(arguments)
             sys.stdout.flush()
@@ -66,6 +68,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
             return int(ExitCode.MISTAKE)
     return code
+
+
+@contextmanager
+def _warnings_in_words() -> Iterator[None]:
+    """Print warnings as errors are printed; where in the code they stand tells nobody anything."""
+
+    def show(message: Warning | str, *_: object) -> None:
+        sys.stderr.write(line_of(f"warning: {message}") + "\n")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield
 
 
 @cache

@@ -75,6 +75,7 @@ def _facts(path: Path, found: Examination, meaning: list[str]) -> dict[str, Any]
     return {
         "path": str(path),
         "sound": found.is_sound,
+        "opens": _opens(found),
         "meaning": meaning,
         "blocks": found.blocks,
         "block_bytes": found.block_bytes,
@@ -142,8 +143,20 @@ def _meaning(found: Examination) -> list[str]:
     return sentences
 
 
+def _opens(found: Examination) -> str:
+    """Say how the heap can be opened, as far as it is known; a damaged one may be all the same."""
+    if not found.is_sound:
+        return "unknown"
+    return "read-only" if found.is_copy else "yes"
+
+
 def _unclosed(found: Examination) -> list[str]:
     block, pending = found.superblock, len(found.log.pending)
+    if found.is_copy:
+        return [
+            "It is a copy of a heap in use: as it is it opens read-only at most; "
+            "`pmemheap repair --apply` takes it as it is."
+        ]
     if block is None or block.state == HeapState.CLEAN:
         return []
     if block.durability == Durability.POWER and pending:

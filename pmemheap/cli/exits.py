@@ -48,7 +48,7 @@ def code_of(error: Exception) -> ExitCode:
     return ExitCode.USAGE
 
 
-def line_of(error: Exception) -> str:
+def line_of(error: Exception | str) -> str:
     r"""Return one line that says what went wrong.
 
     Examples

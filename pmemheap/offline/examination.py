@@ -89,6 +89,11 @@ class Examination:
         return self.findings.damage == 0
 
     @property
+    def is_copy(self) -> bool:
+        """Whether it is a copy of a heap in use: if it is sound, it opens read-only alone."""
+        return any(finding.kind == FindingKind.COPY for finding in self.findings)
+
+    @property
     def is_heap(self) -> bool:
         """Whether the file can be told to be a heap."""
         return not self.findings.has(FindingKind.NO_HEAP)
