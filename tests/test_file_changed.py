@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from pmemheap import Heap, heapfile, native
+from pmemheap import Heap, native
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.errors import CorruptHeapError, DurabilityError, PmemHeapError, UsageError
 from pmemheap.redo import RedoLog
@@ -301,6 +301,7 @@ def test_value_that_is_cut_is_not_answered_with_zeros(durability: str, tmp_path:
             heap.close()
 
 
+@pytest.mark.unsanitized
 def test_view_of_bytes_that_are_gone_is_the_end_of_the_process(tmp_path: Path) -> None:
     """By its nature: nobody can tell the reader of a view that it shows something else now."""
 
@@ -314,6 +315,7 @@ def test_view_of_bytes_that_are_gone_is_the_end_of_the_process(tmp_path: Path) -
     assert in_child(work) == "SIGBUS"
 
 
+@pytest.mark.unsanitized
 def test_fault_outside_of_heaps_is_left_to_others(tmp_path: Path) -> None:
     """A map of somebody else's, and the handler that was there before: it writes its report."""
     report = tmp_path / "report"
@@ -332,6 +334,7 @@ def test_fault_outside_of_heaps_is_left_to_others(tmp_path: Path) -> None:
     assert "Bus error" in report.read_text()
 
 
+@pytest.mark.unsanitized
 def test_bus_error_that_somebody_sends_is_no_fault(tmp_path: Path) -> None:
     def work() -> str:
         faulthandler.disable()
@@ -465,6 +468,12 @@ def test_holes_before_what_a_kill_left_behind_are_no_cut(durability: str, tmp_pa
 # ---------------------------------------------------------------- what another thread changes
 
 
+def redo_of(heap: Heap) -> RedoLog:
+    log = heap._redo()
+    assert log is not None
+    return log
+
+
 def meanwhile(
     monkeypatch: pytest.MonkeyPatch, call: str, *, after: bool, work: Callable[[], object]
 ) -> None:
@@ -477,7 +486,7 @@ def meanwhile(
             to_do.pop()()
         return result if after else real(*args)
 
-    monkeypatch.setattr(heapfile.native, call, with_work)
+    monkeypatch.setattr(native, call, with_work)
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -487,10 +496,11 @@ def test_superblock_that_this_heap_writes_is_not_somebody_elses(
 ) -> None:
     with Heap.create(tmp_path / "heap", durability=durability) as heap:
         heap.malloc(64)
+        log = redo_of(heap)
 
         def twice() -> None:
-            heap._log.checkpoint()
-            heap._log.checkpoint()
+            log.checkpoint()
+            log.checkpoint()
 
         meanwhile(monkeypatch, "pread", after=after, work=twice)
         with pytest.raises(UsageError, match="live block expected"):
@@ -505,10 +515,15 @@ def test_file_that_this_heap_grows_or_cuts_is_not_cut_by_somebody(
 ) -> None:
     with Heap.create(tmp_path / "heap", durability=durability) as heap:
         block, blocks = heap.malloc(64), list[int]()
-        for work in (
-            lambda: blocks.append(heap.malloc(40 * MiB)),
-            lambda: (heap.free(blocks.pop()), heap.trim()),
-        ):
+
+        def grow() -> None:
+            blocks.append(heap.malloc(40 * MiB))
+
+        def cut() -> None:
+            heap.free(blocks.pop())
+            heap.trim()
+
+        for work in (grow, cut):
             with monkeypatch.context() as patch:
                 meanwhile(patch, "fstat", after=after, work=work)
                 with pytest.raises(UsageError, match="live block expected"):
@@ -539,7 +554,7 @@ def test_commit_while_the_log_moves_finds_its_file(
             real(log, *args)
 
         monkeypatch.setattr(RedoLog, "_move", with_commit)
-        heap._alone(lambda: heap._log.move(4 * MiB))
+        heap._alone(lambda: redo_of(heap).move(4 * MiB))
         committing.join(SECONDS)
         assert not committing.is_alive()
         assert failures == []

@@ -270,6 +270,7 @@ def end(world: World, path: Path) -> None:
         path.unlink()
 
 
+@pytest.mark.unsanitized
 @pytest.mark.parametrize("kind", [FaultKind.ERROR, FaultKind.FROM], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("medium", MEDIA)
 def test_refused_creation_leaves_nothing(medium: str, kind: FaultKind, tmp_path: Path) -> None:

@@ -643,6 +643,7 @@ heap.close()
 """
 
 
+@pytest.mark.unsanitized
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "most", "message"),

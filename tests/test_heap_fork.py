@@ -357,6 +357,7 @@ def test_fork_needs_no_rights(tmp_path: Path) -> None:
     in_child(serve)
 
 
+@pytest.mark.unsanitized
 def test_what_cannot_be_made_private_cannot_be_reached(family: Family) -> None:
     """Rather a child that dies than one that stores to the parent's file."""
     codes = []

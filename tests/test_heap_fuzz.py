@@ -86,6 +86,7 @@ def test_what_was_collected_for_a_block_goes_when_the_block_is_freed_again(
         assert heap.check()
 
 
+@pytest.mark.unsanitized
 def test_a_batch_that_is_too_large_for_memory_leaves_no_trace(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

@@ -142,6 +142,7 @@ def test_a_limit_leaves_three_quarters_to_the_program(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.unsanitized
 @pytest.mark.slow
 def test_a_heap_with_all_its_arenas_takes_no_more(tmp_path: Path) -> None:
     run_limited(
@@ -183,6 +184,7 @@ def test_under_a_limit_what_is_asked_for_is_had_if_there_is_as_much(tmp_path: Pa
     )
 
 
+@pytest.mark.unsanitized
 @pytest.mark.slow
 def test_without_proc_under_a_limit_half_of_it_counts_as_used(tmp_path: Path) -> None:
     run_limited(

@@ -255,6 +255,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
+@pytest.mark.unsanitized
 @pytest.mark.slow
 def test_what_is_spilled_is_no_memory_of_the_process(tmp_path: Path) -> None:
     buffer = HeapSpillBuffer(str(tmp_path), target=1_000_000)

@@ -212,6 +212,7 @@ def test_touch_replay_can_keep_handles_in_an_array(small: Trace) -> None:
 # ------------------------------------------------------------------------------ what the meter sees
 
 
+@pytest.mark.unsanitized
 def test_the_meter_sees_written_memory_and_its_return() -> None:
     meter = MemoryMeter()
     size = 32 << 20

@@ -74,7 +74,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _warnings_in_words() -> Iterator[None]:
     """Print warnings as errors are printed; where in the code they stand tells nobody anything."""
 
-    def show(message: Warning | str, *_: object) -> None:
+    def show(message: Warning | str, *_: object, **__: object) -> None:
         sys.stderr.write(line_of(f"warning: {message}") + "\n")
 
     with warnings.catch_warnings():
