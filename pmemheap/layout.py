@@ -34,6 +34,7 @@ __all__ = [
     "ARENA_UNITS_MOST",
     "BACKUP_NAME_BYTES",
     "BITS_WIDTH",
+    "COUNTS_END",
     "DATA_WIDTH",
     "ENTRY_WIDTH",
     "HEADER_BYTES",
@@ -166,6 +167,9 @@ def _damaged(
 
 # ---------------------------------------------------------------- superblock
 
+COUNTS_END = 1 << 62
+"""Generation and epoch lie below it: both count, and would not get there."""
+
 _SUPERBLOCK = struct.Struct("<8sIIQ16sIIQQQQQQ")
 _IDENTITY = struct.Struct("<QQQ")
 _IDENTITY_AT = 96
@@ -275,8 +279,8 @@ class Superblock:
         if fields[5] not in _DURABILITIES or fields[6] not in _STATES:
             raise _damaged(thing, offset, "durability and state", "0 or 1", fields[5:7])
         tail_lsn, epoch, seed, _, boot_id = _LOG_POSITION.unpack_from(image, _LOG_POSITION_AT)
-        if fields[3] >> 63 or epoch >> 63:  # they count, and would not get there
-            raise _damaged(thing, offset, "generation and epoch", "below 2^63", (fields[3], epoch))
+        if max(fields[3], epoch) >= COUNTS_END:
+            raise _damaged(thing, offset, "generation and epoch", "below 2^62", (fields[3], epoch))
         length, name = _BACKUP.unpack_from(image, _BACKUP_AT)
         return cls(
             generation=fields[3], uuid=fields[4], durability=Durability(fields[5]),
@@ -304,8 +308,20 @@ class Superblock:
         return bool(self.features_incompat & UNDER_REPAIR)
 
     def successor(self, **changes: object) -> Self:
-        """Return the next generation of it, for the other copy."""
-        return replace(self, generation=self.generation + 1, **changes)  # type: ignore[arg-type]
+        """Return the next generation of it, for the other copy.
+
+        Raises
+        ------
+        CorruptHeapError
+            Generation or epoch are as great as no heap makes them: nobody could read the next.
+        """
+        made = replace(self, generation=self.generation + 1, **changes)  # type: ignore[arg-type]
+        if max(made.generation, made.epoch) >= COUNTS_END:
+            raise CorruptHeapError(
+                "superblock: generation and epoch that can be counted on, below 2^62, expected, "
+                f"found {self.generation} and {self.epoch}"
+            )
+        return made
 
 
 def _other_version(version: int) -> str:

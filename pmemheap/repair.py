@@ -214,6 +214,7 @@ def apply(disk: Disk, made: Plan) -> Path:
     mark = before.successor(features_incompat=UNDER_REPAIR, backup=path.name)
     generation = max(after.generation, mark.generation + 1)
     final = replace(after, generation=generation, file=FileIdentity())
+    last = final.successor()
     edits = [edit for edit in made.changes.edits() if not _is_superblock(edit)]
     ranges = [(edit.offset, len(edit.data)) for edit in edits]
     ranges += _cut_ranges(disk, made.changes.new_size)
@@ -221,7 +222,7 @@ def apply(disk: Disk, made: Plan) -> Path:
     _store_superblock(disk, 1 - place, mark)
     _store(disk, made.changes.new_size, edits)
     _store_superblock(disk, place, final)
-    _store_superblock(disk, 1 - place, final.successor())
+    _store_superblock(disk, 1 - place, last)
     return path
 
 

@@ -23,7 +23,7 @@ from pmemheap.native import crc32c
 from pmemheap.units import KiB
 
 words = st.integers(0, 2**64 - 1)
-counters = st.integers(0, 2**63 - 1)
+counters = st.integers(0, layout.COUNTS_END - 1)
 superblocks = st.builds(
     Superblock,
     generation=counters,
@@ -217,3 +217,21 @@ def test_layout_is_that_of_format_1() -> None:
     assert (slot.entries_off, slot.bits_off) == (0x48000, 0x48000 + 16 * 512)
     assert slot.data_off == 0x48000 + 48 * 512
     assert slot.file_stop == 0x48000 + 4144 * 512
+
+
+@pytest.mark.parametrize("field", ["generation", "epoch"])
+def test_a_count_that_no_heap_reaches_is_no_superblock(field: str) -> None:
+    block = replace(SUPERBLOCK, **{field: layout.COUNTS_END - 1})  # type: ignore[arg-type]
+    assert Superblock.unpack(block.pack(), 0) == block
+    beyond = replace(SUPERBLOCK, **{field: layout.COUNTS_END})  # type: ignore[arg-type]
+    with pytest.raises(CorruptHeapError, match=r"below 2\^62"):
+        Superblock.unpack(beyond.pack(), 0)
+
+
+def test_a_count_that_ends_has_no_successor() -> None:
+    with pytest.raises(CorruptHeapError, match="can be counted on"):
+        replace(SUPERBLOCK, generation=layout.COUNTS_END - 1).successor()
+    with pytest.raises(CorruptHeapError, match="can be counted on"):
+        SUPERBLOCK.successor(epoch=layout.COUNTS_END)
+    last = replace(SUPERBLOCK, generation=layout.COUNTS_END - 2).successor()
+    assert last.generation == layout.COUNTS_END - 1

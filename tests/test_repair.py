@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,6 +139,24 @@ def test_a_bad_superblock_is_written_anew_from_the_other(sample: Wreck, copy: in
 
     done = mended(sample)
     assert not losses(done)
+
+
+@pytest.mark.parametrize("generation", [layout.COUNTS_END - each for each in (0, 1, 2, 3, 4)])
+def test_a_generation_at_its_end_is_mended_or_refused(sample: Wreck, generation: int) -> None:
+    """Nothing is stored that nobody can read: a change, or a repair, is refused as a whole."""
+    forged = replace(sample.superblock, generation=generation).pack()
+    image = sample.change((sample.current, forged))
+    with suppress(CorruptHeapError), Heap.open(sample.path) as heap:
+        heap.roots["new"] = heap.malloc(100)
+    with Heap.open(sample.path, readonly=True) as heap:
+        assert heap.check()
+    sample.write(image)
+    try:
+        repair(sample.path)
+    except CorruptHeapError:
+        assert sample.path.read_bytes() == image
+    with Heap.open(sample.path, readonly=True) as heap:
+        assert heap.check()
 
 
 def test_both_superblocks_gone_cannot_be_mended(sample: Wreck) -> None:
