@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 from pmemheap.blockspace import BlockSpace
-from pmemheap.engine import Engine, State
+from pmemheap.engine import Engine
 from pmemheap.errors import OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.filemedium import FileMedium
 from pmemheap.insight import CheckReport, Explanation, HeapStats
@@ -32,6 +32,7 @@ from pmemheap.layout import (
     ArenaSlot,
     ArenaState,
 )
+from pmemheap.native.constants import State
 from pmemheap.redo import replay_private
 from pmemheap.region import Region
 from pmemheap.roots import Roots

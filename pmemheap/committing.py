@@ -19,7 +19,8 @@ from pmemheap.errors import HeapFileError, OutOfSpaceError, UsageError
 from pmemheap.filemedium import FileMedium
 from pmemheap.gate import Gate
 from pmemheap.native import LogCore
-from pmemheap.redo import INLINE_MOST, LogCode, RedoLog, slot_operations
+from pmemheap.native.constants import Refusal
+from pmemheap.redo import INLINE_MOST, RedoLog, slot_operations
 from pmemheap.roots import MemoryRoots, RootStore
 from pmemheap.rules import Rule, omitted
 from pmemheap.units import GRANULE, UNIT, counted
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Committing"]
 
-_LARGE = -2
-_BAD_OFFSET, _PINNED, _IN_TRANSACTION = -3, -4, -9
-_OUTSIDE, _TWICE, _ENDED = -30, -31, -32
-_PROCESS, _POWER = 1, 2
 _RANGES_SYNCED_ONE_BY_ONE = 8
 _QUARANTINE_SHARE = 8
 _QUARANTINE_LEAST = 1 << 20
@@ -78,7 +75,7 @@ class Committing(native.HeapCore):
         self._is_power = file is not None and file.is_power
         self._tell_homes()
         if file is not None:
-            self._set_logged(_POWER if file.is_power else _PROCESS)
+            self._set_durability(file.superblock.durability)
 
     def _writable_file(self) -> FileMedium | None:
         medium = self._medium
@@ -229,9 +226,9 @@ class Committing(native.HeapCore):
             offset = transaction._try_malloc(arena, size, align)
             if offset >= 0:
                 return offset
-            if offset == _ENDED:
+            if offset == Refusal.TX_ENDED:
                 self._refuse_in_transaction(offset, "malloc", 0, size)
-            if offset == _LARGE:
+            if offset == Refusal.LARGE:
                 return self._reserve_extent(transaction, size, align, roomy=roomy)
             self._raise_code(offset)
             self._refill(size, align)
@@ -253,7 +250,7 @@ class Committing(native.HeapCore):
 
     def _commit(self, transaction: Transaction) -> None:
         """Commit, as soon as nobody wants the heap as it is."""
-        while self._commit_unless_gated(transaction) == LogCode.GATED:
+        while self._commit_unless_gated(transaction) == Refusal.LOG_GATED:
             self._await_gate()
         log = self._redo()
         if log is not None and log.is_crowded():
@@ -331,15 +328,15 @@ class Committing(native.HeapCore):
         Returns
         -------
         int
-            Its end, or `LogCode.GATED` with nothing changed.
+            Its end, or `Refusal.LOG_GATED` with nothing changed.
         """
         self._prepare_fresh(transaction)
         while (end := transaction._commit(operations, count, durable)) < 0:
-            if end == LogCode.GATED:
+            if end == Refusal.LOG_GATED:
                 return end
-            if end == _ENDED:
+            if end == Refusal.TX_ENDED:
                 self._refuse_in_transaction(end, "commit", 0, 0)
-            if end == rooted.ROOTED:
+            if end == Refusal.ROOTED:
                 raise self._frees_rooted(transaction)
             if not transaction.is_open:
                 self._raise_died()
@@ -412,28 +409,28 @@ class Committing(native.HeapCore):
     def _refuse_in_transaction(self, code: int, what: str, offset: int, nbytes: int) -> NoReturn:
         """Raise what a transaction's call was refused for."""
         where = f"transaction: {what}"
-        if code == _OUTSIDE:
+        if code == Refusal.TX_OUTSIDE:
             raise UsageError(
                 f"{where}: {nbytes} bytes from offset {offset:#x} inside of one block expected, "
                 "found the end of the block before them"
             )
-        if code == _TWICE:
+        if code == Refusal.TX_TWICE:
             raise UsageError(
                 f"{where}: a block that this transaction has not freed expected at offset "
                 f"{offset:#x}, found one that it has"
             )
-        if code == _ENDED:
+        if code == Refusal.TX_ENDED:
             raise UsageError(f"{where}: an open transaction expected, it has ended meanwhile")
-        if code in {_PINNED, _IN_TRANSACTION}:
+        if code in {Refusal.PINNED, Refusal.IN_TRANSACTION}:
             raise self._in_use(code, where, offset)
-        if code == _BAD_OFFSET:
+        if code == Refusal.BAD_OFFSET:
             raise self._no_block(offset, where)
         raise MemoryError(f"{where}: no memory for it")
 
     def _in_use(self, code: int, where: str, offset: int) -> BufferError:
         space: Any = self._elsewhere(offset) or self
         holder = "another transaction"
-        if code == _PINNED:
+        if code == Refusal.PINNED:
             holder = counted(space._views_of(offset), "live view")
         size = counted(max(space._held_size(offset), 0), "byte")
         return BufferError(
@@ -467,7 +464,7 @@ class Committing(native.HeapCore):
             self._sync_ranges(medium, [(to, size)])
             transaction._set_data_first(True)
         while (end := transaction._commit(b"", 0, False)) < 0:
-            if end == rooted.ROOTED:  # since it was looked at
+            if end == Refusal.ROOTED:  # since it was looked at
                 raise rooted.refused("realloc", offset, rooted.names_of(self, offset))
             if log is None:
                 raise OutOfSpaceError(f"{self._name}: no memory for a transaction")

@@ -23,7 +23,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from enum import IntEnum
 from typing import Any, ParamSpec, TypeVar
 
 from pmemheap import native, rooted
@@ -46,13 +45,14 @@ from pmemheap.exiting import begin_exit, leave_at_exit
 from pmemheap.filemedium import FileMedium
 from pmemheap.gate import Gate
 from pmemheap.layout import ARENA_BITS, FileIdentity, HeapState
+from pmemheap.native.constants import Refusal, State, TxState, UnitState
 from pmemheap.region import AnonymousMedium, Region
 from pmemheap.roots import Roots, RootStore
 from pmemheap.slabs import CLASSES, class_of, packed_classes
 from pmemheap.supply import POOL_MOST, Supply
 from pmemheap.units import GRANULE, UNIT, counted
 
-__all__ = ["BAD_OFFSET", "Engine", "State", "living"]
+__all__ = ["Engine", "living"]
 
 DECAY_SHARE = 1 / 8
 _DECAY_LEAST_SECONDS = 0.001
@@ -64,47 +64,20 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class State(IntEnum):
-    """What the public calls may do; C knows the same numbers."""
-
-    OPEN = 0
-    QUIET = 1
-    READONLY = 2
-    ASLEEP = 3
-    LOST = 4
-    FORKED = 5
-    CLOSED = 6
-
-
 _OPEN = int(State.OPEN)
 _GIVING_BACK = {State.OPEN, State.QUIET, State.ASLEEP}
 
 
-class _Code(IntEnum):
-    """Failures of the C core."""
-
-    REFILL = -1
-    LARGE = -2
-    BAD_OFFSET = -3
-    PINNED = -4
-    NOMEM = -5
-    MOVE = -6
-    UPSTREAM = -7
-    CORRUPT = -8
-    IN_TRANSACTION = -9
-    MOVE_LOGGED = -10
-    ROOTED = -11
-
-
-_WITHHELD = {
-    7: "the block there belongs to an open transaction",
-    8: "the block there was freed; it is kept until that is durable and its last view has gone",
+_WITHHELD: dict[int, str] = {
+    UnitState.RESERVED: "the block there belongs to an open transaction",
+    UnitState.QUARANTINE: (
+        "the block there was freed; it is kept until that is durable and its last view has gone"
+    ),
 }
-_HELD = {_Code.PINNED, _Code.IN_TRANSACTION, _Code.ROOTED}
-_IN_PLACE_IF_KNOWN = {_Code.UPSTREAM, _Code.MOVE_LOGGED, *_HELD}
+_UNITS_WANTED = {Refusal.UPSTREAM, Refusal.LARGE}
+_HELD = {Refusal.PINNED, Refusal.IN_TRANSACTION, Refusal.ROOTED}
+_IN_PLACE_IF_KNOWN = {Refusal.UPSTREAM, Refusal.MOVE_LOGGED, *_HELD}
 """Why a block does not grow in place, as far as the units behind it are known."""
-_LARGE = int(_Code.LARGE)
-BAD_OFFSET = int(_Code.BAD_OFFSET)
 
 
 class Engine(Committing):
@@ -236,7 +209,7 @@ class Engine(Committing):
             offset = self._try_malloc(size, align)
             if offset >= 0:
                 return offset
-            if offset == _LARGE:
+            if offset == Refusal.LARGE:
                 return self._malloc_extent(size, align)
             self._raise_code(offset)
             self._refill(size, align)
@@ -276,7 +249,7 @@ class Engine(Committing):
             self.free(place, bool(deferred))
         elif (refusal := self._try_free(place, bool(deferred))) == 0:  # a moment ago it was not
             self._settle()
-        elif refusal != BAD_OFFSET or (transaction := self._reserver(place)) is None:
+        elif refusal != Refusal.BAD_OFFSET or (transaction := self._reserver(place)) is None:
             self._refuse_free(place, "free", refusal)
         else:  # as an array of a transaction is
             transaction.free(place, bool(deferred))
@@ -299,14 +272,14 @@ class Engine(Committing):
 
     def _refuse_free(self, offset: int, where: str, refusal: int) -> None:
         self._raise_code(refusal)
-        if refusal == _Code.ROOTED:
+        if refusal == Refusal.ROOTED:
             raise rooted.refused(where, offset, rooted.names_of(self, offset))
-        if refusal == _Code.IN_TRANSACTION:
+        if refusal == Refusal.IN_TRANSACTION:
             raise BufferError(
                 f"{where}: block at offset {offset:#x}: no open transaction that uses it expected, "
                 "found one"
             )
-        if refusal == _Code.PINNED:
+        if refusal == Refusal.PINNED:
             raise BufferError(
                 f"{where}: block at offset {offset:#x} ({self._bytes_of(offset)}): no live views "
                 f"expected, {self._views_of(offset)} found; free(offset, deferred=True) frees it "
@@ -330,19 +303,19 @@ class Engine(Committing):
             to = self._try_realloc(offset, size)
             if to >= 0:
                 return to
-            if to == _Code.BAD_OFFSET:
+            if to == Refusal.BAD_OFFSET:
                 raise self._no_block(offset, "realloc")
-            if to == _Code.UPSTREAM and self._extend_block(offset, size):
+            if to == Refusal.UPSTREAM and self._extend_block(offset, size):
                 return offset
             if to in _IN_PLACE_IF_KNOWN and self._supply.read_on():
                 continue
             if to in _HELD:
                 raise self._pinned(offset, size)
-            if to == _Code.MOVE_LOGGED or (to in {_Code.UPSTREAM, _Code.LARGE} and self._redo()):
+            if to == Refusal.MOVE_LOGGED or (to in _UNITS_WANTED and self._redo()):
                 if self._free_refusal(offset) in _HELD:
                     raise self._pinned(offset, size)
                 return self._move_or_stay(offset, size)
-            if to in {_Code.UPSTREAM, _Code.LARGE}:
+            if to in _UNITS_WANTED:
                 return self._move_to_extent(offset, size)
             self._raise_code(to)
             self._refill(size)
@@ -382,9 +355,9 @@ class Engine(Committing):
 
     def _pinned(self, offset: int, size: int) -> BufferError | UsageError:
         refusal = self._free_refusal(offset)
-        if refusal == _Code.ROOTED:
+        if refusal == Refusal.ROOTED:
             return rooted.refused("realloc", offset, rooted.names_of(self, offset))
-        if refusal == _Code.IN_TRANSACTION:
+        if refusal == Refusal.IN_TRANSACTION:
             return BufferError(
                 f"realloc: block at offset {offset:#x}: no open transaction that uses it expected "
                 f"where it must move to hold {size} bytes, found one"
@@ -408,12 +381,12 @@ class Engine(Committing):
 
     def _expand_locked(self, offset: int, size: int) -> bool:
         """Expand a block; what was not read since the heap was opened is read before a no."""
-        while (done := self._try_expand(offset, size)) == _Code.UPSTREAM:
+        while (done := self._try_expand(offset, size)) == Refusal.UPSTREAM:
             if self._extend_block(offset, size):
                 return True
             if not self._supply.read_on():
                 return False
-        if done == _Code.BAD_OFFSET:
+        if done == Refusal.BAD_OFFSET:
             raise self._no_block(offset, "expand")
         self._raise_code(done)
         return done == 0
@@ -672,7 +645,7 @@ class Engine(Committing):
         if viewed or self._is_power or self._state() != State.OPEN:
             return False
         on_memory = isinstance(self._medium, FileMedium) and self._medium.on_memory
-        at_work = any(tx._state()[0] == 0 for tx in self._log._open_transactions())
+        at_work = any(tx._state()[0] == TxState.OPEN for tx in self._log._open_transactions())
         return not on_memory and not at_work
 
     def _mark_closed(self, medium: FileMedium, file: FileIdentity) -> None:
@@ -719,12 +692,12 @@ class Engine(Committing):
                 self._heed_failed_sync()
 
     def _raise_code(self, code: int) -> None:
-        if code == _Code.CORRUPT:
+        if code == Refusal.CORRUPT:
             self._require_ours("malloc")
             raise CorruptHeapError(
                 f"{self._name}: a run with the blocks it counts expected, found none"
             )
-        if code == _Code.NOMEM:
+        if code == Refusal.NOMEM:
             raise MemoryError(f"{self._name}: no memory for the table of views")
 
     def _no_block(self, offset: int, where: str) -> UsageError:
@@ -745,7 +718,7 @@ class Engine(Committing):
         start = self._origin | unit * UNIT
         if state in _WITHHELD:
             return _WITHHELD[state]
-        if state in {3, 4}:
+        if state in {UnitState.RUN, UnitState.RUN_BODY}:
             size = CLASSES[index].size
             inside = (offset - start) % size
             if inside:
@@ -753,7 +726,7 @@ class Engine(Committing):
                     f"{inside} bytes inside of the block at {offset - inside:#x}, of {size} bytes"
                 )
             return f"the block of {size} bytes there is free already"
-        if state == 5 and start != offset:
+        if state == UnitState.LARGE and start != offset:
             return f"{offset - start} bytes inside of the large block at {start:#x}"
         return "no block lies there: freed already, inside of a large block, or never allocated"
 

@@ -36,13 +36,14 @@ from pmemheap.arguments import (
     path_argument,
 )
 from pmemheap.blockspace import BlockSpace
-from pmemheap.engine import Engine, State, living
+from pmemheap.engine import Engine, living
 from pmemheap.errors import DurabilityError, HeapFileError, PmemHeapError, UsageError
 from pmemheap.exiting import is_exiting
 from pmemheap.filemedium import FileMedium
 from pmemheap.gate import Shut, begun_in, owners_of
 from pmemheap.insight import CheckReport, Explanation, HeapStats
 from pmemheap.layout import ARENA_BITS, ArenaState, FileIdentity, RootSlot
+from pmemheap.native.constants import State
 from pmemheap.redo import recover, replay_private
 from pmemheap.refusals import end_with, refusal, refusals
 from pmemheap.region import AnonymousMedium, Region

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from pmemheap.engine import BAD_OFFSET, Engine, State
+from pmemheap.engine import Engine
 from pmemheap.errors import OutOfSpaceError, PmemHeapError
 from pmemheap.filemedium import FileMedium
 from pmemheap.layout import ARENA_BITS, DATA_WIDTH, SEGMENT_UNITS
+from pmemheap.native.constants import Finding, Refusal, State
 from pmemheap.refusals import refusals
 from pmemheap.slabs import class_of
 from pmemheap.units import UNIT, align_up, counted, format_bytes
@@ -310,37 +311,37 @@ def _advice(found: Explanation, needed: int) -> tuple[str, ...]:
 
 # ---------------------------------------------------------------- checking
 
-_FINDINGS = {
-    1: ("unit {unit}", "entry word"),
-    2: ("unit {unit}", "entry bytes"),
-    3: ("unit {unit}", "allocation bits outside of runs"),
-    4: ("unit {unit}", "allocation bits between the blocks of a run"),
-    5: ("run at unit {unit}", "blocks in use"),
-    6: ("run at unit {unit}", "units"),
-    7: ("unit {unit}", "record of a run's further unit"),
-    8: ("free range at unit {unit}", "record at its other end"),
-    9: ("free range at unit {unit}", "neighbours merged"),
-    10: ("unit {unit}", "a piece inside the heap"),
-    11: ("unit {unit}", "record of a first unit"),
-    12: ("unit {unit}", "link of a free list"),
-    13: ("bin {unit}", "mask of bins in use"),
-    14: ("pool", "number of free ranges"),
-    15: ("pool", "free units"),
-    16: ("size class {unit}", "blocks in use"),
-    17: ("size class {unit}", "runs"),
-    18: ("size class {unit}", "runs with room"),
-    19: ("freed extents", "units"),
-    20: ("heap", "units in runs"),
-    21: ("heap", "units in large blocks"),
-    22: ("heap", "bytes in large blocks"),
-    23: ("heap", "large blocks"),
-    24: ("run at unit {unit}", "withheld blocks"),
-    25: ("unit {unit}", "withheld blocks that are live as well, or none of the run"),
-    26: ("size class {unit}", "withheld blocks"),
-    27: ("size class {unit}", "free blocks of the word in service"),
-    28: ("heap", "withheld blocks and words with some"),
-    29: ("heap", "units in withheld large blocks"),
-    30: ("heap", "bytes in withheld blocks"),
+_FINDINGS: dict[int, tuple[str, str]] = {
+    Finding.ENTRY_WORD: ("unit {unit}", "entry word"),
+    Finding.ENTRY_BYTES: ("unit {unit}", "entry bytes"),
+    Finding.STRAY_BITS: ("unit {unit}", "allocation bits outside of runs"),
+    Finding.MISPLACED_BITS: ("unit {unit}", "allocation bits between the blocks of a run"),
+    Finding.RUN_LIVE: ("run at unit {unit}", "blocks in use"),
+    Finding.RUN_UNITS: ("run at unit {unit}", "units"),
+    Finding.RUN_BODY: ("unit {unit}", "record of a run's further unit"),
+    Finding.FREE_ENDS: ("free range at unit {unit}", "record at its other end"),
+    Finding.UNMERGED: ("free range at unit {unit}", "neighbours merged"),
+    Finding.OVERLAP: ("unit {unit}", "a piece inside the heap"),
+    Finding.STATE: ("unit {unit}", "record of a first unit"),
+    Finding.LINK: ("unit {unit}", "link of a free list"),
+    Finding.BIN_MASK: ("bin {unit}", "mask of bins in use"),
+    Finding.FREE_COUNT: ("pool", "number of free ranges"),
+    Finding.FREE_UNITS: ("pool", "free units"),
+    Finding.CLASS_LIVE: ("size class {unit}", "blocks in use"),
+    Finding.CLASS_RUNS: ("size class {unit}", "runs"),
+    Finding.CLASS_ROOMY: ("size class {unit}", "runs with room"),
+    Finding.LIMBO: ("freed extents", "units"),
+    Finding.RUN_COUNT: ("heap", "units in runs"),
+    Finding.LARGE_UNITS: ("heap", "units in large blocks"),
+    Finding.LARGE_BYTES: ("heap", "bytes in large blocks"),
+    Finding.LARGE_COUNT: ("heap", "large blocks"),
+    Finding.RUN_HELD: ("run at unit {unit}", "withheld blocks"),
+    Finding.HELD_BITS: ("unit {unit}", "withheld blocks that are live as well, or none of the run"),
+    Finding.CLASS_HELD: ("size class {unit}", "withheld blocks"),
+    Finding.CLASS_MASK: ("size class {unit}", "free blocks of the word in service"),
+    Finding.HELD_COUNT: ("heap", "withheld blocks and words with some"),
+    Finding.HELD_UNITS: ("heap", "units in withheld large blocks"),
+    Finding.HELD_BYTES: ("heap", "bytes in withheld blocks"),
 }
 
 
@@ -396,7 +397,7 @@ def check(heap: Engine) -> CheckReport:
             total += 1
     for name, offset in heap.roots.items():
         here = offset >> ARENA_BITS == heap._origin >> ARENA_BITS
-        if here and heap._free_refusal(offset) == BAD_OFFSET:
+        if here and heap._free_refusal(offset) == Refusal.BAD_OFFSET:
             findings.append(f"root {name!r}: a live block expected at {offset:#x}, none found")
             total += 1
     counters, rows = heap._usage()

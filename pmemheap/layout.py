@@ -24,6 +24,7 @@ from typing import ClassVar, Self
 
 from pmemheap.errors import CorruptHeapError
 from pmemheap.native import crc32c, crc32c_but
+from pmemheap.native.constants import Durability
 from pmemheap.units import UNIT, KiB
 
 __all__ = [
@@ -124,13 +125,6 @@ _TABLE_OFFSETS = {
 def slot_offset(table: Table, index: int) -> int:
     """Return the file offset of a slot of the root, segment or arena table."""
     return _TABLE_OFFSETS[table] + index * SLOT_BYTES
-
-
-class Durability(IntEnum):
-    """What a commit waits for."""
-
-    PROCESS = 0
-    POWER = 1
 
 
 class HeapState(IntEnum):

@@ -25,6 +25,7 @@ from pmemheap.filemedium import LOG_LEAST, LOG_MOST, FileMedium
 from pmemheap.header import read_tables
 from pmemheap.heapfile import boot_id, next_epoch
 from pmemheap.layout import ArenaSlot, ArenaState, HeapState, SlotImage, Table
+from pmemheap.native.constants import Refusal
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.source import Options
 from pmemheap.records import RECORD_HEADER, epoch_of
@@ -32,7 +33,7 @@ from pmemheap.region import Region
 from pmemheap.rules import Rule, omitted
 from pmemheap.units import UNIT
 
-__all__ = ["INLINE_MOST", "LogCode", "RedoLog", "recover", "replay_private", "slot_operations"]
+__all__ = ["INLINE_MOST", "ROOM_WANTED", "RedoLog", "recover", "replay_private", "slot_operations"]
 
 INLINE_MOST = 64 * 1024
 """Fresh bytes that a record carries; more are synced before it."""
@@ -51,19 +52,16 @@ _READY_LEAST = 1 << 20
 _SOON_SECONDS = 10.0
 
 
-class LogCode:
-    """Failures of the C half of the log."""
-
-    NOMEM = -5
-    FULL = -20
-    LARGE = -21
-    DEAD = -22
-    NO_SCRATCH = -23
-    MANY = -25
-    GONE = -26
-    GATED = -29
-    ROOM_WANTED = frozenset({FULL, LARGE, DEAD, NO_SCRATCH, GONE})
-    """Those that `RedoLog.make_room` answers."""
+ROOM_WANTED = frozenset(
+    {
+        Refusal.LOG_FULL,
+        Refusal.LOG_LARGE,
+        Refusal.LOG_DEAD,
+        Refusal.LOG_NOMEM,
+        Refusal.LOG_GONE,
+    }
+)
+"""Refusals that `RedoLog.make_room` answers."""
 
 
 def slot_operations(slots: Iterable[SlotImage]) -> tuple[bytes, int]:
@@ -208,20 +206,20 @@ class RedoLog(native.LogCore):
 
     def make_room(self, code: int, nbytes: int) -> None:
         """Do what lets an append succeed that was refused with `code`, or raise."""
-        if code == LogCode.FULL and self._room(nbytes) == 0:
+        if code == Refusal.LOG_FULL and self._room(nbytes) == 0:
             return  # another thread has made it, or the log has stopped moving
-        if code == LogCode.FULL:
+        if code == Refusal.LOG_FULL:
             before = self._positions()[0]
             self.checkpoint()
             if self._positions()[0] == before:
                 self._require_larger(nbytes)
-        elif code == LogCode.LARGE:
+        elif code == Refusal.LOG_LARGE:
             self._require_larger(nbytes)
-        elif code == LogCode.DEAD:
+        elif code == Refusal.LOG_DEAD:
             raise self.died("change")
-        elif code == LogCode.GONE:
+        elif code == Refusal.LOG_GONE:
             raise self._gone()
-        elif code == LogCode.MANY:
+        elif code == Refusal.LOG_MANY:
             raise OutOfSpaceError(
                 f"heap file {self._medium.name!r}: a transaction with at most 65535 blocks and "
                 "ranges that are no neighbours expected, found one with more"
@@ -493,7 +491,7 @@ class Recovery:
     def replay(self, header: int) -> None:
         """Store what the log says to the homes that `core` knows."""
         failed = self.core._replay(self.start, self.end, self.commits_from, self.undo_from, header)
-        if failed == LogCode.GONE:
+        if failed == Refusal.LOG_GONE:
             raise DurabilityError(
                 errno.ESTALE, "recovery: the log that was scanned expected, found another one"
             )

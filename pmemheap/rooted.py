@@ -22,10 +22,9 @@ from typing import Any, Protocol, TypeVar
 from pmemheap.errors import UsageError
 from pmemheap.layout import ARENA_BITS, RootSlot
 from pmemheap.native import TxCore
+from pmemheap.native.constants import Refusal
 
-__all__ = ["ROOTED", "change", "mark_all", "names_of", "not_live", "refused"]
-
-BAD_OFFSET, NOMEM, ROOTED, TWICE = -3, -5, -11, -31
+__all__ = ["change", "mark_all", "names_of", "not_live", "refused"]
 
 T = TypeVar("T")
 
@@ -107,21 +106,21 @@ def change(
 def _mark(space: Space, root: RootSlot, transaction: TxCore | None) -> None:
     """Mark what a root is to name, before it is looked at: from then on nobody frees it."""
     at = space._space_at(root.off)
-    refusal = BAD_OFFSET if at is None else at._set_rooted(root.off, True)
-    if refusal == NOMEM:
+    refusal = Refusal.BAD_OFFSET if at is None else at._set_rooted(root.off, True)
+    if refusal == Refusal.NOMEM:
         raise MemoryError(f"root {root.name!r}: no memory for the table of marks")
     if refusal == 0 and transaction is not None:
         refusal = transaction._may_name(root.off)
     elif refusal == 0:
         refusal = at._free_refusal(root.off)  # of what is reserved, not live, as of nothing
-    if refusal in {BAD_OFFSET, TWICE}:
+    if refusal in {Refusal.BAD_OFFSET, Refusal.TX_TWICE}:
         raise not_live(at or space, root.name, root.off, refusal)
 
 
 def not_live(space: Space, name: str, offset: int, refusal: int) -> UsageError:
     """Return what says that a root can not lead to an offset, of this arena if of any."""
     where = f"root {name!r}"
-    if refusal == BAD_OFFSET:
+    if refusal == Refusal.BAD_OFFSET:
         return space._no_block(offset, where)
     return UsageError(
         f"{where}: a block that the transaction has not freed expected at offset {offset:#x}, "
@@ -138,4 +137,4 @@ def _give_up(space: Space, transaction: TxCore, kept: set[int]) -> None:
 
 def _set(space: Space, offset: int, rooted: bool) -> int:
     at = space._space_at(offset)
-    return BAD_OFFSET if at is None else at._set_rooted(offset, rooted)
+    return Refusal.BAD_OFFSET if at is None else at._set_rooted(offset, rooted)

@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pmemheap import native, rooted
 from pmemheap.arguments import alignment_argument, offset_argument, size_argument, whole_number
-from pmemheap.engine import BAD_OFFSET, Engine
+from pmemheap.engine import Engine
 from pmemheap.errors import UsageError
 from pmemheap.exiting import leave_at_exit
 from pmemheap.handles import Block, new_array
 from pmemheap.layout import RootSlot
-from pmemheap.redo import LogCode
+from pmemheap.native.constants import Refusal, TxState
+from pmemheap.redo import ROOM_WANTED
 from pmemheap.refusals import end_with
 from pmemheap.roots import OffsetsView, RootsView, require_root
 from pmemheap.units import GRANULE
@@ -40,8 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Transaction", "TransactionRoots"]
 
-_OPEN, _COMMITTED, _ABORTED = range(3)
-_ENDED = {_COMMITTED: "it was committed", _ABORTED: "it was aborted"}
+_ENDED: dict[int, str] = {TxState.COMMITTED: "it was committed", TxState.ABORTED: "it was aborted"}
 
 
 class Transaction(native.TxCore):
@@ -78,12 +78,12 @@ class Transaction(native.TxCore):
     @property
     def is_open(self) -> bool:
         """Whether it can still be used."""
-        return self._state()[0] == _OPEN
+        return self._state()[0] == TxState.OPEN
 
     @property
     def is_committed(self) -> bool:
         """Whether it has become part of the heap."""
-        return self._state()[0] == _COMMITTED
+        return self._state()[0] == TxState.COMMITTED
 
     @property
     def durable(self) -> bool:
@@ -239,9 +239,9 @@ class Transaction(native.TxCore):
         """
         is_open = False
         while (code := call()) < 0:
-            if code in LogCode.ROOM_WANTED:
+            if code in ROOM_WANTED:
                 self._heap._make_log_room(code, log_bytes)
-            elif code == BAD_OFFSET and not is_open and self._heap._elsewhere(offset):
+            elif code == Refusal.BAD_OFFSET and not is_open and self._heap._elsewhere(offset):
                 is_open = True
             else:
                 self._heap._refuse_in_transaction(code, what, offset, nbytes)
@@ -295,7 +295,7 @@ class Transaction(native.TxCore):
 
     def _require_own(self) -> None:
         state, thread, _ = self._state()
-        if state != _OPEN:
+        if state != TxState.OPEN:
             leave_at_exit()  # which has aborted it
             raise UsageError(f"transaction: an open one expected, {_ENDED[state]}")
         if thread != threading.get_ident():

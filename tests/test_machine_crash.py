@@ -12,7 +12,7 @@ import pytest
 import pmemheap
 from pmemheap import Block, Heap, heapfile, layout, native, redo
 from pmemheap.containers import SortedMap
-from pmemheap.engine import State
+from pmemheap.native.constants import State
 from pmemheap.testing import copy_as_crashed
 from pmemheap.units import UNIT
 

@@ -21,6 +21,7 @@ from address_space import free_range, mapped_bytes, permissions
 from pmemheap import native, pmem2
 from pmemheap.errors import Pmem2Error, UsageError
 from pmemheap.native import Call, FaultKind
+from pmemheap.native.constants import CLOSED
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.reservation import lifeline_of
 from pmemheap.units import PAGE, MiB
@@ -412,5 +413,5 @@ def test_a_closed_reservation_says_so_to_a_thread_that_was_too_late() -> None:
     with pytest.raises(UsageError, match="closed"):
         reservation.extend(PAGE)
     code = reservation._places.extend(PAGE, 0)
-    assert code == native.PLACES_CLOSED
+    assert code == CLOSED
     assert code not in vars(pmem2).values()

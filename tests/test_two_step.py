@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pmemheap import Heap, UsageError
-from pmemheap.testing import copy_as_crashed
+from pmemheap.native import TapeKind
+from pmemheap.native.constants import VOLATILE, Durability, Refusal
+from pmemheap.testing import Recorder, copy_as_crashed
 from pmemheap.units import UNIT, KiB
 
-REFILL, LARGE, BAD_OFFSET, PINNED, IN_TRANSACTION, MOVE_LOGGED = -1, -2, -3, -4, -9, -10
-POWER = 2
+REFILL, LARGE, BAD_OFFSET = Refusal.REFILL, Refusal.LARGE, Refusal.BAD_OFFSET
+PINNED, IN_TRANSACTION = Refusal.PINNED, Refusal.IN_TRANSACTION
+MOVE_LOGGED = Refusal.MOVE_LOGGED
+PROCESS, POWER = Durability.PROCESS, Durability.POWER
 POOL_MOST = 63
 SIZES = [16, 100, 2000, 4096, 3 * UNIT, 70 * UNIT]
 SMALL = 64
@@ -339,9 +343,9 @@ def test_an_opened_file_finds_withheld_blocks_free(tmp_path: Path, size: int) ->
 def noting() -> Iterator[Heap]:
     """Yield a heap that notes what a power heap would log; no log takes it away."""
     with Heap.anonymous(decay=None) as heap:
-        heap._set_logged(POWER)
+        heap._set_durability(POWER)
         yield heap
-        heap._set_logged(0)
+        heap._set_durability(VOLATILE)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -389,11 +393,11 @@ def test_a_block_that_shrinks_in_a_power_heap_quarantines_its_tail(noting: Heap)
     assert heap._release(tail) == 0
 
 
-@pytest.mark.parametrize("logged", [1, POWER])
+@pytest.mark.parametrize("logged", [PROCESS, POWER])
 def test_nothing_moves_by_bare_stores_where_there_is_a_log(heap: Heap, logged: int) -> None:
     small, large = heap.malloc(SMALL), heap.malloc(3 * UNIT)
     heap.malloc(UNIT)
-    heap._set_logged(logged)
+    heap._set_durability(logged)
     assert heap._try_realloc(small, 1000) == MOVE_LOGGED
     assert heap._try_realloc(small, SMALL - 1) == small
     assert heap._try_realloc(large, 30 * UNIT) == MOVE_LOGGED
@@ -407,15 +411,20 @@ def test_an_entry_that_changes_is_sound_after_each_store(sizes: tuple[int, int])
     before, after = (units * UNIT - 100 for units in sizes)
     with Heap.shared() as heap:
         offset = heap.malloc(before)
-        heap._record(16)
-        assert heap.realloc(offset, after - 50) == offset
-        count, events = heap._recorded()
-        assert count <= 2
+        with Recorder(heap.fileno()) as recorder:
+            assert heap.realloc(offset, after - 50) == offset
+        stores = [each for each in recorder.recording.events if each.kind == TapeKind.STORE]
+        assert len(stores) <= 2
+        image = bytearray(recorder.recording.base)
         words = {"units": sizes[0], "bytes": before}
-        for _, old, new in events:
+        for store in stores:
+            stop = store.offset + 8
+            old, new = (
+                int.from_bytes(each, "little") for each in (image[store.offset : stop], store.data)
+            )
+            image[store.offset : stop] = store.data
             words["bytes" if old == words["bytes"] else "units"] = new >> 32 or new
             assert words["bytes"] <= words["units"] * UNIT
-        heap._record(0)
 
 
 # ---------------------------------------------------------------- against a model
@@ -585,7 +594,7 @@ class TwoStepsInAPowerHeap(TwoSteps):
 
     def made(self) -> Heap:
         heap = Heap.anonymous()
-        heap._set_logged(POWER)
+        heap._set_durability(POWER)
         return heap
 
     def freed(self, offset: int, size: int) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cffi import FFI
 
-HEADERS = ("core.h",)
+HEADERS = ("codes.h", "core.h")
 SOURCES = ("sys.c", "filetable.c", "flush.c", "crc32c.c", "tape.c")  # those that need no Python
 
 CORE = Path(__file__).parent  # relative: setuptools wants it so

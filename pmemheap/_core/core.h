@@ -10,14 +10,7 @@
 #pragma once
 #include <stdint.h>
 #include <stddef.h>
-
-enum ph_code {
-    PH_OK = 0,
-    PH_EUSAGE = -5001,      /* the caller's mistake; nothing has changed */
-    PH_ENOSPACE = -5002,    /* no room; nothing has changed */
-    PH_ECORRUPT = -5003,    /* what was read cannot be right */
-    PH_EDURABILITY = -5004, /* a flush or sync failed */
-};
+#include "codes.h"
 
 /* ---------------------------------------------------------------- the system-call seam
  * Every system call of the core passes here: it is counted, and a test can have one of them refused.
@@ -104,7 +97,6 @@ int64_t ph_try_map(int32_t fd, uint64_t offset, uint64_t length, int32_t flags);
 int64_t ph_map_row(int32_t fd, uint64_t address, const uint64_t *pieces, uint64_t count, int32_t flags);
 /* ph_unmap -- make a range reserved and empty again, in one step. */
 int64_t ph_unmap(uint64_t address, uint64_t length);
-int64_t ph_protect(uint64_t address, uint64_t length, int32_t flags);
 /* ph_map_privately -- map a piece of a file over a range that is mapped; on failure part of the range may be a hole.
  * ph_forbid -- let nothing be reached at a range any more. ph_map_zeros -- put memory that reads zero over it. These three
  * may be called in a signal handler and in a forked child; only the first can be refused by a test. */
@@ -163,9 +155,8 @@ int64_t ph_sync_all(int32_t fd);
 int64_t ph_lock_byte(int32_t fd, uint64_t position, int32_t lock);
 /* ph_probe_lock -- the enum ph_lock that stands in the way of taking `lock` there; PH_LOCK_NONE if it could be had. */
 int64_t ph_probe_lock(int32_t fd, uint64_t position, int32_t lock);
-/* ph_memory_file -- a memfd that can be sealed; ph_seal adds F_SEAL_* bits. */
+/* ph_memory_file -- a memfd that can be sealed. */
 int64_t ph_memory_file(const char *name);
-int64_t ph_seal(int32_t fd, uint32_t seals);
 
 /* ---------------------------------------------------------------- the heap files of this process
  * A table of them, and of their maps: what a forked child gives up, and what a fault in a file that was cut is about. */
@@ -268,8 +259,6 @@ uint64_t ph_tape_begin(int32_t fd, uint32_t kind);
 uint64_t ph_tape_begin_range(uint64_t address, uint64_t length);
 void ph_tape_end(uint64_t mark, int64_t result, const struct ph_tape_event *event, const void *bytes);
 void ph_tape_end_range(uint64_t mark, int64_t result, uint32_t kind, uint64_t address, uint64_t length);
-/* ph_tape_offset -- where in the file an address lies; -1 = nowhere. */
-int64_t ph_tape_offset(uint64_t address);
 /* ph_put_at -- ph_put of tape.h, for Python. */
 void ph_put_at(uint64_t address, const void *from, uint64_t length);
 /* ph_copy_differences -- make `length` bytes at `to` equal those at `from`; store only to pages that differ.

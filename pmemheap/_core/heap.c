@@ -39,6 +39,7 @@ int ph_heap_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *run_u
         return PH_H_NOMEM;
     ph_ages_init(&h->ages);
     h->until_look = h->until_free_look = 1;
+    h->durability = PH_VOLATILE;
     h->limbo = PH_NIL;
     h->nclasses = count;
     h->small_max = sizes[count - 1];
@@ -197,14 +198,14 @@ int ph_free(struct ph_heap *h, uint64_t offset)
     struct ph_unit *record = ph_block_at(h, offset);
     if (PH_UNLIKELY(record == NULL))
         return PH_H_BAD_OFFSET;
-    if (PH_UNLIKELY(h->logged == PH_POWER) && ph_room_to_retire(h, 1) < 0)
+    if (PH_UNLIKELY(h->durability == PH_POWER) && ph_room_to_retire(h, 1) < 0)
         return PH_H_NOMEM;
     if (PH_UNLIKELY(ph_is_marked(record))) {
         int refused = ph_mark_end(h, offset);
         if (refused < 0)
             return refused;
     }
-    if (PH_UNLIKELY(h->logged == PH_POWER))
+    if (PH_UNLIKELY(h->durability == PH_POWER))
         ph_block_retire(h, offset);
     else
         ph_block_free(h, offset, record);
@@ -267,10 +268,10 @@ uint64_t ph_first_refused(struct ph_heap *h, const uint64_t *offsets, uint64_t c
 /* ph_free_many -- free a batch in which there is nothing to refuse; PH_H_NOMEM: nothing was freed. */
 int ph_free_many(struct ph_heap *h, const uint64_t *offsets, uint64_t count)
 {
-    if (h->logged == PH_POWER && ph_room_to_retire(h, count) < 0)
+    if (h->durability == PH_POWER && ph_room_to_retire(h, count) < 0)
         return PH_H_NOMEM;
     for (uint64_t i = 0, bits; i < count;) {
-        uint64_t group = h->logged == PH_POWER ? 1 : same_word(offsets + i, count - i, &bits);
+        uint64_t group = h->durability == PH_POWER ? 1 : same_word(offsets + i, count - i, &bits);
         struct ph_unit *run = group > 1 ? run_of_group(h, offsets[i], bits) : NULL;
         if (run == NULL) {
             ph_free(h, offsets[i++]);

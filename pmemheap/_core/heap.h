@@ -17,6 +17,8 @@
 #ifndef PH_HEAP_H
 #define PH_HEAP_H
 
+#include "codes.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -45,24 +47,6 @@ enum {
 #define PH_NIL UINT32_MAX
 #define PH_SIZE_MAX (1ULL << 55) /* bytes of one arena: offsets have 55 bits */
 
-/* Results: >= 0 is an offset or a count; these are the failures of this file. */
-enum {
-    PH_H_REFILL = -1,       /* the pool has no such range: donate units and call again */
-    PH_H_LARGE = -2,        /* too large or too aligned for the pool: an extent */
-    PH_H_BAD_OFFSET = -3,   /* no live block begins there */
-    PH_H_PINNED = -4,       /* live views hold the block */
-    PH_H_NOMEM = -5,        /* the table of marks cannot grow */
-    PH_H_MOVE = -6,         /* realloc: not possible in place */
-    PH_H_UPSTREAM = -7,     /* realloc, expand: in place if the units behind it can be had from the extents */
-    PH_H_CORRUPT = -8,      /* a table says something impossible */
-    PH_H_IN_TRANSACTION = -9, /* an open transaction holds the block */
-    PH_H_MOVE_LOGGED = -10, /* realloc in a file heap: the block has to move, which takes a transaction */
-    PH_H_ROOTED = -11,      /* a root names the block: it goes only together with the root */
-};
-
-/* Who is to be told of a change (ph_heap.logged). */
-enum { PH_ANONYMOUS = 0, PH_PROCESS = 1, PH_POWER = 2 };
-
 /* ph_entry -- first unit of an extent or run, in the entries table, little-endian.
  *
  *   byte 0      1       2       4        8        16
@@ -79,21 +63,6 @@ struct ph_entry {
 };
 _Static_assert(sizeof(struct ph_entry) == 16, "four entries a cache line");
 _Static_assert(offsetof(struct ph_entry, nbytes) == 8, "format 1");
-
-enum { PH_KIND_FREE = 0, PH_KIND_LARGE = 1, PH_KIND_RUN = 2 };
-
-/* What a unit is, as far as this process knows (volatile). */
-enum {
-    PH_U_OTHER = 0,  /* not ours: Python's free extent, never used, or not read yet */
-    PH_U_FREE,       /* first unit of a free range of the pool */
-    PH_U_FREE_LAST,  /* last unit of a free range of two units and more */
-    PH_U_RUN,        /* first unit of a run */
-    PH_U_RUN_BODY,   /* other units of a run */
-    PH_U_LARGE,      /* first unit of a large block */
-    PH_U_LIMBO,      /* first unit of a freed extent that Python has not taken back yet */
-    PH_U_RESERVED,   /* first unit of a large block of an open transaction: no entry yet */
-    PH_U_QUARANTINE, /* first unit of units that were freed, but may not be used again yet: no entry any more */
-};
 
 /* ph_unit -- volatile record of a unit; what its fields mean depends on `state`. 32 bytes. */
 struct ph_unit {
@@ -196,23 +165,12 @@ struct ph_dirty {
     uint64_t capacity, count;
 };
 
-/* ph_recorder -- every store to persistent bytes, in program order, when a test asks for it. */
-struct ph_store_event {
-    uint64_t address, before, after;
-};
-struct ph_recorder {
-    struct ph_store_event *events;
-    uint64_t capacity, count; /* count goes on past capacity: the rest was not kept */
-};
-
 struct ph_heap {
     uint8_t *data;
     uint64_t *bits;
     struct ph_entry *entries; /* NULL in an anonymous heap */
     struct ph_unit *units;
-    struct ph_recorder *recorder;
-    uint32_t logged;          /* PH_ANONYMOUS, PH_PROCESS or PH_POWER: ph_set_logged */
-    uint32_t noted;           /* somebody wants to know of each store: the recorder, or the log */
+    uint32_t durability;      /* enum ph_durability: who is to be told of a change */
     uint64_t first_unit, end_unit; /* none while only the data is mapped */
     uint64_t data_first, data_end; /* units whose data is mapped */
     uint64_t wild, wild_end;  /* never used units that are ours; address space above everything else of the pool */

@@ -60,8 +60,7 @@ int ph_pin_change_of(struct ph_heap *h, uint64_t offset, struct ph_unit *record)
 void ph_unpin_change(struct ph_heap *h, uint64_t offset);
 
 /* What a power heap keeps for its log. Reserving guarantees room, or says PH_H_NOMEM with nothing changed. */
-void ph_set_logged(struct ph_heap *h, uint32_t logged);
-void ph_set_recorder(struct ph_heap *h, struct ph_recorder *recorder);
+void ph_set_durability(struct ph_heap *h, uint32_t durability);
 int ph_dirty_reserve(struct ph_heap *h, uint64_t count);
 int ph_freed_reserve(struct ph_heap *h, uint64_t count);
 
@@ -141,38 +140,6 @@ int ph_walk(const struct ph_heap *h, uint64_t *cursor, struct ph_piece *piece);
 int64_t ph_blocks(const struct ph_heap *h, uint64_t *cursor, uint64_t *offsets, uint64_t *sizes, uint64_t capacity);
 
 /* What ph_check finds: `unit` is a unit, or a bin or class where the code says so. */
-enum {
-    PH_F_ENTRY_WORD = 1, /* entry of a unit: kind, class, number of units */
-    PH_F_ENTRY_BYTES,    /* entry of a unit: bytes asked for */
-    PH_F_STRAY_BITS,     /* allocation bits outside of runs */
-    PH_F_MISPLACED_BITS, /* allocation bits between the blocks of a run */
-    PH_F_RUN_LIVE,       /* blocks of a run: bits set, counted */
-    PH_F_RUN_UNITS,
-    PH_F_RUN_BODY,
-    PH_F_FREE_ENDS,      /* the two ends of a free range disagree */
-    PH_F_UNMERGED,       /* two free ranges touch */
-    PH_F_OVERLAP,        /* a piece is empty or runs past the end */
-    PH_F_STATE,          /* a record that begins nothing */
-    PH_F_LINK,           /* a free list leads to something that does not belong there */
-    PH_F_BIN_MASK,
-    PH_F_FREE_COUNT,     /* free ranges: walked, in the lists */
-    PH_F_FREE_UNITS,
-    PH_F_CLASS_LIVE,
-    PH_F_CLASS_RUNS,
-    PH_F_CLASS_ROOMY,    /* runs of a class with room: walked, in its list */
-    PH_F_LIMBO,
-    PH_F_RUN_COUNT,
-    PH_F_LARGE_UNITS,
-    PH_F_LARGE_BYTES,
-    PH_F_LARGE_COUNT,
-    PH_F_RUN_HELD,       /* withheld blocks of a run: in the table, counted */
-    PH_F_HELD_BITS,      /* withheld blocks that are live as well, or stand between the blocks of a run */
-    PH_F_CLASS_HELD,
-    PH_F_CLASS_MASK,     /* free blocks of the word in service */
-    PH_F_HELD_COUNT,
-    PH_F_HELD_UNITS,
-    PH_F_HELD_BYTES,
-};
 struct ph_finding {
     uint64_t unit, expected, found;
     uint32_t code;

@@ -36,7 +36,7 @@ int ph_room_to_retire(struct ph_heap *h, uint64_t count);
 /* The one way by which this core changes a persistent word; in a power heap room to note it is reserved before. */
 static inline void ph_store(struct ph_heap *h, uint64_t *at, uint64_t value)
 {
-    if (PH_UNLIKELY(h->noted || ph_tape_on()))
+    if (PH_UNLIKELY(h->durability == PH_POWER || ph_tape_on()))
         ph_note(h, at, value);
     __atomic_store_n(at, value, __ATOMIC_RELEASE);
 }
@@ -44,7 +44,7 @@ static inline void ph_store(struct ph_heap *h, uint64_t *at, uint64_t value)
 /* The same, which reserves the room itself: PH_H_NOMEM with nothing stored. */
 static inline int ph_try_store(struct ph_heap *h, uint64_t *at, uint64_t value)
 {
-    if (PH_UNLIKELY(h->noted || ph_tape_on())) {
+    if (PH_UNLIKELY(h->durability == PH_POWER || ph_tape_on())) {
         if (ph_dirty_reserve(h, 1) < 0)
             return PH_H_NOMEM;
         ph_note(h, at, value);

@@ -343,7 +343,7 @@ int ph_free_deferred(struct ph_heap *h, uint64_t offset)
         return freed;
     if (ph_room_to_retire(h, 1) < 0)
         return PH_H_NOMEM;
-    if (h->logged == PH_POWER) {
+    if (h->durability == PH_POWER) {
         ph_block_retire(h, offset);
         return 0;
     }

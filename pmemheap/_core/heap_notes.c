@@ -1,4 +1,4 @@
-/* heap_notes.c -- who is told of the stores to persistent words: the recorder and the tape of a test, and the log of a
+/* heap_notes.c -- who is told of the stores to persistent words: the tape of a test, and the log of a
  * power heap, which takes the words that changed and the blocks that were freed from two lists.
  *
  * Room in a list is reserved before anything is changed, so that noting cannot fail. */
@@ -8,28 +8,9 @@
 
 enum { PH_NOTES_MIN = 1024, PH_LAST_LOOKED = 4 };
 
-static void set_noted(struct ph_heap *h)
+void ph_set_durability(struct ph_heap *h, uint32_t durability)
 {
-    h->noted = h->recorder != NULL || h->logged == PH_POWER;
-}
-
-void ph_set_logged(struct ph_heap *h, uint32_t logged)
-{
-    h->logged = logged;
-    set_noted(h);
-}
-
-void ph_set_recorder(struct ph_heap *h, struct ph_recorder *recorder)
-{
-    h->recorder = recorder;
-    set_noted(h);
-}
-
-static void record(struct ph_recorder *recorder, uint64_t *at, uint64_t value)
-{
-    if (recorder->count < recorder->capacity)
-        recorder->events[recorder->count] = (struct ph_store_event){(uint64_t)(uintptr_t)at, *at, value};
-    recorder->count++;
+    h->durability = durability;
 }
 
 /* Calls on one block after the other store to the same few words. */
@@ -44,9 +25,7 @@ static int is_among_the_last(const struct ph_dirty *list, const uint64_t *at)
 /* ph_note -- a store is about to happen. */
 void ph_note(struct ph_heap *h, uint64_t *at, uint64_t value)
 {
-    if (h->recorder != NULL)
-        record(h->recorder, at, value);
-    if (h->logged == PH_POWER && !is_among_the_last(&h->dirty, at))
+    if (h->durability == PH_POWER && !is_among_the_last(&h->dirty, at))
         h->dirty.words[h->dirty.count++] = at;
     if (ph_tape_on())
         ph_tape_store(at, &value, sizeof value);
@@ -76,7 +55,7 @@ static int grow(void **items, uint64_t *capacity, uint64_t needed, size_t size)
 int ph_dirty_reserve(struct ph_heap *h, uint64_t count)
 {
     struct ph_dirty *list = &h->dirty;
-    if (h->logged != PH_POWER)
+    if (h->durability != PH_POWER)
         return 0;
     return grow((void **)&list->words, &list->capacity, list->count + count, sizeof *list->words);
 }
@@ -84,7 +63,7 @@ int ph_dirty_reserve(struct ph_heap *h, uint64_t count)
 int ph_freed_reserve(struct ph_heap *h, uint64_t count)
 {
     struct ph_freed_list *list = &h->freed;
-    if (h->logged != PH_POWER)
+    if (h->durability != PH_POWER)
         return 0;
     return grow((void **)&list->items, &list->capacity, list->count + count, sizeof *list->items);
 }

@@ -30,7 +30,7 @@ static int64_t take_for_move(struct ph_heap *h, uint64_t size, int grows)
 
 static int64_t move(struct ph_heap *h, uint64_t offset, struct ph_unit *record, uint64_t size)
 {
-    if (h->logged)
+    if (h->durability != PH_VOLATILE)
         return PH_H_MOVE_LOGGED;
     uint64_t old_size = record->state == PH_U_LARGE ? record->u.nbytes : ph_capacity_of(h, record);
     uint64_t held = ph_capacity_of(h, record); /* all that a view of the block shows */
@@ -78,7 +78,7 @@ static void shrink_large(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint
     ph_large_resize(h, unit, nunits, nbytes);
     if (nunits == have)
         return;
-    if (h->logged != PH_POWER) {
+    if (h->durability != PH_POWER) {
         ph_give_back(h, unit + nunits, have - nunits);
         return;
     }
@@ -109,7 +109,7 @@ static int64_t realloc_large(struct ph_heap *h, uint64_t offset, struct ph_unit 
             return PH_H_UPSTREAM;
         if (refused)
             return refused;
-        int64_t to = h->logged ? PH_H_MOVE : grow_down(h, unit, nunits - have, size);
+        int64_t to = h->durability != PH_VOLATILE ? PH_H_MOVE : grow_down(h, unit, nunits - have, size);
         return to == PH_H_MOVE ? move(h, offset, record, size) : to;
     }
     if (refused)
@@ -132,7 +132,7 @@ int64_t ph_realloc(struct ph_heap *h, uint64_t offset, uint64_t size)
     if (record == NULL)
         return PH_H_BAD_OFFSET;
     int refused = PH_UNLIKELY(ph_is_marked(record)) ? ph_mark_refusal(h, offset) : 0;
-    if (PH_UNLIKELY(h->logged == PH_POWER) && ph_room_to_retire(h, 1) < 0)
+    if (PH_UNLIKELY(h->durability == PH_POWER) && ph_room_to_retire(h, 1) < 0)
         return size <= ph_capacity_of(h, record) ? (int64_t)offset : PH_H_NOMEM;
     return record->state == PH_U_RUN ? realloc_run(h, offset, record, size, refused)
                                      : realloc_large(h, offset, record, size, refused);
@@ -183,7 +183,7 @@ int ph_move_into(struct ph_heap *h, uint64_t offset, uint64_t to, uint64_t size)
     int refused = ph_free_refusal(h, offset);
     if (refused < 0)
         return refused;
-    if (h->logged)
+    if (h->durability != PH_VOLATILE)
         return PH_H_MOVE_LOGGED;
     uint64_t capacity = ph_capacity_of(h, ph_block_at(h, offset));
     memcpy(h->data + to, h->data + offset, capacity < size ? capacity : size);

@@ -4,15 +4,9 @@
 
 #include "heap_api.h"
 
-/* What the public calls may do. The order matters: from PH_S_READONLY on nothing may be changed, and behind it no table is
- * there. Quiet: the file says that it is closed, until the next change. Asleep: the same, and only the data is mapped. Lost:
- * the file has not what is mapped of it. Forked: the heap is the parent's. Both stay until it is closed. */
-enum { PH_S_OPEN = 0, PH_S_QUIET, PH_S_READONLY, PH_S_ASLEEP, PH_S_LOST, PH_S_FORKED, PH_S_CLOSED };
-
 struct heap_object {
     PyObject_HEAD
     struct ph_heap heap;
-    struct ph_recorder recorder;
     PyObject *keep;        /* the lifelines of the tables and of the data */
     PyObject *log;         /* LogCore of a heap with transactions, which forgets this core before the core goes */
     uint64_t origin;       /* number of the arena << 55: what the offsets of its blocks begin with */

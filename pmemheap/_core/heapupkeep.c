@@ -709,45 +709,6 @@ static PyObject *usage(PyObject *object, PyObject *ignored)
     return Py_BuildValue("NN", all, classes);
 }
 
-/* record(n): keep the next n stores to persistent words; record(0) stops. */
-static PyObject *record(PyObject *object, PyObject *argument)
-{
-    struct heap_object *self = (struct heap_object *)object;
-    size_t capacity = PyLong_AsSize_t(argument);
-
-    if (PyErr_Occurred())
-        return NULL;
-    PyMem_Free(self->recorder.events);
-    self->recorder = (struct ph_recorder){0};
-    ph_set_recorder(&self->heap, NULL);
-    if (capacity == 0)
-        Py_RETURN_NONE;
-    self->recorder.events = PyMem_Calloc(capacity, sizeof(struct ph_store_event));
-    if (self->recorder.events == NULL)
-        return PyErr_NoMemory();
-    self->recorder.capacity = capacity;
-    ph_set_recorder(&self->heap, &self->recorder);
-    Py_RETURN_NONE;
-}
-
-/* (number of stores, [(address, before, after), ...] of those kept). */
-static PyObject *recorded(PyObject *object, PyObject *ignored)
-{
-    const struct ph_recorder *r = &((struct heap_object *)object)->recorder;
-    uint64_t kept = r->count < r->capacity ? r->count : r->capacity;
-    PyObject *list = PyList_New((Py_ssize_t)kept);
-
-    (void)ignored;
-    for (uint64_t i = 0; list != NULL && i < kept; i++) {
-        PyObject *event = Py_BuildValue("KKK", (unsigned long long)r->events[i].address,
-                                        (unsigned long long)r->events[i].before,
-                                        (unsigned long long)r->events[i].after);
-        if (event == NULL || PyList_SetItem(list, (Py_ssize_t)i, event) < 0)
-            Py_CLEAR(list);
-    }
-    return list == NULL ? NULL : Py_BuildValue("KN", (unsigned long long)r->count, list);
-}
-
 /* What tests call to take the steps of a transaction one by one; each answers 0 or an offset, or a negative code. */
 
 static PyObject *reserve_block(PyObject *object, PyObject *args)
@@ -856,13 +817,13 @@ static PyObject *reserve_large(PyObject *object, PyObject *args)
     return offset_from(object, (int64_t)(unit << PH_UNIT_SHIFT));
 }
 
-static PyObject *set_logged(PyObject *object, PyObject *argument)
+static PyObject *set_durability(PyObject *object, PyObject *argument)
 {
-    long logged = PyLong_AsLong(argument);
+    long durability = PyLong_AsLong(argument);
 
-    if (logged == -1 && PyErr_Occurred())
+    if (durability == -1 && PyErr_Occurred())
         return NULL;
-    ph_set_logged(core_of(object), (uint32_t)logged);
+    ph_set_durability(core_of(object), (uint32_t)durability);
     Py_RETURN_NONE;
 }
 
@@ -946,8 +907,6 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_counters", counters, METH_NOARGS, "Counters of the core, in units, bytes and blocks."},
     {"_class_counters", class_counters, METH_NOARGS, "Counters of the size classes."},
     {"_usage", usage, METH_NOARGS, "Both counters, of one moment."},
-    {"_record", record, METH_O, "Keep the next stores to persistent words."},
-    {"_recorded", recorded, METH_NOARGS, "The stores that were kept."},
     {"_reserve", reserve_block, METH_VARARGS, "Offset of a block that is reserved, or a negative code."},
     {"_reserve_large", reserve_large, METH_VARARGS, "The same of units of nobody: first, number, bytes."},
     {"_publish", publish, METH_O, "Reserved to live, stored."},
@@ -958,7 +917,7 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_unpin", unpin, METH_O, "It holds it no more."},
     {"_held_size", held_size, METH_O, "Bytes of a live, reserved or quarantined block."},
     {"_block_start", block_start, METH_O, "Where the block begins that holds a byte, or a negative code."},
-    {"_set_logged", set_logged, METH_O, "0: no log; 1: of a process heap; 2: of a power heap."},
+    {"_set_durability", set_durability, METH_O, "What a change outlives, of enum ph_durability."},
     {"_noted", noted, METH_NOARGS, "Take what a power heap has noted for its log: freed, and words stored to."},
     {NULL, NULL, 0, NULL},
 };

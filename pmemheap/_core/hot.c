@@ -24,12 +24,6 @@ PyObject *ph_raise_errno(int64_t error)
     return PyErr_SetFromErrno(PyExc_OSError);
 }
 
-__attribute__((weak)) int ph_add_heap_types(PyObject *module)
-{
-    (void)module;
-    return 0;
-}
-
 PyDoc_STRVAR(share_faults_doc,
              "share_faults(address, /)\n--\n\n"
              "Count system calls in the struct ph_faults at `address`, which must stay where it is.");

@@ -40,18 +40,6 @@ enum { PH_TABLE_ENTRIES = 0, PH_TABLE_BITS, PH_TABLE_ROOTS, PH_TABLE_SEGMENTS, P
 /* Flags of a WRITE: its bytes are home already when it is appended. */
 enum { PH_WRITE_IS_HOME = 1 };
 
-/* Failures of this file, besides those of the allocator core. */
-enum {
-    PH_L_FULL = -20,  /* no room before the tail: a checkpoint makes some */
-    PH_L_LARGE = -21, /* more than half of the log: a larger log is needed */
-    PH_L_DEAD = -22,  /* a sync has failed; nothing may be written any more */
-    PH_L_NOMEM = -23,
-    PH_L_CORRUPT = -24,
-    PH_L_GONE = -26,  /* somebody has removed the file, cut it shorter than the heap, or written it over */
-    PH_L_MANY = -25,  /* more operations than a record can have */
-    PH_L_GATED = -29, /* another thread lets nobody commit for the moment */
-};
-
 struct ph_record {
     uint32_t magic, crc;
     uint64_t lsn, epoch, durable_lsn, file_end, zero;

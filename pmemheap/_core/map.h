@@ -39,13 +39,6 @@ enum {
 
 #define PH_MAP_NOWHERE UINT64_MAX
 
-/* Failures of this file, besides those of the allocator core and of transactions. */
-enum {
-    PH_M_CORRUPT = -40,  /* see ph_map.bad */
-    PH_M_OUTSIDE = -41,  /* the range lies outside of the value */
-    PH_M_UNMAPPED = -42, /* a value apart cannot be checked before the tables of the heap are mapped */
-};
-
 struct ph_map_header {
     uint64_t magic, root, count;
     uint32_t height; /* nodes from the root to a leaf, 1 for a single leaf */

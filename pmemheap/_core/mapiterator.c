@@ -5,7 +5,6 @@
 
 #include <string.h>
 
-enum { PH_SCAN_KEYS = 0, PH_SCAN_VALUES, PH_SCAN_ITEMS };
 
 struct map_iterator {
     PyObject_HEAD

@@ -3,10 +3,6 @@
 #include "logobject.h"
 #include "map_node.h"
 
-/* Codes of MapCore for Python, besides those of map.h: no transaction that can change the map; another one changes
- * something; an exception is set. */
-enum { PH_M_NO_TX = -50, PH_M_BUSY = -51, PH_M_RAISED = -52 };
-
 struct map_object {
     PyObject_HEAD
     struct ph_map map;

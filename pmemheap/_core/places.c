@@ -10,7 +10,7 @@
  *
  * Methods return 0 or more, a negated errno or a number of libpmem2's; the caller has the words for it.
  */
-#include "places.h"
+#include "lifeline.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -192,7 +192,7 @@ static int64_t look(struct places *self, const struct job *job)
     struct entry *entries;
 
     if (self->closed)
-        return PH_PLACES_CLOSED;
+        return PH_ECLOSED;
     if (job->offset > size || job->length > size - job->offset)
         return PMEM2_E_LENGTH_OUT_OF_RANGE;
     if (address % job->unit)
@@ -382,7 +382,7 @@ static PyObject *places_extend(PyObject *object, PyObject *arguments)
     if (!PyArg_ParseTuple(arguments, "KK:extend", &length, &left))
         return NULL;
     ph_enter();
-    result = self->closed ? PH_PLACES_CLOSED : ph_range_extend(range_of(self), length, left);
+    result = self->closed ? PH_ECLOSED : ph_range_extend(range_of(self), length, left);
     ph_leave();
     return result_of(result);
 }
@@ -393,7 +393,7 @@ static int64_t shrink(struct places *self, uint64_t offset, uint64_t length, int
     uint64_t size = range->stop - range->start;
 
     if (self->closed)
-        return PH_PLACES_CLOSED;
+        return PH_ECLOSED;
     if (offset >= size)
         return PMEM2_E_OFFSET_OUT_OF_RANGE;
     if (length == 0 || length > size - offset)
@@ -588,7 +588,5 @@ static PyType_Spec places_spec = {
 
 int ph_add_places_type(PyObject *module)
 {
-    if (PyModule_AddIntConstant(module, "PLACES_CLOSED", PH_PLACES_CLOSED) < 0)
-        return -1;
     return ph_add_type(module, "Places", &places_spec);
 }

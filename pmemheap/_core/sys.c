@@ -363,11 +363,6 @@ int64_t ph_map_zeros(uint64_t address, uint64_t length)
     return got == MAP_FAILED ? -errno : 0;
 }
 
-int64_t ph_protect(uint64_t address, uint64_t length, int32_t flags)
-{
-    return CALL(PH_CALL_MPROTECT, mprotect(pointer(address), length, protection(flags)));
-}
-
 int64_t ph_advise(uint64_t address, uint64_t length, int32_t advice)
 {
     static const int advices[] = {
@@ -597,10 +592,6 @@ int64_t ph_memory_file(const char *name)
     return CALL(PH_CALL_MEMFD, memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
 }
 
-int64_t ph_seal(int32_t fd, uint32_t seals)
-{
-    return CALL(PH_CALL_FCNTL, fcntl(fd, F_ADD_SEALS, seals));
-}
 
 static uint64_t clock_of(clockid_t clock)
 {

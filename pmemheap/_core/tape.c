@@ -249,16 +249,6 @@ void ph_tape_free(struct ph_tape *t)
 
 /* ---------------------------------------------------------------- maps */
 
-static const struct ph_tape_map *map_of(const struct ph_tape *t, uint64_t address)
-{
-    uint64_t i;
-
-    for (i = 0; i < t->map_count; i++)
-        if (address >= t->maps[i].start && address < t->maps[i].stop)
-            return &t->maps[i];
-    return NULL;
-}
-
 static void add_map(struct ph_tape *t, uint64_t start, uint64_t stop, uint64_t offset)
 {
     struct ph_tape_map *got;
@@ -317,13 +307,6 @@ void ph_tape_unmap(uint64_t address, uint64_t length)
     look_around(t);
     cut_maps(t, address, address + length);
     drop_lock(t);
-}
-
-int64_t ph_tape_offset(uint64_t address)
-{
-    const struct ph_tape_map *m = ph_tape == NULL ? NULL : map_of(ph_tape, address);
-
-    return m == NULL ? -1 : (int64_t)(m->offset + (address - m->start));
 }
 
 /* ---------------------------------------------------------------- stores */

@@ -67,12 +67,6 @@ struct ph_tx_savepoint {
     uint64_t fresh, frees, writes, snapshots, kept, used;
 };
 
-enum {
-    PH_T_OUTSIDE = -30, /* the range does not lie inside one live block */
-    PH_T_TWICE = -31,   /* the transaction has freed the block already */
-    PH_T_ENDED = -32,   /* a finalizer or a signal handler has ended the transaction meanwhile */
-};
-
 void ph_tx_init(struct ph_tx *tx, struct ph_log *log);
 void ph_tx_fini(struct ph_tx *tx);
 /* ph_tx_restart -- another transaction with the memory of one that was committed or aborted. */

@@ -8,7 +8,6 @@
 #include <string.h>
 #include <structmember.h>
 
-enum { PH_X_OPEN = 0, PH_X_COMMITTED, PH_X_ABORTED };
 enum { PH_WRITER_WAIT = 50000 }; /* microseconds between two looks for signals */
 
 struct tx_object {

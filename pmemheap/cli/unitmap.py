@@ -23,6 +23,7 @@ from pmemheap.blockspace import BlockSpace
 from pmemheap.cli.show import printable
 from pmemheap.heap import Heap
 from pmemheap.layout import ARENA_BITS
+from pmemheap.native.constants import UnitState
 from pmemheap.units import UNIT, format_bytes
 
 __all__ = [
@@ -37,7 +38,6 @@ __all__ = [
     "units_per_mark",
 ]
 
-_CORE_RUN, _CORE_LARGE, _CORE_NEVER_USED = 3, 5, 0
 _LEAST_WIDTH = 8
 
 
@@ -138,7 +138,11 @@ def _read(space: BlockSpace) -> UnitMap:
 
 
 def _kind_of(state: int) -> Kind:
-    kinds = {_CORE_RUN: Kind.RUN, _CORE_LARGE: Kind.LARGE, _CORE_NEVER_USED: Kind.UNUSED}
+    kinds: dict[int, Kind] = {
+        UnitState.RUN: Kind.RUN,
+        UnitState.LARGE: Kind.LARGE,
+        UnitState.OTHER: Kind.UNUSED,
+    }
     return kinds.get(state, Kind.FREE)
 
 

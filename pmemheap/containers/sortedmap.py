@@ -31,6 +31,7 @@ from pmemheap.containers.names import MAP_MAGIC, found_kind, visible_roots
 from pmemheap.containers.ordered import ITEMS, OrderedMapping, pairs_of
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.heap import Heap
+from pmemheap.native.constants import Refusal
 
 __all__ = ["KEY_BYTES_MOST", "MapStatistics", "SortedMap"]
 
@@ -53,10 +54,7 @@ _NO_ROOT = (1 << 64) - 1
 _CLEARED_AT_ONCE = 256
 _PACKED_AT_ONCE = 16  # times up to 8 leaves
 
-_CORRUPT, _OUTSIDE = -40, -41
-_NO_TRANSACTION, _BUSY = -50, -51
-_REFILL, _LARGE, _IN_TRANSACTION, _TOO_LONG = -1, -2, -9, -21
-_NO_MEMORY = {-5, -23}
+_NO_MEMORY = {Refusal.NOMEM, Refusal.LOG_NOMEM}
 
 
 @dataclass(frozen=True)
@@ -212,7 +210,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         self._require_key(key)
         with self._heap.transaction(durable=self._durable) as tx:
             code = self._put(key, value, _NOWHERE)
-            if code in {_BUSY, _REFILL, _LARGE}:
+            if code in {Refusal.MAP_BUSY, Refusal.REFILL, Refusal.LARGE}:
                 self._put_in(tx, key, value)
             elif code < 0:
                 self._refuse(code)
@@ -264,7 +262,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
 
     def _patch_once(self, key: bytes, start: int, data: Any) -> int:
         code: int = self._patch(key, start, data)
-        if code == _OUTSIDE:
+        if code == Refusal.MAP_OUTSIDE:
             raise UsageError(
                 f"map {self._name!r}: {memoryview(data).nbytes} bytes from {start} inside "
                 f"of the value of {key!r} expected, which has {len(self[key])} bytes"
@@ -363,9 +361,9 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         """
         nodes = _NODES_AT_ONCE
         while isinstance(code := change(), int) and code < 0:
-            if code == _BUSY:
+            if code == Refusal.MAP_BUSY:
                 self._exclude_others(tx)
-            elif code == _REFILL:
+            elif code == Refusal.REFILL:
                 for offset in [tx.malloc(_NODE_BYTES) for _ in range(nodes)]:
                     tx.free(offset)
                 nodes += 1
@@ -384,16 +382,16 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
     def _refuse(self, code: int) -> NoReturn:
         """Raise what C has found."""
         self._heap.roots.get(self._name)  # raises what is to be raised of a closed heap
-        if code == _CORRUPT:
+        if code == Refusal.MAP_CORRUPT:
             raise self._contradiction()
-        if code == _NO_TRANSACTION:
+        if code == Refusal.MAP_NO_TRANSACTION:
             raise UsageError(f"map {self._name!r}: a heap that can be changed expected")
-        if code == _IN_TRANSACTION:
+        if code == Refusal.IN_TRANSACTION:
             raise BufferError(
                 f"map {self._name!r}: node at offset {self._bad():#x}: no other transaction that "
                 "is about to free it expected, found one"
             )
-        if code == _TOO_LONG:
+        if code == Refusal.LOG_LARGE:
             raise OutOfSpaceError(f"map {self._name!r}: bytes that a record can hold expected")
         self._heap._raise_code(code)  # tables of the heap that contradict themselves
         assert code in _NO_MEMORY, f"map: code {code}"

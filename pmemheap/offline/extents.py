@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pmemheap import layout
+from pmemheap.native.constants import Kind
 from pmemheap.offline.findings import Edit
 from pmemheap.offline.image import Image, data_pieces
 from pmemheap.offline.places import ArenaPlaces, Part, Places, arena_of, heap_offset
@@ -21,8 +22,6 @@ from pmemheap.units import GRANULE, UNIT, align_up
 __all__ = [
     "BIT_BYTES",
     "HALF_ENTRY",
-    "LARGE",
-    "RUN",
     "STARTS",
     "Block",
     "Extent",
@@ -38,7 +37,6 @@ __all__ = [
     "unit_at",
 ]
 
-LARGE, RUN = 1, 2
 _ENTRY = struct.Struct("<BBHIQ")
 _NONZERO = re.compile(rb"[^\0]")
 _GRANULES = UNIT // GRANULE
@@ -97,7 +95,7 @@ class Extent:
     @property
     def is_run(self) -> bool:
         """Whether it holds small blocks."""
-        return self.kind == RUN
+        return self.kind == Kind.RUN
 
     @property
     def offset(self) -> int:
@@ -153,9 +151,9 @@ def problem_of(  # noqa: PLR0911 -- one for each thing that can be wrong
     """Return what was expected of an entry and what was found, or None."""
     if extent.kind == extent.class_index == flags == extent.nunits == 0:
         return "all zeros", HALF_ENTRY
-    if extent.kind not in {LARGE, RUN}:
+    if extent.kind not in {Kind.LARGE, Kind.RUN}:
         return "kind 1 or 2, or all zeros", f"kind {extent.kind}"
-    if extent.kind == RUN:
+    if extent.kind == Kind.RUN:
         if extent.class_index >= len(CLASSES):
             return f"a size class below {len(CLASSES)}", str(extent.class_index)
         expected = CLASSES[extent.class_index].run_units
@@ -175,9 +173,9 @@ def problem_of(  # noqa: PLR0911 -- one for each thing that can be wrong
 def mended(extent: Extent, end_unit: int, reader: TableReader) -> Extent | None:
     """Return what an entry was, if the rest of it and the entries and bits around it tell."""
     room = end_unit - extent.unit
-    if extent.kind == LARGE:
+    if extent.kind == Kind.LARGE:
         candidates = _large_candidates(extent, room)
-    elif extent.kind == RUN:
+    elif extent.kind == Kind.RUN:
         candidates = _run_candidates(extent, room)
     else:
         return None

@@ -35,7 +35,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
 from pmemheap.errors import Pmem2Error, UsageError
-from pmemheap.native import PLACES_CLOSED, Lifeline, Places, Window
+from pmemheap.native import Lifeline, Places, Window
+from pmemheap.native.constants import CLOSED
 from pmemheap.pmem2 import codes
 from pmemheap.pmem2.codes import refused
 from pmemheap.pmem2.numbers import ADDRESS_LIMIT, require_aligned, whole
@@ -362,7 +363,7 @@ class VMReservation:
 
     def _require_open(self, code: int) -> None:
         """Raise if another thread closed it meanwhile, as `code` tells."""
-        if code == PLACES_CLOSED:
+        if code == CLOSED:
             self._open()
 
 

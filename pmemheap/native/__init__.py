@@ -8,7 +8,7 @@ what they have checked holds until they note the outcome.
 
 Two kinds of failure come out of here. A system call that was refused is a `NativeError`, an
 `OSError` with the name of the call; the layer above knows what it meant and says so in its own
-exception. A code of the core's own is raised as the class that `EXCEPTIONS` gives for it.
+exception. The one code of its own is a UsageError.
 Interrupted calls and short transfers have been repeated by then.
 
 Addresses are plain integers and trusted: no user may reach these functions with a number of their
@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmemheap._core import _hot
 from pmemheap._core._hot import (
-    PLACES_CLOSED,
     BlockBytes,
     HeapCore,
     Lifeline,
@@ -41,25 +40,16 @@ from pmemheap._core._hot import (
     Window,
 )
 from pmemheap._core._sys import ffi, lib
-from pmemheap.errors import (
-    CorruptHeapError,
-    DurabilityError,
-    OutOfSpaceError,
-    PmemHeapError,
-    Portable,
-    UsageError,
-)
+from pmemheap.errors import Portable, UsageError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = [
     "BEST_FLUSH",
-    "EXCEPTIONS",
     "HAS_CRC32C",
     "HUGETLBFS",
     "OVERLAY",
-    "PLACES_CLOSED",
     "TMPFS",
     "Advice",
     "Allocate",
@@ -116,12 +106,10 @@ __all__ = [
     "pread",
     "pread_into",
     "probe_lock",
-    "protect",
     "pwrite",
     "register_file",
     "release_file",
     "residencies",
-    "seal",
     "store",
     "system_calls",
     "tape_end",
@@ -129,7 +117,6 @@ __all__ = [
     "tape_kill",
     "tape_map",
     "tape_note",
-    "tape_offset",
     "tape_start",
     "tape_steps",
     "unmap",
@@ -239,14 +226,6 @@ class TapeKind(IntEnum):
 
 # ---------------------------------------------------------------- failures
 
-EXCEPTIONS: dict[int, type[PmemHeapError]] = {
-    lib.PH_EUSAGE: UsageError,
-    lib.PH_ENOSPACE: OutOfSpaceError,
-    lib.PH_ECORRUPT: CorruptHeapError,
-    lib.PH_EDURABILITY: DurabilityError,
-}
-"""The one class that each negative code of `enum ph_code` is raised as."""
-
 
 class NativeError(Portable, OSError):
     """A system call was refused; `errno` says why and `call` which.
@@ -271,14 +250,15 @@ def check(result: int, call: str) -> int:
     ------
     NativeError
         `result` is a negated errno.
-    PmemHeapError
-        `result` is a code of the core: the class that `EXCEPTIONS` has for it.
+    UsageError
+        `result` is the core's own code for a mistake of the caller.
     """
     if result >= 0:
         return result
     if result >= -_LAST_ERRNO:
         raise NativeError(-result, call)
-    raise EXCEPTIONS[result](f"{call}: code {result} of the C core")
+    assert result == lib.PH_EUSAGE, f"{call}: code {result}"
+    raise UsageError(f"{call}: code {result} of the C core")
 
 
 # ---------------------------------------------------------------- faults, for tests
@@ -438,12 +418,6 @@ def tape_map(address: int, length: int, offset: int) -> None:
         lib.ph_tape_map(address, length, offset)
 
 
-def tape_offset(address: int) -> int | None:
-    """Return where in the tape's file an address lies, if it does."""
-    offset = lib.ph_tape_offset(address)
-    return offset if offset >= 0 else None
-
-
 def tape_steps() -> int:
     """Return the steps that the tape was told so far."""
     tape = lib.ph_tape_state()
@@ -579,11 +553,6 @@ def map_file(  # noqa: PLR0913 -- the four numbers of mmap, and how
 def unmap(address: int, length: int) -> None:
     """Make a range of an own reservation empty again, in one step; it stays reserved."""
     check(lib.ph_unmap(address, length), "unmap")
-
-
-def protect(address: int, length: int, *, readonly: bool) -> None:
-    """Forbid or allow stores to a mapped range."""
-    check(lib.ph_protect(address, length, map_flags(shared=False, readonly=readonly)), "protect")
 
 
 def madvise(address: int, length: int, advice: Advice) -> None:
@@ -742,11 +711,6 @@ def probe_lock(fd: int, position: int, lock: Lock = Lock.WRITE) -> Lock:
 def memfd_create(name: str) -> int:
     """Return a descriptor of a new memory file of size 0 that can be sealed; closed on exec."""
     return check(lib.ph_memory_file(name.encode()), "memfd_create")
-
-
-def seal(fd: int, seals: int) -> None:
-    """Forbid changes of a memory file for good: ``fcntl.F_SEAL_SHRINK`` and its like."""
-    check(lib.ph_seal(fd, seals), "seal")
 
 
 # ---------------------------------------------------------------- the heap files of this process
