@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pmemheap.errors import HeapFileError, HeapNotFoundError, UsageError
-from pmemheap.layout import Durability
+from pmemheap.layout import ARENA_BITS, Durability
 from pmemheap.units import GiB, is_power_of_two
 
 __all__ = [
@@ -37,7 +37,7 @@ __all__ = [
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 """What `open` takes for a name."""
 ALIGN_MOST = GiB
-SIZE_MOST = 1 << 55
+SIZE_MOST = 1 << ARENA_BITS
 
 
 def whole_number(what: str, value: object, least: int, most: int) -> int:

@@ -45,11 +45,11 @@ from pmemheap.exiting import begin_exit, leave_at_exit
 from pmemheap.filemedium import FileMedium
 from pmemheap.gate import Gate
 from pmemheap.layout import ARENA_BITS, FileIdentity, HeapState
-from pmemheap.native.constants import Refusal, State, TxState, UnitState
+from pmemheap.native.constants import POOL_MOST, Refusal, State, TxState, UnitState
 from pmemheap.region import AnonymousMedium, Region
 from pmemheap.roots import Roots, RootStore
 from pmemheap.slabs import CLASSES, class_of, packed_classes
-from pmemheap.supply import POOL_MOST, Supply
+from pmemheap.supply import Supply
 from pmemheap.units import GRANULE, UNIT, counted
 
 __all__ = ["Engine", "living"]

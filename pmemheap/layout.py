@@ -19,13 +19,21 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from typing import ClassVar, Self
 
 from pmemheap.errors import CorruptHeapError
 from pmemheap.native import crc32c, crc32c_but
-from pmemheap.native.constants import Durability
-from pmemheap.units import UNIT, KiB
+from pmemheap.native.constants import (
+    ArenaState,
+    Durability,
+    Format,
+    HeapState,
+    SegmentKind,
+    Table,
+    place,
+    width,
+)
+from pmemheap.units import UNIT
 
 __all__ = [
     "ARENA_BITS",
@@ -72,44 +80,33 @@ __all__ = [
 ]
 
 MAGIC = b"PMEMHEAP"
-VERSION = 1
-SUPERBLOCKS = (0x0000, 0x1000)
-SUPERBLOCK_BYTES = 512
-SHARED_PAGE = 0x2000
-SHARED_WRITER_PID = SHARED_PAGE + 40
-LOCK_WRITER = 0x3000
-LOCK_READER = 0x3001
-SEGMENT_TABLE, SEGMENT_SLOTS = 0x4000, 1024
-ARENA_TABLE, ARENA_SLOTS = 0x14000, 256
-ROOT_TABLE, ROOT_SLOTS = 0x18000, 1024
-HEADER_BYTES = 0x28000
-SLOT_BYTES = 64
-ROOT_NAME_BYTES = 43
-LOG_BYTES = 128 * KiB
-ARENA_NAME_BYTES = 31
-ARENA_BITS = 55
-ARENA_UNITS_MOST = 1 << ARENA_BITS - 12
-BACKUP_NAME_BYTES = 255
-UNDER_REPAIR = 1
+VERSION = Format.VERSION
+SUPERBLOCKS = Format.SUPERBLOCKS
+SUPERBLOCK_BYTES = width("ph_superblock")
+SHARED_PAGE = Format.SHARED
+SHARED_WRITER_PID = SHARED_PAGE + place("ph_shared_page", "writer_pid")
+LOCK_WRITER, LOCK_READER = Format.LOCK_WRITER, Format.LOCK_READER
+SEGMENT_TABLE, SEGMENT_SLOTS = Format.SEGMENTS, Format.SEGMENT_SLOTS
+ARENA_TABLE, ARENA_SLOTS = Format.ARENAS, Format.ARENA_SLOTS
+ROOT_TABLE, ROOT_SLOTS = Format.ROOTS, Format.ROOT_SLOTS
+HEADER_BYTES = Format.HEADER
+SLOT_BYTES = Format.SLOT
+ROOT_NAME_BYTES = SLOT_BYTES - place("ph_root_slot", "name")
+LOG_BYTES = Format.LOG
+ARENA_NAME_BYTES = place("ph_arena_slot", "zeros") - place("ph_arena_slot", "name")
+ARENA_BITS = Format.ARENA_BITS
+ARENA_UNITS_MOST = (1 << ARENA_BITS) // UNIT
+BACKUP_NAME_BYTES = place("ph_superblock", "zeros") - place("ph_superblock", "backup")
+UNDER_REPAIR = Format.UNDER_REPAIR
 """Feature of a superblock: a repair is at work; its backup has the bytes that it changes."""
 
-SEGMENT_UNITS = 256
+SEGMENT_UNITS = Format.SEGMENT_UNITS
 """Capacities of data segments are multiples of this."""
 
-ENTRY_WIDTH, BITS_WIDTH, DATA_WIDTH = 16, 32, UNIT
+ENTRY_WIDTH, BITS_WIDTH, DATA_WIDTH = Format.ENTRY, Format.BITS, UNIT
 """Bytes that one unit takes in each of the three parts of a segment."""
 
 UNIT_BYTES_IN_FILE = ENTRY_WIDTH + BITS_WIDTH + DATA_WIDTH
-
-
-class Table(IntEnum):
-    """A table of the file; the numbers are those of META operations in the log."""
-
-    ENTRIES = 0
-    BITS = 1
-    ROOTS = 2
-    SEGMENTS = 3
-    ARENAS = 4
 
 
 SlotImage = tuple[Table, int, bytes]
@@ -127,30 +124,6 @@ def slot_offset(table: Table, index: int) -> int:
     return _TABLE_OFFSETS[table] + index * SLOT_BYTES
 
 
-class HeapState(IntEnum):
-    """Whether the file was closed."""
-
-    CLEAN = 0
-    IN_USE = 1
-
-
-class SegmentKind(IntEnum):
-    """What a slot of the segment table describes."""
-
-    NONE = 0
-    DATA = 1
-    LOG = 2
-    SPARE = 3
-
-
-class ArenaState(IntEnum):
-    """What a slot of the arena table describes; a dropped one keeps its unit range [R24]."""
-
-    NONE = 0
-    LIVE = 1
-    DROPPED = 2
-
-
 def _damaged(
     thing: str, offset: int, what: str, expected: object, found: object
 ) -> CorruptHeapError:
@@ -166,11 +139,12 @@ COUNTS_END = 1 << 62
 
 _SUPERBLOCK = struct.Struct("<8sIIQ16sIIQQQQQQ")
 _IDENTITY = struct.Struct("<QQQ")
-_IDENTITY_AT = 96
+_IDENTITY_AT = place("ph_superblock", "birth")
 _LOG_POSITION = struct.Struct("<QQII16s")
-_LOG_POSITION_AT = 128
+_LOG_POSITION_AT = place("ph_superblock", "tail_lsn")
 _BACKUP = struct.Struct(f"<B{BACKUP_NAME_BYTES}s")
-_BACKUP_AT = 168
+_BACKUP_AT = place("ph_superblock", "backup_length")
+_CRC_AT = place("ph_superblock", "crc")
 _DURABILITIES, _STATES = frozenset(map(int, Durability)), frozenset(map(int, HeapState))
 
 
@@ -240,7 +214,7 @@ class Superblock:
         )
         name = os.fsencode(self.backup)
         _BACKUP.pack_into(image, _BACKUP_AT, len(name), name)
-        struct.pack_into("<I", image, 12, crc32c(image))
+        struct.pack_into("<I", image, _CRC_AT, crc32c(image))
         return bytes(image)
 
     @classmethod
@@ -267,7 +241,7 @@ class Superblock:
             raise _damaged(thing, offset, "magic", MAGIC, fields[0])
         if fields[1] != VERSION:
             raise _damaged(thing, offset, "version", VERSION, _other_version(fields[1]))
-        crc = crc32c_but(image[:SUPERBLOCK_BYTES], 12)
+        crc = crc32c_but(image[:SUPERBLOCK_BYTES], _CRC_AT)
         if fields[2] != crc:
             raise _damaged(thing, offset, "crc32c", f"{crc:#010x}", f"{fields[2]:#010x}")
         if fields[5] not in _DURABILITIES or fields[6] not in _STATES:
@@ -390,7 +364,7 @@ class SegmentSlot:
     first_unit: int = 0
     nunits: int = 0
 
-    SEAL_AT: ClassVar = 60
+    SEAL_AT: ClassVar = place("ph_segment_slot", "crc")
     _FORMAT = struct.Struct("<BxH4xQQQQ")
 
     @property
@@ -482,7 +456,7 @@ class ArenaSlot:
             self, first_unit=self.end_unit, name="", strategy=bytes(7), state=ArenaState.DROPPED
         )
 
-    SEAL_AT: ClassVar = 60
+    SEAL_AT: ClassVar = place("ph_arena_slot", "crc")
     _FORMAT = struct.Struct("<B7sQQB31s")
 
     def pack(self) -> bytes:
@@ -530,7 +504,7 @@ class RootSlot:
     off: int
     len: int = 0
 
-    SEAL_AT: ClassVar = 16
+    SEAL_AT: ClassVar = place("ph_root_slot", "crc")
     _FORMAT = struct.Struct("<QQIB43s")
 
     def pack(self) -> bytes:

@@ -18,11 +18,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 from pmemheap.errors import CorruptHeapError, UsageError
 from pmemheap.layout import ARENA_BITS, Table
 from pmemheap.native import crc32c
+from pmemheap.native.constants import Format, OperationType, RecordKind, place, width
 from pmemheap.units import GRANULE, align_up
 
 __all__ = [
@@ -43,39 +43,20 @@ __all__ = [
     "survivors",
 ]
 
-MAGIC = 0x4C484D50
-FIRST_LSN = 64
-WRITE_IS_HOME = 1
+MAGIC = Format.LOG_MAGIC
+FIRST_LSN = Format.LOG_FIRST
+WRITE_IS_HOME = Format.WRITE_IS_HOME
 """Flag of a WRITE whose bytes are home already when it is appended; recovery stores them anyway."""
 
-RECORD_HEADER = 64
-RECORD_ALIGN = 64
+RECORD_HEADER = width("ph_record")
+RECORD_ALIGN = Format.LOG_ALIGN
 
 _HEADER = struct.Struct("<IIQQQQQIIIHBB")
 _OPERATION = struct.Struct("<BBHIQ")
-_CHECKED_FROM = 8
+_CHECKED_FROM = place("ph_record", "lsn")
 _MAGIC_BYTES = struct.pack("<I", MAGIC)
 _UINT64 = 1 << 64
 _BITS = 64
-
-
-class RecordKind(IntEnum):
-    """What a record says."""
-
-    COMMIT = 1
-    UNDO = 2
-    WORD = 3
-    """The commit of one word of the bits table, in a header alone."""
-
-
-class OperationType(IntEnum):
-    """What an operation of a record does."""
-
-    META = 1
-    WRITE = 2
-    FRESH = 3
-    FREE = 4
-    OLD = 6
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from pmemheap.filemedium import LOG_LEAST, LOG_MOST, FileMedium
 from pmemheap.header import read_tables
 from pmemheap.heapfile import boot_id, next_epoch
 from pmemheap.layout import ArenaSlot, ArenaState, HeapState, SlotImage, Table
-from pmemheap.native.constants import Refusal
+from pmemheap.native.constants import Format, OperationType, Refusal
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.source import Options
 from pmemheap.records import RECORD_HEADER, epoch_of
@@ -35,14 +35,13 @@ from pmemheap.units import UNIT
 
 __all__ = ["INLINE_MOST", "ROOM_WANTED", "RedoLog", "recover", "replay_private", "slot_operations"]
 
-INLINE_MOST = 64 * 1024
+INLINE_MOST = Format.INLINE_MOST
 """Fresh bytes that a record carries; more are synced before it."""
 
 _TABLE_NAMES = {int(Table.ENTRIES): "entries", int(Table.BITS): "bits"}
 _WRITTEN = -1
 _OPERATION = struct.Struct("<BBHIQ")
-_META, _FREE = 1, 4
-_RECORD_ALIGN = 64
+_RECORD_ALIGN = Format.LOG_ALIGN
 _FREE_BYTES = _OPERATION.size + 8
 _CROWDED_SECONDS = 1.0
 _OLD_SECONDS = 30.0
@@ -67,7 +66,7 @@ ROOM_WANTED = frozenset(
 def slot_operations(slots: Iterable[SlotImage]) -> tuple[bytes, int]:
     """Encode images of header slots as the operations of a record; with their number."""
     encoded = [
-        _OPERATION.pack(_META, table, 0, len(image), index * layout.SLOT_BYTES) + image
+        _OPERATION.pack(OperationType.META, table, 0, len(image), index * layout.SLOT_BYTES) + image
         for table, index, image in slots
     ]
     return b"".join(encoded), len(encoded)
@@ -91,7 +90,7 @@ def _dropped_ranges(slots: Iterable[SlotImage]) -> bytes:
     for table, index, image in slots:
         slot = ArenaSlot.unpack(image, 0) if table == Table.ARENAS else None
         if slot is not None and slot.state == ArenaState.DROPPED:
-            ranges += _OPERATION.pack(_FREE, 0, 0, 8, index << layout.ARENA_BITS)
+            ranges += _OPERATION.pack(OperationType.FREE, 0, 0, 8, index << layout.ARENA_BITS)
             ranges += struct.pack("<Q", slot.end_unit * UNIT)
     return ranges
 

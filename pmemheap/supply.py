@@ -21,12 +21,10 @@ from typing import Protocol
 
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError
 from pmemheap.extents import ExtentMap
+from pmemheap.native.constants import POOL_MOST
 from pmemheap.region import Medium, Region
 
-__all__ = ["POOL_MOST", "Core", "Supply"]
-
-POOL_MOST = 63
-"""Blocks of more units than this are extents; the C core knows the same number."""
+__all__ = ["Core", "Supply"]
 
 _REFILL_LEAST = 64
 _REFILL_MOST = 1024

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pmemheap import Heap, UsageError
 from pmemheap.native import TapeKind
-from pmemheap.native.constants import VOLATILE, Durability, Refusal
+from pmemheap.native.constants import POOL_MOST, VOLATILE, Durability, Refusal
 from pmemheap.testing import Recorder, copy_as_crashed
 from pmemheap.units import UNIT, KiB
 
@@ -21,7 +21,6 @@ REFILL, LARGE, BAD_OFFSET = Refusal.REFILL, Refusal.LARGE, Refusal.BAD_OFFSET
 PINNED, IN_TRANSACTION = Refusal.PINNED, Refusal.IN_TRANSACTION
 MOVE_LOGGED = Refusal.MOVE_LOGGED
 PROCESS, POWER = Durability.PROCESS, Durability.POWER
-POOL_MOST = 63
 SIZES = [16, 100, 2000, 4096, 3 * UNIT, 70 * UNIT]
 SMALL = 64
 

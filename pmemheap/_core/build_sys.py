@@ -4,16 +4,16 @@ from pathlib import Path
 
 from cffi import FFI
 
-HEADERS = ("codes.h", "core.h")
+HEADERS = ("codes.h", "format.h", "core.h")
 SOURCES = ("sys.c", "filetable.c", "flush.c", "crc32c.c", "tape.c")  # those that need no Python
 
 CORE = Path(__file__).parent  # relative: setuptools wants it so
 
 
 def declarations(header: Path) -> str:
-    """Return what `header` declares, without the preprocessor's lines."""
+    """Return what `header` declares, without the preprocessor's lines and what it asserts."""
     lines = header.read_text(encoding="utf-8").splitlines()
-    return "\n".join(line for line in lines if not line.startswith("#"))
+    return "\n".join(line for line in lines if not line.startswith(("#", "PH_STORED")))
 
 
 builder = FFI()

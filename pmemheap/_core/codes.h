@@ -68,6 +68,9 @@ enum ph_refusal {
     PH_M_RAISED = -52,        /* an exception is set */
 };
 
+/* Units of the longest block that the pool of C serves; what is longer is an extent, Python's affair. */
+enum ph_pool { PH_POOL_MAX = 63 };
+
 /* What a commit outlives. A file says 0 or 1. */
 enum ph_durability {
     PH_PROCESS = 0,

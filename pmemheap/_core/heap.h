@@ -18,21 +18,14 @@
 #define PH_HEAP_H
 
 #include "codes.h"
-
-#include <stddef.h>
-#include <stdint.h>
+#include "format.h"
 
 enum {
-    PH_UNIT_SHIFT = 12,
-    PH_GRANULE_SHIFT = 4,
-    PH_UNIT_BYTES = 1 << PH_UNIT_SHIFT,
-    PH_GRANULE = 1 << PH_GRANULE_SHIFT,
     PH_UNIT_GRANULES = PH_UNIT_BYTES / PH_GRANULE,
     PH_UNIT_WORDS = PH_UNIT_GRANULES / 64,
     PH_CLASSES_MAX = 96,
     PH_RUN_UNITS_MAX = 32,  /* an interior unit finds its run's head within this distance */
-    PH_BINS = 64,           /* exact sizes 1..63 units; the last bin holds 64 units and more */
-    PH_POOL_MAX = PH_BINS - 1, /* blocks of more units than this are extents, Python's affair */
+    PH_BINS = PH_POOL_MAX + 1, /* of exact sizes; the last bin holds all that are longer */
     PH_SMALL_MAX = 16384,   /* no class is larger */
     PH_LINE = 128,          /* sizes above 1 KiB find their class by this step */
     PH_BY_GRANULE_MAX = 1024,
@@ -46,23 +39,6 @@ enum {
 
 #define PH_NIL UINT32_MAX
 #define PH_SIZE_MAX (1ULL << 55) /* bytes of one arena: offsets have 55 bits */
-
-/* ph_entry -- first unit of an extent or run, in the entries table, little-endian.
- *
- *   byte 0      1       2       4        8        16
- *        +------+-------+-------+--------+--------+
- *        | kind | class | flags | nunits | nbytes |     all zero = free, or not a first unit
- *        +------+-------+-------+--------+--------+
- * Two aligned 8-byte words. An extent appears with nbytes first and goes with nbytes last, so that the first
- * word alone decides what a killed process leaves. */
-struct ph_entry {
-    uint8_t kind, class_index;
-    uint16_t flags;
-    uint32_t nunits;
-    uint64_t nbytes;
-};
-_Static_assert(sizeof(struct ph_entry) == 16, "four entries a cache line");
-_Static_assert(offsetof(struct ph_entry, nbytes) == 8, "format 1");
 
 /* ph_unit -- volatile record of a unit; what its fields mean depends on `state`. 32 bytes. */
 struct ph_unit {

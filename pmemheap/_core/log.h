@@ -11,51 +11,15 @@
 #ifndef PH_LOG_H
 #define PH_LOG_H
 
-#include <stdint.h>
-
 #include "heap_api.h"
 
+/* Where the epochs of the two superblocks lie in the header. */
 enum {
-    PH_LOG_MAGIC = 0x4C484D50,
-    PH_LOG_ALIGN = 64, /* records begin at multiples of it and are multiples of it long */
-    PH_LOG_FIRST = 64, /* LSN of the first record of a heap */
-    PH_ARENA_SHIFT = 55,
-    PH_ARENAS = 256,
-    PH_INLINE_MOST = 64 * 1024, /* fresh bytes that a record carries; more are synced before it */
+    PH_EPOCH_AT = PH_SUPERBLOCK_AT + offsetof(struct ph_superblock, epoch),
+    PH_OTHER_EPOCH_AT = PH_OTHER_SUPERBLOCK_AT + offsetof(struct ph_superblock, epoch),
+    PH_APPLIED_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, applied),
+    PH_OPEN_UNDO_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, open_undo),
 };
-
-/* Words of the shared page, by their place in the header; the epochs of the two superblocks. */
-enum { PH_APPLIED_AT = 0x2000, PH_OPEN_UNDO_AT = 0x2008, PH_EPOCH_AT = 136, PH_OTHER_EPOCH_AT = 0x1000 + 136 };
-
-/* A WORD is the commit of a bare malloc or free of a small block, in a header alone: `zero` is the offset of one
- * word of the bits table, `file_end` its image (the length of the file is that of the record before); of what was
- * freed, `nops` are the granules, 0 if nothing was, and `pad` is the bit. */
-enum { PH_RECORD_COMMIT = 1, PH_RECORD_UNDO = 2, PH_RECORD_WORD = 3 };
-
-enum { PH_OP_META = 1, PH_OP_WRITE = 2, PH_OP_FRESH = 3, PH_OP_FREE = 4, PH_OP_OLD = 6 };
-
-/* The table that the flags of a META name. */
-enum { PH_TABLE_ENTRIES = 0, PH_TABLE_BITS, PH_TABLE_ROOTS, PH_TABLE_SEGMENTS, PH_TABLE_ARENAS, PH_TABLES };
-
-/* Flags of a WRITE: its bytes are home already when it is appended. */
-enum { PH_WRITE_IS_HOME = 1 };
-
-struct ph_record {
-    uint32_t magic, crc;
-    uint64_t lsn, epoch, durable_lsn, file_end, zero;
-    uint32_t total_len, prev_crc, txid;
-    uint16_t nops;
-    uint8_t kind, pad;
-};
-_Static_assert(sizeof(struct ph_record) == 64, "format 1");
-
-struct ph_op {
-    uint8_t type, flags;
-    uint16_t zero;
-    uint32_t len;
-    uint64_t off;
-};
-_Static_assert(sizeof(struct ph_op) == 16, "format 1");
 
 /* ph_home -- where the images of one arena go; bases are virtual, as those of ph_heap. `data` NULL: not mapped. */
 struct ph_home {

@@ -4,12 +4,7 @@
  *                                                               has no nodes, and all ones for a root
  *   node     4096 bytes, each a block of its own:
  *
- *     0      4       5   6      8      10     12      14  16      16 + 4 count       top                    4096
- *     +------+-------+---+------+------+------+-------+---+-------+--------- - - -----+----------------------+
- *     | magic| level | 0 | count| top  | waste| prefix| 0 | slots |       room        | entries, any order   |
- *     +------+-------+---+------+------+------+-------+---+-------+--------- - - -----+----------------------+
- *     slot   { u16 position of the entry; u16 hint }
- *     entry  { u16 key bytes; u16 value bytes, or PH_NODE_APART; key; value }
+ *     as format.h shows it: header, slots, room, entries
  *
  * Slots stand in the order of the keys, which have their first `prefix` bytes in common; a hint is the next two, so
  * that a search touches few entries; that a key is not there is confirmed by the keys around its place. An entry that
@@ -29,22 +24,12 @@
 #include "tx.h"
 
 enum {
-    PH_MAP_NODE = PH_PAGE_BYTES,
-    PH_MAP_KEY_MOST = 1024,  /* bytes of a key */
-    PH_MAP_ENTRY_MOST = 1024, /* bytes of key and value in one entry */
     PH_MAP_HEIGHT_MOST = 24,
     PH_MAP_LINE = 64,
     PH_MAP_LINES_AHEAD = 3, /* of a node: header and slots of one that is not full of short entries */
 };
 
 #define PH_MAP_NOWHERE UINT64_MAX
-
-struct ph_map_header {
-    uint64_t magic, root, count;
-    uint32_t height; /* nodes from the root to a leaf, 1 for a single leaf */
-    uint32_t id;     /* of this map: another one whose header takes this place later has another */
-};
-_Static_assert(sizeof(struct ph_map_header) == 32, "format 1");
 
 struct ph_map {
     struct ph_heap *heap;

@@ -7,20 +7,8 @@
 #include "map.h"
 
 enum {
-    PH_NODE_MAGIC = 0x444E4850,
-    PH_NODE_FIRST = 16,     /* where the slots begin */
-    PH_NODE_APART = 0xFFFF, /* instead of the bytes of a value: it lies in a block of its own */
-    PH_NODE_REFERENCE = 16, /* bytes of what an entry has then */
-    PH_NODE_SLOT = 4,
     PH_NODE_ENTRIES_MOST = (PH_MAP_NODE - PH_NODE_FIRST) / (PH_NODE_SLOT + 4), /* of a sound node */
 };
-
-struct ph_node {
-    uint32_t magic;
-    uint8_t level, zero;
-    uint16_t count, top, waste, prefix, none;
-};
-_Static_assert(sizeof(struct ph_node) == PH_NODE_FIRST, "format 1");
 
 /* An entry, in a node or about to be in one. */
 struct ph_map_item {

@@ -31,24 +31,24 @@ from pmemheap.containers.names import MAP_MAGIC, found_kind, visible_roots
 from pmemheap.containers.ordered import ITEMS, OrderedMapping, pairs_of
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.heap import Heap
-from pmemheap.native.constants import Refusal
+from pmemheap.native.constants import Format, Refusal
 
 __all__ = ["KEY_BYTES_MOST", "MapStatistics", "SortedMap"]
 
 T = TypeVar("T")
 
-KEY_BYTES_MOST = 1024
+KEY_BYTES_MOST = Format.KEY_MOST
 """Bytes of the longest key."""
 
-_NODE_BYTES = 4096
-_ENTRY_BYTES_MOST = 1024
+_NODE_BYTES = Format.NODE
+_ENTRY_BYTES_MOST = Format.MAP_ENTRY_MOST
 _NODES_AT_ONCE = 8
 _NODE = struct.Struct("<IBBHHHHH")
 _SLOT = struct.Struct("<HH")
 _ENTRY = struct.Struct("<HH")
 _PLACE = struct.Struct("<QQ")
 _CHILD = struct.Struct("<Q")
-_APART = 0xFFFF
+_APART = Format.APART
 _NOWHERE = -1
 _NO_ROOT = (1 << 64) - 1
 _CLEARED_AT_ONCE = 256

@@ -53,6 +53,7 @@ from pmemheap.containers.names import VECTOR_MAGIC, found_kind, visible_roots
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.heap import Heap
 from pmemheap.insight import CheckReport
+from pmemheap.native.constants import place
 from pmemheap.refusals import end_with
 from pmemheap.transaction import Savepoint, Transaction
 from pmemheap.units import UNIT, KiB, MiB
@@ -69,7 +70,7 @@ _LENGTHS_AT = _COUNTS.size - _LENGTHS.size
 _MAGIC = b"PHVECTOR"
 _HEADER = struct.Struct("<8sQ32s16x")  # magic, changes, dtype
 _CHANGES = struct.Struct("<Q")
-_CHANGES_AT = 8
+_CHANGES_AT = place("ph_vector_header", "changes")
 _DTYPE_BYTES = 32
 _DTYPE = re.compile(rb"[<>|][biufcmMSU]\d{1,9}(\[\d{0,9}[A-Za-z]{1,2}\])?")
 _ELEMENTS_AT = _HEADER.size

@@ -1,16 +1,16 @@
 """Constants: the numbers that the C core shares with Python, under Python's names.
 
-    _core/codes.h ──► cffi ──► this module ──► everybody
+    _core/codes.h, format.h ──► cffi ──► this module ──► everybody
 
-They are typed in `codes.h` alone; here each gets a name. A number that is missing there is an
-AttributeError when the package is imported.
+They are typed in the two headers alone; here each gets a name. A number that is missing there is
+an AttributeError when the package is imported.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
 
-from pmemheap._core._sys import lib
+from pmemheap._core._sys import ffi, lib
 
 __all__ = [
     "CLOSED",
@@ -31,15 +31,25 @@ __all__ = [
     "PMEM2_E_OFFSET_UNALIGNED",
     "PMEM2_E_SOURCE_EMPTY",
     "PMEM2_E_VM_RESERVATION_NOT_EMPTY",
+    "POOL_MOST",
     "VOLATILE",
+    "ArenaState",
     "Durability",
     "Finding",
+    "Format",
+    "HeapState",
     "Kind",
+    "OperationType",
+    "RecordKind",
     "Refusal",
     "Scan",
+    "SegmentKind",
     "State",
+    "Table",
     "TxState",
     "UnitState",
+    "place",
+    "width",
 ]
 
 PMEM2_E_NOSUPP: int = lib.PMEM2_E_NOSUPP
@@ -62,6 +72,10 @@ PMEM2_E_MAP_EXISTS: int = lib.PMEM2_E_MAP_EXISTS
 
 CLOSED: int = lib.PH_ECLOSED
 """Why a reservation refused: it is closed."""
+
+
+POOL_MOST: int = lib.PH_POOL_MAX
+"""Units of the longest block that C serves from its pool; what is longer is an extent."""
 
 
 class Refusal:
@@ -193,3 +207,111 @@ class Finding(IntEnum):
     HELD_COUNT = lib.PH_F_HELD_COUNT
     HELD_UNITS = lib.PH_F_HELD_UNITS
     HELD_BYTES = lib.PH_F_HELD_BYTES
+
+
+# ---------------------------------------------------------------- what a file holds
+
+
+def place(struct: str, field: str) -> int:
+    """Return where in a stored struct of `format.h` a field lies, in bytes.
+
+    Examples
+    --------
+    >>> place("ph_superblock", "generation")
+    16
+    """
+    return int(ffi.offsetof(f"struct {struct}", field))
+
+
+def width(struct: str) -> int:
+    """Return the bytes of a stored struct of `format.h`."""
+    return int(ffi.sizeof(f"struct {struct}"))
+
+
+class Format:
+    """Sizes and places of a heap file, in bytes; numbers of slots."""
+
+    VERSION: int = lib.PH_VERSION
+    UNIT: int = lib.PH_UNIT_BYTES
+    GRANULE: int = lib.PH_GRANULE
+    SEGMENT_UNITS: int = lib.PH_SEGMENT_UNITS
+    ENTRY: int = lib.PH_ENTRY_BYTES
+    BITS: int = lib.PH_BITS_BYTES
+    ARENA_BITS: int = lib.PH_ARENA_SHIFT
+    SUPERBLOCKS: tuple[int, int] = (lib.PH_SUPERBLOCK_AT, lib.PH_OTHER_SUPERBLOCK_AT)
+    SHARED: int = lib.PH_SHARED_AT
+    LOCK_WRITER: int = lib.PH_LOCK_WRITER_AT
+    LOCK_READER: int = lib.PH_LOCK_READER_AT
+    SEGMENTS: int = lib.PH_SEGMENTS_AT
+    SEGMENT_SLOTS: int = lib.PH_SEGMENT_SLOTS
+    ARENAS: int = lib.PH_ARENAS_AT
+    ARENA_SLOTS: int = lib.PH_ARENA_SLOTS
+    ROOTS: int = lib.PH_ROOTS_AT
+    ROOT_SLOTS: int = lib.PH_ROOT_SLOTS
+    HEADER: int = lib.PH_HEADER_BYTES
+    SLOT: int = lib.PH_SLOT_BYTES
+    LOG: int = lib.PH_LOG_BYTES
+    UNDER_REPAIR: int = lib.PH_UNDER_REPAIR
+
+    LOG_MAGIC: int = lib.PH_LOG_MAGIC
+    LOG_ALIGN: int = lib.PH_LOG_ALIGN
+    LOG_FIRST: int = lib.PH_LOG_FIRST
+    INLINE_MOST: int = lib.PH_INLINE_MOST
+    WRITE_IS_HOME: int = lib.PH_WRITE_IS_HOME
+
+    NODE: int = lib.PH_MAP_NODE
+    KEY_MOST: int = lib.PH_MAP_KEY_MOST
+    MAP_ENTRY_MOST: int = lib.PH_MAP_ENTRY_MOST
+    APART: int = lib.PH_NODE_APART
+
+
+class HeapState(IntEnum):
+    """Whether the file was closed."""
+
+    CLEAN = lib.PH_FILE_CLEAN
+    IN_USE = lib.PH_FILE_IN_USE
+
+
+class SegmentKind(IntEnum):
+    """What a slot of the segment table describes."""
+
+    NONE = lib.PH_SEGMENT_NONE
+    DATA = lib.PH_SEGMENT_DATA
+    LOG = lib.PH_SEGMENT_LOG
+    SPARE = lib.PH_SEGMENT_SPARE
+
+
+class ArenaState(IntEnum):
+    """What a slot of the arena table describes; a dropped one keeps its unit range [R24]."""
+
+    NONE = lib.PH_ARENA_NONE
+    LIVE = lib.PH_ARENA_LIVE
+    DROPPED = lib.PH_ARENA_DROPPED
+
+
+class Table(IntEnum):
+    """A table of the file; the numbers are those of META operations in the log."""
+
+    ENTRIES = lib.PH_TABLE_ENTRIES
+    BITS = lib.PH_TABLE_BITS
+    ROOTS = lib.PH_TABLE_ROOTS
+    SEGMENTS = lib.PH_TABLE_SEGMENTS
+    ARENAS = lib.PH_TABLE_ARENAS
+
+
+class RecordKind(IntEnum):
+    """What a record says; a WORD is the commit of one word of the bits table, in a header alone."""
+
+    COMMIT = lib.PH_RECORD_COMMIT
+    UNDO = lib.PH_RECORD_UNDO
+    WORD = lib.PH_RECORD_WORD
+
+
+class OperationType(IntEnum):
+    """What an operation of a record does."""
+
+    META = lib.PH_OP_META
+    WRITE = lib.PH_OP_WRITE
+    FRESH = lib.PH_OP_FRESH
+    FREE = lib.PH_OP_FREE
+    OLD = lib.PH_OP_OLD
