@@ -25,7 +25,7 @@ from pmemheap.filemedium import LOG_LEAST, LOG_MOST, FileMedium
 from pmemheap.header import read_tables
 from pmemheap.heapfile import boot_id, next_epoch
 from pmemheap.layout import ArenaSlot, ArenaState, HeapState, SlotImage, Table
-from pmemheap.native.constants import Format, OperationType, Refusal
+from pmemheap.native.constants import TOUCHED_DATA, Format, OperationType, Refusal
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.source import Options
 from pmemheap.records import RECORD_HEADER, epoch_of
@@ -39,7 +39,6 @@ INLINE_MOST = Format.INLINE_MOST
 """Fresh bytes that a record carries; more are synced before it."""
 
 _TABLE_NAMES = {int(Table.ENTRIES): "entries", int(Table.BITS): "bits"}
-_WRITTEN = -1
 _OPERATION = struct.Struct("<BBHIQ")
 _RECORD_ALIGN = Format.LOG_ALIGN
 _FREE_BYTES = _OPERATION.size + 8
@@ -657,7 +656,7 @@ def _back_ranges(medium: FileMedium, recovery: Recovery) -> None:
         return
     units: dict[int, set[int]] = {}
     for table, offset, length in recovery.core._ranges(recovery.start, recovery.end):
-        if table != _WRITTEN:
+        if table != TOUCHED_DATA:
             continue
         arena, local = divmod(offset, 1 << layout.ARENA_BITS)
         units.setdefault(arena, set()).update(range(local // UNIT, -(-(local + length) // UNIT)))

@@ -120,6 +120,38 @@ def test_only_public_names_are_imported(path: Path) -> None:
         assert allowed or not [part for part in private if part != "__version__"], name
 
 
+NUMBERED = {
+    "errors.py": {"_UNKNOWN"},  # below the core; libpmem2 has the number
+    "testing/cells.py": {"_SIZE"},  # of its own: a cell that is none of the file
+}
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_no_code_of_the_core_is_typed_in_python(path: Path) -> None:
+    """`codes.h` has them, and `native/constants.py` their names; all codes are less than 0."""
+    typed = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Assign) and any(map(_is_negative, ast.walk(node.value))):
+            names = {
+                each.id
+                for to in node.targets
+                for each in ast.walk(to)
+                if isinstance(each, ast.Name)
+            }
+            typed |= {name for name in names if name.isupper()}
+    assert typed == NUMBERED.get(path.relative_to(PACKAGE).as_posix(), set())
+
+
+def _is_negative(node: ast.AST) -> bool:
+    """Tell whether it is a number below 0, in so many words."""
+    return (
+        isinstance(node, ast.UnaryOp)
+        and isinstance(node.op, ast.USub)
+        and isinstance(node.operand, ast.Constant)
+        and isinstance(node.operand.value, int)
+    )
+
+
 @pytest.mark.parametrize("name", WITHIN_PMEM2)
 def test_imports_go_down_inside_pmem2(name: str) -> None:
     for imported in imports_of(PACKAGE / "pmem2" / f"{name}.py"):

@@ -110,12 +110,21 @@ enum ph_unit_state {
     PH_U_QUARANTINE, /* first unit of units that were freed, but may not be used again yet: no entry any more */
 };
 
+/* What a record touches, beside the tables of enum ph_table: bytes of blocks that it carries, or that were synced before it. */
+enum ph_touched {
+    PH_TOUCH_DATA = -1,
+    PH_TOUCH_FRESH = -2,
+};
+
 /* What a transaction is. */
 enum ph_tx_state {
     PH_X_OPEN = 0,
     PH_X_COMMITTED,
     PH_X_ABORTED,
 };
+
+/* Where a long value of a map lies that has no place yet. */
+enum ph_placed { PH_UNPLACED = -1 };
 
 /* What of a map a scan yields. */
 enum ph_scanned {

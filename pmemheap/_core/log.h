@@ -116,7 +116,6 @@ void ph_log_header_tables(const struct ph_log *log, uint64_t from, uint64_t end,
 int ph_log_replay(struct ph_log *log, uint64_t from, uint64_t end, uint64_t commits_from, uint64_t undo_from);
 /* ph_log_touched -- call `touch` for each range of units that [from, end) writes to, in a table of words or in the
  * data, and for each that it relies on; -1 when it returned one. */
-enum { PH_TOUCH_DATA = -1, PH_TOUCH_FRESH = -2 };
 typedef int (*ph_touch)(void *context, int table, uint64_t off, uint64_t length);
 int ph_log_touched(const struct ph_log *log, uint64_t from, uint64_t end, ph_touch touch, void *context);
 

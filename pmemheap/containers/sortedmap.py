@@ -31,7 +31,7 @@ from pmemheap.containers.names import MAP_MAGIC, found_kind, visible_roots
 from pmemheap.containers.ordered import ITEMS, OrderedMapping, pairs_of
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.heap import Heap
-from pmemheap.native.constants import Format, Refusal
+from pmemheap.native.constants import UNPLACED, Format, Refusal
 
 __all__ = ["KEY_BYTES_MOST", "MapStatistics", "SortedMap"]
 
@@ -49,7 +49,6 @@ _ENTRY = struct.Struct("<HH")
 _PLACE = struct.Struct("<QQ")
 _CHILD = struct.Struct("<Q")
 _APART = Format.APART
-_NOWHERE = -1
 _NO_ROOT = (1 << 64) - 1
 _CLEARED_AT_ONCE = 256
 _PACKED_AT_ONCE = 16  # times up to 8 leaves
@@ -209,7 +208,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         """Give a key a value, when C could not do it alone."""
         self._require_key(key)
         with self._heap.transaction(durable=self._durable) as tx:
-            code = self._put(key, value, _NOWHERE)
+            code = self._put(key, value, UNPLACED)
             if code in {Refusal.MAP_BUSY, Refusal.REFILL, Refusal.LARGE}:
                 self._put_in(tx, key, value)
             elif code < 0:
@@ -217,7 +216,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
 
     def _put_in(self, tx: Any, key: bytes, value: Any) -> None:
         length = memoryview(value).nbytes
-        placed = _NOWHERE
+        placed = UNPLACED
         if memoryview(key).nbytes + length > _ENTRY_BYTES_MOST:
             placed = tx.malloc(length)
             tx.write(placed, value)

@@ -32,6 +32,8 @@ __all__ = [
     "PMEM2_E_SOURCE_EMPTY",
     "PMEM2_E_VM_RESERVATION_NOT_EMPTY",
     "POOL_MOST",
+    "TOUCHED_DATA",
+    "UNPLACED",
     "VOLATILE",
     "ArenaState",
     "Durability",
@@ -111,6 +113,13 @@ class Refusal:
     MAP_UNMAPPED: int = lib.PH_M_UNMAPPED
     MAP_NO_TRANSACTION: int = lib.PH_M_NO_TX
     MAP_BUSY: int = lib.PH_M_BUSY
+
+
+TOUCHED_DATA: int = lib.PH_TOUCH_DATA
+"""Instead of a table that a record touches: bytes of blocks."""
+
+UNPLACED: int = lib.PH_UNPLACED
+"""Where a long value of a map lies that has no place yet."""
 
 
 class Durability(IntEnum):

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from pmemheap.native.constants import Kind
 from pmemheap.offline.extents import (
     BIT_BYTES,
     HALF_ENTRY,
@@ -127,7 +128,7 @@ class UnitWalk:
         if right is not None:
             meaning = f"the rest tells what it was: {right.describe()}; its bytes are unaffected"
             mend, loses, entry = "the entry is put right", "", pack_entry(right)
-        elif extent.kind == 0:
+        elif extent.kind == Kind.FREE:
             if problem[1] == HALF_ENTRY:  # what a process leaves between two stores
                 severity = Severity.NOTE
             meaning = "no block begins here, and none is affected"
