@@ -11,9 +11,9 @@ PYTHON_CODE := pmemheap tests setup.py $(wildcard benchmarks examples)
 
 WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
-SANITIZED := $(VENV)/sanitized
+COMMA := ,
 
-.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel installed sanitize forge damage kill kvkill redis faults interrupts surroundings disk-full fifo clean
+.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel installed checked sanitize forge damage kill kvkill redis faults interrupts surroundings disk-full fifo clean
 
 all: lint test
 
@@ -29,7 +29,8 @@ demo: $(VENV)/cli,numpy/ready
 # In this tree with the default Python; a version that is named gets a build of its own, elsewhere.
 ifeq ($(VERSION),)
 test: $(VENV)/test/ready
-	$(VENV)/test/bin/python -m pytest -n 2 --dist worksteal $(PYTEST_OPTIONS)
+	$(VENV)/test/bin/python -m pytest -n 2 --dist worksteal -m "not checked" $(PYTEST_OPTIONS)
+	$(MAKE) checked
 else
 test: installed
 endif
@@ -151,21 +152,29 @@ wheel:
 
 # The tests of the sdist, outside of this tree, on the wheel in an empty environment.
 installed: wheel
-	.ci/installed $(PYTHON) -n 2 --dist worksteal $(PYTEST_OPTIONS)
+	.ci/installed $(PYTHON) -n 2 --dist worksteal -m "not checked" $(PYTEST_OPTIONS)
 
-# A copy of the tree whose C core is built with the sanitizers.
-define BUILD_SANITIZED
-	test -x $(SANITIZED)/bin/python || $(PYTHON) -m venv $(SANITIZED)
-	rm -rf build/sanitized && mkdir -p build/sanitized
+# A copy of the tree, build/$(1), whose C core asserts and can leave rules of recovery out, built in the environment $(2).
+define BUILD_CHECKED
+	test -x $(VENV)/$(1)/bin/python || $(PYTHON) -m venv $(VENV)/$(1)
+	rm -rf build/$(1) && mkdir -p build/$(1)
 	cp -r pyproject.toml setup.py MANIFEST.in README.md LICENSE pmemheap tests \
-	  $(wildcard benchmarks examples) build/sanitized/
-	find build/sanitized -name '*.so' -delete
-	cd build/sanitized && CFLAGS="$(SANITIZERS)" LDFLAGS="-fsanitize=address,undefined" \
-	  $(CURDIR)/$(SANITIZED)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	  $(wildcard benchmarks examples) build/$(1)/
+	find build/$(1) -name '*.so' -delete
+	cd build/$(1) && PMEMHEAP_CHECKED=1 $(2) \
+	  $(CURDIR)/$(VENV)/$(1)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 endef
+
+# The tests that need such a core: planted bugs.
+checked:
+	$(call BUILD_CHECKED,checked)
+	cd build/checked && $(CURDIR)/$(VENV)/checked/bin/python -m pytest -p no:cacheprovider -n 2 --dist worksteal \
+	  -m checked $(PYTEST_OPTIONS) tests
+
+BUILD_SANITIZED = $(call BUILD_CHECKED,sanitized,CFLAGS="$(SANITIZERS)" LDFLAGS="-fsanitize=address$(COMMA)undefined")
 # Python in it. No leak detection: the interpreter itself never frees everything.
 RUN_SANITIZED = cd build/sanitized && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" \
-  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONMALLOC=malloc $(CURDIR)/$(SANITIZED)/bin/python
+  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONMALLOC=malloc $(CURDIR)/$(VENV)/sanitized/bin/python
 
 # The tests in it. Nothing that measures: it would measure the sanitizers. Nor what they change themselves: they take
 # the signals of faults, say each refusal of memory, and need more address space than the limits that are tested.

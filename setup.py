@@ -4,6 +4,7 @@ Built by Python 3.11 the core serves all versions from 3.11 on; built by a later
 on: its headers take None for immortal, also where the limited API of 3.11 is asked for.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from setuptools.errors import CCompilerError
 
 CORE = Path("pmemheap/_core")
 LINK_TIME = "-flto=auto"
+CHECKED = [("PH_CHECKED", "1")] if os.environ.get("PMEMHEAP_CHECKED") else []
 MINOR = min(sys.version_info.minor, 12)
 LIMITED_API = f"{0x03000000 | MINOR << 16:#010x}"
 
@@ -49,7 +51,7 @@ hot = Extension(
     "pmemheap._core._hot",
     sources=sorted(str(source) for source in CORE.glob("*.c")),
     depends=sorted(str(header) for header in CORE.glob("*.h")),
-    define_macros=[("Py_LIMITED_API", LIMITED_API)],
+    define_macros=[("Py_LIMITED_API", LIMITED_API), *CHECKED],
     py_limited_api=True,
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
 )

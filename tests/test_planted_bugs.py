@@ -40,7 +40,7 @@ from pmemheap.rules import Rule, omitted, omitting
 from pmemheap.testing import LINE, CrashStates, Image, Kind, restamp
 from pmemheap.units import UNIT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.checked]
 MOST_STATES = 4000
 RECORDINGS = 12
 LOG = range(layout.HEADER_BYTES, layout.HEADER_BYTES + LOG_BYTES)

@@ -133,6 +133,44 @@ enum ph_scanned {
     PH_SCAN_ITEMS,
 };
 
+/* What must hold for a recovery to be right: docs/crash-consistency.md. */
+enum ph_rule {
+    PH_R1 = 1,
+    PH_R2 = 2,
+    PH_R3 = 3,
+    PH_R4 = 4,
+    PH_R5 = 5,
+    PH_R6 = 6,
+    PH_R7 = 7,
+    PH_R8 = 8,
+    PH_R9 = 9,
+    PH_R10 = 10,
+    PH_R11 = 11,
+    PH_R12 = 12,
+    PH_R13 = 13,
+    PH_R14 = 14,
+    PH_R15 = 15,
+    PH_R16 = 16,
+    PH_R17 = 17,
+    PH_R18 = 18,
+    PH_R19 = 19,
+    PH_R20 = 20,
+    PH_R21 = 21,
+    PH_R22 = 22,
+    PH_R23 = 23,
+    PH_R24 = 24,
+    PH_R25 = 25,
+    PH_R26 = 26,
+    PH_R27 = 27,
+    PH_R28 = 28,
+    PH_R29 = 29,
+    PH_R30 = 30,
+    PH_DAMAGE = 31,
+    PH_DATA_FIRST = 32,
+    PH_SPARE_TABLES = 33,
+    PH_SPARE_SYNC = 34,
+};
+
 /* What a check of the allocator has found. */
 enum ph_finding_code {
     PH_F_ENTRY_WORD = 1, /* entry of a unit: kind, class, number of units */

@@ -3,6 +3,7 @@
 #define PH_HEAP_INTERNAL_H
 
 #include "heap.h"
+#include "checked.h"
 #include "heap_api.h"
 #include "tape.h"
 

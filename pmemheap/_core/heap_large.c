@@ -36,6 +36,7 @@ void ph_large_dress(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t 
 void ph_large_undress(struct ph_heap *h, uint64_t unit)
 {
     struct ph_unit *head = &h->units[unit];
+    PH_ASSERT(head->state == PH_U_LARGE);
     ph_entry_withdraw(h, unit);
     head->state = PH_U_OTHER;
     count_large(h, head, -1);
@@ -44,6 +45,7 @@ void ph_large_undress(struct ph_heap *h, uint64_t unit)
 void ph_large_resize(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
 {
     struct ph_unit *head = &h->units[unit];
+    PH_ASSERT(head->state == PH_U_LARGE && nunits != 0);
     count_large(h, head, -1);
     head->nunits = (uint32_t)nunits;
     head->u.nbytes = nbytes;
@@ -105,6 +107,7 @@ void ph_quarantine_units(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 
 void ph_large_publish(struct ph_heap *h, struct ph_unit *head)
 {
+    PH_ASSERT(head->state == PH_U_RESERVED);
     count_reserved(&h->held, head, -1);
     head->state = PH_U_LARGE;
     count_large(h, head, 1);
@@ -112,6 +115,7 @@ void ph_large_publish(struct ph_heap *h, struct ph_unit *head)
 
 void ph_large_quarantine(struct ph_heap *h, struct ph_unit *head)
 {
+    PH_ASSERT(head->state == PH_U_RESERVED || head->state == PH_U_LARGE);
     if (head->state == PH_U_RESERVED)
         count_reserved(&h->held, head, -1);
     else
@@ -122,6 +126,7 @@ void ph_large_quarantine(struct ph_heap *h, struct ph_unit *head)
 
 void ph_large_release(struct ph_heap *h, struct ph_unit *head)
 {
+    PH_ASSERT(head->state == PH_U_QUARANTINE);
     count_quarantined(&h->held, head, -1);
     head->state = PH_U_OTHER;
     ph_give_back(h, (uint64_t)(head - h->units), head->nunits);

@@ -153,6 +153,7 @@ int ph_view_pin(struct ph_heap *h, uint64_t offset)
 void ph_view_unpin(struct ph_heap *h, uint64_t offset)
 {
     struct ph_mark *mark = find(&h->marks, offset);
+    PH_ASSERT(mark != NULL && mark->views != 0);
     h->marks.views--;
     mark->views--;
     let_go(h, mark);
@@ -203,6 +204,7 @@ void ph_unpin(struct ph_heap *h, uint64_t offset)
     struct ph_mark *mark = find(&h->marks, offset);
     if (mark == NULL)
         return;
+    PH_ASSERT(mark->pins != 0);
     h->marks.pins--;
     mark->pins--;
     let_go(h, mark);

@@ -25,6 +25,7 @@ static int is_among_the_last(const struct ph_dirty *list, const uint64_t *at)
 /* ph_note -- a store is about to happen. */
 void ph_note(struct ph_heap *h, uint64_t *at, uint64_t value)
 {
+    PH_ASSERT(h->durability != PH_POWER || h->dirty.count < h->dirty.capacity || is_among_the_last(&h->dirty, at));
     if (h->durability == PH_POWER && !is_among_the_last(&h->dirty, at))
         h->dirty.words[h->dirty.count++] = at;
     if (ph_tape_on())
@@ -33,6 +34,7 @@ void ph_note(struct ph_heap *h, uint64_t *at, uint64_t value)
 
 void ph_freed_add(struct ph_heap *h, uint64_t offset, uint64_t nbytes)
 {
+    PH_ASSERT(h->freed.count < h->freed.capacity);
     h->freed.items[h->freed.count++] = (struct ph_freed){offset, nbytes};
 }
 

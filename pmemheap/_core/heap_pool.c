@@ -99,6 +99,7 @@ uint32_t ph_bin_of(uint64_t nunits)
 
 static void bin_insert(struct ph_heap *h, uint64_t start, uint64_t nunits)
 {
+    PH_ASSERT(nunits != 0 && start >= h->first_unit && start + nunits <= h->end_unit);
     if (start <= h->boot && h->boot < start + nunits)
         h->boot = start + nunits; /* merged over the edge of what was read: the rest is known as well now */
     uint32_t bin = ph_bin_of(nunits);
@@ -117,6 +118,7 @@ static void bin_remove(struct ph_heap *h, uint64_t start)
 {
     uint64_t nunits = h->units[start].nunits;
     uint32_t bin = ph_bin_of(nunits);
+    PH_ASSERT(h->units[start].state == PH_U_FREE && h->pool_free >= nunits);
     ph_pair_remove(h, &h->bins[bin], start);
     if (h->bins[bin] == PH_NIL)
         h->bin_mask &= ~(1ULL << bin);
@@ -150,6 +152,7 @@ uint64_t ph_room_after(struct ph_heap *h, uint64_t unit)
 /* Take `nunits` from `unit` on: the caller has asked ph_pool_room_after. */
 void ph_pool_take_after(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
+    PH_ASSERT(ph_room_after(h, unit) >= nunits);
     if (h->units[unit].state == PH_U_FREE) {
         uint64_t length = h->units[unit].nunits;
         bin_remove(h, unit);
@@ -166,6 +169,7 @@ void ph_pool_take_after(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 void ph_pool_take_before(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
     uint64_t length = ph_pool_room_before(h, unit);
+    PH_ASSERT(length >= nunits);
     bin_remove(h, unit - length);
     if (length > nunits)
         bin_insert(h, unit - length, length - nunits);

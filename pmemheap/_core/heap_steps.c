@@ -51,12 +51,14 @@ static struct ph_class *class_of(struct ph_heap *h, const struct ph_unit *run)
 
 static void count_held(struct ph_heap *h, struct ph_unit *run, int by)
 {
+    PH_ASSERT(run->u.run.held + by >= 0 && run->u.run.held + by <= run->u.run.blocks);
     run->u.run.held = (uint16_t)(run->u.run.held + by);
     class_of(h, run)->held += (uint64_t)by;
 }
 
 static void count_live(struct ph_heap *h, struct ph_unit *run, int by)
 {
+    PH_ASSERT(run->u.run.live + by >= 0 && run->u.run.live + by <= run->u.run.blocks);
     run->u.run.live = (uint16_t)(run->u.run.live + by);
     class_of(h, run)->live += (uint64_t)by;
 }
@@ -112,6 +114,7 @@ int64_t ph_reserve_block(struct ph_heap *h, uint64_t size, uint64_t align)
 /* ph_publish -- reserved -> live. What was asked for is not known here: the block counts with its size. */
 void ph_publish(struct ph_heap *h, uint64_t offset)
 {
+    PH_ASSERT(ph_is_reserved(h, offset));
     struct ph_unit *record = ph_record_of(h, offset);
     if (record->state != PH_U_RUN) {
         ph_large_publish(h, record);
@@ -130,6 +133,7 @@ void ph_publish(struct ph_heap *h, uint64_t offset)
 /* ph_cancel -- reserved -> free, as soon as nobody views it. */
 void ph_cancel(struct ph_heap *h, uint64_t offset)
 {
+    PH_ASSERT(ph_is_reserved(h, offset));
     struct ph_unit *record = ph_record_of(h, offset);
     ph_mark_stale(h, offset);
     if (record->state == PH_U_RUN) {
@@ -146,6 +150,7 @@ void ph_cancel(struct ph_heap *h, uint64_t offset)
 void ph_retire(struct ph_heap *h, uint64_t offset)
 {
     struct ph_unit *record = ph_record_of(h, offset);
+    PH_ASSERT(record != NULL && (record->state == PH_U_RUN || record->state == PH_U_LARGE));
     ph_mark_stale(h, offset);
     if (record->state != PH_U_RUN) {
         ph_large_quarantine(h, record);
@@ -162,6 +167,7 @@ void ph_withheld_free(struct ph_heap *h, uint64_t offset)
     struct ph_unit *record = ph_record_of(h, offset);
     if (record == NULL) /* a heap that was closed meanwhile */
         return;
+    PH_ASSERT(ph_is_quarantined(h, offset));
     if (record->state != PH_U_RUN) {
         ph_large_release(h, record);
         return;
@@ -184,6 +190,7 @@ void ph_describe(struct ph_heap *h, uint64_t offset)
 {
     const struct ph_unit *record = ph_record_of(h, offset);
     uint64_t *word = &h->bits[word_of(offset)];
+    PH_ASSERT(record != NULL && (record->state == PH_U_RUN || record->state == PH_U_LARGE));
     if (record->state == PH_U_RUN)
         ph_store(h, word, *word | bit_of(offset));
     else
@@ -195,6 +202,7 @@ void ph_undescribe(struct ph_heap *h, uint64_t offset)
 {
     const struct ph_unit *record = ph_record_of(h, offset);
     uint64_t *word = &h->bits[word_of(offset)];
+    PH_ASSERT(record != NULL && (record->state == PH_U_RUN || record->state == PH_U_QUARANTINE));
     if (record->state == PH_U_RUN)
         ph_store(h, word, *word & ~bit_of(offset));
     else

@@ -54,6 +54,7 @@ static PyObject *share_tape(PyObject *module, PyObject *argument)
     Py_RETURN_NONE;
 }
 
+#ifdef PH_CHECKED
 PyDoc_STRVAR(omit_doc, "omit(rules, /)\n--\n\nLeave the rules out whose bits are set, to show that their absence is found.");
 
 static PyObject *omit(PyObject *module, PyObject *argument)
@@ -66,6 +67,7 @@ static PyObject *omit(PyObject *module, PyObject *argument)
     ph_omit(rules);
     Py_RETURN_NONE;
 }
+#endif
 
 PyDoc_STRVAR(share_files_doc,
              "share_files(address, /)\n--\n\n"
@@ -87,7 +89,9 @@ static PyObject *share_files(PyObject *module, PyObject *argument)
 }
 
 static PyMethodDef functions[] = {
+#ifdef PH_CHECKED
     {"omit", omit, METH_O, omit_doc},
+#endif
     {"share_files", share_files, METH_O, share_files_doc},
     {"share_faults", share_faults, METH_O, share_faults_doc},
     {"share_tape", share_tape, METH_O, share_tape_doc},

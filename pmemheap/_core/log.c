@@ -8,18 +8,6 @@
 
 enum { PH_SCRATCH_MIN = 4096 };
 
-static uint64_t omitted_rules;
-
-int ph_omitted(int rule)
-{
-    return (int)(omitted_rules >> rule & 1);
-}
-
-void ph_omit(uint64_t rules)
-{
-    omitted_rules = rules;
-}
-
 void ph_log_fini(struct ph_log *log)
 {
     while (log->pages.count != 0)
@@ -93,7 +81,7 @@ int ph_log_room(const struct ph_log *log, uint64_t bytes, uint64_t spare)
         return PH_L_FULL;
     if (bytes > log->size / 2)
         return PH_L_LARGE;
-    if (!ph_omitted(2) && log->head + bytes + spare - log->tail > log->size) /* [R2] */
+    if (PH_KEPT(R2) && log->head + bytes + spare - log->tail > log->size) /* [R2] */
         return PH_L_FULL;
     return 0;
 }
@@ -149,7 +137,7 @@ static void ring_store(struct ph_log *log, uint64_t lsn, const uint8_t *bytes, u
 /* The CRC of a record in scratch memory. [R12]: it covers header and operations. */
 static uint32_t record_crc(const uint8_t *record, uint32_t seed, uint64_t length)
 {
-    return ph_crc32c(seed, record + 8, (ph_omitted(12) ? sizeof(struct ph_record) : length) - 8);
+    return ph_crc32c(seed, record + 8, (PH_KEPT(R12) ? length : sizeof(struct ph_record)) - 8);
 }
 
 int64_t ph_record_append(struct ph_log *log, uint8_t kind, uint32_t txid, uint64_t spare)
@@ -343,7 +331,7 @@ void ph_apply_word(const struct ph_log *log, const struct ph_record *record)
 int ph_next_record(const struct ph_log *log, uint64_t lsn, uint64_t end, struct ph_record *record)
 {
     ph_record_at(log, lsn, record);
-    return record->magic == PH_LOG_MAGIC && (record->lsn == lsn || ph_omitted(11)) && record->total_len >= sizeof *record
+    return record->magic == PH_LOG_MAGIC && (record->lsn == lsn || !PH_KEPT(R11)) && record->total_len >= sizeof *record
         && record->total_len % PH_LOG_ALIGN == 0 && record->total_len <= end - lsn;
 }
 

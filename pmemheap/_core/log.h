@@ -11,6 +11,7 @@
 #ifndef PH_LOG_H
 #define PH_LOG_H
 
+#include "checked.h"
 #include "heap_api.h"
 
 /* Where the epochs of the two superblocks lie in the header. */
@@ -118,9 +119,5 @@ int ph_log_replay(struct ph_log *log, uint64_t from, uint64_t end, uint64_t comm
  * data, and for each that it relies on; -1 when it returned one. */
 typedef int (*ph_touch)(void *context, int table, uint64_t off, uint64_t length);
 int ph_log_touched(const struct ph_log *log, uint64_t from, uint64_t end, ph_touch touch, void *context);
-
-/* A rule that a test has left out, to show that its absence is found; all are kept otherwise. */
-int ph_omitted(int rule);
-void ph_omit(uint64_t rules);
 
 #endif

@@ -69,7 +69,7 @@ static int is_record(const struct ph_log *log, uint64_t lsn, uint64_t room, cons
         || record->prev_crc != seed || record->total_len < sizeof *record
         || record->total_len % PH_LOG_ALIGN || record->total_len > room)
         return 0;
-    uint64_t covered = ph_omitted(12) ? sizeof *record : record->total_len;
+    uint64_t covered = PH_KEPT(R12) ? record->total_len : sizeof *record;
     return ring_crc(log, lsn + 8, covered - 8, seed) == record->crc && operations_fit(log, lsn, record);
 }
 
@@ -79,8 +79,8 @@ void ph_log_scan(const struct ph_log *log, uint64_t tail, uint32_t chain, struct
     while (scan->end - tail < log->size) {
         struct ph_record record;
         ph_record_at(log, scan->end, &record);
-        uint32_t seed = ph_omitted(11) ? record.prev_crc : scan->chain;
-        if ((record.lsn != scan->end && !ph_omitted(11)) || record.epoch != log->epoch /* [R11] */
+        uint32_t seed = PH_KEPT(R11) ? scan->chain : record.prev_crc;
+        if ((record.lsn != scan->end && PH_KEPT(R11)) || record.epoch != log->epoch /* [R11] */
             || !is_record(log, scan->end, log->size - (scan->end - tail), &record, seed))
             return;
         scan->end += record.total_len;
@@ -276,7 +276,7 @@ static void bring_unrevoked(const struct ph_log *log, struct plan *plan, uint64_
                             uint64_t payload)
 {
     uint64_t at = op->off, stop = op->off + op->len;
-    uint64_t i = ph_omitted(13) ? plan->count : first_reaching(plan, at);
+    uint64_t i = PH_KEPT(R13) ? first_reaching(plan, at) : plan->count;
     for (; i < plan->count && plan->ranges[i].start < stop; i++) {
         const struct range *range = &plan->ranges[i];
         if (range->lsn <= lsn || range->stop <= at)
@@ -317,7 +317,7 @@ static int is_replayed(const struct plan *plan, const struct ph_record *record, 
     if (record->kind != PH_RECORD_UNDO)
         return lsn >= from;
     const struct undone *undone = find_undone(plan, record->txid);
-    return lsn >= undo_from && undo_from != UINT64_MAX && undone != NULL && !undone->committed && !ph_omitted(21);
+    return lsn >= undo_from && undo_from != UINT64_MAX && undone != NULL && !undone->committed && PH_KEPT(R21);
 }
 
 int ph_log_replay(struct ph_log *log, uint64_t from, uint64_t end, uint64_t commits_from, uint64_t undo_from)

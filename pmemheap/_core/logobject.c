@@ -30,12 +30,12 @@ static int64_t sync_once(struct ph_log *log)
     if (log->base == NULL) /* the heap was closed by the end of the interpreter */
         return PH_L_DEAD;
     if (result < 0) {
-        log->dead = !ph_omitted(7); /* [R7] */
+        log->dead = PH_KEPT(R7); /* [R7] */
         return result;
     }
     if (log->dead) /* [R7] a sync of another thread has failed meanwhile: nothing goes home any more */
         return PH_L_DEAD;
-    log->durable = ph_omitted(4) ? log->head : captured;
+    log->durable = PH_KEPT(R4) ? captured : log->head;
     return ph_log_apply(log, log->durable);
 }
 
@@ -208,7 +208,7 @@ static PyObject *set_tail(PyObject *object, PyObject *argument)
 static PyObject *die(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
-    log_of(object)->dead = !ph_omitted(7); /* [R7] */
+    log_of(object)->dead = PH_KEPT(R7); /* [R7] */
     Py_RETURN_NONE;
 }
 

@@ -5,6 +5,8 @@
  * (ph_node_leads): so a key that is there is found by hints alone. */
 #include "map_node.h"
 
+#include "checked.h"
+
 /* The two bytes of a key from `prefix` on, in their order; none counts as 0. */
 static uint32_t hint_of(const uint8_t *key, uint64_t nkey, uint32_t prefix)
 {
@@ -97,6 +99,7 @@ static void set_u16(uint8_t *node, uint32_t at, uint32_t number)
 /* Store an entry below `top`; where it lies. */
 static uint32_t put_below(uint8_t *node, uint32_t top, const struct ph_map_item *entry)
 {
+    PH_ASSERT(top <= PH_MAP_NODE && ph_entry_bytes(entry) <= top);
     uint32_t at = top - ph_entry_bytes(entry);
     set_u16(node, at, entry->nkey);
     set_u16(node, at + 2, entry->said);

@@ -403,7 +403,7 @@ void ph_tx_store(struct ph_tx *tx, const struct ph_tx_aim *aim, uint64_t offset,
     }
     if (aim->fresh)
         ph_tx_fresh(tx, offset - ph_local(offset) + aim->start)->is_written = 1;
-    else if (!ph_omitted(26))
+    else if (PH_KEPT(R26))
         ph_pin_change_of(aim->heap, aim->start, aim->record); /* a mark for it is reserved */
     memcpy(tx->buffer + at, bytes, nbytes);
     tx->used += nbytes;

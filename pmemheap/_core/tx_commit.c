@@ -19,7 +19,7 @@ struct word {
 void ph_log_open_undo(struct ph_log *log, uint64_t lsn)
 {
     log->open_undo = lsn;
-    if (log->header != NULL && !log->power && !ph_omitted(23))
+    if (log->header != NULL && !log->power && PH_KEPT(R23))
         ph_put_word((uint64_t *)(log->header + PH_OPEN_UNDO_AT), lsn); /* [R23] */
 }
 
@@ -168,7 +168,7 @@ static int write_fresh(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes)
 /* [R19] The final bytes of a snapshot; in a process heap they are where they belong. */
 static int write_final(const struct ph_tx *tx, const struct ph_tx_bytes *one)
 {
-    if (!tx->log->power || one->fresh || ph_omitted(19))
+    if (!tx->log->power || one->fresh || !PH_KEPT(R19))
         return 0;
     const struct ph_heap *h = ph_core_of(tx->log, one->offset);
     return ph_record_op(tx->log, PH_OP_WRITE, PH_WRITE_IS_HOME, one->offset, h->data + ph_local(one->offset),
@@ -240,7 +240,7 @@ static int collect_words(struct ph_tx *tx, struct ph_tx_list *list)
         if (!ph_frees(tx)[i].is_cancelled)
             add_block(list, log, ph_frees(tx)[i].offset, 0);
     merge_words(list);
-    if (ph_omitted(1)) /* [R1] */
+    if (!PH_KEPT(R1)) /* [R1] */
         show_reserved(list, log);
     return 0;
 }
@@ -376,7 +376,7 @@ static void go_home(struct ph_log *log)
 {
     if (ph_log_apply(log, log->head) < 0)
         return; /* the log is dead: the caller finds that */
-    if (log->header != NULL && !ph_omitted(22))
+    if (log->header != NULL && PH_KEPT(R22))
         ph_put_word((uint64_t *)(log->header + PH_APPLIED_AT), log->applied);
 }
 
@@ -417,14 +417,14 @@ int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint
         return 0;
     if (ph_tx_next_rooted(tx, 0) != tx->frees.count)
         return PH_H_ROOTED;
-    if (log->base != NULL && !log->power && ph_omitted(27))
+    if (log->base != NULL && !log->power && !PH_KEPT(R27))
         go_home(log);
     if (log->base != NULL && (end = flush_much(log)) < 0)
         return end;
     end = 0;
     if (reserve_all(tx) < 0 || collect_words(tx, &tx->words) < 0)
         return PH_L_NOMEM;
-    if (log->base != NULL && !log->power && ph_omitted(3)) /* [R3] */
+    if (log->base != NULL && !log->power && !PH_KEPT(R3)) /* [R3] */
         store_words(&tx->words);
     if (log->base != NULL) {
         end = append_commit(tx, others, length, count);
@@ -438,9 +438,9 @@ int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint
     change_sides(tx);
     if (log->base == NULL)
         apply_in_memory(tx);
-    else if (log->power ? ph_omitted(5) : !ph_omitted(27)) /* [R5], [R27] */
+    else if (log->power ? !PH_KEPT(R5) : PH_KEPT(R27)) /* [R5], [R27] */
         go_home(log);
-    if (ph_omitted(6)) /* [R6] */
+    if (!PH_KEPT(R6)) /* [R6] */
         release_frees(tx);
     if (!log->awaited)
         ph_tx_unpin_changes(tx);

@@ -34,24 +34,24 @@ PH_LIST(kept, ph_tx_bytes)
 /* [R26] A block that a transaction is about to change or free is pinned until the transaction ends. */
 static inline int ph_tx_pin(struct ph_heap *h, uint64_t start)
 {
-    return ph_omitted(26) ? 0 : ph_pin(h, start);
+    return PH_KEPT(R26) ? ph_pin(h, start) : 0;
 }
 
 static inline void ph_tx_unpin(struct ph_heap *h, uint64_t start)
 {
-    if (!ph_omitted(26))
+    if (PH_KEPT(R26))
         ph_unpin(h, start);
 }
 
 /* The same for bytes that were collected or snapshot. */
 static inline int ph_tx_pin_change(struct ph_heap *h, uint64_t start)
 {
-    return ph_omitted(26) ? 0 : ph_pin_change(h, start);
+    return PH_KEPT(R26) ? ph_pin_change(h, start) : 0;
 }
 
 static inline void ph_tx_unpin_change(struct ph_heap *h, uint64_t start)
 {
-    if (!ph_omitted(26))
+    if (PH_KEPT(R26))
         ph_unpin_change(h, start);
 }
 

@@ -392,7 +392,7 @@ static PyObject *snapshot(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "KK", &offset, &length))
         return NULL;
     int64_t end = is_begun(self) ? ph_tx_snapshot(&self->tx, offset, length) : PH_T_ENDED;
-    if (end > 0 && self->tx.log->power && !ph_omitted(18) /* [R18] lazy or not */
+    if (end > 0 && self->tx.log->power && PH_KEPT(R18) /* [R18] lazy or not */
         && ph_log_sync(self->log, (uint64_t)end) < 0)
         end = PH_L_DEAD;
     return PyLong_FromLongLong(end);

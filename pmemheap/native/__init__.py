@@ -49,6 +49,7 @@ __all__ = [
     "BEST_FLUSH",
     "HAS_CRC32C",
     "HUGETLBFS",
+    "IS_CHECKED",
     "OVERLAY",
     "TMPFS",
     "Advice",
@@ -297,8 +298,20 @@ def faults(nth: int, number: int = 0, kind: FaultKind = FaultKind.ERROR) -> Iter
         fault.hit = Call(lib.ph_fault_disarm())
 
 
+IS_CHECKED = hasattr(_hot, "omit")
+"""Whether the core asserts, and can leave rules out: it was built with PMEMHEAP_CHECKED=1."""
+
+
 def omit_rules(rules: int) -> None:
-    """Leave the rules of the log out whose bits are set; see `rules.omitting`."""
+    """Leave the rules of the log out whose bits are set; see `rules.omitting`.
+
+    Raises
+    ------
+    UsageError
+        The core is not checked.
+    """
+    if not IS_CHECKED:
+        raise UsageError("rules: a core that was built with PMEMHEAP_CHECKED=1 expected")
     _hot.omit(rules)
 
 

@@ -44,6 +44,7 @@ __all__ = [
     "OperationType",
     "RecordKind",
     "Refusal",
+    "Rule",
     "Scan",
     "SegmentKind",
     "State",
@@ -181,6 +182,45 @@ class Scan(IntEnum):
     KEYS = lib.PH_SCAN_KEYS
     VALUES = lib.PH_SCAN_VALUES
     ITEMS = lib.PH_SCAN_ITEMS
+
+
+class Rule(IntEnum):
+    """What must hold for a recovery to be right; `docs/crash-consistency.md` explains each."""
+
+    R1 = lib.PH_R1
+    R2 = lib.PH_R2
+    R3 = lib.PH_R3
+    R4 = lib.PH_R4
+    R5 = lib.PH_R5
+    R6 = lib.PH_R6
+    R7 = lib.PH_R7
+    R8 = lib.PH_R8
+    R9 = lib.PH_R9
+    R10 = lib.PH_R10
+    R11 = lib.PH_R11
+    R12 = lib.PH_R12
+    R13 = lib.PH_R13
+    R14 = lib.PH_R14
+    R15 = lib.PH_R15
+    R16 = lib.PH_R16
+    R17 = lib.PH_R17
+    R18 = lib.PH_R18
+    R19 = lib.PH_R19
+    R20 = lib.PH_R20
+    R21 = lib.PH_R21
+    R22 = lib.PH_R22
+    R23 = lib.PH_R23
+    R24 = lib.PH_R24
+    R25 = lib.PH_R25
+    R26 = lib.PH_R26
+    R27 = lib.PH_R27
+    R28 = lib.PH_R28
+    R29 = lib.PH_R29
+    R30 = lib.PH_R30
+    DAMAGE = lib.PH_DAMAGE
+    DATA_FIRST = lib.PH_DATA_FIRST
+    SPARE_TABLES = lib.PH_SPARE_TABLES
+    SPARE_SYNC = lib.PH_SPARE_SYNC
 
 
 class Finding(IntEnum):
