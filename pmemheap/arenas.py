@@ -219,7 +219,7 @@ class Arena(BlockSpace):
         except (PmemHeapError, BufferError):
             if self._is_part():
                 self._set_state(State.OPEN)
-                self._heed_failed_sync()
+                self._poison_if_sync_failed()
             raise
         except BaseException:  # the next call calls `recall`
             self._medium.in_doubt = True

@@ -58,19 +58,19 @@ class Committing(native.HeapCore):
     _serve: Callable[..., Any]
     _raise_code: Callable[[int], None]
     _no_block: Callable[[int, str], UsageError]
-    _heed_failed_sync: Callable[[], None]
+    _poison_if_sync_failed: Callable[[], None]
     _own_view: Callable[[int, int], memoryview]
     _require_kept: Callable[[], None]
 
     # ------------------------------------------------------------ the log
 
-    def _begin_log(self, heap: Committing | None, *, asleep: bool) -> None:
-        """Join the log of the heap; with None, begin it, unless the heap sleeps: then later."""
+    def _begin_log(self, heap: Committing | None, *, unattached: bool) -> None:
+        """Join the log of the heap; with None, begin it, unless the heap is unattached: then later."""
         file = self._writable_file()
         if heap is not None:
             self._log, self._gate = heap._log, heap._gate
         else:
-            self._log = LogCore() if file is None or asleep else RedoLog(file)
+            self._log = LogCore() if file is None or unattached else RedoLog(file)
             self._gate.lead_to(self._log)
         self._is_power = file is not None and file.is_power
         self._tell_homes()
@@ -173,7 +173,7 @@ class Committing(native.HeapCore):
             else:
                 self._serve(log.make_room, code, nbytes)
         finally:
-            self._heed_failed_sync()
+            self._poison_if_sync_failed()
 
     def _release_quarantine(self) -> None:
         """Before a heap grows: let go what was freed and only waits for a sync [R6]."""
@@ -372,7 +372,7 @@ class Committing(native.HeapCore):
             for offset, nbytes in ranges:
                 medium.sync_memory(self._address_of(offset), nbytes, "commit")
         finally:
-            self._heed_failed_sync()
+            self._poison_if_sync_failed()
 
     def _address_of(self, offset: int) -> int:
         space: Any = self._elsewhere(offset) or self
@@ -396,14 +396,14 @@ class Committing(native.HeapCore):
         try:
             log.wait(lsn)
         finally:
-            self._heed_failed_sync()
+            self._poison_if_sync_failed()
 
     def _raise_died(self) -> NoReturn:
         """Raise what a failed sync of the log is raised as."""
         log = self._redo()
         assert log is not None
         error = log.died("commit")
-        self._heed_failed_sync()
+        self._poison_if_sync_failed()
         raise error
 
     def _refuse_in_transaction(self, code: int, what: str, offset: int, nbytes: int) -> NoReturn:

@@ -3,7 +3,7 @@
     malloc(n) ---> C core: size class, run, bit ------------------------------> offset
                      | no run, or large                                   |
                      v                                                    |
-               _malloc_slow ---> supply: extents, virgin units, growth ---+
+               _malloc_slow ---> supply: extents, wilderness, growth ---+
 
 `Engine` derives from the C type `HeapCore`, whose methods answer most calls alone and keep the GIL.
 What they cannot answer arrives here in a method named ``_..._slow``: a request for units, a large
@@ -52,7 +52,7 @@ from pmemheap.slabs import CLASSES, class_of, packed_classes
 from pmemheap.supply import Supply
 from pmemheap.units import GRANULE, UNIT, counted
 
-__all__ = ["Engine", "living"]
+__all__ = ["Engine", "open_heaps"]
 
 DECAY_SHARE = 1 / 8
 _DECAY_LEAST_SECONDS = 0.001
@@ -65,7 +65,7 @@ T = TypeVar("T")
 
 
 _OPEN = int(State.OPEN)
-_GIVING_BACK = {State.OPEN, State.QUIET, State.ASLEEP}
+_GIVING_BACK = {State.OPEN, State.CLEAN, State.UNATTACHED}
 
 
 _WITHHELD: dict[int, str] = {
@@ -124,10 +124,10 @@ class Engine(Committing):
         self._attach_tables()
         self._gate = Gate()
         state = self._first_state(heap)
-        self._begin_log(heap, asleep=state == State.ASLEEP)
+        self._begin_log(heap, unattached=state == State.UNATTACHED)
         core = weakref.proxy(self)  # no cycle: a heap that is dropped is closed at once
         self._supply = Supply(core, region, medium, fresh=fresh)
-        if state == State.ASLEEP:
+        if state == State.UNATTACHED:
             self._sleep_in(region.first_unit, region.end_unit)
         elif not self.readonly:
             rooted.mark_all(self)
@@ -148,8 +148,8 @@ class Engine(Committing):
             return State(heap._state())
         if self.readonly:
             return State.READONLY
-        sleeps = isinstance(self._medium, FileMedium) and self._medium.sleeps
-        return State.ASLEEP if sleeps else State.OPEN
+        unattached = isinstance(self._medium, FileMedium) and self._medium.is_unattached
+        return State.UNATTACHED if unattached else State.OPEN
 
     # ------------------------------------------------------------ what it is
 
@@ -416,8 +416,8 @@ class Engine(Committing):
             count = whole_number(
                 f"view: length of the block at offset {place:#x}", length, 0, usable
             )
-        if self._state() == State.QUIET:  # what is stored through a view changes the heap
-            self._wake()
+        if self._state() == State.CLEAN:  # what is stored through a view changes the heap
+            self._mark_in_use()
         return self.view(place, count)
 
     def _own_view(self, offset: int, length: int | None = None) -> memoryview:
@@ -476,7 +476,7 @@ class Engine(Committing):
         """
         log = self._redo()
         if is_idle and self._is_power and log is not None and self._is_much(log.size):
-            self._wake_locked()
+            self._mark_in_use_locked()
         is_open = self._state() == State.OPEN
         held = sum(space._quarantined() for space in self._spaces())
         if log is not None and is_open and self._is_much(held):
@@ -556,7 +556,7 @@ class Engine(Committing):
             self._settle()
             self._require_kept()
         except (PmemHeapError, BufferError) as error:
-            self._heed_failed_sync()
+            self._poison_if_sync_failed()
             if not isinstance(error, DurabilityError):
                 self._require_kept()
             raise
@@ -576,7 +576,7 @@ class Engine(Committing):
             try:
                 log.mend()
             finally:
-                self._heed_failed_sync()
+                self._poison_if_sync_failed()
         self._recall_arenas()
         spaces = self._spaces()
         for space in spaces:
@@ -592,42 +592,42 @@ class Engine(Committing):
 
     # ------------------------------------------------------------ refusing
 
-    def _rise(self) -> None:
+    def _become_attached(self) -> None:
         """Map the tables, before the first call that needs more than roots and maps."""
-        self._as_owner(self._rise_locked)
+        self._as_owner(self._become_attached_locked)
 
-    def _rise_locked(self) -> None:
+    def _become_attached_locked(self) -> None:
         region = self._region
-        if self._state() == State.ASLEEP:
+        if self._state() == State.UNATTACHED:
             region.complete()
             self._attach_tables()
-            self._begin_log(None, asleep=False)
+            self._begin_log(None, unattached=False)
             self._set_pace()
             self._set_bounds(region.first_unit, region.end_unit, region.first_unit)
             rooted.mark_all(self)
-            self._set_state(State.QUIET)
+            self._set_state(State.CLEAN)
 
     def _require_open(self) -> None:
-        """Raise if it is not open; if it sleeps it may sleep on."""
-        if self._state() != State.ASLEEP:
+        """Raise if it is not open; its tables need not be attached."""
+        if self._state() != State.UNATTACHED:
             self._require()
 
-    def _wake(self) -> None:
+    def _mark_in_use(self) -> None:
         """Say in the file that it is in use, before the first change after a durable point."""
         if self._owner != threading.get_ident():
             leave_at_exit()
-        self._as_owner(self._wake_locked)
+        self._as_owner(self._mark_in_use_locked)
 
-    def _wake_locked(self) -> None:
-        self._rise_locked()
-        if self._state() != State.QUIET:
+    def _mark_in_use_locked(self) -> None:
+        self._become_attached_locked()
+        if self._state() != State.CLEAN:
             return
         assert isinstance(self._medium, FileMedium)
         try:
             self._medium.begin_use()
         except DurabilityError:
             self._set_states(State.READONLY)
-            self._heed_failed_sync()
+            self._poison_if_sync_failed()
             raise
         self._set_states(State.OPEN)
 
@@ -636,7 +636,7 @@ class Engine(Committing):
         for space in self._spaces():
             space._set_state(state)
 
-    def _can_be_quiet(self) -> bool:
+    def _can_be_clean(self) -> bool:
         """Tell whether a sync of a process heap may say in the file that nothing goes on.
 
         Not while somebody has a view: what is stored through it nobody notices.
@@ -654,7 +654,7 @@ class Engine(Committing):
         As long as it names its `file` there, a copy is not: the change may come meanwhile.
         Whoever wants to change something meanwhile waits for the lock, to say the opposite.
         """
-        self._set_states(State.QUIET)
+        self._set_states(State.CLEAN)
         try:
             medium.sync()
             medium.write_superblock(sync=True, state=HeapState.CLEAN, file=file)
@@ -664,13 +664,13 @@ class Engine(Committing):
 
     def _require(self, *, write: bool = False) -> None:
         """Raise what the state of the heap asks for."""
-        if self._state() == State.ASLEEP:
-            self._rise()
+        if self._state() == State.UNATTACHED:
+            self._become_attached()
         state = State(self._state())
-        if state == State.QUIET and write:
-            self._wake()
+        if state == State.CLEAN and write:
+            self._mark_in_use()
             return
-        if state <= State.QUIET or (state == State.READONLY and not write):
+        if state <= State.CLEAN or (state == State.READONLY and not write):
             return
         if state == State.LOST or (state == State.READONLY and not self.readonly):  # [R7]
             assert isinstance(self._medium, FileMedium)
@@ -689,7 +689,7 @@ class Engine(Committing):
             try:
                 self._medium.require_ours(during)
             finally:
-                self._heed_failed_sync()
+                self._poison_if_sync_failed()
 
     def _raise_code(self, code: int) -> None:
         if code == Refusal.CORRUPT:
@@ -734,7 +734,7 @@ class Engine(Committing):
         """Return what to raise for a refused request; `Heap` adds an explanation."""
         return error
 
-    def _heed_failed_sync(self) -> None:
+    def _poison_if_sync_failed(self) -> None:
         """After a sync that failed nothing may be written any more: the next one would not tell.
 
         Nor may what is mapped be read of a file that somebody else has cut or written over.
@@ -806,7 +806,7 @@ class _Living:
                 yield heap
 
 
-living = _Living()
+open_heaps = _Living()
 """The heaps of this process that are not closed."""
 
 
@@ -814,7 +814,7 @@ def _at_exit() -> None:
     """Close what nobody has closed: each heap by itself, whatever becomes of the others."""
     begin_exit()
     failure: BaseException | None = None
-    for heap in living:
+    for heap in open_heaps:
         try:
             heap._rest()
         except BaseException as error:

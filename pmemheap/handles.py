@@ -20,7 +20,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pmemheap.engine import Engine, living
+from pmemheap.engine import Engine, open_heaps
 from pmemheap.errors import UsageError
 from pmemheap.native import BlockBytes
 from pmemheap.refusals import end_with
@@ -63,7 +63,7 @@ class Block:
         self._heap, self._offset, self._size = heap, offset, int.__index__(operator.index(size))
         serial = heap._handle_make(offset)
         if serial < 0:
-            heap._require()  # while it sleeps it knows of no block
+            heap._require()  # an unattached heap knows of no block
             serial = heap._handle_make(offset)
         if serial < 0:
             raise UsageError(
@@ -217,7 +217,7 @@ def _restore(  # noqa: PLR0913, PLR0917 -- what a pickle has
 
 def _opened(identity: bytes, instance: bytes) -> Engine:
     """Return the open heap of a uuid: the object in which a pickle was made, if it is there."""
-    heaps = [heap for heap in living if heap._identity == identity]
+    heaps = [heap for heap in open_heaps if heap._identity == identity]
     usable = [heap for heap in heaps if not heap._is_forked]
     found = [heap for heap in usable if heap._instance == instance] or usable or heaps
     if not found:

@@ -36,7 +36,7 @@ from pmemheap.arguments import (
     path_argument,
 )
 from pmemheap.blockspace import BlockSpace
-from pmemheap.engine import Engine, living
+from pmemheap.engine import Engine, open_heaps
 from pmemheap.errors import DurabilityError, HeapFileError, PmemHeapError, UsageError
 from pmemheap.exiting import is_exiting
 from pmemheap.filemedium import FileMedium
@@ -288,7 +288,7 @@ class Heap(BlockSpace):
             medium.shadowed = medium.is_power and not medium.readonly
             region = Region(medium, headroom)
             try:
-                region.adopt(medium.pieces(), asleep=medium.sleeps)
+                region.adopt(medium.pieces(), unattached=medium.is_unattached)
                 replay_private(medium, region, 0)
                 identity, name = medium.superblock.uuid, f"heap {medium.name!r}"
                 return cls._over(medium, region, identity, name, decay, fresh=fresh)
@@ -314,7 +314,7 @@ class Heap(BlockSpace):
         self._arenas = {}
         store = medium if isinstance(medium, FileMedium) else MemoryRoots()
         self._assemble(medium, region, store, identity, name, decay, fresh=fresh)
-        living.add(self)
+        open_heaps.add(self)
         return self
 
     # ------------------------------------------------------------ what it is
@@ -606,12 +606,12 @@ class Heap(BlockSpace):
 
     def _sync_locked(self, medium: FileMedium) -> None:
         try:
-            if self._can_be_quiet():
+            if self._can_be_clean():
                 self._mark_closed(medium, medium.identity)
             else:
                 medium.sync()
         except DurabilityError:
-            self._heed_failed_sync()
+            self._poison_if_sync_failed()
             raise
 
     def snapshot(self, path: AnyPath, *, new_identity: bool = False, replace: bool = False) -> None:
@@ -687,8 +687,10 @@ class Heap(BlockSpace):
         log.append(b"", 0, medium.file_end)
         try:
             log._freeze(True)
-            if not medium.is_power:  # bare calls pass no log: they wake the heap, and wait
-                self._set_states(State.QUIET)
+            if (
+                not medium.is_power
+            ):  # bare calls pass no log: they mark the heap as in use, and wait
+                self._set_states(State.CLEAN)
             log.checkpoint()
             copy_heap_file(
                 medium.fd, path, medium.superblock, medium.segments.values(), medium.file_end,
@@ -712,8 +714,8 @@ class Heap(BlockSpace):
         """
         if self._state() == State.FORKED:
             self._set_state(State.CLOSED)
-            living.discard(self)
-        if self._state() == State.CLOSED and self not in living:
+            open_heaps.discard(self)
+        if self._state() == State.CLOSED and self not in open_heaps:
             return
         if self._state() != State.CLOSED:
             self._require_unviewed()
@@ -777,7 +779,7 @@ class Heap(BlockSpace):
             if isinstance(self._medium, FileMedium):
                 self._medium.close()
         finally:
-            living.discard(self)
+            open_heaps.discard(self)
 
     def _rest(self) -> None:
         """Let the file be as if the heap was closed, at the end of the interpreter.
@@ -785,12 +787,12 @@ class Heap(BlockSpace):
         Exit functions that come later, and other threads, can read it. A change says that it is in
         use again, and then it is closed when the last reference goes.
         """
-        if self._state() <= State.QUIET and isinstance(self._medium, FileMedium):
+        if self._state() <= State.CLEAN and isinstance(self._medium, FileMedium):
             with self._transactions_ended(_EXIT_SECONDS):
                 self._alone(lambda: self._rest_locked(cast("FileMedium", self._medium)))
 
     def _rest_locked(self, medium: FileMedium) -> None:
-        if self._state() > State.QUIET or medium.is_clean:
+        if self._state() > State.CLEAN or medium.is_clean:
             return
         self._log._abort_all()
         with suppress(DurabilityError):  # it was told to who met it first
@@ -800,8 +802,8 @@ class Heap(BlockSpace):
             if not medium.sync_failed:
                 self._mark_closed(medium, FileIdentity())
 
-    def _wake_locked(self) -> None:
-        BlockSpace._wake_locked(self)
+    def _mark_in_use_locked(self) -> None:
+        BlockSpace._mark_in_use_locked(self)
         if is_exiting():  # no collector comes any more that finds a circle
             for arena in self._arenas.values():
                 arena.release_heap()

@@ -537,7 +537,7 @@ class HeapFile:
         return as_closed and not (self._is_new or self.slots.strays)
 
     @property
-    def sleeps(self) -> bool:
+    def is_unattached(self) -> bool:
         """Whether it is as it was closed, and may be until the first change."""
         return self.is_clean and not self.readonly
 

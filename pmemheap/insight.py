@@ -330,7 +330,7 @@ _FINDINGS: dict[int, tuple[str, str]] = {
     Finding.CLASS_LIVE: ("size class {unit}", "blocks in use"),
     Finding.CLASS_RUNS: ("size class {unit}", "runs"),
     Finding.CLASS_ROOMY: ("size class {unit}", "runs with room"),
-    Finding.LIMBO: ("freed extents", "units"),
+    Finding.RETURNED: ("freed extents", "units"),
     Finding.RUN_COUNT: ("heap", "units in runs"),
     Finding.LARGE_UNITS: ("heap", "units in large blocks"),
     Finding.LARGE_BYTES: ("heap", "bytes in large blocks"),

@@ -423,15 +423,15 @@ class Region:
 
     # ------------------------------------------------------------ growing
 
-    def adopt(self, pieces: list[Piece], *, asleep: bool = False) -> None:
+    def adopt(self, pieces: list[Piece], *, unattached: bool = False) -> None:
         """Map the segments of a heap that exists already, in order of their units.
 
         Parameters
         ----------
-        asleep : bool
+        unattached : bool
             Only their data: `complete` does the rest.
         """
-        if asleep:
+        if unattached:
             self._append(pieces, ("data",))
         elif pieces:
             self._append(pieces, self._names)

@@ -7,7 +7,7 @@
 
 A request is served by, in this order: an extent that was freed; units that were never used; a piece
 of the heap that has not been read since it was opened; what the C pool can spare; growth. The
-*virgin* units at the end are kept out of the extents, so that they are touched last.
+units of the *wilderness* at the end are kept out of the extents, so that they are touched last.
 
 All calls are made under the heap's lock, except for what the C core says of itself. `rebuild` makes
 the volatile half anew from what the core describes, after an interrupt left it in doubt.
@@ -39,17 +39,17 @@ _INTERVALS_TO_OLD = 2
 class Core(Protocol):
     """What the supply asks of the C core."""
 
-    def _set_bounds(self, first: int, end: int, boot: int, /) -> None: ...
+    def _set_bounds(self, first: int, end: int, scanned_to: int, /) -> None: ...
     def _bounds(self) -> tuple[int, int, int, int]: ...
     def _adopt_step(self, budget: int, /) -> bool | None: ...
     def _donate(self, start: int, nunits: int, never_used: bool, /) -> None: ...
     def _reclaim(self, at_least: int, /) -> tuple[int, int] | None: ...
     def _reclaim_range(self, start: int, /) -> int: ...
-    def _limbo_pop(self) -> tuple[int, int] | None: ...
+    def _pop_returned(self) -> tuple[int, int] | None: ...
     def _release_empties(self) -> bool: ...
     def _release_idle_runs(self) -> bool: ...
     def _room_after(self, unit: int, /) -> int: ...
-    def _boot_step(self, budget: int, pool_below: int, /) -> list[tuple[int, int]] | None: ...
+    def _scan_step(self, budget: int, pool_below: int, /) -> list[tuple[int, int]] | None: ...
     def _described(self) -> bytes: ...
     def _walk(self, cursor: int, /) -> tuple[int, int, int, int, int, int, int] | None: ...
     def _next_interval(self) -> None: ...
@@ -80,13 +80,13 @@ class Supply:
         self._medium = medium
         self.region = region
         self.extents = ExtentMap()
-        self.virgin = region.first_unit if fresh else region.end_unit
-        self._virgin_before = -1
+        self.wilderness = region.first_unit if fresh else region.end_unit
+        self._wilderness_before = -1
         self._freed_units = 0
         self._unchanged = 0
         self._all_read = fresh
-        boot = region.end_unit if fresh else region.first_unit
-        core._set_bounds(region.first_unit, region.end_unit, boot)
+        scanned_to = region.end_unit if fresh else region.first_unit
+        core._set_bounds(region.first_unit, region.end_unit, scanned_to)
 
     # ------------------------------------------------------------ serving
 
@@ -100,12 +100,12 @@ class Supply:
         OutOfSpaceError
             Nothing is left and the region cannot grow.
         """
-        self._drain_limbo()
+        self._drain_returned()
         wish = max(nunits, min(self.region.nunits // _REFILL_SHARE, _REFILL_MOST), _REFILL_LEAST)
         if self._donate_extent(nunits, wish):
             self._donate_fragments()
-        elif self._virgin_room() >= nunits:
-            self._donate_virgin(min(wish, self.region.end_unit - self.virgin))
+        elif self._wilderness_room() >= nunits:
+            self._donate_wilderness(min(wish, self.region.end_unit - self.wilderness))
         elif not self.read_on():
             self._grow_or_scrape(nunits)
 
@@ -129,18 +129,18 @@ class Supply:
             self.extents.take(*extent)
             self._core._donate(*extent, False)
 
-    def _virgin_room(self) -> int:
+    def _wilderness_room(self) -> int:
         """Units at the end that are free in one piece, the last extent included."""
-        room = self.region.end_unit - self.virgin
-        return room + self.extents.room_before(self.virgin) if room else 0
+        room = self.region.end_unit - self.wilderness
+        return room + self.extents.room_before(self.wilderness) if room else 0
 
-    def _donate_virgin(self, length: int) -> None:
-        self._hand_out(self.virgin, length)
-        before = self.extents.take_ending(self.virgin, POOL_MOST)
+    def _donate_wilderness(self, length: int) -> None:
+        self._hand_out(self.wilderness, length)
+        before = self.extents.take_ending(self.wilderness, POOL_MOST)
         if before:
-            self._core._donate(self.virgin - before, before, False)
-        self._core._donate(self.virgin, length, True)
-        self.virgin += length
+            self._core._donate(self.wilderness - before, before, False)
+        self._core._donate(self.wilderness, length, True)
+        self.wilderness += length
 
     def allocate(self, nunits: int, align: int = 1, *, roomy: bool = False) -> int:
         """Take units for a large block; they belong to nobody until the caller describes them.
@@ -157,11 +157,11 @@ class Supply:
         OutOfSpaceError
             Nothing is left and the region cannot grow.
         """
-        self._drain_limbo()
+        self._drain_returned()
         while True:
             start = self.extents.find(nunits, align, roomy=roomy)
             if start < 0:
-                start = self._take_virgin(nunits, align)
+                start = self._take_wilderness(nunits, align)
             if start < 0:
                 try:
                     self._find_more(nunits + align - 1)
@@ -177,21 +177,21 @@ class Supply:
                 raise
             return start
 
-    def _take_virgin(self, nunits: int, align: int) -> int:
+    def _take_wilderness(self, nunits: int, align: int) -> int:
         """Take never used units, with the extent in front of them; -1 if they do not suffice."""
-        if align == 1 and self.virgin < self.region.end_unit:
-            before = min(self.extents.room_before(self.virgin), nunits)
+        if align == 1 and self.wilderness < self.region.end_unit:
+            before = min(self.extents.room_before(self.wilderness), nunits)
         else:
             before = 0
-        first = self.virgin - before
+        first = self.wilderness - before
         start = first + -first % align
         if start + nunits > self.region.end_unit:
             return -1
         if before:
-            self.extents.take_ending(self.virgin, before)
-        if start > self.virgin:
-            self.extents.deallocate(self.virgin, start - self.virgin)
-        self.virgin = start + nunits
+            self.extents.take_ending(self.wilderness, before)
+        if start > self.wilderness:
+            self.extents.deallocate(self.wilderness, start - self.wilderness)
+        self.wilderness = start + nunits
         return start
 
     def extend(self, stop: int, nunits: int) -> bool:
@@ -202,9 +202,9 @@ class Supply:
         bool
             Whether it was taken.
         """
-        self._drain_limbo()
+        self._drain_returned()
         room = self.extents.room_at(stop)
-        if room < nunits and stop + room == self.virgin:
+        if room < nunits and stop + room == self.wilderness:
             if self.region.end_unit - stop < nunits:
                 while self.read_on():  # growth takes all below it for known
                     pass
@@ -221,7 +221,7 @@ class Supply:
         taken = min(room, nunits)
         if taken:
             self.extents.take(stop, taken)
-        self.virgin += nunits - taken
+        self.wilderness += nunits - taken
         return True
 
     def _hand_out(self, start: int, nunits: int) -> None:
@@ -245,7 +245,7 @@ class Supply:
         if self._reaches_end():
             return self._core._release_idle_runs()
         pool_below = 0 if self._medium.maybe_holes else POOL_MOST + 1
-        gaps = self._core._boot_step(_READ_UNITS, pool_below)
+        gaps = self._core._scan_step(_READ_UNITS, pool_below)
         if gaps is None:
             raise _impossible_entry(self._core._bounds()[2])
         for start, length in gaps:
@@ -256,8 +256,8 @@ class Supply:
     def _reaches_end(self) -> bool:
         """Tell whether all is read; from then on what was freed in C is taken back."""
         if not self._all_read:
-            _, end, boot, _ = self._core._bounds()
-            self._all_read = boot >= end
+            _, end, scanned_to, _ = self._core._bounds()
+            self._all_read = scanned_to >= end
         return self._all_read
 
     def read_all(self) -> None:
@@ -273,14 +273,14 @@ class Supply:
 
     def merge_freed(self) -> None:
         """Take back and merge what was freed in C: now and then, lest one call has to do it all."""
-        self._drain_limbo()
+        self._drain_returned()
         self.extents.settle()
 
-    def _drain_limbo(self) -> None:
+    def _drain_returned(self) -> None:
         """Take back what was freed in C. Not before all is read, or it would be found twice."""
         if not self._all_read:
             return
-        while (extent := self._core._limbo_pop()) is not None:
+        while (extent := self._core._pop_returned()) is not None:
             self.extents.deallocate(*extent)
 
     def _find_more(self, nunits: int) -> None:
@@ -302,7 +302,7 @@ class Supply:
             return self._grow(nunits)
         except OutOfSpaceError:
             self.take_all_back()
-            self._retire_virgin()
+            self._retire_wilderness()
         if self.extents.longest_merged() >= nunits:
             return None
         try:
@@ -313,7 +313,7 @@ class Supply:
 
     def take_all_back(self) -> None:
         """Take every free unit out of the pool, empty runs included."""
-        self._drain_limbo()
+        self._drain_returned()
         self._core._release_empties()
         while (extent := self._core._reclaim(1)) is not None:
             self.extents.deallocate(*extent)
@@ -332,7 +332,7 @@ class Supply:
         return self.region.could_grow(max(nunits - self._room_at_end(), 1))
 
     def _room_at_end(self) -> int:
-        return self.region.end_unit - self.virgin + self.extents.room_before(self.virgin)
+        return self.region.end_unit - self.wilderness + self.extents.room_before(self.wilderness)
 
     # ------------------------------------------------------------ giving back
 
@@ -340,7 +340,7 @@ class Supply:
         """Give back whatever is free: whole segments at both ends, pages in between. O(units)."""
         self.read_all()
         self.take_all_back()
-        self._retire_virgin()
+        self._retire_wilderness()
         self._cut_ends()
         for start, length in self.extents:
             self._punch(start, length)
@@ -349,12 +349,12 @@ class Supply:
         self.region.punch(start, length)
         self._core._given_back(start, length)
 
-    def _retire_virgin(self) -> None:
+    def _retire_wilderness(self) -> None:
         """Let the never used units be an extent like others, since they may have file blocks."""
         end = self.region.end_unit
-        if self.virgin < end:
-            self.extents.deallocate(self.virgin, end - self.virgin)
-            self.virgin = end
+        if self.wilderness < end:
+            self.extents.deallocate(self.wilderness, end - self.wilderness)
+            self.wilderness = end
 
     def _cut_ends(self) -> None:
         """Cut off the whole segments at both ends in which all is free."""
@@ -382,7 +382,7 @@ class Supply:
             region.grow(1, 1)
             self._core._set_bounds(region.first_unit, region.end_unit, region.end_unit)
             self.extents.deallocate(end, region.end_unit - end)
-            self.virgin = region.end_unit
+            self.wilderness = region.end_unit
 
     def _cut(self, first: int, end: int) -> None:
         bounds = first, end
@@ -395,7 +395,7 @@ class Supply:
             self.extents.take(old_first, first - old_first)
         if end < old_end:
             self.extents.take_ending(old_end, old_end - end)
-            self.virgin = end
+            self.wilderness = end
         try:
             self.region.cut(first, end)
         except PmemHeapError:
@@ -436,7 +436,7 @@ class Supply:
 
     def _begin_interval(self) -> None:
         self._core._next_interval()
-        self._virgin_before = self.virgin
+        self._wilderness_before = self.wilderness
 
     def _read_some(self) -> None:
         """Read some more of a heap that was opened: what is free there may be given back too."""
@@ -486,14 +486,14 @@ class Supply:
         not worth the sync.
         """
         end = self.region.end_unit
-        if self.virgin < end and self.virgin != self._virgin_before:
+        if self.wilderness < end and self.wilderness != self._wilderness_before:
             return
         free = list(self.extents)
-        at_end = free and sum(free[-1]) == self.virgin
-        start = self._core._young_end(*free[-1]) if at_end else self.virgin
+        at_end = free and sum(free[-1]) == self.wilderness
+        start = self._core._young_end(*free[-1]) if at_end else self.wilderness
         tail = self.region.droppable_tail(start)
         if end - tail > share * self.region.nunits:
-            self._retire_virgin()
+            self._retire_wilderness()
             self.extents.settle()
             self._cut(self.region.first_unit, tail)
 
@@ -517,7 +517,7 @@ class Supply:
         self._core._set_bounds(self.region.first_unit, self.region.end_unit, read_to)
         self._adopt_all()
         self.extents = ExtentMap()
-        self.virgin = self.region.end_unit
+        self.wilderness = self.region.end_unit
         reached = self.region.first_unit
         for start, nunits, _ in self.pieces():
             if reached < min(start, read_to):
@@ -529,20 +529,20 @@ class Supply:
     # ------------------------------------------------------------ insight
 
     def free_units(self) -> int:
-        """Units that belong to nobody: extents, virgin units, and the pool's. O(1)."""
+        """Units that belong to nobody: extents, wilderness, and the pool's. O(1)."""
         counters = self._core._counters()
         return (
             self.extents.free_units
             + self.region.end_unit
-            - self.virgin
+            - self.wilderness
             + counters["pool_free_units"]
-            + counters["limbo_units"]
+            + counters["returned_units"]
             + counters["wilderness_units"]
         )
 
     def longest(self) -> int:
         """Units of the longest range that is free outside of the pool. O(log n)."""
-        return max(self.extents.longest(), self._virgin_room())
+        return max(self.extents.longest(), self._wilderness_room())
 
     def check(self) -> None:
         """Verify that every unit is described by the core or free here, and none by both."""
@@ -551,8 +551,8 @@ class Supply:
         described = memoryview(self._core._described()).cast("Q")  # in one step: threads go on
         ranges = list(zip(described[::2], described[1::2], strict=True))
         ranges += list(self.extents)
-        if self.virgin < self.region.end_unit:
-            ranges.append((self.virgin, self.region.end_unit - self.virgin))
+        if self.wilderness < self.region.end_unit:
+            ranges.append((self.wilderness, self.region.end_unit - self.wilderness))
         reached = self.region.first_unit
         for start, nunits in sorted(ranges):
             assert start == reached, (

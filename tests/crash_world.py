@@ -700,8 +700,8 @@ def record(program: Program, path: Path | None = None) -> tuple[Recording, World
         os.write(fd, start.image)
         heap = attach(fd)
         world = World(heap, start.known, start.names)
-        asleep = world.heap._redo() is None
-        before = 0 if asleep else world.log.checkpoints
+        unattached = world.heap._redo() is None
+        before = 0 if unattached else world.log.checkpoints
         with Recorder(fd) as recorder:
             for operation in program.operations:
                 run(world, operation)

@@ -82,9 +82,9 @@ enum ph_durability {
  * table is there. */
 enum ph_heap_state {
     PH_S_OPEN = 0,
-    PH_S_QUIET,    /* the file says that it is closed, until the next change */
+    PH_S_CLEAN,      /* open, and the file says that it is closed, until the next change */
     PH_S_READONLY,
-    PH_S_ASLEEP,   /* quiet, and only the data is mapped */
+    PH_S_UNATTACHED, /* clean, and only the data is mapped */
     PH_S_LOST,     /* the file has not what is mapped of it; stays until the heap is closed */
     PH_S_FORKED,   /* the heap is the parent's; stays until it is closed */
     PH_S_CLOSED,
@@ -105,7 +105,7 @@ enum ph_unit_state {
     PH_U_RUN,        /* first unit of a run */
     PH_U_RUN_BODY,   /* other units of a run */
     PH_U_LARGE,      /* first unit of a large block */
-    PH_U_LIMBO,      /* first unit of a freed extent that Python has not taken back yet */
+    PH_U_RETURNED,      /* first unit of a freed extent that Python has not taken back yet */
     PH_U_RESERVED,   /* first unit of a large block of an open transaction: no entry yet */
     PH_U_QUARANTINE, /* first unit of units that were freed, but may not be used again yet: no entry any more */
 };
@@ -191,7 +191,7 @@ enum ph_finding_code {
     PH_F_CLASS_LIVE,
     PH_F_CLASS_RUNS,
     PH_F_CLASS_ROOMY,    /* runs of a class with room: walked, in its list */
-    PH_F_LIMBO,
+    PH_F_RETURNED,
     PH_F_RUN_COUNT,
     PH_F_LARGE_UNITS,
     PH_F_LARGE_BYTES,

@@ -40,7 +40,7 @@ int ph_heap_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *run_u
     ph_ages_init(&h->ages);
     h->until_look = h->until_free_look = 1;
     h->durability = PH_VOLATILE;
-    h->limbo = PH_NIL;
+    h->returned = PH_NIL;
     h->nclasses = count;
     h->small_max = sizes[count - 1];
     for (uint32_t i = 0; i < PH_BINS; i++)
@@ -158,8 +158,8 @@ struct ph_unit *ph_block_at(struct ph_heap *h, uint64_t offset)
     if (PH_UNLIKELY(unit - h->first_unit >= h->end_unit - h->first_unit || offset % PH_GRANULE))
         return NULL;
     struct ph_unit *record = &h->units[unit];
-    if (PH_UNLIKELY(record->state == PH_U_OTHER && unit >= h->known))
-        ph_boot_unit(h, unit);
+    if (PH_UNLIKELY(record->state == PH_U_OTHER && unit >= h->recorded_to))
+        ph_scan_unit(h, unit);
     if (PH_LIKELY(record->state == PH_U_RUN || record->state == PH_U_RUN_BODY)) {
         uint64_t granule = offset >> PH_GRANULE_SHIFT;
         if (!(h->bits[granule >> 6] >> (granule & 63) & 1))
@@ -180,7 +180,7 @@ void ph_block_free(struct ph_heap *h, uint64_t offset, struct ph_unit *record)
         return;
     }
     uint64_t unit = (uint64_t)(record - h->units), nunits = record->nunits;
-    ph_large_undress(h, unit);
+    ph_large_clear(h, unit);
     ph_give_back(h, unit, nunits);
 }
 

@@ -3,7 +3,7 @@
  * Plain C without Python and without system calls: it is handed its tables, keeps them, and answers in
  * nanoseconds. Whoever calls holds the lock of the arena (for the extension type that is the GIL).
  *
- *   logical unit   first_unit                                     wild      wild_end        end_unit
+ *   logical unit   first_unit                                     wilderness      wilderness_end        end_unit
  *                  | run | large |free| run ... (pool: C)         |  never used  | extents: Python |
  *
  * Four tables run beside the data, each with a *virtual* base, so that index 0 is logical unit 0 even after
@@ -32,8 +32,8 @@ enum {
     PH_AGE_SHIFT = 12,      /* units in a chunk of ages: 2 to this power */
     PH_AGE_UNITS = 1 << PH_AGE_SHIFT,
     PH_FREED_MUCH = PH_BINS, /* freed units after which the next call looks at the clock */
-    PH_LIMBO_MOST = 1024,   /* freed extents after which Python is asked to merge them */
-    PH_LIMBO_LOOKED = 8,    /* freed extents that malloc looks at before it asks Python */
+    PH_RETURNED_MOST = 1024,   /* freed extents after which Python is asked to merge them */
+    PH_RETURNED_LOOKED = 8,    /* freed extents that malloc looks at before it asks Python */
     PH_GROWING = 2048,      /* a block that realloc makes larger than this gets whole units, to grow in place */
 };
 
@@ -55,7 +55,7 @@ struct ph_unit {
         } run;
         uint64_t nbytes;     /* LARGE, RESERVED, QUARANTINE: bytes asked for */
     } u;
-    uint32_t child, sibling, prev; /* FREE, partial RUN: address-ordered pairing heap; LIMBO: sibling = next */
+    uint32_t child, sibling, prev; /* FREE, partial RUN: address-ordered pairing heap; RETURNED: sibling = next */
     uint32_t marked;               /* LARGE, RESERVED, QUARANTINE: 1 if the block is in the table of marks */
 };
 _Static_assert(sizeof(struct ph_unit) == 32, "two records a cache line");
@@ -149,12 +149,12 @@ struct ph_heap {
     uint32_t durability;      /* enum ph_durability: who is to be told of a change */
     uint64_t first_unit, end_unit; /* none while only the data is mapped */
     uint64_t data_first, data_end; /* units whose data is mapped */
-    uint64_t wild, wild_end;  /* never used units that are ours; address space above everything else of the pool */
-    uint64_t boot;            /* free space from here on has not been looked for yet (== end_unit: all found) */
-    uint64_t known;           /* units from here on may have entries but no records yet (== end_unit: none) */
+    uint64_t wilderness, wilderness_end;  /* never used units that are ours; address space above everything else of the pool */
+    uint64_t scanned_to;            /* free space from here on has not been looked for yet (== end_unit: all found) */
+    uint64_t recorded_to;           /* units from here on may have entries but no records yet (== end_unit: none) */
     uint64_t bin_mask;
     uint32_t bins[PH_BINS];   /* bins[n - 1]: free ranges of n units, by address */
-    uint32_t limbo;           /* freed extents, newest first */
+    uint32_t returned;           /* freed extents, newest first */
     uint32_t empties;         /* some class may keep an empty run in service */
     uint32_t idle_runs;       /* runs without a block were read that could not be given back then */
     uint32_t nclasses;
@@ -167,10 +167,10 @@ struct ph_heap {
     uint8_t class_by_line[PH_SMALL_MAX / PH_LINE + 1];
     uint64_t small_max;       /* greatest size of a class */
     uint64_t pool_free;       /* units in the bins */
-    uint64_t limbo_units, limbo_count;
+    uint64_t returned_units, returned_count;
     uint64_t run_units;       /* units in runs */
     uint64_t large_units, large_bytes, large_blocks;
-    uint64_t freed_units;     /* units given back to the pool or to limbo since open */
+    uint64_t freed_units;     /* units given back to the pool or to Python since open */
     uint64_t *starts;         /* of all classes, one behind the other */
     struct ph_marks marks;
     struct ph_held held;

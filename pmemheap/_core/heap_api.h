@@ -75,7 +75,7 @@ int ph_reclaim(struct ph_heap *h, uint64_t at_least, uint64_t *start, uint64_t *
 uint64_t ph_reclaim_range(struct ph_heap *h, uint64_t start);
 int ph_release_empties(struct ph_heap *h);
 int ph_release_idle_runs(struct ph_heap *h);
-int ph_limbo_pop(struct ph_heap *h, uint64_t *start, uint64_t *nunits);
+int ph_returned_pop(struct ph_heap *h, uint64_t *start, uint64_t *nunits);
 
 uint64_t ph_pool_longest(const struct ph_heap *h);
 int ph_pool_next(const struct ph_heap *h, uint32_t *bin, uint32_t *node, uint64_t *start, uint64_t *nunits);
@@ -100,11 +100,11 @@ uint64_t ph_viewed(const struct ph_heap *h, struct ph_viewed *found, uint64_t ca
 struct ph_gap {
     uint64_t start, nunits;
 };
-void ph_set_bounds(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t boot);
+void ph_set_bounds(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t scanned_to);
 /* ph_forget_bounds -- no unit is ours from now on, so that no table is read. */
 void ph_forget_bounds(struct ph_heap *h);
 int ph_adopt_step(struct ph_heap *h, uint64_t budget);
-int64_t ph_boot_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, struct ph_gap *gaps, uint64_t capacity);
+int64_t ph_scan_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, struct ph_gap *gaps, uint64_t capacity);
 
 /* ph_count_held -- after a change of a power heap: if much has come into quarantine, the next call that frees nothing
  * looks at the clock, to let go of it. */

@@ -5,7 +5,7 @@ struct check {
     struct ph_heap *h;
     struct ph_finding *findings;
     uint64_t capacity, count;
-    uint64_t free_ranges, free_units, run_units, large_units, large_bytes, large_blocks, limbo_units;
+    uint64_t free_ranges, free_units, run_units, large_units, large_bytes, large_blocks, returned_units;
     uint64_t live[PH_CLASSES_MAX], held[PH_CLASSES_MAX], runs[PH_CLASSES_MAX], roomy[PH_CLASSES_MAX];
     struct ph_held withheld; /* its counters alone */
 };
@@ -139,8 +139,8 @@ static void check_piece(struct check *k, const struct ph_piece *piece)
     case PH_U_FREE:
         check_free(k, piece);
         return;
-    case PH_U_LIMBO:
-        k->limbo_units += piece->nunits;
+    case PH_U_RETURNED:
+        k->returned_units += piece->nunits;
         break;
     case PH_U_RESERVED:
     case PH_U_QUARANTINE:
@@ -200,9 +200,9 @@ static void check_lists(struct check *k)
         expect(k, PH_F_CLASS_RUNS, i, k->runs[i], c->runs);
         expect(k, PH_F_CLASS_ROOMY, i, k->roomy[i], count_nodes(k, c->partial, PH_U_RUN, i));
     }
-    for (uint32_t node = h->limbo; node != PH_NIL; node = ph_unit_at(h, node)->sibling)
+    for (uint32_t node = h->returned; node != PH_NIL; node = ph_unit_at(h, node)->sibling)
         units += ph_unit_at(h, node)->nunits;
-    expect(k, PH_F_LIMBO, h->first_unit, k->limbo_units, units);
+    expect(k, PH_F_RETURNED, h->first_unit, k->returned_units, units);
 }
 
 static void check_counters(struct check *k)
@@ -213,7 +213,7 @@ static void check_counters(struct check *k)
     expect(k, PH_F_LARGE_UNITS, h->first_unit, k->large_units, h->large_units);
     expect(k, PH_F_LARGE_BYTES, h->first_unit, k->large_bytes, h->large_bytes);
     expect(k, PH_F_LARGE_COUNT, h->first_unit, k->large_blocks, h->large_blocks);
-    expect(k, PH_F_LIMBO, h->first_unit, k->limbo_units, h->limbo_units);
+    expect(k, PH_F_RETURNED, h->first_unit, k->returned_units, h->returned_units);
     expect(k, PH_F_HELD_COUNT, h->first_unit, k->withheld.used, h->held.used);
     expect(k, PH_F_HELD_COUNT, h->first_unit, k->withheld.reserved_blocks, h->held.reserved_blocks);
     expect(k, PH_F_HELD_COUNT, h->first_unit, k->withheld.freed_blocks, h->held.freed_blocks);

@@ -94,7 +94,7 @@ uint32_t ph_pair_next(const struct ph_heap *h, uint32_t root, uint32_t node);
 uint32_t ph_bin_of(uint64_t nunits);
 int64_t ph_pool_take(struct ph_heap *h, uint64_t nunits);
 int64_t ph_pool_take_growing(struct ph_heap *h, uint64_t nunits);
-int64_t ph_limbo_take(struct ph_heap *h, uint64_t nunits);
+int64_t ph_returned_take(struct ph_heap *h, uint64_t nunits);
 void ph_pool_give(struct ph_heap *h, uint64_t start, uint64_t nunits);
 uint64_t ph_pool_room_before(const struct ph_heap *h, uint64_t unit);
 void ph_pool_take_after(struct ph_heap *h, uint64_t unit, uint64_t nunits);
@@ -169,8 +169,8 @@ static inline void ph_count_freed(struct ph_heap *h, uint64_t unit, uint64_t nun
 
 /* Large blocks. */
 int64_t ph_large_take(struct ph_heap *h, uint64_t size, uint64_t align);
-void ph_large_dress(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
-void ph_large_undress(struct ph_heap *h, uint64_t unit);
+void ph_large_set(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
+void ph_large_clear(struct ph_heap *h, uint64_t unit);
 void ph_large_resize(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
 void ph_give_back(struct ph_heap *h, uint64_t unit, uint64_t nunits);
 void ph_quarantine_units(struct ph_heap *h, uint64_t unit, uint64_t nunits);
@@ -189,6 +189,6 @@ int ph_mark_end(struct ph_heap *h, uint64_t offset);
 int ph_mark_waits(struct ph_heap *h, uint64_t offset);
 
 /* Units that were not read yet (a heap that was opened a moment ago). */
-int ph_boot_unit(struct ph_heap *h, uint64_t unit);
+int ph_scan_unit(struct ph_heap *h, uint64_t unit);
 
 #endif

@@ -10,7 +10,7 @@ static void count_large(struct ph_heap *h, const struct ph_unit *head, int by)
     h->large_blocks += (uint64_t)by;
 }
 
-static struct ph_unit *dress(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes, uint8_t state)
+static struct ph_unit *unit_set(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes, uint8_t state)
 {
     struct ph_unit *head = &h->units[unit];
     head->state = state;
@@ -23,17 +23,17 @@ static struct ph_unit *dress(struct ph_heap *h, uint64_t unit, uint64_t nunits, 
 /* ph_large_make -- describe `nunits` units, which belong to nobody, as one large block. */
 void ph_large_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
 {
-    ph_large_dress(h, unit, nunits, nbytes);
+    ph_large_set(h, unit, nunits, nbytes);
     ph_entry_publish(h, unit, ph_entry_word(PH_KIND_LARGE, 0, (uint32_t)nunits), nbytes);
 }
 
-void ph_large_dress(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
+void ph_large_set(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
 {
-    count_large(h, dress(h, unit, nunits, nbytes, PH_U_LARGE), 1);
+    count_large(h, unit_set(h, unit, nunits, nbytes, PH_U_LARGE), 1);
 }
 
 /* A live block becomes units of nobody. */
-void ph_large_undress(struct ph_heap *h, uint64_t unit)
+void ph_large_clear(struct ph_heap *h, uint64_t unit)
 {
     struct ph_unit *head = &h->units[unit];
     PH_ASSERT(head->state == PH_U_LARGE);
@@ -53,16 +53,16 @@ void ph_large_resize(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t
     ph_entry_publish(h, unit, ph_entry_word(PH_KIND_LARGE, 0, (uint32_t)nunits), nbytes);
 }
 
-/* ph_large_take -- units for a large block out of the pool or of limbo, or why there are none. */
+/* ph_large_take -- units for a large block out of the pool or of the returned spans, or why there are none. */
 int64_t ph_large_take(struct ph_heap *h, uint64_t size, uint64_t align)
 {
     uint64_t nunits = ph_units_for(size);
     if (align > PH_UNIT_BYTES)
         return PH_H_LARGE;
-    return nunits <= PH_POOL_MAX ? ph_pool_take(h, nunits) : ph_limbo_take(h, nunits);
+    return nunits <= PH_POOL_MAX ? ph_pool_take(h, nunits) : ph_returned_take(h, nunits);
 }
 
-/* ph_give_back -- units go back to whom their number belongs: the pool, or limbo, where Python takes them from. */
+/* ph_give_back -- give units back: up to 63 to the pool, more to the queue of returned spans, which Python drains. */
 void ph_give_back(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
     ph_count_freed(h, unit, nunits);
@@ -71,12 +71,12 @@ void ph_give_back(struct ph_heap *h, uint64_t unit, uint64_t nunits)
         return;
     }
     struct ph_unit *head = &h->units[unit];
-    head->state = PH_U_LIMBO;
+    head->state = PH_U_RETURNED;
     head->nunits = (uint32_t)nunits;
-    head->sibling = h->limbo;
-    h->limbo = (uint32_t)unit;
-    h->limbo_units += nunits;
-    h->limbo_count++;
+    head->sibling = h->returned;
+    h->returned = (uint32_t)unit;
+    h->returned_units += nunits;
+    h->returned_count++;
 }
 
 static void count_reserved(struct ph_held *t, const struct ph_unit *head, int by)
@@ -96,13 +96,13 @@ static void count_quarantined(struct ph_held *t, const struct ph_unit *head, int
 /* ph_reserve_large -- the same as ph_large_make for a block of an open transaction: nothing is stored. */
 void ph_reserve_large(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
 {
-    count_reserved(&h->held, dress(h, unit, nunits, nbytes, PH_U_RESERVED), 1);
+    count_reserved(&h->held, unit_set(h, unit, nunits, nbytes, PH_U_RESERVED), 1);
 }
 
 /* ph_quarantine_units -- units of nobody wait until their release. */
 void ph_quarantine_units(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
-    count_quarantined(&h->held, dress(h, unit, nunits, nunits << PH_UNIT_SHIFT, PH_U_QUARANTINE), 1);
+    count_quarantined(&h->held, unit_set(h, unit, nunits, nunits << PH_UNIT_SHIFT, PH_U_QUARANTINE), 1);
 }
 
 void ph_large_publish(struct ph_heap *h, struct ph_unit *head)

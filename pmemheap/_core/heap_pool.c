@@ -2,7 +2,7 @@
  *
  * Best fit, lowest address first: a bit mask finds the tightest bin with something in it, a pairing heap
  * ordered by address the lowest range of that bin. Neighbours merge at once through the records at both ends
- * of a range. Units that were never used are not in the bins: they are the wilderness [wild, wild_end), and
+ * of a range. Units that were never used are not in the bins: they are the wilderness [wilderness, wilderness_end), and
  * are touched only when no used range is long enough (Wilson et al. 1995, section 3.5). */
 #include "heap_internal.h"
 
@@ -100,8 +100,8 @@ uint32_t ph_bin_of(uint64_t nunits)
 static void bin_insert(struct ph_heap *h, uint64_t start, uint64_t nunits)
 {
     PH_ASSERT(nunits != 0 && start >= h->first_unit && start + nunits <= h->end_unit);
-    if (start <= h->boot && h->boot < start + nunits)
-        h->boot = start + nunits; /* merged over the edge of what was read: the rest is known as well now */
+    if (start <= h->scanned_to && h->scanned_to < start + nunits)
+        h->scanned_to = start + nunits; /* merged over the edge of what was read: the rest is known as well now */
     uint32_t bin = ph_bin_of(nunits);
     h->units[start].state = PH_U_FREE;
     h->units[start].nunits = (uint32_t)nunits;
@@ -146,7 +146,7 @@ uint64_t ph_room_after(struct ph_heap *h, uint64_t unit)
         return 0;
     if (h->units[unit].state == PH_U_FREE)
         room = h->units[unit].nunits;
-    return unit + room == h->wild ? room + h->wild_end - h->wild : room;
+    return unit + room == h->wilderness ? room + h->wilderness_end - h->wilderness : room;
 }
 
 /* Take `nunits` from `unit` on: the caller has asked ph_pool_room_after. */
@@ -162,7 +162,7 @@ void ph_pool_take_after(struct ph_heap *h, uint64_t unit, uint64_t nunits)
             return;
         nunits -= length;
     }
-    h->wild += nunits;
+    h->wilderness += nunits;
 }
 
 /* Take the `nunits` in front of `unit`: the caller has asked ph_pool_room_before. */
@@ -186,12 +186,12 @@ static int64_t take_binned(struct ph_heap *h, uint64_t nunits)
 }
 
 /* From the wilderness, and from the free range that ends where it begins. */
-static int64_t take_wild(struct ph_heap *h, uint64_t nunits)
+static int64_t take_wilderness(struct ph_heap *h, uint64_t nunits)
 {
-    uint64_t before = h->wild > h->first_unit ? ph_pool_room_before(h, h->wild) : 0;
-    if (before + (h->wild_end - h->wild) < nunits)
+    uint64_t before = h->wilderness > h->first_unit ? ph_pool_room_before(h, h->wilderness) : 0;
+    if (before + (h->wilderness_end - h->wilderness) < nunits)
         return PH_H_REFILL;
-    uint64_t start = h->wild - before;
+    uint64_t start = h->wilderness - before;
     ph_pool_take_after(h, start, nunits);
     return (int64_t)start;
 }
@@ -207,7 +207,7 @@ int64_t ph_pool_take(struct ph_heap *h, uint64_t nunits)
         if (start >= 0)
             return start;
     }
-    return take_wild(h, nunits);
+    return take_wilderness(h, nunits);
 }
 
 /* ph_pool_take_growing -- the same for a block that has just outgrown its place and may do so again: at the
@@ -215,11 +215,11 @@ int64_t ph_pool_take(struct ph_heap *h, uint64_t nunits)
 int64_t ph_pool_take_growing(struct ph_heap *h, uint64_t nunits)
 {
     uint64_t hole = nunits / 2;
-    if (h->wild_end - h->wild < 2 * nunits + hole)
+    if (h->wilderness_end - h->wilderness < 2 * nunits + hole)
         return ph_pool_take(h, nunits);
-    uint64_t start = h->wild + hole;
-    uint64_t gap = h->wild;
-    h->wild = start + nunits;
+    uint64_t start = h->wilderness + hole;
+    uint64_t gap = h->wilderness;
+    h->wilderness = start + nunits;
     if (hole)
         ph_pool_give(h, gap, hole);
     return (int64_t)start;
@@ -245,14 +245,14 @@ void ph_donate(struct ph_heap *h, uint64_t start, uint64_t nunits, int never_use
         ph_pool_give(h, start, nunits);
         return;
     }
-    if (h->wild == h->wild_end)
-        h->wild = h->wild_end = start;
-    if (h->wild_end != start) { /* a new wilderness: what is left of the old one becomes ordinary */
-        uint64_t old = h->wild, length = h->wild_end - h->wild;
-        h->wild = h->wild_end = start;
+    if (h->wilderness == h->wilderness_end)
+        h->wilderness = h->wilderness_end = start;
+    if (h->wilderness_end != start) { /* a new wilderness: what is left of the old one becomes ordinary */
+        uint64_t old = h->wilderness, length = h->wilderness_end - h->wilderness;
+        h->wilderness = h->wilderness_end = start;
         ph_pool_give(h, old, length);
     }
-    h->wild_end += nunits;
+    h->wilderness_end += nunits;
 }
 
 /* ph_reclaim -- take one range of at least `at_least` units out of the pool, the wilderness last. */
@@ -265,11 +265,11 @@ int ph_reclaim(struct ph_heap *h, uint64_t at_least, uint64_t *start, uint64_t *
         bin_remove(h, *start);
         return 1;
     }
-    if (h->wild_end - h->wild < at_least || h->wild == h->wild_end)
+    if (h->wilderness_end - h->wilderness < at_least || h->wilderness == h->wilderness_end)
         return 0;
-    *start = h->wild;
-    *nunits = h->wild_end - h->wild;
-    h->wild = h->wild_end;
+    *start = h->wilderness;
+    *nunits = h->wilderness_end - h->wilderness;
+    h->wilderness = h->wilderness_end;
     return 1;
 }
 
@@ -286,7 +286,7 @@ uint64_t ph_reclaim_range(struct ph_heap *h, uint64_t start)
 /* ph_pool_longest -- units of the longest free range; looks at each range of the last bin. */
 uint64_t ph_pool_longest(const struct ph_heap *h)
 {
-    uint64_t longest = h->wild_end - h->wild;
+    uint64_t longest = h->wilderness_end - h->wilderness;
     if (h->bin_mask == 0)
         return longest;
     uint32_t bin = 63 - (uint32_t)__builtin_clzll(h->bin_mask);
@@ -318,37 +318,37 @@ int ph_pool_next(const struct ph_heap *h, uint32_t *bin, uint32_t *node, uint64_
     return 1;
 }
 
-/* Take the extent at `*link` out of limbo. */
-static uint64_t limbo_unlink(struct ph_heap *h, uint32_t *link)
+/* Take the span at `*link` out of the queue of returned ones. */
+static uint64_t unlink_returned(struct ph_heap *h, uint32_t *link)
 {
     uint64_t start = ph_unit_index(h, *link);
     struct ph_unit *unit = &h->units[start];
     *link = unit->sibling;
-    h->limbo_units -= unit->nunits;
-    h->limbo_count--;
+    h->returned_units -= unit->nunits;
+    h->returned_count--;
     unit->state = PH_U_OTHER;
     return start;
 }
 
-/* ph_limbo_take -- an extent of just `nunits` units among the last few that were freed, or PH_H_LARGE. */
-int64_t ph_limbo_take(struct ph_heap *h, uint64_t nunits)
+/* ph_returned_take -- an extent of just `nunits` units among the last few that were freed, or PH_H_LARGE. */
+int64_t ph_returned_take(struct ph_heap *h, uint64_t nunits)
 {
-    uint32_t *link = &h->limbo;
-    for (int looked = 0; *link != PH_NIL && looked < PH_LIMBO_LOOKED; looked++) {
+    uint32_t *link = &h->returned;
+    for (int looked = 0; *link != PH_NIL && looked < PH_RETURNED_LOOKED; looked++) {
         struct ph_unit *unit = ph_unit_at(h, *link);
         if (unit->nunits == nunits)
-            return (int64_t)limbo_unlink(h, link);
+            return (int64_t)unlink_returned(h, link);
         link = &unit->sibling;
     }
     return PH_H_LARGE;
 }
 
-/* ph_limbo_pop -- the extent that was freed last, for Python to take back. */
-int ph_limbo_pop(struct ph_heap *h, uint64_t *start, uint64_t *nunits)
+/* ph_returned_pop -- the extent that was freed last, for Python to take back. */
+int ph_returned_pop(struct ph_heap *h, uint64_t *start, uint64_t *nunits)
 {
-    if (h->limbo == PH_NIL)
+    if (h->returned == PH_NIL)
         return 0;
-    *nunits = ph_unit_at(h, h->limbo)->nunits;
-    *start = limbo_unlink(h, &h->limbo);
+    *nunits = ph_unit_at(h, h->returned)->nunits;
+    *start = unlink_returned(h, &h->returned);
     return 1;
 }

@@ -67,7 +67,7 @@ static int64_t grow_down(struct ph_heap *h, uint64_t unit, uint64_t more, uint64
     ph_pool_take_before(h, unit, more - after);
     memmove(h->data + (to << PH_UNIT_SHIFT), h->data + (unit << PH_UNIT_SHIFT), held);
     ph_mark_stale(h, unit << PH_UNIT_SHIFT);
-    ph_large_undress(h, unit);
+    ph_large_clear(h, unit);
     ph_large_make(h, to, have + more, nbytes);
     return (int64_t)(to << PH_UNIT_SHIFT);
 }

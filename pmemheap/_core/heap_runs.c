@@ -19,7 +19,7 @@ static int seek(struct ph_heap *h, struct ph_class *c, uint64_t head, uint64_t w
     return 0;
 }
 
-static void run_dress(struct ph_heap *h, uint64_t head, uint32_t class_index)
+static void run_set(struct ph_heap *h, uint64_t head, uint32_t class_index)
 {
     struct ph_class *c = &h->classes[class_index];
     struct ph_unit *run = &h->units[head];
@@ -39,7 +39,7 @@ static void run_dress(struct ph_heap *h, uint64_t head, uint32_t class_index)
     h->run_units += c->run_units;
 }
 
-static void run_undress(struct ph_heap *h, uint64_t head)
+static void run_clear(struct ph_heap *h, uint64_t head)
 {
     struct ph_unit *run = &h->units[head];
     struct ph_class *c = &h->classes[run->class_index];
@@ -54,7 +54,7 @@ static void run_undress(struct ph_heap *h, uint64_t head)
 static void run_release(struct ph_heap *h, uint64_t head)
 {
     uint64_t nunits = h->units[head].nunits;
-    run_undress(h, head);
+    run_clear(h, head);
     ph_count_freed(h, head, nunits);
     ph_pool_give(h, head, nunits);
 }
@@ -135,7 +135,7 @@ int ph_class_refill(struct ph_heap *h, struct ph_class *c)
         return (int)head;
     uint32_t class_index = (uint32_t)(c - h->classes);
     clear_stray_bits(h, (uint64_t)head, c->run_units);
-    run_dress(h, (uint64_t)head, class_index);
+    run_set(h, (uint64_t)head, class_index);
     ph_entry_publish(h, (uint64_t)head, ph_entry_word(PH_KIND_RUN, (uint8_t)class_index, c->run_units), 0);
     c->current = (uint32_t)head;
     return seek(h, c, (uint64_t)head, (uint64_t)head * PH_UNIT_WORDS) ? 0 : PH_H_CORRUPT;
@@ -216,7 +216,7 @@ int ph_run_adopt(struct ph_heap *h, uint64_t head, uint32_t class_index)
     uint32_t live = missing ? 0 : c->run_blocks;
     for (uint32_t i = 0; missing && i < words; i++)
         live += (uint32_t)__builtin_popcountll(bits[i]);
-    run_dress(h, head, class_index);
+    run_set(h, head, class_index);
     h->units[head].u.run.live = (uint16_t)live;
     c->live += live;
     if (live < c->run_blocks)
@@ -229,5 +229,5 @@ void ph_run_discard(struct ph_heap *h, uint64_t head)
 {
     struct ph_class *c = &h->classes[h->units[head].class_index];
     ph_pair_remove(h, &c->partial, head);
-    run_undress(h, head);
+    run_clear(h, head);
 }

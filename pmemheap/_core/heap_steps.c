@@ -28,8 +28,8 @@ struct ph_unit *ph_record_of(struct ph_heap *h, uint64_t offset)
     if (unit - h->first_unit >= h->end_unit - h->first_unit || offset % PH_GRANULE)
         return NULL;
     struct ph_unit *record = &h->units[unit];
-    if (record->state == PH_U_OTHER && unit >= h->known)
-        ph_boot_unit(h, unit);
+    if (record->state == PH_U_OTHER && unit >= h->recorded_to)
+        ph_scan_unit(h, unit);
     switch (record->state) {
     case PH_U_RUN:
         return record;
@@ -266,7 +266,7 @@ int64_t ph_held_size(struct ph_heap *h, uint64_t offset)
 static uint64_t covering(struct ph_heap *h, uint64_t unit)
 {
     while (h->units[unit].state == PH_U_OTHER) {
-        if (unit >= h->known && h->entries[unit].kind != PH_KIND_FREE && ph_boot_unit(h, unit) < 0)
+        if (unit >= h->recorded_to && h->entries[unit].kind != PH_KIND_FREE && ph_scan_unit(h, unit) < 0)
             break;
         if (h->units[unit].state != PH_U_OTHER || unit == h->first_unit)
             break;
@@ -279,7 +279,7 @@ static uint64_t covering(struct ph_heap *h, uint64_t unit)
 int64_t ph_block_start(struct ph_heap *h, uint64_t offset)
 {
     uint64_t unit = offset >> PH_UNIT_SHIFT;
-    if (unit - h->first_unit >= h->end_unit - h->first_unit || unit - h->wild < h->wild_end - h->wild)
+    if (unit - h->first_unit >= h->end_unit - h->first_unit || unit - h->wilderness < h->wilderness_end - h->wilderness)
         return PH_H_BAD_OFFSET;
     uint64_t head = covering(h, unit);
     const struct ph_unit *record = &h->units[head];

@@ -12,7 +12,7 @@
 enum { PH_BATCH_SHARE = 256 }; /* bytes of a record that one block of a batch may take */
 
 static struct {
-    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *log_upkeep, *wake, *rise;
+    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *log_upkeep, *mark_in_use, *attach_tables;
 } slow;
 
 static PyTypeObject *core_type;
@@ -37,19 +37,19 @@ static int read_number(PyObject *object, uint64_t *number)
     return 0;
 }
 
-/* A quiet heap wakes at the first change; if it cannot, the slow twin finds out again why. */
-static int wake(struct heap_object *self)
+/* Mark a clean heap as in use, before the first change; if that fails, the slow twin finds out again why. */
+static int mark_in_use(struct heap_object *self)
 {
-    PyObject *done = PyObject_CallMethodObjArgs((PyObject *)self, slow.wake, NULL);
+    PyObject *done = PyObject_CallMethodObjArgs((PyObject *)self, slow.mark_in_use, NULL);
     if (done == NULL)
         PyErr_Clear();
     Py_XDECREF(done);
     return self->state == PH_S_OPEN;
 }
 
-int ph_rise(struct heap_object *self)
+int ph_attach_tables(struct heap_object *self)
 {
-    PyObject *done = self->state == PH_S_ASLEEP ? PyObject_CallMethodObjArgs((PyObject *)self, slow.rise, NULL)
+    PyObject *done = self->state == PH_S_UNATTACHED ? PyObject_CallMethodObjArgs((PyObject *)self, slow.attach_tables, NULL)
                                                 : Py_NewRef(Py_None);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
@@ -57,18 +57,18 @@ int ph_rise(struct heap_object *self)
 
 static int is_open(struct heap_object *self)
 {
-    return self->state == PH_S_OPEN || ((self->state == PH_S_QUIET || self->state == PH_S_ASLEEP) && wake(self));
+    return self->state == PH_S_OPEN || ((self->state == PH_S_CLEAN || self->state == PH_S_UNATTACHED) && mark_in_use(self));
 }
 
-/* Whether the tables can be asked; if a heap that sleeps cannot rise, the slow twin finds out again why. */
+/* Whether the tables can be asked; if they cannot be attached, the slow twin finds out again why. */
 static int can_be_asked(struct heap_object *self)
 {
-    if (ph_rise(self) < 0)
+    if (ph_attach_tables(self) < 0)
         PyErr_Clear();
     return self->state <= PH_S_READONLY;
 }
 
-/* Whether bytes can be looked at. Who gets a view may store through it, so that a quiet heap wakes. */
+/* Whether bytes can be looked at. A view may be stored through, so that a clean heap is marked as in use. */
 static int can_be_viewed(struct heap_object *self)
 {
     return is_open(self) || self->state == PH_S_READONLY;
@@ -606,7 +606,7 @@ static PyObject *heap_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     if (self == NULL)
         return NULL;
     self->state = PH_S_CLOSED;
-    self->merge_at = PH_LIMBO_MOST;
+    self->merge_at = PH_RETURNED_MOST;
     self->heap.until_look = self->heap.until_free_look = 1;
     ph_heap_enter(self);
     return (PyObject *)self;
@@ -684,7 +684,7 @@ int ph_add_heap_types(PyObject *module)
         || intern(&slow.usable_size, "_usable_size_slow") < 0 || intern(&slow.view, "_view_slow") < 0
         || intern(&slow.more, "_malloc_many_slow") < 0 || intern(&slow.free_many, "_free_many_slow") < 0
         || ph_pace_init() < 0 || intern(&slow.log_upkeep, "_log_upkeep") < 0
-        || intern(&slow.wake, "_wake") < 0 || intern(&slow.rise, "_rise") < 0)
+        || intern(&slow.mark_in_use, "_mark_in_use") < 0 || intern(&slow.attach_tables, "_become_attached") < 0)
         return -1;
     core_slots[3].pfunc = join_methods();
     if (ph_add_block_bytes_type(module) < 0 || ph_add_type(module, "HeapCore", &core_spec) < 0)

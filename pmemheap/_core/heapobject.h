@@ -10,7 +10,7 @@ struct heap_object {
     PyObject *keep;        /* the lifelines of the tables and of the data */
     PyObject *log;         /* LogCore of a heap with transactions, which forgets this core before the core goes */
     uint64_t origin;       /* number of the arena << 55: what the offsets of its blocks begin with */
-    uint64_t merge_at;     /* `limbo_count` at which Python merges what was freed */
+    uint64_t merge_at;     /* `returned_count` at which Python merges what was freed */
     int state;
     uint64_t own_views;    /* of the live views those through which only the package itself looks */
     uint64_t file;         /* number of its file in the table of files; 0: it has none */
@@ -37,8 +37,8 @@ PyObject *ph_block_view(struct heap_object *self, uint64_t inner, uint64_t lengt
 /* The same over a part of the block, which may be read-only. */
 PyObject *ph_block_part(struct heap_object *self, uint64_t inner, uint64_t start, uint64_t length, int readonly);
 
-/* ph_rise -- let a heap that sleeps map its tables; -1 with an exception set. It may call Python. */
-int ph_rise(struct heap_object *self);
+/* ph_attach_tables -- map the tables of an unattached heap; -1 with an exception set. It may call Python. */
+int ph_attach_tables(struct heap_object *self);
 
 int ph_is_heap(PyObject *object);
 

@@ -72,11 +72,11 @@ static PyObject *attach(PyObject *object, PyObject *args)
 static PyObject *set_bounds(PyObject *object, PyObject *args)
 {
     struct ph_heap *h = core_of(object);
-    unsigned long long first, end, boot;
+    unsigned long long first, end, scanned_to;
 
-    if (!PyArg_ParseTuple(args, "KKK", &first, &end, &boot))
+    if (!PyArg_ParseTuple(args, "KKK", &first, &end, &scanned_to))
         return NULL;
-    ph_set_bounds(h, first, end, boot);
+    ph_set_bounds(h, first, end, scanned_to);
     Py_RETURN_NONE;
 }
 
@@ -100,7 +100,7 @@ static PyObject *get_bounds(PyObject *object, PyObject *ignored)
 
     (void)ignored;
     return Py_BuildValue("KKKK", (unsigned long long)h->first_unit, (unsigned long long)h->end_unit,
-                         (unsigned long long)h->boot, (unsigned long long)h->known);
+                         (unsigned long long)h->scanned_to, (unsigned long long)h->recorded_to);
 }
 
 static PyObject *set_state(PyObject *object, PyObject *argument)
@@ -113,7 +113,7 @@ static PyObject *set_state(PyObject *object, PyObject *argument)
     if (state != PH_S_CLOSED && (self->state == PH_S_LOST || self->state == PH_S_FORKED))
         Py_RETURN_NONE;
     self->state = (int)state;
-    core_of(object)->readonly = state != PH_S_OPEN; /* also what is quiet: nothing of it may change by being read */
+    core_of(object)->readonly = state != PH_S_OPEN; /* also what is clean: nothing of it may change by being read */
     Py_RETURN_NONE;
 }
 
@@ -393,12 +393,12 @@ static PyObject *next_interval(PyObject *object, PyObject *ignored)
     Py_RETURN_NONE;
 }
 
-static PyObject *limbo_pop(PyObject *object, PyObject *ignored)
+static PyObject *pop_returned(PyObject *object, PyObject *ignored)
 {
     uint64_t start = 0, nunits = 0;
 
     (void)ignored;
-    int found = ph_limbo_pop(core_of(object), &start, &nunits);
+    int found = ph_returned_pop(core_of(object), &start, &nunits);
     return range_or_none(found, start, nunits);
 }
 
@@ -528,8 +528,8 @@ static PyObject *place_of(PyObject *object, PyObject *argument)
 
 enum { GAPS = 256 };
 
-/* [(start, nunits), ...]; None when an entry is impossible: `boot` stands at its unit. */
-static PyObject *boot_step(PyObject *object, PyObject *args)
+/* [(start, nunits), ...]; None when an entry is impossible: `scanned_to` stands at its unit. */
+static PyObject *scan_step(PyObject *object, PyObject *args)
 {
     unsigned long long budget, pool_below;
     struct ph_gap gaps[GAPS];
@@ -537,7 +537,7 @@ static PyObject *boot_step(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "KK", &budget, &pool_below))
         return NULL;
-    int64_t count = ph_boot_step(h, budget, pool_below, gaps, GAPS);
+    int64_t count = ph_scan_step(h, budget, pool_below, gaps, GAPS);
     if (count < 0)
         Py_RETURN_NONE;
     PyObject *list = PyList_New((Py_ssize_t)count);
@@ -647,10 +647,10 @@ static PyObject *counters(PyObject *object, PyObject *ignored)
     (void)ignored;
     return Py_BuildValue(
         "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
-        "wilderness_units", (unsigned long long)(h->wild_end - h->wild),
+        "wilderness_units", (unsigned long long)(h->wilderness_end - h->wilderness),
         "pool_free_units", (unsigned long long)h->pool_free,
         "pool_longest_units", (unsigned long long)ph_pool_longest(h),
-        "limbo_units", (unsigned long long)h->limbo_units,
+        "returned_units", (unsigned long long)h->returned_units,
         "run_units", (unsigned long long)h->run_units,
         "large_units", (unsigned long long)h->large_units,
         "large_bytes", (unsigned long long)h->large_bytes,
@@ -856,9 +856,9 @@ static PyObject *noted(PyObject *object, PyObject *ignored)
 PyMethodDef ph_upkeep_methods[] = {
     {"_configure", configure, METH_VARARGS, "Set the size classes; forgets everything."},
     {"_attach", attach, METH_VARARGS, "Set the virtual bases of the four tables, and who keeps them mapped."},
-    {"_set_bounds", set_bounds, METH_VARARGS, "Set first_unit, end_unit and boot."},
+    {"_set_bounds", set_bounds, METH_VARARGS, "Set first_unit, end_unit and scanned_to."},
     {"_sleep_in", sleep_in, METH_VARARGS, "Have no units but the data of these, until _set_bounds is called."},
-    {"_bounds", get_bounds, METH_NOARGS, "(first_unit, end_unit, boot, known)."},
+    {"_bounds", get_bounds, METH_NOARGS, "(first_unit, end_unit, scanned_to, recorded_to)."},
     {"_set_state", set_state, METH_O, "Set what the public calls may do."},
     {"_set_file", set_file, METH_O, "Say in which file it lies, by the number that the file was registered under."},
     {"_state", get_state, METH_NOARGS, "What the public calls may do."},
@@ -882,7 +882,7 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_young_end", young_end, METH_VARARGS, "The unit behind the last one of a range that was freed in this interval."},
     {"_given_back", given_back, METH_VARARGS, "Note that nothing is behind free units any more."},
     {"_next_interval", next_interval, METH_NOARGS, "Begin another interval of decay."},
-    {"_limbo_pop", limbo_pop, METH_NOARGS, "Take the extent that was freed last."},
+    {"_pop_returned", pop_returned, METH_NOARGS, "Take the extent that was freed last."},
     {"_release_idle_runs", release_idle_runs, METH_NOARGS, "Give back the empty runs that were read; tell whether there were any."},
     {"_release_empties", release_empties, METH_NOARGS, "Give the empty runs that classes keep to the pool."},
     {"_handle_make", handle_make, METH_O, "Serial number for a handle to a live block, or a negative code."},
@@ -892,13 +892,13 @@ PyMethodDef ph_upkeep_methods[] = {
     {"_set_rooted", set_rooted, METH_VARARGS, "Note whether a root names the block at an offset; 0, or a negative code."},
     {"_forget_roots", forget_roots, METH_NOARGS, "Note that no root names any block."},
     {"_views_of", views_of, METH_O, "Live views of the block at an offset."},
-    {"_freed_units", freed_units, METH_NOARGS, "Units that were given back to the pool or to limbo since open."},
+    {"_freed_units", freed_units, METH_NOARGS, "Units that were given back to the pool or to Python since open."},
     {"_quarantined", quarantined, METH_NOARGS, "Bytes that were freed and may not be used again yet."},
     {"_viewed", viewed, METH_NOARGS, "Blocks with live views: how many, and the lowest ones."},
     {"_live_views", live_views, METH_NOARGS, "Live views of all blocks."},
     {"_move_into", move_into, METH_VARARGS, "Copy a block into a large one and free it: from, to, size."},
     {"_place_of", place_of, METH_O, "What covers the unit of an offset."},
-    {"_boot_step", boot_step, METH_VARARGS, "Read on in the entries; gaps for the extents, None at damage."},
+    {"_scan_step", scan_step, METH_VARARGS, "Read on in the entries; gaps for the extents, None at damage."},
     {"_adopt_step", adopt_step, METH_O, "Make records of what is only described by entries; False at the end."},
     {"_described", described, METH_NOARGS, described_doc},
     {"_walk", walk, METH_O, "The next piece that is described."},

@@ -59,7 +59,7 @@ PyObject *ph_map_refuse(PyObject *self, int64_t code)
 /* Whether its data is mapped, which is all that is looked at. */
 static int can_be_read(const struct heap_object *space)
 {
-    return space->state <= PH_S_READONLY || space->state == PH_S_ASLEEP;
+    return space->state <= PH_S_READONLY || space->state == PH_S_UNATTACHED;
 }
 
 /* The open transaction of this thread; NULL without one. */
@@ -122,8 +122,8 @@ int ph_map_kept(PyObject *object, int result)
 int ph_map_tables(PyObject *object)
 {
     struct heap_object *space = ph_space_of(ph_map_of(object));
-    if (space->state == PH_S_ASLEEP)
-        return ph_rise(space);
+    if (space->state == PH_S_UNATTACHED)
+        return ph_attach_tables(space);
     ph_map_refuse(object, PH_M_CORRUPT);
     return -1;
 }
@@ -144,7 +144,7 @@ static int64_t begin_change(PyObject *object, struct ph_tx **tx, int (*tick)(str
         return PH_M_RAISED;
     if (ph_log_of(self) != NULL)
         *tx = ph_tx_here(ph_log_of(self), 1, &busy);
-    if (*tx == NULL && self->may_be_alone && ph_begin_alone(self->space, &self->alone)) {
+    if (*tx == NULL && self->may_be_alone && ph_begin_autocommit(self->space, &self->alone)) {
         *tx = &self->alone;
         self->map.is_alone = 1;
     }
@@ -313,7 +313,7 @@ static PyObject *view(PyObject *object, PyObject *key)
 {
     struct bytes_in in;
     struct ph_map_value value;
-    if (ph_map_of(object)->space != NULL && ph_rise(ph_space_of(ph_map_of(object))) < 0) /* a pin is noted in the tables */
+    if (ph_map_of(object)->space != NULL && ph_attach_tables(ph_space_of(ph_map_of(object))) < 0) /* a pin is noted in the tables */
         return NULL;
     int found = find(object, key, &in, &value);
     PyObject *made = found > 0 ? view_of(object, &value) : NULL;

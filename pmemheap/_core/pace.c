@@ -57,7 +57,7 @@ static int run_upkeep(struct heap_object *self, int is_due, int is_idle)
     pace->due_at = self->merge_at = UINT64_MAX;
     PyObject *done = PyObject_CallMethodObjArgs((PyObject *)self, name_upkeep, is_due ? Py_True : Py_False,
                                                 is_idle ? Py_True : Py_False, NULL);
-    self->merge_at = done == Py_False ? 0 : self->heap.limbo_count + PH_LIMBO_MOST;
+    self->merge_at = done == Py_False ? 0 : self->heap.returned_count + PH_RETURNED_MOST;
     if (pace->due_at == UINT64_MAX) /* else it was set anew */
         pace->due_at = due_at;
     if (is_due && done != Py_False)
@@ -69,7 +69,7 @@ static int run_upkeep(struct heap_object *self, int is_due, int is_idle)
 
 static int can_give_back(const struct heap_object *self)
 {
-    return self->log != NULL && (self->state <= PH_S_QUIET || self->state == PH_S_ASLEEP);
+    return self->log != NULL && (self->state <= PH_S_CLEAN || self->state == PH_S_UNATTACHED);
 }
 
 int ph_look(struct heap_object *self)
@@ -83,7 +83,7 @@ int ph_look(struct heap_object *self)
     set_step(pace, since);
     self->heap.until_look = pace->step;
     int is_due = now >= pace->due_at;
-    if (!is_due && (self->heap.limbo_count < self->merge_at || self->state != PH_S_OPEN))
+    if (!is_due && (self->heap.returned_count < self->merge_at || self->state != PH_S_OPEN))
         return 0;
     return run_upkeep(self, is_due, since >= pace->interval);
 }

@@ -500,7 +500,7 @@ static void unlock_alone(struct log_object *log)
         PyThread_release_lock(log->writer);
 }
 
-int ph_begin_alone(PyObject *heap, struct ph_tx *tx)
+int ph_begin_autocommit(PyObject *heap, struct ph_tx *tx)
 {
     struct log_object *log = (struct log_object *)((struct heap_object *)heap)->log;
     if (log == NULL || log->log.dead || ((struct heap_object *)heap)->state != PH_S_OPEN

@@ -130,8 +130,8 @@ def _read(space: BlockSpace) -> UnitMap:
     supply, region = space._supply, space._region
     supply.read_all()
     known = [Piece(start, nunits, _kind_of(state)) for start, nunits, state in supply.pieces()]
-    if supply.virgin < region.end_unit:
-        known.append(Piece(supply.virgin, region.end_unit - supply.virgin, Kind.UNUSED))
+    if supply.wilderness < region.end_unit:
+        known.append(Piece(supply.wilderness, region.end_unit - supply.wilderness, Kind.UNUSED))
     pieces = tuple(_with_gaps(known, region.first_unit, region.end_unit))
     name = space.name if isinstance(space, Arena) else ""
     return UnitMap(region.first_unit, region.end_unit, pieces, space._origin >> ARENA_BITS, name)

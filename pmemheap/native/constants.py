@@ -138,9 +138,9 @@ class State(IntEnum):
     """What the public calls of a heap may do."""
 
     OPEN = lib.PH_S_OPEN
-    QUIET = lib.PH_S_QUIET
+    CLEAN = lib.PH_S_CLEAN
     READONLY = lib.PH_S_READONLY
-    ASLEEP = lib.PH_S_ASLEEP
+    UNATTACHED = lib.PH_S_UNATTACHED
     LOST = lib.PH_S_LOST
     FORKED = lib.PH_S_FORKED
     CLOSED = lib.PH_S_CLOSED
@@ -171,7 +171,7 @@ class UnitState(IntEnum):
     RUN = lib.PH_U_RUN
     RUN_BODY = lib.PH_U_RUN_BODY
     LARGE = lib.PH_U_LARGE
-    LIMBO = lib.PH_U_LIMBO
+    RETURNED = lib.PH_U_RETURNED
     RESERVED = lib.PH_U_RESERVED
     QUARANTINE = lib.PH_U_QUARANTINE
 
@@ -244,7 +244,7 @@ class Finding(IntEnum):
     CLASS_LIVE = lib.PH_F_CLASS_LIVE
     CLASS_RUNS = lib.PH_F_CLASS_RUNS
     CLASS_ROOMY = lib.PH_F_CLASS_ROOMY
-    LIMBO = lib.PH_F_LIMBO
+    RETURNED = lib.PH_F_RETURNED
     RUN_COUNT = lib.PH_F_RUN_COUNT
     LARGE_UNITS = lib.PH_F_LARGE_UNITS
     LARGE_BYTES = lib.PH_F_LARGE_BYTES

@@ -1,10 +1,10 @@
-/* heap_boot.c -- reading a heap that was opened. The entries and the bits are the truth; volatile records are
+/* heap_scan.c -- reading a heap that was opened. The entries and the bits are the truth; volatile records are
  * made of them on demand, so that opening costs nothing that grows with the heap; what is withheld in memory alone
  * (heap_steps.c) is found free by the next process:
  *
- *   - one run or extent, when a call names a block in it (ph_boot_unit);
- *   - from `boot` upwards what has room, when space is wanted; what is full is only passed over (ph_boot_step);
- *   - from `known` upwards everything, when all of it is to be counted or walked (ph_adopt_step).
+ *   - one run or extent, when a call names a block in it (ph_scan_unit);
+ *   - from `scanned_to` upwards what has room, when space is wanted; what is full is only passed over (ph_scan_step);
+ *   - from `recorded_to` upwards everything, when all of it is to be counted or walked (ph_adopt_step).
  */
 #include <string.h>
 
@@ -55,7 +55,7 @@ static int adopt(struct ph_heap *h, uint64_t unit)
         return PH_H_CORRUPT;
     if (entry.kind == PH_KIND_RUN)
         return ph_run_adopt(h, unit, entry.class_index);
-    ph_large_dress(h, unit, entry.nunits, entry.nbytes);
+    ph_large_set(h, unit, entry.nunits, entry.nbytes);
     return 0;
 }
 
@@ -68,9 +68,9 @@ static int adopt_as_is(struct ph_heap *h, uint64_t unit)
     return adopted;
 }
 
-/* ph_boot_unit -- read the run or extent that covers `unit`, if there is one; runs are short, so their first
+/* ph_scan_unit -- read the run or extent that covers `unit`, if there is one; runs are short, so their first
  * unit is near. */
-int ph_boot_unit(struct ph_heap *h, uint64_t unit)
+int ph_scan_unit(struct ph_heap *h, uint64_t unit)
 {
     uint64_t head = unit;
     while (entry_is_zero(&h->entries[head]) && head > h->first_unit && unit - head < PH_RUN_UNITS_MAX - 1)
@@ -86,7 +86,7 @@ int ph_boot_unit(struct ph_heap *h, uint64_t unit)
 static int begins_piece(const struct ph_unit *record)
 {
     return record->state == PH_U_FREE || record->state == PH_U_RUN || record->state == PH_U_LARGE
-        || record->state == PH_U_LIMBO || record->state == PH_U_RESERVED || record->state == PH_U_QUARANTINE;
+        || record->state == PH_U_RETURNED || record->state == PH_U_RESERVED || record->state == PH_U_QUARANTINE;
 }
 
 /* Whether the run whose sound entry stands at `unit` has no room. */
@@ -131,27 +131,27 @@ static int64_t read_entry(struct ph_heap *h, uint64_t unit)
     return 0;
 }
 
-/* ph_boot_step -- look for free space in about `budget` units more. Gaps of `pool_below` units or more are
+/* ph_scan_step -- look for free space in about `budget` units more. Gaps of `pool_below` units or more are
  * reported for Python to own; shorter ones go to the pool. Returns the number of gaps; PH_H_CORRUPT leaves
- * `boot` at the unit whose entry is impossible. */
-int64_t ph_boot_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, struct ph_gap *gaps, uint64_t capacity)
+ * `scanned_to` at the unit whose entry is impossible. */
+int64_t ph_scan_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, struct ph_gap *gaps, uint64_t capacity)
 {
-    uint64_t count = 0, stop = h->end_unit - h->boot < budget ? h->end_unit : h->boot + budget;
-    while (h->boot < stop && count < capacity) {
-        uint64_t unit = h->boot;
+    uint64_t count = 0, stop = h->end_unit - h->scanned_to < budget ? h->end_unit : h->scanned_to + budget;
+    while (h->scanned_to < stop && count < capacity) {
+        uint64_t unit = h->scanned_to;
         if (h->units[unit].state != PH_U_OTHER) {
-            h->boot += begins_piece(&h->units[unit]) ? h->units[unit].nunits : 1;
+            h->scanned_to += begins_piece(&h->units[unit]) ? h->units[unit].nunits : 1;
             continue;
         }
         if (!entry_is_zero(&h->entries[unit])) {
             int64_t read = read_entry(h, unit);
             if (read < 0)
                 return read;
-            h->boot += (uint64_t)read;
+            h->scanned_to += (uint64_t)read;
             continue;
         }
         uint64_t end = gap_end(h, unit, budget);
-        h->boot = end;
+        h->scanned_to = end;
         ph_ages_freed(&h->ages, unit, end - unit); /* who knows when: what lies behind it is real all the same */
         if (end - unit < pool_below)
             ph_pool_give(h, unit, end - unit);
@@ -164,42 +164,42 @@ int64_t ph_boot_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, st
 /* ph_adopt_step -- make the records that are missing in about `budget` units more. 0 when none are left. */
 int ph_adopt_step(struct ph_heap *h, uint64_t budget)
 {
-    uint64_t stop = h->end_unit - h->known < budget ? h->end_unit : h->known + budget;
-    if (h->known >= h->end_unit)
+    uint64_t stop = h->end_unit - h->recorded_to < budget ? h->end_unit : h->recorded_to + budget;
+    if (h->recorded_to >= h->end_unit)
         return 0;
-    while (h->known < stop) {
-        const struct ph_unit *record = &h->units[h->known];
-        if (record->state == PH_U_OTHER && !entry_is_zero(&h->entries[h->known])) {
-            int adopted = adopt_as_is(h, h->known);
+    while (h->recorded_to < stop) {
+        const struct ph_unit *record = &h->units[h->recorded_to];
+        if (record->state == PH_U_OTHER && !entry_is_zero(&h->entries[h->recorded_to])) {
+            int adopted = adopt_as_is(h, h->recorded_to);
             if (adopted < 0)
                 return adopted;
         }
-        h->known += begins_piece(record) ? record->nunits : 1;
+        h->recorded_to += begins_piece(record) ? record->nunits : 1;
     }
     return 1;
 }
 
 void ph_forget_bounds(struct ph_heap *h)
 {
-    h->first_unit = h->end_unit = h->boot = h->wild = h->wild_end = 0;
+    h->first_unit = h->end_unit = h->scanned_to = h->wilderness = h->wilderness_end = 0;
     h->data_first = h->data_end = 0;
 }
 
-/* ph_set_bounds -- the units that are ours. `boot` < `end`: a heap that was opened, of which nothing is read. */
-void ph_set_bounds(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t boot)
+/* ph_set_bounds -- the units that are ours. `scanned_to` < `end`: a heap that was opened, of which nothing is read. */
+void ph_set_bounds(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t scanned_to)
 {
-    int all_known = h->known >= h->end_unit;
+    int all_known = h->recorded_to >= h->end_unit;
     h->first_unit = h->data_first = first;
     h->end_unit = h->data_end = end;
-    h->boot = boot;
-    if (boot < end)
-        h->known = first;
-    else if (all_known || h->known > end)
-        h->known = end;
-    else if (h->known < first)
-        h->known = first;
-    if (h->wild == h->wild_end) /* an empty wilderness may stand where the heap no longer is */
-        h->wild = h->wild_end = first;
+    h->scanned_to = scanned_to;
+    if (scanned_to < end)
+        h->recorded_to = first;
+    else if (all_known || h->recorded_to > end)
+        h->recorded_to = end;
+    else if (h->recorded_to < first)
+        h->recorded_to = first;
+    if (h->wilderness == h->wilderness_end) /* an empty wilderness may stand where the heap no longer is */
+        h->wilderness = h->wilderness_end = first;
     ph_ages_cover(&h->ages, first, end);
 }
 
@@ -214,8 +214,8 @@ int ph_walk(const struct ph_heap *h, uint64_t *cursor, struct ph_piece *piece)
 {
     for (uint64_t unit = *cursor; unit < h->end_unit; unit++) {
         const struct ph_unit *record = &h->units[unit];
-        if (unit == h->wild && h->wild < h->wild_end)
-            *piece = (struct ph_piece){.start = unit, .nunits = h->wild_end - unit, .state = PH_U_OTHER};
+        if (unit == h->wilderness && h->wilderness < h->wilderness_end)
+            *piece = (struct ph_piece){.start = unit, .nunits = h->wilderness_end - unit, .state = PH_U_OTHER};
         else if (begins_piece(record)) /* threads may have moved the borders since the last step */
             *piece = (struct ph_piece){
                 .start = unit, .nunits = record->nunits, .state = record->state,
