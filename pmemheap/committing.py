@@ -65,7 +65,7 @@ class Committing(native.HeapCore):
     # ------------------------------------------------------------ the log
 
     def _begin_log(self, heap: Committing | None, *, unattached: bool) -> None:
-        """Join the log of the heap; with None, begin it, unless the heap is unattached: then later."""
+        """Join the log of the heap; with None, begin it, or later if the heap is unattached."""
         file = self._writable_file()
         if heap is not None:
             self._log, self._gate = heap._log, heap._gate

@@ -689,7 +689,7 @@ class Heap(BlockSpace):
             log._freeze(True)
             if (
                 not medium.is_power
-            ):  # bare calls pass no log: they mark the heap as in use, and wait
+            ):  # bare calls pass no log: they ask for use, and wait
                 self._set_states(State.CLEAN)
             log.checkpoint()
             copy_heap_file(
