@@ -5,7 +5,7 @@ PYTHON ?= python3
 VERSION := $(if $(filter python3,$(PYTHON)),,$(or $(shell $(PYTHON) -c \
   'import platform; print(platform.python_version())'),$(error PYTHON=$(PYTHON): an interpreter expected)))
 VENV := .venv$(VERSION:%=/%)
-C_SOURCES := $(wildcard pmemheap/_core/*.c pmemheap/_core/*.h) pmemheap/_core/build_sys.py
+C_SOURCES := $(wildcard pmemheap/_core/*/*.c pmemheap/_core/*/*.h) pmemheap/_core/build_sys.py
 BUILT_FROM := pyproject.toml setup.py $(C_SOURCES)
 PYTHON_CODE := pmemheap tests setup.py $(wildcard benchmarks examples)
 
@@ -113,8 +113,8 @@ lint: $(VENV)/lint,test/ready
 	$(VENV)/lint,test/bin/ruff check $(PYTHON_CODE)
 	$(VENV)/lint,test/bin/ruff format --check $(PYTHON_CODE)
 	$(VENV)/lint,test/bin/mypy
-	for source in pmemheap/_core/*.c; do \
-	  $(CC) $(WARNINGS) -DPy_LIMITED_API=0x030B0000 $$($(PYTHON) -c \
+	for source in pmemheap/_core/*/*.c; do \
+	  $(CC) $(WARNINGS) -Ipmemheap/_core -DPy_LIMITED_API=0x030B0000 $$($(PYTHON) -c \
 	    'import sysconfig; print("-isystem", sysconfig.get_path("include"))') $$source || exit 1; \
 	done
 

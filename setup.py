@@ -49,8 +49,9 @@ class BuildCore(build_ext):
 
 hot = Extension(
     "pmemheap._core._hot",
-    sources=sorted(str(source) for source in CORE.glob("*.c")),
-    depends=sorted(str(header) for header in CORE.glob("*.h")),
+    sources=sorted(str(source) for source in CORE.glob("*/*.c")),
+    depends=sorted(str(header) for header in CORE.glob("*/*.h")),
+    include_dirs=[str(CORE)],
     define_macros=[("Py_LIMITED_API", LIMITED_API), *CHECKED],
     py_limited_api=True,
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],

@@ -823,5 +823,5 @@ def _at_exit() -> None:
         raise failure
 
 
-os.register_at_fork(after_in_child=_changing.clear)  # all else of a fork: filetable.c, heaplist.c
+os.register_at_fork(after_in_child=_changing.clear)  # the rest: os/file_table.c
 atexit.register(_at_exit)

@@ -687,9 +687,7 @@ class Heap(BlockSpace):
         log.append(b"", 0, medium.file_end)
         try:
             log._freeze(True)
-            if (
-                not medium.is_power
-            ):  # bare calls pass no log: they ask for use, and wait
+            if not medium.is_power:  # bare calls pass no log: they ask for use, and wait
                 self._set_states(State.CLEAN)
             log.checkpoint()
             copy_heap_file(

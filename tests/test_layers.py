@@ -128,7 +128,7 @@ NUMBERED = {
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_no_code_of_the_core_is_typed_in_python(path: Path) -> None:
-    """`codes.h` has them, and `native/constants.py` their names; all codes are less than 0."""
+    """`base/codes.h` has them, and `native/constants.py` their names; all codes are less than 0."""
     typed = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Assign) and any(map(_is_negative, ast.walk(node.value))):

@@ -64,7 +64,7 @@ def line() -> Lifeline:
 
 
 def enumerators(name: str) -> list[str]:
-    text = (CORE / "codes.h").read_text() + (CORE / "core.h").read_text()
+    text = (CORE / "base/codes.h").read_text() + (CORE / "os/os.h").read_text()
     body = re.search(rf"enum {name} {{(.*?)}};", text, re.DOTALL)
     assert body is not None
     return re.findall(r"(?:^|,)\s*(PH_\w+)", body[1], re.MULTILINE)

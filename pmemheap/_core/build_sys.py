@@ -4,8 +4,11 @@ from pathlib import Path
 
 from cffi import FFI
 
-HEADERS = ("codes.h", "format.h", "core.h")
-SOURCES = ("sys.c", "filetable.c", "flush.c", "crc32c.c", "tape.c")  # those that need no Python
+HEADERS = ("base/codes.h", "base/format.h", "base/crc32c.h", "os/os.h")
+SOURCES = (
+    "base/crc32c.c", "os/calls.c", "os/faults.c", "os/file_table.c", "os/flush.c", "os/tape.c",
+    "os/taking_over.c",
+)  # fmt: skip
 
 CORE = Path(__file__).parent  # relative: setuptools wants it so
 
@@ -23,7 +26,7 @@ builder.set_source(
     "pmemheap._core._sys",
     "\n".join(f'#include "{name}"' for name in HEADERS),
     sources=[str(CORE / name) for name in SOURCES],
-    depends=[str(CORE / name) for name in (*HEADERS, "tape.h", "filetable.h")],
+    depends=[str(CORE / name) for name in (*HEADERS, "os/seam.h", "os/tape.h", "os/file_table.h")],
     include_dirs=[str(CORE)],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
 )

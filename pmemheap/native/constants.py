@@ -1,6 +1,6 @@
 """Constants: the numbers that the C core shares with Python, under Python's names.
 
-    _core/codes.h, format.h ──► cffi ──► this module ──► everybody
+    _core/codes.h, base/format.h ──► cffi ──► this module ──► everybody
 
 They are typed in the two headers alone; here each gets a name. A number that is missing there is
 an AttributeError when the package is imported.
@@ -262,7 +262,7 @@ class Finding(IntEnum):
 
 
 def place(struct: str, field: str) -> int:
-    """Return where in a stored struct of `format.h` a field lies, in bytes.
+    """Return where in a stored struct of `base/format.h` a field lies, in bytes.
 
     Examples
     --------
@@ -273,7 +273,7 @@ def place(struct: str, field: str) -> int:
 
 
 def width(struct: str) -> int:
-    """Return the bytes of a stored struct of `format.h`."""
+    """Return the bytes of a stored struct of `base/format.h`."""
     return int(ffi.sizeof(f"struct {struct}"))
 
 

@@ -21,9 +21,9 @@ gone: the reservation's, its maps', and that of each memoryview and array on the
 nothing that is collected late, or in an odd order, can take memory away from under a live view.
 
 A reservation may be used from any thread, signal handler and finalizer. There is no lock here: each
-check is made together with the change that relies on it, in one call of the C core (places.c). So
-nothing can come in between, nothing is held when the process forks, and an interrupt comes before
-a call or after it. This module has the words: it turns codes into exceptions.
+check is made together with the change that relies on it, in one call of the C core (py/places.c).
+So nothing can come in between, nothing is held when the process forks, and an interrupt comes
+before a call or after it. This module has the words: it turns codes into exceptions.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     RLIMIT_AS     |#### in use ####|........ left ........|
                                    |quarter|                  what a heap takes at most as headroom
 
-Who owns which range, and which headroom gives way to whom, is decided in the C core (space.c), in
-one step that no other thread, signal handler or finalizer can see the middle of. Only this is left
-to Python: under a limit on address space the core is told how much is left, and has others give up
-what is missing, if they have as much.
+Who owns which range, and which headroom gives way to whom, is decided in the C core
+(os/address_space.c), in one step that no other thread, signal handler or finalizer can see the
+middle of. Only this is left to Python: under a limit on address space the core is told how much is
+left, and has others give up what is missing, if they have as much.
 """
 
 from __future__ import annotations

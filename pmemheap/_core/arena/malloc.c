@@ -1,0 +1,218 @@
+/* arena/malloc.c -- malloc and free: what is on the path of every call. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "arena/arena.h"
+
+/* ph_heap_init -- an empty heap without tables. PH_H_CORRUPT: classes that cannot be; PH_H_NOMEM. */
+int ph_heap_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *run_units, uint32_t count)
+{
+    memset(h, 0, sizeof *h);
+    int refused = ph_classes_init(h, sizes, run_units, count);
+    if (refused < 0)
+        return refused;
+    ph_ages_init(&h->ages);
+    h->until_look = h->until_free_look = 1;
+    h->durability = PH_VOLATILE;
+    h->returned = PH_NIL;
+    for (uint32_t i = 0; i < PH_BINS; i++)
+        h->bins[i] = PH_NIL;
+    return 0;
+}
+
+void ph_heap_fini(struct ph_heap *h)
+{
+    free(h->starts);
+    ph_ages_fini(&h->ages);
+    free(h->marks.slots);
+    free(h->held.slots);
+    free(h->freed.items);
+    free(h->dirty.words);
+    h->starts = NULL;
+    h->marks = (struct ph_marks){0};
+    h->held = (struct ph_held){0};
+    h->freed = (struct ph_freed_list){0};
+    h->dirty = (struct ph_dirty){0};
+}
+
+/* Mark the blocks `bits` of the current word of a class as live, or PH_H_NOMEM. */
+static inline int claim(struct ph_heap *h, struct ph_class *c, uint64_t bits, uint32_t count, uint64_t size)
+{
+    if (ph_try_store(h, &h->bits[c->word], h->bits[c->word] | bits) < 0)
+        return PH_H_NOMEM;
+    c->mask ^= bits;
+    struct ph_unit *run = ph_unit_at(h, c->current);
+    run->u.run.live = (uint16_t)(run->u.run.live + count);
+    c->live += count;
+    c->mallocs += count;
+    c->requested += size * count;
+    return 0;
+}
+
+static inline uint64_t offset_of_bit(uint64_t word, uint64_t bit)
+{
+    return (word << 6 | (uint64_t)__builtin_ctzll(bit)) << PH_GRANULE_SHIFT;
+}
+
+int64_t ph_malloc_small(struct ph_heap *h, uint32_t class_index, uint64_t size)
+{
+    struct ph_class *c = &h->classes[class_index];
+    if (PH_UNLIKELY(c->mask == 0)) {
+        int refill = ph_class_refill(h, c);
+        if (refill < 0)
+            return refill;
+    }
+    uint64_t bit = c->mask & -c->mask;
+    if (PH_UNLIKELY(claim(h, c, bit, 1, size) < 0))
+        return PH_H_NOMEM;
+    return (int64_t)offset_of_bit(c->word, bit);
+}
+
+/* Up to `count` blocks of a class into `offsets`, a word of the bits table at a time; how many there were. */
+static uint64_t malloc_small_many(struct ph_heap *h, uint32_t class_index, uint64_t size, uint64_t count, uint64_t *offsets)
+{
+    struct ph_class *c = &h->classes[class_index];
+    uint64_t done = 0;
+    while (done < count && (c->mask != 0 || ph_class_refill(h, c) == 0)) {
+        uint64_t rest = c->mask, before = done;
+        for (; rest != 0 && done < count; rest &= rest - 1)
+            offsets[done++] = offset_of_bit(c->word, rest & -rest);
+        if (claim(h, c, c->mask & ~rest, (uint32_t)(done - before), size) < 0)
+            return before;
+    }
+    return done;
+}
+
+int64_t ph_malloc(struct ph_heap *h, uint64_t size, uint64_t align)
+{
+    int index = ph_class_of(h, size, align);
+    if (PH_LIKELY(index >= 0))
+        return ph_malloc_small(h, (uint32_t)index, size);
+    if (ph_dirty_reserve(h, PH_STORES_MOST) < 0)
+        return PH_H_NOMEM;
+    int64_t unit = ph_large_take(h, size, align);
+    if (unit < 0)
+        return unit;
+    ph_large_make(h, (uint64_t)unit, ph_units_for(size), size);
+    return unit << PH_UNIT_SHIFT;
+}
+
+/* ph_free_refusal -- how ph_free would fail, 0 if it would not. */
+int ph_free_refusal(struct ph_heap *h, uint64_t offset)
+{
+    const struct ph_unit *record = ph_block_at(h, offset);
+    if (record == NULL)
+        return PH_H_BAD_OFFSET;
+    return ph_is_marked(record) ? ph_mark_refusal(h, offset) : 0;
+}
+
+int ph_free(struct ph_heap *h, uint64_t offset)
+{
+    struct ph_unit *record = ph_block_at(h, offset);
+    if (PH_UNLIKELY(record == NULL))
+        return PH_H_BAD_OFFSET;
+    if (PH_UNLIKELY(h->durability == PH_POWER) && ph_room_to_retire(h, 1) < 0)
+        return PH_H_NOMEM;
+    if (PH_UNLIKELY(ph_is_marked(record))) {
+        int refused = ph_mark_end(h, offset);
+        if (refused < 0)
+            return refused;
+    }
+    if (PH_UNLIKELY(h->durability == PH_POWER))
+        ph_block_retire(h, offset);
+    else
+        ph_block_free(h, offset, record);
+    return 0;
+}
+
+/* ph_free_deferred -- free, also with live views. No table describes the block any more, so that it stays free after
+ * a crash; only its space is kept from others, in this process, until the last view goes. */
+int ph_free_deferred(struct ph_heap *h, uint64_t offset)
+{
+    int freed = ph_free(h, offset);
+    if (freed != PH_H_PINNED)
+        return freed;
+    if (ph_room_to_retire(h, 1) < 0)
+        return PH_H_NOMEM;
+    if (h->durability == PH_POWER) {
+        ph_block_retire(h, offset);
+        return 0;
+    }
+    ph_retire(h, offset);
+    ph_undescribe(h, offset);
+    ph_release(h, offset);
+    return 0;
+}
+
+/* ph_malloc_many -- up to `count` blocks of one size; how many there were before the core needed help. */
+uint64_t ph_malloc_many(struct ph_heap *h, uint64_t size, uint64_t count, uint64_t *offsets)
+{
+    int index = ph_class_of(h, size, PH_GRANULE);
+    if (index >= 0)
+        return malloc_small_many(h, (uint32_t)index, size, count, offsets);
+    uint64_t done = 0;
+    for (int64_t offset; done < count && (offset = ph_malloc(h, size, PH_GRANULE)) >= 0; done++)
+        offsets[done] = (uint64_t)offset;
+    return done;
+}
+
+/* The leading offsets of a batch whose bits stand in one word of the bits table: their number, and the bits.
+ * An offset that is no multiple of a granule, or repeats one, ends the group. */
+static uint64_t same_word(const uint64_t *offsets, uint64_t count, uint64_t *bits)
+{
+    uint64_t word = offsets[0] >> (PH_GRANULE_SHIFT + 6), i = 0;
+    *bits = 0;
+    for (; i < count && offsets[i] >> (PH_GRANULE_SHIFT + 6) == word && offsets[i] % PH_GRANULE == 0; i++) {
+        uint64_t bit = 1ULL << (offsets[i] >> PH_GRANULE_SHIFT & 63);
+        if (*bits & bit)
+            break;
+        *bits |= bit;
+    }
+    return i;
+}
+
+/* The unmarked run in which all of a group of one word are live blocks, else NULL. */
+static struct ph_unit *run_of_group(struct ph_heap *h, uint64_t offset, uint64_t bits)
+{
+    struct ph_unit *record = ph_block_at(h, offset);
+    if (record == NULL || record->state != PH_U_RUN || ph_is_marked(record))
+        return NULL;
+    return bits & ~h->bits[offset >> (PH_GRANULE_SHIFT + 6)] ? NULL : record;
+}
+
+/* ph_first_refused -- index of the first offset of a batch that ph_free would refuse; `count` if none. That no
+ * offset stands there twice is the caller's to see. */
+uint64_t ph_first_refused(struct ph_heap *h, const uint64_t *offsets, uint64_t count)
+{
+    for (uint64_t i = 0, bits; i < count;) {
+        uint64_t group = same_word(offsets + i, count - i, &bits);
+        if (group > 1 && run_of_group(h, offsets[i], bits) != NULL) {
+            i += group;
+            continue;
+        }
+        if (ph_free_refusal(h, offsets[i]) < 0)
+            return i;
+        i++;
+    }
+    return count;
+}
+
+/* ph_free_many -- free a batch in which there is nothing to refuse; PH_H_NOMEM: nothing was freed. */
+int ph_free_many(struct ph_heap *h, const uint64_t *offsets, uint64_t count)
+{
+    if (h->durability == PH_POWER && ph_room_to_retire(h, count) < 0)
+        return PH_H_NOMEM;
+    for (uint64_t i = 0, bits; i < count;) {
+        uint64_t group = h->durability == PH_POWER ? 1 : same_word(offsets + i, count - i, &bits);
+        struct ph_unit *run = group > 1 ? run_of_group(h, offsets[i], bits) : NULL;
+        if (run == NULL) {
+            ph_free(h, offsets[i++]);
+            continue;
+        }
+        uint64_t word = offsets[i] >> (PH_GRANULE_SHIFT + 6);
+        ph_store(h, &h->bits[word], h->bits[word] & ~bits);
+        ph_run_freed(h, (uint64_t)(run - h->units), word, bits);
+        i += group;
+    }
+    return 0;
+}

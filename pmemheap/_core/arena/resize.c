@@ -1,0 +1,194 @@
+/* arena/resize.c -- blocks that change their size: in place where that can be, else by moving.
+ *
+ * In a heap with a log nothing moves here: a process that is killed between the two stores that a move takes would
+ * leave the block twice or not at all. PH_H_MOVE_LOGGED asks for a transaction. */
+#include <string.h>
+
+#include "arena/arena.h"
+
+int64_t ph_usable_size(struct ph_heap *h, uint64_t offset)
+{
+    const struct ph_unit *record = ph_visible_at(h, offset);
+    return record == NULL ? PH_H_BAD_OFFSET : (int64_t)ph_capacity_of(h, record);
+}
+
+/* Room for a block that moves because it grew. What outgrows 2 KiB tends to go on: it gets whole units. */
+static int64_t take_for_move(struct ph_heap *h, uint64_t size, int grows)
+{
+    int index = ph_class_of(h, size, PH_GRANULE);
+    if (index >= 0 && (!grows || size <= PH_GROWING))
+        return ph_malloc_small(h, (uint32_t)index, size);
+    uint64_t nunits = ph_units_for(size);
+    if (nunits > PH_POOL_MAX)
+        return PH_H_LARGE;
+    int64_t unit = grows ? ph_wilderness_take_growing(h, nunits) : PH_H_REFILL;
+    if (unit < 0)
+        unit = ph_units_take(h, nunits);
+    if (unit < 0)
+        return unit;
+    ph_large_make(h, (uint64_t)unit, nunits, size);
+    return unit << PH_UNIT_SHIFT;
+}
+
+static int64_t move(struct ph_heap *h, uint64_t offset, struct ph_unit *record, uint64_t size)
+{
+    if (h->durability != PH_VOLATILE)
+        return PH_H_MOVE_LOGGED;
+    uint64_t old_size = record->state == PH_U_LARGE ? record->u.nbytes : ph_capacity_of(h, record);
+    uint64_t held = ph_capacity_of(h, record); /* all that a view of the block shows */
+    int64_t to = take_for_move(h, size, size > old_size);
+    if (to < 0)
+        return to;
+    memcpy(h->data + to, h->data + offset, held < size ? held : size);
+    ph_mark_stale(h, offset);
+    ph_block_free(h, offset, record);
+    return to;
+}
+
+/* Grow a large block in place over the free units behind it. */
+static int grow_up(struct ph_heap *h, uint64_t unit, uint64_t more, uint64_t nbytes)
+{
+    uint64_t have = h->units[unit].nunits;
+    if (ph_room_after(h, unit + have) < more)
+        return 0;
+    ph_pool_take_after(h, unit + have, more);
+    ph_large_resize(h, unit, have + more, nbytes);
+    return 1;
+}
+
+/* Grow a large block over free units in front of it and behind it; its bytes move down. */
+static int64_t grow_down(struct ph_heap *h, uint64_t unit, uint64_t more, uint64_t nbytes)
+{
+    uint64_t have = h->units[unit].nunits, held = have << PH_UNIT_SHIFT;
+    uint64_t after = ph_room_after(h, unit + have), before = ph_pool_room_before(h, unit);
+    if (before + after < more)
+        return PH_H_MOVE;
+    uint64_t to = unit - (more - after);
+    if (after)
+        ph_pool_take_after(h, unit + have, after);
+    ph_pool_take_before(h, unit, more - after);
+    memmove(h->data + (to << PH_UNIT_SHIFT), h->data + (unit << PH_UNIT_SHIFT), held);
+    ph_mark_stale(h, unit << PH_UNIT_SHIFT);
+    ph_large_clear(h, unit);
+    ph_large_make(h, to, have + more, nbytes);
+    return (int64_t)(to << PH_UNIT_SHIFT);
+}
+
+static void shrink_large(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
+{
+    uint64_t have = h->units[unit].nunits;
+    ph_large_resize(h, unit, nunits, nbytes);
+    if (nunits == have)
+        return;
+    if (h->durability != PH_POWER) {
+        ph_give_back(h, unit + nunits, have - nunits);
+        return;
+    }
+    ph_quarantine_units(h, unit + nunits, have - nunits);
+    ph_freed_add(h, (unit + nunits) << PH_UNIT_SHIFT, (have - nunits) << PH_UNIT_SHIFT);
+}
+
+static int64_t realloc_run(struct ph_heap *h, uint64_t offset, struct ph_unit *record, uint64_t size, int refused)
+{
+    uint64_t capacity = ph_capacity_of(h, record);
+    if (ph_class_of(h, size, PH_GRANULE) == record->class_index)
+        return (int64_t)offset;
+    if (refused)
+        return size <= capacity ? (int64_t)offset : refused;
+    int64_t to = move(h, offset, record, size);
+    return to < 0 && to != PH_H_MOVE_LOGGED && size <= capacity ? (int64_t)offset : to; /* a shrink never fails */
+}
+
+static int64_t realloc_large(struct ph_heap *h, uint64_t offset, struct ph_unit *record, uint64_t size, int refused)
+{
+    uint64_t unit = offset >> PH_UNIT_SHIFT, nunits = ph_units_for(size), have = record->nunits;
+    if (nunits > have) {
+        if (nunits > UINT32_MAX)
+            return PH_H_LARGE;
+        if (grow_up(h, unit, nunits - have, size))
+            return (int64_t)offset;
+        if (nunits > PH_POOL_MAX)
+            return PH_H_UPSTREAM;
+        if (refused)
+            return refused;
+        int64_t to = h->durability != PH_VOLATILE ? PH_H_MOVE : grow_down(h, unit, nunits - have, size);
+        return to == PH_H_MOVE ? move(h, offset, record, size) : to;
+    }
+    if (refused)
+        return (int64_t)offset;
+    if (size <= PH_GROWING && ph_class_of(h, size, PH_GRANULE) >= 0) {
+        int64_t to = move(h, offset, record, size);
+        if (to >= 0 || to == PH_H_MOVE_LOGGED)
+            return to;
+    }
+    shrink_large(h, unit, nunits, size);
+    return (int64_t)offset;
+}
+
+/* ph_realloc -- the new offset of the block, or a failure with nothing changed. PH_H_UPSTREAM and PH_H_LARGE
+ * ask for the extents, PH_H_MOVE_LOGGED for a transaction; a block that is viewed or pinned stays where it is or is
+ * refused. */
+int64_t ph_realloc(struct ph_heap *h, uint64_t offset, uint64_t size)
+{
+    struct ph_unit *record = ph_block_at(h, offset);
+    if (record == NULL)
+        return PH_H_BAD_OFFSET;
+    int refused = PH_UNLIKELY(ph_is_marked(record)) ? ph_mark_refusal(h, offset) : 0;
+    if (PH_UNLIKELY(h->durability == PH_POWER) && ph_room_to_retire(h, 1) < 0)
+        return size <= ph_capacity_of(h, record) ? (int64_t)offset : PH_H_NOMEM;
+    return record->state == PH_U_RUN ? realloc_run(h, offset, record, size, refused)
+                                     : realloc_large(h, offset, record, size, refused);
+}
+
+/* ph_expand -- make the block hold `size` bytes where it is. 0 = done. */
+int ph_expand(struct ph_heap *h, uint64_t offset, uint64_t size)
+{
+    struct ph_unit *record = ph_block_at(h, offset);
+    if (record == NULL)
+        return PH_H_BAD_OFFSET;
+    if (record->state == PH_U_RUN)
+        return size <= ph_capacity_of(h, record) ? 0 : PH_H_MOVE;
+    uint64_t unit = offset >> PH_UNIT_SHIFT, nunits = ph_units_for(size);
+    if (ph_dirty_reserve(h, 2) < 0)
+        return PH_H_NOMEM;
+    if (nunits > record->nunits) {
+        if (nunits > UINT32_MAX)
+            return PH_H_MOVE;
+        return grow_up(h, unit, nunits - record->nunits, size) ? 0 : PH_H_UPSTREAM;
+    }
+    if (size > record->u.nbytes)
+        ph_large_resize(h, unit, record->nunits, size);
+    return 0;
+}
+
+/* ph_large_extend -- after PH_H_UPSTREAM: the pool's units behind the block and [start, stop), which the caller
+ * has taken from the extents, become part of the block. 0, with nothing changed, when the block was freed while the
+ * caller took them, the pool does not reach from it to `start` any more, or memory has run out. */
+int ph_large_extend(struct ph_heap *h, uint64_t offset, uint64_t start, uint64_t stop, uint64_t nbytes)
+{
+    const struct ph_unit *record = ph_block_at(h, offset);
+    if (record == NULL || record->state != PH_U_LARGE)
+        return 0;
+    uint64_t unit = offset >> PH_UNIT_SHIFT, end = unit + record->nunits, after = ph_room_after(h, end);
+    if (end + after != start || ph_dirty_reserve(h, 2) < 0)
+        return 0;
+    if (after)
+        ph_pool_take_after(h, end, after);
+    ph_large_resize(h, unit, stop - unit, nbytes);
+    return 1;
+}
+
+/* ph_move_into -- the bytes of a block go to the large block at `to`, up to `size` of them, and it is freed. A
+ * refusal as of ph_free, with nothing changed; PH_H_MOVE_LOGGED in a heap with a log. */
+int ph_move_into(struct ph_heap *h, uint64_t offset, uint64_t to, uint64_t size)
+{
+    int refused = ph_free_refusal(h, offset);
+    if (refused < 0)
+        return refused;
+    if (h->durability != PH_VOLATILE)
+        return PH_H_MOVE_LOGGED;
+    uint64_t capacity = ph_capacity_of(h, ph_block_at(h, offset));
+    memcpy(h->data + to, h->data + offset, capacity < size ? capacity : size);
+    return ph_free(h, offset);
+}
+

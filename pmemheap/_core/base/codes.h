@@ -1,0 +1,206 @@
+/* base/codes.h -- the numbers by which the C core answers Python: refusals, states of heaps and units, findings.
+ *
+ * Read twice: by the C compiler, and by cffi, from which `pmemheap/constants.py` has them. Neither side types one again.
+ */
+#pragma once
+
+/* Why a call of os/os.h was refused, besides a negated errno (-1 .. -4095). */
+enum ph_code {
+    PH_OK = 0,
+    PH_EUSAGE = -5001,  /* the caller's mistake; nothing has changed */
+    PH_ECLOSED = -5002, /* the reservation is closed */
+};
+
+/* libpmem2's numbers, from its libpmem2.h; those that nothing raises stand here for programs that were written for it. */
+enum pmem2_code {
+    PMEM2_E_NOSUPP = -100001,
+    PMEM2_E_INVALID_FILE_HANDLE = -100004,
+    PMEM2_E_INVALID_FILE_TYPE = -100005,
+    PMEM2_E_MAP_RANGE = -100006,
+    PMEM2_E_MAPPING_EXISTS = -100007,
+    PMEM2_E_GRANULARITY_NOT_SET = -100008,
+    PMEM2_E_GRANULARITY_NOT_SUPPORTED = -100009,
+    PMEM2_E_OFFSET_OUT_OF_RANGE = -100010,
+    PMEM2_E_OFFSET_UNALIGNED = -100011,
+    PMEM2_E_LENGTH_UNALIGNED = -100015,
+    PMEM2_E_MAPPING_NOT_FOUND = -100016,
+    PMEM2_E_SOURCE_EMPTY = -100018,
+    PMEM2_E_ADDRESS_UNALIGNED = -100022,
+    PMEM2_E_LENGTH_OUT_OF_RANGE = -100030,
+    PMEM2_E_NO_ACCESS = -100032,
+    PMEM2_E_VM_RESERVATION_NOT_EMPTY = -100033,
+    PMEM2_E_MAP_EXISTS = -100034,
+};
+
+/* Why a call of an allocator, a log, a transaction or a map was refused. What is >= 0 is an offset, a count or a yes. No two files share a number. */
+enum ph_refusal {
+    /* of the allocator */
+    PH_H_REFILL = -1,         /* the pool has no such range: donate units and call again */
+    PH_H_LARGE = -2,          /* too large or too aligned for the pool: an extent */
+    PH_H_BAD_OFFSET = -3,     /* no live block begins there */
+    PH_H_PINNED = -4,         /* live views hold the block */
+    PH_H_NOMEM = -5,          /* the table of marks cannot grow */
+    PH_H_MOVE = -6,           /* realloc: not possible in place */
+    PH_H_UPSTREAM = -7,       /* realloc, expand: in place if the units behind it can be had from the extents */
+    PH_H_CORRUPT = -8,        /* a table says something impossible */
+    PH_H_IN_TRANSACTION = -9, /* an open transaction holds the block */
+    PH_H_MOVE_LOGGED = -10,   /* realloc in a file heap: the block has to move, which takes a transaction */
+    PH_H_ROOTED = -11,        /* a root names the block: it goes only together with the root */
+    /* of the log */
+    PH_L_FULL = -20,          /* no room before the tail: a checkpoint makes some */
+    PH_L_LARGE = -21,         /* more than half of the log: a larger log is needed */
+    PH_L_DEAD = -22,          /* a sync has failed; nothing may be written any more */
+    PH_L_NOMEM = -23,
+    PH_L_CORRUPT = -24,
+    PH_L_MANY = -25,          /* more operations than a record can have */
+    PH_L_GONE = -26,          /* somebody has removed the file, cut it shorter than the heap, or written it over */
+    PH_L_GATED = -29,         /* another thread lets nobody commit for the moment */
+    /* of a transaction */
+    PH_T_OUTSIDE = -30,       /* the range does not lie inside one live block */
+    PH_T_TWICE = -31,         /* the transaction has freed the block already */
+    PH_T_ENDED = -32,         /* a finalizer or a signal handler has ended the transaction meanwhile */
+    /* of a map */
+    PH_M_CORRUPT = -40,       /* see ph_map.bad */
+    PH_M_OUTSIDE = -41,       /* the range lies outside of the value */
+    PH_M_UNMAPPED = -42,      /* a value apart cannot be checked before the tables of the heap are mapped */
+    PH_M_NO_TX = -50,         /* no transaction of this thread is open */
+    PH_M_BUSY = -51,          /* another thread is changing the map */
+    PH_M_RAISED = -52,        /* an exception is set */
+};
+
+/* Units of the longest block that the pool of C serves; what is longer is an extent, Python's affair. */
+enum ph_pool { PH_POOL_MAX = 63 };
+
+/* What a commit outlives. A file says 0 or 1. */
+enum ph_durability {
+    PH_PROCESS = 0,
+    PH_POWER = 1,
+    PH_VOLATILE = 2, /* no log: memory, which nothing outlives */
+};
+
+/* What the public calls of a heap may do. The order matters: from PH_S_READONLY on nothing may be changed, and behind it no
+ * table is there. */
+enum ph_heap_state {
+    PH_S_OPEN = 0,
+    PH_S_CLEAN,      /* open, and the file says that it is closed, until the next change */
+    PH_S_READONLY,
+    PH_S_UNATTACHED, /* clean, and only the data is mapped */
+    PH_S_LOST,     /* the file has not what is mapped of it; stays until the heap is closed */
+    PH_S_FORKED,   /* the heap is the parent's; stays until it is closed */
+    PH_S_CLOSED,
+};
+
+/* What an entry of the file says of the units from its own on. */
+enum ph_kind {
+    PH_KIND_FREE = 0,
+    PH_KIND_LARGE = 1,
+    PH_KIND_RUN = 2,
+};
+
+/* What a unit is, as far as this process knows (volatile). */
+enum ph_unit_state {
+    PH_U_OTHER = 0,  /* not ours: Python's free extent, never used, or not read yet */
+    PH_U_FREE,       /* first unit of a free range of the pool */
+    PH_U_FREE_LAST,  /* last unit of a free range of two units and more */
+    PH_U_RUN,        /* first unit of a run */
+    PH_U_RUN_BODY,   /* other units of a run */
+    PH_U_LARGE,      /* first unit of a large block */
+    PH_U_RETURNED,      /* first unit of a freed extent that Python has not taken back yet */
+    PH_U_RESERVED,   /* first unit of a large block of an open transaction: no entry yet */
+    PH_U_QUARANTINE, /* first unit of units that were freed, but may not be used again yet: no entry any more */
+};
+
+/* What a record touches, beside the tables of enum ph_table: bytes of blocks that it carries, or that were synced before it. */
+enum ph_touched {
+    PH_TOUCH_DATA = -1,
+    PH_TOUCH_FRESH = -2,
+};
+
+/* What a transaction is. */
+enum ph_tx_state {
+    PH_X_OPEN = 0,
+    PH_X_COMMITTED,
+    PH_X_ABORTED,
+};
+
+/* Where a long value of a map lies that has no place yet. */
+enum ph_placed { PH_UNPLACED = -1 };
+
+/* What of a map a scan yields. */
+enum ph_scanned {
+    PH_SCAN_KEYS = 0,
+    PH_SCAN_VALUES,
+    PH_SCAN_ITEMS,
+};
+
+/* What must hold for a recovery to be right: docs/crash-consistency.md. */
+enum ph_rule {
+    PH_R1 = 1,
+    PH_R2 = 2,
+    PH_R3 = 3,
+    PH_R4 = 4,
+    PH_R5 = 5,
+    PH_R6 = 6,
+    PH_R7 = 7,
+    PH_R8 = 8,
+    PH_R9 = 9,
+    PH_R10 = 10,
+    PH_R11 = 11,
+    PH_R12 = 12,
+    PH_R13 = 13,
+    PH_R14 = 14,
+    PH_R15 = 15,
+    PH_R16 = 16,
+    PH_R17 = 17,
+    PH_R18 = 18,
+    PH_R19 = 19,
+    PH_R20 = 20,
+    PH_R21 = 21,
+    PH_R22 = 22,
+    PH_R23 = 23,
+    PH_R24 = 24,
+    PH_R25 = 25,
+    PH_R26 = 26,
+    PH_R27 = 27,
+    PH_R28 = 28,
+    PH_R29 = 29,
+    PH_R30 = 30,
+    PH_DAMAGE = 31,
+    PH_DATA_FIRST = 32,
+    PH_SPARE_TABLES = 33,
+    PH_SPARE_SYNC = 34,
+};
+
+/* What a check of the allocator has found. */
+enum ph_finding_code {
+    PH_F_ENTRY_WORD = 1, /* entry of a unit: kind, class, number of units */
+    PH_F_ENTRY_BYTES,    /* entry of a unit: bytes asked for */
+    PH_F_STRAY_BITS,     /* allocation bits outside of runs */
+    PH_F_MISPLACED_BITS, /* allocation bits between the blocks of a run */
+    PH_F_RUN_LIVE,       /* blocks of a run: bits set, counted */
+    PH_F_RUN_UNITS,
+    PH_F_RUN_BODY,
+    PH_F_FREE_ENDS,      /* the two ends of a free range disagree */
+    PH_F_UNMERGED,       /* two free ranges touch */
+    PH_F_OVERLAP,        /* a piece is empty or runs past the end */
+    PH_F_STATE,          /* a record that begins nothing */
+    PH_F_LINK,           /* a free list leads to something that does not belong there */
+    PH_F_BIN_MASK,
+    PH_F_FREE_COUNT,     /* free ranges: walked, in the lists */
+    PH_F_FREE_UNITS,
+    PH_F_CLASS_LIVE,
+    PH_F_CLASS_RUNS,
+    PH_F_CLASS_ROOMY,    /* runs of a class with room: walked, in its list */
+    PH_F_RETURNED,
+    PH_F_RUN_COUNT,
+    PH_F_LARGE_UNITS,
+    PH_F_LARGE_BYTES,
+    PH_F_LARGE_COUNT,
+    PH_F_RUN_HELD,       /* withheld blocks of a run: in the table, counted */
+    PH_F_HELD_BITS,      /* withheld blocks that are live as well, or stand between the blocks of a run */
+    PH_F_CLASS_HELD,
+    PH_F_CLASS_MASK,     /* free blocks of the word in service */
+    PH_F_HELD_COUNT,
+    PH_F_HELD_UNITS,
+    PH_F_HELD_BYTES,
+};

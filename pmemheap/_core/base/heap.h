@@ -1,0 +1,206 @@
+/* base/heap.h -- the allocator core: blocks, runs and the pool of free units of one arena.
+ *
+ * Plain C without Python and without system calls: it is handed its tables, keeps them, and answers in
+ * nanoseconds. Whoever calls holds the lock of the arena (for the extension type that is the GIL).
+ *
+ *   logical unit   first_unit                                     wilderness      wilderness_end        end_unit
+ *                  | run | large |free| run ... (pool: C)         |  never used  | extents: Python |
+ *
+ * Four tables run beside the data, each with a *virtual* base, so that index 0 is logical unit 0 even after
+ * the head of the heap has been given back:
+ *
+ *   data      4096 bytes a unit         user blocks, nothing else
+ *   bits        32 bytes a unit         persistent: one bit a granule, set at the first granule of a live block
+ *   entries     16 bytes a unit         persistent, file heaps only: what begins at this unit
+ *   units       32 bytes a unit         volatile: the same and the links of the free lists
+ */
+#ifndef PH_HEAP_H
+#define PH_HEAP_H
+
+#include "base/codes.h"
+#include "base/format.h"
+
+enum {
+    PH_UNIT_GRANULES = PH_UNIT_BYTES / PH_GRANULE,
+    PH_UNIT_WORDS = PH_UNIT_GRANULES / 64,
+    PH_CLASSES_MAX = 96,
+    PH_RUN_UNITS_MAX = 32,  /* an interior unit finds its run's head within this distance */
+    PH_BINS = PH_POOL_MAX + 1, /* of exact sizes; the last bin holds all that are longer */
+    PH_SMALL_MAX = 16384,   /* no class is larger */
+    PH_LINE = 128,          /* sizes above 1 KiB find their class by this step */
+    PH_BY_GRANULE_MAX = 1024,
+    PH_AGE_SHIFT = 12,      /* units in a chunk of ages: 2 to this power */
+    PH_AGE_UNITS = 1 << PH_AGE_SHIFT,
+    PH_FREED_MUCH = PH_BINS, /* freed units after which the next call looks at the clock */
+    PH_RETURNED_MOST = 1024,   /* freed extents after which Python is asked to merge them */
+    PH_RETURNED_LOOKED = 8,    /* freed extents that malloc looks at before it asks Python */
+    PH_GROWING = 2048,      /* a block that realloc makes larger than this gets whole units, to grow in place */
+};
+
+#define PH_NIL UINT32_MAX
+#define PH_SIZE_MAX (1ULL << 55) /* bytes of one arena: offsets have 55 bits */
+
+/* ph_unit -- volatile record of a unit; what its fields mean depends on `state`. 32 bytes. */
+struct ph_unit {
+    uint8_t state;
+    uint8_t class_index;     /* RUN */
+    uint16_t back;           /* RUN_BODY: units back to the head */
+    uint32_t nunits;         /* all but OTHER and RUN_BODY */
+    union {
+        struct {
+            uint16_t live;   /* RUN: blocks whose bits are set */
+            uint16_t blocks; /* RUN: blocks it has room for */
+            uint16_t marks;  /* RUN: blocks of it in the table of marks */
+            uint16_t held;   /* RUN: blocks that are neither live nor free, see ph_held */
+        } run;
+        uint64_t nbytes;     /* LARGE, RESERVED, QUARANTINE: bytes asked for */
+    } u;
+    uint32_t child, sibling, prev; /* FREE, partial RUN: address-ordered pairing heap; RETURNED: sibling = next */
+    uint32_t marked;               /* LARGE, RESERVED, QUARANTINE: 1 if the block is in the table of marks */
+};
+_Static_assert(sizeof(struct ph_unit) == 32, "two records a cache line");
+
+/* ph_class -- one size class: its geometry, the run that serves it now, and the other runs with room. */
+struct ph_class {
+    uint64_t mask;        /* free blocks of the current word, one bit each, at their first granule */
+    uint64_t word;        /* index of that word in `bits`; the words before it in the run are full */
+    uint32_t current;     /* head unit of the run in service, PH_NIL if none */
+    uint32_t partial;     /* root of the runs with room, without the current one */
+    uint32_t granules;    /* of a block */
+    uint16_t run_units, run_blocks;
+    const uint64_t *starts; /* for each word of a run, the bits at which its blocks begin */
+    uint64_t live;        /* blocks in use, over all runs */
+    uint64_t held;        /* blocks that are neither live nor free */
+    uint64_t runs;
+    uint64_t mallocs;     /* since open */
+    uint64_t requested;   /* bytes asked for by them */
+};
+
+/* ph_mark -- what the process knows of one block beyond its state: live views, handles, pins, roots. */
+struct ph_mark {
+    uint64_t key;         /* offset of the block + 1; 0 = empty slot */
+    uint64_t serial;      /* of the handles of this life of the block; 0 = none */
+    uint32_t views;
+    uint32_t handles;
+    uint32_t is_released : 1; /* the block was freed: its space becomes free when the last view and pin go */
+    uint32_t is_rooted : 1; /* a root names it */
+    uint32_t changes : 30; /* pins of the one transaction that may change committed bytes */
+    uint32_t pins;        /* of all open transactions [R26] */
+};
+_Static_assert(sizeof(struct ph_mark) == 32, "two marks a cache line");
+
+struct ph_marks {
+    struct ph_mark *slots;
+    uint64_t capacity, used;
+    uint64_t views;       /* live views of all blocks */
+    uint64_t pins;        /* pins of all blocks */
+    uint64_t serial;
+};
+
+/* ph_held -- the blocks of runs that are neither live nor free, a word of the bits table at a time. Volatile: their
+ * bits in `bits` are clear, so that whoever opens the file finds them free. */
+struct ph_held_word {
+    uint64_t key;         /* index of the word + 1; 0 = empty slot */
+    uint64_t reserved;    /* blocks of open transactions */
+    uint64_t freed;       /* quarantined [R6], or gone but still viewed */
+};
+
+struct ph_held {
+    struct ph_held_word *slots;
+    uint64_t capacity, used;
+    uint64_t reserved_blocks, reserved_bytes; /* small and large, by what they can hold */
+    uint64_t freed_blocks, freed_bytes;       /* the same of what is quarantined */
+    uint64_t reserved_units, freed_units;     /* of large blocks alone */
+};
+
+/* ph_ages -- when free units were freed: space/ages.c. */
+struct ph_age_chunk {
+    uint8_t *stamps;      /* of its units, once they have differed */
+    uint8_t stamp;        /* that of all of them, unless they differ */
+    uint8_t differ;
+};
+
+struct ph_ages {
+    struct ph_age_chunk *chunks;
+    uint64_t first, count; /* chunks: number of the first one, how many */
+    uint8_t interval;      /* that of now */
+};
+
+/* What the log has to be told in a power heap, until the next record takes it. */
+struct ph_freed {
+    uint64_t offset, nbytes; /* what was freed: whole blocks, or the units that a block lost at its end */
+};
+
+struct ph_freed_list {
+    struct ph_freed *items;
+    uint64_t capacity, count;
+};
+
+struct ph_dirty {
+    uint64_t **words;     /* addresses of words of the shadow tables that were stored to */
+    uint64_t capacity, count;
+};
+
+struct ph_heap {
+    uint8_t *data;
+    uint64_t *bits;
+    struct ph_entry *entries; /* NULL in an anonymous heap */
+    struct ph_unit *units;
+    uint32_t durability;      /* enum ph_durability: who is to be told of a change */
+    uint64_t first_unit, end_unit; /* none while only the data is mapped */
+    uint64_t data_first, data_end; /* units whose data is mapped */
+    uint64_t wilderness, wilderness_end;  /* never used units that are ours; address space above everything else of the pool */
+    uint64_t scanned_to;            /* free space from here on has not been looked for yet (== end_unit: all found) */
+    uint64_t recorded_to;           /* units from here on may have entries but no records yet (== end_unit: none) */
+    uint64_t bin_mask;
+    uint32_t bins[PH_BINS];   /* bins[n - 1]: free ranges of n units, by address */
+    uint32_t returned;           /* freed extents, newest first */
+    uint32_t empties;         /* some class may keep an empty run in service */
+    uint32_t idle_runs;       /* runs without a block were read that could not be given back then */
+    uint32_t nclasses;
+    uint32_t readonly;
+    uint32_t until_look;      /* calls until the clock is looked at again; freeing much makes it the next one */
+    uint32_t until_free_look; /* the same of calls that free: after the last one of many the next call looks */
+    uint32_t freed_since;     /* units, since that was so */
+    uint64_t held_then;       /* bytes in quarantine, when that was so */
+    uint8_t class_by_granule[PH_BY_GRANULE_MAX / PH_GRANULE + 1];
+    uint8_t class_by_line[PH_SMALL_MAX / PH_LINE + 1];
+    uint64_t small_max;       /* greatest size of a class */
+    uint64_t pool_free;       /* units in the bins */
+    uint64_t returned_units, returned_count;
+    uint64_t run_units;       /* units in runs */
+    uint64_t large_units, large_bytes, large_blocks;
+    uint64_t freed_units;     /* units given back to the pool or to Python since open */
+    uint64_t *starts;         /* of all classes, one behind the other */
+    struct ph_marks marks;
+    struct ph_held held;
+    struct ph_ages ages;
+    struct ph_freed_list freed;
+    struct ph_dirty dirty;
+    struct ph_class classes[PH_CLASSES_MAX];
+};
+
+/* An offset without its arena. */
+static inline uint64_t ph_local(uint64_t offset)
+{
+    return offset & ((1ULL << PH_ARENA_SHIFT) - 1);
+}
+
+/* Records hold unit numbers in 32 bits. A heap that slides for ever passes 2^32 units, so they are read back
+ * relative to first_unit: right as long as less than 16 TiB lie between the two ends. */
+static inline uint64_t ph_unit_index(const struct ph_heap *h, uint32_t low)
+{
+    return h->first_unit + (uint32_t)(low - (uint32_t)h->first_unit);
+}
+
+static inline struct ph_unit *ph_unit_at(const struct ph_heap *h, uint32_t low)
+{
+    return &h->units[ph_unit_index(h, low)];
+}
+
+static inline uint64_t ph_units_for(uint64_t nbytes)
+{
+    return (nbytes + PH_UNIT_BYTES - 1) >> PH_UNIT_SHIFT;
+}
+
+#endif

@@ -1,0 +1,186 @@
+/* block/block.h -- blocks: which there are, what states they have, and what the process knows of them.
+ *
+ * Offsets are bytes from logical unit 0. */
+#pragma once
+#include "base/checked.h"
+#include "journal/journal.h"
+#include "space/space.h"
+
+/* ---------------------------------------------------------------- resolving */
+/* The word of the bits table, and the bit in it, of a granule. */
+static inline uint64_t ph_word_of(uint64_t offset)
+{
+    return offset >> (PH_GRANULE_SHIFT + 6);
+}
+
+static inline uint64_t ph_bit_of(uint64_t offset)
+{
+    return 1ULL << (offset >> PH_GRANULE_SHIFT & 63);
+}
+
+struct ph_unit *ph_block_at(struct ph_heap *h, uint64_t offset);
+struct ph_unit *ph_record_of(struct ph_heap *h, uint64_t offset);
+struct ph_unit *ph_visible_at(struct ph_heap *h, uint64_t offset);
+int64_t ph_block_start(struct ph_heap *h, uint64_t offset);
+/* Bytes that a live, reserved or quarantined block can hold, or PH_H_BAD_OFFSET. */
+int64_t ph_held_size(struct ph_heap *h, uint64_t offset);
+int ph_is_reserved(struct ph_heap *h, uint64_t offset);
+int ph_is_quarantined(struct ph_heap *h, uint64_t offset);
+int ph_is_retired(struct ph_heap *h, uint64_t offset);
+
+static inline uint64_t ph_capacity_of(const struct ph_heap *h, const struct ph_unit *record)
+{
+    return record->state == PH_U_RUN ? h->classes[record->class_index].granules * PH_GRANULE
+                                     : (uint64_t)record->nunits << PH_UNIT_SHIFT;
+}
+
+/* ---------------------------------------------------------------- runs */
+/* Geometry of a class: `sizes[i]` bytes (ascending multiples of the granule), `units[i]` per run. */
+int ph_classes_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *units, uint32_t count);
+/* Class that serves `size` bytes at `align`, or -1. */
+int ph_class_of(const struct ph_heap *h, uint64_t size, uint64_t align);
+int ph_class_refill(struct ph_heap *h, struct ph_class *c);
+int ph_run_adopt(struct ph_heap *h, uint64_t head, uint32_t class_index);
+void ph_run_discard(struct ph_heap *h, uint64_t head);
+
+void ph_run_freed(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits);
+void ph_run_released(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bit);
+int ph_run_may_go(struct ph_heap *h);
+
+static inline uint32_t ph_run_occupied(const struct ph_unit *run)
+{
+    return (uint32_t)run->u.run.live + run->u.run.held;
+}
+
+int ph_release_empties(struct ph_heap *h);
+int64_t ph_units_take(struct ph_heap *h, uint64_t nunits);
+int ph_release_idle_runs(struct ph_heap *h);
+
+/* ---------------------------------------------------------------- large blocks */
+int64_t ph_large_take(struct ph_heap *h, uint64_t size, uint64_t align);
+void ph_large_set(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
+void ph_large_clear(struct ph_heap *h, uint64_t unit);
+void ph_large_resize(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
+void ph_give_back(struct ph_heap *h, uint64_t unit, uint64_t nunits);
+void ph_quarantine_units(struct ph_heap *h, uint64_t unit, uint64_t nunits);
+void ph_large_publish(struct ph_heap *h, struct ph_unit *head);
+void ph_large_quarantine(struct ph_heap *h, struct ph_unit *head);
+void ph_large_release(struct ph_heap *h, struct ph_unit *head);
+void ph_large_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
+
+/* ---------------------------------------------------------------- withheld blocks: the words of the bits table that have some */
+struct ph_held_word *ph_held_find(const struct ph_heap *h, uint64_t word);
+struct ph_held_word *ph_held_make(struct ph_heap *h, uint64_t word);
+void ph_held_settle(struct ph_heap *h, struct ph_held_word *held);
+uint64_t ph_held_bits(const struct ph_heap *h, uint64_t word);
+
+static inline uint64_t ph_withheld(const struct ph_heap *h, uint64_t word)
+{
+    return PH_LIKELY(h->held.used == 0) ? 0 : ph_held_bits(h, word);
+}
+
+/* Room for `count` blocks to retire, or PH_H_NOMEM; good until the GIL is let go. */
+int ph_held_reserve(struct ph_heap *h, uint64_t count);
+int ph_room_to_retire(struct ph_heap *h, uint64_t count);
+
+/* ph_count_held -- after a change of a power heap: if much has come into quarantine, the next call that frees nothing
+ * looks at the clock, to let go of it. */
+static inline void ph_count_held(struct ph_heap *h)
+{
+    uint64_t held = h->held.freed_bytes;
+    if (held - h->held_then < (uint64_t)PH_FREED_MUCH << PH_UNIT_SHIFT)
+        return;
+    if (held > h->held_then)
+        h->until_look = 1;
+    h->held_then = held;
+}
+
+/* Free blocks of the run at `head` that begin in word `word` of the bits table. */
+static inline uint64_t ph_free_mask(const struct ph_heap *h, const struct ph_class *c, uint64_t head, uint64_t word)
+{
+    return c->starts[word - head * PH_UNIT_WORDS] & ~h->bits[word] & ~ph_withheld(h, word);
+}
+
+/* ---------------------------------------------------------------- steps */
+void ph_block_free(struct ph_heap *h, uint64_t offset, struct ph_unit *record);
+void ph_block_retire(struct ph_heap *h, uint64_t offset);
+void ph_withheld_free(struct ph_heap *h, uint64_t offset);
+
+/* Two steps: a transaction reserves, then publishes or cancels; retires, then releases. Volatile only: the bits and entries
+ * of the block itself are the caller's to store, in the same breath, before or after. Each of the void calls
+ * demands that the block is in the state that it says. */
+int64_t ph_reserve_block(struct ph_heap *h, uint64_t size, uint64_t align);
+void ph_reserve_large(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
+void ph_publish(struct ph_heap *h, uint64_t offset);
+void ph_cancel(struct ph_heap *h, uint64_t offset);
+void ph_retire(struct ph_heap *h, uint64_t offset);
+void ph_release(struct ph_heap *h, uint64_t offset);
+
+/* The same words, stored here, for who has nothing to log: with publish, with retire. */
+void ph_describe(struct ph_heap *h, uint64_t offset);
+void ph_undescribe(struct ph_heap *h, uint64_t offset);
+
+/* ---------------------------------------------------------------- marks: views, handles, pins, roots */
+static inline int ph_is_marked(const struct ph_unit *record)
+{
+    return record->state == PH_U_RUN ? record->u.run.marks != 0 : record->marked != 0;
+}
+int ph_mark_refusal(const struct ph_heap *h, uint64_t offset);
+void ph_mark_stale(struct ph_heap *h, uint64_t offset);
+int ph_mark_end(struct ph_heap *h, uint64_t offset);
+/* A view, or a pin, has gone: whether the space of the block is to become free with it. */
+int ph_mark_view_gone(struct ph_heap *h, uint64_t offset);
+int ph_mark_pin_gone(struct ph_heap *h, uint64_t offset, int changes);
+int ph_mark_waits(struct ph_heap *h, uint64_t offset);
+
+/* Blocks that roots name. ph_set_rooted: PH_H_BAD_OFFSET where no live or reserved block begins; a mark that goes may
+ * have gone already. */
+int ph_set_rooted(struct ph_heap *h, uint64_t offset, int rooted);
+void ph_forget_roots(struct ph_heap *h);
+
+/* Pins of open transactions [R26]. */
+int ph_pin(struct ph_heap *h, uint64_t offset);
+void ph_unpin(struct ph_heap *h, uint64_t offset);
+int ph_pin_change(struct ph_heap *h, uint64_t offset);
+int ph_pin_change_of(struct ph_heap *h, uint64_t offset, struct ph_unit *record);
+void ph_unpin_change(struct ph_heap *h, uint64_t offset);
+
+/* Live views and handles of a block. */
+int ph_view_pin(struct ph_heap *h, uint64_t offset);
+int ph_marks_reserve(struct ph_heap *h, uint64_t count);
+void ph_view_unpin(struct ph_heap *h, uint64_t offset);
+int64_t ph_handle_make(struct ph_heap *h, uint64_t offset);
+int ph_handle_valid(const struct ph_heap *h, uint64_t offset, uint64_t serial);
+void ph_handle_drop(struct ph_heap *h, uint64_t offset, uint64_t serial);
+const struct ph_mark *ph_mark_find(const struct ph_heap *h, uint64_t offset);
+struct ph_viewed {
+    uint64_t offset;
+    uint32_t views;
+};
+uint64_t ph_viewed(const struct ph_heap *h, struct ph_viewed *found, uint64_t capacity);
+
+/* ---------------------------------------------------------------- reading a heap that was opened */
+int ph_scan_unit(struct ph_heap *h, uint64_t unit);
+struct ph_gap {
+    uint64_t start, nunits;
+};
+void ph_set_bounds(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t scanned_to);
+/* ph_forget_bounds -- no unit is ours from now on, so that no table is read. */
+void ph_forget_bounds(struct ph_heap *h);
+int ph_adopt_step(struct ph_heap *h, uint64_t budget);
+int64_t ph_scan_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, struct ph_gap *gaps, uint64_t capacity);
+
+/* Walks over what is described, and over the live blocks. */
+struct ph_piece {
+    uint64_t start, nunits, nbytes;
+    uint32_t state, class_index, live;
+};
+int ph_walk(const struct ph_heap *h, uint64_t *cursor, struct ph_piece *piece);
+int64_t ph_blocks(const struct ph_heap *h, uint64_t *cursor, uint64_t *offsets, uint64_t *sizes, uint64_t capacity);
+
+/* What ph_check finds: `unit` is a unit, or a bin or class where the code says so. */
+struct ph_finding {
+    uint64_t unit, expected, found;
+    uint32_t code;
+};
+int64_t ph_check(struct ph_heap *h, struct ph_finding *findings, uint64_t capacity);

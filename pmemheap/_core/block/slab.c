@@ -1,0 +1,242 @@
+/* block/slab.c -- runs: units cut into equal blocks of one size class.
+ *
+ * A class serves from its *current* run, word by word of the bits table, lowest block first; `mask` holds the
+ * free blocks of the current word. No word before it in the run has room: a free below moves the word back.
+ * The other runs with room wait in an address-ordered heap, so that the lowest fill up and the highest empty. */
+#include "block/block.h"
+
+static int seek(struct ph_heap *h, struct ph_class *c, uint64_t head, uint64_t word)
+{
+    uint64_t end = (head + c->run_units) * PH_UNIT_WORDS;
+    for (; word < end; word++) {
+        uint64_t mask = ph_free_mask(h, c, head, word);
+        if (mask) {
+            c->word = word;
+            c->mask = mask;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void run_set(struct ph_heap *h, uint64_t head, uint32_t class_index)
+{
+    struct ph_class *c = &h->classes[class_index];
+    struct ph_unit *run = &h->units[head];
+    run->state = PH_U_RUN;
+    run->class_index = (uint8_t)class_index;
+    run->back = 0;
+    run->nunits = c->run_units;
+    run->u.run.live = 0;
+    run->u.run.blocks = c->run_blocks;
+    run->u.run.marks = 0;
+    run->u.run.held = 0;
+    for (uint16_t i = 1; i < c->run_units; i++) {
+        run[i].state = PH_U_RUN_BODY;
+        run[i].back = i;
+    }
+    c->runs++;
+    h->run_units += c->run_units;
+}
+
+static void run_clear(struct ph_heap *h, uint64_t head)
+{
+    struct ph_unit *run = &h->units[head];
+    struct ph_class *c = &h->classes[run->class_index];
+    PH_ASSERT(run->state == PH_U_RUN && ph_run_occupied(run) == 0);
+    ph_entry_withdraw(h, head);
+    for (uint32_t i = 0; i < c->run_units; i++)
+        run[i].state = PH_U_OTHER;
+    c->runs--;
+    h->run_units -= c->run_units;
+}
+
+static void run_release(struct ph_heap *h, uint64_t head)
+{
+    uint64_t nunits = h->units[head].nunits;
+    run_clear(h, head);
+    ph_count_freed(h, head, nunits);
+    ph_pool_give(h, head, nunits);
+}
+
+/* ph_run_may_go -- whether the entry of an empty run may be withdrawn; if not, the run stays with its class. */
+int ph_run_may_go(struct ph_heap *h)
+{
+    return !h->readonly && ph_dirty_reserve(h, 2) == 0;
+}
+
+/* Give back the empty runs that classes keep in service. Returns 1 if there was one. */
+int ph_release_empties(struct ph_heap *h)
+{
+    int released = 0;
+    h->empties = 0;
+    for (uint32_t i = 0; i < h->nclasses; i++) {
+        struct ph_class *c = &h->classes[i];
+        if (c->current == PH_NIL || ph_run_occupied(ph_unit_at(h, c->current)) != 0 || !ph_run_may_go(h))
+            continue;
+        uint64_t head = ph_unit_index(h, c->current);
+        c->current = PH_NIL;
+        c->mask = 0;
+        run_release(h, head);
+        released = 1;
+    }
+    return released;
+}
+
+/* ph_release_idle_runs -- give back the runs without a block that were read while they could not be: nothing was to be
+ * changed then, or one block of its unit was asked for. 1 if there was one. O(units), once after they were read. */
+int ph_release_idle_runs(struct ph_heap *h)
+{
+    int released = 0;
+    if (!h->idle_runs || h->readonly)
+        return 0;
+    h->idle_runs = 0;
+    for (uint64_t head = h->first_unit; head < h->end_unit; head++) {
+        struct ph_unit *run = &h->units[head];
+        if (run->state != PH_U_RUN || ph_run_occupied(run) != 0)
+            continue;
+        struct ph_class *c = &h->classes[run->class_index];
+        if (c->current == (uint32_t)head || !ph_run_may_go(h))
+            continue;
+        ph_pair_remove(h, &c->partial, head);
+        run_release(h, head);
+        released = 1;
+    }
+    return released;
+}
+
+/* No bit may stand in free units; a damaged file may have some, and a run must not take them for its blocks. */
+static void clear_stray_bits(struct ph_heap *h, uint64_t head, uint64_t nunits)
+{
+    for (uint64_t word = head * PH_UNIT_WORDS; word < (head + nunits) * PH_UNIT_WORDS; word++)
+        if (h->bits[word] != 0)
+            ph_store(h, &h->bits[word], 0);
+}
+
+/* ph_class_refill -- make `mask` non-empty: further on in the run, from the lowest run with room, from a new
+ * run. PH_H_REFILL when the pool has no units for one. */
+int ph_class_refill(struct ph_heap *h, struct ph_class *c)
+{
+    if (c->current != PH_NIL) {
+        if (seek(h, c, ph_unit_index(h, c->current), c->word + 1))
+            return 0;
+        c->current = PH_NIL;
+    }
+    if (c->partial != PH_NIL) {
+        uint64_t head = ph_unit_index(h, c->partial);
+        ph_pair_remove(h, &c->partial, head);
+        c->current = (uint32_t)head;
+        return seek(h, c, head, head * PH_UNIT_WORDS) ? 0 : PH_H_CORRUPT;
+    }
+    if (ph_dirty_reserve(h, PH_STORES_MOST) < 0)
+        return PH_H_NOMEM;
+    int64_t head = ph_units_take(h, c->run_units);
+    if (head < 0)
+        return (int)head;
+    uint32_t class_index = (uint32_t)(c - h->classes);
+    clear_stray_bits(h, (uint64_t)head, c->run_units);
+    run_set(h, (uint64_t)head, class_index);
+    ph_entry_publish(h, (uint64_t)head, ph_entry_word(PH_KIND_RUN, (uint8_t)class_index, c->run_units), 0);
+    c->current = (uint32_t)head;
+    return seek(h, c, (uint64_t)head, (uint64_t)head * PH_UNIT_WORDS) ? 0 : PH_H_CORRUPT;
+}
+
+/* The current run of a class has new room: the word moves back if the room lies before it. */
+static void current_freed(struct ph_heap *h, struct ph_class *c, uint64_t head, uint64_t word, uint64_t bits)
+{
+    if (word == c->word) {
+        c->mask |= bits;
+    } else if (word < c->word) {
+        c->word = word;
+        c->mask = bits;
+    }
+    if (ph_run_occupied(&h->units[head]) != 0)
+        return;
+    if (c->partial == PH_NIL || !ph_run_may_go(h)) {
+        h->empties = 1;
+        return;
+    }
+    c->current = PH_NIL;
+    c->mask = 0;
+    run_release(h, head);
+}
+
+/* Blocks of a run have become free: offer them, or give the run back. */
+static void offer(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits, int was_full)
+{
+    struct ph_unit *run = &h->units[head];
+    struct ph_class *c = &h->classes[run->class_index];
+    if (c->current == (uint32_t)head) {
+        current_freed(h, c, head, word, bits);
+    } else if (ph_run_occupied(run) == 0 && ph_run_may_go(h)) {
+        if (!was_full)
+            ph_pair_remove(h, &c->partial, head);
+        run_release(h, head);
+    } else if (was_full) {
+        ph_pair_insert(h, &c->partial, head);
+    }
+}
+
+/* ph_run_freed -- bookkeeping after `bits` of `word` of the bits table were cleared, all of the run at `head`. */
+void ph_run_freed(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits)
+{
+    struct ph_unit *run = &h->units[head];
+    uint16_t freed = (uint16_t)__builtin_popcountll(bits);
+    int was_full = ph_run_occupied(run) == run->u.run.blocks;
+
+    run->u.run.live = (uint16_t)(run->u.run.live - freed);
+    h->classes[run->class_index].live -= freed;
+    offer(h, head, word, bits, was_full);
+}
+
+/* ph_run_released -- the same for one block that was withheld. */
+void ph_run_released(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bit)
+{
+    struct ph_unit *run = &h->units[head];
+    int was_full = ph_run_occupied(run) == run->u.run.blocks;
+
+    run->u.run.held--;
+    h->classes[run->class_index].held--;
+    offer(h, head, word, bit, was_full);
+}
+
+/* ph_run_adopt -- a run that the entries table describes: count its blocks, offer its room. */
+int ph_run_adopt(struct ph_heap *h, uint64_t head, uint32_t class_index)
+{
+    struct ph_class *c = &h->classes[class_index];
+    const uint64_t *bits = &h->bits[head * PH_UNIT_WORDS];
+    uint32_t words = (uint32_t)c->run_units * PH_UNIT_WORDS;
+    uint64_t misplaced = 0, missing = 0;
+    for (uint32_t i = 0; i < words; i++) {
+        misplaced |= bits[i] & ~c->starts[i];
+        missing |= c->starts[i] & ~bits[i];
+    }
+    if (misplaced)
+        return PH_H_CORRUPT;
+    uint32_t live = missing ? 0 : c->run_blocks;
+    for (uint32_t i = 0; missing && i < words; i++)
+        live += (uint32_t)__builtin_popcountll(bits[i]);
+    run_set(h, head, class_index);
+    h->units[head].u.run.live = (uint16_t)live;
+    c->live += live;
+    if (live < c->run_blocks)
+        ph_pair_insert(h, &c->partial, head);
+    return 0;
+}
+
+/* ph_run_discard -- an adopted run without a block becomes units of nobody. */
+void ph_run_discard(struct ph_heap *h, uint64_t head)
+{
+    struct ph_class *c = &h->classes[h->units[head].class_index];
+    ph_pair_remove(h, &c->partial, head);
+    run_clear(h, head);
+}
+
+/* ph_units_take -- 1 to 64 contiguous units of the pool, else of runs that have become empty, else of the wilderness. */
+int64_t ph_units_take(struct ph_heap *h, uint64_t nunits)
+{
+    int64_t start = ph_pool_take(h, nunits);
+    if (start < 0 && h->empties && ph_release_empties(h))
+        start = ph_pool_take(h, nunits);
+    return start < 0 ? ph_wilderness_take(h, nunits) : start;
+}

@@ -1,0 +1,386 @@
+/* log/log.c -- the redo log: building, appending and applying records. Recovery is in log_recovery.c. */
+#include "log/log.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "log/record.h"
+
+enum { PH_SCRATCH_MIN = 4096 };
+
+void ph_log_fini(struct ph_log *log)
+{
+    while (log->pages.count != 0)
+        free(log->pages.spare[--log->pages.count]);
+    free(log->scratch);
+    log->scratch = NULL;
+    log->capacity = 0;
+}
+
+/* ---------------------------------------------------------------- building */
+
+static int make_room(struct ph_log *log, uint64_t more)
+{
+    uint64_t needed = log->length + more + PH_LOG_ALIGN;
+    if (needed <= log->capacity)
+        return 0;
+    uint64_t capacity = log->capacity ? log->capacity : PH_SCRATCH_MIN;
+    while (capacity < needed)
+        capacity *= 2;
+    uint8_t *scratch = realloc(log->scratch, capacity);
+    if (scratch == NULL)
+        return PH_L_NOMEM;
+    log->scratch = scratch;
+    log->capacity = capacity;
+    return 0;
+}
+
+void ph_record_begin(struct ph_log *log)
+{
+    log->length = sizeof(struct ph_record);
+    log->nops = 0;
+}
+
+int ph_record_op(struct ph_log *log, uint8_t type, uint8_t flags, uint64_t off, const void *payload, uint32_t length)
+{
+    uint64_t padded = ph_padded(length);
+    struct ph_op op = {.type = type, .flags = flags, .len = length, .off = off};
+    if (log->nops == UINT16_MAX)
+        return PH_L_MANY;
+    if (make_room(log, sizeof op + padded) < 0)
+        return PH_L_NOMEM;
+    uint8_t *at = log->scratch + log->length;
+    memcpy(at, &op, sizeof op);
+    memcpy(at + sizeof op, payload, length);
+    memset(at + sizeof op + length, 0, padded - length);
+    log->length += sizeof op + padded;
+    log->nops++;
+    return 0;
+}
+
+int ph_record_raw(struct ph_log *log, const void *operations, uint64_t length, uint16_t count)
+{
+    if (log->nops + count > UINT16_MAX)
+        return PH_L_MANY;
+    if (make_room(log, length) < 0)
+        return PH_L_NOMEM;
+    if (length != 0)
+        memcpy(log->scratch + log->length, operations, length);
+    log->length += length;
+    log->nops = (uint16_t)(log->nops + count);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- appending */
+
+int ph_log_room(const struct ph_log *log, uint64_t bytes, uint64_t spare)
+{
+    if (log->dead)
+        return PH_L_DEAD;
+    if (log->frozen)
+        return PH_L_FULL;
+    if (bytes > log->size / 2)
+        return PH_L_LARGE;
+    if (PH_KEPT(R2) && log->head + bytes + spare - log->tail > log->size) /* [R2] */
+        return PH_L_FULL;
+    return 0;
+}
+
+/* Whether one of the superblocks is that of this opening: who writes the file over, or cuts it, takes them away. */
+int ph_log_has_header(const struct ph_log *log)
+{
+    uint64_t first, second;
+    if (log->header == NULL)
+        return 1;
+    memcpy(&first, log->header + PH_EPOCH_AT, sizeof first);
+    memcpy(&second, log->header + PH_OTHER_EPOCH_AT, sizeof second);
+    return first == log->epoch || second == log->epoch;
+}
+
+/* The same for a record that is to be appended now: what is refused is remembered, for who makes room. */
+static int claim_room(struct ph_log *log, uint64_t bytes, uint64_t spare)
+{
+    int refused = ph_log_room(log, bytes, spare);
+    log->refused = refused < 0 ? bytes : 0;
+    log->refused_spare = refused < 0 ? spare : 0;
+    return refused;
+}
+
+/* A record has been stored to the ring: the LSN behind it. */
+static int64_t appended(struct ph_log *log, const struct ph_record *record)
+{
+    log->head += record->total_len;
+    log->chain = record->crc;
+    log->records++;
+    log->bytes += record->total_len;
+    return (int64_t)log->head;
+}
+
+/* A record that is synced at once goes by the descriptor: a store through the map would meet a page that the last sync
+ * has write-protected, and its fault and the next protection cost more than the call. 0 if the system refuses. */
+static int ring_write(const struct ph_log *log, uint64_t at, const uint8_t *bytes, uint64_t first, uint64_t length)
+{
+    return log->awaited && log->fd >= 0 && ph_write(log->fd, bytes, first, log->place + at) == (int64_t)first
+        && (first == length || ph_write(log->fd, bytes + first, length - first, log->place) == (int64_t)(length - first));
+}
+
+static void ring_store(struct ph_log *log, uint64_t lsn, const uint8_t *bytes, uint64_t length)
+{
+    uint64_t at = lsn % log->size, first = ph_ring_first(log, lsn, length);
+    if (ring_write(log, at, bytes, first, length))
+        return;
+    ph_put(log->base + at, bytes, first);
+    if (first < length)
+        ph_put(log->base, bytes + first, length - first);
+}
+
+/* The CRC of a record in scratch memory. [R12]: it covers header and operations. */
+static uint32_t record_crc(const uint8_t *record, uint32_t seed, uint64_t length)
+{
+    return ph_crc32c(seed, record + 8, (PH_KEPT(R12) ? length : sizeof(struct ph_record)) - 8);
+}
+
+int64_t ph_record_append(struct ph_log *log, uint8_t kind, uint32_t txid, uint64_t spare)
+{
+    uint64_t total = ph_record_bytes(log->length);
+    int refused = claim_room(log, total, spare);
+    if (refused < 0)
+        return refused;
+    if (!ph_log_has_header(log))
+        return PH_L_GONE;
+    memset(log->scratch + log->length, 0, total - log->length);
+    struct ph_record header = {
+        .magic = PH_LOG_MAGIC, .lsn = log->head, .epoch = log->epoch, .durable_lsn = log->durable,
+        .file_end = log->file_end, .total_len = (uint32_t)total, .prev_crc = log->chain, .txid = txid,
+        .nops = log->nops, .kind = kind,
+    };
+    memcpy(log->scratch, &header, sizeof header);
+    header.crc = record_crc(log->scratch, log->chain, total);
+    memcpy(log->scratch, &header, sizeof header);
+    ring_store(log, log->head, log->scratch, total);
+    return appended(log, &header);
+}
+
+int64_t ph_record_word(struct ph_log *log, uint64_t off, uint64_t image, uint64_t freed_granules, uint32_t bit)
+{
+    int refused = claim_room(log, sizeof(struct ph_record), log->promised);
+    if (refused < 0)
+        return refused;
+    struct ph_record record = {
+        .magic = PH_LOG_MAGIC, .lsn = log->head, .epoch = log->epoch, .durable_lsn = log->durable,
+        .file_end = image, .zero = off, .total_len = sizeof record, .prev_crc = log->chain,
+        .nops = (uint16_t)freed_granules, .kind = PH_RECORD_WORD, .pad = (uint8_t)bit,
+    };
+    record.crc = ph_crc32c(log->chain, (const uint8_t *)&record + 8, sizeof record - 8);
+    ph_put(log->base + log->head % log->size, &record, sizeof record); /* aligned: it never wraps */
+    return appended(log, &record);
+}
+
+/* ---------------------------------------------------------------- reading */
+
+void ph_ring_read(const struct ph_log *log, uint64_t lsn, void *to, uint64_t length)
+{
+    uint64_t at = lsn % log->size, first = ph_ring_first(log, lsn, length);
+    memcpy(to, log->base + at, first);
+    memcpy((uint8_t *)to + first, log->base, length - first);
+}
+
+/* Copy `length` bytes of the ring to a home. */
+static void ring_bring(const struct ph_log *log, uint64_t lsn, uint8_t *to, uint64_t length)
+{
+    uint64_t at = lsn % log->size, first = ph_ring_first(log, lsn, length);
+    ph_put(to, log->base + at, first);
+    if (first < length)
+        ph_put(to + first, log->base, length - first);
+}
+
+/* ---------------------------------------------------------------- applying */
+
+const struct ph_home *ph_home_of(const struct ph_log *log, uint64_t off)
+{
+    uint64_t arena = off >> PH_ARENA_SHIFT;
+    return arena < PH_ARENAS && log->homes[arena].data != NULL ? &log->homes[arena] : NULL;
+}
+
+/* Clip [off, off + length) of one arena, `width` bytes a unit, to the units that are mapped. */
+static uint64_t clip(const struct ph_home *home, uint64_t width, uint64_t *off, uint64_t length)
+{
+    uint64_t start = ph_local(*off), base = *off - start, stop = start + length;
+    const struct ph_heap *h = home->heap;
+    uint64_t low = (h ? h->first_unit : home->first_unit) * width, high = (h ? h->end_unit : home->end_unit) * width;
+    start = start < low ? low : start;
+    stop = stop > high ? high : stop;
+    *off = base + start;
+    return stop > start ? stop - start : 0;
+}
+
+static const uint32_t header_place[PH_TABLES] = {
+    [PH_TABLE_ROOTS] = 0x18000, [PH_TABLE_SEGMENTS] = 0x4000, [PH_TABLE_ARENAS] = 0x14000,
+};
+static const uint32_t header_bytes[PH_TABLES] = {
+    [PH_TABLE_ROOTS] = 0x10000, [PH_TABLE_SEGMENTS] = 0x10000, [PH_TABLE_ARENAS] = 0x4000,
+};
+
+void ph_apply_header(const struct ph_log *log, const struct ph_op *op, uint64_t payload, uint8_t *header)
+{
+    if (op->flags < PH_TABLE_ROOTS || op->flags >= PH_TABLES || op->len > header_bytes[op->flags]
+        || op->off > header_bytes[op->flags] - op->len)
+        return;
+    ring_bring(log, payload, header + header_place[op->flags] + op->off, op->len);
+}
+
+static void bring_words(const struct ph_log *log, const struct ph_op *op, uint64_t payload, uint64_t width,
+                        const struct ph_home *home, uint8_t *table)
+{
+    uint64_t off = op->off, length = clip(home, width, &off, op->len);
+    for (uint64_t i = 0; i < length; i += 8) {
+        uint64_t word;
+        ph_ring_read(log, payload + (off - op->off) + i, &word, 8);
+        uint64_t *at = (uint64_t *)(table + ph_local(off) + i);
+        if (*at != word)
+            ph_put_word(at, word);
+    }
+}
+
+void ph_apply_meta(const struct ph_log *log, const struct ph_op *op, uint64_t payload)
+{
+    if (op->flags > PH_TABLE_BITS) {
+        if (log->header != NULL)
+            ph_apply_header(log, op, payload, log->header);
+        return;
+    }
+    const struct ph_home *home = ph_home_of(log, op->off);
+    if (home == NULL)
+        return;
+    if (op->flags == PH_TABLE_BITS)
+        bring_words(log, op, payload, PH_UNIT_WORDS * 8, home, (uint8_t *)home->bits);
+    else
+        bring_words(log, op, payload, sizeof(struct ph_entry), home, home->entries);
+}
+
+/* ph_apply_bytes -- [off, off + length) of the data, whose bytes begin at `payload`; what is not mapped is left out. */
+void ph_apply_bytes(const struct ph_log *log, uint64_t off, uint64_t length, uint64_t payload)
+{
+    const struct ph_home *home = ph_home_of(log, off);
+    uint64_t inside = off, count = home == NULL ? 0 : clip(home, PH_UNIT_BYTES, &inside, length);
+    if (count != 0)
+        ring_bring(log, payload + (inside - off), home->data + ph_local(inside), count);
+}
+
+/* Let freed blocks that lie in one piece out of quarantine [R6]. */
+static void release(const struct ph_log *log, uint64_t off, uint64_t nbytes)
+{
+    const struct ph_home *home = ph_home_of(log, off);
+    uint64_t local = ph_local(off), end = local + nbytes;
+    while (home != NULL && home->heap != NULL && local < end && ph_is_retired(home->heap, local)) {
+        uint64_t held = (uint64_t)ph_held_size(home->heap, local);
+        ph_release(home->heap, local);
+        local += held;
+    }
+}
+
+static void apply_op(struct ph_log *log, const struct ph_op *op, uint64_t payload)
+{
+    if (op->type == PH_OP_META)
+        ph_apply_meta(log, op, payload);
+    else if (op->type == PH_OP_WRITE && !(op->flags & PH_WRITE_IS_HOME))
+        ph_apply_bytes(log, op->off, op->len, payload);
+    else if (op->type == PH_OP_FREE) {
+        uint64_t nbytes;
+        ph_ring_read(log, payload, &nbytes, sizeof nbytes);
+        release(log, op->off, nbytes);
+    }
+}
+
+uint64_t ph_record_at(const struct ph_log *log, uint64_t lsn, struct ph_record *record)
+{
+    ph_ring_read(log, lsn, record, sizeof *record);
+    return lsn + sizeof *record;
+}
+
+uint64_t ph_op_at(const struct ph_log *log, uint64_t at, struct ph_op *op)
+{
+    ph_ring_read(log, at, op, sizeof *op);
+    return at + sizeof *op;
+}
+
+uint64_t ph_next_op(const struct ph_log *log, uint64_t *at, struct ph_op *op)
+{
+    uint64_t payload = ph_op_at(log, *at, op);
+    *at = payload + ph_padded(op->len);
+    return payload;
+}
+
+uint64_t ph_word_freed(const struct ph_record *record)
+{
+    uint64_t word = ph_local(record->zero);
+    return (record->zero - word) | ((word / 8 << 6) + record->pad) << PH_GRANULE_SHIFT;
+}
+
+void ph_apply_word(const struct ph_log *log, const struct ph_record *record)
+{
+    const struct ph_home *home = ph_home_of(log, record->zero);
+    uint64_t off = record->zero;
+    if (home == NULL || clip(home, PH_UNIT_WORDS * 8, &off, 8) == 0)
+        return;
+    uint64_t *at = &home->bits[ph_local(off) / 8];
+    if (*at != record->file_end)
+        ph_put_word(at, record->file_end);
+}
+
+int ph_next_record(const struct ph_log *log, uint64_t lsn, uint64_t end, struct ph_record *record)
+{
+    ph_record_at(log, lsn, record);
+    return record->magic == PH_LOG_MAGIC && (record->lsn == lsn || !PH_KEPT(R11)) && record->total_len >= sizeof *record
+        && record->total_len % PH_LOG_ALIGN == 0 && record->total_len <= end - lsn;
+}
+
+/* Bring the operations of a record home; 0 if they do not fit into it. */
+static int apply_ops(struct ph_log *log, uint64_t at, const struct ph_record *record)
+{
+    uint64_t end = at - sizeof *record + record->total_len;
+    for (uint32_t i = 0; i < record->nops; i++) {
+        struct ph_op op;
+        uint64_t payload = ph_next_op(log, &at, &op);
+        if (at > end)
+            return 0;
+        apply_op(log, &op, payload);
+    }
+    return 1;
+}
+
+static void apply_freed_word(struct ph_log *log, const struct ph_record *record)
+{
+    ph_apply_word(log, record);
+    if (record->nops != 0)
+        release(log, ph_word_freed(record), (uint64_t)record->nops << PH_GRANULE_SHIFT);
+}
+
+int ph_log_apply(struct ph_log *log, uint64_t upto)
+{
+    int sound = 1;
+    while (log->applied < upto) {
+        struct ph_record record;
+        sound = ph_next_record(log, log->applied, upto, &record);
+        if (sound && record.kind == PH_RECORD_WORD)
+            apply_freed_word(log, &record);
+        else if (sound && record.kind == PH_RECORD_COMMIT)
+            sound = apply_ops(log, log->applied + sizeof record, &record);
+        if (!sound)
+            break;
+        log->changes += record.kind == PH_RECORD_COMMIT;
+        log->applied += record.total_len;
+    }
+    if (!sound || log->lost)
+        log->dead = 1;
+    return log->dead ? PH_L_GONE : 0;
+}
+
+uint32_t ph_log_chain_at(const struct ph_log *log, uint64_t lsn)
+{
+    struct ph_record record;
+    if (lsn == log->head)
+        return log->chain;
+    ph_record_at(log, lsn, &record);
+    return record.prev_crc;
+}

@@ -1,0 +1,123 @@
+/* log/log.h -- the redo log: records in a ring of bytes, and what becomes of them.
+ *
+ *   LSN    tail             applied    durable             head
+ *           | records of which the home may not be durable | |
+ *           +------------------+---------+------------------+ ....... ring of `size` bytes
+ *                              | pending | not yet synced   |
+ *
+ * An LSN is a position in an endless log; byte x of it lies at `base + x % size`. A record is appended in one
+ * go, becomes durable with a sync of the ring (power heaps) and is then applied: its images are stored to the
+ * home tables and to the data. What is pending is read back from the ring, nothing else remembers it. */
+#ifndef PH_LOG_H
+#define PH_LOG_H
+
+#include "base/checked.h"
+#include "block/block.h"
+
+/* Where the epochs of the two superblocks lie in the header. */
+enum {
+    PH_EPOCH_AT = PH_SUPERBLOCK_AT + offsetof(struct ph_superblock, epoch),
+    PH_OTHER_EPOCH_AT = PH_OTHER_SUPERBLOCK_AT + offsetof(struct ph_superblock, epoch),
+    PH_APPLIED_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, applied),
+    PH_OPEN_UNDO_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, open_undo),
+};
+
+/* ph_home -- where the images of one arena go; bases are virtual, as those of ph_heap. `data` NULL: not mapped. */
+struct ph_home {
+    uint8_t *data;
+    uint64_t *bits;
+    uint8_t *entries;
+    uint64_t first_unit, end_unit; /* that are mapped */
+    struct ph_heap *heap;          /* whose freed blocks leave quarantine; NULL in recovery */
+};
+
+/* Memory for images of pages, which transactions hand to each other. */
+enum { PH_PAGE_BYTES = 4096, PH_PAGES_SPARE = 128, PH_IMAGES_MIN = 64 }; /* spare: what one of a hundred puts needs */
+struct ph_pages {
+    uint8_t *spare[PH_PAGES_SPARE];
+    uint32_t count;
+};
+
+struct ph_log {
+    uint8_t *base;
+    uint64_t size;
+    uint64_t tail;     /* that of a durable superblock [R2] */
+    uint64_t applied, durable, head;
+    uint64_t epoch;
+    uint64_t file_end; /* bytes of the file that all records so far need */
+    uint8_t *header;   /* the mapped header area, NULL without one */
+    uint8_t *scratch;  /* the record that is being built */
+    uint64_t capacity, length;
+    uint64_t promised; /* bytes kept for the commit of the transaction with an open UNDO */
+    uint64_t open_undo; /* LSN of its first UNDO, 0 without one [R20] */
+    uint64_t refused, refused_spare; /* bytes of the last record if it was not appended, and behind it; else 0 */
+    uint32_t chain;    /* CRC of the record that ends at head */
+    int32_t fd;        /* of the file; -1 without one */
+    uint64_t place;    /* where the ring lies in it */
+    uint8_t named;     /* it has a name that others could take from it */
+    uint32_t txid;     /* of the last transaction */
+    uint16_t nops;
+    uint8_t power, dead, frozen;
+    uint8_t lost;      /* dead, and what is mapped is the heap's no more: nothing is to be read or put back either */
+    uint8_t awaited;   /* the record that is being built is synced as soon as it is appended */
+    uint16_t arenas;   /* homes from here on are not in use */
+    uint64_t begun;                 /* transactions, since open */
+    uint64_t changes;               /* of bytes of blocks, or of what a transaction makes of them, since open */
+    struct ph_pages pages;
+    uint64_t records, bytes, syncs; /* since open */
+    uint64_t undone, revoked;       /* by the last replay: UNDOs stored, parts of writes left out [R13] */
+    struct ph_home homes[PH_ARENAS];
+};
+
+void ph_log_fini(struct ph_log *log);
+
+/* Building the next record: begin, operations, append. ph_record_op fails with PH_L_NOMEM and leaves the record
+ * as it was. ph_record_append returns the LSN behind the record, or a failure with nothing changed: `spare` bytes
+ * must be free behind it as well. */
+void ph_record_begin(struct ph_log *log);
+int ph_record_op(struct ph_log *log, uint8_t type, uint8_t flags, uint64_t off, const void *payload, uint32_t length);
+int64_t ph_record_append(struct ph_log *log, uint8_t kind, uint32_t txid, uint64_t spare);
+/* ph_record_word -- append a WORD; nothing is being built. */
+int64_t ph_record_word(struct ph_log *log, uint64_t off, uint64_t image, uint64_t freed_granules, uint32_t bit);
+/* ph_record_raw -- operations that were encoded by somebody else, `count` of them. */
+int ph_record_raw(struct ph_log *log, const void *operations, uint64_t length, uint16_t count);
+static inline uint64_t ph_record_bytes(uint64_t length)
+{
+    return (length + PH_LOG_ALIGN - 1) & ~(uint64_t)(PH_LOG_ALIGN - 1);
+}
+/* ph_log_room -- why a record of `bytes` could not be appended, 0 if it could. */
+int ph_log_room(const struct ph_log *log, uint64_t bytes, uint64_t spare);
+
+/* ph_log_apply -- bring the records that end at `upto` or before it home, and let the freed out of quarantine.
+ * PH_L_GONE: the log is dead, since its file was changed by somebody else. */
+int ph_log_apply(struct ph_log *log, uint64_t upto);
+/* ph_log_has_header -- whether the header is still the one of the heap that was opened. */
+int ph_log_has_header(const struct ph_log *log);
+/* ph_log_chain_at -- CRC that the record at `lsn` continues: the chain seed of a superblock with that tail. */
+uint32_t ph_log_chain_at(const struct ph_log *log, uint64_t lsn);
+
+/* What a scan found: `end` is the LSN behind the last record that is accepted. */
+struct ph_scan {
+    uint64_t end, file_end, records, undos;
+    uint32_t chain, txid;  /* of the last one; the greatest txid */
+};
+
+/* ph_log_scan -- from `tail` on, accept records until one fails [R11, R12]. Pre: log->base, size, epoch. */
+void ph_log_scan(const struct ph_log *log, uint64_t tail, uint32_t chain, struct ph_scan *scan);
+/* ph_log_damage -- LSN of a self-consistent record that proves that acknowledged work behind `end` is damaged, 0
+ * if there is none. */
+uint64_t ph_log_damage(struct ph_log *log, uint64_t end);
+/* ph_log_header_tables -- apply the META of roots, segments and arenas of [from, end) to an image of the header; a
+ * process heap leaves out commits before `commits_from`, which are home. */
+void ph_log_header_tables(const struct ph_log *log, uint64_t from, uint64_t end, uint64_t commits_from, uint8_t *header,
+                          uint64_t length);
+/* ph_log_replay -- recovery: store the records of [from, end) home, undo what was not committed [R21], revoke what
+ * was freed or given back later [R13]. PH_L_GONE: the log is not the one that was scanned. A process heap leaves out commits before `commits_from`, which are home
+ * [R22], and undos before `undo_from` [R23]. PH_L_NOMEM with nothing stored. */
+int ph_log_replay(struct ph_log *log, uint64_t from, uint64_t end, uint64_t commits_from, uint64_t undo_from);
+/* ph_log_touched -- call `touch` for each range of units that [from, end) writes to, in a table of words or in the
+ * data, and for each that it relies on; -1 when it returned one. */
+typedef int (*ph_touch)(void *context, int table, uint64_t off, uint64_t length);
+int ph_log_touched(const struct ph_log *log, uint64_t from, uint64_t end, ph_touch touch, void *context);
+
+#endif

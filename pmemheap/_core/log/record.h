@@ -1,0 +1,40 @@
+/* log/record.h -- what log.c and log_recovery.c share. */
+#ifndef PH_LOG_INTERNAL_H
+#define PH_LOG_INTERNAL_H
+
+#include "base/crc32c.h"
+#include "os/os.h"
+#include "log/log.h"
+#include "os/tape.h"
+
+/* Bytes of a payload of `length` in a record. */
+static inline uint64_t ph_padded(uint64_t length)
+{
+    return (length + 7) & ~7ULL;
+}
+
+/* How many of `length` bytes from an LSN on lie before the end of the ring; the others are at its start. */
+static inline uint64_t ph_ring_first(const struct ph_log *log, uint64_t lsn, uint64_t length)
+{
+    uint64_t room = log->size - lsn % log->size;
+    return room < length ? room : length;
+}
+
+void ph_ring_read(const struct ph_log *log, uint64_t lsn, void *to, uint64_t length);
+/* ph_record_at, ph_op_at -- copy what lies there; the LSN behind it. */
+uint64_t ph_record_at(const struct ph_log *log, uint64_t lsn, struct ph_record *record);
+uint64_t ph_op_at(const struct ph_log *log, uint64_t at, struct ph_op *op);
+/* ph_next_record -- read the record at `lsn`; 0 if there is none that ends at `end` or before: walks end there. */
+int ph_next_record(const struct ph_log *log, uint64_t lsn, uint64_t end, struct ph_record *record);
+/* ph_next_op -- the operation at `*at` of a record whose operations fit; `*at` moves behind it. LSN of its payload. */
+uint64_t ph_next_op(const struct ph_log *log, uint64_t *at, struct ph_op *op);
+
+const struct ph_home *ph_home_of(const struct ph_log *log, uint64_t off);
+void ph_apply_header(const struct ph_log *log, const struct ph_op *op, uint64_t payload, uint8_t *header);
+void ph_apply_meta(const struct ph_log *log, const struct ph_op *op, uint64_t payload);
+void ph_apply_word(const struct ph_log *log, const struct ph_record *record);
+/* ph_word_freed -- offset of the block that a WORD has freed. */
+uint64_t ph_word_freed(const struct ph_record *record);
+void ph_apply_bytes(const struct ph_log *log, uint64_t off, uint64_t length, uint64_t payload);
+
+#endif

@@ -1,0 +1,81 @@
+/* map/build.h -- a change of a map while it is built: what is made, edited and freed before anything has happened. */
+#ifndef PH_MAP_BUILD_H
+#define PH_MAP_BUILD_H
+
+#include "map/internal.h"
+
+enum {
+    PH_EDITS_MOST = 3 * PH_MAP_HEIGHT_MOST,
+    PH_FREES_MOST = 3 * PH_MAP_HEIGHT_MOST + 1,
+    PH_EDIT_RANGES = 3,
+    PH_BUILD_ENTRIES = 2 * (PH_NODE_ENTRIES_MOST + 1), /* of two nodes, and one that is about to be added */
+};
+
+/* A node with new bytes: all of a new one, up to three ranges of one in place. */
+struct ph_map_edit {
+    uint64_t offset;
+    uint8_t *bytes;
+    uint32_t from[PH_EDIT_RANGES], length[PH_EDIT_RANGES];
+    struct ph_tx_aim aim;
+};
+
+struct ph_map_build {
+    struct ph_map *map;
+    struct ph_tx *tx;
+    struct ph_map_header before, header; /* as it was, as it will be */
+    struct ph_map_edit edits[PH_EDITS_MOST];
+    uint32_t edit_count;
+    uint64_t made[PH_EDITS_MOST];
+    uint32_t made_count;
+    uint64_t frees[PH_FREES_MOST];
+    uint32_t free_count;
+    struct ph_map_item entries[PH_BUILD_ENTRIES];
+};
+
+/* ph_map_begin -- begin a change with the transaction of the map; NULL: `failed` says why. */
+struct ph_map_build *ph_map_begin(struct ph_map *map, int *failed);
+/* ph_map_give_up -- the blocks that were made go back; nothing has changed. Returns `failure`. */
+int ph_map_give_up(struct ph_map_build *b, int failure);
+/* ph_map_hand_over -- let all of it happen, or, with a failure, nothing. */
+int ph_map_hand_over(struct ph_map_build *b);
+
+/* ph_map_make_block -- a block of the transaction; its offset. */
+int64_t ph_map_make_block(struct ph_map_build *b, uint64_t nbytes);
+/* ph_map_make_node -- a new node of some entries, whose keys have to ascend; its offset. */
+int64_t ph_map_make_node(struct ph_map_build *b, uint32_t level, const struct ph_map_item *entries, uint32_t count);
+/* ph_map_edit_of -- an edit of the node at an offset, without bytes yet; NULL: no memory. */
+struct ph_map_edit *ph_map_edit_of(struct ph_map_build *b, uint64_t offset);
+void ph_map_edit_range(struct ph_map_edit *edit, uint32_t i, uint32_t from, uint32_t length);
+/* ph_map_free_later -- free a block when the change is handed over. */
+void ph_map_free_later(struct ph_map_build *b, uint64_t offset);
+
+/* ph_map_refusal -- what stops a block from being changed or freed: that there is none where nodes lead to is damage. */
+int ph_map_refusal(struct ph_map *map, uint64_t offset, int refused);
+
+/* ph_map_read_entries -- the entries of a node, into b->entries from `at` on; how many, or a failure. */
+int ph_map_read_entries(struct ph_map_build *b, const uint8_t *node, uint32_t at);
+/* ph_map_bytes_of -- of a node with some entries. */
+uint32_t ph_map_bytes_of(const struct ph_map_item *entries, uint32_t count);
+
+static inline struct ph_map_item ph_map_item_of(const void *key, uint64_t nkey, const void *value, uint64_t nvalue)
+{
+    return (struct ph_map_item){.key = key, .value = value, .nkey = (uint16_t)nkey, .nvalue = (uint16_t)nvalue,
+                                .said = (uint16_t)nvalue};
+}
+
+/* What becomes of one node: the node above has to know of it. */
+struct ph_map_outcome {
+    uint64_t left, right;
+    uint8_t separator[PH_MAP_KEY_MOST]; /* from which key on the right one has them */
+    uint16_t nseparator;
+    int has_right;
+};
+
+/* ph_map_separate -- the shortest key that is greater than all on the left and no greater than those on the right. */
+void ph_map_separate(struct ph_map_outcome *outcome, uint32_t level, const struct ph_map_item *left,
+                     const struct ph_map_item *right);
+/* ph_map_carry_up -- tell the nodes above what became of the one at `depth`. */
+int ph_map_carry_up(struct ph_map_build *b, const struct ph_map_cursor *cursor, uint32_t depth,
+                    struct ph_map_outcome *below);
+
+#endif

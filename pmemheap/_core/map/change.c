@@ -1,0 +1,432 @@
+/* map/change.c -- changing a map: put, remove, patch. What it is built of is in map_build.c. */
+#include "map/build.h"
+
+enum {
+    PH_NODE_SLACK = PH_MAP_NODE / 8, /* a node that would have less room after it was made anew is split */
+    PH_NODE_LOW = PH_MAP_NODE / 4,   /* one with less in it is merged with a neighbour, up to: */
+    PH_NODE_MERGED = PH_MAP_NODE * 3 / 4,
+};
+
+/* What happens to one node: a child is replaced, an entry goes, an entry comes, in this order. */
+struct change {
+    int has_child, takes, adds;
+    uint32_t child_at, take_at, add_at;
+    uint64_t child;
+    struct ph_map_item entry;
+};
+
+/* ---------------------------------------------------------------- one node */
+
+/* The entries of a node as a change leaves them. */
+static int changed_entries(struct ph_map_build *b, const uint8_t *node, struct change *change)
+{
+    int count = ph_map_read_entries(b, node, 0);
+    if (count < 0)
+        return count;
+    struct ph_map_item *entries = b->entries;
+    if (change->has_child && entries[change->child_at].said != sizeof change->child)
+        return PH_M_CORRUPT;
+    if (change->has_child)
+        entries[change->child_at].value = (const uint8_t *)&change->child;
+    if (change->takes) {
+        memmove(&entries[change->take_at], &entries[change->take_at + 1],
+                ((uint32_t)count - change->take_at - 1) * sizeof *entries);
+        count--;
+    }
+    if (change->adds) {
+        memmove(&entries[change->add_at + 1], &entries[change->add_at], ((uint32_t)count - change->add_at) * sizeof *entries);
+        entries[change->add_at] = change->entry;
+        count++;
+    }
+    return count;
+}
+
+static int replace_child(struct ph_map_edit *edit, const struct change *change)
+{
+    struct ph_map_item entry;
+    if (ph_node_entry(edit->bytes, change->child_at, &entry) < 0 || entry.said != sizeof change->child)
+        return PH_M_CORRUPT;
+    uint32_t at = (uint32_t)(entry.value - edit->bytes);
+    memcpy(edit->bytes + at, &change->child, sizeof change->child);
+    ph_map_edit_range(edit, 1, at, sizeof change->child);
+    return 0;
+}
+
+/* What a change in place begins with: all but the room between slots and entries. Nobody looks at the image of a leaf
+ * when the transaction has no second call: header and slots will do then. */
+static void copy_node(const struct ph_map_build *b, uint8_t *bytes, const uint8_t *node)
+{
+    struct ph_node header = ph_node_header(node);
+    memcpy(bytes, node, ph_node_slot(header.count));
+    if (!b->map->is_alone || header.level != 0)
+        memcpy(bytes + header.top, node + header.top, PH_MAP_NODE - header.top);
+}
+
+/* A change of a node where it is. Pre: there is room. */
+static int amend_in_place(struct ph_map_build *b, uint64_t offset, const uint8_t *node, const struct change *change)
+{
+    struct ph_map_edit *edit = ph_map_edit_of(b, offset);
+    if (edit == NULL)
+        return PH_L_NOMEM;
+    uint8_t *bytes = edit->bytes;
+    copy_node(b, bytes, node);
+    if (change->has_child && replace_child(edit, change) < 0)
+        return PH_M_CORRUPT;
+    if (change->takes)
+        ph_node_take(bytes, node, change->take_at);
+    if (change->adds) {
+        uint32_t at = ph_node_add(bytes, node, change->add_at, &change->entry);
+        ph_map_edit_range(edit, 2, at, ph_entry_bytes(&change->entry));
+    }
+    if (change->takes || change->adds)
+        ph_map_edit_range(edit, 0, 0, ph_node_slot(ph_node_count(bytes)));
+    return 0;
+}
+
+/* How many entries stay on the left: half of the bytes; all but the new one if that is the last, as keys that come in
+ * order want it. */
+static uint32_t split_point(const struct ph_map_item *entries, uint32_t count, const struct change *change)
+{
+    if (change->adds && change->add_at == count - 1)
+        return count - 1;
+    uint32_t half = ph_map_bytes_of(entries, count) / 2, nbytes = PH_NODE_FIRST, i = 0;
+    while (i < count - 1 && (i == 0 || nbytes < half))
+        nbytes += PH_NODE_SLOT + ph_entry_bytes(&entries[i++]);
+    return i;
+}
+
+/* Entries from `at` on leave a node, in place. */
+static int truncate_node(struct ph_map_build *b, uint64_t offset, const uint8_t *node, const struct change *change, uint32_t at)
+{
+    struct ph_map_edit *edit = ph_map_edit_of(b, offset);
+    if (edit == NULL)
+        return PH_L_NOMEM;
+    copy_node(b, edit->bytes, node);
+    if (change->has_child && change->child_at < at && replace_child(edit, change) < 0)
+        return PH_M_CORRUPT;
+    while (ph_node_count(edit->bytes) > at)
+        ph_node_take(edit->bytes, node, ph_node_count(edit->bytes) - 1);
+    ph_map_edit_range(edit, 0, 0, PH_NODE_FIRST);
+    return 0;
+}
+
+static int split(struct ph_map_build *b, uint64_t offset, uint32_t level, const uint8_t *node, const struct change *change,
+                 uint32_t count, struct ph_map_outcome *outcome)
+{
+    const struct ph_map_item *entries = b->entries;
+    uint32_t left = split_point(entries, count, change);
+    ph_map_separate(outcome, level, &entries[left - 1], &entries[left]);
+    int64_t right = ph_map_make_node(b, level, &entries[left], count - left);
+    if (right < 0)
+        return (int)right;
+    outcome->right = (uint64_t)right;
+    outcome->has_right = 1;
+    if ((!change->adds || change->add_at >= left) && (!change->takes || change->take_at >= left))
+        return truncate_node(b, offset, node, change, left);
+    int64_t remade = ph_map_make_node(b, level, entries, left);
+    if (remade < 0)
+        return (int)remade;
+    ph_map_free_later(b, offset);
+    outcome->left = (uint64_t)remade;
+    return 0;
+}
+
+/* Change one node, where it is, or made anew, or as two. */
+static int amend(struct ph_map_build *b, uint64_t offset, uint32_t level, struct change *change, struct ph_map_outcome *outcome)
+{
+    const uint8_t *node = ph_map_node(b->map, offset, level);
+    *outcome = (struct ph_map_outcome){.left = offset};
+    if (node == NULL)
+        return b->map->why;
+    uint32_t need = change->adds ? ph_entry_bytes(&change->entry) + (change->takes ? 0 : PH_NODE_SLOT) : 0;
+    if (need <= ph_node_room(node)) {
+        if (change->adds && !ph_node_room_is_free(node))
+            return ph_map_fail(b->map, offset, PH_M_CORRUPT);
+        return amend_in_place(b, offset, node, change);
+    }
+    int count = changed_entries(b, node, change);
+    if (count < 0)
+        return count;
+    uint32_t nbytes = ph_map_bytes_of(b->entries, (uint32_t)count);
+    if (count < 2 || nbytes + PH_NODE_SLACK <= PH_MAP_NODE) {
+        int64_t remade = ph_map_make_node(b, level, b->entries, (uint32_t)count);
+        if (remade < 0)
+            return (int)remade;
+        ph_map_free_later(b, offset);
+        outcome->left = (uint64_t)remade;
+        return 0;
+    }
+    return split(b, offset, level, node, change, (uint32_t)count, outcome);
+}
+
+/* ---------------------------------------------------------------- put */
+
+/* What a leaf gets for a key: the value, or where it lies apart. `reference`: where it is placed already, its length. */
+static int make_entry(struct ph_map_build *b, const void *key, uint64_t nkey, const void *value, uint64_t *reference,
+                      struct ph_map_item *entry)
+{
+    if (reference[0] == PH_MAP_NOWHERE && nkey + reference[1] <= PH_MAP_ENTRY_MOST) {
+        *entry = ph_map_item_of(key, nkey, value, reference[1]);
+        return 0;
+    }
+    if (reference[0] == PH_MAP_NOWHERE) {
+        int64_t offset = ph_map_make_block(b, reference[1]);
+        if (offset < 0)
+            return (int)offset;
+        int failed = ph_tx_write(b->tx, (uint64_t)offset, value, reference[1]);
+        if (failed < 0)
+            return failed;
+        reference[0] = (uint64_t)offset;
+    }
+    *entry = ph_map_item_of(key, nkey, reference, PH_NODE_REFERENCE);
+    entry->said = PH_NODE_APART;
+    return 0;
+}
+
+/* A new root over two nodes. */
+static int grow(struct ph_map_build *b, const struct ph_map_outcome *outcome)
+{
+    const struct ph_map_item two[2] = {
+        ph_map_item_of("", 0, &outcome->left, 8),
+        ph_map_item_of(outcome->separator, outcome->nseparator, &outcome->right, 8),
+    };
+    if (b->header.height == PH_MAP_HEIGHT_MOST)
+        return PH_M_CORRUPT;
+    int64_t root = ph_map_make_node(b, b->header.height, two, 2);
+    if (root < 0)
+        return (int)root;
+    b->header.root = (uint64_t)root;
+    b->header.height++;
+    return 0;
+}
+
+int ph_map_carry_up(struct ph_map_build *b, const struct ph_map_cursor *cursor, uint32_t depth,
+                    struct ph_map_outcome *below)
+{
+    struct ph_map_outcome kept[2];
+    while (depth-- > 0) {
+        const struct ph_map_step *step = &cursor->path[depth];
+        struct ph_map_outcome *now = &kept[depth & 1];
+        struct change change = {.has_child = below->left != step[1].node, .child_at = step->at, .child = below->left,
+                                .adds = below->has_right, .add_at = step->at + 1};
+        if (!change.has_child && !change.adds)
+            return 0;
+        change.entry = ph_map_item_of(below->separator, below->nseparator, &below->right, 8);
+        int failed = amend(b, step->node, cursor->height - 1 - depth, &change, now);
+        if (failed < 0)
+            return failed;
+        below = now;
+    }
+    b->header.root = below->left;
+    return below->has_right ? grow(b, below) : 0;
+}
+
+static int has_views(const struct ph_map *map, uint64_t block)
+{
+    const struct ph_mark *mark = ph_mark_find(map->heap, ph_local(block));
+    return mark != NULL && mark->views != 0;
+}
+
+/* Other bytes of the same length, where they are; nobody may be looking. 0: that cannot be done. */
+static int overwrite(struct ph_map_build *b, const struct ph_map_cursor *cursor, const struct ph_map_value *old,
+                     const void *value, uint64_t nvalue)
+{
+    if (old->is_apart || old->length != nvalue || has_views(b->map, old->block))
+        return 0;
+    struct ph_map_edit *edit = ph_map_edit_of(b, old->block);
+    if (edit == NULL)
+        return 0;
+    copy_node(b, edit->bytes, cursor->leaf);
+    memcpy(edit->bytes + old->start, value, nvalue);
+    ph_map_edit_range(edit, 0, (uint32_t)old->start, (uint32_t)nvalue);
+    return 1;
+}
+
+/* The first entry of an empty map. */
+static int plant(struct ph_map_build *b, const struct ph_map_item *entry)
+{
+    int64_t leaf = ph_map_make_node(b, 0, entry, 1);
+    if (leaf < 0)
+        return (int)leaf;
+    b->header.root = (uint64_t)leaf;
+    b->header.height = b->header.count = 1;
+    return 0;
+}
+
+static int build_put(struct ph_map_build *b, const struct ph_map_cursor *cursor, const struct ph_map_item *entry)
+{
+    if (cursor->height == 0)
+        return plant(b, entry);
+    const struct ph_map_step *leaf = &cursor->path[cursor->height - 1];
+    struct change change = {.takes = cursor->found, .take_at = leaf->at, .adds = 1, .add_at = leaf->at, .entry = *entry};
+    struct ph_map_outcome outcome;
+    int failed = amend(b, leaf->node, 0, &change, &outcome);
+    b->header.count += !cursor->found;
+    return failed < 0 ? failed : ph_map_carry_up(b, cursor, cursor->height - 1, &outcome);
+}
+
+int ph_map_put(struct ph_map *map, const void *key, uint64_t nkey, const void *value, uint64_t nvalue, uint64_t placed)
+{
+    struct ph_map_cursor cursor;
+    struct ph_map_value old = {0};
+    struct ph_map_item entry;
+    uint64_t reference[2] = {placed, nvalue};
+    int failed;
+    struct ph_map_build *b = ph_map_begin(map, &failed);
+    if (b == NULL || (failed = ph_map_descend(map, &b->header, key, nkey, &cursor)) < 0
+        || (cursor.found && (failed = ph_map_found(map, &cursor, &old)) < 0))
+        return failed;
+    if (!cursor.found || placed != PH_MAP_NOWHERE || !overwrite(b, &cursor, &old, value, nvalue)) {
+        if ((failed = make_entry(b, key, nkey, value, reference, &entry)) < 0
+            || (failed = build_put(b, &cursor, &entry)) < 0)
+            return ph_map_give_up(b, failed);
+        if (old.is_apart)
+            ph_map_free_later(b, old.block);
+    }
+    failed = ph_map_hand_over(b);
+    return failed < 0 ? failed : cursor.found;
+}
+
+/* ---------------------------------------------------------------- remove */
+
+/* Merge a node, of which `entries` has what is left, with a neighbour; 0: there is none with room for it. `above` has
+ * them both; on return it says what happens to it. */
+static int merge(struct ph_map_build *b, const struct ph_map_step *step, uint32_t level, uint32_t count, struct change *above)
+{
+    const uint8_t *parent = ph_map_node(b->map, step->node, level + 1);
+    uint32_t nchildren = parent == NULL ? 0 : ph_node_count(parent);
+    if (nchildren < 2)
+        return parent == NULL ? b->map->why : 0;
+    uint32_t right = step->at + 1 < nchildren ? step->at + 1 : step->at, other = right == step->at ? right - 1 : right;
+    struct ph_map_item to_right;
+    uint64_t neighbour;
+    if (ph_map_child(parent, other, &neighbour) < 0 || ph_node_entry(parent, right, &to_right) < 0)
+        return PH_M_CORRUPT;
+    const uint8_t *node = ph_map_node(b->map, neighbour, level);
+    int more = node == NULL ? b->map->why : ph_map_read_entries(b, node, count);
+    if (more < 0)
+        return more;
+    uint32_t all = count + (uint32_t)more;
+    if (other < step->at) { /* the neighbour comes first */
+        struct ph_map_item own[PH_NODE_ENTRIES_MOST];
+        memcpy(own, b->entries, count * sizeof *own);
+        memmove(b->entries, b->entries + count, (uint32_t)more * sizeof *own);
+        memcpy(b->entries + more, own, count * sizeof *own);
+    }
+    uint32_t border = other < step->at ? (uint32_t)more : count;
+    if (level != 0 && border < all) { /* a first key says nothing: the key above does */
+        b->entries[border].key = to_right.key;
+        b->entries[border].nkey = to_right.nkey;
+    }
+    if (ph_map_bytes_of(b->entries, all) > PH_NODE_MERGED)
+        return 0;
+    int64_t merged = ph_map_make_node(b, level, b->entries, all);
+    if (merged < 0)
+        return merged == PH_M_CORRUPT ? PH_M_CORRUPT : 0;
+    ph_map_free_later(b, step[1].node);
+    ph_map_free_later(b, neighbour);
+    *above = (struct change){.has_child = 1, .child_at = right - 1, .child = (uint64_t)merged, .takes = 1, .take_at = right};
+    return 1;
+}
+
+/* A root above the leaves with one child is none. */
+static int shrink(struct ph_map_build *b)
+{
+    while (b->header.height > 1) {
+        const uint8_t *root = NULL;
+        for (uint32_t i = 0; i < b->edit_count; i++)
+            if (b->edits[i].offset == b->header.root)
+                root = b->edits[i].bytes;
+        if (root == NULL)
+            root = ph_map_node(b->map, b->header.root, b->header.height - 1);
+        uint64_t only;
+        if (root == NULL || ph_node_count(root) != 1)
+            return root == NULL ? b->map->why : 0;
+        if (ph_map_child(root, 0, &only) < 0)
+            return PH_M_CORRUPT;
+        ph_map_free_later(b, b->header.root);
+        b->header.root = only;
+        b->header.height--;
+    }
+    return 0;
+}
+
+static int build_remove(struct ph_map_build *b, const struct ph_map_cursor *cursor)
+{
+    uint32_t last = cursor->height - 1;
+    struct change change = {.takes = 1, .take_at = cursor->path[last].at};
+    for (uint32_t depth = last;; depth--) {
+        const struct ph_map_step *step = &cursor->path[depth];
+        uint32_t level = last - depth;
+        const uint8_t *node = ph_map_node(b->map, step->node, level);
+        int count = node == NULL ? b->map->why : changed_entries(b, node, &change);
+        if (count < 0)
+            return count;
+        struct change above = {0};
+        int merged = 0;
+        if (depth == 0 && count == 0) {
+            ph_map_free_later(b, step->node);
+            b->header.root = PH_MAP_NOWHERE;
+            b->header.height = 1;
+            return 0;
+        }
+        if (count == 0) {
+            ph_map_free_later(b, step->node);
+            above = (struct change){.takes = 1, .take_at = step[-1].at};
+            merged = 1;
+        } else if (depth > 0 && ph_map_bytes_of(b->entries, (uint32_t)count) < PH_NODE_LOW) {
+            merged = merge(b, step - 1, level, (uint32_t)count, &above);
+        }
+        if (merged < 0)
+            return merged;
+        if (!merged)
+            return amend_in_place(b, step->node, node, &change);
+        change = above;
+    }
+}
+
+int ph_map_remove(struct ph_map *map, const void *key, uint64_t nkey)
+{
+    struct ph_map_cursor cursor;
+    struct ph_map_value old;
+    int failed;
+    struct ph_map_build *b = ph_map_begin(map, &failed);
+    if (b == NULL || (failed = ph_map_descend(map, &b->header, key, nkey, &cursor)) < 0 || !cursor.found)
+        return failed;
+    if ((failed = ph_map_found(map, &cursor, &old)) < 0)
+        return failed;
+    if ((failed = build_remove(b, &cursor)) < 0 || (failed = shrink(b)) < 0)
+        return ph_map_give_up(b, failed);
+    b->header.count--;
+    if (old.is_apart)
+        ph_map_free_later(b, old.block);
+    failed = ph_map_hand_over(b);
+    return failed < 0 ? failed : 1;
+}
+
+/* ---------------------------------------------------------------- patch */
+
+int ph_map_patch(struct ph_map *map, const void *key, uint64_t nkey, uint64_t start, const void *bytes, uint64_t nbytes)
+{
+    struct ph_map_value value;
+    int found;
+    struct ph_map_build *b = ph_map_begin(map, &found);
+    if (b == NULL || (found = ph_map_get(map, key, nkey, &value)) <= 0)
+        return found;
+    if (start > value.length || nbytes > value.length - start)
+        return PH_M_OUTSIDE;
+    if (value.is_apart) {
+        int failed = nbytes == 0 ? 0 : ph_tx_write(b->tx, value.block + start, bytes, nbytes);
+        return failed < 0 ? ph_map_refusal(map, value.block, failed) : 1;
+    }
+    const uint8_t *node = ph_map_node(map, value.block, 0);
+    struct ph_map_edit *edit = node == NULL || nbytes == 0 ? NULL : ph_map_edit_of(b, value.block);
+    if (edit == NULL)
+        return node == NULL ? map->why : nbytes == 0 ? 1 : PH_L_NOMEM;
+    copy_node(b, edit->bytes, node);
+    memcpy(edit->bytes + value.start + start, bytes, nbytes);
+    ph_map_edit_range(edit, 0, (uint32_t)(value.start + start), (uint32_t)nbytes);
+    int failed = ph_map_hand_over(b);
+    return failed < 0 ? failed : 1;
+}
+

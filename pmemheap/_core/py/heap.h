@@ -1,0 +1,69 @@
+/* py/heap.h -- the objects of the allocator: HeapCore and the exporter of a block's bytes. */
+#pragma once
+#include "py/types.h"
+
+#include "arena/arena.h"
+
+struct heap_object {
+    PyObject_HEAD
+    struct ph_heap heap;
+    PyObject *keep;        /* the lifelines of the tables and of the data */
+    PyObject *log;         /* LogCore of a heap with transactions, which forgets this core before the core goes */
+    uint64_t origin;       /* number of the arena << 55: what the offsets of its blocks begin with */
+    uint64_t merge_at;     /* `returned_count` at which Python merges what was freed */
+    int state;
+    uint64_t own_views;    /* of the live views those through which only the package itself looks */
+    uint64_t file;         /* number of its file in the table of files; 0: it has none */
+    struct heap_object *next, **link; /* all heaps of this process: py/heap_list.c */
+    PyObject *weak_references;
+};
+
+/* An offset of the heap as one in this arena; beyond its end if the block lies in another arena. */
+static inline uint64_t ph_inner(const struct heap_object *self, uint64_t offset)
+{
+    return offset ^ self->origin;
+}
+
+/* The reverse. */
+static inline uint64_t ph_outer(const struct heap_object *self, uint64_t inner)
+{
+    return inner ^ self->origin;
+}
+
+/* A memoryview over `length` bytes of the live block at `inner`, which it pins; NULL with an exception set,
+ * or with none where no live block begins there. */
+PyObject *ph_block_view(struct heap_object *self, uint64_t inner, uint64_t length);
+
+/* The same over a part of the block, which may be read-only. */
+PyObject *ph_block_part(struct heap_object *self, uint64_t inner, uint64_t start, uint64_t length, int readonly);
+
+/* ph_attach_tables -- map the tables of an unattached heap; -1 with an exception set. It may call Python. */
+int ph_attach_tables(struct heap_object *self);
+
+int ph_is_heap(PyObject *object);
+
+/* ph_look -- look at the clock, and let Python give back and merge what is due; -1 with an exception set. It may call
+ * Python. */
+int ph_look(struct heap_object *self);
+
+int ph_look_freeing(struct heap_object *self);
+
+/* ph_tick -- one more call: every so many look at the clock. ph_tick_free -- one that is likely to free. */
+static inline int ph_tick(struct heap_object *self)
+{
+    return __builtin_expect(--self->heap.until_look != 0, 1) ? 0 : ph_look(self);
+}
+
+static inline int ph_tick_free(struct heap_object *self)
+{
+    return __builtin_expect(--self->heap.until_free_look != 0, 1) ? 0 : ph_look_freeing(self);
+}
+
+/* ph_heap_enter, ph_heap_leave -- a heap comes into the list of all, and goes. ph_heap_watch -- look after them at forks
+ * and when a file is lost; a negated errno if that cannot be. */
+void ph_heap_enter(struct heap_object *self);
+void ph_heap_leave(struct heap_object *self);
+int64_t ph_heap_watch(void);
+
+extern PyMethodDef ph_upkeep_methods[];
+int ph_add_block_bytes_type(PyObject *module);

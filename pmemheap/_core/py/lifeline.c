@@ -1,0 +1,238 @@
+/* py/lifeline.c -- Lifeline: a range of the address space, owned.
+ *
+ *     start             stop                end
+ *       |  shown          |    headroom      |
+ *       +-----------------+------------------+
+ *
+ * The only owner: whatever needs the memory to stay holds a reference, and the range goes back to the system, with all
+ * that is mapped in it, when the last one has gone. There is no finalizer and nothing the garbage collector could clear.
+ * The borders change under the GIL, which is enough to read them. Unmapping touched memory takes long: the end of a
+ * lifeline gives the GIL up for it.
+ */
+#include "py/lifeline.h"
+
+#include <pthread.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <structmember.h>
+#include <time.h>
+
+/* ---------------------------------------------------------------- having the space */
+
+#define SHORTEST_PAUSE 20000L /* nanoseconds */
+#define LONGEST_PAUSE 1000000L
+
+static int is_taken; /* changes under the GIL */
+static unsigned era;
+
+static void begin_era(void)
+{
+    is_taken = 0;
+    era++;
+}
+
+unsigned ph_era(void)
+{
+    return era;
+}
+
+int ph_start_eras(void)
+{
+    static int is_started;
+
+    if (is_started)
+        return 0;
+    is_started = 1;
+    return -pthread_atfork(NULL, NULL, begin_era);
+}
+
+static void wait_without_gil(long nanoseconds)
+{
+    const struct timespec moment = {0, nanoseconds};
+
+    Py_BEGIN_ALLOW_THREADS
+    nanosleep(&moment, NULL);
+    Py_END_ALLOW_THREADS
+}
+
+/* Unmap ranges that have ended. What takes long, dropping what was touched, is done without the GIL and leaves the
+ * addresses reserved; they go together with the record of them, so that a fork in between finds both or none. */
+static void sweep(void)
+{
+    struct ph_range *next;
+
+    for (struct ph_range *each = ph_leftovers(); each != NULL; each = next) {
+        next = each->next;
+        Py_BEGIN_ALLOW_THREADS
+        ph_unmap(each->start, each->end - each->start);
+        Py_END_ALLOW_THREADS
+        if (ph_unreserve(each->start, each->end - each->start) >= 0)
+            ph_forget_leftover(each);
+    }
+}
+
+/* Most calls take the kernel a few microseconds; unmapping what was touched, up to a third of a second. While the
+ * interpreter ends, a daemon thread may have died in the middle, and nobody else runs. */
+void ph_enter(void)
+{
+    for (long pause = SHORTEST_PAUSE; is_taken && Py_IsInitialized(); pause *= pause < LONGEST_PAUSE ? 2 : 1)
+        wait_without_gil(pause);
+    is_taken = 1;
+    sweep();
+}
+
+void ph_leave(void)
+{
+    is_taken = 0;
+}
+
+/* ---------------------------------------------------------------- the type */
+
+PyDoc_STRVAR(lifeline_doc,
+             "Lifeline(address, size, headroom=0, alignment=4096, skew=0, left=2**64 - 1, /)\n--\n\n"
+             "Reserve [address, address + size), or an aligned range anywhere for address 0, and own it.\n\n"
+             "`left` is what the process may still have: see ph_range_make. Raises OSError with nothing changed.");
+
+static PyObject *lifeline_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
+{
+    struct ph_wish wish = {.alignment = PH_PAGE};
+    unsigned long long address, size, headroom = 0, alignment = PH_PAGE, skew = 0, left = PH_NO_LIMIT;
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    struct lifeline *self;
+    int64_t result;
+
+    if (keywords != NULL && PyDict_Size(keywords) != 0) {
+        PyErr_SetString(PyExc_TypeError, "Lifeline: positional arguments expected, keywords found");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(arguments, "KK|KKKK:Lifeline", &address, &size, &headroom, &alignment, &skew, &left))
+        return NULL;
+    wish = (struct ph_wish){address, size, headroom, alignment, skew};
+    self = (struct lifeline *)allocate(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->range = calloc(1, sizeof(*self->range));
+    if (self->range == NULL) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    ph_enter();
+    result = ph_range_make(self->range, &wish, left);
+    ph_leave();
+    if (result < 0) {
+        Py_DECREF(self);
+        return ph_raise_errno(result);
+    }
+    return (PyObject *)self;
+}
+
+static void end_range(struct ph_range *range)
+{
+    ph_enter();
+    ph_leave_over(range);
+    sweep();
+    ph_leave();
+}
+
+static void lifeline_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    struct lifeline *self = (struct lifeline *)object;
+
+    if (self->weak_references != NULL)
+        PyObject_ClearWeakRefs(object);
+    if (self->range != NULL && self->range->listed)
+        end_range(self->range);
+    else
+        free(self->range);
+    release(object);
+    Py_DECREF(type);
+}
+
+int ph_is_lifeline(PyObject *object)
+{
+    return PyType_GetSlot(Py_TYPE(object), Py_tp_dealloc) == (void *)lifeline_dealloc;
+}
+
+void ph_lifeline_pin(PyObject *object, Py_ssize_t change)
+{
+    if (ph_is_lifeline(object))
+        ((struct lifeline *)object)->windows += change;
+}
+
+static struct ph_range *range_of(PyObject *object)
+{
+    return ((struct lifeline *)object)->range;
+}
+
+static PyObject *number(uint64_t value)
+{
+    return PyLong_FromUnsignedLongLong(value);
+}
+
+static PyObject *lifeline_start(PyObject *object, void *closure)
+{
+    (void)closure;
+    return number(range_of(object)->start);
+}
+
+static PyObject *lifeline_stop(PyObject *object, void *closure)
+{
+    (void)closure;
+    return number(range_of(object)->stop);
+}
+
+static PyObject *lifeline_end(PyObject *object, void *closure)
+{
+    (void)closure;
+    return number(range_of(object)->end);
+}
+
+static PyObject *lifeline_size(PyObject *object, void *closure)
+{
+    (void)closure;
+    return number(range_of(object)->stop - range_of(object)->start);
+}
+
+static PyObject *lifeline_headroom(PyObject *object, void *closure)
+{
+    (void)closure;
+    return number(range_of(object)->end - range_of(object)->stop);
+}
+
+static PyGetSetDef lifeline_attributes[] = {
+    {"start", lifeline_start, NULL, "First address.", NULL},
+    {"stop", lifeline_stop, NULL, "Address behind the shown part.", NULL},
+    {"end", lifeline_end, NULL, "Address behind the headroom.", NULL},
+    {"size", lifeline_size, NULL, "Bytes shown: stop - start.", NULL},
+    {"headroom", lifeline_headroom, NULL, "Bytes reserved behind them: end - stop.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef lifeline_members[] = {
+    {"windows", T_PYSSIZET, offsetof(struct lifeline, windows), READONLY, "Windows that live."},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(struct lifeline, weak_references), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot lifeline_slots[] = {
+    {Py_tp_doc, (void *)lifeline_doc},
+    {Py_tp_new, lifeline_new},
+    {Py_tp_dealloc, lifeline_dealloc},
+    {Py_tp_getset, lifeline_attributes},
+    {Py_tp_members, lifeline_members},
+    {0, NULL},
+};
+
+static PyType_Spec lifeline_spec = {
+    .name = "pmemheap._core._hot.Lifeline",
+    .basicsize = sizeof(struct lifeline),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = lifeline_slots,
+};
+
+int ph_add_lifeline_type(PyObject *module)
+{
+    return ph_add_type(module, "Lifeline", &lifeline_spec);
+}

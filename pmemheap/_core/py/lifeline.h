@@ -1,0 +1,47 @@
+/* py/lifeline.h -- the objects that keep addresses: Lifeline, Window, and what Places knows of both. */
+#pragma once
+#include "py/types.h"
+#include "os/address_space.h"
+
+struct lifeline {
+    PyObject_HEAD
+    struct ph_range *range;
+    Py_ssize_t windows;
+    PyObject *weak_references;
+};
+
+enum window_state {
+    WINDOW_NEW,     /* without memory */
+    WINDOW_OPEN,
+    WINDOW_CLOSING, /* its memory is being unmapped: the outcome is known when the space is free */
+    WINDOW_CLOSED,
+};
+
+struct window {
+    PyObject_HEAD
+    char *address;
+    Py_ssize_t length;
+    int readonly;
+    int state; /* enum window_state */
+    unsigned era; /* of CLOSING: in a later one nobody is at it */
+    Py_ssize_t exports;
+    PyObject *keep;
+};
+
+/* ph_enter, ph_leave -- have the address space of the process to oneself. What these files know changes under the GIL
+ * and between the two; so a call may give the GIL up for a system call in between, and who wants the space meanwhile
+ * waits without the GIL. Until ph_leave nothing of Python's may be allocated, released or raised: a finalizer could come
+ * back. A fork does not wait: the child has the space, and what another thread was about when it forked is either not
+ * begun there, or to be done again. */
+void ph_enter(void);
+void ph_leave(void);
+/* ph_era -- counts the forks that led to this process. */
+unsigned ph_era(void);
+/* ph_start_eras -- let forks be counted. Returns 0 or a negated errno. */
+int ph_start_eras(void);
+
+int ph_is_lifeline(PyObject *object);
+int ph_is_window(PyObject *object);
+/* ph_lifeline_pin -- count (change +1) or discount (-1) a window on a lifeline, which is not given back while there are
+ * any. Does nothing for an object of another type. */
+void ph_lifeline_pin(PyObject *object, Py_ssize_t change);

@@ -1,0 +1,500 @@
+/* py/log.c -- LogCore: what Python decides about the log, done in C. `RedoLog` derives from it. */
+#include "py/log.h"
+
+static struct ph_log *log_of(PyObject *object)
+{
+    return &((struct log_object *)object)->log;
+}
+
+/* ---------------------------------------------------------------- syncing */
+
+static PyObject *sync_log(PyObject *object, PyObject *argument)
+{
+    unsigned long long lsn = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    return PyLong_FromLongLong(ph_log_sync((struct log_object *)object, lsn));
+}
+
+/* ---------------------------------------------------------------- the file */
+
+static PyObject *watch(PyObject *object, PyObject *argument)
+{
+    struct ph_log *log = log_of(object);
+    struct ph_stat now;
+    long fd = PyLong_AsLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    log->fd = (int32_t)fd;
+    log->named = fd >= 0 && ph_stat(log->fd, &now) == 0 && now.links != 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *is_gone(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return PyBool_FromLong(ph_log_is_gone(log_of(object)));
+}
+
+/* ---------------------------------------------------------------- positions */
+
+PyDoc_STRVAR(begin_doc,
+"_begin(base, size, place, power, header, tail, head, epoch, chain, txid, file_end, /)\n--\n\n"
+"Write to the ring at `base` from `head` on. `header`: address of the mapped header area; `place`: offset of the ring\n"
+"in its file.");
+
+static PyObject *begin(PyObject *object, PyObject *args)
+{
+    struct ph_log *log = log_of(object);
+    unsigned long long base, size, place, header, tail, head, epoch, file_end;
+    unsigned int chain, txid;
+    int power;
+
+    if (!PyArg_ParseTuple(args, "KKKpKKKKIIK", &base, &size, &place, &power, &header, &tail, &head, &epoch, &chain, &txid,
+                          &file_end))
+        return NULL;
+    log->base = (uint8_t *)(uintptr_t)base;
+    log->size = size;
+    log->place = place;
+    log->power = (uint8_t)power;
+    log->header = (uint8_t *)(uintptr_t)header;
+    log->tail = tail;
+    log->applied = log->durable = log->head = head;
+    log->epoch = epoch;
+    log->chain = chain;
+    log->txid = txid;
+    log->file_end = file_end;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(move_doc,
+"_move(base, size, place, epoch, /)\n--\n\n"
+"Go on in another ring; nothing of the old one is needed any more [R28].");
+
+static PyObject *move(PyObject *object, PyObject *args)
+{
+    struct ph_log *log = log_of(object);
+    unsigned long long base, size, place, epoch;
+
+    if (!PyArg_ParseTuple(args, "KKKK", &base, &size, &place, &epoch))
+        return NULL;
+    log->base = (uint8_t *)(uintptr_t)base;
+    log->size = size;
+    log->place = place;
+    log->epoch = epoch;
+    log->tail = log->head;
+    Py_RETURN_NONE;
+}
+
+static PyObject *positions(PyObject *object, PyObject *ignored)
+{
+    const struct ph_log *log = log_of(object);
+
+    (void)ignored;
+    return Py_BuildValue("KKKKKK", (unsigned long long)log->tail, (unsigned long long)log->applied,
+                         (unsigned long long)log->durable, (unsigned long long)log->head,
+                         (unsigned long long)log->open_undo, (unsigned long long)log->promised);
+}
+
+static PyObject *counters(PyObject *object, PyObject *ignored)
+{
+    const struct ph_log *log = log_of(object);
+
+    (void)ignored;
+    return Py_BuildValue("KKK", (unsigned long long)log->records, (unsigned long long)log->bytes,
+                         (unsigned long long)log->syncs);
+}
+
+static PyObject *replayed(PyObject *object, PyObject *ignored)
+{
+    const struct ph_log *log = log_of(object);
+
+    (void)ignored;
+    return Py_BuildValue("KK", (unsigned long long)log->undone, (unsigned long long)log->revoked);
+}
+
+static PyObject *chain_at(PyObject *object, PyObject *argument)
+{
+    unsigned long long lsn = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    return PyLong_FromUnsignedLong(ph_log_chain_at(log_of(object), lsn));
+}
+
+/* While the log moves nothing is appended: whoever wants to comes through the lock of the heap. */
+static PyObject *freeze(PyObject *object, PyObject *argument)
+{
+    log_of(object)->frozen = PyObject_IsTrue(argument) == 1;
+    Py_RETURN_NONE;
+}
+
+/* The superblock with this tail is durable: the space before it is free [R2]. */
+static PyObject *set_tail(PyObject *object, PyObject *argument)
+{
+    unsigned long long lsn = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    log_of(object)->tail = lsn;
+    Py_RETURN_NONE;
+}
+
+static PyObject *die(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    log_of(object)->dead = PH_KEPT(R7); /* [R7] */
+    Py_RETURN_NONE;
+}
+
+/* Nanoseconds between two upkeeps of the heap, from now on; UINT64_MAX: none. */
+static PyObject *set_pace(PyObject *object, PyObject *argument)
+{
+    unsigned long long interval = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    ph_pace_set(&((struct log_object *)object)->pace, interval);
+    Py_RETURN_NONE;
+}
+
+/* The maps go: nothing is stored through this log any more. */
+static PyObject *detach(PyObject *object, PyObject *ignored)
+{
+    struct ph_log *log = log_of(object);
+
+    (void)ignored;
+    log->dead = 1;
+    log->base = log->header = NULL;
+    log->fd = -1;
+    log->open_undo = 0;
+    for (uint32_t arena = 0; arena < PH_ARENAS; arena++)
+        log->homes[arena].data = NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *is_dead(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return PyBool_FromLong(log_of(object)->dead);
+}
+
+PyDoc_STRVAR(room_doc, "_room(nbytes, /)\n--\n\nWhy a record of so many bytes, or of as many as the last one that was refused,\n"
+"could not be appended; 0 if it could.");
+
+static PyObject *room(PyObject *object, PyObject *argument)
+{
+    const struct ph_log *log = log_of(object);
+    unsigned long long nbytes = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    uint64_t bytes = ph_record_bytes(nbytes), spare = log->promised;
+    return PyLong_FromLong(ph_log_room(log, bytes > log->refused ? bytes : log->refused,
+                                       spare > log->refused_spare ? spare : log->refused_spare));
+}
+
+/* ---------------------------------------------------------------- homes */
+
+PyDoc_STRVAR(set_home_doc,
+"_set_home(arena, data, bits, entries, first_unit, end_unit, core, /)\n--\n\n"
+"Where the images of an arena go, by virtual base addresses, and the HeapCore whose freed blocks leave quarantine.\n"
+"With core None there is nobody yet: in recovery. With data 0 the arena has no home any more.");
+
+static PyObject *set_home(PyObject *object, PyObject *args)
+{
+    struct log_object *self = (struct log_object *)object;
+    unsigned long long data, bits, entries, first, end;
+    unsigned int arena;
+    PyObject *core;
+
+    if (!PyArg_ParseTuple(args, "IKKKKKO", &arena, &data, &bits, &entries, &first, &end, &core))
+        return NULL;
+    if (arena >= PH_ARENAS)
+        return PyErr_Format(PyExc_ValueError, "_set_home: an arena below %d expected, %u found", PH_ARENAS, arena);
+    struct ph_home *home = &self->log.homes[arena];
+    *home = (struct ph_home){
+        .data = (uint8_t *)(uintptr_t)data, .bits = (uint64_t *)(uintptr_t)bits,
+        .entries = (uint8_t *)(uintptr_t)entries, .first_unit = first, .end_unit = end,
+        .heap = core == Py_None ? NULL : ph_join_log(core, object),
+    };
+    if (home->heap != NULL && arena >= self->log.arenas)
+        self->log.arenas = (uint16_t)(arena + 1);
+    if (PyErr_Occurred())
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* ---------------------------------------------------------------- records */
+
+PyDoc_STRVAR(change_doc,
+"_change(operations, count, file_end, /)\n--\n\n"
+"Append encoded operations as one record; the LSN behind it, or a negative code with nothing changed.");
+
+static PyObject *change(PyObject *object, PyObject *args)
+{
+    PyObject *bytes;
+    char *operations;
+    Py_ssize_t length;
+    unsigned int count;
+    unsigned long long file_end;
+
+    if (!PyArg_ParseTuple(args, "SIK", &bytes, &count, &file_end)
+        || PyBytes_AsStringAndSize(bytes, &operations, &length) < 0)
+        return NULL;
+    return PyLong_FromLongLong(
+        ph_log_change(log_of(object), operations, (uint64_t)length, (uint16_t)count, file_end));
+}
+
+/* ---------------------------------------------------------------- recovery */
+
+PyDoc_STRVAR(scan_doc,
+"_scan(base, size, tail, chain, epoch, /)\n--\n\n"
+"Read the ring at `base`: (end, chain, records, undos, file_end, txid, damage) of what is accepted; damage is the LSN\n"
+"of a record that proves that acknowledged work behind the end is lost, or 0.");
+
+static PyObject *scan(PyObject *object, PyObject *args)
+{
+    struct ph_log *log = log_of(object);
+    unsigned long long base, size, tail, epoch;
+    unsigned int chain;
+    struct ph_scan found;
+
+    if (!PyArg_ParseTuple(args, "KKKIK", &base, &size, &tail, &chain, &epoch))
+        return NULL;
+    log->base = (uint8_t *)(uintptr_t)base;
+    log->size = size;
+    log->epoch = epoch;
+    ph_log_scan(log, tail, chain, &found);
+    return Py_BuildValue("KIKKKIK", (unsigned long long)found.end, found.chain, (unsigned long long)found.records,
+                         (unsigned long long)found.undos, (unsigned long long)found.file_end, found.txid,
+                         (unsigned long long)ph_log_damage(log, found.end));
+}
+
+PyDoc_STRVAR(header_tables_doc,
+"_header_tables(start, end, commits_from, header, /)\n--\n\n"
+"Apply what the records of [start, end) say of roots, segments and arenas to a bytearray of the header area; those\n"
+"before `commits_from` are left out.");
+
+static PyObject *header_tables(PyObject *object, PyObject *args)
+{
+    unsigned long long start, end, commits_from;
+    PyObject *header;
+
+    if (!PyArg_ParseTuple(args, "KKKO!", &start, &end, &commits_from, &PyByteArray_Type, &header))
+        return NULL;
+    ph_log_header_tables(log_of(object), start, end, commits_from, (uint8_t *)PyByteArray_AsString(header),
+                         (uint64_t)PyByteArray_Size(header));
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(replay_doc,
+"_replay(start, end, commits_from, undo_from, header, /)\n--\n\n"
+"Bring the records of [start, end) home, the header tables to the address `header`; 0 or a negative code.");
+
+static PyObject *replay(PyObject *object, PyObject *args)
+{
+    struct ph_log *log = log_of(object);
+    unsigned long long start, end, commits_from, undo_from, header;
+
+    if (!PyArg_ParseTuple(args, "KKKKK", &start, &end, &commits_from, &undo_from, &header))
+        return NULL;
+    log->header = (uint8_t *)(uintptr_t)header;
+    return PyLong_FromLong(ph_log_replay(log, start, end, commits_from, undo_from));
+}
+
+/* Where the last range of a list ends: calls of one word after the other name the same page a thousand times. */
+struct range_list {
+    PyObject *list;
+    int table;
+    uint64_t first, stop;
+};
+
+static int append_range(void *context, int table, uint64_t off, uint64_t length)
+{
+    struct range_list *ranges = context;
+    if (table == ranges->table && off >= ranges->first && off + length <= ranges->stop)
+        return 0;
+    uint64_t page = PH_UNIT_BYTES - 1, most = UINT64_MAX - page;
+    ranges->table = table;
+    ranges->first = off & ~page;
+    ranges->stop = length > most - ranges->first ? most : (off + length + page) & ~page; /* a forged one has any length */
+    PyObject *range = Py_BuildValue("iKK", table, (unsigned long long)ranges->first,
+                                    (unsigned long long)(ranges->stop - ranges->first));
+    int result = range == NULL ? -1 : PyList_Append(ranges->list, range);
+    Py_XDECREF(range);
+    return result;
+}
+
+PyDoc_STRVAR(ranges_doc, "_ranges(start, end, /)\n--\n\n"
+"What the records of [start, end) write to or rely on: (table, offset, length) in whole pages of the table or of the\n"
+"data; table -1 is data that is written, -2 data that is there already.");
+
+static PyObject *ranges(PyObject *object, PyObject *args)
+{
+    unsigned long long start, end;
+
+    if (!PyArg_ParseTuple(args, "KK", &start, &end))
+        return NULL;
+    struct range_list ranges = {.list = PyList_New(0), .table = PH_TABLES};
+    if (ranges.list != NULL && ph_log_touched(log_of(object), start, end, append_range, &ranges) < 0)
+        Py_CLEAR(ranges.list);
+    return ranges.list;
+}
+
+/* ---------------------------------------------------------------- transactions */
+
+static PyObject *current(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return ph_tx_current((struct log_object *)object);
+}
+
+PyDoc_STRVAR(outer_doc, "_outer()\n--\n\nThe open transaction of this thread, or None; False if it may begin none now.");
+
+static PyObject *outer(PyObject *object, PyObject *ignored)
+{
+    PyObject *found = current(object, ignored);
+
+    if (found != Py_None || ((struct log_object *)object)->gate != PH_GATE_BEGIN)
+        return found;
+    Py_DECREF(found);
+    Py_RETURN_FALSE;
+}
+
+PyDoc_STRVAR(gate_doc, "_gate(what, /)\n--\n\nLet nobody begin a transaction (1), or commit one (2), for a moment; 0: let all.");
+
+static PyObject *set_gate(PyObject *object, PyObject *argument)
+{
+    long what = PyLong_AsLong(argument);
+
+    if (what == -1 && PyErr_Occurred())
+        return NULL;
+    ((struct log_object *)object)->gate = (int)what;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(is_committing_doc, "_is_committing()\n--\n\nWhether a commit is under way, in any thread.");
+
+/* One that belongs to no transaction object has the writer's lock for as long as it syncs. */
+static PyObject *is_committing(PyObject *object, PyObject *ignored)
+{
+    struct log_object *self = (struct log_object *)object;
+    int is_under_way = ph_tx_is_committing(self);
+
+    (void)ignored;
+    if (!is_under_way && !self->has_writer) {
+        is_under_way = PyThread_acquire_lock(self->writer, NOWAIT_LOCK) != PY_LOCK_ACQUIRED;
+        if (!is_under_way)
+            PyThread_release_lock(self->writer);
+    }
+    return PyBool_FromLong(is_under_way);
+}
+
+static PyObject *open_transactions(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return ph_tx_list((struct log_object *)object);
+}
+
+static PyObject *abort_all(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    ph_tx_abort_all((struct log_object *)object);
+    Py_RETURN_NONE;
+}
+
+/* ---------------------------------------------------------------- the type */
+
+static PyObject *log_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    struct log_object *self = (struct log_object *)allocate(type, 0);
+
+    (void)args;
+    (void)keywords;
+    if (self == NULL)
+        return NULL;
+    self->log.fd = -1;
+    ph_pace_set(&self->pace, UINT64_MAX);
+    self->syncing = PyThread_allocate_lock();
+    self->writer = PyThread_allocate_lock();
+    if (self->syncing == NULL || self->writer == NULL) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    return (PyObject *)self;
+}
+
+static void log_dealloc(PyObject *object)
+{
+    struct log_object *self = (struct log_object *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+    if (self->syncing != NULL)
+        PyThread_free_lock(self->syncing);
+    if (self->writer != NULL)
+        PyThread_free_lock(self->writer);
+    ph_log_fini(&self->log);
+    release(object);
+    Py_DECREF(type);
+}
+
+static PyMethodDef log_methods[] = {
+    {"_begin", begin, METH_VARARGS, begin_doc},
+    {"_move", move, METH_VARARGS, move_doc},
+    {"_positions", positions, METH_NOARGS, NULL},
+    {"_counters", counters, METH_NOARGS, NULL},
+    {"_replayed", replayed, METH_NOARGS, "What the last replay did: UNDOs that it stored, parts of writes that it left out."},
+    {"_chain_at", chain_at, METH_O, NULL},
+    {"_set_tail", set_tail, METH_O, NULL},
+    {"_freeze", freeze, METH_O, NULL},
+    {"_die", die, METH_NOARGS, NULL},
+    {"_detach", detach, METH_NOARGS, NULL},
+    {"_set_pace", set_pace, METH_O, "Nanoseconds between two upkeeps of the heap."},
+    {"_watch", watch, METH_O, "The descriptor of the file, to see whether somebody takes it away."},
+    {"_is_gone", is_gone, METH_NOARGS, "Whether the file was removed, cut, or written over."},
+    {"_is_dead", is_dead, METH_NOARGS, NULL},
+    {"_room", room, METH_O, room_doc},
+    {"_set_home", set_home, METH_VARARGS, set_home_doc},
+    {"_change", change, METH_VARARGS, change_doc},
+    {"_sync", sync_log, METH_O, NULL},
+    {"_current", current, METH_NOARGS, "The open transaction of this thread, or None."},
+    {"_outer", outer, METH_NOARGS, outer_doc},
+    {"_gate", set_gate, METH_O, gate_doc},
+    {"_is_committing", is_committing, METH_NOARGS, is_committing_doc},
+    {"_open_transactions", open_transactions, METH_NOARGS, NULL},
+    {"_abort_all", abort_all, METH_NOARGS, "Abort what is open, before the heap goes."},
+    {"_scan", scan, METH_VARARGS, scan_doc},
+    {"_header_tables", header_tables, METH_VARARGS, header_tables_doc},
+    {"_replay", replay, METH_VARARGS, replay_doc},
+    {"_ranges", ranges, METH_VARARGS, ranges_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot log_slots[] = {
+    {Py_tp_doc, (void *)"LogCore()\n--\n\nThe redo log of a heap, as far as C has it; `RedoLog` derives from it."},
+    {Py_tp_new, log_new},
+    {Py_tp_dealloc, log_dealloc},
+    {Py_tp_methods, log_methods},
+    {0, NULL},
+};
+
+static PyType_Spec log_spec = {
+    .name = "pmemheap._core._hot.LogCore",
+    .basicsize = sizeof(struct log_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = log_slots,
+};
+
+int ph_add_log_type(PyObject *module)
+{
+    if (ph_add_type(module, "LogCore", &log_spec) < 0)
+        return -1;
+    PyObject *type = PyObject_GetAttrString(module, "LogCore"); /* kept for ever: for the type check */
+    ph_log_type = (PyTypeObject *)type;
+    return type == NULL ? -1 : 0;
+}

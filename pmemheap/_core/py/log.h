@@ -1,0 +1,64 @@
+/* py/log.h -- the redo log as an object, shared by the cores of a heap and its transactions. */
+#pragma once
+#include "py/heap.h"
+#include "tx/tx.h"
+
+struct tx_object;
+
+enum { PH_GATE_OPEN = 0, PH_GATE_BEGIN, PH_GATE_COMMIT };
+
+/* ph_pace -- when the upkeep of a heap is due, with all its arenas. Nanoseconds. */
+struct ph_pace {
+    uint64_t interval;            /* between two upkeeps; UINT64_MAX: none */
+    uint64_t due_at, looked_at;
+    uint32_t step, quick;         /* calls between two looks at the clock; looks that followed each other closely */
+};
+void ph_pace_set(struct ph_pace *pace, uint64_t interval);
+int ph_pace_init(void);
+
+struct log_object {
+    PyObject_HEAD
+    struct ph_log log;
+    PyThread_type_lock syncing; /* held by the thread that syncs; others wait for it without the GIL */
+    PyThread_type_lock writer;  /* held by the transaction that changes committed bytes */
+    int has_writer;             /* the same, as far as who has the GIL can tell */
+    struct tx_object *open;     /* the open transactions */
+    int gate;                   /* what a thread that wants the heap as it is lets nobody do meanwhile */
+    struct ph_pace pace;
+};
+
+/* ph_log_sync -- wait until everything before `lsn` is durable and applied; 0, PH_L_DEAD or a negated errno. Lets the
+ * GIL go. One sync serves all who wait for it. */
+int64_t ph_log_sync(struct log_object *self, uint64_t lsn);
+
+/* ph_log_is_gone -- whether the file is not what it was: removed, cut, or written over. */
+int ph_log_is_gone(const struct ph_log *log);
+
+/* ph_join_log -- let a HeapCore log to `log`; its allocator core, or NULL with an exception set. */
+struct ph_heap *ph_join_log(PyObject *core, PyObject *log);
+
+/* ph_tx_current -- the open transaction of this thread, or None; ph_tx_list -- all that are open. New references. */
+PyObject *ph_tx_current(const struct log_object *log);
+PyObject *ph_tx_list(const struct log_object *log);
+
+/* ph_tx_is_committing -- whether one that is open has appended its record, and waits until it is durable. */
+int ph_tx_is_committing(const struct log_object *log);
+
+/* ph_tx_abort_all -- abort all that are open, and those that are being dropped, while their blocks are mapped still. */
+void ph_tx_abort_all(struct log_object *log);
+
+/* ph_tx_here -- the open, usable transaction of this thread, NULL without one. `busy`: somebody else changes committed
+ * bytes, and it may not yet; else it may from now on. */
+struct ph_tx *ph_tx_here(const struct log_object *log, int to_change, int *busy);
+
+/* A transaction that begins and ends within one call, without an object. ph_begin_autocommit: 0 if Python has to begin one,
+ * since somebody else changes committed bytes, or the heap is not open. ph_end_alone: 1: committed; 0: aborted, since
+ * it was not to be kept, or Python has to commit it; -1: an exception is set. It may let the GIL go. */
+int ph_begin_autocommit(PyObject *heap, struct ph_tx *tx);
+int ph_end_alone(PyObject *heap, struct ph_tx *tx, int keeps);
+
+int ph_add_log_type(PyObject *module);
+int ph_add_map_type(PyObject *module);
+int ph_add_tx_type(PyObject *module);
+extern PyTypeObject *ph_log_type; /* LogCore, once it has been added */
+int ph_is_log(PyObject *object);

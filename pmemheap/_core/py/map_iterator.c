@@ -1,0 +1,216 @@
+/* py/map_iterator.c -- MapIterator: goes through a map while it changes; made by MapCore._iterate.
+ *
+ * What it gives was there at this moment, and is a copy. Where it is, and whether that is good still, is in map_scan.c. */
+#include "py/map.h"
+
+#include <string.h>
+
+
+struct map_iterator {
+    PyObject_HEAD
+    PyObject *map;         /* NULL: it has come to its end */
+    PyObject *low, *high;  /* bytes that the bounds lie in, or NULL */
+    struct ph_map_scan scan;
+    int what;
+    char skips;
+};
+
+static PyTypeObject *iterator_type;
+
+static struct map_iterator *iterator_of(PyObject *object)
+{
+    return (struct map_iterator *)object;
+}
+
+/* A copy of a bound, NULL without one; -1 with an exception set. */
+static int read_bound(PyObject *argument, const char *what, PyObject **keep, struct ph_map_bound *bound)
+{
+    struct bytes_in in;
+
+    if (argument == Py_None)
+        return 0;
+    if (ph_read_bytes(argument, what, &in) < 0)
+        return -1;
+    *keep = PyBytes_Check(argument) ? Py_NewRef(argument) : PyBytes_FromStringAndSize(in.at, (Py_ssize_t)in.length);
+    ph_release_bytes(&in);
+    if (*keep == NULL)
+        return -1;
+    *bound = (struct ph_map_bound){.at = (const uint8_t *)PyBytes_AsString(*keep), .length = (uint64_t)PyBytes_Size(*keep)};
+    return 0;
+}
+
+PyObject *ph_map_iterate(PyObject *map, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 5)
+        return PyErr_Format(PyExc_TypeError, "_iterate() takes 5 arguments (%zd given)", count);
+    long what = PyLong_AsLong(args[3]);
+    int back = PyObject_IsTrue(args[2]), skips = PyObject_IsTrue(args[4]);
+    if (PyErr_Occurred())
+        return NULL;
+    struct map_iterator *self = PyObject_GC_New(struct map_iterator, iterator_type);
+    if (self == NULL)
+        return NULL;
+    self->map = Py_NewRef(map);
+    self->low = self->high = NULL;
+    memset(&self->scan, 0, offsetof(struct ph_map_scan, cursor));
+    self->scan.back = (uint8_t)back;
+    self->what = (int)what;
+    self->skips = (char)skips;
+    if (read_bound(args[0], "start", &self->low, &self->scan.low) < 0
+        || read_bound(args[1], "stop", &self->high, &self->scan.high) < 0) {
+        Py_DECREF((PyObject *)self);
+        return NULL;
+    }
+    PyObject_GC_Track((PyObject *)self);
+    return (PyObject *)self;
+}
+
+/* 1: the next entry, copied; 0: there is none; -1 with an exception set. */
+static int copy_next(struct map_iterator *self, PyObject **key, PyObject **value)
+{
+    struct ph_map *map = &ph_map_of(self->map)->map;
+    struct ph_map_value found;
+    const uint8_t *at;
+    uint64_t length;
+    int more = PH_M_UNMAPPED;
+
+    while (more == PH_M_UNMAPPED) {
+        if (ph_map_look(self->map) < 0)
+            return -1;
+        struct log_object *log = ph_log_of(ph_map_of(self->map));
+        more = ph_map_scan_next(map, log == NULL ? NULL : &log->log, &self->scan, &at, &length,
+                                self->what == PH_SCAN_KEYS ? NULL : &found);
+        if (more == PH_M_UNMAPPED && ph_map_tables(self->map) < 0)
+            return -1;
+    }
+    if (more < 0)
+        ph_map_refuse(self->map, more);
+    if (more <= 0)
+        return more < 0 ? -1 : ph_map_kept(self->map, 0);
+    if (self->what != PH_SCAN_VALUES || self->skips)
+        *key = PyBytes_FromStringAndSize((const char *)at, (Py_ssize_t)length);
+    if (self->what != PH_SCAN_KEYS)
+        *value = ph_map_bytes(map, &found);
+    return PyErr_Occurred() ? -1 : ph_map_kept(self->map, 1);
+}
+
+/* Whether a key is to be left out; -1 with an exception set. */
+static int is_skipped(const struct map_iterator *self, PyObject *key)
+{
+    PyObject *skip = self->skips ? ph_map_of(self->map)->skip : NULL;
+    if (skip == NULL || skip == Py_None)
+        return 0;
+    Py_INCREF(skip);
+    PyObject *answer = PyObject_CallFunctionObjArgs(skip, key, NULL);
+    int skipped = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    Py_DECREF(skip);
+    return skipped;
+}
+
+/* What is wanted of an entry; steals both. The pair is made last: the garbage collector, which may run for it, may do
+ * anything to the map. */
+static PyObject *wanted(const struct map_iterator *self, PyObject *key, PyObject *value)
+{
+    if (self->what == PH_SCAN_KEYS)
+        return key;
+    PyObject *pair = self->what == PH_SCAN_VALUES ? Py_NewRef(value) : PyTuple_Pack(2, key, value);
+    Py_XDECREF(key);
+    Py_DECREF(value);
+    return pair;
+}
+
+static PyObject *next(PyObject *object)
+{
+    struct map_iterator *self = iterator_of(object);
+
+    for (int skipped = 1; self->map != NULL && skipped;) {
+        PyObject *key = NULL, *value = NULL;
+        int more = copy_next(self, &key, &value);
+        skipped = more > 0 ? is_skipped(self, key) : 0;
+        if (more > 0 && skipped == 0)
+            return wanted(self, key, value);
+        Py_XDECREF(key);
+        Py_XDECREF(value);
+        if (more < 0 || skipped < 0)
+            return NULL;
+        if (more == 0)
+            Py_CLEAR(self->map);
+    }
+    return NULL;
+}
+
+PyDoc_STRVAR(take_doc, "take(count, /)\n--\n\nA list of the next entries, at most `count` of them.");
+
+static PyObject *take(PyObject *object, PyObject *argument)
+{
+    Py_ssize_t count = PyLong_AsSsize_t(argument);
+    PyObject *list = PyErr_Occurred() ? NULL : PyList_New(0);
+
+    while (list != NULL && count-- > 0) {
+        PyObject *one = next(object);
+        if (one == NULL && !PyErr_Occurred())
+            return list;
+        if (one == NULL || PyList_Append(list, one) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(one);
+    }
+    return list;
+}
+
+static PyMethodDef methods[] = {
+    {"take", take, METH_O, take_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static int traverse(PyObject *object, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(iterator_of(object)->map);
+    return 0;
+}
+
+static int clear(PyObject *object)
+{
+    Py_CLEAR(iterator_of(object)->map);
+    return 0;
+}
+
+static void dealloc(PyObject *object)
+{
+    struct map_iterator *self = iterator_of(object);
+    PyTypeObject *type = Py_TYPE(object);
+
+    PyObject_GC_UnTrack(object);
+    Py_CLEAR(self->map);
+    Py_CLEAR(self->low);
+    Py_CLEAR(self->high);
+    PyObject_GC_Del(object);
+    Py_DECREF(type);
+}
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, (void *)"MapIterator()\n--\n\nKeys, values or items of a map, in order, as they are when their turn comes."},
+    {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, next},
+    {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "pmemheap._core._hot.MapIterator",
+    .basicsize = sizeof(struct map_iterator),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = slots,
+};
+
+int ph_add_map_iterator_type(PyObject *module)
+{
+    iterator_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, NULL);
+    if (iterator_type == NULL)
+        return -1;
+    return PyModule_AddObjectRef(module, "MapIterator", (PyObject *)iterator_type);
+}

@@ -1,0 +1,155 @@
+/* py/module.c -- `_hot`: the door to the C core that keeps the GIL. Extension types, CPython's limited API. */
+#include "py/lifeline.h"
+#include "py/log.h"
+
+PyDoc_STRVAR(module_doc, "Extension types of pmemheap: calls that cannot block and keep the GIL.");
+
+PyDoc_STRVAR(share_faults_doc,
+             "share_faults(address, /)\n--\n\n"
+             "Count system calls in the struct ph_faults at `address`, which must stay where it is.");
+
+static PyObject *share_faults(PyObject *module, PyObject *argument)
+{
+    void *address = PyLong_AsVoidPtr(argument);
+
+    (void)module;
+    if (PyErr_Occurred())
+        return NULL;
+    ph_faults_share(address);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(share_tape_doc,
+             "share_tape(address, /)\n--\n\n"
+             "Tell the struct ph_tape at `address` of every change from now on; 0 ends it.");
+
+static PyObject *share_tape(PyObject *module, PyObject *argument)
+{
+    void *address = PyLong_AsVoidPtr(argument);
+
+    (void)module;
+    if (PyErr_Occurred())
+        return NULL;
+    ph_tape_share(address);
+    Py_RETURN_NONE;
+}
+
+#ifdef PH_CHECKED
+PyDoc_STRVAR(omit_doc, "omit(rules, /)\n--\n\nLeave the rules out whose bits are set, to show that their absence is found.");
+
+static PyObject *omit(PyObject *module, PyObject *argument)
+{
+    unsigned long long rules = PyLong_AsUnsignedLongLong(argument);
+
+    (void)module;
+    if (PyErr_Occurred())
+        return NULL;
+    ph_omit(rules);
+    Py_RETURN_NONE;
+}
+#endif
+
+PyDoc_STRVAR(share_files_doc,
+             "share_files(address, /)\n--\n\n"
+             "Use the table of files at `address`, which must stay where it is, and look after its files.");
+
+static PyObject *share_files(PyObject *module, PyObject *argument)
+{
+    void *address = PyLong_AsVoidPtr(argument);
+    int64_t failed;
+
+    (void)module;
+    if (PyErr_Occurred())
+        return NULL;
+    ph_file_table_share(address);
+    failed = ph_heap_watch();
+    if (failed < 0)
+        return ph_raise_errno(failed);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {
+#ifdef PH_CHECKED
+    {"omit", omit, METH_O, omit_doc},
+#endif
+    {"share_files", share_files, METH_O, share_files_doc},
+    {"share_faults", share_faults, METH_O, share_faults_doc},
+    {"share_tape", share_tape, METH_O, share_tape_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static int add_types(PyObject *module)
+{
+    static int (*const adders[])(PyObject *) = {
+        ph_add_lifeline_type, ph_add_window_type, ph_add_places_type, ph_add_heap_types,
+        ph_add_log_type,      ph_add_tx_type,     ph_add_map_type,
+    };
+
+    for (size_t i = 0; i < sizeof(adders) / sizeof(*adders); i++)
+        if (adders[i](module) < 0)
+            return -1;
+    return 0;
+}
+
+/* The types stand in statics, and so do the ranges and the files of the process: there is one set of them, of the main
+ * interpreter. A module that is imported there again, since its name was forgotten, has the types of the first. */
+static PyObject *first_module;
+
+static void forget_first_module(void)
+{
+    first_module = NULL;
+}
+
+static int is_main_interpreter(void)
+{
+    return PyInterpreterState_GetID(PyInterpreterState_Get()) == 0;
+}
+
+/* What is built for the limited API of 3.12 takes None for immortal; an older Python would free it. */
+static int require_no_older_python(void)
+{
+    if (Py_Version >> 16 >= Py_LIMITED_API >> 16)
+        return 0;
+    PyErr_Format(PyExc_ImportError,
+                 "pmemheap: Python 3.%u or later expected, for which the C core was built, 3.%u found; in the source "
+                 "tree run: pip install -e .",
+                 (unsigned)(Py_LIMITED_API >> 16 & 0xFF), (unsigned)(Py_Version >> 16 & 0xFF));
+    return -1;
+}
+
+static int execute(PyObject *module)
+{
+    if (require_no_older_python() < 0)
+        return -1;
+    if (!is_main_interpreter()) {
+        PyErr_SetString(PyExc_ImportError,
+                        "pmemheap: the main interpreter of the process expected, another one found; "
+                        "import it there, or in a process of its own");
+        return -1;
+    }
+    if (first_module != NULL)
+        return PyDict_Merge(PyModule_GetDict(module), PyModule_GetDict(first_module), 0);
+    if (ph_start_eras() < 0 || Py_AtExit(forget_first_module) < 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (add_types(module) < 0)
+        return -1;
+    first_module = Py_NewRef(module);
+    return 0;
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, execute},
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "pmemheap._core._hot", .m_doc = module_doc,
+    .m_methods = functions, .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__hot(void)
+{
+    return PyModuleDef_Init(&definition);
+}

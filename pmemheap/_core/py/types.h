@@ -1,0 +1,17 @@
+/* py/types.h -- what the files of the extension types know of each other. Include it first: it brings Python.h.
+ *
+ * No format of PyArg_ParseTuple or Py_BuildValue has a '#': headers of 3.13 leave out what Python 3.12 needs for it. */
+#pragma once
+#include <Python.h>
+#include "os/os.h"
+
+/* Each adds its types to the module; 0, or -1 with an exception set. */
+int ph_add_lifeline_type(PyObject *module);
+int ph_add_window_type(PyObject *module);
+int ph_add_places_type(PyObject *module);
+int ph_add_heap_types(PyObject *module);
+
+/* ph_add_type -- make a heap type of `spec` and add it to `module` under `name`. */
+int ph_add_type(PyObject *module, const char *name, PyType_Spec *spec);
+/* ph_raise_errno -- set OSError from a negated errno. Returns NULL. */
+PyObject *ph_raise_errno(int64_t error);

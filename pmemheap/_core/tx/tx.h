@@ -1,0 +1,158 @@
+/* tx/tx.h -- a transaction that is being put together: what it reserved, freed, wrote, and may have to undo.
+ *
+ * Nothing persistent happens before ph_tx_commit, except for the UNDO records of snapshots. Offsets are those of
+ * the user: arena << 55 | bytes. The caller holds the GIL through every call. */
+#ifndef PH_TX_H
+#define PH_TX_H
+
+#include "log/log.h"
+
+struct ph_tx_block {
+    uint64_t offset;
+    uint64_t nbytes;
+    uint8_t is_cancelled; /* of a reserved block: enum below */
+    uint8_t is_written;   /* bytes of it were collected */
+};
+
+enum {
+    PH_TX_CANCELLED = 1, /* freed again, and kept until the end: a rollback, or bytes that were collected, may want it */
+    PH_TX_GONE = 2,      /* given back for good */
+};
+
+struct ph_tx_bytes {
+    uint64_t offset, nbytes;
+    uint64_t at;   /* where the bytes lie in the buffer */
+    uint64_t start; /* where the block begins, as a byte index in its arena: that of the pin */
+    uint8_t fresh; /* in a block of this transaction: no pin, no log */
+};
+
+struct ph_tx_list {
+    void *items;
+    uint64_t count, capacity;
+};
+
+struct ph_image {
+    uint64_t key; /* offset of the page + 1; 0: an empty slot */
+    uint8_t *bytes; /* NULL: it was dropped */
+};
+
+struct ph_images {
+    struct ph_image *slots;
+    uint64_t used, capacity;
+    uint8_t has_strays; /* a page without an image may have bytes that were collected */
+};
+
+struct ph_tx {
+    struct ph_log *log;
+    struct ph_tx_list fresh;     /* ph_tx_block: reserved */
+    struct ph_tx_list index;     /* uint32_t: where in `fresh` an offset stands */
+    struct ph_tx_list frees;     /* ph_tx_block: pinned */
+    struct ph_tx_list writes;    /* ph_tx_bytes: collected, pinned */
+    struct ph_tx_list snapshots; /* ph_tx_bytes: the old bytes, pinned */
+    struct ph_tx_list savepoints; /* ph_tx_savepoint */
+    struct ph_tx_list kept;      /* ph_tx_bytes: snapshots as they were at a savepoint */
+    struct ph_tx_list words;     /* scratch of the commit */
+    struct ph_images images;
+    uint8_t *buffer;
+    uint64_t used, capacity;
+    uint64_t promise;            /* log space that its snapshots keep for its commit */
+    uint64_t fresh_bytes;
+    uint64_t number;             /* of those of its log: no two have the same */
+    uint64_t rollbacks;          /* how often it went back to a savepoint */
+    uint32_t txid;
+    uint8_t data_first;          /* the fresh bytes are durable: FRESH instead of WRITE */
+};
+
+struct ph_tx_savepoint {
+    uint64_t fresh, frees, writes, snapshots, kept, used;
+};
+
+void ph_tx_init(struct ph_tx *tx, struct ph_log *log);
+void ph_tx_fini(struct ph_tx *tx);
+/* ph_tx_restart -- another transaction with the memory of one that was committed or aborted. */
+void ph_tx_restart(struct ph_tx *tx);
+
+/* Failures are those of the allocator core and of the log; a failure has changed nothing. */
+int64_t ph_tx_malloc(struct ph_tx *tx, uint64_t arena, uint64_t size, uint64_t align);
+/* ph_tx_own -- a block that was reserved outside, by ph_reserve_large, is the transaction's. */
+int ph_tx_own(struct ph_tx *tx, uint64_t offset);
+/* ph_tx_disown -- give such a block back. */
+void ph_tx_disown(const struct ph_log *log, uint64_t offset);
+int ph_tx_free(struct ph_tx *tx, uint64_t offset);
+/* ph_tx_may_name -- 0 if a root may name the block at `offset` once the transaction has committed: it is live, or
+ * reserved by it, and not freed by it. */
+int ph_tx_may_name(const struct ph_tx *tx, uint64_t offset);
+/* ph_tx_next_rooted -- index of the first block to be freed, from `from` on, that a root names; their number if none. */
+uint64_t ph_tx_next_rooted(const struct ph_tx *tx, uint64_t from);
+/* ph_tx_free_deferred -- also with live views: its space is kept from others until the last one goes. */
+int ph_tx_free_deferred(struct ph_tx *tx, uint64_t offset);
+/* ph_tx_may_free -- why ph_tx_free_deferred would refuse; 0 if only memory can stop it. */
+int ph_tx_may_free(const struct ph_tx *tx, uint64_t offset);
+/* ph_tx_write -- a range of no bytes may lie at the end of a block. */
+int ph_tx_write(struct ph_tx *tx, uint64_t offset, const void *bytes, uint64_t nbytes);
+
+/* A change in many parts first finds out whether all of them are possible, then has room made, then stores: so it
+ * happens as a whole or not at all.
+ * ph_tx_aim -- the block of which [offset, offset + nbytes) is a part, or why the transaction may not change it.
+ * ph_tx_reserve -- room for so many ranges, bytes in all, and frees in arena `h`; PH_L_NOMEM.
+ * ph_tx_store -- the same as ph_tx_write, of a range in a block that was aimed at. It cannot fail. */
+struct ph_tx_aim {
+    struct ph_heap *heap;
+    struct ph_unit *record; /* of the block */
+    uint64_t start; /* where the block begins, inside of its arena */
+    uint8_t fresh, at_once;
+};
+int ph_tx_aim(struct ph_tx *tx, uint64_t offset, uint64_t nbytes, struct ph_tx_aim *aim);
+int ph_tx_reserve(struct ph_tx *tx, struct ph_heap *h, uint64_t ranges, uint64_t nbytes, uint64_t frees);
+void ph_tx_store(struct ph_tx *tx, const struct ph_tx_aim *aim, uint64_t offset, const void *bytes, uint64_t nbytes);
+
+/* ph_tx_rewrite -- 1: entry `index` of what was collected, for the same range, has other bytes now; 0: there is no such
+ * entry, or a savepoint may want the old bytes. Nothing collected later may overlap it. */
+int ph_tx_rewrite(struct ph_tx *tx, uint64_t index, uint64_t offset, const void *bytes, uint64_t nbytes);
+/* ph_tx_carry -- store what was collected for [offset, offset + nbytes) of one block to a block that is reserved. */
+void ph_tx_carry(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes, uint64_t to);
+/* ph_tx_snapshot -- the LSN behind the UNDO record, 0 if none was needed: it must be durable before the bytes change. */
+int64_t ph_tx_snapshot(struct ph_tx *tx, uint64_t offset, uint64_t nbytes);
+
+static inline uint64_t ph_tx_hash(uint64_t offset)
+{
+    return (offset >> PH_GRANULE_SHIFT) * 0x9E3779B97F4A7C15ULL >> 20;
+}
+
+/* Images, see tx/images.c. Memory of PH_PAGE_BYTES each:
+ * ph_page_take -- NULL: there is none. ph_page_give -- back again; NULL is allowed.
+ * ph_tx_image -- the page at an offset as the transaction leaves it; NULL: there is no image of it.
+ * ph_tx_image_keep -- `bytes` are the image of the page from now on. Pre: ph_tx_image_room.
+ * ph_tx_image_drop -- what changes the page is not in its image.
+ * ph_tx_overlay -- put what was collected for [offset, offset + nbytes) of one block over a copy of these bytes.
+ * ph_tx_touches -- whether something was collected for the block at an offset. */
+uint8_t *ph_page_take(struct ph_log *log);
+void ph_page_give(struct ph_log *log, uint8_t *bytes);
+uint8_t *ph_tx_image(const struct ph_tx *tx, uint64_t offset);
+int ph_tx_image_room(struct ph_tx *tx, uint64_t more);
+void ph_tx_image_keep(struct ph_tx *tx, uint64_t offset, uint8_t *bytes);
+void ph_tx_image_drop(struct ph_tx *tx, uint64_t offset);
+void ph_tx_overlay(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes, uint8_t *to);
+int ph_tx_touches(const struct ph_tx *tx, uint64_t offset);
+
+int ph_tx_savepoint(struct ph_tx *tx);
+void ph_tx_release_savepoint(struct ph_tx *tx);
+void ph_tx_rollback(struct ph_tx *tx);
+
+/* ph_tx_commit -- append the record with the encoded operations of others, `count` of them; make it visible. Returns
+ * the LSN behind it (0: there was nothing to log), or a failure with nothing changed. In a power heap the images go
+ * home when the record is durable. If that is awaited the blocks whose bytes change stay pinned until they have, and
+ * ph_tx_unpin_changes is called: a view that is taken meanwhile must not change later. */
+int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint16_t count);
+void ph_tx_unpin_changes(struct ph_tx *tx);
+void ph_tx_abort(struct ph_tx *tx);
+
+/* ph_tx_changes_homes -- whether committed bytes are changed: the commit has to wait for its record in a power heap. */
+int ph_tx_changes_homes(const struct ph_tx *tx);
+
+/* ph_log_flush -- append what bare calls of one core of a power heap have changed since the last record. */
+int64_t ph_log_flush(struct ph_log *log, uint64_t arena);
+/* ph_log_change -- append encoded operations in a record of their own, together with what bare calls changed. */
+int64_t ph_log_change(struct ph_log *log, const void *operations, uint64_t length, uint16_t count, uint64_t file_end);
+
+#endif
