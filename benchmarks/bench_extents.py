@@ -20,7 +20,7 @@ from workloads import (
     pair,
 )
 
-from pmemheap.extents import ExtentMap
+from pmemheap.space.extents import ExtentMap
 
 OPENED = contextlib.ExitStack()
 

@@ -27,7 +27,7 @@ from utilisation import measure_utilisation
 from workloads import EXTENT_SIZE, PAGE, GiB, MiB
 
 from pmemheap.errors import OutOfSpaceError
-from pmemheap.extents import ExtentMap
+from pmemheap.space.extents import ExtentMap
 from pmemheap.traces import Timing, Trace, load, measure
 
 OURS, OURS_FILE, GLIBC, PMEMOBJ = (

@@ -19,7 +19,7 @@ from typing import Any
 
 from peers import heap_class
 
-from pmemheap.extents import ExtentMap
+from pmemheap.space.extents import ExtentMap
 
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 

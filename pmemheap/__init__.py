@@ -27,10 +27,10 @@ from pmemheap.errors import (
     PmemHeapError,
     UsageError,
 )
-from pmemheap.handles import Block
-from pmemheap.heap import Heap
-from pmemheap.heap import open_heap as open  # noqa: A004 -- pmemheap.open, as dbm.open
-from pmemheap.insight import CheckReport, Explanation, HeapStats
+from pmemheap.heap.handles import Block
+from pmemheap.heap.heap import Heap
+from pmemheap.heap.heap import open_heap as open  # noqa: A004 -- pmemheap.open, as dbm.open
+from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
 
 __all__ = [
     "Block",

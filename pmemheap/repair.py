@@ -19,9 +19,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pmemheap import native, pagecache
-from pmemheap.arguments import AnyPath, path_argument
+from pmemheap import native
 from pmemheap.errors import HeapExistsError, UsageError
+from pmemheap.file import pagecache
+from pmemheap.heap.arguments import AnyPath, path_argument
 from pmemheap.layout import (
     BACKUP_NAME_BYTES,
     SHARED_PAGE,

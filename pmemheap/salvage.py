@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from pmemheap import layout
-from pmemheap.arguments import AnyPath, path_argument
 from pmemheap.errors import UsageError
-from pmemheap.heap import Heap
+from pmemheap.file.naming import new_file, place_of, require_place
+from pmemheap.heap.arguments import AnyPath, path_argument
+from pmemheap.heap.heap import Heap
 from pmemheap.layout import ArenaSlot, Durability, SegmentKind, SegmentSlot
-from pmemheap.naming import new_file, place_of, require_place
 from pmemheap.offline import (
     Examination,
     Extent,
@@ -40,7 +40,7 @@ from pmemheap.offline.places import Part, arena_of
 from pmemheap.offline.replaying import replay
 from pmemheap.offline.segments import unit_gaps
 from pmemheap.refusals import refusals
-from pmemheap.slabs import CLASSES
+from pmemheap.space.size_classes import CLASSES
 from pmemheap.units import UNIT, align_up
 
 __all__ = ["MAP_ROOT", "SalvageReport", "read_map", "salvage", "translate"]

@@ -30,7 +30,8 @@ from crash_world import (
     spare_bytes,
 )
 
-from pmemheap import Heap, redo
+from pmemheap import Heap
+from pmemheap.file import redo
 from pmemheap.layout import ARENA_BITS
 from pmemheap.testing import SECTOR, Crash, CrashStates, Image, Kind, Recorder, Recording, State
 from pmemheap.testing.report import describe

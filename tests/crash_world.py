@@ -28,7 +28,7 @@ from unittest import mock
 
 from pmemheap import Heap, layout, native
 from pmemheap.errors import OutOfSpaceError
-from pmemheap.filemedium import FileMedium
+from pmemheap.file.filemedium import FileMedium
 from pmemheap.layout import Durability, SegmentKind
 from pmemheap.testing import Recorder, Recording
 from pmemheap.units import UNIT, MiB

@@ -11,8 +11,8 @@ from unplayed import unplayed
 from wreck import LogWriter, Wreck, entry_place, segments, with_other_boot, wreck
 
 from pmemheap import layout
+from pmemheap.format.records import Operation
 from pmemheap.layout import Durability, RootSlot, Table
-from pmemheap.records import Operation
 
 Damage = Callable[[Path], Wreck]
 DAMAGES: dict[str, Damage] = {}

@@ -21,8 +21,8 @@ from wreck import of_any_file
 
 from pmemheap import Heap, layout, native
 from pmemheap.containers import SortedMap, Vector
+from pmemheap.format.records import RECORD_HEADER, Record, scan
 from pmemheap.layout import ARENA_BITS, Durability, SegmentKind, SegmentSlot, Superblock, Table
-from pmemheap.records import RECORD_HEADER, Record, scan
 from pmemheap.units import UNIT, KiB
 
 Seal = Callable[[bytearray], None]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pmemheap import Heap, HeapBusyError, OutOfSpaceError, PmemHeapError, native
-from pmemheap.filemedium import FileMedium
+from pmemheap.file.filemedium import FileMedium
 from pmemheap.layout import Durability
 from pmemheap.testing import copy_as_crashed
 

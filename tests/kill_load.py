@@ -31,10 +31,11 @@ from kill_bystanders import Bystander, opened
 from kill_oracle import NOTHING, Entry, Found, Journal, Ledger, Model, Player
 from kill_script import Actor, Kills, emptied, log_of, made, reopened
 
-from pmemheap import Heap, redo
-from pmemheap.filemedium import FileMedium
+from pmemheap import Heap
+from pmemheap.file import redo
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.redo import Recovery
 from pmemheap.layout import LOG_BYTES
-from pmemheap.redo import Recovery
 from pmemheap.testing import copy_as_crashed
 from pmemheap.units import KiB, MiB
 

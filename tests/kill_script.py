@@ -17,11 +17,11 @@ from pathlib import Path
 from kill_oracle import NOTHING, Change, Found, Journal, Ledger, Make, Model, Player
 
 from pmemheap import Heap
-from pmemheap.filemedium import FileMedium
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.redo import RedoLog
+from pmemheap.heap.transaction import Transaction
 from pmemheap.layout import LOG_BYTES, Durability
-from pmemheap.redo import RedoLog
 from pmemheap.testing import kill_at
-from pmemheap.transaction import Transaction
 from pmemheap.units import GiB, KiB, MiB
 
 HEADROOM = 1 * GiB

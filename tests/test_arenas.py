@@ -18,9 +18,9 @@ from heap_world import contents, descriptors, fill, mapped_files
 from test_heap_faults import MEDIA, Surroundings, attempt, every_call, make
 
 from pmemheap import Heap
-from pmemheap.arenas import Arena
 from pmemheap.errors import OutOfSpaceError, UsageError
-from pmemheap.filemedium import FileMedium
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.heap.arenas import Arena
 from pmemheap.layout import ARENA_BITS, ArenaSlot, ArenaState, RootSlot
 from pmemheap.native import Call, FaultKind, NativeError
 from pmemheap.units import UNIT, KiB, MiB

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pmemheap import CorruptHeapError, Heap, HeapBusyError, UsageError, users
+from pmemheap import CorruptHeapError, Heap, HeapBusyError, UsageError
+from pmemheap.file import locks as users
 from pmemheap.units import MiB
 
 AT_WORK = """

@@ -238,7 +238,7 @@ def test_no_space_ends_with_4(
     def refuse(*_: object, **__: object) -> None:
         raise pmemheap.OutOfSpaceError("heap file: no space left on device")
 
-    monkeypatch.setattr("pmemheap.heap.Heap.malloc", refuse)
+    monkeypatch.setattr("pmemheap.heap.heap.Heap.malloc", refuse)
     path = tmp_path / "full.heap"
     assert main(["demo", "--source", str(sources), "--path", str(path)]) == ExitCode.NO_SPACE
 

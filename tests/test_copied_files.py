@@ -15,9 +15,10 @@ import pytest
 from wreck import look
 
 import pmemheap
-from pmemheap import CorruptHeapError, Heap, heapfile, native
+from pmemheap import CorruptHeapError, Heap, native
 from pmemheap.cli import main
-from pmemheap.header import read_superblock
+from pmemheap.file import heapfile
+from pmemheap.format.header import read_superblock
 from pmemheap.layout import FileIdentity, HeapState
 from pmemheap.repair import repair
 from pmemheap.salvage import salvage

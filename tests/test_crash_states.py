@@ -12,8 +12,9 @@ from crash_load import search
 from crash_oracle import Search, check_image
 from crash_world import Program, alphabet, record
 
-from pmemheap import Heap, heapfile, redo
+from pmemheap import Heap
 from pmemheap.errors import CorruptHeapError
+from pmemheap.file import heapfile, redo
 from pmemheap.testing import CrashStates, Image, Kind
 
 STATES = 20_000

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pmemheap import Heap
-from pmemheap.header import read_superblock
+from pmemheap.format.header import read_superblock
 from pmemheap.layout import HeapState
 
 

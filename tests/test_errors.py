@@ -39,7 +39,7 @@ from pmemheap import (
 )
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.errors import Portable
-from pmemheap.insight import ExplainedOutOfSpaceError
+from pmemheap.heap.insight import ExplainedOutOfSpaceError
 from pmemheap.native import NativeError
 from pmemheap.offline import open_image
 from pmemheap.refusals import end_with, refusal, refusals

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pmemheap import DurabilityError, Heap, native
-from pmemheap.filemedium import FileMedium
+from pmemheap.file.filemedium import FileMedium
 from pmemheap.layout import HeapState
 from pmemheap.offline import examine, open_image
 

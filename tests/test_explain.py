@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pmemheap import Heap, OutOfSpaceError
-from pmemheap.blockspace import BlockSpace
+from pmemheap.heap.blockspace import BlockSpace
 from pmemheap.units import GiB, KiB, MiB, TiB
 
 KINDS = ["anonymous", "shared", "process", "power"]

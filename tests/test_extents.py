@@ -5,7 +5,7 @@ import random
 import pytest
 
 from pmemheap.errors import OutOfSpaceError
-from pmemheap.extents import ExtentMap
+from pmemheap.space.extents import ExtentMap
 
 
 def extents_of(*ranges: tuple[int, int]) -> ExtentMap:

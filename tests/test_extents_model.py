@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pmemheap.errors import OutOfSpaceError
-from pmemheap.extents import ExtentMap
+from pmemheap.space.extents import ExtentMap
 
 UNITS = 160
 """Few, so that extents meet; alignments up to 32 still matter."""

@@ -25,7 +25,7 @@ import pytest
 from pmemheap import Heap, native
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.errors import CorruptHeapError, DurabilityError, PmemHeapError, UsageError
-from pmemheap.redo import RedoLog
+from pmemheap.file.redo import RedoLog
 from pmemheap.units import MiB
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")

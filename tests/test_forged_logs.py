@@ -12,8 +12,8 @@ import pytest
 from wreck import LogWriter, Wreck, look, wreck
 
 from pmemheap import CorruptHeapError, Heap, PmemHeapError, layout, native
+from pmemheap.format.records import Operation
 from pmemheap.layout import Durability, Table
-from pmemheap.records import Operation
 
 FORGERIES = 40
 EDGES = (

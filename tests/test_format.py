@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from pmemheap import layout, records
+from pmemheap import layout
 from pmemheap.containers import sortedmap, vector
+from pmemheap.format import records
 from pmemheap.layout import ArenaSlot, RootSlot, SegmentSlot
 from pmemheap.native.constants import Format, place, width
 from pmemheap.offline import backups, extents

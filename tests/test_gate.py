@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from kvstore import KVStore
 
-from pmemheap import CorruptHeapError, Heap, PmemHeapError, UsageError, gate
+from pmemheap import CorruptHeapError, Heap, PmemHeapError, UsageError
 from pmemheap.containers import SortedMap
-from pmemheap.gate import Gate, Shut
+from pmemheap.heap import gate
+from pmemheap.heap.gate import Gate, Shut
 
 KINDS = ["anonymous", "shared", "process", "power"]
 FILES = ["process", "power"]

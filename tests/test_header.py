@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pmemheap import filespace, layout
+from pmemheap import layout
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, UsageError
-from pmemheap.filemedium import LOG_MOST, FileMedium
-from pmemheap.header import as_spare, read_superblock, read_tables
-from pmemheap.heapfile import HeapFile
+from pmemheap.file.filemedium import LOG_MOST, FileMedium
+from pmemheap.file.heapfile import HeapFile
+from pmemheap.format import filespace
+from pmemheap.format.header import as_spare, read_superblock, read_tables
 from pmemheap.layout import (
     ArenaSlot,
     ArenaState,
@@ -27,7 +28,7 @@ from pmemheap.layout import (
     slot_offset,
     spare_slot,
 )
-from pmemheap.region import Region
+from pmemheap.space.region import Region
 from pmemheap.units import UNIT, GiB, KiB, MiB
 
 MIB_SEGMENT = layout.SEGMENT_UNITS * layout.UNIT_BYTES_IN_FILE

@@ -12,7 +12,7 @@ from heap_world import contents, descriptors, fill, mapped_files, reserved
 
 from pmemheap import Heap, native
 from pmemheap.errors import DurabilityError, OutOfSpaceError, Pmem2Error, PmemHeapError, UsageError
-from pmemheap.filemedium import FileMedium
+from pmemheap.file.filemedium import FileMedium
 from pmemheap.layout import HeapState
 from pmemheap.native import Call, FaultKind
 from pmemheap.units import UNIT, KiB, MiB

@@ -9,7 +9,7 @@ import pytest
 from fuzz_api import fuzz
 
 from pmemheap import Heap, UsageError
-from pmemheap.transaction import Transaction
+from pmemheap.heap.transaction import Transaction
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 SECONDS = 20 if IN_CI else 8

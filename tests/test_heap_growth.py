@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 
 from pmemheap import Heap
-from pmemheap.filemedium import FileMedium
-from pmemheap.region import AnonymousMedium
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.space.region import AnonymousMedium
 from pmemheap.units import UNIT, GiB, KiB, MiB
 
 FILE_BYTES = int(os.environ.get("PMEMHEAP_GROWTH_FILE_BYTES", 256 * MiB))

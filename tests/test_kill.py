@@ -14,7 +14,7 @@ from kill_load import Rounds
 from kill_script import SMALL_LOG, Kills, emptied, log_of, made, reopened
 
 from pmemheap import Heap
-from pmemheap.filemedium import FileMedium
+from pmemheap.file.filemedium import FileMedium
 from pmemheap.layout import LOG_BYTES
 from pmemheap.testing import kill_at
 from pmemheap.units import KiB, MiB

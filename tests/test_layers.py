@@ -1,13 +1,16 @@
-"""One direction of imports: a module imports only modules of the layers below its own.
+"""One direction of imports: a module imports only modules of the folders below its own.
 
-A new module goes into `LAYERS`, lowest first; names in one row may import each other. Tests,
-examples and benchmarks are users and not listed.
+`LAYERS` has the folders, and the modules that stand in none, lowest first; names in one row may
+import each other. Within a folder no two modules need each other. Tests, examples and benchmarks
+are users and not listed.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -20,35 +23,21 @@ LAYERS = [
     ["errors", "units"],
     ["_core"],
     ["native"],
-    ["rules", "refusals", "viewed", "gate", "exiting"],
+    ["refusals"],
     ["pmem2"],
     ["layout"],
-    ["records"],
-    ["region", "users", "pagecache"],
-    ["header", "filespace", "roots", "naming"],
-    ["heapfile"],
-    ["filemedium"],
-    ["extents", "arguments"],
-    ["slabs"],
-    ["offline"],
-    ["repair", "snapshotting"],
-    ["supply"],
-    ["redo", "rooted"],
-    ["committing"],
-    ["engine"],
-    ["insight", "handles"],
-    ["transaction"],
-    ["blockspace", "totals"],
-    ["arenas"],
+    ["format"],
+    ["space"],
+    ["file"],
     ["heap"],
-    ["salvage"],
-    ["containers", "strategies", "testing"],
+    ["offline"],
+    ["repair", "salvage"],
+    ["containers", "testing"],
     ["traces"],
     ["cli", "__main__"],
 ]
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
 FACE = "heap"  # the package itself re-exports up to this layer
-WITHIN_PMEM2 = ["codes", "numbers", "space", "source", "reservation", "mapping", "__init__"]
 
 
 def modules() -> list[Path]:
@@ -152,12 +141,42 @@ def _is_negative(node: ast.AST) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", WITHIN_PMEM2)
-def test_imports_go_down_inside_pmem2(name: str) -> None:
-    for imported in imports_of(PACKAGE / "pmem2" / f"{name}.py"):
-        parts = imported.split(".")
-        if parts[1] == "pmem2":
-            assert WITHIN_PMEM2.index(parts[2]) < WITHIN_PMEM2.index(name), imported
+def modules_needed(path: Path) -> set[str]:
+    """Return the dotted names of the modules that a module imports when it runs."""
+    known = {name_of(each) for each in modules()}
+    found = set()
+    for name in imports_of(path):
+        parts = name.split(".")
+        longest = (".".join(parts[:length]) for length in range(len(parts), 1, -1))
+        found |= {each for each in longest if each in known or f"{each}.__init__" in known}
+    return found - {name_of(path)}
+
+
+def test_no_two_modules_need_each_other() -> None:
+    needs = {name_of(path): modules_needed(path) for path in modules()}
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        pytest.fail(f"no knot expected, found {' -> '.join(error.args[1])}")
+
+
+def test_readme_shows_the_layers() -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    picture = text.split("## Layers")[1].split("\n\n")[1]
+    heads = [line[5:].split("   ")[0].strip() for line in reversed(picture.splitlines())]
+    shown = [
+        {name for name in re.split(r"[ ,/]+", f"{head} {other}") if name in LEVEL}
+        for head, other in zip(heads, _second_column(picture), strict=True)
+    ]
+    order = [LEVEL[name] for row in shown for name in sorted(row, key=LEVEL.__getitem__)]
+    assert set().union(*shown) == LEVEL.keys() - {"__main__"}
+    assert order == sorted(order)
+
+
+def _second_column(picture: str) -> list[str]:
+    """Return what stands first in the second column of each row, lowest row first."""
+    found = (re.search(r" {3,}(\w+)/? {2,}", line[20:]) for line in reversed(picture.splitlines()))
+    return [match[1] if match else "" for match in found]
 
 
 def test_the_walk_sees_imports(tmp_path: Path) -> None:
@@ -166,7 +185,7 @@ def test_the_walk_sees_imports(tmp_path: Path) -> None:
         "from typing import TYPE_CHECKING\n"
         "from pmemheap import units\n"
         "import pmemheap.native\n"
-        "if TYPE_CHECKING:\n    from pmemheap.heap import Heap\n"
+        "if TYPE_CHECKING:\n    from pmemheap.heap.heap import Heap\n"
         "def later():\n    from pmemheap.cli import main\n"
     )
     found = ["pmemheap.units", "pmemheap.native", "pmemheap.cli.main"]

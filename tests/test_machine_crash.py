@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import pmemheap
-from pmemheap import Block, Heap, heapfile, layout, native, redo
+from pmemheap import Block, Heap, layout, native
 from pmemheap.containers import SortedMap
+from pmemheap.file import heapfile, redo
 from pmemheap.native.constants import State
 from pmemheap.testing import copy_as_crashed
 from pmemheap.units import UNIT

@@ -21,11 +21,12 @@ import pytest
 from damages import DAMAGES
 from wreck import Blocks, Wreck, contents, look, opened
 
-from pmemheap import Heap, naming, native
+from pmemheap import Heap, native
 from pmemheap.cli import main
 from pmemheap.cli.exits import ExitCode
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
-from pmemheap.naming import give_name
+from pmemheap.file import naming
+from pmemheap.file.naming import give_name
 from pmemheap.offline import Disk, FindingKind
 from pmemheap.offline.backups import unfinished
 from pmemheap.repair import repair, undo

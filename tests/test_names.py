@@ -16,9 +16,11 @@ from heap_world import python
 from typer.testing import CliRunner
 
 import pmemheap
-from pmemheap import Heap, snapshotting, users
+from pmemheap import Heap
 from pmemheap.errors import HeapBusyError, HeapExistsError, HeapFileError, HeapNotFoundError
-from pmemheap.filemedium import FileMedium
+from pmemheap.file import locks as users
+from pmemheap.file import snapshotting
+from pmemheap.file.filemedium import FileMedium
 from pmemheap.layout import Durability
 from pmemheap.repair import repair, undo
 from pmemheap.salvage import salvage

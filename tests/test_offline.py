@@ -16,6 +16,7 @@ from wreck import LogWriter, Wreck, entry_place, grown, look, segments, with_oth
 
 from pmemheap import Heap, layout
 from pmemheap.errors import UsageError
+from pmemheap.format.records import Operation, RecordKind, encode
 from pmemheap.layout import (
     ArenaSlot,
     Durability,
@@ -29,7 +30,6 @@ from pmemheap.layout import (
 from pmemheap.offline import Examination, FindingKind, Severity, examine, open_image
 from pmemheap.offline.image import Overlay, data_pieces
 from pmemheap.offline.places import Part, arena_of
-from pmemheap.records import Operation, RecordKind, encode
 
 ALL = bool(os.environ.get("PMEMHEAP_DAMAGE_ALL"))
 

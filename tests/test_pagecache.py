@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from pmemheap import Heap, layout, native, pagecache
+from pmemheap import Heap, layout, native
 from pmemheap.errors import DurabilityError, PmemHeapError
+from pmemheap.file import pagecache
 from pmemheap.layout import SegmentKind, SegmentSlot
 from pmemheap.native import Call
 from pmemheap.repair import repair

@@ -36,7 +36,7 @@ from crash_world import (
 from pmemheap import layout, native
 from pmemheap.errors import CorruptHeapError, DurabilityError, PmemHeapError
 from pmemheap.native import Allocate, Call
-from pmemheap.rules import Rule, omitted, omitting
+from pmemheap.native.rules import Rule, omitted, omitting
 from pmemheap.testing import LINE, CrashStates, Image, Kind, restamp
 from pmemheap.units import UNIT
 

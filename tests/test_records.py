@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pmemheap.errors import CorruptHeapError, UsageError
-from pmemheap.layout import Table
-from pmemheap.records import (
+from pmemheap.format.records import (
     FIRST_LSN,
     RECORD_ALIGN,
     Operation,
@@ -25,6 +24,7 @@ from pmemheap.records import (
     scan,
     survivors,
 )
+from pmemheap.layout import Table
 
 EPOCH = 3 << 32 | 77
 LOG = 4096

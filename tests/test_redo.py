@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from pmemheap import Heap, native
-from pmemheap.filemedium import FileMedium
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.redo import RedoLog
+from pmemheap.format.records import OperationType, Record, RecordKind, scan
 from pmemheap.layout import Table
-from pmemheap.records import OperationType, Record, RecordKind, scan
-from pmemheap.redo import RedoLog
 from pmemheap.testing import copy_as_crashed
 from pmemheap.units import KiB, MiB
 

@@ -11,7 +11,7 @@ from heap_world import reserved
 from pmemheap import native
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.layout import SEGMENT_UNITS
-from pmemheap.region import AnonymousMedium, Piece, Region
+from pmemheap.space.region import AnonymousMedium, Piece, Region
 from pmemheap.units import UNIT, GiB, MiB
 
 

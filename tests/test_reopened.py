@@ -17,8 +17,8 @@ import pytest
 from kvstore.store import KVStore
 
 from pmemheap import Heap, PmemHeapError
-from pmemheap.arenas import Arena
 from pmemheap.containers import SortedMap, Vector
+from pmemheap.heap.arenas import Arena
 from pmemheap.units import UNIT, KiB, MiB
 
 Grow = Callable[[Heap, int, int], bool]

@@ -28,9 +28,9 @@ from pmemheap import Heap, layout
 from pmemheap.cli import main
 from pmemheap.cli.exits import ExitCode
 from pmemheap.errors import CorruptHeapError, UsageError
+from pmemheap.format.records import Operation
 from pmemheap.layout import Durability, RootSlot, Table
 from pmemheap.offline import open_image
-from pmemheap.records import Operation
 from pmemheap.repair import Plan, plan, repair, undo
 
 

@@ -14,8 +14,8 @@ from pmemheap import Heap, OutOfSpaceError, layout
 from pmemheap.cli import main
 from pmemheap.cli.exits import ExitCode
 from pmemheap.errors import UsageError
+from pmemheap.format.records import Operation
 from pmemheap.layout import Durability, RootSlot, Table
-from pmemheap.records import Operation
 from pmemheap.salvage import MAP_ROOT, SalvageReport, read_map, salvage, translate
 
 

@@ -4,7 +4,7 @@ from array import array
 
 import pytest
 
-from pmemheap.slabs import CLASSES, SizeClass, packed_classes
+from pmemheap.space.size_classes import CLASSES, SizeClass, packed_classes
 from pmemheap.units import GRANULE, UNIT
 
 

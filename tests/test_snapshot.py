@@ -15,9 +15,9 @@ from wreck import contents, look, opened, segments
 
 from pmemheap import Heap, native
 from pmemheap.errors import HeapBusyError, HeapExistsError, UsageError
+from pmemheap.file.snapshotting import CopyMethod, copy_heap_file
 from pmemheap.layout import HeapState, SegmentKind, Superblock
 from pmemheap.native import NativeError
-from pmemheap.snapshotting import CopyMethod, copy_heap_file
 from pmemheap.units import MiB
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pmemheap import Heap, HeapFileError, PmemHeapError, native
 from pmemheap.containers import SortedMap
-from pmemheap.redo import RedoLog
+from pmemheap.file.redo import RedoLog
 
 
 def puts_beside_refusals(heap: Heap, fault_number: int) -> None:

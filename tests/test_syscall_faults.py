@@ -16,9 +16,9 @@ from kill_script import SMALL_LOG, log_of, made, reopened
 
 from pmemheap import Heap, native
 from pmemheap.errors import DurabilityError
+from pmemheap.file.redo import RedoLog
 from pmemheap.layout import SlotImage
 from pmemheap.native import Call, TapeKind
-from pmemheap.redo import RedoLog
 from pmemheap.testing import Recorder, copy_as_crashed
 from pmemheap.units import KiB
 

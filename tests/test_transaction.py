@@ -12,8 +12,8 @@ from heap_world import contents
 
 from pmemheap import Heap
 from pmemheap.errors import UsageError
+from pmemheap.heap.transaction import Transaction
 from pmemheap.testing import copy_as_crashed
-from pmemheap.transaction import Transaction
 from pmemheap.units import UNIT, KiB, MiB
 
 KINDS = ["anonymous", "shared", "process", "power"]

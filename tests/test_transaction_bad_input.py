@@ -15,9 +15,9 @@ from heap_world import contents
 
 from pmemheap import Heap, native
 from pmemheap.errors import DurabilityError, OutOfSpaceError, UsageError
+from pmemheap.heap.transaction import Transaction
 from pmemheap.native import FaultKind
 from pmemheap.testing import copy_as_crashed
-from pmemheap.transaction import Transaction
 from pmemheap.units import MiB
 
 KINDS = ["anonymous", "shared", "process", "power"]

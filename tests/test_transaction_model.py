@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pmemheap import Heap
+from pmemheap.heap.transaction import Transaction
 from pmemheap.testing import copy_as_crashed
-from pmemheap.transaction import Transaction
 from pmemheap.units import UNIT, KiB
 
 SIZES = st.sampled_from([16, 24, 100, 1000, 4000, UNIT, 3 * UNIT, 40 * KiB, 300 * KiB])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pmemheap import Heap, OutOfSpaceError
-from pmemheap.filemedium import FileMedium
+from pmemheap.file.filemedium import FileMedium
 from pmemheap.layout import Durability
 
 

@@ -20,9 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from pmemheap import CorruptHeapError, Heap, OutOfSpaceError, UsageError
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.containers.vector import VectorStatistics, _Change
+from pmemheap.heap.transaction import Transaction
 from pmemheap.testing import Crash, Image, Kind, Recording
 from pmemheap.testing.plugin import CrashSimulator
-from pmemheap.transaction import Transaction
 from pmemheap.units import KiB, MiB
 
 

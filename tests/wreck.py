@@ -13,9 +13,9 @@ from damage_load import ENTRIES, original
 
 from pmemheap import Heap, layout
 from pmemheap.errors import CorruptHeapError
+from pmemheap.format.records import Operation, Record, RecordKind, decode, encode
 from pmemheap.layout import Durability, FileIdentity, HeapState, SegmentSlot, Superblock
 from pmemheap.offline import Disk, Examination, examine
-from pmemheap.records import Operation, Record, RecordKind, decode, encode
 
 Blocks = dict[int, bytes]
 

@@ -22,7 +22,7 @@ from pmemheap.containers.ordered import KEYS, VALUES, pairs_of
 
 if TYPE_CHECKING:
     from kvstore.store import KVStore
-    from pmemheap.transaction import Transaction
+    from pmemheap.heap.transaction import Transaction
 
 __all__ = ["Shelf", "TextStore", "Wrapped"]
 

@@ -15,7 +15,7 @@ from kvstore.closing import Closing
 from pmemheap.refusals import end_with
 
 if TYPE_CHECKING:
-    from pmemheap.transaction import Transaction
+    from pmemheap.heap.transaction import Transaction
 
 __all__ = ["AnyPath", "StoreFile"]
 

@@ -20,11 +20,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pmemheap import layout, native, records
+from pmemheap import layout, native
 from pmemheap.cli.library import Library
 from pmemheap.errors import CorruptHeapError, UsageError
-from pmemheap.header import read_superblock
-from pmemheap.heap import Heap
+from pmemheap.format import records
+from pmemheap.format.header import read_superblock
+from pmemheap.heap.heap import Heap
 from pmemheap.offline.replaying import to_replay
 from pmemheap.testing import kill_at
 

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from pmemheap.blockspace import BlockSpace
 from pmemheap.cli import unitmap
 from pmemheap.cli.header import Header, Segment, read_header
 from pmemheap.cli.show import facts, output, print_whole, printable, table, write_json
 from pmemheap.cli.unitmap import Kind, UnitMap, longest_free, read_maps
-from pmemheap.heap import Heap
-from pmemheap.insight import HeapStats
+from pmemheap.heap.blockspace import BlockSpace
+from pmemheap.heap.heap import Heap
+from pmemheap.heap.insight import HeapStats
 from pmemheap.units import UNIT, format_bytes, parse_bytes
 
 __all__ = ["AsJson", "Durability", "create", "draw_map", "info", "trim"]

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from pmemheap import layout
-from pmemheap.heap import Heap
+from pmemheap.heap.heap import Heap
 from pmemheap.layout import HeapState, SegmentKind, SegmentSlot
 
 __all__ = ["Header", "Segment", "read_header"]

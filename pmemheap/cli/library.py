@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pmemheap.errors import CorruptHeapError
-from pmemheap.heap import Heap
-from pmemheap.transaction import Transaction
+from pmemheap.heap.heap import Heap
+from pmemheap.heap.transaction import Transaction
 
 __all__ = ["Library", "address_of"]
 

@@ -22,7 +22,7 @@ from rich.table import Table
 from pmemheap.cli.files import AsJson
 from pmemheap.cli.show import output, progress_output, table, write_json
 from pmemheap.cli.unitmap import read_map
-from pmemheap.heap import Heap
+from pmemheap.heap.heap import Heap
 from pmemheap.traces import Trace, load, measure, touch_replay
 from pmemheap.units import format_bytes
 

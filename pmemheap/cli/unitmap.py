@@ -18,10 +18,10 @@ from enum import Enum
 
 from rich.text import Text
 
-from pmemheap.arenas import Arena
-from pmemheap.blockspace import BlockSpace
 from pmemheap.cli.show import printable
-from pmemheap.heap import Heap
+from pmemheap.heap.arenas import Arena
+from pmemheap.heap.blockspace import BlockSpace
+from pmemheap.heap.heap import Heap
 from pmemheap.layout import ARENA_BITS
 from pmemheap.native.constants import UnitState
 from pmemheap.units import UNIT, format_bytes

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pmemheap.heap import Heap
+from pmemheap.heap.heap import Heap
 
 __all__ = ["MAP_MAGIC", "VECTOR_MAGIC", "found_kind", "visible_roots"]
 

@@ -30,7 +30,7 @@ from pmemheap import native
 from pmemheap.containers.names import MAP_MAGIC, found_kind, visible_roots
 from pmemheap.containers.ordered import ITEMS, OrderedMapping, pairs_of
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
-from pmemheap.heap import Heap
+from pmemheap.heap.heap import Heap
 from pmemheap.native.constants import UNPLACED, Format, Refusal
 
 __all__ = ["KEY_BYTES_MOST", "MapStatistics", "SortedMap"]

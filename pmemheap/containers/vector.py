@@ -47,15 +47,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pmemheap.arenas import Arena, arena_name_argument
-from pmemheap.arguments import whole_number
 from pmemheap.containers.names import VECTOR_MAGIC, found_kind, visible_roots
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
-from pmemheap.heap import Heap
-from pmemheap.insight import CheckReport
+from pmemheap.heap.arenas import Arena, arena_name_argument
+from pmemheap.heap.arguments import whole_number
+from pmemheap.heap.heap import Heap
+from pmemheap.heap.insight import CheckReport
+from pmemheap.heap.transaction import Savepoint, Transaction
 from pmemheap.native.constants import place
 from pmemheap.refusals import end_with
-from pmemheap.transaction import Savepoint, Transaction
 from pmemheap.units import UNIT, KiB, MiB
 
 if TYPE_CHECKING:

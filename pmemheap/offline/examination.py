@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pmemheap import layout, native, users
-from pmemheap.arguments import AnyPath
+from pmemheap import layout, native
 from pmemheap.errors import CorruptHeapError, HeapBusyError, HeapFileError
-from pmemheap.header import read_tables as read_strictly
+from pmemheap.file import locks as users
+from pmemheap.format.header import read_tables as read_strictly
+from pmemheap.format.records import Record
+from pmemheap.heap.arguments import AnyPath
 from pmemheap.layout import SegmentKind, SegmentSlot, Superblock
 from pmemheap.native import Lock
 from pmemheap.offline.backups import Backup, backup_of, unfinished
@@ -25,7 +27,6 @@ from pmemheap.offline.replaying import Unplaced, arenas_written, replay, replay_
 from pmemheap.offline.superblocks import Log, read_log, read_superblocks
 from pmemheap.offline.tables import Slots, check_roots, read_tables
 from pmemheap.offline.units import UnitWalk
-from pmemheap.records import Record
 from pmemheap.refusals import refusal, refusals
 
 __all__ = ["Examination", "examine", "open_image"]

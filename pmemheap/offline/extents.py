@@ -16,7 +16,7 @@ from pmemheap.native.constants import Kind
 from pmemheap.offline.findings import Edit
 from pmemheap.offline.image import Image, data_pieces
 from pmemheap.offline.places import ArenaPlaces, Part, Places, arena_of, heap_offset
-from pmemheap.slabs import CLASSES, SizeClass
+from pmemheap.space.size_classes import CLASSES, SizeClass
 from pmemheap.units import GRANULE, UNIT, align_up
 
 __all__ = [

@@ -21,10 +21,10 @@ from typing import TypeVar
 
 from pmemheap import layout
 from pmemheap.errors import CorruptHeapError
+from pmemheap.format.records import Operation, OperationType, Record, RecordKind
 from pmemheap.layout import ArenaSlot, ArenaState, RootSlot, SegmentSlot, Table
 from pmemheap.offline.image import Image, Overlay
 from pmemheap.offline.places import Part, Places, arena_of
-from pmemheap.records import Operation, OperationType, Record, RecordKind
 
 __all__ = ["Unplaced", "arenas_written", "read_slots", "replay", "replay_header", "to_replay"]
 

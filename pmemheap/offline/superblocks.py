@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 from pmemheap import layout
 from pmemheap.errors import CorruptHeapError
-from pmemheap.heapfile import boot_id, is_left_copy
+from pmemheap.file.heapfile import boot_id, is_left_copy
+from pmemheap.format.records import FIRST_LSN, RECORD_ALIGN, LogScan, Record, newest_chain, scan
 from pmemheap.layout import (
     Durability,
     FileIdentity,
@@ -21,7 +22,6 @@ from pmemheap.layout import (
 from pmemheap.offline.findings import Edit, Finding, FindingKind, Findings, Severity
 from pmemheap.offline.image import Image
 from pmemheap.offline.replaying import read_slots, to_replay
-from pmemheap.records import FIRST_LSN, RECORD_ALIGN, LogScan, Record, newest_chain, scan
 from pmemheap.units import GiB
 
 __all__ = [

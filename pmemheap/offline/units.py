@@ -32,7 +32,7 @@ from pmemheap.offline.extents import (
 from pmemheap.offline.findings import Edit, Finding, FindingKind, Findings, Severity
 from pmemheap.offline.image import Image, data_pieces
 from pmemheap.offline.places import ArenaPlaces, Part, Places, arena_of, heap_offset
-from pmemheap.slabs import CLASSES
+from pmemheap.space.size_classes import CLASSES
 from pmemheap.units import GRANULE, UNIT, align_up
 
 __all__ = ["UnitWalk"]

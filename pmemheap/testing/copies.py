@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pmemheap import native
 from pmemheap.errors import CorruptHeapError
-from pmemheap.heapfile import file_identity
+from pmemheap.file.heapfile import file_identity
 from pmemheap.layout import MAGIC, SUPERBLOCK_BYTES, SUPERBLOCKS, Superblock
 
 __all__ = ["copy_as_crashed", "restamp"]

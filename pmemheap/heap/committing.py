@@ -14,22 +14,23 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pmemheap import layout, native, rooted
+from pmemheap import layout, native
 from pmemheap.errors import HeapFileError, OutOfSpaceError, UsageError
-from pmemheap.filemedium import FileMedium
-from pmemheap.gate import Gate
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.redo import INLINE_MOST, RedoLog, slot_operations
+from pmemheap.heap import rooted
+from pmemheap.heap.gate import Gate
+from pmemheap.heap.roots import MemoryRoots, RootStore
 from pmemheap.native import LogCore
 from pmemheap.native.constants import Refusal
-from pmemheap.redo import INLINE_MOST, RedoLog, slot_operations
-from pmemheap.roots import MemoryRoots, RootStore
-from pmemheap.rules import Rule, omitted
+from pmemheap.native.rules import Rule, omitted
 from pmemheap.units import GRANULE, UNIT, counted
 
 if TYPE_CHECKING:
+    from pmemheap.heap.transaction import Transaction
     from pmemheap.layout import RootSlot
-    from pmemheap.region import AnonymousMedium, Region
-    from pmemheap.supply import Supply
-    from pmemheap.transaction import Transaction
+    from pmemheap.space.region import AnonymousMedium, Region
+    from pmemheap.space.supply import Supply
 
 __all__ = ["Committing"]
 

@@ -20,9 +20,9 @@ from operator import itemgetter
 from typing import Protocol
 
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError
-from pmemheap.extents import ExtentMap
 from pmemheap.native.constants import POOL_MOST
-from pmemheap.region import Medium, Region
+from pmemheap.space.extents import ExtentMap
+from pmemheap.space.region import Medium, Region
 
 __all__ = ["Core", "Supply"]
 

@@ -23,9 +23,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from pmemheap import gate, rooted
-from pmemheap.arenas import Arena, arena_name_argument, index_of, live_names, vacancy
-from pmemheap.arguments import (
+from pmemheap.errors import DurabilityError, HeapFileError, PmemHeapError, UsageError
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.locks import look_beside_writer
+from pmemheap.file.redo import recover, replay_private
+from pmemheap.file.snapshotting import copy_heap_file
+from pmemheap.heap import gate, rooted
+from pmemheap.heap.arenas import Arena, arena_name_argument, index_of, live_names, vacancy
+from pmemheap.heap.arguments import (
     ALIGN_MOST,
     SIZE_MOST,
     AnyPath,
@@ -35,25 +40,20 @@ from pmemheap.arguments import (
     limit_argument,
     path_argument,
 )
-from pmemheap.blockspace import BlockSpace
-from pmemheap.engine import Engine, open_heaps
-from pmemheap.errors import DurabilityError, HeapFileError, PmemHeapError, UsageError
-from pmemheap.exiting import is_exiting
-from pmemheap.filemedium import FileMedium
-from pmemheap.gate import Shut, begun_in, owners_of
-from pmemheap.insight import CheckReport, Explanation, HeapStats
+from pmemheap.heap.blockspace import BlockSpace
+from pmemheap.heap.engine import Engine, open_heaps
+from pmemheap.heap.exiting import is_exiting
+from pmemheap.heap.gate import Shut, begun_in, owners_of
+from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
+from pmemheap.heap.roots import Change, MemoryRoots, Roots, RootStore
+from pmemheap.heap.totals import joined, lost_roots, misplaced_segments, total
+from pmemheap.heap.transaction import Savepoint, Transaction
+from pmemheap.heap.viewed import viewed_blocks
 from pmemheap.layout import ARENA_BITS, ArenaState, FileIdentity, RootSlot
 from pmemheap.native.constants import State
-from pmemheap.redo import recover, replay_private
 from pmemheap.refusals import end_with, refusal, refusals
-from pmemheap.region import AnonymousMedium, Region
-from pmemheap.roots import Change, MemoryRoots, Roots, RootStore
-from pmemheap.snapshotting import copy_heap_file
-from pmemheap.totals import joined, lost_roots, misplaced_segments, total
-from pmemheap.transaction import Savepoint, Transaction
+from pmemheap.space.region import AnonymousMedium, Region
 from pmemheap.units import GRANULE
-from pmemheap.users import look_beside_writer
-from pmemheap.viewed import viewed_blocks
 
 __all__ = ["ALIGN_MOST", "DECAY_SECONDS", "SIZE_MOST", "Heap", "open_heap"]
 

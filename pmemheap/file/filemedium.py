@@ -25,18 +25,19 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from pmemheap import filespace, layout, native
+from pmemheap import layout, native
 from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
-from pmemheap.filespace import SlotChanges
-from pmemheap.header import as_spare
-from pmemheap.heapfile import DirectJournal, HeapFile, write_zeros
+from pmemheap.file.heapfile import DirectJournal, HeapFile, write_zeros
+from pmemheap.format import filespace
+from pmemheap.format.filespace import SlotChanges
+from pmemheap.format.header import as_spare
 from pmemheap.layout import ArenaSlot, SegmentKind, SegmentSlot, SlotImage, Table
 from pmemheap.native import Advice, Allocate, NativeError
+from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.source import Options
 from pmemheap.refusals import refusal, refusals
-from pmemheap.region import Piece
-from pmemheap.rules import Rule, omitted
+from pmemheap.space.region import Piece
 from pmemheap.units import UNIT, MiB, format_bytes
 
 __all__ = ["LOG_LEAST", "LOG_MOST", "FileMedium"]

@@ -20,8 +20,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pmemheap.engine import Engine, open_heaps
 from pmemheap.errors import UsageError
+from pmemheap.heap.engine import Engine, open_heaps
 from pmemheap.native import BlockBytes
 from pmemheap.refusals import end_with
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import groupby, pairwise
 
-from pmemheap.filemedium import FileMedium
-from pmemheap.insight import CheckReport, ClassStats, HeapStats
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.heap.insight import CheckReport, ClassStats, HeapStats
 from pmemheap.layout import ARENA_BITS, ArenaSlot, ArenaState, SegmentKind
 
 __all__ = ["joined", "lost_roots", "misplaced_segments", "total"]

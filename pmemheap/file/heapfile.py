@@ -29,7 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, Self
 
-from pmemheap import layout, native, users
+from pmemheap import layout, native
 from pmemheap.errors import (
     CorruptHeapError,
     DurabilityError,
@@ -39,7 +39,9 @@ from pmemheap.errors import (
     Pmem2Error,
     UsageError,
 )
-from pmemheap.header import Tables, other_superblock, read_superblock, read_tables
+from pmemheap.file import locks as users
+from pmemheap.file.naming import give_name, place_of, require_place, temporary_name
+from pmemheap.format.header import Tables, other_superblock, read_superblock, read_tables
 from pmemheap.layout import (
     ArenaSlot,
     Durability,
@@ -53,14 +55,13 @@ from pmemheap.layout import (
     Table,
     slot_offset,
 )
-from pmemheap.naming import give_name, place_of, require_place, temporary_name
 from pmemheap.native import NativeError
+from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.row import file_row
 from pmemheap.pmem2.source import Options, Pieces
 from pmemheap.refusals import refusal, refusals
-from pmemheap.region import Piece
-from pmemheap.rules import Rule, omitted
+from pmemheap.space.region import Piece
 from pmemheap.units import UNIT, format_bytes
 
 __all__ = [

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from pmemheap.engine import Engine
 from pmemheap.errors import OutOfSpaceError, PmemHeapError
-from pmemheap.filemedium import FileMedium
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.heap.engine import Engine
 from pmemheap.layout import ARENA_BITS, DATA_WIDTH, SEGMENT_UNITS
 from pmemheap.native.constants import Finding, Refusal, State
 from pmemheap.refusals import refusals
-from pmemheap.slabs import class_of
+from pmemheap.space.size_classes import class_of
 from pmemheap.units import UNIT, align_up, counted, format_bytes
 
 __all__ = [

@@ -19,11 +19,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
-from pmemheap.blockspace import BlockSpace
-from pmemheap.engine import Engine
 from pmemheap.errors import OutOfSpaceError, PmemHeapError, UsageError
-from pmemheap.filemedium import FileMedium
-from pmemheap.insight import CheckReport, Explanation, HeapStats
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.redo import replay_private
+from pmemheap.heap.blockspace import BlockSpace
+from pmemheap.heap.engine import Engine
+from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
+from pmemheap.heap.roots import Roots
+from pmemheap.heap.viewed import viewed_blocks
 from pmemheap.layout import (
     ARENA_BITS,
     ARENA_NAME_BYTES,
@@ -33,12 +36,9 @@ from pmemheap.layout import (
     ArenaState,
 )
 from pmemheap.native.constants import State
-from pmemheap.redo import replay_private
-from pmemheap.region import Region
-from pmemheap.roots import Roots
-from pmemheap.rules import Rule, omitted
+from pmemheap.native.rules import Rule, omitted
+from pmemheap.space.region import Region
 from pmemheap.units import GRANULE, GiB, counted
-from pmemheap.viewed import viewed_blocks
 
 __all__ = ["Arena", "arena_name_argument", "index_of", "live_names", "vacancy"]
 

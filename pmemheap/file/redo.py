@@ -19,18 +19,19 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
-from pmemheap import layout, native, pagecache
+from pmemheap import layout, native
 from pmemheap.errors import CorruptHeapError, DurabilityError, OutOfSpaceError, PmemHeapError
-from pmemheap.filemedium import LOG_LEAST, LOG_MOST, FileMedium
-from pmemheap.header import read_tables
-from pmemheap.heapfile import boot_id, next_epoch
+from pmemheap.file import pagecache
+from pmemheap.file.filemedium import LOG_LEAST, LOG_MOST, FileMedium
+from pmemheap.file.heapfile import boot_id, next_epoch
+from pmemheap.format.header import read_tables
+from pmemheap.format.records import RECORD_HEADER, epoch_of
 from pmemheap.layout import ArenaSlot, ArenaState, HeapState, SlotImage, Table
 from pmemheap.native.constants import TOUCHED_DATA, Format, OperationType, Refusal
+from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.source import Options
-from pmemheap.records import RECORD_HEADER, epoch_of
-from pmemheap.region import Region
-from pmemheap.rules import Rule, omitted
+from pmemheap.space.region import Region
 from pmemheap.units import UNIT
 
 __all__ = ["INLINE_MOST", "ROOM_WANTED", "RedoLog", "recover", "replay_private", "slot_operations"]

@@ -22,17 +22,18 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pmemheap import native, rooted
-from pmemheap.arguments import alignment_argument, offset_argument, size_argument, whole_number
-from pmemheap.engine import Engine
+from pmemheap import native
 from pmemheap.errors import UsageError
-from pmemheap.exiting import leave_at_exit
-from pmemheap.handles import Block, new_array
+from pmemheap.file.redo import ROOM_WANTED
+from pmemheap.heap import rooted
+from pmemheap.heap.arguments import alignment_argument, offset_argument, size_argument, whole_number
+from pmemheap.heap.engine import Engine
+from pmemheap.heap.exiting import leave_at_exit
+from pmemheap.heap.handles import Block, new_array
+from pmemheap.heap.roots import OffsetsView, RootsView, require_root
 from pmemheap.layout import RootSlot
 from pmemheap.native.constants import Refusal, TxState
-from pmemheap.redo import ROOM_WANTED
 from pmemheap.refusals import end_with
-from pmemheap.roots import OffsetsView, RootsView, require_root
 from pmemheap.units import GRANULE
 
 if TYPE_CHECKING:

@@ -45,11 +45,11 @@ from pmemheap.layout import (
     SegmentSlot,
 )
 from pmemheap.native import Advice, Lifeline
+from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map, VMReservation, space
 from pmemheap.pmem2.reservation import lifeline_of
 from pmemheap.pmem2.row import anonymous_row
 from pmemheap.refusals import refusal
-from pmemheap.rules import Rule, omitted
 from pmemheap.units import GiB, MiB, TiB, align_up, format_bytes
 
 __all__ = [

@@ -25,15 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
-from pmemheap import native, rooted
-from pmemheap.arguments import (
-    alignment_argument,
-    offset_argument,
-    packed_offsets,
-    size_argument,
-    whole_number,
-)
-from pmemheap.committing import Committing
+from pmemheap import native
 from pmemheap.errors import (
     CorruptHeapError,
     DurabilityError,
@@ -41,15 +33,24 @@ from pmemheap.errors import (
     PmemHeapError,
     UsageError,
 )
-from pmemheap.exiting import begin_exit, leave_at_exit
-from pmemheap.filemedium import FileMedium
-from pmemheap.gate import Gate
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.heap import rooted
+from pmemheap.heap.arguments import (
+    alignment_argument,
+    offset_argument,
+    packed_offsets,
+    size_argument,
+    whole_number,
+)
+from pmemheap.heap.committing import Committing
+from pmemheap.heap.exiting import begin_exit, leave_at_exit
+from pmemheap.heap.gate import Gate
+from pmemheap.heap.roots import Roots, RootStore
 from pmemheap.layout import ARENA_BITS, FileIdentity, HeapState
 from pmemheap.native.constants import POOL_MOST, Refusal, State, TxState, UnitState
-from pmemheap.region import AnonymousMedium, Region
-from pmemheap.roots import Roots, RootStore
-from pmemheap.slabs import CLASSES, class_of, packed_classes
-from pmemheap.supply import Supply
+from pmemheap.space.region import AnonymousMedium, Region
+from pmemheap.space.size_classes import CLASSES, class_of, packed_classes
+from pmemheap.space.supply import Supply
 from pmemheap.units import GRANULE, UNIT, counted
 
 __all__ = ["Engine", "open_heaps"]

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pmemheap import native, users
+from pmemheap import native
 from pmemheap.errors import HeapExistsError, HeapFileError, HeapNotFoundError
+from pmemheap.file import locks as users
 
 __all__ = ["give_name", "new_file", "place_of", "require_place", "temporary_name"]
 

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pmemheap import handles, insight
-from pmemheap.arguments import alignment_argument, offset_argument, size_argument
-from pmemheap.engine import Engine
 from pmemheap.errors import OutOfSpaceError
-from pmemheap.filemedium import FileMedium
-from pmemheap.gate import Shut
-from pmemheap.handles import Block
-from pmemheap.insight import CheckReport, ExplainedOutOfSpaceError, Explanation, HeapStats
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.heap import handles, insight
+from pmemheap.heap.arguments import alignment_argument, offset_argument, size_argument
+from pmemheap.heap.engine import Engine
+from pmemheap.heap.gate import Shut
+from pmemheap.heap.handles import Block
+from pmemheap.heap.insight import CheckReport, ExplainedOutOfSpaceError, Explanation, HeapStats
 from pmemheap.units import GRANULE, UNIT
 
 if TYPE_CHECKING:

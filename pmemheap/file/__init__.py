@@ -1,0 +1,1 @@
+"""File: a heap file: its locks, superblock, segments, log, recovery, copies."""

@@ -1,0 +1,1 @@
+"""Format: the bytes of a file, as values and back; nothing of files, maps or threads."""
