@@ -261,7 +261,7 @@ def end(world: World, path: Path) -> None:
     state = world.state()
     is_dead = getattr(world.heap._medium, "sync_failed", False)
     world.heap.close()
-    world.heap = None  # type: ignore[assignment]  # the lifelines are to go
+    world.heap = None  # type: ignore[assignment]  # the address ranges are to go
     if path.exists():
         with Heap.open(path) as reopened:
             found = contents(reopened)

@@ -21,17 +21,17 @@ from pmemheap import native
 from pmemheap._core._sys import lib
 from pmemheap.errors import UsageError
 from pmemheap.native import (
+    AddressRange,
     Advice,
     Allocate,
     Call,
+    Exporter,
     FaultKind,
     FlushKind,
-    Lifeline,
     Lock,
     NativeError,
     Places,
     Residency,
-    Window,
 )
 from pmemheap.native.constants import (
     CLOSED,
@@ -56,8 +56,8 @@ def fd() -> Iterator[int]:
 
 
 @pytest.fixture
-def line() -> Lifeline:
-    return Lifeline(0, 16 * PAGE)
+def line() -> AddressRange:
+    return AddressRange(0, 16 * PAGE)
 
 
 # ---------------------------------------------------------------- codes
@@ -170,7 +170,7 @@ def test_short_transfers_are_finished(fd: int, nth: int) -> None:
 def test_both_doors_share_the_seam() -> None:
     gc.collect()  # what a test before has left would make the first call
     with native.faults(1, errno.ENOMEM) as fault, pytest.raises(OSError, match="memory"):
-        Lifeline(0, PAGE)
+        AddressRange(0, PAGE)
     assert fault.hit is Call.MMAP
 
 
@@ -183,24 +183,24 @@ def test_a_fault_without_sense_is_refused(nth: int, number: int, kind: FaultKind
         pass
 
 
-# ---------------------------------------------------------------- lifelines and windows
+# ---------------------------------------------------------------- address_ranges and exporters
 
 
 def is_mapped(address: int) -> bool:
     """Tell whether anything is mapped at an address: then it cannot be reserved."""
     try:
-        Lifeline(address, PAGE)
+        AddressRange(address, PAGE)
     except FileExistsError:
         return True
     return False
 
 
-def test_a_lifeline_owns_its_range_until_the_last_reference() -> None:
-    line = Lifeline(0, 16 * PAGE)
+def test_a_address_range_owns_its_range_until_the_last_reference() -> None:
+    line = AddressRange(0, 16 * PAGE)
     start = line.start
-    window = Window(start, PAGE, False, line)
-    view = memoryview(window)
-    del line, window
+    exporter = Exporter(start, PAGE, False, line)
+    view = memoryview(exporter)
+    del line, exporter
     gc.collect()
     assert is_mapped(start)
     view.release()
@@ -208,8 +208,8 @@ def test_a_lifeline_owns_its_range_until_the_last_reference() -> None:
     assert not is_mapped(start)
 
 
-def test_places_move_the_borders_of_their_lifeline() -> None:
-    line = Lifeline(0, 10 * PAGE, 6 * PAGE)
+def test_places_move_the_borders_of_their_address_range() -> None:
+    line = AddressRange(0, 10 * PAGE, 6 * PAGE)
     places, start = Places(line), line.start
     assert (line.size, line.headroom) == (10 * PAGE, 6 * PAGE)
     assert places.extend(2 * PAGE, 0) == 0
@@ -227,13 +227,13 @@ def test_places_move_the_borders_of_their_lifeline() -> None:
     assert answers == [CLOSED] * 3
 
 
-def place(places: Places, windows: list[Window]) -> int:
+def place(places: Places, exporters: list[Exporter]) -> int:
     flags = native.map_flags(shared=False)
-    return places.place(0, PAGE, PAGE, flags, -1, [], [object() for _ in windows], windows)
+    return places.place(0, PAGE, PAGE, flags, -1, [], [object() for _ in exporters], exporters)
 
 
 @pytest.mark.parametrize("argument", ["1", None, 1.5])
-def test_places_take_only_numbers(line: Lifeline, argument: Any) -> None:
+def test_places_take_only_numbers(line: AddressRange, argument: Any) -> None:
     places = Places(line)
     with pytest.raises(TypeError):
         places.extend(argument, 0)
@@ -243,55 +243,55 @@ def test_places_take_only_numbers(line: Lifeline, argument: Any) -> None:
         Places(argument)
 
 
-def test_places_with_windows_are_not_released(line: Lifeline) -> None:
+def test_places_with_exporters_are_not_released(line: AddressRange) -> None:
     places = Places(line)
-    window = Window(line.start, PAGE, False, line)
+    exporter = Exporter(line.start, PAGE, False, line)
     assert places.release() == 1
-    del window
+    del exporter
     assert places.release() == 0
 
 
-def test_a_window_has_its_memory_from_being_placed_to_being_removed(line: Lifeline) -> None:
-    places, window = Places(line), Window(0, PAGE, False, None)
+def test_a_exporter_has_its_memory_from_being_placed_to_being_removed(line: AddressRange) -> None:
+    places, exporter = Places(line), Exporter(0, PAGE, False, None)
     with pytest.raises(ValueError, match="open"):
-        memoryview(window)
-    assert (place(places, [window]), window.address, line.windows) == (0, line.start, 1)
-    assert place(places, [window]) == -errno.EINVAL  # a window has one place
-    with memoryview(window) as view:
+        memoryview(exporter)
+    assert (place(places, [exporter]), exporter.address, line.exporters) == (0, line.start, 1)
+    assert place(places, [exporter]) == -errno.EINVAL  # an exporter has one place
+    with memoryview(exporter) as view:
         view[0] = 1
-        assert places.remove(window) == 1
-    assert places.remove(window) == places.remove(window) == 0
-    assert (window.closed, line.windows) == (True, 0)
+        assert places.remove(exporter) == 1
+    assert places.remove(exporter) == places.remove(exporter) == 0
+    assert (exporter.closed, line.exporters) == (True, 0)
     with pytest.raises(ValueError, match="open"):
-        memoryview(window)
+        memoryview(exporter)
 
 
-def test_a_dead_lifeline_leaves_its_weak_references() -> None:
-    line = Lifeline(0, 16 * PAGE)
+def test_a_dead_address_range_leaves_its_weak_references() -> None:
+    line = AddressRange(0, 16 * PAGE)
     reference = weakref.ref(line)
     del line
     assert reference() is None
 
 
-def test_a_window_counts_views_slices_and_arrays(line: Lifeline) -> None:
+def test_a_exporter_counts_views_slices_and_arrays(line: AddressRange) -> None:
     native.map_anonymous(line.start, PAGE)
-    window = Window(line.start, PAGE, False, line)
-    view = memoryview(window)
+    exporter = Exporter(line.start, PAGE, False, line)
+    view = memoryview(exporter)
     part = view[16:32]
     del view
-    assert window.exports == 1
+    assert exporter.exports == 1
     array = np.frombuffer(part, dtype="u4")
     del part
-    assert window.exports == 1
+    assert exporter.exports == 1
     array[:] = 7
     assert native.memory(line.start + 16, 4, line)[0] == 7
     del array
     gc.collect()
-    assert window.exports == 0
+    assert exporter.exports == 0
 
 
-def test_a_window_in_a_cycle_keeps_its_memory_until_it_is_collected() -> None:
-    line = Lifeline(0, 16 * PAGE)
+def test_a_exporter_in_a_cycle_keeps_its_memory_until_it_is_collected() -> None:
+    line = AddressRange(0, 16 * PAGE)
     native.map_anonymous(line.start, PAGE)
     holder: list[object] = [native.memory(line.start, PAGE, line)]
     holder.append(holder)
@@ -303,7 +303,7 @@ def test_a_window_in_a_cycle_keeps_its_memory_until_it_is_collected() -> None:
     assert reference() is None
 
 
-def test_a_readonly_window_refuses_stores(line: Lifeline) -> None:
+def test_a_readonly_exporter_refuses_stores(line: AddressRange) -> None:
     native.map_anonymous(line.start, PAGE, readonly=True)
     view = native.memory(line.start, PAGE, line, readonly=True)
     assert view.readonly
@@ -311,19 +311,19 @@ def test_a_readonly_window_refuses_stores(line: Lifeline) -> None:
         view[0] = 1
 
 
-def test_windows_and_lifelines_take_what_they_take() -> None:
+def test_exporters_and_address_ranges_take_what_they_take() -> None:
     with pytest.raises(TypeError):
-        Lifeline(address=0, length=PAGE)  # type: ignore[call-arg]
+        AddressRange(address=0, length=PAGE)  # type: ignore[call-arg]
     with pytest.raises(TypeError):
-        Window(0, 0, False, keep=None)  # type: ignore[call-arg]
+        Exporter(0, 0, False, keep=None)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="length"):
-        Window(0, -1, False, None)
+        Exporter(0, -1, False, None)
 
 
 # ---------------------------------------------------------------- maps and files
 
 
-def test_anonymous_memory_reads_zero_and_can_be_emptied(line: Lifeline) -> None:
+def test_anonymous_memory_reads_zero_and_can_be_emptied(line: AddressRange) -> None:
     native.map_anonymous(line.start, 2 * PAGE)
     view = native.memory(line.start, 2 * PAGE, line)
     view[PAGE] = 9
@@ -334,7 +334,7 @@ def test_anonymous_memory_reads_zero_and_can_be_emptied(line: Lifeline) -> None:
     assert view[0] == 0
 
 
-def test_a_file_is_mapped_and_written_back(line: Lifeline, fd: int) -> None:
+def test_a_file_is_mapped_and_written_back(line: AddressRange, fd: int) -> None:
     native.ftruncate(fd, 4 * PAGE)
     native.map_file(fd, PAGE, line.start, PAGE)
     native.memory(line.start, PAGE, line)[:3] = b"abc"
@@ -342,14 +342,14 @@ def test_a_file_is_mapped_and_written_back(line: Lifeline, fd: int) -> None:
     assert native.pread(fd, 3, PAGE) == b"abc"
 
 
-def test_a_private_map_does_not_write_back(line: Lifeline, fd: int) -> None:
+def test_a_private_map_does_not_write_back(line: AddressRange, fd: int) -> None:
     native.ftruncate(fd, PAGE)
     native.map_file(fd, 0, line.start, PAGE, shared=False)
     native.memory(line.start, PAGE, line)[:3] = b"abc"
     assert native.pread(fd, 3, 0) == bytes(3)
 
 
-def test_a_map_that_fails_leaves_the_placeholder(line: Lifeline) -> None:
+def test_a_map_that_fails_leaves_the_placeholder(line: AddressRange) -> None:
     with open("/proc/self/maps", "rb") as text, pytest.raises(NativeError) as raised:
         native.map_file(text.fileno(), 0, line.start, PAGE)
     assert raised.value.errno in {errno.ENODEV, errno.EACCES, errno.EIO}
@@ -432,7 +432,7 @@ def test_a_lock_on_a_closed_file_is_an_error() -> None:
         native.lock_byte(999_999, 0, Lock.WRITE)
 
 
-def test_residency_counts_touched_pages(line: Lifeline) -> None:
+def test_residency_counts_touched_pages(line: AddressRange) -> None:
     native.map_anonymous(line.start, 8 * PAGE)
     ranges = {"here": (line.start, line.start + PAGE), "there": (line.start + PAGE, line.stop)}
     assert native.residencies(ranges)["here"].resident == 0
@@ -443,7 +443,7 @@ def test_residency_counts_touched_pages(line: Lifeline) -> None:
 
 
 def test_without_proc_nothing_is_known_of_residency(
-    line: Lifeline, monkeypatch: pytest.MonkeyPatch
+    line: AddressRange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "_SMAPS", "/nowhere")
     native.map_anonymous(line.start, PAGE)
@@ -456,7 +456,7 @@ def test_without_proc_nothing_is_known_of_residency(
 
 
 @pytest.mark.parametrize("length", [0, 1, 64, 65, PAGE])
-def test_flush_leaves_the_bytes_alone(line: Lifeline, length: int) -> None:
+def test_flush_leaves_the_bytes_alone(line: AddressRange, length: int) -> None:
     native.map_anonymous(line.start, PAGE)
     view = native.memory(line.start, PAGE, line)
     view[:] = bytes(range(256)) * 16

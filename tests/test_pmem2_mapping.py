@@ -536,11 +536,11 @@ def test_the_block_does_not_hide_its_own_error_behind_a_live_view(
 def test_a_closed_map_makes_no_views_by_a_back_door(reservation: VMReservation) -> None:
     made = Map.anonymous(reservation, 0, PAGE)
     view = made.view
-    window = view.obj
+    exporter = view.obj
     view.release()
     made.close()
     with pytest.raises(ValueError, match="closed"):
-        memoryview(window)
+        memoryview(exporter)
 
 
 def test_a_dropped_map_stays_and_is_found(reservation: VMReservation) -> None:

@@ -23,7 +23,7 @@ from pmemheap.errors import Pmem2Error, UsageError
 from pmemheap.native import Call, FaultKind
 from pmemheap.native.constants import CLOSED
 from pmemheap.pmem2 import Map, VMReservation
-from pmemheap.pmem2.reservation import lifeline_of
+from pmemheap.pmem2.reservation import address_range_of
 from pmemheap.units import PAGE, MiB
 
 PAGES = 32
@@ -241,7 +241,7 @@ def test_a_fork_in_the_middle_of_an_end_leaves_the_child_nothing() -> None:
     """The memory of a range that ends while its process forks goes in the child as well."""
     for delay in (0, 1e-4, 1e-3, 2e-3, 4e-3):
         holder = [touched(32 * MiB)]
-        start, line = holder[0].address, weakref.ref(lifeline_of(holder[0]))
+        start, line = holder[0].address, weakref.ref(address_range_of(holder[0]))
         thread = threading.Thread(target=drop(holder.pop()))
         thread.start()
         time.sleep(delay)
@@ -394,17 +394,17 @@ def test_two_ends_of_one_map_are_one() -> None:
         assert reservation.maps() == []
 
 
-def test_windows_of_a_collected_reservation_keep_its_lifeline() -> None:
+def test_exporters_of_a_collected_reservation_keep_its_address_range() -> None:
     reservation = VMReservation(PAGE)
-    line = lifeline_of(reservation)
+    line = address_range_of(reservation)
     view = Map.anonymous(reservation, 0, PAGE).view
     del reservation
     gc.collect()
-    assert line.windows == 1
+    assert line.exporters == 1
     view[0] = 1
     del view
     gc.collect()
-    assert line.windows == 0
+    assert line.exporters == 0
 
 
 def test_a_closed_reservation_says_so_to_a_thread_that_was_too_late() -> None:

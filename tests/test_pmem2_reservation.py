@@ -15,7 +15,7 @@ from address_space import address_map, free_range, mapped_bytes
 from pmemheap import native, pmem2
 from pmemheap.errors import Pmem2Error, UsageError
 from pmemheap.pmem2 import Map, VMReservation
-from pmemheap.pmem2.reservation import lifeline_of
+from pmemheap.pmem2.reservation import address_range_of
 from pmemheap.units import PAGE, GiB, MiB, TiB
 
 ENOMEM = -12
@@ -90,7 +90,7 @@ def test_alignment_counts_from_the_skew(skew: int) -> None:
     with VMReservation(PAGE, headroom=MiB, alignment=GiB, skew=skew) as reservation:
         assert (reservation.address - skew) % GiB == 0
         assert (reservation.size, reservation.headroom) == (PAGE, MiB)
-        start, stop = lifeline_of(reservation).start, lifeline_of(reservation).end
+        start, stop = address_range_of(reservation).start, address_range_of(reservation).end
         assert stop - start == PAGE + MiB
         assert mapped_bytes(start - 16 * PAGE, start) <= 16 * PAGE
 
@@ -319,7 +319,7 @@ def test_headroom_is_a_whole_number_of_pages() -> None:
 
 def test_headroom_ends_with_the_reservation() -> None:
     reservation = VMReservation(PAGE, headroom=TiB)
-    start, stop = lifeline_of(reservation).start, lifeline_of(reservation).end
+    start, stop = address_range_of(reservation).start, address_range_of(reservation).end
     reservation.close()
     assert mapped_bytes(start, stop) < GiB
 
@@ -500,7 +500,7 @@ def test_close_is_refused_while_there_are_maps() -> None:
         lambda closed: closed.address,
         lambda closed: closed.size,
         lambda closed: closed.headroom,
-        lifeline_of,
+        address_range_of,
         lambda closed: closed.extend(PAGE),
         lambda closed: closed.shrink(0, PAGE),
         lambda closed: closed.find(0, 0),
@@ -541,11 +541,11 @@ def test_the_block_does_not_hide_its_own_error_behind_a_live_view() -> None:
 def test_a_dropped_reservation_gives_its_addresses_back() -> None:
     reservation = VMReservation(4 * PAGE, headroom=MiB)
     Map.anonymous(reservation, 0, PAGE)
-    start, stop = lifeline_of(reservation).start, lifeline_of(reservation).end
-    lifeline = weakref.ref(lifeline_of(reservation))
+    start, stop = address_range_of(reservation).start, address_range_of(reservation).end
+    address_range = weakref.ref(address_range_of(reservation))
     del reservation
     gc.collect()
-    assert lifeline() is None
+    assert address_range() is None
     assert mapped_bytes(start, stop) == 0
 
 
@@ -563,13 +563,13 @@ def test_a_view_outlives_the_reservation_it_lies_in() -> None:
     assert mapped_bytes(start, start + 4 * PAGE) == 0
 
 
-def test_whoever_holds_the_lifeline_keeps_the_range() -> None:
+def test_whoever_holds_the_address_range_keeps_the_range() -> None:
     reservation = VMReservation(4 * PAGE)
     Map.anonymous(reservation, 0, PAGE)
-    lifeline = lifeline_of(reservation)
+    address_range = address_range_of(reservation)
     del reservation
     gc.collect()
-    assert mapped_bytes(lifeline.start, lifeline.stop) == 4 * PAGE
+    assert mapped_bytes(address_range.start, address_range.stop) == 4 * PAGE
 
 
 def test_codes_have_their_names() -> None:

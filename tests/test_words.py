@@ -11,7 +11,10 @@ import pmemheap
 
 PACKAGE = Path(pmemheap.__file__).parent
 DOCS = Path(__file__).parent.parent / "docs"
-RETIRED = re.compile(r"limbo|undress|\bdress|virgin|asleep|\b_?rise\b|\b_?wakes?\b", re.IGNORECASE)
+RETIRED = re.compile(
+    r"limbo|undress|\bdress|virgin|asleep|\b_?rise\b|\b_?wakes?\b|lifeline|ph_held|ph_marks?\b",
+    re.IGNORECASE,
+)
 
 
 def pages() -> list[Path]:

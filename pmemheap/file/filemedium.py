@@ -483,7 +483,7 @@ def _memory_free() -> list[int]:
 
 def _unmap(log: Map | None) -> None:
     if log is not None:
-        with suppress(Pmem2Error):  # refused: it goes with the last reference to its lifeline
+        with suppress(Pmem2Error):  # refused: it goes with the last reference to its address range
             log.close()
             log.reservation.close()
 

@@ -939,7 +939,7 @@ class HeapFile:
     def _unmap_header(self) -> None:
         header, reservation = self._header, self._reservation
         self._header = self._reservation = None
-        with suppress(Pmem2Error):  # refused: it goes with the last reference to its lifeline
+        with suppress(Pmem2Error):  # refused: it goes with the last reference to its address range
             if header is not None:
                 header.close()
             if reservation is not None:

@@ -141,7 +141,7 @@ class Engine(Committing):
         """Tell C where they are."""
         region = self._region
         data, bits, entries, units = map(region.base, ("data", "bits", "entries", "units"))
-        self._attach(data, bits, entries, units, region.lifelines)
+        self._attach(data, bits, entries, units, region.address_ranges)
 
     def _first_state(self, heap: Engine | None) -> State:
         """Return what calls may do at first: those of an arena what those of its heap may."""

@@ -335,13 +335,16 @@ _FINDINGS: dict[int, tuple[str, str]] = {
     Finding.LARGE_UNITS: ("heap", "units in large blocks"),
     Finding.LARGE_BYTES: ("heap", "bytes in large blocks"),
     Finding.LARGE_COUNT: ("heap", "large blocks"),
-    Finding.RUN_HELD: ("run at unit {unit}", "withheld blocks"),
-    Finding.HELD_BITS: ("unit {unit}", "withheld blocks that are live as well, or none of the run"),
-    Finding.CLASS_HELD: ("size class {unit}", "withheld blocks"),
+    Finding.RUN_WITHHELD: ("run at unit {unit}", "withheld blocks"),
+    Finding.WITHHELD_BITS: (
+        "unit {unit}",
+        "withheld blocks that are live, or none of the run",
+    ),
+    Finding.CLASS_WITHHELD: ("size class {unit}", "withheld blocks"),
     Finding.CLASS_MASK: ("size class {unit}", "free blocks of the word in service"),
-    Finding.HELD_COUNT: ("heap", "withheld blocks and words with some"),
-    Finding.HELD_UNITS: ("heap", "units in withheld large blocks"),
-    Finding.HELD_BYTES: ("heap", "bytes in withheld blocks"),
+    Finding.WITHHELD_COUNT: ("heap", "withheld blocks and words with some"),
+    Finding.WITHHELD_UNITS: ("heap", "units in withheld large blocks"),
+    Finding.WITHHELD_BYTES: ("heap", "bytes in withheld blocks"),
 }
 
 

@@ -108,7 +108,7 @@ def _mark(space: Space, root: RootSlot, transaction: TxCore | None) -> None:
     at = space._space_at(root.off)
     refusal = Refusal.BAD_OFFSET if at is None else at._set_rooted(root.off, True)
     if refusal == Refusal.NOMEM:
-        raise MemoryError(f"root {root.name!r}: no memory for the table of marks")
+        raise MemoryError(f"root {root.name!r}: no memory for the table of refs")
     if refusal == 0 and transaction is not None:
         refusal = transaction._may_name(root.off)
     elif refusal == 0:

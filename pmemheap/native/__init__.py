@@ -3,8 +3,8 @@
     region, pmem2 ──► native ──┬── _core._sys   cffi: what can block; the GIL is released
                                └── _core._hot   extension types: what cannot; the GIL is kept
 
-`Places` and `Lifeline` of `_hot` map and unmap: they give the GIL up around that system call, and
-what they have checked holds until they note the outcome.
+`Places` and `AddressRange` of `_hot` map and unmap: they give the GIL up around that system call,
+and what they have checked holds until they note the outcome.
 
 Two kinds of failure come out of here. A system call that was refused is a `NativeError`, an
 `OSError` with the name of the call; the layer above knows what it meant and says so in its own
@@ -30,14 +30,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmemheap._core import _hot
 from pmemheap._core._hot import (
+    AddressRange,
     BlockBytes,
+    Exporter,
     HeapCore,
-    Lifeline,
     LogCore,
     MapCore,
     Places,
     TxCore,
-    Window,
 )
 from pmemheap._core._sys import ffi, lib
 from pmemheap.errors import Portable, UsageError
@@ -52,16 +52,17 @@ __all__ = [
     "IS_CHECKED",
     "OVERLAY",
     "TMPFS",
+    "AddressRange",
     "Advice",
     "Allocate",
     "BlockBytes",
     "Call",
+    "Exporter",
     "Fault",
     "FaultKind",
     "FileStatus",
     "FlushKind",
     "HeapCore",
-    "Lifeline",
     "Lock",
     "LogCore",
     "MapCore",
@@ -71,7 +72,6 @@ __all__ = [
     "TapeEvent",
     "TapeKind",
     "TxCore",
-    "Window",
     "all_sealed",
     "cached",
     "can_map_in_sync",
@@ -466,7 +466,7 @@ def memory(address: int, length: int, owner: object, *, readonly: bool = False) 
     address, length : int
         A range that is mapped for as long as `owner` lives, and can be written unless `readonly`.
     owner : object
-        A `Lifeline`, as a rule.
+        A `AddressRange`, as a rule.
     readonly : bool
         Refuse stores through the view.
 
@@ -475,7 +475,7 @@ def memory(address: int, length: int, owner: object, *, readonly: bool = False) 
     memoryview
         ``(length,)`` of uint8. Slices and numpy arrays made of it keep `owner` as well.
     """
-    return memoryview(Window(address, length, readonly, owner))
+    return memoryview(Exporter(address, length, readonly, owner))
 
 
 def map_flags(  # noqa: PLR0913 -- flags, which do not depend on each other

@@ -249,13 +249,13 @@ class Finding(IntEnum):
     LARGE_UNITS = lib.PH_F_LARGE_UNITS
     LARGE_BYTES = lib.PH_F_LARGE_BYTES
     LARGE_COUNT = lib.PH_F_LARGE_COUNT
-    RUN_HELD = lib.PH_F_RUN_HELD
-    HELD_BITS = lib.PH_F_HELD_BITS
-    CLASS_HELD = lib.PH_F_CLASS_HELD
+    RUN_WITHHELD = lib.PH_F_RUN_WITHHELD
+    WITHHELD_BITS = lib.PH_F_WITHHELD_BITS
+    CLASS_WITHHELD = lib.PH_F_CLASS_WITHHELD
     CLASS_MASK = lib.PH_F_CLASS_MASK
-    HELD_COUNT = lib.PH_F_HELD_COUNT
-    HELD_UNITS = lib.PH_F_HELD_UNITS
-    HELD_BYTES = lib.PH_F_HELD_BYTES
+    WITHHELD_COUNT = lib.PH_F_WITHHELD_COUNT
+    WITHHELD_UNITS = lib.PH_F_WITHHELD_UNITS
+    WITHHELD_BYTES = lib.PH_F_WITHHELD_BYTES
 
 
 # ---------------------------------------------------------------- what a file holds

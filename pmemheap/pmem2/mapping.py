@@ -9,9 +9,9 @@ A map takes whole pages, which nothing else can use, and shows `length` bytes, w
 It belongs to its reservation: one that is dropped without `close` stays there and is found again.
 Its address never changes; its `offset` does when the reservation's head is given back.
 
-`view` is a memoryview on a window, and the window holds the reservation's lifeline: the memory
+`view` is a memoryview on an exporter, which holds the reservation's address range: the memory
 stays for as long as any view, slice or array on it lives, whatever becomes of the map object.
-`close` looks at the window's count of them, unmaps and strikes the map off in one call of the C
+`close` looks at the exporter's count of them, unmaps and strikes the map off in one call of the C
 core; so does making one. A map is open and listed, or it is neither.
 """
 
@@ -27,7 +27,7 @@ from typing import Literal, NoReturn, Self, SupportsIndex
 
 from pmemheap import native
 from pmemheap.errors import DurabilityError, UsageError
-from pmemheap.native import Window
+from pmemheap.native import Exporter
 from pmemheap.pmem2 import codes
 from pmemheap.pmem2.codes import refused
 from pmemheap.pmem2.numbers import whole
@@ -53,10 +53,10 @@ class Map:
     b'hello'
     """
 
-    __slots__ = ("__weakref__", "_granularity", "_reservation", "_window")
+    __slots__ = ("__weakref__", "_exporter", "_granularity", "_reservation")
 
     _reservation: VMReservation
-    _window: Window
+    _exporter: Exporter
     _granularity: Granularity
 
     def __init__(self) -> None:
@@ -65,11 +65,11 @@ class Map:
 
     @classmethod
     def _unplaced(
-        cls, reservation: VMReservation, window: Window, granularity: Granularity
+        cls, reservation: VMReservation, exporter: Exporter, granularity: Granularity
     ) -> Self:
-        """Return a map that is closed until `place` has given its window the memory."""
+        """Return a map that is closed until `place` has given its exporter the memory."""
         self = cls.__new__(cls)
-        self._reservation, self._window, self._granularity = reservation, window, granularity
+        self._reservation, self._exporter, self._granularity = reservation, exporter, granularity
         return self
 
     @classmethod
@@ -185,7 +185,7 @@ class Map:
     @property
     def closed(self) -> bool:
         """Whether `close` has been called and has succeeded."""
-        return self._window.closed
+        return self._exporter.closed
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled: there is one map of a place."""
@@ -194,7 +194,7 @@ class Map:
     def __repr__(self) -> str:
         """Show address and length."""
         state = ", closed" if self.closed else ""
-        return f"<Map at {self._window.address:#x}, {self._window.length:#x} bytes{state}>"
+        return f"<Map at {self._exporter.address:#x}, {self._exporter.length:#x} bytes{state}>"
 
     # ------------------------------------------------------------ its memory
 
@@ -275,7 +275,7 @@ class Map:
         Pmem2Error
             -errno. Nothing has changed.
         """
-        code = remove(self._reservation, self._window)
+        code = remove(self._reservation, self._exporter)
         if code > 0:
             raise BufferError(
                 f"{self!r}: no live views expected, {code} found; "
@@ -302,10 +302,10 @@ class Map:
             if error is None:
                 raise
 
-    def _open(self) -> Window:
-        if self._window.closed:
+    def _open(self) -> Exporter:
+        if self._exporter.closed:
             raise UsageError(f"{self!r}: an open map expected, a closed one found")
-        return self._window
+        return self._exporter
 
 
 def _place(  # noqa: PLR0913, PLR0917
@@ -341,12 +341,12 @@ def place_row(  # noqa: PLR0913, PLR0917 -- what, where, and how it is divided
         raise TypeError(f"reservation: a VMReservation expected, {reservation!r} found")
     offer = source.offer(pieces, options)
     shown = [min(length, sys.maxsize) for length in lengths]  # more than that is refused below
-    windows = [Window(0, length, options.readonly, None) for length in shown]
-    maps = [kind._unplaced(reservation, window, offer.granularity) for window in windows]
+    exporters = [Exporter(0, length, options.readonly, None) for length in shown]
+    maps = [kind._unplaced(reservation, exporter, offer.granularity) for exporter in exporters]
     total = align_up(sum(lengths), PAGE)
     places = [(begin, align_up(length, PAGE)) for begin, length in pieces] if offer.fd >= 0 else []
     code = place(
-        reservation, offset, total, source.alignment, offer.flags, offer.fd, places, maps, windows
+        reservation, offset, total, source.alignment, offer.flags, offer.fd, places, maps, exporters
     )
     if code == codes.PMEM2_E_GRANULARITY_NOT_SUPPORTED:
         assert options.granularity is not None

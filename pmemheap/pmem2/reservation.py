@@ -13,11 +13,11 @@ Codes, and the order of the checks that raise them, are libpmem2's. Offsets coun
 
 Invariants, checked by `VMReservation.check`:
   1. maps lie inside ``[0, size)``, in whole pages, and never overlap;
-  2. the lifeline owns ``[address, address + size + headroom)`` and nothing else;
+  2. the address range owns ``[address, address + size + headroom)`` and nothing else;
   3. a map that is listed is open, and knows this reservation.
 
-Who owns what: the lifeline owns the addresses and gives them back when the last reference to it has
-gone: the reservation's, its maps', and that of each memoryview and array on their memory. So
+Who owns what: the address range owns the addresses and gives them back when the last reference to
+it has gone: the reservation's, its maps', and that of each memoryview and array on their memory. So
 nothing that is collected late, or in an odd order, can take memory away from under a live view.
 
 A reservation may be used from any thread, signal handler and finalizer. There is no lock here: each
@@ -35,7 +35,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
 from pmemheap.errors import Pmem2Error, UsageError
-from pmemheap.native import Lifeline, Places, Window
+from pmemheap.native import AddressRange, Exporter, Places
 from pmemheap.native.constants import CLOSED
 from pmemheap.pmem2 import codes
 from pmemheap.pmem2.codes import refused
@@ -46,7 +46,7 @@ from pmemheap.units import PAGE, GiB, MiB, is_aligned, is_power_of_two
 if TYPE_CHECKING:
     from pmemheap.pmem2.mapping import Map
 
-__all__ = ["VMReservation", "lifeline_of", "place", "remove"]
+__all__ = ["VMReservation", "address_range_of", "place", "remove"]
 
 _LARGE = 2 * GiB
 _HEADROOM_MOST = 1 << 57
@@ -138,7 +138,7 @@ class VMReservation:
         """Show address, size and headroom."""
         if self.closed:
             return "<VMReservation, closed>"
-        line = self._places.lifeline
+        line = self._places.address_range
         return f"<VMReservation at {line.start:#x}, {line.size:#x} bytes + {line.headroom:#x}>"
 
     def __reduce__(self) -> NoReturn:
@@ -280,7 +280,7 @@ class VMReservation:
 
     def _beside(self, of: Map, step: int, which: str) -> Map:
         self._open()
-        found = self._places.beside(getattr(of, "_window", None), step)
+        found = self._places.beside(getattr(of, "_exporter", None), step)
         if found is NotImplemented:
             found, which = None, "like"
         return self._found(found, f"{which} {of!r}")
@@ -356,10 +356,10 @@ class VMReservation:
             previous += -previous % PAGE
         assert previous <= line.stop
 
-    def _open(self) -> Lifeline:
+    def _open(self) -> AddressRange:
         if self._places.closed:
             raise UsageError("reservation: an open one expected, a closed one found")
-        return self._places.lifeline
+        return self._places.address_range
 
     def _require_open(self, code: int) -> None:
         """Raise if another thread closed it meanwhile, as `code` tells."""
@@ -375,7 +375,7 @@ def _number(value: int) -> int:
 # ---------------------------------------------------------------- for this package
 
 
-def lifeline_of(reservation: VMReservation) -> Lifeline:
+def address_range_of(reservation: VMReservation) -> AddressRange:
     """Return the owner of the addresses: whoever holds it keeps the range, and all maps in it."""
     return reservation._open()
 
@@ -389,9 +389,9 @@ def place(  # noqa: PLR0913, PLR0917 -- where, what, how, and what it is to be
     fd: int,
     pieces: Sequence[tuple[int, int]],
     maps: list[Map],
-    windows: list[Window],
+    exporters: list[Exporter],
 ) -> int:
-    """Map pieces of a source at an offset, as one map for each window; all or none, in one step.
+    """Map pieces of a source at an offset, as one map for each exporter; all or none, in one step.
 
     Parameters
     ----------
@@ -416,7 +416,7 @@ def place(  # noqa: PLR0913, PLR0917 -- where, what, how, and what it is to be
     require_aligned("map: offset in the reservation", offset, codes.PMEM2_E_OFFSET_UNALIGNED)
     numbers = [number for piece in pieces for number in piece]
     code = reservation._places.place(
-        _number(offset), _number(length), unit, flags, fd, numbers, maps, windows
+        _number(offset), _number(length), unit, flags, fd, numbers, maps, exporters
     )
     expected = {
         codes.PMEM2_E_LENGTH_OUT_OF_RANGE: "a range inside",
@@ -430,21 +430,23 @@ def place(  # noqa: PLR0913, PLR0917 -- where, what, how, and what it is to be
     return code
 
 
-def remove(reservation: VMReservation, window: Window) -> int:
-    """Unmap what a window shows, and strike its map off the list, in one step.
+def remove(reservation: VMReservation, exporter: Exporter) -> int:
+    """Unmap what an exporter shows, and strike its map off the list, in one step.
 
     Returns
     -------
     int
         0; or how many views of it live, or a negated errno: then nothing has changed.
     """
-    return reservation._places.remove(window)
+    return reservation._places.remove(exporter)
 
 
 # ---------------------------------------------------------------- making one
 
 
-def _reserve(address: int, size: int, headroom: int, alignment: int | None, skew: int) -> Lifeline:
+def _reserve(
+    address: int, size: int, headroom: int, alignment: int | None, skew: int
+) -> AddressRange:
     """Check the numbers of a new reservation in the contract's order, and take the range."""
     if alignment is None:
         alignment = PAGE if address else _usual_alignment(size)
@@ -459,11 +461,11 @@ def _reserve(address: int, size: int, headroom: int, alignment: int | None, skew
     if not 0 <= address < ADDRESS_LIMIT - size:
         raise refused(-errno.ENOMEM, f"reservation: user addresses expected, {address:#x} found")
     room = min(headroom, _HEADROOM_MOST)
-    made: list[Lifeline] = []
+    made: list[AddressRange] = []
 
     def attempt(left: int) -> int:
         try:
-            made.append(Lifeline(address, size, room, alignment, skew % alignment, left))
+            made.append(AddressRange(address, size, room, alignment, skew % alignment, left))
         except OSError as error:
             return -(error.errno or errno.EIO)
         return 0

@@ -44,10 +44,10 @@ from pmemheap.layout import (
     ArenaSlot,
     SegmentSlot,
 )
-from pmemheap.native import Advice, Lifeline
+from pmemheap.native import AddressRange, Advice
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map, VMReservation, space
-from pmemheap.pmem2.reservation import lifeline_of
+from pmemheap.pmem2.reservation import address_range_of
 from pmemheap.pmem2.row import anonymous_row
 from pmemheap.refusals import refusal
 from pmemheap.units import GiB, MiB, TiB, align_up, format_bytes
@@ -289,9 +289,9 @@ class Table:
         self.base = self.reservation.address - first_unit * self.width
 
     @property
-    def lifeline(self) -> Lifeline:
+    def address_range(self) -> AddressRange:
         """What keeps the addresses mapped."""
-        return lifeline_of(self.reservation)
+        return address_range_of(self.reservation)
 
     def address(self, unit: int) -> int:
         """Address of the record, or of the data, of a unit."""
@@ -408,9 +408,9 @@ class Region:
         return sum(table.reservation.headroom for table in self.tables.values())
 
     @property
-    def lifelines(self) -> tuple[Lifeline, ...]:
+    def address_ranges(self) -> tuple[AddressRange, ...]:
         """What keeps the tables mapped."""
-        return tuple(table.lifeline for table in self.tables.values())
+        return tuple(table.address_range for table in self.tables.values())
 
     @property
     def pieces(self) -> list[Piece]:
@@ -686,7 +686,7 @@ class Region:
         OSError
             It cannot be read: there is no file descriptor left.
         """
-        lines = {name: table.lifeline for name, table in self.tables.items()}
+        lines = {name: table.address_range for name, table in self.tables.items()}
         return native.residencies({name: (line.start, line.end) for name, line in lines.items()})
 
     def check(self) -> None:
@@ -706,11 +706,13 @@ class Region:
             assert table.offset(self.end_unit) <= table.reservation.size
 
     def close(self) -> None:
-        """Unmap everything. Views of the memory must be gone: they keep the lifelines."""
+        """Unmap everything. Views of the memory must be gone: they keep the address ranges."""
         self._unmap(self._segments)
         self._keep([])
         for table in self.tables.values():
-            with suppress(Pmem2Error):  # refused: it goes with the last reference to its lifeline
+            with suppress(
+                Pmem2Error
+            ):  # it goes with the last reference to its addresses
                 table.reservation.close()
 
 

@@ -24,13 +24,13 @@ void ph_heap_fini(struct ph_heap *h)
 {
     free(h->starts);
     ph_ages_fini(&h->ages);
-    free(h->marks.slots);
-    free(h->held.slots);
+    free(h->refs.slots);
+    free(h->withheld.slots);
     free(h->freed.items);
     free(h->dirty.words);
     h->starts = NULL;
-    h->marks = (struct ph_marks){0};
-    h->held = (struct ph_held){0};
+    h->refs = (struct ph_refs_table){0};
+    h->withheld = (struct ph_withheld){0};
     h->freed = (struct ph_freed_list){0};
     h->dirty = (struct ph_dirty){0};
 }
@@ -103,7 +103,7 @@ int ph_free_refusal(struct ph_heap *h, uint64_t offset)
     const struct ph_unit *record = ph_block_at(h, offset);
     if (record == NULL)
         return PH_H_BAD_OFFSET;
-    return ph_is_marked(record) ? ph_mark_refusal(h, offset) : 0;
+    return ph_has_refs(record) ? ph_refs_refusal(h, offset) : 0;
 }
 
 int ph_free(struct ph_heap *h, uint64_t offset)
@@ -113,8 +113,8 @@ int ph_free(struct ph_heap *h, uint64_t offset)
         return PH_H_BAD_OFFSET;
     if (PH_UNLIKELY(h->durability == PH_POWER) && ph_room_to_retire(h, 1) < 0)
         return PH_H_NOMEM;
-    if (PH_UNLIKELY(ph_is_marked(record))) {
-        int refused = ph_mark_end(h, offset);
+    if (PH_UNLIKELY(ph_has_refs(record))) {
+        int refused = ph_refs_end(h, offset);
         if (refused < 0)
             return refused;
     }
@@ -175,7 +175,7 @@ static uint64_t same_word(const uint64_t *offsets, uint64_t count, uint64_t *bit
 static struct ph_unit *run_of_group(struct ph_heap *h, uint64_t offset, uint64_t bits)
 {
     struct ph_unit *record = ph_block_at(h, offset);
-    if (record == NULL || record->state != PH_U_RUN || ph_is_marked(record))
+    if (record == NULL || record->state != PH_U_RUN || ph_has_refs(record))
         return NULL;
     return bits & ~h->bits[offset >> (PH_GRANULE_SHIFT + 6)] ? NULL : record;
 }

@@ -35,12 +35,12 @@ static int64_t move(struct ph_heap *h, uint64_t offset, struct ph_unit *record, 
     if (h->durability != PH_VOLATILE)
         return PH_H_MOVE_LOGGED;
     uint64_t old_size = record->state == PH_U_LARGE ? record->u.nbytes : ph_capacity_of(h, record);
-    uint64_t held = ph_capacity_of(h, record); /* all that a view of the block shows */
+    uint64_t capacity = ph_capacity_of(h, record); /* all that a view of the block shows */
     int64_t to = take_for_move(h, size, size > old_size);
     if (to < 0)
         return to;
-    memcpy(h->data + to, h->data + offset, held < size ? held : size);
-    ph_mark_stale(h, offset);
+    memcpy(h->data + to, h->data + offset, capacity < size ? capacity : size);
+    ph_refs_make_stale(h, offset);
     ph_block_free(h, offset, record);
     return to;
 }
@@ -59,7 +59,7 @@ static int grow_up(struct ph_heap *h, uint64_t unit, uint64_t more, uint64_t nby
 /* Grow a large block over free units in front of it and behind it; its bytes move down. */
 static int64_t grow_down(struct ph_heap *h, uint64_t unit, uint64_t more, uint64_t nbytes)
 {
-    uint64_t have = h->units[unit].nunits, held = have << PH_UNIT_SHIFT;
+    uint64_t have = h->units[unit].nunits, capacity = have << PH_UNIT_SHIFT;
     uint64_t after = ph_room_after(h, unit + have), before = ph_pool_room_before(h, unit);
     if (before + after < more)
         return PH_H_MOVE;
@@ -67,8 +67,8 @@ static int64_t grow_down(struct ph_heap *h, uint64_t unit, uint64_t more, uint64
     if (after)
         ph_pool_take_after(h, unit + have, after);
     ph_pool_take_before(h, unit, more - after);
-    memmove(h->data + (to << PH_UNIT_SHIFT), h->data + (unit << PH_UNIT_SHIFT), held);
-    ph_mark_stale(h, unit << PH_UNIT_SHIFT);
+    memmove(h->data + (to << PH_UNIT_SHIFT), h->data + (unit << PH_UNIT_SHIFT), capacity);
+    ph_refs_make_stale(h, unit << PH_UNIT_SHIFT);
     ph_large_clear(h, unit);
     ph_large_make(h, to, have + more, nbytes);
     return (int64_t)(to << PH_UNIT_SHIFT);
@@ -133,7 +133,7 @@ int64_t ph_realloc(struct ph_heap *h, uint64_t offset, uint64_t size)
     struct ph_unit *record = ph_block_at(h, offset);
     if (record == NULL)
         return PH_H_BAD_OFFSET;
-    int refused = PH_UNLIKELY(ph_is_marked(record)) ? ph_mark_refusal(h, offset) : 0;
+    int refused = PH_UNLIKELY(ph_has_refs(record)) ? ph_refs_refusal(h, offset) : 0;
     if (PH_UNLIKELY(h->durability == PH_POWER) && ph_room_to_retire(h, 1) < 0)
         return size <= ph_capacity_of(h, record) ? (int64_t)offset : PH_H_NOMEM;
     return record->state == PH_U_RUN ? realloc_run(h, offset, record, size, refused)

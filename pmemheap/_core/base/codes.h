@@ -39,7 +39,7 @@ enum ph_refusal {
     PH_H_LARGE = -2,          /* too large or too aligned for the pool: an extent */
     PH_H_BAD_OFFSET = -3,     /* no live block begins there */
     PH_H_PINNED = -4,         /* live views hold the block */
-    PH_H_NOMEM = -5,          /* the table of marks cannot grow */
+    PH_H_NOMEM = -5,          /* the table of refs cannot grow */
     PH_H_MOVE = -6,           /* realloc: not possible in place */
     PH_H_UPSTREAM = -7,       /* realloc, expand: in place if the units behind it can be had from the extents */
     PH_H_CORRUPT = -8,        /* a table says something impossible */
@@ -196,11 +196,11 @@ enum ph_finding_code {
     PH_F_LARGE_UNITS,
     PH_F_LARGE_BYTES,
     PH_F_LARGE_COUNT,
-    PH_F_RUN_HELD,       /* withheld blocks of a run: in the table, counted */
-    PH_F_HELD_BITS,      /* withheld blocks that are live as well, or stand between the blocks of a run */
-    PH_F_CLASS_HELD,
+    PH_F_RUN_WITHHELD,       /* withheld blocks of a run: in the table, counted */
+    PH_F_WITHHELD_BITS,      /* withheld blocks that are live as well, or stand between the blocks of a run */
+    PH_F_CLASS_WITHHELD,
     PH_F_CLASS_MASK,     /* free blocks of the word in service */
-    PH_F_HELD_COUNT,
-    PH_F_HELD_UNITS,
-    PH_F_HELD_BYTES,
+    PH_F_WITHHELD_COUNT,
+    PH_F_WITHHELD_UNITS,
+    PH_F_WITHHELD_BYTES,
 };

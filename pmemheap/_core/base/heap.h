@@ -50,13 +50,13 @@ struct ph_unit {
         struct {
             uint16_t live;   /* RUN: blocks whose bits are set */
             uint16_t blocks; /* RUN: blocks it has room for */
-            uint16_t marks;  /* RUN: blocks of it in the table of marks */
-            uint16_t held;   /* RUN: blocks that are neither live nor free, see ph_held */
+            uint16_t refs;   /* RUN: blocks of it in the table of refs */
+            uint16_t withheld; /* RUN: blocks that are neither live nor free, see ph_withheld */
         } run;
         uint64_t nbytes;     /* LARGE, RESERVED, QUARANTINE: bytes asked for */
     } u;
     uint32_t child, sibling, prev; /* FREE, partial RUN: address-ordered pairing heap; RETURNED: sibling = next */
-    uint32_t marked;               /* LARGE, RESERVED, QUARANTINE: 1 if the block is in the table of marks */
+    uint32_t has_refs;             /* LARGE, RESERVED, QUARANTINE: 1 if the block is in the table of refs */
 };
 _Static_assert(sizeof(struct ph_unit) == 32, "two records a cache line");
 
@@ -70,14 +70,14 @@ struct ph_class {
     uint16_t run_units, run_blocks;
     const uint64_t *starts; /* for each word of a run, the bits at which its blocks begin */
     uint64_t live;        /* blocks in use, over all runs */
-    uint64_t held;        /* blocks that are neither live nor free */
+    uint64_t withheld;    /* blocks that are neither live nor free */
     uint64_t runs;
     uint64_t mallocs;     /* since open */
     uint64_t requested;   /* bytes asked for by them */
 };
 
-/* ph_mark -- what the process knows of one block beyond its state: live views, handles, pins, roots. */
-struct ph_mark {
+/* ph_refs -- what the process knows of one block beyond its state: live views, handles, pins, roots. */
+struct ph_refs {
     uint64_t key;         /* offset of the block + 1; 0 = empty slot */
     uint64_t serial;      /* of the handles of this life of the block; 0 = none */
     uint32_t views;
@@ -87,26 +87,26 @@ struct ph_mark {
     uint32_t changes : 30; /* pins of the one transaction that may change committed bytes */
     uint32_t pins;        /* of all open transactions [R26] */
 };
-_Static_assert(sizeof(struct ph_mark) == 32, "two marks a cache line");
+_Static_assert(sizeof(struct ph_refs) == 32, "two blocks a cache line");
 
-struct ph_marks {
-    struct ph_mark *slots;
+struct ph_refs_table {
+    struct ph_refs *slots;
     uint64_t capacity, used;
     uint64_t views;       /* live views of all blocks */
     uint64_t pins;        /* pins of all blocks */
     uint64_t serial;
 };
 
-/* ph_held -- the blocks of runs that are neither live nor free, a word of the bits table at a time. Volatile: their
+/* ph_withheld -- the blocks of runs that are neither live nor free, a word of the bits table at a time. Volatile: their
  * bits in `bits` are clear, so that whoever opens the file finds them free. */
-struct ph_held_word {
+struct ph_withheld_word {
     uint64_t key;         /* index of the word + 1; 0 = empty slot */
     uint64_t reserved;    /* blocks of open transactions */
     uint64_t freed;       /* quarantined [R6], or gone but still viewed */
 };
 
-struct ph_held {
-    struct ph_held_word *slots;
+struct ph_withheld {
+    struct ph_withheld_word *slots;
     uint64_t capacity, used;
     uint64_t reserved_blocks, reserved_bytes; /* small and large, by what they can hold */
     uint64_t freed_blocks, freed_bytes;       /* the same of what is quarantined */
@@ -162,7 +162,7 @@ struct ph_heap {
     uint32_t until_look;      /* calls until the clock is looked at again; freeing much makes it the next one */
     uint32_t until_free_look; /* the same of calls that free: after the last one of many the next call looks */
     uint32_t freed_since;     /* units, since that was so */
-    uint64_t held_then;       /* bytes in quarantine, when that was so */
+    uint64_t withheld_then;       /* bytes in quarantine, when that was so */
     uint8_t class_by_granule[PH_BY_GRANULE_MAX / PH_GRANULE + 1];
     uint8_t class_by_line[PH_SMALL_MAX / PH_LINE + 1];
     uint64_t small_max;       /* greatest size of a class */
@@ -172,8 +172,8 @@ struct ph_heap {
     uint64_t large_units, large_bytes, large_blocks;
     uint64_t freed_units;     /* units given back to the pool or to Python since open */
     uint64_t *starts;         /* of all classes, one behind the other */
-    struct ph_marks marks;
-    struct ph_held held;
+    struct ph_refs_table refs;
+    struct ph_withheld withheld;
     struct ph_ages ages;
     struct ph_freed_list freed;
     struct ph_dirty dirty;

@@ -47,8 +47,8 @@ int ph_is_reserved(struct ph_heap *h, uint64_t offset)
     const struct ph_unit *record = ph_record_of(h, offset);
     if (record == NULL || record->state != PH_U_RUN)
         return record != NULL && record->state == PH_U_RESERVED;
-    const struct ph_held_word *held = ph_held_find(h, ph_word_of(offset));
-    return held != NULL && (held->reserved & ph_bit_of(offset)) != 0;
+    const struct ph_withheld_word *withheld = ph_withheld_find(h, ph_word_of(offset));
+    return withheld != NULL && (withheld->reserved & ph_bit_of(offset)) != 0;
 }
 
 /* ph_is_quarantined -- whether it is withheld after its free, for whatever reason. */
@@ -57,8 +57,8 @@ int ph_is_quarantined(struct ph_heap *h, uint64_t offset)
     const struct ph_unit *record = ph_record_of(h, offset);
     if (record == NULL || record->state != PH_U_RUN)
         return record != NULL && record->state == PH_U_QUARANTINE;
-    const struct ph_held_word *held = ph_held_find(h, ph_word_of(offset));
-    return held != NULL && (held->freed & ph_bit_of(offset)) != 0;
+    const struct ph_withheld_word *withheld = ph_withheld_find(h, ph_word_of(offset));
+    return withheld != NULL && (withheld->freed & ph_bit_of(offset)) != 0;
 }
 
 /* ph_visible_at -- the record of the live or reserved block at `offset`, else NULL. */
@@ -70,7 +70,7 @@ struct ph_unit *ph_visible_at(struct ph_heap *h, uint64_t offset)
     return ph_is_reserved(h, offset) ? ph_record_of(h, offset) : NULL;
 }
 
-int64_t ph_held_size(struct ph_heap *h, uint64_t offset)
+int64_t ph_capacity(struct ph_heap *h, uint64_t offset)
 {
     if (ph_visible_at(h, offset) == NULL && !ph_is_quarantined(h, offset))
         return PH_H_BAD_OFFSET;

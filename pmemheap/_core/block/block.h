@@ -23,7 +23,7 @@ struct ph_unit *ph_record_of(struct ph_heap *h, uint64_t offset);
 struct ph_unit *ph_visible_at(struct ph_heap *h, uint64_t offset);
 int64_t ph_block_start(struct ph_heap *h, uint64_t offset);
 /* Bytes that a live, reserved or quarantined block can hold, or PH_H_BAD_OFFSET. */
-int64_t ph_held_size(struct ph_heap *h, uint64_t offset);
+int64_t ph_capacity(struct ph_heap *h, uint64_t offset);
 int ph_is_reserved(struct ph_heap *h, uint64_t offset);
 int ph_is_quarantined(struct ph_heap *h, uint64_t offset);
 int ph_is_retired(struct ph_heap *h, uint64_t offset);
@@ -49,7 +49,7 @@ int ph_run_may_go(struct ph_heap *h);
 
 static inline uint32_t ph_run_occupied(const struct ph_unit *run)
 {
-    return (uint32_t)run->u.run.live + run->u.run.held;
+    return (uint32_t)run->u.run.live + run->u.run.withheld;
 }
 
 int ph_release_empties(struct ph_heap *h);
@@ -69,36 +69,36 @@ void ph_large_release(struct ph_heap *h, struct ph_unit *head);
 void ph_large_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
 
 /* ---------------------------------------------------------------- withheld blocks: the words of the bits table that have some */
-struct ph_held_word *ph_held_find(const struct ph_heap *h, uint64_t word);
-struct ph_held_word *ph_held_make(struct ph_heap *h, uint64_t word);
-void ph_held_settle(struct ph_heap *h, struct ph_held_word *held);
-uint64_t ph_held_bits(const struct ph_heap *h, uint64_t word);
+struct ph_withheld_word *ph_withheld_find(const struct ph_heap *h, uint64_t word);
+struct ph_withheld_word *ph_withheld_make(struct ph_heap *h, uint64_t word);
+void ph_withheld_drop_if_none(struct ph_heap *h, struct ph_withheld_word *withheld);
+uint64_t ph_withheld_bits(const struct ph_heap *h, uint64_t word);
 
-static inline uint64_t ph_withheld(const struct ph_heap *h, uint64_t word)
+static inline uint64_t ph_withheld_in(const struct ph_heap *h, uint64_t word)
 {
-    return PH_LIKELY(h->held.used == 0) ? 0 : ph_held_bits(h, word);
+    return PH_LIKELY(h->withheld.used == 0) ? 0 : ph_withheld_bits(h, word);
 }
 
 /* Room for `count` blocks to retire, or PH_H_NOMEM; good until the GIL is let go. */
-int ph_held_reserve(struct ph_heap *h, uint64_t count);
+int ph_withheld_reserve(struct ph_heap *h, uint64_t count);
 int ph_room_to_retire(struct ph_heap *h, uint64_t count);
 
-/* ph_count_held -- after a change of a power heap: if much has come into quarantine, the next call that frees nothing
+/* ph_count_withheld -- after a change of a power heap: if much has come into quarantine, the next call that frees nothing
  * looks at the clock, to let go of it. */
-static inline void ph_count_held(struct ph_heap *h)
+static inline void ph_count_withheld(struct ph_heap *h)
 {
-    uint64_t held = h->held.freed_bytes;
-    if (held - h->held_then < (uint64_t)PH_FREED_MUCH << PH_UNIT_SHIFT)
+    uint64_t withheld = h->withheld.freed_bytes;
+    if (withheld - h->withheld_then < (uint64_t)PH_FREED_MUCH << PH_UNIT_SHIFT)
         return;
-    if (held > h->held_then)
+    if (withheld > h->withheld_then)
         h->until_look = 1;
-    h->held_then = held;
+    h->withheld_then = withheld;
 }
 
 /* Free blocks of the run at `head` that begin in word `word` of the bits table. */
 static inline uint64_t ph_free_mask(const struct ph_heap *h, const struct ph_class *c, uint64_t head, uint64_t word)
 {
-    return c->starts[word - head * PH_UNIT_WORDS] & ~h->bits[word] & ~ph_withheld(h, word);
+    return c->starts[word - head * PH_UNIT_WORDS] & ~h->bits[word] & ~ph_withheld_in(h, word);
 }
 
 /* ---------------------------------------------------------------- steps */
@@ -120,20 +120,20 @@ void ph_release(struct ph_heap *h, uint64_t offset);
 void ph_describe(struct ph_heap *h, uint64_t offset);
 void ph_undescribe(struct ph_heap *h, uint64_t offset);
 
-/* ---------------------------------------------------------------- marks: views, handles, pins, roots */
-static inline int ph_is_marked(const struct ph_unit *record)
+/* ---------------------------------------------------------------- refs: views, handles, pins, roots */
+static inline int ph_has_refs(const struct ph_unit *record)
 {
-    return record->state == PH_U_RUN ? record->u.run.marks != 0 : record->marked != 0;
+    return record->state == PH_U_RUN ? record->u.run.refs != 0 : record->has_refs != 0;
 }
-int ph_mark_refusal(const struct ph_heap *h, uint64_t offset);
-void ph_mark_stale(struct ph_heap *h, uint64_t offset);
-int ph_mark_end(struct ph_heap *h, uint64_t offset);
+int ph_refs_refusal(const struct ph_heap *h, uint64_t offset);
+void ph_refs_make_stale(struct ph_heap *h, uint64_t offset);
+int ph_refs_end(struct ph_heap *h, uint64_t offset);
 /* A view, or a pin, has gone: whether the space of the block is to become free with it. */
-int ph_mark_view_gone(struct ph_heap *h, uint64_t offset);
-int ph_mark_pin_gone(struct ph_heap *h, uint64_t offset, int changes);
-int ph_mark_waits(struct ph_heap *h, uint64_t offset);
+int ph_refs_view_gone(struct ph_heap *h, uint64_t offset);
+int ph_refs_pin_gone(struct ph_heap *h, uint64_t offset, int changes);
+int ph_refs_keep(struct ph_heap *h, uint64_t offset);
 
-/* Blocks that roots name. ph_set_rooted: PH_H_BAD_OFFSET where no live or reserved block begins; a mark that goes may
+/* Blocks that roots name. ph_set_rooted: PH_H_BAD_OFFSET where no live or reserved block begins; a refs that goes may
  * have gone already. */
 int ph_set_rooted(struct ph_heap *h, uint64_t offset, int rooted);
 void ph_forget_roots(struct ph_heap *h);
@@ -147,12 +147,12 @@ void ph_unpin_change(struct ph_heap *h, uint64_t offset);
 
 /* Live views and handles of a block. */
 int ph_view_pin(struct ph_heap *h, uint64_t offset);
-int ph_marks_reserve(struct ph_heap *h, uint64_t count);
+int ph_refs_reserve(struct ph_heap *h, uint64_t count);
 void ph_view_unpin(struct ph_heap *h, uint64_t offset);
 int64_t ph_handle_make(struct ph_heap *h, uint64_t offset);
 int ph_handle_valid(const struct ph_heap *h, uint64_t offset, uint64_t serial);
 void ph_handle_drop(struct ph_heap *h, uint64_t offset, uint64_t serial);
-const struct ph_mark *ph_mark_find(const struct ph_heap *h, uint64_t offset);
+const struct ph_refs *ph_refs_find(const struct ph_heap *h, uint64_t offset);
 struct ph_viewed {
     uint64_t offset;
     uint32_t views;

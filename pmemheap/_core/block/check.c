@@ -6,8 +6,8 @@ struct check {
     struct ph_finding *findings;
     uint64_t capacity, count;
     uint64_t free_ranges, free_units, run_units, large_units, large_bytes, large_blocks, returned_units;
-    uint64_t live[PH_CLASSES_MAX], held[PH_CLASSES_MAX], runs[PH_CLASSES_MAX], roomy[PH_CLASSES_MAX];
-    struct ph_held withheld; /* its counters alone */
+    uint64_t live[PH_CLASSES_MAX], withheld_of[PH_CLASSES_MAX], runs[PH_CLASSES_MAX], roomy[PH_CLASSES_MAX];
+    struct ph_withheld withheld; /* its counters alone */
 };
 
 static void expect(struct check *k, uint32_t code, uint64_t unit, uint64_t expected, uint64_t found)
@@ -44,14 +44,14 @@ static void expect_no_bits(struct check *k, uint64_t from, uint64_t to)
 }
 
 /* Withheld blocks of one word, counted. */
-static uint64_t check_held(struct check *k, const struct ph_class *c, uint64_t word, uint64_t starts)
+static uint64_t check_withheld(struct check *k, const struct ph_class *c, uint64_t word, uint64_t starts)
 {
-    const struct ph_held_word *held = ph_held_find(k->h, word);
-    if (held == NULL)
+    const struct ph_withheld_word *withheld = ph_withheld_find(k->h, word);
+    if (withheld == NULL)
         return 0;
-    uint64_t reserved = (uint64_t)__builtin_popcountll(held->reserved), freed = (uint64_t)__builtin_popcountll(held->freed);
+    uint64_t reserved = (uint64_t)__builtin_popcountll(withheld->reserved), freed = (uint64_t)__builtin_popcountll(withheld->freed);
     uint64_t unfit = ~starts | k->h->bits[word];
-    expect(k, PH_F_HELD_BITS, word / PH_UNIT_WORDS, 0, ((held->reserved | held->freed) & unfit) | (held->reserved & held->freed));
+    expect(k, PH_F_WITHHELD_BITS, word / PH_UNIT_WORDS, 0, ((withheld->reserved | withheld->freed) & unfit) | (withheld->reserved & withheld->freed));
     k->withheld.used++;
     k->withheld.reserved_blocks += reserved;
     k->withheld.freed_blocks += freed;
@@ -65,15 +65,15 @@ static void check_run(struct check *k, uint64_t head)
     struct ph_heap *h = k->h;
     const struct ph_unit *run = &h->units[head];
     const struct ph_class *c = &h->classes[run->class_index];
-    uint64_t live = 0, held = 0;
+    uint64_t live = 0, withheld = 0;
     for (uint64_t i = 0; i < (uint64_t)c->run_units * PH_UNIT_WORDS; i++) {
         uint64_t word = head * PH_UNIT_WORDS + i, bits = h->bits[word];
         live += (uint64_t)__builtin_popcountll(bits);
         expect(k, PH_F_MISPLACED_BITS, word / PH_UNIT_WORDS, 0, bits & ~c->starts[i]);
-        held += check_held(k, c, word, c->starts[i]);
+        withheld += check_withheld(k, c, word, c->starts[i]);
     }
     expect(k, PH_F_RUN_LIVE, head, live, run->u.run.live);
-    expect(k, PH_F_RUN_HELD, head, held, run->u.run.held);
+    expect(k, PH_F_RUN_WITHHELD, head, withheld, run->u.run.withheld);
     expect(k, PH_F_RUN_UNITS, head, c->run_units, run->nunits);
     for (uint64_t i = 1; i < c->run_units; i++) {
         expect(k, PH_F_RUN_BODY, head + i, PH_U_RUN_BODY, run[i].state);
@@ -84,8 +84,8 @@ static void check_run(struct check *k, uint64_t head)
     k->live[run->class_index] += live;
     k->runs[run->class_index]++;
     k->run_units += c->run_units;
-    k->held[run->class_index] += held;
-    k->roomy[run->class_index] += live + held < c->run_blocks && c->current != (uint32_t)head;
+    k->withheld_of[run->class_index] += withheld;
+    k->roomy[run->class_index] += live + withheld < c->run_blocks && c->current != (uint32_t)head;
 }
 
 static void check_free(struct check *k, const struct ph_piece *piece)
@@ -195,7 +195,7 @@ static void check_lists(struct check *k)
     for (uint32_t i = 0; i < h->nclasses; i++) {
         const struct ph_class *c = &h->classes[i];
         expect(k, PH_F_CLASS_LIVE, i, k->live[i], c->live);
-        expect(k, PH_F_CLASS_HELD, i, k->held[i], c->held);
+        expect(k, PH_F_CLASS_WITHHELD, i, k->withheld_of[i], c->withheld);
         check_mask(k, c);
         expect(k, PH_F_CLASS_RUNS, i, k->runs[i], c->runs);
         expect(k, PH_F_CLASS_ROOMY, i, k->roomy[i], count_nodes(k, c->partial, PH_U_RUN, i));
@@ -214,13 +214,13 @@ static void check_counters(struct check *k)
     expect(k, PH_F_LARGE_BYTES, h->first_unit, k->large_bytes, h->large_bytes);
     expect(k, PH_F_LARGE_COUNT, h->first_unit, k->large_blocks, h->large_blocks);
     expect(k, PH_F_RETURNED, h->first_unit, k->returned_units, h->returned_units);
-    expect(k, PH_F_HELD_COUNT, h->first_unit, k->withheld.used, h->held.used);
-    expect(k, PH_F_HELD_COUNT, h->first_unit, k->withheld.reserved_blocks, h->held.reserved_blocks);
-    expect(k, PH_F_HELD_COUNT, h->first_unit, k->withheld.freed_blocks, h->held.freed_blocks);
-    expect(k, PH_F_HELD_UNITS, h->first_unit, k->withheld.reserved_units, h->held.reserved_units);
-    expect(k, PH_F_HELD_UNITS, h->first_unit, k->withheld.freed_units, h->held.freed_units);
-    expect(k, PH_F_HELD_BYTES, h->first_unit, k->withheld.reserved_bytes, h->held.reserved_bytes);
-    expect(k, PH_F_HELD_BYTES, h->first_unit, k->withheld.freed_bytes, h->held.freed_bytes);
+    expect(k, PH_F_WITHHELD_COUNT, h->first_unit, k->withheld.used, h->withheld.used);
+    expect(k, PH_F_WITHHELD_COUNT, h->first_unit, k->withheld.reserved_blocks, h->withheld.reserved_blocks);
+    expect(k, PH_F_WITHHELD_COUNT, h->first_unit, k->withheld.freed_blocks, h->withheld.freed_blocks);
+    expect(k, PH_F_WITHHELD_UNITS, h->first_unit, k->withheld.reserved_units, h->withheld.reserved_units);
+    expect(k, PH_F_WITHHELD_UNITS, h->first_unit, k->withheld.freed_units, h->withheld.freed_units);
+    expect(k, PH_F_WITHHELD_BYTES, h->first_unit, k->withheld.reserved_bytes, h->withheld.reserved_bytes);
+    expect(k, PH_F_WITHHELD_BYTES, h->first_unit, k->withheld.freed_bytes, h->withheld.freed_bytes);
 }
 
 /* Units between two pieces belong to nobody here: no record, no entry, no bit. */

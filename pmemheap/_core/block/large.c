@@ -16,7 +16,7 @@ static struct ph_unit *unit_set(struct ph_heap *h, uint64_t unit, uint64_t nunit
     head->state = state;
     head->nunits = (uint32_t)nunits;
     head->u.nbytes = nbytes;
-    head->marked = 0;
+    head->has_refs = 0;
     return head;
 }
 
@@ -79,14 +79,14 @@ void ph_give_back(struct ph_heap *h, uint64_t unit, uint64_t nunits)
     h->returned_count++;
 }
 
-static void count_reserved(struct ph_held *t, const struct ph_unit *head, int by)
+static void count_reserved(struct ph_withheld *t, const struct ph_unit *head, int by)
 {
     t->reserved_blocks += (uint64_t)by;
     t->reserved_units += (uint64_t)by * head->nunits;
     t->reserved_bytes += (uint64_t)by * ((uint64_t)head->nunits << PH_UNIT_SHIFT);
 }
 
-static void count_quarantined(struct ph_held *t, const struct ph_unit *head, int by)
+static void count_quarantined(struct ph_withheld *t, const struct ph_unit *head, int by)
 {
     t->freed_blocks += (uint64_t)by;
     t->freed_units += (uint64_t)by * head->nunits;
@@ -96,19 +96,19 @@ static void count_quarantined(struct ph_held *t, const struct ph_unit *head, int
 /* ph_reserve_large -- the same as ph_large_make for a block of an open transaction: nothing is stored. */
 void ph_reserve_large(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
 {
-    count_reserved(&h->held, unit_set(h, unit, nunits, nbytes, PH_U_RESERVED), 1);
+    count_reserved(&h->withheld, unit_set(h, unit, nunits, nbytes, PH_U_RESERVED), 1);
 }
 
 /* ph_quarantine_units -- units of nobody wait until their release. */
 void ph_quarantine_units(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
-    count_quarantined(&h->held, unit_set(h, unit, nunits, nunits << PH_UNIT_SHIFT, PH_U_QUARANTINE), 1);
+    count_quarantined(&h->withheld, unit_set(h, unit, nunits, nunits << PH_UNIT_SHIFT, PH_U_QUARANTINE), 1);
 }
 
 void ph_large_publish(struct ph_heap *h, struct ph_unit *head)
 {
     PH_ASSERT(head->state == PH_U_RESERVED);
-    count_reserved(&h->held, head, -1);
+    count_reserved(&h->withheld, head, -1);
     head->state = PH_U_LARGE;
     count_large(h, head, 1);
 }
@@ -117,17 +117,17 @@ void ph_large_quarantine(struct ph_heap *h, struct ph_unit *head)
 {
     PH_ASSERT(head->state == PH_U_RESERVED || head->state == PH_U_LARGE);
     if (head->state == PH_U_RESERVED)
-        count_reserved(&h->held, head, -1);
+        count_reserved(&h->withheld, head, -1);
     else
         count_large(h, head, -1);
     head->state = PH_U_QUARANTINE;
-    count_quarantined(&h->held, head, 1);
+    count_quarantined(&h->withheld, head, 1);
 }
 
 void ph_large_release(struct ph_heap *h, struct ph_unit *head)
 {
     PH_ASSERT(head->state == PH_U_QUARANTINE);
-    count_quarantined(&h->held, head, -1);
+    count_quarantined(&h->withheld, head, -1);
     head->state = PH_U_OTHER;
     ph_give_back(h, (uint64_t)(head - h->units), head->nunits);
 }

@@ -8,12 +8,12 @@
 
 enum { PH_MARKS_MIN = 64 };
 
-static uint64_t slot_of(const struct ph_marks *t, uint64_t offset)
+static uint64_t slot_of(const struct ph_refs_table *t, uint64_t offset)
 {
     return ((offset >> PH_GRANULE_SHIFT) * 0x9E3779B97F4A7C15ULL >> 20) & (t->capacity - 1);
 }
 
-static struct ph_mark *find(const struct ph_marks *t, uint64_t offset)
+static struct ph_refs *find(const struct ph_refs_table *t, uint64_t offset)
 {
     if (t->capacity == 0)
         return NULL;
@@ -25,25 +25,25 @@ static struct ph_mark *find(const struct ph_marks *t, uint64_t offset)
     }
 }
 
-const struct ph_mark *ph_mark_find(const struct ph_heap *h, uint64_t offset)
+const struct ph_refs *ph_refs_find(const struct ph_heap *h, uint64_t offset)
 {
-    return find(&h->marks, offset);
+    return find(&h->refs, offset);
 }
 
-static struct ph_mark *place(struct ph_marks *t, struct ph_mark mark)
+static struct ph_refs *place(struct ph_refs_table *t, struct ph_refs refs)
 {
-    uint64_t i = slot_of(t, mark.key - 1);
+    uint64_t i = slot_of(t, refs.key - 1);
     while (t->slots[i].key != 0)
         i = (i + 1) & (t->capacity - 1);
-    t->slots[i] = mark;
+    t->slots[i] = refs;
     return &t->slots[i];
 }
 
-static int make_room(struct ph_marks *t, uint64_t more)
+static int make_room(struct ph_refs_table *t, uint64_t more)
 {
     if ((t->used + more) * 4 <= t->capacity * 3)
         return 0;
-    struct ph_marks wider = *t;
+    struct ph_refs_table wider = *t;
     wider.capacity = t->capacity ? t->capacity : PH_MARKS_MIN;
     while ((t->used + more) * 4 > wider.capacity * 3)
         wider.capacity *= 2;
@@ -58,52 +58,52 @@ static int make_room(struct ph_marks *t, uint64_t more)
     return 0;
 }
 
-/* ph_marks_reserve -- room for the marks of so many blocks more, or PH_H_NOMEM. */
-int ph_marks_reserve(struct ph_heap *h, uint64_t count)
+/* ph_refs_reserve -- room for the refs of so many blocks more, or PH_H_NOMEM. */
+int ph_refs_reserve(struct ph_heap *h, uint64_t count)
 {
-    return make_room(&h->marks, count);
+    return make_room(&h->refs, count);
 }
 
 /* There is no record any more when the heap was closed before the handle went. */
-static void count_mark(struct ph_unit *record, int by)
+static void count_refs(struct ph_unit *record, int by)
 {
     if (record == NULL)
         return;
     if (record->state == PH_U_RUN)
-        record->u.run.marks = (uint16_t)(record->u.run.marks + by);
+        record->u.run.refs = (uint16_t)(record->u.run.refs + by);
     else
-        record->marked = (uint32_t)((int)record->marked + by);
+        record->has_refs = (uint32_t)((int)record->has_refs + by);
 }
 
-/* The mark of a block, made if there is none. `record`: that of the block, NULL if there is no block that may have one. */
-static int mark_with(struct ph_heap *h, uint64_t offset, struct ph_unit *record, struct ph_mark **mark)
+/* The refs of a block, made if there is none. `record`: that of the block, NULL if there is no block that may have one. */
+static int refs_with(struct ph_heap *h, uint64_t offset, struct ph_unit *record, struct ph_refs **refs)
 {
     if (record == NULL)
         return PH_H_BAD_OFFSET;
-    *mark = find(&h->marks, offset);
-    if (*mark != NULL)
-        return (*mark)->is_released ? PH_H_BAD_OFFSET : 0;
-    if (make_room(&h->marks, 1) < 0)
+    *refs = find(&h->refs, offset);
+    if (*refs != NULL)
+        return (*refs)->is_released ? PH_H_BAD_OFFSET : 0;
+    if (make_room(&h->refs, 1) < 0)
         return PH_H_NOMEM;
-    *mark = place(&h->marks, (struct ph_mark){.key = offset + 1});
-    h->marks.used++;
-    count_mark(record, 1);
+    *refs = place(&h->refs, (struct ph_refs){.key = offset + 1});
+    h->refs.used++;
+    count_refs(record, 1);
     return 0;
 }
 
 /* That of the live or reserved block at `offset`. */
-static int mark_of(struct ph_heap *h, uint64_t offset, struct ph_mark **mark)
+static int refs_of(struct ph_heap *h, uint64_t offset, struct ph_refs **refs)
 {
-    return mark_with(h, offset, ph_visible_at(h, offset), mark);
+    return refs_with(h, offset, ph_visible_at(h, offset), refs);
 }
 
-/* Take a mark out and close the gap in its chain (Knuth, volume 3, 6.4, algorithm R). */
-static void drop(struct ph_heap *h, struct ph_mark *mark)
+/* Take a refs out and close the gap in its chain (Knuth, volume 3, 6.4, algorithm R). */
+static void drop(struct ph_heap *h, struct ph_refs *refs)
 {
-    struct ph_marks *t = &h->marks;
-    count_mark(ph_record_of(h, mark->key - 1), -1);
+    struct ph_refs_table *t = &h->refs;
+    count_refs(ph_record_of(h, refs->key - 1), -1);
     t->used--;
-    uint64_t hole = (uint64_t)(mark - t->slots), mask = t->capacity - 1;
+    uint64_t hole = (uint64_t)(refs - t->slots), mask = t->capacity - 1;
     for (uint64_t i = (hole + 1) & mask; t->slots[i].key != 0; i = (i + 1) & mask) {
         uint64_t home = slot_of(t, t->slots[i].key - 1);
         if (((i - home) & mask) >= ((i - hole) & mask)) {
@@ -111,33 +111,33 @@ static void drop(struct ph_heap *h, struct ph_mark *mark)
             hole = i;
         }
     }
-    t->slots[hole] = (struct ph_mark){0};
+    t->slots[hole] = (struct ph_refs){0};
 }
 
-static void drop_if_idle(struct ph_heap *h, struct ph_mark *mark)
+static void drop_if_idle(struct ph_heap *h, struct ph_refs *refs)
 {
-    if (mark->views == 0 && mark->handles == 0 && mark->pins == 0 && !mark->is_rooted)
-        drop(h, mark);
+    if (refs->views == 0 && refs->handles == 0 && refs->pins == 0 && !refs->is_rooted)
+        drop(h, refs);
 }
 
 /* A view or a pin has gone: whether that was the last one of a block that was freed, whose space is to become free. */
-static int was_last(struct ph_heap *h, struct ph_mark *mark)
+static int was_last(struct ph_heap *h, struct ph_refs *refs)
 {
-    if (mark->views != 0 || mark->pins != 0)
+    if (refs->views != 0 || refs->pins != 0)
         return 0;
-    int is_released = mark->is_released;
+    int is_released = refs->is_released;
     if (is_released)
-        drop(h, mark);
+        drop(h, refs);
     else
-        drop_if_idle(h, mark);
+        drop_if_idle(h, refs);
     return is_released;
 }
 
 /* ph_is_retired -- whether the block is quarantined and waits for its release, not only for a last view. */
 int ph_is_retired(struct ph_heap *h, uint64_t offset)
 {
-    const struct ph_mark *mark = ph_mark_find(h, offset);
-    return ph_is_quarantined(h, offset) && (mark == NULL || !mark->is_released);
+    const struct ph_refs *refs = ph_refs_find(h, offset);
+    return ph_is_quarantined(h, offset) && (refs == NULL || !refs->is_released);
 }
 
 /* ph_view_pin -- a view of a block begins. The block may have been freed by a commit of which not all is home yet: what
@@ -145,35 +145,35 @@ int ph_is_retired(struct ph_heap *h, uint64_t offset)
 int ph_view_pin(struct ph_heap *h, uint64_t offset)
 {
     struct ph_unit *record = ph_visible_at(h, offset);
-    struct ph_mark *mark;
+    struct ph_refs *refs;
     if (record == NULL && ph_is_retired(h, offset))
         record = ph_record_of(h, offset);
-    int failure = mark_with(h, offset, record, &mark);
+    int failure = refs_with(h, offset, record, &refs);
     if (failure < 0)
         return failure;
-    mark->views++;
-    h->marks.views++;
+    refs->views++;
+    h->refs.views++;
     return 0;
 }
 
-int ph_mark_view_gone(struct ph_heap *h, uint64_t offset)
+int ph_refs_view_gone(struct ph_heap *h, uint64_t offset)
 {
-    struct ph_mark *mark = find(&h->marks, offset);
-    PH_ASSERT(mark != NULL && mark->views != 0);
-    h->marks.views--;
-    mark->views--;
-    return was_last(h, mark);
+    struct ph_refs *refs = find(&h->refs, offset);
+    PH_ASSERT(refs != NULL && refs->views != 0);
+    h->refs.views--;
+    refs->views--;
+    return was_last(h, refs);
 }
 
 /* ph_pin -- an open transaction holds the live or reserved block [R26]. */
 int ph_pin(struct ph_heap *h, uint64_t offset)
 {
-    struct ph_mark *mark;
-    int failure = mark_of(h, offset, &mark);
+    struct ph_refs *refs;
+    int failure = refs_of(h, offset, &refs);
     if (failure < 0)
         return failure;
-    mark->pins++;
-    h->marks.pins++;
+    refs->pins++;
+    h->refs.pins++;
     return 0;
 }
 
@@ -181,13 +181,13 @@ int ph_pin(struct ph_heap *h, uint64_t offset)
  * the block. ph_pin_change looks for it. */
 int ph_pin_change_of(struct ph_heap *h, uint64_t offset, struct ph_unit *record)
 {
-    struct ph_mark *mark;
-    int failure = mark_with(h, offset, record, &mark);
+    struct ph_refs *refs;
+    int failure = refs_with(h, offset, record, &refs);
     if (failure < 0)
         return failure;
-    mark->pins++;
-    mark->changes++;
-    h->marks.pins++;
+    refs->pins++;
+    refs->changes++;
+    h->refs.pins++;
     return 0;
 }
 
@@ -196,17 +196,17 @@ int ph_pin_change(struct ph_heap *h, uint64_t offset)
     return ph_pin_change_of(h, offset, ph_visible_at(h, offset));
 }
 
-/* A heap that was closed while a transaction waited for its sync has no marks any more. */
-int ph_mark_pin_gone(struct ph_heap *h, uint64_t offset, int changes)
+/* A heap that was closed while a transaction waited for its sync has no refs any more. */
+int ph_refs_pin_gone(struct ph_heap *h, uint64_t offset, int changes)
 {
-    struct ph_mark *mark = find(&h->marks, offset);
-    if (mark == NULL)
+    struct ph_refs *refs = find(&h->refs, offset);
+    if (refs == NULL)
         return 0;
-    PH_ASSERT(mark->pins != 0 && mark->changes >= (unsigned)changes);
-    mark->changes -= (unsigned)changes;
-    h->marks.pins--;
-    mark->pins--;
-    return was_last(h, mark);
+    PH_ASSERT(refs->pins != 0 && refs->changes >= (unsigned)changes);
+    refs->changes -= (unsigned)changes;
+    h->refs.pins--;
+    refs->pins--;
+    return was_last(h, refs);
 }
 
 /* Put a block among those of lowest offset, in order, of which `capacity` are kept. */
@@ -220,15 +220,15 @@ static void insert_lowest(struct ph_viewed *found, uint64_t *count, uint64_t cap
         found[at] = one;
 }
 
-/* ph_viewed -- how many blocks have live views; those of lowest offset, `capacity` at most, go to `found`. O(marks). */
+/* ph_viewed -- how many blocks have live views; those of lowest offset, `capacity` at most, go to `found`. O(refs). */
 uint64_t ph_viewed(const struct ph_heap *h, struct ph_viewed *found, uint64_t capacity)
 {
     uint64_t total = 0, count = 0;
-    for (uint64_t i = 0; i < h->marks.capacity; i++) {
-        const struct ph_mark *mark = &h->marks.slots[i];
-        if (mark->key == 0 || mark->views == 0)
+    for (uint64_t i = 0; i < h->refs.capacity; i++) {
+        const struct ph_refs *refs = &h->refs.slots[i];
+        if (refs->key == 0 || refs->views == 0)
             continue;
-        insert_lowest(found, &count, capacity, (struct ph_viewed){mark->key - 1, mark->views});
+        insert_lowest(found, &count, capacity, (struct ph_viewed){refs->key - 1, refs->views});
         total++;
     }
     return total;
@@ -237,100 +237,100 @@ uint64_t ph_viewed(const struct ph_heap *h, struct ph_viewed *found, uint64_t ca
 /* ph_handle_make -- the serial number of this life of the block, one more handle to it. */
 int64_t ph_handle_make(struct ph_heap *h, uint64_t offset)
 {
-    struct ph_mark *mark;
-    int failure = mark_of(h, offset, &mark);
+    struct ph_refs *refs;
+    int failure = refs_of(h, offset, &refs);
     if (failure < 0)
         return failure;
-    if (mark->serial == 0)
-        mark->serial = ++h->marks.serial;
-    mark->handles++;
-    return (int64_t)mark->serial;
+    if (refs->serial == 0)
+        refs->serial = ++h->refs.serial;
+    refs->handles++;
+    return (int64_t)refs->serial;
 }
 
 int ph_handle_valid(const struct ph_heap *h, uint64_t offset, uint64_t serial)
 {
-    const struct ph_mark *mark = find(&h->marks, offset);
-    return mark != NULL && mark->serial == serial;
+    const struct ph_refs *refs = find(&h->refs, offset);
+    return refs != NULL && refs->serial == serial;
 }
 
 void ph_handle_drop(struct ph_heap *h, uint64_t offset, uint64_t serial)
 {
-    struct ph_mark *mark = find(&h->marks, offset);
-    if (mark == NULL || mark->serial != serial)
+    struct ph_refs *refs = find(&h->refs, offset);
+    if (refs == NULL || refs->serial != serial)
         return;
-    mark->handles--;
-    if (mark->handles == 0)
-        mark->serial = 0;
-    drop_if_idle(h, mark);
+    refs->handles--;
+    if (refs->handles == 0)
+        refs->serial = 0;
+    drop_if_idle(h, refs);
 }
 
 /* ph_set_rooted -- a root names the live or reserved block at `offset`, or none does any more. */
 int ph_set_rooted(struct ph_heap *h, uint64_t offset, int rooted)
 {
-    struct ph_mark *mark = find(&h->marks, offset);
-    int failure = rooted ? mark_of(h, offset, &mark) : 0;
-    if (failure < 0 || mark == NULL)
+    struct ph_refs *refs = find(&h->refs, offset);
+    int failure = rooted ? refs_of(h, offset, &refs) : 0;
+    if (failure < 0 || refs == NULL)
         return failure;
-    mark->is_rooted = rooted != 0;
-    drop_if_idle(h, mark);
+    refs->is_rooted = rooted != 0;
+    drop_if_idle(h, refs);
     return 0;
 }
 
-/* ph_forget_roots -- no root names anything, until ph_set_rooted says so again. A mark that goes may bring another one
+/* ph_forget_roots -- no root names anything, until ph_set_rooted says so again. A refs that goes may bring another one
  * to its slot. */
 void ph_forget_roots(struct ph_heap *h)
 {
-    for (uint64_t i = 0; i < h->marks.capacity; i++)
-        while (h->marks.slots[i].is_rooted)
-            ph_set_rooted(h, h->marks.slots[i].key - 1, 0);
+    for (uint64_t i = 0; i < h->refs.capacity; i++)
+        while (h->refs.slots[i].is_rooted)
+            ph_set_rooted(h, h->refs.slots[i].key - 1, 0);
 }
 
-static int refusal_of(const struct ph_mark *mark)
+static int refusal_of(const struct ph_refs *refs)
 {
-    if (mark->is_rooted)
+    if (refs->is_rooted)
         return PH_H_ROOTED;
-    return mark->pins != 0 ? PH_H_IN_TRANSACTION : mark->views != 0 ? PH_H_PINNED : 0;
+    return refs->pins != 0 ? PH_H_IN_TRANSACTION : refs->views != 0 ? PH_H_PINNED : 0;
 }
 
-static void make_stale(struct ph_heap *h, struct ph_mark *mark)
+static void make_stale(struct ph_heap *h, struct ph_refs *refs)
 {
-    mark->handles = 0;
-    mark->serial = 0;
-    mark->is_rooted = 0;
-    drop_if_idle(h, mark);
+    refs->handles = 0;
+    refs->serial = 0;
+    refs->is_rooted = 0;
+    drop_if_idle(h, refs);
 }
 
-/* ph_mark_refusal -- why the live block may not go or move: PH_H_ROOTED, PH_H_IN_TRANSACTION, PH_H_PINNED, or 0. */
-int ph_mark_refusal(const struct ph_heap *h, uint64_t offset)
+/* ph_refs_refusal -- why the live block may not go or move: PH_H_ROOTED, PH_H_IN_TRANSACTION, PH_H_PINNED, or 0. */
+int ph_refs_refusal(const struct ph_heap *h, uint64_t offset)
 {
-    const struct ph_mark *mark = find(&h->marks, offset);
-    return mark == NULL ? 0 : refusal_of(mark);
+    const struct ph_refs *refs = find(&h->refs, offset);
+    return refs == NULL ? 0 : refusal_of(refs);
 }
 
-/* ph_mark_stale -- the block goes: its handles are stale from now on, and no root names it. */
-void ph_mark_stale(struct ph_heap *h, uint64_t offset)
+/* ph_refs_make_stale -- the block goes: its handles are stale from now on, and no root names it. */
+void ph_refs_make_stale(struct ph_heap *h, uint64_t offset)
 {
-    struct ph_mark *mark = find(&h->marks, offset);
-    if (mark != NULL)
-        make_stale(h, mark);
+    struct ph_refs *refs = find(&h->refs, offset);
+    if (refs != NULL)
+        make_stale(h, refs);
 }
 
-/* ph_mark_end -- the same if the block may go, else the refusal. */
-int ph_mark_end(struct ph_heap *h, uint64_t offset)
+/* ph_refs_end -- the same if the block may go, else the refusal. */
+int ph_refs_end(struct ph_heap *h, uint64_t offset)
 {
-    struct ph_mark *mark = find(&h->marks, offset);
-    int refused = mark == NULL ? 0 : refusal_of(mark);
-    if (mark != NULL && refused == 0)
-        make_stale(h, mark);
+    struct ph_refs *refs = find(&h->refs, offset);
+    int refused = refs == NULL ? 0 : refusal_of(refs);
+    if (refs != NULL && refused == 0)
+        make_stale(h, refs);
     return refused;
 }
 
-/* ph_mark_waits -- whether views or pins keep the space of a quarantined block: then it goes with the last of them. */
-int ph_mark_waits(struct ph_heap *h, uint64_t offset)
+/* ph_refs_keep -- whether views or pins keep the space of a quarantined block: then it goes with the last of them. */
+int ph_refs_keep(struct ph_heap *h, uint64_t offset)
 {
-    struct ph_mark *mark = find(&h->marks, offset);
-    if (mark == NULL)
+    struct ph_refs *refs = find(&h->refs, offset);
+    if (refs == NULL)
         return 0;
-    mark->is_released = 1;
+    refs->is_released = 1;
     return 1;
 }

@@ -29,8 +29,8 @@ static void run_set(struct ph_heap *h, uint64_t head, uint32_t class_index)
     run->nunits = c->run_units;
     run->u.run.live = 0;
     run->u.run.blocks = c->run_blocks;
-    run->u.run.marks = 0;
-    run->u.run.held = 0;
+    run->u.run.refs = 0;
+    run->u.run.withheld = 0;
     for (uint16_t i = 1; i < c->run_units; i++) {
         run[i].state = PH_U_RUN_BODY;
         run[i].back = i;
@@ -195,8 +195,8 @@ void ph_run_released(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t b
     struct ph_unit *run = &h->units[head];
     int was_full = ph_run_occupied(run) == run->u.run.blocks;
 
-    run->u.run.held--;
-    h->classes[run->class_index].held--;
+    run->u.run.withheld--;
+    h->classes[run->class_index].withheld--;
     offer(h, head, word, bit, was_full);
 }
 

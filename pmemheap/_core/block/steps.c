@@ -16,11 +16,11 @@ static struct ph_class *class_of(struct ph_heap *h, const struct ph_unit *run)
     return &h->classes[run->class_index];
 }
 
-static void count_held(struct ph_heap *h, struct ph_unit *run, int by)
+static void count_withheld(struct ph_heap *h, struct ph_unit *run, int by)
 {
-    PH_ASSERT(run->u.run.held + by >= 0 && run->u.run.held + by <= run->u.run.blocks);
-    run->u.run.held = (uint16_t)(run->u.run.held + by);
-    class_of(h, run)->held += (uint64_t)by;
+    PH_ASSERT(run->u.run.withheld + by >= 0 && run->u.run.withheld + by <= run->u.run.blocks);
+    run->u.run.withheld = (uint16_t)(run->u.run.withheld + by);
+    class_of(h, run)->withheld += (uint64_t)by;
 }
 
 static void count_live(struct ph_heap *h, struct ph_unit *run, int by)
@@ -39,14 +39,14 @@ static void flip(uint64_t *bits, uint64_t bit, uint64_t *blocks, uint64_t *bytes
     *bytes += by * size;
 }
 
-static void flip_reserved(struct ph_heap *h, struct ph_held_word *held, uint64_t bit, uint64_t size)
+static void flip_reserved(struct ph_heap *h, struct ph_withheld_word *withheld, uint64_t bit, uint64_t size)
 {
-    flip(&held->reserved, bit, &h->held.reserved_blocks, &h->held.reserved_bytes, size);
+    flip(&withheld->reserved, bit, &h->withheld.reserved_blocks, &h->withheld.reserved_bytes, size);
 }
 
-static void flip_freed(struct ph_heap *h, struct ph_held_word *held, uint64_t bit, uint64_t size)
+static void flip_freed(struct ph_heap *h, struct ph_withheld_word *withheld, uint64_t bit, uint64_t size)
 {
-    flip(&held->freed, bit, &h->held.freed_blocks, &h->held.freed_bytes, size);
+    flip(&withheld->freed, bit, &h->withheld.freed_blocks, &h->withheld.freed_bytes, size);
 }
 
 static int64_t reserve_small(struct ph_heap *h, struct ph_class *c)
@@ -58,15 +58,15 @@ static int64_t reserve_small(struct ph_heap *h, struct ph_class *c)
     }
     uint64_t bit = c->mask & -c->mask;
     c->mask ^= bit;
-    flip_reserved(h, ph_held_make(h, c->word), bit, c->granules * PH_GRANULE);
-    count_held(h, ph_unit_at(h, c->current), 1);
+    flip_reserved(h, ph_withheld_make(h, c->word), bit, c->granules * PH_GRANULE);
+    count_withheld(h, ph_unit_at(h, c->current), 1);
     return (int64_t)((c->word << 6 | (uint64_t)__builtin_ctzll(bit)) << PH_GRANULE_SHIFT);
 }
 
 /* ph_reserve_block -- the same as ph_malloc, but the block is reserved. */
 int64_t ph_reserve_block(struct ph_heap *h, uint64_t size, uint64_t align)
 {
-    if (ph_held_reserve(h, 1) < 0 || ph_dirty_reserve(h, PH_STORES_MOST) < 0)
+    if (ph_withheld_reserve(h, 1) < 0 || ph_dirty_reserve(h, PH_STORES_MOST) < 0)
         return PH_H_NOMEM;
     int index = ph_class_of(h, size, align);
     if (index >= 0)
@@ -87,11 +87,11 @@ void ph_publish(struct ph_heap *h, uint64_t offset)
         ph_large_publish(h, record);
         return;
     }
-    struct ph_held_word *held = ph_held_find(h, ph_word_of(offset));
+    struct ph_withheld_word *withheld = ph_withheld_find(h, ph_word_of(offset));
     uint64_t size = ph_capacity_of(h, record);
-    flip_reserved(h, held, ph_bit_of(offset), size);
-    ph_held_settle(h, held);
-    count_held(h, record, -1);
+    flip_reserved(h, withheld, ph_bit_of(offset), size);
+    ph_withheld_drop_if_none(h, withheld);
+    count_withheld(h, record, -1);
     count_live(h, record, 1);
     class_of(h, record)->mallocs++;
     class_of(h, record)->requested += size;
@@ -102,30 +102,30 @@ void ph_cancel(struct ph_heap *h, uint64_t offset)
 {
     PH_ASSERT(ph_is_reserved(h, offset));
     struct ph_unit *record = ph_record_of(h, offset);
-    ph_mark_stale(h, offset);
+    ph_refs_make_stale(h, offset);
     if (record->state == PH_U_RUN) {
-        struct ph_held_word *held = ph_held_find(h, ph_word_of(offset));
-        flip_reserved(h, held, ph_bit_of(offset), ph_capacity_of(h, record));
-        flip_freed(h, held, ph_bit_of(offset), ph_capacity_of(h, record));
+        struct ph_withheld_word *withheld = ph_withheld_find(h, ph_word_of(offset));
+        flip_reserved(h, withheld, ph_bit_of(offset), ph_capacity_of(h, record));
+        flip_freed(h, withheld, ph_bit_of(offset), ph_capacity_of(h, record));
     } else {
         ph_large_quarantine(h, record);
     }
     ph_release(h, offset);
 }
 
-/* ph_retire -- live -> quarantined; its handles are stale from now on. The caller has reserved room (ph_held_reserve). */
+/* ph_retire -- live -> quarantined; its handles are stale from now on. The caller has reserved room (ph_withheld_reserve). */
 void ph_retire(struct ph_heap *h, uint64_t offset)
 {
     struct ph_unit *record = ph_record_of(h, offset);
     PH_ASSERT(record != NULL && (record->state == PH_U_RUN || record->state == PH_U_LARGE));
-    ph_mark_stale(h, offset);
+    ph_refs_make_stale(h, offset);
     if (record->state != PH_U_RUN) {
         ph_large_quarantine(h, record);
         return;
     }
-    flip_freed(h, ph_held_make(h, ph_word_of(offset)), ph_bit_of(offset), ph_capacity_of(h, record));
+    flip_freed(h, ph_withheld_make(h, ph_word_of(offset)), ph_bit_of(offset), ph_capacity_of(h, record));
     count_live(h, record, -1);
-    count_held(h, record, 1);
+    count_withheld(h, record, 1);
 }
 
 /* ph_withheld_free -- quarantined -> free, with no view left. */
@@ -139,34 +139,34 @@ void ph_withheld_free(struct ph_heap *h, uint64_t offset)
         ph_large_release(h, record);
         return;
     }
-    struct ph_held_word *held = ph_held_find(h, ph_word_of(offset));
-    flip_freed(h, held, ph_bit_of(offset), ph_capacity_of(h, record));
-    ph_held_settle(h, held);
+    struct ph_withheld_word *withheld = ph_withheld_find(h, ph_word_of(offset));
+    flip_freed(h, withheld, ph_bit_of(offset), ph_capacity_of(h, record));
+    ph_withheld_drop_if_none(h, withheld);
     ph_run_released(h, (uint64_t)(record - h->units), ph_word_of(offset), ph_bit_of(offset));
 }
 
 void ph_view_unpin(struct ph_heap *h, uint64_t offset)
 {
-    if (ph_mark_view_gone(h, offset))
+    if (ph_refs_view_gone(h, offset))
         ph_withheld_free(h, offset);
 }
 
 void ph_unpin(struct ph_heap *h, uint64_t offset)
 {
-    if (ph_mark_pin_gone(h, offset, 0))
+    if (ph_refs_pin_gone(h, offset, 0))
         ph_withheld_free(h, offset);
 }
 
 void ph_unpin_change(struct ph_heap *h, uint64_t offset)
 {
-    if (ph_mark_pin_gone(h, offset, 1))
+    if (ph_refs_pin_gone(h, offset, 1))
         ph_withheld_free(h, offset);
 }
 
 /* ph_release -- quarantined -> free, now or when the last view goes. */
 void ph_release(struct ph_heap *h, uint64_t offset)
 {
-    if (!ph_mark_waits(h, offset))
+    if (!ph_refs_keep(h, offset))
         ph_withheld_free(h, offset);
 }
 
@@ -194,7 +194,7 @@ void ph_undescribe(struct ph_heap *h, uint64_t offset)
         ph_entry_withdraw(h, offset >> PH_UNIT_SHIFT);
 }
 
-/* ph_block_free -- free a block that is known to be live, unviewed and without a mark. */
+/* ph_block_free -- free a block that is known to be live, unviewed and without a refs. */
 void ph_block_free(struct ph_heap *h, uint64_t offset, struct ph_unit *record)
 {
     if (PH_LIKELY(record->state == PH_U_RUN)) {

@@ -223,7 +223,7 @@ int ph_map_carry_up(struct ph_map_build *b, const struct ph_map_cursor *cursor, 
 
 static int has_views(const struct ph_map *map, uint64_t block)
 {
-    const struct ph_mark *mark = ph_mark_find(map->heap, ph_local(block));
+    const struct ph_refs *mark = ph_refs_find(map->heap, ph_local(block));
     return mark != NULL && mark->views != 0;
 }
 

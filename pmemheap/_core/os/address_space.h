@@ -26,7 +26,7 @@ struct ph_wish {
     uint64_t skew;      /* whole pages, below alignment */
 };
 
-/* Pre of all: the caller has the space (ph_enter of py/lifeline.h). */
+/* Pre of all: the caller has the space (ph_enter of py/address_range.h). */
 
 /* ph_leftovers -- ranges that have ended and are still to be unmapped, in a list by `next`.
  * ph_leave_over -- put a range there. ph_forget_leftover -- free one that has been unmapped. */

@@ -1,6 +1,6 @@
 /* py/block_bytes.c -- BlockBytes: the bytes of one block as a buffer, which pins the block.
  *
- *     memoryview, slice, numpy array --> BlockBytes --> the heap --> its lifelines --> the address range
+ *     memoryview, slice, numpy array --> BlockBytes --> the heap --> its address ranges --> the address range
  *
  * One is made for each view. It pins from its birth to its death, and it dies when the last memoryview, slice or
  * array on it does. It is traversed by the garbage collector but has no tp_clear: as long as anything of it can be

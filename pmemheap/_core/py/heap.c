@@ -102,7 +102,7 @@ static int settle(struct heap_object *self)
         || (self->heap.dirty.count == 0 && self->heap.freed.count == 0))
         return 0;
     struct ph_log *log = log_of(self);
-    ph_count_held(&self->heap);
+    ph_count_withheld(&self->heap);
     if (ph_log_flush(log, arena_of(self)) >= 0 && log->head - log->tail <= log->size / 2)
         return 0;
     if (self->state == PH_S_READONLY)
@@ -244,10 +244,10 @@ PyDoc_STRVAR(realloc_doc,
 static int64_t move_logged(struct heap_object *self, uint64_t offset, uint64_t size)
 {
     struct ph_tx tx;
-    int64_t held = ph_usable_size(&self->heap, offset), to;
-    uint64_t count = (uint64_t)held < size ? (uint64_t)held : size;
+    int64_t capacity = ph_usable_size(&self->heap, offset), to;
+    uint64_t count = (uint64_t)capacity < size ? (uint64_t)capacity : size;
 
-    if (self->log == NULL || held < 0 || (self->heap.durability == PH_POWER && size > PH_INLINE_MOST))
+    if (self->log == NULL || capacity < 0 || (self->heap.durability == PH_POWER && size > PH_INLINE_MOST))
         return PH_H_MOVE_LOGGED;
     ph_tx_init(&tx, log_of(self));
     to = ph_tx_malloc(&tx, arena_of(self), size, PH_GRANULE);

@@ -7,7 +7,7 @@
 struct heap_object {
     PyObject_HEAD
     struct ph_heap heap;
-    PyObject *keep;        /* the lifelines of the tables and of the data */
+    PyObject *keep;        /* the address ranges of the tables and of the data */
     PyObject *log;         /* LogCore of a heap with transactions, which forgets this core before the core goes */
     uint64_t origin;       /* number of the arena << 55: what the offsets of its blocks begin with */
     uint64_t merge_at;     /* `returned_count` at which Python merges what was freed */

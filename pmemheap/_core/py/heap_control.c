@@ -152,11 +152,11 @@ static void shut_one(struct heap_object *self)
  * them closed that stay open. From then on no table is read. */
 static PyObject *shut(PyObject *object, PyObject *others)
 {
-    unsigned long long views = core_of(object)->marks.views;
+    unsigned long long views = core_of(object)->refs.views;
     Py_ssize_t count = PyList_Size(others);
 
     for (Py_ssize_t i = 0; i < count; i++)
-        views += core_of(PyList_GetItem(others, i))->marks.views;
+        views += core_of(PyList_GetItem(others, i))->refs.views;
     if (count < 0)
         return NULL;
     if (views != 0)
@@ -177,7 +177,7 @@ static PyObject *shut_unused(PyObject *object, PyObject *ignored)
     struct ph_heap *h = core_of(object);
 
     (void)ignored;
-    if (h->marks.views != 0 || h->marks.pins != 0 || h->held.reserved_blocks != 0)
+    if (h->refs.views != 0 || h->refs.pins != 0 || h->withheld.reserved_blocks != 0)
         Py_RETURN_FALSE;
     ((struct heap_object *)object)->state = PH_S_CLOSED;
     h->readonly = 1;
@@ -465,14 +465,14 @@ static PyObject *views_of(PyObject *object, PyObject *argument)
 
     if (PyErr_Occurred())
         return NULL;
-    const struct ph_mark *mark = ph_mark_find(core_of(object), offset);
+    const struct ph_refs *mark = ph_refs_find(core_of(object), offset);
     return PyLong_FromUnsignedLong(mark == NULL ? 0 : mark->views);
 }
 
 static PyObject *live_views(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
-    return PyLong_FromUnsignedLongLong(core_of(object)->marks.views);
+    return PyLong_FromUnsignedLongLong(core_of(object)->refs.views);
 }
 
 enum { VIEWED = 5 };
@@ -486,7 +486,7 @@ static PyObject *viewed(PyObject *object, PyObject *ignored)
     (void)ignored;
     PyObject *list = PyList_New((Py_ssize_t)kept);
     for (uint64_t i = 0; list != NULL && i < kept; i++) {
-        int64_t size = ph_held_size(core_of(object), found[i].offset);
+        int64_t size = ph_capacity(core_of(object), found[i].offset);
         PyObject *one = Py_BuildValue("KLI", (unsigned long long)ph_outer((struct heap_object *)object, found[i].offset),
                                       (long long)(size < 0 ? 0 : size), found[i].views);
         if (one == NULL || PyList_SetItem(list, (Py_ssize_t)i, one) < 0)
@@ -655,15 +655,15 @@ static PyObject *counters(PyObject *object, PyObject *ignored)
         "large_units", (unsigned long long)h->large_units,
         "large_bytes", (unsigned long long)h->large_bytes,
         "large_blocks", (unsigned long long)h->large_blocks,
-        "live_views", (unsigned long long)h->marks.views,
-        "marked_blocks", (unsigned long long)h->marks.used,
-        "pins", (unsigned long long)h->marks.pins,
-        "reserved_blocks", (unsigned long long)h->held.reserved_blocks,
-        "reserved_units", (unsigned long long)h->held.reserved_units,
-        "reserved_bytes", (unsigned long long)h->held.reserved_bytes,
-        "quarantined_blocks", (unsigned long long)h->held.freed_blocks,
-        "quarantined_units", (unsigned long long)h->held.freed_units,
-        "quarantined_bytes", (unsigned long long)h->held.freed_bytes);
+        "live_views", (unsigned long long)h->refs.views,
+        "blocks_with_refs", (unsigned long long)h->refs.used,
+        "pins", (unsigned long long)h->refs.pins,
+        "reserved_blocks", (unsigned long long)h->withheld.reserved_blocks,
+        "reserved_units", (unsigned long long)h->withheld.reserved_units,
+        "reserved_bytes", (unsigned long long)h->withheld.reserved_bytes,
+        "quarantined_blocks", (unsigned long long)h->withheld.freed_blocks,
+        "quarantined_units", (unsigned long long)h->withheld.freed_units,
+        "quarantined_bytes", (unsigned long long)h->withheld.freed_bytes);
 }
 
 static PyObject *freed_units(PyObject *object, PyObject *ignored)
@@ -675,7 +675,7 @@ static PyObject *freed_units(PyObject *object, PyObject *ignored)
 static PyObject *quarantined(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
-    return PyLong_FromUnsignedLongLong(core_of(object)->held.freed_bytes);
+    return PyLong_FromUnsignedLongLong(core_of(object)->withheld.freed_bytes);
 }
 
 /* [(block size, run units, blocks a run, runs, live, mallocs, requested bytes, withheld), ...] */
@@ -690,7 +690,7 @@ static PyObject *class_counters(PyObject *object, PyObject *ignored)
         PyObject *row = Py_BuildValue("IIIKKKKK", c->granules * PH_GRANULE, c->run_units, c->run_blocks,
                                       (unsigned long long)c->runs, (unsigned long long)c->live,
                                       (unsigned long long)c->mallocs, (unsigned long long)c->requested,
-                                      (unsigned long long)c->held);
+                                      (unsigned long long)c->withheld);
         if (row == NULL || PyList_SetItem(list, (Py_ssize_t)i, row) < 0)
             Py_CLEAR(list);
     }
@@ -752,7 +752,7 @@ static int retire_stored(struct ph_heap *h, uint64_t offset)
 {
     if (ph_free_refusal(h, offset) == PH_H_BAD_OFFSET)
         return PH_H_BAD_OFFSET;
-    if (ph_held_reserve(h, 1) < 0 || ph_dirty_reserve(h, 2) < 0)
+    if (ph_withheld_reserve(h, 1) < 0 || ph_dirty_reserve(h, 2) < 0)
         return PH_H_NOMEM;
     ph_retire(h, offset);
     ph_undescribe(h, offset);
@@ -769,7 +769,7 @@ static int release_retired(struct ph_heap *h, uint64_t offset)
 
 static int unpin_pinned(struct ph_heap *h, uint64_t offset)
 {
-    const struct ph_mark *mark = ph_mark_find(h, offset);
+    const struct ph_refs *mark = ph_refs_find(h, offset);
     if (mark == NULL || mark->pins == 0)
         return PH_H_BAD_OFFSET;
     ph_unpin(h, offset);
@@ -795,7 +795,7 @@ static PyObject *held_size(PyObject *object, PyObject *argument)
 
     if (PyErr_Occurred())
         return NULL;
-    return PyLong_FromLongLong(ph_held_size(core_of(object), offset));
+    return PyLong_FromLongLong(ph_capacity(core_of(object), offset));
 }
 
 static PyObject *block_start(PyObject *object, PyObject *argument)

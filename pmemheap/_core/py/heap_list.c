@@ -52,7 +52,7 @@ static void forked(void)
 static int has_views(uint64_t file)
 {
     for (const struct heap_object *one = heaps; one != NULL; one = one->next)
-        if (one->file == file && one->heap.marks.views > one->own_views)
+        if (one->file == file && one->heap.refs.views > one->own_views)
             return 1;
     return 0;
 }

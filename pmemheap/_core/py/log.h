@@ -52,10 +52,10 @@ void ph_tx_abort_all(struct log_object *log);
 struct ph_tx *ph_tx_here(const struct log_object *log, int to_change, int *busy);
 
 /* A transaction that begins and ends within one call, without an object. ph_begin_autocommit: 0 if Python has to begin one,
- * since somebody else changes committed bytes, or the heap is not open. ph_end_alone: 1: committed; 0: aborted, since
+ * since somebody else changes committed bytes, or the heap is not open. ph_end_autocommit: 1: committed; 0: aborted, since
  * it was not to be kept, or Python has to commit it; -1: an exception is set. It may let the GIL go. */
 int ph_begin_autocommit(PyObject *heap, struct ph_tx *tx);
-int ph_end_alone(PyObject *heap, struct ph_tx *tx, int keeps);
+int ph_end_autocommit(PyObject *heap, struct ph_tx *tx, int keeps);
 
 int ph_add_log_type(PyObject *module);
 int ph_add_map_type(PyObject *module);

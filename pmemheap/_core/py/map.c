@@ -46,7 +46,7 @@ static int64_t end_change(struct map_object *self, const struct ph_tx *tx, int64
     self->map.tx = NULL;
     if (tx == &self->alone) {
         int keeps = code >= 0 && ph_tx_changes_homes(tx);
-        int done = ph_end_alone(self->space, &self->alone, keeps);
+        int done = ph_end_autocommit(self->space, &self->alone, keeps);
         if (done < 0)
             return PH_M_RAISED;
         if (done == 0 && (keeps || (code < 0 && code != PH_M_OUTSIDE)))
@@ -159,7 +159,7 @@ PyDoc_STRVAR(view_doc,
  * other bytes where it is. */
 static int wants_copy(const struct ph_map *map, const struct ph_map_value *value)
 {
-    const struct ph_mark *mark = ph_mark_find(map->heap, value->block & ((1ULL << PH_ARENA_SHIFT) - 1));
+    const struct ph_refs *mark = ph_refs_find(map->heap, value->block & ((1ULL << PH_ARENA_SHIFT) - 1));
     if (value->is_apart)
         return map->tx != NULL && ph_tx_touches(map->tx, value->block);
     return (mark != NULL && mark->changes != 0) || (map->tx != NULL && ph_tx_image(map->tx, value->block) != NULL);
@@ -170,8 +170,8 @@ static PyObject *view_home(const struct map_object *self, const struct ph_map_va
 {
     struct heap_object *space = ph_space_of(self);
     uint64_t inner = ph_inner(space, value->block);
-    int64_t held = ph_held_size(&space->heap, inner);
-    if (held < 0 || value->start + value->length > (uint64_t)held)
+    int64_t capacity = ph_capacity(&space->heap, inner);
+    if (capacity < 0 || value->start + value->length > (uint64_t)capacity)
         return NULL;
     return ph_block_part(space, inner, value->start, value->length, 1);
 }

@@ -1,5 +1,5 @@
 /* py/module.c -- `_hot`: the door to the C core that keeps the GIL. Extension types, CPython's limited API. */
-#include "py/lifeline.h"
+#include "py/address_range.h"
 #include "py/log.h"
 
 PyDoc_STRVAR(module_doc, "Extension types of pmemheap: calls that cannot block and keep the GIL.");
@@ -81,7 +81,7 @@ static PyMethodDef functions[] = {
 static int add_types(PyObject *module)
 {
     static int (*const adders[])(PyObject *) = {
-        ph_add_lifeline_type, ph_add_window_type, ph_add_places_type, ph_add_heap_types,
+        ph_add_address_range_type, ph_add_exporter_type, ph_add_places_type, ph_add_heap_types,
         ph_add_log_type,      ph_add_tx_type,     ph_add_map_type,
     };
 

@@ -1,8 +1,8 @@
-/* py/places.c -- Places: the maps of one reservation, by address, on its Lifeline.
+/* py/places.c -- Places: the maps of one reservation, by address, on its AddressRange.
  *
- *     lifeline     start                                   stop
+ *     address_range     start                                   stop
  *       |            +------+--------+---------+------+------+- - - - -+
- *     entries               |  [0]   |         | [1]  |                    each a map and its window
+ *     entries               |  [0]   |         | [1]  |                    each a map and its exporter
  *
  * Each method has the space (ph_enter) while it looks, makes its system calls, and changes the table and the borders: for
  * other threads, signal handlers, the garbage collector and a fork it is one step, and a failed one has not happened.
@@ -10,7 +10,7 @@
  *
  * Methods return 0 or more, a negated errno or a number of libpmem2's; the caller has the words for it.
  */
-#include "py/lifeline.h"
+#include "py/address_range.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -19,18 +19,18 @@
 struct entry {
     uint64_t start, length; /* of the content: it takes whole pages */
     PyObject *map;
-    struct window *window;
+    struct exporter *exporter;
 };
 
 struct places {
     PyObject_HEAD
-    struct lifeline *line;
+    struct address_range *line;
     struct entry *entries;
     size_t count, room;
     int closed;
 };
 
-PyDoc_STRVAR(places_doc, "Places(lifeline, /)\n--\n\nThe maps of a reservation: none yet.");
+PyDoc_STRVAR(places_doc, "Places(address_range, /)\n--\n\nThe maps of a reservation: none yet.");
 
 static PyObject *places_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
@@ -41,13 +41,13 @@ static PyObject *places_new(PyTypeObject *type, PyObject *arguments, PyObject *k
     (void)keywords;
     if (!PyArg_ParseTuple(arguments, "O:Places", &line))
         return NULL;
-    if (!ph_is_lifeline(line)) {
-        PyErr_SetString(PyExc_TypeError, "Places: a Lifeline expected");
+    if (!ph_is_address_range(line)) {
+        PyErr_SetString(PyExc_TypeError, "Places: an AddressRange expected");
         return NULL;
     }
     self = (struct places *)allocate(type, 0);
     if (self != NULL)
-        self->line = (struct lifeline *)Py_NewRef(line);
+        self->line = (struct address_range *)Py_NewRef(line);
     return (PyObject *)self;
 }
 
@@ -58,7 +58,7 @@ static int places_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(object));
     for (size_t i = 0; i < self->count; i++) {
         Py_VISIT(self->entries[i].map);
-        Py_VISIT((PyObject *)self->entries[i].window);
+        Py_VISIT((PyObject *)self->entries[i].exporter);
     }
     return 0;
 }
@@ -70,7 +70,7 @@ static int places_clear(PyObject *object)
     while (self->count > 0) {
         struct entry last = self->entries[--self->count];
         Py_DECREF(last.map);
-        Py_DECREF((PyObject *)last.window);
+        Py_DECREF((PyObject *)last.exporter);
     }
     return 0;
 }
@@ -139,7 +139,7 @@ static int is_vacant(const struct places *self, uint64_t start, uint64_t stop)
 
 /* ---------------------------------------------------------------- placing */
 
-/* What is to be placed: one map for each window, next to each other, from pieces of a source. */
+/* What is to be placed: one map for each exporter, next to each other, from pieces of a source. */
 struct job {
     uint64_t offset; /* in the reservation */
     uint64_t length; /* in whole pages, of all */
@@ -165,21 +165,21 @@ static int read_pieces(struct job *job, PyObject *pieces)
     return 0;
 }
 
-static int read_maps(struct job *job, PyObject *maps, PyObject *windows)
+static int read_maps(struct job *job, PyObject *maps, PyObject *exporters)
 {
     job->count = PyList_Size(maps);
     job->entries = calloc((size_t)job->count + 1, sizeof(*job->entries));
     if (job->entries == NULL)
         return PyErr_NoMemory(), -1;
-    if (PyList_Size(windows) != job->count)
+    if (PyList_Size(exporters) != job->count)
         return -1;
     for (Py_ssize_t i = 0; i < job->count; i++) {
-        PyObject *window = PyList_GetItem(windows, i);
-        if (!ph_is_window(window) || ((struct window *)window)->state != WINDOW_NEW)
+        PyObject *exporter = PyList_GetItem(exporters, i);
+        if (!ph_is_exporter(exporter) || ((struct exporter *)exporter)->state != EXPORTER_NEW)
             return -1;
         job->entries[i].map = PyList_GetItem(maps, i);
-        job->entries[i].window = (struct window *)window;
-        job->entries[i].length = (uint64_t)((struct window *)window)->length;
+        job->entries[i].exporter = (struct exporter *)exporter;
+        job->entries[i].length = (uint64_t)((struct exporter *)exporter)->length;
     }
     return 0;
 }
@@ -231,15 +231,15 @@ static void enter_maps(struct places *self, const struct job *job, uint64_t addr
 
     memmove(place + count, place, (self->count - index) * sizeof(*place));
     self->count += count;
-    self->line->windows += (Py_ssize_t)count;
+    self->line->exporters += (Py_ssize_t)count;
     for (size_t i = 0; i < count; i++) {
         place[i] = job->entries[i];
         place[i].start = address;
-        place[i].window->address = (char *)(uintptr_t)address;
-        place[i].window->keep = Py_NewRef((PyObject *)self->line);
+        place[i].exporter->address = (char *)(uintptr_t)address;
+        place[i].exporter->keep = Py_NewRef((PyObject *)self->line);
         Py_INCREF(place[i].map);
-        Py_INCREF((PyObject *)place[i].window);
-        place[i].window->state = WINDOW_OPEN;
+        Py_INCREF((PyObject *)place[i].exporter);
+        place[i].exporter->state = EXPORTER_OPEN;
         address = page_end(&place[i]);
     }
 }
@@ -266,8 +266,8 @@ static int64_t do_job(struct places *self, const struct job *job)
 }
 
 PyDoc_STRVAR(place_doc,
-             "place(offset, length, unit, flags, fd, pieces, maps, windows, /)\n--\n\n"
-             "Map `length` bytes at `offset`, and list a map for each window, which gets its part of them.\n\n"
+             "place(offset, length, unit, flags, fd, pieces, maps, exporters, /)\n--\n\n"
+             "Map `length` bytes at `offset`, and list a map for each exporter, which gets its part of them.\n\n"
              "`pieces` are offsets and lengths in the file, one after the other; fd -1: anonymous memory.\n"
              "Returns 0, or a code with nothing changed.");
 
@@ -276,14 +276,14 @@ static PyObject *places_place(PyObject *object, PyObject *arguments)
     struct places *self = (struct places *)object;
     struct job job = {0};
     unsigned long long offset, length, unit;
-    PyObject *pieces, *maps, *windows;
+    PyObject *pieces, *maps, *exporters;
     int64_t result = -EINVAL;
 
     if (!PyArg_ParseTuple(arguments, "KKKiiO!O!O!:place", &offset, &length, &unit, &job.flags, &job.fd, &PyList_Type,
-                          &pieces, &PyList_Type, &maps, &PyList_Type, &windows))
+                          &pieces, &PyList_Type, &maps, &PyList_Type, &exporters))
         return NULL;
     job.offset = offset, job.length = length, job.unit = unit;
-    if (read_pieces(&job, pieces) == 0 && read_maps(&job, maps, windows) == 0)
+    if (read_pieces(&job, pieces) == 0 && read_maps(&job, maps, exporters) == 0)
         result = do_job(self, &job);
     free(job.pieces);
     free(job.entries);
@@ -300,15 +300,15 @@ static void forget(struct places *self, size_t index)
     self->count--;
 }
 
-/* Return the entry of a window, NULL if it is not here. */
-static struct entry *entry_of(const struct places *self, PyObject *window)
+/* Return the entry of an exporter, NULL if it is not here. */
+static struct entry *entry_of(const struct places *self, PyObject *exporter)
 {
     size_t index;
 
-    if (!ph_is_window(window))
+    if (!ph_is_exporter(exporter))
         return NULL;
-    index = index_of(self, (uint64_t)(uintptr_t)((struct window *)window)->address);
-    if (index == self->count || (PyObject *)self->entries[index].window != window)
+    index = index_of(self, (uint64_t)(uintptr_t)((struct exporter *)exporter)->address);
+    if (index == self->count || (PyObject *)self->entries[index].exporter != exporter)
         return NULL;
     return &self->entries[index];
 }
@@ -316,16 +316,16 @@ static struct entry *entry_of(const struct places *self, PyObject *window)
 /* Unmap an entry. Returns 0 or a negated errno with nothing changed. */
 static int64_t unmap_entry(struct places *self, const struct entry *entry)
 {
-    struct window *window = entry->window;
+    struct exporter *exporter = entry->exporter;
     uint64_t start = entry->start, length = page_end(entry) - start;
     int64_t result;
 
-    window->state = WINDOW_CLOSING;
-    window->era = ph_era();
+    exporter->state = EXPORTER_CLOSING;
+    exporter->era = ph_era();
     Py_BEGIN_ALLOW_THREADS
     result = ph_unmap(start, length);
     Py_END_ALLOW_THREADS
-    window->state = result < 0 ? WINDOW_OPEN : WINDOW_CLOSED;
+    exporter->state = result < 0 ? EXPORTER_OPEN : EXPORTER_CLOSED;
     if (result >= 0)
         forget(self, (size_t)(entry - self->entries));
     return result;
@@ -333,21 +333,21 @@ static int64_t unmap_entry(struct places *self, const struct entry *entry)
 
 static void release_entry(const struct entry *entry)
 {
-    PyObject *keep = entry->window->keep;
+    PyObject *keep = entry->exporter->keep;
 
-    entry->window->keep = NULL;
-    ph_lifeline_pin(keep, -1);
+    entry->exporter->keep = NULL;
+    ph_address_range_pin(keep, -1);
     Py_DECREF(keep);
     Py_DECREF(entry->map);
-    Py_DECREF((PyObject *)entry->window);
+    Py_DECREF((PyObject *)entry->exporter);
 }
 
 PyDoc_STRVAR(remove_doc,
-             "remove(window, /)\n--\n\n"
-             "Unmap what a window shows, whose range stays reserved, and strike its map off; 0 if it is not listed.\n\n"
+             "remove(exporter, /)\n--\n\n"
+             "Unmap what an exporter shows, whose range stays reserved, and strike its map off; 0 if it is not listed.\n\n"
              "Returns the number of its exports, if there are any, or a negated errno, with nothing changed.");
 
-static PyObject *places_remove(PyObject *object, PyObject *window)
+static PyObject *places_remove(PyObject *object, PyObject *exporter)
 {
     struct places *self = (struct places *)object;
     struct entry *found, entry;
@@ -355,8 +355,8 @@ static PyObject *places_remove(PyObject *object, PyObject *window)
     int64_t result;
 
     ph_enter();
-    found = entry_of(self, window);
-    exports = found == NULL ? 0 : found->window->exports;
+    found = entry_of(self, exporter);
+    exports = found == NULL ? 0 : found->exporter->exports;
     if (found == NULL || exports != 0) {
         ph_leave();
         return result_of(exports);
@@ -424,7 +424,7 @@ static PyObject *places_shrink(PyObject *object, PyObject *arguments)
 
 PyDoc_STRVAR(release_doc, "release()\n--\n\n"
                           "Give the whole range back, if it is empty: 0 also if that has been done.\n\n"
-                          "Returns the number of windows that live without a map, if there are any, or a code.");
+                          "Returns the number of exporters that live without a map, if there are any, or a code.");
 
 static PyObject *places_release(PyObject *object, PyObject *unused)
 {
@@ -437,8 +437,8 @@ static PyObject *places_release(PyObject *object, PyObject *unused)
         result = 0;
     else if (self->count != 0)
         result = PMEM2_E_VM_RESERVATION_NOT_EMPTY;
-    else if (self->line->windows != 0)
-        result = self->line->windows;
+    else if (self->line->exporters != 0)
+        result = self->line->exporters;
     else
         result = ph_range_give_back(range_of(self));
     if (result == 0)
@@ -491,21 +491,21 @@ static PyObject *places_nth(PyObject *object, PyObject *argument)
     return found_map(self, index < 0 ? self->count : (size_t)index);
 }
 
-PyDoc_STRVAR(beside_doc, "beside(window, step, /)\n--\n\n"
-                         "Return the map `step` places above that of a window: None if there is none. "
-                         "NotImplemented: the window is not listed.");
+PyDoc_STRVAR(beside_doc, "beside(exporter, step, /)\n--\n\n"
+                         "Return the map `step` places above that of an exporter: None if there is none. "
+                         "NotImplemented: the exporter is not listed.");
 
 static PyObject *places_beside(PyObject *object, PyObject *arguments)
 {
     struct places *self = (struct places *)object;
     const struct entry *entry;
-    PyObject *window;
+    PyObject *exporter;
     Py_ssize_t step;
 
-    if (!PyArg_ParseTuple(arguments, "On:beside", &window, &step))
+    if (!PyArg_ParseTuple(arguments, "On:beside", &exporter, &step))
         return NULL;
     ph_enter();
-    entry = entry_of(self, window);
+    entry = entry_of(self, exporter);
     if (entry == NULL) {
         ph_leave();
         return Py_NewRef(Py_NotImplemented);
@@ -563,7 +563,7 @@ static PyMethodDef places_methods[] = {
 };
 
 static PyGetSetDef places_attributes[] = {
-    {"lifeline", places_line, NULL, "The owner of the addresses.", NULL},
+    {"address_range", places_line, NULL, "The owner of the addresses.", NULL},
     {"closed", places_closed, NULL, "Whether the range has been given back.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -468,7 +468,7 @@ static int is_plain(const struct tx_object *self)
 /* After a commit that `end` tells of: 1, or -1 with an exception set. */
 static int settle_commit(PyObject *heap, const struct ph_log *log, int64_t end)
 {
-    ph_count_held(&((struct heap_object *)heap)->heap);
+    ph_count_withheld(&((struct heap_object *)heap)->heap);
     if (end >= 0 && log->head - log->tail <= log->size / 2)
         return 1;
     PyObject *done = PyObject_CallMethodObjArgs(heap, end < 0 ? slow.died : slow.log_upkeep, NULL);
@@ -515,7 +515,7 @@ int ph_begin_autocommit(PyObject *heap, struct ph_tx *tx)
     return 1;
 }
 
-int ph_end_alone(PyObject *heap, struct ph_tx *tx, int keeps)
+int ph_end_autocommit(PyObject *heap, struct ph_tx *tx, int keeps)
 {
     PyObject *log = Py_NewRef(((struct heap_object *)heap)->log);
     int state = PH_X_OPEN;

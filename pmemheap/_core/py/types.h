@@ -6,8 +6,8 @@
 #include "os/os.h"
 
 /* Each adds its types to the module; 0, or -1 with an exception set. */
-int ph_add_lifeline_type(PyObject *module);
-int ph_add_window_type(PyObject *module);
+int ph_add_address_range_type(PyObject *module);
+int ph_add_exporter_type(PyObject *module);
 int ph_add_places_type(PyObject *module);
 int ph_add_heap_types(PyObject *module);
 

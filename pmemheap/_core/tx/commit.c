@@ -99,9 +99,9 @@ static void show_reserved(struct ph_tx_list *list, const struct ph_log *log)
     for (uint64_t i = 0; i < list->count; i++) {
         struct word *word = &words_of(list)[i];
         const struct ph_heap *h = ph_core_of(log, word->off);
-        const struct ph_held_word *held = ph_held_find(h, (uint64_t)(word->at - h->bits));
-        if (word->table == PH_TABLE_BITS && held != NULL)
-            word->image |= held->reserved;
+        const struct ph_withheld_word *withheld = ph_withheld_find(h, (uint64_t)(word->at - h->bits));
+        if (word->table == PH_TABLE_BITS && withheld != NULL)
+            word->image |= withheld->reserved;
     }
 }
 
@@ -377,7 +377,7 @@ static void go_home(struct ph_log *log)
 static int reserve_all(struct ph_tx *tx)
 {
     for (uint64_t i = 0; i < tx->frees.count; i++)
-        if (ph_held_reserve(ph_core_of(tx->log, ph_frees(tx)[i].offset), tx->frees.count) < 0)
+        if (ph_withheld_reserve(ph_core_of(tx->log, ph_frees(tx)[i].offset), tx->frees.count) < 0)
             return PH_L_NOMEM;
     return 0;
 }

@@ -82,7 +82,7 @@ int ph_tx_own(struct ph_tx *tx, uint64_t offset)
 {
     if (room_for_fresh(tx) < 0)
         return PH_L_NOMEM;
-    uint64_t nbytes = (uint64_t)ph_held_size(ph_core_of(tx->log, offset), ph_local(offset));
+    uint64_t nbytes = (uint64_t)ph_capacity(ph_core_of(tx->log, offset), ph_local(offset));
     ph_fresh(tx)[tx->fresh.count] = (struct ph_tx_block){.offset = offset, .nbytes = nbytes};
     ph_tx_fresh_enter(tx, tx->fresh.count++);
     tx->fresh_bytes += nbytes;
@@ -136,7 +136,7 @@ static int free_fresh(struct ph_tx *tx, struct ph_tx_block *block)
 /* Whether this transaction has freed the live block at `offset`: such blocks are pinned, and few others are. */
 static int is_freed(const struct ph_tx *tx, const struct ph_heap *h, uint64_t offset)
 {
-    const struct ph_mark *mark = ph_mark_find(h, ph_local(offset));
+    const struct ph_refs *mark = ph_refs_find(h, ph_local(offset));
     if (mark == NULL || mark->pins == 0)
         return 0;
     for (uint64_t i = tx->frees.count; i-- > 0;)
@@ -146,7 +146,7 @@ static int is_freed(const struct ph_tx *tx, const struct ph_heap *h, uint64_t of
 }
 
 /* Whether others than this transaction, as far as it changes bytes, have pinned a block. */
-static int others_pin(const struct ph_tx *tx, const struct ph_mark *mark)
+static int others_pin(const struct ph_tx *tx, const struct ph_refs *mark)
 {
     return mark->pins > (tx->writes.count + tx->snapshots.count != 0 ? mark->changes : 0);
 }
@@ -160,8 +160,8 @@ static int64_t may_free_live(const struct ph_tx *tx, struct ph_heap *h, uint64_t
         return PH_T_TWICE;
     if (ph_block_start(h, local) != (int64_t)local)
         return PH_H_BAD_OFFSET;
-    int64_t nbytes = ph_held_size(h, local);
-    const struct ph_mark *mark = ph_mark_find(h, local);
+    int64_t nbytes = ph_capacity(h, local);
+    const struct ph_refs *mark = ph_refs_find(h, local);
     if (nbytes < 0)
         return PH_H_BAD_OFFSET;
     if (mark != NULL && others_pin(tx, mark))
@@ -198,7 +198,7 @@ static int free_live(struct ph_tx *tx, struct ph_heap *h, uint64_t offset, int d
 
 static int is_viewed(const struct ph_heap *h, uint64_t local)
 {
-    const struct ph_mark *mark = ph_mark_find(h, local);
+    const struct ph_refs *mark = ph_refs_find(h, local);
     return mark != NULL && mark->views != 0;
 }
 
@@ -247,7 +247,7 @@ uint64_t ph_tx_next_rooted(const struct ph_tx *tx, uint64_t from)
 {
     for (; from < tx->frees.count; from++) {
         const struct ph_tx_block *one = &ph_frees(tx)[from];
-        const struct ph_mark *mark = ph_mark_find(ph_core_of(tx->log, one->offset), ph_local(one->offset));
+        const struct ph_refs *mark = ph_refs_find(ph_core_of(tx->log, one->offset), ph_local(one->offset));
         if (!one->is_cancelled && mark != NULL && mark->is_rooted)
             break;
     }
@@ -267,7 +267,7 @@ static void forget_image(struct ph_tx *tx, uint64_t start)
 /* Why a live block may not be changed: the transaction has freed it; or others, which pinned it, are about to. */
 static int refuse_live(const struct ph_tx *tx, const struct ph_heap *h, uint64_t offset)
 {
-    const struct ph_mark *mark = ph_mark_find(h, ph_local(offset));
+    const struct ph_refs *mark = ph_refs_find(h, ph_local(offset));
     if (mark == NULL || mark->pins == 0)
         return 0;
     return is_freed(tx, h, offset) ? PH_T_TWICE : others_pin(tx, mark) ? PH_H_IN_TRANSACTION : 0;
@@ -312,10 +312,10 @@ static int aim_at_first(struct ph_tx *tx, uint64_t offset, uint64_t nbytes, stru
     uint64_t local = ph_local(offset);
     if (h == NULL || find_block(h, local, aim) < 0)
         return PH_H_BAD_OFFSET;
-    uint64_t start = offset - local + aim->start, held = ph_capacity_of(h, aim->record);
+    uint64_t start = offset - local + aim->start, capacity = ph_capacity_of(h, aim->record);
     if (aim->fresh && ph_tx_fresh(tx, start) == NULL) /* another transaction's */
         return PH_H_BAD_OFFSET;
-    if (nbytes > held || local - aim->start > held - nbytes)
+    if (nbytes > capacity || local - aim->start > capacity - nbytes)
         return PH_T_OUTSIDE;
     return aim->fresh ? aim_at_fresh(tx, start, aim) : refuse_live(tx, h, start);
 }
@@ -333,7 +333,7 @@ int ph_tx_reserve(struct ph_tx *tx, struct ph_heap *h, uint64_t ranges, uint64_t
 {
     return ph_list_room(&tx->writes, ranges, sizeof(struct ph_tx_bytes)) < 0 || room_to_keep(tx, nbytes) < 0
                || ph_list_room(&tx->frees, frees, sizeof(struct ph_tx_block)) < 0
-               || ph_marks_reserve(h, ranges + frees) < 0
+               || ph_refs_reserve(h, ranges + frees) < 0
            ? PH_L_NOMEM : 0;
 }
 
@@ -347,7 +347,7 @@ void ph_tx_store(struct ph_tx *tx, const struct ph_tx_aim *aim, uint64_t offset,
     if (aim->fresh)
         ph_tx_fresh(tx, offset - ph_local(offset) + aim->start)->is_written = 1;
     else if (PH_KEPT(R26))
-        ph_pin_change_of(aim->heap, aim->start, aim->record); /* a mark for it is reserved */
+        ph_pin_change_of(aim->heap, aim->start, aim->record); /* room in the table of refs is reserved */
     memcpy(tx->buffer + at, bytes, nbytes);
     tx->used += nbytes;
     ph_writes(tx)[tx->writes.count++] = (struct ph_tx_bytes){

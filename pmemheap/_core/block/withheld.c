@@ -7,16 +7,16 @@
 
 #include "block/block.h"
 
-enum { PH_HELD_MIN = 64 };
+enum { PH_WITHHELD_MIN = 64 };
 
-static uint64_t slot_of(const struct ph_held *t, uint64_t word)
+static uint64_t slot_of(const struct ph_withheld *t, uint64_t word)
 {
     return (word * 0x9E3779B97F4A7C15ULL >> 20) & (t->capacity - 1);
 }
 
-struct ph_held_word *ph_held_find(const struct ph_heap *h, uint64_t word)
+struct ph_withheld_word *ph_withheld_find(const struct ph_heap *h, uint64_t word)
 {
-    const struct ph_held *t = &h->held;
+    const struct ph_withheld *t = &h->withheld;
     if (t->used == 0)
         return NULL;
     for (uint64_t i = slot_of(t, word);; i = (i + 1) & (t->capacity - 1)) {
@@ -27,24 +27,24 @@ struct ph_held_word *ph_held_find(const struct ph_heap *h, uint64_t word)
     }
 }
 
-static struct ph_held_word *place(struct ph_held *t, struct ph_held_word held)
+static struct ph_withheld_word *place(struct ph_withheld *t, struct ph_withheld_word withheld)
 {
-    uint64_t i = slot_of(t, held.key - 1);
+    uint64_t i = slot_of(t, withheld.key - 1);
     while (t->slots[i].key != 0)
         i = (i + 1) & (t->capacity - 1);
-    t->slots[i] = held;
+    t->slots[i] = withheld;
     return &t->slots[i];
 }
 
-int ph_held_reserve(struct ph_heap *h, uint64_t count)
+int ph_withheld_reserve(struct ph_heap *h, uint64_t count)
 {
-    struct ph_held *t = &h->held;
-    uint64_t needed = t->used + count, capacity = t->capacity ? t->capacity : PH_HELD_MIN;
+    struct ph_withheld *t = &h->withheld;
+    uint64_t needed = t->used + count, capacity = t->capacity ? t->capacity : PH_WITHHELD_MIN;
     while (needed > capacity / 4 * 3)
         capacity *= 2;
     if (capacity == t->capacity)
         return 0;
-    struct ph_held wider = *t;
+    struct ph_withheld wider = *t;
     wider.capacity = capacity;
     wider.slots = calloc(capacity, sizeof *wider.slots);
     if (wider.slots == NULL)
@@ -57,24 +57,24 @@ int ph_held_reserve(struct ph_heap *h, uint64_t count)
     return 0;
 }
 
-/* ph_held_make -- the slot of a word, for which the caller has reserved room. */
-struct ph_held_word *ph_held_make(struct ph_heap *h, uint64_t word)
+/* ph_withheld_make -- the slot of a word, for which the caller has reserved room. */
+struct ph_withheld_word *ph_withheld_make(struct ph_heap *h, uint64_t word)
 {
-    struct ph_held_word *held = ph_held_find(h, word);
-    if (held != NULL)
-        return held;
-    h->held.used++;
-    return place(&h->held, (struct ph_held_word){.key = word + 1});
+    struct ph_withheld_word *withheld = ph_withheld_find(h, word);
+    if (withheld != NULL)
+        return withheld;
+    h->withheld.used++;
+    return place(&h->withheld, (struct ph_withheld_word){.key = word + 1});
 }
 
-/* ph_held_settle -- drop a word of which no block is withheld any more, and close the gap in its chain. */
-void ph_held_settle(struct ph_heap *h, struct ph_held_word *held)
+/* ph_withheld_drop_if_none -- drop a word of which no block is withheld any more, and close the gap in its chain. */
+void ph_withheld_drop_if_none(struct ph_heap *h, struct ph_withheld_word *withheld)
 {
-    struct ph_held *t = &h->held;
-    if (held->reserved | held->freed)
+    struct ph_withheld *t = &h->withheld;
+    if (withheld->reserved | withheld->freed)
         return;
     t->used--;
-    uint64_t hole = (uint64_t)(held - t->slots), mask = t->capacity - 1;
+    uint64_t hole = (uint64_t)(withheld - t->slots), mask = t->capacity - 1;
     for (uint64_t i = (hole + 1) & mask; t->slots[i].key != 0; i = (i + 1) & mask) {
         uint64_t home = slot_of(t, t->slots[i].key - 1);
         if (((i - home) & mask) >= ((i - hole) & mask)) {
@@ -82,19 +82,19 @@ void ph_held_settle(struct ph_heap *h, struct ph_held_word *held)
             hole = i;
         }
     }
-    t->slots[hole] = (struct ph_held_word){0};
+    t->slots[hole] = (struct ph_withheld_word){0};
 }
 
-uint64_t ph_held_bits(const struct ph_heap *h, uint64_t word)
+uint64_t ph_withheld_bits(const struct ph_heap *h, uint64_t word)
 {
-    const struct ph_held_word *held = ph_held_find(h, word);
-    return held == NULL ? 0 : held->reserved | held->freed;
+    const struct ph_withheld_word *withheld = ph_withheld_find(h, word);
+    return withheld == NULL ? 0 : withheld->reserved | withheld->freed;
 }
 
 /* ph_room_to_retire -- room everywhere for bare calls that free `count` blocks of a power heap. */
 int ph_room_to_retire(struct ph_heap *h, uint64_t count)
 {
-    if (ph_held_reserve(h, count) < 0 || ph_freed_reserve(h, count) < 0)
+    if (ph_withheld_reserve(h, count) < 0 || ph_freed_reserve(h, count) < 0)
         return PH_H_NOMEM;
     return ph_dirty_reserve(h, 2 * count);
 }

@@ -1,4 +1,4 @@
-/* py/lifeline.c -- Lifeline: a range of the address space, owned.
+/* py/address_range.c -- AddressRange: a range of the address space, owned.
  *
  *     start             stop                end
  *       |  shown          |    headroom      |
@@ -7,9 +7,9 @@
  * The only owner: whatever needs the memory to stay holds a reference, and the range goes back to the system, with all
  * that is mapped in it, when the last one has gone. There is no finalizer and nothing the garbage collector could clear.
  * The borders change under the GIL, which is enough to read them. Unmapping touched memory takes long: the end of a
- * lifeline gives the GIL up for it.
+ * address_range gives the GIL up for it.
  */
-#include "py/lifeline.h"
+#include "py/address_range.h"
 
 #include <pthread.h>
 #include <stddef.h>
@@ -88,27 +88,27 @@ void ph_leave(void)
 
 /* ---------------------------------------------------------------- the type */
 
-PyDoc_STRVAR(lifeline_doc,
-             "Lifeline(address, size, headroom=0, alignment=4096, skew=0, left=2**64 - 1, /)\n--\n\n"
+PyDoc_STRVAR(address_range_doc,
+             "AddressRange(address, size, headroom=0, alignment=4096, skew=0, left=2**64 - 1, /)\n--\n\n"
              "Reserve [address, address + size), or an aligned range anywhere for address 0, and own it.\n\n"
              "`left` is what the process may still have: see ph_range_make. Raises OSError with nothing changed.");
 
-static PyObject *lifeline_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
+static PyObject *address_range_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
     struct ph_wish wish = {.alignment = PH_PAGE};
     unsigned long long address, size, headroom = 0, alignment = PH_PAGE, skew = 0, left = PH_NO_LIMIT;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct lifeline *self;
+    struct address_range *self;
     int64_t result;
 
     if (keywords != NULL && PyDict_Size(keywords) != 0) {
-        PyErr_SetString(PyExc_TypeError, "Lifeline: positional arguments expected, keywords found");
+        PyErr_SetString(PyExc_TypeError, "AddressRange: positional arguments expected, keywords found");
         return NULL;
     }
-    if (!PyArg_ParseTuple(arguments, "KK|KKKK:Lifeline", &address, &size, &headroom, &alignment, &skew, &left))
+    if (!PyArg_ParseTuple(arguments, "KK|KKKK:AddressRange", &address, &size, &headroom, &alignment, &skew, &left))
         return NULL;
     wish = (struct ph_wish){address, size, headroom, alignment, skew};
-    self = (struct lifeline *)allocate(type, 0);
+    self = (struct address_range *)allocate(type, 0);
     if (self == NULL)
         return NULL;
     self->range = calloc(1, sizeof(*self->range));
@@ -134,11 +134,11 @@ static void end_range(struct ph_range *range)
     ph_leave();
 }
 
-static void lifeline_dealloc(PyObject *object)
+static void address_range_dealloc(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    struct lifeline *self = (struct lifeline *)object;
+    struct address_range *self = (struct address_range *)object;
 
     if (self->weak_references != NULL)
         PyObject_ClearWeakRefs(object);
@@ -150,20 +150,20 @@ static void lifeline_dealloc(PyObject *object)
     Py_DECREF(type);
 }
 
-int ph_is_lifeline(PyObject *object)
+int ph_is_address_range(PyObject *object)
 {
-    return PyType_GetSlot(Py_TYPE(object), Py_tp_dealloc) == (void *)lifeline_dealloc;
+    return PyType_GetSlot(Py_TYPE(object), Py_tp_dealloc) == (void *)address_range_dealloc;
 }
 
-void ph_lifeline_pin(PyObject *object, Py_ssize_t change)
+void ph_address_range_pin(PyObject *object, Py_ssize_t change)
 {
-    if (ph_is_lifeline(object))
-        ((struct lifeline *)object)->windows += change;
+    if (ph_is_address_range(object))
+        ((struct address_range *)object)->exporters += change;
 }
 
 static struct ph_range *range_of(PyObject *object)
 {
-    return ((struct lifeline *)object)->range;
+    return ((struct address_range *)object)->range;
 }
 
 static PyObject *number(uint64_t value)
@@ -171,68 +171,68 @@ static PyObject *number(uint64_t value)
     return PyLong_FromUnsignedLongLong(value);
 }
 
-static PyObject *lifeline_start(PyObject *object, void *closure)
+static PyObject *address_range_start(PyObject *object, void *closure)
 {
     (void)closure;
     return number(range_of(object)->start);
 }
 
-static PyObject *lifeline_stop(PyObject *object, void *closure)
+static PyObject *address_range_stop(PyObject *object, void *closure)
 {
     (void)closure;
     return number(range_of(object)->stop);
 }
 
-static PyObject *lifeline_end(PyObject *object, void *closure)
+static PyObject *address_range_end(PyObject *object, void *closure)
 {
     (void)closure;
     return number(range_of(object)->end);
 }
 
-static PyObject *lifeline_size(PyObject *object, void *closure)
+static PyObject *address_range_size(PyObject *object, void *closure)
 {
     (void)closure;
     return number(range_of(object)->stop - range_of(object)->start);
 }
 
-static PyObject *lifeline_headroom(PyObject *object, void *closure)
+static PyObject *address_range_headroom(PyObject *object, void *closure)
 {
     (void)closure;
     return number(range_of(object)->end - range_of(object)->stop);
 }
 
-static PyGetSetDef lifeline_attributes[] = {
-    {"start", lifeline_start, NULL, "First address.", NULL},
-    {"stop", lifeline_stop, NULL, "Address behind the shown part.", NULL},
-    {"end", lifeline_end, NULL, "Address behind the headroom.", NULL},
-    {"size", lifeline_size, NULL, "Bytes shown: stop - start.", NULL},
-    {"headroom", lifeline_headroom, NULL, "Bytes reserved behind them: end - stop.", NULL},
+static PyGetSetDef address_range_attributes[] = {
+    {"start", address_range_start, NULL, "First address.", NULL},
+    {"stop", address_range_stop, NULL, "Address behind the shown part.", NULL},
+    {"end", address_range_end, NULL, "Address behind the headroom.", NULL},
+    {"size", address_range_size, NULL, "Bytes shown: stop - start.", NULL},
+    {"headroom", address_range_headroom, NULL, "Bytes reserved behind them: end - stop.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-static PyMemberDef lifeline_members[] = {
-    {"windows", T_PYSSIZET, offsetof(struct lifeline, windows), READONLY, "Windows that live."},
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(struct lifeline, weak_references), READONLY, NULL},
+static PyMemberDef address_range_members[] = {
+    {"exporters", T_PYSSIZET, offsetof(struct address_range, exporters), READONLY, "Exporters that live."},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(struct address_range, weak_references), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
-static PyType_Slot lifeline_slots[] = {
-    {Py_tp_doc, (void *)lifeline_doc},
-    {Py_tp_new, lifeline_new},
-    {Py_tp_dealloc, lifeline_dealloc},
-    {Py_tp_getset, lifeline_attributes},
-    {Py_tp_members, lifeline_members},
+static PyType_Slot address_range_slots[] = {
+    {Py_tp_doc, (void *)address_range_doc},
+    {Py_tp_new, address_range_new},
+    {Py_tp_dealloc, address_range_dealloc},
+    {Py_tp_getset, address_range_attributes},
+    {Py_tp_members, address_range_members},
     {0, NULL},
 };
 
-static PyType_Spec lifeline_spec = {
-    .name = "pmemheap._core._hot.Lifeline",
-    .basicsize = sizeof(struct lifeline),
+static PyType_Spec address_range_spec = {
+    .name = "pmemheap._core._hot.AddressRange",
+    .basicsize = sizeof(struct address_range),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = lifeline_slots,
+    .slots = address_range_slots,
 };
 
-int ph_add_lifeline_type(PyObject *module)
+int ph_add_address_range_type(PyObject *module)
 {
-    return ph_add_type(module, "Lifeline", &lifeline_spec);
+    return ph_add_type(module, "AddressRange", &address_range_spec);
 }

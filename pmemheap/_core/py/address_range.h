@@ -1,28 +1,28 @@
-/* py/lifeline.h -- the objects that keep addresses: Lifeline, Window, and what Places knows of both. */
+/* py/address_range.h -- the objects that keep addresses: AddressRange, Exporter, and what Places knows of both. */
 #pragma once
 #include "py/types.h"
 #include "os/address_space.h"
 
-struct lifeline {
+struct address_range {
     PyObject_HEAD
     struct ph_range *range;
-    Py_ssize_t windows;
+    Py_ssize_t exporters;
     PyObject *weak_references;
 };
 
-enum window_state {
-    WINDOW_NEW,     /* without memory */
-    WINDOW_OPEN,
-    WINDOW_CLOSING, /* its memory is being unmapped: the outcome is known when the space is free */
-    WINDOW_CLOSED,
+enum exporter_state {
+    EXPORTER_NEW,     /* without memory */
+    EXPORTER_OPEN,
+    EXPORTER_CLOSING, /* its memory is being unmapped: the outcome is known when the space is free */
+    EXPORTER_CLOSED,
 };
 
-struct window {
+struct exporter {
     PyObject_HEAD
     char *address;
     Py_ssize_t length;
     int readonly;
-    int state; /* enum window_state */
+    int state; /* enum exporter_state */
     unsigned era; /* of CLOSING: in a later one nobody is at it */
     Py_ssize_t exports;
     PyObject *keep;
@@ -40,8 +40,8 @@ unsigned ph_era(void);
 /* ph_start_eras -- let forks be counted. Returns 0 or a negated errno. */
 int ph_start_eras(void);
 
-int ph_is_lifeline(PyObject *object);
-int ph_is_window(PyObject *object);
-/* ph_lifeline_pin -- count (change +1) or discount (-1) a window on a lifeline, which is not given back while there are
+int ph_is_address_range(PyObject *object);
+int ph_is_exporter(PyObject *object);
+/* ph_address_range_pin -- count (change +1) or discount (-1) an exporter on an address range, which is not given back while there are
  * any. Does nothing for an object of another type. */
-void ph_lifeline_pin(PyObject *object, Py_ssize_t change);
+void ph_address_range_pin(PyObject *object, Py_ssize_t change);
