@@ -81,7 +81,7 @@ def _child(peer_name: str, trace_path: str) -> None:
         return int(NUMBER.unpack(answers.read(NUMBER.size))[0])
 
     replay = TouchReplay(trace, _room(peer_name, trace.blocks))
-    _settle()
+    _append_pending()
     _send(requests, READY)
     answers.read(len(GO))
     with open_peer(peer_name) as peer:
@@ -102,7 +102,7 @@ def _room(peer_name: str, blocks: int) -> MutableSequence[Any]:
     return array("Q", bytes(8 * blocks)) if integers else [None] * blocks
 
 
-def _settle() -> None:
+def _append_pending() -> None:
     """Return the C heap's free pages, which the interpreter touched: a peer is to touch its own."""
     gc.collect()
     gc.disable()

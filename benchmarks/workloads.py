@@ -94,11 +94,11 @@ def map_pair(loops: int, extents: ExtentMap, length: int) -> float:
 
 def map_settled_pair(loops: int, extents: ExtentMap, length: int) -> float:
     """Do the same, merging what is free each time: the sorted list serves all of it."""
-    allocate, deallocate, settle = extents.allocate, extents.deallocate, extents.settle
+    allocate, deallocate, coalesce = extents.allocate, extents.deallocate, extents.coalesce
     began = time.perf_counter()
     for _ in range(loops):
         deallocate(allocate(length), length)
-        settle()
+        coalesce()
     return time.perf_counter() - began
 
 
@@ -179,7 +179,7 @@ def fragmented_map(holes: int) -> ExtentMap:
         length = rng.randint(*HOLE_PAGES)
         extents.deallocate(start, length)
         start += length + 1
-    extents.settle()
+    extents.coalesce()
     return extents
 
 

@@ -647,7 +647,7 @@ def create_heap(path: Path, durability: str, log_bytes: int = LOG_BYTES) -> Heap
     wanted = Durability[durability.upper()]
     medium = FileMedium.create(path, wanted, limit=None, replace_file=False, log_bytes=log_bytes)
     heap = Heap._over_file(medium, HEADROOM, None, fresh=True)
-    medium.appear(replace_file=False)
+    medium.link_name(replace_file=False)
     return heap
 
 

@@ -70,7 +70,7 @@ class Commits:
         self.heaps.append(
             Heap._over_file(medium, options["headroom"], options["decay"], fresh=True)
         )
-        medium.appear(replace_file=False)
+        medium.link_name(replace_file=False)
 
     def begin(self) -> None:
         """Begin a transaction, or a savepoint of the one that this thread has."""

@@ -116,7 +116,7 @@ class Rounds:
         self._count(ledger)
         for _ in range(self.rng.choice([0, 0, 1, 2])):
             self._kill_recovery()
-        self._settle(ledger, number)
+        self._append_pending(ledger, number)
 
     def _kill_recovery(self) -> None:
         """Let somebody else begin to open the file."""
@@ -134,7 +134,7 @@ class Rounds:
         self.counts["killed while it was recovered"] += notes == ["begun"]
         progress.close()
 
-    def _settle(self, ledger: Ledger, number: int) -> None:
+    def _append_pending(self, ledger: Ledger, number: int) -> None:
         if self.keep is not None:
             copy_as_crashed(self.path, self.keep)
         try:

@@ -42,7 +42,7 @@ def made(path: Path, durability: str, log_bytes: int = LOG_BYTES) -> Heap:
         path, Durability[durability.upper()], limit=None, replace_file=False, log_bytes=log_bytes
     )
     heap = Heap._over_file(medium, HEADROOM, None, fresh=True)
-    medium.appear(replace_file=False)
+    medium.link_name(replace_file=False)
     return heap
 
 

@@ -26,7 +26,7 @@ def test_best_fit_takes_the_tightest_extent() -> None:
 
 def test_a_tie_goes_to_the_lowest_address() -> None:
     extents = extents_of((300, 8), (100, 8), (200, 8))
-    extents.settle()
+    extents.coalesce()
     assert [extents.allocate(7) for _ in range(3)] == [100, 200, 300]
 
 
@@ -125,7 +125,7 @@ def test_statistics_count_what_is_free() -> None:
     extents = extents_of((0, 10), (30, 5))
     assert extents.statistics().longest == extents.longest() == 10
     assert extents.statistics().recent == 2
-    extents.settle()
+    extents.coalesce()
     assert extents.statistics().extents == 2
     assert extents.statistics().recent == 0
 

@@ -70,7 +70,7 @@ class ExtentMachine(RuleBasedStateMachine):
     @rule(length=st.integers(1, 40))
     def allocate_settled(self, length: int) -> None:
         """With nothing on the stacks it is best fit, the lowest address on a tie."""
-        self.extents.settle()
+        self.extents.coalesce()
         fits = sorted((have, start) for start, have in self.gaps() if have >= length)
         if fits:
             assert self.extents.allocate(length) == fits[0][1]

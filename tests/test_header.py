@@ -36,7 +36,7 @@ MIB_SEGMENT = layout.SEGMENT_UNITS * layout.UNIT_BYTES_IN_FILE
 
 def created(path: Path, durability: Durability = Durability.POWER, **options: int) -> FileMedium:
     medium = FileMedium.create(path, durability, limit=None, replace_file=False, **options)
-    medium.appear(replace_file=False)
+    medium.link_name(replace_file=False)
     return medium
 
 

@@ -316,7 +316,7 @@ def test_new_file_appears_where_its_name_led_when_it_was_begun(directory: Path) 
     medium = FileMedium.create(Path("heap"), Durability.PROCESS, limit=None, replace_file=False)
     os.mkdir("below")
     os.chdir("below")
-    medium.appear(replace_file=False)
+    medium.link_name(replace_file=False)
     medium.close()
     assert os.listdir() == []
     Heap.open(directory / "heap").close()

@@ -591,10 +591,10 @@ def test_a_thousand_roots_are_marked_when_they_are_needed(tmp_path: Path) -> Non
         offsets = heap.malloc_many(64, ROOT_SLOTS)
         heap.roots.update({f"{number}": offset for number, offset in enumerate(offsets)})
     with Heap.open(path) as heap:
-        assert heap._counters()["marked_blocks"] == 0
+        assert heap._counters()["blocks_with_refs"] == 0
         with pytest.raises(UsageError, match="'1023'"):
             heap.free(offsets[-1])
-        assert heap._counters()["marked_blocks"] == ROOT_SLOTS
+        assert heap._counters()["blocks_with_refs"] == ROOT_SLOTS
         heap.roots.clear()
-        assert heap._counters()["marked_blocks"] == 0
+        assert heap._counters()["blocks_with_refs"] == 0
         heap.free_many(offsets)

@@ -37,7 +37,7 @@ def test_room_is_made_for_what_was_refused_not_for_what_was_guessed(tmp_path: Pa
         path, Durability.POWER, limit=None, replace_file=False, log_bytes=4096
     )
     heap = Heap._over_file(medium, 1 << 30, None, fresh=True)
-    medium.appear(replace_file=False)
+    medium.link_name(replace_file=False)
     with heap:
         block, log = heap.malloc(64), heap._redo()
         assert log is not None

@@ -243,7 +243,7 @@ class HeapFile:
                 raise
         return medium
 
-    def appear(self, *, replace_file: bool) -> None:
+    def link_name(self, *, replace_file: bool) -> None:
         """Give a file that was created its name: all of the heap exists from now on, or nothing.
 
         Raises
@@ -650,7 +650,7 @@ class HeapFile:
             self.journal.change(slots, self.slots.end_after(slots), durable)
             self.adopt_slots(slots)
 
-    def settle_strays(self) -> None:
+    def mark_strays_spare(self) -> None:
         """Say in the segment table that what a crash has left without an owner is SPARE."""
         strays, self.slots.strays = self.slots.strays, {}
         self.change([(Table.SEGMENTS, index, spare.pack()) for index, spare in strays.items()])

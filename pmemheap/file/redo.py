@@ -123,7 +123,7 @@ class RedoLog(native.LogCore):
             medium.store_log_words(superblock.tail_lsn)
         self._watch(medium.fd)
         medium.journal = self
-        medium.settle_strays()
+        medium.mark_strays_spare()
 
     # ------------------------------------------------------------ a journal of the header
 
@@ -394,7 +394,7 @@ class RedoLog(native.LogCore):
         if log is not None:
             self._move_to(medium.superblock.log_off, log.length, log)
         self._freeze(False)
-        medium.settle_strays()
+        medium.mark_strays_spare()
 
     def _move_to(self, offset: int, size: int, log: Map) -> None:
         """Checkpoint all there is, name the new log in both superblocks, and switch."""

@@ -38,7 +38,7 @@ class BlockSpace(Engine):
 
         Keep a view of the block for as long as the address is used: nothing else pins it.
         """
-        space = self._elsewhere(offset_argument(offset)) or self
+        space = self._arena_of(offset_argument(offset)) or self
         space.usable_size(offset)
         return space._region.base("data") + (offset ^ space._origin)
 
@@ -56,7 +56,7 @@ class BlockSpace(Engine):
     def block(self, offset: int) -> Block:
         """Return a handle to the live block at `offset`."""
         place = offset_argument(offset)
-        space = self._elsewhere(place) or self
+        space = self._arena_of(place) or self
         return Block(space, place, space.usable_size(place))
 
     def ndarray(

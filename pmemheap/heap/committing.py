@@ -74,7 +74,7 @@ class Committing(native.HeapCore):
             self._log = LogCore() if file is None or unattached else RedoLog(file)
             self._gate.lead_to(self._log)
         self._is_power = file is not None and file.is_power
-        self._tell_homes()
+        self._enter_homes()
         if file is not None:
             self._set_durability(file.superblock.durability)
 
@@ -82,7 +82,7 @@ class Committing(native.HeapCore):
         medium = self._medium
         return medium if isinstance(medium, FileMedium) and not medium.readonly else None
 
-    def _tell_homes(self) -> None:
+    def _enter_homes(self) -> None:
         """Tell the log where what it says of this arena goes."""
         file = self._writable_file()
         base, region = self._region.base, self._region
@@ -102,14 +102,14 @@ class Committing(native.HeapCore):
     def _end_log(self) -> None:
         """Bring everything home before the heap closes."""
         log = self._redo()
-        if log is not None and not self._medium_is_settled():
+        if log is not None and not self._medium_is_closed():
             log.append(b"", 0, self._medium_file_end())
             log.checkpoint()
 
     def _medium_sync_failed(self) -> bool:
         return isinstance(self._medium, FileMedium) and self._medium.sync_failed
 
-    def _medium_is_settled(self) -> bool:
+    def _medium_is_closed(self) -> bool:
         """Tell whether there is nothing to bring home: no change, or none that can be kept."""
         medium = self._medium
         return isinstance(medium, FileMedium) and (medium.is_clean or medium.sync_failed)
@@ -191,7 +191,7 @@ class Committing(native.HeapCore):
         if log is None or not self._is_power or not held:
             return False
         log.sync_log()
-        self._settle()
+        self._append_pending()
         return self._quarantined() < held
 
     def _units(self, nunits: int, align: int, *, roomy: bool) -> int:
@@ -376,11 +376,11 @@ class Committing(native.HeapCore):
             self._poison_if_sync_failed()
 
     def _address_of(self, offset: int) -> int:
-        space: Any = self._elsewhere(offset) or self
+        space: Any = self._arena_of(offset) or self
         address: int = space._region.base("data") + (offset ^ space._origin)
         return address
 
-    def _elsewhere(self, offset: int) -> Any:
+    def _arena_of(self, offset: int) -> Any:
         raise NotImplementedError
 
     def _space_at(self, offset: int) -> Any:
@@ -429,7 +429,7 @@ class Committing(native.HeapCore):
         raise MemoryError(f"{where}: no memory for it")
 
     def _in_use(self, code: int, where: str, offset: int) -> BufferError:
-        space: Any = self._elsewhere(offset) or self
+        space: Any = self._arena_of(offset) or self
         holder = "another transaction"
         if code == Refusal.PINNED:
             holder = counted(space._views_of(offset), "live view")

@@ -185,7 +185,7 @@ class Engine(Committing):
         """Return the open arenas of the heap; `Heap` and `Arena` know them."""
         return (self,)
 
-    def _elsewhere(self, offset: int) -> Engine | None:
+    def _arena_of(self, offset: int) -> Engine | None:
         """Return the arena in which an offset lies, if it is another one; `Heap` knows them."""
         return None
 
@@ -243,13 +243,13 @@ class Engine(Committing):
     def _free_slow(self, offset: Any, deferred: Any = None) -> None:
         place = offset_argument(offset)
         self._require(write=True)
-        other = self._elsewhere(place)
+        other = self._arena_of(place)
         if other is not None:
             other.free(place, bool(deferred))
         elif type(offset) is not int:
             self.free(place, bool(deferred))
         elif (refusal := self._try_free(place, bool(deferred))) == 0:  # a moment ago it was not
-            self._settle()
+            self._append_pending()
         elif refusal != Refusal.BAD_OFFSET or (transaction := self._reserver(place)) is None:
             self._refuse_free(place, "free", refusal)
         else:  # as an array of a transaction is
@@ -291,7 +291,7 @@ class Engine(Committing):
     def _realloc_slow(self, offset: Any, size: Any) -> int:
         place, nbytes = offset_argument(offset), size_argument(size)
         self._require(write=True)
-        other = self._elsewhere(place)
+        other = self._arena_of(place)
         if other is not None:
             return other.realloc(place, nbytes)
         try:
@@ -375,7 +375,7 @@ class Engine(Committing):
     def _expand_slow(self, offset: Any, size: Any) -> bool:
         place, nbytes = offset_argument(offset), size_argument(size)
         self._require(write=True)
-        other = self._elsewhere(place)
+        other = self._arena_of(place)
         if other is not None:
             return other.expand(place, nbytes)
         return self._serve(self._expand_locked, place, nbytes)
@@ -395,7 +395,7 @@ class Engine(Committing):
     def _usable_size_slow(self, offset: Any, _second: Any = None) -> int:
         place = offset_argument(offset)
         self._require()
-        other = self._elsewhere(place)
+        other = self._arena_of(place)
         if other is not None:
             return other.usable_size(place)
         if type(offset) is not int:
@@ -405,7 +405,7 @@ class Engine(Committing):
     def _view_slow(self, offset: Any, length: Any = None) -> memoryview:
         place = offset_argument(offset)
         self._require()
-        other = self._elsewhere(place)
+        other = self._arena_of(place)
         if other is not None:
             return other.view(place, length)
         try:
@@ -502,12 +502,12 @@ class Engine(Committing):
     def _serve(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a change of the volatile structures, alone; repair them first if one was torn out."""
         self._upkeep_if_due()
-        return self._alone(lambda: self._settled(True, work, *args, **kwargs))
+        return self._alone(lambda: self._unbroken(True, work, *args, **kwargs))
 
     def _look(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what looks at the volatile structures, in the same way, also in a heap at rest."""
         self._upkeep_if_due()
-        return self._alone(lambda: self._settled(False, work, *args, **kwargs))
+        return self._alone(lambda: self._unbroken(False, work, *args, **kwargs))
 
     def _alone(self, work: Callable[[], T]) -> T:
         """Run something under the lock of the heap.
@@ -546,7 +546,7 @@ class Engine(Committing):
         else:
             self._alone(work)
 
-    def _settled(self, write: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def _unbroken(self, write: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._state() != _OPEN:  # another thread may have had the lock since it was
             leave_at_exit()
             self._require(write=write)
@@ -554,7 +554,7 @@ class Engine(Committing):
             self._rebuild()
         try:
             result = work(*args, **kwargs)
-            self._settle()
+            self._append_pending()
             self._require_kept()
         except (PmemHeapError, BufferError) as error:
             self._poison_if_sync_failed()

@@ -199,7 +199,7 @@ def _restore(  # noqa: PLR0913, PLR0917 -- what a pickle has
     identity: bytes, instance: bytes, offset: int, size: int, usable: int, serial: int
 ) -> Block:
     heap = _opened(identity, instance)
-    space = heap._elsewhere(offset) or heap
+    space = heap._arena_of(offset) or heap
     is_known = heap._instance == instance
     if is_known and not space._handle_is_valid(offset, serial):
         raise UsageError(

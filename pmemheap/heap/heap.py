@@ -195,7 +195,7 @@ class Heap(BlockSpace):
         )
         self = cls._over_file(medium, headroom, decay, fresh=True)
         try:
-            medium.appear(replace_file=replace)
+            medium.link_name(replace_file=replace)
         except BaseException as error:
             end_with(error, self.close)
             raise
@@ -436,7 +436,7 @@ class Heap(BlockSpace):
                 if index not in self._arenas or self._arenas[index].closed:
                     medium.arenas[index] = medium.arenas[index].dropped()
 
-    def _elsewhere(self, offset: int) -> Engine | None:
+    def _arena_of(self, offset: int) -> Engine | None:
         index = offset >> ARENA_BITS
         if index == 0 or self._state() > State.READONLY:
             return None

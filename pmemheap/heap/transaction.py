@@ -158,7 +158,7 @@ class Transaction(native.TxCore):
         usable = self._heap.usable_size(place)
         if usable // 2 < nbytes <= usable:
             return place
-        to = self.malloc(nbytes, GRANULE, self._heap._elsewhere(place))
+        to = self.malloc(nbytes, GRANULE, self._heap._arena_of(place))
         count = min(usable, nbytes)
         try:
             heap = self._heap
@@ -242,7 +242,7 @@ class Transaction(native.TxCore):
         while (code := call()) < 0:
             if code in ROOM_WANTED:
                 self._heap._make_log_room(code, log_bytes)
-            elif code == Refusal.BAD_OFFSET and not is_open and self._heap._elsewhere(offset):
+            elif code == Refusal.BAD_OFFSET and not is_open and self._heap._arena_of(offset):
                 is_open = True
             else:
                 self._heap._refuse_in_transaction(code, what, offset, nbytes)
@@ -313,7 +313,7 @@ class Transaction(native.TxCore):
 
     def _require_nameable(self, name: str, offset: int) -> None:
         """Raise unless a root may lead to an offset, as far as this transaction sees it."""
-        space = self._heap._elsewhere(offset) or self._heap  # which opens its arena
+        space = self._heap._arena_of(offset) or self._heap  # which opens its arena
         refusal = self._may_name(offset)
         if refusal < 0:
             raise rooted.not_live(space, name, offset, refusal)

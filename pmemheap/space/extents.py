@@ -9,11 +9,11 @@
 
 What is freed goes on a stack for its length and is taken from there by the next request of that
 length: two dictionary operations. Only when a request finds its stack empty are the stacks
-*settled*: every extent on them is merged with its neighbours through the two boundary maps and
+*coalesced*: every extent on them is merged with its neighbours through the two boundary maps and
 enters the sorted list.
 
 Invariants, checked by `ExtentMap.check`:
-  1. extents never overlap, and settled ones never touch;
+  1. extents never overlap, and coalesced ones never touch;
   2. `_length`, `_first` and `_by_size` hold the same extents;
   3. `free_units` is the sum of all lengths.
 
@@ -96,7 +96,7 @@ class ExtentMap:
 
     def __iter__(self) -> Iterator[Extent]:
         """Yield the free extents, merged, by address. O(n log n)."""
-        self.settle()
+        self.coalesce()
         return iter(sorted(self._length.items()))
 
     def __len__(self) -> int:
@@ -148,7 +148,7 @@ class ExtentMap:
             self._recent_count -= 1
             self.free_units -= length
             return stack.pop()
-        self.settle()
+        self.coalesce()
         if align != 1:
             extent = self._fitting_aligned(length, align)
         elif roomy:
@@ -170,7 +170,7 @@ class ExtentMap:
         bool
             Whether it was taken.
         """
-        self.settle()
+        self.coalesce()
         have = self._length.get(start, 0)
         if have < length:
             return False
@@ -187,17 +187,17 @@ class ExtentMap:
 
     def shortest(self, at_least: int) -> Extent | None:
         """Return the shortest extent of at least `at_least` units, without taking it."""
-        self.settle()
+        self.coalesce()
         return self._fitting(at_least)
 
     def room_at(self, start: int) -> int:
         """Return the length of the free extent that begins at `start`, 0 if there is none."""
-        self.settle()
+        self.coalesce()
         return self._length.get(start, 0)
 
     def room_before(self, stop: int) -> int:
         """Return the length of the free extent that ends at `stop`, 0 if there is none."""
-        self.settle()
+        self.coalesce()
         start = self._first.get(stop)
         return 0 if start is None else stop - start
 
@@ -208,7 +208,7 @@ class ExtentMap:
 
     def longest_merged(self) -> int:
         """Return the length of the longest extent once neighbours are merged."""
-        self.settle()
+        self.coalesce()
         return self.longest()
 
     # ------------------------------------------------------------ giving back
@@ -222,9 +222,9 @@ class ExtentMap:
         self._recent_count += 1
         self.free_units += length
         if self._recent_count > _RECENT_MOST:
-            self.settle()
+            self.coalesce()
 
-    def settle(self) -> None:
+    def coalesce(self) -> None:
         """Merge everything freed lately with its neighbours. O(log n) for each such extent."""
         if not self._recent_count:
             return
@@ -278,7 +278,7 @@ class ExtentMap:
         return self._by_size[-1] & _MASK, self._by_size[-1] >> _SHIFT
 
     def _carve(self, start: int, have: int, first: int, length: int) -> None:
-        """Take ``[first, first + length)`` out of the settled extent ``[start, start + have)``."""
+        """Take ``[first, first + length)`` out of the extent ``[start, start + have)``."""
         self._remove(start, have)
         if first > start:
             self._insert(start, first - start)

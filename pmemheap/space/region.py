@@ -710,9 +710,7 @@ class Region:
         self._unmap(self._segments)
         self._keep([])
         for table in self.tables.values():
-            with suppress(
-                Pmem2Error
-            ):  # it goes with the last reference to its addresses
+            with suppress(Pmem2Error):  # it goes with the last reference to its addresses
                 table.reservation.close()
 
 

@@ -59,7 +59,7 @@ class Core(Protocol):
     def _given_back(self, start: int, nunits: int, /) -> None: ...
     def _counters(self) -> dict[str, int]: ...
     def _freed_units(self) -> int: ...
-    def _settle(self) -> None: ...
+    def _append_pending(self) -> None: ...
 
 
 class Supply:
@@ -274,7 +274,7 @@ class Supply:
     def merge_freed(self) -> None:
         """Take back and merge what was freed in C: now and then, lest one call has to do it all."""
         self._drain_returned()
-        self.extents.settle()
+        self.extents.coalesce()
 
     def _drain_returned(self) -> None:
         """Take back what was freed in C. Not before all is read, or it would be found twice."""
@@ -387,7 +387,7 @@ class Supply:
     def _cut(self, first: int, end: int) -> None:
         bounds = first, end
         old_first, old_end = self.region.first_unit, self.region.end_unit
-        self._core._settle()  # words that are cut off have no place in a record any more
+        self._core._append_pending()  # words that are cut off have no place in a record any more
         self._core._set_bounds(
             first, end, end
         )  # before: offsets in there are looked up at any time
@@ -494,7 +494,7 @@ class Supply:
         tail = self.region.droppable_tail(start)
         if end - tail > share * self.region.nunits:
             self._retire_wilderness()
-            self.extents.settle()
+            self.extents.coalesce()
             self._cut(self.region.first_unit, tail)
 
     def pieces(self) -> list[tuple[int, int, int]]:

@@ -208,24 +208,24 @@ class Replay:
 
     def _sync(self, event: TapeEvent) -> None:
         if event.kind == TapeKind.SYNC_FILE:
-            self._settle(list(self.history), event.begin)
+            self._append_pending(list(self.history), event.begin)
             self._settle_size(event.begin, None)
         elif event.kind == TapeKind.SYNC_RANGE:
-            self._settle(self._cells_of(event), event.begin)
+            self._append_pending(self._cells_of(event), event.begin)
             self._settle_size(event.begin, event.offset + event.length)
         elif event.kind == TapeKind.FLUSH:
             self._flushed.append(event)
         elif event.kind == TapeKind.FENCE:
             flushed, self._flushed = self._flushed, []
             for each in flushed if self.cell == LINE else []:
-                self._settle(self._cells_of(each), each.begin)
+                self._append_pending(self._cells_of(each), each.begin)
 
     def _cells_of(self, event: TapeEvent) -> list[int]:
         """Return the cells with a history that a range covers."""
         first, stop = event.offset // self.cell, -(-(event.offset + event.length) // self.cell)
         return [cell for cell in self.history if first <= cell < stop]
 
-    def _settle(self, cells: list[int], begin: int) -> None:
+    def _append_pending(self, cells: list[int], begin: int) -> None:
         """Forget what cells held before their last value of before event `begin`."""
         for cell in cells:
             values = self.history[cell]

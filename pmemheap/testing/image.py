@@ -102,7 +102,7 @@ class Image:
         for cell, content in state.changes.items():
             self._put(cell, content)
         self._changed = list(state.changes)
-        self._settle(state.size)
+        self._append_pending(state.size)
 
     def _catch_up(self) -> None:
         """Let the reference be what the process saw at this event."""
@@ -123,7 +123,7 @@ class Image:
             self._reference.extend(bytes(stop - len(self._reference)))
         self._reference[start:stop] = content
 
-    def _settle(self, size: int) -> None:
+    def _append_pending(self, size: int) -> None:
         if os.fstat(self.fd).st_size != size:
             os.ftruncate(self.fd, size)
         if size > len(self._reference):

@@ -193,7 +193,7 @@ static int note_undo(struct plan *plan, const struct ph_record *record)
 }
 
 /* Sort the transactions with an UNDO, each once, and find out which of them were committed. */
-static void settle_undos(const struct ph_log *log, uint64_t from, uint64_t end, struct plan *plan)
+static void sort_undos(const struct ph_log *log, uint64_t from, uint64_t end, struct plan *plan)
 {
     uint64_t kept = 0;
     if (plan->undo_count == 0)
@@ -247,7 +247,7 @@ static int make_plan(const struct ph_log *log, uint64_t from, uint64_t end, stru
         if (failed < 0)
             return failed;
     }
-    settle_undos(log, from, end, plan);
+    sort_undos(log, from, end, plan);
     if (plan->count != 0)
         qsort(plan->ranges, plan->count, sizeof *plan->ranges, by_start);
     for (uint64_t i = 0, reach = 0; i < plan->count; i++) {

@@ -224,7 +224,7 @@ static int counts_right(const struct ph_map_build *b)
     return (b->header.count == 0) == (b->header.root == PH_MAP_NOWHERE);
 }
 
-int ph_map_hand_over(struct ph_map_build *b)
+int ph_map_emit(struct ph_map_build *b)
 {
     struct ph_map *map = b->map;
     struct ph_tx_aim header = {0};

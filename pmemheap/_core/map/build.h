@@ -36,8 +36,8 @@ struct ph_map_build {
 struct ph_map_build *ph_map_begin(struct ph_map *map, int *failed);
 /* ph_map_give_up -- the blocks that were made go back; nothing has changed. Returns `failure`. */
 int ph_map_give_up(struct ph_map_build *b, int failure);
-/* ph_map_hand_over -- let all of it happen, or, with a failure, nothing. */
-int ph_map_hand_over(struct ph_map_build *b);
+/* ph_map_emit -- let all of it happen, or, with a failure, nothing. */
+int ph_map_emit(struct ph_map_build *b);
 
 /* ph_map_make_block -- a block of the transaction; its offset. */
 int64_t ph_map_make_block(struct ph_map_build *b, uint64_t nbytes);

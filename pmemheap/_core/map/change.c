@@ -132,7 +132,7 @@ static int split(struct ph_map_build *b, uint64_t offset, uint32_t level, const 
 }
 
 /* Change one node, where it is, or made anew, or as two. */
-static int amend(struct ph_map_build *b, uint64_t offset, uint32_t level, struct change *change, struct ph_map_outcome *outcome)
+static int modify(struct ph_map_build *b, uint64_t offset, uint32_t level, struct change *change, struct ph_map_outcome *outcome)
 {
     const uint8_t *node = ph_map_node(b->map, offset, level);
     *outcome = (struct ph_map_outcome){.left = offset};
@@ -212,7 +212,7 @@ int ph_map_carry_up(struct ph_map_build *b, const struct ph_map_cursor *cursor, 
         if (!change.has_child && !change.adds)
             return 0;
         change.entry = ph_map_item_of(below->separator, below->nseparator, &below->right, 8);
-        int failed = amend(b, step->node, cursor->height - 1 - depth, &change, now);
+        int failed = modify(b, step->node, cursor->height - 1 - depth, &change, now);
         if (failed < 0)
             return failed;
         below = now;
@@ -243,7 +243,7 @@ static int overwrite(struct ph_map_build *b, const struct ph_map_cursor *cursor,
 }
 
 /* The first entry of an empty map. */
-static int plant(struct ph_map_build *b, const struct ph_map_item *entry)
+static int insert_first(struct ph_map_build *b, const struct ph_map_item *entry)
 {
     int64_t leaf = ph_map_make_node(b, 0, entry, 1);
     if (leaf < 0)
@@ -256,11 +256,11 @@ static int plant(struct ph_map_build *b, const struct ph_map_item *entry)
 static int build_put(struct ph_map_build *b, const struct ph_map_cursor *cursor, const struct ph_map_item *entry)
 {
     if (cursor->height == 0)
-        return plant(b, entry);
+        return insert_first(b, entry);
     const struct ph_map_step *leaf = &cursor->path[cursor->height - 1];
     struct change change = {.takes = cursor->found, .take_at = leaf->at, .adds = 1, .add_at = leaf->at, .entry = *entry};
     struct ph_map_outcome outcome;
-    int failed = amend(b, leaf->node, 0, &change, &outcome);
+    int failed = modify(b, leaf->node, 0, &change, &outcome);
     b->header.count += !cursor->found;
     return failed < 0 ? failed : ph_map_carry_up(b, cursor, cursor->height - 1, &outcome);
 }
@@ -283,7 +283,7 @@ int ph_map_put(struct ph_map *map, const void *key, uint64_t nkey, const void *v
         if (old.is_apart)
             ph_map_free_later(b, old.block);
     }
-    failed = ph_map_hand_over(b);
+    failed = ph_map_emit(b);
     return failed < 0 ? failed : cursor.found;
 }
 
@@ -400,7 +400,7 @@ int ph_map_remove(struct ph_map *map, const void *key, uint64_t nkey)
     b->header.count--;
     if (old.is_apart)
         ph_map_free_later(b, old.block);
-    failed = ph_map_hand_over(b);
+    failed = ph_map_emit(b);
     return failed < 0 ? failed : 1;
 }
 
@@ -426,7 +426,7 @@ int ph_map_patch(struct ph_map *map, const void *key, uint64_t nkey, uint64_t st
     copy_node(b, edit->bytes, node);
     memcpy(edit->bytes + value.start + start, bytes, nbytes);
     ph_map_edit_range(edit, 0, (uint32_t)(value.start + start), (uint32_t)nbytes);
-    int failed = ph_map_hand_over(b);
+    int failed = ph_map_emit(b);
     return failed < 0 ? failed : 1;
 }
 

@@ -153,7 +153,7 @@ int ph_map_pack(struct ph_map *map, const void *key, uint64_t nkey, struct ph_ma
         next->length = pack.border[pack.groups - 1].nseparator;
         memcpy(next->bytes, pack.border[pack.groups - 1].separator, next->length);
     }
-    failed = ph_map_hand_over(b);
+    failed = ph_map_emit(b);
     return failed < 0 ? failed : more;
 }
 

@@ -122,7 +122,7 @@ int ph_map_child(const uint8_t *node, uint32_t at, uint64_t *child)
 }
 
 /* The entry of a node above the leaves that leads to `key`. */
-static int lead(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *at)
+static int child_for_key(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *at)
 {
     int found;
     if (ph_node_count(node) == 0 || ph_node_find(node, key, nkey, at, &found) < 0)
@@ -170,7 +170,7 @@ int ph_map_descend(struct ph_map *map, const struct ph_map_header *header, const
             return PH_M_CORRUPT;
         if (depth == last)
             return cursor->found ? 0 : confirm_way(map, cursor, nodes, key, nkey);
-        if (lead(node, key, nkey, &step->at) < 0 || ph_map_child(node, step->at, &offset) < 0)
+        if (child_for_key(node, key, nkey, &step->at) < 0 || ph_map_child(node, step->at, &offset) < 0)
             return PH_M_CORRUPT;
         look_ahead(map, offset);
     }
@@ -221,7 +221,7 @@ static int enter_leaf(struct ph_map *map, const struct ph_map_cursor *cursor)
 }
 
 /* From step `depth` on, go down along the first entries, or the last. */
-static int plunge(struct ph_map *map, struct ph_map_cursor *cursor, uint32_t depth, uint64_t offset, int last)
+static int go_down(struct ph_map *map, struct ph_map_cursor *cursor, uint32_t depth, uint64_t offset, int last)
 {
     for (;; depth++) {
         const uint8_t *node = ph_map_node(map, offset, cursor->height - 1 - depth);
@@ -251,7 +251,7 @@ static int advance(struct ph_map *map, struct ph_map_cursor *cursor, uint32_t de
                 return 1;
             if (ph_map_child(node, step->at, &child) < 0)
                 return PH_M_CORRUPT;
-            return plunge(map, cursor, depth + 1, child, back);
+            return go_down(map, cursor, depth + 1, child, back);
         }
         if (depth == 0)
             return 0;
@@ -270,7 +270,7 @@ static int seek_end(struct ph_map *map, int last, struct ph_map_cursor *cursor)
     cursor->height = header.height;
     if (failed < 0 || header.root == PH_MAP_NOWHERE)
         return failed;
-    return plunge(map, cursor, 0, header.root, last);
+    return go_down(map, cursor, 0, header.root, last);
 }
 
 int ph_map_seek(struct ph_map *map, const void *key, uint64_t nkey, int last, struct ph_map_cursor *cursor)

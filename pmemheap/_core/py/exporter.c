@@ -74,7 +74,7 @@ int ph_is_exporter(PyObject *object)
 }
 
 /* Return the state, when it is known whether the exporter stays open. */
-static int settled_state(struct exporter *self)
+static int state_now(struct exporter *self)
 {
     while (self->state == EXPORTER_CLOSING && self->era == ph_era()) {
         ph_enter();
@@ -87,7 +87,7 @@ static int exporter_getbuffer(PyObject *object, Py_buffer *view, int flags)
 {
     struct exporter *self = (struct exporter *)object;
 
-    if (settled_state(self) != EXPORTER_OPEN) {
+    if (state_now(self) != EXPORTER_OPEN) {
         PyErr_SetString(PyExc_ValueError, "exporter: an open one expected, a closed one found");
         view->obj = NULL;
         return -1;
@@ -131,7 +131,7 @@ static PyObject *exporter_exports(PyObject *object, void *closure)
 static PyObject *exporter_closed(PyObject *object, void *closure)
 {
     (void)closure;
-    return PyBool_FromLong(settled_state((struct exporter *)object) == EXPORTER_CLOSED);
+    return PyBool_FromLong(state_now((struct exporter *)object) == EXPORTER_CLOSED);
 }
 
 static PyGetSetDef exporter_attributes[] = {

@@ -96,7 +96,7 @@ static uint64_t arena_of(const struct heap_object *self)
 
 /* In a power heap, append what the call has changed. Returns 0, or -1 with an exception set. That nothing can be appended
  * after a failed sync was told by that. */
-static int settle(struct heap_object *self)
+static int append_pending(struct heap_object *self)
 {
     if (self->heap.durability != PH_POWER || self->log == NULL
         || (self->heap.dirty.count == 0 && self->heap.freed.count == 0))
@@ -112,18 +112,18 @@ static int settle(struct heap_object *self)
     return done == NULL ? -1 : 0;
 }
 
-static PyObject *settle_log(PyObject *object, PyObject *ignored)
+static PyObject *append_pending_now(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
-    if (settle(heap_of(object)) < 0)
+    if (append_pending(heap_of(object)) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
 
 /* The offset of the heap for one of this arena, once the log knows of it. */
-static PyObject *settled_offset(struct heap_object *self, int64_t inner)
+static PyObject *appended_offset(struct heap_object *self, int64_t inner)
 {
-    return settle(self) < 0 ? NULL : PyLong_FromUnsignedLongLong(ph_outer(self, (uint64_t)inner));
+    return append_pending(self) < 0 ? NULL : PyLong_FromUnsignedLongLong(ph_outer(self, (uint64_t)inner));
 }
 
 static PyObject *call_slow(PyObject *self, PyObject *name, PyObject *first, PyObject *second)
@@ -188,7 +188,7 @@ static PyObject *heap_malloc(PyObject *object, PyObject *const *args, Py_ssize_t
         && (values[1] == NULL || (read_number(values[1], &align) && align != 0 && (align & (align - 1)) == 0))) {
         int64_t inner = ph_malloc(&self->heap, size, align);
         if (inner >= 0)
-            return settled_offset(self, inner);
+            return appended_offset(self, inner);
     }
     return call_slow(object, slow.malloc, values[0], values[1]);
 }
@@ -222,7 +222,7 @@ static PyObject *heap_free(PyObject *object, PyObject *const *args, Py_ssize_t c
         || (deferred ? ph_free_deferred(&self->heap, ph_inner(self, offset))
                      : ph_free(&self->heap, ph_inner(self, offset))) < 0)
         return call_slow(object, slow.free, values[0], values[1]);
-    if (settle(self) < 0)
+    if (append_pending(self) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -281,7 +281,7 @@ static PyObject *heap_realloc(PyObject *object, PyObject *const *args, Py_ssize_
         if (to == PH_H_MOVE_LOGGED)
             to = move_logged(self, ph_inner(self, offset), size);
         if (to >= 0)
-            return settled_offset(self, to);
+            return appended_offset(self, to);
     }
     return call_slow(object, slow.realloc, values[0], values[1]);
 }
@@ -305,7 +305,7 @@ static PyObject *heap_expand(PyObject *object, PyObject *const *args, Py_ssize_t
         && size != 0 && size <= PH_SIZE_MAX) {
         int done = ph_expand(&self->heap, ph_inner(self, offset), size);
         if (done == 0) {
-            if (settle(self) < 0)
+            if (append_pending(self) < 0)
                 return NULL;
             Py_RETURN_TRUE;
         }
@@ -428,7 +428,7 @@ static PyObject *heap_malloc_many(PyObject *object, PyObject *const *args, Py_ss
         uint64_t wanted = count - done < step ? count - done : step;
         uint64_t got = take_many(self, size, wanted, slots + done);
         done += got;
-        if (settle(self) < 0)
+        if (append_pending(self) < 0)
             return take_back(self, offsets, slots, done);
         if (got == wanted)
             continue;
@@ -500,7 +500,7 @@ static PyObject *free_batch(PyObject *object, const uint64_t *offsets, Py_ssize_
     }
     if (ph_free_many(&self->heap, offsets, (uint64_t)count) < 0) /* at once: other threads might change what was seen */
         return PyErr_NoMemory();
-    if (settle(self) < 0)
+    if (append_pending(self) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -639,7 +639,7 @@ static PyMethodDef call_methods[] = {
     FAST(malloc_many),
     {"free_many", heap_free_many, METH_O, free_many_doc},
     {"usable_size", heap_usable_size, METH_O, usable_size_doc},
-    {"_settle", settle_log, METH_NOARGS, "Append what was changed since the last record."},
+    {"_append_pending", append_pending_now, METH_NOARGS, "Append what was changed since the last record."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -466,7 +466,7 @@ static int is_plain(const struct tx_object *self)
 }
 
 /* After a commit that `end` tells of: 1, or -1 with an exception set. */
-static int settle_commit(PyObject *heap, const struct ph_log *log, int64_t end)
+static int after_commit(PyObject *heap, const struct ph_log *log, int64_t end)
 {
     ph_count_withheld(&((struct heap_object *)heap)->heap);
     if (end >= 0 && log->head - log->tail <= log->size / 2)
@@ -484,7 +484,7 @@ static int commit_plain(struct tx_object *self)
     if (end < 0 && self->state == PH_X_OPEN)
         return 0;
     finish(self, PH_X_COMMITTED);
-    return settle_commit(self->heap, self->tx.log, end);
+    return after_commit(self->heap, self->tx.log, end);
 }
 
 /* Without a sync the GIL is kept from the first change to the end: then it is enough that nobody else changes anything,
@@ -525,7 +525,7 @@ int ph_end_autocommit(PyObject *heap, struct ph_tx *tx, int keeps)
     if (state == PH_X_OPEN)
         ph_tx_abort(tx);
     unlock_alone((struct log_object *)log);
-    int done = state == PH_X_OPEN ? 0 : settle_commit(heap, tx->log, end);
+    int done = state == PH_X_OPEN ? 0 : after_commit(heap, tx->log, end);
     Py_DECREF(log);
     return done;
 }
