@@ -195,4 +195,4 @@ class Pmem2Error(PmemHeapError):
 
 
 _UNKNOWN = -100000
-"""What libpmem2 calls an error of which it knows no more."""
+"""The text of libpmem2 for an error that it does not know."""

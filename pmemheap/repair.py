@@ -54,7 +54,7 @@ class Step:
 
 @dataclass
 class Plan:
-    """What a repair would do.
+    """The changes that a repair would make.
 
     Attributes
     ----------

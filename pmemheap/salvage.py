@@ -53,7 +53,7 @@ _ROOTS_BESIDE_MAP = layout.ROOT_SLOTS - 1
 
 @dataclass
 class SalvageReport:
-    """What came out of a wreck.
+    """The result of a salvage.
 
     Attributes
     ----------

@@ -8,7 +8,7 @@
 
 A trace is such a text, plain or gzip. `load` checks all of it before anything is run: an operation
 that is no use of an allocator, or a header that the operations do not bear out, is an error with
-file and line. What is live after the last operation stays live, and whoever replays frees it.
+file and line. What is live after the last operation stays live: the caller of `replay` frees it.
 
 Three passes over a trace, never mixed:
 
@@ -74,7 +74,7 @@ Operation = tuple[int, int, int]
 
 
 class Allocator(Protocol[Handle]):
-    """What a trace is replayed against: a heap, or anything else that hands out handles."""
+    """The target of a replay: a heap, or anything else that hands out handles."""
 
     def malloc(self, size: int, /) -> Handle:
         """Return the handle of a new block of `size` bytes."""
@@ -116,7 +116,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Timing:
-    """What passes over one trace took.
+    """The times of the passes over one trace.
 
     Attributes
     ----------
@@ -150,7 +150,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Touched:
-    """What `touch_replay` saw.
+    """The result of `touch_replay`.
 
     Attributes
     ----------

@@ -122,7 +122,7 @@ def print_findings(findings: Iterable[Finding]) -> None:
 
 
 def _meaning(found: Examination) -> list[str]:
-    """Say what the outcome means for who has data in the heap."""
+    """Say what the outcome means for the data in the heap."""
     sentences = [*_unclosed(found)]
     if found.is_sound:
         return [

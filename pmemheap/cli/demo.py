@@ -71,7 +71,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Returned:
-    """What trim gave back, in bytes of the file."""
+    """Bytes of the file that trim gave back."""
 
     head: int
     middle: int

@@ -12,7 +12,7 @@ __all__ = ["EXPECTED", "ExitCode", "code_of", "line_of"]
 
 
 class ExitCode(IntEnum):
-    """What the number means is said in the opening of `pmemheap.cli`."""
+    """Exit codes; the opening of `pmemheap.cli` explains them."""
 
     DONE = 0
     FINDINGS = 1
@@ -24,7 +24,7 @@ class ExitCode(IntEnum):
 
 
 EXPECTED: tuple[type[Exception], ...] = (PmemHeapError, MemoryError, OSError)
-"""What ends a command with a line; any other exception is a mistake of ours, with a traceback."""
+"""Exceptions that end a command with a line; any other is a mistake of ours, with a traceback."""
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM})
 

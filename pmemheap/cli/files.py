@@ -29,7 +29,7 @@ ExistingHeap = Annotated[Path, typer.Argument(metavar="PATH", help="A heap file.
 
 
 class Durability(StrEnum):
-    """What the promise of a heap is called on the command line."""
+    """Names of the durabilities on the command line."""
 
     POWER = "power"
     PROCESS = "process"

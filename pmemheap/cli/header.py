@@ -30,7 +30,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a heap file says.
+    """The header of a heap file, for people.
 
     Attributes
     ----------

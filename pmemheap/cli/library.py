@@ -1,4 +1,4 @@
-"""Library: named texts as records of a heap. What `pmemheap demo` fills, changes and reads back.
+"""Library: named texts as records of a heap. `pmemheap demo` fills, changes and reads it back.
 
     root "index" --> index block    | offset, length | offset, length | 0, 0 | ...   uint64 pairs
                                         |

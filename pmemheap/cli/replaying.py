@@ -34,7 +34,7 @@ _FILLING = 0xA5
 
 @dataclass(frozen=True)
 class Memory:
-    """What a heap took for one trace.
+    """The space that a heap took for one trace.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Replayed:
-    """What one trace cost: nanoseconds an operation; `warm_ns` is NaN after a single pass."""
+    """The cost of one trace: nanoseconds an operation; `warm_ns` is NaN after a single pass."""
 
     name: str
     operations: int

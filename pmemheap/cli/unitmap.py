@@ -42,7 +42,7 @@ _LEAST_WIDTH = 8
 
 
 class Kind(Enum):
-    """What a unit is."""
+    """Kinds of units."""
 
     RUN = "runs of small blocks"
     LARGE = "large blocks"
@@ -94,7 +94,7 @@ class UnitMap:
 
     @property
     def longest_free(self) -> int:
-        """Units of the longest range without an owner, whoever keeps its parts."""
+        """Units of the longest range without an owner: it may be several pieces."""
         longest = length = 0
         for piece in self.pieces:
             length = length + piece.nunits if piece.kind in _FREE_KINDS else 0

@@ -36,14 +36,14 @@ _ABSENT: Any = object()
 
 
 KEYS, VALUES, ITEMS = range(3)
-"""What a scan yields of each entry."""
+"""The part of each entry that a scan yields."""
 
 
 class OrderedMapping(MutableMapping[K, V]):
     """A mutable mapping in the order of its keys."""
 
     _default: ClassVar[Any] = None
-    """What `setdefault` stores if nothing is said."""
+    """The default value of `setdefault`."""
 
     @abstractmethod
     def _scanned(self, low: K | None, high: K | None, back: bool, what: int) -> Iterator[Any]:
@@ -84,7 +84,7 @@ class OrderedMapping(MutableMapping[K, V]):
         KeysRange
             As the view of a dict: a set that follows the mapping. It can be iterated while the
             mapping is changed: each key is there when it is yielded, and each value is the one that
-            it has then. What is added between a key that was yielded and the next one is not seen.
+            it has then. A key that is added between the last yielded one and the next is not seen.
             ``len`` of a part takes O(n / 32) of its n keys.
         """
         return KeysRange(self, start, stop, reverse)

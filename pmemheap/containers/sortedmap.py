@@ -4,10 +4,10 @@
                                                   |       key, value, key, value ...
                                                   +-----> a long value, in a block of its own
 
-`MapCore` is the C half: it descends, compares, edits. What this half decides is when a transaction
+`MapCore` is the C half: it descends, compares, edits. This half decides when a transaction
 begins, where space comes from, and what an error says. A map is opened by reading its root: nothing
 is made again. Every change is one of a transaction: of the one that the thread has open, or of one
-of its own. What other threads see is what is committed.
+of its own. Other threads see the committed map.
 
 Values are read in place. An entry never moves within its node, and a node that is made anew is
 freed when its last view goes: so a view of a value keeps its bytes, whatever happens to the map.
@@ -58,7 +58,7 @@ _NO_MEMORY = {Refusal.NOMEM, Refusal.LOG_NOMEM}
 
 @dataclass(frozen=True)
 class MapStatistics:
-    """What a map consists of.
+    """The parts of a map.
 
     Attributes
     ----------

@@ -10,7 +10,7 @@
 
 A vector has an arena of its own, and that has one block. Behind an arena lies address space that
 nobody else gets, so `expand` can always let the block grow where it stands: an array that was taken
-earlier keeps its address, and one that is taken now is longer. What `numpy.memmap` cannot do.
+earlier keeps its address, and one that is taken now is longer. `numpy.memmap` cannot do that.
 
 Two ways to change it, both as a whole or not at all:
 
@@ -91,7 +91,7 @@ os.register_at_fork(after_in_child=_renew_locks)
 
 
 class _Counts(NamedTuple):
-    """What changes, and the offset at which it lies."""
+    """A change: the bytes, and the offset at which they lie."""
 
     place: int
     length: int

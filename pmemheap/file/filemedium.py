@@ -53,8 +53,8 @@ class FileMedium(HeapFile):
     Attributes
     ----------
     shadowed : bool
-        Whether a region maps the tables privately beside their homes. To be set before it does,
-        by who brings a journal that stores to the homes.
+        Whether a region maps the tables privately beside their homes. The
+        journal that stores to the homes sets it, before the region maps anything.
     """
 
     shadowed = False

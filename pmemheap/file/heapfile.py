@@ -134,7 +134,7 @@ class HeapFile:
     beside : bool
         Whether it is read beside a writer, in another process, that may change it.
     in_doubt : bool
-        Whether an interrupt has torn a change out: whoever changes the heap next repairs it first.
+        Whether an interrupt has torn a change out: the next change repairs the heap first.
     identity : FileIdentity
         Which file it is.
     number : int
@@ -806,8 +806,8 @@ class HeapFile:
     def require_ours(self, during: str) -> None:
         """Raise if somebody else has cut the file, written it over or removed it.
 
-        Costs two system calls. What a heap has not changed since it was opened it does not miss: so
-        it may be removed meanwhile.
+        Costs two system calls. The file of a heap that has changed nothing since it was
+        opened may be removed meanwhile.
 
         Raises
         ------

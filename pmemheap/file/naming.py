@@ -36,7 +36,7 @@ def place_of(path: Path) -> Path:
         os.stat(place.parent)
     except PermissionError:
         return path
-    except OSError:  # told by who looks for the directory
+    except OSError:  # the search for the directory raises it
         pass
     return place
 

@@ -195,7 +195,7 @@ class RedoLog(native.LogCore):
         )
 
     def _gone(self) -> DurabilityError:
-        """Note that the file was taken away; return what to raise. What is mapped stays."""
+        """Note that the file was taken away; return the exception to raise. The maps stay."""
         self._die()
         try:
             self._medium.require_ours("change")
@@ -424,7 +424,7 @@ class RedoLog(native.LogCore):
 
 
 class Recovery:
-    """What a scan of the log found, for who replays it.
+    """What a scan of the log found: the input of the replay.
 
     Attributes
     ----------
@@ -562,15 +562,15 @@ def _is_left_alone(medium: FileMedium) -> bool:
     """Tell whether nothing of a process heap is to be replayed."""
     superblock = medium.superblock
     if superblock.state == HeapState.IN_USE and superblock.boot_id != boot_id():
-        return True  # refused by who reads the tables
+        return True  # reading the tables refuses it
     return medium.readonly and medium.has_writer()  # shared memory: what is home now
 
 
 def _ends_at_tail(medium: FileMedium) -> bool:
     """Tell whether nothing says that somebody has gone on behind the tail of the log.
 
-    Who closes a heap syncs everything before it says so: the cache holds nothing else, even where
-    that last page never got to the medium. So a heap that was closed is opened without [R10].
+    `close` syncs everything before it writes CLEAN. So the cache equals the medium, even if the
+    page that says CLEAN never reached it, and a closed heap is opened without [R10].
     """
     _check_log_place(medium)
     superblock = medium.superblock

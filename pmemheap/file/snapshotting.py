@@ -5,8 +5,8 @@
                  both superblocks: state CLEAN, a new epoch; blocks for header, log and tables
     path         synced, given its name, the directory synced
 
-Whoever calls keeps changes out, and has brought everything home: after a checkpoint, under the
-commit lock. A copy keeps the identity of its heap, as a copy made by ``cp`` would, unless a new one
+The caller keeps changes out and has brought everything home: after a checkpoint, under the commit
+lock. A copy keeps the identity of its heap, as a copy made by ``cp`` would, unless a new one
 is asked for.
 """
 

@@ -310,7 +310,7 @@ def _damaged(what: str, expected: object, found: object) -> CorruptHeapError:
 
 @dataclass(frozen=True)
 class LogScan:
-    """What a log holds from a checkpoint on.
+    """The content of a log from a checkpoint on.
 
     Attributes
     ----------

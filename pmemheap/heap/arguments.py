@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-"""What `open` takes for a name."""
+"""Types that `open` takes for a name."""
 ALIGN_MOST = GiB
 SIZE_MOST = 1 << ARENA_BITS
 

@@ -125,7 +125,7 @@ class BlockSpace(Engine):
         """Let nobody commit while the block runs: what is read in it is of one moment.
 
         It begins when the commits that are under way have ended. Other threads go on until they
-        want to commit; then they wait. What this thread has changed in an open transaction is seen.
+        want to commit; then they wait. Changes of this thread in an open transaction are seen.
         Bare calls, such as `malloc`, go on, and so does what is stored through views.
 
         Raises

@@ -286,7 +286,7 @@ class Committing(native.HeapCore):
         log, thread = self._redo(), threading.get_ident()
         current = self._log._current()
         is_writer = current is not None and current._state()[2]
-        # Who waited with the lock of the heap, or in a finalizer in here, could wait for ever.
+        # A thread that has the lock of the heap, or a finalizer in here, could wait for ever.
         if log is None or not self._is_power or is_writer or thread in {self._owner, *log.syncers}:
             work()
             return

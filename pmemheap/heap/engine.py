@@ -59,7 +59,7 @@ DECAY_SHARE = 1 / 8
 _DECAY_LEAST_SECONDS = 0.001
 
 _changing: set[int] = set()
-"""The threads that are changing a heap. What they run meanwhile, finalizers, may change none."""
+"""The threads that are changing a heap. Finalizers that run in them meanwhile may change none."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -653,7 +653,7 @@ class Engine(Committing):
         """Sync, and say in the file that it is as good as closed, until the next change.
 
         As long as it names its `file` there, a copy is not: the change may come meanwhile.
-        Whoever wants to change something meanwhile waits for the lock, to say the opposite.
+        A change that comes meanwhile waits for the lock, and then marks the heap as in use again.
         """
         self._set_states(State.CLEAN)
         try:

@@ -3,9 +3,9 @@
     close, snapshot   nobody begins a transaction --> those that are open end --> work --> open
     check             nobody commits --> the commits under way end --> look --> open
 
-Whoever meets a shut gate waits at it, and goes on when it opens: so a call that wants the heap for
+A thread that meets a shut gate waits, and goes on when it opens: so a call that wants the heap for
 itself waits for what was under way when it came, and for nothing that came later. C looks at a
-number in the log, `LogCore._gate`; who waits, waits for the lock here.
+number in the log, `LogCore._gate`; a thread that has to wait waits for the lock here.
 
 Not more than one thread shuts the gate at a time. A thread that has it shut may shut it again.
 """
@@ -31,7 +31,7 @@ _PAUSE = 0.0005
 
 
 class Shut(IntEnum):
-    """What nobody may do while the gate is shut; C knows the same numbers."""
+    """Steps that a shut gate stops; C knows the same numbers."""
 
     OPEN = 0
     BEGIN = 1

@@ -793,7 +793,7 @@ class Heap(BlockSpace):
         if self._state() > State.CLEAN or medium.is_clean:
             return
         self._log._abort_all()
-        with suppress(DurabilityError):  # it was told to who met it first
+        with suppress(DurabilityError):  # the call that met it first has raised it
             if medium.in_doubt:
                 self._rebuild()
             self._end_log()
@@ -843,7 +843,7 @@ def _is_sound(found: object) -> bool:
 
 
 class _Guard:
-    """What the roots ask of their heap."""
+    """The methods of a heap that its roots call."""
 
     __slots__ = ("_heap",)
 

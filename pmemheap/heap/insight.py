@@ -350,7 +350,7 @@ _FINDINGS: dict[int, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `Heap.check` found; true if it found nothing.
+    """The findings of `Heap.check`; true if there are none.
 
     Attributes
     ----------

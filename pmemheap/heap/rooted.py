@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Space(Protocol):
-    """What is asked of a heap, and of each of its arenas."""
+    """The methods of a heap, and of each of its arenas, that this module calls."""
 
     _origin: int
 

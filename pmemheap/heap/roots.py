@@ -56,7 +56,7 @@ Change = Callable[[dict[str, RootSlot], set[str]], None]
 
 
 class Guard(Protocol):
-    """What the roots ask of their heap."""
+    """The methods of a heap that its roots call."""
 
     def require(self, *, write: bool) -> None:
         """Raise what is to be raised when the heap may not be read, or not be changed."""
@@ -82,7 +82,7 @@ class MemoryRoots:
     """The roots of an anonymous heap; changed in one instruction, which no interrupt can tear.
 
     Those of a transaction count from the moment at which it is committed, which is in C: so they
-    are here before, and whoever asks for the roots asks it.
+    are here before, and each look at the roots asks whether it has committed.
     """
 
     def __init__(self) -> None:

@@ -123,8 +123,8 @@ __all__ = [
     "unmap",
 ]
 
-# Both doors count system calls in one place, so that a test's armed fault meets whoever comes
-# first.
+# Both doors count system calls in one place, so that the next call meets a test's
+# armed fault, through whichever door it comes.
 _hot.share_faults(int(ffi.cast("uintptr_t", lib.ph_faults_state())))
 _hot.share_files(int(ffi.cast("uintptr_t", lib.ph_file_table_state())))
 
@@ -136,7 +136,7 @@ _LAST_ERRNO = 4095
 
 
 class Advice(IntEnum):
-    """What `madvise` tells the kernel about a range."""
+    """Advice to the kernel about a range, by `madvise`."""
 
     DONTNEED = lib.PH_ADVISE_DONTNEED
     REMOVE = lib.PH_ADVISE_REMOVE
@@ -148,7 +148,7 @@ class Advice(IntEnum):
 
 
 class Allocate(IntEnum):
-    """What `fallocate` does with a range of a file."""
+    """Modes of `fallocate` for a range of a file."""
 
     EXTEND = lib.PH_ALLOCATE_EXTEND
     KEEP_SIZE = lib.PH_ALLOCATE_KEEP_SIZE
@@ -209,7 +209,7 @@ class Call(IntEnum):
 
 
 class TapeKind(IntEnum):
-    """What an event on the tape is; see `TapeEvent`."""
+    """Kinds of events on the tape; see `TapeEvent`."""
 
     STORE = lib.PH_TAPE_STORE
     FOUND = lib.PH_TAPE_FOUND
@@ -267,7 +267,7 @@ def check(result: int, call: str) -> int:
 
 @dataclass
 class Fault:
-    """What became of an armed fault: `hit` is the call that was refused or cut short, if any."""
+    """The outcome of an armed fault: `hit` is the call that was refused or cut short, if any."""
 
     hit: Call = Call.NONE
 
@@ -500,8 +500,8 @@ def map_flags(  # noqa: PLR0913 -- flags, which do not depend on each other
     strict : bool
         For `Places`: only say what stands in the way, and in the end that the granularity does.
     own : bool
-        By an open file description of its own, if the system grants one: it is told of each
-        write-back that failed, whoever else syncs the file meanwhile.
+        By an open file description of its own, if the system grants one: the kernel tells it
+        of each failed write-back, also if another descriptor of the file is synced before.
     """
     flags = {
         lib.PH_MAP_SHARED: shared, lib.PH_MAP_READONLY: readonly, lib.PH_MAP_SYNC: sync,
@@ -583,7 +583,7 @@ def msync(address: int, length: int) -> None:
 
 @dataclass(frozen=True)
 class FileStatus:
-    """What `fstat` tells: sizes in bytes, `special_device` as (major, minor) of a device file.
+    """The result of `fstat`: sizes in bytes, `special_device` as (major, minor) of a device file.
 
     `links` is the number of names; `birth` is when the file was made, in nanoseconds since 1970, 0
     where the file system does not know.

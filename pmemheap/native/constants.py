@@ -124,7 +124,7 @@ UNPLACED: int = lib.PH_UNPLACED
 
 
 class Durability(IntEnum):
-    """What a commit waits for."""
+    """The failures that a commit survives."""
 
     PROCESS = lib.PH_PROCESS
     POWER = lib.PH_POWER
@@ -135,7 +135,7 @@ VOLATILE: int = lib.PH_VOLATILE
 
 
 class State(IntEnum):
-    """What the public calls of a heap may do."""
+    """States of a heap: what its public calls may do."""
 
     OPEN = lib.PH_S_OPEN
     CLEAN = lib.PH_S_CLEAN
@@ -147,7 +147,7 @@ class State(IntEnum):
 
 
 class TxState(IntEnum):
-    """What a transaction is."""
+    """States of a transaction."""
 
     OPEN = lib.PH_X_OPEN
     COMMITTED = lib.PH_X_COMMITTED
@@ -155,7 +155,7 @@ class TxState(IntEnum):
 
 
 class Kind(IntEnum):
-    """What an entry of a file says of the units from its own on."""
+    """Kinds of entries in a file: what begins at a unit."""
 
     FREE = lib.PH_KIND_FREE
     LARGE = lib.PH_KIND_LARGE
@@ -163,7 +163,7 @@ class Kind(IntEnum):
 
 
 class UnitState(IntEnum):
-    """What a unit is, as far as this process knows."""
+    """Volatile states of a unit."""
 
     OTHER = lib.PH_U_OTHER
     FREE = lib.PH_U_FREE
@@ -177,7 +177,7 @@ class UnitState(IntEnum):
 
 
 class Scan(IntEnum):
-    """What of a map a scan yields."""
+    """The part of an entry that a scan yields."""
 
     KEYS = lib.PH_SCAN_KEYS
     VALUES = lib.PH_SCAN_VALUES
@@ -185,7 +185,7 @@ class Scan(IntEnum):
 
 
 class Rule(IntEnum):
-    """What must hold for a recovery to be right; `docs/crash-consistency.md` explains each."""
+    """Rules without which a recovery would go wrong; `docs/crash-consistency.md` explains each."""
 
     R1 = lib.PH_R1
     R2 = lib.PH_R2
@@ -224,7 +224,7 @@ class Rule(IntEnum):
 
 
 class Finding(IntEnum):
-    """What a check of the allocator has found."""
+    """Findings of a check of the allocator."""
 
     ENTRY_WORD = lib.PH_F_ENTRY_WORD
     ENTRY_BYTES = lib.PH_F_ENTRY_BYTES
@@ -322,7 +322,7 @@ class HeapState(IntEnum):
 
 
 class SegmentKind(IntEnum):
-    """What a slot of the segment table describes."""
+    """Kinds of slots of the segment table."""
 
     NONE = lib.PH_SEGMENT_NONE
     DATA = lib.PH_SEGMENT_DATA
@@ -331,7 +331,7 @@ class SegmentKind(IntEnum):
 
 
 class ArenaState(IntEnum):
-    """What a slot of the arena table describes; a dropped one keeps its unit range [R24]."""
+    """Kinds of slots of the arena table; a dropped arena's keeps its unit range [R24]."""
 
     NONE = lib.PH_ARENA_NONE
     LIVE = lib.PH_ARENA_LIVE
@@ -349,7 +349,7 @@ class Table(IntEnum):
 
 
 class RecordKind(IntEnum):
-    """What a record says; a WORD is the commit of one word of the bits table, in a header alone."""
+    """Kinds of records; a WORD is the commit of one word of the bits table, in a header alone."""
 
     COMMIT = lib.PH_RECORD_COMMIT
     UNDO = lib.PH_RECORD_UNDO
@@ -357,7 +357,7 @@ class RecordKind(IntEnum):
 
 
 class OperationType(IntEnum):
-    """What an operation of a record does."""
+    """Kinds of operations of a record."""
 
     META = lib.PH_OP_META
     WRITE = lib.PH_OP_WRITE

@@ -39,7 +39,7 @@ _SUPERBLOCK_RANGES = [(at, layout.SUPERBLOCK_BYTES) for at in layout.SUPERBLOCKS
 
 @dataclass(frozen=True)
 class Backup:
-    """What a heap file was before a repair.
+    """The bytes of a heap file before a repair.
 
     Attributes
     ----------

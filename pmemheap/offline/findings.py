@@ -32,7 +32,7 @@ class Phase(IntEnum):
 
 
 class FindingKind(StrEnum):
-    """What sort of thing is wrong."""
+    """Kinds of findings."""
 
     NO_HEAP = "no heap"
     OTHER_VERSION = "other version"
@@ -92,7 +92,7 @@ class Finding:
     expected, found : str
         What stands against what.
     meaning : str
-        What it means for who has data in the heap.
+        What it means for the data in the heap.
     mend : str
         What a repair does about it; empty if nothing can be done in place.
     loses : str

@@ -34,7 +34,7 @@ __all__ = ["Derivation", "Judge", "UnitGap", "doubtful_arenas", "note_strays", "
 
 
 class Judge(Protocol):
-    """What the bytes of a file are read as."""
+    """A reading of the bytes of a file."""
 
     def reads_like(self, slot: SegmentSlot) -> bool:
         """Tell whether entries and bits of a segment agree with each other."""

@@ -42,7 +42,7 @@ _UNKNOWN = struct.Struct("<8sI")
 
 @dataclass(frozen=True)
 class SharedWords:
-    """What the shared page says to recovery of a ``process`` heap."""
+    """The words of the shared page for the recovery of a ``process`` heap."""
 
     applied_lsn: int
     open_undo_lsn: int

@@ -178,7 +178,7 @@ class Map:
 
     @property
     def granularity(self) -> Granularity:
-        """What becomes durable together: the unit of `persist`."""
+        """The unit of `persist`: bytes that become durable together."""
         self._open()
         return self._granularity
 

@@ -376,7 +376,7 @@ def _number(value: int) -> int:
 
 
 def address_range_of(reservation: VMReservation) -> AddressRange:
-    """Return the owner of the addresses: whoever holds it keeps the range, and all maps in it."""
+    """Return the owner of the addresses: a reference to it keeps the range, and all maps in it."""
     return reservation._open()
 
 

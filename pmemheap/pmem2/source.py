@@ -40,7 +40,7 @@ _LARGEST_FD = (1 << 31) - 1
 
 
 class Granularity(IntEnum):
-    """What becomes durable together; a smaller number is finer."""
+    """The unit of durability; a smaller number is finer."""
 
     BYTE = 0
     CACHE_LINE = 1
@@ -52,7 +52,7 @@ class Options:
     """How a source is to be mapped.
 
     `granularity` is the coarsest that will do, None if the caller has not said. `own` is for one
-    piece of a file: whoever syncs the map hears of failures that other maps were told.
+    piece of a file: a sync of the map reports failures that other maps were told already.
     """
 
     shared: bool = True
@@ -71,7 +71,7 @@ class Offer:
 
 
 class Source:
-    """What can be mapped; made by `Source.anonymous` and `Source.file`.
+    """Memory or a file to be mapped; made by `Source.anonymous` and `Source.file`.
 
     Attributes
     ----------

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 UNLIMITED = (1 << 64) - 1
-"""What is left where there is no limit."""
+"""The rest where there is no limit."""
 
 _ENOMEM = -errno.ENOMEM
 _NOTHING = "nothing any more"

@@ -75,7 +75,7 @@ _HUGE_TABLE_LEAST = 16 * MiB
 
 @dataclass(eq=False)
 class Piece:
-    """What a medium gives to one segment: `nunits` units from `first_unit` on.
+    """The memory that a medium gives to one segment: `nunits` units from `first_unit` on.
 
     `slot` and `index` say where it lies in a file, `arena` to which arena of the heap it belongs.
     """
@@ -122,7 +122,7 @@ class Medium(Protocol):
         """Place one table's parts of some pieces, one behind the other."""
 
     def publish(self, piece: Piece, end_unit: int) -> None:
-        """Make a new piece part of the heap, for whoever opens it next."""
+        """Make a new piece part of the heap, also for the next opening."""
 
     def is_published(self, piece: Piece) -> bool:
         """Tell whether a piece is part of the heap, when `publish` or `withdraw` was torn out."""
@@ -290,7 +290,7 @@ class Table:
 
     @property
     def address_range(self) -> AddressRange:
-        """What keeps the addresses mapped."""
+        """The object that keeps the addresses mapped."""
         return address_range_of(self.reservation)
 
     def address(self, unit: int) -> int:
@@ -409,7 +409,7 @@ class Region:
 
     @property
     def address_ranges(self) -> tuple[AddressRange, ...]:
-        """What keeps the tables mapped."""
+        """The objects that keep the tables mapped."""
         return tuple(table.address_range for table in self.tables.values())
 
     @property

@@ -37,7 +37,7 @@ _INTERVALS_TO_OLD = 2
 
 
 class Core(Protocol):
-    """What the supply asks of the C core."""
+    """The methods of the C core that the supply calls."""
 
     def _set_bounds(self, first: int, end: int, scanned_to: int, /) -> None: ...
     def _bounds(self) -> tuple[int, int, int, int]: ...

@@ -35,7 +35,7 @@ _STORES = {TapeKind.STORE, TapeKind.FOUND, TapeKind.WRITE}
 
 @dataclass(frozen=True)
 class Unsynced:
-    """What the medium may have instead of a file's bytes, oldest first."""
+    """Older bytes that the medium may have instead of a file's, oldest first."""
 
     cells: dict[int, list[bytes]]
     sizes: list[int]

@@ -5,8 +5,8 @@
                   ▼
                file        a memfd, or a file in a directory
 
-Who opens the file may change it at will: the next `load` starts from what it finds. A heap that was
-in use in the file that was recorded counts as in use in this one.
+The file may be changed at will: the next `load` starts from what it finds. A heap that was in use
+in the recorded file counts as in use in this one.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ __all__ = ["Crash", "Kind", "Note", "Recorder", "Recording"]
 
 
 class Note(IntEnum):
-    """What the program says of its transaction of some number; numbers count from 1 up."""
+    """Notes of the program on its transactions; numbers count from 1 up."""
 
     BEGIN = 1
     RETURNED = 2
@@ -167,7 +167,7 @@ class Recorder:
 
     @property
     def recording(self) -> Recording:
-        """What was recorded; UsageError before the end."""
+        """The recording; UsageError before the end."""
         if self._recording is None:
             raise UsageError("recorder: one that has ended expected, it has not")
         return self._recording

@@ -73,7 +73,7 @@ class State:
 
 @dataclass
 class StateCounts:
-    """What an enumeration has met: cut points, states by kind, and files met again."""
+    """Counts of an enumeration: cut points, states by kind, and files met again."""
 
     cut_points: int = 0
     exhaustive: int = 0

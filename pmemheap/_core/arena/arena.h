@@ -1,4 +1,4 @@
-/* arena/arena.h -- the calls of the allocator: malloc, free, realloc. Whoever calls holds the lock of the arena. */
+/* arena/arena.h -- the calls of the allocator: malloc, free, realloc. The caller holds the lock of the arena. */
 #pragma once
 #include "block/block.h"
 

@@ -32,7 +32,7 @@ enum pmem2_code {
     PMEM2_E_MAP_EXISTS = -100034,
 };
 
-/* Why a call of an allocator, a log, a transaction or a map was refused. What is >= 0 is an offset, a count or a yes. No two files share a number. */
+/* Why a call of an allocator, a log, a transaction or a map was refused. A result >= 0 is an offset, a count or a yes. No two files share a number. */
 enum ph_refusal {
     /* of the allocator */
     PH_H_REFILL = -1,         /* the pool has no such range: donate units and call again */
@@ -71,14 +71,14 @@ enum ph_refusal {
 /* Units of the longest block that the pool of C serves; what is longer is an extent, Python's affair. */
 enum ph_pool { PH_POOL_MAX = 63 };
 
-/* What a commit outlives. A file says 0 or 1. */
+/* The failures that a commit survives. A file says 0 or 1. */
 enum ph_durability {
     PH_PROCESS = 0,
     PH_POWER = 1,
     PH_VOLATILE = 2, /* no log: memory, which nothing outlives */
 };
 
-/* What the public calls of a heap may do. The order matters: from PH_S_READONLY on nothing may be changed, and behind it no
+/* States of a heap: what its public calls may do. The order matters: from PH_S_READONLY on nothing may be changed, and behind it no
  * table is there. */
 enum ph_heap_state {
     PH_S_OPEN = 0,
@@ -90,14 +90,14 @@ enum ph_heap_state {
     PH_S_CLOSED,
 };
 
-/* What an entry of the file says of the units from its own on. */
+/* Kinds of entries in the file: what begins at a unit. */
 enum ph_kind {
     PH_KIND_FREE = 0,
     PH_KIND_LARGE = 1,
     PH_KIND_RUN = 2,
 };
 
-/* What a unit is, as far as this process knows (volatile). */
+/* Volatile states of a unit. */
 enum ph_unit_state {
     PH_U_OTHER = 0,  /* not ours: Python's free extent, never used, or not read yet */
     PH_U_FREE,       /* first unit of a free range of the pool */
@@ -110,13 +110,13 @@ enum ph_unit_state {
     PH_U_QUARANTINE, /* first unit of units that were freed, but may not be used again yet: no entry any more */
 };
 
-/* What a record touches, beside the tables of enum ph_table: bytes of blocks that it carries, or that were synced before it. */
+/* Targets of a record beside the tables of enum ph_table: bytes of blocks that it carries, or that were synced before. */
 enum ph_touched {
     PH_TOUCH_DATA = -1,
     PH_TOUCH_FRESH = -2,
 };
 
-/* What a transaction is. */
+/* States of a transaction. */
 enum ph_tx_state {
     PH_X_OPEN = 0,
     PH_X_COMMITTED,
@@ -171,7 +171,7 @@ enum ph_rule {
     PH_SPARE_SYNC = 34,
 };
 
-/* What a check of the allocator has found. */
+/* Findings of a check of the allocator. */
 enum ph_finding_code {
     PH_F_ENTRY_WORD = 1, /* entry of a unit: kind, class, number of units */
     PH_F_ENTRY_BYTES,    /* entry of a unit: bytes asked for */

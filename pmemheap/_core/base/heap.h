@@ -1,7 +1,7 @@
 /* base/heap.h -- the allocator core: blocks, runs and the pool of free units of one arena.
  *
  * Plain C without Python and without system calls: it is handed its tables, keeps them, and answers in
- * nanoseconds. Whoever calls holds the lock of the arena (for the extension type that is the GIL).
+ * nanoseconds. The caller holds the lock of the arena (for the extension type that is the GIL).
  *
  *   logical unit   first_unit                                     wilderness      wilderness_end        end_unit
  *                  | run | large |free| run ... (pool: C)         |  never used  | extents: Python |
@@ -98,7 +98,7 @@ struct ph_refs_table {
 };
 
 /* ph_withheld -- the blocks of runs that are neither live nor free, a word of the bits table at a time. Volatile: their
- * bits in `bits` are clear, so that whoever opens the file finds them free. */
+ * bits in `bits` are clear, so that the next opening of the file finds them free. */
 struct ph_withheld_word {
     uint64_t key;         /* index of the word + 1; 0 = empty slot */
     uint64_t reserved;    /* blocks of open transactions */
@@ -126,7 +126,7 @@ struct ph_ages {
     uint8_t interval;      /* that of now */
 };
 
-/* What the log has to be told in a power heap, until the next record takes it. */
+/* Blocks freed in a power heap since the last record: the next one tells the log. */
 struct ph_freed {
     uint64_t offset, nbytes; /* what was freed: whole blocks, or the units that a block lost at its end */
 };

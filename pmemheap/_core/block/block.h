@@ -116,7 +116,7 @@ void ph_cancel(struct ph_heap *h, uint64_t offset);
 void ph_retire(struct ph_heap *h, uint64_t offset);
 void ph_release(struct ph_heap *h, uint64_t offset);
 
-/* The same words, stored here, for who has nothing to log: with publish, with retire. */
+/* Store the words of a block here, for callers that have nothing to log: with publish, with retire. */
 void ph_describe(struct ph_heap *h, uint64_t offset);
 void ph_undescribe(struct ph_heap *h, uint64_t offset);
 

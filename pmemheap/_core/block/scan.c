@@ -59,7 +59,7 @@ static int adopt(struct ph_heap *h, uint64_t unit)
     return 0;
 }
 
-/* The same for who gives nothing back: a run without a block stays one until somebody looks for space. */
+/* The same, and nothing is given back: a run without a block stays one until a call needs space. */
 static int adopt_as_is(struct ph_heap *h, uint64_t unit)
 {
     int adopted = adopt(h, unit);

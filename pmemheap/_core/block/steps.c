@@ -6,8 +6,8 @@
  *       |     release      v                  v
  *       +-------------- quarantined <---------+
  *
- * A block in the middle is *withheld*: no table that persists describes it, so that whoever opens the file finds it
- * free, but nobody else gets it. A quarantined block may be released while it is viewed: then its space becomes free
+ * A block in the middle is *withheld*: no persistent table describes it, so that the next opening of the file finds it
+ * free, but no call gets it before. A quarantined block may be released while it is viewed: then its space becomes free
  * when the last view goes. */
 #include "block/block.h"
 
@@ -78,7 +78,7 @@ int64_t ph_reserve_block(struct ph_heap *h, uint64_t size, uint64_t align)
     return unit << PH_UNIT_SHIFT;
 }
 
-/* ph_publish -- reserved -> live. What was asked for is not known here: the block counts with its size. */
+/* ph_publish -- reserved -> live. The requested size is not known here: the block counts with its capacity. */
 void ph_publish(struct ph_heap *h, uint64_t offset)
 {
     PH_ASSERT(ph_is_reserved(h, offset));

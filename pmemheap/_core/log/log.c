@@ -97,7 +97,7 @@ int ph_log_has_header(const struct ph_log *log)
     return first == log->epoch || second == log->epoch;
 }
 
-/* The same for a record that is to be appended now: what is refused is remembered, for who makes room. */
+/* The same for a record that is to be appended now: a refusal is remembered, for the upkeep that makes room. */
 static int claim_room(struct ph_log *log, uint64_t bytes, uint64_t spare)
 {
     int refused = ph_log_room(log, bytes, spare);

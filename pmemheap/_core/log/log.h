@@ -7,7 +7,7 @@
  *
  * An LSN is a position in an endless log; byte x of it lies at `base + x % size`. A record is appended in one
  * go, becomes durable with a sync of the ring (power heaps) and is then applied: its images are stored to the
- * home tables and to the data. What is pending is read back from the ring, nothing else remembers it. */
+ * home tables and to the data. Pending records are read back from the ring: nothing else remembers them. */
 #ifndef PH_LOG_H
 #define PH_LOG_H
 
@@ -96,7 +96,7 @@ int ph_log_has_header(const struct ph_log *log);
 /* ph_log_chain_at -- CRC that the record at `lsn` continues: the chain seed of a superblock with that tail. */
 uint32_t ph_log_chain_at(const struct ph_log *log, uint64_t lsn);
 
-/* What a scan found: `end` is the LSN behind the last record that is accepted. */
+/* The result of a scan: `end` is the LSN behind the last record that is accepted. */
 struct ph_scan {
     uint64_t end, file_end, records, undos;
     uint32_t chain, txid;  /* of the last one; the greatest txid */

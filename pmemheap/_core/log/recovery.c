@@ -174,7 +174,7 @@ static int by_txid(const void *left, const void *right)
     return a->txid < b->txid ? -1 : a->txid > b->txid;
 }
 
-/* What is known of a transaction with an UNDO, once they are sorted. */
+/* A transaction with an UNDO, once the UNDOs are sorted. */
 static struct undone *find_undone(const struct plan *plan, uint32_t txid)
 {
     struct undone key = {.txid = txid};

@@ -1,4 +1,4 @@
-/* map/change.c -- changing a map: put, remove, patch. What it is built of is in map_build.c. */
+/* map/change.c -- changing a map: put, remove, patch. map/build.c has the steps. */
 #include "map/build.h"
 
 enum {
@@ -52,7 +52,7 @@ static int replace_child(struct ph_map_edit *edit, const struct change *change)
     return 0;
 }
 
-/* What a change in place begins with: all but the room between slots and entries. Nobody looks at the image of a leaf
+/* Copy a node to change it in place: all but the room between slots and entries. Nobody looks at the image of a leaf
  * when the transaction has no second call: header and slots will do then. */
 static void copy_node(const struct ph_map_build *b, uint8_t *bytes, const uint8_t *node)
 {
@@ -161,7 +161,7 @@ static int modify(struct ph_map_build *b, uint64_t offset, uint32_t level, struc
 
 /* ---------------------------------------------------------------- put */
 
-/* What a leaf gets for a key: the value, or where it lies apart. `reference`: where it is placed already, its length. */
+/* Make the value of a leaf entry: the bytes, or where they lie apart. `reference`: where it is placed already, its length. */
 static int make_entry(struct ph_map_build *b, const void *key, uint64_t nkey, const void *value, uint64_t *reference,
                       struct ph_map_item *entry)
 {

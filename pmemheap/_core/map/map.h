@@ -117,7 +117,7 @@ struct ph_map_scan {
 int ph_map_scan_next(struct ph_map *map, const struct ph_log *log, struct ph_map_scan *scan, const uint8_t **key,
                      uint64_t *nkey, struct ph_map_value *value);
 
-/* A node, for who checks them all; NULL: see ph_map.why. */
+/* A node, for checks; NULL: see ph_map.why. */
 const uint8_t *ph_map_node(struct ph_map *map, uint64_t offset, uint32_t level);
 int ph_map_header_of(struct ph_map *map, struct ph_map_header *header);
 

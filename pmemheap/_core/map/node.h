@@ -46,7 +46,7 @@ static inline uint32_t ph_entry_bytes(const struct ph_map_item *entry)
     return 4u + entry->nkey + entry->nvalue;
 }
 
-/* ph_entry_at -- the entry that lies at a byte of a node; -1 if none does. Who gets one may rely on it: it lies inside of
+/* ph_entry_at -- the entry that lies at a byte of a node; -1 if none does. The caller may rely on it: the entry lies inside of
  * the node, behind its slots, and the key is no longer than a key may be. */
 static inline int ph_entry_at(const uint8_t *node, uint32_t at, struct ph_map_item *entry)
 {

@@ -104,7 +104,7 @@ static int key_behind(struct ph_map_build *b, const struct ph_map_cursor *cursor
     }
 }
 
-/* What was divided takes the place of what was gathered. */
+/* Put the divided nodes in the place of the gathered ones. */
 static int build_pack(struct ph_map_build *b, const struct ph_map_cursor *cursor, struct pack *pack)
 {
     uint32_t depth = cursor->height - 2;

@@ -1,9 +1,9 @@
 /* map/scan.c -- going through a map while it changes.
  *
- * A scan stands on the entry that it will give next, and keeps the way there and a copy of the key. Whoever changes bytes
- * of blocks counts on in the log, and so does who changes what a transaction makes of them: as long as the count is the
- * same, and the transaction, the way is good. Else the key is looked for again; if it is gone, the one behind it is next.
- * So what is given is there at this moment. What is added between the entry that was given last and the next one is not
+ * A scan stands on the entry that it will give next, and keeps the way there and a copy of the key. Each change of
+ * the bytes of blocks increments a count in the log, and so does each change that a transaction collects. While count and
+ * transaction are the same, the way is good. Else the key is looked for again; if it is gone, the one behind it is next.
+ * So an entry is there at the moment at which it is given. An entry that is added between the last one and the next is not
  * seen, so that a loop that adds something behind each key comes to its end.
  *
  * Each key has to be greater than the one before, or less, backwards: else the nodes are damaged, and a scan of them

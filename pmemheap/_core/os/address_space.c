@@ -105,7 +105,7 @@ static void add_headroom(struct ph_range *range, uint64_t wish)
     }
 }
 
-/* Give headroom beyond `keep` bytes back. What the kernel does not take stays headroom. */
+/* Give headroom beyond `keep` bytes back. If the kernel refuses, it stays headroom. */
 static void trim_headroom(struct ph_range *range, uint64_t keep)
 {
     uint64_t surplus = headroom_of(range) > keep ? headroom_of(range) - keep : 0;

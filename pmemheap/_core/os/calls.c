@@ -232,7 +232,7 @@ int64_t ph_try_map(int32_t fd, uint64_t offset, uint64_t length, int32_t flags)
     return 0;
 }
 
-/* What the file system did not refuse of the first piece it does not refuse of the others: they need no second call. */
+/* A file system that has accepted the flags for one piece accepts them for all: the others need no second call. */
 int64_t ph_map_row(int32_t fd, uint64_t address, const uint64_t *pieces, uint64_t count, int32_t flags)
 {
     uint64_t at = address;

@@ -15,7 +15,7 @@
  * A fault. Somebody has cut a file that is mapped here, or its medium cannot be read: the kernel sends SIGBUS. Pages that
  * the file has no more are replaced by zeros of our own, the file counts as lost, and the call that met it goes on to
  * its end. While a view of the heap lives that was handed out, the fault is left to the handler that was there before,
- * which as a rule ends the process: nobody could tell who looks through the view that its bytes have gone.
+ * which as a rule ends the process: a reader of the view could not be told that its bytes have gone.
  *
  * A map is entered before it is made and struck off when it has gone. Both copies of the core have one table, and one
  * lock: held while a file is mapped elsewhere and moved, and across a fork, so that a child sees no map on its way. */

@@ -4,7 +4,7 @@
 #pragma once
 #include "os/os.h"
 
-/* ph_files_lock, ph_files_unlock -- keep the table, and forks, from changing. What is done in between makes no call of
+/* ph_files_lock, ph_files_unlock -- keep the table, and forks, from changing. Code in between makes no call of
  * Python and touches no mapped file. */
 void ph_files_lock(void);
 void ph_files_unlock(void);
@@ -12,7 +12,7 @@ void ph_files_unlock(void);
 /* ph_files_unmapped -- nothing of a file is mapped in a range any more. */
 void ph_files_unmapped(uint64_t address, uint64_t length);
 
-/* What the owner of the heaps does, under the lock, in a signal handler or in a forked child: no call of Python, no
+/* Hooks of the owner of the heaps. They run under the lock, in a signal handler or in a forked child: no call of Python, no
  * allocation. `forked`: all files belong to the parent from now on. `lost`: what is mapped of a file is not in the file;
  * 0 if somebody looks at it through a view, so that nothing can be done. */
 struct ph_file_hooks {

@@ -198,7 +198,7 @@ PyDoc_STRVAR(free_doc,
 "Free the block at `offset`.\n\n"
 "Parameters\n----------\n"
 "offset : int\n    What `malloc` returned.\n"
-"deferred : bool, optional\n    Free also with live views. The block is gone at once, for every call and for whoever opens the file after a\n"
+"deferred : bool, optional\n    Free also with live views. The block is gone at once, for every call and for the next opening of the file after a\n"
 "    crash; its bytes stay, and its space is nobody else's, until the last view goes.\n\n"
 "Raises\n------\n"
 "UsageError\n    No live block begins there: double free, foreign or interior offset. Nothing has changed.\n"
@@ -515,7 +515,7 @@ static PyObject *free_own(PyObject *object, uint64_t *offsets, Py_ssize_t count)
     return result;
 }
 
-/* What is checked is what is freed: another thread may write to the caller's buffer without the GIL. */
+/* Check a copy, and free by the copy: another thread may write to the caller's buffer without the GIL. */
 static PyObject *free_copy(PyObject *object, const Py_buffer *buffer)
 {
     uint64_t *offsets = PyMem_Malloc((size_t)buffer->len + 1);

@@ -133,7 +133,7 @@ static PyObject *get_state(PyObject *object, PyObject *ignored)
     return PyLong_FromLong(((struct heap_object *)object)->state);
 }
 
-/* Whoever asked whether a transaction is open did not see one that a callback began, or that is being dropped. */
+/* A callback may have begun a transaction since the caller looked for open ones; another may be in its finalizer. */
 static void end_transactions(struct heap_object *self)
 {
     struct log_object *log = (struct log_object *)self->log;

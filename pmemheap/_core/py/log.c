@@ -124,7 +124,7 @@ static PyObject *chain_at(PyObject *object, PyObject *argument)
     return PyLong_FromUnsignedLong(ph_log_chain_at(log_of(object), lsn));
 }
 
-/* While the log moves nothing is appended: whoever wants to comes through the lock of the heap. */
+/* While the log moves nothing is appended: a thread that wants to waits for the lock of the heap. */
 static PyObject *freeze(PyObject *object, PyObject *argument)
 {
     log_of(object)->frozen = PyObject_IsTrue(argument) == 1;

@@ -40,7 +40,7 @@ static int64_t begin_change(PyObject *object, struct ph_tx **tx, int (*tick)(str
     return *tx == NULL ? PH_M_NO_TX : busy ? PH_M_BUSY : 0;
 }
 
-/* What a change has led to, or the code with which Python is to begin a transaction; PH_M_RAISED: an exception is set. */
+/* End a change: its result, or the code with which Python is to begin a transaction. PH_M_RAISED: an exception is set. */
 static int64_t end_change(struct map_object *self, const struct ph_tx *tx, int64_t code)
 {
     self->map.tx = NULL;
@@ -63,7 +63,7 @@ static PyObject *number_of(int64_t code)
 /* ---------------------------------------------------------------- reading */
 
 /* 1: there is such a key, 0: there is none, -1: an exception is set. An object that is no bytes is a key that is not
- * there, as in other mappings of bytes. What is found is there until Python code runs: the caller releases `in` only
+ * there, as in other mappings of bytes. The value stays there until Python code runs: the caller releases `in` only
  * when it has no more need of it. */
 static int find(PyObject *object, PyObject *key, struct bytes_in *in, struct ph_map_value *value)
 {
@@ -509,7 +509,7 @@ static PyObject *attach(PyObject *object, PyObject *args)
     ph_map_note_maker(self);
     if (ph_map_look(object) < 0)
         return NULL;
-    ph_map_header_at(&self->map, &header); /* if there is none, whoever looks at it finds out */
+    ph_map_header_at(&self->map, &header); /* if there is none, the first look at it finds out */
     self->map.id = header.id;
     Py_RETURN_NONE;
 }

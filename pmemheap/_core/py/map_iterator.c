@@ -1,6 +1,6 @@
 /* py/map_iterator.c -- MapIterator: goes through a map while it changes; made by MapCore._iterate.
  *
- * What it gives was there at this moment, and is a copy. Where it is, and whether that is good still, is in map_scan.c. */
+ * It yields copies of entries that are there at this moment. map/scan.c knows where it stands. */
 #include "py/map.h"
 
 #include <string.h>
@@ -108,7 +108,7 @@ static int is_skipped(const struct map_iterator *self, PyObject *key)
     return skipped;
 }
 
-/* What is wanted of an entry; steals both. The pair is made last: the garbage collector, which may run for it, may do
+/* The key, the value or the pair, as the iterator was asked for; steals both. The pair is made last: the garbage collector, which may run for it, may do
  * anything to the map. */
 static PyObject *wanted(const struct map_iterator *self, PyObject *key, PyObject *value)
 {

@@ -105,7 +105,7 @@ static int is_main_interpreter(void)
     return PyInterpreterState_GetID(PyInterpreterState_Get()) == 0;
 }
 
-/* What is built for the limited API of 3.12 takes None for immortal; an older Python would free it. */
+/* A core that was built for the limited API of 3.12 takes None for immortal; an older Python would free it. */
 static int require_no_older_python(void)
 {
     if (Py_Version >> 16 >= Py_LIMITED_API >> 16)

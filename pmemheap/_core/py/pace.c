@@ -6,7 +6,7 @@
  * There is no thread that could wait, so calls look at the clock: each one where calls are rare, so that a heap which was
  * left alone gives back at the next call, of whatever kind; one in 64 where they follow each other in a loop. Calls that
  * free count for themselves, and what they free lets the next call of the others look: that one may come much later.
- * What is due runs before the call does anything, so that a call that raises has changed nothing, and no commit that is
+ * Upkeep that is due runs before the call does anything, so that a call that raises has changed nothing, and no commit that is
  * done is reported as refused. */
 #include "py/log.h"
 

@@ -139,7 +139,7 @@ static int is_vacant(const struct places *self, uint64_t start, uint64_t stop)
 
 /* ---------------------------------------------------------------- placing */
 
-/* What is to be placed: one map for each exporter, next to each other, from pieces of a source. */
+/* A request to place maps: one for each exporter, next to each other, from pieces of a source. */
 struct job {
     uint64_t offset; /* in the reservation */
     uint64_t length; /* in whole pages, of all */

@@ -97,7 +97,7 @@ void ph_ages_given_back(struct ph_ages *ages, uint64_t start, uint64_t nunits)
     stamp(ages, start, nunits, 0);
 }
 
-/* ph_ages_next -- another interval begins. What was freed 255 of them ago seems young again, for one of them. */
+/* ph_ages_next -- another interval begins. A unit that was freed 255 intervals ago seems young again, for one interval. */
 void ph_ages_next(struct ph_ages *ages)
 {
     ages->interval = ages->interval == UINT8_MAX ? 1 : (uint8_t)(ages->interval + 1);

@@ -1,9 +1,9 @@
 /* tx/images.c -- images: pages of a heap as an open transaction leaves them.
  *
- * What a transaction has collected for a block is a list of ranges. Who changes the same pages again and again, as a map
- * does with its nodes, keeps their images here and need not read the list. There is one table a transaction, keyed by the
- * offset of the page: so all who change the same page in the same transaction see the same bytes. It is a cache. What was
- * collected says the same, and an image that was dropped can be made again of it (ph_tx_overlay).
+ * A transaction collects the writes to a block as a list of ranges. A map changes the same nodes again and again: it
+ * keeps their images here and need not read the list. There is one table a transaction, keyed by the offset of the page,
+ * so that two maps see the same bytes of a page. The table is a cache: the collected writes say the same, and
+ * ph_tx_overlay makes a dropped image again.
  *
  * The memory of images goes back to the log, which hands it to the next transaction. */
 #include <stdlib.h>

@@ -256,7 +256,7 @@ uint64_t ph_tx_next_rooted(const struct ph_tx *tx, uint64_t from)
 
 /* ---------------------------------------------------------------- bytes */
 
-/* Who changes a page without its image: from now on it has to be made of what was collected. */
+/* A page was changed without its image: the next look makes the image again of the collected writes. */
 static void forget_image(struct ph_tx *tx, uint64_t start)
 {
     ph_tx_image_drop(tx, start);
@@ -514,7 +514,7 @@ static void put_back(struct ph_tx *tx, const struct ph_tx_bytes *one)
     ph_put(h->data + ph_local(one->offset), tx->buffer + one->at, one->nbytes);
 }
 
-/* What was collected beyond a point for blocks that store at once again: now, or later stores would be older. */
+/* Store the writes collected beyond a point for blocks that store at once again: later stores must come after them. */
 static void store_collected(struct ph_tx *tx, uint64_t from)
 {
     uint64_t kept = from;
@@ -569,7 +569,7 @@ static void drop_beyond(struct ph_tx *tx, const struct ph_tx_savepoint *point)
     }
 }
 
-/* What was taken of reserved blocks from index `first` on: the blocks may be about to go. */
+/* Drop the snapshots of reserved blocks from index `first` on: the blocks may be about to go. */
 static void forget_fresh_snapshots(struct ph_tx *tx, uint64_t first)
 {
     uint64_t kept = first;
