@@ -123,11 +123,11 @@ bench: $(VENV)/bench/ready
 
 # Commits beside SQLite, LMDB and libpmemobj, recovery, calls outside of transactions.
 commits: $(VENV)/bench/ready | peers
-	$(VENV)/bench/bin/python benchmarks/commits.py --out benchmarks/results/commits $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(VENV)/bench/bin/python benchmarks/compare.py --only commits,recovery,bare --out benchmarks/results/commits $(if $(ROUNDS),--rounds $(ROUNDS))
 
 # The key-value store of the examples beside LMDB, RocksDB, LevelDB, SQLite, diskcache and GNU dbm.
 kv: $(VENV)/bench/ready
-	$(VENV)/bench/bin/python benchmarks/kv.py --out benchmarks/results/kv $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(VENV)/bench/bin/python benchmarks/compare.py --only kv --out benchmarks/results/kv $(if $(ROUNDS),--rounds $(ROUNDS))
 
 # Libraries that are compared with where they can be had; without them the results say what is missing.
 peers:

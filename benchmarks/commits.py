@@ -1,9 +1,7 @@
 """Commits a second and bytes written for each, beside SQLite, LMDB and libpmemobj, in one run.
 
-    python benchmarks/commits.py                  commits, recovery, bare calls
-    python benchmarks/commits.py --quick          that they run
-    python benchmarks/compare.py --only commits
-
+    python benchmarks/compare.py --only commits,recovery,bare      commits, recovery, bare calls
+    python benchmarks/compare.py --only commits,recovery,bare --quick      that they run
 All contenders keep the same table on the same file system and promise the same: in the durable
 section that a commit which has returned survives a power failure, in the lazy one that it survives
 the end of its process. They take turns in each round; medians and their ratios are what counts.
@@ -12,7 +10,6 @@ the end of its process. They take turns in each round; medians and their ratios 
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -90,9 +87,3 @@ def _add(results: Results, section: str, turns: Turns) -> None:
     results.add(rows(f"{section}: {WRITTEN}", "bytes", written))
     results.add(rows(f"{section}: {LOGGED}", "bytes", logged))
     results.add(rows(f"{section}: {SYNCED}", "syncs", synced))
-
-
-if __name__ == "__main__":
-    from compare import main
-
-    main(["--only", "commits,recovery,bare", *sys.argv[1:]])

@@ -1,7 +1,7 @@
 """The key-value store of the examples beside LMDB, RocksDB, LevelDB, SQLite, diskcache and GNU dbm.
 
-    python benchmarks/kv.py                  everything
-    python benchmarks/kv.py --quick          that it runs
+    python benchmarks/compare.py --only kv                  everything
+    python benchmarks/compare.py --only kv --quick          that it runs
     python benchmarks/compare.py --only kv
 
 100 000 records of 24 + 100 bytes; 8 500 with values from 16 bytes to 16 KiB; 64 values of 1 MiB;
@@ -27,7 +27,6 @@ import contextlib
 import math
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -254,9 +253,3 @@ def ratio_to_best_peer(
     """Return our least by theirs; NaN where one is missing, or theirs is nothing."""
     theirs = best_peer(results, section, case, names)
     return results.best(section, case, OURS) / theirs if theirs else math.nan
-
-
-if __name__ == "__main__":
-    from compare import main
-
-    main(["--only", "kv", *sys.argv[1:]])

@@ -98,7 +98,10 @@ def test_compare_writes_what_it_measured(tmp_path: Path) -> None:
 
 
 def test_commits_are_measured_beside_others(tmp_path: Path) -> None:
-    run(BENCHMARKS / "commits.py", "--quick", "--peers", "pmemheap", "--out", str(tmp_path))
+    run(
+        BENCHMARKS / "compare.py", "--only", "commits,recovery,bare", "--quick",
+        "--peers", "pmemheap", "--out", str(tmp_path),
+    )  # fmt: skip
     document = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
     if any(what.startswith("commits") for what in document["skipped"] if " on " not in what):
         pytest.skip("this file system keeps nothing over a power failure")
@@ -118,7 +121,10 @@ def test_commits_are_measured_beside_others(tmp_path: Path) -> None:
 
 
 def test_the_key_value_store_is_measured_beside_others_that_are_there(tmp_path: Path) -> None:
-    run(BENCHMARKS / "kv.py", "--quick", "--peers", "pmemheap", "--out", str(tmp_path))
+    run(
+        BENCHMARKS / "compare.py", "--only", "kv", "--quick", "--peers", "pmemheap",
+        "--out", str(tmp_path),
+    )  # fmt: skip
     document = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
     measured: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for row in document["rows"]:

@@ -160,6 +160,31 @@ def test_no_two_modules_need_each_other() -> None:
         pytest.fail(f"no knot expected, found {' -> '.join(error.args[1])}")
 
 
+def test_no_two_benchmarks_need_each_other() -> None:
+    folder = Path(__file__).parent.parent / "benchmarks"
+    names = {path.stem for path in folder.glob("*.py")}
+    needs: dict[str, set[str]] = {}
+    for path in folder.glob("*.py"):
+        found = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        needs[path.stem] = names & {
+            name
+            for node in found
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            if name is not None
+        }
+    assert needs["compare"], "imports expected, none seen"
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        pytest.fail(f"no knot expected, found {' -> '.join(error.args[1])}")
+
+
 def test_readme_shows_the_layers() -> None:
     text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     picture = text.split("## Layers")[1].split("\n\n")[1]
