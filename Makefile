@@ -110,6 +110,7 @@ fifo: $(VENV)/bench/ready
 	  build/fifo/$(medium).json build/fifo/$(medium)--never-trim.json)
 
 lint: $(VENV)/lint,test/ready
+	.ci/titles
 	$(VENV)/lint,test/bin/ruff check $(PYTHON_CODE)
 	$(VENV)/lint,test/bin/ruff format --check $(PYTHON_CODE)
 	$(VENV)/lint,test/bin/mypy

@@ -2,6 +2,7 @@
 
     python benchmarks/compare.py --only commits,recovery,bare      commits, recovery, bare calls
     python benchmarks/compare.py --only commits,recovery,bare --quick      that they run
+
 All contenders keep the same table on the same file system and promise the same: in the durable
 section that a commit which has returned survives a power failure, in the lazy one that it survives
 the end of its process. They take turns in each round; medians and their ratios are what counts.
