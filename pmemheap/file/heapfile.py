@@ -59,7 +59,7 @@ from pmemheap.native import NativeError
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.row import file_row
-from pmemheap.pmem2.source import Options, Pieces
+from pmemheap.pmem2.source import FileSource, Options, Pieces
 from pmemheap.refusals import refusal, refusals
 from pmemheap.space.region import Piece
 from pmemheap.units import UNIT, format_bytes
@@ -189,10 +189,8 @@ class HeapFile:
         self.maybe_holes = False
         self.sync_failed = False
         self.taken = ""
-        self._current = (
-            0,
-            b"",
-        )  # the superblock that is current: which copy, its bytes; replaced whole
+        self._source: FileSource | None = None  # of `fd`, once something has been mapped
+        self._current = (0, b"")  # which superblock is current, its bytes; replaced whole
         self._is_new = False
         self.in_doubt = False
 
@@ -575,21 +573,32 @@ class HeapFile:
         Pmem2Error
             The system refuses.
         """
-        self._require_long(max(at + length for at, length in pieces))
+        source = self._look_at_source(max(at + length for at, length in pieces))
         native.file_will_map(
             self.number, reservation.address + offset, pieces,
             shared=options.shared, readonly=options.readonly,
         )  # fmt: skip
-        return file_row(self.fd, reservation, offset, pieces, options)
+        return file_row(source, reservation, offset, pieces, options)
 
-    def _require_long(self, length: int) -> None:
-        """Raise if the file has not the bytes that its tables, as they were read, speak of."""
-        size = length
-        with suppress(NativeError):
-            size = native.fstat(self.fd).size
-        if size < length and not (self.readonly and self.has_writer()):
-            self.taken = f"cut to {size} bytes"
+    def _look_at_source(self, length: int) -> FileSource:
+        """Return the file to be mapped, which is asked once what it is, and each time how long.
+
+        Raises
+        ------
+        DurabilityError
+            It has not the bytes that its tables, as they were read, speak of.
+        Pmem2Error
+            The system does not tell what it is.
+        """
+        source = self._source = self._source or FileSource(self.fd)
+        try:
+            source.size = native.fstat(self.fd).size
+        except NativeError as error:
+            raise source.refusal(error.errno or errno.EIO, "a file to be looked at") from error
+        if source.size < length and not (self.readonly and self.has_writer()):
+            self.taken = f"cut to {source.size} bytes"
             raise self.failure()
+        return source
 
     def _cut_surplus(self) -> None:
         """Cut off what a growth or a cut that did not end has left behind the last segment."""

@@ -29,7 +29,7 @@ def anonymous_row(reservation: VMReservation, offset: int, lengths: Sequence[int
 
 
 def file_row(
-    fd: int,
+    source: FileSource,
     reservation: VMReservation,
     offset: int,
     pieces: Pieces,
@@ -37,13 +37,14 @@ def file_row(
 ) -> list[Map]:
     """Place pieces of a file, ``(file offset, length)``, one behind the other.
 
+    The size of `source` is that of the file now: the caller has looked.
+
     Raises
     ------
     Pmem2Error
         As `Map.file`. The range is as it was.
     """
     lengths = [length for _, length in pieces]
-    source = FileSource(fd)
     _check(source, pieces)
     return place_row(reservation, offset, source, pieces, lengths, options)
 

@@ -180,6 +180,7 @@ class FileSource(Source):
         status = self._status(fd)
         self._fd = fd
         self._device = stat.S_ISCHR(status.mode)
+        self._is_dax: bool | None = None  # not asked yet
         if self._device:
             size, alignment = _measure_device(status)
         else:
@@ -247,10 +248,11 @@ class FileSource(Source):
 
     def _is_sync(self, pieces: Pieces) -> bool:
         try:
-            is_dax = self._device or native.is_dax(self._fd)
+            if self._is_dax is None:
+                self._is_dax = self._device or native.is_dax(self._fd)
         except OSError as error:
             raise self.refusal(error.errno or errno.EIO, "a file to be looked at") from error
-        return is_dax and native.can_map_in_sync(self._fd, *pieces[0])
+        return self._is_dax and native.can_map_in_sync(self._fd, *pieces[0])
 
 
 # ---------------------------------------------------------------- device dax, as sysfs shows it

@@ -1,0 +1,32 @@
+"""Journeys have budgets: Python calls, crossings into C and system calls, which only fall."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from journeys import JOURNEYS, Count, counted
+
+from pmemheap import Heap
+
+BUDGETS = {
+    "growth": Count(python=604, crossings=59, system=27),
+    "opening after a crash": Count(python=1396, crossings=124, system=94),
+    "first put": Count(python=605, crossings=51, system=38),
+    "trim of nine segments": Count(python=714, crossings=123, system=70),
+    "durable commit": Count(python=12, crossings=9, system=5),
+}
+
+
+@pytest.mark.parametrize("name", JOURNEYS)
+def test_a_journey_keeps_its_budget(name: str, tmp_path: Path) -> None:
+    count = JOURNEYS[name](tmp_path / "heap")
+    assert not count.exceeds(BUDGETS[name]), f"{BUDGETS[name]} at most expected, found {count}"
+
+
+def test_the_counter_sees_all_three() -> None:
+    with Heap.anonymous() as heap:
+        heap.malloc(100)
+        assert counted(lambda: heap.malloc(100)) == Count(0, 1, 0)
+        count = counted(lambda: heap.malloc(64 << 20))
+    assert min(count.python, count.crossings, count.system) > 0
