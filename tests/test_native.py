@@ -266,6 +266,42 @@ def test_a_exporter_has_its_memory_from_being_placed_to_being_removed(line: Addr
         memoryview(exporter)
 
 
+def row_of(places: Places, count: int) -> list[Exporter]:
+    row = [Exporter(0, PAGE, False, None) for _ in range(count)]
+    flags = native.map_flags(shared=False)
+    maps: list[object] = [object() for _ in row]
+    assert places.place(0, count * PAGE, PAGE, flags, -1, [], maps, row) == 0
+    return row
+
+
+def test_a_row_is_removed_in_one_call(line: AddressRange) -> None:
+    places = Places(line)
+    row = row_of(places, 4)
+    calls = native.system_calls()
+    assert places.remove_row(row[1], row[2]) == 2
+    assert native.system_calls() == calls + 1
+    assert [each.closed for each in row] == [False, True, True, False]
+    assert (line.exporters, len(places.all())) == (2, 2)
+    assert [places.remove(row[0]), places.remove(row[3]), places.release()] == [0, 0, 0]
+
+
+def test_a_row_with_a_view_a_gap_or_a_refusal_stays(line: AddressRange) -> None:
+    places = Places(line)
+    row = row_of(places, 3)
+    with memoryview(row[1]):
+        assert places.remove_row(row[0], row[2]) == -errno.EBUSY
+    with native.faults(1, errno.ENOMEM):
+        assert places.remove_row(row[0], row[2]) == -errno.ENOMEM
+    assert places.remove_row(row[2], row[0]) == -errno.EINVAL
+    assert places.remove_row(row[0], Exporter(0, PAGE, False, None)) == -errno.EINVAL
+    with memoryview(row[1]) as view:  # all of it is there
+        view[0] = 1
+    assert places.remove(row[1]) == 0
+    assert places.remove_row(row[0], row[2]) == -errno.EINVAL  # a gap
+    assert places.remove_row(row[0], row[0]) == 1
+    assert len(places.all()) == 1
+
+
 def test_a_dead_address_range_leaves_its_weak_references() -> None:
     line = AddressRange(0, 16 * PAGE)
     reference = weakref.ref(line)

@@ -31,7 +31,7 @@ from pmemheap.native import Exporter
 from pmemheap.pmem2 import codes
 from pmemheap.pmem2.codes import refused
 from pmemheap.pmem2.numbers import whole
-from pmemheap.pmem2.reservation import VMReservation, place, remove
+from pmemheap.pmem2.reservation import VMReservation, place, remove, remove_row
 from pmemheap.pmem2.source import AnonymousSource, FileSource, Granularity, Options, Pieces, Source
 from pmemheap.units import PAGE, align_down, align_up
 
@@ -355,6 +355,19 @@ def place_row(  # noqa: PLR0913, PLR0917 -- what, where, and how it is divided
     if code < 0:
         raise source.refusal(-code, f"a map of {total:#x} bytes in {reservation!r}")
     return maps
+
+
+def close_row(maps: Sequence[Map]) -> bool:
+    """Close maps that lie next to each other in one reservation, lowest first, in one step.
+
+    Returns
+    -------
+    bool
+        Whether that has been done. If not, nothing has changed: a view lives on one of them, there
+        is a gap, one is closed, or the system refused.
+    """
+    first, last = maps[0], maps[-1]
+    return remove_row(first._reservation, first._exporter, last._exporter) == len(maps)
 
 
 def _is_shared(sharing: Sharing) -> bool:

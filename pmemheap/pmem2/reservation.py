@@ -46,7 +46,7 @@ from pmemheap.units import PAGE, GiB, MiB, is_aligned, is_power_of_two
 if TYPE_CHECKING:
     from pmemheap.pmem2.mapping import Map
 
-__all__ = ["VMReservation", "address_range_of", "place", "remove"]
+__all__ = ["VMReservation", "address_range_of", "place", "remove", "remove_row"]
 
 _LARGE = 2 * GiB
 _HEADROOM_MOST = 1 << 57
@@ -439,6 +439,17 @@ def remove(reservation: VMReservation, exporter: Exporter) -> int:
         0; or how many views of it live, or a negated errno: then nothing has changed.
     """
     return reservation._places.remove(exporter)
+
+
+def remove_row(reservation: VMReservation, first: Exporter, last: Exporter) -> int:
+    """Do what `remove` does of all maps from one to another, next to each other, in one step.
+
+    Returns
+    -------
+    int
+        How many there were; or a negated errno: then nothing has changed.
+    """
+    return reservation._places.remove_row(first, last)
 
 
 # ---------------------------------------------------------------- making one

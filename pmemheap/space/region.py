@@ -47,6 +47,7 @@ from pmemheap.layout import (
 from pmemheap.native import AddressRange, Advice
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map, VMReservation, space
+from pmemheap.pmem2.mapping import close_row
 from pmemheap.pmem2.reservation import address_range_of
 from pmemheap.pmem2.row import anonymous_row
 from pmemheap.refusals import refusal
@@ -332,6 +333,30 @@ class _Segment:
     maps: dict[str, Map] = field(default_factory=dict)
 
 
+def _runs(segments: list[_Segment]) -> list[list[_Segment]]:
+    """Return segments by runs: those that lie next to each other, in the order given."""
+    runs: list[list[_Segment]] = []
+    for segment in segments:
+        if runs and runs[-1][-1].piece.stop == segment.piece.first_unit:
+            runs[-1].append(segment)
+        else:
+            runs.append([segment])
+    return runs
+
+
+def _closed(row: list[Map]) -> list[Map]:
+    """Close maps that lie next to each other, as a rule; return those that are refused."""
+    if len(row) > 1 and close_row(row):
+        return []
+    left = []
+    for part in row:
+        try:
+            part.close()
+        except Pmem2Error:
+            left.append(part)
+    return left
+
+
 class Region:
     """The growing memory of one arena.
 
@@ -368,7 +393,7 @@ class Region:
         self._headroom_units = self._affordable(headroom, usual, held) // DATA_WIDTH
         self._segments: list[_Segment] = []
         self._starts: list[int] = []  # of the segments: always changed together with them
-        self._to_unmap: list[Map] = []
+        self._to_unmap: list[list[Map]] = []
         self.tables: dict[str, Table] = {}
         self.growths = 0
         self.shrinks = 0
@@ -575,14 +600,12 @@ class Region:
 
         What the kernel refuses to unmap stays mapped, harmless, until the next time.
         """
-        for segment in segments:
-            for name in list(segment.maps) if names is None else names:
-                if name in segment.maps:
-                    self._to_unmap.append(segment.maps.pop(name))
-        for part in list(self._to_unmap):
-            with suppress(Pmem2Error):
-                part.close()
-                self._to_unmap.remove(part)
+        names = list(self.tables if names is None else names)
+        for run in _runs(segments):
+            for name in names:
+                row = [segment.maps.pop(name) for segment in run if name in segment.maps]
+                self._to_unmap.append(row)
+        self._to_unmap = [left for row in self._to_unmap if (left := _closed(row))]
 
     # ------------------------------------------------------------ giving back
 
@@ -652,7 +675,7 @@ class Region:
         """Unmap what no segment knows of."""
         known = {id(part) for segment in self._segments for part in segment.maps.values()}
         parts = [part for table in self.tables.values() for part in table.reservation.maps()]
-        self._to_unmap = [part for part in parts if id(part) not in known]
+        self._to_unmap = [[part] for part in parts if id(part) not in known]
         self._unmap([])
 
     def punch(self, start: int, nunits: int) -> None:

@@ -292,14 +292,6 @@ static PyObject *places_place(PyObject *object, PyObject *arguments)
 
 /* ---------------------------------------------------------------- removing */
 
-static void forget(struct places *self, size_t index)
-{
-    struct entry *place = self->entries + index;
-
-    memmove(place, place + 1, (self->count - index - 1) * sizeof(*place));
-    self->count--;
-}
-
 /* Return the entry of an exporter, NULL if it is not here. */
 static struct entry *entry_of(const struct places *self, PyObject *exporter)
 {
@@ -313,22 +305,32 @@ static struct entry *entry_of(const struct places *self, PyObject *exporter)
     return &self->entries[index];
 }
 
-/* Unmap an entry. Returns 0 or a negated errno with nothing changed. */
-static int64_t unmap_entry(struct places *self, const struct entry *entry)
+static void set_states(const struct entry *row, size_t count, int state)
 {
-    struct exporter *exporter = entry->exporter;
-    uint64_t start = entry->start, length = page_end(entry) - start;
+    for (size_t i = 0; i < count; i++) {
+        row[i].exporter->state = state;
+        row[i].exporter->era = ph_era();
+    }
+}
+
+/* Unmap `count` entries from `index` on, next to each other, and forget them. Returns 0 or a negated errno with nothing
+ * changed. */
+static int64_t unmap_row(struct places *self, size_t index, size_t count)
+{
+    struct entry *row = self->entries + index;
+    uint64_t start = row[0].start, length = page_end(&row[count - 1]) - start;
     int64_t result;
 
-    exporter->state = EXPORTER_CLOSING;
-    exporter->era = ph_era();
+    set_states(row, count, EXPORTER_CLOSING);
     Py_BEGIN_ALLOW_THREADS
     result = ph_unmap(start, length);
     Py_END_ALLOW_THREADS
-    exporter->state = result < 0 ? EXPORTER_OPEN : EXPORTER_CLOSED;
-    if (result >= 0)
-        forget(self, (size_t)(entry - self->entries));
-    return result;
+    set_states(row, count, result < 0 ? EXPORTER_OPEN : EXPORTER_CLOSED);
+    if (result < 0)
+        return result;
+    memmove(row, row + count, (self->count - index - count) * sizeof(*row));
+    self->count -= count;
+    return 0;
 }
 
 static void release_entry(const struct entry *entry)
@@ -362,10 +364,65 @@ static PyObject *places_remove(PyObject *object, PyObject *exporter)
         return result_of(exports);
     }
     entry = *found;
-    result = unmap_entry(self, found);
+    result = unmap_row(self, (size_t)(found - self->entries), 1);
     ph_leave();
     if (result >= 0)
         release_entry(&entry);
+    return result_of(result);
+}
+
+/* How many exports entries from `row` to `last` have; -EINVAL if they do not lie next to each other. */
+static int64_t exports_of(const struct entry *row, const struct entry *last)
+{
+    int64_t exports = 0;
+
+    if (row == NULL || last == NULL || row > last)
+        return -EINVAL;
+    for (; row < last; row++) {
+        if (page_end(row) != row[1].start)
+            return -EINVAL;
+        exports += row->exporter->exports;
+    }
+    return exports + row->exporter->exports;
+}
+
+/* Unmap the entries of a row, of which `gone` gets a copy; their number, or why not. */
+static int64_t take_row(struct places *self, const struct entry *first, const struct entry *last, struct entry **gone)
+{
+    int64_t exports = exports_of(first, last), result;
+
+    if (exports != 0)
+        return exports < 0 ? exports : -EBUSY;
+    size_t count = (size_t)(last - first) + 1;
+    *gone = malloc(count * sizeof(**gone));
+    if (*gone == NULL)
+        return -ENOMEM;
+    memcpy(*gone, first, count * sizeof(**gone));
+    result = unmap_row(self, (size_t)(first - self->entries), count);
+    return result < 0 ? result : (int64_t)count;
+}
+
+PyDoc_STRVAR(remove_row_doc,
+             "remove_row(first, last, /)\n--\n\n"
+             "Do what `remove` does of all exporters from one to another, which lie next to each other, in one step.\n\n"
+             "Returns their number, or with nothing changed a negated errno: EBUSY if one has exports, EINVAL if a map is\n"
+             "not listed or there is a gap between two.");
+
+static PyObject *places_remove_row(PyObject *object, PyObject *args)
+{
+    struct places *self = (struct places *)object;
+    PyObject *first, *last;
+    struct entry *gone = NULL;
+    int64_t result;
+
+    if (!PyArg_ParseTuple(args, "OO:remove_row", &first, &last))
+        return NULL;
+    ph_enter();
+    result = take_row(self, entry_of(self, first), entry_of(self, last), &gone);
+    ph_leave();
+    for (int64_t i = 0; i < result; i++)
+        release_entry(&gone[i]);
+    free(gone);
     return result_of(result);
 }
 
@@ -552,6 +609,7 @@ static PyObject *places_closed(PyObject *object, void *closure)
 static PyMethodDef places_methods[] = {
     {"place", places_place, METH_VARARGS, place_doc},
     {"remove", places_remove, METH_O, remove_doc},
+    {"remove_row", places_remove_row, METH_VARARGS, remove_row_doc},
     {"extend", places_extend, METH_VARARGS, extend_doc},
     {"shrink", places_shrink, METH_VARARGS, shrink_doc},
     {"release", places_release, METH_NOARGS, release_doc},
