@@ -236,6 +236,7 @@ def touched(size: int) -> VMReservation:
     return reservation
 
 
+@pytest.mark.unsanitized
 @pytest.mark.slow
 def test_a_fork_in_the_middle_of_an_end_leaves_the_child_nothing() -> None:
     """The memory of a range that ends while its process forks goes in the child as well."""
