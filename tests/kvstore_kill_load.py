@@ -377,7 +377,7 @@ class Rounds:
             self._kill_recovery()
         if number % 8 == 0:
             self._kill_making()
-        self._append_pending(in_flight, again=number % 8 == 0)
+        self._settle(in_flight, again=number % 8 == 0)
 
     def _work(self, plan: Plan) -> None:
         """Be the child."""
@@ -442,7 +442,7 @@ class Rounds:
             require_sound(store)
         path.unlink()
 
-    def _append_pending(self, in_flight: Commit | None, *, again: bool) -> None:
+    def _settle(self, in_flight: Commit | None, *, again: bool) -> None:
         with counting_recoveries(self._count_records), self._opened() as store:
             self._decide(in_flight, facts_of(store))
             require_sound(store)
