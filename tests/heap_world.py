@@ -12,9 +12,17 @@ from pathlib import Path
 from address_space import address_map
 
 from pmemheap import Heap
+from pmemheap.file.redo import RedoLog
 from pmemheap.units import MiB
 
 TESTS = Path(__file__).parent
+
+
+def redo_of(heap: Heap) -> RedoLog:
+    """Return the log of a file heap."""
+    log = heap._redo()
+    assert log is not None
+    return log
 
 
 def contents(heap: Heap) -> dict[int, bytes]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from pmemheap import CorruptHeapError, Heap, HeapBusyError, UsageError
-from pmemheap.file import locks as users
+from pmemheap.file import locks
 from pmemheap.units import MiB
 
 AT_WORK = """
@@ -114,7 +114,7 @@ def failing_look() -> str:
 def test_a_writer_that_never_rests_is_named(writer: Heap) -> None:
     descriptor = os.open(f"/proc/self/fd/{writer.fileno()}", os.O_RDONLY)
     with pytest.raises(HeapBusyError, match=rf"process {os.getpid()} .*half of a change"):
-        users.look_beside_writer(descriptor, "heap", failing_look, bool)
+        locks.look_beside_writer(descriptor, "heap", failing_look, bool)
     os.close(descriptor)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from heap_world import redo_of
 
 from pmemheap import Heap, native
 from pmemheap.containers import SortedMap, Vector
@@ -466,12 +467,6 @@ def test_holes_before_what_a_kill_left_behind_are_no_cut(durability: str, tmp_pa
 
 
 # ---------------------------------------------------------------- what another thread changes
-
-
-def redo_of(heap: Heap) -> RedoLog:
-    log = heap._redo()
-    assert log is not None
-    return log
 
 
 def meanwhile(

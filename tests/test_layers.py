@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
-from graphlib import CycleError, TopologicalSorter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from knots import require_no_knot
 
 import pmemheap
 
@@ -68,19 +68,20 @@ def runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
         yield from runtime_nodes(node)
 
 
+def names_of(nodes: Iterable[ast.AST], file: str) -> Iterator[str]:
+    """Yield the dotted names that nodes of a module import."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: absolute imports expected, a relative one found"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
 def imports_of(path: Path) -> Iterator[str]:
     """Yield the dotted names of ours that a module imports when it runs."""
-    for node in runtime_nodes(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (
-                alias.name for alias in node.names if alias.name.split(".")[0] == "pmemheap"
-            )
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: absolute imports expected, a relative one found"
-            if node.module == "pmemheap":
-                yield from (f"pmemheap.{alias.name}" for alias in node.names)
-            elif node.module is not None and node.module.startswith("pmemheap."):
-                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    nodes = runtime_nodes(ast.parse(path.read_text(encoding="utf-8")))
+    return (name for name in names_of(nodes, path.name) if name.split(".")[0] == "pmemheap")
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
@@ -141,9 +142,8 @@ def _is_negative(node: ast.AST) -> bool:
     )
 
 
-def modules_needed(path: Path) -> set[str]:
-    """Return the dotted names of the modules that a module imports when it runs."""
-    known = {name_of(each) for each in modules()}
+def modules_needed(path: Path, known: set[str]) -> set[str]:
+    """Return which of the known modules a module imports when it runs."""
     found = set()
     for name in imports_of(path):
         parts = name.split(".")
@@ -153,36 +153,23 @@ def modules_needed(path: Path) -> set[str]:
 
 
 def test_no_two_modules_need_each_other() -> None:
-    needs = {name_of(path): modules_needed(path) for path in modules()}
-    try:
-        TopologicalSorter(needs).prepare()
-    except CycleError as error:
-        pytest.fail(f"no knot expected, found {' -> '.join(error.args[1])}")
+    paths = modules()
+    known = {name_of(path) for path in paths}
+    require_no_knot({name_of(path): modules_needed(path, known) for path in paths})
 
 
 def test_no_two_benchmarks_need_each_other() -> None:
-    folder = Path(__file__).parent.parent / "benchmarks"
-    names = {path.stem for path in folder.glob("*.py")}
-    needs: dict[str, set[str]] = {}
-    for path in folder.glob("*.py"):
-        found = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        needs[path.stem] = names & {
-            name
-            for node in found
-            for name in (
-                [alias.name for alias in node.names]
-                if isinstance(node, ast.Import)
-                else [node.module]
-                if isinstance(node, ast.ImportFrom)
-                else []
-            )
-            if name is not None
+    paths = list((Path(__file__).parent.parent / "benchmarks").glob("*.py"))
+    needs = {
+        path.stem: {
+            name.split(".")[0]
+            for name in names_of(ast.walk(ast.parse(path.read_text(encoding="utf-8"))), path.name)
         }
+        & {each.stem for each in paths}
+        for path in paths
+    }
     assert needs["compare"], "imports expected, none seen"
-    try:
-        TopologicalSorter(needs).prepare()
-    except CycleError as error:
-        pytest.fail(f"no knot expected, found {' -> '.join(error.args[1])}")
+    require_no_knot(needs)
 
 
 def test_readme_shows_the_layers() -> None:

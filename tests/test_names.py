@@ -18,8 +18,7 @@ from typer.testing import CliRunner
 import pmemheap
 from pmemheap import Heap
 from pmemheap.errors import HeapBusyError, HeapExistsError, HeapFileError, HeapNotFoundError
-from pmemheap.file import locks as users
-from pmemheap.file import snapshotting
+from pmemheap.file import locks, snapshotting
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.layout import Durability
 from pmemheap.repair import repair, undo
@@ -363,7 +362,7 @@ def test_file_that_took_the_place_meanwhile_is_asked_too(monkeypatch: pytest.Mon
     made("heap")
     made("other", "other")
     with Heap.open("other"):
-        sole, calls = users.require_sole_user, list[str]()
+        sole, calls = locks.require_sole_user, list[str]()
 
         def and_swap(fd: int, name: str) -> None:
             sole(fd, name)
@@ -371,7 +370,7 @@ def test_file_that_took_the_place_meanwhile_is_asked_too(monkeypatch: pytest.Mon
                 os.replace("other", "heap")
             calls.append(name)
 
-        monkeypatch.setattr(users, "require_sole_user", and_swap)
+        monkeypatch.setattr(locks, "require_sole_user", and_swap)
         with pytest.raises(HeapBusyError):
             Heap.create("heap", replace=True)
     assert roots("heap") == {"other"}

@@ -7,10 +7,10 @@ import random
 from pathlib import Path
 
 import pytest
+from heap_world import redo_of
 
 from pmemheap import Heap, native
 from pmemheap.file.filemedium import FileMedium
-from pmemheap.file.redo import RedoLog
 from pmemheap.format.records import OperationType, Record, RecordKind, scan
 from pmemheap.layout import Table
 from pmemheap.testing import copy_as_crashed
@@ -22,12 +22,6 @@ KINDS = ["process", "power"]
 def medium_of(heap: Heap) -> FileMedium:
     assert isinstance(heap._medium, FileMedium)
     return heap._medium
-
-
-def redo_of(heap: Heap) -> RedoLog:
-    log = heap._redo()
-    assert log is not None
-    return log
 
 
 def log_of(heap: Heap) -> bytes:

@@ -39,7 +39,7 @@ from pmemheap.errors import (
     Pmem2Error,
     UsageError,
 )
-from pmemheap.file import locks as users
+from pmemheap.file import locks
 from pmemheap.file.naming import give_name, place_of, require_place, temporary_name
 from pmemheap.format.header import Tables, other_superblock, read_superblock, read_tables
 from pmemheap.layout import (
@@ -206,7 +206,7 @@ class HeapFile:
         replace_file: bool,
         log_bytes: int = layout.LOG_BYTES,
     ) -> Self:
-        """Make a heap file under a temporary name; `appear` gives it its own.
+        """Make a heap file under a temporary name; `link_name` gives it its own.
 
         Raises
         ------
@@ -364,18 +364,18 @@ class HeapFile:
     def _lock(self, *, beside: bool) -> None:
         """Become the writer, or one of the readers."""
         if not self.readonly:
-            users.require_sole_writer(self._lock_fd, self.name)
+            locks.require_sole_writer(self._lock_fd, self.name)
             return
-        users.become_reader(self._lock_fd)
+        locks.become_reader(self._lock_fd)
         if not beside:
-            users.require_no_writer(self._lock_fd, self.name)
+            locks.require_no_writer(self._lock_fd, self.name)
 
     def has_writer(self) -> bool:
         """Tell whether somebody else has the heap open for writing."""
-        return users.has_writer(self._lock_fd)
+        return locks.has_writer(self._lock_fd)
 
     def _has_readers(self) -> bool:
-        return users.has_readers(self._lock_fd)
+        return locks.has_readers(self._lock_fd)
 
     def _durability_for(self, wanted: Durability | None) -> Durability:
         """Return what the file system can keep of a wish; None wishes for the best it can."""
@@ -417,7 +417,7 @@ class HeapFile:
         native.pwrite(self.fd, log.pack() + data.pack(), layout.SEGMENT_TABLE)
         native.pwrite(self.fd, arena.pack(), layout.ARENA_TABLE)
         self.slots = Tables({0: log, 1: data}, {0: arena})
-        if not users.become_writer(self._lock_fd):
+        if not locks.become_writer(self._lock_fd):
             raise HeapBusyError(
                 f"heap file {self.name!r}: the writer's lock expected, refused", filename=self.name
             )
@@ -472,7 +472,7 @@ class HeapFile:
             "heap that is open. If nobody changed it while it was copied, "
             "`pmemheap repair --apply` takes the copy as it is"
         )
-        if not self.readonly or not is_left_copy(block, users.holder(self.fd)):
+        if not self.readonly or not is_left_copy(block, locks.holder(self.fd)):
             raise CorruptHeapError(told)
         warnings.warn(told, UserWarning, 5)
 
@@ -940,7 +940,7 @@ class HeapFile:
         if self._temporary is not None:
             with suppress(OSError):
                 os.unlink(self._temporary)
-        users.leave(self._lock_fd)
+        locks.leave(self._lock_fd)
         native.release_file(self.number, keep=self.has_views)
         fd, self.fd = self.fd, -1  # no signal is looked for between this and the next call
         os.close(fd)
@@ -997,7 +997,7 @@ def is_left_copy(block: Superblock, writer: int) -> bool:
     writer : int
         The process that had the heap open.
     """
-    has_ended = block.boot_id != boot_id() or not users.is_running(writer)
+    has_ended = block.boot_id != boot_id() or not locks.is_running(writer)
     return block.durability == Durability.POWER and has_ended
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pmemheap import native
 from pmemheap.errors import HeapExistsError, HeapFileError, HeapNotFoundError
-from pmemheap.file import locks as users
+from pmemheap.file import locks
 
 __all__ = ["give_name", "new_file", "place_of", "require_place", "temporary_name"]
 
@@ -79,7 +79,7 @@ def require_place(what: str, path: Path, *, replace_file: bool) -> None:
         found = "a device, pipe or socket"
         raise HeapFileError(f"{thing}: a regular file expected, found {found}", errno.EINVAL, name)
     with _opened(path) as fd:
-        users.require_no_user(fd, name)
+        locks.require_no_user(fd, name)
 
 
 def give_name(what: str, temporary: Path, place: Path, *, replace_file: bool) -> None:
@@ -128,7 +128,7 @@ def _is_replaced(place: Path, temporary: Path) -> bool:
     """
     try:
         with _opened(place) as fd:
-            users.require_sole_user(fd, str(place))
+            locks.require_sole_user(fd, str(place))
             if not os.path.samestat(os.fstat(fd), os.stat(place)):
                 return False
             os.rename(temporary, place)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pmemheap import layout, native
 from pmemheap.errors import CorruptHeapError, HeapBusyError, HeapFileError
-from pmemheap.file import locks as users
+from pmemheap.file import locks
 from pmemheap.format.header import read_tables as read_strictly
 from pmemheap.format.records import Record
 from pmemheap.heap.arguments import AnyPath
@@ -137,14 +137,14 @@ def open_image(path: AnyPath, *, write: bool = False) -> Iterator[Disk]:
 
 def _lock(fd: int, name: str, *, write: bool) -> None:
     if write:
-        free = users.become_writer(fd)
+        free = locks.become_writer(fd)
         free = free and native.lock_byte(fd, layout.LOCK_READER, Lock.WRITE)
     else:
-        users.become_reader(fd)
-        free = not users.has_writer(fd)
+        locks.become_reader(fd)
+        free = not locks.has_writer(fd)
     if not free:
         raise HeapBusyError(
-            f"heap file {name!r}: no other user expected, process {users.holder(fd)} has it open",
+            f"heap file {name!r}: no other user expected, process {locks.holder(fd)} has it open",
             filename=name,
         )
 

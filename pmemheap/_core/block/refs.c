@@ -6,7 +6,7 @@
 
 #include "block/block.h"
 
-enum { PH_MARKS_MIN = 64 };
+enum { PH_REFS_MIN = 64 };
 
 static uint64_t slot_of(const struct ph_refs_table *t, uint64_t offset)
 {
@@ -44,7 +44,7 @@ static int make_room(struct ph_refs_table *t, uint64_t more)
     if ((t->used + more) * 4 <= t->capacity * 3)
         return 0;
     struct ph_refs_table wider = *t;
-    wider.capacity = t->capacity ? t->capacity : PH_MARKS_MIN;
+    wider.capacity = t->capacity ? t->capacity : PH_REFS_MIN;
     while ((t->used + more) * 4 > wider.capacity * 3)
         wider.capacity *= 2;
     wider.slots = calloc(wider.capacity, sizeof *wider.slots);
@@ -97,7 +97,7 @@ static int refs_of(struct ph_heap *h, uint64_t offset, struct ph_refs **refs)
     return refs_with(h, offset, ph_visible_at(h, offset), refs);
 }
 
-/* Take a refs out and close the gap in its chain (Knuth, volume 3, 6.4, algorithm R). */
+/* Take the refs of a block out and close the gap in its chain (Knuth, volume 3, 6.4, algorithm R). */
 static void drop(struct ph_heap *h, struct ph_refs *refs)
 {
     struct ph_refs_table *t = &h->refs;

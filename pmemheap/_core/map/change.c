@@ -223,8 +223,8 @@ int ph_map_carry_up(struct ph_map_build *b, const struct ph_map_cursor *cursor, 
 
 static int has_views(const struct ph_map *map, uint64_t block)
 {
-    const struct ph_refs *mark = ph_refs_find(map->heap, ph_local(block));
-    return mark != NULL && mark->views != 0;
+    const struct ph_refs *refs = ph_refs_find(map->heap, ph_local(block));
+    return refs != NULL && refs->views != 0;
 }
 
 /* Other bytes of the same length, where they are; nobody may be looking. 0: that cannot be done. */

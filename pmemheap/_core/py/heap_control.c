@@ -465,8 +465,8 @@ static PyObject *views_of(PyObject *object, PyObject *argument)
 
     if (PyErr_Occurred())
         return NULL;
-    const struct ph_refs *mark = ph_refs_find(core_of(object), offset);
-    return PyLong_FromUnsignedLong(mark == NULL ? 0 : mark->views);
+    const struct ph_refs *refs = ph_refs_find(core_of(object), offset);
+    return PyLong_FromUnsignedLong(refs == NULL ? 0 : refs->views);
 }
 
 static PyObject *live_views(PyObject *object, PyObject *ignored)
@@ -769,8 +769,8 @@ static int release_retired(struct ph_heap *h, uint64_t offset)
 
 static int unpin_pinned(struct ph_heap *h, uint64_t offset)
 {
-    const struct ph_refs *mark = ph_refs_find(h, offset);
-    if (mark == NULL || mark->pins == 0)
+    const struct ph_refs *refs = ph_refs_find(h, offset);
+    if (refs == NULL || refs->pins == 0)
         return PH_H_BAD_OFFSET;
     ph_unpin(h, offset);
     return 0;

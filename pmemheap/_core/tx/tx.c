@@ -136,8 +136,8 @@ static int free_fresh(struct ph_tx *tx, struct ph_tx_block *block)
 /* Whether this transaction has freed the live block at `offset`: such blocks are pinned, and few others are. */
 static int is_freed(const struct ph_tx *tx, const struct ph_heap *h, uint64_t offset)
 {
-    const struct ph_refs *mark = ph_refs_find(h, ph_local(offset));
-    if (mark == NULL || mark->pins == 0)
+    const struct ph_refs *refs = ph_refs_find(h, ph_local(offset));
+    if (refs == NULL || refs->pins == 0)
         return 0;
     for (uint64_t i = tx->frees.count; i-- > 0;)
         if (ph_frees(tx)[i].offset == offset)
@@ -146,9 +146,9 @@ static int is_freed(const struct ph_tx *tx, const struct ph_heap *h, uint64_t of
 }
 
 /* Whether others than this transaction, as far as it changes bytes, have pinned a block. */
-static int others_pin(const struct ph_tx *tx, const struct ph_refs *mark)
+static int others_pin(const struct ph_tx *tx, const struct ph_refs *refs)
 {
-    return mark->pins > (tx->writes.count + tx->snapshots.count != 0 ? mark->changes : 0);
+    return refs->pins > (tx->writes.count + tx->snapshots.count != 0 ? refs->changes : 0);
 }
 
 /* Bytes of the live block at `offset` if this transaction may free it: no pins of others, no views unless it is
@@ -161,12 +161,12 @@ static int64_t may_free_live(const struct ph_tx *tx, struct ph_heap *h, uint64_t
     if (ph_block_start(h, local) != (int64_t)local)
         return PH_H_BAD_OFFSET;
     int64_t nbytes = ph_capacity(h, local);
-    const struct ph_refs *mark = ph_refs_find(h, local);
+    const struct ph_refs *refs = ph_refs_find(h, local);
     if (nbytes < 0)
         return PH_H_BAD_OFFSET;
-    if (mark != NULL && others_pin(tx, mark))
+    if (refs != NULL && others_pin(tx, refs))
         return PH_H_IN_TRANSACTION;
-    return mark != NULL && mark->views != 0 && !deferred ? PH_H_PINNED : nbytes;
+    return refs != NULL && refs->views != 0 && !deferred ? PH_H_PINNED : nbytes;
 }
 
 int ph_tx_may_free(const struct ph_tx *tx, uint64_t offset)
@@ -198,8 +198,8 @@ static int free_live(struct ph_tx *tx, struct ph_heap *h, uint64_t offset, int d
 
 static int is_viewed(const struct ph_heap *h, uint64_t local)
 {
-    const struct ph_refs *mark = ph_refs_find(h, local);
-    return mark != NULL && mark->views != 0;
+    const struct ph_refs *refs = ph_refs_find(h, local);
+    return refs != NULL && refs->views != 0;
 }
 
 static int free_block(struct ph_tx *tx, uint64_t offset, int deferred)
@@ -247,8 +247,8 @@ uint64_t ph_tx_next_rooted(const struct ph_tx *tx, uint64_t from)
 {
     for (; from < tx->frees.count; from++) {
         const struct ph_tx_block *one = &ph_frees(tx)[from];
-        const struct ph_refs *mark = ph_refs_find(ph_core_of(tx->log, one->offset), ph_local(one->offset));
-        if (!one->is_cancelled && mark != NULL && mark->is_rooted)
+        const struct ph_refs *refs = ph_refs_find(ph_core_of(tx->log, one->offset), ph_local(one->offset));
+        if (!one->is_cancelled && refs != NULL && refs->is_rooted)
             break;
     }
     return from;
@@ -267,10 +267,10 @@ static void forget_image(struct ph_tx *tx, uint64_t start)
 /* Why a live block may not be changed: the transaction has freed it; or others, which pinned it, are about to. */
 static int refuse_live(const struct ph_tx *tx, const struct ph_heap *h, uint64_t offset)
 {
-    const struct ph_refs *mark = ph_refs_find(h, ph_local(offset));
-    if (mark == NULL || mark->pins == 0)
+    const struct ph_refs *refs = ph_refs_find(h, ph_local(offset));
+    if (refs == NULL || refs->pins == 0)
         return 0;
-    return is_freed(tx, h, offset) ? PH_T_TWICE : others_pin(tx, mark) ? PH_H_IN_TRANSACTION : 0;
+    return is_freed(tx, h, offset) ? PH_T_TWICE : others_pin(tx, refs) ? PH_H_IN_TRANSACTION : 0;
 }
 
 /* Under a savepoint the bytes of an older fresh block are collected as well: a rollback can drop them. */
