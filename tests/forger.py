@@ -5,6 +5,9 @@
                                                             ▼  a wrong answer, a file touched beside
                                                            said, with the number that repeats it
 
+A child uses a batch of files, one after the other; after an unclean end each of them has a child of
+its own.
+
 python tests/forger.py --count 500 --seed 0      make forge has 20000, make forge SANITIZE=1 too
 python tests/forger.py --only 1234 --seed 0      one of them, in this process
 """
@@ -34,6 +37,7 @@ from forged_use import Use
 
 from pmemheap import cli
 
+BATCH = 20
 SECONDS_MOST = 30
 FILE_MOST = 256 << 20
 BYSTANDER = b"nobody's business"
@@ -94,50 +98,60 @@ def use(forgery: Forgery, home: Path, thin: int) -> Counter[str]:
     return used.counts
 
 
-def in_a_child(forgery: Forgery, directory: Path, thin: int) -> str:
-    """Use a forged file in a child; return what was unclean, or nothing."""
+def in_a_child(forgeries: list[Forgery], directory: Path, thin: int) -> str:
+    """Use forged files in a child; return what was unclean, or nothing."""
     with tempfile.TemporaryDirectory(dir=directory) as home:
         told = Path(home) / "told"
         child = os.fork()
         if child == 0:
-            os._exit(_child(forgery, Path(home), told, thin))
+            os._exit(_child(forgeries, Path(home), told, thin))
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
         report = told.read_text(encoding="utf-8", errors="replace")
     if code == 0:
         return ""
     how = "hangs" if code == -signal.SIGALRM else f"signal {-code}" if code < 0 else "unclean"
-    return f"{how}: {forgery}\n{report[-3000:]}"
+    return f"{how}: {', '.join(map(str, forgeries))}\n{report[-3000:]}"
 
 
-def _child(forgery: Forgery, home: Path, told: Path, thin: int) -> int:
-    """Use a forged file under limits; standard error goes to a file."""
-    own = home / "home"
-    own.mkdir()
+def _child(forgeries: list[Forgery], home: Path, told: Path, thin: int) -> int:
+    """Use forged files under limits; standard error goes to a file."""
     with told.open("w", encoding="utf-8") as report:
         os.dup2(report.fileno(), 2)
         faulthandler.enable(2)
-        faulthandler.dump_traceback_later(SECONDS_MOST - 2, file=2)
-        signal.alarm(SECONDS_MOST)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_MOST, FILE_MOST))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         try:
-            use(forgery, own, thin)
+            for forgery in forgeries:
+                faulthandler.dump_traceback_later(SECONDS_MOST - 2, file=2)
+                signal.alarm(SECONDS_MOST)
+                own = home / str(forgery.number)
+                own.mkdir()
+                use(forgery, own, thin)
         except BaseException:
             traceback.print_exc(file=report)
             return 1
     return 0
 
 
+def unclean_of(batch: list[Forgery], directory: Path, thin: int) -> list[str]:
+    """Use a batch of forged files; return what was unclean, if possible one by one."""
+    together = in_a_child(batch, directory, thin)
+    if not together:
+        return []
+    singly = [in_a_child([forgery], directory, thin) for forgery in batch]
+    return [fault for fault in singly if fault] or [together]
+
+
 def forge(made: list[Sample], options: argparse.Namespace, job: int, directory: Path) -> int:
     """Try the forgeries that are this job's; print what is unclean; return how many are."""
     forged = (Forgery.make(made, options.seed, number) for number in _numbers(options)[job])
     untouched = [Forgery(-1 - index, sample, ()) for index, sample in enumerate(made)]
+    each = itertools.chain(untouched if job == 0 else [], forged)
     unclean = 0
-    for forgery in itertools.chain(untouched if job == 0 else [], forged):
-        fault = in_a_child(forgery, directory, options.thin)
-        if fault:
+    while batch := list(itertools.islice(each, BATCH)):
+        for fault in unclean_of(batch, directory, options.thin):
             unclean += 1
             sys.stdout.write(fault + "\n")
             sys.stdout.flush()

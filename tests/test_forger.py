@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import forger
 import pytest
 from forged_fields import Sample, forged_value, samples
 
@@ -39,6 +42,21 @@ def test_forged_files_have_clean_outcomes(half: int, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert re.search(rf"^{COUNT // 2} forged, 0 unclean", done.stdout, re.M)
+
+
+@pytest.mark.parametrize("end", ["raises", "dies"])
+def test_an_unclean_one_is_named_alone(
+    made: list[Sample], end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def use(forgery: forger.Forgery, home: Path, thin: int) -> None:
+        assert forgery.number != 1 or end == "dies"
+        if forgery.number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(forger, "use", use)
+    batch = [forger.Forgery.make(made, 0, number) for number in range(3)]
+    (fault,) = forger.unclean_of(batch, tmp_path, 1)
+    assert fault.startswith("unclean: 1 (" if end == "raises" else "signal 9: 1 (")
 
 
 def test_samples_have_every_structure(made: list[Sample]) -> None:
