@@ -21,7 +21,7 @@ from pmemheap import CorruptHeapError, layout
 from pmemheap.layout import ArenaSlot, RootSlot, SegmentSlot, Superblock, Table
 
 FORGER = Path(__file__).parent / "forger.py"
-COUNT = 160
+COUNT = 500
 STRUCTURES = {
     "superblock", "shared", "segment", "arena", "root", "entry", "bits", "record", "operation",
     "map", "node", "leaf", "inner", "apart", "counts", "vector",
