@@ -111,6 +111,7 @@ __all__ = [
     "register_file",
     "release_file",
     "residencies",
+    "resolutions",
     "store",
     "system_calls",
     "tape_end",
@@ -313,6 +314,11 @@ def omit_rules(rules: int) -> None:
     if not IS_CHECKED:
         raise UsageError("rules: a core that was built with PMEMHEAP_CHECKED=1 expected")
     _hot.omit(rules)
+
+
+def resolutions() -> int:
+    """Return how often a checked core has resolved an offset to its block."""
+    return _hot.resolutions()
 
 
 def system_calls() -> int:

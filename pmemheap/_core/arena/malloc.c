@@ -97,31 +97,46 @@ int64_t ph_malloc(struct ph_heap *h, uint64_t size, uint64_t align)
     return unit << PH_UNIT_SHIFT;
 }
 
+static int refusal_of(const struct ph_block *block)
+{
+    if (block->state != PH_B_LIVE)
+        return PH_H_BAD_OFFSET;
+    return ph_has_refs(block->record) ? ph_refs_refusal(block) : 0;
+}
+
 /* ph_free_refusal -- how ph_free would fail, 0 if it would not. */
 int ph_free_refusal(struct ph_heap *h, uint64_t offset)
 {
-    const struct ph_unit *record = ph_block_at(h, offset);
-    if (record == NULL)
-        return PH_H_BAD_OFFSET;
-    return ph_has_refs(record) ? ph_refs_refusal(h, offset) : 0;
+    struct ph_block block = ph_live_at(h, offset);
+    return refusal_of(&block);
+}
+
+/* Free a live block of a power heap, or one that something may refer to. */
+static int free_with_care(const struct ph_block *block)
+{
+    struct ph_heap *h = block->arena;
+    if (h->durability == PH_POWER && ph_room_to_retire(h, 1) < 0)
+        return PH_H_NOMEM;
+    int refused = ph_refs_end(block);
+    if (refused < 0)
+        return refused;
+    if (h->durability == PH_POWER)
+        ph_block_retire(block);
+    else
+        ph_block_free(block);
+    return 0;
 }
 
 int ph_free(struct ph_heap *h, uint64_t offset)
 {
-    struct ph_unit *record = ph_block_at(h, offset);
-    if (PH_UNLIKELY(record == NULL))
+    struct ph_block block = ph_live_at(h, offset);
+    if (PH_UNLIKELY(block.state != PH_B_LIVE))
         return PH_H_BAD_OFFSET;
-    if (PH_UNLIKELY(h->durability == PH_POWER) && ph_room_to_retire(h, 1) < 0)
-        return PH_H_NOMEM;
-    if (PH_UNLIKELY(ph_has_refs(record))) {
-        int refused = ph_refs_end(h, offset);
-        if (refused < 0)
-            return refused;
+    if (PH_UNLIKELY(h->durability == PH_POWER || ph_has_refs(block.record))) {
+        struct ph_block careful = block; /* so that the other one need not be in memory */
+        return free_with_care(&careful);
     }
-    if (PH_UNLIKELY(h->durability == PH_POWER))
-        ph_block_retire(h, offset);
-    else
-        ph_block_free(h, offset, record);
+    ph_block_free(&block);
     return 0;
 }
 
@@ -129,18 +144,21 @@ int ph_free(struct ph_heap *h, uint64_t offset)
  * a crash; only its space is kept from others, in this process, until the last view goes. */
 int ph_free_deferred(struct ph_heap *h, uint64_t offset)
 {
-    int freed = ph_free(h, offset);
+    struct ph_block block = ph_live_at(h, offset);
+    if (block.state != PH_B_LIVE)
+        return PH_H_BAD_OFFSET;
+    int freed = free_with_care(&block);
     if (freed != PH_H_PINNED)
         return freed;
     if (ph_room_to_retire(h, 1) < 0)
         return PH_H_NOMEM;
     if (h->durability == PH_POWER) {
-        ph_block_retire(h, offset);
+        ph_block_retire(&block);
         return 0;
     }
-    ph_retire(h, offset);
-    ph_undescribe(h, offset);
-    ph_release(h, offset);
+    ph_retire(&block);
+    ph_undescribe(&block);
+    ph_release(&block);
     return 0;
 }
 
@@ -160,10 +178,10 @@ uint64_t ph_malloc_many(struct ph_heap *h, uint64_t size, uint64_t count, uint64
  * An offset that is no multiple of a granule, or repeats one, ends the group. */
 static uint64_t same_word(const uint64_t *offsets, uint64_t count, uint64_t *bits)
 {
-    uint64_t word = offsets[0] >> (PH_GRANULE_SHIFT + 6), i = 0;
+    uint64_t word = ph_word_of(offsets[0]), i = 0;
     *bits = 0;
-    for (; i < count && offsets[i] >> (PH_GRANULE_SHIFT + 6) == word && offsets[i] % PH_GRANULE == 0; i++) {
-        uint64_t bit = 1ULL << (offsets[i] >> PH_GRANULE_SHIFT & 63);
+    for (; i < count && ph_word_of(offsets[i]) == word && offsets[i] % PH_GRANULE == 0; i++) {
+        uint64_t bit = ph_bit_of(offsets[i]);
         if (*bits & bit)
             break;
         *bits |= bit;
@@ -171,13 +189,13 @@ static uint64_t same_word(const uint64_t *offsets, uint64_t count, uint64_t *bit
     return i;
 }
 
-/* The unmarked run in which all of a group of one word are live blocks, else NULL. */
-static struct ph_unit *run_of_group(struct ph_heap *h, uint64_t offset, uint64_t bits)
+/* The run in which all of a group of one word are live blocks, to none of which anything refers, else NULL. */
+static const struct ph_unit *run_of_group(struct ph_heap *h, uint64_t offset, uint64_t bits)
 {
-    struct ph_unit *record = ph_block_at(h, offset);
+    const struct ph_unit *record = ph_live_record(h, offset);
     if (record == NULL || record->state != PH_U_RUN || ph_has_refs(record))
         return NULL;
-    return bits & ~h->bits[offset >> (PH_GRANULE_SHIFT + 6)] ? NULL : record;
+    return bits & ~h->bits[ph_word_of(offset)] ? NULL : record;
 }
 
 /* ph_first_refused -- index of the first offset of a batch that ph_free would refuse; `count` if none. That no
@@ -204,14 +222,12 @@ int ph_free_many(struct ph_heap *h, const uint64_t *offsets, uint64_t count)
         return PH_H_NOMEM;
     for (uint64_t i = 0, bits; i < count;) {
         uint64_t group = h->durability == PH_POWER ? 1 : same_word(offsets + i, count - i, &bits);
-        struct ph_unit *run = group > 1 ? run_of_group(h, offsets[i], bits) : NULL;
+        const struct ph_unit *run = group > 1 ? run_of_group(h, offsets[i], bits) : NULL;
         if (run == NULL) {
             ph_free(h, offsets[i++]);
             continue;
         }
-        uint64_t word = offsets[i] >> (PH_GRANULE_SHIFT + 6);
-        ph_store(h, &h->bits[word], h->bits[word] & ~bits);
-        ph_run_freed(h, (uint64_t)(run - h->units), word, bits);
+        ph_run_free_bits(h, (uint64_t)(run - h->units), ph_word_of(offsets[i]), bits);
         i += group;
     }
     return 0;

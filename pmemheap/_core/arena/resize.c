@@ -8,8 +8,8 @@
 
 int64_t ph_usable_size(struct ph_heap *h, uint64_t offset)
 {
-    const struct ph_unit *record = ph_visible_at(h, offset);
-    return record == NULL ? PH_H_BAD_OFFSET : (int64_t)ph_capacity_of(h, record);
+    struct ph_block block = ph_block_at(h, offset);
+    return ph_is_visible(&block) ? (int64_t)ph_block_capacity(&block) : PH_H_BAD_OFFSET;
 }
 
 /* Room for a block that moves because it grew. What outgrows 2 KiB tends to go on: it gets whole units. */
@@ -30,25 +30,27 @@ static int64_t take_for_move(struct ph_heap *h, uint64_t size, int grows)
     return unit << PH_UNIT_SHIFT;
 }
 
-static int64_t move(struct ph_heap *h, uint64_t offset, struct ph_unit *record, uint64_t size)
+static int64_t move(const struct ph_block *block, uint64_t size)
 {
+    struct ph_heap *h = block->arena;
     if (h->durability != PH_VOLATILE)
         return PH_H_MOVE_LOGGED;
-    uint64_t old_size = record->state == PH_U_LARGE ? record->u.nbytes : ph_capacity_of(h, record);
-    uint64_t capacity = ph_capacity_of(h, record); /* all that a view of the block shows */
+    uint64_t capacity = ph_block_capacity(block); /* all that a view of the block shows */
+    uint64_t old_size = ph_is_run(block) ? capacity : block->record->u.nbytes;
     int64_t to = take_for_move(h, size, size > old_size);
     if (to < 0)
         return to;
-    memcpy(h->data + to, h->data + offset, capacity < size ? capacity : size);
-    ph_refs_make_stale(h, offset);
-    ph_block_free(h, offset, record);
+    memcpy(h->data + to, h->data + block->offset, capacity < size ? capacity : size);
+    ph_refs_make_stale(block);
+    ph_block_free(block);
     return to;
 }
 
 /* Grow a large block in place over the free units behind it. */
-static int grow_up(struct ph_heap *h, uint64_t unit, uint64_t more, uint64_t nbytes)
+static int grow_up(const struct ph_block *block, uint64_t more, uint64_t nbytes)
 {
-    uint64_t have = h->units[unit].nunits;
+    struct ph_heap *h = block->arena;
+    uint64_t unit = ph_head_of(block), have = block->record->nunits;
     if (ph_room_after(h, unit + have) < more)
         return 0;
     ph_pool_take_after(h, unit + have, more);
@@ -57,9 +59,10 @@ static int grow_up(struct ph_heap *h, uint64_t unit, uint64_t more, uint64_t nby
 }
 
 /* Grow a large block over free units in front of it and behind it; its bytes move down. */
-static int64_t grow_down(struct ph_heap *h, uint64_t unit, uint64_t more, uint64_t nbytes)
+static int64_t grow_down(const struct ph_block *block, uint64_t more, uint64_t nbytes)
 {
-    uint64_t have = h->units[unit].nunits, capacity = have << PH_UNIT_SHIFT;
+    struct ph_heap *h = block->arena;
+    uint64_t unit = ph_head_of(block), have = block->record->nunits;
     uint64_t after = ph_room_after(h, unit + have), before = ph_pool_room_before(h, unit);
     if (before + after < more)
         return PH_H_MOVE;
@@ -67,16 +70,17 @@ static int64_t grow_down(struct ph_heap *h, uint64_t unit, uint64_t more, uint64
     if (after)
         ph_pool_take_after(h, unit + have, after);
     ph_pool_take_before(h, unit, more - after);
-    memmove(h->data + (to << PH_UNIT_SHIFT), h->data + (unit << PH_UNIT_SHIFT), capacity);
-    ph_refs_make_stale(h, unit << PH_UNIT_SHIFT);
+    memmove(h->data + (to << PH_UNIT_SHIFT), h->data + block->offset, have << PH_UNIT_SHIFT);
+    ph_refs_make_stale(block);
     ph_large_clear(h, unit);
     ph_large_make(h, to, have + more, nbytes);
     return (int64_t)(to << PH_UNIT_SHIFT);
 }
 
-static void shrink_large(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
+static void shrink_large(const struct ph_block *block, uint64_t nunits, uint64_t nbytes)
 {
-    uint64_t have = h->units[unit].nunits;
+    struct ph_heap *h = block->arena;
+    uint64_t unit = ph_head_of(block), have = block->record->nunits;
     ph_large_resize(h, unit, nunits, nbytes);
     if (nunits == have)
         return;
@@ -88,41 +92,43 @@ static void shrink_large(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint
     ph_freed_add(h, (unit + nunits) << PH_UNIT_SHIFT, (have - nunits) << PH_UNIT_SHIFT);
 }
 
-static int64_t realloc_run(struct ph_heap *h, uint64_t offset, struct ph_unit *record, uint64_t size, int refused)
+/* Of a block that may stay, if need be, whose new size fits: a shrink never fails. */
+static int64_t realloc_run(const struct ph_block *block, uint64_t size, int refused)
 {
-    uint64_t capacity = ph_capacity_of(h, record);
-    if (ph_class_of(h, size, PH_GRANULE) == record->class_index)
-        return (int64_t)offset;
+    int fits = size <= ph_block_capacity(block);
+    if (ph_class_of(block->arena, size, PH_GRANULE) == block->record->class_index)
+        return (int64_t)block->offset;
     if (refused)
-        return size <= capacity ? (int64_t)offset : refused;
-    int64_t to = move(h, offset, record, size);
-    return to < 0 && to != PH_H_MOVE_LOGGED && size <= capacity ? (int64_t)offset : to; /* a shrink never fails */
+        return fits ? (int64_t)block->offset : refused;
+    int64_t to = move(block, size);
+    return to < 0 && to != PH_H_MOVE_LOGGED && fits ? (int64_t)block->offset : to;
 }
 
-static int64_t realloc_large(struct ph_heap *h, uint64_t offset, struct ph_unit *record, uint64_t size, int refused)
+static int64_t realloc_large(const struct ph_block *block, uint64_t size, int refused)
 {
-    uint64_t unit = offset >> PH_UNIT_SHIFT, nunits = ph_units_for(size), have = record->nunits;
+    struct ph_heap *h = block->arena;
+    uint64_t nunits = ph_units_for(size), have = block->record->nunits;
     if (nunits > have) {
         if (nunits > UINT32_MAX)
             return PH_H_LARGE;
-        if (grow_up(h, unit, nunits - have, size))
-            return (int64_t)offset;
+        if (grow_up(block, nunits - have, size))
+            return (int64_t)block->offset;
         if (nunits > PH_POOL_MAX)
             return PH_H_UPSTREAM;
         if (refused)
             return refused;
-        int64_t to = h->durability != PH_VOLATILE ? PH_H_MOVE : grow_down(h, unit, nunits - have, size);
-        return to == PH_H_MOVE ? move(h, offset, record, size) : to;
+        int64_t to = h->durability != PH_VOLATILE ? PH_H_MOVE : grow_down(block, nunits - have, size);
+        return to == PH_H_MOVE ? move(block, size) : to;
     }
     if (refused)
-        return (int64_t)offset;
+        return (int64_t)block->offset;
     if (size <= PH_GROWING && ph_class_of(h, size, PH_GRANULE) >= 0) {
-        int64_t to = move(h, offset, record, size);
+        int64_t to = move(block, size);
         if (to >= 0 || to == PH_H_MOVE_LOGGED)
             return to;
     }
-    shrink_large(h, unit, nunits, size);
-    return (int64_t)offset;
+    shrink_large(block, nunits, size);
+    return (int64_t)block->offset;
 }
 
 /* ph_realloc -- the new offset of the block, or a failure with nothing changed. PH_H_UPSTREAM and PH_H_LARGE
@@ -130,34 +136,33 @@ static int64_t realloc_large(struct ph_heap *h, uint64_t offset, struct ph_unit 
  * refused. */
 int64_t ph_realloc(struct ph_heap *h, uint64_t offset, uint64_t size)
 {
-    struct ph_unit *record = ph_block_at(h, offset);
-    if (record == NULL)
+    struct ph_block block = ph_live_at(h, offset);
+    if (block.state != PH_B_LIVE)
         return PH_H_BAD_OFFSET;
-    int refused = PH_UNLIKELY(ph_has_refs(record)) ? ph_refs_refusal(h, offset) : 0;
+    int refused = PH_UNLIKELY(ph_has_refs(block.record)) ? ph_refs_refusal(&block) : 0;
     if (PH_UNLIKELY(h->durability == PH_POWER) && ph_room_to_retire(h, 1) < 0)
-        return size <= ph_capacity_of(h, record) ? (int64_t)offset : PH_H_NOMEM;
-    return record->state == PH_U_RUN ? realloc_run(h, offset, record, size, refused)
-                                     : realloc_large(h, offset, record, size, refused);
+        return size <= ph_block_capacity(&block) ? (int64_t)offset : PH_H_NOMEM;
+    return ph_is_run(&block) ? realloc_run(&block, size, refused) : realloc_large(&block, size, refused);
 }
 
 /* ph_expand -- make the block hold `size` bytes where it is. 0 = done. */
 int ph_expand(struct ph_heap *h, uint64_t offset, uint64_t size)
 {
-    struct ph_unit *record = ph_block_at(h, offset);
-    if (record == NULL)
+    struct ph_block block = ph_live_at(h, offset);
+    if (block.state != PH_B_LIVE)
         return PH_H_BAD_OFFSET;
-    if (record->state == PH_U_RUN)
-        return size <= ph_capacity_of(h, record) ? 0 : PH_H_MOVE;
-    uint64_t unit = offset >> PH_UNIT_SHIFT, nunits = ph_units_for(size);
+    if (ph_is_run(&block))
+        return size <= ph_block_capacity(&block) ? 0 : PH_H_MOVE;
+    uint64_t nunits = ph_units_for(size), have = block.record->nunits;
     if (ph_dirty_reserve(h, 2) < 0)
         return PH_H_NOMEM;
-    if (nunits > record->nunits) {
+    if (nunits > have) {
         if (nunits > UINT32_MAX)
             return PH_H_MOVE;
-        return grow_up(h, unit, nunits - record->nunits, size) ? 0 : PH_H_UPSTREAM;
+        return grow_up(&block, nunits - have, size) ? 0 : PH_H_UPSTREAM;
     }
-    if (size > record->u.nbytes)
-        ph_large_resize(h, unit, record->nunits, size);
+    if (size > block.record->u.nbytes)
+        ph_large_resize(h, ph_head_of(&block), have, size);
     return 0;
 }
 
@@ -166,10 +171,10 @@ int ph_expand(struct ph_heap *h, uint64_t offset, uint64_t size)
  * caller took them, the pool does not reach from it to `start` any more, or memory has run out. */
 int ph_large_extend(struct ph_heap *h, uint64_t offset, uint64_t start, uint64_t stop, uint64_t nbytes)
 {
-    const struct ph_unit *record = ph_block_at(h, offset);
-    if (record == NULL || record->state != PH_U_LARGE)
+    struct ph_block block = ph_live_at(h, offset);
+    if (block.state != PH_B_LIVE || ph_is_run(&block))
         return 0;
-    uint64_t unit = offset >> PH_UNIT_SHIFT, end = unit + record->nunits, after = ph_room_after(h, end);
+    uint64_t unit = ph_head_of(&block), end = unit + block.record->nunits, after = ph_room_after(h, end);
     if (end + after != start || ph_dirty_reserve(h, 2) < 0)
         return 0;
     if (after)
@@ -187,7 +192,8 @@ int ph_move_into(struct ph_heap *h, uint64_t offset, uint64_t to, uint64_t size)
         return refused;
     if (h->durability != PH_VOLATILE)
         return PH_H_MOVE_LOGGED;
-    uint64_t capacity = ph_capacity_of(h, ph_block_at(h, offset));
+    struct ph_block block = ph_live_at(h, offset);
+    uint64_t capacity = ph_block_capacity(&block);
     memcpy(h->data + to, h->data + offset, capacity < size ? capacity : size);
     return ph_free(h, offset);
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+uint64_t ph_resolutions;
 static uint64_t omitted;
 
 int ph_rule_is_kept(enum ph_rule rule)

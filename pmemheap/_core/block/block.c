@@ -1,9 +1,9 @@
 /* block/block.c -- from an offset to the block that begins there, or holds it, and to its state. */
 #include "block/block.h"
 
-/* ph_block_at -- the record of the run or large block of which a live block begins at `offset`, else NULL. */
-struct ph_unit *ph_block_at(struct ph_heap *h, uint64_t offset)
+struct ph_unit *ph_live_record(struct ph_heap *h, uint64_t offset)
 {
+    PH_RESOLVES();
     uint64_t unit = offset >> PH_UNIT_SHIFT;
     if (PH_UNLIKELY(unit - h->first_unit >= h->end_unit - h->first_unit || offset % PH_GRANULE))
         return NULL;
@@ -19,8 +19,15 @@ struct ph_unit *ph_block_at(struct ph_heap *h, uint64_t offset)
     return record->state == PH_U_LARGE && offset % PH_UNIT_BYTES == 0 ? record : NULL;
 }
 
-/* ph_record_of -- the record of the run, or of the units, of which a block at `offset` is or would be; else NULL. */
-struct ph_unit *ph_record_of(struct ph_heap *h, uint64_t offset)
+/* Whether a record is that of a run, or of units of one block. */
+static int begins_block(const struct ph_unit *record)
+{
+    return record->state == PH_U_RUN || record->state == PH_U_LARGE || record->state == PH_U_RESERVED
+        || record->state == PH_U_QUARANTINE;
+}
+
+/* The record of the run, or of the units, of which a block at `offset` is or would be; else NULL. */
+static struct ph_unit *record_of(struct ph_heap *h, uint64_t offset)
 {
     uint64_t unit = offset >> PH_UNIT_SHIFT;
     if (unit - h->first_unit >= h->end_unit - h->first_unit || offset % PH_GRANULE)
@@ -28,53 +35,49 @@ struct ph_unit *ph_record_of(struct ph_heap *h, uint64_t offset)
     struct ph_unit *record = &h->units[unit];
     if (record->state == PH_U_OTHER && unit >= h->recorded_to)
         ph_scan_unit(h, unit);
+    if (record->state == PH_U_RUN_BODY)
+        return record - record->back;
+    return begins_block(record) && (record->state == PH_U_RUN || offset % PH_UNIT_BYTES == 0) ? record : NULL;
+}
+
+static enum ph_block_state state_in_run(const struct ph_heap *h, uint64_t offset)
+{
+    uint64_t word = ph_word_of(offset), bit = ph_bit_of(offset);
+    if (h->bits[word] & bit)
+        return PH_B_LIVE;
+    const struct ph_withheld_word *withheld = ph_withheld_find(h, word);
+    if (withheld == NULL)
+        return PH_B_NONE;
+    return withheld->reserved & bit ? PH_B_RESERVED : withheld->freed & bit ? PH_B_QUARANTINED : PH_B_NONE;
+}
+
+static enum ph_block_state state_of(const struct ph_heap *h, const struct ph_unit *record, uint64_t offset)
+{
     switch (record->state) {
     case PH_U_RUN:
-        return record;
-    case PH_U_RUN_BODY:
-        return record - record->back;
+        return state_in_run(h, offset);
     case PH_U_LARGE:
+        return PH_B_LIVE;
     case PH_U_RESERVED:
-    case PH_U_QUARANTINE:
-        return offset % PH_UNIT_BYTES == 0 ? record : NULL;
+        return PH_B_RESERVED;
     default:
-        return NULL;
+        return PH_B_QUARANTINED;
     }
 }
 
-int ph_is_reserved(struct ph_heap *h, uint64_t offset)
+/* ph_block_at -- the block that begins at `offset`. */
+struct ph_block ph_block_at(struct ph_heap *h, uint64_t offset)
 {
-    const struct ph_unit *record = ph_record_of(h, offset);
-    if (record == NULL || record->state != PH_U_RUN)
-        return record != NULL && record->state == PH_U_RESERVED;
-    const struct ph_withheld_word *withheld = ph_withheld_find(h, ph_word_of(offset));
-    return withheld != NULL && (withheld->reserved & ph_bit_of(offset)) != 0;
+    PH_RESOLVES();
+    struct ph_unit *record = record_of(h, offset);
+    return (struct ph_block){h, record, offset, record == NULL ? PH_B_NONE : state_of(h, record, offset)};
 }
 
-/* ph_is_quarantined -- whether it is withheld after its free, for whatever reason. */
-int ph_is_quarantined(struct ph_heap *h, uint64_t offset)
+struct ph_block ph_block_known(struct ph_heap *h, uint64_t offset, enum ph_block_state state)
 {
-    const struct ph_unit *record = ph_record_of(h, offset);
-    if (record == NULL || record->state != PH_U_RUN)
-        return record != NULL && record->state == PH_U_QUARANTINE;
-    const struct ph_withheld_word *withheld = ph_withheld_find(h, ph_word_of(offset));
-    return withheld != NULL && (withheld->freed & ph_bit_of(offset)) != 0;
-}
-
-/* ph_visible_at -- the record of the live or reserved block at `offset`, else NULL. */
-struct ph_unit *ph_visible_at(struct ph_heap *h, uint64_t offset)
-{
-    struct ph_unit *record = ph_block_at(h, offset);
-    if (PH_LIKELY(record != NULL))
-        return record;
-    return ph_is_reserved(h, offset) ? ph_record_of(h, offset) : NULL;
-}
-
-int64_t ph_capacity(struct ph_heap *h, uint64_t offset)
-{
-    if (ph_visible_at(h, offset) == NULL && !ph_is_quarantined(h, offset))
-        return PH_H_BAD_OFFSET;
-    return (int64_t)ph_capacity_of(h, ph_record_of(h, offset));
+    struct ph_unit *record = record_of(h, offset);
+    PH_RESOLVES();
+    return (struct ph_block){h, record, offset, record == NULL ? PH_B_NONE : state};
 }
 
 /* The first unit of what covers `unit`, as far as units that are not described are concerned: they may be the inside
@@ -91,18 +94,61 @@ static uint64_t covering(struct ph_heap *h, uint64_t unit)
     return h->units[unit].state == PH_U_RUN_BODY ? unit - h->units[unit].back : unit;
 }
 
-/* ph_block_start -- where the live or reserved block begins that holds the byte at `offset`. */
-int64_t ph_block_start(struct ph_heap *h, uint64_t offset)
+/* The live or reserved block of a run that holds the byte at `offset`. As a rule the byte is its first one. */
+static struct ph_block holding_in_run(struct ph_heap *h, struct ph_unit *run, uint64_t offset)
+{
+    enum ph_block_state state = offset % PH_GRANULE == 0 ? state_in_run(h, offset) : PH_B_NONE;
+    if (PH_UNLIKELY(state == PH_B_NONE)) {
+        uint64_t first = (uint64_t)(run - h->units) << PH_UNIT_SHIFT;
+        offset -= (offset - first) % ph_capacity_of(h, run);
+        state = state_in_run(h, offset);
+    }
+    return (struct ph_block){h, run, offset, state == PH_B_QUARANTINED ? PH_B_NONE : state};
+}
+
+/* Of the first byte of a live block of a run, ph_block_holding knows it at a glance. */
+struct ph_block ph_block_holding_any(struct ph_heap *h, uint64_t offset)
 {
     uint64_t unit = offset >> PH_UNIT_SHIFT;
+    PH_RESOLVES();
     if (unit - h->first_unit >= h->end_unit - h->first_unit || unit - h->wilderness < h->wilderness_end - h->wilderness)
-        return PH_H_BAD_OFFSET;
+        return (struct ph_block){.arena = h};
     uint64_t head = covering(h, unit);
-    const struct ph_unit *record = &h->units[head];
+    struct ph_unit *record = &h->units[head];
     if (unit - head >= record->nunits)
-        return PH_H_BAD_OFFSET;
-    uint64_t start = head << PH_UNIT_SHIFT;
+        return (struct ph_block){.arena = h};
     if (record->state == PH_U_RUN)
-        start = offset - (offset - start) % ph_capacity_of(h, record);
-    return ph_visible_at(h, start) == NULL ? PH_H_BAD_OFFSET : (int64_t)start;
+        return holding_in_run(h, record, offset);
+    if (record->state != PH_U_LARGE && record->state != PH_U_RESERVED)
+        return (struct ph_block){.arena = h};
+    return (struct ph_block){h, record, head << PH_UNIT_SHIFT, record->state == PH_U_LARGE ? PH_B_LIVE : PH_B_RESERVED};
+}
+
+static uint32_t bit_words(const struct ph_block *block, int live, struct ph_block_word *word)
+{
+    uint64_t index = ph_word_of(block->offset), bit = ph_bit_of(block->offset);
+    *word = (struct ph_block_word){
+        .at = &block->arena->bits[index], .index = index, .set = live ? bit : 0, .clear = live ? 0 : bit, .table = PH_TABLE_BITS,
+    };
+    return 1;
+}
+
+static uint32_t entry_words(const struct ph_block *block, int live, struct ph_block_word *words)
+{
+    const struct ph_unit *record = block->record;
+    uint64_t index = ph_head_of(block) * 2;
+    const uint64_t images[2] = {ph_entry_word(PH_KIND_LARGE, 0, record->nunits), record->u.nbytes};
+    if (block->arena->entries == NULL)
+        return 0;
+    for (uint32_t i = 0; i < 2; i++)
+        words[i] = (struct ph_block_word){
+            .at = (uint64_t *)block->arena->entries + index + i, .index = index + i, .set = live ? images[i] : 0,
+            .clear = ~0ULL, .table = PH_TABLE_ENTRIES,
+        };
+    return 2;
+}
+
+uint32_t ph_block_words(const struct ph_block *block, int live, struct ph_block_word words[2])
+{
+    return ph_is_run(block) ? bit_words(block, live, words) : entry_words(block, live, words);
 }

@@ -18,21 +18,89 @@ static inline uint64_t ph_bit_of(uint64_t offset)
     return 1ULL << (offset >> PH_GRANULE_SHIFT & 63);
 }
 
-struct ph_unit *ph_block_at(struct ph_heap *h, uint64_t offset);
-struct ph_unit *ph_record_of(struct ph_heap *h, uint64_t offset);
-struct ph_unit *ph_visible_at(struct ph_heap *h, uint64_t offset);
-int64_t ph_block_start(struct ph_heap *h, uint64_t offset);
-/* Bytes that a live, reserved or quarantined block can hold, or PH_H_BAD_OFFSET. */
-int64_t ph_capacity(struct ph_heap *h, uint64_t offset);
-int ph_is_reserved(struct ph_heap *h, uint64_t offset);
-int ph_is_quarantined(struct ph_heap *h, uint64_t offset);
-int ph_is_retired(struct ph_heap *h, uint64_t offset);
+enum ph_block_state {
+    PH_B_NONE,        /* no block begins there, or a free one */
+    PH_B_LIVE,
+    PH_B_RESERVED,    /* of an open transaction */
+    PH_B_QUARANTINED, /* freed, and kept from others: for the log [R6], for views, for pins */
+};
 
+/* ph_block -- the block of an offset, resolved once and passed on. Steps on other blocks, and what reads the tables, leave
+ * it as it is; a step on the block itself makes `state` old. */
+struct ph_block {
+    struct ph_heap *arena;
+    struct ph_unit *record; /* of the run that it is a part of, or of its units; NULL: there is neither */
+    uint64_t offset;        /* of its first byte, in the arena */
+    uint32_t state;         /* enum ph_block_state */
+};
+
+struct ph_block ph_block_at(struct ph_heap *h, uint64_t offset);
+/* ph_block_known -- the same for a block whose state the caller knows. */
+struct ph_block ph_block_known(struct ph_heap *h, uint64_t offset, enum ph_block_state state);
+/* ph_live_record -- the record of the live block that begins at `offset`, else NULL. */
+struct ph_unit *ph_live_record(struct ph_heap *h, uint64_t offset);
+
+/* The live block that begins at `offset`: what every free, and every change of a size, begins with. */
+static inline struct ph_block ph_live_at(struct ph_heap *h, uint64_t offset)
+{
+    struct ph_unit *record = ph_live_record(h, offset);
+    return (struct ph_block){h, record, offset, record != NULL ? PH_B_LIVE : PH_B_NONE};
+}
+
+/* The live or reserved block that holds the byte at `offset`, else one of state PH_B_NONE. */
+struct ph_block ph_block_holding_any(struct ph_heap *h, uint64_t offset);
+static inline struct ph_block ph_block_holding(struct ph_heap *h, uint64_t offset)
+{
+    uint64_t unit = offset >> PH_UNIT_SHIFT;
+    if (PH_LIKELY(unit - h->first_unit < h->end_unit - h->first_unit && offset % PH_GRANULE == 0)) {
+        struct ph_unit *record = &h->units[unit];
+        if (record->state == PH_U_RUN_BODY)
+            record -= record->back;
+        if (PH_LIKELY(record->state == PH_U_RUN && (h->bits[ph_word_of(offset)] & ph_bit_of(offset)) != 0)) {
+            PH_RESOLVES();
+            return (struct ph_block){h, record, offset, PH_B_LIVE};
+        }
+    }
+    return ph_block_holding_any(h, offset);
+}
+
+static inline int ph_is_visible(const struct ph_block *block)
+{
+    return block->state == PH_B_LIVE || block->state == PH_B_RESERVED;
+}
+
+static inline int ph_is_run(const struct ph_block *block)
+{
+    return block->record->state == PH_U_RUN;
+}
+
+/* The first unit of its run, or of itself. */
+static inline uint64_t ph_head_of(const struct ph_block *block)
+{
+    return (uint64_t)(block->record - block->arena->units);
+}
+
+/* Bytes that a block of a run, or of units, can hold. */
 static inline uint64_t ph_capacity_of(const struct ph_heap *h, const struct ph_unit *record)
 {
     return record->state == PH_U_RUN ? h->classes[record->class_index].granules * PH_GRANULE
                                      : (uint64_t)record->nunits << PH_UNIT_SHIFT;
 }
+
+static inline uint64_t ph_block_capacity(const struct ph_block *block)
+{
+    return ph_capacity_of(block->arena, block->record);
+}
+
+/* ph_block_words -- the words of the tables that say whether a block is live: the bit of one of a run, the entry of a large
+ * one; what is to be set in them and cleared. How many there are: 0 to 2. */
+struct ph_block_word {
+    uint64_t *at;
+    uint64_t index; /* in its table */
+    uint64_t set, clear;
+    uint32_t table; /* enum ph_table */
+};
+uint32_t ph_block_words(const struct ph_block *block, int live, struct ph_block_word words[2]);
 
 /* ---------------------------------------------------------------- runs */
 /* Geometry of a class: `sizes[i]` bytes (ascending multiples of the granule), `units[i]` per run. */
@@ -43,8 +111,13 @@ int ph_class_refill(struct ph_heap *h, struct ph_class *c);
 int ph_run_adopt(struct ph_heap *h, uint64_t head, uint32_t class_index);
 void ph_run_discard(struct ph_heap *h, uint64_t head);
 
-void ph_run_freed(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits);
-void ph_run_released(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bit);
+/* ph_run_free_bits -- blocks of one word of the bits table, all of the run at `head`, which are live, become free. */
+void ph_run_free_bits(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits);
+/* The steps below, for a block of a run. */
+int64_t ph_run_reserve(struct ph_heap *h, struct ph_class *c);
+void ph_run_publish(const struct ph_block *block);
+void ph_run_quarantine(const struct ph_block *block);
+void ph_run_release(const struct ph_block *block);
 int ph_run_may_go(struct ph_heap *h);
 
 static inline uint32_t ph_run_occupied(const struct ph_unit *run)
@@ -60,12 +133,13 @@ int ph_release_idle_runs(struct ph_heap *h);
 int64_t ph_large_take(struct ph_heap *h, uint64_t size, uint64_t align);
 void ph_large_set(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
 void ph_large_clear(struct ph_heap *h, uint64_t unit);
+void ph_large_free(struct ph_heap *h, uint64_t unit);
 void ph_large_resize(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
 void ph_give_back(struct ph_heap *h, uint64_t unit, uint64_t nunits);
 void ph_quarantine_units(struct ph_heap *h, uint64_t unit, uint64_t nunits);
-void ph_large_publish(struct ph_heap *h, struct ph_unit *head);
-void ph_large_quarantine(struct ph_heap *h, struct ph_unit *head);
-void ph_large_release(struct ph_heap *h, struct ph_unit *head);
+void ph_large_publish(const struct ph_block *block);
+void ph_large_quarantine(const struct ph_block *block);
+void ph_large_release(const struct ph_block *block);
 void ph_large_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
 
 /* ---------------------------------------------------------------- withheld blocks: the words of the bits table that have some */
@@ -102,57 +176,78 @@ static inline uint64_t ph_free_mask(const struct ph_heap *h, const struct ph_cla
 }
 
 /* ---------------------------------------------------------------- steps */
-void ph_block_free(struct ph_heap *h, uint64_t offset, struct ph_unit *record);
-void ph_block_retire(struct ph_heap *h, uint64_t offset);
-void ph_withheld_free(struct ph_heap *h, uint64_t offset);
+/* ph_block_free -- free a live block at once. ph_block_retire -- the same in a power heap: it waits for its record [R6].
+ * Pre: nothing refers to it; for the second, ph_room_to_retire. */
+static inline void ph_block_free(const struct ph_block *block)
+{
+    if (PH_LIKELY(ph_is_run(block)))
+        ph_run_free_bits(block->arena, ph_head_of(block), ph_word_of(block->offset), ph_bit_of(block->offset));
+    else
+        ph_large_free(block->arena, ph_head_of(block));
+}
+void ph_block_retire(const struct ph_block *block);
 
-/* Two steps: a transaction reserves, then publishes or cancels; retires, then releases. Volatile only: the bits and entries
- * of the block itself are the caller's to store, in the same breath, before or after. Each of the void calls
- * demands that the block is in the state that it says. */
+/* Two steps: a transaction reserves, then publishes or cancels; retires, then releases. Volatile only: the words of the
+ * block itself are the caller's to store, in the same breath, before or after. Each of the void calls demands that
+ * the block is in the state that it says. */
 int64_t ph_reserve_block(struct ph_heap *h, uint64_t size, uint64_t align);
 void ph_reserve_large(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
-void ph_publish(struct ph_heap *h, uint64_t offset);
-void ph_cancel(struct ph_heap *h, uint64_t offset);
-void ph_retire(struct ph_heap *h, uint64_t offset);
-void ph_release(struct ph_heap *h, uint64_t offset);
+void ph_publish(const struct ph_block *block);
+void ph_cancel(const struct ph_block *block);
+void ph_retire(const struct ph_block *block);
+void ph_release(const struct ph_block *block);
 
 /* Store the words of a block here, for callers that have nothing to log: with publish, with retire. */
-void ph_describe(struct ph_heap *h, uint64_t offset);
-void ph_undescribe(struct ph_heap *h, uint64_t offset);
+void ph_describe(const struct ph_block *block);
+void ph_undescribe(const struct ph_block *block);
 
 /* ---------------------------------------------------------------- refs: views, handles, pins, roots */
 static inline int ph_has_refs(const struct ph_unit *record)
 {
     return record->state == PH_U_RUN ? record->u.run.refs != 0 : record->has_refs != 0;
 }
-int ph_refs_refusal(const struct ph_heap *h, uint64_t offset);
-void ph_refs_make_stale(struct ph_heap *h, uint64_t offset);
-int ph_refs_end(struct ph_heap *h, uint64_t offset);
+
+const struct ph_refs *ph_refs_find(const struct ph_heap *h, uint64_t offset);
+
+/* ph_refs_of -- what refers to a block, NULL if nothing does. */
+static inline const struct ph_refs *ph_refs_of(const struct ph_block *block)
+{
+    return block->record != NULL && PH_UNLIKELY(ph_has_refs(block->record)) ? ph_refs_find(block->arena, block->offset) : NULL;
+}
+
+/* ph_is_retired -- whether the block waits in quarantine for its release, not only for a last view. */
+static inline int ph_is_retired(const struct ph_block *block)
+{
+    const struct ph_refs *refs = ph_refs_of(block);
+    return block->state == PH_B_QUARANTINED && (refs == NULL || !refs->is_released);
+}
+
+int ph_refs_refusal(const struct ph_block *block);
+void ph_refs_make_stale(const struct ph_block *block);
+int ph_refs_end(const struct ph_block *block);
+int ph_refs_keep(const struct ph_block *block);
 /* A view, or a pin, has gone: whether the space of the block is to become free with it. */
 int ph_refs_view_gone(struct ph_heap *h, uint64_t offset);
 int ph_refs_pin_gone(struct ph_heap *h, uint64_t offset, int changes);
-int ph_refs_keep(struct ph_heap *h, uint64_t offset);
 
 /* Blocks that roots name. ph_set_rooted: PH_H_BAD_OFFSET where no live or reserved block begins; a refs that goes may
  * have gone already. */
 int ph_set_rooted(struct ph_heap *h, uint64_t offset, int rooted);
 void ph_forget_roots(struct ph_heap *h);
 
-/* Pins of open transactions [R26]. */
-int ph_pin(struct ph_heap *h, uint64_t offset);
+/* Pins of open transactions [R26]: of those that are about to free a block, of the one that is about to change it. */
+int ph_pin(const struct ph_block *block);
+int ph_pin_change(const struct ph_block *block);
 void ph_unpin(struct ph_heap *h, uint64_t offset);
-int ph_pin_change(struct ph_heap *h, uint64_t offset);
-int ph_pin_change_of(struct ph_heap *h, uint64_t offset, struct ph_unit *record);
 void ph_unpin_change(struct ph_heap *h, uint64_t offset);
 
 /* Live views and handles of a block. */
-int ph_view_pin(struct ph_heap *h, uint64_t offset);
+int ph_view_pin(const struct ph_block *block);
 int ph_refs_reserve(struct ph_heap *h, uint64_t count);
 void ph_view_unpin(struct ph_heap *h, uint64_t offset);
 int64_t ph_handle_make(struct ph_heap *h, uint64_t offset);
 int ph_handle_valid(const struct ph_heap *h, uint64_t offset, uint64_t serial);
 void ph_handle_drop(struct ph_heap *h, uint64_t offset, uint64_t serial);
-const struct ph_refs *ph_refs_find(const struct ph_heap *h, uint64_t offset);
 struct ph_viewed {
     uint64_t offset;
     uint32_t views;

@@ -79,6 +79,13 @@ void ph_give_back(struct ph_heap *h, uint64_t unit, uint64_t nunits)
     h->returned_count++;
 }
 
+/* ph_large_free -- a live block goes, and its units go back. */
+void ph_large_free(struct ph_heap *h, uint64_t unit)
+{
+    ph_large_clear(h, unit);
+    ph_give_back(h, unit, h->units[unit].nunits);
+}
+
 static void count_reserved(struct ph_withheld *t, const struct ph_unit *head, int by)
 {
     t->reserved_blocks += (uint64_t)by;
@@ -105,16 +112,20 @@ void ph_quarantine_units(struct ph_heap *h, uint64_t unit, uint64_t nunits)
     count_quarantined(&h->withheld, unit_set(h, unit, nunits, nunits << PH_UNIT_SHIFT, PH_U_QUARANTINE), 1);
 }
 
-void ph_large_publish(struct ph_heap *h, struct ph_unit *head)
+void ph_large_publish(const struct ph_block *block)
 {
+    struct ph_heap *h = block->arena;
+    struct ph_unit *head = block->record;
     PH_ASSERT(head->state == PH_U_RESERVED);
     count_reserved(&h->withheld, head, -1);
     head->state = PH_U_LARGE;
     count_large(h, head, 1);
 }
 
-void ph_large_quarantine(struct ph_heap *h, struct ph_unit *head)
+void ph_large_quarantine(const struct ph_block *block)
 {
+    struct ph_heap *h = block->arena;
+    struct ph_unit *head = block->record;
     PH_ASSERT(head->state == PH_U_RESERVED || head->state == PH_U_LARGE);
     if (head->state == PH_U_RESERVED)
         count_reserved(&h->withheld, head, -1);
@@ -124,10 +135,12 @@ void ph_large_quarantine(struct ph_heap *h, struct ph_unit *head)
     count_quarantined(&h->withheld, head, 1);
 }
 
-void ph_large_release(struct ph_heap *h, struct ph_unit *head)
+void ph_large_release(const struct ph_block *block)
 {
+    struct ph_heap *h = block->arena;
+    struct ph_unit *head = block->record;
     PH_ASSERT(head->state == PH_U_QUARANTINE);
     count_quarantined(&h->withheld, head, -1);
     head->state = PH_U_OTHER;
-    ph_give_back(h, (uint64_t)(head - h->units), head->nunits);
+    ph_give_back(h, ph_head_of(block), head->nunits);
 }

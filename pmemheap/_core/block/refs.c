@@ -64,44 +64,44 @@ int ph_refs_reserve(struct ph_heap *h, uint64_t count)
     return make_room(&h->refs, count);
 }
 
-/* There is no record any more when the heap was closed before the handle went. */
 static void count_refs(struct ph_unit *record, int by)
 {
-    if (record == NULL)
-        return;
     if (record->state == PH_U_RUN)
         record->u.run.refs = (uint16_t)(record->u.run.refs + by);
     else
         record->has_refs = (uint32_t)((int)record->has_refs + by);
 }
 
-/* The refs of a block, made if there is none. `record`: that of the block, NULL if there is no block that may have one. */
-static int refs_with(struct ph_heap *h, uint64_t offset, struct ph_unit *record, struct ph_refs **refs)
+/* The refs of a block that is not free, made if there is none. */
+static int refs_made(const struct ph_block *block, struct ph_refs **refs)
 {
-    if (record == NULL)
+    struct ph_heap *h = block->arena;
+    if (block->state == PH_B_NONE)
         return PH_H_BAD_OFFSET;
-    *refs = find(&h->refs, offset);
+    *refs = find(&h->refs, block->offset);
     if (*refs != NULL)
         return (*refs)->is_released ? PH_H_BAD_OFFSET : 0;
     if (make_room(&h->refs, 1) < 0)
         return PH_H_NOMEM;
-    *refs = place(&h->refs, (struct ph_refs){.key = offset + 1});
+    *refs = place(&h->refs, (struct ph_refs){.key = block->offset + 1});
     h->refs.used++;
-    count_refs(record, 1);
+    count_refs(block->record, 1);
     return 0;
 }
 
-/* That of the live or reserved block at `offset`. */
-static int refs_of(struct ph_heap *h, uint64_t offset, struct ph_refs **refs)
+/* Those of a block that is live or reserved. */
+static int refs_of_visible(const struct ph_block *block, struct ph_refs **refs)
 {
-    return refs_with(h, offset, ph_visible_at(h, offset), refs);
+    return ph_is_visible(block) ? refs_made(block, refs) : PH_H_BAD_OFFSET;
 }
 
 /* Take the refs of a block out and close the gap in its chain (Knuth, volume 3, 6.4, algorithm R). */
 static void drop(struct ph_heap *h, struct ph_refs *refs)
 {
     struct ph_refs_table *t = &h->refs;
-    count_refs(ph_record_of(h, refs->key - 1), -1);
+    struct ph_block block = ph_block_known(h, refs->key - 1, PH_B_LIVE);
+    if (block.record != NULL) /* there is none when the heap was closed before the handle went */
+        count_refs(block.record, -1);
     t->used--;
     uint64_t hole = (uint64_t)(refs - t->slots), mask = t->capacity - 1;
     for (uint64_t i = (hole + 1) & mask; t->slots[i].key != 0; i = (i + 1) & mask) {
@@ -133,26 +133,16 @@ static int was_last(struct ph_heap *h, struct ph_refs *refs)
     return is_released;
 }
 
-/* ph_is_retired -- whether the block is quarantined and waits for its release, not only for a last view. */
-int ph_is_retired(struct ph_heap *h, uint64_t offset)
-{
-    const struct ph_refs *refs = ph_refs_find(h, offset);
-    return ph_is_quarantined(h, offset) && (refs == NULL || !refs->is_released);
-}
-
 /* ph_view_pin -- a view of a block begins. The block may have been freed by a commit of which not all is home yet: what
  * is committed still leads to it. Then it waits for that, and from now on for the view as well. */
-int ph_view_pin(struct ph_heap *h, uint64_t offset)
+int ph_view_pin(const struct ph_block *block)
 {
-    struct ph_unit *record = ph_visible_at(h, offset);
     struct ph_refs *refs;
-    if (record == NULL && ph_is_retired(h, offset))
-        record = ph_record_of(h, offset);
-    int failure = refs_with(h, offset, record, &refs);
+    int failure = refs_made(block, &refs);
     if (failure < 0)
         return failure;
     refs->views++;
-    h->refs.views++;
+    block->arena->refs.views++;
     return 0;
 }
 
@@ -165,35 +155,28 @@ int ph_refs_view_gone(struct ph_heap *h, uint64_t offset)
     return was_last(h, refs);
 }
 
+static int pin(const struct ph_block *block, unsigned changes)
+{
+    struct ph_refs *refs;
+    int failure = refs_of_visible(block, &refs);
+    if (failure < 0)
+        return failure;
+    refs->pins++;
+    refs->changes += changes;
+    block->arena->refs.pins++;
+    return 0;
+}
+
 /* ph_pin -- an open transaction holds the live or reserved block [R26]. */
-int ph_pin(struct ph_heap *h, uint64_t offset)
+int ph_pin(const struct ph_block *block)
 {
-    struct ph_refs *refs;
-    int failure = refs_of(h, offset, &refs);
-    if (failure < 0)
-        return failure;
-    refs->pins++;
-    h->refs.pins++;
-    return 0;
+    return pin(block, 0);
 }
 
-/* ph_pin_change_of -- the same, and it is about to change bytes of it: only one transaction at a time may. `record`: of
- * the block. ph_pin_change looks for it. */
-int ph_pin_change_of(struct ph_heap *h, uint64_t offset, struct ph_unit *record)
+/* ph_pin_change -- the same, and it is about to change bytes of it: only one transaction at a time may. */
+int ph_pin_change(const struct ph_block *block)
 {
-    struct ph_refs *refs;
-    int failure = refs_with(h, offset, record, &refs);
-    if (failure < 0)
-        return failure;
-    refs->pins++;
-    refs->changes++;
-    h->refs.pins++;
-    return 0;
-}
-
-int ph_pin_change(struct ph_heap *h, uint64_t offset)
-{
-    return ph_pin_change_of(h, offset, ph_visible_at(h, offset));
+    return pin(block, 1);
 }
 
 /* A heap that was closed while a transaction waited for its sync has no refs any more. */
@@ -237,8 +220,9 @@ uint64_t ph_viewed(const struct ph_heap *h, struct ph_viewed *found, uint64_t ca
 /* ph_handle_make -- the serial number of this life of the block, one more handle to it. */
 int64_t ph_handle_make(struct ph_heap *h, uint64_t offset)
 {
+    struct ph_block block = ph_block_at(h, offset);
     struct ph_refs *refs;
-    int failure = refs_of(h, offset, &refs);
+    int failure = refs_of_visible(&block, &refs);
     if (failure < 0)
         return failure;
     if (refs->serial == 0)
@@ -268,7 +252,8 @@ void ph_handle_drop(struct ph_heap *h, uint64_t offset, uint64_t serial)
 int ph_set_rooted(struct ph_heap *h, uint64_t offset, int rooted)
 {
     struct ph_refs *refs = find(&h->refs, offset);
-    int failure = rooted ? refs_of(h, offset, &refs) : 0;
+    struct ph_block block = ph_block_at(h, offset);
+    int failure = rooted ? refs_of_visible(&block, &refs) : 0;
     if (failure < 0 || refs == NULL)
         return failure;
     refs->is_rooted = rooted != 0;
@@ -300,35 +285,40 @@ static void make_stale(struct ph_heap *h, struct ph_refs *refs)
     drop_if_idle(h, refs);
 }
 
-/* ph_refs_refusal -- why the live block may not go or move: PH_H_ROOTED, PH_H_IN_TRANSACTION, PH_H_PINNED, or 0. */
-int ph_refs_refusal(const struct ph_heap *h, uint64_t offset)
+static struct ph_refs *refs_of(const struct ph_block *block)
 {
-    const struct ph_refs *refs = find(&h->refs, offset);
+    return ph_has_refs(block->record) ? find(&block->arena->refs, block->offset) : NULL;
+}
+
+/* ph_refs_refusal -- why the live block may not go or move: PH_H_ROOTED, PH_H_IN_TRANSACTION, PH_H_PINNED, or 0. */
+int ph_refs_refusal(const struct ph_block *block)
+{
+    const struct ph_refs *refs = refs_of(block);
     return refs == NULL ? 0 : refusal_of(refs);
 }
 
 /* ph_refs_make_stale -- the block goes: its handles are stale from now on, and no root names it. */
-void ph_refs_make_stale(struct ph_heap *h, uint64_t offset)
+void ph_refs_make_stale(const struct ph_block *block)
 {
-    struct ph_refs *refs = find(&h->refs, offset);
+    struct ph_refs *refs = refs_of(block);
     if (refs != NULL)
-        make_stale(h, refs);
+        make_stale(block->arena, refs);
 }
 
 /* ph_refs_end -- the same if the block may go, else the refusal. */
-int ph_refs_end(struct ph_heap *h, uint64_t offset)
+int ph_refs_end(const struct ph_block *block)
 {
-    struct ph_refs *refs = find(&h->refs, offset);
+    struct ph_refs *refs = refs_of(block);
     int refused = refs == NULL ? 0 : refusal_of(refs);
     if (refs != NULL && refused == 0)
-        make_stale(h, refs);
+        make_stale(block->arena, refs);
     return refused;
 }
 
 /* ph_refs_keep -- whether views or pins keep the space of a quarantined block: then it goes with the last of them. */
-int ph_refs_keep(struct ph_heap *h, uint64_t offset)
+int ph_refs_keep(const struct ph_block *block)
 {
-    struct ph_refs *refs = find(&h->refs, offset);
+    struct ph_refs *refs = refs_of(block);
     if (refs == NULL)
         return 0;
     refs->is_released = 1;

@@ -51,7 +51,7 @@ static void run_clear(struct ph_heap *h, uint64_t head)
     h->run_units -= c->run_units;
 }
 
-static void run_release(struct ph_heap *h, uint64_t head)
+static void give_run_back(struct ph_heap *h, uint64_t head)
 {
     uint64_t nunits = h->units[head].nunits;
     run_clear(h, head);
@@ -77,7 +77,7 @@ int ph_release_empties(struct ph_heap *h)
         uint64_t head = ph_unit_index(h, c->current);
         c->current = PH_NIL;
         c->mask = 0;
-        run_release(h, head);
+        give_run_back(h, head);
         released = 1;
     }
     return released;
@@ -99,7 +99,7 @@ int ph_release_idle_runs(struct ph_heap *h)
         if (c->current == (uint32_t)head || !ph_run_may_go(h))
             continue;
         ph_pair_remove(h, &c->partial, head);
-        run_release(h, head);
+        give_run_back(h, head);
         released = 1;
     }
     return released;
@@ -158,7 +158,7 @@ static void current_freed(struct ph_heap *h, struct ph_class *c, uint64_t head, 
     }
     c->current = PH_NIL;
     c->mask = 0;
-    run_release(h, head);
+    give_run_back(h, head);
 }
 
 /* Blocks of a run have become free: offer them, or give the run back. */
@@ -171,34 +171,120 @@ static void offer(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits
     } else if (ph_run_occupied(run) == 0 && ph_run_may_go(h)) {
         if (!was_full)
             ph_pair_remove(h, &c->partial, head);
-        run_release(h, head);
+        give_run_back(h, head);
     } else if (was_full) {
         ph_pair_insert(h, &c->partial, head);
     }
 }
 
-/* ph_run_freed -- bookkeeping after `bits` of `word` of the bits table were cleared, all of the run at `head`. */
-void ph_run_freed(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits)
+static int is_full(const struct ph_unit *run)
+{
+    return ph_run_occupied(run) == run->u.run.blocks;
+}
+
+static void count_live(struct ph_heap *h, struct ph_unit *run, int by)
+{
+    PH_ASSERT(run->u.run.live + by >= 0 && run->u.run.live + by <= run->u.run.blocks);
+    run->u.run.live = (uint16_t)(run->u.run.live + by);
+    h->classes[run->class_index].live += (uint64_t)by;
+}
+
+static void count_withheld(struct ph_heap *h, struct ph_unit *run, int by)
+{
+    PH_ASSERT(run->u.run.withheld + by >= 0 && run->u.run.withheld + by <= run->u.run.blocks);
+    run->u.run.withheld = (uint16_t)(run->u.run.withheld + by);
+    h->classes[run->class_index].withheld += (uint64_t)by;
+}
+
+void ph_run_free_bits(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits)
 {
     struct ph_unit *run = &h->units[head];
-    uint16_t freed = (uint16_t)__builtin_popcountll(bits);
-    int was_full = ph_run_occupied(run) == run->u.run.blocks;
-
-    run->u.run.live = (uint16_t)(run->u.run.live - freed);
-    h->classes[run->class_index].live -= freed;
+    int was_full = is_full(run);
+    ph_store(h, &h->bits[word], h->bits[word] & ~bits);
+    count_live(h, run, -__builtin_popcountll(bits));
     offer(h, head, word, bits, was_full);
 }
 
-/* ph_run_released -- the same for one block that was withheld. */
-void ph_run_released(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bit)
-{
-    struct ph_unit *run = &h->units[head];
-    int was_full = ph_run_occupied(run) == run->u.run.blocks;
+/* ---------------------------------------------------------------- two steps, see block/steps.c */
 
-    run->u.run.withheld--;
-    h->classes[run->class_index].withheld--;
-    offer(h, head, word, bit, was_full);
+/* A bit of the table of withheld blocks is about to be set or cleared: `blocks` and `bytes` count those like it. */
+static void flip(uint64_t *bits, uint64_t bit, uint64_t *blocks, uint64_t *bytes, uint64_t size)
+{
+    uint64_t by = *bits & bit ? (uint64_t)-1 : 1;
+    *bits ^= bit;
+    *blocks += by;
+    *bytes += by * size;
 }
+
+static void flip_reserved(struct ph_heap *h, struct ph_withheld_word *withheld, uint64_t bit, uint64_t size)
+{
+    flip(&withheld->reserved, bit, &h->withheld.reserved_blocks, &h->withheld.reserved_bytes, size);
+}
+
+static void flip_freed(struct ph_heap *h, struct ph_withheld_word *withheld, uint64_t bit, uint64_t size)
+{
+    flip(&withheld->freed, bit, &h->withheld.freed_blocks, &h->withheld.freed_bytes, size);
+}
+
+int64_t ph_run_reserve(struct ph_heap *h, struct ph_class *c)
+{
+    if (c->mask == 0) {
+        int refill = ph_class_refill(h, c);
+        if (refill < 0)
+            return refill;
+    }
+    uint64_t bit = c->mask & -c->mask;
+    c->mask ^= bit;
+    flip_reserved(h, ph_withheld_make(h, c->word), bit, c->granules * PH_GRANULE);
+    count_withheld(h, ph_unit_at(h, c->current), 1);
+    return (int64_t)((c->word << 6 | (uint64_t)__builtin_ctzll(bit)) << PH_GRANULE_SHIFT);
+}
+
+/* The requested size is not known here: the block counts with its capacity. */
+void ph_run_publish(const struct ph_block *block)
+{
+    struct ph_heap *h = block->arena;
+    struct ph_class *c = &h->classes[block->record->class_index];
+    struct ph_withheld_word *withheld = ph_withheld_find(h, ph_word_of(block->offset));
+    uint64_t size = ph_block_capacity(block);
+    PH_ASSERT(withheld != NULL && (withheld->reserved & ph_bit_of(block->offset)) != 0);
+    flip_reserved(h, withheld, ph_bit_of(block->offset), size);
+    ph_withheld_drop_if_none(h, withheld);
+    count_withheld(h, block->record, -1);
+    count_live(h, block->record, 1);
+    c->mallocs++;
+    c->requested += size;
+}
+
+/* Live, for which there is room in the table, or reserved -> quarantined. */
+void ph_run_quarantine(const struct ph_block *block)
+{
+    struct ph_heap *h = block->arena;
+    struct ph_withheld_word *withheld = ph_withheld_make(h, ph_word_of(block->offset));
+    uint64_t bit = ph_bit_of(block->offset), size = ph_block_capacity(block);
+    if (withheld->reserved & bit) {
+        flip_reserved(h, withheld, bit, size);
+    } else {
+        count_live(h, block->record, -1);
+        count_withheld(h, block->record, 1);
+    }
+    flip_freed(h, withheld, bit, size);
+}
+
+void ph_run_release(const struct ph_block *block)
+{
+    struct ph_heap *h = block->arena;
+    uint64_t word = ph_word_of(block->offset), bit = ph_bit_of(block->offset);
+    struct ph_withheld_word *withheld = ph_withheld_find(h, word);
+    int was_full = is_full(block->record);
+    PH_ASSERT(withheld != NULL && (withheld->freed & bit) != 0);
+    flip_freed(h, withheld, bit, ph_block_capacity(block));
+    ph_withheld_drop_if_none(h, withheld);
+    count_withheld(h, block->record, -1);
+    offer(h, ph_head_of(block), word, bit, was_full);
+}
+
+/* ---------------------------------------------------------------- reading */
 
 /* ph_run_adopt -- a run that the entries table describes: count its blocks, offer its room. */
 int ph_run_adopt(struct ph_heap *h, uint64_t head, uint32_t class_index)

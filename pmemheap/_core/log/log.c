@@ -272,10 +272,12 @@ static void release(const struct ph_log *log, uint64_t off, uint64_t nbytes)
 {
     const struct ph_home *home = ph_home_of(log, off);
     uint64_t local = ph_local(off), end = local + nbytes;
-    while (home != NULL && home->heap != NULL && local < end && ph_is_retired(home->heap, local)) {
-        uint64_t capacity = (uint64_t)ph_capacity(home->heap, local);
-        ph_release(home->heap, local);
-        local += capacity;
+    while (home != NULL && home->heap != NULL && local < end) {
+        struct ph_block block = ph_block_at(home->heap, local);
+        if (!ph_is_retired(&block))
+            break;
+        local += ph_block_capacity(&block);
+        ph_release(&block);
     }
 }
 

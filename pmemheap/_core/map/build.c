@@ -135,7 +135,7 @@ int ph_map_refusal(struct ph_map *map, uint64_t offset, int refused)
 static int aim_at(struct ph_map_build *b, uint64_t offset, uint64_t nbytes, struct ph_tx_aim *aim)
 {
     int refused = ph_tx_aim(b->tx, offset, nbytes, aim);
-    if (refused == 0 && aim->start != ph_local(offset))
+    if (refused == 0 && aim->block.offset != ph_local(offset))
         refused = PH_T_OUTSIDE;
     return refused < 0 ? ph_map_refusal(b->map, offset, refused) : 0;
 }

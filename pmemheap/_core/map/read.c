@@ -343,8 +343,8 @@ static int apart_is_sound(struct ph_map *map, const struct ph_map_value *value)
         return 1;
     if (map->heap->first_unit == map->heap->end_unit)
         return PH_M_UNMAPPED;
-    int64_t capacity = ph_capacity(map->heap, ph_local(value->block));
-    return capacity < 0 || (uint64_t)capacity < value->length ? PH_M_CORRUPT : 1;
+    struct ph_block block = ph_block_at(map->heap, ph_local(value->block));
+    return block.state == PH_B_NONE || ph_block_capacity(&block) < value->length ? PH_M_CORRUPT : 1;
 }
 
 static int apart_of(struct ph_map *map, const struct ph_map_item *entry, struct ph_map_value *value)

@@ -17,26 +17,27 @@ struct block_bytes {
 
 static PyTypeObject *block_bytes_type;
 
-PyObject *ph_block_view(struct heap_object *heap, uint64_t offset, uint64_t length)
+PyObject *ph_block_view(struct heap_object *heap, const struct ph_block *block, uint64_t length)
 {
-    return ph_block_part(heap, offset, 0, length, 0);
+    return ph_block_part(heap, block, 0, length, 0);
 }
 
-PyObject *ph_block_part(struct heap_object *heap, uint64_t offset, uint64_t start, uint64_t length, int readonly)
+PyObject *ph_block_part(struct heap_object *heap, const struct ph_block *block, uint64_t start, uint64_t length,
+                        int readonly)
 {
     struct block_bytes *self;
     PyObject *view;
 
-    int pinned = ph_view_pin(&heap->heap, offset);
+    int pinned = ph_view_pin(block);
     if (pinned < 0)
         return pinned == PH_H_NOMEM ? PyErr_NoMemory() : NULL;
     self = PyObject_GC_New(struct block_bytes, block_bytes_type);
     if (self == NULL) {
-        ph_view_unpin(&heap->heap, offset);
+        ph_view_unpin(&heap->heap, block->offset);
         return NULL;
     }
     self->heap = (struct heap_object *)Py_NewRef((PyObject *)heap);
-    self->offset = offset;
+    self->offset = block->offset;
     self->start = start;
     self->length = length;
     self->readonly = (char)readonly;

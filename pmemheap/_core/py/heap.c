@@ -356,11 +356,12 @@ static PyObject *heap_view(PyObject *object, PyObject *const *args, Py_ssize_t c
         return NULL;
     if (can_be_viewed(self) && read_number(values[0], &offset)
         && (values[1] == NULL || values[1] == Py_None || read_number(values[1], &length))) {
-        int64_t usable = ph_usable_size(&self->heap, ph_inner(self, offset));
+        struct ph_block block = ph_block_at(&self->heap, ph_inner(self, offset));
+        uint64_t usable = ph_is_visible(&block) ? ph_block_capacity(&block) : 0;
         if (values[1] == NULL || values[1] == Py_None)
-            length = usable < 0 ? 0 : (uint64_t)usable;
-        if (usable >= 0 && length <= (uint64_t)usable) {
-            PyObject *view = ph_block_view(self, ph_inner(self, offset), length);
+            length = usable;
+        if (usable != 0 && length <= usable) {
+            PyObject *view = ph_block_view(self, &block, length);
             if (view != NULL || PyErr_Occurred())
                 return view;
         }

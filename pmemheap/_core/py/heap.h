@@ -30,12 +30,13 @@ static inline uint64_t ph_outer(const struct heap_object *self, uint64_t inner)
     return inner ^ self->origin;
 }
 
-/* A memoryview over `length` bytes of the live block at `inner`, which it pins; NULL with an exception set,
- * or with none where no live block begins there. */
-PyObject *ph_block_view(struct heap_object *self, uint64_t inner, uint64_t length);
+/* A memoryview over `length` bytes of a block, which it pins; NULL with an exception set,
+ * or with none where the block is none. */
+PyObject *ph_block_view(struct heap_object *self, const struct ph_block *block, uint64_t length);
 
 /* The same over a part of the block, which may be read-only. */
-PyObject *ph_block_part(struct heap_object *self, uint64_t inner, uint64_t start, uint64_t length, int readonly);
+PyObject *ph_block_part(struct heap_object *self, const struct ph_block *block, uint64_t start, uint64_t length,
+                        int readonly);
 
 /* ph_attach_tables -- map the tables of an unattached heap; -1 with an exception set. It may call Python. */
 int ph_attach_tables(struct heap_object *self);

@@ -486,9 +486,10 @@ static PyObject *viewed(PyObject *object, PyObject *ignored)
     (void)ignored;
     PyObject *list = PyList_New((Py_ssize_t)kept);
     for (uint64_t i = 0; list != NULL && i < kept; i++) {
-        int64_t size = ph_capacity(core_of(object), found[i].offset);
-        PyObject *one = Py_BuildValue("KLI", (unsigned long long)ph_outer((struct heap_object *)object, found[i].offset),
-                                      (long long)(size < 0 ? 0 : size), found[i].views);
+        struct ph_block block = ph_block_at(core_of(object), found[i].offset);
+        uint64_t size = block.state == PH_B_NONE ? 0 : ph_block_capacity(&block);
+        PyObject *one = Py_BuildValue("KKI", (unsigned long long)ph_outer((struct heap_object *)object, found[i].offset),
+                                      (unsigned long long)size, found[i].views);
         if (one == NULL || PyList_SetItem(list, (Py_ssize_t)i, one) < 0)
             Py_CLEAR(list);
     }
@@ -516,13 +517,15 @@ static PyObject *place_of(PyObject *object, PyObject *argument)
         return NULL;
     if (unit - h->first_unit >= h->end_unit - h->first_unit) /* trimmed or closed by another thread */
         return Py_BuildValue("iKII", 0, 0ULL, 0U, 0U);
-    ph_free_refusal(h, offset); /* reads the unit if need be */
+    struct ph_block block = ph_block_at(h, offset); /* reads the unit if need be */
     const struct ph_unit *record = &h->units[unit];
     if (record->state == PH_U_RUN_BODY) {
         unit -= record->back;
         record = &h->units[unit];
     }
-    int state = ph_is_reserved(h, offset) ? PH_U_RESERVED : ph_is_quarantined(h, offset) ? PH_U_QUARANTINE : record->state;
+    int state = block.state == PH_B_RESERVED      ? PH_U_RESERVED
+                : block.state == PH_B_QUARANTINED ? PH_U_QUARANTINE
+                                                  : record->state;
     return Py_BuildValue("iKII", state, (unsigned long long)unit, record->nunits, record->class_index);
 }
 
@@ -720,59 +723,60 @@ static PyObject *reserve_block(PyObject *object, PyObject *args)
     return offset_from(object, ph_reserve_block(core_of(object), size, align));
 }
 
-static PyObject *step(PyObject *object, PyObject *argument, int (*call)(struct ph_heap *, uint64_t))
+static PyObject *step(PyObject *object, PyObject *argument, int (*call)(const struct ph_block *))
 {
     uint64_t offset = read_inner(object, argument);
 
     if (PyErr_Occurred())
         return NULL;
-    return PyLong_FromLong(call(core_of(object), offset));
+    struct ph_block block = ph_block_at(core_of(object), offset);
+    return PyLong_FromLong(call(&block));
 }
 
-static int publish_stored(struct ph_heap *h, uint64_t offset)
+static int publish_stored(const struct ph_block *block)
 {
-    if (!ph_is_reserved(h, offset))
+    if (block->state != PH_B_RESERVED)
         return PH_H_BAD_OFFSET;
-    if (ph_dirty_reserve(h, 2) < 0)
+    if (ph_dirty_reserve(block->arena, 2) < 0)
         return PH_H_NOMEM;
-    ph_publish(h, offset);
-    ph_describe(h, offset);
+    ph_publish(block);
+    ph_describe(block);
     return 0;
 }
 
-static int cancel_reserved(struct ph_heap *h, uint64_t offset)
+static int cancel_reserved(const struct ph_block *block)
 {
-    if (!ph_is_reserved(h, offset))
+    if (block->state != PH_B_RESERVED)
         return PH_H_BAD_OFFSET;
-    ph_cancel(h, offset);
+    ph_cancel(block);
     return 0;
 }
 
-static int retire_stored(struct ph_heap *h, uint64_t offset)
+static int retire_stored(const struct ph_block *block)
 {
-    if (ph_free_refusal(h, offset) == PH_H_BAD_OFFSET)
+    if (block->state != PH_B_LIVE)
         return PH_H_BAD_OFFSET;
-    if (ph_withheld_reserve(h, 1) < 0 || ph_dirty_reserve(h, 2) < 0)
+    if (ph_withheld_reserve(block->arena, 1) < 0 || ph_dirty_reserve(block->arena, 2) < 0)
         return PH_H_NOMEM;
-    ph_retire(h, offset);
-    ph_undescribe(h, offset);
+    ph_retire(block);
+    ph_undescribe(block);
     return 0;
 }
 
-static int release_retired(struct ph_heap *h, uint64_t offset)
+static int release_retired(const struct ph_block *block)
 {
-    if (!ph_is_retired(h, offset))
+    if (!ph_is_retired(block))
         return PH_H_BAD_OFFSET;
-    ph_release(h, offset);
+    ph_release(block);
     return 0;
 }
 
-static int unpin_pinned(struct ph_heap *h, uint64_t offset)
+static int unpin_pinned(const struct ph_block *block)
 {
-    const struct ph_refs *refs = ph_refs_find(h, offset);
+    const struct ph_refs *refs = ph_refs_of(block);
     if (refs == NULL || refs->pins == 0)
         return PH_H_BAD_OFFSET;
-    ph_unpin(h, offset);
+    ph_unpin(block->arena, block->offset);
     return 0;
 }
 
@@ -795,7 +799,8 @@ static PyObject *held_size(PyObject *object, PyObject *argument)
 
     if (PyErr_Occurred())
         return NULL;
-    return PyLong_FromLongLong(ph_capacity(core_of(object), offset));
+    struct ph_block block = ph_block_at(core_of(object), offset);
+    return PyLong_FromLongLong(block.state == PH_B_NONE ? PH_H_BAD_OFFSET : (long long)ph_block_capacity(&block));
 }
 
 static PyObject *block_start(PyObject *object, PyObject *argument)
@@ -804,7 +809,8 @@ static PyObject *block_start(PyObject *object, PyObject *argument)
 
     if (PyErr_Occurred())
         return NULL;
-    return offset_from(object, ph_block_start(core_of(object), offset));
+    struct ph_block block = ph_block_holding(core_of(object), offset);
+    return offset_from(object, block.state == PH_B_NONE ? PH_H_BAD_OFFSET : (int64_t)block.offset);
 }
 
 static PyObject *reserve_large(PyObject *object, PyObject *args)

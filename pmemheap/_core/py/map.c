@@ -169,11 +169,10 @@ static int wants_copy(const struct ph_map *map, const struct ph_map_value *value
 static PyObject *view_home(const struct map_object *self, const struct ph_map_value *value)
 {
     struct heap_object *space = ph_space_of(self);
-    uint64_t inner = ph_inner(space, value->block);
-    int64_t capacity = ph_capacity(&space->heap, inner);
-    if (capacity < 0 || value->start + value->length > (uint64_t)capacity)
+    struct ph_block block = ph_block_at(&space->heap, ph_inner(space, value->block));
+    if (block.state == PH_B_NONE || value->start + value->length > ph_block_capacity(&block))
         return NULL;
-    return ph_block_part(space, inner, value->start, value->length, 1);
+    return ph_block_part(space, &block, value->start, value->length, 1);
 }
 
 static PyObject *view_of(PyObject *object, const struct ph_map_value *value)

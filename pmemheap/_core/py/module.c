@@ -47,6 +47,15 @@ static PyObject *omit(PyObject *module, PyObject *argument)
     ph_omit(rules);
     Py_RETURN_NONE;
 }
+
+PyDoc_STRVAR(resolutions_doc, "resolutions()\n--\n\nHow often an offset was resolved to its block.");
+
+static PyObject *resolutions(PyObject *module, PyObject *ignored)
+{
+    (void)module;
+    (void)ignored;
+    return PyLong_FromUnsignedLongLong(ph_resolutions);
+}
 #endif
 
 PyDoc_STRVAR(share_files_doc,
@@ -71,6 +80,7 @@ static PyObject *share_files(PyObject *module, PyObject *argument)
 static PyMethodDef functions[] = {
 #ifdef PH_CHECKED
     {"omit", omit, METH_O, omit_doc},
+    {"resolutions", resolutions, METH_NOARGS, resolutions_doc},
 #endif
     {"share_files", share_files, METH_O, share_files_doc},
     {"share_faults", share_faults, METH_O, share_faults_doc},

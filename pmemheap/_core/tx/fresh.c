@@ -62,8 +62,13 @@ struct ph_tx_block *ph_tx_fresh(const struct ph_tx *tx, uint64_t offset)
     return NULL;
 }
 
-int ph_tx_is_dropped(const struct ph_tx *tx, const struct ph_tx_bytes *one)
+struct ph_tx_block *ph_tx_fresh_of(const struct ph_tx *tx, const struct ph_tx_bytes *one)
 {
     uint64_t arena = one->offset >> PH_ARENA_SHIFT << PH_ARENA_SHIFT;
-    return one->fresh && ph_tx_fresh(tx, arena | one->start)->is_cancelled != 0;
+    return ph_tx_fresh(tx, arena | one->start);
+}
+
+int ph_tx_is_dropped(const struct ph_tx *tx, const struct ph_tx_bytes *one)
+{
+    return one->fresh && ph_tx_fresh_of(tx, one)->is_cancelled != 0;
 }

@@ -5,6 +5,7 @@
 #ifndef PH_TX_H
 #define PH_TX_H
 
+#include "block/block.h"
 #include "log/log.h"
 
 struct ph_tx_block {
@@ -97,10 +98,9 @@ int ph_tx_write(struct ph_tx *tx, uint64_t offset, const void *bytes, uint64_t n
  * ph_tx_reserve -- room for so many ranges, bytes in all, and frees in arena `h`; PH_L_NOMEM.
  * ph_tx_store -- the same as ph_tx_write, of a range in a block that was aimed at. It cannot fail. */
 struct ph_tx_aim {
-    struct ph_heap *heap;
-    struct ph_unit *record; /* of the block */
-    uint64_t start; /* where the block begins, inside of its arena */
-    uint8_t fresh, at_once;
+    struct ph_block block;
+    uint8_t fresh;   /* it is reserved, by this transaction */
+    uint8_t at_once; /* the bytes go where they belong at once */
 };
 int ph_tx_aim(struct ph_tx *tx, uint64_t offset, uint64_t nbytes, struct ph_tx_aim *aim);
 int ph_tx_reserve(struct ph_tx *tx, struct ph_heap *h, uint64_t ranges, uint64_t nbytes, uint64_t frees);
