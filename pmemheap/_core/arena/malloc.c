@@ -13,7 +13,7 @@ int ph_heap_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *run_u
         return refused;
     ph_ages_init(&h->ages);
     h->until_look = h->until_free_look = 1;
-    h->durability = PH_VOLATILE;
+    ph_set_journal(h, PH_VOLATILE);
     h->returned = PH_NIL;
     for (uint32_t i = 0; i < PH_BINS; i++)
         h->bins[i] = PH_NIL;
@@ -88,7 +88,7 @@ int64_t ph_malloc(struct ph_heap *h, uint64_t size, uint64_t align)
     int index = ph_class_of(h, size, align);
     if (PH_LIKELY(index >= 0))
         return ph_malloc_small(h, (uint32_t)index, size);
-    if (ph_dirty_reserve(h, PH_STORES_MOST) < 0)
+    if (ph_journal_reserve(h, PH_STORES_MOST, 0) < 0)
         return PH_H_NOMEM;
     int64_t unit = ph_large_take(h, size, align);
     if (unit < 0)
@@ -111,16 +111,16 @@ int ph_free_refusal(struct ph_heap *h, uint64_t offset)
     return refusal_of(&block);
 }
 
-/* Free a live block of a power heap, or one that something may refer to. */
+/* Free a live block, also one that something may refer to, or whose free waits for its record [R6]. */
 static int free_with_care(const struct ph_block *block)
 {
     struct ph_heap *h = block->arena;
-    if (h->durability == PH_POWER && ph_room_to_retire(h, 1) < 0)
+    if (h->is_told && ph_room_to_retire(h, 1) < 0)
         return PH_H_NOMEM;
     int refused = ph_refs_end(block);
     if (refused < 0)
         return refused;
-    if (h->durability == PH_POWER)
+    if (h->is_told)
         ph_block_retire(block);
     else
         ph_block_free(block);
@@ -132,7 +132,7 @@ int ph_free(struct ph_heap *h, uint64_t offset)
     struct ph_block block = ph_live_at(h, offset);
     if (PH_UNLIKELY(block.state != PH_B_LIVE))
         return PH_H_BAD_OFFSET;
-    if (PH_UNLIKELY(h->durability == PH_POWER || ph_has_refs(block.record))) {
+    if (PH_UNLIKELY(h->is_told || ph_has_refs(block.record))) {
         struct ph_block careful = block; /* so that the other one need not be in memory */
         return free_with_care(&careful);
     }
@@ -152,13 +152,9 @@ int ph_free_deferred(struct ph_heap *h, uint64_t offset)
         return freed;
     if (ph_room_to_retire(h, 1) < 0)
         return PH_H_NOMEM;
-    if (h->durability == PH_POWER) {
-        ph_block_retire(&block);
-        return 0;
-    }
-    ph_retire(&block);
-    ph_undescribe(&block);
-    ph_release(&block);
+    ph_block_retire(&block);
+    if (!h->is_told)
+        ph_release(&block);
     return 0;
 }
 
@@ -218,10 +214,10 @@ uint64_t ph_first_refused(struct ph_heap *h, const uint64_t *offsets, uint64_t c
 /* ph_free_many -- free a batch in which there is nothing to refuse; PH_H_NOMEM: nothing was freed. */
 int ph_free_many(struct ph_heap *h, const uint64_t *offsets, uint64_t count)
 {
-    if (h->durability == PH_POWER && ph_room_to_retire(h, count) < 0)
+    if (h->is_told && ph_room_to_retire(h, count) < 0)
         return PH_H_NOMEM;
     for (uint64_t i = 0, bits; i < count;) {
-        uint64_t group = h->durability == PH_POWER ? 1 : same_word(offsets + i, count - i, &bits);
+        uint64_t group = h->is_told ? 1 : same_word(offsets + i, count - i, &bits);
         const struct ph_unit *run = group > 1 ? run_of_group(h, offsets[i], bits) : NULL;
         if (run == NULL) {
             ph_free(h, offsets[i++]);

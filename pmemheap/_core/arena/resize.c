@@ -33,7 +33,7 @@ static int64_t take_for_move(struct ph_heap *h, uint64_t size, int grows)
 static int64_t move(const struct ph_block *block, uint64_t size)
 {
     struct ph_heap *h = block->arena;
-    if (h->durability != PH_VOLATILE)
+    if (!h->journal->may_move)
         return PH_H_MOVE_LOGGED;
     uint64_t capacity = ph_block_capacity(block); /* all that a view of the block shows */
     uint64_t old_size = ph_is_run(block) ? capacity : block->record->u.nbytes;
@@ -84,12 +84,12 @@ static void shrink_large(const struct ph_block *block, uint64_t nunits, uint64_t
     ph_large_resize(h, unit, nunits, nbytes);
     if (nunits == have)
         return;
-    if (h->durability != PH_POWER) {
+    if (!h->is_told) {
         ph_give_back(h, unit + nunits, have - nunits);
         return;
     }
     ph_quarantine_units(h, unit + nunits, have - nunits);
-    ph_freed_add(h, (unit + nunits) << PH_UNIT_SHIFT, (have - nunits) << PH_UNIT_SHIFT);
+    h->journal->freed(h, (unit + nunits) << PH_UNIT_SHIFT, (have - nunits) << PH_UNIT_SHIFT);
 }
 
 /* Of a block that may stay, if need be, whose new size fits: a shrink never fails. */
@@ -117,7 +117,7 @@ static int64_t realloc_large(const struct ph_block *block, uint64_t size, int re
             return PH_H_UPSTREAM;
         if (refused)
             return refused;
-        int64_t to = h->durability != PH_VOLATILE ? PH_H_MOVE : grow_down(block, nunits - have, size);
+        int64_t to = h->journal->may_move ? grow_down(block, nunits - have, size) : PH_H_MOVE;
         return to == PH_H_MOVE ? move(block, size) : to;
     }
     if (refused)
@@ -140,7 +140,7 @@ int64_t ph_realloc(struct ph_heap *h, uint64_t offset, uint64_t size)
     if (block.state != PH_B_LIVE)
         return PH_H_BAD_OFFSET;
     int refused = PH_UNLIKELY(ph_has_refs(block.record)) ? ph_refs_refusal(&block) : 0;
-    if (PH_UNLIKELY(h->durability == PH_POWER) && ph_room_to_retire(h, 1) < 0)
+    if (PH_UNLIKELY(h->is_told) && ph_room_to_retire(h, 1) < 0)
         return size <= ph_block_capacity(&block) ? (int64_t)offset : PH_H_NOMEM;
     return ph_is_run(&block) ? realloc_run(&block, size, refused) : realloc_large(&block, size, refused);
 }
@@ -154,7 +154,7 @@ int ph_expand(struct ph_heap *h, uint64_t offset, uint64_t size)
     if (ph_is_run(&block))
         return size <= ph_block_capacity(&block) ? 0 : PH_H_MOVE;
     uint64_t nunits = ph_units_for(size), have = block.record->nunits;
-    if (ph_dirty_reserve(h, 2) < 0)
+    if (ph_journal_reserve(h, 2, 0) < 0)
         return PH_H_NOMEM;
     if (nunits > have) {
         if (nunits > UINT32_MAX)
@@ -175,7 +175,7 @@ int ph_large_extend(struct ph_heap *h, uint64_t offset, uint64_t start, uint64_t
     if (block.state != PH_B_LIVE || ph_is_run(&block))
         return 0;
     uint64_t unit = ph_head_of(&block), end = unit + block.record->nunits, after = ph_room_after(h, end);
-    if (end + after != start || ph_dirty_reserve(h, 2) < 0)
+    if (end + after != start || ph_journal_reserve(h, 2, 0) < 0)
         return 0;
     if (after)
         ph_pool_take_after(h, end, after);
@@ -190,7 +190,7 @@ int ph_move_into(struct ph_heap *h, uint64_t offset, uint64_t to, uint64_t size)
     int refused = ph_free_refusal(h, offset);
     if (refused < 0)
         return refused;
-    if (h->durability != PH_VOLATILE)
+    if (!h->journal->may_move)
         return PH_H_MOVE_LOGGED;
     struct ph_block block = ph_live_at(h, offset);
     uint64_t capacity = ph_block_capacity(&block);

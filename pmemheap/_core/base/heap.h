@@ -141,12 +141,15 @@ struct ph_dirty {
     uint64_t capacity, count;
 };
 
+struct ph_journal;
+
 struct ph_heap {
     uint8_t *data;
     uint64_t *bits;
     struct ph_entry *entries; /* NULL in an anonymous heap */
     struct ph_unit *units;
-    uint32_t durability;      /* enum ph_durability: who is to be told of a change */
+    const struct ph_journal *journal; /* who is told of what bare calls change */
+    uint32_t is_told;         /* of each store: as the journal says */
     uint64_t first_unit, end_unit; /* none while only the data is mapped */
     uint64_t data_first, data_end; /* units whose data is mapped */
     uint64_t wilderness, wilderness_end;  /* never used units that are ours; address space above everything else of the pool */

@@ -176,8 +176,8 @@ static inline uint64_t ph_free_mask(const struct ph_heap *h, const struct ph_cla
 }
 
 /* ---------------------------------------------------------------- steps */
-/* ph_block_free -- free a live block at once. ph_block_retire -- the same in a power heap: it waits for its record [R6].
- * Pre: nothing refers to it; for the second, ph_room_to_retire. */
+/* ph_block_free -- free a live block at once; nothing refers to it. ph_block_retire -- free it, but its space waits for a
+ * release: that of its record, of which the journal is told [R6], or of the caller. Pre: ph_room_to_retire. */
 static inline void ph_block_free(const struct ph_block *block)
 {
     if (PH_LIKELY(ph_is_run(block)))

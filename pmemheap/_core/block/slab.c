@@ -62,7 +62,7 @@ static void give_run_back(struct ph_heap *h, uint64_t head)
 /* ph_run_may_go -- whether the entry of an empty run may be withdrawn; if not, the run stays with its class. */
 int ph_run_may_go(struct ph_heap *h)
 {
-    return !h->readonly && ph_dirty_reserve(h, 2) == 0;
+    return !h->readonly && ph_journal_reserve(h, 2, 0) == 0;
 }
 
 /* Give back the empty runs that classes keep in service. Returns 1 if there was one. */
@@ -128,7 +128,7 @@ int ph_class_refill(struct ph_heap *h, struct ph_class *c)
         c->current = (uint32_t)head;
         return seek(h, c, head, head * PH_UNIT_WORDS) ? 0 : PH_H_CORRUPT;
     }
-    if (ph_dirty_reserve(h, PH_STORES_MOST) < 0)
+    if (ph_journal_reserve(h, PH_STORES_MOST, 0) < 0)
         return PH_H_NOMEM;
     int64_t head = ph_units_take(h, c->run_units);
     if (head < 0)

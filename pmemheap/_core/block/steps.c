@@ -14,7 +14,7 @@
 /* ph_reserve_block -- the same as ph_malloc, but the block is reserved. */
 int64_t ph_reserve_block(struct ph_heap *h, uint64_t size, uint64_t align)
 {
-    if (ph_withheld_reserve(h, 1) < 0 || ph_dirty_reserve(h, PH_STORES_MOST) < 0)
+    if (ph_withheld_reserve(h, 1) < 0 || ph_journal_reserve(h, PH_STORES_MOST, 0) < 0)
         return PH_H_NOMEM;
     int index = ph_class_of(h, size, align);
     if (index >= 0)
@@ -132,5 +132,5 @@ void ph_block_retire(const struct ph_block *block)
     uint64_t nbytes = ph_block_capacity(block);
     ph_retire(block);
     ph_undescribe(block);
-    ph_freed_add(block->arena, block->offset, nbytes);
+    block->arena->journal->freed(block->arena, block->offset, nbytes);
 }

@@ -1,6 +1,5 @@
 /* journal/journal.h -- the one way by which the allocator changes a persistent word, and who is told of it.
- *
- * Reserving guarantees room, or says PH_H_NOMEM with nothing changed. */
+ */
 #pragma once
 #include "base/checked.h"
 #include "base/heap.h"
@@ -10,17 +9,32 @@
 /* Stores of one call at the most: empty runs that go, a new run with stray bits in it, and the block. */
 enum { PH_STORES_MOST = 2 * PH_CLASSES_MAX + PH_RUN_UNITS_MAX * PH_UNIT_WORDS + 8 };
 
-void ph_set_durability(struct ph_heap *h, uint32_t durability);
-int ph_dirty_reserve(struct ph_heap *h, uint64_t count);
-int ph_freed_reserve(struct ph_heap *h, uint64_t count);
+/* ph_journal -- who is told of what a bare call stores and frees. An arena has one of three: none, direct, redo. */
+struct ph_journal {
+    uint32_t durability; /* enum ph_durability: what a change outlives */
+    uint32_t is_told;    /* of each store before it happens, and of each free, which waits for its record [R6] */
+    uint32_t may_move;   /* a block may move: nobody can find one of the two stores without the other */
+    /* reserve -- room for so many stores and frees, which then cannot fail; PH_H_NOMEM. */
+    int (*reserve)(struct ph_heap *h, uint64_t stores, uint64_t frees);
+    void (*store)(struct ph_heap *h, uint64_t *at);
+    void (*freed)(struct ph_heap *h, uint64_t offset, uint64_t nbytes);
+};
+extern const struct ph_journal ph_journal_redo;
 
+void ph_set_journal(struct ph_heap *h, enum ph_durability durability);
+
+static inline int ph_journal_reserve(struct ph_heap *h, uint64_t stores, uint64_t frees)
+{
+    return PH_LIKELY(!h->is_told) ? 0 : h->journal->reserve(h, stores, frees);
+}
+
+/* ph_note -- a store is about to happen: the journal is told, and the tape of a test. */
 void ph_note(struct ph_heap *h, uint64_t *at, uint64_t value);
-void ph_freed_add(struct ph_heap *h, uint64_t offset, uint64_t nbytes);
 
 /* The one way by which this core changes a persistent word; in a power heap room to note it is reserved before. */
 static inline void ph_store(struct ph_heap *h, uint64_t *at, uint64_t value)
 {
-    if (PH_UNLIKELY(h->durability == PH_POWER || ph_tape_on()))
+    if (PH_UNLIKELY(h->is_told || ph_tape_on()))
         ph_note(h, at, value);
     __atomic_store_n(at, value, __ATOMIC_RELEASE);
 }
@@ -28,8 +42,8 @@ static inline void ph_store(struct ph_heap *h, uint64_t *at, uint64_t value)
 /* The same, which reserves the room itself: PH_H_NOMEM with nothing stored. */
 static inline int ph_try_store(struct ph_heap *h, uint64_t *at, uint64_t value)
 {
-    if (PH_UNLIKELY(h->durability == PH_POWER || ph_tape_on())) {
-        if (ph_dirty_reserve(h, 1) < 0)
+    if (PH_UNLIKELY(h->is_told || ph_tape_on())) {
+        if (ph_journal_reserve(h, 1, 0) < 0)
             return PH_H_NOMEM;
         ph_note(h, at, value);
     }

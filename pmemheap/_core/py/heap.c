@@ -98,7 +98,7 @@ static uint64_t arena_of(const struct heap_object *self)
  * after a failed sync was told by that. */
 static int append_pending(struct heap_object *self)
 {
-    if (self->heap.durability != PH_POWER || self->log == NULL
+    if (!self->heap.is_told || self->log == NULL
         || (self->heap.dirty.count == 0 && self->heap.freed.count == 0))
         return 0;
     struct ph_log *log = log_of(self);
@@ -247,7 +247,7 @@ static int64_t move_logged(struct heap_object *self, uint64_t offset, uint64_t s
     int64_t capacity = ph_usable_size(&self->heap, offset), to;
     uint64_t count = (uint64_t)capacity < size ? (uint64_t)capacity : size;
 
-    if (self->log == NULL || capacity < 0 || (self->heap.durability == PH_POWER && size > PH_INLINE_MOST))
+    if (self->log == NULL || capacity < 0 || (self->heap.is_told && size > PH_INLINE_MOST))
         return PH_H_MOVE_LOGGED;
     ph_tx_init(&tx, log_of(self));
     to = ph_tx_malloc(&tx, arena_of(self), size, PH_GRANULE);
@@ -372,7 +372,7 @@ static PyObject *heap_view(PyObject *object, PyObject *const *args, Py_ssize_t c
 /* Blocks that a batch gets between two records: few enough for a record that fits. */
 static Py_ssize_t batch_of(const struct heap_object *self, Py_ssize_t count)
 {
-    if (self->heap.durability != PH_POWER || self->log == NULL || log_of(self)->base == NULL)
+    if (!self->heap.is_told || self->log == NULL || log_of(self)->base == NULL)
         return count ? count : 1;
     return (Py_ssize_t)(log_of(self)->size / (2 * PH_BATCH_SHARE));
 }

@@ -261,7 +261,7 @@ static PyObject *large_make(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "KKK", &unit, &nunits, &nbytes))
         return NULL;
-    if (ph_dirty_reserve(core_of(object), 2) < 0)
+    if (ph_journal_reserve(core_of(object), 2, 0) < 0)
         return PyErr_NoMemory();
     ph_large_make(core_of(object), unit, nunits, nbytes);
     return offset_from(object, (int64_t)(unit << PH_UNIT_SHIFT));
@@ -737,7 +737,7 @@ static int publish_stored(const struct ph_block *block)
 {
     if (block->state != PH_B_RESERVED)
         return PH_H_BAD_OFFSET;
-    if (ph_dirty_reserve(block->arena, 2) < 0)
+    if (ph_journal_reserve(block->arena, 2, 0) < 0)
         return PH_H_NOMEM;
     ph_publish(block);
     ph_describe(block);
@@ -756,7 +756,7 @@ static int retire_stored(const struct ph_block *block)
 {
     if (block->state != PH_B_LIVE)
         return PH_H_BAD_OFFSET;
-    if (ph_withheld_reserve(block->arena, 1) < 0 || ph_dirty_reserve(block->arena, 2) < 0)
+    if (ph_withheld_reserve(block->arena, 1) < 0 || ph_journal_reserve(block->arena, 2, 0) < 0)
         return PH_H_NOMEM;
     ph_retire(block);
     ph_undescribe(block);
@@ -829,7 +829,7 @@ static PyObject *set_durability(PyObject *object, PyObject *argument)
 
     if (durability == -1 && PyErr_Occurred())
         return NULL;
-    ph_set_durability(core_of(object), (uint32_t)durability);
+    ph_set_journal(core_of(object), (enum ph_durability)durability);
     Py_RETURN_NONE;
 }
 
