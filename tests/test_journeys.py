@@ -10,10 +10,10 @@ from journeys import JOURNEYS, Count, counted
 from pmemheap import Heap
 
 BUDGETS = {
-    "growth": Count(python=606, crossings=59, system=27),
-    "opening after a crash": Count(python=1410, crossings=124, system=94),
-    "first put": Count(python=607, crossings=51, system=38),
-    "trim of nine segments": Count(python=675, crossings=87, system=34),
+    "growth": Count(python=303, crossings=46, system=14),
+    "opening after a crash": Count(python=819, crossings=110, system=67),
+    "first put": Count(python=312, crossings=46, system=26),
+    "trim of nine segments": Count(python=599, crossings=87, system=34),
     "durable commit": Count(python=12, crossings=9, system=5),
 }
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -32,7 +32,7 @@ from pmemheap.format import filespace
 from pmemheap.format.filespace import SlotChanges
 from pmemheap.format.header import as_spare
 from pmemheap.layout import ArenaSlot, SegmentKind, SegmentSlot, SlotImage, Table
-from pmemheap.native import Advice, Allocate, NativeError
+from pmemheap.native import Allocate, NativeError
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.source import Options
@@ -137,17 +137,18 @@ class FileMedium(HeapFile):
 
         A DATA segment takes all of a SPARE one when half of the slots are used.
         """
-        index = filespace.fitting_spare(self.segments, slot.file_bytes)
+        segments = self.segments
+        index = filespace.fitting_spare(segments, slot.file_bytes)
         if index is None:
             slot = replace(slot, file_off=self.file_end)
-            index = filespace.free_index(self.segments)
+            index = filespace.free_index(segments)
         else:
-            old = self.segments[index]
+            old = segments[index]
             slot = replace(slot, file_off=old.file_off)
-            crowded = len(self.segments) > layout.SEGMENT_SLOTS // 2
+            crowded = len(segments) > layout.SEGMENT_SLOTS // 2
             if crowded and slot.kind == SegmentKind.DATA:
                 slot = replace(slot, capacity=old.capacity, nunits=old.capacity)
-            if old.file_bytes > slot.file_bytes and filespace.free_index(self.segments) is None:
+            if old.file_bytes > slot.file_bytes and filespace.free_index(segments) is None:
                 index = None
         if index is None:
             raise OutOfSpaceError(
@@ -167,7 +168,8 @@ class FileMedium(HeapFile):
         self.require_ours("growth")  # a file that was cut must not become long again
         try:
             with self._as_out_of_space(slot.file_bytes):
-                self._cut_surplus()  # which could not be cut before; it has old tables
+                if self._size_seen > self.file_end:  # what could not be cut before has old tables
+                    self._cut_surplus()
                 used = index in self.segments
                 if used and slot.kind == SegmentKind.DATA and not omitted(Rule.SPARE_TABLES):
                     self._clear_tables(slot)
@@ -178,6 +180,7 @@ class FileMedium(HeapFile):
             unsynced = omitted(Rule.R16) or (used and omitted(Rule.SPARE_SYNC))
             if self.is_power and not unsynced:
                 self._sync("growth")  # [R16]
+            self._note_size(slot.file_stop)
         except BaseException:
             self._give_up(index, slot)
             raise
@@ -208,27 +211,31 @@ class FileMedium(HeapFile):
             else:
                 native.ftruncate(self.fd, self.file_end)
 
+    def look_at(self, pieces: list[Piece], tables: Collection[str]) -> None:
+        """Ask once how long the file is, before some tables of segments are mapped."""
+        stop = 0
+        for piece in pieces:
+            assert piece.slot is not None
+            stop = max(stop, piece.slot.file_stop if "data" in tables else piece.slot.data_off)
+        self.look_at_source(stop)
+
     def map_row(
         self, pieces: list[Piece], table: str, reservation: VMReservation, offset: int
     ) -> list[Map]:
-        """Place one table's parts of some segments, one behind the other."""
-        own = self.private or (self.shadowed and table in {"bits", "entries"})
-        options = Options(shared=not own, readonly=self.readonly and not self.private)
-        places = [_part_of(piece, table) for piece in pieces]
-        parts = self.map_pieces(reservation, offset, places, options)
-        for piece, part in zip(pieces, parts, strict=True):
-            if table != "data" and (self._is_new or piece.index not in self.segments):
-                self._fault_in_pages(part)
-        return parts
+        """Place one table's parts of some segments, one behind the other.
 
-    def _fault_in_pages(self, part: Map) -> None:
-        """Let a part of the file that was never stored to be faulted in page by page.
-
-        With read-ahead the first store to fresh blocks makes ext4 fill a folio of up to 2 MiB,
-        which takes 2 ms (Linux 6.18).
+        A table that was never stored to is faulted in page by page: with read-ahead the first store
+        to fresh blocks makes ext4 fill a folio of up to 2 MiB, which takes 2 ms (Linux 6.18).
         """
-        with suppress(NativeError):
-            native.madvise(part.address, part.length, Advice.RANDOM)
+        own = self.private or (self.shadowed and table in {"bits", "entries"})
+        is_new = self._is_new or pieces[-1].index not in self.segments
+        options = Options(
+            shared=not own,
+            readonly=self.readonly and not self.private,
+            by_page=is_new and table != "data",
+        )
+        places = list(map(_PARTS[table], pieces))
+        return self.map_looked_at(reservation, offset, places, options)
 
     def publish(self, piece: Piece, end_unit: int) -> None:
         """Make a piece part of its arena, in one change [R30]."""
@@ -240,7 +247,11 @@ class FileMedium(HeapFile):
         if omitted(Rule.R30):
             self.adopt_slots(slots)
         else:
-            self.change(slots)
+            self._was_asked = True  # before its blocks were allocated
+            try:
+                self.change(slots)
+            finally:
+                self._was_asked = False
         self._expected.pop(piece.arena, None)
 
     def is_published(self, piece: Piece) -> bool:
@@ -354,7 +365,7 @@ class FileMedium(HeapFile):
             Offset in the file, and bytes.
         """
         for piece in self.pieces(arena):
-            offset, nbytes = _part_of(piece, table)
+            offset, nbytes = _PARTS[table](piece)
             begin = nbytes // piece.nunits * piece.first_unit
             first, stop = max(start, begin), min(start + length, begin + nbytes)
             if first < stop:
@@ -376,24 +387,26 @@ class FileMedium(HeapFile):
 
         It stays mapped until the next one is, or the file is closed.
         """
-        log = self.map_next_log(slot or self.log_slot())
+        slot = slot or self.log_slot()
+        with refusals(f"heap file {self.name!r}: log"):
+            self.look_at_source(slot.file_stop)
+        log = self.map_next_log(slot)
         self.take_next_log()
         return log
 
     def map_next_log(self, slot: SegmentSlot) -> Map:
-        """Map a log beside the one in use."""
+        """Map a log beside the one in use; the file was looked at."""
         with refusals(f"heap file {self.name!r}: log"):
-            reservation = VMReservation(slot.file_bytes)
+            reservation = VMReservation(slot.file_bytes, alignment=UNIT)
             try:
-                (log,) = self.map_pieces(
+                (log,) = self.map_looked_at(
                     reservation, 0, [(slot.file_off, slot.file_bytes)],
-                    Options(own=self.is_power),
+                    Options(own=self.is_power, by_page=True),
                 )  # fmt: skip
             except BaseException:  # the traceback keeps it
                 with suppress(Pmem2Error):
                     reservation.close()
                 raise
-            self._fault_in_pages(log)
         self._next_log, self._next_log_off = log, slot.file_off
         return log
 
@@ -488,14 +501,29 @@ def _unmap(log: Map | None) -> None:
             log.reservation.close()
 
 
-def _part_of(piece: Piece, table: str) -> tuple[int, int]:
-    """Return file offset and length of one table's part of a segment."""
-    slot = piece.slot
-    assert slot is not None
-    match table:
-        case "data":
-            return slot.data_off, piece.nunits * layout.DATA_WIDTH
-        case "bits" | "home_bits":
-            return slot.bits_off, piece.nunits * layout.BITS_WIDTH
-        case _:
-            return slot.entries_off, piece.nunits * layout.ENTRY_WIDTH
+Part = tuple[int, int]
+"""File offset and length of one table's part of a segment."""
+
+
+def _data_of(piece: Piece) -> Part:
+    assert piece.slot is not None
+    return piece.slot.data_off, piece.nunits * layout.DATA_WIDTH
+
+
+def _bits_of(piece: Piece) -> Part:
+    assert piece.slot is not None
+    return piece.slot.bits_off, piece.nunits * layout.BITS_WIDTH
+
+
+def _entries_of(piece: Piece) -> Part:
+    assert piece.slot is not None
+    return piece.slot.entries_off, piece.nunits * layout.ENTRY_WIDTH
+
+
+_PARTS: dict[str, Callable[[Piece], Part]] = {
+    "data": _data_of,
+    "bits": _bits_of,
+    "home_bits": _bits_of,
+    "entries": _entries_of,
+    "home_entries": _entries_of,
+}

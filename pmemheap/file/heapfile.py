@@ -75,6 +75,8 @@ __all__ = [
     "write_zeros",
 ]
 
+_UNKNOWN_SIZE = 1 << 64
+"""Longer than any file."""
 _FILE_LEAST = layout.HEADER_BYTES + UNIT
 _VOLATILE_FILE_SYSTEMS = {native.TMPFS: "tmpfs", 0x858458F6: "ramfs"}
 _KEEP_BLOCKS = {native.TMPFS, 0xEF53, 0x58465342}
@@ -171,8 +173,9 @@ class HeapFile:
         self.limit = limit
         try:
             again = None if path is None else str(path)
-            self._is_named = native.fstat(fd).links > 0
-            self.identity = file_identity(fd)
+            status = native.fstat(fd)
+            self._is_named = status.links > 0
+            self.identity = _identity_of(status)
             self.number, self._lock_fd = native.register_file(fd, again, readonly=readonly)
             file_system = native.filesystem_type(fd)
             self.on_memory = file_system in _VOLATILE_FILE_SYSTEMS
@@ -190,6 +193,8 @@ class HeapFile:
         self.sync_failed = False
         self.taken = ""
         self._source: FileSource | None = None  # of `fd`, once something has been mapped
+        self._size_seen = _UNKNOWN_SIZE  # when it was asked last whether it is ours
+        self._was_asked = False  # in this call: the next `require_ours` need not
         self._current = (0, b"")  # which superblock is current, its bytes; replaced whole
         self._is_new = False
         self.in_doubt = False
@@ -552,12 +557,12 @@ class HeapFile:
             self.write_superblock(sync=True, state=HeapState.IN_USE, file=self.identity)
 
     def map_header(self) -> None:
-        """Map the header area to store to it, if it is not mapped yet."""
+        """Map the header area to store to it, if it is not mapped yet; the file was looked at."""
         if self._header is None:
             with refusals(f"heap file {self.name!r}: header"):
-                self._reservation = VMReservation(layout.HEADER_BYTES)
+                self._reservation = VMReservation(layout.HEADER_BYTES, alignment=UNIT)
                 pieces = [(0, layout.HEADER_BYTES)]
-                (self._header,) = self.map_pieces(self._reservation, 0, pieces, Options())
+                (self._header,) = self.map_looked_at(self._reservation, 0, pieces, Options())
 
     def map_pieces(
         self, reservation: VMReservation, offset: int, pieces: Pieces, options: Options
@@ -573,15 +578,22 @@ class HeapFile:
         Pmem2Error
             The system refuses.
         """
-        source = self._look_at_source(max(at + length for at, length in pieces))
+        self.look_at_source(max(at + length for at, length in pieces))
+        return self.map_looked_at(reservation, offset, pieces, options)
+
+    def map_looked_at(
+        self, reservation: VMReservation, offset: int, pieces: Pieces, options: Options
+    ) -> list[Map]:
+        """Do what `map_pieces` does, of pieces that are known to be there."""
+        source = self._source = self._source or FileSource(self.fd)
         native.file_will_map(
             self.number, reservation.address + offset, pieces,
             shared=options.shared, readonly=options.readonly,
         )  # fmt: skip
         return file_row(source, reservation, offset, pieces, options)
 
-    def _look_at_source(self, length: int) -> FileSource:
-        """Return the file to be mapped, which is asked once what it is, and each time how long.
+    def look_at_source(self, length: int) -> None:
+        """Look at the file to be mapped: it is asked once what it is, and each time how long.
 
         Raises
         ------
@@ -590,15 +602,22 @@ class HeapFile:
         Pmem2Error
             The system does not tell what it is.
         """
-        source = self._source = self._source or FileSource(self.fd)
-        try:
-            source.size = native.fstat(self.fd).size
-        except NativeError as error:
-            raise source.refusal(error.errno or errno.EIO, "a file to be looked at") from error
+        source = self._source
+        if source is None:
+            source = self._source = FileSource(self.fd)
+        else:
+            try:
+                source.size = native.fstat(self.fd).size
+            except NativeError as error:
+                raise source.refusal(error.errno or errno.EIO, "a file to be looked at") from error
         if source.size < length and not (self.readonly and self.has_writer()):
             self.taken = f"cut to {source.size} bytes"
             raise self.failure()
-        return source
+
+    def _note_size(self, size: int) -> None:
+        """Note that the file has become at least so long."""
+        if self._source is not None:
+            self._source.size = max(self._source.size, size)
 
     def _cut_surplus(self) -> None:
         """Cut off what a growth or a cut that did not end has left behind the last segment."""
@@ -826,7 +845,8 @@ class HeapFile:
             It was opened by a process of which this is a fork.
         """
         self._require_own()
-        if self.fd < 0:
+        was_asked, self._was_asked = self._was_asked, False
+        if self.fd < 0 or was_asked:
             return  # another thread has closed it, which has asked
         self.taken = self.taken or self._found_taken()
         if self.taken:
@@ -854,11 +874,13 @@ class HeapFile:
     def _look(self, current: tuple[int, bytes], file_end: int, is_whole: bool) -> str:
         """Do what `_found_taken` does, with what is expected of the file."""
         copy, expected = current
+        self._size_seen = _UNKNOWN_SIZE
         try:
             status = native.fstat(self.fd)
             stored = native.pread(self.fd, len(expected), layout.SUPERBLOCKS[copy])
         except NativeError:
             return ""
+        self._size_seen = status.size
         if status.size < file_end:
             return f"cut to {status.size} bytes"
         if is_whole and status.allocated < file_end:
@@ -980,7 +1002,10 @@ def _superblock_bytes(image: bytes | bytearray, copy: int) -> bytes:
 
 def file_identity(fd: int) -> FileIdentity:
     """Return which file a descriptor leads to."""
-    status = native.fstat(fd)
+    return _identity_of(native.fstat(fd))
+
+
+def _identity_of(status: native.FileStatus) -> FileIdentity:
     return FileIdentity(status.birth, status.inode, status.device)
 
 

@@ -101,7 +101,7 @@ class RedoLog(native.LogCore):
     Parameters
     ----------
     medium : FileMedium
-        Recovered, its header mapped.
+        Recovered.
     """
 
     def __init__(self, medium: FileMedium) -> None:
@@ -438,7 +438,7 @@ class Recovery:
         superblock = medium.superblock
         _check_log_place(medium)
         self.core = native.LogCore()
-        self._reservation = VMReservation(superblock.log_size)
+        self._reservation = VMReservation(superblock.log_size, alignment=UNIT)
         (self._map,) = medium.map_pieces(
             self._reservation, 0, [(superblock.log_off, superblock.log_size)],
             Options(readonly=True),
@@ -604,8 +604,7 @@ def _require_same(medium: FileMedium, ranges: Iterable[tuple[int, int]]) -> None
 
 def _replay_home(medium: FileMedium, recovery: Recovery) -> None:
     medium.slots = read_tables(medium.image, medium.superblock, medium.name)
-    _require_length(medium)
-    if native.fstat(medium.fd).allocated < medium.file_end:
+    if _require_length(medium).allocated < medium.file_end:
         _back_ranges(medium, recovery)
     medium.map_header()
     regions = [
@@ -627,18 +626,19 @@ def _replay_home(medium: FileMedium, recovery: Recovery) -> None:
         medium.store_log_words(recovery.end)
 
 
-def _require_length(medium: FileMedium) -> None:
-    size = native.fstat(medium.fd).size
-    if size < medium.file_end:
+def _require_length(medium: FileMedium) -> native.FileStatus:
+    status = native.fstat(medium.fd)
+    if status.size < medium.file_end:
         raise CorruptHeapError(
-            f"heap file {medium.name!r}: {medium.file_end} bytes expected, {size} found"
+            f"heap file {medium.name!r}: {medium.file_end} bytes expected, {status.size} found"
         )
+    return status
 
 
 def _home_region(medium: FileMedium, recovery: Recovery, arena: int) -> Region:
     pieces = medium.pieces(arena)
     region = Region(medium, sum(piece.nunits for piece in pieces) * UNIT)
-    region.adopt(pieces)
+    region.adopt(pieces, only=medium.tables)
     if pieces:
         _set_home(recovery, region, arena)
     return region

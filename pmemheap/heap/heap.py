@@ -288,7 +288,7 @@ class Heap(BlockSpace):
             medium.shadowed = medium.is_power and not medium.readonly
             region = Region(medium, headroom)
             try:
-                region.adopt(medium.pieces(), unattached=medium.is_unattached)
+                region.adopt(medium.pieces(), only=("data",) if medium.is_unattached else ())
                 replay_private(medium, region, 0)
                 identity, name = medium.superblock.uuid, f"heap {medium.name!r}"
                 return cls._over(medium, region, identity, name, decay, fresh=fresh)

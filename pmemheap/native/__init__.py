@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmemheap._core import _hot
@@ -50,6 +50,8 @@ __all__ = [
     "HAS_CRC32C",
     "HUGETLBFS",
     "IS_CHECKED",
+    "MAP_ACCEPTED",
+    "MAP_BY_PAGE",
     "OVERLAY",
     "TMPFS",
     "AddressRange",
@@ -484,6 +486,15 @@ def memory(address: int, length: int, owner: object, *, readonly: bool = False) 
     return memoryview(Exporter(address, length, readonly, owner))
 
 
+_SHARED, _READONLY, _SYNC = lib.PH_MAP_SHARED, lib.PH_MAP_READONLY, lib.PH_MAP_SYNC
+_LARGE, _STRICT, _OWN = lib.PH_MAP_LARGE, lib.PH_MAP_STRICT, lib.PH_MAP_OWN
+
+MAP_ACCEPTED: int = lib.PH_MAP_ACCEPTED
+"""A flag besides: the file system has granted the others for this file before."""
+MAP_BY_PAGE: int = lib.PH_MAP_RANDOM
+"""A flag besides: the map is faulted in page by page, without read-ahead."""
+
+
 def map_flags(  # noqa: PLR0913 -- flags, which do not depend on each other
     *,
     shared: bool,
@@ -509,12 +520,10 @@ def map_flags(  # noqa: PLR0913 -- flags, which do not depend on each other
         By an open file description of its own, if the system grants one: the kernel tells it
         of each failed write-back, also if another descriptor of the file is synced before.
     """
-    flags = {
-        lib.PH_MAP_SHARED: shared, lib.PH_MAP_READONLY: readonly, lib.PH_MAP_SYNC: sync,
-        lib.PH_MAP_LARGE: large, lib.PH_MAP_STRICT: strict,
-        lib.PH_MAP_OWN: own,
-    }  # fmt: skip
-    return sum(flag for flag, is_set in flags.items() if is_set)
+    return int(
+        shared * _SHARED | readonly * _READONLY | sync * _SYNC | large * _LARGE | strict * _STRICT
+        | own * _OWN
+    )  # fmt: skip
 
 
 def can_map_in_sync(fd: int, offset: int, length: int) -> bool:
@@ -792,8 +801,8 @@ def file_will_map(
     NativeError
         EBADF: the file was released, or entered by a process of which this is a fork. ENOMEM.
     """
-    flags = map_flags(shared=shared, readonly=readonly)
-    places = [value for piece in pieces for value in piece]
+    flags = shared * _SHARED | readonly * _READONLY
+    places = list(chain.from_iterable(pieces))
     check(lib.ph_file_will_map(number, address, places, len(pieces), flags), "file_will_map")
 
 

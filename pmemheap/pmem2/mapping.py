@@ -20,7 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Literal, NoReturn, Self, SupportsIndex
@@ -33,7 +33,7 @@ from pmemheap.pmem2.codes import refused
 from pmemheap.pmem2.numbers import whole
 from pmemheap.pmem2.reservation import VMReservation, place, remove, remove_row
 from pmemheap.pmem2.source import AnonymousSource, FileSource, Granularity, Options, Pieces, Source
-from pmemheap.units import PAGE, align_down, align_up
+from pmemheap.units import PAGE, align_down
 
 __all__ = ["Map", "place_row"]
 
@@ -329,7 +329,7 @@ def place_row(  # noqa: PLR0913, PLR0917 -- what, where, and how it is divided
     offset: int,
     source: Source,
     pieces: Pieces,
-    lengths: Sequence[int],
+    lengths: Iterable[int],
     options: Options,
     kind: type[Map] = Map,
 ) -> list[Map]:
@@ -340,21 +340,28 @@ def place_row(  # noqa: PLR0913, PLR0917 -- what, where, and how it is divided
     if not isinstance(reservation, VMReservation):
         raise TypeError(f"reservation: a VMReservation expected, {reservation!r} found")
     offer = source.offer(pieces, options)
-    shown = [min(length, sys.maxsize) for length in lengths]  # more than that is refused below
-    exporters = [Exporter(0, length, options.readonly, None) for length in shown]
-    maps = [kind._unplaced(reservation, exporter, offer.granularity) for exporter in exporters]
-    total = align_up(sum(lengths), PAGE)
-    places = [(begin, align_up(length, PAGE)) for begin, length in pieces] if offer.fd >= 0 else []
+    exporters, maps, total = [], [], 0
+    for length in lengths:
+        shown = min(length, sys.maxsize)  # more than that is refused below
+        exporter = Exporter(0, shown, options.readonly, None)
+        exporters.append(exporter)
+        maps.append(kind._unplaced(reservation, exporter, offer.granularity))
+        total += length
+    total += -total % PAGE
+    places: list[int] = []
+    for begin, length in pieces if offer.fd >= 0 else ():
+        places += begin, length + -length % PAGE
     code = place(
         reservation, offset, total, source.alignment, offer.flags, offer.fd, places, maps, exporters
     )
+    if code == 0:
+        source.accepted.add(offer.asked)
+        return maps
     if code == codes.PMEM2_E_GRANULARITY_NOT_SUPPORTED:
         assert options.granularity is not None
         wanted, got = options.granularity.name, offer.granularity.name
         raise refused(code, f"{source.name}: {wanted} or finer expected, {got} found")
-    if code < 0:
-        raise source.refusal(-code, f"a map of {total:#x} bytes in {reservation!r}")
-    return maps
+    raise source.refusal(-code, f"a map of {total:#x} bytes in {reservation!r}")
 
 
 def close_row(maps: Sequence[Map]) -> bool:

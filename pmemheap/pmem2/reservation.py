@@ -30,7 +30,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
@@ -40,7 +41,7 @@ from pmemheap.native.constants import CLOSED
 from pmemheap.pmem2 import codes
 from pmemheap.pmem2.codes import refused
 from pmemheap.pmem2.numbers import ADDRESS_LIMIT, require_aligned, whole
-from pmemheap.pmem2.space import occupant, with_all_that_is_left
+from pmemheap.pmem2.space import UNLIMITED, occupant, with_what_is_left
 from pmemheap.units import PAGE, GiB, MiB, is_aligned, is_power_of_two
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 __all__ = ["VMReservation", "address_range_of", "place", "remove", "remove_row"]
 
 _LARGE = 2 * GiB
+_NUMBERS = ("headroom", "address", "size", "skew", "alignment")
+_USUAL = {PAGE, 2 * MiB, GiB}
 _HEADROOM_MOST = 1 << 57
 """Beyond every address that a process can have: more cannot be had, whatever the machine."""
 _FAR = 1 << 62
@@ -101,28 +104,27 @@ class VMReservation:
         alignment: SupportsIndex | None = None,
         skew: SupportsIndex = 0,
     ) -> None:
-        room = whole("headroom", headroom)
+        wanted = PAGE if alignment is None else alignment
+        numbers = [headroom, 0 if address is None else address, size, skew, wanted]
+        if set(map(type, numbers)) != {int}:
+            numbers = list(map(whole, _NUMBERS, numbers))
+        room, start, length, shift, wanted = map(int, numbers)
         self._keeps_tail = room > 0
-        line = _reserve(
-            0 if address is None else whole("address", address),
-            whole("size", size),
-            room,
-            None if alignment is None else whole("alignment", alignment),
-            whole("skew", skew),
-        )
-        self._places = Places(line)
+        if alignment is None and not start:
+            wanted = _usual_alignment(length)
+        self._places = Places(_reserve(start, length, room, wanted, shift))
 
     # ------------------------------------------------------------ what it is
 
     @property
     def address(self) -> int:
         """First address; a shrink at the head moves it up."""
-        return self._open().start
+        return (self._open() if self._places.closed else self._places.address_range).start
 
     @property
     def size(self) -> int:
         """Bytes, without the headroom."""
-        return self._open().size
+        return (self._open() if self._places.closed else self._places.address_range).size
 
     @property
     def headroom(self) -> int:
@@ -161,24 +163,31 @@ class VMReservation:
             LENGTH_UNALIGNED; LENGTH_OUT_OF_RANGE: negative, or past 2^64 together with the present
             size; MAPPING_EXISTS: the addresses behind are occupied; -ENOMEM. Nothing has changed.
         """
-        length = whole("size", size)
-        line = self._open()
-        require_aligned("extend: size", length, codes.PMEM2_E_LENGTH_UNALIGNED)
+        length = size if type(size) is int else whole("size", size)
+        line = self._open() if self._places.closed else self._places.address_range
+        if length % PAGE:
+            require_aligned("extend: size", length, codes.PMEM2_E_LENGTH_UNALIGNED)
         if length == 0:
             return
-        where = f"extend of {self!r}"
         if length < 0 or line.size + length >= ADDRESS_LIMIT:
             raise refused(
                 codes.PMEM2_E_LENGTH_OUT_OF_RANGE,
-                f"{where}: 1 to 2^64 bytes in all expected, {length:#x} more found",
+                f"extend of {self!r}: 1 to 2^64 bytes in all expected, {length:#x} more found",
             )
         start, stop = line.end, line.stop + length
         code = -errno.ENOMEM
         if stop < ADDRESS_LIMIT:
-            code = with_all_that_is_left(lambda left: self._places.extend(length, left))
+            code = self._places.extend(length, UNLIMITED)
+        if code < 0:
+            self._extend_again(code, length, start, stop)
+
+    def _extend_again(self, code: int, length: int, start: int, stop: int) -> None:
+        """Try what is left of a limited address space, after a refusal."""
+        if stop < ADDRESS_LIMIT:
+            code = with_what_is_left(code, lambda left: self._places.extend(length, left))
         if code < 0:
             self._require_open(code)
-            raise _no_room(where, start, stop, -code)
+            raise _no_room(f"extend of {self!r}", start, stop, -code)
 
     def shrink(self, offset: SupportsIndex, size: SupportsIndex) -> None:
         """Give ``[offset, offset + size)`` back, at the head or the tail, to the page.
@@ -387,7 +396,7 @@ def place(  # noqa: PLR0913, PLR0917 -- where, what, how, and what it is to be
     unit: int,
     flags: int,
     fd: int,
-    pieces: Sequence[tuple[int, int]],
+    pieces: list[int],
     maps: list[Map],
     exporters: list[Exporter],
 ) -> int:
@@ -400,7 +409,8 @@ def place(  # noqa: PLR0913, PLR0917 -- where, what, how, and what it is to be
     unit : int
         What the source demands the address to be a multiple of.
     flags, fd, pieces
-        As `native.map_flags` makes them; -1 and none for anonymous memory.
+        As `native.map_flags` makes them; the file, and where each piece begins in it and how long
+        it is, one after the other; -1 and none for anonymous memory.
 
     Returns
     -------
@@ -412,12 +422,21 @@ def place(  # noqa: PLR0913, PLR0917 -- where, what, how, and what it is to be
     Pmem2Error
         OFFSET_UNALIGNED, LENGTH_OUT_OF_RANGE, ADDRESS_UNALIGNED, MAPPING_EXISTS, in this order.
     """
-    reservation._open()
-    require_aligned("map: offset in the reservation", offset, codes.PMEM2_E_OFFSET_UNALIGNED)
-    numbers = [number for piece in pieces for number in piece]
-    code = reservation._places.place(
-        _number(offset), _number(length), unit, flags, fd, numbers, maps, exporters
-    )
+    if offset % PAGE:
+        reservation._open()
+        require_aligned("map: offset in the reservation", offset, codes.PMEM2_E_OFFSET_UNALIGNED)
+    if not 0 <= offset < _FAR or not 0 <= length < _FAR:
+        offset, length = _number(offset), _number(length)
+    code = reservation._places.place(offset, length, unit, flags, fd, pieces, maps, exporters)
+    if code != 0:
+        _refuse_place(reservation, code, offset, length, unit)
+    return code
+
+
+def _refuse_place(
+    reservation: VMReservation, code: int, offset: int, length: int, unit: int
+) -> None:
+    """Raise what is not for the source to say."""
     expected = {
         codes.PMEM2_E_LENGTH_OUT_OF_RANGE: "a range inside",
         codes.PMEM2_E_ADDRESS_UNALIGNED: f"an address that is a multiple of {unit:#x}",
@@ -427,7 +446,6 @@ def place(  # noqa: PLR0913, PLR0917 -- where, what, how, and what it is to be
     if code in expected:
         found = f"[{offset:#x}, {offset + length:#x}){reservation._meeting(offset, length)} found"
         raise refused(code, f"map in {reservation!r}: {expected[code]} expected, {found}")
-    return code
 
 
 def remove(reservation: VMReservation, exporter: Exporter) -> int:
@@ -455,15 +473,12 @@ def remove_row(reservation: VMReservation, first: Exporter, last: Exporter) -> i
 # ---------------------------------------------------------------- making one
 
 
-def _reserve(
-    address: int, size: int, headroom: int, alignment: int | None, skew: int
-) -> AddressRange:
+def _reserve(address: int, size: int, headroom: int, alignment: int, skew: int) -> AddressRange:
     """Check the numbers of a new reservation in the contract's order, and take the range."""
-    if alignment is None:
-        alignment = PAGE if address else _usual_alignment(size)
-    _check_place(address, alignment, skew)
-    for what, value in (("size", size), ("headroom", headroom)):
-        require_aligned(f"reservation: {what}", value, codes.PMEM2_E_LENGTH_UNALIGNED)
+    if address or alignment not in _USUAL or (size | headroom | skew) % PAGE:
+        _check_place(address, alignment, skew)
+        for what, value in (("size", size), ("headroom", headroom)):
+            require_aligned(f"reservation: {what}", value, codes.PMEM2_E_LENGTH_UNALIGNED)
     if not 0 < size < ADDRESS_LIMIT or headroom < 0:
         raise refused(
             codes.PMEM2_E_LENGTH_OUT_OF_RANGE,
@@ -472,16 +487,27 @@ def _reserve(
     if not 0 <= address < ADDRESS_LIMIT - size:
         raise refused(-errno.ENOMEM, f"reservation: user addresses expected, {address:#x} found")
     room = min(headroom, _HEADROOM_MOST)
+    make = partial(AddressRange, address, size, room, alignment, skew % alignment)
+    try:
+        return make(UNLIMITED)
+    except OSError as error:
+        return _reserve_again(-(error.errno or errno.EIO), make, address, size)
+
+
+def _reserve_again(
+    code: int, make: Callable[[int], AddressRange], address: int, size: int
+) -> AddressRange:
+    """Try what is left of a limited address space, after a refusal."""
     made: list[AddressRange] = []
 
     def attempt(left: int) -> int:
         try:
-            made.append(AddressRange(address, size, room, alignment, skew % alignment, left))
+            made.append(make(left))
         except OSError as error:
             return -(error.errno or errno.EIO)
         return 0
 
-    code = with_all_that_is_left(attempt)
+    code = with_what_is_left(code, attempt)
     if code < 0:
         raise _no_room("reservation", address, address + size, -code)
     return made.pop()

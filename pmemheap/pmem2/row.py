@@ -7,12 +7,15 @@ the entry in the list, is done once: a map costs a few microseconds then instead
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 from pmemheap.pmem2.mapping import Map, place_row
 from pmemheap.pmem2.reservation import VMReservation
-from pmemheap.pmem2.source import AnonymousSource, FileSource, Options, Pieces, Source
+from pmemheap.pmem2.source import AnonymousSource, FileSource, Options, Pieces
 
 __all__ = ["anonymous_row", "file_row"]
+
+_LENGTH = itemgetter(1)
 
 
 def anonymous_row(reservation: VMReservation, offset: int, lengths: Sequence[int]) -> list[Map]:
@@ -24,7 +27,7 @@ def anonymous_row(reservation: VMReservation, offset: int, lengths: Sequence[int
         As `Map.anonymous`. The range is as it was.
     """
     source, pieces = AnonymousSource(sum(lengths)), [(0, sum(lengths))]
-    _check(source, pieces)
+    source.extent(0, source.size)
     return place_row(reservation, offset, source, pieces, lengths, Options(shared=False))
 
 
@@ -44,14 +47,8 @@ def file_row(
     Pmem2Error
         As `Map.file`. The range is as it was.
     """
-    lengths = [length for _, length in pieces]
-    _check(source, pieces)
-    return place_row(reservation, offset, source, pieces, lengths, options)
-
-
-def _check(source: Source, pieces: Pieces) -> None:
-    """Raise what the first piece deserves that is no part of the source."""
     unit, size = source.alignment, source.size
     for begin, length in pieces:
         if (begin | length) % unit or not 0 < length <= size - begin or begin < 0:
-            source.extent(begin, length)
+            source.extent(begin, length)  # says what is no part of the source
+    return place_row(reservation, offset, source, pieces, map(_LENGTH, pieces), options)

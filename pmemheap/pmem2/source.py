@@ -52,22 +52,28 @@ class Options:
     """How a source is to be mapped.
 
     `granularity` is the coarsest that will do, None if the caller has not said. `own` is for one
-    piece of a file: a sync of the map reports failures that other maps were told already.
+    piece of a file: a sync of the map reports failures that other maps were told already. `by_page`
+    is for what was never stored to: see `native.map_flags`.
     """
 
     shared: bool = True
     readonly: bool = False
     granularity: Granularity | None = Granularity.PAGE
     own: bool = False
+    by_page: bool = False
 
 
 @dataclass(frozen=True)
 class Offer:
-    """How the kernel is to be asked: the granularity that it gives, the flags, the descriptor."""
+    """How the kernel is to be asked: the granularity that it gives, the flags, the descriptor.
+
+    `asked` are the flags that a file system may refuse.
+    """
 
     granularity: Granularity
     flags: int
     fd: int = -1
+    asked: int = 0
 
 
 class Source:
@@ -91,6 +97,7 @@ class Source:
         self.name = name
         self.size = size
         self.alignment = alignment
+        self.accepted: set[int] = set()  # what was asked for, and granted
 
     @staticmethod
     def anonymous(size: SupportsIndex) -> Source:
@@ -233,7 +240,7 @@ class FileSource(Source):
 
     def offer(self, pieces: Pieces, options: Options) -> Offer:
         """Find out what the kernel grants; only a shared map of persistent memory is fine."""
-        sync = options.shared and self._is_sync(pieces)
+        sync = options.shared and self._is_dax is not False and self._is_sync(pieces)
         got = Granularity.CACHE_LINE if sync else Granularity.PAGE
         got = got if options.shared else Granularity.BYTE
         flags = native.map_flags(
@@ -244,7 +251,9 @@ class FileSource(Source):
             strict=options.granularity is not None and got > options.granularity,
             own=options.own,
         )
-        return Offer(got, flags, self._fd)
+        hints = native.MAP_ACCEPTED if flags in self.accepted else 0
+        hints |= native.MAP_BY_PAGE if options.by_page else 0
+        return Offer(got, flags | hints, self._fd, flags)
 
     def _is_sync(self, pieces: Pieces) -> bool:
         try:

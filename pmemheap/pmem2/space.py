@@ -23,7 +23,7 @@ __all__ = [
     "is_free",
     "left",
     "occupant",
-    "with_all_that_is_left",
+    "with_what_is_left",
 ]
 
 UNLIMITED = (1 << 64) - 1
@@ -78,13 +78,12 @@ def affordable_headroom(held: int = 0) -> int:
     return max(0, (rest + held) // 4 - held) // (4 if held else 2)
 
 
-def with_all_that_is_left(attempt: Callable[[int], int]) -> int:
-    """Return what `attempt` returns, a code of the C core.
+def with_what_is_left(code: int, attempt: Callable[[int], int]) -> int:
+    """Return the code of the C core that an attempt ended with, made again if that may help.
 
-    It is called with `UNLIMITED`: then no headroom gives way to a limit. If it lacks address space,
-    and there is a limit, it is called again with what is left.
+    The first one was made with `UNLIMITED`: then no headroom gives way to a limit. If it lacked
+    address space, and there is a limit, `attempt` is called with what is left.
     """
-    code = attempt(UNLIMITED)
     if code == _ENOMEM and _limit() != UNLIMITED:
         return attempt(left())
     return code

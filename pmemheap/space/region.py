@@ -23,7 +23,7 @@ failed growth leaves everything as it was. Not thread-safe: the heap locks.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -78,7 +78,8 @@ _HUGE_TABLE_LEAST = 16 * MiB
 class Piece:
     """The memory that a medium gives to one segment: `nunits` units from `first_unit` on.
 
-    `slot` and `index` say where it lies in a file, `arena` to which arena of the heap it belongs.
+    `slot` and `index` say where it lies in a file, `arena` to which arena of the heap it belongs,
+    `stop` is the unit behind it.
     """
 
     first_unit: int
@@ -86,11 +87,11 @@ class Piece:
     slot: SegmentSlot | None = None
     index: int = -1
     arena: int = 0
+    stop: int = field(init=False)
 
-    @property
-    def stop(self) -> int:
-        """The unit behind it."""
-        return self.first_unit + self.nunits
+    def __post_init__(self) -> None:
+        """Know the end, which is asked for again and again."""
+        self.stop = self.first_unit + self.nunits
 
 
 class Medium(Protocol):
@@ -116,6 +117,9 @@ class Medium(Protocol):
 
     def could_allocate(self, first_unit: int, nunits: int, arena: int) -> bool:
         """Tell whether there is space for `nunits` units, as far as can be said before."""
+
+    def look_at(self, pieces: list[Piece], tables: Collection[str]) -> None:
+        """Look whether tables of pieces can be mapped, before `map_row` of them."""
 
     def map_row(
         self, pieces: list[Piece], table: str, reservation: VMReservation, offset: int
@@ -197,6 +201,9 @@ class AnonymousMedium:
     def could_allocate(self, first_unit: int, nunits: int, arena: int = 0) -> bool:
         """Tell whether the limit allows it."""
         return self.limit is None or (self._units + nunits) * _ANONYMOUS_WIDTH <= self.limit
+
+    def look_at(self, pieces: list[Piece], tables: Collection[str]) -> None:
+        """Do nothing: there is nothing to look at."""
 
     def map_row(
         self, pieces: list[Piece], table: str, reservation: VMReservation, offset: int
@@ -300,13 +307,14 @@ class Table:
 
     def offset(self, unit: int) -> int:
         """Offset in the reservation, as it is now."""
-        return self.address(unit) - self.reservation.address
+        return self.base + unit * self.width - self.reservation.address
 
     def stretch(self, end_unit: int) -> None:
         """Let the reservation reach up to `end_unit`, if it does not yet."""
-        missing = self.offset(end_unit) - self.reservation.size
+        line = self.reservation
+        missing = self.base + end_unit * self.width - line.address - line.size
         if missing > 0:
-            self.reservation.extend(missing)
+            line.extend(missing)
 
     def could_stretch(self, end_unit: int) -> bool:
         """Tell whether the addresses up to `end_unit` are free."""
@@ -413,7 +421,9 @@ class Region:
     @property
     def nunits(self) -> int:
         """Units that are mapped."""
-        return self.end_unit - self.first_unit if self._segments else 0
+        if not self._segments:
+            return 0
+        return self._segments[-1].piece.stop - self._segments[0].piece.first_unit
 
     @property
     def mapped_bytes(self) -> int:
@@ -448,16 +458,16 @@ class Region:
 
     # ------------------------------------------------------------ growing
 
-    def adopt(self, pieces: list[Piece], *, unattached: bool = False) -> None:
+    def adopt(self, pieces: list[Piece], only: tuple[str, ...] = ()) -> None:
         """Map the segments of a heap that exists already, in order of their units.
 
         Parameters
         ----------
-        unattached : bool
-            Only their data: `complete` does the rest.
+        only : tuple of str
+            The tables to map, if not all: `complete` does the rest.
         """
-        if unattached:
-            self._append(pieces, ("data",))
+        if only:
+            self._append(pieces, only)
         elif pieces:
             self._append(pieces, self._names)
             self._prepare_units()
@@ -480,7 +490,7 @@ class Region:
         What is asked for is tried if the process may have as much. What is not asked for, or is
         too much, must leave room for the rest of the program.
         """
-        width = sum(_WIDTHS[name] for name in self._names)
+        width = sum(map(_WIDTHS.__getitem__, self._names))
         if wish is not None and wish // DATA_WIDTH * width <= space.left():
             return wish
         affordable = space.affordable_headroom(held) // width * DATA_WIDTH
@@ -522,7 +532,7 @@ class Region:
     def _grow_by(self, nunits: int) -> Piece:
         piece = self._medium.allocate(self.end_unit, nunits, self._arena)
         try:
-            self._append([piece], self._names)
+            self._append([piece], self._names, new=True)
         except BaseException:
             self._medium.abandon(piece)
             raise
@@ -543,21 +553,29 @@ class Region:
         self._unmap([last])
         self._narrow_tables()
 
-    def _append(self, pieces: list[Piece], names: Iterable[str]) -> None:
-        """Extend tables and map the parts of pieces; all or nothing."""
+    def _append(self, pieces: list[Piece], names: Collection[str], *, new: bool = False) -> None:
+        """Extend tables and map the parts of pieces; all or nothing.
+
+        Parameters
+        ----------
+        new : bool
+            Their space was allocated just now: it is there.
+        """
         self._unmap([])
         segments = [_Segment(piece) for piece in pieces]
-        self._fill(segments, names)
+        self._fill(segments, names, new=new)
         starts = [piece.first_unit for piece in pieces]
         self._segments, self._starts = [*self._segments, *segments], [*self._starts, *starts]
 
-    def _fill(self, segments: list[_Segment], names: Iterable[str]) -> None:
+    def _fill(self, segments: list[_Segment], names: Collection[str], *, new: bool = False) -> None:
         """Extend tables and map the parts of segments there; all or nothing."""
         pieces = [segment.piece for segment in segments]
         try:
+            if not new:
+                self._medium.look_at(pieces, names)
             for name in names:
-                self._table_up_to(name, pieces)
-                for segment, part in zip(segments, self._map_row(name, pieces), strict=True):
+                table = self._table_up_to(name, pieces)
+                for segment, part in zip(segments, self._map_row(table, pieces), strict=True):
                     segment.maps[name] = part
         except BaseException as error:
             self._unmap(segments, names)
@@ -566,21 +584,23 @@ class Region:
                 raise _no_address_space(pieces, error) from error
             raise
 
-    def _table_up_to(self, name: str, pieces: list[Piece]) -> None:
-        """Make room for pieces at the end of a table; the first ones make the table."""
+    def _table_up_to(self, name: str, pieces: list[Piece]) -> Table:
+        """Return a table with room for pieces at its end; the first ones make it."""
         first, stop = pieces[0].first_unit, pieces[-1].stop
-        if name in self.tables:
-            self.tables[name].stretch(stop)
+        table = self.tables.get(name)
+        if table is None:
+            table = self.tables[name] = Table(name, first, stop - first, self._headroom_units)
         else:
-            self.tables[name] = Table(name, first, stop - first, self._headroom_units)
+            table.stretch(stop)
+        return table
 
-    def _map_row(self, name: str, pieces: list[Piece]) -> list[Map]:
-        table = self.tables[name]
-        offset = table.offset(pieces[0].first_unit)
-        if name == "units":
+    def _map_row(self, table: Table, pieces: list[Piece]) -> list[Map]:
+        line = table.reservation
+        offset = table.base + pieces[0].first_unit * table.width - line.address
+        if table.name == "units":
             lengths = [piece.nunits * table.width for piece in pieces]
-            return anonymous_row(table.reservation, offset, lengths)
-        return self._medium.map_row(pieces, name, table.reservation, offset)
+            return anonymous_row(line, offset, lengths)
+        return self._medium.map_row(pieces, table.name, line, offset)
 
     def _narrow_tables(self) -> None:
         """Let no table reserve more than the segments need.

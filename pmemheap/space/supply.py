@@ -179,13 +179,14 @@ class Supply:
 
     def _take_wilderness(self, nunits: int, align: int) -> int:
         """Take never used units, with the extent in front of them; -1 if they do not suffice."""
-        if align == 1 and self.wilderness < self.region.end_unit:
+        end = self.region.end_unit
+        if align == 1 and self.wilderness < end:
             before = min(self.extents.room_before(self.wilderness), nunits)
         else:
             before = 0
         first = self.wilderness - before
         start = first + -first % align
-        if start + nunits > self.region.end_unit:
+        if start + nunits > end:
             return -1
         if before:
             self.extents.take_ending(self.wilderness, before)
@@ -324,8 +325,10 @@ class Supply:
         """Let the region grow so that `nunits` more units are free in one piece at its end."""
         have = 0 if exactly else self._room_at_end()
         at_least = max(nunits - have, 1)
-        self.region.grow(self._medium.step(self.region.nunits), at_least)
-        self._core._set_bounds(self.region.first_unit, self.region.end_unit, self.region.end_unit)
+        region = self.region
+        region.grow(self._medium.step(region.nunits), at_least)
+        end = region.end_unit
+        self._core._set_bounds(region.first_unit, end, end)
 
     def could_grow(self, nunits: int) -> bool:
         """Tell whether `nunits` units in one piece are to be had by growth. Changes nothing."""

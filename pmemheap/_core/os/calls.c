@@ -232,23 +232,37 @@ int64_t ph_try_map(int32_t fd, uint64_t offset, uint64_t length, int32_t flags)
     return 0;
 }
 
+/* Map a piece where a file system has accepted the flags already. */
+static int64_t map_accepted(int32_t fd, uint64_t offset, uint64_t address, uint64_t length, int32_t flags)
+{
+    struct backing b = file_backing(fd, offset, flags);
+    int64_t result = -EOVERFLOW;
+
+    unmapped(address, length);
+    if (offset <= INT64_MAX)
+        result = map_over(&b, address, length);
+    if (result == 0)
+        tape_file(fd, offset, address, length, flags);
+    return result;
+}
+
 /* A file system that has accepted the flags for one piece accepts them for all: the others need no second call. */
 int64_t ph_map_row(int32_t fd, uint64_t address, const uint64_t *pieces, uint64_t count, int32_t flags)
 {
     uint64_t at = address;
-    int64_t result = count == 0 ? 0 : ph_map_file(fd, pieces[0], address, pieces[1], flags);
+    int accepted = (flags & PH_MAP_ACCEPTED) && !(flags & (PH_MAP_OWN | PH_MAP_LARGE));
+    int64_t result = 0;
 
-    for (uint64_t i = 1; result == 0 && i < count; i++) {
+    for (uint64_t i = 0; result == 0 && i < count; i++, accepted = 1) {
         uint64_t offset = pieces[2 * i], length = pieces[2 * i + 1];
-        struct backing b = file_backing(fd, offset, flags);
-        at += pieces[2 * i - 1];
-        unmapped(at, length);
-        result = offset > INT64_MAX ? -EOVERFLOW : map_over(&b, at, length);
+        result = accepted ? map_accepted(fd, offset, at, length, flags) : ph_map_file(fd, offset, at, length, flags);
         if (result == 0)
-            tape_file(fd, offset, at, length, flags);
-        else
+            at += length;
+        else if (at != address)
             ph_unmap(address, at - address);
     }
+    if (result == 0 && at != address && (flags & PH_MAP_RANDOM))
+        ph_advise(address, at - address, PH_ADVISE_RANDOM); /* which is only faster */
     return result;
 }
 

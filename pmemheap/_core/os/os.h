@@ -70,6 +70,8 @@ enum ph_map_flags {
     PH_MAP_LARGE = 8,    /* the file's pages are larger than a page: -ENOMEM is no limit on address space */
     PH_MAP_STRICT = 16,  /* for Places: the file becomes durable by coarser pieces than asked for; say so, or more */
     PH_MAP_OWN = 32,     /* by an open file description of its own, where the system grants one; one piece */
+    PH_MAP_ACCEPTED = 64, /* the file system has accepted the other flags for this file before */
+    PH_MAP_RANDOM = 128, /* faulted in page by page, as PH_ADVISE_RANDOM has it */
 };
 
 enum ph_advice {
