@@ -17,7 +17,7 @@ import pytest
 from heap_world import contents, descriptors, fill, mapped_files
 from test_heap_faults import MEDIA, Surroundings, attempt, every_call, make
 
-from pmemheap import Heap
+from pmemheap import Heap, native
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.heap.arenas import Arena
@@ -40,6 +40,14 @@ def arena_of(offset: int) -> int:
 
 
 # ---------------------------------------------------------------- making and using
+
+
+def test_statistics_of_all_arenas_list_the_mappings_once(heap: Heap) -> None:
+    for name in ("first", "second", "third"):
+        heap.arena(name).malloc(1000)
+    with mock.patch.object(native, "list_mappings", wraps=native.list_mappings) as listing:
+        assert heap.stats().blocks == 3
+    assert listing.call_count == 1
 
 
 def test_an_arena_has_offsets_of_its_own(heap: Heap) -> None:

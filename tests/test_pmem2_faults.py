@@ -15,6 +15,8 @@ from pmemheap import native, pmem2
 from pmemheap.errors import DurabilityError, Pmem2Error
 from pmemheap.native import Call
 from pmemheap.pmem2 import Granularity, Map, VMReservation
+from pmemheap.pmem2.row import file_row
+from pmemheap.pmem2.source import FileSource, Options
 from pmemheap.units import PAGE, MiB
 
 PAGES = 32
@@ -61,6 +63,16 @@ def world() -> Iterator[World]:
     os.close(fd)
 
 
+PIECES = [(0, PAGE), (2 * PAGE, 2 * PAGE)]
+
+
+def row_in_place(world: World) -> list[Map]:
+    """Map pieces of a file whose file system has granted such a map before."""
+    source = FileSource(world.fd)
+    source.accepted.add(native.map_flags(shared=True))
+    return file_row(source, world.high, PAGE, PIECES, Options())
+
+
 OPERATIONS: dict[str, Callable[[World], object]] = {
     "new": lambda w: VMReservation(2 * PAGE, w.base + 26 * PAGE),
     "new anywhere, aligned": lambda w: VMReservation(PAGE, alignment=MiB),
@@ -74,14 +86,19 @@ OPERATIONS: dict[str, Callable[[World], object]] = {
     "anonymous private": lambda w: Map.anonymous(w.high, 0, 2 * PAGE, sharing="private"),
     "file": lambda w: Map.file(w.fd, w.high, 0, 0),
     "file too coarse": lambda w: Map.file(w.fd, w.high, 0, 0, granularity=Granularity.BYTE),
+    "file row": lambda w: file_row(FileSource(w.fd), w.high, PAGE, PIECES, Options()),
+    "file row in place": row_in_place,
+    "file row by page": lambda w: file_row(
+        FileSource(w.fd), w.high, PAGE, PIECES, Options(by_page=True)
+    ),
     "unmap": lambda w: w.low.first().close(),
     "unmap file": lambda w: w.low.find(2 * PAGE, 0).close(),
     "persist": lambda w: w.low.find(2 * PAGE, 0).persist(),
 }
 
-# Where headroom cannot be had, or what is too much is not taken back, the call goes on; ENOMEM is
-# answered by others' headroom, or by a way that needs less address space.
-GOES_ON = {"new with headroom", "new anywhere, aligned", "new into headroom"}
+# Where headroom cannot be had, what is too much is not taken back, or advice is refused, the call
+# goes on; ENOMEM is answered by others' headroom, or by a way that needs less address space.
+GOES_ON = {"new with headroom", "new anywhere, aligned", "new into headroom", "file row by page"}
 # The other code that a refusal may lead to: headroom in the way of an owner that was not asked.
 ALSO = {"new into headroom": pmem2.PMEM2_E_MAPPING_EXISTS}
 

@@ -155,6 +155,11 @@ class BlockSpace(Engine):
         self._require()
         return self._look(insight.stats, self)
 
+    def _stats_as_listed(self, listed: bytes) -> HeapStats:
+        """Do what `stats` does, with the mappings of the process as they were listed."""
+        self._require()
+        return self._look(insight.stats, self, listed)
+
     def explain(self, size: int, align: int = GRANULE, refusal: str = "") -> Explanation:
         """Tell whether `size` bytes could be allocated now, what refuses, and what would help."""
         nbytes, alignment = size_argument(size), alignment_argument(align)

@@ -28,7 +28,7 @@ from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.locks import look_beside_writer
 from pmemheap.file.redo import recover, replay_private
 from pmemheap.file.snapshotting import copy_heap_file
-from pmemheap.heap import gate, rooted
+from pmemheap.heap import gate, insight, rooted
 from pmemheap.heap.arenas import Arena, arena_name_argument, index_of, live_names, vacancy
 from pmemheap.heap.arguments import (
     ALIGN_MOST,
@@ -475,7 +475,9 @@ class Heap(BlockSpace):
         return self._stats_of_all()
 
     def _stats_of_all(self) -> HeapStats:
-        return total(self._each(self._all_spaces(), BlockSpace.stats))
+        self._require()
+        listed = insight.list_mappings()
+        return total(self._each(self._all_spaces(), lambda space: space._stats_as_listed(listed)))
 
     def check(self) -> CheckReport:
         """Verify every structure against every other, while no thread changes them. O(units).

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from pmemheap import native
 from pmemheap.errors import OutOfSpaceError, PmemHeapError
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.heap.engine import Engine
@@ -114,14 +115,26 @@ class HeapStats:
     classes: tuple[ClassStats, ...]
 
 
-def stats(heap: Engine) -> HeapStats:
-    """Collect the statistics of a heap."""
+def list_mappings() -> bytes:
+    """Return what `stats` of several arenas can share.
+
+    Raises
+    ------
+    PmemHeapError
+        The system refuses.
+    """
+    with refusals("resident memory of a heap"):
+        return native.list_mappings()
+
+
+def stats(heap: Engine, listed: bytes | None = None) -> HeapStats:
+    """Collect the statistics of an arena."""
     supply, region, medium = heap._supply, heap._region, heap._medium
     supply.read_all()
     counters, rows = heap._usage()
     classes, small_bytes, small_waste = _classes(rows)
     with refusals("resident memory of a heap"):
-        residency = region.residency()
+        residency = region.residency(listed)
     touched = sum(each.proportional for each in residency.values())
     metadata = touched - residency["data"].proportional
     active = UNIT * sum(

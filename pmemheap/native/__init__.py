@@ -97,6 +97,7 @@ __all__ = [
     "fsync",
     "ftruncate",
     "is_dax",
+    "list_mappings",
     "lock_byte",
     "madvise",
     "map_anonymous",
@@ -902,18 +903,8 @@ class Residency:
     swapped: int
 
 
-def residencies(ranges: dict[str, tuple[int, int]]) -> dict[str, Residency]:
-    """Return what the kernel counts for the mappings that begin inside each of some ranges.
-
-    Parameters
-    ----------
-    ranges : dict of str to (int, int)
-        Name to ``[start, stop)``; ranges do not overlap.
-
-    Returns
-    -------
-    dict of str to Residency
-        O(mappings of the process): /proc/self/smaps is read once. All zero where there is no /proc.
+def list_mappings() -> bytes:
+    """Return the kernel's list of the mappings of this process; empty where there is no /proc.
 
     Raises
     ------
@@ -922,9 +913,34 @@ def residencies(ranges: dict[str, tuple[int, int]]) -> dict[str, Residency]:
     """
     try:
         with open(_SMAPS, "rb") as smaps:
-            listed = smaps.read()
+            return smaps.read()
     except FileNotFoundError:
-        listed = b""
+        return b""
+
+
+def residencies(
+    ranges: dict[str, tuple[int, int]], listed: bytes | None = None
+) -> dict[str, Residency]:
+    """Return what the kernel counts for the mappings that begin inside each of some ranges.
+
+    Parameters
+    ----------
+    ranges : dict of str to (int, int)
+        Name to ``[start, stop)``; ranges do not overlap.
+    listed : bytes, optional
+        What `list_mappings` has returned, if it is asked for several of them.
+
+    Returns
+    -------
+    dict of str to Residency
+        O(mappings of the process). All zero where there is no /proc.
+
+    Raises
+    ------
+    OSError
+        They cannot be listed.
+    """
+    listed = list_mappings() if listed is None else listed
     found = {name: Counter[bytes]() for name in ranges}
     headers = [*_MAPPING.finditer(listed)]
     for header, following in zip_longest(headers, headers[1:]):

@@ -721,8 +721,13 @@ class Region:
 
     # ------------------------------------------------------------ insight, end
 
-    def residency(self) -> dict[str, native.Residency]:
+    def residency(self, listed: bytes | None = None) -> dict[str, native.Residency]:
         """Return what the kernel counts behind each table. O(mappings of the process).
+
+        Parameters
+        ----------
+        listed : bytes, optional
+            As `native.residencies` has it.
 
         Raises
         ------
@@ -730,7 +735,8 @@ class Region:
             It cannot be read: there is no file descriptor left.
         """
         lines = {name: table.address_range for name, table in self.tables.items()}
-        return native.residencies({name: (line.start, line.end) for name, line in lines.items()})
+        ranges = {name: (line.start, line.end) for name, line in lines.items()}
+        return native.residencies(ranges, listed)
 
     def check(self) -> None:
         """Verify that segments and tables agree; raises AssertionError."""
