@@ -32,6 +32,7 @@ from pmemheap.native import (
     NativeError,
     Places,
     Residency,
+    residency,
 )
 from pmemheap.native.constants import (
     CLOSED,
@@ -481,7 +482,7 @@ def test_residency_counts_touched_pages(line: AddressRange) -> None:
 def test_without_proc_nothing_is_known_of_residency(
     line: AddressRange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "_SMAPS", "/nowhere")
+    monkeypatch.setattr(residency, "_SMAPS", "/nowhere")
     native.map_anonymous(line.start, PAGE)
     native.memory(line.start, PAGE, line)[:] = b"x" * PAGE
     found = native.residencies({"here": (line.start, line.stop)})
