@@ -17,6 +17,8 @@ from pmemheap.native.constants import POOL_MOST, VOLATILE, Durability, Refusal
 from pmemheap.testing import Recorder, copy_as_crashed
 from pmemheap.units import UNIT, KiB
 
+pytestmark = pytest.mark.checked
+
 REFILL, LARGE, BAD_OFFSET = Refusal.REFILL, Refusal.LARGE, Refusal.BAD_OFFSET
 PINNED, IN_TRANSACTION = Refusal.PINNED, Refusal.IN_TRANSACTION
 MOVE_LOGGED = Refusal.MOVE_LOGGED

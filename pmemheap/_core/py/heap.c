@@ -670,11 +670,12 @@ static int intern(PyObject **name, const char *text)
 static PyMethodDef *join_methods(void)
 {
     static PyMethodDef methods[96];
+    const PyMethodDef *const tables[] = {call_methods,     ph_control_methods, ph_unit_methods,
+                                         ph_block_methods, ph_count_methods,   ph_step_methods};
     size_t count = 0;
-    for (const PyMethodDef *m = call_methods; m->ml_name != NULL; m++)
-        methods[count++] = *m;
-    for (const PyMethodDef *m = ph_upkeep_methods; m->ml_name != NULL; m++)
-        methods[count++] = *m;
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+        for (const PyMethodDef *m = tables[i]; m->ml_name != NULL; m++)
+            methods[count++] = *m;
     return methods;
 }
 

@@ -1,0 +1,159 @@
+/* py/heap_count.c -- what is described, counted and checked. */
+#include "py/heap_doors.h"
+
+/* (state, first unit, units, class) of what covers the unit of an offset, as far as it is read; all zero outside. The
+ * state is that of the block where a withheld one begins. */
+static PyObject *place_of(PyObject *object, PyObject *argument)
+{
+    struct ph_heap *h = core_of(object);
+    uint64_t offset = read_inner(object, argument), unit = offset >> PH_UNIT_SHIFT;
+
+    if (PyErr_Occurred())
+        return NULL;
+    if (unit - h->first_unit >= h->end_unit - h->first_unit) /* trimmed or closed by another thread */
+        return Py_BuildValue("iKII", 0, 0ULL, 0U, 0U);
+    struct ph_block block = ph_block_at(h, offset); /* reads the unit if need be */
+    const struct ph_unit *record = &h->units[unit];
+    if (record->state == PH_U_RUN_BODY) {
+        unit -= record->back;
+        record = &h->units[unit];
+    }
+    int state = block.state == PH_B_RESERVED      ? PH_U_RESERVED
+                : block.state == PH_B_QUARANTINED ? PH_U_QUARANTINE
+                                                  : record->state;
+    return Py_BuildValue("iKII", state, (unsigned long long)unit, record->nunits, record->class_index);
+}
+
+/* (next cursor, start, nunits, state, class, live, nbytes), or None at the end. */
+static PyObject *walk(PyObject *object, PyObject *argument)
+{
+    uint64_t cursor = PyLong_AsUnsignedLongLong(argument);
+    struct ph_piece piece;
+
+    if (PyErr_Occurred())
+        return NULL;
+    if (!ph_walk(core_of(object), &cursor, &piece))
+        Py_RETURN_NONE;
+    return Py_BuildValue("KKKIIIK", (unsigned long long)cursor, (unsigned long long)piece.start,
+                         (unsigned long long)piece.nunits, piece.state, piece.class_index, piece.live,
+                         (unsigned long long)piece.nbytes);
+}
+
+PyDoc_STRVAR(described_doc, "_described()\n--\n\nStart and length of each piece that is described, as uint64, in one step.");
+
+static PyObject *described(PyObject *object, PyObject *ignored)
+{
+    const struct ph_heap *h = core_of(object);
+    struct ph_piece piece;
+    uint64_t cursor = h->first_unit, count = 0;
+
+    (void)ignored;
+    while (ph_walk(h, &cursor, &piece))
+        count++;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(count * 2 * sizeof(uint64_t)));
+    if (bytes == NULL)
+        return NULL;
+    uint64_t *pair = (uint64_t *)PyBytes_AsString(bytes);
+    cursor = h->first_unit;
+    for (uint64_t i = 0; i < count && ph_walk(h, &cursor, &piece); i++) {
+        *pair++ = piece.start;
+        *pair++ = piece.nunits;
+    }
+    return bytes;
+}
+
+enum { FINDINGS = 64 };
+
+/* (number of findings, [(code, unit, expected, found), ...] of the first ones). */
+static PyObject *check(PyObject *object, PyObject *ignored)
+{
+    struct ph_finding findings[FINDINGS];
+
+    (void)ignored;
+    int64_t total = ph_check(core_of(object), findings, FINDINGS);
+    int64_t kept = total < FINDINGS ? total : FINDINGS;
+    PyObject *list = PyList_New((Py_ssize_t)kept);
+    for (int64_t i = 0; list != NULL && i < kept; i++) {
+        PyObject *finding = Py_BuildValue("IKKK", findings[i].code, (unsigned long long)findings[i].unit,
+                                          (unsigned long long)findings[i].expected,
+                                          (unsigned long long)findings[i].found);
+        if (finding == NULL || PyList_SetItem(list, (Py_ssize_t)i, finding) < 0)
+            Py_CLEAR(list);
+    }
+    return list == NULL ? NULL : Py_BuildValue("LN", (long long)total, list);
+}
+
+static PyObject *counters(PyObject *object, PyObject *ignored)
+{
+    const struct ph_heap *h = core_of(object);
+
+    (void)ignored;
+    return Py_BuildValue(
+        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
+        "wilderness_units", (unsigned long long)(h->wilderness_end - h->wilderness),
+        "pool_free_units", (unsigned long long)h->pool_free,
+        "pool_longest_units", (unsigned long long)ph_pool_longest(h),
+        "returned_units", (unsigned long long)h->returned_units,
+        "run_units", (unsigned long long)h->run_units,
+        "large_units", (unsigned long long)h->large_units,
+        "large_bytes", (unsigned long long)h->large_bytes,
+        "large_blocks", (unsigned long long)h->large_blocks,
+        "live_views", (unsigned long long)h->refs.views,
+        "blocks_with_refs", (unsigned long long)h->refs.used,
+        "pins", (unsigned long long)h->refs.pins,
+        "reserved_blocks", (unsigned long long)h->withheld.reserved_blocks,
+        "reserved_units", (unsigned long long)h->withheld.reserved_units,
+        "reserved_bytes", (unsigned long long)h->withheld.reserved_bytes,
+        "quarantined_blocks", (unsigned long long)h->withheld.freed_blocks,
+        "quarantined_units", (unsigned long long)h->withheld.freed_units,
+        "quarantined_bytes", (unsigned long long)h->withheld.freed_bytes);
+}
+
+static PyObject *quarantined(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return PyLong_FromUnsignedLongLong(core_of(object)->withheld.freed_bytes);
+}
+
+/* [(block size, run units, blocks a run, runs, live, mallocs, requested bytes, withheld), ...] */
+static PyObject *class_counters(PyObject *object, PyObject *ignored)
+{
+    const struct ph_heap *h = core_of(object);
+    PyObject *list = PyList_New(h->nclasses);
+
+    (void)ignored;
+    for (uint32_t i = 0; list != NULL && i < h->nclasses; i++) {
+        const struct ph_class *c = &h->classes[i];
+        PyObject *row = Py_BuildValue("IIIKKKKK", c->granules * PH_GRANULE, c->run_units, c->run_blocks,
+                                      (unsigned long long)c->runs, (unsigned long long)c->live,
+                                      (unsigned long long)c->mallocs, (unsigned long long)c->requested,
+                                      (unsigned long long)c->withheld);
+        if (row == NULL || PyList_SetItem(list, (Py_ssize_t)i, row) < 0)
+            Py_CLEAR(list);
+    }
+    return list;
+}
+
+/* Both, of one moment. */
+static PyObject *usage(PyObject *object, PyObject *ignored)
+{
+    PyObject *classes = class_counters(object, ignored), *all = classes == NULL ? NULL : counters(object, ignored);
+
+    if (all == NULL) {
+        Py_XDECREF(classes);
+        return NULL;
+    }
+    return Py_BuildValue("NN", all, classes);
+}
+
+PyMethodDef ph_count_methods[] = {
+    {"_quarantined", quarantined, METH_NOARGS, "Bytes that were freed and may not be used again yet."},
+    {"_place_of", place_of, METH_O, "What covers the unit of an offset."},
+    {"_described", described, METH_NOARGS, described_doc},
+    {"_walk", walk, METH_O, "The next piece that is described."},
+    {"_check_core", check, METH_NOARGS, "Verify every structure of the core against every other."},
+    {"_counters", counters, METH_NOARGS, "Counters of the core, in units, bytes and blocks."},
+    {"_class_counters", class_counters, METH_NOARGS, "Counters of the size classes."},
+    {"_usage", usage, METH_NOARGS, "Both counters, of one moment."},
+    {NULL, NULL, 0, NULL},
+};

@@ -1,0 +1,30 @@
+/* py/heap_doors.h -- what the doors between the Python half of a heap and the C core share. */
+#pragma once
+#include "py/heap.h"
+
+static inline struct ph_heap *core_of(PyObject *object)
+{
+    return &((struct heap_object *)object)->heap;
+}
+
+/* An int argument as an offset in the arena; (uint64_t)-1 with an exception set if it is none. */
+static inline uint64_t read_inner(PyObject *object, PyObject *argument)
+{
+    uint64_t offset = PyLong_AsUnsignedLongLong(argument);
+
+    return PyErr_Occurred() ? offset : ph_inner((struct heap_object *)object, offset);
+}
+
+static inline PyObject *offset_from(PyObject *object, int64_t inner)
+{
+    if (inner < 0)
+        return PyLong_FromLongLong(inner);
+    return PyLong_FromUnsignedLongLong(ph_outer((struct heap_object *)object, (uint64_t)inner));
+}
+
+static inline PyObject *range_or_none(int found, uint64_t start, uint64_t nunits)
+{
+    if (!found)
+        Py_RETURN_NONE;
+    return Py_BuildValue("KK", (unsigned long long)start, (unsigned long long)nunits);
+}

@@ -1,0 +1,135 @@
+/* py/heap_steps.c -- the steps of a transaction one by one, for tests: in a checked core alone. Each answers 0 or an offset,
+ * or a negative code. */
+#include "py/heap_doors.h"
+
+#ifdef PH_CHECKED
+static PyObject *reserve_block(PyObject *object, PyObject *args)
+{
+    unsigned long long size, align;
+
+    if (!PyArg_ParseTuple(args, "KK", &size, &align))
+        return NULL;
+    return offset_from(object, ph_reserve_block(core_of(object), size, align));
+}
+
+static PyObject *step(PyObject *object, PyObject *argument, int (*call)(const struct ph_block *))
+{
+    uint64_t offset = read_inner(object, argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    struct ph_block block = ph_block_at(core_of(object), offset);
+    return PyLong_FromLong(call(&block));
+}
+
+static int publish_stored(const struct ph_block *block)
+{
+    if (block->state != PH_B_RESERVED)
+        return PH_H_BAD_OFFSET;
+    if (ph_journal_reserve(block->arena, 2, 0) < 0)
+        return PH_H_NOMEM;
+    ph_publish(block);
+    ph_describe(block);
+    return 0;
+}
+
+static int cancel_reserved(const struct ph_block *block)
+{
+    if (block->state != PH_B_RESERVED)
+        return PH_H_BAD_OFFSET;
+    ph_cancel(block);
+    return 0;
+}
+
+static int retire_stored(const struct ph_block *block)
+{
+    if (block->state != PH_B_LIVE)
+        return PH_H_BAD_OFFSET;
+    if (ph_withheld_reserve(block->arena, 1) < 0 || ph_journal_reserve(block->arena, 2, 0) < 0)
+        return PH_H_NOMEM;
+    ph_retire(block);
+    ph_undescribe(block);
+    return 0;
+}
+
+static int release_retired(const struct ph_block *block)
+{
+    if (!ph_is_retired(block))
+        return PH_H_BAD_OFFSET;
+    ph_release(block);
+    return 0;
+}
+
+static int unpin_pinned(const struct ph_block *block)
+{
+    const struct ph_refs *refs = ph_refs_of(block);
+    if (refs == NULL || refs->pins == 0)
+        return PH_H_BAD_OFFSET;
+    ph_unpin(block->arena, block->offset);
+    return 0;
+}
+
+#define STEP(name, call)                                        \
+    static PyObject *name(PyObject *object, PyObject *argument) \
+    {                                                           \
+        return step(object, argument, call);                    \
+    }
+
+STEP(publish, publish_stored)
+STEP(cancel, cancel_reserved)
+STEP(retire, retire_stored)
+STEP(release, release_retired)
+STEP(pin, ph_pin)
+STEP(unpin, unpin_pinned)
+
+static PyObject *block_start(PyObject *object, PyObject *argument)
+{
+    uint64_t offset = read_inner(object, argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    struct ph_block block = ph_block_holding(core_of(object), offset);
+    return offset_from(object, block.state == PH_B_NONE ? PH_H_BAD_OFFSET : (int64_t)block.offset);
+}
+
+/* ([(offset, bytes) freed, ...], [address of a word that was stored to, ...]), which are forgotten. */
+static PyObject *noted(PyObject *object, PyObject *ignored)
+{
+    struct ph_heap *h = core_of(object);
+    PyObject *freed = PyList_New((Py_ssize_t)h->freed.count), *dirty = PyList_New((Py_ssize_t)h->dirty.count);
+
+    (void)ignored;
+    for (uint64_t i = 0; freed != NULL && i < h->freed.count; i++) {
+        PyObject *one = range_or_none(1, ph_outer((struct heap_object *)object, h->freed.items[i].offset), h->freed.items[i].nbytes);
+        if (one == NULL || PyList_SetItem(freed, (Py_ssize_t)i, one) < 0)
+            Py_CLEAR(freed);
+    }
+    for (uint64_t i = 0; dirty != NULL && i < h->dirty.count; i++) {
+        PyObject *one = PyLong_FromVoidPtr(h->dirty.words[i]);
+        if (one == NULL || PyList_SetItem(dirty, (Py_ssize_t)i, one) < 0)
+            Py_CLEAR(dirty);
+    }
+    if (freed == NULL || dirty == NULL) {
+        Py_XDECREF(freed);
+        Py_XDECREF(dirty);
+        return NULL;
+    }
+    h->freed.count = h->dirty.count = 0;
+    return Py_BuildValue("NN", freed, dirty);
+}
+
+PyMethodDef ph_step_methods[] = {
+    {"_reserve", reserve_block, METH_VARARGS, "Offset of a block that is reserved, or a negative code."},
+    {"_publish", publish, METH_O, "Reserved to live, stored."},
+    {"_cancel", cancel, METH_O, "Reserved to free."},
+    {"_retire", retire, METH_O, "Live to quarantined, stored."},
+    {"_release", release, METH_O, "Quarantined to free."},
+    {"_pin", pin, METH_O, "A transaction holds the block."},
+    {"_unpin", unpin, METH_O, "It holds it no more."},
+    {"_block_start", block_start, METH_O, "Where the block begins that holds a byte, or a negative code."},
+    {"_noted", noted, METH_NOARGS, "Take what a power heap has noted for its log: freed, and words stored to."},
+    {NULL, NULL, 0, NULL},
+};
+#else
+PyMethodDef ph_step_methods[] = {{NULL, NULL, 0, NULL}};
+#endif
