@@ -31,7 +31,7 @@ from crash_world import (
 )
 
 from pmemheap import Heap
-from pmemheap.file import redo
+from pmemheap.file import recovery
 from pmemheap.layout import ARENA_BITS
 from pmemheap.testing import SECTOR, Crash, CrashStates, Image, Kind, Recorder, Recording, State
 from pmemheap.testing.report import describe
@@ -332,7 +332,7 @@ def use_again(fd: int, size: int) -> Counter[str]:
 @contextmanager
 def counted(seen: Counter[str]) -> Iterator[None]:
     """Count what recoveries find in the log, and what they do with it."""
-    initialize, replay = redo.Recovery.__init__, redo.Recovery.replay
+    initialize, replay = recovery.Recovery.__init__, recovery.Recovery.replay
 
     def counting(self: Any, medium: Any) -> None:
         initialize(self, medium)
@@ -344,7 +344,7 @@ def counted(seen: Counter[str]) -> Iterator[None]:
         seen["undos rolled back"] += undone
         seen["revoked writes"] += revoked
 
-    with mock.patch.multiple(redo.Recovery, __init__=counting, replay=replaying):
+    with mock.patch.multiple(recovery.Recovery, __init__=counting, replay=replaying):
         yield
 
 

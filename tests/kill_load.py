@@ -32,9 +32,9 @@ from kill_oracle import NOTHING, Entry, Found, Journal, Ledger, Model, Player
 from kill_script import Actor, Kills, emptied, log_of, made, reopened
 
 from pmemheap import Heap
-from pmemheap.file import redo
+from pmemheap.file import recovery
 from pmemheap.file.filemedium import FileMedium
-from pmemheap.file.redo import Recovery
+from pmemheap.file.recovery import Recovery
 from pmemheap.layout import LOG_BYTES
 from pmemheap.testing import copy_as_crashed
 from pmemheap.units import KiB, MiB
@@ -230,11 +230,11 @@ def counting_recoveries(count: Callable[[int], None]) -> Iterator[None]:
             super().__init__(medium)
             count(self.records)
 
-    redo.Recovery = Counted  # type: ignore[misc]
+    recovery.Recovery = Counted  # type: ignore[misc]
     try:
         yield
     finally:
-        redo.Recovery = Recovery  # type: ignore[misc]
+        recovery.Recovery = Recovery  # type: ignore[misc]
 
 
 def table(counts: Counter[str]) -> str:

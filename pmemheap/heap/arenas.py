@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 
 from pmemheap.errors import OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.file.filemedium import FileMedium
-from pmemheap.file.redo import replay_private
+from pmemheap.file.recovery import replay_private
 from pmemheap.heap.blockspace import BlockSpace
 from pmemheap.heap.engine import Engine
 from pmemheap.heap.insight import CheckReport, Explanation, HeapStats

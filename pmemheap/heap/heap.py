@@ -26,7 +26,7 @@ from typing import Any, Self, TypeVar, cast
 from pmemheap.errors import DurabilityError, HeapFileError, PmemHeapError, UsageError
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.locks import look_beside_writer
-from pmemheap.file.redo import recover, replay_private
+from pmemheap.file.recovery import recover, replay_private
 from pmemheap.file.snapshotting import copy_heap_file
 from pmemheap.heap import gate, insight, rooted
 from pmemheap.heap.arenas import Arena, arena_name_argument, index_of, live_names, vacancy

@@ -1,0 +1,287 @@
+"""Recovery: a heap file as its medium has it, brought to its committed state before it is read.
+
+    scan the log -> header tables -> map the homes -> replay -> sync -> superblock with a new epoch
+
+Everything here is called under the lock of the file. What has to be done, and in which order, says
+`docs/crash-consistency.md`; the rules are cited by their tags.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Iterable, Iterator
+
+from pmemheap import layout, native
+from pmemheap.errors import CorruptHeapError, DurabilityError
+from pmemheap.file import pagecache
+from pmemheap.file.filemedium import LOG_LEAST, LOG_MOST, FileMedium
+from pmemheap.file.heapfile import boot_id, next_epoch
+from pmemheap.format.header import read_tables
+from pmemheap.format.records import RECORD_HEADER, epoch_of
+from pmemheap.layout import HeapState, Table
+from pmemheap.native.constants import TOUCHED_DATA, Format, Refusal
+from pmemheap.native.rules import Rule, omitted
+from pmemheap.pmem2 import VMReservation
+from pmemheap.pmem2.source import Options
+from pmemheap.space.region import Region
+from pmemheap.units import UNIT
+
+__all__ = ["Recovery", "recover", "replay_private"]
+
+_TABLE_NAMES = {int(Table.ENTRIES): "entries", int(Table.BITS): "bits"}
+_RECORD_ALIGN = Format.LOG_ALIGN
+
+
+class Recovery:
+    """What a scan of the log found: the input of the replay.
+
+    Attributes
+    ----------
+    start, end : int
+        LSNs between which records are to be replayed.
+    commits_from, undo_from : int
+        As `LogCore._replay` has them.
+    """
+
+    def __init__(self, medium: FileMedium) -> None:
+        superblock = medium.superblock
+        _check_log_place(medium)
+        self.core = native.LogCore()
+        self._reservation = VMReservation(superblock.log_size, alignment=UNIT)
+        (self._map,) = medium.map_pieces(
+            self._reservation, 0, [(superblock.log_off, superblock.log_size)],
+            Options(readonly=True),
+        )  # fmt: skip
+        self.start = superblock.tail_lsn
+        self.end, self.chain, self.records, _, self.file_end, _, damage = self.core._scan(
+            self._map.address, superblock.log_size, self.start, superblock.chain_seed,
+            superblock.epoch,
+        )  # fmt: skip
+        if damage and not omitted(Rule.DAMAGE):
+            raise CorruptHeapError(
+                f"log of {medium.name!r}: an unbroken chain of records expected, found damage at "
+                f"LSN {self.end} before the record at LSN {damage}: committed work is lost; "
+                "`pmemheap repair` shows what"
+            )
+        self.commits_from, self.undo_from = self.start, 0
+        if not medium.is_power:
+            self._heed_shared_page(medium)
+        self.core._header_tables(self.start, self.end, self.commits_from, medium.image)
+
+    def _heed_shared_page(self, medium: FileMedium) -> None:
+        """In a process heap only the last record can be half home [R22], [R23]."""
+        applied, undo = struct.unpack_from("<QQ", medium.image, layout.SHARED_PAGE)
+        if applied > self.end:
+            raise CorruptHeapError(
+                f"log of {medium.name!r}: records up to LSN {applied} expected, "
+                f"found none behind LSN {self.end}"
+            )
+        self.commits_from = max(self.start, applied)
+        self.undo_from = undo or (1 << 64) - 1
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is anything between the tail and the end."""
+        return self.records > 0
+
+    def relies_on(self, medium: FileMedium) -> Iterator[tuple[int, int]]:
+        """Yield the ranges of the file that the accepted records lie in, or speak of."""
+        superblock, page = medium.superblock, UNIT
+        first, stop = self.start // page * page, self.end + RECORD_HEADER
+        for lsn in range(first, min(stop, first + superblock.log_size), page):
+            yield superblock.log_off + lsn % superblock.log_size, page
+        medium.slots = read_tables(medium.image, superblock, medium.name)
+        for table, offset, length in self.core._ranges(self.start, self.end):
+            arena, start = divmod(offset, 1 << layout.ARENA_BITS)
+            name = _TABLE_NAMES.get(table, "data")
+            yield from medium.places(arena, name, start, length)
+
+    def replay(self, header: int) -> None:
+        """Store what the log says to the homes that `core` knows."""
+        failed = self.core._replay(self.start, self.end, self.commits_from, self.undo_from, header)
+        if failed == Refusal.LOG_GONE:
+            raise DurabilityError(
+                errno.ESTALE, "recovery: the log that was scanned expected, found another one"
+            )
+        if failed < 0:
+            raise MemoryError("recovery: no memory for the ranges that the log names")
+
+    def close(self) -> None:
+        """Unmap the log."""
+        self._map.close()
+        self._reservation.close()
+
+
+def _check_log_place(medium: FileMedium) -> None:
+    superblock = medium.superblock
+    size, offset = superblock.log_size, superblock.log_off
+    sound = LOG_LEAST <= size <= LOG_MOST and size % UNIT == 0 and offset % UNIT == 0
+    if superblock.tail_lsn % _RECORD_ALIGN or superblock.tail_lsn >> 62:
+        raise CorruptHeapError(
+            f"superblock of {medium.name!r}: a tail of the log that is a multiple of "
+            f"{_RECORD_ALIGN} below 2**62 expected, found {superblock.tail_lsn:#x}"
+        )
+    if not sound or not layout.HEADER_BYTES <= offset <= native.fstat(medium.fd).size - size:
+        raise CorruptHeapError(
+            f"superblock of {medium.name!r}: a log of whole pages inside the file expected, "
+            f"found {size} bytes at file offset {offset:#x}"
+        )
+
+
+def recover(medium: FileMedium) -> None:
+    """Bring a file to its committed state, before its tables are read.
+
+    Read-only nothing is written: the header image is brought up to date, and `replay_private` does
+    the rest when the tables are mapped.
+
+    Raises
+    ------
+    CorruptHeapError
+        The log contradicts what was acknowledged.
+    OutOfSpaceError
+        No room for what has to be stored; nothing has changed.
+    DurabilityError
+        The medium could not be read or written.
+    """
+    if medium.was_closed and _ends_at_tail(medium):
+        if medium.is_power and not medium.readonly:
+            medium.sync_all("open")
+        return
+    is_left = medium.is_power and not _drop_cache(medium)
+    medium.read_image()
+    if not medium.is_power and _is_left_alone(medium):
+        return
+    if is_left:
+        _require_same(medium, [(0, layout.HEADER_BYTES)])
+    recovery = Recovery(medium)
+    try:
+        if is_left:
+            _require_same(medium, recovery.relies_on(medium))
+        if recovery.is_needed and medium.readonly:
+            medium.private, medium.recovery = True, recovery
+        elif recovery.is_needed:
+            _replay_home(medium, recovery)
+            medium.read_image()
+    finally:
+        if medium.recovery is not recovery:
+            recovery.close()
+
+
+def _is_left_alone(medium: FileMedium) -> bool:
+    """Tell whether nothing of a process heap is to be replayed."""
+    superblock = medium.superblock
+    if superblock.state == HeapState.IN_USE and superblock.boot_id != boot_id():
+        return True  # reading the tables refuses it
+    return medium.readonly and medium.has_writer()  # shared memory: what is home now
+
+
+def _ends_at_tail(medium: FileMedium) -> bool:
+    """Tell whether nothing says that somebody has gone on behind the tail of the log.
+
+    `close` syncs everything before it writes CLEAN. So the cache equals the medium, even if the
+    page that says CLEAN never reached it, and a closed heap is opened without [R10].
+    """
+    _check_log_place(medium)
+    superblock = medium.superblock
+    if not medium.is_power:
+        applied, _ = struct.unpack_from("<QQ", medium.image, layout.SHARED_PAGE)
+        if applied > superblock.tail_lsn:
+            return False
+    place = superblock.log_off + superblock.tail_lsn % superblock.log_size
+    epoch = epoch_of(native.pread(medium.fd, RECORD_HEADER, place))
+    return epoch >> 32 <= superblock.epoch >> 32
+
+
+def _drop_cache(medium: FileMedium) -> bool:
+    """[R10] Act on what is on the medium, not on what a crash left in the cache.
+
+    Returns
+    -------
+    bool
+        Whether all that is read from now on comes from the medium.
+    """
+    if omitted(Rule.R10):
+        return True
+    medium.sync_all("open")
+    return medium.on_memory or pagecache.drop(medium.fd)
+
+
+def _require_same(medium: FileMedium, ranges: Iterable[tuple[int, int]]) -> None:
+    """[R10] What somebody has mapped was not dropped: it has to be what the medium has."""
+    pagecache.require_same(medium.fd, medium.name, ranges)
+
+
+def _replay_home(medium: FileMedium, recovery: Recovery) -> None:
+    medium.slots = read_tables(medium.image, medium.superblock, medium.name)
+    if _require_length(medium).allocated < medium.file_end:
+        _back_ranges(medium, recovery)
+    medium.map_header()
+    regions = [
+        _home_region(medium, recovery, arena) for arena in medium.arenas if medium.pieces(arena)
+    ]
+    try:
+        recovery.replay(medium.header_address)
+    finally:
+        for region in regions:
+            region.close()
+    if medium.is_power and not omitted(Rule.R14):
+        medium.sync_all("recovery")  # [R14]
+    medium.write_superblock(
+        sync=medium.is_power, tail_lsn=recovery.end, chain_seed=recovery.chain,
+        state=HeapState.IN_USE, boot_id=boot_id(), file=medium.identity,
+        epoch=next_epoch(medium.superblock, opened=True),
+    )  # fmt: skip
+    if not medium.is_power:
+        medium.store_log_words(recovery.end)
+
+
+def _require_length(medium: FileMedium) -> native.FileStatus:
+    status = native.fstat(medium.fd)
+    if status.size < medium.file_end:
+        raise CorruptHeapError(
+            f"heap file {medium.name!r}: {medium.file_end} bytes expected, {status.size} found"
+        )
+    return status
+
+
+def _home_region(medium: FileMedium, recovery: Recovery, arena: int) -> Region:
+    pieces = medium.pieces(arena)
+    region = Region(medium, sum(piece.nunits for piece in pieces) * UNIT)
+    region.adopt(pieces, only=medium.tables)
+    if pieces:
+        _set_home(recovery, region, arena)
+    return region
+
+
+def _set_home(recovery: Recovery, region: Region, arena: int) -> None:
+    recovery.core._set_home(
+        arena, region.base("data"), region.base("bits"), region.base("entries"),
+        region.first_unit, region.end_unit, None,
+    )  # fmt: skip
+
+
+def _back_ranges(medium: FileMedium, recovery: Recovery) -> None:
+    """[R29] Give blocks to what replay stores to: it may be a hole."""
+    if omitted(Rule.R29):
+        return
+    units: dict[int, set[int]] = {}
+    for table, offset, length in recovery.core._ranges(recovery.start, recovery.end):
+        if table != TOUCHED_DATA:
+            continue
+        arena, local = divmod(offset, 1 << layout.ARENA_BITS)
+        units.setdefault(arena, set()).update(range(local // UNIT, -(-(local + length) // UNIT)))
+    for arena, wanted in units.items():
+        for piece in medium.pieces(arena):
+            for unit in sorted(each for each in wanted if piece.first_unit <= each < piece.stop):
+                medium.maybe_holes = True
+                medium.back(piece, unit, 1)
+
+
+def replay_private(medium: FileMedium, region: Region, arena: int) -> None:
+    """Bring the tables and data of an arena that are mapped privately up to date."""
+    recovery = medium.recovery
+    if recovery is not None:
+        _set_home(recovery, region, arena)
+        recovery.replay(0)
+        recovery.core._set_home(arena, 0, 0, 0, 0, 0, None)
