@@ -66,6 +66,7 @@ void ph_heap_enter(struct heap_object *self);
 void ph_heap_leave(struct heap_object *self);
 int64_t ph_heap_watch(void);
 
-/* The doors of the Python half; the last ones are empty in a release. */
+/* The public calls; then the doors of the Python half, of which the last ones are empty in a release. */
+extern PyMethodDef ph_call_methods[], ph_batch_methods[];
 extern PyMethodDef ph_control_methods[], ph_unit_methods[], ph_block_methods[], ph_count_methods[], ph_step_methods[];
 int ph_add_block_bytes_type(PyObject *module);

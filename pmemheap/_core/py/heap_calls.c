@@ -1,0 +1,245 @@
+/* py/heap_calls.c -- malloc, free, realloc and views as methods that keep the GIL: it is the lock of the core, and no method lets
+ * it go between two changes. */
+#include "py/heap_calls.h"
+
+/* Whether the tables can be asked; if they cannot be attached, the slow twin finds out again why. */
+static int can_be_asked(struct heap_object *self)
+{
+    if (ph_attach_tables(self) < 0)
+        PyErr_Clear();
+    return self->state <= PH_S_READONLY;
+}
+
+/* Whether bytes can be looked at. A view may be stored through, so that a clean heap is marked as in use. */
+static int can_be_viewed(struct heap_object *self)
+{
+    return is_open(self) || self->state == PH_S_READONLY;
+}
+
+PyDoc_STRVAR(malloc_doc,
+"malloc(size, align=16)\n--\n\n"
+"Allocate a block and return its offset.\n\n"
+"Parameters\n----------\n"
+"size : int\n    Bytes, at least 1.\n"
+"align : int, optional\n    A power of two up to 2**30; offset and address are multiples of it.\n\n"
+"Returns\n-------\nint\n    Offset of the block: 16-byte aligned, stable for the life of the block. Contents are not cleared.\n\n"
+"Raises\n------\n"
+"UsageError\n    Size or alignment out of range; the heap is closed, read-only or forked.\n"
+"OutOfSpaceError\n    The heap cannot grow; the message says what refused. Nothing has changed.\n\n"
+"Notes\n-----\nO(1) for up to 252 KiB unless the heap has to fetch units; larger blocks O(log n) in the free extents.");
+
+static PyObject *heap_malloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    static const char *const names[] = {"size", "align"};
+    struct heap_object *self = heap_of(object);
+    PyObject *values[2] = {count ? args[0] : NULL, NULL};
+    uint64_t size, align = PH_GRANULE;
+
+    if ((count != 1 || keywords != NULL)
+        && ph_read_arguments("malloc", args, count, keywords, names, 1, 2, values) < 0)
+        return NULL;
+    if (ph_tick(self) < 0)
+        return NULL;
+    if (is_open(self) && read_number(values[0], &size) && size != 0 && size <= PH_SIZE_MAX
+        && (values[1] == NULL || (read_number(values[1], &align) && align != 0 && (align & (align - 1)) == 0))) {
+        int64_t inner = ph_malloc(&self->heap, size, align);
+        if (inner >= 0)
+            return appended_offset(self, inner);
+    }
+    return call_slow(object, ph_slow.malloc, values[0], values[1]);
+}
+
+PyDoc_STRVAR(free_doc,
+"free(offset, deferred=False)\n--\n\n"
+"Free the block at `offset`.\n\n"
+"Parameters\n----------\n"
+"offset : int\n    What `malloc` returned.\n"
+"deferred : bool, optional\n    Free also with live views. The block is gone at once, for every call and for the next opening of the file after a\n"
+"    crash; its bytes stay, and its space is nobody else's, until the last view goes.\n\n"
+"Raises\n------\n"
+"UsageError\n    No live block begins there: double free, foreign or interior offset. Nothing has changed.\n"
+"BufferError\n    Memoryviews, slices or arrays of the block are alive. Nothing has changed.\n\n"
+"Notes\n-----\nO(1). May be called by finalizers, also inside `malloc`.");
+
+static PyObject *heap_free(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    static const char *const names[] = {"offset", "deferred"};
+    struct heap_object *self = heap_of(object);
+    PyObject *values[2] = {count ? args[0] : NULL, NULL};
+    uint64_t offset;
+    int deferred = 0;
+
+    if ((count != 1 || keywords != NULL)
+        && ph_read_arguments("free", args, count, keywords, names, 1, 2, values) < 0)
+        return NULL;
+    if ((values[1] != NULL && (deferred = PyObject_IsTrue(values[1])) < 0) || ph_tick_free(self) < 0)
+        return NULL;
+    if (!is_open(self) || !read_number(values[0], &offset)
+        || (deferred ? ph_free_deferred(&self->heap, ph_inner(self, offset))
+                     : ph_free(&self->heap, ph_inner(self, offset))) < 0)
+        return call_slow(object, ph_slow.free, values[0], values[1]);
+    if (ph_append_pending(self) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(realloc_doc,
+"realloc(offset, size)\n--\n\n"
+"Resize a block, in place where it can, and return its offset.\n\n"
+"Parameters\n----------\n"
+"offset : int\n    Of a live block.\n"
+"size : int\n    Bytes, at least 1.\n\n"
+"Returns\n-------\nint\n    The offset, a new one if the block had to move. Contents are kept up to the smaller size. A block with live\n"
+"    views stays where it is.\n\n"
+"Raises\n------\n"
+"UsageError\n    No live block begins there, or the size is out of range.\n"
+"BufferError\n    The block would have to move and has live views.\n"
+"OutOfSpaceError\n    No room. In all cases the block is as it was; a shrink never fails.");
+
+/* A block that moves in a file heap: one record, else a killed process would leave both places or none. */
+static int64_t move_logged(struct heap_object *self, uint64_t offset, uint64_t size)
+{
+    struct ph_tx tx;
+    int64_t capacity = ph_usable_size(&self->heap, offset), to;
+    uint64_t count = (uint64_t)capacity < size ? (uint64_t)capacity : size;
+
+    if (self->log == NULL || capacity < 0 || (self->heap.is_told && size > PH_INLINE_MOST))
+        return PH_H_MOVE_LOGGED;
+    ph_tx_init(&tx, log_of(self));
+    to = ph_tx_malloc(&tx, arena_of(self), size, PH_GRANULE);
+    if (to >= 0) {
+        to = (int64_t)ph_inner(self, (uint64_t)to);
+        ph_put(self->heap.data + to, self->heap.data + offset, count);
+        int64_t done = ph_tx_free(&tx, ph_outer(self, offset));
+        if (done == 0)
+            done = ph_tx_commit(&tx, NULL, 0, 0);
+        if (done < 0) {
+            ph_tx_abort(&tx);
+            to = PH_H_MOVE_LOGGED;
+        }
+    }
+    ph_tx_fini(&tx);
+    return to < 0 ? PH_H_MOVE_LOGGED : to;
+}
+
+static PyObject *heap_realloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    static const char *const names[] = {"offset", "size"};
+    struct heap_object *self = heap_of(object);
+    PyObject *values[2];
+    uint64_t offset, size;
+
+    if (ph_read_arguments("realloc", args, count, keywords, names, 2, 2, values) < 0 || ph_tick(self) < 0)
+        return NULL;
+    if (is_open(self) && read_number(values[0], &offset) && read_number(values[1], &size)
+        && size != 0 && size <= PH_SIZE_MAX) {
+        int64_t to = ph_realloc(&self->heap, ph_inner(self, offset), size);
+        if (to == PH_H_MOVE_LOGGED)
+            to = move_logged(self, ph_inner(self, offset), size);
+        if (to >= 0)
+            return appended_offset(self, to);
+    }
+    return call_slow(object, ph_slow.realloc, values[0], values[1]);
+}
+
+PyDoc_STRVAR(expand_doc,
+"expand(offset, size)\n--\n\n"
+"Make a block hold at least `size` bytes where it is.\n\n"
+"Returns\n-------\nbool\n    Whether it does now. The block never moves and never shrinks; views of it stay valid.\n\n"
+"Raises\n------\nUsageError\n    No live block begins there, or the size is out of range.");
+
+static PyObject *heap_expand(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    static const char *const names[] = {"offset", "size"};
+    struct heap_object *self = heap_of(object);
+    PyObject *values[2];
+    uint64_t offset, size;
+
+    if (ph_read_arguments("expand", args, count, keywords, names, 2, 2, values) < 0 || ph_tick(self) < 0)
+        return NULL;
+    if (is_open(self) && read_number(values[0], &offset) && read_number(values[1], &size)
+        && size != 0 && size <= PH_SIZE_MAX) {
+        int done = ph_expand(&self->heap, ph_inner(self, offset), size);
+        if (done == 0) {
+            if (ph_append_pending(self) < 0)
+                return NULL;
+            Py_RETURN_TRUE;
+        }
+        if (done == PH_H_MOVE)
+            Py_RETURN_FALSE;
+    }
+    return call_slow(object, ph_slow.expand, values[0], values[1]);
+}
+
+PyDoc_STRVAR(usable_size_doc,
+"usable_size(offset)\n--\n\n"
+"Bytes that the block at `offset` can hold: at least what was asked for. O(1).\n\n"
+"Raises\n------\nUsageError\n    No live block begins there.");
+
+static PyObject *heap_usable_size(PyObject *object, PyObject *argument)
+{
+    struct heap_object *self = heap_of(object);
+    uint64_t offset;
+
+    if (ph_tick(self) < 0)
+        return NULL;
+    if (can_be_asked(self) && read_number(argument, &offset)) {
+        int64_t size = ph_usable_size(&self->heap, ph_inner(self, offset));
+        if (size >= 0)
+            return PyLong_FromLongLong(size);
+    }
+    return call_slow(object, ph_slow.usable_size, argument, NULL);
+}
+
+PyDoc_STRVAR(view_doc,
+"view(offset, length=None)\n--\n\n"
+"Return a memoryview of the block at `offset`, read-only in a heap that is.\n\n"
+"Parameters\n----------\n"
+"offset : int\n    Of a live block.\n"
+"length : int, optional\n    Bytes from the start of the block; all of its usable size if left out.\n\n"
+"Returns\n-------\nmemoryview\n    Over the heap's own memory: nothing is copied, and it stays valid while the heap grows. While it, a slice or\n"
+"    an array of it lives, the block cannot be freed and the heap not closed.\n\n"
+"Raises\n------\nUsageError\n    No live block begins there, or it has fewer than `length` bytes.");
+
+static PyObject *heap_view(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    static const char *const names[] = {"offset", "length"};
+    struct heap_object *self = heap_of(object);
+    PyObject *values[2];
+    uint64_t offset, length = 0;
+
+    if (ph_read_arguments("view", args, count, keywords, names, 1, 2, values) < 0 || ph_tick(self) < 0)
+        return NULL;
+    if (can_be_viewed(self) && read_number(values[0], &offset)
+        && (values[1] == NULL || values[1] == Py_None || read_number(values[1], &length))) {
+        struct ph_block block = ph_block_at(&self->heap, ph_inner(self, offset));
+        uint64_t usable = ph_is_visible(&block) ? ph_block_capacity(&block) : 0;
+        if (values[1] == NULL || values[1] == Py_None)
+            length = usable;
+        if (usable != 0 && length <= usable) {
+            PyObject *view = ph_block_view(self, &block, length);
+            if (view != NULL || PyErr_Occurred())
+                return view;
+        }
+    }
+    return call_slow(object, ph_slow.view, values[0], values[1]);
+}
+
+static PyObject *append_pending_now(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    if (ph_append_pending(heap_of(object)) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyMethodDef ph_call_methods[] = {
+    PH_FAST(malloc),
+    PH_FAST(free),
+    PH_FAST(realloc),
+    PH_FAST(expand),
+    PH_FAST(view),
+    {"usable_size", heap_usable_size, METH_O, usable_size_doc},
+    {"_append_pending", append_pending_now, METH_NOARGS, "Append what was changed since the last record."},
+    {NULL, NULL, 0, NULL},
+};

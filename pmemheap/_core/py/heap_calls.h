@@ -1,0 +1,65 @@
+/* py/heap_calls.h -- what the calls of a heap share: whether they may go on, and the slow twins that they go on in.
+ *
+ * A call does what the C core can do alone. For everything else, a missing run, a large block, growth, a bad argument, it
+ * calls its slow twin (`_malloc_slow` and so on), which the Python subclass defines and which answers or raises. */
+#pragma once
+#include "py/log.h"
+
+/* The names of methods of the Python half. */
+struct ph_slow {
+    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *log_upkeep, *mark_in_use, *attach_tables;
+};
+extern struct ph_slow ph_slow;
+int ph_slow_init(void);
+
+/* ph_mark_in_use -- mark a clean heap as in use, before the first change; if that fails, the slow twin finds out again why.
+ * ph_append_pending -- in a power heap, append what the call has changed. 0, or -1 with an exception set. That nothing can be
+ * appended after a failed sync was told by that.
+ * ph_read_arguments -- positional `names[0]`, ... and keywords into `values` (borrowed, NULL where absent). */
+int ph_mark_in_use(struct heap_object *self);
+int ph_append_pending(struct heap_object *self);
+int ph_read_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
+                      const char *const *names, Py_ssize_t required, Py_ssize_t capacity, PyObject **values);
+
+static inline struct heap_object *heap_of(PyObject *object)
+{
+    return (struct heap_object *)object;
+}
+
+/* An exact or convertible int that fits 64 bits; 0 with no exception set when it does not. */
+static inline int read_number(PyObject *object, uint64_t *number)
+{
+    *number = PyLong_AsUnsignedLongLong(object);
+    if (*number != (uint64_t)-1 || !PyErr_Occurred())
+        return 1;
+    PyErr_Clear();
+    return 0;
+}
+
+static inline int is_open(struct heap_object *self)
+{
+    return self->state == PH_S_OPEN || ((self->state == PH_S_CLEAN || self->state == PH_S_UNATTACHED) && ph_mark_in_use(self));
+}
+
+static inline struct ph_log *log_of(const struct heap_object *self)
+{
+    return &((struct log_object *)self->log)->log;
+}
+
+static inline uint64_t arena_of(const struct heap_object *self)
+{
+    return self->origin >> PH_ARENA_SHIFT;
+}
+
+/* The offset of the heap for one of this arena, once the log knows of it. */
+static inline PyObject *appended_offset(struct heap_object *self, int64_t inner)
+{
+    return ph_append_pending(self) < 0 ? NULL : PyLong_FromUnsignedLongLong(ph_outer(self, (uint64_t)inner));
+}
+
+static inline PyObject *call_slow(PyObject *self, PyObject *name, PyObject *first, PyObject *second)
+{
+    return PyObject_CallMethodObjArgs(self, name, first, second, NULL);
+}
+
+#define PH_FAST(name) {#name, (PyCFunction)(void (*)(void))heap_##name, METH_FASTCALL | METH_KEYWORDS, name##_doc}

@@ -1,0 +1,90 @@
+/* py/slow.c -- from a call that C does not answer alone to the Python half of its heap. */
+#include "py/heap_calls.h"
+
+struct ph_slow ph_slow;
+
+static int intern(PyObject **name, const char *text)
+{
+    *name = PyUnicode_InternFromString(text);
+    return *name == NULL ? -1 : 0;
+}
+
+int ph_slow_init(void)
+{
+    const struct {
+        PyObject **name;
+        const char *text;
+    } names[] = {
+        {&ph_slow.malloc, "_malloc_slow"},           {&ph_slow.free, "_free_slow"},
+        {&ph_slow.realloc, "_realloc_slow"},         {&ph_slow.expand, "_expand_slow"},
+        {&ph_slow.usable_size, "_usable_size_slow"}, {&ph_slow.view, "_view_slow"},
+        {&ph_slow.more, "_malloc_many_slow"},        {&ph_slow.free_many, "_free_many_slow"},
+        {&ph_slow.log_upkeep, "_log_upkeep"},        {&ph_slow.mark_in_use, "_mark_in_use"},
+        {&ph_slow.attach_tables, "_become_attached"},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (intern(names[i].name, names[i].text) < 0)
+            return -1;
+    return 0;
+}
+
+int ph_mark_in_use(struct heap_object *self)
+{
+    PyObject *done = PyObject_CallMethodObjArgs((PyObject *)self, ph_slow.mark_in_use, NULL);
+    if (done == NULL)
+        PyErr_Clear();
+    Py_XDECREF(done);
+    return self->state == PH_S_OPEN;
+}
+
+int ph_attach_tables(struct heap_object *self)
+{
+    PyObject *done = self->state == PH_S_UNATTACHED ? PyObject_CallMethodObjArgs((PyObject *)self, ph_slow.attach_tables, NULL)
+                                                : Py_NewRef(Py_None);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+int ph_append_pending(struct heap_object *self)
+{
+    if (!self->heap.is_told || self->log == NULL
+        || (self->heap.dirty.count == 0 && self->heap.freed.count == 0))
+        return 0;
+    struct ph_log *log = log_of(self);
+    ph_count_withheld(&self->heap);
+    if (ph_log_flush(log, arena_of(self)) >= 0 && log->head - log->tail <= log->size / 2)
+        return 0;
+    if (self->state == PH_S_READONLY)
+        return 0;
+    PyObject *done = PyObject_CallMethodObjArgs((PyObject *)self, ph_slow.log_upkeep, NULL);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+int ph_read_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
+                      const char *const *names, Py_ssize_t required, Py_ssize_t capacity, PyObject **values)
+{
+    if (count > capacity) {
+        PyErr_Format(PyExc_TypeError, "%s() takes at most %zd arguments (%zd given)", method, capacity, count);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < capacity; i++)
+        values[i] = i < count ? args[i] : NULL;
+    for (Py_ssize_t k = 0; keywords != NULL && k < PyTuple_Size(keywords); k++) {
+        PyObject *keyword = PyTuple_GetItem(keywords, k);
+        Py_ssize_t i = 0;
+        while (i < capacity && PyUnicode_CompareWithASCIIString(keyword, names[i]) != 0)
+            i++;
+        if (i == capacity || values[i] != NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected or repeated argument '%U'", method, keyword);
+            return -1;
+        }
+        values[i] = args[count + k];
+    }
+    for (Py_ssize_t i = 0; i < required; i++)
+        if (values[i] == NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() misses its argument '%s'", method, names[i]);
+            return -1;
+        }
+    return 0;
+}
