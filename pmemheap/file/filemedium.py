@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -247,11 +248,11 @@ class FileMedium(HeapFile):
         if omitted(Rule.R30):
             self.adopt_slots(slots)
         else:
-            self._was_asked = True  # before its blocks were allocated
+            self._asked_by = threading.get_ident()  # before its blocks were allocated
             try:
                 self.change(slots)
             finally:
-                self._was_asked = False
+                self._asked_by = 0
         self._expected.pop(piece.arena, None)
 
     def is_published(self, piece: Piece) -> bool:

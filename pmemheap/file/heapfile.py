@@ -21,6 +21,7 @@ import os
 import secrets
 import stat
 import struct
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -194,7 +195,7 @@ class HeapFile:
         self.taken = ""
         self._source: FileSource | None = None  # of `fd`, once something has been mapped
         self._size_seen = _UNKNOWN_SIZE  # when it was asked last whether it is ours
-        self._was_asked = False  # in this call: the next `require_ours` need not
+        self._asked_by = 0  # the thread whose next `require_ours` need not, as it has just asked
         self._current = (0, b"")  # which superblock is current, its bytes; replaced whole
         self._is_new = False
         self.in_doubt = False
@@ -845,9 +846,11 @@ class HeapFile:
             It was opened by a process of which this is a fork.
         """
         self._require_own()
-        was_asked, self._was_asked = self._was_asked, False
-        if self.fd < 0 or was_asked:
+        if self.fd < 0:
             return  # another thread has closed it, which has asked
+        if self._asked_by == threading.get_ident():
+            self._asked_by = 0
+            return
         self.taken = self.taken or self._found_taken()
         if self.taken:
             self.sync_failed = True

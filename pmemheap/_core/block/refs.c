@@ -252,10 +252,14 @@ void ph_handle_drop(struct ph_heap *h, uint64_t offset, uint64_t serial)
 int ph_set_rooted(struct ph_heap *h, uint64_t offset, int rooted)
 {
     struct ph_refs *refs = find(&h->refs, offset);
-    struct ph_block block = ph_block_at(h, offset);
-    int failure = rooted ? refs_of_visible(&block, &refs) : 0;
-    if (failure < 0 || refs == NULL)
-        return failure;
+    if (rooted) {
+        struct ph_block block = ph_block_at(h, offset);
+        int failure = refs_of_visible(&block, &refs);
+        if (failure < 0)
+            return failure;
+    }
+    if (refs == NULL)
+        return 0;
     refs->is_rooted = rooted != 0;
     drop_if_idle(h, refs);
     return 0;

@@ -67,23 +67,15 @@ static PyType_Spec core_spec = {
     .slots = core_slots,
 };
 
-static PyMethodDef *join_methods(void)
-{
-    static PyMethodDef methods[96];
-    const PyMethodDef *const tables[] = {ph_call_methods, ph_batch_methods, ph_control_methods, ph_unit_methods,
-                                         ph_block_methods, ph_count_methods, ph_step_methods};
-    size_t count = 0;
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-        for (const PyMethodDef *m = tables[i]; m->ml_name != NULL; m++)
-            methods[count++] = *m;
-    return methods;
-}
-
 int ph_add_heap_types(PyObject *module)
 {
+    static PyMethodDef methods[96];
+    const PyMethodDef *const tables[] = {ph_call_methods,  ph_batch_methods, ph_control_methods, ph_unit_methods,
+                                         ph_block_methods, ph_count_methods, ph_step_methods,    NULL};
+
     if (ph_slow_init() < 0 || ph_pace_init() < 0)
         return -1;
-    core_slots[3].pfunc = join_methods();
+    core_slots[3].pfunc = ph_join_methods(methods, tables);
     if (ph_add_block_bytes_type(module) < 0 || ph_add_type(module, "HeapCore", &core_spec) < 0)
         return -1;
     core_type = (PyTypeObject *)PyObject_GetAttrString(module, "HeapCore");

@@ -7,7 +7,8 @@
 
 /* The names of methods of the Python half. */
 struct ph_slow {
-    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *log_upkeep, *mark_in_use, *attach_tables;
+    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *write, *exit;
+    PyObject *log_upkeep, *mark_in_use, *attach_tables, *died;
 };
 extern struct ph_slow ph_slow;
 int ph_slow_init(void);

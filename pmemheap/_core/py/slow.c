@@ -20,7 +20,8 @@ int ph_slow_init(void)
         {&ph_slow.usable_size, "_usable_size_slow"}, {&ph_slow.view, "_view_slow"},
         {&ph_slow.more, "_malloc_many_slow"},        {&ph_slow.free_many, "_free_many_slow"},
         {&ph_slow.log_upkeep, "_log_upkeep"},        {&ph_slow.mark_in_use, "_mark_in_use"},
-        {&ph_slow.attach_tables, "_become_attached"},
+        {&ph_slow.attach_tables, "_become_attached"}, {&ph_slow.write, "_write_slow"},
+        {&ph_slow.exit, "_exit_slow"},               {&ph_slow.died, "_raise_died"},
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (intern(names[i].name, names[i].text) < 0)

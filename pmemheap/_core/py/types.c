@@ -15,6 +15,17 @@ int ph_add_type(PyObject *module, const char *name, PyType_Spec *spec)
     return result;
 }
 
+PyMethodDef *ph_join_methods(PyMethodDef *to, const PyMethodDef *const *tables)
+{
+    size_t count = 0;
+
+    for (; *tables != NULL; tables++)
+        for (const PyMethodDef *one = *tables; one->ml_name != NULL; one++)
+            to[count++] = *one;
+    to[count] = (PyMethodDef){NULL, NULL, 0, NULL};
+    return to;
+}
+
 PyObject *ph_raise_errno(int64_t error)
 {
     errno = (int)-error;

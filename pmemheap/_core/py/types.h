@@ -13,5 +13,7 @@ int ph_add_heap_types(PyObject *module);
 
 /* ph_add_type -- make a heap type of `spec` and add it to `module` under `name`. */
 int ph_add_type(PyObject *module, const char *name, PyType_Spec *spec);
+/* ph_join_methods -- the methods of several tables, up to NULL, in one, which has room for them. */
+PyMethodDef *ph_join_methods(PyMethodDef *to, const PyMethodDef *const *tables);
 /* ph_raise_errno -- set OSError from a negated errno. Returns NULL. */
 PyObject *ph_raise_errno(int64_t error);
