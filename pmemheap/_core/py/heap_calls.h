@@ -8,7 +8,7 @@
 /* The names of methods of the Python half. */
 struct ph_slow {
     PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *write, *exit;
-    PyObject *log_upkeep, *mark_in_use, *attach_tables, *died;
+    PyObject *log_upkeep, *mark_in_use, *attach_tables, *died, *missing, *put, *remove;
 };
 extern struct ph_slow ph_slow;
 int ph_slow_init(void);

@@ -25,6 +25,11 @@ static inline struct map_object *ph_map_of(PyObject *object)
     return (struct map_object *)object;
 }
 
+static inline int is_bytes_like(PyObject *object)
+{
+    return PyBytes_Check(object) || PyObject_CheckBuffer(object);
+}
+
 static inline struct heap_object *ph_space_of(const struct map_object *self)
 {
     return (struct heap_object *)self->space;
@@ -60,3 +65,13 @@ PyObject *ph_map_bytes(const struct ph_map *map, const struct ph_map_value *valu
 /* map._iterate(low, high, back, what, skips): an iterator over keys, values or items. */
 PyObject *ph_map_iterate(PyObject *map, PyObject *const *args, Py_ssize_t count);
 int ph_add_map_iterator_type(PyObject *module);
+
+/* For changes of a key that is no bytes: it is not there, if the map can be looked at. 0 or PH_M_RAISED. */
+int64_t ph_map_find_none(PyObject *object);
+
+/* The slots of a mapping; the methods by what they do. */
+PyObject *ph_map_subscript(PyObject *object, PyObject *key);
+int ph_map_assign(PyObject *object, PyObject *key, PyObject *value);
+int ph_map_contains(PyObject *object, PyObject *key);
+Py_ssize_t ph_map_length(PyObject *object);
+extern PyMethodDef ph_map_read_methods[], ph_map_change_methods[];

@@ -22,6 +22,8 @@ int ph_slow_init(void)
         {&ph_slow.log_upkeep, "_log_upkeep"},        {&ph_slow.mark_in_use, "_mark_in_use"},
         {&ph_slow.attach_tables, "_become_attached"}, {&ph_slow.write, "_write_slow"},
         {&ph_slow.exit, "_exit_slow"},               {&ph_slow.died, "_raise_died"},
+        {&ph_slow.missing, "__missing__"},           {&ph_slow.put, "_put_slow"},
+        {&ph_slow.remove, "_remove_slow"},
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (intern(names[i].name, names[i].text) < 0)
