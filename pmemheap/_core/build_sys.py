@@ -6,7 +6,8 @@ from cffi import FFI
 
 HEADERS = ("base/codes.h", "base/format.h", "base/crc32c.h", "os/os.h")
 SOURCES = (
-    "base/crc32c.c", "os/calls.c", "os/faults.c", "os/file_table.c", "os/flush.c", "os/tape.c",
+    "base/crc32c.c", "os/calls.c", "os/faults.c", "os/file_table.c", "os/flush.c", "os/ranges.c",
+    "os/tape.c",
     "os/taking_over.c",
 )  # fmt: skip
 
