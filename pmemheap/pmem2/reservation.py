@@ -29,31 +29,25 @@ before a call or after it. This module has the words: it turns codes into except
 from __future__ import annotations
 
 import errno
-import os
-from collections.abc import Callable
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
-from pmemheap.errors import Pmem2Error, UsageError
+from pmemheap.errors import UsageError
 from pmemheap.native import AddressRange, Exporter, Places
 from pmemheap.native.constants import CLOSED
 from pmemheap.pmem2 import codes
 from pmemheap.pmem2.codes import refused
 from pmemheap.pmem2.numbers import ADDRESS_LIMIT, require_aligned, whole
-from pmemheap.pmem2.space import UNLIMITED, occupant, with_what_is_left
-from pmemheap.units import PAGE, GiB, MiB, is_aligned, is_power_of_two
+from pmemheap.pmem2.reserving import failed, no_room, reserve, usual_alignment
+from pmemheap.pmem2.space import UNLIMITED, with_what_is_left
+from pmemheap.units import PAGE, is_aligned
 
 if TYPE_CHECKING:
     from pmemheap.pmem2.mapping import Map
 
 __all__ = ["VMReservation", "address_range_of", "place", "remove", "remove_row"]
 
-_LARGE = 2 * GiB
 _NUMBERS = ("headroom", "address", "size", "skew", "alignment")
-_USUAL = {PAGE, 2 * MiB, GiB}
-_HEADROOM_MOST = 1 << 57
-"""Beyond every address that a process can have: more cannot be had, whatever the machine."""
 _FAR = 1 << 62
 """Beyond every offset and length that a reservation can have, and small enough for the C core."""
 
@@ -111,8 +105,8 @@ class VMReservation:
         room, start, length, shift, wanted = map(int, numbers)
         self._keeps_tail = room > 0
         if alignment is None and not start:
-            wanted = _usual_alignment(length)
-        self._places = Places(_reserve(start, length, room, wanted, shift))
+            wanted = usual_alignment(length)
+        self._places = Places(reserve(start, length, room, wanted, shift))
 
     # ------------------------------------------------------------ what it is
 
@@ -187,7 +181,7 @@ class VMReservation:
             code = with_what_is_left(code, lambda left: self._places.extend(length, left))
         if code < 0:
             self._require_open(code)
-            raise _no_room(f"extend of {self!r}", start, stop, -code)
+            raise no_room(f"extend of {self!r}", start, stop, -code)
 
     def shrink(self, offset: SupportsIndex, size: SupportsIndex) -> None:
         """Give ``[offset, offset + size)`` back, at the head or the tail, to the page.
@@ -219,7 +213,7 @@ class VMReservation:
             codes.PMEM2_E_VM_RESERVATION_NOT_EMPTY: "no map in the range",
         }
         if code not in expected:
-            raise _failed(f"shrink of {self!r}", -code)
+            raise failed(f"shrink of {self!r}", -code)
         found = f"[{start:#x}, {start + length:#x}){self._meeting(start, length)} found"
         raise refused(code, f"shrink of {self!r}: {expected[code]} expected, {found}")
 
@@ -324,7 +318,7 @@ class VMReservation:
         if code == codes.PMEM2_E_VM_RESERVATION_NOT_EMPTY:
             raise refused(code, f"close of {self!r}: no maps expected, {len(self.maps())} found")
         if code < 0:
-            raise _failed(f"close of {self!r}", -code)
+            raise failed(f"close of {self!r}", -code)
 
     def __enter__(self) -> VMReservation:
         """Return itself; the block's end closes it and its maps."""
@@ -468,78 +462,3 @@ def remove_row(reservation: VMReservation, first: Exporter, last: Exporter) -> i
         How many there were; or a negated errno: then nothing has changed.
     """
     return reservation._places.remove_row(first, last)
-
-
-# ---------------------------------------------------------------- making one
-
-
-def _reserve(address: int, size: int, headroom: int, alignment: int, skew: int) -> AddressRange:
-    """Check the numbers of a new reservation in the contract's order, and take the range."""
-    if address or alignment not in _USUAL or (size | headroom | skew) % PAGE:
-        _check_place(address, alignment, skew)
-        for what, value in (("size", size), ("headroom", headroom)):
-            require_aligned(f"reservation: {what}", value, codes.PMEM2_E_LENGTH_UNALIGNED)
-    if not 0 < size < ADDRESS_LIMIT or headroom < 0:
-        raise refused(
-            codes.PMEM2_E_LENGTH_OUT_OF_RANGE,
-            f"reservation: a size of 1 to 2^64 - 1 expected, {size:#x} + {headroom:#x} found",
-        )
-    if not 0 <= address < ADDRESS_LIMIT - size:
-        raise refused(-errno.ENOMEM, f"reservation: user addresses expected, {address:#x} found")
-    room = min(headroom, _HEADROOM_MOST)
-    make = partial(AddressRange, address, size, room, alignment, skew % alignment)
-    try:
-        return make(UNLIMITED)
-    except OSError as error:
-        return _reserve_again(-(error.errno or errno.EIO), make, address, size)
-
-
-def _reserve_again(
-    code: int, make: Callable[[int], AddressRange], address: int, size: int
-) -> AddressRange:
-    """Try what is left of a limited address space, after a refusal."""
-    made: list[AddressRange] = []
-
-    def attempt(left: int) -> int:
-        try:
-            made.append(make(left))
-        except OSError as error:
-            return -(error.errno or errno.EIO)
-        return 0
-
-    code = with_what_is_left(code, attempt)
-    if code < 0:
-        raise _no_room("reservation", address, address + size, -code)
-    return made.pop()
-
-
-def _usual_alignment(size: int) -> int:
-    """Return what libpmem2 aligns a reservation to whose address is left to the kernel."""
-    return GiB if size >= _LARGE else 2 * MiB
-
-
-def _check_place(address: int, alignment: int, skew: int) -> None:
-    unaligned = codes.PMEM2_E_ADDRESS_UNALIGNED
-    if not is_power_of_two(alignment) or not PAGE <= alignment < ADDRESS_LIMIT:
-        raise UsageError(
-            f"alignment: a power of two from {PAGE} to 2^63 expected, {alignment} found"
-        )
-    require_aligned("reservation: skew", skew, unaligned)
-    if address:
-        require_aligned("reservation: address", address, unaligned)
-        require_aligned("reservation: address - skew", address - skew, unaligned, alignment)
-
-
-def _no_room(what: str, start: int, stop: int, number: int) -> Pmem2Error:
-    """Return the exception for a range that could not be had."""
-    if number != errno.EEXIST:
-        return _failed(f"{what}: [{start:#x}, {stop:#x})", number)
-    return refused(
-        codes.PMEM2_E_MAPPING_EXISTS,
-        f"{what}: [{start:#x}, {stop:#x}) free expected, {occupant(start, stop)} found; "
-        "headroom, asked for when the reservation is made, keeps such a range free",
-    )
-
-
-def _failed(what: str, number: int) -> Pmem2Error:
-    return refused(-number, f"{what}: success expected, {os.strerror(number)} found")
