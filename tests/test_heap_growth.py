@@ -12,7 +12,7 @@ import pytest
 
 from pmemheap import Heap
 from pmemheap.file.filemedium import FileMedium
-from pmemheap.space.region import AnonymousMedium
+from pmemheap.space.anonymous import AnonymousMedium
 from pmemheap.units import UNIT, GiB, KiB, MiB
 
 FILE_BYTES = int(os.environ.get("PMEMHEAP_GROWTH_FILE_BYTES", 256 * MiB))

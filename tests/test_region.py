@@ -11,7 +11,9 @@ from heap_world import reserved
 from pmemheap import native
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.layout import SEGMENT_UNITS
-from pmemheap.space.region import AnonymousMedium, Piece, Region
+from pmemheap.space.anonymous import AnonymousMedium
+from pmemheap.space.medium import Piece
+from pmemheap.space.region import Region
 from pmemheap.units import UNIT, GiB, MiB
 
 

@@ -38,7 +38,7 @@ from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.source import Options
 from pmemheap.refusals import refusal, refusals
-from pmemheap.space.region import Piece
+from pmemheap.space.medium import Piece
 from pmemheap.units import UNIT, MiB, format_bytes
 
 __all__ = ["LOG_LEAST", "LOG_MOST", "FileMedium"]

@@ -62,7 +62,7 @@ from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.row import file_row
 from pmemheap.pmem2.source import FileSource, Options, Pieces
 from pmemheap.refusals import refusal, refusals
-from pmemheap.space.region import Piece
+from pmemheap.space.medium import Piece
 from pmemheap.units import UNIT, format_bytes
 
 __all__ = [

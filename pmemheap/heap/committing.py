@@ -29,7 +29,8 @@ from pmemheap.units import GRANULE, UNIT, counted
 if TYPE_CHECKING:
     from pmemheap.heap.transaction import Transaction
     from pmemheap.layout import RootSlot
-    from pmemheap.space.region import AnonymousMedium, Region
+    from pmemheap.space.anonymous import AnonymousMedium
+    from pmemheap.space.region import Region
     from pmemheap.space.supply import Supply
 
 __all__ = ["Committing"]

@@ -48,7 +48,8 @@ from pmemheap.heap.gate import Gate
 from pmemheap.heap.roots import Roots, RootStore
 from pmemheap.layout import ARENA_BITS, FileIdentity, HeapState
 from pmemheap.native.constants import POOL_MOST, Refusal, State, TxState, UnitState
-from pmemheap.space.region import AnonymousMedium, Region
+from pmemheap.space.anonymous import AnonymousMedium
+from pmemheap.space.region import Region
 from pmemheap.space.size_classes import CLASSES, class_of, packed_classes
 from pmemheap.space.supply import Supply
 from pmemheap.units import GRANULE, UNIT, counted

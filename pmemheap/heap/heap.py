@@ -52,7 +52,8 @@ from pmemheap.heap.viewed import viewed_blocks
 from pmemheap.layout import ARENA_BITS, ArenaState, FileIdentity, RootSlot
 from pmemheap.native.constants import State
 from pmemheap.refusals import end_with, refusal, refusals
-from pmemheap.space.region import AnonymousMedium, Region
+from pmemheap.space.anonymous import AnonymousMedium
+from pmemheap.space.region import Region
 from pmemheap.units import GRANULE
 
 __all__ = ["ALIGN_MOST", "DECAY_SECONDS", "SIZE_MOST", "Heap", "open_heap"]

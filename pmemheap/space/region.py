@@ -16,7 +16,7 @@ both ends; inside, the pages of free units are given back by punching.
 `Table.base` is the one place where a logical unit becomes an address: the address that unit 0 would
 have. It never changes in the life of a region.
 
-What stands behind the tables is the *medium*: `AnonymousMedium` here, a file in `heapfile`. A
+What stands behind the tables is the *medium*: `AnonymousMedium`, or a file in `filemedium`. A
 failed growth leaves everything as it was. Not thread-safe: the heap locks.
 """
 
@@ -25,8 +25,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass, field
 
 from pmemheap import native
 from pmemheap.errors import (
@@ -34,305 +33,29 @@ from pmemheap.errors import (
     OutOfSpaceError,
     Pmem2Error,
     PmemHeapError,
-    UsageError,
 )
 from pmemheap.layout import (
-    BITS_WIDTH,
     DATA_WIDTH,
-    ENTRY_WIDTH,
     SEGMENT_UNITS,
-    ArenaSlot,
-    SegmentSlot,
 )
 from pmemheap.native import AddressRange, Advice
 from pmemheap.native.rules import Rule, omitted
-from pmemheap.pmem2 import Map, VMReservation, space
+from pmemheap.pmem2 import Map, space
 from pmemheap.pmem2.mapping import close_row
-from pmemheap.pmem2.reservation import address_range_of
 from pmemheap.pmem2.row import anonymous_row
-from pmemheap.refusals import refusal
-from pmemheap.units import GiB, MiB, TiB, align_up, format_bytes
+from pmemheap.space.medium import Medium, Piece
+from pmemheap.space.tables import WIDTHS, Table
+from pmemheap.units import MiB, TiB, align_up, format_bytes
 
 __all__ = [
     "DEFAULT_HEADROOM",
-    "UNITS_WIDTH",
-    "AnonymousMedium",
-    "Medium",
-    "Piece",
     "Region",
-    "Table",
 ]
-
-UNITS_WIDTH = 32
-"""Bytes of a record in the volatile units table."""
 
 DEFAULT_HEADROOM = TiB
 """Address space that is kept free behind a heap, unless something else is asked for."""
-_ALIGNMENT = GiB
-_DOUBLED_MOST = 64 * MiB // DATA_WIDTH
 _HUGE_TABLE_LEAST = 16 * MiB
 """A volatile table of this size is filled at once when a heap is read: huge pages save faults."""
-
-
-@dataclass(eq=False)
-class Piece:
-    """The memory that a medium gives to one segment: `nunits` units from `first_unit` on.
-
-    `slot` and `index` say where it lies in a file, `arena` to which arena of the heap it belongs,
-    `stop` is the unit behind it.
-    """
-
-    first_unit: int
-    nunits: int
-    slot: SegmentSlot | None = None
-    index: int = -1
-    arena: int = 0
-    stop: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Know the end, which is asked for again and again."""
-        self.stop = self.first_unit + self.nunits
-
-
-class Medium(Protocol):
-    """Where the bytes of a region come from."""
-
-    @property
-    def arenas(self) -> dict[int, ArenaSlot]:
-        """The slots of arenas in use, by index."""
-
-    @property
-    def tables(self) -> tuple[str, ...]:
-        """Names of the tables it needs, besides the volatile one."""
-
-    def step(self, nunits: int) -> int:
-        """Units by which a region of `nunits` should grow, unless a request needs more."""
-
-    @property
-    def maybe_holes(self) -> bool:
-        """Whether `back` has anything to do: some units may have no space of their own."""
-
-    def allocate(self, first_unit: int, nunits: int, arena: int) -> Piece:
-        """Get real space for `nunits` units at least; OutOfSpaceError with nothing changed."""
-
-    def could_allocate(self, first_unit: int, nunits: int, arena: int) -> bool:
-        """Tell whether there is space for `nunits` units, as far as can be said before."""
-
-    def look_at(self, pieces: list[Piece], tables: Collection[str]) -> None:
-        """Look whether tables of pieces can be mapped, before `map_row` of them."""
-
-    def map_row(
-        self, pieces: list[Piece], table: str, reservation: VMReservation, offset: int
-    ) -> list[Map]:
-        """Place one table's parts of some pieces, one behind the other."""
-
-    def publish(self, piece: Piece, end_unit: int) -> None:
-        """Make a new piece part of the heap, also for the next opening."""
-
-    def is_published(self, piece: Piece) -> bool:
-        """Tell whether a piece is part of the heap, when `publish` or `withdraw` was torn out."""
-
-    def keep_only(self, pieces: list[Piece]) -> None:
-        """Let go of all space but that of the pieces, which are published: of the whole heap."""
-
-    def abandon(self, piece: Piece) -> None:
-        """Undo `allocate` of a piece that was not published."""
-
-    def expect_arena(self, index: int, slot: ArenaSlot) -> None:
-        """Let the next piece published for an arena be its first, and bring its slot with it."""
-
-    def drop_arena(self, pieces: list[Piece]) -> None:
-        """Make an arena with all its pieces no part of the heap any more; they are mapped."""
-
-    def withdraw(self, pieces: list[Piece], first_unit: int, end_unit: int) -> None:
-        """Make pieces no part of the heap any more; they are still mapped."""
-
-    def release(self, pieces: list[Piece]) -> None:
-        """Give the space of withdrawn and unmapped pieces back."""
-
-    def has_spare_below(self, piece: Piece) -> bool:
-        """Tell whether a segment could lie lower in the file than this one."""
-
-    def punch(self, piece: Piece, address: int, start: int, nunits: int) -> None:
-        """Give the pages of units back; they read zero afterwards."""
-
-    def back(self, piece: Piece, start: int, nunits: int) -> None:
-        """Make sure that a store to the units cannot fail for want of space."""
-
-
-class AnonymousMedium:
-    """Private memory of this process: space is real when it is touched.
-
-    Parameters
-    ----------
-    limit : int, optional
-        Bytes that may be mapped, tables included.
-    """
-
-    tables: tuple[str, ...] = ("data", "bits")
-    maybe_holes = False
-    in_doubt = False
-
-    def __init__(self, limit: int | None = None) -> None:
-        self.limit = limit
-        self.arenas = {0: ArenaSlot(0, 0)}
-        self._expected: dict[int, ArenaSlot] = {}
-        self._units = 0
-        least = SEGMENT_UNITS * _ANONYMOUS_WIDTH
-        if limit is not None and limit < least:
-            raise UsageError(f"limit: at least {least} bytes expected, {limit} found")
-
-    def step(self, nunits: int) -> int:
-        """Double what is small, since memory costs nothing before it is touched; then an eighth."""
-        return max(SEGMENT_UNITS, min(nunits, _DOUBLED_MOST), nunits // 8)
-
-    def allocate(self, first_unit: int, nunits: int, arena: int = 0) -> Piece:
-        """Return a piece, if the limit allows."""
-        if not self.could_allocate(first_unit, nunits, arena):
-            needed = (self._units + nunits) * _ANONYMOUS_WIDTH
-            raise OutOfSpaceError(
-                f"anonymous heap cannot grow by {format_bytes(nunits * DATA_WIDTH)}: limit "
-                f"{self.limit} bytes expected to hold, {needed} would be needed"
-            )
-        piece = Piece(first_unit, nunits, arena=arena)
-        self._units += nunits
-        return piece
-
-    def could_allocate(self, first_unit: int, nunits: int, arena: int = 0) -> bool:
-        """Tell whether the limit allows it."""
-        return self.limit is None or (self._units + nunits) * _ANONYMOUS_WIDTH <= self.limit
-
-    def look_at(self, pieces: list[Piece], tables: Collection[str]) -> None:
-        """Do nothing: there is nothing to look at."""
-
-    def map_row(
-        self, pieces: list[Piece], table: str, reservation: VMReservation, offset: int
-    ) -> list[Map]:
-        """Place fresh private memory."""
-        return anonymous_row(reservation, offset, [each.nunits * _WIDTHS[table] for each in pieces])
-
-    def is_published(self, piece: Piece) -> bool:
-        """Tell whether it lies where its arena does."""
-        arena = self.arenas.get(piece.arena)
-        return arena is not None and arena.first_unit <= piece.first_unit < arena.end_unit
-
-    def keep_only(self, pieces: list[Piece]) -> None:
-        """Count the units again."""
-        self._units = sum(piece.nunits for piece in pieces)
-
-    def publish(self, piece: Piece, end_unit: int) -> None:
-        """Note where the arena ends: nobody else is to know."""
-        slot = self._expected.get(piece.arena) or self.arenas[piece.arena]
-        self.arenas[piece.arena] = replace(slot, end_unit=end_unit)
-        self._expected.pop(piece.arena, None)
-
-    def expect_arena(self, index: int, slot: ArenaSlot) -> None:
-        """Keep the slot until a piece is published."""
-        self._expected[index] = slot
-
-    def drop_arena(self, pieces: list[Piece]) -> None:
-        """Keep nothing of an arena but where it ended."""
-        arena = pieces[0].arena
-        self.arenas[arena] = self.arenas[arena].dropped()
-
-    def abandon(self, piece: Piece) -> None:
-        """Forget a piece."""
-        self._units -= piece.nunits
-
-    def withdraw(self, pieces: list[Piece], first_unit: int, end_unit: int) -> None:
-        """Note where the arena lies now."""
-        arena = pieces[0].arena
-        slot = self.arenas[arena]
-        self.arenas[arena] = replace(slot, first_unit=first_unit, end_unit=end_unit)
-
-    def release(self, pieces: list[Piece]) -> None:
-        """Forget pieces: unmapping gave their memory back."""
-        for piece in pieces:
-            self.abandon(piece)
-
-    def has_spare_below(self, piece: Piece) -> bool:
-        """No: it has no file."""
-        return False
-
-    def punch(self, piece: Piece, address: int, start: int, nunits: int) -> None:
-        """Tell the kernel to drop the pages."""
-        try:
-            native.madvise(address, nunits * DATA_WIDTH, Advice.DONTNEED)
-        except native.NativeError as error:
-            raise refusal("anonymous heap: give-back", error) from error
-
-    def back(self, piece: Piece, start: int, nunits: int) -> None:
-        """Do nothing: the kernel finds memory at the first touch, or kills, as ever."""
-
-
-_WIDTHS = {
-    "data": DATA_WIDTH,
-    "bits": BITS_WIDTH,
-    "units": UNITS_WIDTH,
-    "entries": ENTRY_WIDTH,
-    "home_bits": BITS_WIDTH,
-    "home_entries": ENTRY_WIDTH,
-}
-_ANONYMOUS_WIDTH = DATA_WIDTH + BITS_WIDTH + UNITS_WIDTH
-
-
-class Table:
-    """One table beside the data: a reservation filled from its start with one map a segment.
-
-    Attributes
-    ----------
-    base : int
-        The address that unit 0 would have; below the reservation when that begins with another.
-    """
-
-    def __init__(self, name: str, first_unit: int, nunits: int, headroom_units: int) -> None:
-        self.name = name
-        self.width = _WIDTHS[name]
-        aligned = {"alignment": _ALIGNMENT, "skew": first_unit * self.width}
-        self.reservation = VMReservation(
-            nunits * self.width,
-            headroom=align_up(headroom_units * self.width, DATA_WIDTH),
-            **(aligned if name == "data" else {"alignment": DATA_WIDTH}),
-        )
-        self.base = self.reservation.address - first_unit * self.width
-
-    @property
-    def address_range(self) -> AddressRange:
-        """The object that keeps the addresses mapped."""
-        return address_range_of(self.reservation)
-
-    def address(self, unit: int) -> int:
-        """Address of the record, or of the data, of a unit."""
-        return self.base + unit * self.width
-
-    def offset(self, unit: int) -> int:
-        """Offset in the reservation, as it is now."""
-        return self.base + unit * self.width - self.reservation.address
-
-    def stretch(self, end_unit: int) -> None:
-        """Let the reservation reach up to `end_unit`, if it does not yet."""
-        line = self.reservation
-        missing = self.base + end_unit * self.width - line.address - line.size
-        if missing > 0:
-            line.extend(missing)
-
-    def could_stretch(self, end_unit: int) -> bool:
-        """Tell whether the addresses up to `end_unit` are free."""
-        line, more = self.reservation, self.offset(end_unit) - self.reservation.size
-        beyond = more - line.headroom
-        if beyond <= 0:
-            return True
-        stop = line.address + line.size + more
-        return beyond <= space.left() and space.is_free(stop - beyond, stop)
-
-    def narrow(self, first_unit: int, end_unit: int) -> None:
-        """Give address space outside of ``[first_unit, end_unit)`` back; no map may lie there."""
-        surplus = self.reservation.size - self.offset(end_unit)
-        if surplus > 0:
-            self.reservation.shrink(self.reservation.size - surplus, surplus)
-        head = self.offset(first_unit)
-        if head > 0:
-            self.reservation.shrink(0, head)
 
 
 @dataclass(eq=False)
@@ -490,7 +213,7 @@ class Region:
         What is asked for is tried if the process may have as much. What is not asked for, or is
         too much, must leave room for the rest of the program.
         """
-        width = sum(map(_WIDTHS.__getitem__, self._names))
+        width = sum(map(WIDTHS.__getitem__, self._names))
         if wish is not None and wish // DATA_WIDTH * width <= space.left():
             return wish
         affordable = space.affordable_headroom(held) // width * DATA_WIDTH

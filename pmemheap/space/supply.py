@@ -22,7 +22,8 @@ from typing import Protocol
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError
 from pmemheap.native.constants import POOL_MOST
 from pmemheap.space.extents import ExtentMap
-from pmemheap.space.region import Medium, Region
+from pmemheap.space.medium import Medium
+from pmemheap.space.region import Region
 
 __all__ = ["Core", "Supply"]
 
