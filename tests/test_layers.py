@@ -110,6 +110,30 @@ def test_only_public_names_are_imported(path: Path) -> None:
         assert allowed or not [part for part in private if part != "__version__"], name
 
 
+LINES_MOST = 500
+LONGER = {  # which may only become shorter
+    "pmemheap/layout.py": 542,
+    "pmemheap/_core/os/tape.c": 552,
+    "pmemheap/space/supply.py": 573,
+    "pmemheap/containers/sortedmap.py": 584,
+    "pmemheap/containers/vector.py": 750,
+    "pmemheap/heap/engine.py": 829,
+    "pmemheap/heap/heap.py": 917,
+    "pmemheap/file/heapfile.py": 1051,
+}
+
+
+def test_files_are_short() -> None:
+    sources = [path for pattern in ("*.py", "*.[ch]") for path in PACKAGE.rglob(pattern)]
+    lines = {
+        path.relative_to(PACKAGE.parent).as_posix(): path.read_text(encoding="utf-8").count("\n")
+        for path in sources
+        if path.name not in {"_sys.c"}  # cffi makes it
+    }
+    found = {name: count for name, count in lines.items() if count > LONGER.get(name, LINES_MOST)}
+    assert found == {}
+
+
 NUMBERED = {
     "errors.py": {"_UNKNOWN"},  # below the core; libpmem2 has the number
     "testing/cells.py": {"_SIZE"},  # of its own: a cell that is none of the file

@@ -21,7 +21,7 @@ import errno
 import os
 import resource
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -29,6 +29,7 @@ from typing import Any
 from pmemheap import layout, native
 from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
 from pmemheap.file.heapfile import DirectJournal, HeapFile, write_zeros
+from pmemheap.file.parts import PARTS
 from pmemheap.format import filespace
 from pmemheap.format.filespace import SlotChanges
 from pmemheap.format.header import as_spare
@@ -112,7 +113,7 @@ class FileMedium(HeapFile):
         blocks = status.f_bavail if os.geteuid() else status.f_bfree
         free = [status.f_frsize * blocks] if status.f_blocks else []
         if self.on_memory:
-            free += _memory_free()
+            free += native.free_memory()
         return min(free, default=None)
 
     def _require_memory(self, length: int) -> None:
@@ -235,7 +236,7 @@ class FileMedium(HeapFile):
             readonly=self.readonly and not self.private,
             by_page=is_new and table != "data",
         )
-        places = list(map(_PARTS[table], pieces))
+        places = list(map(PARTS[table], pieces))
         return self.map_looked_at(reservation, offset, places, options)
 
     def publish(self, piece: Piece, end_unit: int) -> None:
@@ -366,7 +367,7 @@ class FileMedium(HeapFile):
             Offset in the file, and bytes.
         """
         for piece in self.pieces(arena):
-            offset, nbytes = _PARTS[table](piece)
+            offset, nbytes = PARTS[table](piece)
             begin = nbytes // piece.nunits * piece.first_unit
             first, stop = max(start, begin), min(start + length, begin + nbytes)
             if first < stop:
@@ -485,46 +486,8 @@ class FileMedium(HeapFile):
         self.journal = DirectJournal(self)
 
 
-def _memory_free() -> list[int]:
-    """Return the bytes of memory, swapped or not, that the system still has; [] without /proc."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            sizes = dict(line.split(":", 1) for line in lines)
-        return [sum(int(sizes[name].split()[0]) << 10 for name in ("MemAvailable", "SwapFree"))]
-    except (OSError, ValueError, KeyError):
-        return []
-
-
 def _unmap(log: Map | None) -> None:
     if log is not None:
         with suppress(Pmem2Error):  # refused: it goes with the last reference to its address range
             log.close()
             log.reservation.close()
-
-
-Part = tuple[int, int]
-"""File offset and length of one table's part of a segment."""
-
-
-def _data_of(piece: Piece) -> Part:
-    assert piece.slot is not None
-    return piece.slot.data_off, piece.nunits * layout.DATA_WIDTH
-
-
-def _bits_of(piece: Piece) -> Part:
-    assert piece.slot is not None
-    return piece.slot.bits_off, piece.nunits * layout.BITS_WIDTH
-
-
-def _entries_of(piece: Piece) -> Part:
-    assert piece.slot is not None
-    return piece.slot.entries_off, piece.nunits * layout.ENTRY_WIDTH
-
-
-_PARTS: dict[str, Callable[[Piece], Part]] = {
-    "data": _data_of,
-    "bits": _bits_of,
-    "home_bits": _bits_of,
-    "entries": _entries_of,
-    "home_entries": _entries_of,
-}

@@ -93,11 +93,7 @@ from pmemheap.native.ranges import (
     store,
     unmap,
 )
-from pmemheap.native.residency import (
-    Residency,
-    list_mappings,
-    residencies,
-)
+from pmemheap.native.residency import Residency, free_memory, list_mappings, residencies
 from pmemheap.native.seam import (
     IS_CHECKED,
     Call,
@@ -168,6 +164,7 @@ __all__ = [
     "file_will_map",
     "filesystem_type",
     "flush",
+    "free_memory",
     "fstat",
     "fsync",
     "ftruncate",

@@ -9,6 +9,7 @@ from itertools import zip_longest
 
 __all__ = [
     "Residency",
+    "free_memory",
     "list_mappings",
     "residencies",
 ]
@@ -80,3 +81,13 @@ def residencies(
             for field, kilobytes in _MEMORY.findall(listed, header.end(), stop):
                 found[name][field] += int(kilobytes) * 1024
     return {name: Residency(of[b"Rss"], of[b"Pss"], of[b"Swap"]) for name, of in found.items()}
+
+
+def free_memory() -> list[int]:
+    """Return the bytes of memory, swapped or not, that the system still has; [] without /proc."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            sizes = dict(line.split(":", 1) for line in lines)
+        return [sum(int(sizes[name].split()[0]) << 10 for name in ("MemAvailable", "SwapFree"))]
+    except (OSError, ValueError, KeyError):
+        return []
