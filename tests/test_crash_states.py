@@ -14,7 +14,7 @@ from crash_world import Program, alphabet, record
 
 from pmemheap import Heap
 from pmemheap.errors import CorruptHeapError
-from pmemheap.file import heapfile, redo
+from pmemheap.file import heapfile, recovery
 from pmemheap.testing import CrashStates, Image, Kind
 
 STATES = 20_000
@@ -76,7 +76,7 @@ def test_a_process_heap_is_refused_after_a_power_failure() -> None:
         for state in states:
             image.load(state)
             with (
-                mock.patch.object(redo, "boot_id", bytes),
+                mock.patch.object(recovery, "boot_id", bytes),
                 mock.patch.object(heapfile, "boot_id", bytes),
             ):
                 try:
