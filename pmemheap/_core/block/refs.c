@@ -120,16 +120,15 @@ static void drop_if_idle(struct ph_heap *h, struct ph_refs *refs)
         drop(h, refs);
 }
 
-/* A view or a pin has gone: whether that was the last one of a block that was freed, whose space is to become free. */
+/* A view or a pin has gone: whether that was the last one of a block that was freed, whose space is to become free. What was
+ * just stored is not read again: a load that spans two stores waits for both. */
 static int was_last(struct ph_heap *h, struct ph_refs *refs)
 {
     if (refs->views != 0 || refs->pins != 0)
         return 0;
     int is_released = refs->is_released;
-    if (is_released)
+    if (is_released || (refs->handles == 0 && !refs->is_rooted))
         drop(h, refs);
-    else
-        drop_if_idle(h, refs);
     return is_released;
 }
 

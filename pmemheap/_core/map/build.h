@@ -71,6 +71,15 @@ struct ph_map_outcome {
     int has_right;
 };
 
+/* ph_map_stays -- the outcome of a node that is where it was, alone. The separator means nothing then, and stays as it is. */
+static inline void ph_map_stays(struct ph_map_outcome *outcome, uint64_t offset)
+{
+    outcome->left = offset;
+    outcome->right = 0;
+    outcome->nseparator = 0;
+    outcome->has_right = 0;
+}
+
 /* ph_map_separate -- the shortest key that is greater than all on the left and no greater than those on the right. */
 void ph_map_separate(struct ph_map_outcome *outcome, uint32_t level, const struct ph_map_item *left,
                      const struct ph_map_item *right);

@@ -135,7 +135,7 @@ static int split(struct ph_map_build *b, uint64_t offset, uint32_t level, const 
 static int modify(struct ph_map_build *b, uint64_t offset, uint32_t level, struct change *change, struct ph_map_outcome *outcome)
 {
     const uint8_t *node = ph_map_node(b->map, offset, level);
-    *outcome = (struct ph_map_outcome){.left = offset};
+    ph_map_stays(outcome, offset);
     if (node == NULL)
         return b->map->why;
     uint32_t need = change->adds ? ph_entry_bytes(&change->entry) + (change->takes ? 0 : PH_NODE_SLOT) : 0;

@@ -86,15 +86,17 @@ static int aim_at_first(struct ph_tx *tx, uint64_t offset, uint64_t nbytes, stru
     uint64_t local = ph_local(offset);
     if (h == NULL)
         return PH_H_BAD_OFFSET;
-    struct ph_block block = ph_block_holding(h, local);
-    uint64_t start = offset - local + block.offset;
-    *aim = (struct ph_tx_aim){.block = block, .fresh = block.state == PH_B_RESERVED};
-    if (block.state == PH_B_NONE || (aim->fresh && ph_tx_fresh(tx, start) == NULL)) /* or another transaction's */
+    const struct ph_block *block = &aim->block;
+    aim->block = ph_block_holding(h, local);
+    aim->fresh = block->state == PH_B_RESERVED;
+    aim->at_once = 0;
+    uint64_t start = offset - local + block->offset;
+    if (block->state == PH_B_NONE || (aim->fresh && ph_tx_fresh(tx, start) == NULL)) /* or another transaction's */
         return PH_H_BAD_OFFSET;
-    uint64_t capacity = ph_block_capacity(&block);
-    if (nbytes > capacity || local - block.offset > capacity - nbytes)
+    uint64_t capacity = ph_block_capacity(block);
+    if (nbytes > capacity || local - block->offset > capacity - nbytes)
         return PH_T_OUTSIDE;
-    return aim->fresh ? aim_at_fresh(aim, tx, start) : refuse_live(tx, &block, start);
+    return aim->fresh ? aim_at_fresh(aim, tx, start) : refuse_live(tx, block, start);
 }
 
 /* A range of no bytes may lie at the end of its block as well, whatever becomes of the block that begins there. */
