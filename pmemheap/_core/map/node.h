@@ -68,8 +68,21 @@ static inline int ph_node_entry(const uint8_t *node, uint32_t i, struct ph_map_i
     return ph_entry_at(node, ph_node_u16(node, ph_node_slot(i)), entry);
 }
 
+/* The first 8 bytes of a key as a number in their order. */
+static inline uint64_t ph_key_front(const void *key)
+{
+    uint64_t front;
+    memcpy(&front, key, sizeof front);
+    return __builtin_bswap64(front);
+}
+
 static inline int ph_key_order(const void *left, uint64_t nleft, const void *right, uint64_t nright)
 {
+    if (nleft >= 8 && nright >= 8) { /* most keys differ here, and memcmp is a call */
+        uint64_t front = ph_key_front(left), other = ph_key_front(right);
+        if (front != other)
+            return front < other ? -1 : 1;
+    }
     int order = memcmp(left, right, nleft < nright ? nleft : nright);
     return order != 0 ? order : nleft < nright ? -1 : nleft > nright;
 }

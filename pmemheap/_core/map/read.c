@@ -139,10 +139,14 @@ static void look_ahead(const struct ph_map *map, uint64_t offset)
         __builtin_prefetch(node + (size_t)PH_MAP_LINE * i);
 }
 
-/* Whether the nodes above a leaf in which a key is not found agree that it is the leaf for it. */
+/* Whether the leaf in which a key is not found is the leaf for it: it is if it has keys on both sides of the place, for no two
+ * leaves share a range. At an edge the nodes above are asked. */
 static int confirm_way(struct ph_map *map, const struct ph_map_cursor *cursor, const uint8_t *const *nodes,
                        const void *key, uint64_t nkey)
 {
+    uint32_t at = cursor->path[cursor->height - 1].at;
+    if (at > 0 && at < ph_node_count(cursor->leaf))
+        return 0;
     for (uint32_t depth = 0; depth + 1 < cursor->height; depth++)
         if (!ph_node_leads(nodes[depth], key, nkey, cursor->path[depth].at))
             return ph_map_fail(map, cursor->path[depth].node, PH_M_CORRUPT);
