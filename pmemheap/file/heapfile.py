@@ -82,7 +82,6 @@ _FILE_LEAST = layout.HEADER_BYTES + UNIT
 _VOLATILE_FILE_SYSTEMS = {native.TMPFS: "tmpfs", 0x858458F6: "ramfs"}
 _KEEP_BLOCKS = {native.TMPFS, 0xEF53, 0x58465342}
 """File systems, tmpfs, ext4 and xfs, on which only holes have no blocks: others may compress."""
-_HEAD_BYTES = layout.SEGMENT_TABLE  # superblocks and the words of a process heap
 _FIRST_UNITS = layout.SEGMENT_UNITS
 _ZEROS = UNIT  # written at a time: what is written at once, the page cache may sync at once
 
@@ -329,9 +328,8 @@ class HeapFile:
         beside : bool
             Let a reader in beside a living writer, as an attached reader of shared memory is.
         recover : callable, optional
-            Called under the lock when `superblock` is known and nothing is mapped yet; `image` ends
-            before the tables. It may bring the file to its committed state, call `read_image`, or
-            change `image`.
+            Called under the lock when `superblock` is known and nothing is mapped yet. It may bring
+            the file to its committed state, call `read_image`, or change `image`.
         path : Path, optional
             By which the file was opened.
         """
@@ -341,7 +339,7 @@ class HeapFile:
             try:
                 medium._require_regular()
                 medium._lock(beside=beside)
-                medium._read_to(_HEAD_BYTES)
+                medium.read_image()
                 medium._require_original()
                 if recover is not None:
                     recover(medium)
@@ -430,10 +428,7 @@ class HeapFile:
 
     def read_image(self) -> None:
         """Read the header area anew, and choose the superblock."""
-        self._read_to(layout.HEADER_BYTES)
-
-    def _read_to(self, stop: int) -> None:
-        self.image = bytearray(stop)
+        self.image = bytearray(layout.HEADER_BYTES)
         del self.image[native.pread_into(self.fd, self.image, 0) :]
         self.superblock, copy = read_superblock(self.image)
         self._current = (copy, _superblock_bytes(self.image, copy))
@@ -442,7 +437,7 @@ class HeapFile:
         """Check what the header says."""
         if not (recovered and self.is_power):
             self._require_same_boot()
-        self.slots = self._read_tables()
+        self.slots = read_tables(self.image, self.superblock, self.name)
         self.image = bytearray()
         if self.limit is None:
             self.limit = self.superblock.limit or None
@@ -454,12 +449,6 @@ class HeapFile:
                 f"{status.size} found"
             )
         self.maybe_holes = status.allocated < status.size  # some may lie behind the end
-
-    def _read_tables(self) -> Tables:
-        """Read them where they lie, unless the recovery has read all of the header."""
-        if len(self.image) < layout.HEADER_BYTES:
-            self.read_image()
-        return read_tables(self.image, self.superblock, self.name)
 
     def _require_original(self) -> None:
         """Raise if the heap was in use when this copy of its file was made; warn if it is readable.
