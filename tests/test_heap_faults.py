@@ -386,6 +386,20 @@ def test_failed_sync_closes_the_heap_for_writing(tmp_path: Path) -> None:
     assert native.system_calls() > calls
 
 
+def test_a_file_that_cannot_be_looked_at_is_no_lack_of_space(tmp_path: Path) -> None:
+    """What the system says of a file before its tables are mapped is told as it is."""
+    Heap.create(tmp_path / "heap").close()
+    with Heap.open(tmp_path / "heap", decay=None) as heap:
+        with (
+            native.faults(1, errno.EIO, FaultKind.FROM) as fault,
+            pytest.raises(DurabilityError, match="a file to be looked at"),
+        ):
+            heap.malloc(100)
+        assert fault.hit == Call.FSTAT
+        heap.free(heap.malloc(100))
+        assert heap.check()
+
+
 def test_file_that_cannot_be_punched_still_serves(tmp_path: Path) -> None:
     """SPARE segments that kept their bytes are reused, merged with others, and read zero there."""
     world = World.made("process", tmp_path / "heap")

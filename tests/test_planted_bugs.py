@@ -86,6 +86,7 @@ def use_after_failed_sync(directory: Path) -> str | None:
     fd = native.memfd_create("failing")
     os.write(fd, start.image)
     world = World(attach(fd), start.known, start.names)
+    run(world, "alloc")  # after which a commit asks for nothing but what it is made of
     for number in range(1, 20):
         try:
             with native.faults(number, errno.EIO) as fault:

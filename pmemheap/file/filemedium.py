@@ -219,7 +219,8 @@ class FileMedium(HeapFile):
         for piece in pieces:
             assert piece.slot is not None
             stop = max(stop, piece.slot.file_stop if "data" in tables else piece.slot.data_off)
-        self.look_at_source(stop)
+        with refusals(f"heap file {self.name!r}: segments"):
+            self.look_at_source(stop)
 
     def map_row(
         self, pieces: list[Piece], table: str, reservation: VMReservation, offset: int
