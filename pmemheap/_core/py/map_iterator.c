@@ -65,39 +65,42 @@ PyObject *ph_map_iterate(PyObject *map, PyObject *const *args, Py_ssize_t count)
     return (PyObject *)self;
 }
 
-/* 1: the next entry, copied; 0: there is none; -1 with an exception set. */
-static int copy_next(struct map_iterator *self, PyObject **key, PyObject **value)
+/* 1: the next entry, copied; 0: there is none; -1 with an exception set. A look may run Python code, which may take the
+ * iterator to its end: `held` is the map all the same. */
+static int copy_next(struct map_iterator *self, PyObject *held, PyObject **key, PyObject **value)
 {
-    struct ph_map *map = &ph_map_of(self->map)->map;
+    struct ph_map *map = &ph_map_of(held)->map;
     struct ph_map_value found;
     const uint8_t *at;
     uint64_t length;
     int more = PH_M_UNMAPPED;
 
     while (more == PH_M_UNMAPPED) {
-        if (ph_map_look(self->map) < 0)
+        if (ph_map_look(held) < 0)
             return -1;
-        struct log_object *log = ph_log_of(ph_map_of(self->map));
+        if (self->map == NULL)
+            return 0;
+        struct log_object *log = ph_log_of(ph_map_of(held));
         more = ph_map_scan_next(map, log == NULL ? NULL : &log->log, &self->scan, &at, &length,
                                 self->what == PH_SCAN_KEYS ? NULL : &found);
-        if (more == PH_M_UNMAPPED && ph_map_tables(self->map) < 0)
+        if (more == PH_M_UNMAPPED && ph_map_tables(held) < 0)
             return -1;
     }
     if (more < 0)
-        ph_map_refuse(self->map, more);
+        ph_map_refuse(held, more);
     if (more <= 0)
-        return more < 0 ? -1 : ph_map_kept(self->map, 0);
+        return more < 0 ? -1 : ph_map_kept(held, 0);
     if (self->what != PH_SCAN_VALUES || self->skips)
         *key = PyBytes_FromStringAndSize((const char *)at, (Py_ssize_t)length);
     if (self->what != PH_SCAN_KEYS)
         *value = ph_map_bytes(map, &found);
-    return PyErr_Occurred() ? -1 : ph_map_kept(self->map, 1);
+    return PyErr_Occurred() ? -1 : ph_map_kept(held, 1);
 }
 
 /* Whether a key is to be left out; -1 with an exception set. */
-static int is_skipped(const struct map_iterator *self, PyObject *key)
+static int is_skipped(const struct map_iterator *self, PyObject *held, PyObject *key)
 {
-    PyObject *skip = self->skips ? ph_map_of(self->map)->skip : NULL;
+    PyObject *skip = self->skips ? ph_map_of(held)->skip : NULL;
     if (skip == NULL || skip == Py_None)
         return 0;
     Py_INCREF(skip);
@@ -125,9 +128,10 @@ static PyObject *next(PyObject *object)
     struct map_iterator *self = iterator_of(object);
 
     for (int skipped = 1; self->map != NULL && skipped;) {
-        PyObject *key = NULL, *value = NULL;
-        int more = copy_next(self, &key, &value);
-        skipped = more > 0 ? is_skipped(self, key) : 0;
+        PyObject *key = NULL, *value = NULL, *held = Py_NewRef(self->map);
+        int more = copy_next(self, held, &key, &value);
+        skipped = more > 0 ? is_skipped(self, held, key) : 0;
+        Py_DECREF(held);
         if (more > 0 && skipped == 0)
             return wanted(self, key, value);
         Py_XDECREF(key);
