@@ -71,6 +71,7 @@ static PyObject *viewed(PyObject *object, PyObject *ignored)
     uint64_t total = ph_viewed(core_of(object), found, VIEWED), kept = total < VIEWED ? total : VIEWED;
 
     (void)ignored;
+    int held = ph_hold_collector();
     PyObject *list = PyList_New((Py_ssize_t)kept);
     for (uint64_t i = 0; list != NULL && i < kept; i++) {
         struct ph_block block = ph_block_at(core_of(object), found[i].offset);
@@ -80,6 +81,7 @@ static PyObject *viewed(PyObject *object, PyObject *ignored)
         if (one == NULL || PyList_SetItem(list, (Py_ssize_t)i, one) < 0)
             Py_CLEAR(list);
     }
+    ph_let_collector(held);
     return list == NULL ? NULL : Py_BuildValue("KN", (unsigned long long)total, list);
 }
 

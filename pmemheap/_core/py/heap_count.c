@@ -137,8 +137,10 @@ static PyObject *class_counters(PyObject *object, PyObject *ignored)
 /* Both, of one moment. */
 static PyObject *usage(PyObject *object, PyObject *ignored)
 {
+    int held = ph_hold_collector();
     PyObject *classes = class_counters(object, ignored), *all = classes == NULL ? NULL : counters(object, ignored);
 
+    ph_let_collector(held);
     if (all == NULL) {
         Py_XDECREF(classes);
         return NULL;

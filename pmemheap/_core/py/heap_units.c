@@ -74,11 +74,12 @@ static PyObject *reclaim_range(PyObject *object, PyObject *argument)
 static PyObject *old_pool(PyObject *object, PyObject *ignored)
 {
     const struct ph_heap *h = core_of(object);
-    PyObject *list = PyList_New(0);
     uint32_t bin = 0, node = PH_NIL;
     uint64_t start, nunits;
 
     (void)ignored;
+    int held = ph_hold_collector();
+    PyObject *list = PyList_New(0);
     while (list != NULL && ph_pool_next(h, &bin, &node, &start, &nunits)) {
         struct ph_old_part part;
         uint64_t old = 0;
@@ -87,6 +88,7 @@ static PyObject *old_pool(PyObject *object, PyObject *ignored)
         if (old != 0 && append_range(list, start, nunits, old) < 0)
             Py_CLEAR(list);
     }
+    ph_let_collector(held);
     return list;
 }
 
@@ -99,10 +101,12 @@ static PyObject *old_parts(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "KK", &start, &nunits))
         return NULL;
     const struct ph_ages *ages = &core_of(object)->ages;
+    int held = ph_hold_collector();
     PyObject *list = PyList_New(0);
     for (uint64_t from = start; list != NULL && ph_ages_old(ages, from, start + nunits, &part); from = part.stop)
         if (append_range(list, part.start, part.stop - part.start, part.units) < 0)
             Py_CLEAR(list);
+    ph_let_collector(held);
     return list;
 }
 

@@ -244,8 +244,7 @@ static PyObject *change(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "SIK", &bytes, &count, &file_end)
         || PyBytes_AsStringAndSize(bytes, &operations, &length) < 0)
         return NULL;
-    return PyLong_FromLongLong(
-        ph_log_change(log_of(object), operations, (uint64_t)length, (uint16_t)count, file_end));
+    return PyLong_FromLongLong(ph_log_change(log_of(object), operations, (uint64_t)length, (uint16_t)count, file_end));
 }
 
 /* ---------------------------------------------------------------- recovery */
@@ -275,8 +274,7 @@ static PyObject *scan(PyObject *object, PyObject *args)
 
 PyDoc_STRVAR(header_tables_doc,
 "_header_tables(start, end, commits_from, header, /)\n--\n\n"
-"Apply what the records of [start, end) say of roots, segments and arenas to a bytearray of the header area; those\n"
-"before `commits_from` are left out.");
+"Apply what records from `commits_from` on say of roots, segments and arenas to a bytearray of the header area.");
 
 static PyObject *header_tables(PyObject *object, PyObject *args)
 {
@@ -338,9 +336,11 @@ static PyObject *ranges(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "KK", &start, &end))
         return NULL;
+    int held = ph_hold_collector();
     struct range_list ranges = {.list = PyList_New(0), .table = PH_TABLES};
     if (ranges.list != NULL && ph_log_touched(log_of(object), start, end, append_range, &ranges) < 0)
         Py_CLEAR(ranges.list);
+    ph_let_collector(held);
     return ranges.list;
 }
 

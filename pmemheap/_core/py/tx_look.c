@@ -22,15 +22,17 @@ static PyObject *rooted_frees(PyObject *object, PyObject *ignored)
 {
     const struct ph_tx *tx = &tx_of(object)->tx;
     const struct ph_tx_block *frees = tx->frees.items;
-    PyObject *list = PyList_New(0);
 
     (void)ignored;
+    int held = ph_hold_collector();
+    PyObject *list = PyList_New(0);
     for (uint64_t i = ph_tx_next_rooted(tx, 0); list != NULL && i < tx->frees.count; i = ph_tx_next_rooted(tx, i + 1)) {
         PyObject *offset = PyLong_FromUnsignedLongLong(frees[i].offset);
         if (offset == NULL || PyList_Append(list, offset) < 0)
             Py_CLEAR(list);
         Py_XDECREF(offset);
     }
+    ph_let_collector(held);
     return list;
 }
 
@@ -42,6 +44,7 @@ static PyObject *fresh(PyObject *object, PyObject *ignored)
     const struct ph_tx_block *blocks = tx->fresh.items;
 
     (void)ignored;
+    int held = ph_hold_collector();
     PyObject *list = PyList_New(0);
     for (uint64_t i = 0; list != NULL && i < tx->fresh.count; i++) {
         if (blocks[i].is_cancelled)
@@ -51,6 +54,7 @@ static PyObject *fresh(PyObject *object, PyObject *ignored)
             Py_CLEAR(list);
         Py_XDECREF(block);
     }
+    ph_let_collector(held);
     return list;
 }
 
@@ -60,9 +64,10 @@ static PyObject *snapshots(PyObject *object, PyObject *ignored)
 {
     const struct ph_tx *tx = &tx_of(object)->tx;
     const struct ph_tx_bytes *kept = tx->snapshots.items;
-    PyObject *list = PyList_New(0);
 
     (void)ignored;
+    int held = ph_hold_collector();
+    PyObject *list = PyList_New(0);
     for (uint64_t i = 0; list != NULL && i < tx->snapshots.count; i++) {
         if (kept[i].fresh)
             continue;
@@ -71,13 +76,26 @@ static PyObject *snapshots(PyObject *object, PyObject *ignored)
             Py_CLEAR(list);
         Py_XDECREF(one);
     }
+    ph_let_collector(held);
     return list;
+}
+
+static PyObject *fresh_changes(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return PyLong_FromUnsignedLongLong(tx_of(object)->tx.fresh_changes);
 }
 
 static PyObject *fresh_bytes(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
     return PyLong_FromUnsignedLongLong(tx_of(object)->tx.fresh_bytes);
+}
+
+static PyObject *fresh_is_durable(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    return PyBool_FromLong(ph_tx_fresh_is_durable(&tx_of(object)->tx));
 }
 
 /* About how long the record of the commit will be. */
@@ -87,7 +105,7 @@ static PyObject *log_bytes(PyObject *object, PyObject *ignored)
     uint64_t items = tx->fresh.count + tx->frees.count + tx->writes.count + tx->snapshots.count;
 
     (void)ignored;
-    return PyLong_FromUnsignedLongLong(128 + items * 80 + tx->used + (tx->data_first ? 0 : tx->fresh_bytes));
+    return PyLong_FromUnsignedLongLong(128 + items * 80 + tx->used + (ph_tx_fresh_is_durable(tx) ? 0 : tx->fresh_bytes));
 }
 
 PyMethodDef ph_tx_look_methods[] = {
@@ -95,7 +113,9 @@ PyMethodDef ph_tx_look_methods[] = {
     {"_may_name", may_name, METH_O, "Whether a root may name a block when this commits: 0, or a negative code."},
     {"_rooted_frees", rooted_frees, METH_NOARGS, "The blocks to be freed that a root names now."},
     {"_fresh", fresh, METH_NOARGS, fresh_doc},
+    {"_fresh_changes", fresh_changes, METH_NOARGS, "How often blocks were reserved or stored to."},
     {"_fresh_bytes", fresh_bytes, METH_NOARGS, NULL},
+    {"_fresh_is_durable", fresh_is_durable, METH_NOARGS, "Whether the bytes of all of them were synced."},
     {"_snapshots", snapshots, METH_NOARGS, snapshots_doc},
     {"_log_bytes", log_bytes, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -15,5 +15,18 @@ int ph_add_heap_types(PyObject *module);
 int ph_add_type(PyObject *module, const char *name, PyType_Spec *spec);
 /* ph_join_methods -- the methods of several tables, up to NULL, in one, which has room for them. */
 PyMethodDef *ph_join_methods(PyMethodDef *to, const PyMethodDef *const *tables);
+/* ph_hold_collector -- let the garbage collector wait while C walks what finalizers may change: up to Python 3.11 each object
+ * that is made may call it. Whether it was on, for ph_let_collector. */
+static inline int ph_hold_collector(void)
+{
+    return PyGC_Disable();
+}
+
+static inline void ph_let_collector(int was_on)
+{
+    if (was_on)
+        PyGC_Enable();
+}
+
 /* ph_raise_errno -- set OSError from a negated errno. Returns NULL. */
 PyObject *ph_raise_errno(int64_t error);
