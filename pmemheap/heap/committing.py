@@ -332,9 +332,10 @@ class Committing(native.HeapCore):
         int
             Its end, or `Refusal.LOG_GATED` with nothing changed.
         """
-        self._prepare_fresh(transaction)
-        while (end := transaction._commit(operations, count, durable)) < 0:
-            if end == Refusal.LOG_GATED:
+        while True:
+            self._prepare_fresh(transaction)
+            end = transaction._commit(operations, count, durable)
+            if end >= 0 or end == Refusal.LOG_GATED:
                 return end
             if end == Refusal.TX_ENDED:
                 self._refuse_in_transaction(end, "commit", 0, 0)
@@ -342,8 +343,8 @@ class Committing(native.HeapCore):
                 raise self._frees_rooted(transaction)
             if not transaction.is_open:
                 self._raise_died()
-            self._make_log_room(end, transaction._log_bytes() + len(operations))
-        return end
+            if self._fits_record(transaction):
+                self._make_log_room(end, transaction._log_bytes() + len(operations))
 
     @staticmethod
     def _frees_rooted(transaction: Transaction) -> UsageError:
@@ -353,18 +354,26 @@ class Committing(native.HeapCore):
         return rooted.refused("transaction: commit", offset, names)
 
     def _prepare_fresh(self, transaction: Transaction) -> None:
-        """Make much new data durable before the record that speaks of it: DATA FIRST."""
-        log = self._redo()
-        if log is None or not self._is_power:
+        """Make much new data durable before the record that speaks of it: DATA FIRST.
+
+        What a finalizer or a signal handler adds meanwhile travels in the record, or is synced by
+        the next try if that is too much for it.
+        """
+        if self._fits_record(transaction):
             return
-        nbytes = transaction._fresh_bytes()
-        if nbytes <= min(INLINE_MOST, log.size // 4):
-            return
+        changes = transaction._fresh_changes()
         ranges = transaction._fresh()
         assert isinstance(self._medium, FileMedium)
         if not omitted(Rule.DATA_FIRST):
             self._sync_ranges(self._medium, ranges)
-        transaction._set_data_first(True)
+        transaction._set_fresh_durable(changes)
+
+    def _fits_record(self, transaction: Transaction) -> bool:
+        """Tell whether a record can carry the new data that is not durable."""
+        log = self._redo()
+        if log is None or not self._is_power or transaction._fresh_is_durable():
+            return True
+        return transaction._fresh_bytes() <= min(INLINE_MOST, log.size // 4)
 
     def _sync_ranges(self, medium: FileMedium, ranges: list[tuple[int, int]]) -> None:
         try:
@@ -464,7 +473,7 @@ class Committing(native.HeapCore):
         inline_most = INLINE_MOST if log is None else min(INLINE_MOST, log.size // 4)
         if isinstance(medium, FileMedium) and medium.is_power and size > inline_most:
             self._sync_ranges(medium, [(to, size)])
-            transaction._set_data_first(True)
+            transaction._set_fresh_durable(transaction._fresh_changes())
         while (end := transaction._commit(b"", 0, False)) < 0:
             if end == Refusal.ROOTED:  # since it was looked at
                 raise rooted.refused("realloc", offset, rooted.names_of(self, offset))

@@ -63,9 +63,13 @@ static PyObject *finish_tx(PyObject *object, PyObject *ignored)
     Py_RETURN_NONE;
 }
 
-static PyObject *set_data_first(PyObject *object, PyObject *argument)
+static PyObject *set_fresh_durable(PyObject *object, PyObject *argument)
 {
-    tx_of(object)->tx.data_first = PyObject_IsTrue(argument) == 1;
+    uint64_t changes = PyLong_AsUnsignedLongLong(argument);
+
+    if (PyErr_Occurred())
+        return NULL;
+    tx_of(object)->tx.fresh_durable = changes;
     Py_RETURN_NONE;
 }
 
@@ -90,7 +94,7 @@ static void tx_dealloc(PyObject *object)
 static PyMethodDef own_methods[] = {
     {"_wait_writer", wait_writer, METH_NOARGS, wait_writer_doc},
     {"_finish", finish_tx, METH_NOARGS, finish_doc},
-    {"_set_data_first", set_data_first, METH_O, NULL},
+    {"_set_fresh_durable", set_fresh_durable, METH_O, "Note that as many changes of fresh blocks were synced."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -17,6 +17,7 @@ int ph_tx_own(struct ph_tx *tx, uint64_t offset)
     ph_fresh(tx)[tx->fresh.count] = (struct ph_tx_block){.offset = offset, .nbytes = nbytes};
     ph_tx_fresh_enter(tx, tx->fresh.count++);
     tx->fresh_bytes += nbytes;
+    tx->fresh_changes++;
     return 0;
 }
 

@@ -122,6 +122,7 @@ void ph_tx_store(struct ph_tx *tx, const struct ph_tx_aim *aim, uint64_t offset,
 {
     uint64_t at = tx->used;
     if (aim->at_once) {
+        tx->fresh_changes++;
         ph_put(aim->block.arena->data + ph_local(offset), bytes, nbytes);
         return;
     }

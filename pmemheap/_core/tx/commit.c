@@ -25,7 +25,7 @@ static int write_fresh(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes)
     const uint64_t range[2] = {nbytes, 0};
     if (!log->power)
         return 0;
-    if (tx->data_first)
+    if (ph_tx_fresh_is_durable(tx))
         return ph_record_op(log, PH_OP_FRESH, 0, offset, range, sizeof range);
     const uint8_t *data = ph_core_of(log, offset)->data + ph_local(offset);
     return ph_record_op(log, PH_OP_WRITE, PH_WRITE_IS_HOME, offset, data, (uint32_t)nbytes);

@@ -64,6 +64,7 @@ static void drop_beyond(struct ph_tx *tx, const struct ph_tx_savepoint *point)
         struct ph_tx_block *fresh = ph_tx_fresh(tx, one->offset);
         fresh->is_cancelled = 0;
         tx->fresh_bytes += fresh->nbytes;
+        tx->fresh_changes++;
     }
     tx->frees.count = point->frees;
     ph_tx_drop_writes(tx, point->writes);

@@ -30,7 +30,7 @@ void ph_tx_restart(struct ph_tx *tx)
     if (tx->index.count != 0)
         memset(tx->index.items, 0, tx->index.capacity * sizeof(uint32_t));
     tx->fresh.count = tx->index.count = tx->frees.count = tx->writes.count = tx->snapshots.count = 0;
-    tx->used = tx->fresh_bytes = tx->rollbacks = 0;
+    tx->used = tx->fresh_bytes = tx->fresh_changes = tx->fresh_durable = tx->rollbacks = 0;
     tx->images.has_strays = 0;
     tx->txid = 0;
     tx->number = ++tx->log->begun;

@@ -58,15 +58,22 @@ struct ph_tx {
     uint64_t used, capacity;
     uint64_t promise;            /* log space that its snapshots keep for its commit */
     uint64_t fresh_bytes;
+    uint64_t fresh_changes;      /* how often blocks were reserved, or stored to at once */
+    uint64_t fresh_durable;      /* those of them whose bytes were synced: after all of them FRESH instead of WRITE */
     uint64_t number;             /* of those of its log: no two have the same */
     uint64_t rollbacks;          /* how often it went back to a savepoint */
     uint32_t txid;
-    uint8_t data_first;          /* the fresh bytes are durable: FRESH instead of WRITE */
 };
 
 struct ph_tx_savepoint {
     uint64_t fresh, frees, writes, snapshots, kept, used;
 };
+
+/* ph_tx_fresh_is_durable -- whether nothing was reserved or stored since the bytes of fresh blocks were synced. */
+static inline int ph_tx_fresh_is_durable(const struct ph_tx *tx)
+{
+    return tx->fresh_durable == tx->fresh_changes;
+}
 
 void ph_tx_init(struct ph_tx *tx, struct ph_log *log);
 void ph_tx_fini(struct ph_tx *tx);
