@@ -76,10 +76,11 @@ static PyObject *attach(PyObject *object, PyObject *args)
         return NULL;
     if (!ph_is_heap(space))
         return PyErr_Format(PyExc_TypeError, "map: a heap or an arena expected, found %R", space);
+    if (self->space != NULL && self->space != space) /* another thread may be at work in that one */
+        return PyErr_Format(PyExc_TypeError, "map: the heap that it was made for expected, found %R", space);
     ph_map_fini(&self->map);
-    PyObject *old = self->space;
-    self->space = Py_NewRef(space);
-    Py_XDECREF(old);
+    if (self->space == NULL)
+        self->space = Py_NewRef(space);
     self->map = (struct ph_map){.heap = &ph_space_of(self)->heap, .arena = ph_space_of(self)->origin >> PH_ARENA_SHIFT,
                                 .header = place, .is_beside = (uint8_t)beside};
     self->may_be_alone = (char)alone;
