@@ -21,7 +21,7 @@ static inline void ph_put(void *to, const void *from, uint64_t length)
 {
     if (ph_tape_on())
         ph_tape_store(to, from, length);
-    memcpy(to, from, (size_t)length);
+    memmove(to, from, (size_t)length); /* `from` may be a view of the same block */
     __asm__ volatile("" : : : "memory");
 }
 
