@@ -231,6 +231,36 @@ def test_a_wrong_hint_hides_no_key(tmp_path: Path, level: int) -> None:
     assert told > 50
 
 
+@pytest.mark.slow
+def test_a_wrong_separator_hides_no_key(tmp_path: Path) -> None:
+    """A single flipped bit above the leaves: each key is found, or what leads to it is damage."""
+    path = filled(tmp_path / "heap")
+    with Heap.open(path, readonly=True) as heap:
+        values = dict(SortedMap(heap, "map"))
+    with HeapFile(path) as file:
+        node = tree_of(file, "map").levels[1][0]
+    pairs = zip(node.slots[1:], node.entries[1:], strict=True)
+    separators = [(node.offset + at + 4, len(entry.key)) for (at, _), entry in pairs]
+    told = 0
+    for start, length in separators:
+        for place in range(start, start + length):
+            bit = 1 << (place % 8)
+            with HeapFile(path) as file:
+                file.write(place, bytes([file.read(place, 1)[0] ^ bit]))
+            with Heap.open(path) as heap:
+                made = SortedMap(heap, "map")
+                for key, value in values.items():
+                    told += damage_or(value, lambda: made[key])  # noqa: B023
+                with suppress(GivenUpError), heap.transaction():
+                    for key in list(values)[::5]:
+                        damage_or(None, lambda: made.__setitem__(key, b"new"))  # noqa: B023
+                    assert len(made) == len(values), "nothing was put a second time"
+                    raise GivenUpError
+            with HeapFile(path) as file:
+                file.write(place, bytes([file.read(place, 1)[0] ^ bit]))
+    assert told > 50
+
+
 def remove_some(made: SortedMap) -> None:
     for number in range(40):
         made.discard(b"%04d" % number)

@@ -1,8 +1,8 @@
 /* map/node.c -- the image of one node of a map.
  *
  * A search believes prefix and hints, which may be damaged, until it has found the key. If it has not, the keys around the
- * place say whether it is not there. If the place is at an edge of its leaf, the nodes above are asked as well
- * (ph_node_leads): so a key that is there is found by hints alone. */
+ * place say whether it is not there. If the place is at an edge of its leaf, the nodes above (ph_node_leads) and the leaf
+ * beside it are asked as well: so a key that is there is found by hints alone. */
 #include "map/node.h"
 
 #include "base/checked.h"
