@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pmemheap.heap.heap import Heap
+from pmemheap.layout import ARENA_BITS
 
-__all__ = ["MAP_MAGIC", "VECTOR_MAGIC", "found_kind", "visible_roots"]
+__all__ = ["MAP_MAGIC", "VECTOR_MAGIC", "found_kind", "stamp_elsewhere", "visible_roots"]
 
 MAP_MAGIC = b"PHPSMP\x01\0"
 VECTOR_MAGIC = b"PHCOUNTS"
@@ -22,6 +23,11 @@ _KINDS = {MAP_MAGIC: "a SortedMap", VECTOR_MAGIC: "a Vector"}
 def found_kind(magic: bytes) -> str:
     """Describe what begins with some bytes, for a message."""
     return _KINDS.get(magic, f"a block that begins with {magic!r}")
+
+
+def stamp_elsewhere(heap: Heap, place: int) -> tuple[bytes, bool] | None:
+    """Return with what a block of a named arena begins, which is no map; None in the first one."""
+    return (bytes(heap.view(place, 8)), False) if place >> ARENA_BITS else None
 
 
 def visible_roots(heap: Heap) -> Mapping[str, int]:

@@ -27,7 +27,7 @@ from itertools import islice, pairwise
 from typing import Any, NoReturn, TypeVar
 
 from pmemheap import native
-from pmemheap.containers.names import MAP_MAGIC, found_kind, visible_roots
+from pmemheap.containers.names import MAP_MAGIC, found_kind, stamp_elsewhere, visible_roots
 from pmemheap.containers.ordered import ITEMS, OrderedMapping, pairs_of
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.heap.heap import Heap
@@ -165,7 +165,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         return int(header)
 
     def _require_map(self) -> None:
-        stamp = self._stamp()
+        stamp = self._stamp() or stamp_elsewhere(self._heap, self._place)
         if stamp is not None and stamp[0] != MAP_MAGIC:
             self._heap._require_ours("map")
             raise UsageError(

@@ -1,0 +1,197 @@
+"""Python code in the middle of a call: finalizers and signal handlers do what they may.
+
+Up to Python 3.11 the garbage collector runs when an object is made, also by C; later versions run
+it between two steps of Python code. A test that needs it inside of C holds without that as well.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pmemheap import Heap, UsageError
+from pmemheap.containers import SortedMap
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.format import records
+from pmemheap.format.records import OperationType
+
+
+class Finalized:
+    """Garbage in a circle, which calls something when the collector finds it."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.me = self
+        self.call = call
+
+    def __del__(self) -> None:
+        self.call()
+
+
+@contextmanager
+def garbage(call: Callable[[], object], after: int = 1) -> Iterator[None]:
+    """Let the collector find garbage when so many objects were made, while the block runs."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.disable()
+    Finalized(call)
+    gc.set_threshold(after, 1, 1)
+    gc.enable()
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.collect()
+
+
+@contextmanager
+def signal_at(event: str, function: str, handler: Callable[[], object]) -> Iterator[list[int]]:
+    """Let a signal come when a function of that name is called, or returns, for the first time."""
+    came: list[int] = []
+
+    def profile(frame: Any, found: str, argument: object) -> None:
+        if found == event and frame.f_code.co_name == function and not came:
+            came.append(1)
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGUSR1)
+
+    old = signal.signal(signal.SIGUSR1, lambda *_: handler())
+    sys.setprofile(profile)
+    try:
+        yield came
+    finally:
+        sys.setprofile(None)
+        signal.signal(signal.SIGUSR1, old)
+
+
+def test_an_iterator_may_reach_its_end_in_the_middle_of_its_next() -> None:
+    with Heap.anonymous() as heap:
+        with heap.transaction():
+            made = SortedMap(heap, "map")  # the first look after it asks Python whether it is there
+            made.update((b"%d" % number, b"") for number in range(5))
+        keys = iter(made)
+        taken: list[bytes] = []
+        with signal_at("call", "_is_committed", lambda: taken.extend(keys)) as came:
+            taken.extend(keys)
+        assert came
+        assert sorted(taken) == [b"%d" % number for number in range(5)]
+        assert not list(keys)
+
+
+def test_a_finalizer_may_allocate_in_a_transaction_that_commits(tmp_path: Path) -> None:
+    """More blocks than a record carries: the commit lists them."""
+    with Heap.create(tmp_path / "heap", durability="power", decay=None) as heap:
+        tx = heap.transaction()
+        offsets = [tx.malloc(16) for _ in range(10_000)]
+
+        def allocate() -> None:
+            if tx.is_open:
+                offsets.extend(tx.malloc(16) for _ in range(20_000))
+
+        with garbage(allocate, after=700):
+            tx.commit()
+        assert len(offsets) in {10_000, 30_000}
+        assert sorted(offset for offset, _ in heap.blocks()) == sorted(offsets)
+        assert heap.check()
+
+
+def test_a_finalizer_may_free_while_give_back_lists_the_pool() -> None:
+    with Heap.anonymous(decay=None) as heap:
+        blocks = [heap.malloc(4096) for _ in range(12_000)]
+        for one in blocks[::2]:
+            heap.free(one)
+        rest = blocks[1::2]
+        heap._next_interval()
+        heap._next_interval()
+        expected = heap._old_pool()
+        assert len(expected) > 1000
+
+        def free() -> None:
+            while rest:
+                heap.free(rest.pop())
+            rest_of_it.extend(heap.malloc(4096 * n) for n in (60, 50, 40, 3, 1) for _ in range(20))
+
+        rest_of_it: list[int] = []
+        with garbage(free):
+            listed = heap._old_pool()
+        assert listed == expected
+        assert rest_of_it
+        assert len(set(rest_of_it)) == len(rest_of_it)
+        assert heap.check()
+
+
+@pytest.mark.parametrize("nbytes", [30_000, 150_000])
+def test_what_joins_a_commit_late_is_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nbytes: int
+) -> None:
+    """DATA FIRST: a record says FRESH of no byte that came after the sync of the fresh blocks."""
+    with Heap.create(tmp_path / "heap", durability="power", decay=None) as heap:
+        synced: list[tuple[int, int]] = []
+        sync = FileMedium.sync_memory
+
+        def noted(medium: FileMedium, address: int, length: int, during: str) -> None:
+            start = address - heap._region.base("data")
+            synced.append((start, start + length))
+            sync(medium, address, length, during)
+
+        monkeypatch.setattr(FileMedium, "sync_memory", noted)
+        late: list[int] = []
+
+        def join() -> None:
+            block = heap.alloc(nbytes)
+            block.view[:] = b"L" * nbytes
+            late.append(block.offset)
+
+        tx = heap.transaction(durable=True)
+        early = tx.alloc(200_000)
+        early.view[:] = b"E" * 200_000
+        with signal_at("return", "_sync_ranges", join):
+            tx.commit()
+        assert synced
+        assert late
+        assert any(start <= late[0] and late[0] + nbytes <= stop for start, stop in synced) or any(
+            operation.type == OperationType.WRITE and operation.off == late[0]
+            for operation in operations_of(heap)
+        )
+
+
+def operations_of(heap: Heap) -> list[Any]:
+    assert isinstance(heap._medium, FileMedium)
+    block = heap._medium.superblock
+    with open(heap.name, "rb") as file:
+        file.seek(block.log_off)
+        log = file.read(block.log_size)
+    return [each for record in records.survivors(log, block.log_size) for each in record.ops]
+
+
+def test_a_map_stays_in_the_heap_that_it_was_made_for() -> None:
+    """Another thread may be at work in that one."""
+    with Heap.anonymous() as heap, Heap.anonymous() as other:
+        made = SortedMap(heap, "map")
+        made[b"key"] = b"value"
+        with pytest.raises(TypeError, match="the heap that it was made for expected"):
+            made.__init__(other, "map")  # type: ignore[misc]
+        assert "map" not in other.roots or not SortedMap(other, "map")
+
+
+def test_a_source_may_overlap_what_is_written() -> None:
+    with Heap.anonymous() as heap, heap.transaction() as tx:
+        offset = tx.malloc(200)
+        view = heap.view(offset, 200)
+        view[:] = bytes(range(200))
+        tx.write(offset + 3, view[:190])
+        assert bytes(view) == bytes(range(3)) + bytes(range(190)) + bytes(range(193, 200))
+        view.release()
+
+
+def test_a_root_that_leads_into_an_arena_is_no_damaged_map() -> None:
+    with Heap.anonymous() as heap:
+        heap.roots["map"] = heap.arena("arena").malloc(64)
+        with pytest.raises(UsageError, match="leads to a SortedMap expected"):
+            SortedMap(heap, "map")
