@@ -25,7 +25,7 @@ from pmemheap.errors import (
     PmemHeapError,
 )
 
-__all__ = ["end_with", "refusal", "refusals"]
+__all__ = ["end_with", "map_refusal", "refusal", "refusals"]
 
 _NO_ROOM = frozenset(
     {
@@ -75,15 +75,18 @@ def refusals(what: str, filename: str | None = None) -> Iterator[None]:
     try:
         yield
     except Pmem2Error as error:
-        raise _of_map(what, error, filename) from error
+        raise map_refusal(what, error, filename) from error
     except PmemHeapError:
         raise
     except OSError as error:
         raise refusal(what, error, filename) from error
 
 
-def _of_map(what: str, error: Pmem2Error, filename: str | None) -> PmemHeapError:
-    """Return the exception for a map that was refused: there is no room, unless errno says more."""
+def map_refusal(what: str, error: Pmem2Error, filename: str | None = None) -> PmemHeapError:
+    """Return the exception for a map that was refused: there is no room, unless errno says more.
+
+    Parameters as `refusal`.
+    """
     if error.code < -_LAST_ERRNO or -error.code in _NO_ROOM:
         return OutOfSpaceError(f"{what}: {error}")
     return refusal(what, OSError(-error.code, str(error)), filename)

@@ -38,7 +38,7 @@ from pmemheap.native import Allocate, NativeError
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.source import Options
-from pmemheap.refusals import refusal, refusals
+from pmemheap.refusals import map_refusal, refusal, refusals
 from pmemheap.space.medium import Piece
 from pmemheap.units import UNIT, MiB, format_bytes
 
@@ -219,8 +219,10 @@ class FileMedium(HeapFile):
         for piece in pieces:
             assert piece.slot is not None
             stop = max(stop, piece.slot.file_stop if "data" in tables else piece.slot.data_off)
-        with refusals(f"heap file {self.name!r}: segments"):
+        try:
             self.look_at_source(stop)
+        except Pmem2Error as error:
+            raise map_refusal(f"heap file {self.name!r}: segments", error) from error
 
     def map_row(
         self, pieces: list[Piece], table: str, reservation: VMReservation, offset: int
