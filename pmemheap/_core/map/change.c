@@ -17,6 +17,13 @@ struct change {
 
 /* ---------------------------------------------------------------- one node */
 
+/* Whether a node of so many entries has the places of a change. They were found in it, but others may write to a file. */
+static int has_places(const struct change *change, uint32_t count)
+{
+    return (!change->has_child || change->child_at < count) && (!change->takes || change->take_at < count)
+        && (!change->adds || change->add_at + change->takes <= count);
+}
+
 /* The entries of a node as a change leaves them. */
 static int changed_entries(struct ph_map_build *b, const uint8_t *node, struct change *change)
 {
@@ -24,7 +31,8 @@ static int changed_entries(struct ph_map_build *b, const uint8_t *node, struct c
     if (count < 0)
         return count;
     struct ph_map_item *entries = b->entries;
-    if (change->has_child && entries[change->child_at].said != sizeof change->child)
+    if (!has_places(change, (uint32_t)count)
+        || (change->has_child && entries[change->child_at].said != sizeof change->child))
         return PH_M_CORRUPT;
     if (change->has_child)
         entries[change->child_at].value = (const uint8_t *)&change->child;
@@ -53,23 +61,38 @@ static int replace_child(struct ph_map_edit *edit, const struct change *change)
 }
 
 /* Copy a node to change it in place: all but the room between slots and entries. Nobody looks at the image of a leaf
- * when the transaction has no second call: header and slots will do then. */
-static void copy_node(const struct ph_map_build *b, uint8_t *bytes, const uint8_t *node)
+ * when the transaction has no second call: header and slots will do then. The header is read once, and what is looked at
+ * is what is copied: another process may write to the file meanwhile. 0 or PH_M_CORRUPT. */
+static int copy_node(const struct ph_map_build *b, uint8_t *bytes, const uint8_t *node, uint32_t level)
 {
     struct ph_node header = ph_node_header(node);
+    __asm__ volatile("" : : : "memory"); /* not read again by what the compiler makes of it */
+    if (!ph_node_header_is_sound(&header, level))
+        return PH_M_CORRUPT;
     memcpy(bytes, node, ph_node_slot(header.count));
-    if (!b->map->is_alone || header.level != 0)
+    memcpy(bytes, &header, sizeof header);
+    if (!b->map->is_alone || level != 0)
         memcpy(bytes + header.top, node + header.top, PH_MAP_NODE - header.top);
+    return 0;
 }
 
-/* A change of a node where it is. Pre: there is room. */
-static int amend_in_place(struct ph_map_build *b, uint64_t offset, const uint8_t *node, const struct change *change)
+/* Whether a copied node has the places of a change, and `need` bytes of room that no entry uses. */
+static int can_take(const uint8_t *bytes, const struct change *change, uint32_t need)
+{
+    return has_places(change, ph_node_count(bytes)) && need <= ph_node_room(bytes)
+        && (!change->adds || ph_node_room_is_free(bytes));
+}
+
+/* A change of a node where it is, for which there is room. */
+static int amend_in_place(struct ph_map_build *b, uint64_t offset, uint32_t level, const uint8_t *node,
+                          const struct change *change, uint32_t need)
 {
     struct ph_map_edit *edit = ph_map_edit_of(b, offset);
     if (edit == NULL)
         return PH_L_NOMEM;
     uint8_t *bytes = edit->bytes;
-    copy_node(b, bytes, node);
+    if (copy_node(b, bytes, node, level) < 0 || !can_take(bytes, change, need))
+        return ph_map_fail(b->map, offset, PH_M_CORRUPT);
     if (change->has_child && replace_child(edit, change) < 0)
         return PH_M_CORRUPT;
     if (change->takes)
@@ -96,12 +119,14 @@ static uint32_t split_point(const struct ph_map_item *entries, uint32_t count, c
 }
 
 /* Entries from `at` on leave a node, in place. */
-static int truncate_node(struct ph_map_build *b, uint64_t offset, const uint8_t *node, const struct change *change, uint32_t at)
+static int truncate_node(struct ph_map_build *b, uint64_t offset, uint32_t level, const uint8_t *node,
+                         const struct change *change, uint32_t at)
 {
     struct ph_map_edit *edit = ph_map_edit_of(b, offset);
     if (edit == NULL)
         return PH_L_NOMEM;
-    copy_node(b, edit->bytes, node);
+    if (copy_node(b, edit->bytes, node, level) < 0)
+        return ph_map_fail(b->map, offset, PH_M_CORRUPT);
     if (change->has_child && change->child_at < at && replace_child(edit, change) < 0)
         return PH_M_CORRUPT;
     while (ph_node_count(edit->bytes) > at)
@@ -122,7 +147,7 @@ static int split(struct ph_map_build *b, uint64_t offset, uint32_t level, const 
     outcome->right = (uint64_t)right;
     outcome->has_right = 1;
     if ((!change->adds || change->add_at >= left) && (!change->takes || change->take_at >= left))
-        return truncate_node(b, offset, node, change, left);
+        return truncate_node(b, offset, level, node, change, left);
     int64_t remade = ph_map_make_node(b, level, entries, left);
     if (remade < 0)
         return (int)remade;
@@ -139,11 +164,8 @@ static int modify(struct ph_map_build *b, uint64_t offset, uint32_t level, struc
     if (node == NULL)
         return b->map->why;
     uint32_t need = change->adds ? ph_entry_bytes(&change->entry) + (change->takes ? 0 : PH_NODE_SLOT) : 0;
-    if (need <= ph_node_room(node)) {
-        if (change->adds && !ph_node_room_is_free(node))
-            return ph_map_fail(b->map, offset, PH_M_CORRUPT);
-        return amend_in_place(b, offset, node, change);
-    }
+    if (need <= ph_node_room(node))
+        return amend_in_place(b, offset, level, node, change, need);
     int count = changed_entries(b, node, change);
     if (count < 0)
         return count;
@@ -227,7 +249,7 @@ static int has_views(const struct ph_map *map, uint64_t block)
     return refs != NULL && refs->views != 0;
 }
 
-/* Other bytes of the same length, where they are; nobody may be looking. 0: that cannot be done. */
+/* Other bytes of the same length, where they are; nobody may be looking. 1, 0: that cannot be done, or a failure. */
 static int overwrite(struct ph_map_build *b, const struct ph_map_cursor *cursor, const struct ph_map_value *old,
                      const void *value, uint64_t nvalue)
 {
@@ -236,7 +258,8 @@ static int overwrite(struct ph_map_build *b, const struct ph_map_cursor *cursor,
     struct ph_map_edit *edit = ph_map_edit_of(b, old->block);
     if (edit == NULL)
         return 0;
-    copy_node(b, edit->bytes, cursor->leaf);
+    if (copy_node(b, edit->bytes, cursor->leaf, 0) < 0)
+        return ph_map_fail(b->map, old->block, PH_M_CORRUPT);
     memcpy(edit->bytes + old->start, value, nvalue);
     ph_map_edit_range(edit, 0, (uint32_t)old->start, (uint32_t)nvalue);
     return 1;
@@ -276,7 +299,10 @@ int ph_map_put(struct ph_map *map, const void *key, uint64_t nkey, const void *v
     if (b == NULL || (failed = ph_map_descend(map, &b->header, key, nkey, &cursor)) < 0
         || (cursor.found && (failed = ph_map_found(map, &cursor, &old)) < 0))
         return failed;
-    if (!cursor.found || placed != PH_MAP_NOWHERE || !overwrite(b, &cursor, &old, value, nvalue)) {
+    int is_done = cursor.found && placed == PH_MAP_NOWHERE ? overwrite(b, &cursor, &old, value, nvalue) : 0;
+    if (is_done < 0)
+        return ph_map_give_up(b, is_done);
+    if (!is_done) {
         if ((failed = make_entry(b, key, nkey, value, reference, &entry)) < 0
             || (failed = build_put(b, &cursor, &entry)) < 0)
             return ph_map_give_up(b, failed);
@@ -380,7 +406,7 @@ static int build_remove(struct ph_map_build *b, const struct ph_map_cursor *curs
         if (merged < 0)
             return merged;
         if (!merged)
-            return amend_in_place(b, step->node, node, &change);
+            return amend_in_place(b, step->node, level, node, &change, 0);
         change = above;
     }
 }
@@ -423,7 +449,8 @@ int ph_map_patch(struct ph_map *map, const void *key, uint64_t nkey, uint64_t st
     struct ph_map_edit *edit = node == NULL || nbytes == 0 ? NULL : ph_map_edit_of(b, value.block);
     if (edit == NULL)
         return node == NULL ? map->why : nbytes == 0 ? 1 : PH_L_NOMEM;
-    copy_node(b, edit->bytes, node);
+    if (copy_node(b, edit->bytes, node, 0) < 0)
+        return ph_map_give_up(b, ph_map_fail(map, value.block, PH_M_CORRUPT));
     memcpy(edit->bytes + value.start + start, bytes, nbytes);
     ph_map_edit_range(edit, 0, (uint32_t)(value.start + start), (uint32_t)nbytes);
     int failed = ph_map_emit(b);

@@ -92,13 +92,18 @@ static inline int ph_item_order(const struct ph_map_item *left, const struct ph_
     return ph_key_order(left->key, left->nkey, right->key, right->nkey);
 }
 
-/* ph_node_is_sound -- whether the header is that of a node of this level: slots can be read. */
+/* ph_node_header_is_sound -- whether it is that of a node of this level: slots can be read. */
+static inline int ph_node_header_is_sound(const struct ph_node *header, uint32_t level)
+{
+    return header->magic == PH_NODE_MAGIC && header->level == level && header->top <= PH_MAP_NODE
+        && header->count <= PH_NODE_ENTRIES_MOST && ph_node_slot(header->count) <= header->top
+        && header->prefix <= PH_MAP_KEY_MOST;
+}
+
 static inline int ph_node_is_sound(const uint8_t *node, uint32_t level)
 {
     struct ph_node header = ph_node_header(node);
-    return header.magic == PH_NODE_MAGIC && header.level == level && header.top <= PH_MAP_NODE
-        && header.count <= PH_NODE_ENTRIES_MOST && ph_node_slot(header.count) <= header.top
-        && header.prefix <= PH_MAP_KEY_MOST;
+    return ph_node_header_is_sound(&header, level);
 }
 /* ph_node_find -- the first entry whose key is not less, above the leaves without entry 0; `found`: it is equal. -1: see
  * ph_node_entry; or a leaf contradicts that a key is not in it.

@@ -73,6 +73,8 @@ static int64_t remake_parent(struct ph_map_build *b, const uint8_t *parent, cons
     int count = ph_map_read_entries(b, parent, 0);
     if (count < 0)
         return count;
+    if ((uint32_t)count < pack->first + pack->taken)
+        return PH_M_CORRUPT;
     struct ph_map_item *at = &b->entries[pack->first];
     uint32_t behind = (uint32_t)count - pack->first - pack->taken;
     memmove(at + pack->groups, at + pack->taken, behind * sizeof *at);
