@@ -17,6 +17,7 @@
  * Nothing but `end` of another range is ever changed.
  */
 #include "os/address_space.h"
+#include "os/file_table.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -308,8 +309,11 @@ static int64_t take_or_lend(uint64_t start, uint64_t stop, const struct ph_range
 
 /* ---------------------------------------------------------------- anywhere */
 
+/* Nothing of a file is mapped in what is shown from now on: what the table of files says of it is left over of a map that
+ * was refused when it was another's headroom. */
 static void show(struct ph_range *range, uint64_t start, uint64_t size, uint64_t end)
 {
+    ph_files_unmapped(start, size);
     range->start = start;
     range->stop = start + size;
     range->end = end;
@@ -447,6 +451,7 @@ int64_t ph_range_extend(struct ph_range *range, uint64_t length, uint64_t left)
             return result;
         range->end = end;
     }
+    ph_files_unmapped(range->stop, length);
     range->stop += length;
     if (rest != 0)
         trim_headroom(range, 0);
