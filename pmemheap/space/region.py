@@ -304,7 +304,7 @@ class Region:
             self._unmap(segments, names)
             self._narrow_tables()
             if isinstance(error, Pmem2Error):
-                raise _no_address_space(pieces, error) from error
+                raise _no_address_space(pieces, error, own=bool(self._to_unmap)) from error
             raise
 
     def _table_up_to(self, name: str, pieces: list[Piece]) -> Table:
@@ -486,9 +486,9 @@ class Region:
                 table.reservation.close()
 
 
-def _no_address_space(pieces: list[Piece], error: Pmem2Error) -> OutOfSpaceError:
+def _no_address_space(pieces: list[Piece], error: Pmem2Error, *, own: bool) -> OutOfSpaceError:
     wanted = format_bytes(sum(piece.nunits for piece in pieces) * DATA_WIDTH)
-    if error.name == "PMEM2_E_MAPPING_EXISTS":
+    if error.name == "PMEM2_E_MAPPING_EXISTS" and not own:  # but of what could not be unmapped
         why = (
             "the headroom is used up and another mapping of the process lies behind it; "
             "a larger headroom= when the heap is opened would help"
