@@ -170,8 +170,9 @@ class FileMedium(HeapFile):
         self.require_ours("growth")  # a file that was cut must not become long again
         try:
             with self._as_out_of_space(slot.file_bytes):
-                if self._size_seen > self.file_end:  # what could not be cut before has old tables
-                    self._cut_surplus()
+                size, thread = self._size_seen
+                if thread != threading.get_ident() or size > self.file_end:
+                    self._cut_surplus()  # which could not be cut before; it has old tables
                 used = index in self.segments
                 if used and slot.kind == SegmentKind.DATA and not omitted(Rule.SPARE_TABLES):
                     self._clear_tables(slot)

@@ -193,7 +193,7 @@ class HeapFile:
         self.sync_failed = False
         self.taken = ""
         self._source: FileSource | None = None  # of `fd`, once something has been mapped
-        self._size_seen = _UNKNOWN_SIZE  # when it was asked last whether it is ours
+        self._size_seen = (_UNKNOWN_SIZE, 0)  # by a thread that asked last whether it is ours
         self._asked_by = 0  # the thread whose next `require_ours` need not, as it has just asked
         self._current = (0, b"")  # which superblock is current, its bytes; replaced whole
         self._is_new = False
@@ -641,8 +641,14 @@ class HeapFile:
                 self.sync_all("superblock")
 
     def _write_superblock(self, **changes: object) -> None:
+        assert self._header is not None
+        copy, expected = self._current
+        with self._header.view as view:  # what is written over now nobody would see any more
+            if _superblock_bytes(view, copy) != expected:
+                self.taken, self.sync_failed = self.taken or "written over", True
+                raise self.failure("superblock")
         successor = self.superblock.successor(**changes)
-        copy = self._current[0] if omitted(Rule.R9) else 1 - self._current[0]
+        copy = copy if omitted(Rule.R9) else 1 - copy
         image = successor.pack()
         self._store(layout.SUPERBLOCKS[copy], image)
         self._current, self.superblock = (copy, image), successor
@@ -837,7 +843,7 @@ class HeapFile:
         self._require_own()
         if self.fd < 0:
             return  # another thread has closed it, which has asked
-        if self._asked_by == threading.get_ident():
+        if self._asked_by == threading.get_ident() and not (self.taken or self.sync_failed):
             self._asked_by = 0
             return
         self.taken = self.taken or self._found_taken()
@@ -866,13 +872,13 @@ class HeapFile:
     def _look(self, current: tuple[int, bytes], file_end: int, is_whole: bool) -> str:
         """Do what `_found_taken` does, with what is expected of the file."""
         copy, expected = current
-        self._size_seen = _UNKNOWN_SIZE
+        self._size_seen = (_UNKNOWN_SIZE, 0)
         try:
             status = native.fstat(self.fd)
             stored = native.pread(self.fd, len(expected), layout.SUPERBLOCKS[copy])
         except NativeError:
             return ""
-        self._size_seen = status.size
+        self._size_seen = (status.size, threading.get_ident())
         if status.size < file_end:
             return f"cut to {status.size} bytes"
         if is_whole and status.allocated < file_end:
@@ -923,7 +929,8 @@ class HeapFile:
             if self._has_begun and self.is_own and not self.sync_failed:
                 self.require_ours("close")
                 self._say_writer(0)
-                if self.is_clean and self.superblock.file == FileIdentity():
+                was_closed = self.is_clean and self.superblock.file == FileIdentity()
+                if was_closed or self._header is None:  # an interrupt came after all of this
                     return
                 self._sync("close")
                 self._write_superblock(
@@ -962,7 +969,7 @@ class HeapFile:
     def _unmap_header(self) -> None:
         header, reservation = self._header, self._reservation
         self._header = self._reservation = None
-        with suppress(Pmem2Error):  # refused: it goes with the last reference to its address range
+        with suppress(Pmem2Error, BufferError):  # refused: it goes with the last reference
             if header is not None:
                 header.close()
             if reservation is not None:
@@ -987,7 +994,7 @@ class HeapFile:
             ) from error
 
 
-def _superblock_bytes(image: bytes | bytearray, copy: int) -> bytes:
+def _superblock_bytes(image: bytes | bytearray | memoryview, copy: int) -> bytes:
     at = layout.SUPERBLOCKS[copy]
     return bytes(image[at : at + layout.SUPERBLOCK_BYTES])
 
