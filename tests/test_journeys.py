@@ -11,8 +11,8 @@ from pmemheap import Heap
 
 BUDGETS = {
     "growth": Count(python=303, crossings=46, system=14),
-    "opening after a crash": Count(python=819, crossings=110, system=67),
-    "first put": Count(python=312, crossings=46, system=26),
+    "opening after a crash": Count(python=822, crossings=110, system=67),
+    "first put": Count(python=315, crossings=46, system=26),
     "trim of nine segments": Count(python=599, crossings=87, system=34),
     "durable commit": Count(python=12, crossings=9, system=5),
 }

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import NoReturn, TypeVar
 
 from pmemheap import layout, native
-from pmemheap.errors import CorruptHeapError, HeapBusyError
+from pmemheap.errors import CorruptHeapError, DurabilityError, HeapBusyError
 from pmemheap.native import Lock, NativeError
 
 __all__ = [
@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 _LOOKS_MOST = 100
 _PAUSE = 0.002
+_PROCESSES_END = 1 << 31
 
 
 def become_writer(fd: int) -> bool:
@@ -65,6 +66,8 @@ def holder(fd: int) -> int:
 
 def is_running(process: int) -> bool:
     """Tell whether there is a process of this number, as far as this one can see."""
+    if not 0 < process < _PROCESSES_END:  # read in a file, which may be damaged
+        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -168,7 +171,7 @@ def look_beside_writer(
         is_still = not has_writer(fd)
         try:
             found = look()
-        except CorruptHeapError as error:
+        except (CorruptHeapError, DurabilityError) as error:
             if is_still:
                 raise
             seen = str(error)

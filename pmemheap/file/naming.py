@@ -17,10 +17,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pmemheap import native
-from pmemheap.errors import HeapExistsError, HeapFileError, HeapNotFoundError
+from pmemheap.errors import HeapExistsError, HeapFileError, HeapNotFoundError, UsageError
 from pmemheap.file import locks
+from pmemheap.refusals import refusal
 
-__all__ = ["give_name", "new_file", "place_of", "require_place", "temporary_name"]
+__all__ = ["give_name", "new_file", "opened_again", "place_of", "require_place", "temporary_name"]
 
 _CHARACTERS_KEPT = 40
 _ATTEMPTS = 16  # while others make and remove files of the same name
@@ -39,6 +40,19 @@ def place_of(path: Path) -> Path:
     except OSError:  # the search for the directory raises it
         pass
     return place
+
+
+def opened_again(fd: int, flags: int) -> int:
+    """Return a descriptor of its own for what `fd` leads to, for a heap to be attached."""
+    what = f"attach: an open descriptor expected, found {fd!r}"
+    try:
+        return os.open(f"/proc/self/fd/{fd:d}", flags | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise HeapFileError(what, errno.EBADF) from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"{what}: {error}") from error
+    except OSError as error:
+        raise refusal(what, error, f"descriptor {fd}") from error
 
 
 def temporary_name(place: Path) -> Path:

@@ -1,31 +1,27 @@
 """Heap: blocks in memory that grows without moving. The face of the package.
 
-    Heap -- making, arenas, durability and end
-      |
-    BlockSpace -- handles and arrays, space and insight
-      |
-    Engine -- the lock, the slow paths of malloc, free, realloc, view
-      |
-    HeapCore -- the same calls in C, and all that keeps the GIL
+    Heap         making, arenas, durability and end
+    BlockSpace   handles and arrays, space and insight
+    Engine       the lock, the slow paths of malloc, free, realloc, view
+    HeapCore     the same calls in C, and all that keeps the GIL
 
 A call that raises has changed nothing.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from pmemheap.errors import DurabilityError, HeapFileError, PmemHeapError, UsageError
+from pmemheap.errors import DurabilityError, PmemHeapError, UsageError
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.locks import look_beside_writer
+from pmemheap.file.naming import opened_again
 from pmemheap.file.recovery import recover, replay_private
 from pmemheap.file.snapshotting import copy_heap_file
 from pmemheap.heap import gate, insight, rooted
@@ -51,7 +47,7 @@ from pmemheap.heap.transaction import Savepoint, Transaction
 from pmemheap.heap.viewed import viewed_blocks
 from pmemheap.layout import ARENA_BITS, ArenaState, FileIdentity, RootSlot
 from pmemheap.native.constants import State
-from pmemheap.refusals import end_with, refusal, refusals
+from pmemheap.refusals import end_with, refusals
 from pmemheap.space.anonymous import AnonymousMedium
 from pmemheap.space.region import Region
 from pmemheap.units import GRANULE
@@ -269,15 +265,32 @@ class Heap(BlockSpace):
         HeapFileError
             Not an open descriptor of a heap.
         HeapBusyError, HeapPermissionError
-            Another process is the writer; the descriptor can only be read.
+            Another process is the writer, or gives a reader no moment for a look; the descriptor
+            can only be read.
         CorruptHeapError
             What the descriptor leads to is not a sound heap.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
-        own = _opened_again(fd, os.O_RDONLY if readonly else os.O_RDWR)
+
+        limit = limit_argument(limit)
+        if not readonly:
+            return cls._attached(fd, os.O_RDWR, limit, headroom, decay)
+        own = opened_again(fd, os.O_RDONLY)
+        try:
+            return look_beside_writer(
+                own, f"descriptor {fd}",
+                lambda: cls._attached(fd, os.O_RDONLY, limit, headroom, decay), lambda _: True,
+            )  # fmt: skip
+        finally:
+            os.close(own)
+
+    @classmethod
+    def _attached(
+        cls, fd: int, flags: int, limit: int | None, headroom: int | None, decay: float | None
+    ) -> Self:
         medium = FileMedium.adopt(
-            own, f"descriptor {fd}", readonly=readonly, limit=limit_argument(limit), beside=True,
-            recover=recover,
+            opened_again(fd, flags), f"descriptor {fd}", readonly=flags == os.O_RDONLY,
+            limit=limit, beside=True, recover=recover,
         )  # fmt: skip
         return cls._over_file(medium, headroom, decay, fresh=False)
 
@@ -476,9 +489,10 @@ class Heap(BlockSpace):
         return self._stats_of_all()
 
     def _stats_of_all(self) -> HeapStats:
-        self._require()
+        spaces = self._all_spaces()
+        self._each(spaces, lambda space: space._look(space._supply.read_all))  # which maps tables
         listed = insight.list_mappings()
-        return total(self._each(self._all_spaces(), lambda space: space._stats_as_listed(listed)))
+        return total(self._each(spaces, lambda space: space._stats_as_listed(listed)))
 
     def check(self) -> CheckReport:
         """Verify every structure against every other, while no thread changes them. O(units).
@@ -779,8 +793,9 @@ class Heap(BlockSpace):
         try:
             if isinstance(self._medium, FileMedium):
                 self._medium.close()
-        finally:
-            open_heaps.discard(self)
+        finally:  # after an interrupt its file may be open still: then the next call goes on
+            if getattr(self._medium, "fd", -1) < 0:
+                open_heaps.discard(self)
 
     def _rest(self) -> None:
         """Let the file be as if the heap was closed, at the end of the interpreter.
@@ -818,27 +833,9 @@ class Heap(BlockSpace):
         """Return itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, value: BaseException | None, traceback: object) -> None:
         """Close; an exception that leaves the block is not replaced: see `close`."""
         end_with(value, self.close)
-
-
-def _opened_again(fd: int, flags: int) -> int:
-    """Return a descriptor of its own for what `fd` leads to."""
-    what = f"attach: an open descriptor expected, found {fd!r}"
-    try:
-        return os.open(f"/proc/self/fd/{fd:d}", flags | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError as error:
-        raise HeapFileError(what, errno.EBADF) from error
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"{what}: {error}") from error
-    except OSError as error:
-        raise refusal(what, error, f"descriptor {fd}") from error
 
 
 def _is_sound(found: object) -> bool:
