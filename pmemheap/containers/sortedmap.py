@@ -220,7 +220,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         if memoryview(key).nbytes + length > _ENTRY_BYTES_MOST:
             placed = tx.malloc(length)
             tx.write(placed, value)
-        self._retried(tx, lambda: self._put(key, value, placed))
+        self._retried(tx, self._put, key, value, placed)
 
     def _require_key(self, key: bytes) -> None:
         length = memoryview(key).nbytes
@@ -233,7 +233,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
     def _remove_slow(self, key: bytes) -> bool:
         """Remove a key, when C could not do it alone; tell whether it was there."""
         with self._heap.transaction(durable=self._durable) as tx:
-            return self._retried(tx, lambda: self._remove(key)) > 0
+            return self._retried(tx, self._remove, key) > 0
 
     def patch(self, key: bytes, start: int, data: Any) -> None:
         """Change bytes of a value in place, at a cost that does not depend on its length.
@@ -255,7 +255,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         with self._heap.transaction(durable=self._durable) as tx:
             found = self._patch(key, start, data)
             if found < 0:
-                found = self._retried(tx, lambda: self._patch_once(key, start, data))
+                found = self._retried(tx, self._patch_once, key, start, data)
         if not found:
             raise KeyError(key)
 
@@ -309,7 +309,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
                     key = None if key is None else self._pack_from(key, tx)
 
     def _pack_from(self, key: bytes, tx: Any) -> bytes | None:
-        found = self._retried(tx, lambda: self._pack(key))
+        found = self._retried(tx, self._pack, key)
         assert not isinstance(found, int)
         return found
 
@@ -352,14 +352,14 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
 
     # ------------------------------------------------------------ when C cannot go on
 
-    def _retried(self, tx: Any, change: Callable[[], T]) -> T:
+    def _retried(self, tx: Any, change: Callable[..., T], *arguments: Any) -> T:
         """Repeat a change that C refuses, after what lets it succeed; or raise.
 
         It gets on: who has excluded others is not busy again, and each time that nodes are missing
         the heap brings one more into reach of C, until it refuses.
         """
         nodes = _NODES_AT_ONCE
-        while isinstance(code := change(), int) and code < 0:
+        while isinstance(code := change(*arguments), int) and code < 0:
             if code == Refusal.MAP_BUSY:
                 self._exclude_others(tx)
             elif code == Refusal.REFILL:
