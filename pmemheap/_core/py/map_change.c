@@ -12,7 +12,6 @@ static int64_t begin_change(PyObject *object, struct ph_tx **tx, int (*tick)(str
     int busy = 0;
 
     *tx = NULL;
-    self->map.is_alone = 0;
     if (self->space == NULL)
         return PH_M_NO_TX;
     if (tick(ph_space_of(self)) < 0)
@@ -21,10 +20,9 @@ static int64_t begin_change(PyObject *object, struct ph_tx **tx, int (*tick)(str
         return PH_M_RAISED;
     if (ph_log_of(self) != NULL)
         *tx = ph_tx_here(ph_log_of(self), 1, &busy);
-    if (*tx == NULL && self->may_be_alone && ph_begin_autocommit(self->space, &self->alone)) {
+    if (*tx == NULL && self->may_be_alone && ph_begin_autocommit(self->space, &self->alone))
         *tx = &self->alone;
-        self->map.is_alone = 1;
-    }
+    self->map.is_alone = *tx == &self->alone; /* behind all of Python, in which other threads use the map */
     self->map.tx = *tx;
     return *tx == NULL ? PH_M_NO_TX : busy ? PH_M_BUSY : 0;
 }
@@ -49,6 +47,14 @@ static PyObject *number_of(int64_t code)
     return code == PH_M_RAISED ? NULL : PyLong_FromLongLong(code);
 }
 
+/* Whether a value that is placed apart lies in a block that this transaction has reserved: Python code may have ended the
+ * one that did, or made the value longer. */
+static int is_placed(struct ph_tx *tx, uint64_t placed, uint64_t length)
+{
+    struct ph_tx_aim aim;
+    return ph_tx_aim(tx, placed, length, &aim) == 0 && aim.fresh && aim.block.offset == ph_local(placed);
+}
+
 /* 1 if the key was there, 0, or a code. */
 static int64_t put_bytes(PyObject *object, PyObject *name, PyObject *bytes, uint64_t placed)
 {
@@ -63,6 +69,8 @@ static int64_t put_bytes(PyObject *object, PyObject *name, PyObject *bytes, uint
         return PH_M_RAISED;
     }
     int64_t code = key.length > PH_MAP_KEY_MOST ? PH_M_NO_TX : begin_change(object, &tx, ph_tick);
+    if (code >= 0 && placed != PH_MAP_NOWHERE && !is_placed(tx, placed, value.length))
+        code = PH_M_NO_TX;
     if (code >= 0)
         code = ph_map_put(&self->map, key.at, key.length, value.at, value.length, placed);
     code = end_change(self, tx, code);
