@@ -165,11 +165,14 @@ class Transaction(native.TxCore):
             with heap._own_view(place, count) as old, heap._own_view(to, count) as new:
                 new[:] = old
             heap._require_kept()
-            self._carry(place, count, to)
-            self.free(place)
+            refused = self._carry(place, count, to)
+            if refused == 0:
+                self.free(place)
         except BaseException:
             self._try_free(to)
             raise
+        if refused < 0:  # a handler has ended the savepoint that had it
+            self._heap._refuse_in_transaction(refused, "realloc", to, count)
         return to
 
     def snapshot(self, offset: int, length: int) -> None:

@@ -44,7 +44,10 @@ static PyObject *wait_writer(PyObject *object, PyObject *ignored)
         Py_BEGIN_ALLOW_THREADS
         got = PyThread_acquire_lock_timed(self->log->writer, PH_WRITER_WAIT, 0) == PY_LOCK_ACQUIRED;
         Py_END_ALLOW_THREADS
-        ph_tx_note_writer(self, got);
+        if (got && !is_begun(self)) /* another thread has ended it meanwhile */
+            PyThread_release_lock(self->log->writer);
+        else
+            ph_tx_note_writer(self, got);
         if (PyErr_CheckSignals() < 0)
             return NULL;
     }

@@ -143,7 +143,8 @@ static PyObject *try_write(PyObject *object, PyObject *args)
 }
 
 PyDoc_STRVAR(carry_doc,
-"_carry(offset, length, to, /)\n--\n\nStore what was collected for a range of one block to another block, which is reserved.");
+"_carry(offset, length, to, /)\n--\n\n"
+"Store what was collected for a range of one block to another block; a negative code if that is not one of its own.");
 
 static PyObject *carry(PyObject *object, PyObject *args)
 {
@@ -151,9 +152,14 @@ static PyObject *carry(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "KKK", &offset, &length, &to))
         return NULL;
-    if (is_begun(tx_of(object)))
-        ph_tx_carry(&tx_of(object)->tx, offset, length, to);
-    Py_RETURN_NONE;
+    struct ph_tx *tx = &tx_of(object)->tx;
+    struct ph_tx_aim aim;
+    int code = is_begun(tx_of(object)) ? ph_tx_aim(tx, to, length, &aim) : PH_T_ENDED;
+    if (code == 0 && !aim.fresh)
+        code = PH_H_BAD_OFFSET;
+    if (code == 0)
+        ph_tx_carry(tx, offset, length, to);
+    return PyLong_FromLong(code);
 }
 
 PyDoc_STRVAR(snapshot_doc,
