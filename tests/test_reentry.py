@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,8 @@ def signal_at(event: str, function: str, handler: Callable[[], object]) -> Itera
     came: list[int] = []
 
     def profile(frame: Any, found: str, argument: object) -> None:
-        if found == event and frame.f_code.co_name == function and not came:
+        of_c = getattr(argument, "__name__", "") if found == "c_call" else None
+        if found == event and function in {of_c, frame.f_code.co_name} and not came:
             came.append(1)
             sys.setprofile(None)
             signal.raise_signal(signal.SIGUSR1)
@@ -168,6 +170,65 @@ def operations_of(heap: Heap) -> list[Any]:
         file.seek(block.log_off)
         log = file.read(block.log_size)
     return [each for record in records.survivors(log, block.log_size) for each in record.ops]
+
+
+def test_another_thread_may_change_a_map_in_the_middle_of_a_change() -> None:
+    """The first look at a map that was opened in a transaction asks Python: others go on then."""
+    with Heap.anonymous() as heap:
+        with heap.transaction():
+            made = SortedMap(heap, "map")
+
+        def other() -> None:
+            thread = threading.Thread(target=made.__setitem__, args=(b"b", b"2"))
+            thread.start()
+            thread.join()
+
+        with heap.transaction():
+            with signal_at("call", "_is_committed", other) as came:
+                made[b"a"] = b"1"
+            made[b"c"] = b"3"
+            assert came
+            assert made.get(b"a") == b"1"
+        assert list(made) == [b"a", b"b", b"c"]
+        made.check()
+
+
+def test_a_block_of_a_savepoint_that_a_handler_aborts_is_not_stored_to() -> None:
+    with Heap.anonymous() as heap:
+        old = heap.malloc(64)
+        others: list[int] = []
+        with heap.transaction() as tx:
+            tx.write(old, b"A" * 64)
+            point = heap.transaction()
+
+            def abort() -> None:
+                point.abort()
+                others.append(heap.malloc(200))
+                heap.view(others[0])[:] = bytes(heap.usable_size(others[0]))
+
+            with (
+                signal_at("c_call", "_carry", abort),
+                pytest.raises(UsageError, match="realloc: offset of a live block expected"),
+            ):
+                point.realloc(old, 200)
+        assert not any(heap.view(others[0]))
+        assert bytes(heap.view(old)) == b"A" * 64
+
+
+def test_a_value_has_one_length_while_it_is_put() -> None:
+    with Heap.anonymous() as heap:
+        made = SortedMap(heap, "map")
+        value = bytearray(b"v" * 300_000)
+        with (
+            signal_at("call", "_retried", lambda: value.extend(b"more")),
+            pytest.raises(BufferError),
+            heap.transaction(),
+        ):
+            made[b"key"] = value
+        assert not made
+        made[b"key"] = value
+        assert made[b"key"] == value
+        made.check()
 
 
 def test_a_map_stays_in_the_heap_that_it_was_made_for() -> None:

@@ -215,12 +215,12 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
                 self._refuse(code)
 
     def _put_in(self, tx: Any, key: bytes, value: Any) -> None:
-        length = memoryview(value).nbytes
-        placed = UNPLACED
-        if memoryview(key).nbytes + length > _ENTRY_BYTES_MOST:
-            placed = tx.malloc(length)
-            tx.write(placed, value)
-        self._retried(tx, self._put, key, value, placed)
+        with memoryview(value) as data:  # held, so that it has one length
+            placed = UNPLACED
+            if memoryview(key).nbytes + data.nbytes > _ENTRY_BYTES_MOST:
+                placed = tx.malloc(data.nbytes)
+                tx.write(placed, data)
+            self._retried(tx, self._put, key, data, placed)
 
     def _require_key(self, key: bytes) -> None:
         length = memoryview(key).nbytes
