@@ -139,40 +139,20 @@ static void look_ahead(const struct ph_map *map, uint64_t offset)
         __builtin_prefetch(node + (size_t)PH_MAP_LINE * i);
 }
 
-/* The node above the leaves in which a way turns to the leaf before (`step` -1) or behind (1) its own; -1: there is none. */
-static int turn_of(const struct ph_map_cursor *cursor, const uint8_t *const *nodes, int step)
-{
-    for (int depth = (int)cursor->height - 2; depth >= 0; depth--) {
-        uint32_t at = cursor->path[depth].at;
-        if (step < 0 ? at > 0 : at + 1 < ph_node_count(nodes[depth]))
-            return depth;
-    }
-    return -1;
-}
-
 /* Whether a key that is not found lies on its side of the leaf before or behind the one to which its way has led. */
-static int confirm_beside(struct ph_map *map, const struct ph_map_cursor *cursor, const uint8_t *const *nodes,
-                          const void *key, uint64_t nkey, int step)
+static int confirm_beside(struct ph_map *map, const struct ph_map_cursor *cursor, const void *key, uint64_t nkey, int back)
 {
-    int turn = turn_of(cursor, nodes, step);
-    if (turn < 0)
-        return 0;
-    const uint8_t *node = nodes[turn];
-    uint64_t offset = cursor->path[turn].node;
-    uint32_t i = cursor->path[turn].at + (uint32_t)step;
-    for (uint32_t level = cursor->height - 1 - (uint32_t)turn; level-- > 0;) {
-        if (ph_map_child(node, i, &offset) < 0)
-            return ph_map_fail(map, offset, PH_M_CORRUPT);
-        node = node_at(map, offset, level);
-        if (node == NULL)
-            return map->why;
-        if (ph_node_count(node) == 0)
-            return ph_map_fail(map, offset, PH_M_CORRUPT);
-        i = step < 0 ? ph_node_count(node) - 1 : 0;
-    }
+    struct ph_map_cursor beside = *cursor;
     struct ph_map_item entry;
-    int order = ph_node_entry(node, i, &entry) < 0 ? 0 : ph_key_order(entry.key, entry.nkey, key, nkey);
-    return (step < 0 ? order < 0 : order > 0) ? 0 : ph_map_fail(map, offset, PH_M_CORRUPT);
+    int found = ph_map_step(map, &beside, back);
+    if (found <= 0)
+        return found;
+    const struct ph_map_step *step = &beside.path[beside.height - 1];
+    const uint8_t *leaf = ph_map_node(map, step->node, 0);
+    if (leaf == NULL)
+        return map->why;
+    int order = ph_node_entry(leaf, step->at, &entry) < 0 ? 0 : ph_key_order(entry.key, entry.nkey, key, nkey);
+    return (back ? order < 0 : order > 0) ? 0 : ph_map_fail(map, step->node, PH_M_CORRUPT);
 }
 
 /* Whether the leaf in which a key is not found is the leaf for it: it is if it has keys on both sides of the place, for no two
@@ -188,8 +168,8 @@ static int confirm_way(struct ph_map *map, const struct ph_map_cursor *cursor, c
         if (!ph_node_leads(nodes[depth], key, nkey, cursor->path[depth].at))
             return ph_map_fail(map, cursor->path[depth].node, PH_M_CORRUPT);
     if (at == 0)
-        failed = confirm_beside(map, cursor, nodes, key, nkey, -1);
-    return failed == 0 && at == count ? confirm_beside(map, cursor, nodes, key, nkey, 1) : failed;
+        failed = confirm_beside(map, cursor, key, nkey, 1);
+    return failed == 0 && at == count ? confirm_beside(map, cursor, key, nkey, 0) : failed;
 }
 
 int ph_map_descend(struct ph_map *map, const struct ph_map_header *header, const void *key, uint64_t nkey,
