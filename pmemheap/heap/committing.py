@@ -353,7 +353,7 @@ class Committing(native.HeapCore):
         names = [name for name, named in transaction.roots.items() if named == offset]
         return rooted.refused("transaction: commit", offset, names)
 
-    def _prepare_fresh(self, transaction: Transaction) -> None:
+    def _prepare_fresh(self, transaction: native.TxCore) -> None:
         """Make much new data durable before the record that speaks of it: DATA FIRST.
 
         What a finalizer or a signal handler adds meanwhile travels in the record, or is synced by
@@ -368,7 +368,7 @@ class Committing(native.HeapCore):
             self._sync_ranges(self._medium, ranges)
         transaction._set_fresh_durable(changes)
 
-    def _fits_record(self, transaction: Transaction) -> bool:
+    def _fits_record(self, transaction: native.TxCore) -> bool:
         """Tell whether a record can carry the new data that is not durable."""
         log = self._redo()
         if log is None or not self._is_power or transaction._fresh_is_durable():
@@ -459,21 +459,17 @@ class Committing(native.HeapCore):
             with self._own_view(offset, count) as old, self._own_view(to, count) as new:
                 new[:] = old
             self._require_kept()
-            self._retire_moved(transaction, offset, to, size)
+            self._retire_moved(transaction, offset, size)
         finally:
             transaction._finish()
         return to
 
-    def _retire_moved(self, transaction: native.TxCore, offset: int, to: int, size: int) -> None:
-        medium = self._medium
+    def _retire_moved(self, transaction: native.TxCore, offset: int, size: int) -> None:
         refused = transaction._try_free(offset)
         if refused < 0:
             self._refuse_in_transaction(refused, "realloc", offset, size)
         log = self._redo()
-        inline_most = INLINE_MOST if log is None else min(INLINE_MOST, log.size // 4)
-        if isinstance(medium, FileMedium) and medium.is_power and size > inline_most:
-            self._sync_ranges(medium, [(to, size)])
-            transaction._set_fresh_durable(transaction._fresh_changes())
+        self._prepare_fresh(transaction)
         while (end := transaction._commit(b"", 0, False)) < 0:
             if end == Refusal.ROOTED:  # since it was looked at
                 raise rooted.refused("realloc", offset, rooted.names_of(self, offset))
