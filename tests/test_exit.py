@@ -200,14 +200,14 @@ def test_a_change_that_waited_for_a_durable_point_ends_it(
     """The file said that it was closed, and another thread went on to change it."""
     with Heap.create(tmp_path / "heap", durability="process") as heap:
         other = threading.Thread(target=lambda: heap.malloc(300_000))
-        can_be_clean = Heap._can_be_clean
+        becomes_clean = Heap._becomes_clean
 
         def asked(self: Heap) -> bool:
             other.start()
             time.sleep(0.2)  # it has seen that the heap is open, and waits for the lock
-            return can_be_clean(self)
+            return becomes_clean(self)
 
-        monkeypatch.setattr(Heap, "_can_be_clean", asked)
+        monkeypatch.setattr(Heap, "_becomes_clean", asked)
         heap.sync()
         other.join()
         assert isinstance(heap._medium, FileMedium)

@@ -256,3 +256,41 @@ def test_a_root_that_leads_into_an_arena_is_no_damaged_map() -> None:
         heap.roots["map"] = heap.arena("arena").malloc(64)
         with pytest.raises(UsageError, match="leads to a SortedMap expected"):
             SortedMap(heap, "map")
+
+
+def test_a_view_that_another_thread_takes_during_a_sync_keeps_the_file_in_use(
+    tmp_path: Path,
+) -> None:
+    """Nobody notices what is stored through it, so the file must not say that it is closed."""
+    views: list[memoryview] = []
+    with Heap.create(tmp_path / "heap", durability="process") as heap:
+        offset = heap.malloc(100)
+        thread = threading.Thread(target=lambda: views.append(heap.view(offset)))
+
+        def take(frame: object, event: str, argument: Any) -> None:
+            if event == "c_call" and argument.__name__ == "_set_state":
+                sys.setprofile(None)
+                thread.start()
+                thread.join()
+
+        sys.setprofile(take)
+        try:
+            heap.sync()
+        finally:
+            sys.setprofile(None)
+        assert isinstance(heap._medium, FileMedium)
+        assert len(views) == 1
+        assert not heap._medium.is_clean
+        views.clear()
+        heap.sync()
+        assert heap._medium.is_clean
+
+
+def test_a_transaction_that_is_dropped_with_an_open_savepoint_ends() -> None:
+    with Heap.anonymous() as heap:
+        tx = heap.transaction()
+        inner = heap.transaction()
+        inner.malloc(100)
+        del tx, inner
+        assert heap.stats().blocks == 0
+        heap.transaction().commit()

@@ -46,8 +46,9 @@ from pmemheap.heap.committing import Committing
 from pmemheap.heap.exiting import begin_exit, leave_at_exit
 from pmemheap.heap.gate import Gate
 from pmemheap.heap.roots import Roots, RootStore
+from pmemheap.heap.viewed import is_viewed
 from pmemheap.layout import ARENA_BITS, FileIdentity, HeapState
-from pmemheap.native.constants import POOL_MOST, Refusal, State, TxState, UnitState
+from pmemheap.native.constants import POOL_MOST, Refusal, State, UnitState
 from pmemheap.space.anonymous import AnonymousMedium
 from pmemheap.space.region import Region
 from pmemheap.space.size_classes import CLASSES, class_of, packed_classes
@@ -638,23 +639,22 @@ class Engine(Committing):
         for space in self._spaces():
             space._set_state(state)
 
-    def _can_be_clean(self) -> bool:
-        """Tell whether a sync of a process heap may say in the file that nothing goes on.
-
-        Not while somebody has a view: what is stored through it nobody notices.
-        """
-        viewed = any(space._live_views() for space in self._spaces())
-        if viewed or self._is_power or self._state() != State.OPEN:
-            return False
+    def _becomes_clean(self) -> bool:
+        """Begin a sync that says that nothing goes on; not if views, unnoticed, are stored to."""
         on_memory = isinstance(self._medium, FileMedium) and self._medium.on_memory
-        at_work = any(tx._state()[0] == TxState.OPEN for tx in self._log._open_transactions())
-        return not on_memory and not at_work
+        is_idle = self._state() == State.OPEN and not self._log._open_transactions()
+        if on_memory or self._is_power or not is_idle or is_viewed(self._spaces()):
+            return False
+        self._set_states(State.CLEAN)  # who takes a view from here on waits for the lock
+        if is_viewed(self._spaces()):  # another thread was faster
+            self._set_states(State.OPEN)
+        return self._state() == State.CLEAN
 
     def _mark_closed(self, medium: FileMedium, file: FileIdentity) -> None:
         """Sync, and say in the file that it is as good as closed, until the next change.
 
-        As long as it names its `file` there, a copy is not: the change may come meanwhile.
-        A change that comes meanwhile waits for the lock, and then marks the heap as in use again.
+        As long as it names its `file` there, a copy is not: the change may come meanwhile,
+        waits for the lock, and then marks the heap as in use again.
         """
         self._set_states(State.CLEAN)
         try:
@@ -759,7 +759,7 @@ class Engine(Committing):
         """Close as far as views that are still alive allow: they keep the memory, not the file."""
         if self._state() == State.FORKED:
             return
-        has_views = any(space._live_views() for space in self._spaces())
+        has_views = is_viewed(self._spaces())
         if self._state() != State.CLOSED:
             self._log._abort_all()
             with suppress(DurabilityError):

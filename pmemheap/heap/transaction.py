@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Transaction", "TransactionRoots"]
 
+_PendingRoots = dict[str, int | None]  # offsets, None for what is dropped
+
 _ENDED: dict[int, str] = {TxState.COMMITTED: "it was committed", TxState.ABORTED: "it was aborted"}
 
 
@@ -66,8 +68,8 @@ class Transaction(native.TxCore):
     __slots__ = ("__weakref__",)
 
     _heap: Engine
-    _pending_roots: dict[str, int | None] | None
-    _savepoints: list[Savepoint] | None
+    _pending_roots: _PendingRoots | None
+    _savepoints: list[_PendingRoots] | None  # of each, the roots that it would take back to
 
     # ------------------------------------------------------------ what it is
 
@@ -340,10 +342,10 @@ class Savepoint:
         if transaction._savepoint() < 0:
             raise MemoryError("transaction: no memory for a savepoint")
         self._transaction = transaction
-        self._pending_roots = dict(transaction._pending_roots or {})
+        self._roots_before = dict(transaction._pending_roots or {})
         if transaction._savepoints is None:
             transaction._savepoints = []
-        transaction._savepoints.append(self)
+        transaction._savepoints.append(self._roots_before)  # not itself: a circle would keep both
 
     def __getattr__(self, name: str) -> Any:
         """Hand everything else to the transaction."""
@@ -352,7 +354,8 @@ class Savepoint:
     @property
     def is_open(self) -> bool:
         """Whether it can still be used."""
-        return self._transaction.is_open and self in (self._transaction._savepoints or ())
+        open_ones = self._transaction._savepoints or ()
+        return self._transaction.is_open and any(each is self._roots_before for each in open_ones)
 
     def commit(self) -> None:
         """Keep what was done since it began, as part of the transaction."""
@@ -362,17 +365,22 @@ class Savepoint:
 
     def abort(self) -> None:
         """Take back what was done since it began."""
-        open_ones = self._require_last("abort")
+        self._require_last("abort")
+        self._abort_last()
+
+    def _abort_last(self) -> None:
+        self._transaction._require_usable()
+        open_ones = self._transaction._savepoints or []
         self._transaction._rollback()
-        self._transaction._pending_roots = self._pending_roots
+        self._transaction._pending_roots = open_ones[-1]
         open_ones.pop()
 
-    def _require_last(self, what: str) -> list[Savepoint]:
+    def _require_last(self, what: str) -> list[_PendingRoots]:
         self._transaction._require_usable()
         if not self.is_open:
             raise UsageError(f"savepoint: an open one expected at {what}, found one that has ended")
         open_ones = self._transaction._savepoints or []
-        if open_ones[-1] is not self:
+        if open_ones[-1] is not self._roots_before:
             raise UsageError(f"savepoint: the innermost one expected at {what}, found another")
         return open_ones
 
@@ -396,7 +404,7 @@ class Savepoint:
 
     def _abort_all(self) -> None:
         while self.is_open:
-            (self._transaction._savepoints or [self])[-1].abort()
+            self._abort_last()
 
 
 class TransactionRoots(MutableMapping[str, int]):

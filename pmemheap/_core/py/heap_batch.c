@@ -37,7 +37,7 @@ PyDoc_STRVAR(malloc_many_doc,
 "malloc_many(size, count)\n--\n\n"
 "Allocate `count` blocks of `size` bytes in one call: all of them or none.\n\n"
 "Returns\n-------\nmemoryview\n    Writable, format ``Q`` (uint64), shape ``(count,)``: the offsets.\n\n"
-"Raises\n------\nUsageError, OutOfSpaceError\n    As `malloc`; nothing stays allocated.\n\n"
+"Raises\n------\nUsageError, OutOfSpaceError\n    As `malloc`; nothing stays allocated, unless another thread closed the heap meanwhile.\n\n"
 "Notes\n-----\nFor a process that is killed in the middle the batch is a sequence of single calls.");
 
 static PyObject *heap_malloc_many(PyObject *object, PyObject *const *args, Py_ssize_t nargs, PyObject *keywords)
