@@ -170,7 +170,7 @@ endef
 checked:
 	$(call BUILD_CHECKED,checked)
 	cd build/checked && $(CURDIR)/$(VENV)/checked/bin/python -m pytest -p no:cacheprovider -n 2 --dist worksteal \
-	  -m checked $(PYTEST_OPTIONS) tests
+	  -m checked $(PYTEST_OPTIONS) $$(grep -l mark.checked tests/*.py)
 
 BUILD_SANITIZED = $(call BUILD_CHECKED,sanitized,CFLAGS="$(SANITIZERS)" LDFLAGS="-fsanitize=address$(COMMA)undefined")
 # Python in it. No leak detection: the interpreter itself never frees everything.
