@@ -15,7 +15,7 @@ import pytest
 from wreck import look
 
 import pmemheap
-from pmemheap import CorruptHeapError, Heap, native
+from pmemheap import CorruptHeapError, Heap
 from pmemheap.cli import main
 from pmemheap.file import heapfile
 from pmemheap.format.header import read_superblock
@@ -372,11 +372,9 @@ def test_copy_of_power_heap_is_told_after_another_boot(
 def test_inode_and_device_tell_where_no_times_are_kept(
     durability: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fstat = native.fstat
     monkeypatch.setattr(
-        heapfile, "file_identity",
-        lambda fd: FileIdentity(0, fstat(fd).inode, fstat(fd).device),
-    )  # fmt: skip
+        heapfile, "_identity_of", lambda status: FileIdentity(0, status.inode, status.device)
+    )
     with in_use(tmp_path / "heap", durability):
         shutil.copyfile(tmp_path / "heap", tmp_path / "copy")
     with pytest.raises(CorruptHeapError, match=REFUSED):

@@ -202,10 +202,10 @@ def test_a_change_that_waited_for_a_durable_point_ends_it(
         other = threading.Thread(target=lambda: heap.malloc(300_000))
         becomes_clean = Heap._becomes_clean
 
-        def asked(self: Heap) -> bool:
+        def asked(self: Heap, medium: FileMedium) -> bool:
             other.start()
             time.sleep(0.2)  # it has seen that the heap is open, and waits for the lock
-            return becomes_clean(self)
+            return becomes_clean(self, medium)
 
         monkeypatch.setattr(Heap, "_becomes_clean", asked)
         heap.sync()

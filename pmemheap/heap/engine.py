@@ -48,7 +48,7 @@ from pmemheap.heap.gate import Gate
 from pmemheap.heap.roots import Roots, RootStore
 from pmemheap.heap.viewed import is_viewed
 from pmemheap.layout import ARENA_BITS, FileIdentity, HeapState
-from pmemheap.native.constants import POOL_MOST, Refusal, State, UnitState
+from pmemheap.native.constants import POOL_MOST, Refusal, State, TxState, UnitState
 from pmemheap.space.anonymous import AnonymousMedium
 from pmemheap.space.region import Region
 from pmemheap.space.size_classes import CLASSES, class_of, packed_classes
@@ -639,11 +639,11 @@ class Engine(Committing):
         for space in self._spaces():
             space._set_state(state)
 
-    def _becomes_clean(self) -> bool:
+    def _becomes_clean(self, medium: FileMedium) -> bool:
         """Begin a sync that says that nothing goes on; not if views, unnoticed, are stored to."""
-        on_memory = isinstance(self._medium, FileMedium) and self._medium.on_memory
-        is_idle = self._state() == State.OPEN and not self._log._open_transactions()
-        if on_memory or self._is_power or not is_idle or is_viewed(self._spaces()):
+        at_work = any(tx._state()[0] == TxState.OPEN for tx in self._log._open_transactions())
+        is_open = self._state() == State.OPEN and not is_viewed(self._spaces())
+        if medium.on_memory or self._is_power or at_work or not is_open:
             return False
         self._set_states(State.CLEAN)  # who takes a view from here on waits for the lock
         if is_viewed(self._spaces()):  # another thread was faster

@@ -623,7 +623,7 @@ class Heap(BlockSpace):
 
     def _sync_locked(self, medium: FileMedium) -> None:
         try:
-            if self._becomes_clean():
+            if self._becomes_clean(medium):
                 self._mark_closed(medium, medium.identity)
             else:
                 medium.sync()
