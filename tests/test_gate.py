@@ -37,27 +37,30 @@ def heap_of(kind: str, tmp_path: Path) -> Heap:
 
 
 class Busy:
-    """Threads that do something again and again until the block ends; it raises what they raise."""
+    """Threads that do something again and again until the block ends; it raises what they raise.
+
+    The block begins when each of them has done it once.
+    """
 
     def __init__(self, *works: Callable[[], object]) -> None:
         self._stop, self._failures = threading.Event(), list[BaseException]()
+        self._idle = set(range(len(works)))
         self._threads = [
-            threading.Thread(target=self._run, args=(work,), daemon=True) for work in works
+            threading.Thread(target=self._run, args=each, daemon=True) for each in enumerate(works)
         ]
-        self.rounds = 0
 
-    def _run(self, work: Callable[[], object]) -> None:
+    def _run(self, number: int, work: Callable[[], object]) -> None:
         try:
             while not self._stop.is_set():
                 work()
-                self.rounds += 1
+                self._idle.discard(number)
         except BaseException as error:
             self._failures.append(error)
 
     def __enter__(self) -> Busy:
         for thread in self._threads:
             thread.start()
-        while not self.rounds and not self._failures:
+        while self._idle and not self._failures:
             time.sleep(0.001)
         return self
 
