@@ -288,6 +288,9 @@ class Commits:
             is_armed.clear()
         except KeyboardInterrupt:
             self.depth = depth
+            self.is_refused = False
+            with native.faults(1):
+                pass  # the signal may have come before `refused` let the calls succeed again
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         self.is_interrupted = False
