@@ -19,7 +19,9 @@ import pytest
 
 from pmemheap import Heap, UsageError
 from pmemheap.containers import SortedMap
+from pmemheap.file import snapshotting
 from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.redo import RedoLog
 from pmemheap.format import records
 from pmemheap.format.records import OperationType
 
@@ -294,3 +296,37 @@ def test_a_transaction_that_is_dropped_with_an_open_savepoint_ends() -> None:
         del tx, inner
         assert heap.stats().blocks == 0
         heap.transaction().commit()
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_a_finalizer_may_free_during_a_snapshot(
+    durability: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log takes no record meanwhile: it moved to a larger one, again and again."""
+    with Heap.create(tmp_path / "heap", durability=durability) as heap:
+        freed, kept = heap.malloc(100), heap.malloc(100)
+        heap.roots["kept"] = kept
+        copy, waiting = snapshotting.copy_heap_file, [freed]
+
+        def free_and_copy(*args: Any, **options: Any) -> None:
+            while waiting:
+                heap.free(waiting.pop())
+            copy(*args, **options)
+
+        monkeypatch.setattr("pmemheap.heap.heap.copy_heap_file", free_and_copy)
+        log_bytes, file_bytes = log_of(heap).size, heap.stats().file_bytes
+        heap.snapshot(tmp_path / "copy")
+        assert not waiting
+        assert (log_of(heap).size, heap.stats().file_bytes) == (log_bytes, file_bytes)
+        assert heap.check()
+        assert [offset for offset, _ in heap.blocks()] == [kept]
+    for name in ("heap", "copy"):
+        with Heap.open(tmp_path / name) as found:
+            assert found.check()
+            assert found.usable_size(found.roots["kept"]) == 112
+
+
+def log_of(heap: Heap) -> RedoLog:
+    log = heap._redo()
+    assert log is not None
+    return log

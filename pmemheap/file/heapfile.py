@@ -846,7 +846,9 @@ class HeapFile:
         if self._asked_by == threading.get_ident() and not (self.taken or self.sync_failed):
             self._asked_by = 0
             return
-        self.taken = self.taken or self._found_taken()
+        found = "" if self.taken else self._found_taken()
+        if found:  # what another thread has found meanwhile stays
+            self.taken = found
         if self.taken:
             self.sync_failed = True
             raise self.failure(during)

@@ -15,8 +15,8 @@ import errno
 import struct
 import threading
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from pmemheap import layout, native
 from pmemheap.errors import DurabilityError, OutOfSpaceError, PmemHeapError
@@ -154,6 +154,17 @@ class RedoLog(native.LogCore):
     def is_busy(self) -> bool:
         """Whether a thread is in the middle of it: what finalizers change then waits."""
         return self._depth > 0
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let no record be appended while the block runs; what finalizers change waits."""
+        self._depth += 1
+        try:
+            self._freeze(True)
+            yield
+        finally:
+            self._freeze(False)
+            self._depth -= 1
 
     def sync(self) -> None:
         """Wait until everything so far is durable, and what was stored to blocks as well.

@@ -702,8 +702,7 @@ class Heap(BlockSpace):
         log = self._redo()
         assert log is not None, "a heap in a file that may be changed has a log"
         log.append(b"", 0, medium.file_end)
-        try:
-            log._freeze(True)
+        with log.frozen():
             if not medium.is_power:  # bare calls pass no log: they ask for use, and wait
                 self._set_states(State.CLEAN)
             log.checkpoint()
@@ -711,8 +710,6 @@ class Heap(BlockSpace):
                 medium.fd, path, medium.superblock, medium.segments.values(), medium.file_end,
                 require_ours=medium.require_ours, **options,
             )  # fmt: skip
-        finally:
-            log._freeze(False)
 
     def close(self) -> None:
         """Sync, mark the file as closed, unmap. Closing twice is allowed.
