@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +324,58 @@ def test_a_finalizer_may_free_during_a_snapshot(
         with Heap.open(tmp_path / name) as found:
             assert found.check()
             assert found.usable_size(found.roots["kept"]) == 112
+
+
+def test_a_finalizer_may_free_while_an_interrupted_move_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is frozen then, as in the middle of a snapshot."""
+    with Heap.create(tmp_path / "heap", durability="power") as heap:
+        freed = [heap.malloc(100)]
+        log, medium = log_of(heap), heap._medium
+        assert isinstance(medium, FileMedium)
+        monkeypatch.setattr(medium, "map_next_log", Interrupting())
+        with pytest.raises(KeyboardInterrupt):
+            heap._serve(log.move, 2 * log.size)
+        monkeypatch.undo()
+        reread = medium.reread
+
+        def free_and_read() -> None:
+            while freed:
+                heap.free(freed.pop())
+            reread()
+
+        monkeypatch.setattr(medium, "reread", free_and_read)
+        heap.malloc(300_000)
+        assert not freed
+        assert heap.check()
+    with Heap.open(tmp_path / "heap") as heap:
+        assert heap.check()
+        assert heap.stats().blocks == 1
+
+
+class Interrupting:
+    def __call__(self, *_: object) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_that_a_finalizer_puts_out_leaves_the_log_in_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python prints what a finalizer raises, and goes on; nobody else hears of it."""
+    with Heap.create(tmp_path / "heap", durability="power") as heap:
+        monkeypatch.setattr(log_of(heap), "checkpoint_if_due", Interrupting())
+
+        def finalize() -> None:
+            with suppress(KeyboardInterrupt):
+                heap._log_upkeep()
+
+        heap._serve(finalize)
+        monkeypatch.undo()
+        assert heap._medium.in_doubt
+        assert heap.usable_size(heap.malloc(300_000)) >= 300_000
+        assert not heap._medium.in_doubt
+        assert heap.check()
 
 
 def log_of(heap: Heap) -> RedoLog:

@@ -846,9 +846,7 @@ class HeapFile:
         if self._asked_by == threading.get_ident() and not (self.taken or self.sync_failed):
             self._asked_by = 0
             return
-        found = "" if self.taken else self._found_taken()
-        if found:  # what another thread has found meanwhile stays
-            self.taken = found
+        self.taken = self.taken or self._found_taken() or self.taken  # another thread may find it
         if self.taken:
             self.sync_failed = True
             raise self.failure(during)

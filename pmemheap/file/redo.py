@@ -101,6 +101,7 @@ class RedoLog(native.LogCore):
         self._medium = medium  # a cycle, which ends with the journal when the file is closed
         self._checkpointed_at = time.monotonic()
         self._depth = 0
+        self._is_moving = False
         self.checkpoints = 0
         self.moves = 0
         self.syncers: set[int] = set()  # threads that keep others from changing committed bytes
@@ -359,10 +360,17 @@ class RedoLog(native.LogCore):
         DurabilityError
             A sync failed.
         """
+        if self._is_moving:  # the record that names a log cannot wait for a larger one
+            raise OutOfSpaceError(
+                f"heap file {self._medium.name!r}: room in a log of {self.size} bytes for the "
+                "record that names the next one expected, found none"
+            )
         self._depth += 1
         try:
+            self._is_moving = True
             return self._move_all(size)
         finally:
+            self._is_moving = False
             self._depth -= 1
 
     def _move_all(self, size: int) -> bool:
@@ -390,6 +398,14 @@ class RedoLog(native.LogCore):
 
     def mend(self) -> None:
         """After an interrupt: believe the header, and go on in the log that it names."""
+        self._depth += 1
+        try:
+            self._mend_log()
+        finally:
+            self._depth -= 1
+        self._medium.mark_strays_spare()
+
+    def _mend_log(self) -> None:
         medium = self._medium
         self.sync_log()
         medium.reread()
@@ -398,7 +414,6 @@ class RedoLog(native.LogCore):
         if log is not None:
             self._move_to(medium.superblock.log_off, log.length, log)
         self._freeze(False)
-        medium.mark_strays_spare()
 
     def _move_to(self, offset: int, size: int, log: Map) -> None:
         """Checkpoint all there is, name the new log in both superblocks, and switch."""

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pmemheap import layout, native
-from pmemheap.errors import HeapFileError, OutOfSpaceError, UsageError
+from pmemheap.errors import HeapFileError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.redo import INLINE_MOST, RedoLog, slot_operations
 from pmemheap.heap import rooted
@@ -152,9 +152,15 @@ class Committing(native.HeapCore):
 
         What has called for it, a commit as a rule, is done: it must not be reported as refused.
         """
-        with suppress(OutOfSpaceError, HeapFileError):
-            log.checkpoint_if_due()
-            log.append(b"", 0, self._medium_file_end())
+        try:
+            with suppress(OutOfSpaceError, HeapFileError):
+                log.checkpoint_if_due()
+                log.append(b"", 0, self._medium_file_end())
+        except PmemHeapError:
+            raise
+        except BaseException:  # a finalizer, which has called for it, may put the interrupt out
+            self._medium.in_doubt = True
+            raise
 
     def _is_changing(self) -> bool:
         """Tell whether this thread is in the middle of a change of a heap."""

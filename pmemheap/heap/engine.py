@@ -270,10 +270,7 @@ class Engine(Committing):
         self._require(write=True)
         where, refusal = f"free_many, offsets[{index}]", self._free_refusal(offsets)
         if refusal == 0:
-            raise UsageError(
-                f"{where}: each block once, in use by nobody, expected, {offsets:#x} stands there "
-                "again, or was in use until now"
-            )
+            raise UsageError(f"{where}: each block once expected, {offsets:#x} stands there again")
         return self._refuse_free(offsets, where, refusal)
 
     def _refuse_free(self, offset: int, where: str, refusal: int) -> None:
