@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from pmemheap import layout
-from pmemheap.containers import sortedmap, vector
+from pmemheap.containers import sortedmap, vectorstore
 from pmemheap.format import records
 from pmemheap.layout import ArenaSlot, RootSlot, SegmentSlot
 from pmemheap.native.constants import Format, place, width
@@ -59,8 +59,8 @@ def places(form: struct.Struct, start: int = 0) -> Iterator[int]:
         ),
         ("ph_op", records._OPERATION, "type", "type flags zero len off"),
         ("ph_node", sortedmap._NODE, "magic", "magic level zero count top waste prefix none"),
-        ("ph_vector_counts", vector._COUNTS, "magic", "magic block length high"),
-        ("ph_vector_header", vector._HEADER, "magic", "magic changes dtype"),
+        ("ph_vector_counts", vectorstore.COUNTS, "magic", "magic block length high"),
+        ("ph_vector_header", vectorstore.HEADER, "magic", "magic changes dtype"),
         ("ph_backup_header", backups._HEADER, "magic", "magic crc size uuid before after count"),
         ("ph_backup_range", backups._RANGE, "offset", "offset length crc"),
     ],

@@ -23,7 +23,7 @@ import pytest
 from heap_world import answer, contents, descriptors, fill, python
 
 from pmemheap import Heap, native
-from pmemheap.containers import SortedMap, Vector, vector
+from pmemheap.containers import SortedMap, Vector, vectorchange
 from pmemheap.errors import PmemHeapError, UsageError
 from pmemheap.layout import HeapState, newest_superblock
 from pmemheap.native import FaultKind
@@ -517,7 +517,7 @@ def test_child_makes_heaps_of_its_own_whatever_other_threads_were_doing() -> Non
     held, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with vector._making:
+        with vectorchange._making:
             held.set()
             over.wait()
 

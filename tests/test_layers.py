@@ -116,7 +116,6 @@ LONGER = {  # which may only become shorter
     "pmemheap/_core/os/tape.c": 552,
     "pmemheap/space/supply.py": 573,
     "pmemheap/containers/sortedmap.py": 584,
-    "pmemheap/containers/vector.py": 750,
     "pmemheap/heap/engine.py": 829,
     "pmemheap/heap/heap.py": 914,
     "pmemheap/file/heapfile.py": 1047,

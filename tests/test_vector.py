@@ -19,7 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from pmemheap import CorruptHeapError, Heap, OutOfSpaceError, UsageError
 from pmemheap.containers import SortedMap, Vector
-from pmemheap.containers.vector import VectorStatistics, _Change
+from pmemheap.containers.vector import VectorStatistics
+from pmemheap.containers.vectorchange import Change
+from pmemheap.containers.vectorstore import VectorStore
 from pmemheap.heap.transaction import Transaction
 from pmemheap.testing import Crash, Image, Kind, Recording
 from pmemheap.testing.plugin import CrashSimulator
@@ -257,22 +259,22 @@ def test_an_aborted_append_beside_one_in_parts(
     """What another thread stored and took back between two parts does not stay among them."""
     v = Vector(memory, "v", "u8")
     begun: list[None] = []
-    begin = _Change.__init__
+    begin = Change.__init__
 
     def give_up_beside() -> None:
         with suppress(GivenUpError), memory.transaction():
             v.extend([999] * 10)
             raise GivenUpError
 
-    def begin_third_beside(change: _Change, vector: Vector, tx: Transaction) -> None:
+    def begin_third_beside(change: Change, store: VectorStore, tx: Transaction) -> None:
         begun.append(None)
         if len(begun) == 3:  # the look whether parts are needed, part 1, and now part 2
             thread = threading.Thread(target=give_up_beside)
             thread.start()
             thread.join()
-        begin(change, vector, tx)
+        begin(change, store, tx)
 
-    monkeypatch.setattr(_Change, "__init__", begin_third_beside)
+    monkeypatch.setattr(Change, "__init__", begin_third_beside)
     v.extend(np.arange(MiB, dtype="u8"))
     assert (v.array == np.arange(MiB)).all()
     assert len(begun) == 6  # that of the other thread, and both parts again
@@ -508,7 +510,7 @@ def test_forged_counts_and_headers(tmp_path: Path, field: str, readonly: bool) -
         v = Vector(heap, "v", "i8")
         v.extend(range(500))
         other, small = heap.malloc(4096), heap.arena("v").malloc(20)
-        block, place = v._block, heap.roots["v"]
+        block, place = v._store.block, heap.roots["v"]
         usable = v.statistics().block_bytes
     numbers = [0, 1, 499, 501, usable // 8, usable // 8 - 8, usable // 8 - 7, 1 << 32, 1 << 63, -1]
     blocks = [0, 1, block + 16, block - 16, other, small, place, block | 1 << 62, 1 << 63, -1]
