@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from pmemheap import layout
-from pmemheap.containers import sortedmap, vectorstore
+from pmemheap.containers import mapcensus, vectorstore
 from pmemheap.format import records
 from pmemheap.layout import ArenaSlot, RootSlot, SegmentSlot
 from pmemheap.native.constants import Format, place, width
@@ -58,7 +58,7 @@ def places(form: struct.Struct, start: int = 0) -> Iterator[int]:
             "magic crc lsn epoch durable_lsn file_end zero total_len prev_crc txid nops kind pad",
         ),
         ("ph_op", records._OPERATION, "type", "type flags zero len off"),
-        ("ph_node", sortedmap._NODE, "magic", "magic level zero count top waste prefix none"),
+        ("ph_node", mapcensus._NODE, "magic", "magic level zero count top waste prefix none"),
         ("ph_vector_counts", vectorstore.COUNTS, "magic", "magic block length high"),
         ("ph_vector_header", vectorstore.HEADER, "magic", "magic changes dtype"),
         ("ph_backup_header", backups._HEADER, "magic", "magic crc size uuid before after count"),

@@ -115,7 +115,6 @@ LONGER = {  # which may only become shorter
     "pmemheap/layout.py": 542,
     "pmemheap/_core/os/tape.c": 552,
     "pmemheap/space/supply.py": 573,
-    "pmemheap/containers/sortedmap.py": 584,
     "pmemheap/heap/engine.py": 829,
     "pmemheap/heap/heap.py": 914,
     "pmemheap/file/heapfile.py": 1047,

@@ -12,21 +12,18 @@ of its own. Other threads see the committed map.
 Values are read in place. An entry never moves within its node, and a node that is made anew is
 freed when its last view goes: so a view of a value keeps its bytes, whatever happens to the map.
 
-Invariants, checked by `SortedMap.check`: keys ascend, within a node and from node to node, and lie
-between those that lead there; all leaves are equally deep; every node and every long value is a
-live block; what a node says of its bytes adds up; the header has the number of entries.
+What must hold is said, and verified, in `mapcensus`.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any, NoReturn, TypeVar
 
 from pmemheap import native
+from pmemheap.containers.mapcensus import MapCensus, MapStatistics
 from pmemheap.containers.names import MAP_MAGIC, found_kind, stamp_elsewhere, visible_roots
 from pmemheap.containers.ordered import ITEMS, OrderedMapping, pairs_of
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
@@ -43,52 +40,10 @@ KEY_BYTES_MOST = Format.KEY_MOST
 _NODE_BYTES = Format.NODE
 _ENTRY_BYTES_MOST = Format.MAP_ENTRY_MOST
 _NODES_AT_ONCE = 8
-_NODE = struct.Struct("<IBBHHHHH")
-_SLOT = struct.Struct("<HH")
-_ENTRY = struct.Struct("<HH")
-_PLACE = struct.Struct("<QQ")
-_CHILD = struct.Struct("<Q")
-_APART = Format.APART
-_NO_ROOT = (1 << 64) - 1
 _CLEARED_AT_ONCE = 256
 _PACKED_AT_ONCE = 16  # times up to 8 leaves
 
 _NO_MEMORY = {Refusal.NOMEM, Refusal.LOG_NOMEM}
-
-
-@dataclass(frozen=True)
-class MapStatistics:
-    """The parts of a map.
-
-    Attributes
-    ----------
-    entries, height : int
-        Keys; nodes from the root to a leaf, 0 in an empty map.
-    nodes, leaves : int
-        Of 4096 bytes each.
-    key_bytes, value_bytes : int
-        Of all keys and values.
-    apart, apart_bytes : int
-        Values in blocks of their own, and their bytes.
-    waste_bytes : int
-        In leaves: what was removed or replaced, until the leaf is made anew.
-    """
-
-    entries: int
-    height: int
-    nodes: int
-    leaves: int
-    key_bytes: int
-    value_bytes: int
-    apart: int
-    apart_bytes: int
-    waste_bytes: int
-
-    @property
-    def fill(self) -> float:
-        """The part of the bytes of the leaves that is keys and values."""
-        inside = self.key_bytes + self.value_bytes - self.apart_bytes
-        return inside / (self.leaves * _NODE_BYTES) if self.leaves else 0.0
 
 
 class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
@@ -456,129 +411,12 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
             Something does not; place, expected, found.
         """
         with self._heap.paused():
-            _Census(self).require_sound()
+            self._census().require_sound(self._place)
 
     def statistics(self) -> MapStatistics:
         """Count what the map consists of. O(n)."""
         with self._heap.paused():
-            return _Census(self).statistics()
+            return self._census().statistics()
 
-
-class _Census:
-    """A walk over all nodes of a map."""
-
-    def __init__(self, of: SortedMap) -> None:
-        self._map = of
-        self._heap = of.heap
-        self.root, self.count, self.height = of._header()
-        self.nodes = self.leaves = self.entries = self.apart = 0
-        self.key_bytes = self.value_bytes = self.apart_bytes = self.waste = 0
-        self._seen: set[int] = set()
-        if self.root == _NO_ROOT:
-            self.height = 0
-        else:
-            self._walk(self.root, self.height - 1, None, None)
-
-    def _walk(self, offset: int, level: int, low: bytes | None, high: bytes | None) -> None:
-        node = self._map._node(offset, level)
-        if node is None:
-            raise self._wrong(offset, f"a node of level {level}", "none")
-        if offset in self._seen:
-            raise self._wrong(offset, "one way to a node", "two")
-        self._seen.add(offset)
-        self._require_block(offset, _NODE_BYTES, "a node")
-        _, _, _, count, top, waste, prefix, _ = _NODE.unpack_from(node)
-        slots = list(_SLOT.iter_unpack(node[_NODE.size : _NODE.size + _SLOT.size * count]))
-        entries = [self._entry(node, offset, at) for at, _ in slots]
-        live = sum(4 + len(key) + len(value) for key, _, value in entries)
-        if live + waste != _NODE_BYTES - top:
-            raise self._wrong(offset, f"{_NODE_BYTES - top} bytes of entries", f"{live} + {waste}")
-        self._require_hints(
-            offset,
-            level,
-            prefix,
-            [(hint, entry[0]) for (_, hint), entry in zip(slots, entries, strict=True)],
-        )
-        self._require_order(offset, level, [key for key, _, _ in entries], low, high)
-        self.nodes += 1
-        if level == 0:
-            self._count_leaf(offset, entries, waste)
-            return
-        if not entries:
-            raise self._wrong(offset, "a child", "none")
-        borders = [low, *(key for key, _, _ in entries[1:]), high]
-        for number, (_, _, value) in enumerate(entries):
-            if len(value) != _CHILD.size:
-                raise self._wrong(offset, "the offset of a node", f"{len(value)} bytes")
-            (child,) = _CHILD.unpack(value)
-            self._walk(child, level - 1, borders[number], borders[number + 1])
-
-    def _entry(self, node: bytes, offset: int, at: int) -> tuple[bytes, int, bytes]:
-        if not _NODE.size <= at <= len(node) - _ENTRY.size:
-            raise self._wrong(offset, "an entry inside of the node", f"one at {at}")
-        nkey, said = _ENTRY.unpack_from(node, at)
-        length = _PLACE.size if said == _APART else said
-        stop = at + _ENTRY.size + nkey + length
-        if stop > len(node):
-            raise self._wrong(offset, "an entry inside of the node", f"{at} to {stop}")
-        start = at + _ENTRY.size
-        return node[start : start + nkey], said, node[start + nkey : stop]
-
-    def _require_hints(
-        self, offset: int, level: int, prefix: int, hinted: list[tuple[int, bytes]]
-    ) -> None:
-        """Keys begin alike, and hints are their next two bytes; entry 0 above the leaves apart."""
-        counting = hinted[1:] if level else hinted
-        for hint, key in counting:
-            if key[:prefix] != counting[0][1][:prefix]:
-                raise self._wrong(offset, f"{prefix} bytes in common with {key!r}", "fewer")
-            if hint != int.from_bytes(key[prefix : prefix + 2].ljust(2, b"\0"), "big"):
-                raise self._wrong(offset, f"a hint of {key!r}", f"{hint:#x}")
-
-    def _require_order(
-        self, offset: int, level: int, keys: list[bytes], low: bytes | None, high: bytes | None
-    ) -> None:
-        """Keys ascend between those that lead here; above the leaves the first does not count."""
-        counting = keys[1:] if level else keys
-        bounded = [*([] if low is None else [low]), *counting]
-        for left, right in pairwise(bounded):
-            if left > right or (left == right and left is not low):
-                raise self._wrong(offset, "ascending keys", f"{left!r} before {right!r}")
-        if high is not None and counting and counting[-1] >= high:
-            raise self._wrong(offset, f"keys below {high!r}", f"{counting[-1]!r}")
-
-    def _count_leaf(self, offset: int, entries: list[tuple[bytes, int, bytes]], waste: int) -> None:
-        self.leaves += 1
-        self.waste += waste
-        self.entries += len(entries)
-        for key, said, value in entries:
-            length = len(value)
-            if said == _APART:
-                block, length = _PLACE.unpack(value)
-                self._require_block(block, length, f"the value of {key!r} of node {offset:#x}")
-                self.apart += 1
-                self.apart_bytes += length
-            self.key_bytes += len(key)
-            self.value_bytes += length
-
-    def _require_block(self, offset: int, nbytes: int, what: str) -> None:
-        try:
-            usable = self._heap.usable_size(offset)
-        except UsageError as error:
-            raise self._wrong(offset, f"a live block for {what}", "none") from error
-        if usable < nbytes:
-            raise self._wrong(offset, f"{nbytes} bytes for {what}", f"{usable}")
-
-    def require_sound(self) -> None:
-        if self.entries != self.count:
-            raise self._wrong(self._map._place, f"{self.count} entries", f"{self.entries}")
-
-    def statistics(self) -> MapStatistics:
-        return MapStatistics(
-            entries=self.entries, height=self.height, nodes=self.nodes, leaves=self.leaves,
-            key_bytes=self.key_bytes, value_bytes=self.value_bytes, apart=self.apart,
-            apart_bytes=self.apart_bytes, waste_bytes=self.waste,
-        )  # fmt: skip
-
-    def _wrong(self, offset: int, expected: str, found: str) -> PmemHeapError:
-        return self._map._damage(offset, expected, found)
+    def _census(self) -> MapCensus:
+        return MapCensus(self._header(), self._node, self._heap.usable_size, self._damage)
