@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 from pmemheap import Heap, layout
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
-from pmemheap.layout import ArenaSlot, RootSlot, SegmentKind, SegmentSlot, Superblock
+from pmemheap.format.superblock import Superblock
+from pmemheap.layout import ArenaSlot, RootSlot, SegmentKind, SegmentSlot
 from pmemheap.units import KiB
 
 SIZES = [16, 48, 100, 1000, 3000, 4096, 9000, 20 * KiB, 300 * KiB]

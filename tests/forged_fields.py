@@ -22,7 +22,8 @@ from wreck import of_any_file
 from pmemheap import Heap, layout, native
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.format.records import RECORD_HEADER, Record, scan
-from pmemheap.layout import ARENA_BITS, Durability, SegmentKind, SegmentSlot, Superblock, Table
+from pmemheap.format.superblock import Superblock, newest_superblock
+from pmemheap.layout import ARENA_BITS, Durability, SegmentKind, SegmentSlot, Table
 from pmemheap.units import UNIT, KiB
 
 Seal = Callable[[bytearray], None]
@@ -147,7 +148,7 @@ def _all_pending(image: bytes) -> bytes:
 
 def _newest(image: bytes) -> Superblock:
     first, second = (image[at : at + layout.SUPERBLOCK_BYTES] for at in layout.SUPERBLOCKS)
-    return layout.newest_superblock((first, second))[0]
+    return newest_superblock((first, second))[0]
 
 
 # ---------------------------------------------------------------- structures of the header

@@ -18,7 +18,8 @@ import pytest
 from forged_fields import Sample, forged_value, samples
 
 from pmemheap import CorruptHeapError, layout
-from pmemheap.layout import ArenaSlot, RootSlot, SegmentSlot, Superblock, Table
+from pmemheap.format.superblock import Superblock
+from pmemheap.layout import ArenaSlot, RootSlot, SegmentSlot, Table
 
 FORGER = Path(__file__).parent / "forger.py"
 COUNT = 500

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pmemheap import layout
 from pmemheap.containers import mapcensus, vectorstore
-from pmemheap.format import records
+from pmemheap.format import records, superblock
 from pmemheap.layout import ArenaSlot, RootSlot, SegmentSlot
 from pmemheap.native.constants import Format, place, width
 from pmemheap.offline import backups, extents
@@ -33,16 +32,16 @@ def places(form: struct.Struct, start: int = 0) -> Iterator[int]:
     ("name", "form", "first", "fields"),
     [
         (
-            "ph_superblock", layout._SUPERBLOCK, "magic",
+            "ph_superblock", superblock._SUPERBLOCK, "magic",
             "magic version crc generation uuid durability state features_incompat "
             "features_compat file_end log_off log_size limit",
         ),
-        ("ph_superblock", layout._IDENTITY, "birth", "birth inode device"),
+        ("ph_superblock", superblock._IDENTITY, "birth", "birth inode device"),
         (
-            "ph_superblock", layout._LOG_POSITION, "tail_lsn",
+            "ph_superblock", superblock._LOG_POSITION, "tail_lsn",
             "tail_lsn epoch chain_seed zero_2 boot_id",
         ),
-        ("ph_superblock", layout._BACKUP, "backup_length", "backup_length backup"),
+        ("ph_superblock", superblock._BACKUP, "backup_length", "backup_length backup"),
         (
             "ph_segment_slot", SegmentSlot._FORMAT, "kind",
             "kind arena file_off capacity first_unit nunits",

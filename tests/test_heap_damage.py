@@ -10,8 +10,9 @@ import pytest
 from damage_load import KINDS, exercise, original
 from heap_world import python
 
-from pmemheap import Heap, layout
+from pmemheap import Heap
 from pmemheap.errors import CorruptHeapError, UsageError
+from pmemheap.format.superblock import Superblock
 
 ALL = bool(os.environ.get("PMEMHEAP_DAMAGE_ALL"))
 STRIDES = {"flips": 101, "truncations": 17, "garbage": 9, "sealed": 17}
@@ -78,7 +79,7 @@ def test_heap_of_another_boot_that_was_not_closed_is_refused(tmp_path: Path) -> 
     heap = Heap.create(path, durability="process")
     image = bytearray(path.read_bytes())
     heap.close()
-    blocks = [layout.Superblock.unpack(bytes(image[at : at + 512]), at) for at in (0, 4096)]
+    blocks = [Superblock.unpack(bytes(image[at : at + 512]), at) for at in (0, 4096)]
     for at, block in zip((0, 4096), blocks, strict=True):
         image[at : at + 512] = replace(block, boot_id=b"another boot id!").pack()
     path.write_bytes(image)

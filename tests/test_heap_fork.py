@@ -25,7 +25,8 @@ from heap_world import answer, contents, descriptors, fill, python
 from pmemheap import Heap, native
 from pmemheap.containers import SortedMap, Vector, vectorchange
 from pmemheap.errors import PmemHeapError, UsageError
-from pmemheap.layout import HeapState, newest_superblock
+from pmemheap.format.superblock import newest_superblock
+from pmemheap.layout import HeapState
 from pmemheap.native import FaultKind
 from pmemheap.units import KiB, MiB
 

@@ -9,21 +9,13 @@ from hypothesis import strategies as st
 
 from pmemheap import layout
 from pmemheap.errors import CorruptHeapError
-from pmemheap.layout import (
-    ArenaSlot,
-    Durability,
-    HeapState,
-    RootSlot,
-    SegmentKind,
-    SegmentSlot,
-    Superblock,
-    newest_superblock,
-)
+from pmemheap.format.superblock import COUNTS_END, Superblock, newest_superblock
+from pmemheap.layout import ArenaSlot, Durability, HeapState, RootSlot, SegmentKind, SegmentSlot
 from pmemheap.native import crc32c
 from pmemheap.units import KiB
 
 words = st.integers(0, 2**64 - 1)
-counters = st.integers(0, layout.COUNTS_END - 1)
+counters = st.integers(0, COUNTS_END - 1)
 superblocks = st.builds(
     Superblock,
     generation=counters,
@@ -221,17 +213,17 @@ def test_layout_is_that_of_format_1() -> None:
 
 @pytest.mark.parametrize("field", ["generation", "epoch"])
 def test_a_count_that_no_heap_reaches_is_no_superblock(field: str) -> None:
-    block = replace(SUPERBLOCK, **{field: layout.COUNTS_END - 1})  # type: ignore[arg-type]
+    block = replace(SUPERBLOCK, **{field: COUNTS_END - 1})  # type: ignore[arg-type]
     assert Superblock.unpack(block.pack(), 0) == block
-    beyond = replace(SUPERBLOCK, **{field: layout.COUNTS_END})  # type: ignore[arg-type]
+    beyond = replace(SUPERBLOCK, **{field: COUNTS_END})  # type: ignore[arg-type]
     with pytest.raises(CorruptHeapError, match=r"below 2\^62"):
         Superblock.unpack(beyond.pack(), 0)
 
 
 def test_a_count_that_ends_has_no_successor() -> None:
     with pytest.raises(CorruptHeapError, match="can be counted on"):
-        replace(SUPERBLOCK, generation=layout.COUNTS_END - 1).successor()
+        replace(SUPERBLOCK, generation=COUNTS_END - 1).successor()
     with pytest.raises(CorruptHeapError, match="can be counted on"):
-        SUPERBLOCK.successor(epoch=layout.COUNTS_END)
-    last = replace(SUPERBLOCK, generation=layout.COUNTS_END - 2).successor()
-    assert last.generation == layout.COUNTS_END - 1
+        SUPERBLOCK.successor(epoch=COUNTS_END)
+    last = replace(SUPERBLOCK, generation=COUNTS_END - 2).successor()
+    assert last.generation == COUNTS_END - 1

@@ -13,6 +13,7 @@ import pmemheap
 from pmemheap import Block, Heap, layout, native
 from pmemheap.containers import SortedMap
 from pmemheap.file import heapfile, recovery
+from pmemheap.format.superblock import newest_superblock
 from pmemheap.native.constants import State
 from pmemheap.testing import copy_as_crashed
 from pmemheap.units import UNIT
@@ -21,7 +22,7 @@ from pmemheap.units import UNIT
 def state_in(path: Path) -> layout.HeapState:
     image = path.read_bytes()[: layout.SUPERBLOCKS[1] + layout.SUPERBLOCK_BYTES]
     first, second = (image[at : at + layout.SUPERBLOCK_BYTES] for at in layout.SUPERBLOCKS)
-    return layout.newest_superblock((first, second))[0].state
+    return newest_superblock((first, second))[0].state
 
 
 @pytest.fixture

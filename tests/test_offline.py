@@ -17,6 +17,7 @@ from wreck import LogWriter, Wreck, entry_place, grown, look, segments, with_oth
 from pmemheap import Heap, layout
 from pmemheap.errors import UsageError
 from pmemheap.format.records import Operation, RecordKind, encode
+from pmemheap.format.superblock import Superblock
 from pmemheap.layout import (
     ArenaSlot,
     Durability,
@@ -24,7 +25,6 @@ from pmemheap.layout import (
     RootSlot,
     SegmentKind,
     SegmentSlot,
-    Superblock,
     Table,
 )
 from pmemheap.offline import Examination, FindingKind, Severity, examine, open_image

@@ -29,6 +29,7 @@ from pmemheap.cli import main
 from pmemheap.cli.exits import ExitCode
 from pmemheap.errors import CorruptHeapError, UsageError
 from pmemheap.format.records import Operation
+from pmemheap.format.superblock import COUNTS_END
 from pmemheap.layout import Durability, RootSlot, Table
 from pmemheap.offline import open_image
 from pmemheap.repair import Plan, plan, repair, undo
@@ -141,7 +142,7 @@ def test_a_bad_superblock_is_written_anew_from_the_other(sample: Wreck, copy: in
     assert not losses(done)
 
 
-@pytest.mark.parametrize("generation", [layout.COUNTS_END - each for each in (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("generation", [COUNTS_END - each for each in (0, 1, 2, 3, 4)])
 def test_a_generation_at_its_end_is_mended_or_refused(sample: Wreck, generation: int) -> None:
     """Nothing is stored that nobody can read: a change, or a repair, is refused as a whole."""
     forged = replace(sample.superblock, generation=generation).pack()

@@ -16,7 +16,8 @@ from wreck import contents, look, opened, segments
 from pmemheap import Heap, native
 from pmemheap.errors import HeapBusyError, HeapExistsError, UsageError
 from pmemheap.file.snapshotting import CopyMethod, copy_heap_file
-from pmemheap.layout import HeapState, SegmentKind, Superblock
+from pmemheap.format.superblock import Superblock
+from pmemheap.layout import HeapState, SegmentKind
 from pmemheap.native import NativeError
 from pmemheap.units import MiB
 

@@ -14,7 +14,8 @@ from damage_load import ENTRIES, original
 from pmemheap import Heap, layout
 from pmemheap.errors import CorruptHeapError
 from pmemheap.format.records import Operation, Record, RecordKind, decode, encode
-from pmemheap.layout import Durability, FileIdentity, HeapState, SegmentSlot, Superblock
+from pmemheap.format.superblock import Superblock, newest_superblock
+from pmemheap.layout import Durability, FileIdentity, HeapState, SegmentSlot
 from pmemheap.offline import Disk, Examination, examine
 
 Blocks = dict[int, bytes]
@@ -46,12 +47,12 @@ class Wreck:
     @property
     def superblock(self) -> Superblock:
         copies = [self.image[at : at + 512] for at in layout.SUPERBLOCKS]
-        return layout.newest_superblock((copies[0], copies[1]))[0]
+        return newest_superblock((copies[0], copies[1]))[0]
 
     @property
     def current(self) -> int:
         copies = [self.image[at : at + 512] for at in layout.SUPERBLOCKS]
-        return layout.SUPERBLOCKS[layout.newest_superblock((copies[0], copies[1]))[1]]
+        return layout.SUPERBLOCKS[newest_superblock((copies[0], copies[1]))[1]]
 
 
 def wreck(directory: Path) -> Wreck:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from pmemheap import layout
+from pmemheap.format.superblock import newest_superblock
 from pmemheap.heap.heap import Heap
 from pmemheap.layout import HeapState, SegmentKind, SegmentSlot
 
@@ -72,7 +73,7 @@ def read_header(heap: Heap) -> Header:
     """
     image = os.pread(heap.fileno(), layout.HEADER_BYTES, 0)
     first, second = (image[at : at + layout.SUPERBLOCK_BYTES] for at in layout.SUPERBLOCKS)
-    block, _ = layout.newest_superblock((first, second))
+    block, _ = newest_superblock((first, second))
     return Header(
         uuid=str(heap.uuid),
         durability=heap.durability,

@@ -43,6 +43,7 @@ from pmemheap.errors import (
 from pmemheap.file import locks
 from pmemheap.file.naming import give_name, place_of, require_place, temporary_name
 from pmemheap.format.header import Tables, other_superblock, read_superblock, read_tables
+from pmemheap.format.superblock import Superblock
 from pmemheap.layout import (
     ArenaSlot,
     Durability,
@@ -52,7 +53,6 @@ from pmemheap.layout import (
     SegmentKind,
     SegmentSlot,
     SlotImage,
-    Superblock,
     Table,
     slot_offset,
 )

@@ -26,7 +26,8 @@ from pmemheap import layout, native
 from pmemheap.errors import UsageError
 from pmemheap.file.naming import give_name, place_of, require_place, temporary_name
 from pmemheap.format.header import read_superblock
-from pmemheap.layout import FileIdentity, HeapState, SegmentKind, SegmentSlot, Superblock
+from pmemheap.format.superblock import Superblock
+from pmemheap.layout import FileIdentity, HeapState, SegmentKind, SegmentSlot
 from pmemheap.native import NativeError
 
 __all__ = ["CopyMethod", "copy_heap_file"]

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from pmemheap import layout
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError
+from pmemheap.format.superblock import Superblock, newest_superblock
 from pmemheap.layout import (
     ArenaSlot,
     ArenaState,
@@ -23,9 +24,7 @@ from pmemheap.layout import (
     SegmentKind,
     SegmentSlot,
     SlotImage,
-    Superblock,
     Table,
-    newest_superblock,
     slot_offset,
     spare_slot,
 )

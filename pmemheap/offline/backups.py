@@ -23,7 +23,7 @@ from pathlib import Path
 from pmemheap import layout
 from pmemheap.errors import CorruptHeapError
 from pmemheap.file.naming import new_file
-from pmemheap.layout import Superblock, newest_superblock
+from pmemheap.format.superblock import Superblock, newest_superblock
 from pmemheap.native import crc32c, fsync, pwrite
 from pmemheap.offline.findings import Edit
 from pmemheap.offline.image import Disk, Image, disk_of

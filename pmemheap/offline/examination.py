@@ -14,8 +14,9 @@ from pmemheap.errors import CorruptHeapError, HeapBusyError, HeapFileError
 from pmemheap.file import locks
 from pmemheap.format.header import read_tables as read_strictly
 from pmemheap.format.records import Record
+from pmemheap.format.superblock import Superblock
 from pmemheap.heap.arguments import AnyPath
-from pmemheap.layout import SegmentKind, SegmentSlot, Superblock
+from pmemheap.layout import SegmentKind, SegmentSlot
 from pmemheap.native import Lock
 from pmemheap.offline.backups import Backup, backup_of, unfinished
 from pmemheap.offline.extents import Extent, block_at

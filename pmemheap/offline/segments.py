@@ -18,14 +18,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pmemheap import layout
-from pmemheap.layout import (
-    SegmentKind,
-    SegmentSlot,
-    Superblock,
-    Table,
-    slot_offset,
-    spare_slot,
-)
+from pmemheap.format.superblock import Superblock
+from pmemheap.layout import SegmentKind, SegmentSlot, Table, slot_offset, spare_slot
 from pmemheap.offline.findings import Edit, Finding, FindingKind, Findings, Severity
 from pmemheap.offline.slots import BadSlot, Slots, is_possible, segments_inside
 from pmemheap.units import UNIT

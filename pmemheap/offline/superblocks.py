@@ -11,14 +11,8 @@ from pmemheap import layout
 from pmemheap.errors import CorruptHeapError
 from pmemheap.file.heapfile import boot_id, is_left_copy
 from pmemheap.format.records import FIRST_LSN, RECORD_ALIGN, LogScan, Record, newest_chain, scan
-from pmemheap.layout import (
-    Durability,
-    FileIdentity,
-    HeapState,
-    SegmentKind,
-    SegmentSlot,
-    Superblock,
-)
+from pmemheap.format.superblock import Superblock
+from pmemheap.layout import Durability, FileIdentity, HeapState, SegmentKind, SegmentSlot
 from pmemheap.offline.findings import Edit, Finding, FindingKind, Findings, Severity
 from pmemheap.offline.image import Image
 from pmemheap.offline.replaying import read_slots, to_replay

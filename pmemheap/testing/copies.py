@@ -13,7 +13,8 @@ from dataclasses import replace
 from pmemheap import native
 from pmemheap.errors import CorruptHeapError
 from pmemheap.file.heapfile import file_identity
-from pmemheap.layout import MAGIC, SUPERBLOCK_BYTES, SUPERBLOCKS, Superblock
+from pmemheap.format.superblock import Superblock
+from pmemheap.layout import MAGIC, SUPERBLOCK_BYTES, SUPERBLOCKS
 
 __all__ = ["copy_as_crashed", "restamp"]
 
