@@ -5,10 +5,10 @@ from pathlib import Path
 from cffi import FFI
 
 HEADERS = ("base/codes.h", "base/format.h", "base/crc32c.h", "os/os.h")
+INCLUDED = ("os/seam.h", "os/tape.h", "os/tape_record.h", "os/file_table.h")
 SOURCES = (
     "base/crc32c.c", "os/calls.c", "os/faults.c", "os/file_table.c", "os/flush.c", "os/ranges.c",
-    "os/tape.c",
-    "os/taking_over.c",
+    "os/taking_over.c", "os/tape.c", "os/tape_record.c",
 )  # fmt: skip
 
 CORE = Path(__file__).parent  # relative: setuptools wants it so
@@ -27,7 +27,7 @@ builder.set_source(
     "pmemheap._core._sys",
     "\n".join(f'#include "{name}"' for name in HEADERS),
     sources=[str(CORE / name) for name in SOURCES],
-    depends=[str(CORE / name) for name in (*HEADERS, "os/seam.h", "os/tape.h", "os/file_table.h")],
+    depends=[str(CORE / name) for name in (*HEADERS, *INCLUDED)],
     include_dirs=[str(CORE)],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
 )

@@ -2,15 +2,12 @@
  *
  *     a hook ──► take the lock ──► count, perhaps SIGKILL ──► look around ──► append the event, change the copy
  *
- *     file   ......x.....          x: stored by a user, through a view: nobody told
- *     copy   ............          looking around finds it, appends a FOUND event and changes the copy
- *
- * The copy is the file as the events make it; the file is seen through a map of the tape's own, in pieces of a page, so
- * no store can hide. The last event is the one that is about to happen.
+ * tape_record.c has the events and the copy. The last event is the one that is about to happen.
  * Not told, as it changes no file: stores to private maps and to memory.
  */
 #define _GNU_SOURCE
 #include "os/tape.h"
+#include "os/tape_record.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,10 +17,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#define PAGE 4096u
-#define SECTOR 512u
-#define LINE 64u
 
 struct ph_tape *ph_tape;
 
@@ -48,51 +41,6 @@ static void drop_lock(struct ph_tape *t)
     __atomic_store_n(&t->lock, 0, __ATOMIC_RELEASE);
 }
 
-/* ---------------------------------------------------------------- the events */
-
-/* Make room for one more element, or for `wanted` bytes; NULL and an error on the tape if there is none. */
-static void *grown(struct ph_tape *t, void *old, uint64_t *room, uint64_t wanted, size_t size)
-{
-    uint64_t more = *room;
-    void *got;
-
-    if (wanted <= *room)
-        return old;
-    while (more < wanted)
-        more = more ? 2 * more : 64;
-    got = realloc(old, (size_t)more * size);
-    if (got == NULL)
-        t->error = ENOMEM;
-    else
-        *room = more;
-    return got;
-}
-
-static void append(struct ph_tape *t, const struct ph_tape_event *event, const void *bytes)
-{
-    void *got;
-
-    if (t->fd < 0 || t->error)
-        return;
-    got = grown(t, t->events, &t->room, t->count + 1, sizeof *t->events);
-    if (got == NULL)
-        return;
-    t->events = got;
-    if (bytes != NULL && event->length) {
-        got = grown(t, t->payload, &t->payload_room, t->used + event->length, 1);
-        if (got == NULL)
-            return;
-        t->payload = got;
-        memcpy(t->payload + t->used, bytes, (size_t)event->length);
-    }
-    t->events[t->count] = *event;
-    t->events[t->count].step = t->steps;
-    t->events[t->count].payload = t->used;
-    t->count++;
-    if (bytes != NULL)
-        t->used += event->length;
-}
-
 static void step(struct ph_tape *t)
 {
     t->steps++;
@@ -101,103 +49,6 @@ static void step(struct ph_tape *t)
     kill(getpid(), SIGKILL);
     for (;;)
         pause();
-}
-
-/* ---------------------------------------------------------------- the copy */
-
-static void resize(struct ph_tape *t, uint64_t size)
-{
-    unsigned char *got;
-
-    if (size == t->size)
-        return;
-    got = realloc(t->copy, size ? (size_t)size : 1);
-    if (got == NULL) {
-        t->error = ENOMEM;
-        return;
-    }
-    if (size > t->size)
-        memset(got + t->size, 0, (size_t)(size - t->size));
-    t->copy = got;
-    t->size = size;
-}
-
-/* See all of the file: its last page as well, which it may fill in part. */
-static void look_far(struct ph_tape *t, uint64_t size)
-{
-    void *got;
-
-    if (size <= t->view_length)
-        return;
-    size = (size + PAGE - 1) & ~(uint64_t)(PAGE - 1);
-    if (t->view != NULL)
-        munmap(t->view, (size_t)t->view_length);
-    got = mmap(NULL, (size_t)size, PROT_READ, MAP_SHARED, t->fd, 0);
-    t->view = got == MAP_FAILED ? NULL : got;
-    t->view_length = got == MAP_FAILED ? 0 : size;
-    if (got == MAP_FAILED)
-        t->error = errno;
-}
-
-static void found(struct ph_tape *t, uint64_t offset, uint64_t length)
-{
-    struct ph_tape_event event = {.kind = PH_TAPE_FOUND, .begin = t->count, .offset = offset, .length = length};
-
-    memcpy(t->copy + offset, t->view + offset, (size_t)length);
-    append(t, &event, t->copy + offset);
-}
-
-/* Report what has changed in a sector: the lines from the first that did to the last one, in one piece each. */
-static void search_sector(struct ph_tape *t, uint64_t sector, uint64_t stop)
-{
-    uint64_t line, begin = UINT64_MAX;
-
-    for (line = sector; line < stop; line += LINE) {
-        uint64_t length = stop - line < LINE ? stop - line : LINE;
-        int differs = memcmp(t->copy + line, t->view + line, (size_t)length) != 0;
-
-        if (differs && begin == UINT64_MAX)
-            begin = line;
-        if (!differs && begin != UINT64_MAX) {
-            found(t, begin, line - begin);
-            begin = UINT64_MAX;
-        }
-    }
-    if (begin != UINT64_MAX)
-        found(t, begin, stop - begin);
-}
-
-static void search_page(struct ph_tape *t, uint64_t page)
-{
-    uint64_t stop = t->size - page < PAGE ? t->size : page + PAGE;
-    uint64_t sector;
-
-    if (memcmp(t->copy + page, t->view + page, (size_t)(stop - page)) == 0)
-        return;
-    for (sector = page; sector < stop; sector += SECTOR)
-        search_sector(t, sector, stop - sector < SECTOR ? stop : sector + SECTOR);
-}
-
-/* Find what nobody told: another size, other bytes. */
-static void look_around(struct ph_tape *t)
-{
-    struct stat st;
-    uint64_t page;
-
-    if (t->fd < 0 || t->error)
-        return;
-    if (fstat(t->fd, &st) < 0) {
-        t->error = errno;
-        return;
-    }
-    if ((uint64_t)st.st_size != t->size) {
-        struct ph_tape_event event = {.kind = PH_TAPE_TRUNCATE, .begin = t->count, .length = (uint64_t)st.st_size};
-        append(t, &event, NULL);
-        resize(t, event.length);
-    }
-    look_far(t, t->size);
-    for (page = 0; page < t->size && !t->error; page += PAGE)
-        search_page(t, page);
 }
 
 /* ---------------------------------------------------------------- making and freeing */
@@ -219,12 +70,8 @@ int64_t ph_tape_make(int32_t fd, uint64_t kill_at, struct ph_tape **out)
     t->device = st.st_dev;
     t->inode = st.st_ino;
     t->kill_at = kill_at;
-    if (kill_at == 0) {
-        resize(t, (uint64_t)st.st_size);
-        look_far(t, t->size);
-        if (!t->error && t->size)
-            memcpy(t->copy, t->view, (size_t)t->size);
-    }
+    if (kill_at == 0)
+        ph_tape_take_copy(t, (uint64_t)st.st_size);
     if (t->error) {
         error = t->error;
         ph_tape_free(t);
@@ -255,7 +102,7 @@ static void add_map(struct ph_tape *t, uint64_t start, uint64_t stop, uint64_t o
 
     if (start >= stop)
         return;
-    got = grown(t, t->maps, &t->map_room, t->map_count + 1, sizeof *t->maps);
+    got = ph_tape_grown(t, t->maps, &t->map_room, t->map_count + 1, sizeof *t->maps);
     if (got == NULL)
         return;
     t->maps = got;
@@ -278,7 +125,7 @@ static void cut_maps(struct ph_tape *t, uint64_t start, uint64_t stop)
         }
         event.offset = m.offset + (from - m.start);
         event.length = to - from;
-        append(t, &event, NULL);
+        ph_tape_append(t, &event, NULL);
         t->maps[i] = t->maps[--t->map_count];
         add_map(t, m.start, from, m.offset);
         add_map(t, to, m.stop, m.offset + (to - m.start));
@@ -291,10 +138,10 @@ void ph_tape_map(uint64_t address, uint64_t length, uint64_t offset)
     struct ph_tape *t = ph_tape;
 
     take_lock(t);
-    look_around(t);
+    ph_tape_look_around(t);
     cut_maps(t, address, address + length);
     event.begin = t->count;
-    append(t, &event, NULL);
+    ph_tape_append(t, &event, NULL);
     add_map(t, address, address + length, offset);
     drop_lock(t);
 }
@@ -304,23 +151,12 @@ void ph_tape_unmap(uint64_t address, uint64_t length)
     struct ph_tape *t = ph_tape;
 
     take_lock(t);
-    look_around(t);
+    ph_tape_look_around(t);
     cut_maps(t, address, address + length);
     drop_lock(t);
 }
 
 /* ---------------------------------------------------------------- stores */
-
-static void store(struct ph_tape *t, uint32_t kind, uint64_t offset, const void *from, uint64_t length)
-{
-    struct ph_tape_event event = {.kind = kind, .begin = t->count, .offset = offset, .length = length};
-
-    append(t, &event, from);
-    if (t->fd >= 0 && offset + length > t->size)
-        resize(t, offset + length);
-    if (t->fd >= 0 && !t->error)
-        memcpy(t->copy + offset, from, (size_t)length);
-}
 
 /* The part of a range that lies in one map, at its beginning or behind it; 0 when there is none any more. */
 static uint64_t next_piece(const struct ph_tape *t, uint64_t *address, uint64_t stop, uint64_t *offset)
@@ -350,10 +186,12 @@ void ph_tape_store(const void *to, const void *from, uint64_t length)
     part = next_piece(t, &address, stop, &offset);
     if (part) {
         step(t);
-        look_around(t);
+        ph_tape_look_around(t);
     }
     for (; part; part = next_piece(t, &address, stop, &offset)) {
-        store(t, PH_TAPE_STORE, offset, (const char *)from + (address - start), part);
+        struct ph_tape_event event = {.kind = PH_TAPE_STORE, .begin = t->count, .offset = offset, .length = part};
+
+        ph_tape_change(t, &event, (const char *)from + (address - start));
         address += part;
     }
     drop_lock(t);
@@ -365,9 +203,9 @@ void ph_tape_note(uint32_t kind, uint64_t number)
     struct ph_tape *t = ph_tape;
 
     take_lock(t);
-    look_around(t);
+    ph_tape_look_around(t);
     event.begin = t->count;
-    append(t, &event, NULL);
+    ph_tape_append(t, &event, NULL);
     drop_lock(t);
 }
 
@@ -377,7 +215,7 @@ static void append_pieces(struct ph_tape *t, const struct ph_tape_event *event, 
     struct ph_tape_event piece = *event;
 
     while ((piece.length = next_piece(t, &address, stop, &piece.offset)) != 0) {
-        append(t, &piece, NULL);
+        ph_tape_append(t, &piece, NULL);
         address += piece.length;
     }
 }
@@ -389,7 +227,7 @@ void ph_tape_flush(uint64_t address, uint64_t length)
     struct ph_tape *t = ph_tape;
 
     take_lock(t);
-    look_around(t);
+    ph_tape_look_around(t);
     event.begin = t->count;
     append_pieces(t, &event, start, stop);
     t->flushed |= t->count > event.begin;
@@ -404,10 +242,10 @@ void ph_tape_fence(void)
     take_lock(t);
     if (t->flushed) {
         step(t);
-        look_around(t);
+        ph_tape_look_around(t);
         t->flushed = 0;
         event.begin = t->count;
-        append(t, &event, NULL);
+        ph_tape_append(t, &event, NULL);
     }
     drop_lock(t);
 }
@@ -434,7 +272,7 @@ static uint64_t begin(struct ph_tape *t, int keep_lock)
 
     take_lock(t);
     step(t);
-    look_around(t);
+    ph_tape_look_around(t);
     mark = t->count + 1;
     if (!keep_lock)
         drop_lock(t);
@@ -459,41 +297,6 @@ uint64_t ph_tape_begin_range(uint64_t address, uint64_t length)
     return next_piece(t, &address, address + length, &offset) ? begin(t, 0) : 0;
 }
 
-static void zero(struct ph_tape *t, uint64_t offset, uint64_t length)
-{
-    if (offset >= t->size)
-        return;
-    if (length > t->size - offset)
-        length = t->size - offset;
-    memset(t->copy + offset, 0, (size_t)length);
-}
-
-static void allocated(struct ph_tape *t, const struct ph_tape_event *event)
-{
-    append(t, event, NULL);
-    if (event->detail == PH_ALLOCATE_EXTEND && t->fd >= 0 && event->offset + event->length > t->size)
-        resize(t, event->offset + event->length);
-    if (event->detail == PH_ALLOCATE_PUNCH_HOLE || event->detail == PH_ALLOCATE_ZERO_RANGE)
-        zero(t, event->offset, event->length);
-}
-
-/* Change the copy as a call on the file has changed the file, and tell it. */
-static void called(struct ph_tape *t, const struct ph_tape_event *event, const void *bytes)
-{
-    if (event->kind == PH_TAPE_WRITE) {
-        store(t, PH_TAPE_WRITE, event->offset, bytes, event->length);
-    } else if (event->kind == PH_TAPE_ALLOCATE) {
-        allocated(t, event);
-    } else if (event->kind == PH_TAPE_TRUNCATE) {
-        append(t, event, NULL);
-        if (t->fd >= 0)
-            resize(t, event->length);
-    } else {
-        look_around(t);
-        append(t, event, NULL);
-    }
-}
-
 void ph_tape_end(uint64_t mark, int64_t result, const struct ph_tape_event *event, const void *bytes)
 {
     struct ph_tape_event complete = *event;
@@ -502,10 +305,16 @@ void ph_tape_end(uint64_t mark, int64_t result, const struct ph_tape_event *even
     if (mark == 0)
         return;
     complete.begin = mark - 1;
-    if (!keeps_lock(event->kind))
+    if (keeps_lock(event->kind)) {
+        if (result >= 0)
+            ph_tape_change(t, &complete, bytes);
+    } else {
         take_lock(t);
-    if (result >= 0)
-        called(t, &complete, bytes);
+        if (result >= 0) {
+            ph_tape_look_around(t);
+            ph_tape_append(t, &complete, NULL);
+        }
+    }
     drop_lock(t);
 }
 
@@ -524,10 +333,10 @@ void ph_tape_end_range(uint64_t mark, int64_t result, uint32_t kind, uint64_t ad
         for (event.detail = PH_ALLOCATE_PUNCH_HOLE; (part = next_piece(t, &address, stop, &offset)); address += part) {
             event.offset = offset;
             event.length = part;
-            allocated(t, &event);
+            ph_tape_change(t, &event, NULL);
         }
     } else {
-        look_around(t);
+        ph_tape_look_around(t);
         append_pieces(t, &event, address, stop);
     }
     drop_lock(t);
