@@ -17,7 +17,7 @@ from wreck import look
 import pmemheap
 from pmemheap import CorruptHeapError, Heap
 from pmemheap.cli import main
-from pmemheap.file import heapfile
+from pmemheap.file import identity
 from pmemheap.format.header import read_superblock
 from pmemheap.layout import FileIdentity, HeapState
 from pmemheap.repair import repair
@@ -359,9 +359,9 @@ def test_copy_of_power_heap_is_told_after_another_boot(
     path, copy = tmp_path / "heap", tmp_path / "copy"
     left_in_use(path, "power")
     shutil.copyfile(path, copy)
-    monkeypatch.setattr(heapfile, "boot_id", lambda: b"another boot id!")
+    monkeypatch.setattr(identity, "boot_id", lambda: b"another boot id!")
     with path.open("rb") as file:
-        if not heapfile.file_identity(file.fileno()).birth:
+        if not identity.file_identity(file.fileno()).birth:
             pytest.skip("a file system that does not keep when a file was made")
     with pytest.raises(CorruptHeapError, match=REFUSED):
         Heap.open(copy)
@@ -373,7 +373,7 @@ def test_inode_and_device_tell_where_no_times_are_kept(
     durability: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        heapfile, "_identity_of", lambda status: FileIdentity(0, status.inode, status.device)
+        identity, "identity_of", lambda status: FileIdentity(0, status.inode, status.device)
     )
     with in_use(tmp_path / "heap", durability):
         shutil.copyfile(tmp_path / "heap", tmp_path / "copy")

@@ -14,7 +14,7 @@ from crash_world import Program, alphabet, record
 
 from pmemheap import Heap
 from pmemheap.errors import CorruptHeapError
-from pmemheap.file import heapfile, recovery
+from pmemheap.file import identity
 from pmemheap.testing import CrashStates, Image, Kind
 
 STATES = 20_000
@@ -75,10 +75,7 @@ def test_a_process_heap_is_refused_after_a_power_failure() -> None:
     with Image(states.replay) as image:
         for state in states:
             image.load(state)
-            with (
-                mock.patch.object(recovery, "boot_id", bytes),
-                mock.patch.object(heapfile, "boot_id", bytes),
-            ):
+            with mock.patch.object(identity, "boot_id", bytes):
                 try:
                     check_image(image.fd, world.states, 0, 0)
                 except CorruptHeapError as error:

@@ -12,7 +12,7 @@ import pytest
 import pmemheap
 from pmemheap import Block, Heap, layout, native
 from pmemheap.containers import SortedMap
-from pmemheap.file import heapfile, recovery
+from pmemheap.file import identity
 from pmemheap.format.superblock import newest_superblock
 from pmemheap.native.constants import State
 from pmemheap.testing import copy_as_crashed
@@ -201,8 +201,7 @@ def test_a_closed_heap_with_a_lost_superblock_is_looked_at_in_full(tmp_path: Pat
 @pytest.fixture
 def rebooted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every file that is opened be one of before the last boot."""
-    for module in (heapfile, recovery):
-        monkeypatch.setattr(module, "boot_id", lambda: bytes(16))
+    monkeypatch.setattr(identity, "boot_id", lambda: bytes(16))
 
 
 def test_a_process_heap_in_use_under_another_boot_is_refused(

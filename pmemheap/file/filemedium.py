@@ -28,7 +28,7 @@ from typing import Any
 
 from pmemheap import layout, native
 from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
-from pmemheap.file.heapfile import DirectJournal, HeapFile, write_zeros
+from pmemheap.file.heapfile import HeapFile, write_zeros
 from pmemheap.file.parts import PARTS
 from pmemheap.format import filespace
 from pmemheap.format.filespace import SlotChanges
@@ -487,7 +487,7 @@ class FileMedium(HeapFile):
         """Unmap the log, sync, say in the file that it was closed, and let it go."""
         self.unmap_log()
         super().close()
-        self.journal = DirectJournal(self)
+        self.journal = None  # which holds the medium
 
 
 def _unmap(log: Map | None) -> None:

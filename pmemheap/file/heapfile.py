@@ -6,9 +6,8 @@
 
 Segments, arenas and roots are dictionaries here, and slots in the header of the file. They change
 by one door, `HeapFile.change`, which hands all slots of one structural change to the *journal* at
-once: `DirectJournal` stores them in place, a redo log makes them one atomic record. What a returned
-call has stored survives the end of the process, whatever ends it. A process heap whose superblock
-says IN_USE, written under another boot of the machine, is refused.
+once: a redo log makes them one atomic record. Without a journal they are stored in place. What a
+returned call has stored survives the end of the process, whatever ends it.
 
 `FileMedium` adds what a region asks of it: segments that come and go.
 """
@@ -16,14 +15,11 @@ says IN_USE, written under another boot of the machine, is refused.
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import secrets
 import stat
 import struct
 import threading
-import warnings
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -40,7 +36,7 @@ from pmemheap.errors import (
     Pmem2Error,
     UsageError,
 )
-from pmemheap.file import locks
+from pmemheap.file import identity, locks
 from pmemheap.file.naming import give_name, place_of, require_place, temporary_name
 from pmemheap.format.header import Tables, other_superblock, read_superblock, read_tables
 from pmemheap.format.superblock import Superblock
@@ -66,12 +62,8 @@ from pmemheap.space.medium import Piece
 from pmemheap.units import UNIT, format_bytes
 
 __all__ = [
-    "DirectJournal",
     "HeapFile",
     "Journal",
-    "boot_id",
-    "file_identity",
-    "is_left_copy",
     "next_epoch",
     "write_zeros",
 ]
@@ -99,24 +91,6 @@ class Journal(Protocol):
         """Wait until every change so far is durable and in its place."""
 
 
-class DirectJournal:
-    """Stores slots in their places, one after the other: for heaps without a log."""
-
-    def __init__(self, file: HeapFile) -> None:
-        self._file = weakref.proxy(file)
-
-    def change(self, slots: list[SlotImage], file_end: int, durable: bool) -> None:
-        """Store the slots, and sync if they are to be durable in a power heap."""
-        for table, index, image in slots:
-            self._file.store_slot(table, index, image)
-        if durable and self._file.is_power:
-            self._file.sync_all("change")
-
-    def sync(self) -> None:
-        """Sync the file."""
-        self._file.sync_all("sync")
-
-
 class HeapFile:
     """An open heap file.
 
@@ -126,8 +100,8 @@ class HeapFile:
     ----------
     slots : Tables
         What the header says of segments, arenas and roots; changed by `change` only.
-    journal : Journal
-        What `change` hands the slots to; another one takes its place before the first change.
+    journal : Journal, optional
+        What `change` hands the slots to; set before the first change of a heap with a log.
     image : bytearray
         The header as it is read at open: a recovery puts what the log says into it.
     private : bool
@@ -175,7 +149,7 @@ class HeapFile:
             again = None if path is None else str(path)
             status = native.fstat(fd)
             self._is_named = status.links > 0
-            self.identity = _identity_of(status)
+            self.identity = identity.identity_of(status)
             self.number, self._lock_fd = native.register_file(fd, again, readonly=readonly)
             file_system = native.filesystem_type(fd)
             self.on_memory = file_system in _VOLATILE_FILE_SYSTEMS
@@ -185,7 +159,7 @@ class HeapFile:
             raise
         self.private = False
         self.slots = Tables()
-        self.journal: Journal = DirectJournal(self)
+        self.journal: Journal | None = None
         self.superblock: Superblock
         self.image = bytearray()
         self._expected: dict[int, ArenaSlot] = {}
@@ -340,7 +314,9 @@ class HeapFile:
                 medium._require_regular()
                 medium._lock(beside=beside)
                 medium.read_image()
-                medium._require_original()
+                identity.require_original(
+                    medium.superblock, medium.identity, fd, name, readonly=readonly
+                )
                 if recover is not None:
                     recover(medium)
                 medium._read(recovered=recover is not None)
@@ -409,7 +385,7 @@ class HeapFile:
             generation=1, uuid=secrets.token_bytes(16), durability=durability,
             state=HeapState.CLEAN, file_end=first, log_off=layout.HEADER_BYTES,
             log_size=log_bytes, tail_lsn=64, epoch=1 << 32 | secrets.randbits(32),
-            boot_id=boot_id(), limit=self.limit or 0,
+            boot_id=identity.boot_id(), limit=self.limit or 0,
         )  # fmt: skip
         self._current = (0, self.superblock.pack())
         native.pwrite(self.fd, self._current[1], layout.SUPERBLOCKS[0])
@@ -436,7 +412,7 @@ class HeapFile:
     def _read(self, *, recovered: bool) -> None:
         """Check what the header says."""
         if not (recovered and self.is_power):
-            self._require_same_boot()
+            identity.require_same_boot(self.superblock, self.name)
         self.slots = read_tables(self.image, self.superblock, self.name)
         self.image = bytearray()
         if self.limit is None:
@@ -449,34 +425,6 @@ class HeapFile:
                 f"{status.size} found"
             )
         self.maybe_holes = status.allocated < status.size  # some may lie behind the end
-
-    def _require_original(self) -> None:
-        """Raise if the heap was in use when this copy of its file was made; warn if it is readable.
-
-        Raises
-        ------
-        CorruptHeapError
-            It is a copy that may not be opened so.
-        """
-        block = self.superblock
-        if block.file.may_be(self.identity, same_boot=block.boot_id == boot_id()):
-            return
-        told = (
-            f"heap file {self.name!r}: the file in which its heap was in use expected, found a "
-            "copy of it, of which parts may be older than others; `heap.snapshot()` copies a "
-            "heap that is open. If nobody changed it while it was copied, "
-            "`pmemheap repair --apply` takes the copy as it is"
-        )
-        if not self.readonly or not is_left_copy(block, locks.holder(self.fd)):
-            raise CorruptHeapError(told)
-        warnings.warn(told, UserWarning, 5)
-
-    def _require_same_boot(self) -> None:
-        if self.superblock.state == HeapState.IN_USE and self.superblock.boot_id != boot_id():
-            raise CorruptHeapError(
-                f"heap file {self.name!r}: a closed heap expected, but the machine went down while "
-                "it was in use, and what it wrote since the last sync is unknown"
-            )
 
     @property
     def was_closed(self) -> bool:
@@ -504,7 +452,7 @@ class HeapFile:
             epoch = next_epoch(self.superblock, opened=True)
             if omitted(Rule.R15):
                 epoch = self.superblock.epoch
-            self.superblock = replace(self.superblock, boot_id=boot_id(), epoch=epoch)
+            self.superblock = replace(self.superblock, boot_id=identity.boot_id(), epoch=epoch)
             if self._can_wait():
                 return
             self.map_header()
@@ -670,9 +618,16 @@ class HeapFile:
         durable : bool
             Return when they are durable; in a process heap when they are stored.
         """
-        if slots:
+        if not slots:
+            return
+        if self.journal is not None:
             self.journal.change(slots, self.slots.end_after(slots), durable)
-            self.adopt_slots(slots)
+        else:
+            for each in slots:
+                self.store_slot(*each)
+            if durable and self.is_power:
+                self.sync_all("change")
+        self.adopt_slots(slots)
 
     def mark_strays_spare(self) -> None:
         """Say in the segment table that what a crash has left without an owner is SPARE."""
@@ -807,7 +762,10 @@ class HeapFile:
         DurabilityError
             The system could not write it back; what is on the medium is unknown.
         """
-        self.journal.sync()
+        if self.journal is None:
+            self.sync_all("sync")
+        else:
+            self.journal.sync()
 
     def sync_all(self, during: str) -> None:
         """Wait until data, length and blocks of the file are durable; DurabilityError if not.
@@ -997,39 +955,6 @@ class HeapFile:
 def _superblock_bytes(image: bytes | bytearray | memoryview, copy: int) -> bytes:
     at = layout.SUPERBLOCKS[copy]
     return bytes(image[at : at + layout.SUPERBLOCK_BYTES])
-
-
-def file_identity(fd: int) -> FileIdentity:
-    """Return which file a descriptor leads to."""
-    return _identity_of(native.fstat(fd))
-
-
-def _identity_of(status: native.FileStatus) -> FileIdentity:
-    return FileIdentity(status.birth, status.inode, status.device)
-
-
-def is_left_copy(block: Superblock, writer: int) -> bool:
-    """Tell whether a copy of a heap in use is of one that its process has left, so far as is known.
-
-    What a killed process leaves of a power heap is whole, and so is a copy of that, as one of a
-    failed disk is. Whether the copy was made before the end of the process it cannot tell.
-
-    Parameters
-    ----------
-    block : Superblock
-        That of the copy.
-    writer : int
-        The process that had the heap open.
-    """
-    has_ended = block.boot_id != boot_id() or not locks.is_running(writer)
-    return block.durability == Durability.POWER and has_ended
-
-
-@functools.cache
-def boot_id() -> bytes:
-    """Return what tells this run of the machine from every other."""
-    text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-    return bytes.fromhex(text.strip().replace("-", ""))
 
 
 def write_zeros(fd: int, offset: int, length: int) -> None:

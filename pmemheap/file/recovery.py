@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 
 from pmemheap import layout, native
 from pmemheap.errors import CorruptHeapError, DurabilityError
-from pmemheap.file import pagecache
+from pmemheap.file import identity, pagecache
 from pmemheap.file.filemedium import LOG_LEAST, LOG_MOST, FileMedium
-from pmemheap.file.heapfile import boot_id, next_epoch
+from pmemheap.file.heapfile import next_epoch
 from pmemheap.format.header import read_tables
 from pmemheap.format.records import RECORD_HEADER, epoch_of
 from pmemheap.layout import HeapState, Table
@@ -171,7 +171,7 @@ def recover(medium: FileMedium) -> None:
 def _is_left_alone(medium: FileMedium) -> bool:
     """Tell whether nothing of a process heap is to be replayed."""
     superblock = medium.superblock
-    if superblock.state == HeapState.IN_USE and superblock.boot_id != boot_id():
+    if superblock.state == HeapState.IN_USE and superblock.boot_id != identity.boot_id():
         return True  # reading the tables refuses it
     return medium.readonly and medium.has_writer()  # shared memory: what is home now
 
@@ -229,7 +229,7 @@ def _replay_home(medium: FileMedium, recovery: Recovery) -> None:
         medium.sync_all("recovery")  # [R14]
     medium.write_superblock(
         sync=medium.is_power, tail_lsn=recovery.end, chain_seed=recovery.chain,
-        state=HeapState.IN_USE, boot_id=boot_id(), file=medium.identity,
+        state=HeapState.IN_USE, boot_id=identity.boot_id(), file=medium.identity,
         epoch=next_epoch(medium.superblock, opened=True),
     )  # fmt: skip
     if not medium.is_power:

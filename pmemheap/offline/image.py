@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from pmemheap.file.heapfile import file_identity
+from pmemheap.file.identity import file_identity
 from pmemheap.layout import FileIdentity
 from pmemheap.offline.findings import Edit
 from pmemheap.units import PAGE, KiB, align_down, align_up

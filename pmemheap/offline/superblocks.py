@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from pmemheap import layout
 from pmemheap.errors import CorruptHeapError
-from pmemheap.file.heapfile import boot_id, is_left_copy
+from pmemheap.file.identity import boot_id, is_left_copy
 from pmemheap.format.records import FIRST_LSN, RECORD_ALIGN, LogScan, Record, newest_chain, scan
 from pmemheap.format.superblock import Superblock
 from pmemheap.layout import Durability, FileIdentity, HeapState, SegmentKind, SegmentSlot

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pmemheap import native
 from pmemheap.errors import CorruptHeapError
-from pmemheap.file.heapfile import file_identity
+from pmemheap.file.identity import file_identity
 from pmemheap.format.superblock import Superblock
 from pmemheap.layout import MAGIC, SUPERBLOCK_BYTES, SUPERBLOCKS
 
