@@ -211,7 +211,7 @@ def test_a_change_that_waited_for_a_durable_point_ends_it(
         heap.sync()
         other.join()
         assert isinstance(heap._medium, FileMedium)
-        assert heap._medium.superblock.state == HeapState.IN_USE
+        assert heap._medium.header.superblock.state == HeapState.IN_USE
 
 
 def test_a_view_of_a_heap_whose_sync_failed_is_there(tmp_path: Path) -> None:

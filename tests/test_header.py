@@ -108,7 +108,7 @@ def test_tables_that_contradict_each_other_are_refused(
     for table, index, slot in changes:
         put(image, table, index, slot)
     with pytest.raises(CorruptHeapError, match=message):
-        read_tables(image, medium.superblock, "it")
+        read_tables(image, medium.header.superblock, "it")
 
 
 def test_log_that_the_superblock_does_not_name_is_spare(medium: FileMedium) -> None:
@@ -116,13 +116,13 @@ def test_log_that_the_superblock_does_not_name_is_spare(medium: FileMedium) -> N
     image = header_of(medium)
     log = SegmentSlot(SegmentKind.LOG, END, 64)
     put(image, Table.SEGMENTS, 2, log.pack())
-    tables = read_tables(image, medium.superblock, "it")
+    tables = read_tables(image, medium.header.superblock, "it")
     assert tables.strays == {2: as_spare(log)}
     assert tables.segments[2].file_bytes == 64 * UNIT
-    moved = replace(medium.superblock, log_off=END, log_size=64 * UNIT)
+    moved = replace(medium.header.superblock, log_off=END, log_size=64 * UNIT)
     tables = read_tables(image, moved, "it")
     assert tables.strays[0].file_bytes == layout.LOG_BYTES
-    nowhere = replace(medium.superblock, log_off=END + UNIT)
+    nowhere = replace(medium.header.superblock, log_off=END + UNIT)
     with pytest.raises(CorruptHeapError, match="a log of 131072 bytes at file offset"):
         read_tables(image, nowhere, "it")
 
@@ -134,7 +134,7 @@ def test_segments_of_no_live_arena_are_spare(medium: FileMedium) -> None:
         put(image, Table.SEGMENTS, 2 + index, data(arena, 0, END + index * MIB_SEGMENT))
         if slot is not None:
             put(image, Table.ARENAS, arena, slot.pack())
-    tables = read_tables(image, medium.superblock, "it")
+    tables = read_tables(image, medium.header.superblock, "it")
     assert [slot.kind for slot in tables.segments.values()][2:] == [SegmentKind.SPARE] * 2
     assert set(tables.strays) == {2, 3}
     assert tables.arenas[2].state == ArenaState.DROPPED
@@ -210,7 +210,7 @@ class Recorded:
     def change(self, slots: list[SlotImage], file_end: int, durable: bool) -> None:
         self.calls.append(([(table, index) for table, index, _ in slots], file_end, durable))
         for table, index, image in slots:
-            self.file.store_slot(table, index, image)
+            self.file.header.store_slot(table, index, image)
 
     def sync(self) -> None:
         self.calls.append(([], -1, True))
@@ -240,7 +240,7 @@ def test_a_structural_change_is_one_call(medium: FileMedium) -> None:
     medium.change_roots({}, {"a"})
     medium.sync()
     assert [call[0] for call in journal.calls] == [[(Table.ROOTS, 0)]] * 2 + [[]]
-    tables = read_tables(header_of(medium), medium.superblock, "it")
+    tables = read_tables(header_of(medium), medium.header.superblock, "it")
     assert (tables.segments, tables.arenas) == (medium.segments, medium.arenas)
     region.close()
 
@@ -280,7 +280,7 @@ def test_root_changes_are_planned_and_taken_over(medium: FileMedium) -> None:
     slots = medium.root_changes(puts, {"a"})
     assert {root.name for root in medium.roots.values()} == {"a", "b", "c"}
     assert len({index for _, index, _ in slots}) == len(slots)
-    medium.adopt_slots(slots)
+    medium.header.slots.adopt(slots)
     assert {root.name: root.off for root in medium.roots.values()} == {"b": 32, "c": 16, "d": 48}
     with pytest.raises(KeyError):
         medium.root_changes({}, {"nothing"})
@@ -297,7 +297,7 @@ def test_superblock_copies_alternate(medium: FileMedium) -> None:
     for turn in range(4):
         medium.write_superblock(sync=True, tail_lsn=64 * turn)
         superblock, copy = read_superblock(header_of(medium))
-        assert (superblock, superblock.tail_lsn) == (medium.superblock, 64 * turn)
+        assert (superblock, superblock.tail_lsn) == (medium.header.superblock, 64 * turn)
         medium.write_superblock(both=True, log_size=layout.LOG_BYTES)
         after = read_superblock(header_of(medium))
         assert after[0].generation == superblock.generation + 2
@@ -397,10 +397,10 @@ def test_recovery_sees_the_header_before_the_tables(tmp_path: Path) -> None:
     created(path).close()
 
     def recover(file: HeapFile) -> None:
-        assert file.superblock.durability == Durability.POWER
+        assert file.header.superblock.durability == Durability.POWER
         assert file.segments == {}
-        file.read_image()
-        put(file.image, Table.ROOTS, 3, RootSlot("from the log", 16).pack())
+        file.header.read(file.fd)
+        put(file.header.image, Table.ROOTS, 3, RootSlot("from the log", 16).pack())
 
     for readonly in (True, False):
         medium = FileMedium.open(path, readonly=readonly, limit=None, recover=recover)

@@ -380,7 +380,7 @@ def test_failed_sync_closes_the_heap_for_writing(tmp_path: Path) -> None:
     assert (tmp_path / "heap").exists()
     with Heap.open(tmp_path / "heap", readonly=True) as reopened:
         assert isinstance(reopened._medium, FileMedium)
-        assert reopened._medium.superblock.state == HeapState.IN_USE, (
+        assert reopened._medium.header.superblock.state == HeapState.IN_USE, (
             "a file that was not synced is not CLEAN"
         )
     assert native.system_calls() > calls

@@ -15,6 +15,7 @@ from pmemheap import CorruptHeapError, DurabilityError, Heap, PmemHeapError, nat
 from pmemheap.containers import SortedMap
 from pmemheap.file import locks
 from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.headerfile import Header
 from pmemheap.layout import HEADER_BYTES
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.units import PAGE, MiB
@@ -92,14 +93,14 @@ def test_a_header_that_is_written_over_in_a_checkpoint_is_noticed(
     """A new superblock would hide it: it is stored over the copy that is looked at."""
     heap = Heap.create(tmp_path / "heap", durability="power")
     heap.roots["root"] = heap.malloc(100)
-    write = FileMedium._write_superblock
+    write = Header.write
 
-    def write_over(medium: FileMedium, **changes: object) -> None:
+    def write_over(header: Header, **changes: object) -> bool:
         with open(tmp_path / "heap", "r+b") as file:
             file.write(bytes(HEADER_BYTES))
-        write(medium, **changes)
+        return write(header, **changes)
 
-    monkeypatch.setattr(FileMedium, "_write_superblock", write_over)
+    monkeypatch.setattr(Header, "write", write_over)
     with pytest.raises(DurabilityError, match="written over"):
         heap.sync()
     with pytest.raises(DurabilityError, match="written over"):
@@ -129,18 +130,20 @@ def test_addresses_that_change_hands_are_no_heaps_any_more(tmp_path: Path) -> No
 # ---------------------------------------------------------------- interrupts and readers
 
 
-@pytest.mark.parametrize("place", ["close", "_let_go", "_unmap_header"])
+@pytest.mark.parametrize(
+    ("owner", "place"), [(FileMedium, "close"), (FileMedium, "_let_go"), (Header, "unmap")]
+)
 def test_a_close_that_was_interrupted_is_ended_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, place: str
 ) -> None:
     heap = Heap.create(tmp_path / "heap", durability="process", decay=None)
     heap.roots["root"] = heap.malloc(100)
 
-    def interrupted(_: FileMedium) -> None:
+    def interrupted(_: object) -> None:
         monkeypatch.undo()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(FileMedium, place, interrupted)
+    monkeypatch.setattr(owner, place, interrupted)
     with pytest.raises(KeyboardInterrupt):
         heap.close()
     heap.close()

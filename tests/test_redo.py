@@ -26,7 +26,7 @@ def medium_of(heap: Heap) -> FileMedium:
 
 def log_of(heap: Heap) -> bytes:
     """Return the bytes of the log, as the file has them."""
-    superblock = medium_of(heap).superblock
+    superblock = medium_of(heap).header.superblock
     with Path(heap.name).open("rb") as file:
         file.seek(superblock.log_off)
         return file.read(superblock.log_size)
@@ -34,7 +34,7 @@ def log_of(heap: Heap) -> bytes:
 
 def records(heap: Heap) -> tuple[Record, ...]:
     """Return the records from the tail on."""
-    one = medium_of(heap).superblock
+    one = medium_of(heap).header.superblock
     found = scan(log_of(heap), one.log_size, one.tail_lsn, one.chain_seed, one.epoch)
     return tuple(found.records)
 
@@ -118,7 +118,7 @@ def test_both_scans_agree_on_damage(heap: Heap, seed: int) -> None:
             with heap.transaction(durable=False) as tx:
                 tx.write(blocks[turn % 5], bytes([turn]) * chance.randrange(1, 100))
                 tx.malloc(16)
-        one, log = medium_of(heap).superblock, bytearray(log_of(heap))
+        one, log = medium_of(heap).header.superblock, bytearray(log_of(heap))
         live = heap._log._positions()[3] - one.tail_lsn
         assert live < 64 * KiB
         for _ in range(50):

@@ -167,7 +167,7 @@ def test_what_joins_a_commit_late_is_durable(
 
 def operations_of(heap: Heap) -> list[Any]:
     assert isinstance(heap._medium, FileMedium)
-    block = heap._medium.superblock
+    block = heap._medium.header.superblock
     with open(heap.name, "rb") as file:
         file.seek(block.log_off)
         log = file.read(block.log_size)

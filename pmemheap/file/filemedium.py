@@ -251,7 +251,7 @@ class FileMedium(HeapFile):
         slots = filespace.images(filespace.placed(self.segments, piece.index, piece.slot))
         slots.append((Table.ARENAS, piece.arena, arena.pack()))
         if omitted(Rule.R30):
-            self.adopt_slots(slots)
+            self.header.slots.adopt(slots)
         else:
             self._asked_by = threading.get_ident()  # before its blocks were allocated
             try:
@@ -381,7 +381,7 @@ class FileMedium(HeapFile):
 
     def log_slot(self) -> SegmentSlot:
         """Return the segment of the log that the superblock names."""
-        place = self.superblock.log_off
+        place = self.header.superblock.log_off
         return next(
             slot
             for slot in self.segments.values()
@@ -423,7 +423,7 @@ class FileMedium(HeapFile):
 
     def named_next_log(self) -> Map | None:
         """Return the next log if the superblock names it and it has not been taken yet."""
-        return self._next_log if self._next_log_off == self.superblock.log_off else None
+        return self._next_log if self._next_log_off == self.header.superblock.log_off else None
 
     @property
     def log_address(self) -> int:
@@ -476,7 +476,7 @@ class FileMedium(HeapFile):
         spares = {
             index: as_spare(slot)
             for index, slot in self.segments.items()
-            if slot.kind == SegmentKind.LOG and slot.file_off != self.superblock.log_off
+            if slot.kind == SegmentKind.LOG and slot.file_off != self.header.superblock.log_off
         }
         changes: SlotChanges = {**spares, **self._tidied({**self.segments, **spares})}
         self.change(filespace.images(changes), durable=True)

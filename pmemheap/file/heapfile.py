@@ -20,7 +20,7 @@ import secrets
 import stat
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -33,12 +33,12 @@ from pmemheap.errors import (
     HeapBusyError,
     HeapFileError,
     OutOfSpaceError,
-    Pmem2Error,
     UsageError,
 )
 from pmemheap.file import identity, locks
+from pmemheap.file.headerfile import Header, next_epoch
 from pmemheap.file.naming import give_name, place_of, require_place, temporary_name
-from pmemheap.format.header import Tables, other_superblock, read_superblock, read_tables
+from pmemheap.format.header import Tables
 from pmemheap.format.superblock import Superblock
 from pmemheap.layout import (
     ArenaSlot,
@@ -50,10 +50,8 @@ from pmemheap.layout import (
     SegmentSlot,
     SlotImage,
     Table,
-    slot_offset,
 )
 from pmemheap.native import NativeError
-from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.row import file_row
 from pmemheap.pmem2.source import FileSource, Options, Pieces
@@ -64,7 +62,6 @@ from pmemheap.units import UNIT, format_bytes
 __all__ = [
     "HeapFile",
     "Journal",
-    "next_epoch",
     "write_zeros",
 ]
 
@@ -98,12 +95,10 @@ class HeapFile:
 
     Attributes
     ----------
-    slots : Tables
-        What the header says of segments, arenas and roots; changed by `change` only.
+    header : Header
+        Its superblock and tables; the tables are changed by `change` only.
     journal : Journal, optional
         What `change` hands the slots to; set before the first change of a heap with a log.
-    image : bytearray
-        The header as it is read at open: a recovery puts what the log says into it.
     private : bool
         Whether what is mapped is a copy of this process that it may store to, also in a file
         opened read-only: set by the recovery of such a file.
@@ -126,8 +121,6 @@ class HeapFile:
     _lock_fd = -1
     _temporary: Path | None = None
     _destination: Path
-    _reservation: VMReservation | None = None
-    _header: Map | None = None
     _has_begun = False
     has_views = False
     beside = False
@@ -141,6 +134,7 @@ class HeapFile:
         limit: int | None = None,
         path: Path | None = None,
     ) -> None:
+        self.header = Header(name)
         self.fd = fd
         self.name = name
         self.readonly = readonly
@@ -158,10 +152,7 @@ class HeapFile:
             self._let_go()
             raise
         self.private = False
-        self.slots = Tables()
         self.journal: Journal | None = None
-        self.superblock: Superblock
-        self.image = bytearray()
         self._expected: dict[int, ArenaSlot] = {}
         self.maybe_holes = False
         self.sync_failed = False
@@ -169,7 +160,6 @@ class HeapFile:
         self._source: FileSource | None = None  # of `fd`, once something has been mapped
         self._size_seen = (_UNKNOWN_SIZE, 0)  # by a thread that asked last whether it is ours
         self._asked_by = 0  # the thread whose next `require_ours` need not, as it has just asked
-        self._current = (0, b"")  # which superblock is current, its bytes; replaced whole
         self._is_new = False
         self.in_doubt = False
 
@@ -207,7 +197,7 @@ class HeapFile:
                 fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
                 medium = cls(fd, str(path), readonly=False, limit=limit, path=temporary)
                 medium._format(medium._durability_for(durability), log_bytes)
-                with medium._as_durability_error("creation"):
+                with medium.noting_failed_sync("creation"):
                     native.fsync(fd)
                 medium._begin()
                 medium._temporary, medium._destination = temporary, place
@@ -303,7 +293,7 @@ class HeapFile:
             Let a reader in beside a living writer, as an attached reader of shared memory is.
         recover : callable, optional
             Called under the lock when `superblock` is known and nothing is mapped yet. It may bring
-            the file to its committed state, call `read_image`, or change `image`.
+            the file to its committed state, read the header anew, or change its `image`.
         path : Path, optional
             By which the file was opened.
         """
@@ -313,9 +303,9 @@ class HeapFile:
             try:
                 medium._require_regular()
                 medium._lock(beside=beside)
-                medium.read_image()
+                medium.header.read(fd)
                 identity.require_original(
-                    medium.superblock, medium.identity, fd, name, readonly=readonly
+                    medium.header.superblock, medium.identity, fd, name, readonly=readonly
                 )
                 if recover is not None:
                     recover(medium)
@@ -381,14 +371,14 @@ class HeapFile:
         with self._as_out_of_space(stop):
             native.fallocate(self.fd, 0, stop)
             write_zeros(self.fd, 0, stop)
-        self.superblock = Superblock(
+        self.header.superblock = Superblock(
             generation=1, uuid=secrets.token_bytes(16), durability=durability,
             state=HeapState.CLEAN, file_end=first, log_off=layout.HEADER_BYTES,
             log_size=log_bytes, tail_lsn=64, epoch=1 << 32 | secrets.randbits(32),
             boot_id=identity.boot_id(), limit=self.limit or 0,
         )  # fmt: skip
-        self._current = (0, self.superblock.pack())
-        native.pwrite(self.fd, self._current[1], layout.SUPERBLOCKS[0])
+        self.header.current = (0, self.header.superblock.pack())
+        native.pwrite(self.fd, self.header.current[1], layout.SUPERBLOCKS[0])
         log = SegmentSlot(SegmentKind.LOG, layout.HEADER_BYTES, log_bytes // UNIT)
         data = SegmentSlot(SegmentKind.DATA, stop, _FIRST_UNITS, nunits=_FIRST_UNITS)
         with self._as_out_of_space(data.file_bytes):
@@ -396,49 +386,28 @@ class HeapFile:
         arena = ArenaSlot(0, data.nunits)
         native.pwrite(self.fd, log.pack() + data.pack(), layout.SEGMENT_TABLE)
         native.pwrite(self.fd, arena.pack(), layout.ARENA_TABLE)
-        self.slots = Tables({0: log, 1: data}, {0: arena})
+        self.header.slots = Tables({0: log, 1: data}, {0: arena})
         if not locks.become_writer(self._lock_fd):
             raise HeapBusyError(
                 f"heap file {self.name!r}: the writer's lock expected, refused", filename=self.name
             )
 
-    def read_image(self) -> None:
-        """Read the header area anew, and choose the superblock."""
-        self.image = bytearray(layout.HEADER_BYTES)
-        del self.image[native.pread_into(self.fd, self.image, 0) :]
-        self.superblock, copy = read_superblock(self.image)
-        self._current = (copy, _superblock_bytes(self.image, copy))
-
     def _read(self, *, recovered: bool) -> None:
         """Check what the header says."""
         if not (recovered and self.is_power):
-            identity.require_same_boot(self.superblock, self.name)
-        self.slots = read_tables(self.image, self.superblock, self.name)
-        self.image = bytearray()
+            identity.require_same_boot(self.header.superblock, self.name)
+        self.header.read_tables()
+        self.header.image = bytearray()
         if self.limit is None:
-            self.limit = self.superblock.limit or None
+            self.limit = self.header.superblock.limit or None
         status = native.fstat(self.fd)
-        end = self.file_end
+        end = self.header.slots.end
         if status.size < end:
             raise CorruptHeapError(
                 f"heap file {self.name!r}: {end} bytes expected for its segments, "
                 f"{status.size} found"
             )
         self.maybe_holes = status.allocated < status.size  # some may lie behind the end
-
-    @property
-    def was_closed(self) -> bool:
-        """Whether what `read_image` has read was closed, beyond doubt.
-
-        The copy before the newest one is whole: no newer one can have been lost with its place.
-        """
-        if not self.is_clean:
-            return False
-        try:
-            before = other_superblock(self.image, self._current[0])
-        except CorruptHeapError:
-            return False
-        return before.generation == self.superblock.generation - 1
 
     def _begin(self) -> None:
         """Say in the file that a writer is at work.
@@ -449,21 +418,21 @@ class HeapFile:
             self._cut_surplus()
             self._say_writer(os.getpid())
             self._has_begun = True
-            epoch = next_epoch(self.superblock, opened=True)
-            if omitted(Rule.R15):
-                epoch = self.superblock.epoch
-            self.superblock = replace(self.superblock, boot_id=identity.boot_id(), epoch=epoch)
+            epoch = next_epoch(self.header.superblock, opened=True)
+            self.header.superblock = replace(
+                self.header.superblock, boot_id=identity.boot_id(), epoch=epoch
+            )
             if self._can_wait():
                 return
             self.map_header()
             self._write_superblock(
-                state=HeapState.IN_USE, file_end=self.file_end, file=self.identity
+                state=HeapState.IN_USE, file_end=self.header.slots.end, file=self.identity
             )
             if self.is_power or not self.on_memory:  # a power failure is to be noticed
                 self._sync("open")
         except BaseException:
             self._has_begun = False
-            self._unmap_header()
+            self.header.unmap()
             raise
 
     def _say_writer(self, process: int) -> None:
@@ -473,10 +442,10 @@ class HeapFile:
 
     def _can_wait(self) -> bool:
         """Tell whether the first change may say that the heap is in use."""
-        block = self.superblock
+        block = self.header.superblock
         was_closed = self.is_clean and block.file == FileIdentity()  # not left so by a sync alone
-        as_closed = was_closed and block.file_end == self.file_end
-        return as_closed and not (self._is_new or self.slots.strays)
+        as_closed = was_closed and block.file_end == self.header.slots.end
+        return as_closed and not (self._is_new or self.header.slots.strays)
 
     @property
     def is_unattached(self) -> bool:
@@ -486,7 +455,7 @@ class HeapFile:
     @property
     def is_clean(self) -> bool:
         """Whether the file says that it was closed, and nothing has changed since."""
-        return self.superblock.state == HeapState.CLEAN
+        return self.header.superblock.state == HeapState.CLEAN
 
     def begin_use(self) -> None:
         """Say in the file that it is in use, before the first change since it was closed."""
@@ -495,12 +464,8 @@ class HeapFile:
             self.write_superblock(sync=True, state=HeapState.IN_USE, file=self.identity)
 
     def map_header(self) -> None:
-        """Map the header area to store to it, if it is not mapped yet; the file was looked at."""
-        if self._header is None:
-            with refusals(f"heap file {self.name!r}: header"):
-                self._reservation = VMReservation(layout.HEADER_BYTES, alignment=UNIT)
-                pieces = [(0, layout.HEADER_BYTES)]
-                (self._header,) = self.map_looked_at(self._reservation, 0, pieces, Options())
+        """Map the header to store to it, if it is not mapped yet; the file was looked at."""
+        self.header.map(self.map_looked_at)
 
     def map_pieces(
         self, reservation: VMReservation, offset: int, pieces: Pieces, options: Options
@@ -559,8 +524,8 @@ class HeapFile:
 
     def _cut_surplus(self) -> None:
         """Cut off what a growth or a cut that did not end has left behind the last segment."""
-        if native.fstat(self.fd).size > self.file_end:
-            native.ftruncate(self.fd, self.file_end)
+        if native.fstat(self.fd).size > self.header.slots.end:
+            native.ftruncate(self.fd, self.header.slots.end)
 
     # ------------------------------------------------------------ superblock
 
@@ -583,23 +548,15 @@ class HeapFile:
         DurabilityError
             A sync failed; either copy may be the newest now.
         """
-        for each in ({"file_end": self.file_end, **changes}, {})[: 1 + both]:
+        for each in ({"file_end": self.header.slots.end, **changes}, {})[: 1 + both]:
             self._write_superblock(**each)
             if sync:
                 self.sync_all("superblock")
 
     def _write_superblock(self, **changes: object) -> None:
-        assert self._header is not None
-        copy, expected = self._current
-        with self._header.view as view:  # what is written over now nobody would see any more
-            if _superblock_bytes(view, copy) != expected:
-                self.taken, self.sync_failed = self.taken or "written over", True
-                raise self.failure("superblock")
-        successor = self.superblock.successor(**changes)
-        copy = copy if omitted(Rule.R9) else 1 - copy
-        image = successor.pack()
-        self._store(layout.SUPERBLOCKS[copy], image)
-        self._current, self.superblock = (copy, image), successor
+        if not self.header.write(**changes):
+            self.taken, self.sync_failed = self.taken or "written over", True
+            raise self.failure("superblock")
 
     def sync_superblock(self) -> None:
         """Wait until the copy that is current is durable; in a power heap."""
@@ -621,57 +578,24 @@ class HeapFile:
         if not slots:
             return
         if self.journal is not None:
-            self.journal.change(slots, self.slots.end_after(slots), durable)
+            self.journal.change(slots, self.header.slots.end_after(slots), durable)
         else:
             for each in slots:
-                self.store_slot(*each)
+                self.header.store_slot(*each)
             if durable and self.is_power:
                 self.sync_all("change")
-        self.adopt_slots(slots)
+        self.header.slots.adopt(slots)
 
     def mark_strays_spare(self) -> None:
         """Say in the segment table that what a crash has left without an owner is SPARE."""
-        strays, self.slots.strays = self.slots.strays, {}
+        strays, self.header.slots.strays = self.header.slots.strays, {}
         self.change([(Table.SEGMENTS, index, spare.pack()) for index, spare in strays.items()])
-
-    def reread(self) -> None:
-        """Read superblock and tables again from the header, where all that was synced is home."""
-        assert self._header is not None
-        image = bytes(self._header.view)
-        stored, copy = read_superblock(image)
-        self._current = (copy, _superblock_bytes(image, copy))
-        if stored.generation > self.superblock.generation:
-            self.superblock = stored
-        self.slots = read_tables(image, self.superblock, self.name)
-
-    def adopt_slots(self, slots: Iterable[SlotImage]) -> None:
-        """Take slots over that have become part of the heap."""
-        self.slots.adopt(slots)
-
-    def store_slot(self, table: Table, index: int, image: bytes) -> None:
-        """Store a slot in its place in the file; for journals."""
-        self._store(slot_offset(table, index), image)
-
-    @property
-    def header_address(self) -> int:
-        """Address of the mapped header area, for journals; 0 if it is not mapped."""
-        return 0 if self._header is None else self._header.address
-
-    def store_log_words(self, applied_lsn: int) -> None:
-        """Say that all before an LSN is home, and nothing is to be undone [R22], [R23]."""
-        self._store(layout.SHARED_PAGE, struct.pack("<Q", applied_lsn))
-        self._store(layout.SHARED_PAGE + 8, bytes(8))
 
     def sync_memory(self, address: int, nbytes: int, during: str) -> None:
         """Wait until the bytes of a shared map of the file are durable; DurabilityError if not."""
         first = address // UNIT * UNIT
-        with self._failed_sync_noted(during):
+        with self.noting_failed_sync(during):
             native.msync(first, address + nbytes - first)
-
-    def _store(self, offset: int, data: bytes) -> None:
-        """Store to the header: the one way by which Python changes persistent bytes."""
-        assert self._header is not None
-        native.store(self._header.address + offset, data)
 
     def _allocate_blocks(self, slot: SegmentSlot) -> None:
         """Real blocks for a segment, its tables zero; the file reaches at least its end."""
@@ -699,27 +623,27 @@ class HeapFile:
     @property
     def segments(self) -> dict[int, SegmentSlot]:
         """The slots of the segment table in use, by index; changed by `change` only."""
-        return self.slots.segments
+        return self.header.slots.segments
 
     @property
     def arenas(self) -> dict[int, ArenaSlot]:
         """Those of the arena table."""
-        return self.slots.arenas
+        return self.header.slots.arenas
 
     @property
     def roots(self) -> dict[int, RootSlot]:
         """Those of the root table."""
-        return self.slots.roots
+        return self.header.slots.roots
 
     @property
     def is_power(self) -> bool:
         """Whether what is closed or synced must survive a power failure."""
-        return self.superblock.durability == Durability.POWER
+        return self.header.superblock.durability == Durability.POWER
 
     @property
     def file_end(self) -> int:
         """Bytes of the file that belong to the heap."""
-        return self.slots.end
+        return self.header.slots.end
 
     def allocated(self) -> tuple[int, int]:
         """Return the length of the file and the bytes of its blocks."""
@@ -731,7 +655,7 @@ class HeapFile:
         """Return the data segments of an arena by their units."""
         return [
             Piece(slot.first_unit, slot.nunits, slot, index, arena)
-            for index, slot in self.slots.data_segments(arena)
+            for index, slot in self.header.slots.data_segments(arena)
         ]
 
     # ------------------------------------------------------------ roots
@@ -750,7 +674,7 @@ class HeapFile:
         OutOfSpaceError
             The table has too few free slots.
         """
-        return self.slots.root_changes(puts, drops, self.name)
+        return self.header.slots.root_changes(puts, drops, self.name)
 
     # ------------------------------------------------------------ durability, end
 
@@ -773,16 +697,16 @@ class HeapFile:
         The kernel tells the failure of a write-back once to each open file description. That of the
         maps is synced by all threads; that of the locks by nobody but who has the heap's lock.
         """
-        with self._failed_sync_noted(during):
+        with self.noting_failed_sync(during):
             native.fdatasync(self._lock_fd)
 
     def _sync(self, during: str) -> None:
-        with self._failed_sync_noted(during):
+        with self.noting_failed_sync(during):
             native.fsync(self._lock_fd)
 
     def sync_beside(self, during: str) -> None:
         """Do what `sync_all` does, for a thread that does not have the lock of the heap."""
-        with self._failed_sync_noted(during):
+        with self.noting_failed_sync(during):
             native.fdatasync(self.fd)
 
     def require_ours(self, during: str) -> None:
@@ -825,7 +749,11 @@ class HeapFile:
 
     def _expectation(self) -> tuple[tuple[int, bytes], int, bool]:
         """Return the current superblock, the length of the file, whether it has no holes."""
-        return self._current, self.file_end, self._keeps_blocks and not self.maybe_holes
+        return (
+            self.header.current,
+            self.header.slots.end,
+            self._keeps_blocks and not self.maybe_holes,
+        )
 
     def _look(self, current: tuple[int, bytes], file_end: int, is_whole: bool) -> str:
         """Do what `_found_taken` does, with what is expected of the file."""
@@ -868,13 +796,15 @@ class HeapFile:
         )
 
     @contextmanager
-    def _failed_sync_noted(self, during: str) -> Iterator[None]:
+    def noting_failed_sync(self, during: str) -> Iterator[None]:
+        """Raise DurabilityError if a sync fails, and note that nothing may be written any more."""
         try:
-            with self._as_durability_error(during):
-                yield
-        except DurabilityError:
+            yield
+        except NativeError as error:
             self.sync_failed = True
-            raise
+            raise DurabilityError(
+                error.errno, f"heap file {self.name!r}: {during}: {error}"
+            ) from error
 
     def close(self) -> None:
         """Sync, say in the file that it was closed, and let it go.
@@ -887,12 +817,12 @@ class HeapFile:
             if self._has_begun and self.is_own and not self.sync_failed:
                 self.require_ours("close")
                 self._say_writer(0)
-                was_closed = self.is_clean and self.superblock.file == FileIdentity()
-                if was_closed or self._header is None:  # an interrupt came after all of this
+                was_closed = self.is_clean and self.header.superblock.file == FileIdentity()
+                if was_closed or not self.header.address:  # an interrupt came after all of this
                     return
                 self._sync("close")
                 self._write_superblock(
-                    state=HeapState.CLEAN, file_end=self.file_end, file=FileIdentity()
+                    state=HeapState.CLEAN, file_end=self.header.slots.end, file=FileIdentity()
                 )
                 self._sync("close")
                 self.require_ours("close")
@@ -912,7 +842,7 @@ class HeapFile:
 
         The locks go now, even if a map could not be undone.
         """
-        self._unmap_header()
+        self.header.unmap()
         if not self.is_own:
             self.fd = -1
             return
@@ -924,15 +854,6 @@ class HeapFile:
         fd, self.fd = self.fd, -1  # no signal is looked for between this and the next call
         os.close(fd)
 
-    def _unmap_header(self) -> None:
-        header, reservation = self._header, self._reservation
-        self._header = self._reservation = None
-        with suppress(Pmem2Error, BufferError):  # refused: it goes with the last reference
-            if header is not None:
-                header.close()
-            if reservation is not None:
-                reservation.close()
-
     @contextmanager
     def _as_out_of_space(self, wanted: int) -> Iterator[None]:
         try:
@@ -942,31 +863,9 @@ class HeapFile:
                 f"heap file {self.name!r} cannot grow by {format_bytes(wanted)}: {error}"
             ) from error
 
-    @contextmanager
-    def _as_durability_error(self, during: str) -> Iterator[None]:
-        try:
-            yield
-        except NativeError as error:
-            raise DurabilityError(
-                error.errno, f"heap file {self.name!r}: {during}: {error}"
-            ) from error
-
-
-def _superblock_bytes(image: bytes | bytearray | memoryview, copy: int) -> bytes:
-    at = layout.SUPERBLOCKS[copy]
-    return bytes(image[at : at + layout.SUPERBLOCK_BYTES])
-
 
 def write_zeros(fd: int, offset: int, length: int) -> None:
     """Write zeros to a range of a file, where the system cannot allocate or clear it."""
     chunk = bytes(_ZEROS)
     for at in range(offset, offset + length, _ZEROS):
         native.pwrite(fd, chunk[: offset + length - at], at)
-
-
-def next_epoch(superblock: Superblock, *, opened: bool = False) -> int:
-    """Return an epoch that no record in any log has [R15]."""
-    if omitted(Rule.R15):
-        return superblock.epoch
-    counter = (superblock.epoch >> 32) + opened
-    return counter << 32 | secrets.randbits(32)

@@ -16,8 +16,7 @@ from pmemheap import layout, native
 from pmemheap.errors import CorruptHeapError, DurabilityError
 from pmemheap.file import identity, pagecache
 from pmemheap.file.filemedium import LOG_LEAST, LOG_MOST, FileMedium
-from pmemheap.file.heapfile import next_epoch
-from pmemheap.format.header import read_tables
+from pmemheap.file.headerfile import next_epoch
 from pmemheap.format.records import RECORD_HEADER, epoch_of
 from pmemheap.layout import HeapState, Table
 from pmemheap.native.constants import TOUCHED_DATA, Format, Refusal
@@ -45,7 +44,7 @@ class Recovery:
     """
 
     def __init__(self, medium: FileMedium) -> None:
-        superblock = medium.superblock
+        superblock = medium.header.superblock
         _check_log_place(medium)
         self.core = native.LogCore()
         self._reservation = VMReservation(superblock.log_size, alignment=UNIT)
@@ -67,11 +66,11 @@ class Recovery:
         self.commits_from, self.undo_from = self.start, 0
         if not medium.is_power:
             self._heed_shared_page(medium)
-        self.core._header_tables(self.start, self.end, self.commits_from, medium.image)
+        self.core._header_tables(self.start, self.end, self.commits_from, medium.header.image)
 
     def _heed_shared_page(self, medium: FileMedium) -> None:
         """In a process heap only the last record can be half home [R22], [R23]."""
-        applied, undo = struct.unpack_from("<QQ", medium.image, layout.SHARED_PAGE)
+        applied, undo = struct.unpack_from("<QQ", medium.header.image, layout.SHARED_PAGE)
         if applied > self.end:
             raise CorruptHeapError(
                 f"log of {medium.name!r}: records up to LSN {applied} expected, "
@@ -87,11 +86,11 @@ class Recovery:
 
     def relies_on(self, medium: FileMedium) -> Iterator[tuple[int, int]]:
         """Yield the ranges of the file that the accepted records lie in, or speak of."""
-        superblock, page = medium.superblock, UNIT
+        superblock, page = medium.header.superblock, UNIT
         first, stop = self.start // page * page, self.end + RECORD_HEADER
         for lsn in range(first, min(stop, first + superblock.log_size), page):
             yield superblock.log_off + lsn % superblock.log_size, page
-        medium.slots = read_tables(medium.image, superblock, medium.name)
+        medium.header.read_tables()
         for table, offset, length in self.core._ranges(self.start, self.end):
             arena, start = divmod(offset, 1 << layout.ARENA_BITS)
             name = _TABLE_NAMES.get(table, "data")
@@ -114,7 +113,7 @@ class Recovery:
 
 
 def _check_log_place(medium: FileMedium) -> None:
-    superblock = medium.superblock
+    superblock = medium.header.superblock
     size, offset = superblock.log_size, superblock.log_off
     sound = LOG_LEAST <= size <= LOG_MOST and size % UNIT == 0 and offset % UNIT == 0
     if superblock.tail_lsn % _RECORD_ALIGN or superblock.tail_lsn >> 62:
@@ -144,12 +143,12 @@ def recover(medium: FileMedium) -> None:
     DurabilityError
         The medium could not be read or written.
     """
-    if medium.was_closed and _ends_at_tail(medium):
+    if medium.header.was_closed and _ends_at_tail(medium):
         if medium.is_power and not medium.readonly:
             medium.sync_all("open")
         return
     is_left = medium.is_power and not _drop_cache(medium)
-    medium.read_image()
+    medium.header.read(medium.fd)
     if not medium.is_power and _is_left_alone(medium):
         return
     if is_left:
@@ -162,7 +161,7 @@ def recover(medium: FileMedium) -> None:
             medium.private, medium.recovery = True, recovery
         elif recovery.is_needed:
             _replay_home(medium, recovery)
-            medium.read_image()
+            medium.header.read(medium.fd)
     finally:
         if medium.recovery is not recovery:
             recovery.close()
@@ -170,7 +169,7 @@ def recover(medium: FileMedium) -> None:
 
 def _is_left_alone(medium: FileMedium) -> bool:
     """Tell whether nothing of a process heap is to be replayed."""
-    superblock = medium.superblock
+    superblock = medium.header.superblock
     if superblock.state == HeapState.IN_USE and superblock.boot_id != identity.boot_id():
         return True  # reading the tables refuses it
     return medium.readonly and medium.has_writer()  # shared memory: what is home now
@@ -183,9 +182,9 @@ def _ends_at_tail(medium: FileMedium) -> bool:
     page that says CLEAN never reached it, and a closed heap is opened without [R10].
     """
     _check_log_place(medium)
-    superblock = medium.superblock
+    superblock = medium.header.superblock
     if not medium.is_power:
-        applied, _ = struct.unpack_from("<QQ", medium.image, layout.SHARED_PAGE)
+        applied, _ = struct.unpack_from("<QQ", medium.header.image, layout.SHARED_PAGE)
         if applied > superblock.tail_lsn:
             return False
     place = superblock.log_off + superblock.tail_lsn % superblock.log_size
@@ -213,7 +212,7 @@ def _require_same(medium: FileMedium, ranges: Iterable[tuple[int, int]]) -> None
 
 
 def _replay_home(medium: FileMedium, recovery: Recovery) -> None:
-    medium.slots = read_tables(medium.image, medium.superblock, medium.name)
+    medium.header.read_tables()
     if _require_length(medium).allocated < medium.file_end:
         _back_ranges(medium, recovery)
     medium.map_header()
@@ -221,7 +220,7 @@ def _replay_home(medium: FileMedium, recovery: Recovery) -> None:
         _home_region(medium, recovery, arena) for arena in medium.arenas if medium.pieces(arena)
     ]
     try:
-        recovery.replay(medium.header_address)
+        recovery.replay(medium.header.address)
     finally:
         for region in regions:
             region.close()
@@ -230,10 +229,10 @@ def _replay_home(medium: FileMedium, recovery: Recovery) -> None:
     medium.write_superblock(
         sync=medium.is_power, tail_lsn=recovery.end, chain_seed=recovery.chain,
         state=HeapState.IN_USE, boot_id=identity.boot_id(), file=medium.identity,
-        epoch=next_epoch(medium.superblock, opened=True),
+        epoch=next_epoch(medium.header.superblock, opened=True),
     )  # fmt: skip
     if not medium.is_power:
-        medium.store_log_words(recovery.end)
+        medium.header.store_log_words(recovery.end)
 
 
 def _require_length(medium: FileMedium) -> native.FileStatus:

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pmemheap import layout, native
 from pmemheap.errors import DurabilityError, OutOfSpaceError, PmemHeapError
 from pmemheap.file.filemedium import LOG_MOST, FileMedium
-from pmemheap.file.heapfile import next_epoch
+from pmemheap.file.headerfile import next_epoch
 from pmemheap.layout import ArenaSlot, ArenaState, SlotImage, Table
 from pmemheap.native.constants import Format, OperationType, Refusal
 from pmemheap.native.rules import Rule, omitted
@@ -106,15 +106,15 @@ class RedoLog(native.LogCore):
         self.moves = 0
         self.syncers: set[int] = set()  # threads that keep others from changing committed bytes
         medium.map_header()
-        superblock = medium.superblock
+        superblock = medium.header.superblock
         log = medium.map_log()
         self._begin(
-            log.address, log.length, superblock.log_off, medium.is_power, medium.header_address,
+            log.address, log.length, superblock.log_off, medium.is_power, medium.header.address,
             superblock.tail_lsn, superblock.tail_lsn, superblock.epoch, superblock.chain_seed, 0,
             medium.file_end,
         )  # fmt: skip
         if not medium.is_power:
-            medium.store_log_words(superblock.tail_lsn)
+            medium.header.store_log_words(superblock.tail_lsn)
         self._watch(medium.fd)
         medium.journal = self
         medium.mark_strays_spare()
@@ -233,7 +233,7 @@ class RedoLog(native.LogCore):
 
     def _require_larger(self, nbytes: int) -> None:
         """Move to a log in which a record of `nbytes` is no more than a quarter."""
-        size = self._medium.superblock.log_size
+        size = self._medium.header.superblock.log_size
         wanted = size * _LOG_GROWTH
         while wanted < 4 * nbytes:
             wanted *= 2
@@ -263,7 +263,7 @@ class RedoLog(native.LogCore):
     @property
     def size(self) -> int:
         """Bytes of the log."""
-        return self._medium.superblock.log_size
+        return self._medium.header.superblock.log_size
 
     def is_crowded(self) -> bool:
         """Tell whether a checkpoint is due."""
@@ -273,7 +273,7 @@ class RedoLog(native.LogCore):
     def checkpoint_if_due(self) -> None:
         """Checkpoint a log that is half full, or old; a larger log when that comes too often."""
         tail, _, _, head, _, _ = self._positions()
-        size = self._medium.superblock.log_size
+        size = self._medium.header.superblock.log_size
         age = time.monotonic() - self._checkpointed_at
         if head - tail <= size // 2 and (age < _OLD_SECONDS or head == tail):
             return
@@ -408,11 +408,11 @@ class RedoLog(native.LogCore):
     def _mend_log(self) -> None:
         medium = self._medium
         self.sync_log()
-        medium.reread()
+        medium.header.reread()
         medium.sync_superblock()
         log = medium.named_next_log()
         if log is not None:
-            self._move_to(medium.superblock.log_off, log.length, log)
+            self._move_to(medium.header.superblock.log_off, log.length, log)
         self._freeze(False)
 
     def _move_to(self, offset: int, size: int, log: Map) -> None:
@@ -422,7 +422,7 @@ class RedoLog(native.LogCore):
         head = self._positions()[3]
         if medium.is_power:
             medium.sync_all("log")
-        epoch = next_epoch(medium.superblock)
+        epoch = next_epoch(medium.header.superblock)
         careful = not omitted(Rule.R28)
         medium.write_superblock(
             both=careful, sync=medium.is_power and careful, log_off=offset, log_size=size,
@@ -433,7 +433,7 @@ class RedoLog(native.LogCore):
 
     def shrink(self) -> None:
         """Move to a small log when this one is large and nothing keeps it; cut the file."""
-        large = self._medium.superblock.log_size > layout.LOG_BYTES
+        large = self._medium.header.superblock.log_size > layout.LOG_BYTES
         if large and not self._positions()[4]:
             self.move(layout.LOG_BYTES)
             self._medium.release([])

@@ -77,7 +77,7 @@ class Committing(native.HeapCore):
         self._is_power = file is not None and file.is_power
         self._enter_homes()
         if file is not None:
-            self._set_durability(file.superblock.durability)
+            self._set_durability(file.header.superblock.durability)
 
     def _writable_file(self) -> FileMedium | None:
         medium = self._medium
@@ -325,7 +325,7 @@ class Committing(native.HeapCore):
         slots = self._medium.root_changes(puts, drops)
         end = self._append_commit(transaction, *slot_operations(slots), False)
         if end >= 0:
-            self._medium.adopt_slots(slots)
+            self._medium.header.slots.adopt(slots)
         return end
 
     def _append_commit(

@@ -304,7 +304,7 @@ class Heap(BlockSpace):
             try:
                 region.adopt(medium.pieces(), only=("data",) if medium.is_unattached else ())
                 replay_private(medium, region, 0)
-                identity, name = medium.superblock.uuid, f"heap {medium.name!r}"
+                identity, name = medium.header.superblock.uuid, f"heap {medium.name!r}"
                 return cls._over(medium, region, identity, name, decay, fresh=fresh)
             except BaseException:
                 region.close()
@@ -347,7 +347,7 @@ class Heap(BlockSpace):
     def durability(self) -> str:
         """``"power"``, ``"process"``, or ``"none"`` in anonymous memory."""
         if isinstance(self._medium, FileMedium):
-            return self._medium.superblock.durability.name.lower()
+            return self._medium.header.superblock.durability.name.lower()
         return "none"
 
     @property
@@ -707,8 +707,8 @@ class Heap(BlockSpace):
                 self._set_states(State.CLEAN)
             log.checkpoint()
             copy_heap_file(
-                medium.fd, path, medium.superblock, medium.segments.values(), medium.file_end,
-                require_ours=medium.require_ours, **options,
+                medium.fd, path, medium.header.superblock, medium.segments.values(),
+                medium.file_end, require_ours=medium.require_ours, **options,
             )  # fmt: skip
 
     def close(self) -> None:
@@ -869,7 +869,7 @@ class _Guard:
 def _copy_as_read(fd: int, medium: FileMedium, path: Path, options: dict[str, Any]) -> None:
     """Copy a heap that is only read; what its log says is brought home in the copy."""
     copy_heap_file(
-        fd, path, medium.superblock, medium.segments.values(), medium.file_end,
+        fd, path, medium.header.superblock, medium.segments.values(), medium.file_end,
         require_ours=medium.require_ours, recover=None if medium.is_clean else _open_and_close,
         **options,
     )  # fmt: skip

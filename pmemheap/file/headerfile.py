@@ -1,0 +1,171 @@
+"""Header in its file: the superblock that counts, the tables, and the map to store to both.
+
+    read      image of the area --> newest superblock; its tables, after a recovery has changed it
+    store     slots and log words in their places; a superblock over the copy that is not current
+
+It maps the area when it is told to: a heap that is only read, or not changed yet, has no map of it.
+It knows neither when a store is to be synced nor whether the file can be trusted.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+
+from pmemheap import layout, native
+from pmemheap.errors import CorruptHeapError, Pmem2Error
+from pmemheap.format.header import Tables, other_superblock, read_superblock, read_tables
+from pmemheap.format.superblock import Superblock
+from pmemheap.layout import HeapState, Table, slot_offset
+from pmemheap.native.rules import Rule, omitted
+from pmemheap.pmem2 import Map, VMReservation
+from pmemheap.pmem2.source import Options, Pieces
+from pmemheap.refusals import refusals
+from pmemheap.units import UNIT
+
+__all__ = ["Header", "next_epoch"]
+
+MapPieces = Callable[[VMReservation, int, Pieces, Options], list[Map]]
+
+
+class Header:
+    """The header of the open heap file `name`.
+
+    Attributes
+    ----------
+    superblock : Superblock
+        The newest one; set by `read`.
+    current : tuple of int and bytes
+        Which copy that is, and its bytes; replaced whole, since other threads look at it.
+    slots : Tables
+        What the header says of segments, arenas and roots.
+    image : bytearray
+        The area as it is read at open: a recovery puts what the log says into it.
+    """
+
+    superblock: Superblock
+    _map: Map | None = None
+    _reservation: VMReservation | None = None
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.current = (0, b"")
+        self.slots = Tables()
+        self.image = bytearray()
+
+    # ------------------------------------------------------------ reading
+
+    def read(self, fd: int) -> None:
+        """Read the area anew, and choose the superblock."""
+        self.image = bytearray(layout.HEADER_BYTES)
+        del self.image[native.pread_into(fd, self.image, 0) :]
+        self.superblock, copy = read_superblock(self.image)
+        self.current = (copy, _superblock_bytes(self.image, copy))
+
+    def read_tables(self) -> None:
+        """Take the tables from the image; CorruptHeapError as of `format.header.read_tables`."""
+        self.slots = read_tables(self.image, self.superblock, self._name)
+
+    def reread(self) -> None:
+        """Read superblock and tables again from the map, where all that was synced is home."""
+        assert self._map is not None
+        image = bytes(self._map.view)
+        stored, copy = read_superblock(image)
+        self.current = (copy, _superblock_bytes(image, copy))
+        if stored.generation > self.superblock.generation:
+            self.superblock = stored
+        self.slots = read_tables(image, self.superblock, self._name)
+
+    @property
+    def was_closed(self) -> bool:
+        """Whether what `read` has read was closed, beyond doubt.
+
+        The copy before the newest one is whole: no newer one can have been lost with its place.
+        """
+        if self.superblock.state != HeapState.CLEAN:
+            return False
+        try:
+            before = other_superblock(self.image, self.current[0])
+        except CorruptHeapError:
+            return False
+        return before.generation == self.superblock.generation - 1
+
+    # ------------------------------------------------------------ storing
+
+    def map(self, map_pieces: MapPieces) -> None:
+        """Map the area to store to it, if it is not mapped yet; the file was looked at."""
+        if self._map is None:
+            with refusals(f"heap file {self._name!r}: header"):
+                self._reservation = VMReservation(layout.HEADER_BYTES, alignment=UNIT)
+                pieces = [(0, layout.HEADER_BYTES)]
+                (self._map,) = map_pieces(self._reservation, 0, pieces, Options())
+
+    def unmap(self) -> None:
+        """Unmap the area, if it is mapped."""
+        mapped, reservation = self._map, self._reservation
+        self._map = self._reservation = None
+        with suppress(Pmem2Error, BufferError):  # refused: it goes with the last reference
+            if mapped is not None:
+                mapped.close()
+            if reservation is not None:
+                reservation.close()
+
+    @property
+    def address(self) -> int:
+        """Address of the mapped area; 0 if it is not mapped."""
+        return 0 if self._map is None else self._map.address
+
+    def write(self, **changes: object) -> bool:
+        """Write a new superblock over the copy that is not current; copies alternate [R9].
+
+        Parameters
+        ----------
+        **changes
+            Fields of `Superblock` that differ from the current one.
+
+        Returns
+        -------
+        bool
+            False, with nothing written, if somebody else has written over the current copy: nobody
+            would see that any more.
+        """
+        assert self._map is not None
+        copy, expected = self.current
+        with self._map.view as view:
+            if _superblock_bytes(view, copy) != expected:
+                return False
+        successor = self.superblock.successor(**changes)
+        copy = copy if omitted(Rule.R9) else 1 - copy
+        image = successor.pack()
+        self._store(layout.SUPERBLOCKS[copy], image)
+        self.current, self.superblock = (copy, image), successor
+        return True
+
+    def store_slot(self, table: Table, index: int, image: bytes) -> None:
+        """Store a slot in its place."""
+        self._store(slot_offset(table, index), image)
+
+    def store_log_words(self, applied_lsn: int) -> None:
+        """Say that all before an LSN is home, and nothing is to be undone [R22], [R23]."""
+        self._store(layout.SHARED_PAGE, struct.pack("<Q", applied_lsn))
+        self._store(layout.SHARED_PAGE + 8, bytes(8))
+
+    def _store(self, offset: int, data: bytes) -> None:
+        """Store to the area: the one way by which Python changes persistent bytes."""
+        assert self._map is not None
+        native.store(self._map.address + offset, data)
+
+
+def _superblock_bytes(image: bytes | bytearray | memoryview, copy: int) -> bytes:
+    at = layout.SUPERBLOCKS[copy]
+    return bytes(image[at : at + layout.SUPERBLOCK_BYTES])
+
+
+def next_epoch(superblock: Superblock, *, opened: bool = False) -> int:
+    """Return an epoch that no record in any log has [R15]."""
+    if omitted(Rule.R15):
+        return superblock.epoch
+    counter = (superblock.epoch >> 32) + opened
+    return counter << 32 | secrets.randbits(32)
