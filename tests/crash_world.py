@@ -28,7 +28,7 @@ from unittest import mock
 
 from pmemheap import Heap, layout, native
 from pmemheap.errors import OutOfSpaceError
-from pmemheap.file.filemedium import FileMedium
+from pmemheap.file import openfile
 from pmemheap.layout import Durability, SegmentKind
 from pmemheap.testing import Recorder, Recording
 from pmemheap.units import UNIT, MiB
@@ -645,7 +645,7 @@ def _bulk(world: World, name: str, size: int = SEGMENT) -> None:
 def create_heap(path: Path, durability: str, log_bytes: int = LOG_BYTES) -> Heap:
     """Make a heap file as `Heap.create` does, with a small log."""
     wanted = Durability[durability.upper()]
-    medium = FileMedium.create(path, wanted, limit=None, replace_file=False, log_bytes=log_bytes)
+    medium = openfile.create(path, wanted, limit=None, replace_file=False, log_bytes=log_bytes)
     heap = Heap._over_file(medium, HEADROOM, None, fresh=True)
     medium.link_name(replace_file=False)
     return heap

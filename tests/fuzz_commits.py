@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pmemheap import Heap, HeapBusyError, OutOfSpaceError, PmemHeapError, native
-from pmemheap.file.filemedium import FileMedium
+from pmemheap.file import openfile
 from pmemheap.layout import Durability
 from pmemheap.testing import copy_as_crashed
 
@@ -63,7 +63,7 @@ class Commits:
     def add_power_heap(self) -> None:
         """Make a heap that survives power failures, some with a log that is full at once."""
         path, options = self.disk / self.path().name, self.options()
-        medium = FileMedium.create(
+        medium = openfile.create(
             path, Durability.POWER, limit=options["limit"], replace_file=False,
             log_bytes=self.random.choice(LOG_BYTES),
         )  # fmt: skip

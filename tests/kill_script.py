@@ -17,7 +17,7 @@ from pathlib import Path
 from kill_oracle import NOTHING, Change, Found, Journal, Ledger, Make, Model, Player
 
 from pmemheap import Heap
-from pmemheap.file.filemedium import FileMedium
+from pmemheap.file import openfile
 from pmemheap.file.redo import RedoLog
 from pmemheap.heap.transaction import Transaction
 from pmemheap.layout import LOG_BYTES, Durability
@@ -38,7 +38,7 @@ def pattern(seed: int, size: int) -> bytes:
 
 def made(path: Path, durability: str, log_bytes: int = LOG_BYTES) -> Heap:
     """Make a heap with a log of some size."""
-    medium = FileMedium.create(
+    medium = openfile.create(
         path, Durability[durability.upper()], limit=None, replace_file=False, log_bytes=log_bytes
     )
     heap = Heap._over_file(medium, HEADROOM, None, fresh=True)

@@ -19,6 +19,7 @@ from test_heap_faults import MEDIA, Surroundings, attempt, every_call, make
 
 from pmemheap import Heap, native
 from pmemheap.errors import OutOfSpaceError, UsageError
+from pmemheap.file import locks
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.heap.arenas import Arena
 from pmemheap.layout import ARENA_BITS, ArenaSlot, ArenaState, RootSlot
@@ -566,7 +567,7 @@ def test_what_a_dropped_arena_leaves_behind_the_file_is_cut_before_it_grows(
         arena.malloc_many(5000, 100)
         size = (tmp_path / "heap").stat().st_size
         answers = [False, *[NativeError(errno.EIO, "no")] * 9]
-        with mock.patch.object(FileMedium, "_has_readers", side_effect=answers):
+        with mock.patch.object(locks, "has_readers", side_effect=answers):
             arena.drop()
         assert (tmp_path / "heap").stat().st_size == size
         heap.malloc(2 << 20)

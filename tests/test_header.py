@@ -12,6 +12,7 @@ import pytest
 
 from pmemheap import layout
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, UsageError
+from pmemheap.file import openfile
 from pmemheap.file.filemedium import LOG_MOST, FileMedium
 from pmemheap.file.heapfile import HeapFile
 from pmemheap.format import filespace
@@ -35,7 +36,7 @@ MIB_SEGMENT = layout.SEGMENT_UNITS * layout.UNIT_BYTES_IN_FILE
 
 
 def created(path: Path, durability: Durability = Durability.POWER, **options: int) -> FileMedium:
-    medium = FileMedium.create(path, durability, limit=None, replace_file=False, **options)
+    medium = openfile.create(path, durability, limit=None, replace_file=False, **options)
     medium.link_name(replace_file=False)
     return medium
 
@@ -315,7 +316,7 @@ def test_heap_with_a_small_log_is_whole(tmp_path: Path, nbytes: int) -> None:
     assert first is not None
     assert first.file_off == layout.HEADER_BYTES + nbytes
     medium.close()
-    again = FileMedium.open(tmp_path / "heap", readonly=False, limit=None)
+    again = openfile.open_path(tmp_path / "heap", readonly=False, limit=None)
     log = again.map_log()
     assert (log.length, log.address) == (nbytes, again.log_address)
     again.close()
@@ -381,7 +382,7 @@ def test_private_readonly_medium_can_be_stored_to(tmp_path: Path) -> None:
     path = tmp_path / "heap"
     created(path).close()
     before = path.read_bytes()
-    medium = FileMedium.open(path, readonly=True, limit=None)
+    medium = openfile.open_path(path, readonly=True, limit=None)
     medium.private = True
     region = Region(medium, GiB)
     region.adopt(medium.pieces())
@@ -403,6 +404,6 @@ def test_recovery_sees_the_header_before_the_tables(tmp_path: Path) -> None:
         put(file.header.image, Table.ROOTS, 3, RootSlot("from the log", 16).pack())
 
     for readonly in (True, False):
-        medium = FileMedium.open(path, readonly=readonly, limit=None, recover=recover)
+        medium = openfile.open_path(path, readonly=readonly, limit=None, recover=recover)
         assert medium.roots == {3: RootSlot("from the log", 16)}
         medium.close()

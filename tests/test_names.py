@@ -18,8 +18,7 @@ from typer.testing import CliRunner
 import pmemheap
 from pmemheap import Heap
 from pmemheap.errors import HeapBusyError, HeapExistsError, HeapFileError, HeapNotFoundError
-from pmemheap.file import locks, snapshotting
-from pmemheap.file.filemedium import FileMedium
+from pmemheap.file import locks, openfile, snapshotting
 from pmemheap.layout import Durability
 from pmemheap.repair import repair, undo
 from pmemheap.salvage import salvage
@@ -312,7 +311,7 @@ def test_link_without_end_and_missing_directories_are_told() -> None:
 
 
 def test_new_file_appears_where_its_name_led_when_it_was_begun(directory: Path) -> None:
-    medium = FileMedium.create(Path("heap"), Durability.PROCESS, limit=None, replace_file=False)
+    medium = openfile.create(Path("heap"), Durability.PROCESS, limit=None, replace_file=False)
     os.mkdir("below")
     os.chdir("below")
     medium.link_name(replace_file=False)

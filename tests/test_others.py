@@ -13,7 +13,7 @@ import pytest
 
 from pmemheap import CorruptHeapError, DurabilityError, Heap, PmemHeapError, native
 from pmemheap.containers import SortedMap
-from pmemheap.file import locks
+from pmemheap.file import locks, openfile
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.headerfile import Header
 from pmemheap.layout import HEADER_BYTES
@@ -131,7 +131,7 @@ def test_addresses_that_change_hands_are_no_heaps_any_more(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("owner", "place"), [(FileMedium, "close"), (FileMedium, "_let_go"), (Header, "unmap")]
+    ("owner", "place"), [(FileMedium, "close"), (FileMedium, "let_go"), (Header, "unmap")]
 )
 def test_a_close_that_was_interrupted_is_ended_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, place: str
@@ -154,7 +154,7 @@ def test_a_close_that_was_interrupted_is_ended_by_the_next(
 
 def test_an_attach_beside_a_writer_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have seen half of a change: that is no damage while there is a writer."""
-    adopt = FileMedium.adopt
+    adopt = openfile.adopt
     tries: list[int] = []
 
     def adopt_later(*arguments: Any, **options: Any) -> FileMedium:
@@ -167,7 +167,7 @@ def test_an_attach_beside_a_writer_looks_again(monkeypatch: pytest.MonkeyPatch) 
         return adopt(*arguments, **options)
 
     with Heap.shared() as heap:
-        monkeypatch.setattr(FileMedium, "adopt", adopt_later)
+        monkeypatch.setattr(openfile, "adopt", adopt_later)
         with Heap.attach(heap.fileno()) as reader:
             assert reader.readonly
         assert len(tries) == 3

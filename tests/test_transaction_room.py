@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pmemheap import Heap, OutOfSpaceError
-from pmemheap.file.filemedium import FileMedium
+from pmemheap.file import openfile
 from pmemheap.layout import Durability
 
 
@@ -33,9 +33,7 @@ def test_a_commit_of_many_roots_finds_a_larger_log(tmp_path: Path, durability: s
 def test_room_is_made_for_what_was_refused_not_for_what_was_guessed(tmp_path: Path) -> None:
     """The UNDO of few bytes, and the commit that it keeps room for, are longer than the bytes."""
     path = tmp_path / "heap"
-    medium = FileMedium.create(
-        path, Durability.POWER, limit=None, replace_file=False, log_bytes=4096
-    )
+    medium = openfile.create(path, Durability.POWER, limit=None, replace_file=False, log_bytes=4096)
     heap = Heap._over_file(medium, 1 << 30, None, fresh=True)
     medium.link_name(replace_file=False)
     with heap:

@@ -17,7 +17,6 @@ out.
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import threading
@@ -28,7 +27,8 @@ from typing import Any
 
 from pmemheap import layout, native
 from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
-from pmemheap.file.heapfile import HeapFile, write_zeros
+from pmemheap.file import blocks, locks
+from pmemheap.file.heapfile import HeapFile
 from pmemheap.file.parts import PARTS
 from pmemheap.format import filespace
 from pmemheap.format.filespace import SlotChanges
@@ -139,10 +139,10 @@ class FileMedium(HeapFile):
 
         A DATA segment takes all of a SPARE one when half of the slots are used.
         """
-        segments = self.segments
+        segments = self.header.slots.segments
         index = filespace.fitting_spare(segments, slot.file_bytes)
         if index is None:
-            slot = replace(slot, file_off=self.file_end)
+            slot = replace(slot, file_off=self.header.slots.end)
             index = filespace.free_index(segments)
         else:
             old = segments[index]
@@ -169,17 +169,19 @@ class FileMedium(HeapFile):
         self._require_memory(slot.file_bytes)
         self.require_ours("growth")  # a file that was cut must not become long again
         try:
-            with self._as_out_of_space(slot.file_bytes):
+            with blocks.as_out_of_space(self.name, slot.file_bytes):
                 size, thread = self._size_seen
-                if thread != threading.get_ident() or size > self.file_end:
-                    self._cut_surplus()  # which could not be cut before; it has old tables
+                if thread != threading.get_ident() or size > self.header.slots.end:
+                    self.cut_surplus()  # which could not be cut before; it has old tables
                 used = index in self.segments
                 if used and slot.kind == SegmentKind.DATA and not omitted(Rule.SPARE_TABLES):
-                    self._clear_tables(slot)
-                self._allocate_blocks(slot)
+                    # They must read zero, and may lie where data was that was not punched.
+                    self.maybe_holes = True
+                    blocks.clear(self.fd, slot.file_off, slot.data_off - slot.file_off)
+                blocks.allocate(self.fd, slot.file_off, slot.file_bytes)
                 if slot.kind == SegmentKind.LOG and (used or self.is_power):
                     # Written, even where it reads zero: else each sync commits an extent.
-                    write_zeros(self.fd, slot.file_off, slot.file_bytes)
+                    blocks.write_zeros(self.fd, slot.file_off, slot.file_bytes)
             unsynced = omitted(Rule.R16) or (used and omitted(Rule.SPARE_SYNC))
             if self.is_power and not unsynced:
                 self._sync("growth")  # [R16]
@@ -187,17 +189,6 @@ class FileMedium(HeapFile):
         except BaseException:
             self._give_up(index, slot)
             raise
-
-    def _clear_tables(self, slot: SegmentSlot) -> None:
-        """Let the tables of a segment read zero: they may lie where unpunched data was."""
-        length = slot.data_off - slot.file_off
-        self.maybe_holes = True
-        try:
-            native.fallocate(self.fd, slot.file_off, length, Allocate.PUNCH_HOLE)
-        except NativeError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
-            write_zeros(self.fd, slot.file_off, length)
 
     def abandon(self, piece: Piece) -> None:
         """Give the blocks of a piece back that never became part of the heap."""
@@ -212,7 +203,7 @@ class FileMedium(HeapFile):
                 self.maybe_holes = True
                 native.fallocate(self.fd, slot.file_off, slot.file_bytes, Allocate.PUNCH_HOLE)
             else:
-                native.ftruncate(self.fd, self.file_end)
+                native.ftruncate(self.fd, self.header.slots.end)
 
     def look_at(self, pieces: list[Piece], tables: Collection[str]) -> None:
         """Ask once how long the file is, before some tables of segments are mapped."""
@@ -234,7 +225,7 @@ class FileMedium(HeapFile):
         to fresh blocks makes ext4 fill a folio of up to 2 MiB, which takes 2 ms (Linux 6.18).
         """
         own = self.private or (self.shadowed and table in {"bits", "entries"})
-        is_new = self._is_new or pieces[-1].index not in self.segments
+        is_new = self.is_new or pieces[-1].index not in self.segments
         options = Options(
             shared=not own,
             readonly=self.readonly and not self.private,
@@ -292,7 +283,7 @@ class FileMedium(HeapFile):
     def _tidied(self, segments: dict[int, SegmentSlot]) -> SlotChanges:
         """Return the changes that leave no SPARE segment at the end, unless a reader maps it."""
         try:
-            cut = not self._has_readers()
+            cut = not locks.has_readers(self.lock_fd)
         except NativeError:  # the next give-back asks again
             cut = False
         return filespace.tidied(segments, cut=cut)
@@ -310,8 +301,8 @@ class FileMedium(HeapFile):
         self.require_ours("give-back")
         with refusals(f"heap file {self.name!r}: give-back"):
             self.change(filespace.images(self._tidied(self.segments)), durable=True)
-            if not self._has_readers():
-                self._cut_surplus()
+            if not locks.has_readers(self.lock_fd):
+                self.cut_surplus()
         for slot in self.segments.values():
             if slot.kind == SegmentKind.SPARE:
                 self._punch(slot.file_off, slot.file_bytes)
@@ -331,11 +322,10 @@ class FileMedium(HeapFile):
         self.require_ours("give-back")
         had_holes, self.maybe_holes = self.maybe_holes, True
         try:
-            native.fallocate(self.fd, offset, length, Allocate.PUNCH_HOLE)
+            if not blocks.changed(self.fd, offset, length, Allocate.PUNCH_HOLE):
+                self.maybe_holes = had_holes
         except NativeError as error:
             self.maybe_holes = had_holes
-            if error.errno == errno.EOPNOTSUPP:
-                return
             raise refusal(f"heap file {self.name!r}: give-back", error) from error
 
     def back(self, piece: Piece, start: int, nunits: int) -> None:
@@ -343,12 +333,8 @@ class FileMedium(HeapFile):
         if not self.maybe_holes:
             return
         offset, length = self._data_range(piece, start, nunits)
-        with self._as_out_of_space(length):
-            try:
-                native.fallocate(self.fd, offset, length, Allocate.KEEP_SIZE)
-            except NativeError as error:
-                if error.errno != errno.EOPNOTSUPP:
-                    raise
+        with blocks.as_out_of_space(self.name, length):
+            blocks.changed(self.fd, offset, length, Allocate.KEEP_SIZE)
 
     @staticmethod
     def _data_range(piece: Piece, start: int, nunits: int) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """Heap file: the header and the locks of a heap that lies in a file or a memfd.
 
-    create   temporary name -> header, log and first segment written -> synced -> IN_USE -> linked
-    open     writer's lock -> newest superblock -> segment and arena tables -> IN_USE
+    begin    a writer is at work: IN_USE, or at the first change of a file that was closed
+    change   slots of the header, by the journal
+    sync     what was stored is durable, or nothing is written any more
     close    everything synced -> CLEAN
 
 Segments, arenas and roots are dictionaries here, and slots in the header of the file. They change
@@ -16,37 +17,28 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
-import stat
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
 from pmemheap import layout, native
 from pmemheap.errors import (
-    CorruptHeapError,
     DurabilityError,
-    HeapBusyError,
-    HeapFileError,
-    OutOfSpaceError,
     UsageError,
 )
 from pmemheap.file import identity, locks
 from pmemheap.file.headerfile import Header, next_epoch
-from pmemheap.file.naming import give_name, place_of, require_place, temporary_name
-from pmemheap.format.header import Tables
-from pmemheap.format.superblock import Superblock
+from pmemheap.file.naming import give_name
 from pmemheap.layout import (
     ArenaSlot,
     Durability,
     FileIdentity,
     HeapState,
     RootSlot,
-    SegmentKind,
     SegmentSlot,
     SlotImage,
     Table,
@@ -55,24 +47,21 @@ from pmemheap.native import NativeError
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.row import file_row
 from pmemheap.pmem2.source import FileSource, Options, Pieces
-from pmemheap.refusals import refusal, refusals
+from pmemheap.refusals import refusals
 from pmemheap.space.medium import Piece
-from pmemheap.units import UNIT, format_bytes
+from pmemheap.units import UNIT
 
 __all__ = [
+    "MEMORY_FILE_SYSTEMS",
     "HeapFile",
     "Journal",
-    "write_zeros",
 ]
 
 _UNKNOWN_SIZE = 1 << 64
 """Longer than any file."""
-_FILE_LEAST = layout.HEADER_BYTES + UNIT
-_VOLATILE_FILE_SYSTEMS = {native.TMPFS: "tmpfs", 0x858458F6: "ramfs"}
+MEMORY_FILE_SYSTEMS = {native.TMPFS: "tmpfs", 0x858458F6: "ramfs"}
 _KEEP_BLOCKS = {native.TMPFS, 0xEF53, 0x58465342}
 """File systems, tmpfs, ext4 and xfs, on which only holes have no blocks: others may compress."""
-_FIRST_UNITS = layout.SEGMENT_UNITS
-_ZEROS = UNIT  # written at a time: what is written at once, the page cache may sync at once
 
 
 class Journal(Protocol):
@@ -91,7 +80,7 @@ class Journal(Protocol):
 class HeapFile:
     """An open heap file.
 
-    Made by `create`, `create_memory` and `open`. It owns its descriptor.
+    Made and opened by `openfile`. It owns its descriptor.
 
     Attributes
     ----------
@@ -112,15 +101,22 @@ class HeapFile:
         That of the file among those of this process; see `native.register_file`.
     taken : str
         What somebody else has done to the file, as far as it was noticed; see `require_ours`.
+    pending_name : tuple of Path and Path, optional
+        The temporary name of a new file, and the one that `link_name` is to give it.
+    is_new : bool
+        Whether it was made, and not opened.
+    maybe_holes : bool
+        Whether some of its bytes may have no blocks.
+    lock_fd : int
+        A descriptor that is never mapped, for the locks.
     has_views : bool
         Whether the file is to be closed while memory of it is viewed; set by the heap.
     """
 
     fd = -1
     number = 0
-    _lock_fd = -1
-    _temporary: Path | None = None
-    _destination: Path
+    lock_fd = -1
+    pending_name: tuple[Path, Path] | None = None
     _has_begun = False
     has_views = False
     beside = False
@@ -144,12 +140,12 @@ class HeapFile:
             status = native.fstat(fd)
             self._is_named = status.links > 0
             self.identity = identity.identity_of(status)
-            self.number, self._lock_fd = native.register_file(fd, again, readonly=readonly)
+            self.number, self.lock_fd = native.register_file(fd, again, readonly=readonly)
             file_system = native.filesystem_type(fd)
-            self.on_memory = file_system in _VOLATILE_FILE_SYSTEMS
+            self.on_memory = file_system in MEMORY_FILE_SYSTEMS
             self._keeps_blocks = file_system in _KEEP_BLOCKS
         except BaseException:
-            self._let_go()
+            self.let_go()
             raise
         self.private = False
         self.journal: Journal | None = None
@@ -160,55 +156,10 @@ class HeapFile:
         self._source: FileSource | None = None  # of `fd`, once something has been mapped
         self._size_seen = (_UNKNOWN_SIZE, 0)  # by a thread that asked last whether it is ours
         self._asked_by = 0  # the thread whose next `require_ours` need not, as it has just asked
-        self._is_new = False
+        self.is_new = False
         self.in_doubt = False
 
-    # ------------------------------------------------------------ making and opening
-
-    @classmethod
-    def create(
-        cls,
-        path: Path,
-        durability: Durability | None,
-        *,
-        limit: int | None,
-        replace_file: bool,
-        log_bytes: int = layout.LOG_BYTES,
-    ) -> Self:
-        """Make a heap file under a temporary name; `link_name` gives it its own.
-
-        Raises
-        ------
-        HeapExistsError, HeapNotFoundError, HeapPermissionError
-            The path exists; its directory does not; no permission.
-        HeapBusyError
-            Somebody has the heap open that is to be replaced.
-        UsageError
-            Power durability on a memory file system; the file to replace is no regular one.
-        OutOfSpaceError
-            No room for 1.3 MiB, or a smaller limit.
-        """
-        with refusals(f"heap file {str(path)!r}: creation", str(path)):
-            require_place("heap file", path, replace_file=replace_file)
-            place = place_of(path)
-            temporary = temporary_name(place)
-            medium: Self | None = None
-            try:
-                fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-                medium = cls(fd, str(path), readonly=False, limit=limit, path=temporary)
-                medium._format(medium._durability_for(durability), log_bytes)
-                with medium.noting_failed_sync("creation"):
-                    native.fsync(fd)
-                medium._begin()
-                medium._temporary, medium._destination = temporary, place
-            except BaseException:
-                if medium is None or medium.is_own:
-                    with suppress(OSError):
-                        os.unlink(temporary)
-                if medium is not None:
-                    medium._let_go()
-                raise
-        return medium
+    # ------------------------------------------------------------ name, users, first store
 
     def link_name(self, *, replace_file: bool) -> None:
         """Give a file that was created its name: all of the heap exists from now on, or nothing.
@@ -222,200 +173,24 @@ class HeapFile:
         DurabilityError
             The directory could not be synced.
         """
-        assert self._temporary is not None
+        assert self.pending_name is not None
+        temporary, place = self.pending_name
         self._require_own()
         with refusals(f"heap file {self.name!r}: creation", self.name):
-            give_name("heap file", self._temporary, self._destination, replace_file=replace_file)
-            self._temporary = None
-
-    @classmethod
-    def create_memory(cls, name: str, *, limit: int | None) -> Self:
-        """Make a heap in a memfd; OutOfSpaceError without memory."""
-        with refusals(f"memfd:{name}: creation"):
-            fd = native.memfd_create(name)
-            medium = cls(fd, f"memfd:{name}", readonly=False, limit=limit)
-            try:
-                medium._format(Durability.PROCESS, layout.LOG_BYTES)
-                medium._begin()
-            except BaseException:
-                medium._let_go()
-                raise
-        return medium
-
-    @classmethod
-    def open(
-        cls,
-        path: Path,
-        *,
-        readonly: bool,
-        limit: int | None,
-        recover: Callable[[Self], None] | None = None,
-    ) -> Self:
-        """Open a heap file; `recover` as in `adopt`.
-
-        Raises
-        ------
-        HeapNotFoundError, HeapPermissionError, HeapBusyError
-            No such file; no permission; somebody else has it open.
-        HeapFileError
-            A directory or device, or what else the system refuses.
-        CorruptHeapError
-            Not a sound heap.
-        OutOfSpaceError
-            No memory, address space or descriptor for it.
-        DurabilityError
-            The system could not read it, or not write it.
-        """
-        flags = (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC
-        try:
-            fd = os.open(path, flags | os.O_NONBLOCK)
-        except OSError as error:
-            raise refusal(f"heap file {str(path)!r}", error) from error
-        return cls.adopt(fd, str(path), readonly=readonly, limit=limit, recover=recover, path=path)
-
-    @classmethod
-    def adopt(  # noqa: PLR0913 -- what is opened, and how
-        cls,
-        fd: int,
-        name: str,
-        *,
-        readonly: bool,
-        limit: int | None = None,
-        beside: bool = False,
-        recover: Callable[[Self], None] | None = None,
-        path: Path | None = None,
-    ) -> Self:
-        """Open the heap behind a descriptor, which belongs to the medium from now on.
-
-        Parameters
-        ----------
-        beside : bool
-            Let a reader in beside a living writer, as an attached reader of shared memory is.
-        recover : callable, optional
-            Called under the lock when `superblock` is known and nothing is mapped yet. It may bring
-            the file to its committed state, read the header anew, or change its `image`.
-        path : Path, optional
-            By which the file was opened.
-        """
-        with refusals(f"heap file {name!r}: open", name):
-            medium = cls(fd, name, readonly=readonly, limit=limit, path=path)
-            medium.beside = beside and readonly
-            try:
-                medium._require_regular()
-                medium._lock(beside=beside)
-                medium.header.read(fd)
-                identity.require_original(
-                    medium.header.superblock, medium.identity, fd, name, readonly=readonly
-                )
-                if recover is not None:
-                    recover(medium)
-                medium._read(recovered=recover is not None)
-                if not readonly:
-                    medium._begin()
-            except BaseException:
-                medium._let_go()
-                raise
-        return medium
-
-    def _require_regular(self) -> None:
-        status = native.fstat(self.fd)
-        if not stat.S_ISREG(status.mode):
-            kind = "a directory" if stat.S_ISDIR(status.mode) else "a device, pipe or socket"
-            number = errno.EISDIR if stat.S_ISDIR(status.mode) else errno.EINVAL
-            raise HeapFileError(
-                f"heap file {self.name!r}: a regular file expected, found {kind}", number, self.name
-            )
-        if status.size < _FILE_LEAST:
-            raise CorruptHeapError(
-                f"heap file {self.name!r}: at least {_FILE_LEAST} bytes expected, "
-                f"{status.size} found"
-            )
-
-    def _lock(self, *, beside: bool) -> None:
-        """Become the writer, or one of the readers."""
-        if not self.readonly:
-            locks.require_sole_writer(self._lock_fd, self.name)
-            return
-        locks.become_reader(self._lock_fd)
-        if not beside:
-            locks.require_no_writer(self._lock_fd, self.name)
+            give_name("heap file", temporary, place, replace_file=replace_file)
+            self.pending_name = None
 
     def has_writer(self) -> bool:
         """Tell whether somebody else has the heap open for writing."""
-        return locks.has_writer(self._lock_fd)
+        return locks.has_writer(self.lock_fd)
 
-    def _has_readers(self) -> bool:
-        return locks.has_readers(self._lock_fd)
-
-    def _durability_for(self, wanted: Durability | None) -> Durability:
-        """Return what the file system can keep of a wish; None wishes for the best it can."""
-        kind = _VOLATILE_FILE_SYSTEMS.get(native.filesystem_type(self.fd))
-        if kind is None:
-            return Durability.POWER if wanted is None else wanted
-        if wanted == Durability.POWER:
-            raise UsageError(
-                f"heap file {self.name!r}: a file system that outlives the power expected for "
-                f"durability 'power', {kind} found; use durability='process'"
-            )
-        return Durability.PROCESS
-
-    # ------------------------------------------------------------ header
-
-    def _format(self, durability: Durability, log_bytes: int) -> None:
-        """Write header area and log as zeros, and the first superblock."""
-        self._is_new = True
-        stop = layout.HEADER_BYTES + log_bytes
-        first = stop + _FIRST_UNITS * layout.UNIT_BYTES_IN_FILE
-        if self.limit is not None and self.limit < first:
-            raise UsageError(f"limit: at least {first} bytes expected, {self.limit} found")
-        with self._as_out_of_space(stop):
-            native.fallocate(self.fd, 0, stop)
-            write_zeros(self.fd, 0, stop)
-        self.header.superblock = Superblock(
-            generation=1, uuid=secrets.token_bytes(16), durability=durability,
-            state=HeapState.CLEAN, file_end=first, log_off=layout.HEADER_BYTES,
-            log_size=log_bytes, tail_lsn=64, epoch=1 << 32 | secrets.randbits(32),
-            boot_id=identity.boot_id(), limit=self.limit or 0,
-        )  # fmt: skip
-        self.header.current = (0, self.header.superblock.pack())
-        native.pwrite(self.fd, self.header.current[1], layout.SUPERBLOCKS[0])
-        log = SegmentSlot(SegmentKind.LOG, layout.HEADER_BYTES, log_bytes // UNIT)
-        data = SegmentSlot(SegmentKind.DATA, stop, _FIRST_UNITS, nunits=_FIRST_UNITS)
-        with self._as_out_of_space(data.file_bytes):
-            self._allocate_blocks(data)
-        arena = ArenaSlot(0, data.nunits)
-        native.pwrite(self.fd, log.pack() + data.pack(), layout.SEGMENT_TABLE)
-        native.pwrite(self.fd, arena.pack(), layout.ARENA_TABLE)
-        self.header.slots = Tables({0: log, 1: data}, {0: arena})
-        if not locks.become_writer(self._lock_fd):
-            raise HeapBusyError(
-                f"heap file {self.name!r}: the writer's lock expected, refused", filename=self.name
-            )
-
-    def _read(self, *, recovered: bool) -> None:
-        """Check what the header says."""
-        if not (recovered and self.is_power):
-            identity.require_same_boot(self.header.superblock, self.name)
-        self.header.read_tables()
-        self.header.image = bytearray()
-        if self.limit is None:
-            self.limit = self.header.superblock.limit or None
-        status = native.fstat(self.fd)
-        end = self.header.slots.end
-        if status.size < end:
-            raise CorruptHeapError(
-                f"heap file {self.name!r}: {end} bytes expected for its segments, "
-                f"{status.size} found"
-            )
-        self.maybe_holes = status.allocated < status.size  # some may lie behind the end
-
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Say in the file that a writer is at work.
 
         A heap that was closed says so until the first change; till then its header is not mapped.
         """
         try:
-            self._cut_surplus()
+            self.cut_surplus()
             self._say_writer(os.getpid())
             self._has_begun = True
             epoch = next_epoch(self.header.superblock, opened=True)
@@ -445,7 +220,7 @@ class HeapFile:
         block = self.header.superblock
         was_closed = self.is_clean and block.file == FileIdentity()  # not left so by a sync alone
         as_closed = was_closed and block.file_end == self.header.slots.end
-        return as_closed and not (self._is_new or self.header.slots.strays)
+        return as_closed and not (self.is_new or self.header.slots.strays)
 
     @property
     def is_unattached(self) -> bool:
@@ -522,7 +297,7 @@ class HeapFile:
         if self._source is not None:
             self._source.size = max(self._source.size, size)
 
-    def _cut_surplus(self) -> None:
+    def cut_surplus(self) -> None:
         """Cut off what a growth or a cut that did not end has left behind the last segment."""
         if native.fstat(self.fd).size > self.header.slots.end:
             native.ftruncate(self.fd, self.header.slots.end)
@@ -596,15 +371,6 @@ class HeapFile:
         first = address // UNIT * UNIT
         with self.noting_failed_sync(during):
             native.msync(first, address + nbytes - first)
-
-    def _allocate_blocks(self, slot: SegmentSlot) -> None:
-        """Real blocks for a segment, its tables zero; the file reaches at least its end."""
-        try:
-            native.fallocate(self.fd, slot.file_off, slot.file_bytes)
-        except NativeError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
-            write_zeros(self.fd, slot.file_off, slot.file_bytes)
 
     # ------------------------------------------------------------ what it is
 
@@ -698,11 +464,11 @@ class HeapFile:
         maps is synced by all threads; that of the locks by nobody but who has the heap's lock.
         """
         with self.noting_failed_sync(during):
-            native.fdatasync(self._lock_fd)
+            native.fdatasync(self.lock_fd)
 
     def _sync(self, during: str) -> None:
         with self.noting_failed_sync(during):
-            native.fsync(self._lock_fd)
+            native.fsync(self.lock_fd)
 
     def sync_beside(self, during: str) -> None:
         """Do what `sync_all` does, for a thread that does not have the lock of the heap."""
@@ -827,14 +593,14 @@ class HeapFile:
                 self._sync("close")
                 self.require_ours("close")
         finally:
-            self._let_go()
+            self.let_go()
 
     def __del__(self) -> None:
         """Let go of a file that an interrupt has left without an owner."""
         if self.fd >= 0:
-            self._let_go()
+            self.let_go()
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """Close the descriptors, without a sync; a file that has not got its name goes.
 
         Of a file that the parent process has opened a forked child has no descriptors, and nothing
@@ -846,26 +612,10 @@ class HeapFile:
         if not self.is_own:
             self.fd = -1
             return
-        if self._temporary is not None:
+        if self.pending_name is not None:
             with suppress(OSError):
-                os.unlink(self._temporary)
-        locks.leave(self._lock_fd)
+                os.unlink(self.pending_name[0])
+        locks.leave(self.lock_fd)
         native.release_file(self.number, keep=self.has_views)
         fd, self.fd = self.fd, -1  # no signal is looked for between this and the next call
         os.close(fd)
-
-    @contextmanager
-    def _as_out_of_space(self, wanted: int) -> Iterator[None]:
-        try:
-            yield
-        except NativeError as error:
-            raise OutOfSpaceError(
-                f"heap file {self.name!r} cannot grow by {format_bytes(wanted)}: {error}"
-            ) from error
-
-
-def write_zeros(fd: int, offset: int, length: int) -> None:
-    """Write zeros to a range of a file, where the system cannot allocate or clear it."""
-    chunk = bytes(_ZEROS)
-    for at in range(offset, offset + length, _ZEROS):
-        native.pwrite(fd, chunk[: offset + length - at], at)

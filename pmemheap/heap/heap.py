@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 from pmemheap.errors import DurabilityError, PmemHeapError, UsageError
+from pmemheap.file import openfile
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.locks import look_beside_writer
 from pmemheap.file.naming import opened_again
@@ -142,7 +143,7 @@ class Heap(BlockSpace):
         Parameters and exceptions as `anonymous`.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
-        medium = FileMedium.create_memory("pmemheap", limit=limit_argument(limit))
+        medium = openfile.create_memory("pmemheap", limit=limit_argument(limit))
         return cls._over_file(medium, headroom, decay, fresh=True)
 
     @classmethod
@@ -184,12 +185,10 @@ class Heap(BlockSpace):
             The disk is full.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
-        medium = FileMedium.create(
-            path_argument(path),
-            durability_argument(durability),
-            limit=limit_argument(limit),
-            replace_file=replace,
-        )
+        medium = openfile.create(
+            path_argument(path), durability_argument(durability),
+            limit=limit_argument(limit), replace_file=replace,
+        )  # fmt: skip
         self = cls._over_file(medium, headroom, decay, fresh=True)
         try:
             medium.link_name(replace_file=replace)
@@ -233,7 +232,7 @@ class Heap(BlockSpace):
             The file is not a sound heap; place, expected and found are named.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
-        medium = FileMedium.open(
+        medium = openfile.open_path(
             path_argument(path), readonly=readonly, limit=limit_argument(limit), recover=recover
         )
         return cls._over_file(medium, headroom, decay, fresh=False)
@@ -288,7 +287,7 @@ class Heap(BlockSpace):
     def _attached(
         cls, fd: int, flags: int, limit: int | None, headroom: int | None, decay: float | None
     ) -> Self:
-        medium = FileMedium.adopt(
+        medium = openfile.adopt(
             opened_again(fd, flags), f"descriptor {fd}", readonly=flags == os.O_RDONLY,
             limit=limit, beside=True, recover=recover,
         )  # fmt: skip

@@ -1,0 +1,260 @@
+"""Open file: how a heap file is made or opened, and who may.
+
+    create   temporary name -> header, log and first segment written -> synced -> IN_USE -> linked
+    open     lock -> newest superblock -> recovery -> tables -> IN_USE, or at the first change
+
+What raises leaves no file that was not there before, no lock and no descriptor. A process heap in
+use under another boot of the machine is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from pmemheap import layout, native
+from pmemheap.errors import CorruptHeapError, HeapBusyError, HeapFileError, UsageError
+from pmemheap.file import blocks, identity, locks
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.heapfile import MEMORY_FILE_SYSTEMS
+from pmemheap.file.naming import place_of, require_place, temporary_name
+from pmemheap.format.header import Tables
+from pmemheap.format.superblock import Superblock
+from pmemheap.layout import ArenaSlot, Durability, HeapState, SegmentKind, SegmentSlot
+from pmemheap.refusals import refusal, refusals
+from pmemheap.units import UNIT
+
+__all__ = ["adopt", "create", "create_memory", "open_path"]
+
+_FILE_LEAST = layout.HEADER_BYTES + UNIT
+_FIRST_UNITS = layout.SEGMENT_UNITS
+
+
+# ---------------------------------------------------------------- a new file
+
+
+def create(
+    path: Path,
+    durability: Durability | None,
+    *,
+    limit: int | None,
+    replace_file: bool,
+    log_bytes: int = layout.LOG_BYTES,
+) -> FileMedium:
+    """Make a heap file under a temporary name; `FileMedium.link_name` gives it its own.
+
+    Raises
+    ------
+    HeapExistsError, HeapNotFoundError, HeapPermissionError
+        The path exists; its directory does not; no permission.
+    HeapBusyError
+        Somebody has the heap open that is to be replaced.
+    UsageError
+        Power durability on a memory file system; the file to replace is no regular one.
+    OutOfSpaceError
+        No room for 1.3 MiB, or a smaller limit.
+    """
+    with refusals(f"heap file {str(path)!r}: creation", str(path)):
+        require_place("heap file", path, replace_file=replace_file)
+        place = place_of(path)
+        temporary = temporary_name(place)
+        medium: FileMedium | None = None
+        try:
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            medium = FileMedium(fd, str(path), readonly=False, limit=limit, path=temporary)
+            _format(medium, _durability_for(medium, durability), log_bytes)
+            with medium.noting_failed_sync("creation"):
+                native.fsync(fd)
+            medium.begin()
+            medium.pending_name = temporary, place
+        except BaseException:
+            if medium is None or medium.is_own:
+                with suppress(OSError):
+                    os.unlink(temporary)
+            if medium is not None:
+                medium.let_go()
+            raise
+    return medium
+
+
+def create_memory(name: str, *, limit: int | None) -> FileMedium:
+    """Make a heap in a memfd; OutOfSpaceError without memory."""
+    with refusals(f"memfd:{name}: creation"):
+        fd = native.memfd_create(name)
+        medium = FileMedium(fd, f"memfd:{name}", readonly=False, limit=limit)
+        try:
+            _format(medium, Durability.PROCESS, layout.LOG_BYTES)
+            medium.begin()
+        except BaseException:
+            medium.let_go()
+            raise
+    return medium
+
+
+def _durability_for(medium: FileMedium, wanted: Durability | None) -> Durability:
+    """Return what the file system can keep of a wish; None wishes for the best it can."""
+    kind = MEMORY_FILE_SYSTEMS.get(native.filesystem_type(medium.fd))
+    if kind is None:
+        return Durability.POWER if wanted is None else wanted
+    if wanted == Durability.POWER:
+        raise UsageError(
+            f"heap file {medium.name!r}: a file system that outlives the power expected for "
+            f"durability 'power', {kind} found; use durability='process'"
+        )
+    return Durability.PROCESS
+
+
+def _format(medium: FileMedium, durability: Durability, log_bytes: int) -> None:
+    """Write header area and log as zeros, the first superblock and the first segment."""
+    medium.is_new = True
+    fd, name, limit = medium.fd, medium.name, medium.limit
+    stop = layout.HEADER_BYTES + log_bytes
+    first = stop + _FIRST_UNITS * layout.UNIT_BYTES_IN_FILE
+    if limit is not None and limit < first:
+        raise UsageError(f"limit: at least {first} bytes expected, {limit} found")
+    with blocks.as_out_of_space(name, stop):
+        native.fallocate(fd, 0, stop)
+        blocks.write_zeros(fd, 0, stop)
+    superblock = Superblock(
+        generation=1, uuid=secrets.token_bytes(16), durability=durability,
+        state=HeapState.CLEAN, file_end=first, log_off=layout.HEADER_BYTES,
+        log_size=log_bytes, tail_lsn=64, epoch=1 << 32 | secrets.randbits(32),
+        boot_id=identity.boot_id(), limit=limit or 0,
+    )  # fmt: skip
+    medium.header.superblock, medium.header.current = superblock, (0, superblock.pack())
+    native.pwrite(fd, medium.header.current[1], layout.SUPERBLOCKS[0])
+    log = SegmentSlot(SegmentKind.LOG, layout.HEADER_BYTES, log_bytes // UNIT)
+    data = SegmentSlot(SegmentKind.DATA, stop, _FIRST_UNITS, nunits=_FIRST_UNITS)
+    with blocks.as_out_of_space(name, data.file_bytes):
+        blocks.allocate(fd, data.file_off, data.file_bytes)
+    arena = ArenaSlot(0, data.nunits)
+    native.pwrite(fd, log.pack() + data.pack(), layout.SEGMENT_TABLE)
+    native.pwrite(fd, arena.pack(), layout.ARENA_TABLE)
+    medium.header.slots = Tables({0: log, 1: data}, {0: arena})
+    if not locks.become_writer(medium.lock_fd):
+        raise HeapBusyError(
+            f"heap file {name!r}: the writer's lock expected, refused", filename=name
+        )
+
+
+# ---------------------------------------------------------------- a file that is there
+
+
+def open_path(
+    path: Path,
+    *,
+    readonly: bool,
+    limit: int | None,
+    recover: Callable[[FileMedium], None] | None = None,
+) -> FileMedium:
+    """Open a heap file; `recover` as in `adopt`.
+
+    Raises
+    ------
+    HeapNotFoundError, HeapPermissionError, HeapBusyError
+        No such file; no permission; somebody else has it open.
+    HeapFileError
+        A directory or device, or what else the system refuses.
+    CorruptHeapError
+        Not a sound heap.
+    OutOfSpaceError
+        No memory, address space or descriptor for it.
+    DurabilityError
+        The system could not read it, or not write it.
+    """
+    flags = (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags | os.O_NONBLOCK)
+    except OSError as error:
+        raise refusal(f"heap file {str(path)!r}", error) from error
+    return adopt(fd, str(path), readonly=readonly, limit=limit, recover=recover, path=path)
+
+
+def adopt(  # noqa: PLR0913 -- what is opened, and how
+    fd: int,
+    name: str,
+    *,
+    readonly: bool,
+    limit: int | None = None,
+    beside: bool = False,
+    recover: Callable[[FileMedium], None] | None = None,
+    path: Path | None = None,
+) -> FileMedium:
+    """Open the heap behind a descriptor, which belongs to the medium from now on.
+
+    Parameters
+    ----------
+    beside : bool
+        Let a reader in beside a living writer, as an attached reader of shared memory is.
+    recover : callable, optional
+        Called under the lock when `header.superblock` is known and nothing is mapped yet. It may
+        bring the file to its committed state, read the header anew, or change its `image`.
+    path : Path, optional
+        By which the file was opened.
+    """
+    with refusals(f"heap file {name!r}: open", name):
+        medium = FileMedium(fd, name, readonly=readonly, limit=limit, path=path)
+        medium.beside = beside and readonly
+        try:
+            _require_regular(fd, name)
+            _lock(medium, beside=beside)
+            medium.header.read(fd)
+            identity.require_original(
+                medium.header.superblock, medium.identity, fd, name, readonly=readonly
+            )
+            if recover is not None:
+                recover(medium)
+            _read_tables(medium, recovered=recover is not None)
+            if not readonly:
+                medium.begin()
+        except BaseException:
+            medium.let_go()
+            raise
+    return medium
+
+
+def _require_regular(fd: int, name: str) -> None:
+    status = native.fstat(fd)
+    if not stat.S_ISREG(status.mode):
+        kind = "a directory" if stat.S_ISDIR(status.mode) else "a device, pipe or socket"
+        number = errno.EISDIR if stat.S_ISDIR(status.mode) else errno.EINVAL
+        raise HeapFileError(
+            f"heap file {name!r}: a regular file expected, found {kind}", number, name
+        )
+    if status.size < _FILE_LEAST:
+        raise CorruptHeapError(
+            f"heap file {name!r}: at least {_FILE_LEAST} bytes expected, {status.size} found"
+        )
+
+
+def _lock(medium: FileMedium, *, beside: bool) -> None:
+    """Become the writer, or one of the readers."""
+    if not medium.readonly:
+        locks.require_sole_writer(medium.lock_fd, medium.name)
+        return
+    locks.become_reader(medium.lock_fd)
+    if not beside:
+        locks.require_no_writer(medium.lock_fd, medium.name)
+
+
+def _read_tables(medium: FileMedium, *, recovered: bool) -> None:
+    """Take the tables from the header, and check them against the file."""
+    header = medium.header
+    if not (recovered and medium.is_power):
+        identity.require_same_boot(header.superblock, medium.name)
+    header.read_tables()
+    header.image = bytearray()
+    if medium.limit is None:
+        medium.limit = header.superblock.limit or None
+    status = native.fstat(medium.fd)
+    end = header.slots.end
+    if status.size < end:
+        raise CorruptHeapError(
+            f"heap file {medium.name!r}: {end} bytes expected for its segments, {status.size} found"
+        )
+    medium.maybe_holes = status.allocated < status.size  # some may lie behind the end
