@@ -11,7 +11,7 @@ from pmemheap import Heap
 
 BUDGETS = {
     "growth": Count(python=297, crossings=46, system=14),
-    "opening after a crash": Count(python=815, crossings=110, system=67),
+    "opening after a crash": Count(python=814, crossings=110, system=67),
     "first put": Count(python=313, crossings=46, system=26),
     "trim of nine segments": Count(python=591, crossings=87, system=34),
     "durable commit": Count(python=12, crossings=9, system=5),

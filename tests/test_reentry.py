@@ -338,14 +338,14 @@ def test_a_finalizer_may_free_while_an_interrupted_move_is_mended(
         with pytest.raises(KeyboardInterrupt):
             heap._serve(log.move, 2 * log.size)
         monkeypatch.undo()
-        reread = medium.reread
+        reread = medium.header.reread
 
         def free_and_read() -> None:
             while freed:
                 heap.free(freed.pop())
             reread()
 
-        monkeypatch.setattr(medium, "reread", free_and_read)
+        monkeypatch.setattr(medium.header, "reread", free_and_read)
         heap.malloc(300_000)
         assert not freed
         assert heap.check()

@@ -170,7 +170,7 @@ class FileMedium(HeapFile):
         self.require_ours("growth")  # a file that was cut must not become long again
         try:
             with blocks.as_out_of_space(self.name, slot.file_bytes):
-                size, thread = self._size_seen
+                size, thread = self.watch.size_seen
                 if thread != threading.get_ident() or size > self.header.slots.end:
                     self.cut_surplus()  # which could not be cut before; it has old tables
                 used = index in self.segments
@@ -184,8 +184,8 @@ class FileMedium(HeapFile):
                     blocks.write_zeros(self.fd, slot.file_off, slot.file_bytes)
             unsynced = omitted(Rule.R16) or (used and omitted(Rule.SPARE_SYNC))
             if self.is_power and not unsynced:
-                self._sync("growth")  # [R16]
-            self._note_size(slot.file_stop)
+                self.sync_file("growth")  # [R16]
+            self.maps.note_size(slot.file_stop)
         except BaseException:
             self._give_up(index, slot)
             raise
@@ -212,7 +212,7 @@ class FileMedium(HeapFile):
             assert piece.slot is not None
             stop = max(stop, piece.slot.file_stop if "data" in tables else piece.slot.data_off)
         try:
-            self.look_at_source(stop)
+            self.require_length(stop)
         except Pmem2Error as error:
             raise map_refusal(f"heap file {self.name!r}: segments", error) from error
 
@@ -232,24 +232,24 @@ class FileMedium(HeapFile):
             by_page=is_new and table != "data",
         )
         places = list(map(PARTS[table], pieces))
-        return self.map_looked_at(reservation, offset, places, options)
+        return self.maps.place(reservation, offset, places, options)
 
     def publish(self, piece: Piece, end_unit: int) -> None:
         """Make a piece part of its arena, in one change [R30]."""
         assert piece.slot is not None
-        expected = self._expected.get(piece.arena) or self.arenas[piece.arena]
+        expected = self.expected_arenas.get(piece.arena) or self.arenas[piece.arena]
         arena = replace(expected, end_unit=end_unit)
         slots = filespace.images(filespace.placed(self.segments, piece.index, piece.slot))
         slots.append((Table.ARENAS, piece.arena, arena.pack()))
         if omitted(Rule.R30):
             self.header.slots.adopt(slots)
         else:
-            self._asked_by = threading.get_ident()  # before its blocks were allocated
+            self.watch.asked_by = threading.get_ident()  # before its blocks were allocated
             try:
                 self.change(slots)
             finally:
-                self._asked_by = 0
-        self._expected.pop(piece.arena, None)
+                self.watch.asked_by = 0
+        self.expected_arenas.pop(piece.arena, None)
 
     def is_published(self, piece: Piece) -> bool:
         """Tell whether a piece is part of the heap."""
@@ -260,7 +260,7 @@ class FileMedium(HeapFile):
 
     def expect_arena(self, index: int, slot: ArenaSlot) -> None:
         """Keep the slot of a new arena for the change that brings its first segment."""
-        self._expected[index] = slot
+        self.expected_arenas[index] = slot
 
     def withdraw(self, pieces: list[Piece], first_unit: int, end_unit: int) -> None:
         """Take segments from their arena, in one change that is durable when this returns [R17].
@@ -370,7 +370,7 @@ class FileMedium(HeapFile):
         place = self.header.superblock.log_off
         return next(
             slot
-            for slot in self.segments.values()
+            for slot in self.header.slots.segments.values()
             if slot.kind == SegmentKind.LOG and slot.file_off == place
         )
 
@@ -381,7 +381,7 @@ class FileMedium(HeapFile):
         """
         slot = slot or self.log_slot()
         with refusals(f"heap file {self.name!r}: log"):
-            self.look_at_source(slot.file_stop)
+            self.require_length(slot.file_stop)
         log = self.map_next_log(slot)
         self.take_next_log()
         return log
@@ -391,7 +391,7 @@ class FileMedium(HeapFile):
         with refusals(f"heap file {self.name!r}: log"):
             reservation = VMReservation(slot.file_bytes, alignment=UNIT)
             try:
-                (log,) = self.map_looked_at(
+                (log,) = self.maps.place(
                     reservation, 0, [(slot.file_off, slot.file_bytes)],
                     Options(own=self.is_power, by_page=True),
                 )  # fmt: skip

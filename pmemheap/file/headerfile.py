@@ -13,21 +13,35 @@ import secrets
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 from pmemheap import layout, native
 from pmemheap.errors import CorruptHeapError, Pmem2Error
 from pmemheap.format.header import Tables, other_superblock, read_superblock, read_tables
 from pmemheap.format.superblock import Superblock
-from pmemheap.layout import HeapState, Table, slot_offset
+from pmemheap.layout import HeapState, SlotImage, Table, slot_offset
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.source import Options, Pieces
 from pmemheap.refusals import refusals
 from pmemheap.units import UNIT
 
-__all__ = ["Header", "next_epoch"]
+__all__ = ["Header", "Journal", "next_epoch"]
 
-MapPieces = Callable[[VMReservation, int, Pieces, Options], list[Map]]
+Place = Callable[[VMReservation, int, Pieces, Options], list[Map]]
+
+
+class Journal(Protocol):
+    """How changes of the header become part of the heap."""
+
+    def change(self, slots: list[SlotImage], file_end: int, durable: bool) -> None:
+        """Make slots part of the heap, all or none, and `file_end` the length that it needs.
+
+        If it raises they are no part of it, or the heap is dead.
+        """
+
+    def sync(self) -> None:
+        """Wait until every change so far is durable and in its place."""
 
 
 class Header:
@@ -94,13 +108,13 @@ class Header:
 
     # ------------------------------------------------------------ storing
 
-    def map(self, map_pieces: MapPieces) -> None:
+    def map(self, place: Place) -> None:
         """Map the area to store to it, if it is not mapped yet; the file was looked at."""
         if self._map is None:
             with refusals(f"heap file {self._name!r}: header"):
                 self._reservation = VMReservation(layout.HEADER_BYTES, alignment=UNIT)
                 pieces = [(0, layout.HEADER_BYTES)]
-                (self._map,) = map_pieces(self._reservation, 0, pieces, Options())
+                (self._map,) = place(self._reservation, 0, pieces, Options())
 
     def unmap(self) -> None:
         """Unmap the area, if it is mapped."""

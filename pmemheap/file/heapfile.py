@@ -23,16 +23,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from pmemheap import layout, native
-from pmemheap.errors import (
-    DurabilityError,
-    UsageError,
-)
+from pmemheap.errors import DurabilityError, UsageError
 from pmemheap.file import identity, locks
-from pmemheap.file.headerfile import Header, next_epoch
+from pmemheap.file.filemaps import FileMaps
+from pmemheap.file.headerfile import Header, Journal, next_epoch
 from pmemheap.file.naming import give_name
+from pmemheap.file.watch import Expected, Watch
 from pmemheap.layout import (
     ArenaSlot,
     Durability,
@@ -44,37 +42,13 @@ from pmemheap.layout import (
     Table,
 )
 from pmemheap.native import NativeError
-from pmemheap.pmem2 import Map, VMReservation
-from pmemheap.pmem2.row import file_row
-from pmemheap.pmem2.source import FileSource, Options, Pieces
 from pmemheap.refusals import refusals
 from pmemheap.space.medium import Piece
 from pmemheap.units import UNIT
 
-__all__ = [
-    "MEMORY_FILE_SYSTEMS",
-    "HeapFile",
-    "Journal",
-]
+__all__ = ["MEMORY_FILE_SYSTEMS", "HeapFile"]
 
-_UNKNOWN_SIZE = 1 << 64
-"""Longer than any file."""
 MEMORY_FILE_SYSTEMS = {native.TMPFS: "tmpfs", 0x858458F6: "ramfs"}
-_KEEP_BLOCKS = {native.TMPFS, 0xEF53, 0x58465342}
-"""File systems, tmpfs, ext4 and xfs, on which only holes have no blocks: others may compress."""
-
-
-class Journal(Protocol):
-    """How changes of the header become part of the heap."""
-
-    def change(self, slots: list[SlotImage], file_end: int, durable: bool) -> None:
-        """Make slots part of the heap, all or none, and `file_end` the length that it needs.
-
-        If it raises they are no part of it, or the heap is dead.
-        """
-
-    def sync(self) -> None:
-        """Wait until every change so far is durable and in its place."""
 
 
 class HeapFile:
@@ -99,12 +73,16 @@ class HeapFile:
         Which file it is.
     number : int
         That of the file among those of this process; see `native.register_file`.
-    taken : str
-        What somebody else has done to the file, as far as it was noticed; see `require_ours`.
+    watch : Watch
+        Looks whether somebody else has changed the file; see `require_ours`.
+    maps : FileMaps
+        Maps it.
     pending_name : tuple of Path and Path, optional
         The temporary name of a new file, and the one that `link_name` is to give it.
     is_new : bool
         Whether it was made, and not opened.
+    expected_arenas : dict of int to ArenaSlot
+        New arenas, until the change that brings their first segment.
     maybe_holes : bool
         Whether some of its bytes may have no blocks.
     lock_fd : int
@@ -138,28 +116,24 @@ class HeapFile:
         try:
             again = None if path is None else str(path)
             status = native.fstat(fd)
-            self._is_named = status.links > 0
             self.identity = identity.identity_of(status)
             self.number, self.lock_fd = native.register_file(fd, again, readonly=readonly)
             file_system = native.filesystem_type(fd)
             self.on_memory = file_system in MEMORY_FILE_SYSTEMS
-            self._keeps_blocks = file_system in _KEEP_BLOCKS
+            self.watch = Watch(self.number, file_system, is_named=status.links > 0)
+            self.maps = FileMaps(fd, self.number)
         except BaseException:
             self.let_go()
             raise
         self.private = False
         self.journal: Journal | None = None
-        self._expected: dict[int, ArenaSlot] = {}
+        self.expected_arenas: dict[int, ArenaSlot] = {}
         self.maybe_holes = False
         self.sync_failed = False
-        self.taken = ""
-        self._source: FileSource | None = None  # of `fd`, once something has been mapped
-        self._size_seen = (_UNKNOWN_SIZE, 0)  # by a thread that asked last whether it is ours
-        self._asked_by = 0  # the thread whose next `require_ours` need not, as it has just asked
         self.is_new = False
         self.in_doubt = False
 
-    # ------------------------------------------------------------ name, users, first store
+    # ------------------------------------------------------------ name, first stores
 
     def link_name(self, *, replace_file: bool) -> None:
         """Give a file that was created its name: all of the heap exists from now on, or nothing.
@@ -180,10 +154,6 @@ class HeapFile:
             give_name("heap file", temporary, place, replace_file=replace_file)
             self.pending_name = None
 
-    def has_writer(self) -> bool:
-        """Tell whether somebody else has the heap open for writing."""
-        return locks.has_writer(self.lock_fd)
-
     def begin(self) -> None:
         """Say in the file that a writer is at work.
 
@@ -199,12 +169,12 @@ class HeapFile:
             )
             if self._can_wait():
                 return
-            self.map_header()
+            self.header.map(self.maps.place)
             self._write_superblock(
                 state=HeapState.IN_USE, file_end=self.header.slots.end, file=self.identity
             )
             if self.is_power or not self.on_memory:  # a power failure is to be noticed
-                self._sync("open")
+                self.sync_file("open")
         except BaseException:
             self._has_begun = False
             self.header.unmap()
@@ -238,40 +208,8 @@ class HeapFile:
             self.require_ours("first change")
             self.write_superblock(sync=True, state=HeapState.IN_USE, file=self.identity)
 
-    def map_header(self) -> None:
-        """Map the header to store to it, if it is not mapped yet; the file was looked at."""
-        self.header.map(self.map_looked_at)
-
-    def map_pieces(
-        self, reservation: VMReservation, offset: int, pieces: Pieces, options: Options
-    ) -> list[Map]:
-        """Map pieces of the file, one behind the other: the one way to do it.
-
-        They are entered before they are mapped: so a child that is forked meanwhile knows of them.
-
-        Raises
-        ------
-        DurabilityError
-            The file has been cut.
-        Pmem2Error
-            The system refuses.
-        """
-        self.look_at_source(max(at + length for at, length in pieces))
-        return self.map_looked_at(reservation, offset, pieces, options)
-
-    def map_looked_at(
-        self, reservation: VMReservation, offset: int, pieces: Pieces, options: Options
-    ) -> list[Map]:
-        """Do what `map_pieces` does, of pieces that are known to be there."""
-        source = self._source = self._source or FileSource(self.fd)
-        native.file_will_map(
-            self.number, reservation.address + offset, pieces,
-            shared=options.shared, readonly=options.readonly,
-        )  # fmt: skip
-        return file_row(source, reservation, offset, pieces, options)
-
-    def look_at_source(self, length: int) -> None:
-        """Look at the file to be mapped: it is asked once what it is, and each time how long.
+    def require_length(self, length: int) -> None:
+        """Look at the file to be mapped.
 
         Raises
         ------
@@ -280,22 +218,10 @@ class HeapFile:
         Pmem2Error
             The system does not tell what it is.
         """
-        source = self._source
-        if source is None:
-            source = self._source = FileSource(self.fd)
-        else:
-            try:
-                source.size = native.fstat(self.fd).size
-            except NativeError as error:
-                raise source.refusal(error.errno or errno.EIO, "a file to be looked at") from error
-        if source.size < length and not (self.readonly and self.has_writer()):
-            self.taken = f"cut to {source.size} bytes"
+        size = self.maps.look()
+        if size < length and not (self.readonly and locks.has_writer(self.lock_fd)):
+            self.watch.taken = f"cut to {size} bytes"
             raise self.failure()
-
-    def _note_size(self, size: int) -> None:
-        """Note that the file has become at least so long."""
-        if self._source is not None:
-            self._source.size = max(self._source.size, size)
 
     def cut_surplus(self) -> None:
         """Cut off what a growth or a cut that did not end has left behind the last segment."""
@@ -330,13 +256,8 @@ class HeapFile:
 
     def _write_superblock(self, **changes: object) -> None:
         if not self.header.write(**changes):
-            self.taken, self.sync_failed = self.taken or "written over", True
+            self.watch.taken, self.sync_failed = self.watch.taken or "written over", True
             raise self.failure("superblock")
-
-    def sync_superblock(self) -> None:
-        """Wait until the copy that is current is durable; in a power heap."""
-        if self.is_power:
-            self.sync_all("superblock")
 
     # ------------------------------------------------------------ changes of the header
 
@@ -365,12 +286,6 @@ class HeapFile:
         """Say in the segment table that what a crash has left without an owner is SPARE."""
         strays, self.header.slots.strays = self.header.slots.strays, {}
         self.change([(Table.SEGMENTS, index, spare.pack()) for index, spare in strays.items()])
-
-    def sync_memory(self, address: int, nbytes: int, during: str) -> None:
-        """Wait until the bytes of a shared map of the file are durable; DurabilityError if not."""
-        first = address // UNIT * UNIT
-        with self.noting_failed_sync(during):
-            native.msync(first, address + nbytes - first)
 
     # ------------------------------------------------------------ what it is
 
@@ -431,15 +346,7 @@ class HeapFile:
         self.change(self.root_changes(puts, drops))
 
     def root_changes(self, puts: dict[str, RootSlot], drops: set[str]) -> list[SlotImage]:
-        """Return the slots to change for some roots, without changing them.
-
-        Raises
-        ------
-        KeyError
-            There is no root of a name in `drops`.
-        OutOfSpaceError
-            The table has too few free slots.
-        """
+        """Return the slots to change for some roots, as `Tables.root_changes` does."""
         return self.header.slots.root_changes(puts, drops, self.name)
 
     # ------------------------------------------------------------ durability, end
@@ -466,9 +373,16 @@ class HeapFile:
         with self.noting_failed_sync(during):
             native.fdatasync(self.lock_fd)
 
-    def _sync(self, during: str) -> None:
+    def sync_file(self, during: str) -> None:
+        """Do what `sync_all` does, and wait for all else that the system tells of the file."""
         with self.noting_failed_sync(during):
             native.fsync(self.lock_fd)
+
+    def sync_memory(self, address: int, nbytes: int, during: str) -> None:
+        """Wait until the bytes of a shared map of the file are durable; DurabilityError if not."""
+        first = address // UNIT * UNIT
+        with self.noting_failed_sync(during):
+            native.msync(first, address + nbytes - first)
 
     def sync_beside(self, during: str) -> None:
         """Do what `sync_all` does, for a thread that does not have the lock of the heap."""
@@ -491,74 +405,33 @@ class HeapFile:
         self._require_own()
         if self.fd < 0:
             return  # another thread has closed it, which has asked
-        if self._asked_by == threading.get_ident() and not (self.taken or self.sync_failed):
-            self._asked_by = 0
-            return
-        self.taken = self.taken or self._found_taken() or self.taken  # another thread may find it
-        if self.taken:
+        watch = self.watch
+        if watch.asked_by == threading.get_ident() and not (watch.taken or self.sync_failed):
+            watch.asked_by = 0
+        elif watch.look(self.fd, self._expectation):
             self.sync_failed = True
             raise self.failure(during)
 
-    def _found_taken(self) -> str:
-        """Say what has become of the file, if it is not what it was, as far as the system tells.
-
-        The caller need not have the heap's lock. While another thread changes what is expected, a
-        look is not believed; nor is the first of two that differ.
-        """
-        before = None
-        while True:
-            expected = self._expectation()
-            found = self._look(*expected)
-            if not found or (found, expected) == before:
-                return found
-            before = (found, expected) if self._expectation() == expected else None
-
-    def _expectation(self) -> tuple[tuple[int, bytes], int, bool]:
-        """Return the current superblock, the length of the file, whether it has no holes."""
-        return (
-            self.header.current,
-            self.header.slots.end,
-            self._keeps_blocks and not self.maybe_holes,
-        )
-
-    def _look(self, current: tuple[int, bytes], file_end: int, is_whole: bool) -> str:
-        """Do what `_found_taken` does, with what is expected of the file."""
-        copy, expected = current
-        self._size_seen = (_UNKNOWN_SIZE, 0)
-        try:
-            status = native.fstat(self.fd)
-            stored = native.pread(self.fd, len(expected), layout.SUPERBLOCKS[copy])
-        except NativeError:
-            return ""
-        self._size_seen = (status.size, threading.get_ident())
-        if status.size < file_end:
-            return f"cut to {status.size} bytes"
-        if is_whole and status.allocated < file_end:
-            return "cut, and grown again"
-        if stored != expected or native.file_is_lost(self.number):
-            return "written over"
-        if self._is_named and status.links == 0 and not self.is_clean:
-            return "removed"
-        return ""
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether what is mapped may not be what the heap has stored."""
-        return self.taken not in {"", "removed"} or native.file_is_lost(self.number)
+    def _expectation(self) -> Expected:
+        """Return what the file should be, for a look at it."""
+        header = self.header
+        is_clean = header.superblock.state == HeapState.CLEAN
+        return header.current, header.slots.end, self.maybe_holes, is_clean
 
     def failure(self, during: str = "") -> DurabilityError:
         """Return what to raise of a heap whose file cannot be trusted to keep anything."""
-        if self.is_lost and not self.taken:
-            self.taken = self._found_taken()
+        watch = self.watch
+        if watch.is_lost and not watch.taken:
+            watch.look(self.fd, self._expectation)
         where = f"heap file {self.name!r}:" + (f" {during}:" if during else "")
-        if not self.taken:
+        if not watch.taken:
             return DurabilityError(
                 errno.EIO, f"{where} a heap whose syncs succeed expected, one failed; reopen it"
             )
         return DurabilityError(
             errno.ESTALE,
             f"{where} {self.file_end} bytes that only this heap changes expected, found the file "
-            f"{self.taken}; nothing is written any more",
+            f"{watch.taken}; nothing is written any more",
         )
 
     @contextmanager
@@ -586,11 +459,11 @@ class HeapFile:
                 was_closed = self.is_clean and self.header.superblock.file == FileIdentity()
                 if was_closed or not self.header.address:  # an interrupt came after all of this
                     return
-                self._sync("close")
+                self.sync_file("close")
                 self._write_superblock(
                     state=HeapState.CLEAN, file_end=self.header.slots.end, file=FileIdentity()
                 )
-                self._sync("close")
+                self.sync_file("close")
                 self.require_ours("close")
         finally:
             self.let_go()

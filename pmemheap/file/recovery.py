@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from pmemheap import layout, native
 from pmemheap.errors import CorruptHeapError, DurabilityError
-from pmemheap.file import identity, pagecache
+from pmemheap.file import identity, locks, pagecache
 from pmemheap.file.filemedium import LOG_LEAST, LOG_MOST, FileMedium
 from pmemheap.file.headerfile import next_epoch
 from pmemheap.format.records import RECORD_HEADER, epoch_of
@@ -48,7 +48,8 @@ class Recovery:
         _check_log_place(medium)
         self.core = native.LogCore()
         self._reservation = VMReservation(superblock.log_size, alignment=UNIT)
-        (self._map,) = medium.map_pieces(
+        medium.require_length(superblock.log_off + superblock.log_size)
+        (self._map,) = medium.maps.place(
             self._reservation, 0, [(superblock.log_off, superblock.log_size)],
             Options(readonly=True),
         )  # fmt: skip
@@ -172,7 +173,7 @@ def _is_left_alone(medium: FileMedium) -> bool:
     superblock = medium.header.superblock
     if superblock.state == HeapState.IN_USE and superblock.boot_id != identity.boot_id():
         return True  # reading the tables refuses it
-    return medium.readonly and medium.has_writer()  # shared memory: what is home now
+    return medium.readonly and locks.has_writer(medium.lock_fd)  # shared memory: what is home now
 
 
 def _ends_at_tail(medium: FileMedium) -> bool:
@@ -215,7 +216,7 @@ def _replay_home(medium: FileMedium, recovery: Recovery) -> None:
     medium.header.read_tables()
     if _require_length(medium).allocated < medium.file_end:
         _back_ranges(medium, recovery)
-    medium.map_header()
+    medium.header.map(medium.maps.place)
     regions = [
         _home_region(medium, recovery, arena) for arena in medium.arenas if medium.pieces(arena)
     ]

@@ -105,7 +105,7 @@ class RedoLog(native.LogCore):
         self.checkpoints = 0
         self.moves = 0
         self.syncers: set[int] = set()  # threads that keep others from changing committed bytes
-        medium.map_header()
+        medium.header.map(medium.maps.place)
         superblock = medium.header.superblock
         log = medium.map_log()
         self._begin(
@@ -190,7 +190,7 @@ class RedoLog(native.LogCore):
         """Note that nothing may be written any more [R7]; return what to raise."""
         self._die()
         medium = self._medium
-        if medium.is_lost or self._is_gone():
+        if medium.watch.is_lost or self._is_gone():
             return self._gone()
         medium.sync_failed = not omitted(Rule.R7)
         return DurabilityError(
@@ -409,7 +409,8 @@ class RedoLog(native.LogCore):
         medium = self._medium
         self.sync_log()
         medium.header.reread()
-        medium.sync_superblock()
+        if medium.is_power:
+            medium.sync_all("superblock")
         log = medium.named_next_log()
         if log is not None:
             self._move_to(medium.header.superblock.log_off, log.length, log)

@@ -742,10 +742,10 @@ class Engine(Committing):
         Nor may what is mapped be read of a file that somebody else has cut or written over.
         """
         medium = self._medium
-        if not isinstance(medium, FileMedium) or not (medium.sync_failed or medium.is_lost):
+        if not isinstance(medium, FileMedium) or not (medium.sync_failed or medium.watch.is_lost):
             return
         for space in self._spaces():
-            if medium.is_lost and space._state() < State.LOST:
+            if medium.watch.is_lost and space._state() < State.LOST:
                 space._set_state(State.LOST)
             elif space._state() == State.OPEN:
                 space._set_state(State.READONLY)

@@ -1,0 +1,93 @@
+"""Watch: whether others have cut the file of a heap, written it over or removed it.
+
+expected   superblock, length, whether it may have holes or no name      by what the heap has done
+found      `fstat`, and the bytes where the superblock is                two system calls a look
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from pmemheap import layout, native
+from pmemheap.native import NativeError
+
+__all__ = ["Expected", "Watch"]
+
+Expected = tuple[tuple[int, bytes], int, bool, bool]
+"""Which superblock is current, its bytes; the length; whether holes, or no name, are fine."""
+
+_UNKNOWN_SIZE = 1 << 64
+"""Longer than any file."""
+_KEEP_BLOCKS = {native.TMPFS, 0xEF53, 0x58465342}
+"""File systems, tmpfs, ext4 and xfs, on which only holes have no blocks: others may compress."""
+
+
+class Watch:
+    """Looks after the file of this process that has a number; see `native.register_file`.
+
+    Attributes
+    ----------
+    taken : str
+        What somebody else has done to the file, as far as it was noticed.
+    size_seen : tuple of int and int
+        The length at the last look, and the thread that looked.
+    asked_by : int
+        The thread that has just looked, and need not look again the next time.
+    """
+
+    def __init__(self, number: int, file_system: int, *, is_named: bool) -> None:
+        self._number = number
+        self._keeps_blocks = file_system in _KEEP_BLOCKS
+        self._is_named = is_named
+        self.taken = ""
+        self.size_seen = (_UNKNOWN_SIZE, 0)
+        self.asked_by = 0
+
+    def look(self, fd: int, expectation: Callable[[], Expected]) -> str:
+        """Return what has become of the file, if it is not what it was, as far as the system tells.
+
+        The caller need not have the heap's lock. While another thread changes what is expected, a
+        look is not believed; nor is the first of two that differ.
+        """
+        before = None
+        while not self.taken:
+            expected = expectation()
+            found = self._difference(fd, *expected)
+            if not found:
+                break
+            if (found, expected) == before:
+                self.taken = found
+            before = (found, expected) if expectation() == expected else None
+        return self.taken
+
+    def _difference(
+        self,
+        fd: int,
+        current: tuple[int, bytes],
+        end: int,
+        maybe_holes: bool,
+        maybe_nameless: bool,
+    ) -> str:
+        copy, superblock = current
+        self.size_seen = (_UNKNOWN_SIZE, 0)
+        try:
+            status = native.fstat(fd)
+            stored = native.pread(fd, len(superblock), layout.SUPERBLOCKS[copy])
+        except NativeError:
+            return ""
+        self.size_seen = (status.size, threading.get_ident())
+        if status.size < end:
+            return f"cut to {status.size} bytes"
+        if self._keeps_blocks and not maybe_holes and status.allocated < end:
+            return "cut, and grown again"
+        if stored != superblock or native.file_is_lost(self._number):
+            return "written over"
+        if self._is_named and not maybe_nameless and status.links == 0:
+            return "removed"
+        return ""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether what is mapped may not be what the heap has stored."""
+        return self.taken not in {"", "removed"} or native.file_is_lost(self._number)
