@@ -53,7 +53,7 @@ def _heaps(results: Results) -> Iterator[dict[str, Any]]:
         refused = power_refusal()
         if refused is None:
             heaps[POWER] = kind.create(Path(home) / POWER, durability=POWER)
-            heaps[POWER]._serve(heaps[POWER]._log.move, LOG_BYTES)
+            heaps[POWER]._space.serve(heaps[POWER]._space.shared.log.move, LOG_BYTES)
         else:
             results.skipped[f"{BARE}, {POWER}"] = refused
         for heap in heaps.values():
@@ -73,9 +73,9 @@ def _checkpoint(heap: Any) -> float:
     """Return the seconds of a checkpoint; 0 where nothing is logged."""
     if heap.durability != POWER:
         return 0.0
-    before = heap._log.checkpoints
+    before = heap._space.shared.log.checkpoints
     began = time.perf_counter()
-    heap._serve(heap._log.checkpoint)
+    heap._space.serve(heap._space.shared.log.checkpoint)
     took = time.perf_counter() - began
-    assert heap._log.checkpoints == before + 1
+    assert heap._space.shared.log.checkpoints == before + 1
     return took

@@ -105,17 +105,17 @@ def _in_child(what: str, path: Path, durability: str, number: int) -> None:
 def crash(path: Path, durability: str, records: int) -> None:
     """Make a heap, commit `records` transactions, and end in the middle of its life."""
     heap = heap_class().create(path, durability=durability)
-    if heap._log.size < LOGS[records]:
-        heap._serve(heap._log.move, LOGS[records])
-    before = heap._log._counters()[0], heap._log.checkpoints
+    if heap._space.shared.log.size < LOGS[records]:
+        heap._space.serve(heap._space.shared.log.move, LOGS[records])
+    before = heap._space.shared.log.counters()[0], heap._space.shared.log.checkpoints
     transaction, last = heap.transaction, heap.malloc(BLOCK_BYTES // 10)
     for _ in range(records):
         with transaction(durable=False) as tx:
             tx.free(last)
             last = tx.malloc(BLOCK_BYTES // 10)
-    assert heap._log._counters()[0] >= before[0] + records
-    assert heap._log.checkpoints == before[1], "the log was checkpointed meanwhile"
-    heap._log.sync_log()
+    assert heap._space.shared.log.counters()[0] >= before[0] + records
+    assert heap._space.shared.log.checkpoints == before[1], "the log was checkpointed meanwhile"
+    heap._space.shared.log.sync_log()
     os._exit(0)
 
 

@@ -81,7 +81,7 @@ class Pmemheap(Store):
                 tx.write(table + TABLE_ENTRY_BYTES * key, offset.to_bytes(8, "little"))
 
     def logged(self) -> tuple[int, int]:
-        _, nbytes, syncs = self.heap._log._counters()
+        _, nbytes, syncs = self.heap._space.shared.log.counters()
         return nbytes, syncs
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ class PmemheapRoots(Store):
                 roots[name] = offset
 
     def logged(self) -> tuple[int, int]:
-        _, nbytes, syncs = self.heap._log._counters()
+        _, nbytes, syncs = self.heap._space.shared.log.counters()
         return nbytes, syncs
 
     def close(self) -> None:

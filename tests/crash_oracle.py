@@ -101,11 +101,11 @@ def check_again(fd: int, known: Known) -> None:
         empty(heap, known)
         heap.sync()
         heap.trim()
-        stats, room = heap.stats(), heap._region.nunits * UNIT
+        stats, room = heap.stats(), heap._space.region.nunits * UNIT
         if stats.blocks or stats.quarantined or stats.reserved or stats.free != room:
             raise WrongHeapError(f"all of {room} bytes free in an emptied heap expected, {stats}")
         heap.malloc(room)
-        if heap._region.nunits * UNIT != room:
+        if heap._space.region.nunits * UNIT != room:
             raise WrongHeapError(f"an empty heap of {room} bytes has grown for {room}")
 
 
@@ -313,12 +313,12 @@ def use_again(fd: int, size: int) -> Counter[str]:
     """Recover a heap, and commit one more transaction; return what that has exercised."""
     heap, seen = attach(fd), Counter[str]()
     try:
-        end, spare = heap._bounds()[1], spare_bytes(heap)
+        end, spare = heap._space.core.bounds()[1], spare_bytes(heap)
         tx = heap.transaction()
         offset = tx.malloc(size)
         tx.write(offset, mark(1, AFTER_BYTES))
         tx.roots[AFTER] = offset
-        seen["growths after a recovery"] += heap._bounds()[1] > end
+        seen["growths after a recovery"] += heap._space.core.bounds()[1] > end
         seen["growths into SPARE"] += spare_bytes(heap) < spare
         Recorder.begin(1)
         tx.commit()
@@ -340,7 +340,7 @@ def counted(seen: Counter[str]) -> Iterator[None]:
 
     def replaying(self: Any, header: int) -> None:
         replay(self, header)
-        undone, revoked = self.core._replayed()
+        undone, revoked = self.core.replayed()
         seen["undos rolled back"] += undone
         seen["revoked writes"] += revoked
 

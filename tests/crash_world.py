@@ -92,8 +92,8 @@ class World:
 
     @property
     def log(self) -> Any:
-        self.heap._require(write=True)  # while it sleeps it has none
-        return self.heap._log
+        self.heap._space.require(write=True)  # while it sleeps it has none
+        return self.heap._space.shared.log
 
     # ------------------------------------------------------------ commits
 
@@ -184,7 +184,7 @@ class World:
 
     def lap(self) -> None:
         """Count what the log does."""
-        counters = self.heap._counters()
+        counters = self.heap._space.core.counters()
         self.seen["quarantine waits"] += counters["quarantined_bytes"] > 0
 
 
@@ -261,7 +261,7 @@ def snapshot_checkpoint(world: World, durable: bool) -> None:
     with world.transaction(durable) as (tx, after):
         _change_in_place(world, tx, after, "a")
         _checkpoint(world)
-        assert world.log._positions()[4], "an open UNDO holds the tail"
+        assert world.log.positions()[4], "an open UNDO holds the tail"
         world.seen["checkpoints held by an undo"] += 1
         _change_in_place(world, tx, after, "b")
 
@@ -460,12 +460,12 @@ def realloc(world: World, durable: bool) -> None:
 
 @call
 def grow(world: World, durable: bool) -> None:
-    before = world.heap._region.end_unit
+    before = world.heap._space.region.end_unit
     with world.bare() as after:
         offset = world.heap.malloc(SEGMENT)
         after.blocks[offset] = world.heap.usable_size(offset), b""
     world.names[f"g{world.seed()}"] = offset
-    world.seen["growths"] += world.heap._region.end_unit > before
+    world.seen["growths"] += world.heap._space.region.end_unit > before
 
 
 @call
@@ -485,7 +485,7 @@ def refill_head(world: World, durable: bool) -> None:
 
 def spare_bytes(heap: Any) -> int:
     """Return the bytes of the file that wait for the next growth."""
-    slots = heap._medium.segments.values()
+    slots = heap._space.shared.medium.segments.values()
     return sum(slot.file_bytes for slot in slots if slot.kind == SegmentKind.SPARE)
 
 
@@ -550,7 +550,7 @@ def arena_drop(world: World, durable: bool) -> None:
 @call
 def move_log(world: World, durable: bool) -> None:
     log = world.log
-    world.heap._serve(log.move, 2 * log.size if log.size == LOG_BYTES else LOG_BYTES)
+    world.heap._space.serve(log.move, 2 * log.size if log.size == LOG_BYTES else LOG_BYTES)
     world.seen["log moves"] += 1
 
 
@@ -566,7 +566,7 @@ def sync(world: World, durable: bool) -> None:
 
 
 def _checkpoint(world: World) -> None:
-    world.heap._serve(world.log.checkpoint)
+    world.heap._space.serve(world.log.checkpoint)
 
 
 def _trim(world: World) -> None:
@@ -574,12 +574,12 @@ def _trim(world: World) -> None:
 
 
 def _cut(world: World, name: str, bound: int) -> None:
-    before = world.heap._bounds()[bound]
+    before = world.heap._space.core.bounds()[bound]
     for each in [each for each in world.names if each.partition(" of ")[0] == name]:
         with world.bare() as after:
             world.heap.free(world.note_free(after, each))
     _trim(world)
-    world.seen["cuts"] += world.heap._bounds()[bound] != before
+    world.seen["cuts"] += world.heap._space.core.bounds()[bound] != before
 
 
 # ---------------------------------------------------------------- bases
@@ -628,7 +628,7 @@ def base(durability: str, shape: str) -> Base:
             _bulk(world, "tail")
         while (
             not is_roomy
-            and not _NEAR_THE_END[0] <= world.log._positions()[3] % LOG_BYTES < _NEAR_THE_END[1]
+            and not _NEAR_THE_END[0] <= world.log.positions()[3] % LOG_BYTES < _NEAR_THE_END[1]
         ):
             write(world, True)
         world.close()
@@ -700,7 +700,7 @@ def record(program: Program, path: Path | None = None) -> tuple[Recording, World
         os.write(fd, start.image)
         heap = attach(fd)
         world = World(heap, start.known, start.names)
-        unattached = world.heap._redo() is None
+        unattached = world.heap._space.shared.redo is None
         before = 0 if unattached else world.log.checkpoints
         with Recorder(fd) as recorder:
             for operation in program.operations:

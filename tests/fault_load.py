@@ -243,7 +243,9 @@ class _Run:
         """Tell whether a sync has failed; what could not be opened has written nothing new."""
         if not isinstance(self.error, DurabilityError):
             return False
-        return self.was_dead or getattr(self.heap and self.heap._medium, "sync_failed", False)
+        return self.was_dead or getattr(
+            self.heap and self.heap._space.shared.medium, "sync_failed", False
+        )
 
     def require_documented(self) -> None:
         error = self.error

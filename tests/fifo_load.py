@@ -86,7 +86,7 @@ class Fifo:
         self.live -= size
 
     def sample(self) -> Sample:
-        stats, region = self.heap.stats(), self.heap._region
+        stats, region = self.heap.stats(), self.heap._space.region
         reserved = sum(table.reservation.size for table in region.tables.values())
         blocks, first = stats.file_blocks, region.first_unit * UNIT
         return Sample(self.passed, reserved, stats.touched, blocks, first)

@@ -20,7 +20,7 @@ TESTS = Path(__file__).parent
 
 def redo_of(heap: Heap) -> RedoLog:
     """Return the log of a file heap."""
-    log = heap._redo()
+    log = heap._space.shared.redo
     assert log is not None
     return log
 

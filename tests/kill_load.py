@@ -315,7 +315,7 @@ class Worker:
         return {
             "checkpoints": log.checkpoints,
             "log moves": log.moves,
-            "growths": heap._region.end_unit // 256,
+            "growths": heap._space.region.end_unit // 256,
         }
 
     def _tell_counters(self) -> None:
@@ -414,7 +414,7 @@ class Worker:
         self.actor.malloc(self.size(), name)
         if self.rng.random() < 0.3:
             heap = self.player.heap
-            origin = heap.arena(name)._origin
+            origin = heap.arena(name)._space.origin
             for offset in list(self.player.model.blocks):
                 if offset >> 55 == origin >> 55:
                     self._forget_root(offset)

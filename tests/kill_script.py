@@ -198,17 +198,17 @@ class Actor:
 
     def checkpoint(self) -> None:
         log = log_of(self.heap)
-        self.quietly(lambda: self.heap._serve(log.checkpoint))
+        self.quietly(lambda: self.heap._space.serve(log.checkpoint))
 
     def move_log(self, size: int) -> None:
         """Go on in another log, unless a snapshot keeps this one."""
         log = log_of(self.heap)
 
         def act() -> None:
-            if not log._positions()[4] and log.size != size:
+            if not log.positions()[4] and log.size != size:
                 log.move(size)
 
-        self.quietly(lambda: self.heap._serve(act))
+        self.quietly(lambda: self.heap._space.serve(act))
 
     def reopen(self) -> None:
         path = Path(self.heap.name)
@@ -226,15 +226,15 @@ class Actor:
         self.player.do(Change(arenas=((name, True),)), act)
 
     def drop_arena(self, name: str) -> None:
-        index = self.heap.arena(name, create=False)._origin
+        index = self.heap.arena(name, create=False)._space.origin
         blocks = tuple(each for each in self.model.blocks if each & ~((1 << 55) - 1) == index)
         change = Change(frees=blocks, arenas=((name, False),))
         self.player.do(change, lambda: self.heap.arena(name, create=False).drop())
 
 
 def log_of(heap: Heap) -> RedoLog:
-    heap._require(write=True)  # while it sleeps it has none
-    log = heap._redo()
+    heap._space.require(write=True)  # while it sleeps it has none
+    log = heap._space.shared.redo
     assert log is not None
     return log
 
@@ -278,7 +278,7 @@ def savepoints(actor: Actor) -> None:
     (a, b) = actor.transact(allocs=[400, 500])
 
     def roll_back(tx: Transaction) -> None:
-        inner = tx.heap.transaction()  # type: ignore[attr-defined]
+        inner = tx.heap.transaction()
         inner.write(b, b"nobody sees this")
         inner.malloc(100)
         inner.snapshot(a, 100)

@@ -30,10 +30,10 @@ class AgesMachine(RuleBasedStateMachine):
 
     def free_units(self) -> dict[int, bool]:
         """All units, and whether they are free."""
-        first, end, _, _ = self.heap._bounds()
+        first, end, _, _ = self.heap._space.core.bounds()
         used: set[int] = set()
         cursor = first
-        while (piece := self.heap._walk(cursor)) is not None:
+        while (piece := self.heap._space.core.walk(cursor)) is not None:
             cursor, start, nunits, state, *_ = piece
             if state in {3, 5, 7, 8}:
                 used.update(range(start, start + nunits))
@@ -73,17 +73,17 @@ class AgesMachine(RuleBasedStateMachine):
 
     @rule()
     def next_interval(self) -> None:
-        self.heap._next_interval()
+        self.heap._space.core.next_interval()
         self.interval += 1
 
     @rule()
     def merge(self) -> None:
-        self.heap._serve(self.heap._supply.merge_freed)
+        self.heap._space.serve(self.heap._space.supply.merge_freed)
 
     @rule()
     def decay(self) -> None:
         """Give back all that is old, and begin an interval."""
-        self.heap._serve(self.heap._supply.decay, 0.0)
+        self.heap._space.serve(self.heap._space.supply.decay, 0.0)
         free = self.free_units()
         self.freed = {
             unit: freed
@@ -102,7 +102,7 @@ class AgesMachine(RuleBasedStateMachine):
             if free.get(unit) and start is None:
                 start = unit
             elif not free.get(unit) and start is not None:
-                for part, length, old in self.heap._old_parts(start, unit - start):
+                for part, length, old in self.heap._space.core.old_parts(start, unit - start):
                     units = range(part, part + length)
                     assert self.is_old(units[0])
                     assert self.is_old(units[-1])
@@ -110,7 +110,7 @@ class AgesMachine(RuleBasedStateMachine):
                     assert sum(map(self.is_old, units)) == old
                     found |= {each for each in units if self.is_old(each)}
                 young = [each for each in range(start, unit) if self.is_young(each)]
-                end = self.heap._young_end(start, unit - start)
+                end = self.heap._space.core.young_end(start, unit - start)
                 assert end == (young[-1] + 1 if young else start)
                 start = None
         assert found == expected
@@ -137,6 +137,6 @@ def test_an_age_comes_round_after_255_intervals() -> None:
         heap.free(offset)
         seen = []
         for _ in range(257):
-            seen.append(bool(heap._old_parts(offset // UNIT, 75)))
-            heap._next_interval()
+            seen.append(bool(heap._space.core.old_parts(offset // UNIT, 75)))
+            heap._space.core.next_interval()
         assert seen == [False, *[True] * 254, False, True]

@@ -463,7 +463,7 @@ def test_an_arena_has_no_constructor() -> None:
 
 def test_more_than_255_arenas_are_refused(tmp_path: Path) -> None:
     for heap in (Heap.anonymous(headroom=MiB), Heap.create(tmp_path / "a", headroom=MiB)):
-        medium = heap._medium
+        medium = heap._space.shared.medium
         medium.arenas.update({index: ArenaSlot(0, 0, str(index)) for index in range(1, 255)})
         assert arena_of(heap.arena("last").malloc(1)) == 255
         with pytest.raises(OutOfSpaceError, match="at most 255"):
@@ -477,7 +477,7 @@ def test_more_than_255_arenas_are_refused(tmp_path: Path) -> None:
 def test_slot_that_has_used_its_offsets_up_is_left_alone() -> None:
     with Heap.anonymous() as heap:
         end = 1 << 42
-        heap._medium.arenas[1] = ArenaSlot(end, end, state=ArenaState.DROPPED)
+        heap._space.shared.medium.arenas[1] = ArenaSlot(end, end, state=ArenaState.DROPPED)
         assert arena_of(heap.arena("a").malloc(1)) == 2
 
 
@@ -528,7 +528,7 @@ def test_refused_call_changes_nothing(
         elif act is drop_arena:
             assert heap.arenas() == []
         assert all(now[offset] == data for offset, data in state.items() if offset in now)
-        if not getattr(heap._medium, "sync_failed", False):
+        if not getattr(heap._space.shared.medium, "sync_failed", False):
             heap.arena("after").malloc(2 * MiB)
             heap.arena("after").drop()
             heap.trim()
@@ -548,9 +548,12 @@ def test_segments_of_a_file_belong_to_one_arena_each(tmp_path: Path) -> None:
     with Heap.create(tmp_path / "heap", durability="process") as heap:
         for name in "abc":
             heap.arena(name).malloc(3 * MiB)
-        medium = heap._medium
+        medium = heap._space.shared.medium
         assert isinstance(medium, FileMedium)
-        regions = {0: heap._region, **{i: heap.arena(n)._region for i, n in enumerate("abc", 1)}}
+        regions = {
+            0: heap._space.region,
+            **{i: heap.arena(n)._space.region for i, n in enumerate("abc", 1)},
+        }
         for index, region in regions.items():
             assert [piece.index for piece in region.pieces] == [
                 piece.index for piece in medium.pieces(index)
@@ -582,7 +585,7 @@ def test_an_arena_that_was_dropped_meanwhile_is_none(tmp_path: Path) -> None:
         offset = arena.malloc(10)
         index = offset >> ARENA_BITS
         arena.drop()
-        assert heap._serve(heap._live_arena_at, index) is None
+        assert heap._space.serve(heap._space.shared.arenas.live_at, index) is None
         with pytest.raises(UsageError, match="outside"):
             heap.usable_size(offset)
 

@@ -122,7 +122,9 @@ def test_damage_is_damage_when_there_is_no_writer() -> None:
     heap = Heap.shared()
     heap.malloc(100)
     descriptor = os.dup(heap.fileno())
-    slot = next(slot for slot in heap._medium.segments.values() if slot.kind.name == "DATA")  # type: ignore[union-attr]
+    medium = heap._space.shared.file
+    assert medium is not None
+    slot = next(slot for slot in medium.segments.values() if slot.kind.name == "DATA")
     heap.close()
     os.pwrite(descriptor, b"\x07" * 64, slot.entries_off)
     reader = Heap.attach(descriptor)

@@ -381,7 +381,7 @@ def test_check_finds_a_root_that_leads_nowhere(
     with pmemheap.Heap.open(path) as heap:
         root = RootSlot("first", heap.roots.pop("first"))
         heap.free(root.off)
-        heap._serve(heap.roots.store.change_roots, {root.name: root}, set())
+        heap._space.serve(heap.roots.store.change_roots, {root.name: root}, set())
     assert main(["check", str(path)]) == ExitCode.FINDINGS
     printed = capsys.readouterr().out
     assert "root 'first'" in printed

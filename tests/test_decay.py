@@ -11,6 +11,7 @@ import pytest
 
 from pmemheap import Heap, native
 from pmemheap.containers import SortedMap
+from pmemheap.heap import units
 from pmemheap.units import UNIT, KiB, MiB
 
 DECAY = 0.01
@@ -45,15 +46,14 @@ def still(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Heap]:
 
 
 def begin_decay(heap: Heap) -> None:
-    for space in heap._spaces():
-        space._decay_seconds = DECAY
-    heap._set_pace()
+    heap._space.shared.decay = DECAY
+    heap._space.shared.set_pace()
 
 
 def footprint(space: Any) -> int:
     """Bytes of memory or of file blocks but the log, without a call that could give back."""
-    log = space._redo()
-    bytes_used = space._footprint()
+    log = space._space.shared.redo
+    bytes_used = units.footprint(space._space)
     assert bytes_used is not None
     return int(bytes_used) - (0 if log is None else log.size)
 
@@ -308,26 +308,26 @@ def test_what_was_freed_a_moment_ago_stays(memory: Heap) -> None:
 def test_each_part_of_a_range_has_an_age_of_its_own() -> None:
     """Two intervals by hand: what was taken and freed again in the second one stays, alone."""
     with Heap.anonymous(decay=None) as heap:
-        supply = heap._supply
+        supply = heap._space.supply
         blocks = [heap.malloc(MiB) for _ in range(16)]
         heap.malloc(UNIT)
         for offset in blocks:
             heap.view(offset)[:] = b"x" * MiB
             heap.free(offset)
-        heap._serve(supply.merge_freed)
-        heap._serve(supply.decay, 0.0)
+        heap._space.serve(supply.merge_freed)
+        heap._space.serve(supply.decay, 0.0)
         hot = heap.malloc(MiB)
         assert hot in blocks
         heap.view(hot)[:] = b"hot!" * (MiB // 4)
         heap.free(hot)
-        heap._serve(supply.merge_freed)
+        heap._space.serve(supply.merge_freed)
         assert len(list(supply.extents)) <= 2
-        heap._serve(supply.decay, 0.0)
+        heap._space.serve(supply.decay, 0.0)
         assert heap.stats().touched < 2 * MiB
         again = heap.malloc(MiB)
         assert again == hot
         assert bytes(heap.view(again, 4)) == b"hot!"
-        heap._serve(supply.decay, 0.0)
+        heap._space.serve(supply.decay, 0.0)
         assert bytes(heap.view(again, 4)) == b"hot!"
 
 
@@ -346,8 +346,8 @@ def test_what_was_given_back_is_not_given_back_again(heap: Heap) -> None:
     for _ in range(3):
         time.sleep(LONG)
         heap.stats()
-    for start, length in heap._supply.extents:
-        assert heap._old_parts(start, length) == []
+    for start, length in heap._space.supply.extents:
+        assert heap._space.core.old_parts(start, length) == []
 
 
 def test_a_refused_give_back_is_told_once(memory: Heap) -> None:

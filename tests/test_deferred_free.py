@@ -121,7 +121,7 @@ def test_nobody_else_gets_the_space_before_the_last_view_goes(heap: Heap, size: 
     heap.free_many(taken)
     heap.sync()
     heap.trim()
-    assert heap.stats().free == heap._region.nunits * UNIT
+    assert heap.stats().free == heap._space.region.nunits * UNIT
 
 
 def test_a_handle_is_stale_when_its_block_was_freed_in_spite_of_a_view(heap: Heap) -> None:
@@ -238,7 +238,7 @@ def test_the_end_of_a_program_leaves_the_block_freed(tmp_path: Path, kind: str, 
     with Heap.open(path) as heap:
         assert not list(heap.blocks())
         assert heap.check(), heap.check().findings
-        assert heap.stats().free == heap._region.nunits * UNIT
+        assert heap.stats().free == heap._space.region.nunits * UNIT
 
 
 def test_a_block_that_waits_for_a_view_does_not_come_back_by_a_growth_or_a_trim(
@@ -255,7 +255,7 @@ def test_a_block_that_waits_for_a_view_does_not_come_back_by_a_growth_or_a_trim(
     assert bytes(view[-9:]) == b"v" * 9
     view.release()
     heap.trim()
-    assert heap.stats().free == heap._region.nunits * UNIT
+    assert heap.stats().free == heap._space.region.nunits * UNIT
 
 
 def test_a_forked_child_that_lets_a_view_go_changes_nothing(tmp_path: Path) -> None:

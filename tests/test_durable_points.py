@@ -14,12 +14,12 @@ from pmemheap.layout import HeapState
 
 def positions(heap: Heap) -> tuple[int, int]:
     """Return up to where the log is durable, and where it ends."""
-    _, _, durable, end, _, _ = heap._log._positions()
+    _, _, durable, end, _, _ = heap._space.shared.log.positions()
     return durable, end
 
 
 def syncs(heap: Heap) -> int:
-    return heap._log._counters()[2]
+    return heap._space.shared.log.counters()[2]
 
 
 def lazy_commit(heap: Heap) -> None:

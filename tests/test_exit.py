@@ -15,6 +15,7 @@ import pytest
 
 from pmemheap import DurabilityError, Heap, native
 from pmemheap.file.filemedium import FileMedium
+from pmemheap.heap.shared import Shared
 from pmemheap.layout import HeapState
 from pmemheap.offline import examine, open_image
 
@@ -200,18 +201,18 @@ def test_a_change_that_waited_for_a_durable_point_ends_it(
     """The file said that it was closed, and another thread went on to change it."""
     with Heap.create(tmp_path / "heap", durability="process") as heap:
         other = threading.Thread(target=lambda: heap.malloc(300_000))
-        becomes_clean = Heap._becomes_clean
+        becomes_clean = Shared.becomes_clean
 
-        def asked(self: Heap, medium: FileMedium) -> bool:
+        def asked(self: Shared, medium: FileMedium) -> bool:
             other.start()
             time.sleep(0.2)  # it has seen that the heap is open, and waits for the lock
             return becomes_clean(self, medium)
 
-        monkeypatch.setattr(Heap, "_becomes_clean", asked)
+        monkeypatch.setattr(Shared, "becomes_clean", asked)
         heap.sync()
         other.join()
-        assert isinstance(heap._medium, FileMedium)
-        assert heap._medium.header.superblock.state == HeapState.IN_USE
+        assert isinstance(heap._space.shared.medium, FileMedium)
+        assert heap._space.shared.medium.header.superblock.state == HeapState.IN_USE
 
 
 def test_a_view_of_a_heap_whose_sync_failed_is_there(tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ def test_every_walk_over_the_log_ends(durability: str, tmp_path: Path) -> None:
         blocks = [heap.malloc(100) for _ in range(50)]
         with heap.transaction(durable=False) as tx:
             tx.roots["a"] = tx.malloc(1000)
-        log = heap._medium.log_slot()  # type: ignore[union-attr]
+        log = heap._space.shared.medium.log_slot()  # type: ignore[union-attr]
         fd = os.open(tmp_path / "heap", os.O_RDWR)
         os.pwrite(fd, junk * (log.file_bytes // len(junk)), log.file_off)
         os.close(fd)
@@ -440,7 +440,7 @@ def test_interrupted_and_lost_heap_can_be_closed(tmp_path: Path) -> None:
     heap = Heap.create(tmp_path / "heap")
     heap.malloc(10)
     cut(str(tmp_path / "heap"))
-    heap._medium.in_doubt = True
+    heap._space.shared.medium.in_doubt = True
     with pytest.raises(DurabilityError, match="cut"):
         heap.close()
     with pytest.raises(UsageError, match="closed"):
@@ -549,7 +549,7 @@ def test_commit_while_the_log_moves_finds_its_file(
             real(log, *args)
 
         monkeypatch.setattr(RedoLog, "_move", with_commit)
-        heap._alone(lambda: redo_of(heap).move(4 * MiB))
+        heap._space.alone(lambda: redo_of(heap).move(4 * MiB))
         committing.join(SECONDS)
         assert not committing.is_alive()
         assert failures == []

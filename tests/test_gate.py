@@ -413,7 +413,7 @@ def test_the_gate_is_open_again_after_an_exception(tmp_path: Path) -> None:
 def test_a_gate_that_an_interrupt_left_shut_is_opened_by_who_waits() -> None:
     with Heap.anonymous() as heap:
         for what in (Shut.BEGIN, Shut.COMMIT):
-            heap._log._gate(what)
+            heap._space.shared.log.gate(what)
             with heap.transaction() as tx:
                 tx.malloc(10)
 

@@ -58,7 +58,7 @@ class World:
         return contents(self.heap)
 
     def disk(self) -> tuple[int, int]:
-        medium = self.heap._medium
+        medium = self.heap._space.shared.medium
         return medium.allocated() if hasattr(medium, "allocated") else (0, 0)
 
 
@@ -94,7 +94,7 @@ def trim(world: World) -> None:
 
 def decay(world: World) -> None:
     for _ in range(2):
-        world.heap._serve(world.heap._supply.decay, 0.0)
+        world.heap._space.serve(world.heap._space.supply.decay, 0.0)
 
 
 def sync(world: World) -> None:
@@ -238,7 +238,9 @@ def assert_sound_after(
     assert heap.check(), str(heap.check())
     if refused or operation.keeps_blocks:
         assert world.state() == state
-    is_dead = getattr(heap._medium, "sync_failed", False)  # then nothing is written any more
+    is_dead = getattr(
+        heap._space.shared.medium, "sync_failed", False
+    )  # then nothing is written any more
     if refused and kind == FaultKind.ERROR and operation.grows_once and not is_dead:
         assert world.disk()[0] == disk[0]
         assert world.disk()[1] <= disk[1] + METADATA_BLOCKS
@@ -259,7 +261,7 @@ def end(world: World, path: Path) -> None:
     recorded, and could not take back.
     """
     state = world.state()
-    is_dead = getattr(world.heap._medium, "sync_failed", False)
+    is_dead = getattr(world.heap._space.shared.medium, "sync_failed", False)
     world.heap.close()
     world.heap = None  # type: ignore[assignment]  # the address ranges are to go
     if path.exists():
@@ -379,8 +381,8 @@ def test_failed_sync_closes_the_heap_for_writing(tmp_path: Path) -> None:
     heap.close()
     assert (tmp_path / "heap").exists()
     with Heap.open(tmp_path / "heap", readonly=True) as reopened:
-        assert isinstance(reopened._medium, FileMedium)
-        assert reopened._medium.header.superblock.state == HeapState.IN_USE, (
+        assert isinstance(reopened._space.shared.medium, FileMedium)
+        assert reopened._space.shared.medium.header.superblock.state == HeapState.IN_USE, (
             "a file that was not synced is not CLEAN"
         )
     assert native.system_calls() > calls

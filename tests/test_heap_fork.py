@@ -370,7 +370,9 @@ def test_what_cannot_be_made_private_cannot_be_reached(family: Family) -> None:
                 view[:6] = CHILD
                 os._exit(0)
         codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    private = [heap._medium.__class__.__name__ == "AnonymousMedium" for heap in family.heaps] * 2
+    private = [
+        heap._space.shared.medium.__class__.__name__ == "AnonymousMedium" for heap in family.heaps
+    ] * 2
     assert codes == [0 if own else -signal.SIGSEGV for own in private]
 
 
@@ -481,7 +483,7 @@ def test_child_waits_for_no_lock_of_another_thread(family: Family) -> None:
             held.wait()
             over.wait()
 
-        heap._alone(wait)
+        heap._space.alone(wait)
 
     threads = [threading.Thread(target=hold, args=(heap,)) for heap in family.heaps]
     for thread in threads:
@@ -497,8 +499,8 @@ def test_child_waits_for_no_lock_of_another_thread(family: Family) -> None:
                 heap.sync,
                 partial(heap.arena, "new"),
                 partial(heap.roots.get, "a"),
-                partial(heap._serve, list),
-                heap._arenas[1].drop,
+                partial(heap._space.serve, list),
+                heap._space.shared.arenas.face(heap._space.shared.arenas.spaces()[0]).drop,
             ]
             for call in calls:
                 with pytest.raises(UsageError, match="parent"):
@@ -692,13 +694,14 @@ def test_one_heap_that_cannot_be_closed_at_exit_does_not_keep_the_others_open(
 import atexit, os, sys
 atexit.register(lambda: os._exit(0))  # the last of them: no finalizer comes after that
 from pmemheap import Heap
+from pmemheap.heap import living
 heaps = [Heap.create(f"{sys.argv[1]}/{n}") for n in range(3)]
 for each in heaps: each.malloc(10)
-rest = Heap._rest
-def fail(self):
-    if self is heaps[1]: raise RuntimeError("on purpose")
-    rest(self)
-Heap._rest = fail
+rest = living.rest
+def fail(space):
+    if space is heaps[1]._space: raise RuntimeError("on purpose")
+    rest(space)
+living.rest = fail
 """
     python(code, tmp_path).communicate()
     states = [

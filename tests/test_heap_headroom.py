@@ -63,8 +63,8 @@ def test_every_door_has_the_option(door: str, tmp_path: Path) -> None:
 
 
 def headroom_of(heap: Heap, arena: Any) -> int:
-    assert arena in heap._spaces()
-    headroom: int = arena._region.headroom
+    assert arena._space in heap._space.shared.spaces()
+    headroom: int = arena._space.region.headroom
     return headroom
 
 

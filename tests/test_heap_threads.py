@@ -292,7 +292,7 @@ def test_a_walk_gets_on_when_threads_move_the_borders() -> None:
     """Between two steps of a walk the cursor may have come to lie inside of a run."""
     with Heap.anonymous(decay=None) as heap:
         run = heap.malloc(3000)  # the first block of a run of several units
-        assert heap._place_of(run)[2] > 1
+        assert heap._space.core.place_of(run)[2] > 1
         inside = run // 4096 + 1
-        piece = heap._walk(inside)
+        piece = heap._space.core.walk(inside)
         assert piece is None or piece[0] > inside

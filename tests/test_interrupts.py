@@ -106,7 +106,7 @@ def age(heap: Heap) -> None:
     """What was free for a whole interval goes back."""
     heap.free(heap.malloc(5 << 20))
     for _ in range(2):
-        heap._serve(heap._supply.decay, 0.0)
+        heap._space.serve(heap._space.supply.decay, 0.0)
 
 
 def copy(heap: Heap) -> None:
@@ -172,8 +172,8 @@ def use(heap: Heap) -> None:
         heap.free(block)
     heap.trim()
     assert heap.check(), heap.check().findings
-    for space in heap._all_spaces():
-        space._region.check()
+    for space in heap._space.shared.spaces():
+        space.region.check()
 
 
 def use_when_killed(path: Path) -> None:

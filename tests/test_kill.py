@@ -94,7 +94,7 @@ def test_trim_cuts_the_file_behind_a_large_log(place: tuple[Path, str]) -> None:
     size = path.stat().st_size
     with reopened(path) as heap:
         offset = heap.malloc(3 * MiB)
-        heap._serve(log_of(heap).move, 512 * KiB)
+        heap._space.serve(log_of(heap).move, 512 * KiB)
         heap.free(offset)
         heap.trim()
     assert path.stat().st_size == size
@@ -194,10 +194,12 @@ def test_a_change_wakes_a_heap_that_another_thread_has_synced(tmp_path: Path) ->
     with made(tmp_path / "heap", "process") as heap:
 
         def change() -> None:
-            assert isinstance(heap._medium, FileMedium)
-            heap._mark_closed(heap._medium, heap._medium.identity)
-            heap._require(write=True)
+            assert isinstance(heap._space.shared.medium, FileMedium)
+            heap._space.shared.mark_closed(
+                heap._space.shared.medium, heap._space.shared.medium.identity
+            )
+            heap._space.require(write=True)
 
-        heap._serve(change)
+        heap._space.serve(change)
         heap.malloc(10)
         assert heap.check(), str(heap.check())

@@ -112,9 +112,8 @@ def test_only_public_names_are_imported(path: Path) -> None:
 
 LINES_MOST = 500
 LONGER = {  # which may only become shorter
-    "pmemheap/space/supply.py": 573,
-    "pmemheap/heap/engine.py": 829,
-    "pmemheap/heap/heap.py": 914,
+    "pmemheap/space/supply.py": 545,
+    "pmemheap/heap/heap.py": 645,
 }
 
 

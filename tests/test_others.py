@@ -24,8 +24,8 @@ SECONDS = 0.3
 
 
 def medium_of(heap: Heap) -> FileMedium:
-    assert isinstance(heap._medium, FileMedium)
-    return heap._medium
+    assert isinstance(heap._space.shared.medium, FileMedium)
+    return heap._space.shared.medium
 
 
 # ---------------------------------------------------------------- bytes under a change
@@ -115,7 +115,7 @@ def test_addresses_that_change_hands_are_no_heaps_any_more(tmp_path: Path) -> No
     """A map that was refused is left in the table of files; whoever is there next keeps his own."""
     (tmp_path / "mine").write_bytes(b"M" * PAGE)
     with Heap.create(tmp_path / "heap", headroom=64 * MiB) as heap:
-        line = heap._region.tables["data"].reservation
+        line = heap._space.region.tables["data"].reservation
         place = line.address + line.size
         native.file_will_map(medium_of(heap).number, place, [(0, PAGE)])
         fd = os.open(tmp_path / "mine", os.O_RDWR)

@@ -20,8 +20,8 @@ KINDS = ["process", "power"]
 
 
 def medium_of(heap: Heap) -> FileMedium:
-    assert isinstance(heap._medium, FileMedium)
-    return heap._medium
+    assert isinstance(heap._space.shared.medium, FileMedium)
+    return heap._space.shared.medium
 
 
 def log_of(heap: Heap) -> bytes:
@@ -48,7 +48,7 @@ def test_a_record_says_what_the_transaction_did(heap: Heap) -> None:
     with heap:
         old, gone = heap.malloc(100), heap.malloc(5000)
         heap.sync()
-        heap._serve(redo_of(heap).checkpoint)
+        heap._space.serve(redo_of(heap).checkpoint)
         with heap.transaction() as tx:
             tx.write(old + 3, b"hello")
             tx.free(gone)
@@ -66,17 +66,17 @@ def test_a_record_says_what_the_transaction_did(heap: Heap) -> None:
 def test_an_open_snapshot_holds_the_tail(heap: Heap) -> None:
     with heap:
         block = heap.malloc(100)
-        heap._serve(redo_of(heap).checkpoint)
+        heap._space.serve(redo_of(heap).checkpoint)
         tx = heap.transaction()
         tx.snapshot(block, 10)
-        undo = heap._log._positions()[4]
+        undo = heap._space.shared.log.positions()[4]
         for _ in range(10):
             heap.malloc(MiB)
-        heap._serve(redo_of(heap).checkpoint)
-        assert heap._log._positions()[0] <= undo
+        heap._space.serve(redo_of(heap).checkpoint)
+        assert heap._space.shared.log.positions()[0] <= undo
         assert records(heap)[0].kind == RecordKind.UNDO
         tx.abort()
-        heap._serve(redo_of(heap).checkpoint)
+        heap._space.serve(redo_of(heap).checkpoint)
         assert records(heap) == ()
 
 
@@ -87,10 +87,10 @@ def test_the_log_goes_round(heap: Heap) -> None:
         for turn in range(3 * size // 1000):
             with heap.transaction(durable=False) as tx:
                 tx.write(block, turn.to_bytes(4, "little") * 250)
-        assert heap._log._positions()[3] > size
+        assert heap._space.shared.log.positions()[3] > size
         assert redo_of(heap).checkpoints
         last = records(heap)[-1]
-        assert last.lsn + last.total_len == heap._log._positions()[3]
+        assert last.lsn + last.total_len == heap._space.shared.log.positions()[3]
         expected = bytes(heap.view(block))
         copy_as_crashed(heap.name, f"{heap.name}.killed")
         with Heap.open(f"{heap.name}.killed") as killed:
@@ -119,14 +119,14 @@ def test_both_scans_agree_on_damage(heap: Heap, seed: int) -> None:
                 tx.write(blocks[turn % 5], bytes([turn]) * chance.randrange(1, 100))
                 tx.malloc(16)
         one, log = medium_of(heap).header.superblock, bytearray(log_of(heap))
-        live = heap._log._positions()[3] - one.tail_lsn
+        live = heap._space.shared.log.positions()[3] - one.tail_lsn
         assert live < 64 * KiB
         for _ in range(50):
             damaged = bytearray(log)
             at = (one.tail_lsn + chance.randrange(live)) % one.log_size
             damaged[at] ^= 1 << chance.randrange(8)
             buffer = ctypes.create_string_buffer(bytes(damaged))
-            end, _, count, *_ = native.LogCore()._scan(
+            end, _, count, *_ = native.LogCore().scan(
                 ctypes.addressof(buffer), one.log_size, one.tail_lsn, one.chain_seed, one.epoch
             )
             found = scan(bytes(damaged), one.log_size, one.tail_lsn, one.chain_seed, one.epoch)

@@ -24,6 +24,7 @@ from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.redo import RedoLog
 from pmemheap.format import records
 from pmemheap.format.records import OperationType
+from pmemheap.heap.upkeep import make_log_ready
 
 
 class Finalized:
@@ -111,9 +112,9 @@ def test_a_finalizer_may_free_while_give_back_lists_the_pool() -> None:
         for one in blocks[::2]:
             heap.free(one)
         rest = blocks[1::2]
-        heap._next_interval()
-        heap._next_interval()
-        expected = heap._old_pool()
+        heap._space.core.next_interval()
+        heap._space.core.next_interval()
+        expected = heap._space.core.old_pool()
         assert len(expected) > 1000
 
         def free() -> None:
@@ -122,8 +123,9 @@ def test_a_finalizer_may_free_while_give_back_lists_the_pool() -> None:
             rest_of_it.extend(heap.malloc(4096 * n) for n in (60, 50, 40, 3, 1) for _ in range(20))
 
         rest_of_it: list[int] = []
+        old_pool = heap._space.core.old_pool  # found before: that makes an object as well
         with garbage(free):
-            listed = heap._old_pool()
+            listed = old_pool()
         assert listed == expected
         assert rest_of_it
         assert len(set(rest_of_it)) == len(rest_of_it)
@@ -140,7 +142,7 @@ def test_what_joins_a_commit_late_is_durable(
         sync = FileMedium.sync_memory
 
         def noted(medium: FileMedium, address: int, length: int, during: str) -> None:
-            start = address - heap._region.base("data")
+            start = address - heap._space.region.base("data")
             synced.append((start, start + length))
             sync(medium, address, length, during)
 
@@ -166,8 +168,8 @@ def test_what_joins_a_commit_late_is_durable(
 
 
 def operations_of(heap: Heap) -> list[Any]:
-    assert isinstance(heap._medium, FileMedium)
-    block = heap._medium.header.superblock
+    assert isinstance(heap._space.shared.medium, FileMedium)
+    block = heap._space.shared.medium.header.superblock
     with open(heap.name, "rb") as file:
         file.seek(block.log_off)
         log = file.read(block.log_size)
@@ -270,7 +272,7 @@ def test_a_view_that_another_thread_takes_during_a_sync_keeps_the_file_in_use(
         thread = threading.Thread(target=lambda: views.append(heap.view(offset)))
 
         def take(frame: object, event: str, argument: Any) -> None:
-            if event == "c_call" and argument.__name__ == "_set_state":
+            if event == "c_call" and argument.__name__ == "set_state":
                 sys.setprofile(None)
                 thread.start()
                 thread.join()
@@ -280,12 +282,12 @@ def test_a_view_that_another_thread_takes_during_a_sync_keeps_the_file_in_use(
             heap.sync()
         finally:
             sys.setprofile(None)
-        assert isinstance(heap._medium, FileMedium)
+        assert isinstance(heap._space.shared.medium, FileMedium)
         assert len(views) == 1
-        assert not heap._medium.is_clean
+        assert not heap._space.shared.medium.is_clean
         views.clear()
         heap.sync()
-        assert heap._medium.is_clean
+        assert heap._space.shared.medium.is_clean
 
 
 def test_a_transaction_that_is_dropped_with_an_open_savepoint_ends() -> None:
@@ -313,7 +315,7 @@ def test_a_finalizer_may_free_during_a_snapshot(
                 heap.free(waiting.pop())
             copy(*args, **options)
 
-        monkeypatch.setattr("pmemheap.heap.heap.copy_heap_file", free_and_copy)
+        monkeypatch.setattr("pmemheap.heap.copying.copy_heap_file", free_and_copy)
         log_bytes, file_bytes = log_of(heap).size, heap.stats().file_bytes
         heap.snapshot(tmp_path / "copy")
         assert not waiting
@@ -332,11 +334,11 @@ def test_a_finalizer_may_free_while_an_interrupted_move_is_mended(
     """The log is frozen then, as in the middle of a snapshot."""
     with Heap.create(tmp_path / "heap", durability="power") as heap:
         freed = [heap.malloc(100)]
-        log, medium = log_of(heap), heap._medium
+        log, medium = log_of(heap), heap._space.shared.medium
         assert isinstance(medium, FileMedium)
         monkeypatch.setattr(medium, "map_next_log", Interrupting())
         with pytest.raises(KeyboardInterrupt):
-            heap._serve(log.move, 2 * log.size)
+            heap._space.serve(log.move, 2 * log.size)
         monkeypatch.undo()
         reread = medium.header.reread
 
@@ -368,17 +370,17 @@ def test_an_interrupt_that_a_finalizer_puts_out_leaves_the_log_in_doubt(
 
         def finalize() -> None:
             with suppress(KeyboardInterrupt):
-                heap._log_upkeep()
+                make_log_ready(heap._space)
 
-        heap._serve(finalize)
+        heap._space.serve(finalize)
         monkeypatch.undo()
-        assert heap._medium.in_doubt
+        assert heap._space.shared.medium.in_doubt
         assert heap.usable_size(heap.malloc(300_000)) >= 300_000
-        assert not heap._medium.in_doubt
+        assert not heap._space.shared.medium.in_doubt
         assert heap.check()
 
 
 def log_of(heap: Heap) -> RedoLog:
-    log = heap._redo()
+    log = heap._space.shared.redo
     assert log is not None
     return log

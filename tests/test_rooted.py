@@ -81,7 +81,7 @@ def freed(heap: Heap) -> int:
 
 NOWHERE: dict[str, Callable[[Heap], int]] = {
     "odd": lambda _: 77777,
-    "beyond": lambda heap: heap._region.end_unit * UNIT,
+    "beyond": lambda heap: heap._space.region.end_unit * UNIT,
     "far": lambda _: (1 << 63) - 16,
     "no arena": lambda _: 3 << 55,
     "inside": inside,
@@ -542,7 +542,7 @@ def test_a_refused_change_of_roots_leaves_the_blocks_as_free_as_they_were(
                     heap.roots["old"] = old
             if fault.hit == native.Call.NONE:
                 break
-            if heap._state():
+            if heap._space.core.state():
                 break  # a sync was refused: it is read-only
             assert heap.roots["old"] == old
             heap.free(new)
@@ -560,7 +560,7 @@ def test_a_file_with_a_root_that_names_nothing_opens(tmp_path: Path, kind: str) 
     with make(kind, path) as heap:
         inside = heap.malloc(100) + 16
         slots = {"lost": 77777, "inside": inside, "far": 5 << 55}
-        heap._serve(
+        heap._space.serve(
             heap.roots.store.change_roots,
             {name: RootSlot(name, offset) for name, offset in slots.items()},
             set(),
@@ -591,10 +591,10 @@ def test_a_thousand_roots_are_marked_when_they_are_needed(tmp_path: Path) -> Non
         offsets = heap.malloc_many(64, ROOT_SLOTS)
         heap.roots.update({f"{number}": offset for number, offset in enumerate(offsets)})
     with Heap.open(path) as heap:
-        assert heap._counters()["blocks_with_refs"] == 0
+        assert heap._space.core.counters()["blocks_with_refs"] == 0
         with pytest.raises(UsageError, match="'1023'"):
             heap.free(offsets[-1])
-        assert heap._counters()["blocks_with_refs"] == ROOT_SLOTS
+        assert heap._space.core.counters()["blocks_with_refs"] == ROOT_SLOTS
         heap.roots.clear()
-        assert heap._counters()["blocks_with_refs"] == 0
+        assert heap._space.core.counters()["blocks_with_refs"] == 0
         heap.free_many(offsets)

@@ -103,7 +103,7 @@ def test_after_a_failed_sync_the_file_is_not_cut(grow: str, memory: Path, tmp_pa
         with Recorder(path) as recorder, native.faults(nth, errno.EIO) as fault:
             try:
                 if grow == "log":
-                    heap._serve(log_of(heap).move, 64 * KiB)
+                    heap._space.serve(log_of(heap).move, 64 * KiB)
                 else:
                     with heap.transaction() as tx:
                         tx.malloc(3 << 20)
@@ -144,7 +144,7 @@ def test_an_interrupt_around_the_record_of_a_growth(
 
         monkeypatch.setattr(RedoLog, "change", torn)
         grows: dict[str, Callable[[], object]] = {
-            "log": lambda: heap._serve(log_of(heap).move, 512 * KiB),
+            "log": lambda: heap._space.serve(log_of(heap).move, 512 * KiB),
             "data": lambda: heap.malloc(3 << 20),
         }
         with pytest.raises(KeyboardInterrupt):
@@ -205,8 +205,8 @@ def test_a_lazy_commit_without_writes_makes_no_system_call(heap: Heap) -> None:
 @pytest.mark.parametrize("nbytes", [16, 100, 1000, 4096])
 def test_a_commit_writes_its_payload_and_little_more(heap: Heap, nbytes: int) -> None:
     commit(heap, nbytes)
-    log = heap._log
+    log = heap._space.shared.log
     assert isinstance(log, RedoLog)
-    before = log._positions()[3]
+    before = log.positions()[3]
     commit(heap, nbytes)
-    assert 0 < log._positions()[3] - before <= nbytes + 512
+    assert 0 < log.positions()[3] - before <= nbytes + 512

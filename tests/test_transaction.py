@@ -735,11 +735,11 @@ def test_blocks_of_an_arena(heap: Heap, size: int) -> None:
 
 
 def test_an_empty_transaction_writes_nothing(heap: Heap) -> None:
-    before = heap._log._positions()
+    before = heap._space.shared.log.positions()
     for _ in range(3):
         with heap.transaction():
             pass
-    assert heap._log._positions() == before
+    assert heap._space.shared.log.positions() == before
 
 
 def test_a_transaction_says_what_it_is(heap: Heap) -> None:

@@ -208,7 +208,7 @@ def test_the_log_moves_to_hold_a_large_transaction(tmp_path: Path, durability: s
         block = heap.malloc(8 * MiB)
         with heap.transaction() as tx:
             tx.write(block, b"w" * (8 * MiB))
-        log = heap._redo()
+        log = heap._space.shared.redo
         assert log is not None
         assert log.moves
         assert heap.check()

@@ -19,7 +19,7 @@ from pmemheap.layout import Durability
 def test_a_commit_of_many_roots_finds_a_larger_log(tmp_path: Path, durability: str) -> None:
     path = tmp_path / "heap"
     with Heap.create(path, durability=durability) as heap:
-        log = heap._redo()
+        log = heap._space.shared.redo
         assert log is not None
         before = log.size
         with heap.transaction() as tx:
@@ -37,10 +37,10 @@ def test_room_is_made_for_what_was_refused_not_for_what_was_guessed(tmp_path: Pa
     heap = Heap._over_file(medium, 1 << 30, None, fresh=True)
     medium.link_name(replace_file=False)
     with heap:
-        block, log = heap.malloc(64), heap._redo()
+        block, log = heap.malloc(64), heap._space.shared.redo
         assert log is not None
         for _ in range(100):
-            tail, _, _, head, _, _ = log._positions()
+            tail, _, _, head, _, _ = log.positions()
             if log.size - (head - tail) < 128 + 128:
                 break
             log._change(struct.pack("<BBHIQ8x", 1, 2, 0, 8, 0xFFF8), 1, medium.file_end)
@@ -118,7 +118,7 @@ def test_an_own_snapshot_keeps_the_log_as_it_is(tmp_path: Path) -> None:
 def test_more_single_frees_than_a_record_has_operations_go_in_several(tmp_path: Path) -> None:
     path = tmp_path / "heap"
     with Heap.create(path, durability="power", decay=None) as heap:
-        large, log = heap.malloc(12 << 20), heap._redo()
+        large, log = heap.malloc(12 << 20), heap._space.shared.redo
         assert log is not None
         with heap.transaction() as tx:
             tx.write(large, bytes(12 << 20))

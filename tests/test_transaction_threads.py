@@ -10,6 +10,7 @@ import pytest
 
 from pmemheap import Heap
 from pmemheap.errors import UsageError
+from pmemheap.heap.syncing import without_snapshots
 from pmemheap.testing import copy_as_crashed
 
 THREADS = 6
@@ -38,7 +39,7 @@ def together(work: Callable[[int], None]) -> None:
 
 def test_commits_of_several_threads_share_syncs(tmp_path: Path) -> None:
     with Heap.create(tmp_path / "data.heap", durability="power") as heap:
-        before = heap._log._counters()[2]
+        before = heap._space.shared.log.counters()[2]
 
         def work(number: int) -> None:
             for _ in range(TURNS):
@@ -46,7 +47,7 @@ def test_commits_of_several_threads_share_syncs(tmp_path: Path) -> None:
                     tx.malloc(16 + 16 * number)
 
         together(work)
-        syncs = heap._log._counters()[2] - before
+        syncs = heap._space.shared.log.counters()[2] - before
         assert len(dict(heap.blocks())) == THREADS * TURNS
         assert 0 < syncs < THREADS * TURNS
         assert heap.check()
@@ -178,6 +179,6 @@ def test_a_finalizer_in_the_middle_of_a_sync_is_refused(tmp_path: Path) -> None:
                 tx.write(block, b"x")
             heap.sync()
 
-        heap._without_snapshots(finalize)
+        without_snapshots(heap._space, finalize)
         with heap.transaction() as tx:
             tx.write(block, b"y")

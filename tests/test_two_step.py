@@ -29,17 +29,17 @@ SMALL = 64
 
 def reserve(heap: Heap, size: int, align: int = 16) -> int:
     """Do what the slow path of malloc does, for a reserved block."""
-    while (offset := heap._reserve(size, align)) < 0:
+    while (offset := heap._space.core.reserve(size, align)) < 0:
         if offset == LARGE:
             nunits = -(-size // UNIT)
-            return heap._reserve_large(heap._supply.allocate(nunits), nunits, size)
+            return heap._space.core.reserve_large(heap._space.supply.allocate(nunits), nunits, size)
         assert offset == REFILL
-        heap._supply.refill(POOL_MOST)
+        heap._space.supply.refill(POOL_MOST)
     return offset
 
 
 def is_live(heap: Heap, offset: int) -> bool:
-    return heap._free_refusal(offset) != BAD_OFFSET
+    return heap._space.core.free_refusal(offset) != BAD_OFFSET
 
 
 def in_use(heap: Heap) -> int:
@@ -64,7 +64,7 @@ def test_a_reserved_block_is_published_and_freed_as_any_other(heap: Heap, size: 
     assert heap.stats().reserved == heap.usable_size(offset) >= size
     assert heap.stats().blocks == 0
     assert heap.check(), heap.check()
-    assert heap._publish(offset) == 0
+    assert heap._space.core.publish(offset) == 0
     assert heap.stats().allocated == heap.usable_size(offset)
     assert [at for at, _ in heap.blocks()] == [offset]
     assert heap.check(), heap.check()
@@ -75,7 +75,7 @@ def test_a_reserved_block_is_published_and_freed_as_any_other(heap: Heap, size: 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_cancelled_block_is_handed_out_again(heap: Heap, size: int) -> None:
     offset = reserve(heap, size)
-    assert heap._cancel(offset) == 0
+    assert heap._space.core.cancel(offset) == 0
     assert in_use(heap) == 0
     assert heap.malloc(size) == offset
 
@@ -90,7 +90,7 @@ def test_a_reserved_block_is_invisible_to_bare_calls(heap: Heap, size: int) -> N
     with pytest.raises(UsageError):
         heap.free_many([offset])
     assert list(heap.blocks()) == []
-    assert heap._cancel(offset) == 0
+    assert heap._space.core.cancel(offset) == 0
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -98,7 +98,7 @@ def test_the_owner_views_its_reserved_block(heap: Heap, size: int) -> None:
     offset = reserve(heap, size)
     view = heap.view(offset, size)
     view[:] = bytes([7]) * size
-    assert heap._publish(offset) == 0
+    assert heap._space.core.publish(offset) == 0
     assert view[0] == view[-1] == 7
     with pytest.raises(BufferError):
         heap.free(offset)
@@ -111,8 +111,8 @@ def test_the_owner_views_its_reserved_block(heap: Heap, size: int) -> None:
 def test_a_retired_block_is_withheld_until_its_release(heap: Heap, size: int) -> None:
     offset = heap.malloc(size)
     usable = heap.usable_size(offset)
-    assert heap._retire(offset) == 0
-    assert heap._held_size(offset) == usable
+    assert heap._space.core.retire(offset) == 0
+    assert heap._space.core.held_size(offset) == usable
     assert heap.stats().quarantined == usable
     with pytest.raises(UsageError, match="it is kept until that is durable"):
         heap.free(offset)
@@ -121,9 +121,9 @@ def test_a_retired_block_is_withheld_until_its_release(heap: Heap, size: int) ->
     other = heap.malloc(size)
     assert other != offset
     assert heap.check(), heap.check()
-    assert heap._release(offset) == 0
-    assert heap._release(offset) == BAD_OFFSET
-    assert heap._held_size(offset) == BAD_OFFSET
+    assert heap._space.core.release(offset) == 0
+    assert heap._space.core.release(offset) == BAD_OFFSET
+    assert heap._space.core.held_size(offset) == BAD_OFFSET
     heap.free(other)
     assert heap.malloc(size) in {offset, other}
 
@@ -137,10 +137,10 @@ def test_space_that_is_viewed_becomes_free_with_the_last_view(
     views = [heap.view(offset, size), heap.view(offset, size)]
     views[0][0] = 5
     if ends == "cancel":
-        assert heap._cancel(offset) == 0
+        assert heap._space.core.cancel(offset) == 0
     else:
-        assert heap._retire(offset) == 0
-        assert heap._release(offset) == 0
+        assert heap._space.core.retire(offset) == 0
+        assert heap._space.core.release(offset) == 0
     assert heap.check(), heap.check()
     assert heap.malloc(size) != offset
     del views[1]
@@ -156,44 +156,49 @@ def test_space_that_is_viewed_becomes_free_with_the_last_view(
 def test_a_last_view_that_goes_before_the_release_frees_nothing(heap: Heap, size: int) -> None:
     offset = heap.malloc(size)
     view = heap.view(offset)
-    assert heap._retire(offset) == 0
+    assert heap._space.core.retire(offset) == 0
     del view
     assert heap.stats().quarantined > 0
     assert heap.malloc(size) != offset
-    assert heap._release(offset) == 0
+    assert heap._space.core.release(offset) == 0
     assert heap.stats().quarantined == 0
 
 
 @pytest.mark.parametrize("ends", ["cancel", "retire"])
 def test_handles_of_a_block_that_goes_are_stale(heap: Heap, ends: str) -> None:
     offset = reserve(heap, SMALL)
-    serial = heap._handle_make(offset)
-    assert heap._handle_is_valid(offset, serial)
+    serial = heap._space.core.handle_make(offset)
+    assert heap._space.core.handle_is_valid(offset, serial)
     if ends == "cancel":
-        heap._cancel(offset)
+        heap._space.core.cancel(offset)
     else:
-        heap._publish(offset)
-        assert heap._handle_is_valid(offset, serial)
-        heap._retire(offset)
-    assert not heap._handle_is_valid(offset, serial)
-    heap._handle_drop(offset, serial)
-    assert heap._counters()["blocks_with_refs"] == 0
+        heap._space.core.publish(offset)
+        assert heap._space.core.handle_is_valid(offset, serial)
+        heap._space.core.retire(offset)
+    assert not heap._space.core.handle_is_valid(offset, serial)
+    heap._space.core.handle_drop(offset, serial)
+    assert heap._space.core.counters()["blocks_with_refs"] == 0
     if ends == "retire":
-        heap._release(offset)
+        heap._space.core.release(offset)
 
 
 def test_steps_out_of_order_are_refused(heap: Heap) -> None:
     live, reserved = heap.malloc(SMALL), reserve(heap, SMALL)
-    assert heap._publish(live) == heap._cancel(live) == heap._release(live) == BAD_OFFSET
-    assert heap._retire(reserved) == heap._release(reserved) == BAD_OFFSET
-    assert heap._publish(reserved + 1) == heap._cancel(1 << 50) == BAD_OFFSET
+    assert (
+        heap._space.core.publish(live)
+        == heap._space.core.cancel(live)
+        == heap._space.core.release(live)
+        == BAD_OFFSET
+    )
+    assert heap._space.core.retire(reserved) == heap._space.core.release(reserved) == BAD_OFFSET
+    assert heap._space.core.publish(reserved + 1) == heap._space.core.cancel(1 << 50) == BAD_OFFSET
 
 
 # ---------------------------------------------------------------- runs
 
 
 def run_blocks(heap: Heap, size: int) -> int:
-    return next(row[2] for row in heap._class_counters() if row[0] == size)
+    return next(row[2] for row in heap._space.core.class_counters() if row[0] == size)
 
 
 def test_a_refill_passes_over_withheld_blocks(heap: Heap) -> None:
@@ -202,7 +207,7 @@ def test_a_refill_passes_over_withheld_blocks(heap: Heap) -> None:
     rest = list(heap.malloc_many(SMALL, 2 * count - len(offsets)))
     assert len({*offsets, *rest}) == len(offsets) + len(rest)
     for offset in offsets[::2]:
-        heap._cancel(offset)
+        heap._space.core.cancel(offset)
     again = list(heap.malloc_many(SMALL, len(offsets[::2])))
     assert sorted(again) == sorted(offsets[::2])
     assert heap.check(), heap.check()
@@ -212,22 +217,22 @@ def test_a_run_goes_with_the_release_of_its_last_withheld_block(heap: Heap) -> N
     count = run_blocks(heap, SMALL)
     offsets = list(heap.malloc_many(SMALL, 2 * count))
     full, last = offsets[:count], offsets[count:]
-    units = heap._counters()["run_units"]
+    units = heap._space.core.counters()["run_units"]
     for offset in full:
-        heap._retire(offset)
-    assert heap._counters()["run_units"] == units
+        heap._space.core.retire(offset)
+    assert heap._space.core.counters()["run_units"] == units
     assert heap.check(), heap.check()
     for offset in full:
-        heap._release(offset)
-    assert heap._counters()["run_units"] < units
+        heap._space.core.release(offset)
+    assert heap._space.core.counters()["run_units"] < units
     heap.free_many(last)
 
 
 def test_a_run_with_only_withheld_blocks_is_not_released_when_units_are_short(heap: Heap) -> None:
     offset = reserve(heap, SMALL)
-    heap._release_empties()
-    assert heap._counters()["run_units"] > 0
-    assert heap._publish(offset) == 0
+    heap._space.core.release_empties()
+    assert heap._space.core.counters()["run_units"] > 0
+    assert heap._space.core.publish(offset) == 0
     assert heap.check(), heap.check()
 
 
@@ -236,10 +241,10 @@ def test_a_run_that_is_full_by_withheld_blocks_offers_its_room_again(heap: Heap)
     first = [reserve(heap, SMALL) for _ in range(count)]
     second = [reserve(heap, SMALL) for _ in range(count)]
     assert not {*first} & {*second}
-    heap._cancel(first[3])
+    heap._space.core.cancel(first[3])
     assert heap.check(), heap.check()
     for offset in second:
-        heap._publish(offset)
+        heap._space.core.publish(offset)
     assert heap.malloc(SMALL) == first[3]
 
 
@@ -253,21 +258,21 @@ def test_the_start_of_a_block_is_found_from_each_of_its_bytes(
 ) -> None:
     before, offset, behind = heap.malloc(size), reserve(heap, size), heap.malloc(size)
     if state == "live":
-        heap._publish(offset)
+        heap._space.core.publish(offset)
     usable = heap.usable_size(offset)
     inside = {0, 1, 15, usable // 2, usable - 1, size - 1}
-    assert {heap._block_start(offset + at) for at in inside} == {offset}
-    assert heap._block_start(before + usable - 1) == before
-    assert heap._block_start(behind) == behind
-    (heap._retire if state == "live" else heap._cancel)(offset)
-    assert {heap._block_start(offset + at) for at in inside} == {BAD_OFFSET}
+    assert {heap._space.core.block_start(offset + at) for at in inside} == {offset}
+    assert heap._space.core.block_start(before + usable - 1) == before
+    assert heap._space.core.block_start(behind) == behind
+    (heap._space.core.retire if state == "live" else heap._space.core.cancel)(offset)
+    assert {heap._space.core.block_start(offset + at) for at in inside} == {BAD_OFFSET}
 
 
 def test_no_block_starts_outside_of_blocks(heap: Heap) -> None:
     heap.malloc(SMALL)
-    end = heap._bounds()[1] * UNIT
+    end = heap._space.core.bounds()[1] * UNIT
     for offset in (end - 1, end, 1 << 54, (1 << 63) + 5):
-        assert heap._block_start(offset) == BAD_OFFSET
+        assert heap._space.core.block_start(offset) == BAD_OFFSET
 
 
 def test_the_start_of_a_block_is_found_in_a_file_that_was_just_opened(tmp_path: Path) -> None:
@@ -276,49 +281,51 @@ def test_the_start_of_a_block_is_found_in_a_file_that_was_just_opened(tmp_path: 
         small, large = heap.malloc(SMALL), heap.malloc(100 * UNIT)
         heap.free(heap.malloc(50 * UNIT))
     with Heap.open(path) as heap:
-        heap._require()  # from here on it does not sleep
-        assert heap._block_start(large + 90 * UNIT + 3) == large
-        assert heap._block_start(small + 5) == small
-        assert heap._block_start(large + 100 * UNIT) == BAD_OFFSET
+        heap._space.require()  # from here on it does not sleep
+        assert heap._space.core.block_start(large + 90 * UNIT + 3) == large
+        assert heap._space.core.block_start(small + 5) == small
+        assert heap._space.core.block_start(large + 100 * UNIT) == BAD_OFFSET
         assert heap.check(), heap.check()
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_pinned_block_neither_goes_nor_moves(heap: Heap, size: int) -> None:
     offset, neighbour = heap.malloc(size), heap.malloc(size)
-    assert heap._pin(offset) == heap._pin(offset) == 0
-    heap._unpin(offset)
-    assert heap._free_refusal(offset) == IN_TRANSACTION
-    assert heap._try_realloc(offset, heap.usable_size(offset)) == offset
+    assert heap._space.core.pin(offset) == heap._space.core.pin(offset) == 0
+    heap._space.core.unpin(offset)
+    assert heap._space.core.free_refusal(offset) == IN_TRANSACTION
+    assert heap._space.core.try_realloc(offset, heap.usable_size(offset)) == offset
     if size <= 4 * UNIT:
-        assert heap._try_realloc(offset, 20 * UNIT) == IN_TRANSACTION
+        assert heap._space.core.try_realloc(offset, 20 * UNIT) == IN_TRANSACTION
     assert heap.expand(offset, size)
     view = heap.view(offset)
-    assert heap._free_refusal(offset) == IN_TRANSACTION
-    heap._unpin(offset)
-    assert heap._free_refusal(offset) == PINNED
+    assert heap._space.core.free_refusal(offset) == IN_TRANSACTION
+    heap._space.core.unpin(offset)
+    assert heap._space.core.free_refusal(offset) == PINNED
     del view
     heap.free(offset)
     heap.free(neighbour)
-    assert heap._counters()["pins"] == heap._counters()["blocks_with_refs"] == 0
+    assert (
+        heap._space.core.counters()["pins"] == heap._space.core.counters()["blocks_with_refs"] == 0
+    )
 
 
 def test_what_is_retired_while_pinned_waits_for_the_pin(heap: Heap) -> None:
     offset = heap.malloc(SMALL)
-    heap._pin(offset)
-    heap._retire(offset)
-    heap._release(offset)
+    heap._space.core.pin(offset)
+    heap._space.core.retire(offset)
+    heap._space.core.release(offset)
     assert heap.stats().quarantined > 0
-    heap._unpin(offset)
+    heap._space.core.unpin(offset)
     assert in_use(heap) == 0
 
 
 def test_nothing_can_pin_what_is_not_there(heap: Heap) -> None:
     offset = heap.malloc(SMALL)
-    assert heap._pin(offset + 16) == BAD_OFFSET
+    assert heap._space.core.pin(offset + 16) == BAD_OFFSET
     view = heap.view(offset)
     heap.free(offset, deferred=True)
-    assert heap._pin(offset) == BAD_OFFSET
+    assert heap._space.core.pin(offset) == BAD_OFFSET
     del view
 
 
@@ -331,7 +338,7 @@ def test_an_opened_file_finds_withheld_blocks_free(tmp_path: Path, size: int) ->
     heap = Heap.create(path, durability="process")
     kept, gone = heap.malloc(size), heap.malloc(size)
     reserve(heap, size)
-    heap._retire(gone)
+    heap._space.core.retire(gone)
     copy_as_crashed(path, killed)
     with Heap.open(killed) as opened:
         assert [at for at, _ in opened.blocks()] == [kept]
@@ -344,9 +351,9 @@ def test_an_opened_file_finds_withheld_blocks_free(tmp_path: Path, size: int) ->
 def noting() -> Iterator[Heap]:
     """Yield a heap that notes what a power heap would log; no log takes it away."""
     with Heap.anonymous(decay=None) as heap:
-        heap._set_durability(POWER)
+        heap._space.core.set_durability(POWER)
         yield heap
-        heap._set_durability(VOLATILE)
+        heap._space.core.set_durability(VOLATILE)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -356,12 +363,12 @@ def test_a_power_heap_quarantines_what_bare_calls_free(noting: Heap, size: int) 
     usable = heap.usable_size(offsets[0])
     for offset in offsets[:4]:
         heap.free(offset)
-    freed, _ = heap._noted()
+    freed, _ = heap._space.core.noted()
     assert freed == [(offset, usable) for offset in offsets[:4]]
     assert heap.check(), heap.check()
     assert not {heap.malloc(size) for _ in range(5)} & {*offsets}
     for offset in offsets[:4]:
-        assert heap._release(offset) == 0
+        assert heap._space.core.release(offset) == 0
     assert heap.check(), heap.check()
 
 
@@ -373,14 +380,16 @@ def test_a_deferred_free_in_a_power_heap_is_noted_at_the_call(
     heap = noting
     offset = heap.malloc(size)
     usable, view = heap.usable_size(offset), heap.view(offset)
-    heap._noted()
+    heap._space.core.noted()
     heap.free(offset, deferred=True)
-    assert heap._noted()[0] == [(offset, usable)]
-    for step in (view.release, lambda: heap._release(offset))[:: 1 if view_goes_first else -1]:
+    assert heap._space.core.noted()[0] == [(offset, usable)]
+    for step in (view.release, lambda: heap._space.core.release(offset))[
+        :: 1 if view_goes_first else -1
+    ]:
         assert heap.stats().quarantined == usable
         step()
     assert in_use(heap) == 0
-    assert heap._noted()[0] == []
+    assert heap._space.core.noted()[0] == []
 
 
 def test_a_block_that_shrinks_in_a_power_heap_quarantines_its_tail(noting: Heap) -> None:
@@ -388,22 +397,22 @@ def test_a_block_that_shrinks_in_a_power_heap_quarantines_its_tail(noting: Heap)
     offset = heap.malloc(10 * UNIT)
     assert heap.realloc(offset, 4 * UNIT) == offset
     tail = offset + 4 * UNIT
-    assert heap._noted()[0] == [(tail, 6 * UNIT)]
-    assert heap._try_malloc(6 * UNIT, 16) != tail
+    assert heap._space.core.noted()[0] == [(tail, 6 * UNIT)]
+    assert heap._space.core.try_malloc(6 * UNIT, 16) != tail
     assert heap.check(), heap.check()
-    assert heap._release(tail) == 0
+    assert heap._space.core.release(tail) == 0
 
 
 @pytest.mark.parametrize("logged", [PROCESS, POWER])
 def test_nothing_moves_by_bare_stores_where_there_is_a_log(heap: Heap, logged: int) -> None:
     small, large = heap.malloc(SMALL), heap.malloc(3 * UNIT)
     heap.malloc(UNIT)
-    heap._set_durability(logged)
-    assert heap._try_realloc(small, 1000) == MOVE_LOGGED
-    assert heap._try_realloc(small, SMALL - 1) == small
-    assert heap._try_realloc(large, 30 * UNIT) == MOVE_LOGGED
-    assert heap._try_realloc(large, 100) == MOVE_LOGGED
-    assert heap._move_into(small, large, SMALL) == MOVE_LOGGED
+    heap._space.core.set_durability(logged)
+    assert heap._space.core.try_realloc(small, 1000) == MOVE_LOGGED
+    assert heap._space.core.try_realloc(small, SMALL - 1) == small
+    assert heap._space.core.try_realloc(large, 30 * UNIT) == MOVE_LOGGED
+    assert heap._space.core.try_realloc(large, 100) == MOVE_LOGGED
+    assert heap._space.core.move_into(small, large, SMALL) == MOVE_LOGGED
     assert heap.usable_size(large) == 3 * UNIT
 
 
@@ -460,7 +469,7 @@ class TwoSteps(RuleBasedStateMachine):
         return {at: size for part in parts for at, size in part.items()}
 
     def born(self, state: str, offset: int) -> None:
-        usable = self.heap._held_size(offset)
+        usable = self.heap._space.core.held_size(offset)
         for at, size in self.taken().items():
             assert at + size <= offset or offset + usable <= at, "two blocks overlap"
         self.sets[state][offset] = usable
@@ -488,7 +497,7 @@ class TwoSteps(RuleBasedStateMachine):
     @rule(number=st.integers(0))
     def publish(self, number: int) -> None:
         if (offset := self.pick("reserved", number)) is not None:
-            assert self.heap._publish(offset) == 0
+            assert self.heap._space.core.publish(offset) == 0
             self.sets["live"][offset] = self.sets["reserved"].pop(offset)
 
     @rule(number=st.integers(0), every=st.booleans())
@@ -496,7 +505,7 @@ class TwoSteps(RuleBasedStateMachine):
         chosen = list(self.sets["reserved"]) if every else [self.pick("reserved", number)]
         for offset in chosen:
             if offset is not None:
-                assert self.heap._cancel(offset) == 0
+                assert self.heap._space.core.cancel(offset) == 0
                 self.ends("reserved", offset)
 
     @rule(number=st.integers(0), every=st.booleans())
@@ -504,7 +513,7 @@ class TwoSteps(RuleBasedStateMachine):
         chosen = list(self.sets["live"]) if every else [self.pick("live", number)]
         for offset in chosen:
             if offset is not None:
-                assert self.heap._retire(offset) == 0
+                assert self.heap._space.core.retire(offset) == 0
                 self.sets["quarantined"][offset] = self.sets["live"].pop(offset)
 
     @rule(number=st.integers(0), every=st.booleans())
@@ -512,7 +521,7 @@ class TwoSteps(RuleBasedStateMachine):
         chosen = list(self.sets["quarantined"]) if every else [self.pick("quarantined", number)]
         for offset in chosen:
             if offset is not None:
-                assert self.heap._release(offset) == 0
+                assert self.heap._space.core.release(offset) == 0
                 self.ends("quarantined", offset)
 
     @rule(number=st.integers(0), deferred=st.booleans())
@@ -527,7 +536,7 @@ class TwoSteps(RuleBasedStateMachine):
             self.heap.free(offset, deferred=True)
             self.freed(offset, self.sets["live"].pop(offset))
         else:
-            assert self.heap._free_refusal(offset) == PINNED
+            assert self.heap._space.core.free_refusal(offset) == PINNED
 
     @rule(number=st.integers(0), state=st.sampled_from(["live", "reserved"]))
     def view(self, number: int, state: str) -> None:
@@ -548,20 +557,20 @@ class TwoSteps(RuleBasedStateMachine):
 
     @rule()
     def scrape(self) -> None:
-        self.heap._supply.take_all_back()
+        self.heap._space.supply.take_all_back()
 
     @invariant()
     def the_heap_agrees(self) -> None:
         assert self.heap.check(), self.heap.check()
         live = dict(self.heap.blocks())
         assert live == self.sets["live"]
-        counters = self.heap._counters()
+        counters = self.heap._space.core.counters()
         assert counters["reserved_bytes"] == sum(self.sets["reserved"].values())
         withheld = [*self.sets["quarantined"].values(), *self.ghosts.values()]
         assert counters["quarantined_bytes"] == sum(withheld)
         kinds = ("run", "large", "reserved", "quarantined")
         used = sum(counters[f"{kind}_units"] for kind in kinds)
-        assert used + self.heap._supply.free_units() == self.heap._region.nunits
+        assert used + self.heap._space.supply.free_units() == self.heap._space.region.nunits
 
     @invariant()
     def what_is_viewed_keeps_its_bytes(self) -> None:
@@ -595,7 +604,7 @@ class TwoStepsInAPowerHeap(TwoSteps):
 
     def made(self) -> Heap:
         heap = Heap.anonymous()
-        heap._set_durability(POWER)
+        heap._space.core.set_durability(POWER)
         return heap
 
     def freed(self, offset: int, size: int) -> None:
@@ -604,7 +613,7 @@ class TwoStepsInAPowerHeap(TwoSteps):
 
     @rule()
     def take_notes(self) -> None:
-        freed, _ = self.heap._noted()
+        freed, _ = self.heap._space.core.noted()
         assert freed == self.expected
         self.expected = []
 

@@ -22,6 +22,8 @@ from pmemheap.cli.show import printable
 from pmemheap.heap.arenas import Arena
 from pmemheap.heap.blockspace import BlockSpace
 from pmemheap.heap.heap import Heap
+from pmemheap.heap.space import Space
+from pmemheap.heap.totals import spaces_of
 from pmemheap.layout import ARENA_BITS
 from pmemheap.native.constants import UnitState
 from pmemheap.units import UNIT, format_bytes
@@ -114,7 +116,9 @@ def longest_free(maps: Sequence[UnitMap]) -> int:
 
 def read_maps(heap: Heap) -> list[tuple[BlockSpace, UnitMap]]:
     """Return the arenas of an open heap, each with what its units are now. O(units)."""
-    return [(space, read_map(space)) for space in heap._all_spaces()]
+    opened = spaces_of(heap._space.shared)
+    faces: list[BlockSpace] = [heap, *(each.shared.arenas.face(each) for each in opened[1:])]
+    return [(face, read_map(face)) for face in faces]
 
 
 def read_map(space: BlockSpace) -> UnitMap:
@@ -123,18 +127,17 @@ def read_map(space: BlockSpace) -> UnitMap:
     It looks behind the heap's public face, under the heap's lock: a drawing of the insides is no
     use of the heap, and nothing else needs this call.
     """
-    return space._look(_read, space)
+    return space._space.look(_read, space._space, space.name if isinstance(space, Arena) else "")
 
 
-def _read(space: BlockSpace) -> UnitMap:
-    supply, region = space._supply, space._region
+def _read(space: Space, name: str) -> UnitMap:
+    supply, region = space.supply, space.region
     supply.read_all()
     known = [Piece(start, nunits, _kind_of(state)) for start, nunits, state in supply.pieces()]
     if supply.wilderness < region.end_unit:
         known.append(Piece(supply.wilderness, region.end_unit - supply.wilderness, Kind.UNUSED))
     pieces = tuple(_with_gaps(known, region.first_unit, region.end_unit))
-    name = space.name if isinstance(space, Arena) else ""
-    return UnitMap(region.first_unit, region.end_unit, pieces, space._origin >> ARENA_BITS, name)
+    return UnitMap(region.first_unit, region.end_unit, pieces, space.index, name)
 
 
 def _kind_of(state: int) -> Kind:

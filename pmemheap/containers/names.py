@@ -32,6 +32,6 @@ def stamp_elsewhere(heap: Heap, place: int) -> tuple[bytes, bool] | None:
 
 def visible_roots(heap: Heap) -> Mapping[str, int]:
     """Return the roots as an open transaction of this thread will leave them."""
-    transaction: Any = heap._log._current()
+    transaction: Any = heap._space.shared.log.current()
     roots: Mapping[str, int] = heap.roots if transaction is None else transaction.roots
     return roots

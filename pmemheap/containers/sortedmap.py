@@ -101,7 +101,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         place = visible_roots(heap).get(name)
         if place is None and heap.readonly:
             raise UsageError(f"map: a root {name!r} of {heap!r} expected, found none")
-        beside = heap._is_beside
+        beside = heap._space.shared.is_beside
         if place is None:
             self._attach(heap, 0, False, beside)
             place = self._create()
@@ -122,7 +122,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
     def _require_map(self) -> None:
         stamp = self._stamp() or stamp_elsewhere(self._heap, self._place)
         if stamp is not None and stamp[0] != MAP_MAGIC:
-            self._heap._require_ours("map")
+            self._heap._space.shared.require_ours("map")
             raise UsageError(
                 f"map {self._name!r}: a root of that name that leads to a SortedMap expected, it "
                 f"leads to {found_kind(stamp[0])}"
@@ -347,13 +347,13 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
             )
         if code == Refusal.LOG_LARGE:
             raise OutOfSpaceError(f"map {self._name!r}: bytes that a record can hold expected")
-        self._heap._raise_code(code)  # tables of the heap that contradict themselves
+        self._heap._space.raise_code(code)  # tables of the heap that contradict themselves
         assert code in _NO_MEMORY, f"map: code {code}"
         raise MemoryError(f"map {self._name!r}: no memory for a change; nothing has changed")
 
     def _contradiction(self) -> PmemHeapError:
         """Return what to raise for a header or node that is none."""
-        self._heap._require_ours("map")
+        self._heap._space.shared.require_ours("map")
         offset = self._bad()
         if offset == self._place and self._is_dropped():
             return self._dropped()
@@ -365,7 +365,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         A reader that is attached may have seen half of a change, or not all of the heap.
         """
         where = f"map {self._name!r}: node at offset {offset:#x}"
-        if self._heap._is_beside:
+        if self._heap._space.shared.is_beside:
             return UsageError(
                 f"{where}: {expected} expected, {found} found: another process may have changed it "
                 "since the heap was attached; read again, or attach again"

@@ -98,9 +98,9 @@ def _make_in(heap: Heap, name: str, arena: Arena, dtype: np.dtype[Any], capacity
     size = max(_BLOCK_LEAST, ELEMENTS_AT + capacity * dtype.itemsize)
     with heap.transaction() as tx:
         block, counts = tx.malloc(size, UNIT, arena), tx.malloc(COUNTS.size)
-        with arena._own_view(block, ELEMENTS_AT) as view:
+        with arena._space.own_view(block, ELEMENTS_AT) as view:
             HEADER.pack_into(view, 0, BLOCK_MAGIC, 0, dtype.str.encode())
-        with heap._own_view(counts, COUNTS.size) as view:
+        with heap._space.own_view(counts, COUNTS.size) as view:
             COUNTS.pack_into(view, 0, VECTOR_MAGIC, block, 0, 0)
         tx.roots[name] = counts
 
@@ -151,7 +151,7 @@ class Change:
             store.counts(tx.roots)  # says so if the vector was dropped
             raise
         self.counts = store.counts(tx.roots)
-        with store.arena._own_view(store.block, ELEMENTS_AT) as view:
+        with store.arena._space.own_view(store.block, ELEMENTS_AT) as view:
             self.number = (_CHANGES.unpack_from(view, _CHANGES_AT)[0] + 1) % (1 << 64)
             _CHANGES.pack_into(view, _CHANGES_AT, self.number)
 
@@ -163,7 +163,7 @@ class Change:
             committed = min(len(raw), (self.counts.high - index) * itemsize)
             if committed > 0:
                 self._tx.snapshot(block + start, committed)
-            with self._store.arena._own_view(block, start + len(raw)) as view:
+            with self._store.arena._space.own_view(block, start + len(raw)) as view:
                 view[start:] = raw
         self._tx.write(block + start, raw)
 
@@ -180,7 +180,7 @@ class Change:
         else:
             self._tx.snapshot(place, COUNTS.size)  # of a block of this transaction: no sync
         high = max(length, self.counts.high)
-        with store.heap._own_view(place, COUNTS.size) as view:
+        with store.heap._space.own_view(place, COUNTS.size) as view:
             COUNTS.pack_into(view, 0, VECTOR_MAGIC, store.block, length, high)
 
 

@@ -40,7 +40,7 @@ class Recovery:
     start, end : int
         LSNs between which records are to be replayed.
     commits_from, undo_from : int
-        As `LogCore._replay` has them.
+        As `LogCore.replay` has them.
     """
 
     def __init__(self, medium: FileMedium) -> None:
@@ -54,7 +54,7 @@ class Recovery:
             Options(readonly=True),
         )  # fmt: skip
         self.start = superblock.tail_lsn
-        self.end, self.chain, self.records, _, self.file_end, _, damage = self.core._scan(
+        self.end, self.chain, self.records, _, self.file_end, _, damage = self.core.scan(
             self._map.address, superblock.log_size, self.start, superblock.chain_seed,
             superblock.epoch,
         )  # fmt: skip
@@ -67,7 +67,7 @@ class Recovery:
         self.commits_from, self.undo_from = self.start, 0
         if not medium.is_power:
             self._heed_shared_page(medium)
-        self.core._header_tables(self.start, self.end, self.commits_from, medium.header.image)
+        self.core.header_tables(self.start, self.end, self.commits_from, medium.header.image)
 
     def _heed_shared_page(self, medium: FileMedium) -> None:
         """In a process heap only the last record can be half home [R22], [R23]."""
@@ -92,14 +92,14 @@ class Recovery:
         for lsn in range(first, min(stop, first + superblock.log_size), page):
             yield superblock.log_off + lsn % superblock.log_size, page
         medium.header.read_tables()
-        for table, offset, length in self.core._ranges(self.start, self.end):
+        for table, offset, length in self.core.ranges(self.start, self.end):
             arena, start = divmod(offset, 1 << layout.ARENA_BITS)
             name = _TABLE_NAMES.get(table, "data")
             yield from medium.places(arena, name, start, length)
 
     def replay(self, header: int) -> None:
         """Store what the log says to the homes that `core` knows."""
-        failed = self.core._replay(self.start, self.end, self.commits_from, self.undo_from, header)
+        failed = self.core.replay(self.start, self.end, self.commits_from, self.undo_from, header)
         if failed == Refusal.LOG_GONE:
             raise DurabilityError(
                 errno.ESTALE, "recovery: the log that was scanned expected, found another one"
@@ -255,7 +255,7 @@ def _home_region(medium: FileMedium, recovery: Recovery, arena: int) -> Region:
 
 
 def _set_home(recovery: Recovery, region: Region, arena: int) -> None:
-    recovery.core._set_home(
+    recovery.core.set_home(
         arena, region.base("data"), region.base("bits"), region.base("entries"),
         region.first_unit, region.end_unit, None,
     )  # fmt: skip
@@ -266,7 +266,7 @@ def _back_ranges(medium: FileMedium, recovery: Recovery) -> None:
     if omitted(Rule.R29):
         return
     units: dict[int, set[int]] = {}
-    for table, offset, length in recovery.core._ranges(recovery.start, recovery.end):
+    for table, offset, length in recovery.core.ranges(recovery.start, recovery.end):
         if table != TOUCHED_DATA:
             continue
         arena, local = divmod(offset, 1 << layout.ARENA_BITS)
@@ -284,4 +284,4 @@ def replay_private(medium: FileMedium, region: Region, arena: int) -> None:
     if recovery is not None:
         _set_home(recovery, region, arena)
         recovery.replay(0)
-        recovery.core._set_home(arena, 0, 0, 0, 0, 0, None)
+        recovery.core.set_home(arena, 0, 0, 0, 0, 0, None)

@@ -161,10 +161,10 @@ class RedoLog(native.LogCore):
         """Let no record be appended while the block runs; what finalizers change waits."""
         self._depth += 1
         try:
-            self._freeze(True)
+            self.freeze(True)
             yield
         finally:
-            self._freeze(False)
+            self.freeze(False)
             self._depth -= 1
 
     def sync(self) -> None:
@@ -179,7 +179,7 @@ class RedoLog(native.LogCore):
     def sync_log(self) -> None:
         """Wait until everything appended so far is durable, and bring it home; power heaps."""
         if self._medium.is_power:
-            self.wait(self._positions()[3])
+            self.wait(self.positions()[3])
 
     def wait(self, lsn: int) -> None:
         """Wait until the log is durable up to `lsn`: threads that wait together share a sync."""
@@ -213,9 +213,9 @@ class RedoLog(native.LogCore):
         if code == Refusal.LOG_FULL and self._room(nbytes) == 0:
             return  # another thread has made it, or the log has stopped moving
         if code == Refusal.LOG_FULL:
-            before = self._positions()[0]
+            before = self.positions()[0]
             self.checkpoint()
-            if self._positions()[0] == before:
+            if self.positions()[0] == before:
                 self._require_larger(nbytes)
         elif code == Refusal.LOG_LARGE:
             self._require_larger(nbytes)
@@ -238,7 +238,7 @@ class RedoLog(native.LogCore):
         while wanted < 4 * nbytes:
             wanted *= 2
         wanted = min(wanted, LOG_MOST)
-        if self._positions()[4] and 2 * nbytes <= LOG_MOST:
+        if self.positions()[4] and 2 * nbytes <= LOG_MOST:
             raise self._kept_by_snapshot(nbytes)
         if wanted <= size or 2 * nbytes > wanted:
             raise OutOfSpaceError(
@@ -250,7 +250,7 @@ class RedoLog(native.LogCore):
 
     def _kept_by_snapshot(self, nbytes: int) -> OutOfSpaceError:
         """Return what refuses a record while a snapshot keeps those before it [R20]."""
-        holding = [(one, one._snapshots()) for one in self._open_transactions()]
+        holding = [(one, one._snapshots()) for one in self.open_transactions()]
         kept = next((_told(*each) for each in holding if each[1]), "one that has just ended")
         return OutOfSpaceError(
             f"heap file {self._medium.name!r}: log of {self.size} bytes: room for a record of "
@@ -267,19 +267,19 @@ class RedoLog(native.LogCore):
 
     def is_crowded(self) -> bool:
         """Tell whether a checkpoint is due."""
-        tail, _, _, head, _, _ = self._positions()
+        tail, _, _, head, _, _ = self.positions()
         return head - tail > self.size // 2
 
     def checkpoint_if_due(self) -> None:
         """Checkpoint a log that is half full, or old; a larger log when that comes too often."""
-        tail, _, _, head, _, _ = self._positions()
+        tail, _, _, head, _, _ = self.positions()
         size = self._medium.header.superblock.log_size
         age = time.monotonic() - self._checkpointed_at
         if head - tail <= size // 2 and (age < _OLD_SECONDS or head == tail):
             return
         self.checkpoint()
         most = LOG_MOST if self._medium.is_power else _PROCESS_LOG_MOST
-        may_grow = layout.LOG_BYTES <= size < most and not self._positions()[4]
+        may_grow = layout.LOG_BYTES <= size < most and not self.positions()[4]
         if age < _CROWDED_SECONDS and may_grow:
             self._try_move(min(size * _LOG_GROWTH, most))
 
@@ -308,16 +308,16 @@ class RedoLog(native.LogCore):
     def _checkpoint(self) -> None:
         medium = self._medium
         medium.require_ours("checkpoint")
-        target = self._positions()[3]
+        target = self.positions()[3]
         self.sync_log()
-        undo = self._positions()[4]
+        undo = self.positions()[4]
         if undo and not omitted(Rule.R20):
             target = min(target, undo)  # [R20]
         chain = self._chain_at(target)
         if medium.is_power and not omitted(Rule.R8):
             medium.sync_all("checkpoint")  # [R8]
         medium.write_superblock(sync=medium.is_power, tail_lsn=target, chain_seed=chain)
-        filled = target - self._positions()[0]
+        filled = target - self.positions()[0]
         self._set_tail(target)
         if medium.is_power and time.monotonic() - self._checkpointed_at < _SOON_SECONDS:
             self._make_ready(filled)
@@ -332,7 +332,7 @@ class RedoLog(native.LogCore):
         """
         if nbytes < _READY_LEAST:
             return
-        first = self._positions()[3] % self.size // UNIT * UNIT
+        first = self.positions()[3] % self.size // UNIT * UNIT
         nbytes = min(nbytes, self.size // 2) // UNIT * UNIT
         with suppress(native.NativeError):  # an older kernel
             for start, stop in (
@@ -384,14 +384,14 @@ class RedoLog(native.LogCore):
             raise
         moved = False
         try:
-            self._freeze(True)
-            moved = not self._positions()[4]  # from here on no snapshot can begin [R20]
+            self.freeze(True)
+            moved = not self.positions()[4]  # from here on no snapshot can begin [R20]
             if moved:
                 self._move_to(slot.file_off, size, medium.map_next_log(slot))
         except PmemHeapError:
-            self._freeze(False)
+            self.freeze(False)
             raise
-        self._freeze(False)  # after an interrupt it stays: `mend` finds out which log to go on in
+        self.freeze(False)  # after an interrupt it stays: `mend` finds out which log to go on in
         medium.drop_logs()
         self.moves += moved
         return moved
@@ -414,13 +414,13 @@ class RedoLog(native.LogCore):
         log = medium.named_next_log()
         if log is not None:
             self._move_to(medium.header.superblock.log_off, log.length, log)
-        self._freeze(False)
+        self.freeze(False)
 
     def _move_to(self, offset: int, size: int, log: Map) -> None:
         """Checkpoint all there is, name the new log in both superblocks, and switch."""
         medium = self._medium
         self.sync_log()
-        head = self._positions()[3]
+        head = self.positions()[3]
         if medium.is_power:
             medium.sync_all("log")
         epoch = next_epoch(medium.header.superblock)
@@ -435,6 +435,6 @@ class RedoLog(native.LogCore):
     def shrink(self) -> None:
         """Move to a small log when this one is large and nothing keeps it; cut the file."""
         large = self._medium.header.superblock.log_size > layout.LOG_BYTES
-        if large and not self._positions()[4]:
+        if large and not self.positions()[4]:
             self.move(layout.LOG_BYTES)
             self._medium.release([])

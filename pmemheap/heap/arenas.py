@@ -3,6 +3,7 @@
     heap offset    0x0080_0000_0000_0040 = 1 << 55 | 0x40       arena 1, byte 0x40
     heap           file, lock, roots, decay                     shared by its arenas
     arena          region, supply, C core                       its own
+    Arenas         those that are open; opens others            of one heap
 
 A heap and its open arenas keep each other: who has an arena, a view or a handle of one of its
 blocks, has an open heap. So a heap with named arenas that nobody closes is closed when the garbage
@@ -14,18 +15,21 @@ that an offset never has a second meaning [R24].
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from pmemheap.errors import OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.recovery import replay_private
 from pmemheap.heap.blockspace import BlockSpace
-from pmemheap.heap.engine import Engine
 from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
 from pmemheap.heap.roots import Roots
+from pmemheap.heap.shared import Shared
+from pmemheap.heap.slow import Slow
+from pmemheap.heap.space import Space
 from pmemheap.heap.viewed import viewed_blocks
 from pmemheap.layout import (
     ARENA_BITS,
@@ -37,10 +41,14 @@ from pmemheap.layout import (
 )
 from pmemheap.native.constants import State
 from pmemheap.native.rules import Rule, omitted
+from pmemheap.space.anonymous import AnonymousMedium
 from pmemheap.space.region import Region
 from pmemheap.units import GRANULE, GiB, counted
 
-__all__ = ["Arena", "arena_name_argument", "index_of", "live_names", "vacancy"]
+if TYPE_CHECKING:
+    from pmemheap.heap.heap import Heap
+
+__all__ = ["Arena", "Arenas", "arena_name_argument", "index_of", "live_names"]
 
 T = TypeVar("T")
 
@@ -66,81 +74,24 @@ class Arena(BlockSpace):
     >>> heap.close()
     """
 
-    __slots__ = ("_arena_name", "_heap", "_index")
+    __slots__ = ("_arena_name", "_heap")
 
     _arena_name: str
-    _heap: Engine | None
-    _index: int
+    _heap: Heap | None
 
     def __init__(self) -> None:
         """Refuse: an arena is part of a heap."""
         raise TypeError("Arena: made by heap.arena(name)")
 
     @classmethod
-    def in_heap(
-        cls,
-        heap: Engine,
-        index: int,
-        slot: ArenaSlot | None = None,
-        headroom: int | None = None,
-    ) -> Self:
-        """Open the arena in a slot; under the lock of the heap.
-
-        Parameters
-        ----------
-        slot : ArenaSlot, optional
-            Make a new arena of this name and first unit.
-        headroom : int, optional
-            Bytes of address space to keep free for it; None: as for the heap, if that is not more
-            than is there for 256 of them.
-
-        Raises
-        ------
-        OutOfSpaceError
-            No address space for it, or no space for the first MiB of a new one.
-        """
-        medium = heap._medium
-        first = 0 if slot is None else slot.first_unit
-        wish = heap._region.headroom_wish
-        if headroom is None and wish is not None:
-            headroom = min(wish, _HEADROOM_MOST)
-        region = Region(
-            medium, headroom, usual=_HEADROOM_MOST, arena=index, first_unit=first,
-            beside=[space._region for space in heap._spaces()],
-        )  # fmt: skip
-        try:
-            if slot is None:
-                assert isinstance(medium, FileMedium), "anonymous arenas are never reopened"
-                region.adopt(medium.pieces(index))
-                if isinstance(medium, FileMedium):
-                    replay_private(medium, region, index)
-            else:
-                medium.expect_arena(index, slot)
-                region.grow(1, 1)
-            return cls._over(heap, index, region, fresh=slot is not None)
-        except BaseException as error:
-            heap._leave_log(index)
-            pieces = region.pieces
-            region.close()
-            was_refused = isinstance(error, PmemHeapError)  # after an interrupt who knows
-            if was_refused and slot is not None and pieces:  # it was made already
-                with suppress(PmemHeapError):
-                    medium.drop_arena(pieces)
-                    medium.release(pieces)
-            raise
-
-    @classmethod
-    def _over(cls, heap: Engine, index: int, region: Region, *, fresh: bool) -> Self:
+    def in_heap(cls, heap: Heap, index: int, region: Region, *, fresh: bool) -> Self:
+        """Return the arena over a region; it keeps the heap."""
+        shared = heap._space.shared
         self = cls.__new__(cls)
-        self._arena_name, self._index = heap._medium.arenas[index].name, index
-        self._heap = heap
-        self._assemble(
-            heap._medium, region, heap._root_store, heap._identity,
-            f"arena {self._arena_name!r} of {heap._name}", heap._decay_seconds,
-            fresh=fresh, arena=index, heap=heap,
-        )  # fmt: skip
-        self._lock = heap._lock
-        self._set_state(heap._state())
+        self._arena_name, self._heap = shared.medium.arenas[index].name, heap
+        name = f"arena {self._arena_name!r} of {shared.name}"
+        self._space = Space(self, shared, region, name, arena=index, fresh=fresh)
+        self._slow = Slow(self._space)
         return self
 
     @property
@@ -148,51 +99,45 @@ class Arena(BlockSpace):
         """Name of the arena."""
         return self._arena_name
 
-    def _spaces(self) -> tuple[Engine, ...]:
-        return (self,) if self._heap is None else self._heap._spaces()
-
-    def _space_at(self, offset: int) -> Engine | None:
-        return self if self._heap is None else self._heap._space_at(offset)
-
     @property
     def roots(self) -> Roots:
         """The roots of its heap."""
-        self._require_open()
+        self._space.require_open()
         assert self._heap is not None, "an open arena has a heap"
         return self._heap.roots
 
     def stats(self) -> HeapStats:
         """Return how large and how full the arena is, as `Heap.stats` does for all of them."""
-        if self._is_beside:
-            now = self._look_anew(BlockSpace.stats)
-            return replace(now, live_views=self._live_views(), headroom=self._region.headroom)
-        return BlockSpace.stats(self)
+        if not self._space.shared.is_beside:
+            return BlockSpace.stats(self)
+        now, space = self._look_anew(BlockSpace.stats), self._space
+        return replace(now, live_views=space.core.live_views(), headroom=space.region.headroom)
 
     def check(self) -> CheckReport:
         """Verify every structure against every other, as `Heap.check` does for all arenas."""
-        return self._look_anew(BlockSpace.check) if self._is_beside else BlockSpace.check(self)
+        beside = self._space.shared.is_beside
+        return self._look_anew(BlockSpace.check) if beside else BlockSpace.check(self)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Yield ``(offset, usable size)`` of its live blocks, as `Heap.blocks` does for all."""
-        if self._is_beside:
+        if self._space.shared.is_beside:
             yield from self._look_anew(lambda now: list(BlockSpace.blocks(now)))
         else:
             yield from BlockSpace.blocks(self)
 
     def explain(self, size: int, align: int = GRANULE, refusal: str = "") -> Explanation:
         """Tell whether `size` bytes could be allocated now, what refuses, and what would help."""
-        if self._is_beside:
+        if self._space.shared.is_beside:
             return self._look_anew(lambda now: BlockSpace.explain(now, size, align, refusal))
         return BlockSpace.explain(self, size, align, refusal)
 
     def _look_anew(self, ask: Callable[[BlockSpace], T]) -> T:
-        self._require()
-        heap: Any = self._heap
+        self._space.require()
+        assert self._heap is not None, "an open arena has a heap"
         try:
-            answer: T = heap._look_anew(lambda now: ask(now.arena(self._arena_name, create=False)))
+            return self._heap._look_anew(lambda now: ask(now.arena(self._arena_name, create=False)))
         except KeyError:
-            raise UsageError(f"{self._name}: expected, found dropped by the writer") from None
-        return answer
+            raise UsageError(f"{self._space.name}: expected, found dropped by the writer") from None
 
     def drop(self) -> None:
         """Free all blocks and give their space back, in O(1) calls; the arena is closed then.
@@ -207,46 +152,50 @@ class Arena(BlockSpace):
         DurabilityError
             It is unknown whether the arena is gone; the heap is read-only from now on.
         """
-        self._require(write=True)
-        self._alone(self._drop_locked)
+        self._space.require(write=True)
+        self._space.alone(self._drop_locked)
 
     def _drop_locked(self) -> None:
-        self._require(write=True)
-        if self._medium.in_doubt:
-            self._rebuild()
+        space, shared = self._space, self._space.shared
+        space.require(write=True)
+        if shared.medium.in_doubt:
+            shared.rebuild()
         try:
             self._drop_unused()
         except (PmemHeapError, BufferError):
-            if self._is_part():
-                self._set_state(State.OPEN)
-                self._poison_if_sync_failed()
+            if self.is_part:
+                space.core.set_state(State.OPEN)
+                shared.poison_if_sync_failed()
             raise
         except BaseException:  # the next call calls `recall`
-            self._medium.in_doubt = True
+            shared.medium.in_doubt = True
             raise
 
     def _drop_unused(self) -> None:
-        self._require_no_roots()
-        pieces = self._region.pieces
-        while not self._shut_unused():  # in one step: a refusal has never been closed in between
-            self._require_unused()
-        self._medium.drop_arena(pieces)
-        self._end()
+        space, medium = self._space, self._space.shared.medium
+        _require_no_roots(space)
+        pieces = space.region.pieces
+        while not space.core.shut_unused():  # in one step: a refusal has never been closed before
+            _require_unused(space)
+        medium.drop_arena(pieces)
+        self.end()
         with suppress(PmemHeapError):  # the next give-back tries again
-            self._medium.release(pieces)
+            medium.release(pieces)
 
-    def _is_part(self) -> bool:
-        """Tell whether the heap still has it."""
-        return self._medium.arenas[self._index].state == ArenaState.LIVE
+    @property
+    def is_part(self) -> bool:
+        """Whether the heap still has it."""
+        return self._space.shared.medium.arenas[self._space.index].state == ArenaState.LIVE
 
-    def _end(self) -> None:
-        self._leave_log(self._index)
+    def end(self) -> None:
+        """Close it: it was dropped."""
+        forget_home(self._space.shared, self._space.index)
         self.close_with_heap()
 
     def close_with_heap(self) -> None:
         """Give everything back, and let the heap go."""
-        self._shut([])
-        self._region.close()
+        self._space.core.shut([])
+        self._space.region.close()
         self.release_heap()
 
     def release_heap(self) -> None:
@@ -255,43 +204,186 @@ class Arena(BlockSpace):
 
     def recall(self, state: State) -> None:
         """After an interrupt in the middle of its end: come to that end, or be open again."""
-        if not self.closed or not self._region.pieces:
+        if not self.closed or not self._space.region.pieces:
             return
-        if self._is_part():
-            self._set_state(state)
+        if self.is_part:
+            self._space.core.set_state(state)
         else:
-            self._end()
-
-    def _recall_arenas(self) -> None:
-        if self._heap is not None:
-            self._heap._recall_arenas()
-
-    def _require_no_roots(self) -> None:
-        for root in self._root_slots:
-            if root.off >> ARENA_BITS == self._index:
-                raise UsageError(
-                    f"{self._name}: no root that leads into it expected at drop, found "
-                    f"{root.name!r}; remove the root first"
-                )
-
-    def _require_unused(self) -> None:
-        counters = self._counters()
-        if counters["live_views"]:
-            raise BufferError(
-                f"{self._name}: no live views expected at drop, {counters['live_views']} found: "
-                f"{viewed_blocks([self])}"
-            )
-        used = counters["reserved_blocks"] + counters["pins"]
-        if used:
-            raise BufferError(
-                f"{self._name}: no open transactions expected at drop, found some that use "
-                f"{counted(used, 'block')}"
-            )
+            self.end()
 
     def __repr__(self) -> str:
         """Show its name, its state and its size."""
-        state = State(self._state()).name.lower()
-        return f"<Arena {self._arena_name!r}, {state}, {self._region.mapped_bytes} bytes mapped>"
+        state, mapped = (
+            State(self._space.core.state()).name.lower(),
+            self._space.region.mapped_bytes,
+        )
+        return f"<Arena {self._arena_name!r}, {state}, {mapped} bytes mapped>"
+
+
+def _require_no_roots(space: Space) -> None:
+    for root in space.shared.root_slots:
+        if root.off >> ARENA_BITS == space.index:
+            raise UsageError(
+                f"{space.name}: no root that leads into it expected at drop, found "
+                f"{root.name!r}; remove the root first"
+            )
+
+
+def _require_unused(space: Space) -> None:
+    counters = space.core.counters()
+    if counters["live_views"]:
+        raise BufferError(
+            f"{space.name}: no live views expected at drop, {counters['live_views']} found: "
+            f"{viewed_blocks([space.core])}"
+        )
+    used = counters["reserved_blocks"] + counters["pins"]
+    if used:
+        raise BufferError(
+            f"{space.name}: no open transactions expected at drop, found some that use "
+            f"{counted(used, 'block')}"
+        )
+
+
+# ---------------------------------------------------------------- all of a heap
+
+
+class Arenas:
+    """The named arenas of a heap: those that are open, by index, and how others are opened.
+
+    All methods but `of` run under the lock of the heap.
+    """
+
+    __slots__ = ("_heap", "_shared", "open")
+
+    def __init__(self, heap: Heap, shared: Shared) -> None:
+        self._heap = weakref.ref(heap)
+        self._shared = shared
+        self.open: dict[int, Arena] = {}
+
+    def spaces(self) -> list[Space]:
+        """Return those that are open."""
+        return [arena._space for arena in list(self.open.values()) if not arena.closed]
+
+    def face(self, space: Space) -> Arena:
+        """Return what users have of one."""
+        return self.open[space.index]
+
+    def of(self, offset: int) -> Space | None:
+        """Return the arena in which an offset lies; None if that is the default one, or none."""
+        index = offset >> ARENA_BITS
+        default = self._shared.default
+        if index == 0 or default.core.state() > State.READONLY:
+            return None
+        arena = self.open.get(index)
+        if arena is not None and not arena.closed:
+            return arena._space
+        return default.look(self.live_at, index) if self._is_live(index) else None
+
+    def _is_live(self, index: int) -> bool:
+        slot = self._shared.medium.arenas.get(index)
+        return slot is not None and slot.state == ArenaState.LIVE
+
+    def live_at(self, index: int) -> Space | None:
+        """Return the arena in a slot, opened if need be; None if none lives there."""
+        return self.at(index)._space if self._is_live(index) else None
+
+    def at(self, index: int, headroom: int | None = None) -> Arena:
+        """Return the arena in a slot that has one, opened if need be."""
+        arena = self.open.get(index)
+        if arena is None or arena.closed:
+            arena = self.open[index] = self._opened(index, None, headroom)
+        return arena
+
+    def named(self, name: str, headroom: int | None) -> Arena:
+        """Return the arena of a name, made if need be."""
+        slots = self._shared.medium.arenas
+        index = index_of(slots, name)
+        if index is not None:
+            return self.at(index, headroom)
+        self._shared.default.require(write=True)
+        index, slot = _vacancy(slots, name)
+        arena = self.open[index] = self._opened(index, slot, headroom)
+        return arena
+
+    def open_all(self) -> list[Space]:
+        """Return all that live, opened."""
+        return [self.at(index)._space for index in live_names(self._shared.medium.arenas).values()]
+
+    def _opened(self, index: int, slot: ArenaSlot | None, headroom: int | None) -> Arena:
+        """Open the arena in a slot.
+
+        Parameters
+        ----------
+        slot : ArenaSlot, optional
+            Make a new arena of this name and first unit.
+        headroom : int, optional
+            Bytes of address space to keep free for it; None: as for the heap, if that is not more
+            than is there for 256 of them.
+
+        Raises
+        ------
+        OutOfSpaceError
+            No address space for it, or no space for the first MiB of a new one.
+        """
+        heap, medium = self._heap(), self._shared.medium
+        assert heap is not None, "an open heap calls it"
+        wish = self._shared.default.region.headroom_wish
+        if headroom is None and wish is not None:
+            headroom = min(wish, _HEADROOM_MOST)
+        region = Region(
+            medium, headroom, usual=_HEADROOM_MOST, arena=index,
+            first_unit=0 if slot is None else slot.first_unit,
+            beside=[space.region for space in self._shared.spaces()],
+        )  # fmt: skip
+        try:
+            if slot is None:
+                _map_again(medium, region, index)
+            else:
+                medium.expect_arena(index, slot)
+                region.grow(1, 1)
+            return Arena.in_heap(heap, index, region, fresh=slot is not None)
+        except BaseException as error:
+            forget_home(self._shared, index)
+            pieces = region.pieces
+            region.close()
+            was_refused = isinstance(error, PmemHeapError)  # else `recall` finds out
+            if was_refused and slot is not None and pieces:  # it was made already
+                with suppress(PmemHeapError):
+                    medium.drop_arena(pieces)
+                    medium.release(pieces)
+            raise
+
+    def recall(self) -> None:
+        """Find out which arenas an interrupt has made or dropped."""
+        state = State(self._shared.default.core.state())
+        for arena in self.open.values():
+            arena.recall(state)
+        medium = self._shared.medium
+        if isinstance(medium, AnonymousMedium):  # what was made and nobody has is not opened again
+            for index in live_names(medium.arenas).values():
+                if index not in self.open or self.open[index].closed:
+                    medium.arenas[index] = medium.arenas[index].dropped()
+
+    def release_heap(self) -> None:
+        """Let none of them keep the heap open."""
+        for arena in self.open.values():
+            arena.release_heap()
+
+    def close(self) -> None:
+        """Close them with their heap."""
+        for arena in self.open.values():
+            arena.close_with_heap()
+
+
+def _map_again(medium: AnonymousMedium | FileMedium, region: Region, index: int) -> None:
+    assert isinstance(medium, FileMedium), "anonymous arenas are never reopened"
+    region.adopt(medium.pieces(index))
+    replay_private(medium, region, index)
+
+
+def forget_home(shared: Shared, index: int) -> None:
+    """Let the log store nothing any more in an arena that has been dropped."""
+    shared.log.set_home(index, 0, 0, 0, 0, 0, None)
 
 
 def live_names(arenas: dict[int, ArenaSlot]) -> dict[str, int]:
@@ -308,7 +400,7 @@ def index_of(arenas: dict[int, ArenaSlot], name: str) -> int | None:
     return live_names(arenas).get(name)
 
 
-def vacancy(arenas: dict[int, ArenaSlot], name: str) -> tuple[int, ArenaSlot]:
+def _vacancy(arenas: dict[int, ArenaSlot], name: str) -> tuple[int, ArenaSlot]:
     """Return a free slot for an arena, and what is to be in it.
 
     Raises

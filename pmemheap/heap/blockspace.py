@@ -1,8 +1,10 @@
-"""Block space: all that can be done with the blocks of one arena, beyond the calls in C.
+"""Block space: all that can be done with the blocks of one arena. What heap and arena have alike.
 
-Heap, Arena --> BlockSpace -- handles and arrays, space and insight
-|
-Engine, HeapCore -- malloc, free, realloc, view
+    Heap, Arena ──► BlockSpace      handles and arrays, space and insight
+                        └──► HeapCore (C)   malloc, free, realloc, view
+                                 └──► Slow      where C cannot answer alone
+
+Its `_space` is what the package knows of it.
 """
 
 from __future__ import annotations
@@ -11,15 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pmemheap.errors import OutOfSpaceError
-from pmemheap.file.filemedium import FileMedium
-from pmemheap.heap import handles, insight
+from pmemheap import native
+from pmemheap.heap import handles, insight, units, waiting
 from pmemheap.heap.arguments import alignment_argument, offset_argument, size_argument
-from pmemheap.heap.engine import Engine
-from pmemheap.heap.gate import Shut
 from pmemheap.heap.handles import Block
-from pmemheap.heap.insight import CheckReport, ExplainedOutOfSpaceError, Explanation, HeapStats
-from pmemheap.units import GRANULE, UNIT
+from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
+from pmemheap.heap.slow import Slow
+from pmemheap.heap.space import Space
+from pmemheap.native.constants import State
+from pmemheap.units import GRANULE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,19 +30,35 @@ if TYPE_CHECKING:
 __all__ = ["BlockSpace"]
 
 
-class BlockSpace(Engine):
-    """The blocks of one arena of a heap."""
+class BlockSpace(native.HeapCore):
+    """The blocks of one arena of a heap.
 
-    __slots__ = ()
+    Its `_space` is what the package knows of it. C asks `_slow`.
+    """
+
+    __slots__ = ("__weakref__", "_slow", "_space")
+
+    _slow: Slow
+    _space: Space
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._space.closed
+
+    @property
+    def readonly(self) -> bool:
+        """Whether the heap was opened for reading."""
+        return self._space.shared.readonly
 
     def address(self, offset: int) -> int:
         """Return the address of the live block at `offset`, for other libraries of this process.
 
         Keep a view of the block for as long as the address is used: nothing else pins it.
         """
-        space = self._arena_of(offset_argument(offset)) or self
-        space.usable_size(offset)
-        return space._region.base("data") + (offset ^ space._origin)
+        space = self._space.arena_of(offset_argument(offset)) or self._space
+        space.core.usable_size(offset)
+        return space.address_of(offset)
 
     # ------------------------------------------------------------ handles and arrays
 
@@ -55,9 +73,7 @@ class BlockSpace(Engine):
 
     def block(self, offset: int) -> Block:
         """Return a handle to the live block at `offset`."""
-        place = offset_argument(offset)
-        space = self._arena_of(place) or self
-        return Block(space, place, space.usable_size(place))
+        return handles.block_at(self, offset_argument(offset))
 
     def ndarray(
         self, shape: int | tuple[int, ...], dtype: npt.DTypeLike = float, align: int = 64
@@ -84,11 +100,6 @@ class BlockSpace(Engine):
 
     # ------------------------------------------------------------ space and insight
 
-    def _explained(self, error: OutOfSpaceError, size: int, align: int) -> OutOfSpaceError:
-        if isinstance(error, ExplainedOutOfSpaceError):
-            return error
-        return ExplainedOutOfSpaceError(str(error), self.explain(size, align, str(error)))
-
     def trim(self) -> int:
         """Give free space back: segments at both ends, pages (and file blocks) in between.
 
@@ -98,27 +109,8 @@ class BlockSpace(Engine):
             Bytes that the system counts less: memory, or blocks of the file. 0 where it does not
             say: memory without /proc, or without a descriptor to read it. O(units of the heap).
         """
-        self._require(write=True)
-        return self._serve(self._trim_locked)
-
-    def _trim_locked(self) -> int:
-        before = self._footprint()
-        log = self._redo()
-        if log is not None:
-            log.sync_log()  # what was freed leaves quarantine
-        self._supply.trim()
-        if log is not None:
-            log.shrink()
-        after = self._footprint()
-        return 0 if before is None or after is None else max(0, before - after)
-
-    def _footprint(self) -> int | None:
-        if isinstance(self._medium, FileMedium):
-            return self._medium.allocated()[1]
-        try:
-            return sum(each.resident for each in self._region.residency().values())
-        except OSError:  # only the number is missing
-            return None
+        self._space.require(write=True)
+        return self._space.serve(units.trim, self._space)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -143,28 +135,19 @@ class BlockSpace(Engine):
         True
         >>> heap.close()
         """
-        self._require_no_change()
-        self._require_open()
-        with self._gate.shut(Shut.COMMIT):
-            self._gate.let_commits_end()
-            self._require_open()
+        with waiting.paused(self._space):
             yield
 
     def stats(self) -> HeapStats:
         """Return how large and how full the heap is. O(mappings), and O(units) the first time."""
-        self._require()
-        return self._look(insight.stats, self)
-
-    def _stats_as_listed(self, listed: bytes) -> HeapStats:
-        """Do what `stats` does, with the mappings of the process as they were listed."""
-        self._require()
-        return self._look(insight.stats, self, listed)
+        self._space.require()
+        return self._space.look(insight.stats, self._space)
 
     def explain(self, size: int, align: int = GRANULE, refusal: str = "") -> Explanation:
         """Tell whether `size` bytes could be allocated now, what refuses, and what would help."""
         nbytes, alignment = size_argument(size), alignment_argument(align)
-        self._require()
-        return self._look(insight.explain, self, nbytes, alignment, refusal)
+        self._space.require()
+        return self._space.look(insight.explain, self._space, nbytes, alignment, refusal)
 
     def check(self) -> CheckReport:
         """Verify every structure against every other, while no thread changes them. O(units).
@@ -174,22 +157,19 @@ class BlockSpace(Engine):
         CheckReport
             True if nothing was found; its `findings` are sentences.
         """
-        self._require()
+        self._space.require()
         with self.paused():
-            return self._look(insight.check, self)
+            return self._space.look(insight.check, self._space)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Yield ``(offset, usable size)`` of the live blocks, by offset.
 
         Blocks that come or go while it runs may or may not be in it. O(1) memory.
         """
-        self._require()
-        self._look(self._supply.read_all)
-        cursor = self._bounds()[0] * (UNIT // GRANULE)
-        while True:
-            self._require()
-            cursor, found = self._blocks(cursor)
-            if not found:
-                self._require()  # a heap that was closed meanwhile has no blocks
-                return
-            yield from found
+        return units.blocks(self._space)
+
+    def __repr__(self) -> str:
+        """Show its name, its state and its size."""
+        state = State(self._space.core.state()).name.lower()
+        mapped = self._space.region.mapped_bytes
+        return f"<{type(self).__name__}: {self._space.name}, {state}, {mapped} bytes mapped>"

@@ -5,7 +5,7 @@
 
 A thread that meets a shut gate waits, and goes on when it opens: so a call that wants the heap for
 itself waits for what was under way when it came, and for nothing that came later. C looks at a
-number in the log, `LogCore._gate`; a thread that has to wait waits for the lock here.
+number in the log, `LogCore.gate`; a thread that has to wait waits for the lock here.
 
 Not more than one thread shuts the gate at a time. A thread that has it shut may shut it again.
 """
@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from enum import IntEnum
 
 from pmemheap.errors import UsageError
-from pmemheap.native import LogCore, TxCore
+from pmemheap.native import LogCore
 
-__all__ = ["PATIENCE", "Gate", "Shut", "begun_in", "owners_of"]
+__all__ = ["PATIENCE", "Gate", "Shut", "named"]
 
 PATIENCE = 5.0
 """Seconds for which a call waits until the transactions of other threads end."""
@@ -50,7 +50,7 @@ class Gate:
     def lead_to(self, log: LogCore) -> None:
         """Keep what is shut shut in the log that the heap has from now on."""
         self._log = log
-        log._gate(self._shut)
+        log.gate(self._shut)
 
     @property
     def is_mine(self) -> bool:
@@ -72,7 +72,7 @@ class Gate:
 
     def _set(self, owner: int, what: Shut) -> None:
         self._owner, self._shut = owner, what
-        self._log._gate(what)
+        self._log.gate(what)
 
     def wait(self) -> None:
         """Wait until it is open.
@@ -92,7 +92,7 @@ class Gate:
 
     def let_commits_end(self) -> None:
         """Wait until no commit is under way; while the gate is shut."""
-        while self._log._is_committing():
+        while self._log.is_committing():
             time.sleep(_PAUSE)
 
     def let_transactions_end(self, seconds: float) -> None:
@@ -102,25 +102,13 @@ class Gate:
         """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if not (_has_running(begun_in(self._log)) or self._log._is_committing()):
+            running = sys._current_frames().keys() - {threading.get_ident()}
+            if running.isdisjoint(self._log.begun()) and not self._log.is_committing():
                 return
             time.sleep(_PAUSE)
 
 
-def begun_in(log: LogCore) -> list[TxCore]:
-    """Return the open transactions that the program has begun, in whichever thread."""
-    return [each for each in log._open_transactions() if each._heap is not None]
-
-
-def _has_running(transactions: list[TxCore]) -> bool:
-    """Tell whether another thread, which runs, has one of them."""
-    running = sys._current_frames().keys() - {threading.get_ident()}
-    return any(each._state()[1] in running for each in transactions)
-
-
-def owners_of(transactions: list[TxCore]) -> str:
-    """Name the threads that have begun some transactions."""
+def named(threads: list[int]) -> str:
+    """Name some threads, in words for errors."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    owners = {each._state()[1] for each in transactions}
-    named = sorted(f"thread {names.get(one, one)!r}" for one in owners)
-    return ", ".join(named)
+    return ", ".join(sorted(f"thread {names.get(one, one)!r}" for one in set(threads)))

@@ -21,16 +21,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pmemheap.errors import UsageError
-from pmemheap.heap.engine import Engine, open_heaps
+from pmemheap.heap.living import open_heaps
 from pmemheap.native import BlockBytes
+from pmemheap.native.constants import State
 from pmemheap.refusals import end_with
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from pmemheap.heap.blockspace import BlockSpace
+    from pmemheap.native import HeapDoors
 
-__all__ = ["Block", "ndarray_at", "new_array", "new_block", "offset_of"]
+__all__ = ["Block", "block_at", "ndarray_at", "new_array", "new_block", "offset_of"]
 
 
 class Block:
@@ -56,15 +59,16 @@ class Block:
     >>> heap.close()
     """
 
-    __slots__ = ("__weakref__", "_heap", "_offset", "_serial", "_size")
+    __slots__ = ("__weakref__", "_core", "_heap", "_offset", "_serial", "_size")
 
-    def __init__(self, heap: Engine, offset: int, size: int) -> None:
+    def __init__(self, heap: BlockSpace, offset: int, size: int) -> None:
         self._serial = 0
         self._heap, self._offset, self._size = heap, offset, int.__index__(operator.index(size))
-        serial = heap._handle_make(offset)
+        self._core: HeapDoors = heap._space.core
+        serial = self._core.handle_make(offset)
         if serial < 0:
-            heap._require()  # an unattached heap knows of no block
-            serial = heap._handle_make(offset)
+            heap._space.require()  # an unattached heap knows of no block
+            serial = self._core.handle_make(offset)
         if serial < 0:
             raise UsageError(
                 f"block handle: a live block expected at offset {offset:#x}, none found"
@@ -72,14 +76,14 @@ class Block:
         self._serial = serial
 
     @property
-    def heap(self) -> Engine:
+    def heap(self) -> BlockSpace:
         """The heap it lies in."""
         return self._heap
 
     @property
     def is_live(self) -> bool:
         """Whether the block is still allocated and its heap open."""
-        return not self._heap.closed and self._heap._handle_is_valid(self._offset, self._serial)
+        return not self._heap.closed and self._core.handle_is_valid(self._offset, self._serial)
 
     @property
     def offset(self) -> int:
@@ -90,8 +94,8 @@ class Block:
         UsageError
             The block was freed, or moved by `realloc`; the heap was closed or forked.
         """
-        self._heap._require()
-        if not self._heap._handle_is_valid(self._offset, self._serial):
+        self._heap._space.require()
+        if not self._core.handle_is_valid(self._offset, self._serial):
             raise UsageError("block handle: a live block expected, it was freed or moved")
         return self._offset
 
@@ -145,10 +149,10 @@ class Block:
 
     def __reduce__(self) -> tuple[object, tuple[bytes, bytes, int, int, int, int]]:
         """Pickle as heap, offset, sizes and life, which is numbered from now on until its end."""
-        offset, heap = self.offset, self._heap
-        heap._handle_make(offset)  # and never dropped: so the number is good for the pickle
+        offset, shared = self.offset, self._heap._space.shared
+        self._core.handle_make(offset)  # and never dropped: so the number is good for the pickle
         return _restore, (
-            heap._identity, heap._instance, offset, self._size, heap.usable_size(offset),
+            shared.identity, shared.instance, offset, self._size, self._core.usable_size(offset),
             self._serial,
         )  # fmt: skip
 
@@ -169,10 +173,17 @@ class Block:
     def __del__(self) -> None:
         """Tell the heap that the handle is gone."""
         if getattr(self, "_serial", 0):
-            self._heap._handle_drop(self._offset, self._serial)
+            self._core.handle_drop(self._offset, self._serial)
 
 
-def new_block(heap: Engine, size: int, align: int) -> Block:
+def block_at(heap: BlockSpace, offset: int) -> Block:
+    """Return a handle to the live block at an offset, in whichever arena."""
+    space = heap._space.arena_of(offset)
+    face = heap if space is None else space.shared.arenas.face(space)
+    return Block(face, offset, face.usable_size(offset))
+
+
+def new_block(heap: BlockSpace, size: int, align: int) -> Block:
     """Allocate a block, as part of the open transaction of this thread, and return a handle."""
     offset = _allocate(heap, size, align)
     try:
@@ -182,16 +193,16 @@ def new_block(heap: Engine, size: int, align: int) -> Block:
         raise
 
 
-def _allocate(heap: Engine, size: int, align: int) -> int:
-    transaction: Any = heap._log._current()
+def _allocate(heap: BlockSpace, size: int, align: int) -> int:
+    transaction: Any = heap._space.shared.log.current()
     if transaction is None:
         return heap.malloc(size, align)
     offset: int = transaction.malloc(size, align, heap)
     return offset
 
 
-def _give_up(heap: Engine, offset: int, deferred: bool) -> None:
-    transaction: Any = heap._log._current()
+def _give_up(heap: BlockSpace, offset: int, deferred: bool) -> None:
+    transaction: Any = heap._space.shared.log.current()
     (heap if transaction is None else transaction).free(offset, deferred)
 
 
@@ -199,38 +210,39 @@ def _restore(  # noqa: PLR0913, PLR0917 -- what a pickle has
     identity: bytes, instance: bytes, offset: int, size: int, usable: int, serial: int
 ) -> Block:
     heap = _opened(identity, instance)
-    space = heap._arena_of(offset) or heap
-    is_known = heap._instance == instance
-    if is_known and not space._handle_is_valid(offset, serial):
+    space = heap._space.arena_of(offset) or heap._space
+    is_known = space.shared.instance == instance
+    if is_known and not space.core.handle_is_valid(offset, serial):
         raise UsageError(
             f"block handle: the block that was pickled expected at offset {offset:#x}, it was "
             "freed or moved since"
         )
-    found = space.usable_size(offset)
+    found = space.core.usable_size(offset)
     if not is_known and found != usable:
         raise UsageError(
             f"block handle: a block of {usable} bytes, as was pickled, expected at offset "
             f"{offset:#x}, one of {found} found"
         )
-    return Block(space, offset, min(size, found))
+    return Block(block_at(heap, offset).heap, offset, min(size, found))
 
 
-def _opened(identity: bytes, instance: bytes) -> Engine:
+def _opened(identity: bytes, instance: bytes) -> BlockSpace:
     """Return the open heap of a uuid: the object in which a pickle was made, if it is there."""
-    heaps = [heap for heap in open_heaps if heap._identity == identity]
-    usable = [heap for heap in heaps if not heap._is_forked]
-    found = [heap for heap in usable if heap._instance == instance] or usable or heaps
+    heaps = [heap for heap in open_heaps if heap._space.shared.identity == identity]
+    usable = [heap for heap in heaps if heap._space.core.state() != State.FORKED]
+    same = [heap for heap in usable if heap._space.shared.instance == instance]
+    found = same or usable or heaps
     if not found:
         raise UsageError(
             f"block handle: the heap with uuid {identity.hex()} expected to be open in this process"
         )
     if len(found) > 1:
-        names = ", ".join(sorted(heap._name for heap in found))
+        names = ", ".join(sorted(heap._space.name for heap in found))
         raise UsageError(
             f"block handle: one open heap with uuid {identity.hex()} expected, found copies: "
             f"{names}"
         )
-    found[0]._require()
+    found[0]._space.require()
     return found[0]
 
 
@@ -275,14 +287,14 @@ def _shaped(
 
 
 def new_array(
-    heap: Engine, shape: int | tuple[int, ...], dtype: npt.DTypeLike, align: int
+    heap: BlockSpace, shape: int | tuple[int, ...], dtype: npt.DTypeLike, align: int
 ) -> np.ndarray[Any, Any]:
     """Allocate a block and return it as an array of zeros; joins as `new_block` does."""
     sides, kind, nbytes = _shaped(shape, dtype)
     offset = _allocate(heap, max(nbytes, 1), align)
     try:
         array = _checked_array_at(heap, offset, sides, kind)
-        _numpy().frombuffer(heap._own_view(offset), "u1", nbytes).fill(0)
+        _numpy().frombuffer(heap._space.own_view(offset), "u1", nbytes).fill(0)
     except BaseException as error:
         end_with(error, partial(_give_up, heap, offset, True))
         raise
@@ -290,7 +302,7 @@ def new_array(
 
 
 def ndarray_at(
-    heap: Engine, offset: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike = float
+    heap: BlockSpace, offset: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike = float
 ) -> np.ndarray[Any, Any]:
     """Return the block at `offset` as a numpy array; UsageError if it is too small.
 
@@ -320,7 +332,7 @@ def ndarray_at(
 
 
 def _checked_array_at(
-    heap: Engine, offset: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike
+    heap: BlockSpace, offset: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike
 ) -> np.ndarray[Any, Any]:
     """Return a block as an array, or say what is wrong with what was asked for."""
     sides, kind, nbytes = _shaped(shape, dtype)
@@ -339,7 +351,7 @@ def _checked_array_at(
     return array
 
 
-def offset_of(heap: Engine, buffer: object) -> int:
+def offset_of(heap: BlockSpace, buffer: object) -> int:
     """Return the offset of the block that a view, slice or array belongs to."""
     owner: Any = buffer
     arrays = getattr(sys.modules.get("numpy"), "ndarray", ())
@@ -350,7 +362,8 @@ def offset_of(heap: Engine, buffer: object) -> int:
             raise UsageError(
                 f"offset_of: a view expected, found a released one: {error}"
             ) from error
-    if not isinstance(owner, BlockBytes) or owner.heap not in heap._spaces():
+    spaces = heap._space.shared.spaces()
+    if not isinstance(owner, BlockBytes) or owner.heap._space not in spaces:
         raise UsageError(
             f"offset_of: a view or array of this heap expected, found {type(buffer).__name__}"
         )

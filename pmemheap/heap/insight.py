@@ -6,13 +6,13 @@ what the file system counts. All functions run under the heap's lock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from pmemheap import native
 from pmemheap.errors import OutOfSpaceError, PmemHeapError
-from pmemheap.file.filemedium import FileMedium
-from pmemheap.heap.engine import Engine
+from pmemheap.heap.space import Space
+from pmemheap.heap.work import try_reserve
 from pmemheap.layout import ARENA_BITS, DATA_WIDTH, SEGMENT_UNITS
 from pmemheap.native.constants import Finding, Refusal, State
 from pmemheap.refusals import refusals
@@ -27,6 +27,7 @@ __all__ = [
     "HeapStats",
     "check",
     "explain",
+    "explained",
     "stats",
 ]
 
@@ -127,11 +128,11 @@ def list_mappings() -> bytes:
         return native.list_mappings()
 
 
-def stats(heap: Engine, listed: bytes | None = None) -> HeapStats:
+def stats(space: Space, listed: bytes | None = None) -> HeapStats:
     """Collect the statistics of an arena."""
-    supply, region, medium = heap._supply, heap._region, heap._medium
+    supply, region, file = space.supply, space.region, space.shared.file
     supply.read_all()
-    counters, rows = heap._usage()
+    counters, rows = space.core.usage()
     classes, small_bytes, small_waste = _classes(rows)
     with refusals("resident memory of a heap"):
         residency = region.residency(listed)
@@ -141,7 +142,7 @@ def stats(heap: Engine, listed: bytes | None = None) -> HeapStats:
         counters[f"{kind}_units"] for kind in ("run", "large", "reserved", "quarantined")
     )
     free, longest = supply.free_units(), max(supply.longest(), counters["pool_longest_units"])
-    file_bytes, file_blocks = medium.allocated() if isinstance(medium, FileMedium) else (0, 0)
+    file_bytes, file_blocks = (0, 0) if file is None else file.allocated()
     large = counters["large_units"] * UNIT
     return HeapStats(
         allocated=small_bytes + large,
@@ -250,27 +251,37 @@ class ExplainedOutOfSpaceError(OutOfSpaceError):
         self.explanation = explanation
 
 
-def explain(heap: Engine, size: int, align: int, refusal: str) -> Explanation:
+def explain(space: Space, size: int, align: int, refusal: str) -> Explanation:
     """Explain what would become of a request now, or why it has just been refused."""
-    supply, medium = heap._supply, heap._medium
+    supply, file = space.supply, space.shared.file
     supply.read_all()
     rounded, nunits = _rounded(size, align)
     free, longest = supply.free_units() * UNIT, supply.longest() * UNIT
-    pooled = heap._counters()["pool_longest_units"] * UNIT
+    pooled = space.core.counters()["pool_longest_units"] * UNIT
     needed = nunits + max(align // UNIT - 1, 0)
-    fits = _has_free_block(heap, rounded) or max(longest, pooled) >= needed * UNIT
+    fits = _has_free_block(space, rounded) or max(longest, pooled) >= needed * UNIT
     possible = not refusal and (
-        fits or supply.could_grow(needed) or _can_be_scraped_together(heap, size, align)
+        fits or supply.could_grow(needed) or _can_be_scraped_together(space, size, align)
     )
-    limit = medium.limit
-    used = medium.file_end if isinstance(medium, FileMedium) else heap._region.mapped_bytes
+    limit = space.shared.medium.limit
+    used = space.region.mapped_bytes if file is None else file.file_end
     room = None if limit is None else max(limit - used, 0)
-    disk = medium.disk_free() if isinstance(medium, FileMedium) else None
+    disk = None if file is None else file.disk_free()
     found = Explanation(
         size, rounded, possible, free, max(longest, pooled), limit, room, disk,
-        heap._region.headroom, fits, refusal,
+        space.region.headroom, fits, refusal,
     )  # fmt: skip
     return replace(found, advice=_advice(found, nunits * UNIT))
+
+
+def explained(
+    space: Space, error: OutOfSpaceError, size: int, align: int
+) -> ExplainedOutOfSpaceError:
+    """Return what to raise for a request that was refused, with an explanation."""
+    if isinstance(error, ExplainedOutOfSpaceError):
+        return error
+    space.require()
+    return ExplainedOutOfSpaceError(str(error), space.look(explain, space, size, align, str(error)))
 
 
 def _rounded(size: int, align: int) -> tuple[int, int]:
@@ -279,26 +290,27 @@ def _rounded(size: int, align: int) -> tuple[int, int]:
     return (whole * UNIT, whole) if found is None else (found.size, found.run_units)
 
 
-def _can_be_scraped_together(heap: Engine, size: int, align: int) -> bool:
+def _can_be_scraped_together(space: Space, size: int, align: int) -> bool:
     """Tell whether a heap that cannot grow has the space all the same, scattered or withheld.
 
     It is tried: a block is reserved, which nobody sees, and let go again.
     """
-    counters = heap._counters()
-    most = heap._supply.free_units() + counters["run_units"] + counters["quarantined_units"]
+    counters = space.core.counters()
+    most = space.supply.free_units() + counters["run_units"] + counters["quarantined_units"]
     missing = -(-size // UNIT) - most
-    if heap._state() != State.OPEN or (missing > 0 and not heap._region.could_grow(missing)):
+    if space.core.state() != State.OPEN or (missing > 0 and not space.region.could_grow(missing)):
         return False
     try:
-        heap._try_reserve(size, align)
+        try_reserve(space, size, align)
     except OutOfSpaceError:
         return False
     return True
 
 
-def _has_free_block(heap: Engine, rounded: int) -> bool:
+def _has_free_block(space: Space, rounded: int) -> bool:
     return any(
-        row[0] == rounded and row[4] + row[7] < row[3] * row[2] for row in heap._class_counters()
+        row[0] == rounded and row[4] + row[7] < row[3] * row[2]
+        for row in space.core.class_counters()
     )
 
 
@@ -391,31 +403,37 @@ class CheckReport:
         return "\n".join((counted(self.total, "finding"), *self.findings))
 
 
-def check(heap: Engine) -> CheckReport:
+def check(space: Space) -> CheckReport:
     """Verify a heap: core against tables, extents against core, roots and segments."""
     findings: list[str] = []
     total = 0
     try:
-        heap._supply.read_all()
+        space.supply.read_all()
     except PmemHeapError as error:
-        return CheckReport((str(error),), 1, 0, heap._region.nunits)
-    total, raw = heap._check_core()
+        return CheckReport((str(error),), 1, 0, space.region.nunits)
+    total, raw = space.core.check_core()
     for code, unit, expected, found in raw:
         place, what = _FINDINGS[code]
         findings.append(
             f"{place.format(unit=unit)}: {what}: {expected:#x} expected, {found:#x} found"
         )
-    for verify in (heap._supply.check, heap._region.check):
+    for verify in (space.supply.check, space.region.check):
         try:
             verify()
         except AssertionError as error:
             findings.append(f"{verify.__qualname__}: {error}")
             total += 1
-    for name, offset in heap.roots.items():
-        here = offset >> ARENA_BITS == heap._origin >> ARENA_BITS
-        if here and heap._free_refusal(offset) == Refusal.BAD_OFFSET:
+    for name, offset in _named(space):
+        if space.core.free_refusal(offset) == Refusal.BAD_OFFSET:
             findings.append(f"root {name!r}: a live block expected at {offset:#x}, none found")
             total += 1
-    counters, rows = heap._usage()
+    counters, rows = space.core.usage()
     blocks = sum(row[4] for row in rows) + counters["large_blocks"]
-    return CheckReport(tuple(findings), total, blocks, heap._region.nunits)
+    return CheckReport(tuple(findings), total, blocks, space.region.nunits)
+
+
+def _named(space: Space) -> Iterator[tuple[str, int]]:
+    """Yield the roots that lead into an arena."""
+    for root in space.shared.root_slots:
+        if root.off >> ARENA_BITS == space.index:
+            yield root.name, root.off

@@ -6,9 +6,9 @@
     open                   what the roots of the file name is marked together with the tables
 
 A mark is one bit beside what the core knows of the views and handles of a block, so that a free
-which meets none of them pays nothing. Marks are volatile: the roots are the truth, and `mark_all`
-makes the marks anew. An older file may have a root at which no live block begins; it has no mark,
-and `check` reports it.
+which meets none of them pays nothing. Marks are volatile: the roots are the truth, and
+`Space.mark_rooted` makes the marks anew. An older file may have a root at which no live
+block begins; it has no mark, and `check` reports it.
 
 All of it runs under the lock of the heap, so that no root changes meanwhile. What other threads
 free is judged by the core, in one step with the commit: what counts is the moment of the commit.
@@ -16,53 +16,23 @@ free is judged by the core, in one step with the commit: what counts is the mome
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
-from pmemheap.errors import UsageError
-from pmemheap.layout import ARENA_BITS, RootSlot
+from pmemheap.heap import refusing
+from pmemheap.heap.lock import is_changing
+from pmemheap.heap.space import Space
+from pmemheap.layout import RootSlot
 from pmemheap.native import TxCore
 from pmemheap.native.constants import Refusal
 
-__all__ = ["change", "mark_all", "names_of", "not_live", "refused"]
+if TYPE_CHECKING:
+    from pmemheap.heap.blockspace import BlockSpace
+    from pmemheap.heap.roots import Change, RootStore
+
+__all__ = ["RootGuard", "change"]
 
 T = TypeVar("T")
-
-
-class Space(Protocol):
-    """The methods of a heap, and of each of its arenas, that this module calls."""
-
-    _origin: int
-
-    @property
-    def _root_slots(self) -> Iterable[RootSlot]: ...
-    def _space_at(self, offset: int) -> Any: ...
-    def _set_rooted(self, offset: int, rooted: bool, /) -> int: ...
-    def _free_refusal(self, offset: int, /) -> int: ...
-    def _forget_roots(self) -> None: ...
-    def _no_block(self, offset: int, where: str) -> UsageError: ...
-
-
-def mark_all(space: Space) -> None:
-    """Mark the blocks of one arena that roots name, and no others. O(roots)."""
-    space._forget_roots()
-    for root in space._root_slots:
-        if root.off >> ARENA_BITS == space._origin >> ARENA_BITS:
-            space._set_rooted(root.off, True)
-
-
-def names_of(space: Space, offset: int) -> list[str]:
-    """Return the roots that name a block."""
-    return [root.name for root in space._root_slots if root.off == offset]
-
-
-def refused(where: str, offset: int, names: Iterable[str]) -> UsageError:
-    """Return what says that a block does not go without its roots."""
-    found = ", ".join(map(repr, names))
-    return UsageError(
-        f"{where}: block at offset {offset:#x}: no root that names it expected, found {found}; "
-        "remove the root first, or both in one transaction"
-    )
 
 
 def change(
@@ -86,7 +56,7 @@ def change(
     UsageError
         No live block begins where a root is to lead. Nothing has changed.
     """
-    before = {root.name: root.off for root in space._root_slots}
+    before = {root.name: root.off for root in space.shared.root_slots}
     after = {name: off for name, off in before.items() if name not in drops}
     after.update((name, root.off) for name, root in puts.items())
     touched = {before[name] for name in before if before[name] != after.get(name)}
@@ -98,34 +68,23 @@ def change(
             _give_up(space, transaction, set(after.values()))
         return work()
     finally:
-        named = {root.off for root in space._root_slots}
+        named = {root.off for root in space.shared.root_slots}
         for offset in touched:
             _set(space, offset, offset in named)
 
 
 def _mark(space: Space, root: RootSlot, transaction: TxCore | None) -> None:
     """Mark what a root is to name, before it is looked at: from then on nobody frees it."""
-    at = space._space_at(root.off)
-    refusal = Refusal.BAD_OFFSET if at is None else at._set_rooted(root.off, True)
+    at = space.shared.space_at(root.off)
+    refusal = Refusal.BAD_OFFSET if at is None else at.core.set_rooted(root.off, True)
     if refusal == Refusal.NOMEM:
         raise MemoryError(f"root {root.name!r}: no memory for the table of refs")
     if refusal == 0 and transaction is not None:
         refusal = transaction._may_name(root.off)
-    elif refusal == 0:
-        refusal = at._free_refusal(root.off)  # of what is reserved, not live, as of nothing
+    elif refusal == 0 and at is not None:
+        refusal = at.core.free_refusal(root.off)  # of what is reserved, not live, as of nothing
     if refusal in {Refusal.BAD_OFFSET, Refusal.TX_TWICE}:
-        raise not_live(at or space, root.name, root.off, refusal)
-
-
-def not_live(space: Space, name: str, offset: int, refusal: int) -> UsageError:
-    """Return what says that a root can not lead to an offset, of this arena if of any."""
-    where = f"root {name!r}"
-    if refusal == Refusal.BAD_OFFSET:
-        return space._no_block(offset, where)
-    return UsageError(
-        f"{where}: a block that the transaction has not freed expected at offset {offset:#x}, "
-        "found one that it has"
-    )
+        raise refusing.not_live(at or space, root.name, root.off, refusal)
 
 
 def _give_up(space: Space, transaction: TxCore, kept: set[int]) -> None:
@@ -136,5 +95,34 @@ def _give_up(space: Space, transaction: TxCore, kept: set[int]) -> None:
 
 
 def _set(space: Space, offset: int, rooted: bool) -> int:
-    at = space._space_at(offset)
-    return Refusal.BAD_OFFSET if at is None else at._set_rooted(offset, rooted)
+    at = space.shared.space_at(offset)
+    return Refusal.BAD_OFFSET if at is None else at.core.set_rooted(offset, rooted)
+
+
+class RootGuard:
+    """The methods of a heap that its roots call; it keeps the heap."""
+
+    __slots__ = ("_heap",)
+
+    def __init__(self, heap: BlockSpace) -> None:
+        self._heap = heap
+
+    def require(self, *, write: bool) -> None:
+        """Raise what is to be raised when the heap may not be read, or not be changed."""
+        space = self._heap._space
+        space.core.upkeep_if_due()
+        if write:
+            space.require(write=True)
+        else:
+            space.require_open()
+        if space.shared.medium.in_doubt and not is_changing():
+            space.look(lambda: None)
+
+    def alone(self, store: RootStore, work: Callable[[Change], T]) -> T:
+        """Run work while nothing else changes the heap."""
+        space = self._heap._space
+
+        def change_roots(puts: dict[str, RootSlot], drops: set[str]) -> None:
+            change(space, puts, drops, lambda: store.change_roots(puts, drops))
+
+        return space.serve(work, change_roots)

@@ -1,16 +1,21 @@
-"""Totals: what the arenas of a heap are together. Statistics added up, reports joined."""
+"""Totals: a heap is asked about all of its arenas. Statistics added up, reports joined."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby, pairwise
+from typing import TypeVar
 
+from pmemheap.errors import UsageError
 from pmemheap.file.filemedium import FileMedium
+from pmemheap.heap import insight, units
 from pmemheap.heap.insight import CheckReport, ClassStats, HeapStats
-from pmemheap.layout import ARENA_BITS, ArenaSlot, ArenaState, SegmentKind
+from pmemheap.heap.shared import Shared
+from pmemheap.heap.space import Space
+from pmemheap.layout import ARENA_BITS, ArenaState, SegmentKind
 
-__all__ = ["joined", "lost_roots", "misplaced_segments", "total"]
+__all__ = ["blocks", "check", "spaces_of", "stats", "trim"]
 
 _ADDED = (
     "allocated", "reserved", "quarantined", "active", "resident", "touched", "mapped", "metadata",
@@ -19,7 +24,63 @@ _ADDED = (
 _FINDINGS_MOST = 64
 
 
-def total(rows: list[HeapStats]) -> HeapStats:
+T = TypeVar("T")
+
+
+def spaces_of(shared: Shared) -> list[Space]:
+    """Return all arenas that live, opened; the default one first."""
+    shared.default.require()
+    return shared.default.look(lambda: [shared.default, *shared.arenas.open_all()])
+
+
+def _each(spaces: list[Space], ask: Callable[[Space], T]) -> list[T]:
+    """Ask arenas one by one, without those that are dropped meanwhile."""
+    answers = []
+    for space in spaces:
+        try:
+            answers.append(ask(space))
+        except UsageError:
+            if not _was_dropped(space):
+                raise
+    return answers
+
+
+def _was_dropped(space: Space) -> bool:
+    return space.origin != 0 and space.closed and not space.shared.default.closed
+
+
+def trim(shared: Shared) -> int:
+    """Give free space of all arenas back; return the bytes that the system counts less."""
+    return sum(_each(spaces_of(shared), lambda space: space.serve(units.trim, space)))
+
+
+def blocks(shared: Shared) -> Iterator[tuple[int, int]]:
+    """Yield ``(offset, usable size)`` of the live blocks of all arenas, by offset."""
+    for space in sorted(spaces_of(shared), key=lambda each: each.origin):
+        try:
+            yield from units.blocks(space)
+        except UsageError:
+            if not _was_dropped(space):
+                raise
+
+
+# ---------------------------------------------------------------- statistics
+
+
+def stats(shared: Shared) -> HeapStats:
+    """Return how large and how full the heap is, all arenas together."""
+    spaces = spaces_of(shared)
+    _each(spaces, lambda space: space.look(space.supply.read_all))  # which maps tables
+    listed = insight.list_mappings()
+
+    def ask(space: Space) -> HeapStats:
+        space.require()
+        return space.look(insight.stats, space, listed)
+
+    return _total(_each(spaces, ask))
+
+
+def _total(rows: list[HeapStats]) -> HeapStats:
     """Return the statistics of a heap from those of its arenas, the default one first.
 
     Length and blocks of the file, and the headroom, are those of the default arena.
@@ -53,7 +114,26 @@ def _one_class(rows: list[ClassStats]) -> ClassStats:
     )  # fmt: skip
 
 
-def joined(reports: Iterable[CheckReport], further: list[str]) -> CheckReport:
+# ---------------------------------------------------------------- checking
+
+
+def check(shared: Shared) -> CheckReport:
+    """Verify every structure of all arenas; while nobody commits."""
+
+    def ask(space: Space) -> CheckReport:
+        space.require()
+        return space.look(insight.check, space)
+
+    reports = _each(spaces_of(shared), ask)
+    return _joined(reports, shared.default.look(_between, shared))
+
+
+def _between(shared: Shared) -> list[str]:
+    places = [] if shared.file is None else _misplaced_segments(shared.file)
+    return places + _lost_roots(shared)
+
+
+def _joined(reports: Iterable[CheckReport], further: list[str]) -> CheckReport:
     """Return one report of what was found in each arena and between them."""
     rows = list(reports)
     findings = [finding for row in rows for finding in row.findings] + further
@@ -65,7 +145,7 @@ def joined(reports: Iterable[CheckReport], further: list[str]) -> CheckReport:
     )
 
 
-def misplaced_segments(medium: FileMedium) -> list[str]:
+def _misplaced_segments(medium: FileMedium) -> list[str]:
     """Find segments of a file that overlap, or that belong to no arena."""
     findings = []
     slots = sorted(medium.segments.values(), key=lambda slot: slot.file_off)
@@ -85,10 +165,11 @@ def misplaced_segments(medium: FileMedium) -> list[str]:
     return findings
 
 
-def lost_roots(roots: Mapping[str, int], arenas: dict[int, ArenaSlot]) -> list[str]:
+def _lost_roots(shared: Shared) -> list[str]:
     """Find roots that lead to no arena of the heap."""
+    arenas = shared.medium.arenas
     return [
-        f"root {name!r}: a live block expected at {offset:#x}, found no arena"
-        for name, offset in roots.items()
-        if (slot := arenas.get(offset >> ARENA_BITS)) is None or slot.state != ArenaState.LIVE
+        f"root {root.name!r}: a live block expected at {root.off:#x}, found no arena"
+        for root in shared.root_slots
+        if (slot := arenas.get(root.off >> ARENA_BITS)) is None or slot.state != ArenaState.LIVE
     ]

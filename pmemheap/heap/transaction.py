@@ -17,20 +17,25 @@ together without giving up the rest.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pmemheap import native
 from pmemheap.errors import UsageError
-from pmemheap.file.redo import ROOM_WANTED
-from pmemheap.heap import rooted
+from pmemheap.file.redo import ROOM_WANTED, slot_operations
+from pmemheap.heap import rooted, upkeep
 from pmemheap.heap.arguments import alignment_argument, offset_argument, size_argument, whole_number
-from pmemheap.heap.engine import Engine
+from pmemheap.heap.blockspace import BlockSpace
 from pmemheap.heap.exiting import leave_at_exit
 from pmemheap.heap.handles import Block, new_array
-from pmemheap.heap.roots import OffsetsView, RootsView, require_root
+from pmemheap.heap.refusing import not_live, refuse_in_transaction
+from pmemheap.heap.refusing import rooted as refused_as_rooted
+from pmemheap.heap.roots import MemoryRoots
+from pmemheap.heap.space import Space
+from pmemheap.heap.transactionroots import PendingRoots, TransactionRoots
+from pmemheap.heap.waiting import await_gate
+from pmemheap.heap.work import Work
 from pmemheap.layout import RootSlot
 from pmemheap.native.constants import Refusal, TxState
 from pmemheap.refusals import end_with
@@ -40,14 +45,14 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["Transaction", "TransactionRoots"]
+    from pmemheap.heap.heap import Heap
 
-_PendingRoots = dict[str, int | None]  # offsets, None for what is dropped
+__all__ = ["Savepoint", "Transaction"]
 
 _ENDED: dict[int, str] = {TxState.COMMITTED: "it was committed", TxState.ABORTED: "it was aborted"}
 
 
-class Transaction(native.TxCore):
+class Transaction(Work):
     """An open transaction; made by `Heap.transaction`. Used by the thread that made it, only.
 
     A context manager: it commits when the block is left, and aborts when an exception leaves it.
@@ -67,14 +72,14 @@ class Transaction(native.TxCore):
 
     __slots__ = ("__weakref__",)
 
-    _heap: Engine
-    _pending_roots: _PendingRoots | None
-    _savepoints: list[_PendingRoots] | None  # of each, the roots that it would take back to
+    _heap: Heap
+    _pending_roots: PendingRoots | None
+    _savepoints: list[PendingRoots] | None  # of each, the roots that it would take back to
 
     # ------------------------------------------------------------ what it is
 
     @property
-    def heap(self) -> Engine:
+    def heap(self) -> Heap:
         """The heap that it changes."""
         return self._heap
 
@@ -96,7 +101,7 @@ class Transaction(native.TxCore):
     @property
     def roots(self) -> TransactionRoots:
         """The roots of the heap as this transaction will leave them."""
-        return TransactionRoots(self)
+        return TransactionRoots(self._heap.roots, self._pending, self._require_nameable)
 
     def __repr__(self) -> str:
         """Show the heap and whether it is open."""
@@ -104,12 +109,12 @@ class Transaction(native.TxCore):
 
     # ------------------------------------------------------------ blocks
 
-    def alloc(self, size: int, align: int = GRANULE, arena: Engine | None = None) -> Block:
+    def alloc(self, size: int, align: int = GRANULE, arena: BlockSpace | None = None) -> Block:
         """Reserve a block and return a handle to it; as `malloc` otherwise."""
-        space = self._space_of(arena)
-        offset = self.malloc(size, align, space)
+        face = self._face_of(arena)
+        offset = self.malloc(size, align, face)
         try:
-            return Block(space, offset, size)
+            return Block(face, offset, size)
         except BaseException as error:
             end_with(error, partial(self.free, offset))
             raise
@@ -119,7 +124,7 @@ class Transaction(native.TxCore):
         shape: int | tuple[int, ...],
         dtype: npt.DTypeLike = float,
         align: int = 64,
-        arena: Engine | None = None,
+        arena: BlockSpace | None = None,
     ) -> np.ndarray[Any, Any]:
         """Reserve a block and return it as a numpy array of zeros; parameters as `Heap.ndarray`.
 
@@ -127,7 +132,7 @@ class Transaction(native.TxCore):
         if that aborts, the space is free when the last array goes.
         """
         self._require_usable()
-        return new_array(self._space_of(arena), shape, dtype, align)
+        return new_array(self._face_of(arena), shape, dtype, align)
 
     def malloc_many(self, size: int, count: int) -> memoryview:
         """Reserve `count` blocks of `size` bytes: all of them or none.
@@ -160,13 +165,14 @@ class Transaction(native.TxCore):
         usable = self._heap.usable_size(place)
         if usable // 2 < nbytes <= usable:
             return place
-        to = self.malloc(nbytes, GRANULE, self._heap._arena_of(place))
+        space = self._heap._space
+        of = space.arena_of(place)
+        to = self.malloc(nbytes, GRANULE, None if of is None else space.shared.arenas.face(of))
         count = min(usable, nbytes)
         try:
-            heap = self._heap
-            with heap._own_view(place, count) as old, heap._own_view(to, count) as new:
+            with space.own_view(place, count) as old, space.own_view(to, count) as new:
                 new[:] = old
-            heap._require_kept()
+            space.require_kept()
             refused = self._carry(place, count, to)
             if refused == 0:
                 self.free(place)
@@ -174,7 +180,7 @@ class Transaction(native.TxCore):
             self._try_free(to)
             raise
         if refused < 0:  # a handler has ended the savepoint that had it
-            self._heap._refuse_in_transaction(refused, "realloc", to, count)
+            refuse_in_transaction(space, refused, "realloc", to, count)
         return to
 
     def snapshot(self, offset: int, length: int) -> None:
@@ -212,16 +218,16 @@ class Transaction(native.TxCore):
     def _malloc_slow(self, size: Any, align: Any = GRANULE, arena: Any = None) -> int:
         nbytes, alignment = size_argument(size), alignment_argument(align)
         self._require_usable()
-        space = self._space_of(arena)
+        space = self._face_of(arena)._space
         if arena is not None:
-            space._require(write=True)
-        return space._reserve_for(self, nbytes, alignment)
+            space.require(write=True)
+        return space.serve(self._reserve, space, nbytes, alignment)
 
-    def _space_of(self, arena: Any) -> Engine:
-        space = self._heap if arena is None else arena
-        if not isinstance(space, Engine) or space._log is not self._heap._log:
+    def _face_of(self, arena: Any) -> BlockSpace:
+        face = self._heap if arena is None else arena
+        if not isinstance(face, BlockSpace) or face._space.shared is not self._heap._space.shared:
             raise UsageError(f"transaction: malloc: an arena of its heap expected, found {arena!r}")
-        return space
+        return face
 
     def _free_slow(self, block: Any, deferred: Any = False) -> None:
         offset = block.offset if isinstance(block, Block) else block
@@ -246,11 +252,11 @@ class Transaction(native.TxCore):
         is_open = False
         while (code := call()) < 0:
             if code in ROOM_WANTED:
-                self._heap._make_log_room(code, log_bytes)
-            elif code == Refusal.BAD_OFFSET and not is_open and self._heap._arena_of(offset):
+                upkeep.make_log_room(self._heap._space, code, log_bytes)
+            elif code == Refusal.BAD_OFFSET and not is_open and self._heap._space.arena_of(offset):
                 is_open = True
             else:
-                self._heap._refuse_in_transaction(code, what, offset, nbytes)
+                refuse_in_transaction(self._heap._space, code, what, offset, nbytes)
 
     # ------------------------------------------------------------ end
 
@@ -270,7 +276,7 @@ class Transaction(native.TxCore):
         if self._savepoints:
             raise UsageError("transaction: no open savepoint expected at commit, found one")
         try:
-            self._heap._commit(self)
+            self._commit_all()
         finally:
             self._finish()
 
@@ -283,8 +289,64 @@ class Transaction(native.TxCore):
             The transaction has ended, or belongs to another thread.
         """
         self._require_own()
-        self._heap._require()
+        self._heap._space.require()
         self._finish()
+
+    def _commit_all(self) -> None:
+        """Commit, as soon as nobody wants the heap as it is."""
+        space, shared = self._heap._space, self._heap._space.shared
+        while self._commit_unless_gated(space) == Refusal.LOG_GATED:
+            await_gate(space)
+        redo = shared.redo
+        if redo is not None and redo.is_crowded():
+            upkeep.make_log_ready(space)
+        if self._durable and redo is not None and not shared.is_power:
+            self._heap.sync()
+
+    def _commit_unless_gated(self, space: Space) -> int:
+        """Commit: under the lock of the heap if roots change, since their slots are chosen here."""
+        if not self._pending_roots:
+            return self._append_kept(space, b"", 0, self._durable)
+        end = space.serve(self._commit_roots, space)
+        if end >= 0 and self._durable and space.shared.is_power:
+            self._wait(space, end)
+        return end
+
+    def _commit_roots(self, space: Space) -> int:
+        puts, drops = self._root_changes()
+        return rooted.change(
+            space, puts, drops, lambda: self._commit_slots(space, puts, drops), self
+        )
+
+    def _commit_slots(self, space: Space, puts: dict[str, RootSlot], drops: set[str]) -> int:
+        store = space.shared.roots
+        if isinstance(store, MemoryRoots):
+            with store.changed_by(self, puts, drops):
+                return self._append_kept(space, b"", 0, False)
+        file = space.shared.file
+        assert file is not None
+        slots = file.root_changes(puts, drops)
+        end = self._append_kept(space, *slot_operations(slots), False)
+        if end >= 0:
+            file.header.slots.adopt(slots)
+        return end
+
+    def _append_kept(self, space: Space, operations: bytes, count: int, durable: bool) -> int:
+        """Append the record, unless it frees what roots name as it would leave them."""
+        end = self._append(space, operations, count, durable)
+        if end == Refusal.ROOTED:
+            offset = self._rooted_frees()[0]
+            names = [name for name, named in self.roots.items() if named == offset]
+            raise refused_as_rooted("transaction: commit", offset, names)
+        return end
+
+    def _wait(self, space: Space, end: int) -> None:
+        redo = space.shared.redo
+        assert redo is not None
+        try:
+            redo.wait(end or redo.positions()[3])
+        finally:
+            space.shared.poison_if_sync_failed()
 
     def _exit_slow(self, kind: type[BaseException] | None) -> None:
         """End it where C cannot do it alone."""
@@ -297,7 +359,7 @@ class Transaction(native.TxCore):
 
     def _require_usable(self) -> None:
         self._require_own()
-        self._heap._require(write=True)
+        self._heap._space.require(write=True)
 
     def _require_own(self) -> None:
         state, thread, _ = self._state()
@@ -309,8 +371,8 @@ class Transaction(native.TxCore):
 
     def _become_writer(self) -> None:
         """Wait until no other transaction changes committed bytes."""
-        log = self._heap._redo()
-        if log is not None and threading.get_ident() in log.syncers:
+        redo = self._heap._space.shared.redo
+        if redo is not None and threading.get_ident() in redo.syncers:
             raise UsageError("transaction: no finalizer expected in the middle of a sync, found it")
         self._wait_writer()
 
@@ -318,10 +380,18 @@ class Transaction(native.TxCore):
 
     def _require_nameable(self, name: str, offset: int) -> None:
         """Raise unless a root may lead to an offset, as far as this transaction sees it."""
-        space = self._heap._arena_of(offset) or self._heap  # which opens its arena
+        space = self._heap._space.arena_of(offset) or self._heap._space  # which opens its arena
         refusal = self._may_name(offset)
         if refusal < 0:
-            raise rooted.not_live(space, name, offset, refusal)
+            raise not_live(space, name, offset, refusal)
+
+    def _pending(self, *, write: bool) -> PendingRoots:
+        """Return the roots that it will change, made to be changed if need be."""
+        if write:
+            self._require_usable()
+            if self._pending_roots is None:
+                self._pending_roots = {}
+        return {} if self._pending_roots is None else self._pending_roots
 
     def _root_changes(self) -> tuple[dict[str, RootSlot], set[str]]:
         roots = self._heap.roots
@@ -375,7 +445,7 @@ class Savepoint:
         self._transaction._pending_roots = open_ones[-1]
         open_ones.pop()
 
-    def _require_last(self, what: str) -> list[_PendingRoots]:
+    def _require_last(self, what: str) -> list[PendingRoots]:
         self._transaction._require_usable()
         if not self.is_open:
             raise UsageError(f"savepoint: an open one expected at {what}, found one that has ended")
@@ -405,76 +475,3 @@ class Savepoint:
     def _abort_all(self) -> None:
         while self.is_open:
             self._abort_last()
-
-
-class TransactionRoots(MutableMapping[str, int]):
-    """The roots of a heap as a transaction will leave them."""
-
-    def __init__(self, transaction: Transaction) -> None:
-        self._transaction = transaction
-
-    def now(self) -> dict[str, int]:
-        """Return names and offsets as they are now."""
-        transaction = self._transaction
-        roots = transaction._heap.roots.now()
-        for name, offset in (transaction._pending_roots or {}).items():
-            if offset is None:
-                roots.pop(name, None)
-            else:
-                roots[name] = offset
-        return roots
-
-    def __getitem__(self, name: str) -> int:
-        """Return the offset under a name; KeyError if there is none, or it is no str."""
-        pending = self._transaction._pending_roots or {}
-        if not isinstance(name, str) or name not in pending:
-            return self._transaction._heap.roots[name]
-        offset = pending[name]
-        if offset is None:
-            raise KeyError(name)
-        return offset
-
-    def __setitem__(self, name: str, offset: int) -> None:
-        """Keep an offset under a name when the transaction commits; exceptions as `Roots`.
-
-        What the transaction has reserved is live here, what it has freed is not.
-        """
-        self.update({name: offset})
-
-    def update(self, other: Any = (), /, **more: int) -> None:
-        """Set roots from a mapping or from pairs: all of them or none; exceptions as of one."""
-        wanted: dict[str, int] = {}
-        wanted.update(other, **more)
-        places = {name: require_root(name, offset) for name, offset in wanted.items()}
-        pending = self._pending()
-        for name, place in places.items():
-            self._transaction._require_nameable(name, place)
-        pending.update(places)
-
-    def __delitem__(self, name: str) -> None:
-        """Remove a root when the transaction commits."""
-        if name not in self:
-            raise KeyError(name)
-        self._pending()[name] = None
-
-    def _pending(self) -> dict[str, int | None]:
-        self._transaction._require_usable()
-        if self._transaction._pending_roots is None:
-            self._transaction._pending_roots = {}
-        return self._transaction._pending_roots
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names."""
-        return iter(self.now())
-
-    def __len__(self) -> int:
-        """Return the number of roots."""
-        return len(self.now())
-
-    def values(self) -> OffsetsView:
-        """Return a view of the offsets."""
-        return OffsetsView(self)
-
-    def items(self) -> RootsView:
-        """Return a view of names and offsets."""
-        return RootsView(self)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pmemheap.native import HeapCore
+from pmemheap.native import HeapDoors
 from pmemheap.units import counted
 
 __all__ = ["is_viewed", "viewed_blocks"]
@@ -15,16 +15,16 @@ __all__ = ["is_viewed", "viewed_blocks"]
 _NAMED_MOST = 5
 
 
-def is_viewed(spaces: Iterable[HeapCore]) -> bool:
+def is_viewed(spaces: Iterable[HeapDoors]) -> bool:
     """Tell whether blocks of some arenas have views."""
-    return any(space._live_views() for space in spaces)
+    return any(space.live_views() for space in spaces)
 
 
-def viewed_blocks(spaces: Iterable[HeapCore]) -> str:
+def viewed_blocks(spaces: Iterable[HeapDoors]) -> str:
     """Name the blocks of some arenas that have views, five at most."""
     total, found = 0, []
     for space in spaces:
-        count, blocks = space._viewed()
+        count, blocks = space.viewed()
         total += count
         found += blocks
     named = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import IntEnum
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pmemheap._core._hot import Exporter
 from pmemheap._core._sys import ffi, lib
@@ -21,6 +21,7 @@ __all__ = [
     "MAP_BY_PAGE",
     "Advice",
     "FlushKind",
+    "become_own",
     "can_map_in_sync",
     "copy_differences",
     "fence",
@@ -104,6 +105,15 @@ MAP_ACCEPTED: int = lib.PH_MAP_ACCEPTED
 """A flag besides: the file system has granted the others for this file before."""
 MAP_BY_PAGE: int = lib.PH_MAP_RANDOM
 """A flag besides: the map is faulted in page by page, without read-ahead."""
+
+
+def become_own(view: memoryview) -> None:
+    """Let a view of a block be for the use of the package alone, and not count as a user's.
+
+    Who looks through it asks afterwards whether the heap is lost.
+    """
+    owner: Any = view.obj
+    owner._become_own()  # users can reach the owner of a view: it has no public name for this
 
 
 def map_flags(  # noqa: PLR0913 -- flags, which do not depend on each other

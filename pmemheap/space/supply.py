@@ -17,15 +17,15 @@ from __future__ import annotations
 
 from contextlib import suppress
 from operator import itemgetter
-from typing import Protocol
 
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError
+from pmemheap.native import HeapDoors
 from pmemheap.native.constants import POOL_MOST
 from pmemheap.space.extents import ExtentMap
 from pmemheap.space.medium import Medium
 from pmemheap.space.region import Region
 
-__all__ = ["Core", "Supply"]
+__all__ = ["Supply"]
 
 _REFILL_LEAST = 64
 _REFILL_MOST = 1024
@@ -37,38 +37,12 @@ _PUNCHED_AT_ONCE = 4096
 _INTERVALS_TO_OLD = 2
 
 
-class Core(Protocol):
-    """The methods of the C core that the supply calls."""
-
-    def _set_bounds(self, first: int, end: int, scanned_to: int, /) -> None: ...
-    def _bounds(self) -> tuple[int, int, int, int]: ...
-    def _adopt_step(self, budget: int, /) -> bool | None: ...
-    def _donate(self, start: int, nunits: int, never_used: bool, /) -> None: ...
-    def _reclaim(self, at_least: int, /) -> tuple[int, int] | None: ...
-    def _reclaim_range(self, start: int, /) -> int: ...
-    def _pop_returned(self) -> tuple[int, int] | None: ...
-    def _release_empties(self) -> bool: ...
-    def _release_idle_runs(self) -> bool: ...
-    def _room_after(self, unit: int, /) -> int: ...
-    def _scan_step(self, budget: int, pool_below: int, /) -> list[tuple[int, int]] | None: ...
-    def _described(self) -> bytes: ...
-    def _walk(self, cursor: int, /) -> tuple[int, int, int, int, int, int, int] | None: ...
-    def _next_interval(self) -> None: ...
-    def _old_pool(self) -> list[tuple[int, int, int]]: ...
-    def _old_parts(self, start: int, nunits: int, /) -> list[tuple[int, int, int]]: ...
-    def _young_end(self, start: int, nunits: int, /) -> int: ...
-    def _given_back(self, start: int, nunits: int, /) -> None: ...
-    def _counters(self) -> dict[str, int]: ...
-    def _freed_units(self) -> int: ...
-    def _append_pending(self) -> None: ...
-
-
 class Supply:
     """Units for one arena.
 
     Parameters
     ----------
-    core : Core
+    core : HeapDoors
         The C half of the heap.
     region : Region
         Its memory, with at least one segment.
@@ -76,7 +50,7 @@ class Supply:
         Whether nothing has ever been allocated in it.
     """
 
-    def __init__(self, core: Core, region: Region, medium: Medium, *, fresh: bool) -> None:
+    def __init__(self, core: HeapDoors, region: Region, medium: Medium, *, fresh: bool) -> None:
         self._core = core
         self._medium = medium
         self.region = region
@@ -87,7 +61,7 @@ class Supply:
         self._unchanged = 0
         self._all_read = fresh
         scanned_to = region.end_unit if fresh else region.first_unit
-        core._set_bounds(region.first_unit, region.end_unit, scanned_to)
+        core.set_bounds(region.first_unit, region.end_unit, scanned_to)
 
     # ------------------------------------------------------------ serving
 
@@ -117,7 +91,7 @@ class Supply:
         start, length = extent[0], min(extent[1], wish)
         self._hand_out(start, length)
         self.extents.take(start, length)
-        self._core._donate(start, length, False)
+        self._core.donate(start, length, False)
         return True
 
     def _donate_fragments(self, most: int = _FRAGMENTS_MOST) -> None:
@@ -128,7 +102,7 @@ class Supply:
                 return
             self._hand_out(*extent)
             self.extents.take(*extent)
-            self._core._donate(*extent, False)
+            self._core.donate(*extent, False)
 
     def _wilderness_room(self) -> int:
         """Units at the end that are free in one piece, the last extent included."""
@@ -139,8 +113,8 @@ class Supply:
         self._hand_out(self.wilderness, length)
         before = self.extents.take_ending(self.wilderness, POOL_MOST)
         if before:
-            self._core._donate(self.wilderness - before, before, False)
-        self._core._donate(self.wilderness, length, True)
+            self._core.donate(self.wilderness - before, before, False)
+        self._core.donate(self.wilderness, length, True)
         self.wilderness += length
 
     def allocate(self, nunits: int, align: int = 1, *, roomy: bool = False) -> int:
@@ -245,11 +219,11 @@ class Supply:
             An entry is impossible.
         """
         if self._reaches_end():
-            return self._core._release_idle_runs()
+            return self._core.release_idle_runs()
         pool_below = 0 if self._medium.maybe_holes else POOL_MOST + 1
-        gaps = self._core._scan_step(_READ_UNITS, pool_below)
+        gaps = self._core.scan_step(_READ_UNITS, pool_below)
         if gaps is None:
-            raise _impossible_entry(self._core._bounds()[2])
+            raise _impossible_entry(self._core.bounds()[2])
         for start, length in gaps:
             self.extents.deallocate(start, length)
         self._reaches_end()
@@ -258,7 +232,7 @@ class Supply:
     def _reaches_end(self) -> bool:
         """Tell whether all is read; from then on what was freed in C is taken back."""
         if not self._all_read:
-            _, end, scanned_to, _ = self._core._bounds()
+            _, end, scanned_to, _ = self._core.bounds()
             self._all_read = scanned_to >= end
         return self._all_read
 
@@ -269,9 +243,9 @@ class Supply:
         self._adopt_all()
 
     def _adopt_all(self) -> None:
-        while (more := self._core._adopt_step(_READ_UNITS)) is not False:
+        while (more := self._core.adopt_step(_READ_UNITS)) is not False:
             if more is None:
-                raise _impossible_entry(self._core._bounds()[3])
+                raise _impossible_entry(self._core.bounds()[3])
 
     def merge_freed(self) -> None:
         """Take back and merge what was freed in C: now and then, lest one call has to do it all."""
@@ -282,7 +256,7 @@ class Supply:
         """Take back what was freed in C. Not before all is read, or it would be found twice."""
         if not self._all_read:
             return
-        while (extent := self._core._pop_returned()) is not None:
+        while (extent := self._core.pop_returned()) is not None:
             self.extents.deallocate(*extent)
 
     def _find_more(self, nunits: int) -> None:
@@ -293,7 +267,7 @@ class Supply:
     def _fetch_from_pool(self) -> bool:
         """Take the long ranges out of the pool; tell whether there was one."""
         fetched = False
-        while (extent := self._core._reclaim(POOL_MOST + 1)) is not None:
+        while (extent := self._core.reclaim(POOL_MOST + 1)) is not None:
             self.extents.deallocate(*extent)
             fetched = True
         return fetched
@@ -316,8 +290,8 @@ class Supply:
     def take_all_back(self) -> None:
         """Take every free unit out of the pool, empty runs included."""
         self._drain_returned()
-        self._core._release_empties()
-        while (extent := self._core._reclaim(1)) is not None:
+        self._core.release_empties()
+        while (extent := self._core.reclaim(1)) is not None:
             self.extents.deallocate(*extent)
 
     # ------------------------------------------------------------ growing
@@ -329,7 +303,7 @@ class Supply:
         region = self.region
         region.grow(self._medium.step(region.nunits), at_least)
         end = region.end_unit
-        self._core._set_bounds(region.first_unit, end, end)
+        self._core.set_bounds(region.first_unit, end, end)
 
     def could_grow(self, nunits: int) -> bool:
         """Tell whether `nunits` units in one piece are to be had by growth. Changes nothing."""
@@ -351,7 +325,7 @@ class Supply:
 
     def _punch(self, start: int, length: int) -> None:
         self.region.punch(start, length)
-        self._core._given_back(start, length)
+        self._core.given_back(start, length)
 
     def _retire_wilderness(self) -> None:
         """Let the never used units be an extent like others, since they may have file blocks."""
@@ -384,17 +358,15 @@ class Supply:
         end = region.end_unit
         with suppress(OutOfSpaceError):
             region.grow(1, 1)
-            self._core._set_bounds(region.first_unit, region.end_unit, region.end_unit)
+            self._core.set_bounds(region.first_unit, region.end_unit, region.end_unit)
             self.extents.deallocate(end, region.end_unit - end)
             self.wilderness = region.end_unit
 
     def _cut(self, first: int, end: int) -> None:
         bounds = first, end
         old_first, old_end = self.region.first_unit, self.region.end_unit
-        self._core._append_pending()  # words that are cut off have no place in a record any more
-        self._core._set_bounds(
-            first, end, end
-        )  # before: offsets in there are looked up at any time
+        self._core.append_pending()  # words that are cut off have no place in a record any more
+        self._core.set_bounds(first, end, end)  # before: offsets in there are looked up at any time
         if first > old_first:
             self.extents.take(old_first, first - old_first)
         if end < old_end:
@@ -405,7 +377,7 @@ class Supply:
         except PmemHeapError:
             first, end = self.region.first_unit, self.region.end_unit
             if (first, end) != bounds:  # refused
-                self._core._set_bounds(first, end, end)
+                self._core.set_bounds(first, end, end)
                 self.rebuild()
             raise
 
@@ -439,7 +411,7 @@ class Supply:
             self._begin_interval()
 
     def _begin_interval(self) -> None:
-        self._core._next_interval()
+        self._core.next_interval()
         self._wilderness_before = self.wilderness
 
     def _read_some(self) -> None:
@@ -451,17 +423,17 @@ class Supply:
 
     def _old_units(self) -> int:
         """Count the free units that are old; 0 as well when nothing can have become old lately."""
-        freed = self._core._freed_units()
+        freed = self._core.freed_units()
         self._unchanged = self._unchanged + 1 if freed == self._freed_units else 0
         self._freed_units = freed
         if self._unchanged > _INTERVALS_TO_OLD:
             return 0
-        parts = [*self._core._old_pool(), *self._old_parts()]
+        parts = [*self._core.old_pool(), *self._old_parts()]
         return sum(old for _, _, old in parts)
 
     def _old_parts(self) -> list[tuple[int, int, int]]:
         """List the old parts of the extents: start, units, old units among them."""
-        return [part for extent in self.extents for part in self._core._old_parts(*extent)]
+        return [part for extent in self.extents for part in self._core.old_parts(*extent)]
 
     def _fetch_old(self, *, with_runs: bool) -> None:
         """Take the free ranges that are old in part out of the pool, or all, with empty runs.
@@ -470,9 +442,9 @@ class Supply:
         """
         if with_runs:
             self.take_all_back()
-            self._core._next_interval()
-        for start, _, _ in self._core._old_pool():
-            length = self._core._reclaim_range(start)
+            self._core.next_interval()
+        for start, _, _ in self._core.old_pool():
+            length = self._core.reclaim_range(start)
             if length:
                 self.extents.deallocate(start, length)
 
@@ -494,7 +466,7 @@ class Supply:
             return
         free = list(self.extents)
         at_end = free and sum(free[-1]) == self.wilderness
-        start = self._core._young_end(*free[-1]) if at_end else self.wilderness
+        start = self._core.young_end(*free[-1]) if at_end else self.wilderness
         tail = self.region.droppable_tail(start)
         if end - tail > share * self.region.nunits:
             self._retire_wilderness()
@@ -505,7 +477,7 @@ class Supply:
         """All that the core describes: start, units, state. O(units)."""
         cursor = self.region.first_unit
         pieces = []
-        while (piece := self._core._walk(cursor)) is not None:
+        while (piece := self._core.walk(cursor)) is not None:
             cursor, start, nunits, state, _, _, _ = piece
             pieces.append((start, nunits, state))
         return pieces
@@ -514,11 +486,11 @@ class Supply:
 
     def rebuild(self) -> None:
         """Make the extents anew: what the core does not describe is free. O(units)."""
-        _, end, read_to, _ = self._core._bounds()
+        _, end, read_to, _ = self._core.bounds()
         if read_to == end:  # all was read; what a growth has added since is free
             read_to = self.region.end_unit
         read_to = min(read_to, self.region.end_unit)
-        self._core._set_bounds(self.region.first_unit, self.region.end_unit, read_to)
+        self._core.set_bounds(self.region.first_unit, self.region.end_unit, read_to)
         self._adopt_all()
         self.extents = ExtentMap()
         self.wilderness = self.region.end_unit
@@ -534,7 +506,7 @@ class Supply:
 
     def free_units(self) -> int:
         """Units that belong to nobody: extents, wilderness, and the pool's. O(1)."""
-        counters = self._core._counters()
+        counters = self._core.counters()
         return (
             self.extents.free_units
             + self.region.end_unit
@@ -552,7 +524,7 @@ class Supply:
         """Verify that every unit is described by the core or free here, and none by both."""
         self.read_all()
         self.extents.check()
-        described = memoryview(self._core._described()).cast("Q")  # in one step: threads go on
+        described = memoryview(self._core.described()).cast("Q")  # in one step: threads go on
         ranges = list(zip(described[::2], described[1::2], strict=True))
         ranges += list(self.extents)
         if self.wilderness < self.region.end_unit:

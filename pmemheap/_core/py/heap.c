@@ -8,9 +8,8 @@ int ph_is_heap(PyObject *object)
     return core_type != NULL && PyObject_TypeCheck(object, core_type);
 }
 
-struct ph_heap *ph_join_log(PyObject *core, PyObject *log)
+struct ph_heap *ph_join_log(struct heap_object *self, PyObject *log)
 {
-    struct heap_object *self = heap_of(core);
     PyObject *old = self->log;
 
     self->log = Py_NewRef(log);
@@ -40,6 +39,7 @@ static void heap_dealloc(PyObject *object)
     PyTypeObject *type = Py_TYPE(object);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
+    ph_close_doors(self);
     ph_heap_leave(self);
     ph_heap_fini(&self->heap);
     if (self->log != NULL && log_of(self)->homes[arena_of(self)].heap == &self->heap)
@@ -56,7 +56,7 @@ static PyType_Slot core_slots[] = {
     {Py_tp_doc, (void *)core_doc},
     {Py_tp_new, heap_new},
     {Py_tp_dealloc, heap_dealloc},
-    {Py_tp_methods, NULL}, /* filled in by ph_add_heap_types: calls and upkeep in one table */
+    {Py_tp_methods, NULL}, /* filled in by ph_add_heap_types: calls and batches in one table */
     {0, NULL},
 };
 
@@ -69,15 +69,16 @@ static PyType_Spec core_spec = {
 
 int ph_add_heap_types(PyObject *module)
 {
-    static PyMethodDef methods[96];
-    const PyMethodDef *const tables[] = {ph_call_methods,  ph_batch_methods, ph_control_methods, ph_unit_methods,
+    static PyMethodDef methods[16];
+    PyMethodDef *const behind_doors[] = {ph_call_methods,  ph_batch_methods, ph_control_methods, ph_unit_methods,
                                          ph_block_methods, ph_count_methods, ph_step_methods,    NULL};
+    const PyMethodDef *const tables[] = {ph_call_methods, ph_batch_methods, NULL};
 
-    if (ph_slow_init() < 0 || ph_pace_init() < 0)
+    if (ph_slow_init() < 0)
         return -1;
     core_slots[3].pfunc = ph_join_methods(methods, tables);
     if (ph_add_block_bytes_type(module) < 0 || ph_add_type(module, "HeapCore", &core_spec) < 0)
         return -1;
     core_type = (PyTypeObject *)PyObject_GetAttrString(module, "HeapCore");
-    return core_type == NULL ? -1 : 0;
+    return core_type == NULL ? -1 : ph_add_doors_type(module, core_type, behind_doors);
 }

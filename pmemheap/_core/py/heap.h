@@ -4,6 +4,8 @@
 
 #include "arena/arena.h"
 
+struct doors;
+
 struct heap_object {
     PyObject_HEAD
     struct ph_heap heap;
@@ -15,6 +17,7 @@ struct heap_object {
     uint64_t own_views;    /* of the live views those through which only the package itself looks */
     uint64_t file;         /* number of its file in the table of files; 0: it has none */
     struct heap_object *next, **link; /* all heaps of this process: py/heap_list.c */
+    struct doors *doors;   /* of this heap, if there are any; they do not keep it */
     PyObject *weak_references;
 };
 
@@ -70,3 +73,9 @@ int64_t ph_heap_watch(void);
 extern PyMethodDef ph_call_methods[], ph_batch_methods[];
 extern PyMethodDef ph_control_methods[], ph_unit_methods[], ph_block_methods[], ph_count_methods[], ph_step_methods[];
 int ph_add_block_bytes_type(PyObject *module);
+
+/* ph_add_doors_type -- the type of the doors to the methods of some tables, over the type of heaps. ph_close_doors -- the heap goes.
+ * ph_heap_behind -- the heap to which doors lead (borrowed); NULL with an exception set if they are none, or lead nowhere. */
+int ph_add_doors_type(PyObject *module, PyTypeObject *core, PyMethodDef *const *tables);
+void ph_close_doors(struct heap_object *heap);
+struct heap_object *ph_heap_behind(PyObject *object);

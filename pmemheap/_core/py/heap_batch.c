@@ -52,7 +52,7 @@ static PyObject *heap_malloc_many(PyObject *object, PyObject *const *args, Py_ss
     if (!is_open(self) || !read_number(values[0], &size) || size == 0 || size > PH_SIZE_MAX
         || !read_number(values[1], &count)
         || count > (uint64_t)PY_SSIZE_T_MAX / sizeof(uint64_t))
-        return PyObject_CallMethodObjArgs(object, ph_slow.more, values[0], values[1], Py_False, NULL);
+        return ph_call_slow(object, ph_slow.malloc_many, values[0], values[1], Py_False);
     offsets = PyByteArray_FromStringAndSize(NULL, 0); /* with a size it drops what it has not set up, without memory */
     if (offsets == NULL)
         return NULL;
@@ -70,7 +70,7 @@ static PyObject *heap_malloc_many(PyObject *object, PyObject *const *args, Py_ss
             return take_back(self, offsets, slots, done);
         if (got == wanted)
             continue;
-        PyObject *one = PyObject_CallMethodObjArgs(object, ph_slow.more, values[0], values[1], Py_True, NULL);
+        PyObject *one = ph_call_slow(object, ph_slow.malloc_many, values[0], values[1], Py_True);
         uint64_t offset;
         if (one == NULL)
             return take_back(self, offsets, slots, done);
@@ -80,7 +80,7 @@ static PyObject *heap_malloc_many(PyObject *object, PyObject *const *args, Py_ss
     }
     if (done < count) { /* closed meanwhile: the slow twin says so */
         Py_DECREF(offsets);
-        return PyObject_CallMethodObjArgs(object, ph_slow.more, values[0], values[1], Py_False, NULL);
+        return ph_call_slow(object, ph_slow.malloc_many, values[0], values[1], Py_False);
     }
     view = PyMemoryView_FromObject(offsets);
     Py_DECREF(offsets);
@@ -131,7 +131,7 @@ static PyObject *free_batch(PyObject *object, const uint64_t *offsets, Py_ssize_
     if (bad < count || !is_open(self)) {
         PyObject *index = PyLong_FromSsize_t(bad);
         PyObject *offset = PyLong_FromUnsignedLongLong(count ? ph_outer(self, offsets[bad]) : 0);
-        PyObject *result = index && offset ? call_slow(object, ph_slow.free_many, index, offset) : NULL;
+        PyObject *result = index && offset ? ph_call_slow(object, ph_slow.free_many, index, offset, NULL) : NULL;
         Py_XDECREF(index);
         Py_XDECREF(offset);
         return result;
@@ -194,7 +194,7 @@ static int read_offsets(PyObject *items, Py_ssize_t count, uint64_t *offsets)
 /* An iterable of other things than plain numbers: Python packs it into uint64, or says what is wrong. */
 static PyObject *free_packed(PyObject *object, PyObject *items)
 {
-    PyObject *packed = PyObject_CallMethodObjArgs(object, ph_slow.free_many, Py_None, items, NULL);
+    PyObject *packed = ph_call_slow(object, ph_slow.free_many, Py_None, items, NULL);
     PyObject *result = packed == NULL ? NULL : free_buffer(object, packed);
     Py_XDECREF(packed);
     return result;

@@ -125,16 +125,16 @@ static PyObject *held_size(PyObject *object, PyObject *argument)
 }
 
 PyMethodDef ph_block_methods[] = {
-    {"_handle_make", handle_make, METH_O, "Serial number for a handle to a live block, or a negative code."},
-    {"_handle_is_valid", handle_is_valid, METH_VARARGS, "Whether the block of a handle still lives."},
-    {"_handle_drop", handle_drop, METH_VARARGS, "A handle is gone."},
-    {"_set_rooted", set_rooted, METH_VARARGS, "Note whether a root names the block at an offset; 0, or a negative code."},
-    {"_forget_roots", forget_roots, METH_NOARGS, "Note that no root names any block."},
-    {"_views_of", views_of, METH_O, "Live views of the block at an offset."},
-    {"_viewed", viewed, METH_NOARGS, "Blocks with live views: how many, and the lowest ones."},
-    {"_live_views", live_views, METH_NOARGS, "Live views of all blocks."},
-    {"_move_into", move_into, METH_VARARGS, "Copy a block into a large one and free it: from, to, size."},
-    {"_blocks", blocks, METH_O, "Some live blocks."},
-    {"_held_size", held_size, METH_O, "Bytes of a live, reserved or quarantined block."},
+    {"handle_make", handle_make, METH_O, "Serial number for a handle to a live block, or a negative code."},
+    {"handle_is_valid", handle_is_valid, METH_VARARGS, "Whether the block of a handle still lives."},
+    {"handle_drop", handle_drop, METH_VARARGS, "A handle is gone."},
+    {"set_rooted", set_rooted, METH_VARARGS, "Note whether a root names the block at an offset; 0, or a negative code."},
+    {"forget_roots", forget_roots, METH_NOARGS, "Note that no root names any block."},
+    {"views_of", views_of, METH_O, "Live views of the block at an offset."},
+    {"viewed", viewed, METH_NOARGS, "Blocks with live views: how many, and the lowest ones."},
+    {"live_views", live_views, METH_NOARGS, "Live views of all blocks."},
+    {"move_into", move_into, METH_VARARGS, "Copy a block into a large one and free it: from, to, size."},
+    {"blocks", blocks, METH_O, "Some live blocks."},
+    {"held_size", held_size, METH_O, "Bytes of a live, reserved or quarantined block."},
     {NULL, NULL, 0, NULL},
 };

@@ -46,7 +46,7 @@ static PyObject *heap_malloc(PyObject *object, PyObject *const *args, Py_ssize_t
         if (inner >= 0)
             return appended_offset(self, inner);
     }
-    return call_slow(object, ph_slow.malloc, values[0], values[1]);
+    return ph_call_slow(object, ph_slow.malloc, values[0], values[1], NULL);
 }
 
 PyDoc_STRVAR(free_doc,
@@ -77,7 +77,7 @@ static PyObject *heap_free(PyObject *object, PyObject *const *args, Py_ssize_t c
     if (!is_open(self) || !read_number(values[0], &offset)
         || (deferred ? ph_free_deferred(&self->heap, ph_inner(self, offset))
                      : ph_free(&self->heap, ph_inner(self, offset))) < 0)
-        return call_slow(object, ph_slow.free, values[0], values[1]);
+        return ph_call_slow(object, ph_slow.free, values[0], values[1], NULL);
     if (ph_append_pending(self) < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -139,7 +139,7 @@ static PyObject *heap_realloc(PyObject *object, PyObject *const *args, Py_ssize_
         if (to >= 0)
             return appended_offset(self, to);
     }
-    return call_slow(object, ph_slow.realloc, values[0], values[1]);
+    return ph_call_slow(object, ph_slow.realloc, values[0], values[1], NULL);
 }
 
 PyDoc_STRVAR(expand_doc,
@@ -168,7 +168,7 @@ static PyObject *heap_expand(PyObject *object, PyObject *const *args, Py_ssize_t
         if (done == PH_H_MOVE)
             Py_RETURN_FALSE;
     }
-    return call_slow(object, ph_slow.expand, values[0], values[1]);
+    return ph_call_slow(object, ph_slow.expand, values[0], values[1], NULL);
 }
 
 PyDoc_STRVAR(usable_size_doc,
@@ -188,7 +188,7 @@ static PyObject *heap_usable_size(PyObject *object, PyObject *argument)
         if (size >= 0)
             return PyLong_FromLongLong(size);
     }
-    return call_slow(object, ph_slow.usable_size, argument, NULL);
+    return ph_call_slow(object, ph_slow.usable_size, argument, NULL, NULL);
 }
 
 PyDoc_STRVAR(view_doc,
@@ -222,15 +222,18 @@ static PyObject *heap_view(PyObject *object, PyObject *const *args, Py_ssize_t c
                 return view;
         }
     }
-    return call_slow(object, ph_slow.view, values[0], values[1]);
+    return ph_call_slow(object, ph_slow.view, values[0], values[1], NULL);
 }
 
-static PyObject *append_pending_now(PyObject *object, PyObject *ignored)
+/* Whether a transaction can begin at once. It may call Python, as any call may. */
+static PyObject *is_ready(PyObject *object, PyObject *ignored)
 {
+    struct heap_object *self = heap_of(object);
+
     (void)ignored;
-    if (ph_append_pending(heap_of(object)) < 0)
+    if (ph_look_freeing(self) < 0)
         return NULL;
-    Py_RETURN_NONE;
+    return PyBool_FromLong(self->state == PH_S_OPEN);
 }
 
 PyMethodDef ph_call_methods[] = {
@@ -240,6 +243,6 @@ PyMethodDef ph_call_methods[] = {
     PH_FAST(expand),
     PH_FAST(view),
     {"usable_size", heap_usable_size, METH_O, usable_size_doc},
-    {"_append_pending", append_pending_now, METH_NOARGS, "Append what was changed since the last record."},
+    {"_is_ready", is_ready, METH_NOARGS, "One more call; whether it is open, and at work."},
     {NULL, NULL, 0, NULL},
 };

@@ -1,17 +1,22 @@
 /* py/heap_calls.h -- what the calls of a heap share: whether they may go on, and the slow twins that they go on in.
  *
  * A call does what the C core can do alone. For everything else, a missing run, a large block, growth, a bad argument, it
- * calls its slow twin (`_malloc_slow` and so on), which the Python subclass defines and which answers or raises. */
+ * calls its slow twin, a method of the object that the Python subclass keeps as `_slow`, which answers or raises. */
 #pragma once
 #include "py/log.h"
 
-/* The names of methods of the Python half. */
+/* The names of methods of the Python half: of the slow twins of a heap, of a transaction (tx_...), of a map (map_...). */
 struct ph_slow {
-    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *more, *free_many, *write, *exit;
-    PyObject *log_upkeep, *mark_in_use, *attach_tables, *died, *missing, *put, *remove;
+    PyObject *of_heap;
+    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *malloc_many, *free_many;
+    PyObject *log_upkeep, *mark_in_use, *become_attached, *raise_died, *upkeep;
+    PyObject *tx_malloc, *tx_free, *tx_write, *tx_exit, *map_missing, *map_put, *map_remove;
 };
 extern struct ph_slow ph_slow;
 int ph_slow_init(void);
+
+/* ph_call_slow -- call a slow twin of a heap with up to three arguments, the rest NULL. */
+PyObject *ph_call_slow(PyObject *heap, PyObject *name, PyObject *first, PyObject *second, PyObject *third);
 
 /* ph_mark_in_use -- mark a clean heap as in use, before the first change; if that fails, the slow twin finds out again why.
  * ph_append_pending -- in a power heap, append what the call has changed. 0, or -1 with an exception set. That nothing can be
@@ -56,11 +61,6 @@ static inline uint64_t arena_of(const struct heap_object *self)
 static inline PyObject *appended_offset(struct heap_object *self, int64_t inner)
 {
     return ph_append_pending(self) < 0 ? NULL : PyLong_FromUnsignedLongLong(ph_outer(self, (uint64_t)inner));
-}
-
-static inline PyObject *call_slow(PyObject *self, PyObject *name, PyObject *first, PyObject *second)
-{
-    return PyObject_CallMethodObjArgs(self, name, first, second, NULL);
 }
 
 #define PH_FAST(name) {#name, (PyCFunction)(void (*)(void))heap_##name, METH_FASTCALL | METH_KEYWORDS, name##_doc}

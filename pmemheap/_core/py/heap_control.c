@@ -1,6 +1,6 @@
 /* py/heap_control.c -- what the Python half of a heap asks of the C core: its tables and state, and the public calls again,
  * which answer with a code here. */
-#include "py/log.h"
+#include "py/heap_calls.h"
 #include "py/heap_doors.h"
 
 static PyObject *set_origin(PyObject *object, PyObject *argument)
@@ -130,25 +130,29 @@ static void shut_one(struct heap_object *self)
     ph_forget_bounds(&self->heap);
 }
 
-/* Close with all `others`, unless views of any live, in one step that no other thread can split: nobody sees some of
+/* Close with all `others`, by their doors, unless views of any live, in one step that no other thread can split: nobody sees some of
  * them closed that stay open. From then on no table is read. */
 static PyObject *shut(PyObject *object, PyObject *others)
 {
     unsigned long long views = core_of(object)->refs.views;
     Py_ssize_t count = PyList_Size(others);
+    struct heap_object *other;
 
-    for (Py_ssize_t i = 0; i < count; i++)
-        views += core_of(PyList_GetItem(others, i))->refs.views;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if ((other = ph_heap_behind(PyList_GetItem(others, i))) == NULL)
+            return NULL;
+        views += other->heap.refs.views;
+    }
     if (count < 0)
         return NULL;
     if (views != 0)
         return PyLong_FromUnsignedLongLong(views);
     for (Py_ssize_t i = 0; i < count; i++)
-        ((struct heap_object *)PyList_GetItem(others, i))->state = PH_S_CLOSED;
+        ph_heap_behind(PyList_GetItem(others, i))->state = PH_S_CLOSED;
     ((struct heap_object *)object)->state = PH_S_CLOSED;
     end_transactions((struct heap_object *)object);
     for (Py_ssize_t i = 0; i < count; i++)
-        shut_one((struct heap_object *)PyList_GetItem(others, i));
+        shut_one(ph_heap_behind(PyList_GetItem(others, i)));
     shut_one((struct heap_object *)object);
     return PyLong_FromLong(0);
 }
@@ -179,15 +183,12 @@ static PyObject *upkeep_if_due(PyObject *object, PyObject *ignored)
     Py_RETURN_NONE;
 }
 
-/* Whether a transaction can begin at once. It may call Python, as any call may. */
-static PyObject *is_ready(PyObject *object, PyObject *ignored)
+static PyObject *append_pending(PyObject *object, PyObject *ignored)
 {
-    struct heap_object *self = (struct heap_object *)object;
-
     (void)ignored;
-    if (ph_look_freeing(self) < 0)
+    if (ph_append_pending(heap_of(object)) < 0)
         return NULL;
-    return PyBool_FromLong(self->state == PH_S_OPEN);
+    Py_RETURN_NONE;
 }
 
 static PyObject *try_malloc(PyObject *object, PyObject *args)
@@ -248,24 +249,24 @@ static PyObject *set_durability(PyObject *object, PyObject *argument)
 }
 
 PyMethodDef ph_control_methods[] = {
-    {"_configure", configure, METH_VARARGS, "Set the size classes; forgets everything."},
-    {"_attach", attach, METH_VARARGS, "Set the virtual bases of the four tables, and who keeps them mapped."},
-    {"_set_bounds", set_bounds, METH_VARARGS, "Set first_unit, end_unit and scanned_to."},
-    {"_sleep_in", sleep_in, METH_VARARGS, "Have no units but the data of these, until _set_bounds is called."},
-    {"_bounds", get_bounds, METH_NOARGS, "(first_unit, end_unit, scanned_to, recorded_to)."},
-    {"_set_state", set_state, METH_O, "Set what the public calls may do."},
-    {"_set_file", set_file, METH_O, "Say in which file it lies, by the number that the file was registered under."},
-    {"_state", get_state, METH_NOARGS, "What the public calls may do."},
-    {"_shut", shut, METH_O, "Close, with a list of others, unless views of any live; how many do."},
-    {"_shut_unused", shut_unused, METH_NOARGS, "Close unless blocks are viewed, pinned or reserved; tell whether."},
-    {"_upkeep_if_due", upkeep_if_due, METH_NOARGS, "Look at the clock, and have what is due done."},
-    {"_is_ready", is_ready, METH_NOARGS, "One more call; whether it is open, and at work."},
-    {"_try_malloc", try_malloc, METH_VARARGS, "Offset, or a negative code."},
-    {"_try_realloc", try_realloc, METH_VARARGS, "Offset, or a negative code."},
-    {"_try_expand", try_expand, METH_VARARGS, "0, or a negative code."},
-    {"_try_free", try_free, METH_VARARGS, "0, or a negative code."},
-    {"_free_refusal", free_refusal, METH_O, "0, or the code with which free would refuse."},
-    {"_set_origin", set_origin, METH_O, "Tell the number of the arena, shifted: what its offsets begin with."},
-    {"_set_durability", set_durability, METH_O, "What a change outlives, of enum ph_durability."},
+    {"configure", configure, METH_VARARGS, "Set the size classes; forgets everything."},
+    {"attach", attach, METH_VARARGS, "Set the virtual bases of the four tables, and who keeps them mapped."},
+    {"set_bounds", set_bounds, METH_VARARGS, "Set first_unit, end_unit and scanned_to."},
+    {"sleep_in", sleep_in, METH_VARARGS, "Have no units but the data of these, until _set_bounds is called."},
+    {"bounds", get_bounds, METH_NOARGS, "(first_unit, end_unit, scanned_to, recorded_to)."},
+    {"set_state", set_state, METH_O, "Set what the public calls may do."},
+    {"set_file", set_file, METH_O, "Say in which file it lies, by the number that the file was registered under."},
+    {"state", get_state, METH_NOARGS, "What the public calls may do."},
+    {"shut", shut, METH_O, "Close, with a list of others, unless views of any live; how many do."},
+    {"shut_unused", shut_unused, METH_NOARGS, "Close unless blocks are viewed, pinned or reserved; tell whether."},
+    {"upkeep_if_due", upkeep_if_due, METH_NOARGS, "Look at the clock, and have what is due done."},
+    {"append_pending", append_pending, METH_NOARGS, "Append what was changed since the last record."},
+    {"try_malloc", try_malloc, METH_VARARGS, "Offset, or a negative code."},
+    {"try_realloc", try_realloc, METH_VARARGS, "Offset, or a negative code."},
+    {"try_expand", try_expand, METH_VARARGS, "0, or a negative code."},
+    {"try_free", try_free, METH_VARARGS, "0, or a negative code."},
+    {"free_refusal", free_refusal, METH_O, "0, or the code with which free would refuse."},
+    {"set_origin", set_origin, METH_O, "Tell the number of the arena, shifted: what its offsets begin with."},
+    {"set_durability", set_durability, METH_O, "What a change outlives, of enum ph_durability."},
     {NULL, NULL, 0, NULL},
 };

@@ -149,13 +149,13 @@ static PyObject *usage(PyObject *object, PyObject *ignored)
 }
 
 PyMethodDef ph_count_methods[] = {
-    {"_quarantined", quarantined, METH_NOARGS, "Bytes that were freed and may not be used again yet."},
-    {"_place_of", place_of, METH_O, "What covers the unit of an offset."},
-    {"_described", described, METH_NOARGS, described_doc},
-    {"_walk", walk, METH_O, "The next piece that is described."},
-    {"_check_core", check, METH_NOARGS, "Verify every structure of the core against every other."},
-    {"_counters", counters, METH_NOARGS, "Counters of the core, in units, bytes and blocks."},
-    {"_class_counters", class_counters, METH_NOARGS, "Counters of the size classes."},
-    {"_usage", usage, METH_NOARGS, "Both counters, of one moment."},
+    {"quarantined", quarantined, METH_NOARGS, "Bytes that were freed and may not be used again yet."},
+    {"place_of", place_of, METH_O, "What covers the unit of an offset."},
+    {"described", described, METH_NOARGS, described_doc},
+    {"walk", walk, METH_O, "The next piece that is described."},
+    {"check_core", check, METH_NOARGS, "Verify every structure of the core against every other."},
+    {"counters", counters, METH_NOARGS, "Counters of the core, in units, bytes and blocks."},
+    {"class_counters", class_counters, METH_NOARGS, "Counters of the size classes."},
+    {"usage", usage, METH_NOARGS, "Both counters, of one moment."},
     {NULL, NULL, 0, NULL},
 };

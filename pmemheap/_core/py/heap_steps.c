@@ -119,15 +119,15 @@ static PyObject *noted(PyObject *object, PyObject *ignored)
 }
 
 PyMethodDef ph_step_methods[] = {
-    {"_reserve", reserve_block, METH_VARARGS, "Offset of a block that is reserved, or a negative code."},
-    {"_publish", publish, METH_O, "Reserved to live, stored."},
-    {"_cancel", cancel, METH_O, "Reserved to free."},
-    {"_retire", retire, METH_O, "Live to quarantined, stored."},
-    {"_release", release, METH_O, "Quarantined to free."},
-    {"_pin", pin, METH_O, "A transaction holds the block."},
-    {"_unpin", unpin, METH_O, "It holds it no more."},
-    {"_block_start", block_start, METH_O, "Where the block begins that holds a byte, or a negative code."},
-    {"_noted", noted, METH_NOARGS, "Take what a power heap has noted for its log: freed, and words stored to."},
+    {"reserve", reserve_block, METH_VARARGS, "Offset of a block that is reserved, or a negative code."},
+    {"publish", publish, METH_O, "Reserved to live, stored."},
+    {"cancel", cancel, METH_O, "Reserved to free."},
+    {"retire", retire, METH_O, "Live to quarantined, stored."},
+    {"release", release, METH_O, "Quarantined to free."},
+    {"pin", pin, METH_O, "A transaction holds the block."},
+    {"unpin", unpin, METH_O, "It holds it no more."},
+    {"block_start", block_start, METH_O, "Where the block begins that holds a byte, or a negative code."},
+    {"noted", noted, METH_NOARGS, "Take what a power heap has noted for its log: freed, and words stored to."},
     {NULL, NULL, 0, NULL},
 };
 #else

@@ -199,31 +199,31 @@ static PyObject *room(PyObject *object, PyObject *argument)
 /* ---------------------------------------------------------------- homes */
 
 PyDoc_STRVAR(set_home_doc,
-"_set_home(arena, data, bits, entries, first_unit, end_unit, core, /)\n--\n\n"
-"Where the images of an arena go, by virtual base addresses, and the HeapCore whose freed blocks leave quarantine.\n"
-"With core None there is nobody yet: in recovery. With data 0 the arena has no home any more.");
+"set_home(arena, data, bits, entries, first_unit, end_unit, doors, /)\n--\n\n"
+"Where the images of an arena go, by virtual base addresses, and the doors of the heap whose freed blocks leave quarantine.\n"
+"With doors None there is nobody yet: in recovery. With data 0 the arena has no home any more.");
 
 static PyObject *set_home(PyObject *object, PyObject *args)
 {
     struct log_object *self = (struct log_object *)object;
     unsigned long long data, bits, entries, first, end;
     unsigned int arena;
-    PyObject *core;
+    PyObject *doors;
+    struct heap_object *heap = NULL;
 
-    if (!PyArg_ParseTuple(args, "IKKKKKO", &arena, &data, &bits, &entries, &first, &end, &core))
+    if (!PyArg_ParseTuple(args, "IKKKKKO", &arena, &data, &bits, &entries, &first, &end, &doors)
+        || (doors != Py_None && (heap = ph_heap_behind(doors)) == NULL))
         return NULL;
     if (arena >= PH_ARENAS)
-        return PyErr_Format(PyExc_ValueError, "_set_home: an arena below %d expected, %u found", PH_ARENAS, arena);
+        return PyErr_Format(PyExc_ValueError, "set_home: an arena below %d expected, %u found", PH_ARENAS, arena);
     struct ph_home *home = &self->log.homes[arena];
     *home = (struct ph_home){
         .data = (uint8_t *)(uintptr_t)data, .bits = (uint64_t *)(uintptr_t)bits,
         .entries = (uint8_t *)(uintptr_t)entries, .first_unit = first, .end_unit = end,
-        .heap = core == Py_None ? NULL : ph_join_log(core, object),
+        .heap = heap == NULL ? NULL : ph_join_log(heap, object),
     };
     if (home->heap != NULL && arena >= self->log.arenas)
         self->log.arenas = (uint16_t)(arena + 1);
-    if (PyErr_Occurred())
-        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -250,7 +250,7 @@ static PyObject *change(PyObject *object, PyObject *args)
 /* ---------------------------------------------------------------- recovery */
 
 PyDoc_STRVAR(scan_doc,
-"_scan(base, size, tail, chain, epoch, /)\n--\n\n"
+"scan(base, size, tail, chain, epoch, /)\n--\n\n"
 "Read the ring at `base`: (end, chain, records, undos, file_end, txid, damage) of what is accepted; damage is the LSN\n"
 "of a record that proves that acknowledged work behind the end is lost, or 0.");
 
@@ -273,7 +273,7 @@ static PyObject *scan(PyObject *object, PyObject *args)
 }
 
 PyDoc_STRVAR(header_tables_doc,
-"_header_tables(start, end, commits_from, header, /)\n--\n\n"
+"header_tables(start, end, commits_from, header, /)\n--\n\n"
 "Apply what records from `commits_from` on say of roots, segments and arenas to a bytearray of the header area.");
 
 static PyObject *header_tables(PyObject *object, PyObject *args)
@@ -289,7 +289,7 @@ static PyObject *header_tables(PyObject *object, PyObject *args)
 }
 
 PyDoc_STRVAR(replay_doc,
-"_replay(start, end, commits_from, undo_from, header, /)\n--\n\n"
+"replay(start, end, commits_from, undo_from, header, /)\n--\n\n"
 "Bring the records of [start, end) home, the header tables to the address `header`; 0 or a negative code.");
 
 static PyObject *replay(PyObject *object, PyObject *args)
@@ -326,7 +326,7 @@ static int append_range(void *context, int table, uint64_t off, uint64_t length)
     return result;
 }
 
-PyDoc_STRVAR(ranges_doc, "_ranges(start, end, /)\n--\n\n"
+PyDoc_STRVAR(ranges_doc, "ranges(start, end, /)\n--\n\n"
 "What the records of [start, end) write to or rely on: (table, offset, length) in whole pages of the table or of the\n"
 "data; table -1 is data that is written, -2 data that is there already.");
 
@@ -342,68 +342,6 @@ static PyObject *ranges(PyObject *object, PyObject *args)
         Py_CLEAR(ranges.list);
     ph_let_collector(held);
     return ranges.list;
-}
-
-/* ---------------------------------------------------------------- transactions */
-
-static PyObject *current(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    return ph_tx_current((struct log_object *)object);
-}
-
-PyDoc_STRVAR(outer_doc, "_outer()\n--\n\nThe open transaction of this thread, or None; False if it may begin none now.");
-
-static PyObject *outer(PyObject *object, PyObject *ignored)
-{
-    PyObject *found = current(object, ignored);
-
-    if (found != Py_None || ((struct log_object *)object)->gate != PH_GATE_BEGIN)
-        return found;
-    Py_DECREF(found);
-    Py_RETURN_FALSE;
-}
-
-PyDoc_STRVAR(gate_doc, "_gate(what, /)\n--\n\nLet nobody begin a transaction (1), or commit one (2), for a moment; 0: let all.");
-
-static PyObject *set_gate(PyObject *object, PyObject *argument)
-{
-    long what = PyLong_AsLong(argument);
-
-    if (what == -1 && PyErr_Occurred())
-        return NULL;
-    ((struct log_object *)object)->gate = (int)what;
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(is_committing_doc, "_is_committing()\n--\n\nWhether a commit is under way, in any thread.");
-
-/* One that belongs to no transaction object has the writer's lock for as long as it syncs. */
-static PyObject *is_committing(PyObject *object, PyObject *ignored)
-{
-    struct log_object *self = (struct log_object *)object;
-    int is_under_way = ph_tx_is_committing(self);
-
-    (void)ignored;
-    if (!is_under_way && !self->has_writer) {
-        is_under_way = PyThread_acquire_lock(self->writer, NOWAIT_LOCK) != PY_LOCK_ACQUIRED;
-        if (!is_under_way)
-            PyThread_release_lock(self->writer);
-    }
-    return PyBool_FromLong(is_under_way);
-}
-
-static PyObject *open_transactions(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    return ph_tx_list((struct log_object *)object);
-}
-
-static PyObject *abort_all(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    ph_tx_abort_all((struct log_object *)object);
-    Py_RETURN_NONE;
 }
 
 /* ---------------------------------------------------------------- the type */
@@ -446,32 +384,26 @@ static void log_dealloc(PyObject *object)
 static PyMethodDef log_methods[] = {
     {"_begin", begin, METH_VARARGS, begin_doc},
     {"_move", move, METH_VARARGS, move_doc},
-    {"_positions", positions, METH_NOARGS, NULL},
-    {"_counters", counters, METH_NOARGS, NULL},
-    {"_replayed", replayed, METH_NOARGS, "What the last replay did: UNDOs that it stored, parts of writes that it left out."},
+    {"positions", positions, METH_NOARGS, NULL},
+    {"counters", counters, METH_NOARGS, NULL},
+    {"replayed", replayed, METH_NOARGS, "What the last replay did: UNDOs that it stored, parts of writes that it left out."},
     {"_chain_at", chain_at, METH_O, NULL},
     {"_set_tail", set_tail, METH_O, NULL},
-    {"_freeze", freeze, METH_O, NULL},
+    {"freeze", freeze, METH_O, NULL},
     {"_die", die, METH_NOARGS, NULL},
-    {"_detach", detach, METH_NOARGS, NULL},
-    {"_set_pace", set_pace, METH_O, "Nanoseconds between two upkeeps of the heap."},
+    {"detach", detach, METH_NOARGS, NULL},
+    {"set_pace", set_pace, METH_O, "Nanoseconds between two upkeeps of the heap."},
     {"_watch", watch, METH_O, "The descriptor of the file, to see whether somebody takes it away."},
     {"_is_gone", is_gone, METH_NOARGS, "Whether the file was removed, cut, or written over."},
     {"_is_dead", is_dead, METH_NOARGS, NULL},
     {"_room", room, METH_O, room_doc},
-    {"_set_home", set_home, METH_VARARGS, set_home_doc},
+    {"set_home", set_home, METH_VARARGS, set_home_doc},
     {"_change", change, METH_VARARGS, change_doc},
     {"_sync", sync_log, METH_O, NULL},
-    {"_current", current, METH_NOARGS, "The open transaction of this thread, or None."},
-    {"_outer", outer, METH_NOARGS, outer_doc},
-    {"_gate", set_gate, METH_O, gate_doc},
-    {"_is_committing", is_committing, METH_NOARGS, is_committing_doc},
-    {"_open_transactions", open_transactions, METH_NOARGS, NULL},
-    {"_abort_all", abort_all, METH_NOARGS, "Abort what is open, before the heap goes."},
-    {"_scan", scan, METH_VARARGS, scan_doc},
-    {"_header_tables", header_tables, METH_VARARGS, header_tables_doc},
-    {"_replay", replay, METH_VARARGS, replay_doc},
-    {"_ranges", ranges, METH_VARARGS, ranges_doc},
+    {"scan", scan, METH_VARARGS, scan_doc},
+    {"header_tables", header_tables, METH_VARARGS, header_tables_doc},
+    {"replay", replay, METH_VARARGS, replay_doc},
+    {"ranges", ranges, METH_VARARGS, ranges_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -479,7 +411,7 @@ static PyType_Slot log_slots[] = {
     {Py_tp_doc, (void *)"LogCore()\n--\n\nThe redo log of a heap, as far as C has it; `RedoLog` derives from it."},
     {Py_tp_new, log_new},
     {Py_tp_dealloc, log_dealloc},
-    {Py_tp_methods, log_methods},
+    {Py_tp_methods, NULL}, /* filled in by ph_add_log_type */
     {0, NULL},
 };
 
@@ -492,6 +424,10 @@ static PyType_Spec log_spec = {
 
 int ph_add_log_type(PyObject *module)
 {
+    static PyMethodDef methods[48];
+    const PyMethodDef *const tables[] = {log_methods, ph_log_transaction_methods, NULL};
+
+    log_slots[3].pfunc = ph_join_methods(methods, tables);
     if (ph_add_type(module, "LogCore", &log_spec) < 0)
         return -1;
     PyObject *type = PyObject_GetAttrString(module, "LogCore"); /* kept for ever: for the type check */

@@ -14,7 +14,6 @@ struct ph_pace {
     uint32_t step, quick;         /* calls between two looks at the clock; looks that followed each other closely */
 };
 void ph_pace_set(struct ph_pace *pace, uint64_t interval);
-int ph_pace_init(void);
 
 struct log_object {
     PyObject_HEAD
@@ -34,12 +33,18 @@ int64_t ph_log_sync(struct log_object *self, uint64_t lsn);
 /* ph_log_is_gone -- whether the file is not what it was: removed, cut, or written over. */
 int ph_log_is_gone(const struct ph_log *log);
 
-/* ph_join_log -- let a HeapCore log to `log`; its allocator core, or NULL with an exception set. */
-struct ph_heap *ph_join_log(PyObject *core, PyObject *log);
+/* ph_join_log -- let a heap log to `log`; its allocator core. */
+struct ph_heap *ph_join_log(struct heap_object *self, PyObject *log);
 
-/* ph_tx_current -- the open transaction of this thread, or None; ph_tx_list -- all that are open. New references. */
+/* ph_tx_current -- the open transaction of this thread, or None; ph_tx_list -- all that are open; ph_tx_begun -- the threads
+ * of those that the program has begun. New references. ph_tx_is_open -- whether there is any that was not committed;
+ * ph_tx_writes_here -- whether that of this thread may change committed bytes. */
 PyObject *ph_tx_current(const struct log_object *log);
 PyObject *ph_tx_list(const struct log_object *log);
+PyObject *ph_tx_begun(const struct log_object *log);
+extern PyMethodDef ph_log_transaction_methods[];
+int ph_tx_is_open(const struct log_object *log);
+int ph_tx_writes_here(const struct log_object *log);
 
 /* ph_tx_is_committing -- whether one that is open has appended its record, and waits until it is durable. */
 int ph_tx_is_committing(const struct log_object *log);

@@ -104,7 +104,7 @@ static int remove_key(PyObject *object, PyObject *key)
 
     if (code >= 0 || code == PH_M_RAISED)
         return code < 0 ? -1 : (int)code;
-    PyObject *found = PyObject_CallMethodObjArgs(object, ph_slow.remove, key, NULL);
+    PyObject *found = PyObject_CallMethodObjArgs(object, ph_slow.map_remove, key, NULL);
     int was_there = found == NULL ? -1 : PyObject_IsTrue(found);
     Py_XDECREF(found);
     return was_there;
@@ -116,13 +116,13 @@ int ph_map_assign(PyObject *object, PyObject *key, PyObject *value)
     if (value == NULL) {
         int was_there = remove_key(object, key);
         if (was_there == 0) /* raises; PyErr_SetObject would take a tuple apart */
-            Py_XDECREF(PyObject_CallMethodObjArgs(object, ph_slow.missing, key, NULL));
+            Py_XDECREF(PyObject_CallMethodObjArgs(object, ph_slow.map_missing, key, NULL));
         return was_there == 1 ? 0 : -1;
     }
     int64_t code = put_bytes(object, key, value, PH_MAP_NOWHERE);
     if (code >= 0 || code == PH_M_RAISED)
         return code < 0 ? -1 : 0;
-    PyObject *done = PyObject_CallMethodObjArgs(object, ph_slow.put, key, value, NULL);
+    PyObject *done = PyObject_CallMethodObjArgs(object, ph_slow.map_put, key, value, NULL);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
 }

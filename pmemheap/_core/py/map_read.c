@@ -52,7 +52,7 @@ PyObject *ph_map_subscript(PyObject *object, PyObject *key)
 {
     PyObject *value = value_or(object, key, NULL);
 
-    return value != NULL || PyErr_Occurred() ? value : PyObject_CallMethodObjArgs(object, ph_slow.missing, key, NULL);
+    return value != NULL || PyErr_Occurred() ? value : PyObject_CallMethodObjArgs(object, ph_slow.map_missing, key, NULL);
 }
 
 PyDoc_STRVAR(get_doc,
@@ -139,7 +139,7 @@ static PyObject *view(PyObject *object, PyObject *key)
     PyObject *made = found > 0 ? view_of(object, &value) : NULL;
 
     ph_release_bytes(&in);
-    return found == 0 ? PyObject_CallMethodObjArgs(object, ph_slow.missing, key, NULL) : made;
+    return found == 0 ? PyObject_CallMethodObjArgs(object, ph_slow.map_missing, key, NULL) : made;
 }
 
 PyDoc_STRVAR(count_doc,

@@ -1,6 +1,6 @@
 /* py/pace.c -- when the upkeep of a heap is due: merging what was freed, giving back what is old.
  *
- *     malloc, free, view, get, ... --> ph_tick --> ph_look --> due? --> `_upkeep` (Python)
+ *     malloc, free, view, get, ... --> ph_tick --> ph_look --> due? --> `upkeep` (Python)
  *                                  every n calls  the clock
  *
  * There is no thread that could wait, so calls look at the clock: each one where calls are rare, so that a heap which was
@@ -8,7 +8,7 @@
  * free count for themselves, and what they free lets the next call of the others look: that one may come much later.
  * Upkeep that is due runs before the call does anything, so that a call that raises has changed nothing, and no commit that is
  * done is reported as refused. */
-#include "py/log.h"
+#include "py/heap_calls.h"
 
 enum {
     PH_LOOK_MOST = 64,     /* calls between two looks */
@@ -16,8 +16,6 @@ enum {
     PH_CLOSELY = 16,       /* this part of an interval */
     PH_UPKEEP_SHARE = 16,  /* upkeep takes no more than this part of a thread's time */
 };
-
-static PyObject *name_upkeep;
 
 void ph_pace_set(struct ph_pace *pace, uint64_t interval)
 {
@@ -55,8 +53,8 @@ static int run_upkeep(struct heap_object *self, int is_due, int is_idle)
     struct ph_pace *pace = &((struct log_object *)log)->pace;
     uint64_t due_at = pace->due_at, began = ph_thread_time();
     pace->due_at = self->merge_at = UINT64_MAX;
-    PyObject *done = PyObject_CallMethodObjArgs((PyObject *)self, name_upkeep, is_due ? Py_True : Py_False,
-                                                is_idle ? Py_True : Py_False, NULL);
+    PyObject *done = ph_call_slow((PyObject *)self, ph_slow.upkeep, is_due ? Py_True : Py_False,
+                                  is_idle ? Py_True : Py_False, NULL);
     self->merge_at = done == Py_False ? 0 : self->heap.returned_count + PH_RETURNED_MOST;
     if (pace->due_at == UINT64_MAX) /* else it was set anew */
         pace->due_at = due_at;
@@ -96,10 +94,4 @@ int ph_look_freeing(struct heap_object *self)
     self->heap.until_free_look = self->heap.until_look;
     self->heap.until_look = until_look;
     return done;
-}
-
-int ph_pace_init(void)
-{
-    name_upkeep = PyUnicode_InternFromString("_upkeep");
-    return name_upkeep == NULL ? -1 : 0;
 }

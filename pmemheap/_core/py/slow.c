@@ -15,15 +15,18 @@ int ph_slow_init(void)
         PyObject **name;
         const char *text;
     } names[] = {
-        {&ph_slow.malloc, "_malloc_slow"},           {&ph_slow.free, "_free_slow"},
-        {&ph_slow.realloc, "_realloc_slow"},         {&ph_slow.expand, "_expand_slow"},
-        {&ph_slow.usable_size, "_usable_size_slow"}, {&ph_slow.view, "_view_slow"},
-        {&ph_slow.more, "_malloc_many_slow"},        {&ph_slow.free_many, "_free_many_slow"},
-        {&ph_slow.log_upkeep, "_log_upkeep"},        {&ph_slow.mark_in_use, "_mark_in_use"},
-        {&ph_slow.attach_tables, "_become_attached"}, {&ph_slow.write, "_write_slow"},
-        {&ph_slow.exit, "_exit_slow"},               {&ph_slow.died, "_raise_died"},
-        {&ph_slow.missing, "__missing__"},           {&ph_slow.put, "_put_slow"},
-        {&ph_slow.remove, "_remove_slow"},
+        {&ph_slow.of_heap, "_slow"},
+        {&ph_slow.malloc, "malloc"},                 {&ph_slow.free, "free"},
+        {&ph_slow.realloc, "realloc"},               {&ph_slow.expand, "expand"},
+        {&ph_slow.usable_size, "usable_size"},       {&ph_slow.view, "view"},
+        {&ph_slow.malloc_many, "malloc_many"},       {&ph_slow.free_many, "free_many"},
+        {&ph_slow.log_upkeep, "log_upkeep"},         {&ph_slow.mark_in_use, "mark_in_use"},
+        {&ph_slow.become_attached, "become_attached"}, {&ph_slow.raise_died, "raise_died"},
+        {&ph_slow.upkeep, "upkeep"},
+        {&ph_slow.tx_malloc, "_malloc_slow"},        {&ph_slow.tx_free, "_free_slow"},
+        {&ph_slow.tx_write, "_write_slow"},          {&ph_slow.tx_exit, "_exit_slow"},
+        {&ph_slow.map_missing, "__missing__"},       {&ph_slow.map_put, "_put_slow"},
+        {&ph_slow.map_remove, "_remove_slow"},
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (intern(names[i].name, names[i].text) < 0)
@@ -31,9 +34,23 @@ int ph_slow_init(void)
     return 0;
 }
 
+PyObject *ph_call_slow(PyObject *heap, PyObject *name, PyObject *first, PyObject *second, PyObject *third)
+{
+    PyObject *slow = PyObject_GetAttr(heap, ph_slow.of_heap);
+    PyObject *done = slow == NULL ? NULL : PyObject_CallMethodObjArgs(slow, name, first, second, third, NULL);
+
+    Py_XDECREF(slow);
+    return done;
+}
+
+static PyObject *tell_slow(struct heap_object *self, PyObject *name)
+{
+    return ph_call_slow((PyObject *)self, name, NULL, NULL, NULL);
+}
+
 int ph_mark_in_use(struct heap_object *self)
 {
-    PyObject *done = PyObject_CallMethodObjArgs((PyObject *)self, ph_slow.mark_in_use, NULL);
+    PyObject *done = tell_slow(self, ph_slow.mark_in_use);
     if (done == NULL)
         PyErr_Clear();
     Py_XDECREF(done);
@@ -42,8 +59,8 @@ int ph_mark_in_use(struct heap_object *self)
 
 int ph_attach_tables(struct heap_object *self)
 {
-    PyObject *done = self->state == PH_S_UNATTACHED ? PyObject_CallMethodObjArgs((PyObject *)self, ph_slow.attach_tables, NULL)
-                                                : Py_NewRef(Py_None);
+    PyObject *done = self->state == PH_S_UNATTACHED ? tell_slow(self, ph_slow.become_attached)
+                                                    : Py_NewRef(Py_None);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
 }
@@ -59,7 +76,7 @@ int ph_append_pending(struct heap_object *self)
         return 0;
     if (self->state == PH_S_READONLY)
         return 0;
-    PyObject *done = PyObject_CallMethodObjArgs((PyObject *)self, ph_slow.log_upkeep, NULL);
+    PyObject *done = tell_slow(self, ph_slow.log_upkeep);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
 }

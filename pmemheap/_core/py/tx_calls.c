@@ -37,7 +37,7 @@ static PyObject *tx_malloc(PyObject *object, PyObject *const *args, Py_ssize_t c
         if (offset >= 0)
             return PyLong_FromLongLong(offset);
     }
-    return call_by_name(object, ph_slow.malloc, args, count, names);
+    return call_by_name(object, ph_slow.tx_malloc, args, count, names);
 }
 
 PyDoc_STRVAR(free_doc,
@@ -58,7 +58,7 @@ static PyObject *tx_free(PyObject *object, PyObject *const *args, Py_ssize_t cou
     if (count == 1 && names == NULL && is_usable(self) && PyLong_Check(args[0]) && read_number(args[0], &offset)
         && ph_tx_free(&self->tx, offset) == 0)
         Py_RETURN_NONE;
-    return call_by_name(object, ph_slow.free, args, count, names);
+    return call_by_name(object, ph_slow.tx_free, args, count, names);
 }
 
 PyDoc_STRVAR(write_doc,
@@ -88,7 +88,7 @@ static PyObject *tx_write(PyObject *object, PyObject *const *args, Py_ssize_t co
     PyBuffer_Release(&data);
     if (failed == 0)
         Py_RETURN_NONE;
-    return PyObject_CallMethodObjArgs(object, ph_slow.write, args[0], args[1], NULL);
+    return PyObject_CallMethodObjArgs(object, ph_slow.tx_write, args[0], args[1], NULL);
 }
 
 static PyObject *try_malloc(PyObject *object, PyObject *args)

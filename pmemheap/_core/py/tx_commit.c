@@ -74,7 +74,7 @@ static int after_commit(PyObject *heap, const struct ph_log *log, int64_t end)
     ph_count_withheld(&((struct heap_object *)heap)->heap);
     if (end >= 0 && log->head - log->tail <= log->size / 2)
         return 1;
-    PyObject *done = PyObject_CallMethodObjArgs(heap, end < 0 ? ph_slow.died : ph_slow.log_upkeep, NULL);
+    PyObject *done = ph_call_slow(heap, end < 0 ? ph_slow.raise_died : ph_slow.log_upkeep, NULL, NULL, NULL);
     Py_XDECREF(done);
     return done == NULL ? -1 : 1;
 }
@@ -154,7 +154,7 @@ static PyObject *tx_exit(PyObject *object, PyObject *const *args, Py_ssize_t cou
         done = ph_tx_commit_plain(self);
     if (done != 0)
         return done < 0 ? NULL : Py_NewRef(Py_None);
-    return PyObject_CallMethodObjArgs(object, ph_slow.exit, args[0], NULL);
+    return PyObject_CallMethodObjArgs(object, ph_slow.tx_exit, args[0], NULL);
 }
 
 PyMethodDef ph_tx_commit_methods[] = {

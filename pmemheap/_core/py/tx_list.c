@@ -87,3 +87,34 @@ PyObject *ph_tx_list(const struct log_object *log)
             Py_CLEAR(list);
     return list;
 }
+
+PyObject *ph_tx_begun(const struct log_object *log)
+{
+    int was_on = ph_hold_collector();
+    PyObject *list = PyList_New(0);
+    for (struct tx_object *one = log->open; list != NULL && one != NULL; one = one->next) {
+        PyObject *thread = one->heap == Py_None || !is_alive(one) ? NULL : PyLong_FromUnsignedLong(one->thread);
+        if (thread != NULL && PyList_Append(list, thread) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(thread);
+    }
+    ph_let_collector(was_on);
+    return list;
+}
+
+int ph_tx_writes_here(const struct log_object *log)
+{
+    unsigned long thread = PyThread_get_thread_ident();
+    for (struct tx_object *one = log->open; one != NULL; one = one->next)
+        if (one->thread == thread && one->heap != Py_None && is_alive(one))
+            return one->writer;
+    return 0;
+}
+
+int ph_tx_is_open(const struct log_object *log)
+{
+    for (struct tx_object *one = log->open; one != NULL; one = one->next)
+        if (one->state == PH_X_OPEN && is_alive(one))
+            return 1;
+    return 0;
+}

@@ -1,0 +1,122 @@
+/* py/doors.c -- HeapDoors: what the package asks of the C core of a heap, apart from the calls that users see.
+ *
+ *     Heap, Arena (HeapCore)   public calls   <-- users
+ *              ^
+ *     HeapDoors                its other methods, and these   <-- the Python half of the heap
+ *
+ * The doors do not keep the heap: one that nobody else has is closed at once, and then they lead nowhere. */
+#include "py/heap.h"
+
+struct doors {
+    PyObject_HEAD
+    struct heap_object *heap; /* NULL once it is gone */
+};
+
+static PyObject *methods; /* name: method descriptor of HeapCore */
+static descrgetfunc bind;
+static PyTypeObject *doors_type, *core_type;
+
+/* While a heap goes, nobody may hold it again. */
+struct heap_object *ph_heap_behind(PyObject *object)
+{
+    struct heap_object *heap = Py_TYPE(object) == doors_type ? ((struct doors *)object)->heap : NULL;
+
+    if (heap != NULL && Py_REFCNT((PyObject *)heap) > 0)
+        return heap;
+    PyErr_SetString(PyExc_ReferenceError, "the heap is gone");
+    return NULL;
+}
+
+static PyObject *doors_get(PyObject *object, PyObject *name)
+{
+    PyObject *method = PyDict_GetItemWithError(methods, name);
+    struct heap_object *heap;
+
+    if (method == NULL)
+        return PyErr_Occurred() ? NULL : PyObject_GenericGetAttr(object, name);
+    heap = ph_heap_behind(object);
+    return heap == NULL ? NULL : bind(method, (PyObject *)heap, NULL);
+}
+
+static PyObject *doors_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
+{
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    struct doors *self;
+    PyObject *heap;
+
+    (void)keywords;
+    if (!PyArg_ParseTuple(arguments, "O:HeapDoors", &heap))
+        return NULL;
+    if (!PyObject_TypeCheck(heap, core_type) || ((struct heap_object *)heap)->doors != NULL) {
+        PyErr_SetString(PyExc_TypeError, "HeapDoors: a HeapCore that has none expected");
+        return NULL;
+    }
+    self = (struct doors *)allocate(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->heap = (struct heap_object *)heap;
+    self->heap->doors = self;
+    return (PyObject *)self;
+}
+
+void ph_close_doors(struct heap_object *heap)
+{
+    if (heap->doors != NULL)
+        heap->doors->heap = NULL;
+}
+
+static void doors_dealloc(PyObject *object)
+{
+    struct doors *self = (struct doors *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+    if (self->heap != NULL)
+        self->heap->doors = NULL;
+    release(object);
+    Py_DECREF(type);
+}
+
+PyDoc_STRVAR(doors_doc, "HeapDoors(heap, /)\n--\n\nThe methods of a heap that the package calls. Does not keep the heap.");
+
+static PyType_Slot doors_slots[] = {
+    {Py_tp_doc, (void *)doors_doc},
+    {Py_tp_new, doors_new},
+    {Py_tp_dealloc, doors_dealloc},
+    {Py_tp_getattro, doors_get},
+    {0, NULL},
+};
+
+static PyType_Spec doors_spec = {
+    .name = "pmemheap._core._hot.HeapDoors",
+    .basicsize = sizeof(struct doors),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = doors_slots,
+};
+
+static int add_methods(PyTypeObject *core, PyMethodDef *table)
+{
+    for (; table->ml_name != NULL; table++) {
+        PyObject *method = PyDescr_NewMethod(core, table);
+        if (method == NULL || PyDict_SetItemString(methods, table->ml_name, method) < 0) {
+            Py_XDECREF(method);
+            return -1;
+        }
+        bind = (descrgetfunc)PyType_GetSlot(Py_TYPE(method), Py_tp_descr_get);
+        Py_DECREF(method);
+    }
+    return 0;
+}
+
+int ph_add_doors_type(PyObject *module, PyTypeObject *core, PyMethodDef *const *tables)
+{
+    core_type = core;
+    methods = PyDict_New();
+    for (; methods != NULL && *tables != NULL; tables++)
+        if (add_methods(core, *tables) < 0)
+            return -1;
+    if (methods == NULL || ph_add_type(module, "HeapDoors", &doors_spec) < 0)
+        return -1;
+    doors_type = (PyTypeObject *)PyObject_GetAttrString(module, "HeapDoors");
+    return doors_type == NULL ? -1 : 0;
+}

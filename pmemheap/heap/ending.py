@@ -1,0 +1,157 @@
+"""Ending: how a heap comes to its end. Closed by its owner, dropped, or left when Python ends.
+
+close   nobody begins a transaction, the open ones end ──► no views ──► log ended ──► parts closed
+drop    the same without waiting; views that are alive keep the memory, not the file
+exit    synced, and marked as closed in the file; other threads read on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from pmemheap.errors import DurabilityError, PmemHeapError
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.heap.gate import named
+from pmemheap.heap.shared import Shared
+from pmemheap.heap.space import Space
+from pmemheap.heap.viewed import is_viewed, viewed_blocks
+from pmemheap.heap.waiting import transactions_ended
+from pmemheap.layout import FileIdentity
+from pmemheap.native.constants import State
+
+__all__ = ["close", "let_go", "rest"]
+
+_EXIT_SECONDS = 0.5
+
+
+# ---------------------------------------------------------------- close
+
+
+def close(space: Space, when_closed: Callable[[], None]) -> None:
+    """Close a heap; an interrupt may have left it half closed.
+
+    Parameters
+    ----------
+    when_closed : callable
+        Called when nothing is open any more.
+    """
+    if space.core.state() != State.CLOSED:
+        _require_unviewed(space.shared)
+    with transactions_ended(space):
+        space.alone(lambda: _close_locked(space, when_closed))
+
+
+def _close_locked(space: Space, when_closed: Callable[[], None]) -> None:
+    shared = space.shared
+    if space.core.state() != State.CLOSED:
+        _require_unused(shared)
+        try:
+            _end_calls(space, when_closed)
+        except (PmemHeapError, BufferError):
+            raise
+        except BaseException:
+            shared.medium.in_doubt = True
+            raise
+    _close_parts(space, when_closed)
+
+
+def _end_calls(space: Space, when_closed: Callable[[], None]) -> None:
+    shared = space.shared
+    try:
+        if shared.medium.in_doubt:
+            shared.rebuild()
+        shared.end_log()
+    except PmemHeapError:
+        _shut_all(shared)
+        _close_parts(space, when_closed)
+        raise
+    _shut_all(shared)
+
+
+def _require_unused(shared: Shared) -> None:
+    _require_unviewed(shared)
+    if threads := shared.log.begun():
+        raise BufferError(
+            f"{shared.name}: no open transaction expected at close, {len(threads)} found, "
+            f"of {named(threads)}"
+        )
+
+
+def _require_unviewed(shared: Shared) -> None:
+    """Raise BufferError if blocks have live views."""
+    views = sum(space.core.live_views() for space in shared.spaces())
+    if views:
+        raise _viewed_at_close(shared, views)
+
+
+def _shut_all(shared: Shared) -> None:
+    """Let no call in any more, of all arenas in one step; views of another thread are refused."""
+    default, *others = (space.core for space in shared.spaces())
+    if views := default.shut(others):
+        raise _viewed_at_close(shared, views)
+
+
+def _viewed_at_close(shared: Shared, views: int) -> BufferError:
+    found = viewed_blocks(space.core for space in shared.spaces())
+    return BufferError(f"{shared.name}: no live views expected at close, {views} found: {found}")
+
+
+def _close_parts(space: Space, when_closed: Callable[[], None]) -> None:
+    shared = space.shared
+    shared.arenas.close()
+    shared.log.detach()
+    space.region.close()
+    try:
+        if shared.file is not None:
+            shared.file.close()
+    finally:  # after an interrupt its file may be open still: then the next call goes on
+        if shared.file is None or shared.file.fd < 0:
+            when_closed()
+
+
+# ---------------------------------------------------------------- without an owner
+
+
+def let_go(space: Space) -> None:
+    """Close as far as views that are still alive allow: they keep the memory, not the file."""
+    shared = space.shared
+    if space.core.state() == State.FORKED:
+        return
+    has_views = is_viewed(each.core for each in shared.spaces())
+    if space.core.state() != State.CLOSED:
+        shared.log.abort_all()
+        with suppress(DurabilityError):
+            shared.end_log()
+        shared.set_states(State.CLOSED)
+    if shared.file is not None:
+        shared.log.detach()
+        shared.file.has_views = has_views
+        with suppress(DurabilityError):
+            shared.file.close()
+    shared.leave()
+
+
+def rest(space: Space) -> None:
+    """Let the file be as if the heap was closed, at the end of the interpreter.
+
+    Exit functions that come later, and other threads, can read it. A change says that it is in
+    use again, and then it is closed when the last reference goes.
+    """
+    file = space.shared.file
+    if space.core.state() <= State.CLEAN and file is not None:
+        with transactions_ended(space, _EXIT_SECONDS):
+            space.alone(lambda: _rest_locked(space, file))
+
+
+def _rest_locked(space: Space, file: FileMedium) -> None:
+    shared = space.shared
+    if space.core.state() > State.CLEAN or file.is_clean:
+        return
+    shared.log.abort_all()
+    with suppress(DurabilityError):  # the call that met it first has raised it
+        if file.in_doubt:
+            shared.rebuild()
+        shared.end_log()
+        if not file.sync_failed:
+            shared.mark_closed(file, FileIdentity())

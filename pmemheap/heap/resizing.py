@@ -1,0 +1,88 @@
+"""Resizing: a block grows in place over units behind it, or moves."""
+
+from __future__ import annotations
+
+from pmemheap.errors import OutOfSpaceError
+from pmemheap.heap import units
+from pmemheap.heap.refusing import HELD, no_block, pinned
+from pmemheap.heap.space import Space
+from pmemheap.heap.work import move
+from pmemheap.native.constants import Refusal
+from pmemheap.units import UNIT
+
+__all__ = ["expand", "realloc"]
+
+_UNITS_WANTED = {Refusal.UPSTREAM, Refusal.LARGE}
+_IN_PLACE_IF_KNOWN = {Refusal.UPSTREAM, Refusal.MOVE_LOGGED, *HELD}
+"""Why a block does not grow in place, as far as the units behind it are known."""
+
+
+def realloc(space: Space, offset: int, size: int) -> int:
+    """Give a block another size; return its offset."""
+    while True:
+        to = space.core.try_realloc(offset, size)
+        if to >= 0:
+            return to
+        if to == Refusal.BAD_OFFSET:
+            raise no_block(space, offset, "realloc")
+        if to == Refusal.UPSTREAM and _extend(space, offset, size):
+            return offset
+        if to in _IN_PLACE_IF_KNOWN and space.supply.read_on():
+            continue
+        if to in HELD:
+            raise pinned(space, offset, size)
+        if to == Refusal.MOVE_LOGGED or (to in _UNITS_WANTED and space.shared.redo):
+            if space.core.free_refusal(offset) in HELD:
+                raise pinned(space, offset, size)
+            return _move_or_stay(space, offset, size)
+        if to in _UNITS_WANTED:
+            return _move_to_extent(space, offset, size)
+        space.raise_code(to)
+        units.refill(space, size)
+
+
+def expand(space: Space, offset: int, size: int) -> bool:
+    """Expand a block; what was not read since the heap was opened is read before a no."""
+    while (done := space.core.try_expand(offset, size)) == Refusal.UPSTREAM:
+        if _extend(space, offset, size):
+            return True
+        if not space.supply.read_on():
+            return False
+    if done == Refusal.BAD_OFFSET:
+        raise no_block(space, offset, "expand")
+    space.raise_code(done)
+    return done == 0
+
+
+def _extend(space: Space, offset: int, size: int) -> bool:
+    """Let a large block grow over what lies behind it outside of the pool."""
+    first = (offset ^ space.origin) // UNIT
+    end = first + space.core.usable_size(offset) // UNIT
+    start, stop = end + space.core.room_after(end), first - -size // UNIT
+    if stop <= start or not space.supply.extend(start, stop - start):
+        return False
+    if space.core.large_extend(offset, start, stop, size):
+        return True
+    space.supply.extents.deallocate(start, stop - start)
+    return False
+
+
+def _move_or_stay(space: Space, offset: int, size: int) -> int:
+    """Move a block of a file heap; what becomes smaller stays where there is no room."""
+    try:
+        return move(space, offset, size)
+    except OutOfSpaceError:
+        if size > space.core.usable_size(offset):
+            raise
+        return offset
+
+
+def _move_to_extent(space: Space, offset: int, size: int) -> int:
+    if space.core.free_refusal(offset) in HELD:
+        raise pinned(space, offset, size)
+    to = units.malloc_extent(space, size, roomy=True)
+    refusal = space.core.move_into(offset, to, size)
+    if refusal == 0:
+        return to
+    space.core.free(to)  # another thread freed or viewed the block while the heap grew
+    raise (pinned(space, offset, size) if refusal in HELD else no_block(space, offset, "realloc"))

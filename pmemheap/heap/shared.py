@@ -1,0 +1,207 @@
+"""Shared: what the arenas of a heap have together. File, lock, log, gate, roots, states.
+
+    Heap ──► Space ──┐
+                     ├──► Shared ──► medium, lock, log, gate, roots
+    Arena ─► Space ──┘        └────► arenas: those that are open
+
+The heap itself is known to nobody here: one that nobody else has is closed at once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING
+
+from pmemheap.errors import PmemHeapError
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.redo import RedoLog
+from pmemheap.heap.gate import Gate
+from pmemheap.heap.lock import Lock
+from pmemheap.heap.viewed import is_viewed
+from pmemheap.layout import ARENA_BITS, FileIdentity, HeapState
+from pmemheap.native import LogCore
+from pmemheap.native.constants import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pmemheap.heap.arenas import Arenas
+    from pmemheap.heap.roots import RootStore
+    from pmemheap.heap.space import Space
+    from pmemheap.layout import RootSlot
+    from pmemheap.space.anonymous import AnonymousMedium
+
+__all__ = ["Shared"]
+
+_DECAY_LEAST_SECONDS = 0.001
+
+
+class Shared:
+    """What the arenas of one heap share.
+
+    Attributes
+    ----------
+    file, writable : FileMedium or None
+        The medium, if it is a file; if that may be changed.
+    redo : RedoLog or None
+        The log, if it has one in its file.
+    default : Space
+        The arena that has no name, as long as there is a heap.
+    instance : bytes
+        Tells this opening of the heap from others of the same file.
+    """
+
+    __slots__ = (
+        "arenas", "decay", "default", "file", "gate", "identity", "instance", "is_power", "lock",
+        "log", "medium", "name", "readonly", "redo", "roots", "writable",
+    )  # fmt: skip
+
+    arenas: Arenas
+    log: LogCore
+    default: Space
+
+    def __init__(
+        self,
+        medium: AnonymousMedium | FileMedium,
+        roots: RootStore,
+        identity: bytes,
+        name: str,
+        decay: float | None,
+    ) -> None:
+        self.medium, self.roots = medium, roots
+        self.identity, self.name, self.decay = identity, name, decay
+        self.instance = os.urandom(8)
+        self.file = medium if isinstance(medium, FileMedium) else None
+        self.readonly = self.file is not None and self.file.readonly
+        self.writable = None if self.readonly else self.file
+        self.is_power = self.writable is not None and self.writable.is_power
+        self.lock, self.gate = Lock(), Gate()
+        self.redo: RedoLog | None = None
+
+    def begin_log(self, *, unattached: bool) -> None:
+        """Begin the log; that in the file only once the heap is attached."""
+        self.redo = None if self.writable is None or unattached else RedoLog(self.writable)
+        self.log = self.redo or LogCore()
+        self.gate.lead_to(self.log)
+
+    def set_pace(self) -> None:
+        """Tell the clock of the heap, which its arenas share, how often upkeep is due."""
+        least = math.inf if self.decay is None else max(self.decay, _DECAY_LEAST_SECONDS) * 1e9
+        self.log.set_pace(int(min(least, (1 << 64) - 1)))
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether another process may change the heap: a reader that was attached beside it."""
+        return self.file is not None and self.file.beside
+
+    @property
+    def root_slots(self) -> Iterable[RootSlot]:
+        """The roots of this moment."""
+        return self.roots.roots.values()
+
+    # ------------------------------------------------------------ arenas
+
+    def enter(self, default: Space, arenas: Arenas) -> None:
+        """Learn of the default arena, and of where the others are."""
+        self.default, self.arenas = default, arenas
+
+    def leave(self) -> None:
+        """Forget the default arena: the heap was dropped, and both go at once."""
+        if hasattr(self, "default"):
+            del self.default
+
+    def space_at(self, offset: int) -> Space | None:
+        """Return the arena of an offset, opened if need be, under the lock; None if none lives."""
+        index = offset >> ARENA_BITS
+        return self.default if index == 0 else self.arenas.live_at(index)
+
+    def spaces(self) -> tuple[Space, ...]:
+        """Return the open arenas, the default one first."""
+        default = getattr(self, "default", None)
+        if default is None:
+            return ()
+        return (default, *self.arenas.spaces()) if self.arenas.open else (default,)
+
+    # ------------------------------------------------------------ states
+
+    def set_states(self, state: State) -> None:
+        """Let all open arenas be in a state."""
+        for space in self.spaces():
+            space.core.set_state(state)
+
+    def poison_if_sync_failed(self) -> None:
+        """After a sync that failed nothing may be written any more: the next one would not tell.
+
+        Nor may what is mapped be read of a file that somebody else has cut or written over.
+        """
+        file = self.file
+        if file is None or not (file.sync_failed or file.watch.is_lost):
+            return
+        for space in self.spaces():
+            state = space.core.state()
+            if file.watch.is_lost and state < State.LOST:
+                space.core.set_state(State.LOST)
+            elif state == State.OPEN:
+                space.core.set_state(State.READONLY)
+
+    def require_ours(self, during: str) -> None:
+        """Raise if somebody else has changed the file, before anything found is called wrong."""
+        if self.writable is not None:
+            try:
+                self.writable.require_ours(during)
+            finally:
+                self.poison_if_sync_failed()
+
+    def becomes_clean(self, file: FileMedium) -> bool:
+        """Begin a sync that says that nothing goes on; not if views, unnoticed, are stored to."""
+        is_open = self.default.core.state() == State.OPEN and not self._is_viewed()
+        if file.on_memory or self.is_power or self.log.is_at_work() or not is_open:
+            return False
+        self.set_states(State.CLEAN)  # who takes a view from here on waits for the lock
+        if self._is_viewed():  # another thread was faster
+            self.set_states(State.OPEN)
+        return self.default.core.state() == State.CLEAN
+
+    def _is_viewed(self) -> bool:
+        return is_viewed(space.core for space in self.spaces())
+
+    def mark_closed(self, file: FileMedium, identity: FileIdentity) -> None:
+        """Sync, and say in the file that it is as good as closed, until the next change.
+
+        As long as it names itself there, a copy is not: the change may come meanwhile, waits for
+        the lock, and then marks the heap as in use again.
+        """
+        self.set_states(State.CLEAN)
+        try:
+            file.sync()
+            file.write_superblock(sync=True, state=HeapState.CLEAN, file=identity)
+        except PmemHeapError:  # after an interrupt the next change says that the heap is in use
+            self.set_states(State.OPEN)
+            raise
+
+    def end_log(self) -> None:
+        """Store all that the log says in its place, before the heap closes."""
+        file = self.file
+        if self.redo is not None and file is not None and not (file.is_clean or file.sync_failed):
+            self.redo.append(b"", 0, file.file_end)
+            self.redo.checkpoint()
+
+    # ------------------------------------------------------------ after an interrupt
+
+    def rebuild(self) -> None:
+        """Make what an interrupt left in doubt anew: header, log, segments, extents."""
+        if self.redo is not None and self.file is not None and not self.file.sync_failed:
+            try:
+                self.redo.mend()
+            finally:
+                self.poison_if_sync_failed()
+        self.arenas.recall()
+        spaces = self.spaces()
+        for space in spaces:
+            space.region.mend()
+        self.medium.keep_only([piece for space in spaces for piece in space.region.pieces])
+        for space in spaces:
+            space.supply.rebuild()
+            space.mark_rooted()
+        self.medium.in_doubt = False

@@ -1,0 +1,283 @@
+"""Space: the Python half of one arena. Its parts, its states, and how changes are made.
+
+    call that C cannot answer alone ──► serve ──► the lock ──► rebuilt, if torn ──► work
+                                                                                     │
+                                                    record of what bare calls changed ◄
+
+Every call that changes the volatile structures runs in `serve`, under one lock; if it is torn out
+by an interrupt, the next one rebuilds them first. A call that raises has changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from pmemheap import native
+from pmemheap.errors import CorruptHeapError, DurabilityError, PmemHeapError, UsageError
+from pmemheap.heap.exiting import is_exiting, leave_at_exit
+from pmemheap.heap.lock import is_changing
+from pmemheap.heap.shared import Shared
+from pmemheap.layout import ARENA_BITS
+from pmemheap.native.constants import Refusal, State
+from pmemheap.space.region import Region
+from pmemheap.space.size_classes import packed_classes
+from pmemheap.space.supply import Supply
+
+__all__ = ["Space"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_OPEN = int(State.OPEN)
+
+
+class Space:
+    """One arena of a heap, for the package.
+
+    Parameters
+    ----------
+    face : HeapCore
+        The heap or arena that users have. It is not kept.
+    shared : Shared
+        What it has together with the other arenas.
+    region : Region
+        Its memory.
+    name : str
+        For messages.
+    fresh : bool
+        Whether nothing has ever been allocated in it.
+    """
+
+    __slots__ = ("core", "index", "name", "origin", "region", "shared", "supply")
+
+    def __init__(  # noqa: PLR0913 -- the parts of an arena
+        self,
+        face: native.HeapCore,
+        shared: Shared,
+        region: Region,
+        name: str,
+        *,
+        arena: int = 0,
+        fresh: bool,
+    ) -> None:
+        self.core = native.HeapDoors(face)
+        self.shared, self.region, self.name = shared, region, name
+        self.index, self.origin = arena, arena << ARENA_BITS
+        self.core.set_origin(self.origin)
+        if shared.file is not None:
+            self.core.set_file(shared.file.number)
+        self.core.configure(*packed_classes())
+        self.attach_tables()
+        state = self._first_state()
+        if arena == 0:
+            shared.begin_log(unattached=state == State.UNATTACHED)
+        self._join_log()
+        self.supply = Supply(self.core, region, shared.medium, fresh=fresh)
+        if state == State.UNATTACHED:
+            self.core.sleep_in(region.first_unit, region.end_unit)
+        elif not shared.readonly:
+            self.mark_rooted()
+        if arena == 0:
+            shared.set_pace()
+        self.core.set_state(state)
+
+    def attach_tables(self) -> None:
+        """Tell C where they are."""
+        region = self.region
+        data, bits, entries, units = map(region.base, ("data", "bits", "entries", "units"))
+        self.core.attach(data, bits, entries, units, region.address_ranges)
+
+    def _first_state(self) -> State:
+        """Return what calls may do at first: those of an arena what those of its heap may."""
+        if self.origin:
+            return State(self.shared.default.core.state())
+        if self.shared.readonly:
+            return State.READONLY
+        file = self.shared.file
+        return State.UNATTACHED if file is not None and file.is_unattached else State.OPEN
+
+    def _join_log(self) -> None:
+        """Tell the log where what it says of this arena goes."""
+        file, region, base = self.shared.writable, self.region, self.region.base
+        homes = ("data", "home_bits", "home_entries")
+        if file is None or not file.shadowed:
+            homes = ("data", "bits", "entries")
+        data, bits, entries = (0, 0, 0) if file is None else map(base, homes)
+        self.shared.log.set_home(
+            self.index, data, bits, entries, region.first_unit, region.end_unit, self.core
+        )
+        if file is not None:
+            self.core.set_durability(file.header.superblock.durability)
+
+    def mark_rooted(self) -> None:
+        """Mark the blocks that roots name, and no others. O(roots)."""
+        self.core.forget_roots()
+        for root in self.shared.roots.roots.values():
+            if root.off >> ARENA_BITS == self.index:
+                self.core.set_rooted(root.off, True)
+
+    def address_of(self, offset: int) -> int:
+        """Return where a byte of the arena is mapped."""
+        return self.region.base("data") + (offset ^ self.origin)
+
+    def arena_of(self, offset: int) -> Space | None:
+        """Return the arena in which an offset lies, if it is another one."""
+        return None if self.origin else self.shared.arenas.of(offset)
+
+    # ------------------------------------------------------------ views
+
+    def own_view(self, offset: int, length: int | None = None) -> memoryview:
+        """Return a view for the use of the package alone, which is not handed out.
+
+        If the file is cut while it is looked through, it shows zeros: `require_kept` is to be
+        called before anything is concluded from what was seen. Through any other view that would be
+        the end of the process.
+        """
+        view = self.core.view(offset, length)
+        native.become_own(view)
+        return view
+
+    def require_kept(self) -> None:
+        """Raise if what is mapped is not what the heap has stored."""
+        if self.core.state() == State.LOST:
+            self.require()
+
+    # ------------------------------------------------------------ changing
+
+    def serve(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a change of the volatile structures, alone; repair them first if one was torn out."""
+        self.core.upkeep_if_due()
+        self.require_no_change()
+        return self.shared.lock.hold(lambda: self._unbroken(True, work, *args, **kwargs))
+
+    def look(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what looks at the volatile structures, in the same way, also in a heap at rest."""
+        self.core.upkeep_if_due()
+        self.require_no_change()
+        return self.shared.lock.hold(lambda: self._unbroken(False, work, *args, **kwargs))
+
+    def alone(self, work: Callable[[], T]) -> T:
+        """Run something under the lock of the heap."""
+        self.require_no_change()
+        return self.shared.lock.hold(work)
+
+    def as_owner(self, work: Callable[[], None]) -> None:
+        """Run something under the lock of the heap, which this thread may have already."""
+        if self.shared.lock.is_mine:
+            work()
+        else:
+            self.alone(work)
+
+    def require_no_change(self) -> None:
+        """Refuse what may have to wait, in a thread that is in the middle of a change."""
+        if self.core.state() == State.FORKED:  # a thread that is not here may have the lock
+            self.require()
+        if is_changing():
+            raise UsageError(
+                f"{self.name}: called from a finalizer or signal handler while a heap is being "
+                "changed by the same thread; only free and view may be"
+            )
+
+    def _unbroken(self, write: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self.core.state() != _OPEN:  # another thread may have had the lock since it was
+            leave_at_exit()
+            self.require(write=write)
+        medium = self.shared.medium
+        if medium.in_doubt:
+            self.shared.rebuild()
+        try:
+            result = work(*args, **kwargs)
+            self.core.append_pending()
+            self.require_kept()
+        except (PmemHeapError, BufferError) as error:
+            self.shared.poison_if_sync_failed()
+            if not isinstance(error, DurabilityError):
+                self.require_kept()
+            raise
+        except BaseException:
+            medium.in_doubt = True
+            raise
+        return result
+
+    # ------------------------------------------------------------ states
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self.core.state() == State.CLOSED
+
+    def require(self, *, write: bool = False) -> None:
+        """Raise what the state of the heap asks for."""
+        if self.core.state() == State.UNATTACHED:
+            self.become_attached()
+        state = State(self.core.state())
+        if state == State.CLEAN and write:
+            self.mark_in_use()
+            return
+        if state <= State.CLEAN or (state == State.READONLY and not write):
+            return
+        readonly = self.shared.readonly
+        if state == State.LOST or (state == State.READONLY and not readonly):  # [R7]
+            assert self.shared.file is not None
+            raise self.shared.file.failure()
+        wanted = "a writable" if state == State.READONLY else "an open"
+        found = {
+            State.READONLY: "it was opened read-only",
+            State.FORKED: "it belongs to the parent process; open it anew in this one",
+            State.CLOSED: "it is closed",
+        }[state]
+        raise UsageError(f"{self.name}: {wanted} heap expected, {found}")
+
+    def require_open(self) -> None:
+        """Raise if it is not open; its tables need not be attached."""
+        if self.core.state() != State.UNATTACHED:
+            self.require()
+
+    def become_attached(self) -> None:
+        """Map the tables, before the first call that needs more than roots and maps."""
+        self.as_owner(self._become_attached_locked)
+
+    def _become_attached_locked(self) -> None:
+        region = self.region
+        if self.core.state() == State.UNATTACHED:
+            region.complete()
+            self.attach_tables()
+            self.shared.begin_log(unattached=False)
+            self._join_log()
+            self.shared.set_pace()
+            self.core.set_bounds(region.first_unit, region.end_unit, region.first_unit)
+            self.mark_rooted()
+            self.core.set_state(State.CLEAN)
+
+    def mark_in_use(self) -> None:
+        """Say in the file that it is in use, before the first change after a durable point."""
+        if not self.shared.lock.is_mine:
+            leave_at_exit()
+        self.as_owner(self.mark_in_use_locked)
+
+    def mark_in_use_locked(self) -> None:
+        """Do the same under the lock."""
+        self._become_attached_locked()
+        shared = self.shared
+        if self.core.state() == State.CLEAN:
+            assert shared.file is not None
+            try:
+                shared.file.begin_use()
+            except DurabilityError:
+                shared.set_states(State.READONLY)
+                shared.poison_if_sync_failed()
+                raise
+            shared.set_states(State.OPEN)
+        if is_exiting():  # no collector comes any more that finds a circle
+            shared.arenas.release_heap()
+
+    def raise_code(self, code: int) -> None:
+        """Raise what the core refused for, if that is damage or lack of memory."""
+        if code == Refusal.CORRUPT:
+            self.shared.require_ours("malloc")
+            raise CorruptHeapError(
+                f"{self.name}: a run with the blocks it counts expected, found none"
+            )
+        if code == Refusal.NOMEM:
+            raise MemoryError(f"{self.name}: no memory for the table of views")

@@ -1,0 +1,127 @@
+"""Units: a request is served with units of the supply where the pool in C has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pmemheap.errors import OutOfSpaceError
+from pmemheap.heap.space import Space
+from pmemheap.native.constants import POOL_MOST, Refusal
+from pmemheap.space.size_classes import class_of
+from pmemheap.units import GRANULE, UNIT
+
+__all__ = [
+    "blocks",
+    "emptied_quarantine",
+    "footprint",
+    "malloc",
+    "malloc_extent",
+    "refill",
+    "take",
+    "trim",
+]
+
+_QUARANTINE_SHARE = 8
+_QUARANTINE_LEAST = 1 << 20
+
+
+def malloc(space: Space, size: int, align: int) -> int:
+    """Allocate a block, and refill the pool until it can be had."""
+    while True:
+        offset = space.core.try_malloc(size, align)
+        if offset >= 0:
+            return offset
+        if offset == Refusal.LARGE:
+            return malloc_extent(space, size, align)
+        space.raise_code(offset)
+        refill(space, size, align)
+
+
+def malloc_extent(space: Space, size: int, align: int = UNIT, *, roomy: bool = False) -> int:
+    """Allocate a block of whole units."""
+    nunits = -(-size // UNIT)
+    return space.core.large_make(take(space, nunits, align, roomy=roomy), nunits, size)
+
+
+def take(space: Space, nunits: int, align: int, *, roomy: bool) -> int:
+    """Take units for a large block, in need also those that only wait for a sync."""
+    _release_quarantine(space)
+    alignment = max(align // UNIT, 1)
+    try:
+        return space.supply.allocate(nunits, alignment, roomy=roomy)
+    except OutOfSpaceError:
+        if not emptied_quarantine(space):
+            raise
+    return space.supply.allocate(nunits, alignment, roomy=roomy)
+
+
+def refill(space: Space, size: int, align: int = GRANULE) -> None:
+    """Bring the pool nearer to what a block of `size` bytes needs."""
+    _release_quarantine(space)
+    try:
+        space.supply.refill(_units_for_pool(size, align))
+    except OutOfSpaceError:
+        if not emptied_quarantine(space):
+            raise
+
+
+def _units_for_pool(size: int, align: int) -> int:
+    """Units that the pool must have in one piece to serve a size: of a run, or of a block."""
+    found = class_of(size, align)
+    return min(-(-size // UNIT), POOL_MOST) if found is None else found.run_units
+
+
+def _release_quarantine(space: Space) -> None:
+    """Before a heap grows: let go what was freed and only waits for a sync [R6]."""
+    redo = space.shared.redo
+    if redo is None or not space.shared.is_power:
+        return
+    held = space.core.quarantined()
+    if held > max(_QUARANTINE_LEAST, space.region.nunits * UNIT // _QUARANTINE_SHARE):
+        redo.sync_log()
+
+
+def emptied_quarantine(space: Space) -> bool:
+    """Let go all that only waits for a sync, in need; tell whether that was anything."""
+    redo, held = space.shared.redo, space.core.quarantined()
+    if redo is None or not space.shared.is_power or not held:
+        return False
+    redo.sync_log()
+    space.core.append_pending()
+    return space.core.quarantined() < held
+
+
+def trim(space: Space) -> int:
+    """Give free space back; return the bytes that the system counts less."""
+    before, redo = footprint(space), space.shared.redo
+    if redo is not None:
+        redo.sync_log()  # what was freed leaves quarantine
+    space.supply.trim()
+    if redo is not None:
+        redo.shrink()
+    after = footprint(space)
+    return 0 if before is None or after is None else max(0, before - after)
+
+
+def footprint(space: Space) -> int | None:
+    """Return the bytes of memory or of file blocks, None where the system does not say."""
+    if space.shared.file is not None:
+        return space.shared.file.allocated()[1]
+    try:
+        return sum(each.resident for each in space.region.residency().values())
+    except OSError:  # only the number is missing
+        return None
+
+
+def blocks(space: Space) -> Iterator[tuple[int, int]]:
+    """Yield ``(offset, usable size)`` of the live blocks, by offset."""
+    space.require()
+    space.look(space.supply.read_all)
+    cursor = space.core.bounds()[0] * (UNIT // GRANULE)
+    while True:
+        space.require()
+        cursor, found = space.core.blocks(cursor)
+        if not found:
+            space.require()  # a heap that was closed meanwhile has no blocks
+            return
+        yield from found
