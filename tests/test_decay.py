@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,26 @@ def test_a_heap_that_was_opened_gives_back_what_it_finds_free(tmp_path: Path, ki
         time.sleep(LONG)
         heap.malloc(100)
         assert gone(heap, before)
+        assert heap.check(), heap.check().findings
+
+
+@pytest.mark.parametrize("is_idle", [False, True])
+def test_what_was_freed_beyond_the_reading_is_found_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_idle: bool
+) -> None:
+    """A heap of many GiB is read over many intervals, and its end may be in use before."""
+    monkeypatch.setattr("pmemheap.space.supply._STEPS_READ_AT_ONCE", 0)
+    with make("process", tmp_path / "heap", None) as heap:
+        blocks = [heap.malloc(40 * UNIT) for _ in range(200)]
+        heap.malloc(100)
+    with Heap.open(tmp_path / "heap", decay=None) as heap:
+        for offset in blocks[10:150]:
+            heap.free(offset)
+        for _ in range(3):
+            heap._space.serve(partial(heap._space.supply.decay, 0.0, is_idle=is_idle))
+        assert heap.check(), heap.check().findings
+        again = [heap.malloc(40 * UNIT) for _ in range(300)]
+        assert len({*again, *blocks[:10], *blocks[150:]}) == 360
         assert heap.check(), heap.check().findings
 
 

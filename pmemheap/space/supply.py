@@ -403,7 +403,8 @@ class Supply:
         try:
             is_much = self._old_units() > share * self.region.nunits
             if is_much:
-                self._fetch_old(with_runs=is_idle and can_change)
+                if self._all_read:  # reading on would find again what lies beyond
+                    self._fetch_old(with_runs=is_idle and can_change)
                 self._punch_old()
             if can_change and (is_much or is_idle):
                 self._cut_old_tail(0 if is_much else share)
