@@ -113,9 +113,18 @@ class Supply:
         self._hand_out(self.wilderness, length)
         before = self.extents.take_ending(self.wilderness, POOL_MOST)
         if before:
+            self._back_or_return(self.wilderness - before, before)
             self._core.donate(self.wilderness - before, before, False)
         self._core.donate(self.wilderness, length, True)
         self.wilderness += length
+
+    def _back_or_return(self, start: int, length: int) -> None:
+        """Make sure that an extent which was taken has real space, or give it back and raise."""
+        try:
+            self._hand_out(start, length)
+        except BaseException:
+            self.extents.deallocate(start, length)
+            raise
 
     def allocate(self, nunits: int, align: int = 1, *, roomy: bool = False) -> int:
         """Take units for a large block; they belong to nobody until the caller describes them.
