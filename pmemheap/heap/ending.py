@@ -1,8 +1,10 @@
 """Ending: how a heap comes to its end. Closed by its owner, dropped, or left when Python ends.
 
-close   nobody begins a transaction, the open ones end ──► no views ──► log ended ──► parts closed
-drop    the same without waiting; views that are alive keep the memory, not the file
-exit    synced, and marked as closed in the file; other threads read on
+    close   transactions end, none begins ──► no views ──► log ended ──► parts closed
+    drop    the same without waiting; views that are alive keep the memory, not the file
+    exit    synced, and marked as closed in the file; other threads read on
+
+Each of them is a function over the default arena of the heap.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pmemheap.file.filemedium import FileMedium
 from pmemheap.heap.gate import named
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space
-from pmemheap.heap.viewed import is_viewed, viewed_blocks
+from pmemheap.heap.viewed import viewed_blocks
 from pmemheap.heap.waiting import transactions_ended
 from pmemheap.layout import FileIdentity
 from pmemheap.native.constants import State
@@ -118,7 +120,7 @@ def let_go(space: Space) -> None:
     shared = space.shared
     if space.core.state() == State.FORKED:
         return
-    has_views = is_viewed(each.core for each in shared.spaces())
+    has_views = shared.is_viewed()
     if space.core.state() != State.CLOSED:
         shared.log.abort_all()
         with suppress(DurabilityError):

@@ -155,15 +155,16 @@ class Shared:
 
     def becomes_clean(self, file: FileMedium) -> bool:
         """Begin a sync that says that nothing goes on; not if views, unnoticed, are stored to."""
-        is_open = self.default.core.state() == State.OPEN and not self._is_viewed()
+        is_open = self.default.core.state() == State.OPEN and not self.is_viewed()
         if file.on_memory or self.is_power or self.log.is_at_work() or not is_open:
             return False
         self.set_states(State.CLEAN)  # who takes a view from here on waits for the lock
-        if self._is_viewed():  # another thread was faster
+        if self.is_viewed():  # another thread was faster
             self.set_states(State.OPEN)
         return self.default.core.state() == State.CLEAN
 
-    def _is_viewed(self) -> bool:
+    def is_viewed(self) -> bool:
+        """Tell whether blocks of any arena have views."""
         return is_viewed(space.core for space in self.spaces())
 
     def mark_closed(self, file: FileMedium, identity: FileIdentity) -> None:

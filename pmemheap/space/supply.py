@@ -122,7 +122,7 @@ class Supply:
         """Make sure that an extent which was taken has real space, or give it back and raise."""
         try:
             self._hand_out(start, length)
-        except BaseException:
+        except OutOfSpaceError:
             self.extents.deallocate(start, length)
             raise
 
@@ -154,11 +154,7 @@ class Supply:
                     start = self.extents.find(nunits, align, roomy=roomy)
                     if start < 0:
                         raise
-            try:
-                self._hand_out(start, nunits)
-            except OutOfSpaceError:
-                self.extents.deallocate(start, nunits)
-                raise
+            self._back_or_return(start, nunits)
             return start
 
     def _take_wilderness(self, nunits: int, align: int) -> int:
