@@ -22,9 +22,15 @@ from pathlib import Path
 from pmemheap import native
 from pmemheap.errors import HeapExistsError, UsageError
 from pmemheap.file import pagecache
+from pmemheap.format.layout import (
+    BACKUP_NAME_BYTES,
+    SHARED_PAGE,
+    SUPERBLOCKS,
+    UNDER_REPAIR,
+    FileIdentity,
+)
 from pmemheap.format.superblock import Superblock
 from pmemheap.heap.arguments import AnyPath, path_argument
-from pmemheap.layout import BACKUP_NAME_BYTES, SHARED_PAGE, SUPERBLOCKS, UNDER_REPAIR, FileIdentity
 from pmemheap.offline import Disk, Edit, Examination, Finding, Overlay, examine, open_image
 from pmemheap.offline.backups import Backup, backup_of, newest_copy, unfinished
 from pmemheap.offline.findings import FindingKind, Phase

@@ -17,12 +17,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from pmemheap import layout
 from pmemheap.errors import UsageError
 from pmemheap.file.naming import new_file, place_of, require_place
+from pmemheap.format import layout
+from pmemheap.format.layout import ArenaSlot, Durability, SegmentKind, SegmentSlot
 from pmemheap.heap.arguments import AnyPath, path_argument
 from pmemheap.heap.heap import Heap
-from pmemheap.layout import ArenaSlot, Durability, SegmentKind, SegmentSlot
 from pmemheap.offline import (
     Examination,
     Extent,

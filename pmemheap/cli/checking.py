@@ -13,7 +13,7 @@ from pmemheap.cli.exits import ExitCode
 from pmemheap.cli.files import AsJson
 from pmemheap.cli.show import output, printable, write_json
 from pmemheap.errors import CorruptHeapError
-from pmemheap.layout import Durability, HeapState
+from pmemheap.format.layout import Durability, HeapState
 from pmemheap.offline import Examination, Finding, FindingKind, examine, open_image
 from pmemheap.units import UNIT, format_bytes
 

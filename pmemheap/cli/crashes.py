@@ -20,10 +20,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pmemheap import layout, native
+from pmemheap import native
 from pmemheap.cli.library import Library
 from pmemheap.errors import CorruptHeapError, UsageError
-from pmemheap.format import records
+from pmemheap.format import layout, records
 from pmemheap.format.header import read_superblock
 from pmemheap.heap.heap import Heap
 from pmemheap.offline.replaying import to_replay

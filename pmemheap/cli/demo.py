@@ -41,8 +41,8 @@ from pmemheap.cli.library import Library, address_of
 from pmemheap.cli.show import output, progress_output, table, write_json
 from pmemheap.cli.unitmap import UnitMap, read_map
 from pmemheap.errors import CorruptHeapError, UsageError
+from pmemheap.format.layout import UNIT_BYTES_IN_FILE
 from pmemheap.heap.heap import Heap
-from pmemheap.layout import UNIT_BYTES_IN_FILE
 from pmemheap.units import PAGE, format_bytes
 
 __all__ = ["demo"]

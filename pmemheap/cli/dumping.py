@@ -12,13 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
-from pmemheap import layout
 from pmemheap.cli.checking import AnyFile
 from pmemheap.cli.files import AsJson
 from pmemheap.cli.show import in_a_pipe, output, print_whole, printable, table, write_json
+from pmemheap.format import layout
+from pmemheap.format.layout import ArenaState, SegmentKind, Table
 from pmemheap.format.records import Operation, OperationType, Record
 from pmemheap.format.superblock import Superblock
-from pmemheap.layout import ArenaState, SegmentKind, Table
 from pmemheap.offline import Examination, Extent, examine, open_image
 from pmemheap.space.size_classes import CLASSES
 from pmemheap.units import format_bytes

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from pmemheap import layout
+from pmemheap.format import layout
+from pmemheap.format.layout import HeapState, SegmentKind, SegmentSlot
 from pmemheap.format.superblock import newest_superblock
 from pmemheap.heap.heap import Heap
-from pmemheap.layout import HeapState, SegmentKind, SegmentSlot
 
 __all__ = ["Header", "Segment", "read_header"]
 

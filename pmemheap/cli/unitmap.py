@@ -19,12 +19,12 @@ from enum import Enum
 from rich.text import Text
 
 from pmemheap.cli.show import printable
+from pmemheap.format.layout import ARENA_BITS
 from pmemheap.heap.arenas import Arena
 from pmemheap.heap.blockspace import BlockSpace
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.space import Space
 from pmemheap.heap.totals import spaces_of
-from pmemheap.layout import ARENA_BITS
 from pmemheap.native.constants import UnitState
 from pmemheap.units import UNIT, format_bytes
 

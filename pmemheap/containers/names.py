@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pmemheap.format.layout import ARENA_BITS
 from pmemheap.heap.heap import Heap
-from pmemheap.layout import ARENA_BITS
 
 __all__ = ["MAP_MAGIC", "VECTOR_MAGIC", "found_kind", "stamp_elsewhere", "visible_roots"]
 

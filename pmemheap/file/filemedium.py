@@ -25,15 +25,15 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from pmemheap import layout, native
+from pmemheap import native
 from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
 from pmemheap.file import blocks, locks
 from pmemheap.file.heapfile import HeapFile
 from pmemheap.file.parts import PARTS
-from pmemheap.format import filespace
+from pmemheap.format import filespace, layout
 from pmemheap.format.filespace import SlotChanges
 from pmemheap.format.header import as_spare
-from pmemheap.layout import ArenaSlot, SegmentKind, SegmentSlot, SlotImage, Table
+from pmemheap.format.layout import ArenaSlot, SegmentKind, SegmentSlot, SlotImage, Table
 from pmemheap.native import Allocate, NativeError
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map, VMReservation

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from pmemheap import layout, native
+from pmemheap import native
 from pmemheap.errors import CorruptHeapError, Pmem2Error
+from pmemheap.format import layout
 from pmemheap.format.header import Tables, other_superblock, read_superblock, read_tables
+from pmemheap.format.layout import HeapState, SlotImage, Table, slot_offset
 from pmemheap.format.superblock import Superblock
-from pmemheap.layout import HeapState, SlotImage, Table, slot_offset
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.source import Options, Pieces

@@ -24,14 +24,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pmemheap import layout, native
+from pmemheap import native
 from pmemheap.errors import DurabilityError, UsageError
 from pmemheap.file import identity, locks
 from pmemheap.file.filemaps import FileMaps
 from pmemheap.file.headerfile import Header, Journal, next_epoch
 from pmemheap.file.naming import give_name
 from pmemheap.file.watch import Expected, Watch
-from pmemheap.layout import (
+from pmemheap.format import layout
+from pmemheap.format.layout import (
     ArenaSlot,
     Durability,
     FileIdentity,
@@ -482,9 +483,11 @@ class HeapFile:
         The locks go now, even if a map could not be undone.
         """
         self.header.unmap()
-        if not self.is_own:
-            self.fd = -1
-            return
+        if self.is_own:
+            self._let_go()
+        self.fd = -1
+
+    def _let_go(self) -> None:
         if self.pending_name is not None:
             with suppress(OSError):
                 os.unlink(self.pending_name[0])

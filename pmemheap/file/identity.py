@@ -16,8 +16,8 @@ from pathlib import Path
 from pmemheap import native
 from pmemheap.errors import CorruptHeapError
 from pmemheap.file import locks
+from pmemheap.format.layout import Durability, FileIdentity, HeapState
 from pmemheap.format.superblock import Superblock
-from pmemheap.layout import Durability, FileIdentity, HeapState
 
 __all__ = [
     "boot_id",

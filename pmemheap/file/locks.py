@@ -13,8 +13,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn, TypeVar
 
-from pmemheap import layout, native
+from pmemheap import native
 from pmemheap.errors import CorruptHeapError, DurabilityError, HeapBusyError
+from pmemheap.format import layout
 from pmemheap.native import Lock, NativeError
 
 __all__ = [

@@ -17,15 +17,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from pmemheap import layout, native
+from pmemheap import native
 from pmemheap.errors import CorruptHeapError, HeapBusyError, HeapFileError, UsageError
 from pmemheap.file import blocks, identity, locks
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.heapfile import MEMORY_FILE_SYSTEMS
 from pmemheap.file.naming import place_of, require_place, temporary_name
+from pmemheap.format import layout
 from pmemheap.format.header import Tables
+from pmemheap.format.layout import ArenaSlot, Durability, HeapState, SegmentKind, SegmentSlot
 from pmemheap.format.superblock import Superblock
-from pmemheap.layout import ArenaSlot, Durability, HeapState, SegmentKind, SegmentSlot
 from pmemheap.refusals import refusal, refusals
 from pmemheap.units import UNIT
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pmemheap import layout
+from pmemheap.format import layout
 from pmemheap.space.medium import Piece
 
 __all__ = ["PARTS", "Part"]

@@ -12,13 +12,14 @@ import errno
 import struct
 from collections.abc import Iterable, Iterator
 
-from pmemheap import layout, native
+from pmemheap import native
 from pmemheap.errors import CorruptHeapError, DurabilityError
 from pmemheap.file import identity, locks, pagecache
 from pmemheap.file.filemedium import LOG_LEAST, LOG_MOST, FileMedium
 from pmemheap.file.headerfile import next_epoch
+from pmemheap.format import layout
+from pmemheap.format.layout import HeapState, Table
 from pmemheap.format.records import RECORD_HEADER, epoch_of
-from pmemheap.layout import HeapState, Table
 from pmemheap.native.constants import TOUCHED_DATA, Format, Refusal
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import VMReservation

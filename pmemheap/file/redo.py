@@ -18,11 +18,12 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from pmemheap import layout, native
+from pmemheap import native
 from pmemheap.errors import DurabilityError, OutOfSpaceError, PmemHeapError
 from pmemheap.file.filemedium import LOG_MOST, FileMedium
 from pmemheap.file.headerfile import next_epoch
-from pmemheap.layout import ArenaSlot, ArenaState, SlotImage, Table
+from pmemheap.format import layout
+from pmemheap.format.layout import ArenaSlot, ArenaState, SlotImage, Table
 from pmemheap.native.constants import Format, OperationType, Refusal
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map

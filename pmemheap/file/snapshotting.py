@@ -22,12 +22,13 @@ from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
-from pmemheap import layout, native
+from pmemheap import native
 from pmemheap.errors import UsageError
 from pmemheap.file.naming import give_name, place_of, require_place, temporary_name
+from pmemheap.format import layout
 from pmemheap.format.header import read_superblock
+from pmemheap.format.layout import FileIdentity, HeapState, SegmentKind, SegmentSlot
 from pmemheap.format.superblock import Superblock
-from pmemheap.layout import FileIdentity, HeapState, SegmentKind, SegmentSlot
 from pmemheap.native import NativeError
 
 __all__ = ["CopyMethod", "copy_heap_file"]

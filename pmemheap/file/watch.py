@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from pmemheap import layout, native
+from pmemheap import native
+from pmemheap.format import layout
 from pmemheap.native import NativeError
 
 __all__ = ["Expected", "Watch"]

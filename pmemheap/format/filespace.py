@@ -11,7 +11,14 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from pmemheap.layout import SEGMENT_SLOTS, SegmentKind, SegmentSlot, SlotImage, Table, spare_slot
+from pmemheap.format.layout import (
+    SEGMENT_SLOTS,
+    SegmentKind,
+    SegmentSlot,
+    SlotImage,
+    Table,
+    spare_slot,
+)
 
 __all__ = ["SlotChanges", "fitting_spare", "free_index", "images", "placed", "tidied"]
 

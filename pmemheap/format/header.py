@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TypeVar
 
-from pmemheap import layout
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError
-from pmemheap.format.superblock import Superblock, newest_superblock
-from pmemheap.layout import (
+from pmemheap.format import layout
+from pmemheap.format.layout import (
     ArenaSlot,
     ArenaState,
     RootSlot,
@@ -28,6 +27,7 @@ from pmemheap.layout import (
     slot_offset,
     spare_slot,
 )
+from pmemheap.format.superblock import Superblock, newest_superblock
 from pmemheap.native import all_sealed
 
 __all__ = [

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pmemheap.errors import CorruptHeapError, UsageError
-from pmemheap.layout import ARENA_BITS, Table
+from pmemheap.format.layout import ARENA_BITS, Table
 from pmemheap.native import crc32c
 from pmemheap.native.constants import Format, OperationType, RecordKind, place, width
 from pmemheap.units import GRANULE, align_up

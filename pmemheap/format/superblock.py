@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from pmemheap.errors import CorruptHeapError
-from pmemheap.layout import (
+from pmemheap.format.layout import (
     BACKUP_NAME_BYTES,
     MAGIC,
     SUPERBLOCK_BYTES,

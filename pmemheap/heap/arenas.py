@@ -24,14 +24,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from pmemheap.errors import OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.recovery import replay_private
-from pmemheap.heap.blockspace import BlockSpace
-from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
-from pmemheap.heap.roots import Roots
-from pmemheap.heap.shared import Shared
-from pmemheap.heap.slow import Slow
-from pmemheap.heap.space import Space
-from pmemheap.heap.viewed import viewed_blocks
-from pmemheap.layout import (
+from pmemheap.format.layout import (
     ARENA_BITS,
     ARENA_NAME_BYTES,
     ARENA_SLOTS,
@@ -39,6 +32,13 @@ from pmemheap.layout import (
     ArenaSlot,
     ArenaState,
 )
+from pmemheap.heap.blockspace import BlockSpace
+from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
+from pmemheap.heap.roots import Roots
+from pmemheap.heap.shared import Shared
+from pmemheap.heap.slow import Slow
+from pmemheap.heap.space import Space
+from pmemheap.heap.viewed import viewed_blocks
 from pmemheap.native.constants import State
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.space.anonymous import AnonymousMedium

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pmemheap.errors import HeapFileError, HeapNotFoundError, UsageError
-from pmemheap.layout import ARENA_BITS, Durability
+from pmemheap.format.layout import ARENA_BITS, Durability
 from pmemheap.units import GiB, is_power_of_two
 
 __all__ = [

@@ -14,12 +14,12 @@ from contextlib import suppress
 
 from pmemheap.errors import DurabilityError, PmemHeapError
 from pmemheap.file.filemedium import FileMedium
+from pmemheap.format.layout import FileIdentity
 from pmemheap.heap.gate import named
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space
 from pmemheap.heap.viewed import viewed_blocks
 from pmemheap.heap.waiting import transactions_ended
-from pmemheap.layout import FileIdentity
 from pmemheap.native.constants import State
 
 __all__ = ["close", "let_go", "rest"]

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from pmemheap import native
 from pmemheap.errors import OutOfSpaceError, PmemHeapError
+from pmemheap.format.layout import ARENA_BITS, DATA_WIDTH, SEGMENT_UNITS
 from pmemheap.heap.space import Space
 from pmemheap.heap.work import try_reserve
-from pmemheap.layout import ARENA_BITS, DATA_WIDTH, SEGMENT_UNITS
 from pmemheap.native.constants import Finding, Refusal, State
 from pmemheap.refusals import refusals
 from pmemheap.space.size_classes import class_of

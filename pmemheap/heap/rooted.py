@@ -19,10 +19,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from pmemheap.format.layout import RootSlot
 from pmemheap.heap import refusing
 from pmemheap.heap.lock import is_changing
 from pmemheap.heap.space import Space
-from pmemheap.layout import RootSlot
 from pmemheap.native import TxCore
 from pmemheap.native.constants import Refusal
 

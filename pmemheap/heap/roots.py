@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from pmemheap.errors import OutOfSpaceError, UsageError
-from pmemheap.layout import ROOT_NAME_BYTES, ROOT_SLOTS, RootSlot
+from pmemheap.format.layout import ROOT_NAME_BYTES, ROOT_SLOTS, RootSlot
 
 __all__ = [
     "Guard",

@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING
 from pmemheap.errors import PmemHeapError
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.redo import RedoLog
+from pmemheap.format.layout import ARENA_BITS, FileIdentity, HeapState
 from pmemheap.heap.gate import Gate
 from pmemheap.heap.lock import Lock
 from pmemheap.heap.viewed import is_viewed
-from pmemheap.layout import ARENA_BITS, FileIdentity, HeapState
 from pmemheap.native import LogCore
 from pmemheap.native.constants import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pmemheap.format.layout import RootSlot
     from pmemheap.heap.arenas import Arenas
     from pmemheap.heap.roots import RootStore
     from pmemheap.heap.space import Space
-    from pmemheap.layout import RootSlot
     from pmemheap.space.anonymous import AnonymousMedium
 
 __all__ = ["Shared"]

@@ -15,10 +15,10 @@ from typing import ParamSpec, TypeVar
 
 from pmemheap import native
 from pmemheap.errors import CorruptHeapError, DurabilityError, PmemHeapError, UsageError
+from pmemheap.format.layout import ARENA_BITS
 from pmemheap.heap.exiting import is_exiting, leave_at_exit
 from pmemheap.heap.lock import is_changing
 from pmemheap.heap.shared import Shared
-from pmemheap.layout import ARENA_BITS
 from pmemheap.native.constants import Refusal, State
 from pmemheap.space.region import Region
 from pmemheap.space.size_classes import packed_classes

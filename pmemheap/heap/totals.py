@@ -9,11 +9,11 @@ from typing import TypeVar
 
 from pmemheap.errors import UsageError
 from pmemheap.file.filemedium import FileMedium
+from pmemheap.format.layout import ARENA_BITS, ArenaState, SegmentKind
 from pmemheap.heap import insight, units
 from pmemheap.heap.insight import CheckReport, ClassStats, HeapStats
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space
-from pmemheap.layout import ARENA_BITS, ArenaState, SegmentKind
 
 __all__ = ["blocks", "check", "spaces_of", "stats", "trim"]
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pmemheap.errors import UsageError
 from pmemheap.file.redo import ROOM_WANTED, slot_operations
+from pmemheap.format.layout import RootSlot
 from pmemheap.heap import rooted, upkeep
 from pmemheap.heap.arguments import alignment_argument, offset_argument, size_argument, whole_number
 from pmemheap.heap.blockspace import BlockSpace
@@ -36,7 +37,6 @@ from pmemheap.heap.space import Space
 from pmemheap.heap.transactionroots import PendingRoots, TransactionRoots
 from pmemheap.heap.waiting import await_gate
 from pmemheap.heap.work import Work
-from pmemheap.layout import RootSlot
 from pmemheap.native.constants import Refusal, TxState
 from pmemheap.refusals import end_with
 from pmemheap.units import GRANULE

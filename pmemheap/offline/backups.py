@@ -20,9 +20,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pmemheap import layout
 from pmemheap.errors import CorruptHeapError
 from pmemheap.file.naming import new_file
+from pmemheap.format import layout
 from pmemheap.format.superblock import Superblock, newest_superblock
 from pmemheap.native import crc32c, fsync, pwrite
 from pmemheap.offline.findings import Edit

@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pmemheap import layout, native
+from pmemheap import native
 from pmemheap.errors import CorruptHeapError, HeapBusyError, HeapFileError
 from pmemheap.file import locks
+from pmemheap.format import layout
 from pmemheap.format.header import read_tables as read_strictly
+from pmemheap.format.layout import SegmentKind, SegmentSlot
 from pmemheap.format.records import Record
 from pmemheap.format.superblock import Superblock
 from pmemheap.heap.arguments import AnyPath
-from pmemheap.layout import SegmentKind, SegmentSlot
 from pmemheap.native import Lock
 from pmemheap.offline.backups import Backup, backup_of, unfinished
 from pmemheap.offline.extents import Extent, block_at

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from pmemheap import layout
+from pmemheap.format import layout
 from pmemheap.native.constants import Kind
 from pmemheap.offline.findings import Edit
 from pmemheap.offline.image import Image, data_pieces

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from pmemheap import layout
-from pmemheap.layout import ArenaSlot, SegmentKind, SegmentSlot
+from pmemheap.format import layout
+from pmemheap.format.layout import ArenaSlot, SegmentKind, SegmentSlot
 from pmemheap.offline.findings import Findings
 from pmemheap.offline.image import Image
 from pmemheap.offline.places import Places

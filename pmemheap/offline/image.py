@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pmemheap.file.identity import file_identity
-from pmemheap.layout import FileIdentity
+from pmemheap.format.layout import FileIdentity
 from pmemheap.offline.findings import Edit
 from pmemheap.units import PAGE, KiB, align_down, align_up
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from pmemheap import layout
-from pmemheap.layout import ArenaSlot, SegmentKind, SegmentSlot
+from pmemheap.format import layout
+from pmemheap.format.layout import ArenaSlot, SegmentKind, SegmentSlot
 from pmemheap.offline.image import Image
 
 __all__ = ["ArenaPlaces", "Part", "Places", "arena_of", "heap_offset"]

@@ -19,10 +19,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pmemheap import layout
 from pmemheap.errors import CorruptHeapError
+from pmemheap.format import layout
+from pmemheap.format.layout import ArenaSlot, ArenaState, RootSlot, SegmentSlot, Table
 from pmemheap.format.records import Operation, OperationType, Record, RecordKind
-from pmemheap.layout import ArenaSlot, ArenaState, RootSlot, SegmentSlot, Table
 from pmemheap.offline.image import Image, Overlay
 from pmemheap.offline.places import Part, Places, arena_of
 

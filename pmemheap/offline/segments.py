@@ -17,9 +17,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from pmemheap import layout
+from pmemheap.format import layout
+from pmemheap.format.layout import SegmentKind, SegmentSlot, Table, slot_offset, spare_slot
 from pmemheap.format.superblock import Superblock
-from pmemheap.layout import SegmentKind, SegmentSlot, Table, slot_offset, spare_slot
 from pmemheap.offline.findings import Edit, Finding, FindingKind, Findings, Severity
 from pmemheap.offline.slots import BadSlot, Slots, is_possible, segments_inside
 from pmemheap.units import UNIT

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from pmemheap import layout
 from pmemheap.errors import CorruptHeapError
-from pmemheap.layout import (
+from pmemheap.format import layout
+from pmemheap.format.layout import (
     ArenaSlot,
     ArenaState,
     RootSlot,

@@ -7,12 +7,12 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pmemheap import layout
 from pmemheap.errors import CorruptHeapError
 from pmemheap.file.identity import boot_id, is_left_copy
+from pmemheap.format import layout
+from pmemheap.format.layout import Durability, FileIdentity, HeapState, SegmentKind, SegmentSlot
 from pmemheap.format.records import FIRST_LSN, RECORD_ALIGN, LogScan, Record, newest_chain, scan
 from pmemheap.format.superblock import Superblock
-from pmemheap.layout import Durability, FileIdentity, HeapState, SegmentKind, SegmentSlot
 from pmemheap.offline.findings import Edit, Finding, FindingKind, Findings, Severity
 from pmemheap.offline.image import Image
 from pmemheap.offline.replaying import read_slots, to_replay

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import pairwise
 
-from pmemheap import layout
 from pmemheap.errors import CorruptHeapError
+from pmemheap.format import layout
+from pmemheap.format.layout import ArenaSlot, RootSlot, SegmentKind, Table, slot_offset
 from pmemheap.format.superblock import Superblock
-from pmemheap.layout import ArenaSlot, RootSlot, SegmentKind, Table, slot_offset
 from pmemheap.offline.findings import Edit, Finding, FindingKind, Findings
 from pmemheap.offline.image import Image
 from pmemheap.offline.segments import Derivation, Judge, doubtful_arenas, note_strays

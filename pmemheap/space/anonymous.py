@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pmemheap import native
 from pmemheap.errors import OutOfSpaceError, UsageError
-from pmemheap.layout import BITS_WIDTH, DATA_WIDTH, SEGMENT_UNITS, ArenaSlot
+from pmemheap.format.layout import BITS_WIDTH, DATA_WIDTH, SEGMENT_UNITS, ArenaSlot
 from pmemheap.native import Advice
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.row import anonymous_row

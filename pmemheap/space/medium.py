@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pmemheap.layout import ArenaSlot, SegmentSlot
+from pmemheap.format.layout import ArenaSlot, SegmentSlot
 from pmemheap.pmem2 import Map, VMReservation
 
 __all__ = ["Medium", "Piece"]

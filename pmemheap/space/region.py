@@ -34,7 +34,7 @@ from pmemheap.errors import (
     Pmem2Error,
     PmemHeapError,
 )
-from pmemheap.layout import (
+from pmemheap.format.layout import (
     DATA_WIDTH,
     SEGMENT_UNITS,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pmemheap.layout import BITS_WIDTH, DATA_WIDTH, ENTRY_WIDTH
+from pmemheap.format.layout import BITS_WIDTH, DATA_WIDTH, ENTRY_WIDTH
 from pmemheap.native import AddressRange
 from pmemheap.pmem2 import VMReservation, space
 from pmemheap.pmem2.reservation import address_range_of

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pmemheap import native
 from pmemheap.errors import CorruptHeapError
 from pmemheap.file.identity import file_identity
+from pmemheap.format.layout import MAGIC, SUPERBLOCK_BYTES, SUPERBLOCKS
 from pmemheap.format.superblock import Superblock
-from pmemheap.layout import MAGIC, SUPERBLOCK_BYTES, SUPERBLOCKS
 
 __all__ = ["copy_as_crashed", "restamp"]
 
