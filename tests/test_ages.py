@@ -32,9 +32,7 @@ class AgesMachine(RuleBasedStateMachine):
         """All units, and whether they are free."""
         first, end, _, _ = self.heap._space.core.bounds()
         used: set[int] = set()
-        cursor = first
-        while (piece := self.heap._space.core.walk(cursor)) is not None:
-            cursor, start, nunits, state, *_ = piece
+        for start, nunits, state in self.heap._space.supply.pieces():
             if state in {3, 5, 7, 8}:
                 used.update(range(start, start + nunits))
         return {unit: unit not in used for unit in range(first, end)}
@@ -83,7 +81,7 @@ class AgesMachine(RuleBasedStateMachine):
     @rule()
     def decay(self) -> None:
         """Give back all that is old, and begin an interval."""
-        self.heap._space.serve(self.heap._space.supply.decay, 0.0)
+        self.heap._space.serve(self.heap._space.giveback.decay, 0.0)
         free = self.free_units()
         self.freed = {
             unit: freed
@@ -102,7 +100,7 @@ class AgesMachine(RuleBasedStateMachine):
             if free.get(unit) and start is None:
                 start = unit
             elif not free.get(unit) and start is not None:
-                for part, length, old in self.heap._space.core.old_parts(start, unit - start):
+                for part, length, old in self.heap._space.core.old_parts([(start, unit - start)]):
                     units = range(part, part + length)
                     assert self.is_old(units[0])
                     assert self.is_old(units[-1])
@@ -137,6 +135,6 @@ def test_an_age_comes_round_after_255_intervals() -> None:
         heap.free(offset)
         seen = []
         for _ in range(257):
-            seen.append(bool(heap._space.core.old_parts(offset // UNIT, 75)))
+            seen.append(bool(heap._space.core.old_parts([(offset // UNIT, 75)])))
             heap._space.core.next_interval()
         assert seen == [False, *[True] * 254, False, True]

@@ -298,7 +298,7 @@ def test_what_was_freed_beyond_the_reading_is_found_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_idle: bool
 ) -> None:
     """A heap of many GiB is read over many intervals, and its end may be in use before."""
-    monkeypatch.setattr("pmemheap.space.supply._STEPS_READ_AT_ONCE", 0)
+    monkeypatch.setattr("pmemheap.space.giveback._STEPS_READ_AT_ONCE", 0)
     with make("process", tmp_path / "heap", None) as heap:
         blocks = [heap.malloc(40 * UNIT) for _ in range(200)]
         heap.malloc(100)
@@ -306,7 +306,7 @@ def test_what_was_freed_beyond_the_reading_is_found_once(
         for offset in blocks[10:150]:
             heap.free(offset)
         for _ in range(3):
-            heap._space.serve(partial(heap._space.supply.decay, 0.0, is_idle=is_idle))
+            heap._space.serve(partial(heap._space.giveback.decay, 0.0, is_idle=is_idle))
         assert heap.check(), heap.check().findings
         again = [heap.malloc(40 * UNIT) for _ in range(300)]
         assert len({*again, *blocks[:10], *blocks[150:]}) == 360
@@ -336,19 +336,19 @@ def test_each_part_of_a_range_has_an_age_of_its_own() -> None:
             heap.view(offset)[:] = b"x" * MiB
             heap.free(offset)
         heap._space.serve(supply.merge_freed)
-        heap._space.serve(supply.decay, 0.0)
+        heap._space.serve(heap._space.giveback.decay, 0.0)
         hot = heap.malloc(MiB)
         assert hot in blocks
         heap.view(hot)[:] = b"hot!" * (MiB // 4)
         heap.free(hot)
         heap._space.serve(supply.merge_freed)
         assert len(list(supply.extents)) <= 2
-        heap._space.serve(supply.decay, 0.0)
+        heap._space.serve(heap._space.giveback.decay, 0.0)
         assert heap.stats().touched < 2 * MiB
         again = heap.malloc(MiB)
         assert again == hot
         assert bytes(heap.view(again, 4)) == b"hot!"
-        heap._space.serve(supply.decay, 0.0)
+        heap._space.serve(heap._space.giveback.decay, 0.0)
         assert bytes(heap.view(again, 4)) == b"hot!"
 
 
@@ -367,8 +367,8 @@ def test_what_was_given_back_is_not_given_back_again(heap: Heap) -> None:
     for _ in range(3):
         time.sleep(LONG)
         heap.stats()
-    for start, length in heap._space.supply.extents:
-        assert heap._space.core.old_parts(start, length) == []
+    for extent in heap._space.supply.extents:
+        assert heap._space.core.old_parts([extent]) == []
 
 
 def test_a_refused_give_back_is_told_once(memory: Heap) -> None:

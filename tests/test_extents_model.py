@@ -128,3 +128,91 @@ class ExtentMachine(RuleBasedStateMachine):
 
 
 TestExtents = pytest.mark.slow(ExtentMachine.TestCase)
+
+
+class WildernessMachine(RuleBasedStateMachine):
+    """The model: the set of free units, and where the never used ones begin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extents = ExtentMap(8, 8)
+        self.wilderness = self.end = 8
+        self.free: set[int] = set()
+        self.taken: list[tuple[int, int]] = [(0, 8)]
+
+    def room_at(self, unit: int) -> int:
+        """Return how many are free from `unit` on, where an extent or the wilderness begins."""
+        if unit - 1 in self.free and unit != self.wilderness:
+            return 0
+        stop = unit
+        while stop in self.free:
+            stop += 1
+        return stop - unit
+
+    def claim(self, start: int, length: int) -> None:
+        units = set(range(start, start + length))
+        assert units <= self.free
+        self.free -= units
+        self.taken.append((start, length))
+        self.wilderness = max(self.wilderness, start + length)
+
+    @rule(nunits=st.integers(1, 60))
+    def grow(self, nunits: int) -> None:
+        self.free.update(range(self.end, self.end + nunits))
+        self.end += nunits
+        self.extents.grow(self.end)
+
+    @rule(length=st.integers(1, 40), shift=st.integers(0, 4))
+    def find(self, length: int, shift: int) -> None:
+        start = self.extents.find(length, 1 << shift)
+        if start < 0:
+            assert shift or max(map(self.room_at, range(self.end))) < length
+            assert self.end - self.wilderness < length + (1 << shift) - 1
+        else:
+            assert start % (1 << shift) == 0
+            self.claim(start, length)
+
+    @rule(index=st.integers(0), count=st.integers(1, 3))
+    def deallocate_many(self, index: int, count: int) -> None:
+        ranges = [self.taken.pop(index % len(self.taken)) for _ in self.taken[:count]]
+        self.extents.deallocate_many(ranges)
+        for start, length in ranges:
+            self.free.update(range(start, start + length))
+
+    @rule(unit=st.integers(0, 100), length=st.integers(1, 40))
+    def take(self, unit: int, length: int) -> None:
+        assert self.extents.room_at(unit) == self.room_at(unit)
+        expected = self.room_at(unit) >= length
+        assert self.extents.take(unit, length) == expected
+        if expected:
+            self.claim(unit, length)
+
+    @rule(count=st.integers(0, 4), most=st.integers(1, 20))
+    def take_shortest(self, count: int, most: int) -> None:
+        fits = sorted((length, start) for start, length in self.extents if length <= most)
+        taken = self.extents.take_shortest(count, most)
+        assert taken == [(start, length) for length, start in fits[:count]]
+        for start, length in taken:
+            self.claim(start, length)
+
+    @rule()
+    def end_wilderness(self) -> None:
+        self.extents.end_wilderness()
+        self.wilderness = self.end
+
+    @rule()
+    def check(self) -> None:
+        self.extents.check()
+        assert (self.extents.wilderness, self.extents.end) == (self.wilderness, self.end)
+        free = {unit for start, n in self.extents for unit in range(start, start + n)}
+        assert free | set(range(self.wilderness, self.end)) == self.free
+
+    @invariant()
+    def free_units_are_counted(self) -> None:
+        assert self.extents.free_units == len(self.free)
+
+    def teardown(self) -> None:
+        self.check()
+
+
+TestWilderness = pytest.mark.slow(WildernessMachine.TestCase)

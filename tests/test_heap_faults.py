@@ -94,7 +94,7 @@ def trim(world: World) -> None:
 
 def decay(world: World) -> None:
     for _ in range(2):
-        world.heap._space.serve(world.heap._space.supply.decay, 0.0)
+        world.heap._space.serve(world.heap._space.giveback.decay, 0.0)
 
 
 def sync(world: World) -> None:

@@ -13,6 +13,7 @@ import pytest
 from pmemheap import Heap
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.space.anonymous import AnonymousMedium
+from pmemheap.space.region import Region
 from pmemheap.units import UNIT, GiB, KiB, MiB
 
 FILE_BYTES = int(os.environ.get("PMEMHEAP_GROWTH_FILE_BYTES", 256 * MiB))
@@ -115,3 +116,22 @@ def test_views_hold_when_what_lies_around_them_goes_back() -> None:
     heap.malloc(64 * MiB)
     assert held.addresses() == place
     held.assert_intact()
+
+
+def test_what_the_pool_gets_with_never_used_units_has_real_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short extent that lies in front of the new segment was punched before the heap grew."""
+    backed: list[tuple[int, int]] = []
+    monkeypatch.setattr(Region, "back", lambda _, start, nunits: backed.append((start, nunits)))
+    with Heap.create(tmp_path / "heap", durability="process", decay=None) as heap:
+        for size in (100, 63 * UNIT):
+            heap.malloc(size)
+        heap.malloc(heap.stats().largest_free - 10 * UNIT)
+        heap.trim()
+        assert heap.stats().free == 10 * UNIT
+        end = heap._space.region.end_unit
+        heap.malloc(40 * UNIT)
+        assert heap._space.region.end_unit > end
+        got = {unit for start, nunits in backed for unit in range(start, start + nunits)}
+        assert set(range(end - 10, end + 30)) <= got

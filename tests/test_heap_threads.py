@@ -288,6 +288,7 @@ def test_roots_named_by_many_threads_are_all_there(tmp_path: Path) -> None:
             assert heap.check()
 
 
+@pytest.mark.checked
 def test_a_walk_gets_on_when_threads_move_the_borders() -> None:
     """Between two steps of a walk the cursor may have come to lie inside of a run."""
     with Heap.anonymous(decay=None) as heap:

@@ -106,7 +106,7 @@ def age(heap: Heap) -> None:
     """What was free for a whole interval goes back."""
     heap.free(heap.malloc(5 << 20))
     for _ in range(2):
-        heap._space.serve(heap._space.supply.decay, 0.0)
+        heap._space.serve(heap._space.giveback.decay, 0.0)
 
 
 def copy(heap: Heap) -> None:

@@ -10,11 +10,11 @@ from journeys import JOURNEYS, Count, counted
 from pmemheap import Heap
 
 BUDGETS = {
-    "growth": Count(python=297, crossings=46, system=14),
-    "opening after a crash": Count(python=814, crossings=110, system=67),
-    "first put": Count(python=313, crossings=46, system=26),
-    "trim of nine segments": Count(python=591, crossings=87, system=34),
-    "durable commit": Count(python=12, crossings=9, system=5),
+    "growth": Count(python=291, crossings=45, system=14),
+    "opening after a crash": Count(python=813, crossings=108, system=67),
+    "first put": Count(python=312, crossings=46, system=26),
+    "trim of nine segments": Count(python=586, crossings=76, system=34),
+    "durable commit": Count(python=11, crossings=9, system=5),
 }
 
 

@@ -114,7 +114,7 @@ def test_a_finalizer_may_free_while_give_back_lists_the_pool() -> None:
         rest = blocks[1::2]
         heap._space.core.next_interval()
         heap._space.core.next_interval()
-        expected = heap._space.core.old_pool()
+        expected = heap._space.core.old_parts(None)
         assert len(expected) > 1000
 
         def free() -> None:
@@ -123,9 +123,9 @@ def test_a_finalizer_may_free_while_give_back_lists_the_pool() -> None:
             rest_of_it.extend(heap.malloc(4096 * n) for n in (60, 50, 40, 3, 1) for _ in range(20))
 
         rest_of_it: list[int] = []
-        old_pool = heap._space.core.old_pool  # found before: that makes an object as well
+        old_parts = heap._space.core.old_parts  # found before: that makes an object as well
         with garbage(free):
-            listed = old_pool()
+            listed = old_parts(None)
         assert listed == expected
         assert rest_of_it
         assert len(set(rest_of_it)) == len(rest_of_it)

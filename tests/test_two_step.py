@@ -32,7 +32,9 @@ def reserve(heap: Heap, size: int, align: int = 16) -> int:
     while (offset := heap._space.core.reserve(size, align)) < 0:
         if offset == LARGE:
             nunits = -(-size // UNIT)
-            return heap._space.core.reserve_large(heap._space.supply.allocate(nunits), nunits, size)
+            return heap._space.core.large_make(
+                heap._space.supply.allocate(nunits), nunits, size, True
+            )
         assert offset == REFILL
         heap._space.supply.refill(POOL_MOST)
     return offset
@@ -198,7 +200,7 @@ def test_steps_out_of_order_are_refused(heap: Heap) -> None:
 
 
 def run_blocks(heap: Heap, size: int) -> int:
-    return next(row[2] for row in heap._space.core.class_counters() if row[0] == size)
+    return next(row[2] for row in heap._space.core.usage()[1] if row[0] == size)
 
 
 def test_a_refill_passes_over_withheld_blocks(heap: Heap) -> None:
@@ -230,7 +232,7 @@ def test_a_run_goes_with_the_release_of_its_last_withheld_block(heap: Heap) -> N
 
 def test_a_run_with_only_withheld_blocks_is_not_released_when_units_are_short(heap: Heap) -> None:
     offset = reserve(heap, SMALL)
-    heap._space.core.release_empties()
+    heap._space.supply.take_all_back()
     assert heap._space.core.counters()["run_units"] > 0
     assert heap._space.core.publish(offset) == 0
     assert heap.check(), heap.check()

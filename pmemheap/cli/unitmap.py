@@ -133,9 +133,10 @@ def read_map(space: BlockSpace) -> UnitMap:
 def _read(space: Space, name: str) -> UnitMap:
     supply, region = space.supply, space.region
     supply.read_all()
+    wilderness = supply.extents.wilderness
     known = [Piece(start, nunits, _kind_of(state)) for start, nunits, state in supply.pieces()]
-    if supply.wilderness < region.end_unit:
-        known.append(Piece(supply.wilderness, region.end_unit - supply.wilderness, Kind.UNUSED))
+    if wilderness < region.end_unit:
+        known.append(Piece(wilderness, region.end_unit - wilderness, Kind.UNUSED))
     pieces = tuple(_with_gaps(known, region.first_unit, region.end_unit))
     return UnitMap(region.first_unit, region.end_unit, pieces, space.index, name)
 

@@ -261,7 +261,7 @@ def explain(space: Space, size: int, align: int, refusal: str) -> Explanation:
     needed = nunits + max(align // UNIT - 1, 0)
     fits = _has_free_block(space, rounded) or max(longest, pooled) >= needed * UNIT
     possible = not refusal and (
-        fits or supply.could_grow(needed) or _can_be_scraped_together(space, size, align)
+        fits or supply.could_grow(needed) or _can_be_gathered(space, size, align)
     )
     limit = space.shared.medium.limit
     used = space.region.mapped_bytes if file is None else file.file_end
@@ -290,7 +290,7 @@ def _rounded(size: int, align: int) -> tuple[int, int]:
     return (whole * UNIT, whole) if found is None else (found.size, found.run_units)
 
 
-def _can_be_scraped_together(space: Space, size: int, align: int) -> bool:
+def _can_be_gathered(space: Space, size: int, align: int) -> bool:
     """Tell whether a heap that cannot grow has the space all the same, scattered or withheld.
 
     It is tried: a block is reserved, which nobody sees, and let go again.
@@ -309,8 +309,7 @@ def _can_be_scraped_together(space: Space, size: int, align: int) -> bool:
 
 def _has_free_block(space: Space, rounded: int) -> bool:
     return any(
-        row[0] == rounded and row[4] + row[7] < row[3] * row[2]
-        for row in space.core.class_counters()
+        row[0] == rounded and row[4] + row[7] < row[3] * row[2] for row in space.core.usage()[1]
     )
 
 

@@ -63,7 +63,7 @@ def _extend(space: Space, offset: int, size: int) -> bool:
         return False
     if space.core.large_extend(offset, start, stop, size):
         return True
-    space.supply.extents.deallocate(start, stop - start)
+    space.supply.deallocate(start, stop - start)
     return False
 
 

@@ -20,6 +20,7 @@ from pmemheap.heap.exiting import is_exiting, leave_at_exit
 from pmemheap.heap.lock import is_changing
 from pmemheap.heap.shared import Shared
 from pmemheap.native.constants import Refusal, State
+from pmemheap.space.giveback import GiveBack
 from pmemheap.space.region import Region
 from pmemheap.space.size_classes import packed_classes
 from pmemheap.space.supply import Supply
@@ -49,7 +50,7 @@ class Space:
         Whether nothing has ever been allocated in it.
     """
 
-    __slots__ = ("core", "index", "name", "origin", "region", "shared", "supply")
+    __slots__ = ("core", "giveback", "index", "name", "origin", "region", "shared", "supply")
 
     def __init__(  # noqa: PLR0913 -- the parts of an arena
         self,
@@ -64,16 +65,15 @@ class Space:
         self.core = native.HeapDoors(face)
         self.shared, self.region, self.name = shared, region, name
         self.index, self.origin = arena, arena << ARENA_BITS
-        self.core.set_origin(self.origin)
-        if shared.file is not None:
-            self.core.set_file(shared.file.number)
-        self.core.configure(*packed_classes())
+        file = 0 if shared.file is None else shared.file.number
+        self.core.configure(*packed_classes(), self.origin, file)
         self.attach_tables()
         state = self._first_state()
         if arena == 0:
             shared.begin_log(unattached=state == State.UNATTACHED)
         self._join_log()
         self.supply = Supply(self.core, region, shared.medium, fresh=fresh)
+        self.giveback = GiveBack(self.core, self.supply)
         if state == State.UNATTACHED:
             self.core.sleep_in(region.first_unit, region.end_unit)
         elif not shared.readonly:

@@ -40,7 +40,7 @@ def malloc(space: Space, size: int, align: int) -> int:
 def malloc_extent(space: Space, size: int, align: int = UNIT, *, roomy: bool = False) -> int:
     """Allocate a block of whole units."""
     nunits = -(-size // UNIT)
-    return space.core.large_make(take(space, nunits, align, roomy=roomy), nunits, size)
+    return space.core.large_make(take(space, nunits, align, roomy=roomy), nunits, size, False)
 
 
 def take(space: Space, nunits: int, align: int, *, roomy: bool) -> int:
@@ -96,7 +96,7 @@ def trim(space: Space) -> int:
     before, redo = footprint(space), space.shared.redo
     if redo is not None:
         redo.sync_log()  # what was freed leaves quarantine
-    space.supply.trim()
+    space.giveback.trim()
     if redo is not None:
         redo.shrink()
     after = footprint(space)

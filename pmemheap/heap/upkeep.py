@@ -121,7 +121,7 @@ def _give_back(space: Space, is_idle: bool) -> None:
     if redo is not None and is_open and _is_much(shared, held):
         redo.sync_log()  # nobody else may do so
     for each in shared.spaces():
-        each.supply.decay(DECAY_SHARE, is_idle=is_idle, can_change=is_open)
+        each.giveback.decay(DECAY_SHARE, is_idle=is_idle, can_change=is_open)
     if redo is not None and is_open and is_idle and _is_much(shared, redo.size):
         redo.shrink()
 

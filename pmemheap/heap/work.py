@@ -44,7 +44,7 @@ class Work(native.TxCore):
     def _reserve_extent(self, space: Space, size: int, align: int, *, roomy: bool) -> int:
         nunits = -(-size // UNIT)
         start = units.take(space, nunits, align, roomy=roomy)
-        offset = space.core.reserve_large(start, nunits, size)
+        offset = space.core.large_make(start, nunits, size, True)
         refused = self._own(offset)
         if refused < 0:
             refuse_in_transaction(space, refused, "malloc", offset, size)

@@ -6,16 +6,18 @@
     _first        {8: 4, 24: 14}                   unit behind the end -> first unit
     _by_size      [4 << 44 | 4, 10 << 44 | 14]     one bisection is best fit, lowest on a tie
     _recent       {64: [128, 4096]}                length -> extents freed lately, not merged yet
+    wilderness    24                               from here to `end`: never used
 
 What is freed goes on a stack for its length and is taken from there by the next request of that
 length: two dictionary operations. Only when a request finds its stack empty are the stacks
 *coalesced*: every extent on them is merged with its neighbours through the two boundary maps and
-enters the sorted list.
+enters the sorted list. The *wilderness* at the end is no extent: it is taken from when no extent is
+long enough, so that it is touched last, together with the extent in front of it.
 
 Invariants, checked by `ExtentMap.check`:
   1. extents never overlap, and coalesced ones never touch;
   2. `_length`, `_first` and `_by_size` hold the same extents;
-  3. `free_units` is the sum of all lengths.
+  3. `free_units` is the sum of all lengths, that of the wilderness included.
 
 Not persistent: the heap builds the map again from what the entries leave free. Not thread-safe: the
 heap locks.
@@ -23,7 +25,7 @@ heap locks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -49,7 +51,7 @@ class ExtentStatistics:
     Attributes
     ----------
     free_units : int
-        Units in all extents.
+        Units in all extents, and in the wilderness.
     extents : int
         Settled extents.
     recent : int
@@ -67,6 +69,11 @@ class ExtentStatistics:
 class ExtentMap:
     """The free extents of a heap.
 
+    Parameters
+    ----------
+    wilderness, end : int
+        The units ``[wilderness, end)`` were never used.
+
     Examples
     --------
     >>> extents = ExtentMap()
@@ -83,16 +90,19 @@ class ExtentMap:
         "_length",
         "_recent",
         "_recent_count",
+        "end",
         "free_units",
+        "wilderness",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, wilderness: int = 0, end: int = 0) -> None:
         self._length: dict[int, int] = {}
         self._first: dict[int, int] = {}
         self._by_size: SortedList[int] = SortedList()
         self._recent: dict[int, list[int]] = {}
         self._recent_count = 0
-        self.free_units = 0
+        self.wilderness, self.end = wilderness, end
+        self.free_units = end - wilderness
 
     def __iter__(self) -> Iterator[Extent]:
         """Yield the free extents, merged, by address. O(n log n)."""
@@ -106,7 +116,7 @@ class ExtentMap:
     # ------------------------------------------------------------ taking
 
     def allocate(self, length: int, align: int = 1, *, roomy: bool = False) -> int:
-        """Take `length` units: the tightest extent, lowest address on a tie.
+        """Take `length` units: the tightest extent, lowest address on a tie; or never used ones.
 
         Parameters
         ----------
@@ -156,26 +166,57 @@ class ExtentMap:
         else:
             extent = self._fitting(length)
         if extent is None:
-            return -1
+            return self._find_wild(length, align)
         start, have = extent
         first = start + -start % align
         self._carve(start, have, first, length)
         return first
 
+    def _find_wild(self, length: int, align: int) -> int:
+        """Take never used units, with the extent in front of them; -1 if they do not suffice."""
+        before = 0
+        if align == 1 and self.wilderness < self.end:
+            before = min(self.room_before(self.wilderness), length)
+        first = self.wilderness - before
+        start = first + -first % align
+        if start + length > self.end:
+            return -1
+        if before:
+            self.take_ending(self.wilderness, before)
+        self.free_units -= start + length - self.wilderness
+        gap, self.wilderness = self.wilderness, start + length
+        if start > gap:
+            self.deallocate(gap, start - gap)
+        return start
+
     def take(self, start: int, length: int) -> bool:
-        """Take just ``[start, start + length)``, if an extent begins at `start` and is that long.
+        """Take just ``[start, start + length)``, if all of it is free from an extent's start on.
 
         Returns
         -------
         bool
             Whether it was taken.
         """
-        self.coalesce()
-        have = self._length.get(start, 0)
+        have = self.room_at(start)
         if have < length:
             return False
-        self._carve(start, have, start, length)
+        extent = self._length.get(start, 0)
+        taken = min(extent, length)
+        if taken:
+            self._carve(start, extent, start, taken)
+        self.wilderness += length - taken
+        self.free_units -= length - taken
         return True
+
+    def take_shortest(self, count: int, most: int) -> list[Extent]:
+        """Take up to `count` of the shortest extents, of at most `most` units each."""
+        self.coalesce()
+        keys = list(self._by_size.islice(0, count))
+        extents = [(key & _MASK, key >> _SHIFT) for key in keys if key >> _SHIFT <= most]
+        for start, length in extents:
+            self._remove(start, length)
+            self.free_units -= length
+        return extents
 
     def take_ending(self, stop: int, most: int) -> int:
         """Take the free units that end at `stop`, at most `most`; return how many."""
@@ -191,15 +232,20 @@ class ExtentMap:
         return self._fitting(at_least)
 
     def room_at(self, start: int) -> int:
-        """Return the length of the free extent that begins at `start`, 0 if there is none."""
+        """Return the free units from `start` on, if an extent or the wilderness begins there."""
         self.coalesce()
-        return self._length.get(start, 0)
+        room = self._length.get(start, 0)
+        return room + self.end - self.wilderness if start + room == self.wilderness else room
 
     def room_before(self, stop: int) -> int:
         """Return the length of the free extent that ends at `stop`, 0 if there is none."""
         self.coalesce()
         start = self._first.get(stop)
         return 0 if start is None else stop - start
+
+    def room_at_end(self) -> int:
+        """Return the units at the end that are free in one piece, the last extent included."""
+        return self.end - self.wilderness + self.room_before(self.wilderness)
 
     def longest(self) -> int:
         """Return the length of the longest extent, 0 for none; what is recent is not merged."""
@@ -211,6 +257,20 @@ class ExtentMap:
         self.coalesce()
         return self.longest()
 
+    # ------------------------------------------------------------ growing
+
+    def grow(self, end: int) -> None:
+        """Let the wilderness reach up to `end`."""
+        self.free_units += end - self.end
+        self.end = end
+
+    def end_wilderness(self) -> None:
+        """Let the never used units be an extent like others."""
+        start, self.wilderness = self.wilderness, self.end
+        if start < self.end:
+            self.free_units -= self.end - start
+            self.deallocate(start, self.end - start)
+
     # ------------------------------------------------------------ giving back
 
     def deallocate(self, start: int, length: int) -> None:
@@ -221,6 +281,16 @@ class ExtentMap:
         stack.append(start)
         self._recent_count += 1
         self.free_units += length
+        if self._recent_count > _RECENT_MOST:
+            self.coalesce()
+
+    def deallocate_many(self, extents: Iterable[Extent]) -> None:
+        """Give extents back."""
+        recent = self._recent
+        for start, length in extents:
+            recent.setdefault(length, []).append(start)
+            self._recent_count += 1
+            self.free_units += length
         if self._recent_count > _RECENT_MOST:
             self.coalesce()
 
@@ -247,7 +317,9 @@ class ExtentMap:
         assert {length << _SHIFT | start for start, length in extents} == set(self._by_size)
         assert len(self._by_size) == len(extents)
         assert self._first == {start + length: start for start, length in extents}
-        assert self.free_units == sum(length for _, length in extents)
+        wild = self.end - self.wilderness
+        assert wild >= 0
+        assert self.free_units == wild + sum(length for _, length in extents)
         for (start, length), (following, _) in pairwise(extents):
             assert start + length < following, f"extents at {start} and {following} meet"
 

@@ -35,7 +35,7 @@ enum pmem2_code {
 /* Why a call of an allocator, a log, a transaction or a map was refused. A result >= 0 is an offset, a count or a yes. No two files share a number. */
 enum ph_refusal {
     /* of the allocator */
-    PH_H_REFILL = -1,         /* the pool has no such range: donate units and call again */
+    PH_H_REFILL = -1,         /* the pool has no such range: give it units and call again */
     PH_H_LARGE = -2,          /* too large or too aligned for the pool: an extent */
     PH_H_BAD_OFFSET = -3,     /* no live block begins there */
     PH_H_PINNED = -4,         /* live views hold the block */

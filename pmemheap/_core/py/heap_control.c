@@ -3,29 +3,23 @@
 #include "py/heap_calls.h"
 #include "py/heap_doors.h"
 
-static PyObject *set_origin(PyObject *object, PyObject *argument)
-{
-    uint64_t origin = PyLong_AsUnsignedLongLong(argument);
-
-    if (PyErr_Occurred())
-        return NULL;
-    ((struct heap_object *)object)->origin = origin;
-    Py_RETURN_NONE;
-}
-
 static PyObject *configure(PyObject *object, PyObject *args)
 {
+    struct heap_object *self = (struct heap_object *)object;
+    unsigned long long origin, file;
     PyObject *size_bytes, *unit_bytes;
     char *sizes, *units;
     Py_ssize_t sizes_length, units_length;
 
-    if (!PyArg_ParseTuple(args, "SS", &size_bytes, &unit_bytes)
+    if (!PyArg_ParseTuple(args, "SSKK", &size_bytes, &unit_bytes, &origin, &file)
         || PyBytes_AsStringAndSize(size_bytes, &sizes, &sizes_length) < 0
         || PyBytes_AsStringAndSize(unit_bytes, &units, &units_length) < 0)
         return NULL;
     if (sizes_length / 4 != units_length / 2)
         return PyErr_Format(PyExc_ValueError, "configure: as many run lengths as sizes expected");
-    int failure = ph_heap_init(core_of(object), (const uint32_t *)sizes, (const uint16_t *)units,
+    self->origin = origin;
+    self->file = file;
+    int failure = ph_heap_init(&self->heap, (const uint32_t *)sizes, (const uint16_t *)units,
                                (uint32_t)(sizes_length / 4));
     if (failure == PH_H_NOMEM)
         return PyErr_NoMemory();
@@ -96,16 +90,6 @@ static PyObject *set_state(PyObject *object, PyObject *argument)
         Py_RETURN_NONE;
     self->state = (int)state;
     core_of(object)->readonly = state != PH_S_OPEN; /* also what is clean: nothing of it may change by being read */
-    Py_RETURN_NONE;
-}
-
-static PyObject *set_file(PyObject *object, PyObject *argument)
-{
-    uint64_t file = PyLong_AsUnsignedLongLong(argument);
-
-    if (PyErr_Occurred())
-        return NULL;
-    ((struct heap_object *)object)->file = file;
     Py_RETURN_NONE;
 }
 
@@ -249,13 +233,12 @@ static PyObject *set_durability(PyObject *object, PyObject *argument)
 }
 
 PyMethodDef ph_control_methods[] = {
-    {"configure", configure, METH_VARARGS, "Set the size classes; forgets everything."},
+    {"configure", configure, METH_VARARGS, "Set the size classes, what offsets begin with, and the number of the file; forgets all."},
     {"attach", attach, METH_VARARGS, "Set the virtual bases of the four tables, and who keeps them mapped."},
     {"set_bounds", set_bounds, METH_VARARGS, "Set first_unit, end_unit and scanned_to."},
     {"sleep_in", sleep_in, METH_VARARGS, "Have no units but the data of these, until _set_bounds is called."},
     {"bounds", get_bounds, METH_NOARGS, "(first_unit, end_unit, scanned_to, recorded_to)."},
     {"set_state", set_state, METH_O, "Set what the public calls may do."},
-    {"set_file", set_file, METH_O, "Say in which file it lies, by the number that the file was registered under."},
     {"state", get_state, METH_NOARGS, "What the public calls may do."},
     {"shut", shut, METH_O, "Close, with a list of others, unless views of any live; how many do."},
     {"shut_unused", shut_unused, METH_NOARGS, "Close unless blocks are viewed, pinned or reserved; tell whether."},
@@ -266,7 +249,6 @@ PyMethodDef ph_control_methods[] = {
     {"try_expand", try_expand, METH_VARARGS, "0, or a negative code."},
     {"try_free", try_free, METH_VARARGS, "0, or a negative code."},
     {"free_refusal", free_refusal, METH_O, "0, or the code with which free would refuse."},
-    {"set_origin", set_origin, METH_O, "Tell the number of the arena, shifted: what its offsets begin with."},
     {"set_durability", set_durability, METH_O, "What a change outlives, of enum ph_durability."},
     {NULL, NULL, 0, NULL},
 };

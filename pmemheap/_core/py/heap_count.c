@@ -24,22 +24,7 @@ static PyObject *place_of(PyObject *object, PyObject *argument)
     return Py_BuildValue("iKII", state, (unsigned long long)unit, record->nunits, record->class_index);
 }
 
-/* (next cursor, start, nunits, state, class, live, nbytes), or None at the end. */
-static PyObject *walk(PyObject *object, PyObject *argument)
-{
-    uint64_t cursor = PyLong_AsUnsignedLongLong(argument);
-    struct ph_piece piece;
-
-    if (PyErr_Occurred())
-        return NULL;
-    if (!ph_walk(core_of(object), &cursor, &piece))
-        Py_RETURN_NONE;
-    return Py_BuildValue("KKKIIIK", (unsigned long long)cursor, (unsigned long long)piece.start,
-                         (unsigned long long)piece.nunits, piece.state, piece.class_index, piece.live,
-                         (unsigned long long)piece.nbytes);
-}
-
-PyDoc_STRVAR(described_doc, "_described()\n--\n\nStart and length of each piece that is described, as uint64, in one step.");
+PyDoc_STRVAR(described_doc, "described()\n--\n\nStart, length and state of each piece that is described, as uint64, in one step.");
 
 static PyObject *described(PyObject *object, PyObject *ignored)
 {
@@ -50,14 +35,15 @@ static PyObject *described(PyObject *object, PyObject *ignored)
     (void)ignored;
     while (ph_walk(h, &cursor, &piece))
         count++;
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(count * 2 * sizeof(uint64_t)));
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(count * 3 * sizeof(uint64_t)));
     if (bytes == NULL)
         return NULL;
-    uint64_t *pair = (uint64_t *)PyBytes_AsString(bytes);
+    uint64_t *number = (uint64_t *)PyBytes_AsString(bytes);
     cursor = h->first_unit;
     for (uint64_t i = 0; i < count && ph_walk(h, &cursor, &piece); i++) {
-        *pair++ = piece.start;
-        *pair++ = piece.nunits;
+        *number++ = piece.start;
+        *number++ = piece.nunits;
+        *number++ = piece.state;
     }
     return bytes;
 }
@@ -89,7 +75,8 @@ static PyObject *counters(PyObject *object, PyObject *ignored)
 
     (void)ignored;
     return Py_BuildValue(
-        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
+        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
+        "freed_units", (unsigned long long)h->freed_units,
         "wilderness_units", (unsigned long long)(h->wilderness_end - h->wilderness),
         "pool_free_units", (unsigned long long)h->pool_free,
         "pool_longest_units", (unsigned long long)ph_pool_longest(h),
@@ -152,10 +139,8 @@ PyMethodDef ph_count_methods[] = {
     {"quarantined", quarantined, METH_NOARGS, "Bytes that were freed and may not be used again yet."},
     {"place_of", place_of, METH_O, "What covers the unit of an offset."},
     {"described", described, METH_NOARGS, described_doc},
-    {"walk", walk, METH_O, "The next piece that is described."},
     {"check_core", check, METH_NOARGS, "Verify every structure of the core against every other."},
     {"counters", counters, METH_NOARGS, "Counters of the core, in units, bytes and blocks."},
-    {"class_counters", class_counters, METH_NOARGS, "Counters of the size classes."},
-    {"usage", usage, METH_NOARGS, "Both counters, of one moment."},
+    {"usage", usage, METH_NOARGS, "These counters and those of the size classes, of one moment."},
     {NULL, NULL, 0, NULL},
 };

@@ -1,5 +1,5 @@
-/* py/heap_steps.c -- the steps of a transaction one by one, for tests: in a checked core alone. Each answers 0 or an offset,
- * or a negative code. */
+/* py/heap_steps.c -- the steps of a transaction and of a walk one by one, for tests: in a checked core alone. Each answers 0
+ * or an offset, or a negative code. */
 #include "py/heap_doors.h"
 
 #ifdef PH_CHECKED
@@ -92,6 +92,21 @@ static PyObject *block_start(PyObject *object, PyObject *argument)
     return offset_from(object, block.state == PH_B_NONE ? PH_H_BAD_OFFSET : (int64_t)block.offset);
 }
 
+/* (next cursor, start, nunits, state, class, live, nbytes), or None at the end. */
+static PyObject *walk(PyObject *object, PyObject *argument)
+{
+    uint64_t cursor = PyLong_AsUnsignedLongLong(argument);
+    struct ph_piece piece;
+
+    if (PyErr_Occurred())
+        return NULL;
+    if (!ph_walk(core_of(object), &cursor, &piece))
+        Py_RETURN_NONE;
+    return Py_BuildValue("KKKIIIK", (unsigned long long)cursor, (unsigned long long)piece.start,
+                         (unsigned long long)piece.nunits, piece.state, piece.class_index, piece.live,
+                         (unsigned long long)piece.nbytes);
+}
+
 /* ([(offset, bytes) freed, ...], [address of a word that was stored to, ...]), which are forgotten. */
 static PyObject *noted(PyObject *object, PyObject *ignored)
 {
@@ -127,6 +142,7 @@ PyMethodDef ph_step_methods[] = {
     {"pin", pin, METH_O, "A transaction holds the block."},
     {"unpin", unpin, METH_O, "It holds it no more."},
     {"block_start", block_start, METH_O, "Where the block begins that holds a byte, or a negative code."},
+    {"walk", walk, METH_O, "The next piece that is described."},
     {"noted", noted, METH_NOARGS, "Take what a power heap has noted for its log: freed, and words stored to."},
     {NULL, NULL, 0, NULL},
 };

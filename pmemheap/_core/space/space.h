@@ -27,9 +27,8 @@ int ph_pool_next(const struct ph_heap *h, uint32_t *bin, uint32_t *node, uint64_
 uint64_t ph_room_after(struct ph_heap *h, uint64_t unit);
 
 /* Units between the pool and the extents of Python. */
-void ph_donate(struct ph_heap *h, uint64_t start, uint64_t nunits, int never_used);
-int ph_reclaim(struct ph_heap *h, uint64_t at_least, uint64_t *start, uint64_t *nunits);
-uint64_t ph_reclaim_range(struct ph_heap *h, uint64_t start);
+void ph_wilderness_give(struct ph_heap *h, uint64_t start, uint64_t nunits);
+void ph_pool_take_range(struct ph_heap *h, uint64_t start);
 int ph_returned_pop(struct ph_heap *h, uint64_t *start, uint64_t *nunits);
 
 /* Ages of free units. */

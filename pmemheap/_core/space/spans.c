@@ -224,13 +224,9 @@ void ph_pool_give(struct ph_heap *h, uint64_t start, uint64_t nunits)
     bin_insert(h, start - before, before + nunits + after);
 }
 
-/* ph_donate -- units for the pool. Never used ones that begin where the wilderness ends make it longer. */
-void ph_donate(struct ph_heap *h, uint64_t start, uint64_t nunits, int never_used)
+/* ph_wilderness_give -- never used units for the pool. Where they begin at its end the wilderness becomes longer. */
+void ph_wilderness_give(struct ph_heap *h, uint64_t start, uint64_t nunits)
 {
-    if (!never_used) {
-        ph_pool_give(h, start, nunits);
-        return;
-    }
     if (h->wilderness == h->wilderness_end)
         h->wilderness = h->wilderness_end = start;
     if (h->wilderness_end != start) { /* a new wilderness: what is left of the old one becomes ordinary */
@@ -241,32 +237,13 @@ void ph_donate(struct ph_heap *h, uint64_t start, uint64_t nunits, int never_use
     h->wilderness_end += nunits;
 }
 
-/* ph_reclaim -- take one range of at least `at_least` units out of the pool, the wilderness last. */
-int ph_reclaim(struct ph_heap *h, uint64_t at_least, uint64_t *start, uint64_t *nunits)
+/* ph_pool_take_range -- take a whole free range out of the pool, by its first unit, or the wilderness. */
+void ph_pool_take_range(struct ph_heap *h, uint64_t start)
 {
-    uint64_t fitting = at_least > PH_BINS ? 0 : h->bin_mask >> (at_least - 1);
-    if (fitting != 0) {
-        *start = ph_unit_index(h, h->bins[at_least - 1 + (uint64_t)__builtin_ctzll(fitting)]);
-        *nunits = h->units[*start].nunits;
-        bin_remove(h, *start);
-        return 1;
-    }
-    if (h->wilderness_end - h->wilderness < at_least || h->wilderness == h->wilderness_end)
-        return 0;
-    *start = h->wilderness;
-    *nunits = h->wilderness_end - h->wilderness;
-    h->wilderness = h->wilderness_end;
-    return 1;
-}
-
-/* ph_reclaim_range -- take one free range out of the pool, whole, by its first unit. Returns its length. */
-uint64_t ph_reclaim_range(struct ph_heap *h, uint64_t start)
-{
-    if (start - h->first_unit >= h->end_unit - h->first_unit || h->units[start].state != PH_U_FREE)
-        return 0;
-    uint64_t nunits = h->units[start].nunits;
-    bin_remove(h, start);
-    return nunits;
+    if (start == h->wilderness && h->units[start].state != PH_U_FREE)
+        h->wilderness = h->wilderness_end;
+    else
+        bin_remove(h, start);
 }
 
 /* ph_pool_longest -- units of the longest free range; looks at each range of the last bin. */
