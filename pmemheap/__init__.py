@@ -29,8 +29,8 @@ from pmemheap.errors import (
 )
 from pmemheap.heap.handles import Block
 from pmemheap.heap.heap import Heap
-from pmemheap.heap.heap import open_heap as open  # noqa: A004 -- pmemheap.open, as dbm.open
 from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
+from pmemheap.heap.opening import open_heap as open  # noqa: A004 -- pmemheap.open, as dbm.open
 
 __all__ = [
     "Block",

@@ -29,6 +29,7 @@ from unittest import mock
 from pmemheap import Heap, layout, native
 from pmemheap.errors import OutOfSpaceError
 from pmemheap.file import openfile
+from pmemheap.heap.making import over_file
 from pmemheap.layout import Durability, SegmentKind
 from pmemheap.testing import Recorder, Recording
 from pmemheap.units import UNIT, MiB
@@ -646,7 +647,7 @@ def create_heap(path: Path, durability: str, log_bytes: int = LOG_BYTES) -> Heap
     """Make a heap file as `Heap.create` does, with a small log."""
     wanted = Durability[durability.upper()]
     medium = openfile.create(path, wanted, limit=None, replace_file=False, log_bytes=log_bytes)
-    heap = Heap._over_file(medium, HEADROOM, None, fresh=True)
+    heap = over_file(Heap, medium, HEADROOM, None, fresh=True)
     medium.link_name(replace_file=False)
     return heap
 

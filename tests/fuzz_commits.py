@@ -18,6 +18,7 @@ from typing import Any
 
 from pmemheap import Heap, HeapBusyError, OutOfSpaceError, PmemHeapError, native
 from pmemheap.file import openfile
+from pmemheap.heap.making import over_file
 from pmemheap.layout import Durability
 from pmemheap.testing import copy_as_crashed
 
@@ -68,7 +69,7 @@ class Commits:
             log_bytes=self.random.choice(LOG_BYTES),
         )  # fmt: skip
         self.heaps.append(
-            Heap._over_file(medium, options["headroom"], options["decay"], fresh=True)
+            over_file(Heap, medium, options["headroom"], options["decay"], fresh=True)
         )
         medium.link_name(replace_file=False)
 

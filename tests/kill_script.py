@@ -19,6 +19,7 @@ from kill_oracle import NOTHING, Change, Found, Journal, Ledger, Make, Model, Pl
 from pmemheap import Heap
 from pmemheap.file import openfile
 from pmemheap.file.redo import RedoLog
+from pmemheap.heap.making import over_file
 from pmemheap.heap.transaction import Transaction
 from pmemheap.layout import LOG_BYTES, Durability
 from pmemheap.testing import kill_at
@@ -41,7 +42,7 @@ def made(path: Path, durability: str, log_bytes: int = LOG_BYTES) -> Heap:
     medium = openfile.create(
         path, Durability[durability.upper()], limit=None, replace_file=False, log_bytes=log_bytes
     )
-    heap = Heap._over_file(medium, HEADROOM, None, fresh=True)
+    heap = over_file(Heap, medium, HEADROOM, None, fresh=True)
     medium.link_name(replace_file=False)
     return heap
 

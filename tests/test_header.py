@@ -318,7 +318,7 @@ def test_heap_with_a_small_log_is_whole(tmp_path: Path, nbytes: int) -> None:
     medium.close()
     again = openfile.open_path(tmp_path / "heap", readonly=False, limit=None)
     log = again.map_log()
-    assert (log.length, log.address) == (nbytes, again.log_address)
+    assert (log.length, log.address) == (nbytes, again.logs.address)
     again.close()
 
 

@@ -319,7 +319,7 @@ def opened_and_closed(path: Path) -> None:
 
 def is_lost_at(place: Place) -> bool:
     """Tell whether the medium has been opened there and the heap does not have it yet."""
-    return place.code.co_name == "_over_file"
+    return place.code.co_name == "over_file"
 
 
 def test_an_interrupted_reservation_can_be_made_extended_and_shrunk() -> None:

@@ -11,10 +11,10 @@ from pmemheap import Heap
 
 BUDGETS = {
     "growth": Count(python=291, crossings=45, system=14),
-    "opening after a crash": Count(python=813, crossings=108, system=67),
-    "first put": Count(python=312, crossings=46, system=26),
-    "trim of nine segments": Count(python=586, crossings=76, system=34),
-    "durable commit": Count(python=11, crossings=9, system=5),
+    "opening after a crash": Count(python=602, crossings=74, system=43),
+    "first put": Count(python=265, crossings=44, system=18),
+    "trim of nine segments": Count(python=586, crossings=74, system=34),
+    "durable commit": Count(python=11, crossings=8, system=5),
 }
 
 

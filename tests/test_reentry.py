@@ -336,7 +336,7 @@ def test_a_finalizer_may_free_while_an_interrupted_move_is_mended(
         freed = [heap.malloc(100)]
         log, medium = log_of(heap), heap._space.shared.medium
         assert isinstance(medium, FileMedium)
-        monkeypatch.setattr(medium, "map_next_log", Interrupting())
+        monkeypatch.setattr(medium.logs, "map_next", Interrupting())
         with pytest.raises(KeyboardInterrupt):
             heap._space.serve(log.move, 2 * log.size)
         monkeypatch.undo()

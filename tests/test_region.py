@@ -11,6 +11,7 @@ from heap_world import reserved
 from pmemheap import native
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.layout import SEGMENT_UNITS
+from pmemheap.pmem2 import space
 from pmemheap.space.anonymous import AnonymousMedium
 from pmemheap.space.medium import Piece
 from pmemheap.space.region import Region
@@ -166,6 +167,80 @@ def test_closed_region_leaves_no_address_space() -> None:
     region.close()
     region.close()
     assert reserved() == before
+
+
+def lines(region: Region) -> list[tuple[int, int, int]]:
+    """Return start, end of what is shown and end of the headroom of each table, by address."""
+    ranges = [table.address_range for table in region.tables.values()]
+    return sorted((each.start, each.stop, each.end) for each in ranges)
+
+
+def test_tables_with_much_headroom_are_reserved_in_one_step() -> None:
+    region = Region(AnonymousMedium(), GiB)
+    before = native.system_calls()
+    region.grow(1, 1)
+    row, calls = lines(region), native.system_calls() - before
+    assert all(left[2] == right[0] for left, right in pairwise(row))
+    assert row[-1][0] == region.tables["data"].address(0)
+    region.close()
+
+    region = Region(AnonymousMedium(), GiB - UNIT)
+    before = native.system_calls()
+    region.grow(1, 1)
+    assert native.system_calls() - before > calls
+    region.close()
+
+
+def test_each_table_of_a_row_grows_and_ends_alone() -> None:
+    region = Region(AnonymousMedium(), GiB)
+    region.grow(1, 1)
+    row = lines(region)
+    region.grow(GiB // UNIT - SEGMENT_UNITS, 1)
+    marks = {name: byte(region, region.end_unit - 1, name) for name in region.tables}
+    for mark in marks.values():
+        mark.value = 7
+    assert [(start, end) for start, _, end in lines(region)] == [(a, c) for a, _, c in row]
+    bits = region.tables["bits"]
+    for part in bits.reservation.maps():
+        part.close()
+    bits.reservation.close()
+    assert [marks[name].value for name in ("data", "units")] == [7, 7]
+    region.close()
+
+
+def test_without_address_space_for_all_at_once_tables_are_reserved_one_by_one() -> None:
+    region = Region(AnonymousMedium(), GiB)
+    with native.faults(1, errno.ENOMEM) as fault:
+        region.grow(1, 1)
+    assert fault.hit
+    region.check()
+    mark_all(region)
+    region.close()
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [(0, UNIT), (UNIT, 0), (UNIT, 4 * UNIT), (100, UNIT), (UNIT, 5000), (1 << 40, 1 << 41)],
+)
+def test_a_part_of_an_address_range_is_less_than_all(numbers: tuple[int, int]) -> None:
+    line = native.AddressRange(0, 4 * UNIT)
+    borders = line.start, line.stop, line.end
+    with pytest.raises(ValueError, match="fewer than are shown"):
+        line.split(*numbers)
+    assert (line.start, line.stop, line.end) == borders
+
+
+def test_a_part_of_an_address_range_goes_alone() -> None:
+    line = native.AddressRange(0, 4 * UNIT, UNIT)
+    start, end = line.start, line.end
+    part = line.split(UNIT, 2 * UNIT)
+    assert (part.start, part.stop, part.end) == (start, start + UNIT, start + 2 * UNIT)
+    assert (line.start, line.stop, line.end) == (start + 2 * UNIT, start + 4 * UNIT, end)
+    del part
+    assert space.is_free(start, start + 2 * UNIT)
+    assert not space.is_free(start, start + 3 * UNIT)
+    del line
+    assert space.is_free(start, end)
 
 
 # ---------------------------------------------------------------- refusals

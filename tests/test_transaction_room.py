@@ -12,6 +12,7 @@ import pytest
 
 from pmemheap import Heap, OutOfSpaceError
 from pmemheap.file import openfile
+from pmemheap.heap.making import over_file
 from pmemheap.layout import Durability
 
 
@@ -34,7 +35,7 @@ def test_room_is_made_for_what_was_refused_not_for_what_was_guessed(tmp_path: Pa
     """The UNDO of few bytes, and the commit that it keeps room for, are longer than the bytes."""
     path = tmp_path / "heap"
     medium = openfile.create(path, Durability.POWER, limit=None, replace_file=False, log_bytes=4096)
-    heap = Heap._over_file(medium, 1 << 30, None, fresh=True)
+    heap = over_file(Heap, medium, 1 << 30, None, fresh=True)
     medium.link_name(replace_file=False)
     with heap:
         block, log = heap.malloc(64), heap._space.shared.redo

@@ -23,7 +23,7 @@ from pmemheap.format.layout import ARENA_BITS
 from pmemheap.heap.arenas import Arena
 from pmemheap.heap.blockspace import BlockSpace
 from pmemheap.heap.heap import Heap
-from pmemheap.heap.space import Space
+from pmemheap.heap.space import Space, space_of
 from pmemheap.heap.totals import spaces_of
 from pmemheap.native.constants import UnitState
 from pmemheap.units import UNIT, format_bytes
@@ -116,7 +116,7 @@ def longest_free(maps: Sequence[UnitMap]) -> int:
 
 def read_maps(heap: Heap) -> list[tuple[BlockSpace, UnitMap]]:
     """Return the arenas of an open heap, each with what its units are now. O(units)."""
-    opened = spaces_of(heap._space.shared)
+    opened = spaces_of(space_of(heap).shared)
     faces: list[BlockSpace] = [heap, *(each.shared.arenas.face(each) for each in opened[1:])]
     return [(face, read_map(face)) for face in faces]
 
@@ -127,7 +127,8 @@ def read_map(space: BlockSpace) -> UnitMap:
     It looks behind the heap's public face, under the heap's lock: a drawing of the insides is no
     use of the heap, and nothing else needs this call.
     """
-    return space._space.look(_read, space._space, space.name if isinstance(space, Arena) else "")
+    name, inside = space.name if isinstance(space, Arena) else "", space_of(space)
+    return inside.look(_read, inside, name)
 
 
 def _read(space: Space, name: str) -> UnitMap:

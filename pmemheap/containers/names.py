@@ -11,6 +11,7 @@ from typing import Any
 
 from pmemheap.format.layout import ARENA_BITS
 from pmemheap.heap.heap import Heap
+from pmemheap.heap.space import space_of
 
 __all__ = ["MAP_MAGIC", "VECTOR_MAGIC", "found_kind", "stamp_elsewhere", "visible_roots"]
 
@@ -32,6 +33,6 @@ def stamp_elsewhere(heap: Heap, place: int) -> tuple[bytes, bool] | None:
 
 def visible_roots(heap: Heap) -> Mapping[str, int]:
     """Return the roots as an open transaction of this thread will leave them."""
-    transaction: Any = heap._space.shared.log.current()
+    transaction: Any = space_of(heap).shared.log.current()
     roots: Mapping[str, int] = heap.roots if transaction is None else transaction.roots
     return roots

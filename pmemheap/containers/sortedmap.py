@@ -28,6 +28,7 @@ from pmemheap.containers.names import MAP_MAGIC, found_kind, stamp_elsewhere, vi
 from pmemheap.containers.ordered import ITEMS, OrderedMapping, pairs_of
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.heap.heap import Heap
+from pmemheap.heap.space import space_of
 from pmemheap.native.constants import UNPLACED, Format, Refusal
 
 __all__ = ["KEY_BYTES_MOST", "MapStatistics", "SortedMap"]
@@ -101,7 +102,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         place = visible_roots(heap).get(name)
         if place is None and heap.readonly:
             raise UsageError(f"map: a root {name!r} of {heap!r} expected, found none")
-        beside = heap._space.shared.is_beside
+        beside = space_of(heap).shared.is_beside
         if place is None:
             self._attach(heap, 0, False, beside)
             place = self._create()
@@ -113,7 +114,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
     def _create(self) -> int:
         """Make the map, unless another thread was faster; return where its header lies."""
         with self._heap.transaction(durable=self._durable) as tx:
-            tx._become_writer()
+            tx._become_writer()  # private: no call of users
             header = tx.roots.get(self._name)
             if header is None:
                 header = tx.roots[self._name] = self._retried(tx, self._make)
@@ -122,7 +123,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
     def _require_map(self) -> None:
         stamp = self._stamp() or stamp_elsewhere(self._heap, self._place)
         if stamp is not None and stamp[0] != MAP_MAGIC:
-            self._heap._space.shared.require_ours("map")
+            space_of(self._heap).shared.require_ours("map")
             raise UsageError(
                 f"map {self._name!r}: a root of that name that leads to a SortedMap expected, it "
                 f"leads to {found_kind(stamp[0])}"
@@ -347,13 +348,13 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
             )
         if code == Refusal.LOG_LARGE:
             raise OutOfSpaceError(f"map {self._name!r}: bytes that a record can hold expected")
-        self._heap._space.raise_code(code)  # tables of the heap that contradict themselves
+        space_of(self._heap).raise_code(code)  # tables of the heap that contradict themselves
         assert code in _NO_MEMORY, f"map: code {code}"
         raise MemoryError(f"map {self._name!r}: no memory for a change; nothing has changed")
 
     def _contradiction(self) -> PmemHeapError:
         """Return what to raise for a header or node that is none."""
-        self._heap._space.shared.require_ours("map")
+        space_of(self._heap).shared.require_ours("map")
         offset = self._bad()
         if offset == self._place and self._is_dropped():
             return self._dropped()
@@ -365,7 +366,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         A reader that is attached may have seen half of a change, or not all of the heap.
         """
         where = f"map {self._name!r}: node at offset {offset:#x}"
-        if self._heap._space.shared.is_beside:
+        if space_of(self._heap).shared.is_beside:
             return UsageError(
                 f"{where}: {expected} expected, {found} found: another process may have changed it "
                 "since the heap was attached; read again, or attach again"

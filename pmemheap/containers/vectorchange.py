@@ -31,6 +31,7 @@ from pmemheap.containers.vectorstore import BLOCK_MAGIC, COUNTS, ELEMENTS_AT, HE
 from pmemheap.errors import UsageError
 from pmemheap.heap.arenas import Arena
 from pmemheap.heap.heap import Heap
+from pmemheap.heap.space import space_of
 from pmemheap.heap.transaction import Savepoint, Transaction
 from pmemheap.native.constants import place
 from pmemheap.refusals import end_with
@@ -98,9 +99,9 @@ def _make_in(heap: Heap, name: str, arena: Arena, dtype: np.dtype[Any], capacity
     size = max(_BLOCK_LEAST, ELEMENTS_AT + capacity * dtype.itemsize)
     with heap.transaction() as tx:
         block, counts = tx.malloc(size, UNIT, arena), tx.malloc(COUNTS.size)
-        with arena._space.own_view(block, ELEMENTS_AT) as view:
+        with space_of(arena).own_view(block, ELEMENTS_AT) as view:
             HEADER.pack_into(view, 0, BLOCK_MAGIC, 0, dtype.str.encode())
-        with heap._space.own_view(counts, COUNTS.size) as view:
+        with space_of(heap).own_view(counts, COUNTS.size) as view:
             COUNTS.pack_into(view, 0, VECTOR_MAGIC, block, 0, 0)
         tx.roots[name] = counts
 
@@ -151,7 +152,7 @@ class Change:
             store.counts(tx.roots)  # says so if the vector was dropped
             raise
         self.counts = store.counts(tx.roots)
-        with store.arena._space.own_view(store.block, ELEMENTS_AT) as view:
+        with space_of(store.arena).own_view(store.block, ELEMENTS_AT) as view:
             self.number = (_CHANGES.unpack_from(view, _CHANGES_AT)[0] + 1) % (1 << 64)
             _CHANGES.pack_into(view, _CHANGES_AT, self.number)
 
@@ -163,7 +164,7 @@ class Change:
             committed = min(len(raw), (self.counts.high - index) * itemsize)
             if committed > 0:
                 self._tx.snapshot(block + start, committed)
-            with self._store.arena._space.own_view(block, start + len(raw)) as view:
+            with space_of(self._store.arena).own_view(block, start + len(raw)) as view:
                 view[start:] = raw
         self._tx.write(block + start, raw)
 
@@ -180,7 +181,7 @@ class Change:
         else:
             self._tx.snapshot(place, COUNTS.size)  # of a block of this transaction: no sync
         high = max(length, self.counts.high)
-        with store.heap._space.own_view(place, COUNTS.size) as view:
+        with space_of(store.heap).own_view(place, COUNTS.size) as view:
             COUNTS.pack_into(view, 0, VECTOR_MAGIC, store.block, length, high)
 
 

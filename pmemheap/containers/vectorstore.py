@@ -34,6 +34,7 @@ from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, Us
 from pmemheap.heap.arenas import Arena
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.insight import CheckReport
+from pmemheap.heap.space import space_of
 from pmemheap.units import UNIT, MiB
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class VectorStore:
         return is_mine and length <= high <= self.capacity()
 
     def _contradiction(self, place: int, counts: bytes) -> PmemHeapError:
-        self.heap._space.shared.require_ours("vector")
+        space_of(self.heap).shared.require_ours("vector")
         if self.arena.closed:
             return UsageError(f"vector {self.name!r}: one that is there expected, it was dropped")
         where = f"counts at offset {place:#x}"
@@ -112,10 +113,10 @@ class VectorStore:
 
     def copied(self, key: int | slice) -> Any:
         """Return an element, or a copy of a slice."""
-        found = self.elements(self.arena._space.own_view)[key]
+        found = self.elements(space_of(self.arena).own_view)[key]
         if isinstance(key, slice):
             found = found.copy()
-        self.heap._space.require_kept()
+        space_of(self.heap).require_kept()
         return found
 
     def reserve(self, count: int) -> None:
@@ -163,7 +164,7 @@ def find_store(heap: Heap, name: str, headroom: int | None) -> VectorStore:
         with heap.paused():
             found = _store_or_reason(heap, name, headroom)
             if not isinstance(found, VectorStore):
-                heap._space.shared.require_ours("vector")
+                space_of(heap).shared.require_ours("vector")
                 raise found
     return found
 
@@ -254,9 +255,9 @@ def _look(roots: Mapping[str, int], name: str, heap: Heap) -> tuple[int, bytes]:
 def _bytes_at(space: Heap | Arena, offset: int, length: int) -> bytes:
     """Return the first bytes of a block, fewer if it is shorter, none if there is no block."""
     try:
-        with space._space.own_view(offset) as view:
+        with space_of(space).own_view(offset) as view:
             found = bytes(view[:length])
     except UsageError:
         return b""
-    space._space.require_kept()
+    space_of(space).require_kept()
     return found

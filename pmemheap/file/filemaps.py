@@ -38,10 +38,17 @@ class FileMaps:
             source = self._source = FileSource(self._fd)
         else:
             try:
-                source.size = native.fstat(self._fd).size
+                status = native.fstat(self._fd)
+                source.size, source.links = status.size, status.links
             except NativeError as error:
                 raise source.refusal(error.errno or errno.EIO, "a file to be looked at") from error
         return source.size
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the file had a name at the last look."""
+        assert self._source is not None, "it was looked at"
+        return self._source.links != 0
 
     def note_size(self, size: int) -> None:
         """Note that the file has become at least so long."""

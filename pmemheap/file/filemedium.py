@@ -23,12 +23,14 @@ import threading
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from pmemheap import native
 from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
 from pmemheap.file import blocks, locks
 from pmemheap.file.heapfile import HeapFile
+from pmemheap.file.logmaps import LogMaps
 from pmemheap.file.parts import PARTS
 from pmemheap.format import filespace, layout
 from pmemheap.format.filespace import SlotChanges
@@ -40,6 +42,7 @@ from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.pmem2.source import Options
 from pmemheap.refusals import map_refusal, refusal, refusals
 from pmemheap.space.medium import Piece
+from pmemheap.space.region import Region
 from pmemheap.units import UNIT, MiB, format_bytes
 
 __all__ = ["LOG_LEAST", "LOG_MOST", "FileMedium"]
@@ -55,21 +58,31 @@ class FileMedium(HeapFile):
     Attributes
     ----------
     shadowed : bool
-        Whether a region maps the tables privately beside their homes. The
-        journal that stores to the homes sets it, before the region maps anything.
+        Whether a region maps the tables privately beside their homes; set before it maps anything.
+    region : Region or None
+        The default arena, of which a recovery has mapped the homes.
     """
 
     shadowed = False
     recovery: Any = None
-    _log: Map | None = None
-    _next_log: Map | None = None
-    _next_log_off = 0
+    region: Region | None = None
+
+    @cached_property
+    def logs(self) -> LogMaps:
+        """Where its log is mapped."""
+        return LogMaps(self.name, self.header, self.maps)
 
     @property
     def tables(self) -> tuple[str, ...]:
         """Names of the tables that a region maps."""
         tables = ("data", "bits", "entries")
         return (*tables, "home_bits", "home_entries") if self.shadowed else tables
+
+    @property
+    def homes(self) -> tuple[str, str, str]:
+        """Names of the tables that data, bits and entries are stored to in the file."""
+        shadowed = "data", "home_bits", "home_entries"
+        return shadowed if self.shadowed else ("data", "bits", "entries")
 
     def step(self, nunits: int) -> int:
         """Return units to grow by: a fifth, so that slots last and opening is quick.
@@ -106,6 +119,12 @@ class FileMedium(HeapFile):
         fits = most == resource.RLIM_INFINITY or slot.file_stop <= most
         free = self.disk_free()
         return fits and (free is None or slot.file_bytes <= free)
+
+    def allocated(self) -> tuple[int, int]:
+        """Return the length of the file and the bytes of its blocks."""
+        with refusals(f"heap file {self.name!r}", self.name):
+            status = native.fstat(self.fd)
+        return status.size, status.allocated
 
     def disk_free(self) -> int | None:
         """Return the bytes that the file system has for this user; None where nobody can tell."""
@@ -206,8 +225,9 @@ class FileMedium(HeapFile):
                 native.ftruncate(self.fd, self.header.slots.end)
 
     def look_at(self, pieces: list[Piece], tables: Collection[str]) -> None:
-        """Ask once how long the file is, before some tables of segments are mapped."""
-        stop = 0
+        """Ask once how long the file is, before tables of segments are mapped, and the log."""
+        block = self.header.superblock
+        stop = block.log_off + block.log_size
         for piece in pieces:
             assert piece.slot is not None
             stop = max(stop, piece.slot.file_stop if "data" in tables else piece.slot.data_off)
@@ -363,6 +383,11 @@ class FileMedium(HeapFile):
             if first < stop:
                 yield offset + first - begin, stop - first
 
+    def mark_strays_spare(self) -> None:
+        """Say in the segment table that what a crash has left without an owner is SPARE."""
+        strays, self.header.slots.strays = self.header.slots.strays, {}
+        self.change([(Table.SEGMENTS, index, spare.pack()) for index, spare in strays.items()])
+
     # ------------------------------------------------------------ the log
 
     def log_slot(self) -> SegmentSlot:
@@ -374,54 +399,9 @@ class FileMedium(HeapFile):
             if slot.kind == SegmentKind.LOG and slot.file_off == place
         )
 
-    def map_log(self, slot: SegmentSlot | None = None) -> Map:
-        """Map a log to store to it, by default the one in use, in the place of the one before.
-
-        It stays mapped until the next one is, or the file is closed.
-        """
-        slot = slot or self.log_slot()
-        with refusals(f"heap file {self.name!r}: log"):
-            self.require_length(slot.file_stop)
-        log = self.map_next_log(slot)
-        self.take_next_log()
-        return log
-
-    def map_next_log(self, slot: SegmentSlot) -> Map:
-        """Map a log beside the one in use; the file was looked at."""
-        with refusals(f"heap file {self.name!r}: log"):
-            reservation = VMReservation(slot.file_bytes, alignment=UNIT)
-            try:
-                (log,) = self.maps.place(
-                    reservation, 0, [(slot.file_off, slot.file_bytes)],
-                    Options(own=self.is_power, by_page=True),
-                )  # fmt: skip
-            except BaseException:  # the traceback keeps it
-                with suppress(Pmem2Error):
-                    reservation.close()
-                raise
-        self._next_log, self._next_log_off = log, slot.file_off
-        return log
-
-    def take_next_log(self) -> None:
-        """Let the log that was mapped beside the one in use take its place."""
-        old, self._log, self._next_log = self._log, self._next_log, None
-        _unmap(old)
-
-    def named_next_log(self) -> Map | None:
-        """Return the next log if the superblock names it and it has not been taken yet."""
-        return self._next_log if self._next_log_off == self.header.superblock.log_off else None
-
-    @property
-    def log_address(self) -> int:
-        """Address of the mapped log; 0 if none is."""
-        return 0 if self._log is None else self._log.address
-
-    def unmap_log(self) -> None:
-        """Unmap the log, if it is mapped."""
-        logs = self._log, self._next_log
-        self._log = self._next_log = None
-        for log in logs:
-            _unmap(log)
+    def map_log(self) -> Map:
+        """Map the log in use to store to it; `look_at` has looked at the file."""
+        return self.logs.map(self.log_slot())
 
     def allocate_log(self, nbytes: int) -> tuple[int, SegmentSlot]:
         """Make a further log of zeros, of which the segment table knows nothing yet [R28].
@@ -471,13 +451,13 @@ class FileMedium(HeapFile):
 
     def close(self) -> None:
         """Unmap the log, sync, say in the file that it was closed, and let it go."""
-        self.unmap_log()
+        self.logs.unmap()
         super().close()
         self.journal = None  # which holds the medium
 
-
-def _unmap(log: Map | None) -> None:
-    if log is not None:
-        with suppress(Pmem2Error):  # refused: it goes with the last reference to its address range
-            log.close()
-            log.reservation.close()
+    def let_go(self) -> None:
+        """Unmap what a recovery has mapped, and close the descriptors, as `HeapFile.let_go`."""
+        region, self.region = self.region, None
+        if region is not None:
+            region.close()
+        super().let_go()

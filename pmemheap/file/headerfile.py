@@ -57,7 +57,8 @@ class Header:
     slots : Tables
         What the header says of segments, arenas and roots.
     image : bytearray
-        The area as it is read at open: a recovery puts what the log says into it.
+        The area as it is read at open: a recovery puts what the log says into it. Empty once the
+        tables are taken from it.
     """
 
     superblock: Superblock
@@ -80,8 +81,10 @@ class Header:
         self.current = (copy, _superblock_bytes(self.image, copy))
 
     def read_tables(self) -> None:
-        """Take the tables from the image; CorruptHeapError as of `format.header.read_tables`."""
-        self.slots = read_tables(self.image, self.superblock, self._name)
+        """Take the tables from the image, once; CorruptHeapError as of `format.header`."""
+        if self.image:
+            self.slots = read_tables(self.image, self.superblock, self._name)
+            self.image = bytearray()
 
     def reread(self) -> None:
         """Read superblock and tables again from the map, where all that was synced is home."""

@@ -40,7 +40,6 @@ from pmemheap.format.layout import (
     RootSlot,
     SegmentSlot,
     SlotImage,
-    Table,
 )
 from pmemheap.native import NativeError
 from pmemheap.refusals import refusals
@@ -90,6 +89,8 @@ class HeapFile:
         A descriptor that is never mapped, for the locks.
     has_views : bool
         Whether the file is to be closed while memory of it is viewed; set by the heap.
+    said_in_use : bool
+        Whether the file says that it is in use since it was opened: a recovery has written it.
     """
 
     fd = -1
@@ -98,6 +99,7 @@ class HeapFile:
     pending_name: tuple[Path, Path] | None = None
     _has_begun = False
     has_views = False
+    said_in_use = False
     beside = False
 
     def __init__(
@@ -164,22 +166,31 @@ class HeapFile:
             self.cut_surplus()
             self._say_writer(os.getpid())
             self._has_begun = True
-            epoch = next_epoch(self.header.superblock, opened=True)
-            self.header.superblock = replace(
-                self.header.superblock, boot_id=identity.boot_id(), epoch=epoch
-            )
-            if self._can_wait():
+            if self.said_in_use:
                 return
-            self.header.map(self.maps.place)
-            self._write_superblock(
-                state=HeapState.IN_USE, file_end=self.header.slots.end, file=self.identity
-            )
-            if self.is_power or not self.on_memory:  # a power failure is to be noticed
-                self.sync_file("open")
+            if not self._can_wait():
+                self.say_in_use()
+            else:
+                block, epoch = self.header.superblock, self._new_epoch()
+                self.header.superblock = replace(block, boot_id=identity.boot_id(), epoch=epoch)
         except BaseException:
             self._has_begun = False
             self.header.unmap()
             raise
+
+    def _new_epoch(self) -> int:
+        return next_epoch(self.header.superblock, opened=True)
+
+    def say_in_use(self, **changes: object) -> None:
+        """Say in the file that it is in use again; `changes` as of `write_superblock`."""
+        self.header.map(self.maps.place)
+        self._write_superblock(
+            state=HeapState.IN_USE, file_end=self.header.slots.end, file=self.identity,
+            boot_id=identity.boot_id(), epoch=self._new_epoch(), **changes,
+        )  # fmt: skip
+        if self.is_power or not self.on_memory:  # a power failure is to be noticed
+            self.sync_file("open")
+        self.said_in_use = True
 
     def _say_writer(self, process: int) -> None:
         """Say who writes, for the messages that others get; 0 for nobody."""
@@ -283,11 +294,6 @@ class HeapFile:
                 self.sync_all("change")
         self.header.slots.adopt(slots)
 
-    def mark_strays_spare(self) -> None:
-        """Say in the segment table that what a crash has left without an owner is SPARE."""
-        strays, self.header.slots.strays = self.header.slots.strays, {}
-        self.change([(Table.SEGMENTS, index, spare.pack()) for index, spare in strays.items()])
-
     # ------------------------------------------------------------ what it is
 
     @property
@@ -326,12 +332,6 @@ class HeapFile:
     def file_end(self) -> int:
         """Bytes of the file that belong to the heap."""
         return self.header.slots.end
-
-    def allocated(self) -> tuple[int, int]:
-        """Return the length of the file and the bytes of its blocks."""
-        with refusals(f"heap file {self.name!r}", self.name):
-            status = native.fstat(self.fd)
-        return status.size, status.allocated
 
     def pieces(self, arena: int = 0) -> list[Piece]:
         """Return the data segments of an arena by their units."""

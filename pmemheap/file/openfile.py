@@ -249,7 +249,6 @@ def _read_tables(medium: FileMedium, *, recovered: bool) -> None:
     if not (recovered and medium.is_power):
         identity.require_same_boot(header.superblock, medium.name)
     header.read_tables()
-    header.image = bytearray()
     if medium.limit is None:
         medium.limit = header.superblock.limit or None
     status = native.fstat(medium.fd)

@@ -16,7 +16,6 @@ from pmemheap import native
 from pmemheap.errors import CorruptHeapError, DurabilityError
 from pmemheap.file import identity, locks, pagecache
 from pmemheap.file.filemedium import LOG_LEAST, LOG_MOST, FileMedium
-from pmemheap.file.headerfile import next_epoch
 from pmemheap.format import layout
 from pmemheap.format.layout import HeapState, Table
 from pmemheap.format.records import RECORD_HEADER, epoch_of
@@ -130,11 +129,17 @@ def _check_log_place(medium: FileMedium) -> None:
         )
 
 
-def recover(medium: FileMedium) -> None:
+def recover(medium: FileMedium, headroom: int | None = None) -> None:
     """Bring a file to its committed state, before its tables are read.
 
     Read-only nothing is written: the header image is brought up to date, and `replay_private` does
-    the rest when the tables are mapped.
+    the rest when the tables are mapped. Else what the replay has stored to stays mapped, as the
+    medium's `region`.
+
+    Parameters
+    ----------
+    headroom : int, optional
+        As `Region` has it.
 
     Raises
     ------
@@ -162,8 +167,7 @@ def recover(medium: FileMedium) -> None:
         if recovery.is_needed and medium.readonly:
             medium.private, medium.recovery = True, recovery
         elif recovery.is_needed:
-            _replay_home(medium, recovery)
-            medium.header.read(medium.fd)
+            _replay_home(medium, recovery, headroom)
     finally:
         if medium.recovery is not recovery:
             recovery.close()
@@ -213,26 +217,26 @@ def _require_same(medium: FileMedium, ranges: Iterable[tuple[int, int]]) -> None
     pagecache.require_same(medium.fd, medium.name, ranges)
 
 
-def _replay_home(medium: FileMedium, recovery: Recovery) -> None:
+def _replay_home(medium: FileMedium, recovery: Recovery, headroom: int | None) -> None:
     medium.header.read_tables()
     if _require_length(medium).allocated < medium.file_end:
         _back_ranges(medium, recovery)
     medium.header.map(medium.maps.place)
-    regions = [
-        _home_region(medium, recovery, arena) for arena in medium.arenas if medium.pieces(arena)
-    ]
+    medium.shadowed = medium.is_power
+    medium.region, others = Region(medium, headroom), []
     try:
+        _map_home(medium, recovery, 0, medium.region)
+        for arena in medium.arenas:
+            if arena and medium.pieces(arena):
+                others.append(Region(medium, 0, arena=arena))
+                _map_home(medium, recovery, arena, others[-1])
         recovery.replay(medium.header.address)
     finally:
-        for region in regions:
+        for region in others:
             region.close()
     if medium.is_power and not omitted(Rule.R14):
         medium.sync_all("recovery")  # [R14]
-    medium.write_superblock(
-        sync=medium.is_power, tail_lsn=recovery.end, chain_seed=recovery.chain,
-        state=HeapState.IN_USE, boot_id=identity.boot_id(), file=medium.identity,
-        epoch=next_epoch(medium.header.superblock, opened=True),
-    )  # fmt: skip
+    medium.say_in_use(tail_lsn=recovery.end, chain_seed=recovery.chain)
     if not medium.is_power:
         medium.header.store_log_words(recovery.end)
 
@@ -246,20 +250,16 @@ def _require_length(medium: FileMedium) -> native.FileStatus:
     return status
 
 
-def _home_region(medium: FileMedium, recovery: Recovery, arena: int) -> Region:
+def _map_home(medium: FileMedium, recovery: Recovery, arena: int, region: Region) -> None:
     pieces = medium.pieces(arena)
-    region = Region(medium, sum(piece.nunits for piece in pieces) * UNIT)
-    region.adopt(pieces, only=medium.tables)
     if pieces:
-        _set_home(recovery, region, arena)
-    return region
+        region.adopt(pieces, only=medium.homes)
+        _set_home(medium, recovery, arena, region)
 
 
-def _set_home(recovery: Recovery, region: Region, arena: int) -> None:
-    recovery.core.set_home(
-        arena, region.base("data"), region.base("bits"), region.base("entries"),
-        region.first_unit, region.end_unit, None,
-    )  # fmt: skip
+def _set_home(medium: FileMedium, recovery: Recovery, arena: int, region: Region) -> None:
+    data, bits, entries = map(region.base, medium.homes)
+    recovery.core.set_home(arena, data, bits, entries, region.first_unit, region.end_unit, None)
 
 
 def _back_ranges(medium: FileMedium, recovery: Recovery) -> None:
@@ -283,6 +283,6 @@ def replay_private(medium: FileMedium, region: Region, arena: int) -> None:
     """Bring the tables and data of an arena that are mapped privately up to date."""
     recovery = medium.recovery
     if recovery is not None:
-        _set_home(recovery, region, arena)
+        _set_home(medium, recovery, arena, region)
         recovery.replay(0)
         recovery.core.set_home(arena, 0, 0, 0, 0, 0, None)

@@ -69,7 +69,7 @@ def slot_operations(slots: Iterable[SlotImage]) -> tuple[bytes, int]:
 def _told(transaction: native.TxCore, snapshots: list[tuple[int, int]]) -> str:
     """Describe the snapshots of an open transaction, and what helps."""
     offset, nbytes = snapshots[0]
-    thread = transaction._state()[1]
+    thread = transaction._state()[1]  # private: no call of users
     others = f", and {len(snapshots) - 1} more" if len(snapshots) > 1 else ""
     where = f"one of {nbytes} bytes at offset {offset:#x}{others}, of the transaction that "
     if thread == threading.get_ident():
@@ -116,7 +116,7 @@ class RedoLog(native.LogCore):
         )  # fmt: skip
         if not medium.is_power:
             medium.header.store_log_words(superblock.tail_lsn)
-        self._watch(medium.fd)
+        self._watch(medium.fd, medium.maps.is_named)
         medium.journal = self
         medium.mark_strays_spare()
 
@@ -251,7 +251,8 @@ class RedoLog(native.LogCore):
 
     def _kept_by_snapshot(self, nbytes: int) -> OutOfSpaceError:
         """Return what refuses a record while a snapshot keeps those before it [R20]."""
-        holding = [(one, one._snapshots()) for one in self.open_transactions()]
+        open_ones = self.open_transactions()
+        holding = [(one, one._snapshots()) for one in open_ones]  # private: no call of users
         kept = next((_told(*each) for each in holding if each[1]), "one that has just ended")
         return OutOfSpaceError(
             f"heap file {self._medium.name!r}: log of {self.size} bytes: room for a record of "
@@ -321,11 +322,11 @@ class RedoLog(native.LogCore):
         filled = target - self.positions()[0]
         self._set_tail(target)
         if medium.is_power and time.monotonic() - self._checkpointed_at < _SOON_SECONDS:
-            self._make_ready(filled)
+            self._populate_ahead(filled)
         self._checkpointed_at = time.monotonic()
         self.checkpoints += 1
 
-    def _make_ready(self, nbytes: int) -> None:
+    def _populate_ahead(self, nbytes: int) -> None:
         """Let as many bytes as were filled since the last checkpoint be filled without faults.
 
         A sync write-protects the pages of the log: without this every 64th bare call pays a fault
@@ -341,7 +342,7 @@ class RedoLog(native.LogCore):
                 (0, first + nbytes - self.size),
             ):
                 if stop > start:
-                    address = self._medium.log_address + start
+                    address = self._medium.logs.address + start
                     native.madvise(address, stop - start, native.Advice.POPULATE_WRITE)
 
     # ------------------------------------------------------------ moving
@@ -388,7 +389,7 @@ class RedoLog(native.LogCore):
             self.freeze(True)
             moved = not self.positions()[4]  # from here on no snapshot can begin [R20]
             if moved:
-                self._move_to(slot.file_off, size, medium.map_next_log(slot))
+                self._move_to(slot.file_off, size, medium.logs.map_next(slot))
         except PmemHeapError:
             self.freeze(False)
             raise
@@ -412,7 +413,7 @@ class RedoLog(native.LogCore):
         medium.header.reread()
         if medium.is_power:
             medium.sync_all("superblock")
-        log = medium.named_next_log()
+        log = medium.logs.named_next()
         if log is not None:
             self._move_to(medium.header.superblock.log_off, log.length, log)
         self.freeze(False)
@@ -431,7 +432,7 @@ class RedoLog(native.LogCore):
             epoch=epoch, tail_lsn=head, chain_seed=self._chain_at(head),
         )  # fmt: skip
         self._move(log.address, size, offset, epoch)
-        medium.take_next_log()
+        medium.logs.take_next()
 
     def shrink(self) -> None:
         """Move to a small log when this one is large and nothing keeps it; cut the file."""

@@ -16,10 +16,8 @@ that an offset never has a second meaning [R24].
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 from pmemheap.errors import OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.file.filemedium import FileMedium
@@ -32,25 +30,21 @@ from pmemheap.format.layout import (
     ArenaSlot,
     ArenaState,
 )
-from pmemheap.heap.blockspace import BlockSpace
-from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
+from pmemheap.heap.blockspace import BlockSpace, new_face
 from pmemheap.heap.roots import Roots
 from pmemheap.heap.shared import Shared
-from pmemheap.heap.slow import Slow
-from pmemheap.heap.space import Space
+from pmemheap.heap.space import Space, space_of
 from pmemheap.heap.viewed import viewed_blocks
 from pmemheap.native.constants import State
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.space.anonymous import AnonymousMedium
 from pmemheap.space.region import Region
-from pmemheap.units import GRANULE, GiB, counted
+from pmemheap.units import GiB, counted
 
 if TYPE_CHECKING:
     from pmemheap.heap.heap import Heap
 
 __all__ = ["Arena", "Arenas", "arena_name_argument", "index_of", "live_names"]
-
-T = TypeVar("T")
 
 _HEADROOM_MOST = 256 * GiB
 """Address space behind a named arena: what 256 of them have together is there to be had."""
@@ -86,12 +80,10 @@ class Arena(BlockSpace):
     @classmethod
     def in_heap(cls, heap: Heap, index: int, region: Region, *, fresh: bool) -> Self:
         """Return the arena over a region; it keeps the heap."""
-        shared = heap._space.shared
-        self = cls.__new__(cls)
-        self._arena_name, self._heap = shared.medium.arenas[index].name, heap
-        name = f"arena {self._arena_name!r} of {shared.name}"
-        self._space = Space(self, shared, region, name, arena=index, fresh=fresh)
-        self._slow = Slow(self._space)
+        shared = space_of(heap).shared
+        name = shared.medium.arenas[index].name
+        self = new_face(cls, shared, region, f"arena {name!r} of {shared.name}", index, fresh=fresh)
+        self._arena_name, self._heap = name, heap
         return self
 
     @property
@@ -105,39 +97,6 @@ class Arena(BlockSpace):
         self._space.require_open()
         assert self._heap is not None, "an open arena has a heap"
         return self._heap.roots
-
-    def stats(self) -> HeapStats:
-        """Return how large and how full the arena is, as `Heap.stats` does for all of them."""
-        if not self._space.shared.is_beside:
-            return BlockSpace.stats(self)
-        now, space = self._look_anew(BlockSpace.stats), self._space
-        return replace(now, live_views=space.core.live_views(), headroom=space.region.headroom)
-
-    def check(self) -> CheckReport:
-        """Verify every structure against every other, as `Heap.check` does for all arenas."""
-        beside = self._space.shared.is_beside
-        return self._look_anew(BlockSpace.check) if beside else BlockSpace.check(self)
-
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        """Yield ``(offset, usable size)`` of its live blocks, as `Heap.blocks` does for all."""
-        if self._space.shared.is_beside:
-            yield from self._look_anew(lambda now: list(BlockSpace.blocks(now)))
-        else:
-            yield from BlockSpace.blocks(self)
-
-    def explain(self, size: int, align: int = GRANULE, refusal: str = "") -> Explanation:
-        """Tell whether `size` bytes could be allocated now, what refuses, and what would help."""
-        if self._space.shared.is_beside:
-            return self._look_anew(lambda now: BlockSpace.explain(now, size, align, refusal))
-        return BlockSpace.explain(self, size, align, refusal)
-
-    def _look_anew(self, ask: Callable[[BlockSpace], T]) -> T:
-        self._space.require()
-        assert self._heap is not None, "an open arena has a heap"
-        try:
-            return self._heap._look_anew(lambda now: ask(now.arena(self._arena_name, create=False)))
-        except KeyError:
-            raise UsageError(f"{self._space.name}: expected, found dropped by the writer") from None
 
     def drop(self) -> None:
         """Free all blocks and give their space back, in O(1) calls; the arena is closed then.
@@ -262,7 +221,7 @@ class Arenas:
 
     def spaces(self) -> list[Space]:
         """Return those that are open."""
-        return [arena._space for arena in list(self.open.values()) if not arena.closed]
+        return [space_of(arena) for arena in list(self.open.values()) if not arena.closed]
 
     def face(self, space: Space) -> Arena:
         """Return what users have of one."""
@@ -276,7 +235,7 @@ class Arenas:
             return None
         arena = self.open.get(index)
         if arena is not None and not arena.closed:
-            return arena._space
+            return space_of(arena)
         return default.look(self.live_at, index) if self._is_live(index) else None
 
     def _is_live(self, index: int) -> bool:
@@ -285,7 +244,7 @@ class Arenas:
 
     def live_at(self, index: int) -> Space | None:
         """Return the arena in a slot, opened if need be; None if none lives there."""
-        return self.at(index)._space if self._is_live(index) else None
+        return space_of(self.at(index)) if self._is_live(index) else None
 
     def at(self, index: int, headroom: int | None = None) -> Arena:
         """Return the arena in a slot that has one, opened if need be."""
@@ -305,9 +264,15 @@ class Arenas:
         arena = self.open[index] = self._opened(index, slot, headroom)
         return arena
 
+    def find(self, name: str) -> Space | None:
+        """Return the arena of a name, opened if need be; None if there is none."""
+        index = index_of(self._shared.medium.arenas, name)
+        return None if index is None else space_of(self.at(index))
+
     def open_all(self) -> list[Space]:
         """Return all that live, opened."""
-        return [self.at(index)._space for index in live_names(self._shared.medium.arenas).values()]
+        indices = live_names(self._shared.medium.arenas).values()
+        return [space_of(self.at(index)) for index in indices]
 
     def _opened(self, index: int, slot: ArenaSlot | None, headroom: int | None) -> Arena:
         """Open the arena in a slot.

@@ -11,23 +11,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pmemheap import native
-from pmemheap.heap import handles, insight, units, waiting
+from pmemheap.heap import beside, handles, insight, units, waiting
 from pmemheap.heap.arguments import alignment_argument, offset_argument, size_argument
 from pmemheap.heap.handles import Block
 from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
+from pmemheap.heap.shared import Shared
 from pmemheap.heap.slow import Slow
 from pmemheap.heap.space import Space
 from pmemheap.native.constants import State
+from pmemheap.space.region import Region
 from pmemheap.units import GRANULE
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["BlockSpace"]
+__all__ = ["BlockSpace", "new_face"]
+
+
+S = TypeVar("S", bound="BlockSpace")
 
 
 class BlockSpace(native.HeapCore):
@@ -139,37 +144,42 @@ class BlockSpace(native.HeapCore):
             yield
 
     def stats(self) -> HeapStats:
-        """Return how large and how full the heap is. O(mappings), and O(units) the first time."""
-        self._space.require()
-        return self._space.look(insight.stats, self._space)
+        """Return how large and how full the arena is, as `Heap.stats` does for all of them."""
+        space = self._space
+        return beside.stats(space, lambda now: now.look(insight.stats, now), [space])
 
     def explain(self, size: int, align: int = GRANULE, refusal: str = "") -> Explanation:
         """Tell whether `size` bytes could be allocated now, what refuses, and what would help."""
         nbytes, alignment = size_argument(size), alignment_argument(align)
-        self._space.require()
-        return self._space.look(insight.explain, self._space, nbytes, alignment, refusal)
+        return beside.asked(
+            self._space, lambda now: now.look(insight.explain, now, nbytes, alignment, refusal)
+        )
 
     def check(self) -> CheckReport:
-        """Verify every structure against every other, while no thread changes them. O(units).
-
-        Returns
-        -------
-        CheckReport
-            True if nothing was found; its `findings` are sentences.
-        """
-        self._space.require()
-        with self.paused():
-            return self._space.look(insight.check, self._space)
+        """Verify every structure against every other, as `Heap.check` does for all arenas."""
+        return beside.asked(self._space, _checked)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """Yield ``(offset, usable size)`` of the live blocks, by offset.
-
-        Blocks that come or go while it runs may or may not be in it. O(1) memory.
-        """
-        return units.blocks(self._space)
+        """Yield ``(offset, usable size)`` of its live blocks, as `Heap.blocks` does for all."""
+        yield from beside.listed(self._space, units.blocks)
 
     def __repr__(self) -> str:
         """Show its name, its state and its size."""
         state = State(self._space.core.state()).name.lower()
         mapped = self._space.region.mapped_bytes
         return f"<{type(self).__name__}: {self._space.name}, {state}, {mapped} bytes mapped>"
+
+
+def _checked(space: Space) -> CheckReport:
+    with waiting.paused(space):
+        return space.look(insight.check, space)
+
+
+def new_face(  # noqa: PLR0913 -- the parts of an arena
+    kind: type[S], shared: Shared, region: Region, name: str, arena: int, *, fresh: bool
+) -> S:
+    """Return what users have of an arena, as an object of `kind`."""
+    face = kind.__new__(kind)
+    face._space = Space(face, shared, region, name, arena=arena, fresh=fresh)
+    face._slow = Slow(face._space)
+    return face

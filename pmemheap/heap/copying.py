@@ -14,11 +14,34 @@ from pmemheap.heap.gate import named
 from pmemheap.heap.space import Space
 from pmemheap.heap.waiting import transactions_ended
 from pmemheap.native.constants import State
+from pmemheap.refusals import refusals
 
-__all__ = ["copy_of_reader", "copy_of_writer"]
+__all__ = ["copy"]
 
 
-def copy_of_writer(space: Space, file: FileMedium, path: Path, options: dict[str, Any]) -> None:
+def copy(
+    space: Space, path: Path, options: dict[str, Any], recover: Callable[[Path], None]
+) -> None:
+    """Copy a heap file; `options` are of `copy_heap_file`, exceptions as of `Heap.snapshot`.
+
+    Parameters
+    ----------
+    recover : callable
+        Stores what the log of a file says in its place.
+    """
+    shared = space.shared
+    space.require(write=not shared.readonly)
+    file = shared.file
+    if file is None or file.beside:
+        raise UsageError(f"{space.name}: a heap in a file, or its writer, expected")
+    with refusals(f"snapshot {str(path)!r}", str(path)):
+        if shared.readonly:
+            _copy_of_reader(space, file, path, options, recover)
+        else:
+            _copy_of_writer(space, file, path, options)
+
+
+def _copy_of_writer(space: Space, file: FileMedium, path: Path, options: dict[str, Any]) -> None:
     """Copy a heap that may be changed, once the transactions of other threads have ended."""
     with transactions_ended(space):
         space.look(_copy_locked, space, file, path, options)
@@ -44,14 +67,14 @@ def _copy_locked(space: Space, file: FileMedium, path: Path, options: dict[str, 
         )  # fmt: skip
 
 
-def copy_of_reader(
+def _copy_of_reader(
     space: Space,
     file: FileMedium,
     path: Path,
     options: dict[str, Any],
     recover: Callable[[Path], None],
 ) -> None:
-    """Copy a heap that is only read; what its log says is stored by `recover` in the copy."""
+    """Copy a heap that is only read; what its log says is stored in the copy."""
     fd = space.look(lambda: os.dup(file.fd))  # others may close the heap meanwhile
     try:
         copy_heap_file(

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pmemheap.errors import UsageError
 from pmemheap.heap.living import open_heaps
+from pmemheap.heap.space import space_of
 from pmemheap.native import BlockBytes
 from pmemheap.native.constants import State
 from pmemheap.refusals import end_with
@@ -64,10 +65,10 @@ class Block:
     def __init__(self, heap: BlockSpace, offset: int, size: int) -> None:
         self._serial = 0
         self._heap, self._offset, self._size = heap, offset, int.__index__(operator.index(size))
-        self._core: HeapDoors = heap._space.core
+        self._core: HeapDoors = space_of(heap).core
         serial = self._core.handle_make(offset)
         if serial < 0:
-            heap._space.require()  # an unattached heap knows of no block
+            space_of(heap).require()  # an unattached heap knows of no block
             serial = self._core.handle_make(offset)
         if serial < 0:
             raise UsageError(
@@ -94,7 +95,7 @@ class Block:
         UsageError
             The block was freed, or moved by `realloc`; the heap was closed or forked.
         """
-        self._heap._space.require()
+        space_of(self._heap).require()
         if not self._core.handle_is_valid(self._offset, self._serial):
             raise UsageError("block handle: a live block expected, it was freed or moved")
         return self._offset
@@ -149,7 +150,7 @@ class Block:
 
     def __reduce__(self) -> tuple[object, tuple[bytes, bytes, int, int, int, int]]:
         """Pickle as heap, offset, sizes and life, which is numbered from now on until its end."""
-        offset, shared = self.offset, self._heap._space.shared
+        offset, shared = self.offset, space_of(self._heap).shared
         self._core.handle_make(offset)  # and never dropped: so the number is good for the pickle
         return _restore, (
             shared.identity, shared.instance, offset, self._size, self._core.usable_size(offset),
@@ -178,7 +179,7 @@ class Block:
 
 def block_at(heap: BlockSpace, offset: int) -> Block:
     """Return a handle to the live block at an offset, in whichever arena."""
-    space = heap._space.arena_of(offset)
+    space = space_of(heap).arena_of(offset)
     face = heap if space is None else space.shared.arenas.face(space)
     return Block(face, offset, face.usable_size(offset))
 
@@ -194,7 +195,7 @@ def new_block(heap: BlockSpace, size: int, align: int) -> Block:
 
 
 def _allocate(heap: BlockSpace, size: int, align: int) -> int:
-    transaction: Any = heap._space.shared.log.current()
+    transaction: Any = space_of(heap).shared.log.current()
     if transaction is None:
         return heap.malloc(size, align)
     offset: int = transaction.malloc(size, align, heap)
@@ -202,7 +203,7 @@ def _allocate(heap: BlockSpace, size: int, align: int) -> int:
 
 
 def _give_up(heap: BlockSpace, offset: int, deferred: bool) -> None:
-    transaction: Any = heap._space.shared.log.current()
+    transaction: Any = space_of(heap).shared.log.current()
     (heap if transaction is None else transaction).free(offset, deferred)
 
 
@@ -210,7 +211,7 @@ def _restore(  # noqa: PLR0913, PLR0917 -- what a pickle has
     identity: bytes, instance: bytes, offset: int, size: int, usable: int, serial: int
 ) -> Block:
     heap = _opened(identity, instance)
-    space = heap._space.arena_of(offset) or heap._space
+    space = space_of(heap).arena_of(offset) or space_of(heap)
     is_known = space.shared.instance == instance
     if is_known and not space.core.handle_is_valid(offset, serial):
         raise UsageError(
@@ -228,21 +229,21 @@ def _restore(  # noqa: PLR0913, PLR0917 -- what a pickle has
 
 def _opened(identity: bytes, instance: bytes) -> BlockSpace:
     """Return the open heap of a uuid: the object in which a pickle was made, if it is there."""
-    heaps = [heap for heap in open_heaps if heap._space.shared.identity == identity]
-    usable = [heap for heap in heaps if heap._space.core.state() != State.FORKED]
-    same = [heap for heap in usable if heap._space.shared.instance == instance]
+    heaps = [heap for heap in open_heaps if space_of(heap).shared.identity == identity]
+    usable = [heap for heap in heaps if space_of(heap).core.state() != State.FORKED]
+    same = [heap for heap in usable if space_of(heap).shared.instance == instance]
     found = same or usable or heaps
     if not found:
         raise UsageError(
             f"block handle: the heap with uuid {identity.hex()} expected to be open in this process"
         )
     if len(found) > 1:
-        names = ", ".join(sorted(heap._space.name for heap in found))
+        names = ", ".join(sorted(space_of(heap).name for heap in found))
         raise UsageError(
             f"block handle: one open heap with uuid {identity.hex()} expected, found copies: "
             f"{names}"
         )
-    found[0]._space.require()
+    space_of(found[0]).require()
     return found[0]
 
 
@@ -294,7 +295,7 @@ def new_array(
     offset = _allocate(heap, max(nbytes, 1), align)
     try:
         array = _checked_array_at(heap, offset, sides, kind)
-        _numpy().frombuffer(heap._space.own_view(offset), "u1", nbytes).fill(0)
+        _numpy().frombuffer(space_of(heap).own_view(offset), "u1", nbytes).fill(0)
     except BaseException as error:
         end_with(error, partial(_give_up, heap, offset, True))
         raise
@@ -362,8 +363,8 @@ def offset_of(heap: BlockSpace, buffer: object) -> int:
             raise UsageError(
                 f"offset_of: a view expected, found a released one: {error}"
             ) from error
-    spaces = heap._space.shared.spaces()
-    if not isinstance(owner, BlockBytes) or owner.heap._space not in spaces:
+    spaces = space_of(heap).shared.spaces()
+    if not isinstance(owner, BlockBytes) or space_of(owner.heap) not in spaces:
         raise UsageError(
             f"offset_of: a view or array of this heap expected, found {type(buffer).__name__}"
         )

@@ -9,21 +9,16 @@ A call that raises has changed nothing.
 
 from __future__ import annotations
 
-import os
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Self, cast
 
 from pmemheap.errors import UsageError
 from pmemheap.file import openfile
-from pmemheap.file.filemedium import FileMedium
-from pmemheap.file.locks import look_beside_writer
-from pmemheap.file.naming import opened_again
-from pmemheap.file.recovery import recover, replay_private
-from pmemheap.heap import copying, ending, syncing, totals, waiting
-from pmemheap.heap.arenas import Arena, Arenas, arena_name_argument, index_of, live_names
+from pmemheap.file.recovery import recover
+from pmemheap.heap import copying, ending, making, syncing, totals, waiting
+from pmemheap.heap.arenas import Arena, arena_name_argument, index_of, live_names
 from pmemheap.heap.arguments import (
     ALIGN_MOST,
     SIZE_MOST,
@@ -35,23 +30,15 @@ from pmemheap.heap.arguments import (
     path_argument,
 )
 from pmemheap.heap.blockspace import BlockSpace
-from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
+from pmemheap.heap.insight import CheckReport, HeapStats
 from pmemheap.heap.living import open_heaps
 from pmemheap.heap.rooted import RootGuard
-from pmemheap.heap.roots import MemoryRoots, Roots
-from pmemheap.heap.shared import Shared
-from pmemheap.heap.slow import Slow
-from pmemheap.heap.space import Space
+from pmemheap.heap.roots import Roots
 from pmemheap.heap.transaction import Savepoint, Transaction
 from pmemheap.native.constants import State
-from pmemheap.refusals import end_with, refusals
-from pmemheap.space.anonymous import AnonymousMedium
-from pmemheap.space.region import Region
-from pmemheap.units import GRANULE
+from pmemheap.refusals import end_with
 
-__all__ = ["ALIGN_MOST", "DECAY_SECONDS", "SIZE_MOST", "Heap", "open_heap"]
-
-T = TypeVar("T")
+__all__ = ["ALIGN_MOST", "DECAY_SECONDS", "SIZE_MOST", "Heap"]
 
 DECAY_SECONDS = 10.0
 
@@ -116,11 +103,8 @@ class Heap(BlockSpace):
         OutOfSpaceError
             No address space for the first MiB.
         """
-        decay = decay_argument(decay)
-        medium = AnonymousMedium(limit_argument(limit))
-        region = Region(medium, headroom_argument(headroom))
-        region.grow(1, 1)
-        return cls._over(medium, region, uuid.uuid4().bytes, "anonymous heap", decay, fresh=True)
+        decay, limit = decay_argument(decay), limit_argument(limit)
+        return making.over_memory(cls, limit, headroom_argument(headroom), decay)
 
     @classmethod
     def shared(
@@ -137,7 +121,7 @@ class Heap(BlockSpace):
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
         medium = openfile.create_memory("pmemheap", limit=limit_argument(limit))
-        return cls._over_file(medium, headroom, decay, fresh=True)
+        return making.over_file(cls, medium, headroom, decay, fresh=True)
 
     @classmethod
     def create(  # noqa: PLR0913 -- options of a file, all by name
@@ -184,7 +168,7 @@ class Heap(BlockSpace):
             limit=limit_argument(limit),
             replace_file=replace,
         )
-        self = cls._over_file(medium, headroom, decay, fresh=True)
+        self = making.over_file(cls, medium, headroom, decay, fresh=True)
         try:
             medium.link_name(replace_file=replace)
         except BaseException as error:
@@ -228,9 +212,10 @@ class Heap(BlockSpace):
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
         medium = openfile.open_path(
-            path_argument(path), readonly=readonly, limit=limit_argument(limit), recover=recover
-        )
-        return cls._over_file(medium, headroom, decay, fresh=False)
+            path_argument(path), readonly=readonly, limit=limit_argument(limit),
+            recover=lambda medium: recover(medium, headroom),
+        )  # fmt: skip
+        return making.over_file(cls, medium, headroom, decay, fresh=False)
 
     @classmethod
     def attach(
@@ -265,67 +250,8 @@ class Heap(BlockSpace):
             What the descriptor leads to is not a sound heap.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
-
-        limit = limit_argument(limit)
-        if not readonly:
-            return cls._attached(fd, os.O_RDWR, limit, headroom, decay)
-        own = opened_again(fd, os.O_RDONLY)
-        try:
-            return look_beside_writer(
-                own, f"descriptor {fd}",
-                lambda: cls._attached(fd, os.O_RDONLY, limit, headroom, decay), lambda _: True,
-            )  # fmt: skip
-        finally:
-            os.close(own)
-
-    @classmethod
-    def _attached(
-        cls, fd: int, flags: int, limit: int | None, headroom: int | None, decay: float | None
-    ) -> Self:
-        medium = openfile.adopt(
-            opened_again(fd, flags), f"descriptor {fd}", readonly=flags == os.O_RDONLY,
-            limit=limit, beside=True, recover=recover,
-        )  # fmt: skip
-        return cls._over_file(medium, headroom, decay, fresh=False)
-
-    @classmethod
-    def _over_file(
-        cls, medium: FileMedium, headroom: int | None, decay: float | None, *, fresh: bool
-    ) -> Self:
-        try:
-            medium.shadowed = medium.is_power and not medium.readonly
-            region = Region(medium, headroom)
-            try:
-                region.adopt(medium.pieces(), only=("data",) if medium.is_unattached else ())
-                replay_private(medium, region, 0)
-                identity, name = medium.header.superblock.uuid, f"heap {medium.name!r}"
-                return cls._over(medium, region, identity, name, decay, fresh=fresh)
-            except BaseException:
-                region.close()
-                raise
-        except BaseException as error:
-            end_with(error, medium.close)
-            raise
-
-    @classmethod
-    def _over(  # noqa: PLR0913 -- the parts of a heap
-        cls,
-        medium: AnonymousMedium | FileMedium,
-        region: Region,
-        identity: bytes,
-        name: str,
-        decay: float | None,
-        *,
-        fresh: bool,
-    ) -> Self:
-        store = medium if isinstance(medium, FileMedium) else MemoryRoots()
-        shared = Shared(medium, store, identity, name, decay)
-        self = cls.__new__(cls)
-        space = Space(self, shared, region, name, fresh=fresh)
-        self._space, self._slow = space, Slow(space)
-        shared.enter(space, Arenas(self, shared))
-        open_heaps.add(self)
-        return self
+        attach = making.attached_reader if readonly else making.attached
+        return attach(cls, fd, limit_argument(limit), headroom, decay)
 
     # ------------------------------------------------------------ what it is
 
@@ -417,12 +343,7 @@ class Heap(BlockSpace):
         O(mappings), and O(units) the first time. A reader that was attached beside a writer looks
         at the heap as it is now; HeapBusyError if the writer gives it no moment for that.
         """
-        shared = self._space.shared
-        if not shared.is_beside:
-            return totals.stats(shared)
-        now = self._look_anew(lambda now: totals.stats(now._space.shared))
-        views = sum(space.core.live_views() for space in shared.spaces())
-        return replace(now, live_views=views, headroom=self._space.region.headroom)
+        return totals.stats(self._space)
 
     def check(self) -> CheckReport:
         """Verify every structure against every other, while no thread changes them. O(units).
@@ -437,34 +358,14 @@ class Heap(BlockSpace):
         HeapBusyError
             The heap was attached beside a writer, which gives it no moment for a look.
         """
-        return self._look_anew(_checked) if self._space.shared.is_beside else _checked(self)
+        return totals.check(self._space)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Yield ``(offset, usable size)`` of the live blocks of all arenas, by offset.
 
         Blocks that come or go while it runs may or may not be in it. O(1) memory.
         """
-        shared = self._space.shared
-        if shared.is_beside:
-            yield from self._look_anew(lambda now: list(totals.blocks(now._space.shared)))
-        else:
-            yield from totals.blocks(shared)
-
-    def explain(self, size: int, align: int = GRANULE, refusal: str = "") -> Explanation:
-        """Tell whether `size` bytes could be allocated now, what refuses, and what would help."""
-        if self._space.shared.is_beside:
-            return self._look_anew(lambda now: BlockSpace.explain(now, size, align, refusal))
-        return BlockSpace.explain(self, size, align, refusal)
-
-    def _look_anew(self, ask: Callable[[Heap], T]) -> T:
-        """Ask the heap as it is in the file now: this one has it as it was when it was attached."""
-        self._space.require()
-
-        def look() -> T:
-            with Heap.attach(self.fileno(), headroom=0) as now:
-                return ask(now)
-
-        return look_beside_writer(self.fileno(), self._space.name, look, _is_sound)
+        yield from totals.blocks(self._space)
 
     # ------------------------------------------------------------ durability, end
 
@@ -503,7 +404,7 @@ class Heap(BlockSpace):
         is_power = shared.is_power
         transaction = Transaction(self, log, is_power if durable is None else durable)
         if durable and not is_power:
-            transaction._pending_roots = {}  # its commit is not for C
+            transaction._pending_roots = {}  # private: its commit is not for C
         return transaction
 
     def sync(self) -> None:
@@ -551,18 +452,8 @@ class Heap(BlockSpace):
         OutOfSpaceError, DurabilityError
             No room for it; a sync failed.
         """
-        place = path_argument(path)
-        space, shared = self._space, self._space.shared
-        space.require(write=not shared.readonly)
-        file = shared.file
-        if file is None or file.beside:
-            raise UsageError(f"{space.name}: a heap in a file, or its writer, expected")
         options = {"new_identity": new_identity, "replace_file": replace}
-        with refusals(f"snapshot {str(place)!r}", str(place)):
-            if shared.readonly:
-                copying.copy_of_reader(space, file, place, options, _open_and_close)
-            else:
-                copying.copy_of_writer(space, file, place, options)
+        copying.copy(self._space, path_argument(path), options, _open_and_close)
 
     def close(self) -> None:
         """Sync, mark the file as closed, unmap. Closing twice is allowed.
@@ -598,46 +489,5 @@ class Heap(BlockSpace):
         end_with(value, self.close)
 
 
-def _checked(heap: Heap) -> CheckReport:
-    with heap.paused():
-        return totals.check(heap._space.shared)
-
-
-def _is_sound(found: object) -> bool:
-    return not isinstance(found, CheckReport) or bool(found)
-
-
 def _open_and_close(path: Path) -> None:
     Heap.open(path, decay=None).close()
-
-
-def open_heap(path: AnyPath, flag: str = "r", **options: Any) -> Heap:
-    """Open a heap file as `dbm` does.
-
-    Parameters
-    ----------
-    path : path
-        Of the file.
-    flag : {"r", "w", "c", "n"}
-        Open to read; open to write; the same, and create it if it is missing; create it anew.
-    **options
-        As `Heap.open`, and `Heap.create` for ``durability``.
-
-    Examples
-    --------
-    >>> import tempfile, os
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     with open_heap(os.path.join(directory, "data.heap"), "c") as heap:
-    ...         heap.roots["first"] = heap.malloc(10)
-    ...     with open_heap(os.path.join(directory, "data.heap")) as heap:
-    ...         heap.usable_size(heap.roots["first"])
-    16
-    """
-    if flag == "n":
-        return Heap.create(path, replace=True, **options)
-    if flag == "c" and not os.path.exists(path_argument(path)):
-        return Heap.create(os.path.realpath(path) if os.path.islink(path) else path, **options)
-    if flag in {"w", "c", "r"}:
-        options.pop("durability", None)
-        return Heap.open(path, readonly=flag == "r", **options)
-    raise UsageError(f"flag: 'r', 'w', 'c' or 'n' expected, {flag!r} found")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pmemheap.heap.ending import rest
 from pmemheap.heap.exiting import begin_exit
+from pmemheap.heap.space import space_of
 
 if TYPE_CHECKING:
     from pmemheap.heap.heap import Heap
@@ -52,7 +53,7 @@ def _at_exit() -> None:
     failure: BaseException | None = None
     for heap in open_heaps:
         try:
-            rest(heap._space)
+            rest(space_of(heap))
         except BaseException as error:
             failure = error
     if failure is not None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pmemheap.format.layout import RootSlot
 from pmemheap.heap import refusing
 from pmemheap.heap.lock import is_changing
-from pmemheap.heap.space import Space
+from pmemheap.heap.space import Space, space_of
 from pmemheap.native import TxCore
 from pmemheap.native.constants import Refusal
 
@@ -80,7 +80,7 @@ def _mark(space: Space, root: RootSlot, transaction: TxCore | None) -> None:
     if refusal == Refusal.NOMEM:
         raise MemoryError(f"root {root.name!r}: no memory for the table of refs")
     if refusal == 0 and transaction is not None:
-        refusal = transaction._may_name(root.off)
+        refusal = transaction._may_name(root.off)  # private: no call of users
     elif refusal == 0 and at is not None:
         refusal = at.core.free_refusal(root.off)  # of what is reserved, not live, as of nothing
     if refusal in {Refusal.BAD_OFFSET, Refusal.TX_TWICE}:
@@ -89,7 +89,7 @@ def _mark(space: Space, root: RootSlot, transaction: TxCore | None) -> None:
 
 def _give_up(space: Space, transaction: TxCore, kept: set[int]) -> None:
     """Take the marks of what the transaction frees with its roots; it keeps others from it."""
-    for offset in transaction._rooted_frees():
+    for offset in transaction._rooted_frees():  # private: no call of users
         if offset not in kept:
             _set(space, offset, False)
 
@@ -109,7 +109,7 @@ class RootGuard:
 
     def require(self, *, write: bool) -> None:
         """Raise what is to be raised when the heap may not be read, or not be changed."""
-        space = self._heap._space
+        space = space_of(self._heap)
         space.core.upkeep_if_due()
         if write:
             space.require(write=True)
@@ -120,7 +120,7 @@ class RootGuard:
 
     def alone(self, store: RootStore, work: Callable[[Change], T]) -> T:
         """Run work while nothing else changes the heap."""
-        space = self._heap._space
+        space = space_of(self._heap)
 
         def change_roots(puts: dict[str, RootSlot], drops: set[str]) -> None:
             change(space, puts, drops, lambda: store.change_roots(puts, drops))

@@ -24,10 +24,11 @@ from pmemheap.native import LogCore
 from pmemheap.native.constants import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from pmemheap.format.layout import RootSlot
     from pmemheap.heap.arenas import Arenas
+    from pmemheap.heap.heap import Heap
     from pmemheap.heap.roots import RootStore
     from pmemheap.heap.space import Space
     from pmemheap.space.anonymous import AnonymousMedium
@@ -48,18 +49,21 @@ class Shared:
         The log, if it has one in its file.
     default : Space
         The arena that has no name, as long as there is a heap.
+    attach_again : callable
+        Opens the heap behind a descriptor once more, to look at it as it is now.
     instance : bytes
         Tells this opening of the heap from others of the same file.
     """
 
     __slots__ = (
-        "arenas", "decay", "default", "file", "gate", "identity", "instance", "is_power", "lock",
-        "log", "medium", "name", "readonly", "redo", "roots", "writable",
+        "arenas", "attach_again", "decay", "default", "file", "gate", "identity", "instance",
+        "is_power", "lock", "log", "medium", "name", "readonly", "redo", "roots", "writable",
     )  # fmt: skip
 
     arenas: Arenas
     log: LogCore
     default: Space
+    attach_again: Callable[[int], Heap]
 
     def __init__(
         self,
@@ -102,9 +106,9 @@ class Shared:
 
     # ------------------------------------------------------------ arenas
 
-    def enter(self, default: Space, arenas: Arenas) -> None:
+    def enter(self, default: Space, arenas: Arenas, attach_again: Callable[[int], Heap]) -> None:
         """Learn of the default arena, and of where the others are."""
-        self.default, self.arenas = default, arenas
+        self.default, self.arenas, self.attach_again = default, arenas, attach_again
 
     def leave(self) -> None:
         """Forget the default arena: the heap was dropped, and both go at once."""

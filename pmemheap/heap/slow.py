@@ -85,7 +85,7 @@ class Slow:
     def _reserver(self, offset: int) -> native.TxCore | None:
         """Return the open transaction of this thread, if it has reserved a block."""
         transaction = self._space.shared.log.current()
-        if transaction is None or transaction._may_name(offset) < 0:
+        if transaction is None or transaction._may_name(offset) < 0:  # private: no call of users
             return None
         return transaction
 

@@ -11,6 +11,7 @@ by an interrupt, the next one rebuilds them first. A call that raises has change
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import ParamSpec, TypeVar
 
 from pmemheap import native
@@ -25,7 +26,7 @@ from pmemheap.space.region import Region
 from pmemheap.space.size_classes import packed_classes
 from pmemheap.space.supply import Supply
 
-__all__ = ["Space"]
+__all__ = ["Space", "space_of"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -99,11 +100,8 @@ class Space:
 
     def _join_log(self) -> None:
         """Tell the log where what it says of this arena goes."""
-        file, region, base = self.shared.writable, self.region, self.region.base
-        homes = ("data", "home_bits", "home_entries")
-        if file is None or not file.shadowed:
-            homes = ("data", "bits", "entries")
-        data, bits, entries = (0, 0, 0) if file is None else map(base, homes)
+        file, region = self.shared.writable, self.region
+        data, bits, entries = (0, 0, 0) if file is None else map(region.base, file.homes)
         self.shared.log.set_home(
             self.index, data, bits, entries, region.first_unit, region.end_unit, self.core
         )
@@ -112,10 +110,8 @@ class Space:
 
     def mark_rooted(self) -> None:
         """Mark the blocks that roots name, and no others. O(roots)."""
-        self.core.forget_roots()
-        for root in self.shared.roots.roots.values():
-            if root.off >> ARENA_BITS == self.index:
-                self.core.set_rooted(root.off, True)
+        roots = self.shared.roots.roots.values()
+        self.core.set_roots([root.off for root in roots if root.off >> ARENA_BITS == self.index])
 
     def address_of(self, offset: int) -> int:
         """Return where a byte of the arena is mapped."""
@@ -209,9 +205,10 @@ class Space:
 
     def require(self, *, write: bool = False) -> None:
         """Raise what the state of the heap asks for."""
-        if self.core.state() == State.UNATTACHED:
-            self.become_attached()
         state = State(self.core.state())
+        if state == State.UNATTACHED:
+            self.become_attached()
+            state = State(self.core.state())
         if state == State.CLEAN and write:
             self.mark_in_use()
             return
@@ -281,3 +278,7 @@ class Space:
             )
         if code == Refusal.NOMEM:
             raise MemoryError(f"{self.name}: no memory for the table of views")
+
+
+space_of: Callable[[native.HeapCore], Space] = attrgetter("_space")
+"""What the package knows of a heap or arena. Users have no door to it, so its name is private."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 from pmemheap.errors import UsageError
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.format.layout import ARENA_BITS, ArenaState, SegmentKind
-from pmemheap.heap import insight, units
+from pmemheap.heap import beside, insight, units, waiting
 from pmemheap.heap.insight import CheckReport, ClassStats, HeapStats
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space
@@ -54,8 +54,12 @@ def trim(shared: Shared) -> int:
     return sum(_each(spaces_of(shared), lambda space: space.serve(units.trim, space)))
 
 
-def blocks(shared: Shared) -> Iterator[tuple[int, int]]:
-    """Yield ``(offset, usable size)`` of the live blocks of all arenas, by offset."""
+def blocks(space: Space) -> Iterable[tuple[int, int]]:
+    """Return ``(offset, usable size)`` of the live blocks of all arenas, by offset."""
+    return beside.listed(space, lambda now: _blocks(now.shared))
+
+
+def _blocks(shared: Shared) -> Iterator[tuple[int, int]]:
     for space in sorted(spaces_of(shared), key=lambda each: each.origin):
         try:
             yield from units.blocks(space)
@@ -67,8 +71,12 @@ def blocks(shared: Shared) -> Iterator[tuple[int, int]]:
 # ---------------------------------------------------------------- statistics
 
 
-def stats(shared: Shared) -> HeapStats:
+def stats(space: Space) -> HeapStats:
     """Return how large and how full the heap is, all arenas together."""
+    return beside.stats(space, lambda now: _stats(now.shared), space.shared.spaces())
+
+
+def _stats(shared: Shared) -> HeapStats:
     spaces = spaces_of(shared)
     _each(spaces, lambda space: space.look(space.supply.read_all))  # which maps tables
     listed = insight.list_mappings()
@@ -117,9 +125,17 @@ def _one_class(rows: list[ClassStats]) -> ClassStats:
 # ---------------------------------------------------------------- checking
 
 
-def check(shared: Shared) -> CheckReport:
-    """Verify every structure of all arenas; while nobody commits."""
+def check(space: Space) -> CheckReport:
+    """Verify every structure of all arenas, while nobody commits."""
+    return beside.asked(space, _checked)
 
+
+def _checked(default: Space) -> CheckReport:
+    with waiting.paused(default):
+        return _check(default.shared)
+
+
+def _check(shared: Shared) -> CheckReport:
     def ask(space: Space) -> CheckReport:
         space.require()
         return space.look(insight.check, space)

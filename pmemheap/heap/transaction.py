@@ -33,7 +33,7 @@ from pmemheap.heap.handles import Block, new_array
 from pmemheap.heap.refusing import not_live, refuse_in_transaction
 from pmemheap.heap.refusing import rooted as refused_as_rooted
 from pmemheap.heap.roots import MemoryRoots
-from pmemheap.heap.space import Space
+from pmemheap.heap.space import Space, space_of
 from pmemheap.heap.transactionroots import PendingRoots, TransactionRoots
 from pmemheap.heap.waiting import await_gate
 from pmemheap.heap.work import Work
@@ -165,7 +165,7 @@ class Transaction(Work):
         usable = self._heap.usable_size(place)
         if usable // 2 < nbytes <= usable:
             return place
-        space = self._heap._space
+        space = self._space
         of = space.arena_of(place)
         to = self.malloc(nbytes, GRANULE, None if of is None else space.shared.arenas.face(of))
         count = min(usable, nbytes)
@@ -213,19 +213,24 @@ class Transaction(Work):
         self._become_writer()
         self._retried(lambda: self._snapshot(place, nbytes), 2 * nbytes, "snapshot", place, nbytes)
 
+    @property
+    def _space(self) -> Space:
+        """The default arena of its heap."""
+        return space_of(self._heap)
+
     # ------------------------------------------------------------ slow halves of the C calls
 
     def _malloc_slow(self, size: Any, align: Any = GRANULE, arena: Any = None) -> int:
         nbytes, alignment = size_argument(size), alignment_argument(align)
         self._require_usable()
-        space = self._face_of(arena)._space
+        space = space_of(self._face_of(arena))
         if arena is not None:
             space.require(write=True)
         return space.serve(self._reserve, space, nbytes, alignment)
 
     def _face_of(self, arena: Any) -> BlockSpace:
         face = self._heap if arena is None else arena
-        if not isinstance(face, BlockSpace) or face._space.shared is not self._heap._space.shared:
+        if not isinstance(face, BlockSpace) or space_of(face).shared is not self._space.shared:
             raise UsageError(f"transaction: malloc: an arena of its heap expected, found {arena!r}")
         return face
 
@@ -252,11 +257,11 @@ class Transaction(Work):
         is_open = False
         while (code := call()) < 0:
             if code in ROOM_WANTED:
-                upkeep.make_log_room(self._heap._space, code, log_bytes)
-            elif code == Refusal.BAD_OFFSET and not is_open and self._heap._space.arena_of(offset):
+                upkeep.make_log_room(self._space, code, log_bytes)
+            elif code == Refusal.BAD_OFFSET and not is_open and self._space.arena_of(offset):
                 is_open = True
             else:
-                refuse_in_transaction(self._heap._space, code, what, offset, nbytes)
+                refuse_in_transaction(self._space, code, what, offset, nbytes)
 
     # ------------------------------------------------------------ end
 
@@ -289,12 +294,12 @@ class Transaction(Work):
             The transaction has ended, or belongs to another thread.
         """
         self._require_own()
-        self._heap._space.require()
+        self._space.require()
         self._finish()
 
     def _commit_all(self) -> None:
         """Commit, as soon as nobody wants the heap as it is."""
-        space, shared = self._heap._space, self._heap._space.shared
+        space, shared = self._space, self._space.shared
         while self._commit_unless_gated(space) == Refusal.LOG_GATED:
             await_gate(space)
         redo = shared.redo
@@ -359,7 +364,7 @@ class Transaction(Work):
 
     def _require_usable(self) -> None:
         self._require_own()
-        self._heap._space.require(write=True)
+        space_of(self._heap).require(write=True)
 
     def _require_own(self) -> None:
         state, thread, _ = self._state()
@@ -371,7 +376,7 @@ class Transaction(Work):
 
     def _become_writer(self) -> None:
         """Wait until no other transaction changes committed bytes."""
-        redo = self._heap._space.shared.redo
+        redo = space_of(self._heap).shared.redo
         if redo is not None and threading.get_ident() in redo.syncers:
             raise UsageError("transaction: no finalizer expected in the middle of a sync, found it")
         self._wait_writer()
@@ -380,7 +385,7 @@ class Transaction(Work):
 
     def _require_nameable(self, name: str, offset: int) -> None:
         """Raise unless a root may lead to an offset, as far as this transaction sees it."""
-        space = self._heap._space.arena_of(offset) or self._heap._space  # which opens its arena
+        space = self._space.arena_of(offset) or self._space  # which opens its arena
         refusal = self._may_name(offset)
         if refusal < 0:
             raise not_live(space, name, offset, refusal)
@@ -409,7 +414,7 @@ class Savepoint:
 
     def __init__(self, transaction: Transaction) -> None:
         transaction._require_usable()
-        if transaction._savepoint() < 0:
+        if transaction._savepoint() < 0:  # private: no call of users
             raise MemoryError("transaction: no memory for a savepoint")
         self._transaction = transaction
         self._roots_before = dict(transaction._pending_roots or {})
@@ -430,7 +435,7 @@ class Savepoint:
     def commit(self) -> None:
         """Keep what was done since it began, as part of the transaction."""
         open_ones = self._require_last("commit")
-        self._transaction._release_savepoint()
+        self._transaction._release_savepoint()  # private: no call of users
         open_ones.pop()
 
     def abort(self) -> None:
@@ -441,7 +446,7 @@ class Savepoint:
     def _abort_last(self) -> None:
         self._transaction._require_usable()
         open_ones = self._transaction._savepoints or []
-        self._transaction._rollback()
+        self._transaction._rollback()  # private: no call of users
         self._transaction._pending_roots = open_ones[-1]
         open_ones.pop()
 

@@ -113,7 +113,7 @@ def become_own(view: memoryview) -> None:
     Who looks through it asks afterwards whether the heap is lost.
     """
     owner: Any = view.obj
-    owner._become_own()  # users can reach the owner of a view: it has no public name for this
+    owner._become_own()  # private: users can reach the owner of a view
 
 
 def map_flags(  # noqa: PLR0913 -- flags, which do not depend on each other

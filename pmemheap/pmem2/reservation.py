@@ -29,6 +29,7 @@ before a call or after it. This module has the words: it turns codes into except
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
@@ -45,7 +46,7 @@ from pmemheap.units import PAGE, is_aligned
 if TYPE_CHECKING:
     from pmemheap.pmem2.mapping import Map
 
-__all__ = ["VMReservation", "address_range_of", "place", "remove", "remove_row"]
+__all__ = ["VMReservation", "address_range_of", "place", "remove", "remove_row", "reserve_row"]
 
 _NUMBERS = ("headroom", "address", "size", "skew", "alignment")
 _FAR = 1 << 62
@@ -376,6 +377,39 @@ def _number(value: int) -> int:
 
 
 # ---------------------------------------------------------------- for this package
+
+
+def reserve_row(
+    size: int, headroom: int, alignment: int, skew: int, before: Iterable[tuple[int, int]]
+) -> list[VMReservation]:
+    """Reserve several ranges next to each other in one step; the last one is aligned.
+
+    Parameters
+    ----------
+    size, headroom, alignment, skew : int
+        Of the last one, as `VMReservation` has them.
+    before : iterable of tuple of int and int
+        Size and headroom, whole pages, of each of those before; this headroom is no wish.
+
+    Raises
+    ------
+    Pmem2Error
+        As of `VMReservation`; none is reserved.
+    """
+    rows = list(before)
+    length = sum(map(sum, rows))
+    for shown, room in rows:
+        if (shown | room) % PAGE:
+            require_aligned("reservation: size", shown | room, codes.PMEM2_E_LENGTH_UNALIGNED)
+    line = reserve(0, length + size, headroom, alignment, skew - length)
+    made = [_over(line.split(shown, shown + room), room) for shown, room in rows]
+    return [*made, _over(line, headroom)]
+
+
+def _over(line: AddressRange, headroom: int) -> VMReservation:
+    made = VMReservation.__new__(VMReservation)
+    made._keeps_tail, made._places = headroom > 0, Places(line)
+    return made
 
 
 def address_range_of(reservation: VMReservation) -> AddressRange:

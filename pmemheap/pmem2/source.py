@@ -193,6 +193,7 @@ class FileSource(Source):
         else:
             size, alignment = status.size, self._page_of_file(status, name)
         super().__init__(name, size, alignment)
+        self.links = status.links
 
     @staticmethod
     def _status(fd: int) -> native.FileStatus:
@@ -251,7 +252,8 @@ class FileSource(Source):
             strict=options.granularity is not None and got > options.granularity,
             own=options.own,
         )
-        hints = native.MAP_ACCEPTED if flags in self.accepted else 0
+        is_known = flags in self.accepted or (self.accepted and not options.shared)
+        hints = native.MAP_ACCEPTED if is_known else 0  # what can be shared, can be private
         hints |= native.MAP_BY_PAGE if options.by_page else 0
         return Offer(got, flags | hints, self._fd, flags)
 

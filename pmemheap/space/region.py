@@ -25,7 +25,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from pmemheap import native
 from pmemheap.errors import (
@@ -41,10 +40,10 @@ from pmemheap.format.layout import (
 from pmemheap.native import AddressRange, Advice
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map, space
-from pmemheap.pmem2.mapping import close_row
 from pmemheap.pmem2.row import anonymous_row
 from pmemheap.space.medium import Medium, Piece
-from pmemheap.space.tables import WIDTHS, Table
+from pmemheap.space.segments import Segment, closed, runs_of
+from pmemheap.space.tables import WIDTHS, Reserved, Table
 from pmemheap.units import MiB, TiB, align_up, format_bytes
 
 __all__ = [
@@ -56,36 +55,6 @@ DEFAULT_HEADROOM = TiB
 """Address space that is kept free behind a heap, unless something else is asked for."""
 _HUGE_TABLE_LEAST = 16 * MiB
 """A volatile table of this size is filled at once when a heap is read: huge pages save faults."""
-
-
-@dataclass(eq=False)
-class _Segment:
-    piece: Piece
-    maps: dict[str, Map] = field(default_factory=dict)
-
-
-def _runs(segments: list[_Segment]) -> list[list[_Segment]]:
-    """Return segments by runs: those that lie next to each other, in the order given."""
-    runs: list[list[_Segment]] = []
-    for segment in segments:
-        if runs and runs[-1][-1].piece.stop == segment.piece.first_unit:
-            runs[-1].append(segment)
-        else:
-            runs.append([segment])
-    return runs
-
-
-def _closed(row: list[Map]) -> list[Map]:
-    """Close maps that lie next to each other, as a rule; return those that are refused."""
-    if len(row) > 1 and close_row(row):
-        return []
-    left = []
-    for part in row:
-        try:
-            part.close()
-        except Pmem2Error:
-            left.append(part)
-    return left
 
 
 class Region:
@@ -121,11 +90,11 @@ class Region:
         self._origin = first_unit
         self.headroom_wish = headroom
         held = sum(region.headroom_bytes for region in beside)
-        self._headroom_units = self._affordable(headroom, usual, held) // DATA_WIDTH
-        self._segments: list[_Segment] = []
+        self._segments: list[Segment] = []
         self._starts: list[int] = []  # of the segments: always changed together with them
         self._to_unmap: list[list[Map]] = []
         self.tables: dict[str, Table] = {}
+        self._reserved = Reserved(self._affordable(headroom, usual, held) // DATA_WIDTH)
         self.growths = 0
         self.shrinks = 0
 
@@ -163,12 +132,13 @@ class Region:
     @property
     def headroom_bytes(self) -> int:
         """Bytes of address space that are kept free behind all tables together."""
-        return sum(table.reservation.headroom for table in self.tables.values())
+        kept = sum(table.reservation.headroom for table in self.tables.values())
+        return kept + self._reserved.headroom_bytes
 
     @property
     def address_ranges(self) -> tuple[AddressRange, ...]:
         """The objects that keep the tables mapped."""
-        return tuple(table.address_range for table in self.tables.values())
+        return tuple([table.address_range for table in self.tables.values()])
 
     @property
     def pieces(self) -> list[Piece]:
@@ -285,17 +255,20 @@ class Region:
             Their space was allocated just now: it is there.
         """
         self._unmap([])
-        segments = [_Segment(piece) for piece in pieces]
+        segments = [Segment(piece) for piece in pieces]
         self._fill(segments, names, new=new)
         starts = [piece.first_unit for piece in pieces]
         self._segments, self._starts = [*self._segments, *segments], [*self._starts, *starts]
 
-    def _fill(self, segments: list[_Segment], names: Collection[str], *, new: bool = False) -> None:
+    def _fill(self, segments: list[Segment], names: Collection[str], *, new: bool = False) -> None:
         """Extend tables and map the parts of segments there; all or nothing."""
         pieces = [segment.piece for segment in segments]
         try:
             if not new:
                 self._medium.look_at(pieces, names)
+            if not self.tables:
+                first, stop = pieces[0].first_unit, pieces[-1].stop
+                self._reserved.begin(self._names, first, stop - first)
             for name in names:
                 table = self._table_up_to(name, pieces)
                 for segment, part in zip(segments, self._map_row(table, pieces), strict=True):
@@ -312,7 +285,8 @@ class Region:
         first, stop = pieces[0].first_unit, pieces[-1].stop
         table = self.tables.get(name)
         if table is None:
-            table = self.tables[name] = Table(name, first, stop - first, self._headroom_units)
+            table = self._reserved.take(name, first, stop - first)
+            self.tables[name] = table
         else:
             table.stretch(stop)
         return table
@@ -337,18 +311,20 @@ class Region:
                 else:
                     table.reservation.close()
                     del self.tables[name]
+        if not self.tables:
+            self._reserved.clear()
 
-    def _unmap(self, segments: list[_Segment], names: Iterable[str] | None = None) -> None:
+    def _unmap(self, segments: list[Segment], names: Iterable[str] | None = None) -> None:
         """Unmap the parts of segments, in all tables or some.
 
         What the kernel refuses to unmap stays mapped, harmless, until the next time.
         """
         names = list(self.tables if names is None else names)
-        for run in _runs(segments):
+        for run in runs_of(segments):
             for name in names:
                 row = [segment.maps.pop(name) for segment in run if name in segment.maps]
                 self._to_unmap.append(row)
-        self._to_unmap = [left for row in self._to_unmap if (left := _closed(row))]
+        self._to_unmap = [left for row in self._to_unmap if (left := closed(row))]
 
     # ------------------------------------------------------------ giving back
 
@@ -404,7 +380,7 @@ class Region:
         self._narrow_tables()
         self._medium.release(pieces)
 
-    def _keep(self, segments: list[_Segment]) -> None:
+    def _keep(self, segments: list[Segment]) -> None:
         starts = [segment.piece.first_unit for segment in segments]
         self._segments, self._starts = segments, starts
 
@@ -481,6 +457,7 @@ class Region:
         """Unmap everything. Views of the memory must be gone: they keep the address ranges."""
         self._unmap(self._segments)
         self._keep([])
+        self._reserved.clear()
         for table in self.tables.values():
             with suppress(Pmem2Error):  # it goes with the last reference to its addresses
                 table.reservation.close()

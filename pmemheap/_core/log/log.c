@@ -268,7 +268,7 @@ void ph_apply_bytes(const struct ph_log *log, uint64_t off, uint64_t length, uin
 }
 
 /* Let freed blocks that lie in one piece out of quarantine [R6]. */
-static void release(const struct ph_log *log, uint64_t off, uint64_t nbytes)
+static void release_retired(const struct ph_log *log, uint64_t off, uint64_t nbytes)
 {
     const struct ph_home *home = ph_home_of(log, off);
     uint64_t local = ph_local(off), end = local + nbytes;
@@ -290,7 +290,7 @@ static void apply_op(struct ph_log *log, const struct ph_op *op, uint64_t payloa
     else if (op->type == PH_OP_FREE) {
         uint64_t nbytes;
         ph_ring_read(log, payload, &nbytes, sizeof nbytes);
-        release(log, op->off, nbytes);
+        release_retired(log, op->off, nbytes);
     }
 }
 
@@ -355,7 +355,7 @@ static void apply_freed_word(struct ph_log *log, const struct ph_record *record)
 {
     ph_apply_word(log, record);
     if (record->nops != 0)
-        release(log, ph_word_freed(record), (uint64_t)record->nops << PH_GRANULE_SHIFT);
+        release_retired(log, ph_word_freed(record), (uint64_t)record->nops << PH_GRANULE_SHIFT);
 }
 
 int ph_log_apply(struct ph_log *log, uint64_t upto)

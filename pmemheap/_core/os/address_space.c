@@ -17,6 +17,7 @@
  * Nothing but `end` of another range is ever changed.
  */
 #include "os/address_space.h"
+#include "base/checked.h"
 #include "os/file_table.h"
 
 #include <errno.h>
@@ -438,6 +439,15 @@ int64_t ph_range_make(struct ph_range *range, const struct ph_wish *wish, uint64
     if (result >= 0)
         list(&ranges, range);
     return result < 0 ? result : 0;
+}
+
+void ph_range_split(struct ph_range *range, struct ph_range *part, uint64_t shown, uint64_t length)
+{
+    PH_ASSERT(0 < shown && shown <= length && length < range->stop - range->start);
+    part->start = range->start;
+    part->stop = range->start + shown;
+    part->end = range->start = range->start + length;
+    list(&ranges, part);
 }
 
 int64_t ph_range_extend(struct ph_range *range, uint64_t length, uint64_t left)

@@ -37,6 +37,9 @@ void ph_forget_leftover(struct ph_range *range);
  * the largest headrooms of others give way, if that can help. PH_NO_LIMIT: they do not.
  * Returns 0, -EEXIST (something else than headroom lies there) or -ENOMEM with nothing changed. */
 int64_t ph_range_make(struct ph_range *range, const struct ph_wish *wish, uint64_t left);
+/* ph_range_split -- make the first `length` bytes of a range, of which `shown` are shown, a range of its own: `part`.
+ * Pre: whole pages; fewer than are shown; nothing is mapped there. */
+void ph_range_split(struct ph_range *range, struct ph_range *part, uint64_t shown, uint64_t length);
 /* ph_range_extend -- show `length` bytes more: headroom first, then what is free behind it or headroom of others. */
 int64_t ph_range_extend(struct ph_range *range, uint64_t length, uint64_t left);
 /* ph_range_cut_head, ph_range_cut_tail -- give shown bytes back; those of the tail become headroom if `keep`.

@@ -93,11 +93,26 @@ PyDoc_STRVAR(address_range_doc,
              "Reserve [address, address + size), or an aligned range anywhere for address 0, and own it.\n\n"
              "`left` is what the process may still have: see ph_range_make. Raises OSError with nothing changed.");
 
+/* One without addresses. */
+static struct address_range *new_address_range(PyTypeObject *type)
+{
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    struct address_range *self = (struct address_range *)allocate(type, 0);
+
+    if (self == NULL)
+        return NULL;
+    self->range = calloc(1, sizeof(*self->range));
+    if (self->range != NULL)
+        return self;
+    Py_DECREF(self);
+    PyErr_NoMemory();
+    return NULL;
+}
+
 static PyObject *address_range_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
     struct ph_wish wish = {.alignment = PH_PAGE};
     unsigned long long address, size, headroom = 0, alignment = PH_PAGE, skew = 0, left = PH_NO_LIMIT;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     struct address_range *self;
     int64_t result;
 
@@ -108,14 +123,9 @@ static PyObject *address_range_new(PyTypeObject *type, PyObject *arguments, PyOb
     if (!PyArg_ParseTuple(arguments, "KK|KKKK:AddressRange", &address, &size, &headroom, &alignment, &skew, &left))
         return NULL;
     wish = (struct ph_wish){address, size, headroom, alignment, skew};
-    self = (struct address_range *)allocate(type, 0);
+    self = new_address_range(type);
     if (self == NULL)
         return NULL;
-    self->range = calloc(1, sizeof(*self->range));
-    if (self->range == NULL) {
-        Py_DECREF(self);
-        return PyErr_NoMemory();
-    }
     ph_enter();
     result = ph_range_make(self->range, &wish, left);
     ph_leave();
@@ -201,6 +211,34 @@ static PyObject *address_range_headroom(PyObject *object, void *closure)
     return number(range_of(object)->end - range_of(object)->stop);
 }
 
+PyDoc_STRVAR(split_doc, "split(shown, length, /)\n--\n\n"
+                        "Make the first `length` bytes a range of its own, of which `shown` are shown; the rest is headroom.\n\n"
+                        "Whole pages, and fewer than are shown here; nothing may be mapped there.");
+
+static PyObject *split(PyObject *object, PyObject *arguments)
+{
+    unsigned long long shown, length;
+    struct ph_range *range = range_of(object);
+    struct address_range *part;
+
+    if (!PyArg_ParseTuple(arguments, "KK:split", &shown, &length))
+        return NULL;
+    if ((shown | length) % PH_PAGE || shown == 0 || shown > length || length >= range->stop - range->start)
+        return PyErr_Format(PyExc_ValueError, "split: whole pages, fewer than are shown, expected");
+    part = new_address_range(Py_TYPE(object));
+    if (part == NULL)
+        return NULL;
+    ph_enter();
+    ph_range_split(range, part->range, shown, length);
+    ph_leave();
+    return (PyObject *)part;
+}
+
+static PyMethodDef address_range_methods[] = {
+    {"split", split, METH_VARARGS, split_doc},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyGetSetDef address_range_attributes[] = {
     {"start", address_range_start, NULL, "First address.", NULL},
     {"stop", address_range_stop, NULL, "Address behind the shown part.", NULL},
@@ -220,6 +258,7 @@ static PyType_Slot address_range_slots[] = {
     {Py_tp_doc, (void *)address_range_doc},
     {Py_tp_new, address_range_new},
     {Py_tp_dealloc, address_range_dealloc},
+    {Py_tp_methods, address_range_methods},
     {Py_tp_getset, address_range_attributes},
     {Py_tp_members, address_range_members},
     {0, NULL},

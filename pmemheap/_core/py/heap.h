@@ -41,9 +41,6 @@ PyObject *ph_block_view(struct heap_object *self, const struct ph_block *block, 
 PyObject *ph_block_part(struct heap_object *self, const struct ph_block *block, uint64_t start, uint64_t length,
                         int readonly);
 
-/* ph_attach_tables -- map the tables of an unattached heap; -1 with an exception set. It may call Python. */
-int ph_attach_tables(struct heap_object *self);
-
 int ph_is_heap(PyObject *object);
 
 /* ph_look -- look at the clock, and let Python give back and merge what is due; -1 with an exception set. It may call

@@ -49,7 +49,7 @@ static PyObject *heap_malloc_many(PyObject *object, PyObject *const *args, Py_ss
 
     if (ph_read_arguments("malloc_many", args, nargs, keywords, names, 2, 2, values) < 0 || ph_tick(self) < 0)
         return NULL;
-    if (!is_open(self) || !read_number(values[0], &size) || size == 0 || size > PH_SIZE_MAX
+    if (!ph_may_change(self) || !read_number(values[0], &size) || size == 0 || size > PH_SIZE_MAX
         || !read_number(values[1], &count)
         || count > (uint64_t)PY_SSIZE_T_MAX / sizeof(uint64_t))
         return ph_call_slow(object, ph_slow.malloc_many, values[0], values[1], Py_False);
@@ -62,7 +62,7 @@ static PyObject *heap_malloc_many(PyObject *object, PyObject *const *args, Py_ss
     }
     uint64_t *slots = (uint64_t *)PyByteArray_AsString(offsets);
     uint64_t step = (uint64_t)batch_of(self, (Py_ssize_t)count);
-    while (is_open(self) && done < count) {
+    while (ph_may_change(self) && done < count) {
         uint64_t wanted = count - done < step ? count - done : step;
         uint64_t got = take_many(self, size, wanted, slots + done);
         done += got;
@@ -122,13 +122,13 @@ static Py_ssize_t first_repeated(const uint64_t *offsets, Py_ssize_t count)
 static PyObject *free_batch(PyObject *object, const uint64_t *offsets, Py_ssize_t count)
 {
     struct heap_object *self = heap_of(object);
-    Py_ssize_t bad = is_open(self) ? (Py_ssize_t)ph_first_refused(&self->heap, offsets, (uint64_t)count) : 0;
+    Py_ssize_t bad = ph_may_change(self) ? (Py_ssize_t)ph_first_refused(&self->heap, offsets, (uint64_t)count) : 0;
 
     if (bad == count)
         bad = first_repeated(offsets, count);
     if (bad < 0)
         return PyErr_NoMemory();
-    if (bad < count || !is_open(self)) {
+    if (bad < count || !ph_may_change(self)) {
         PyObject *index = PyLong_FromSsize_t(bad);
         PyObject *offset = PyLong_FromUnsignedLongLong(count ? ph_outer(self, offsets[bad]) : 0);
         PyObject *result = index && offset ? ph_call_slow(object, ph_slow.free_many, index, offset, NULL) : NULL;

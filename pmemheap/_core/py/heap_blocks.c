@@ -39,10 +39,21 @@ static PyObject *set_rooted(PyObject *object, PyObject *args)
     return PyLong_FromLong(ph_set_rooted(core_of(object), ph_inner((struct heap_object *)object, offset), rooted));
 }
 
-static PyObject *forget_roots(PyObject *object, PyObject *ignored)
+static PyObject *set_roots(PyObject *object, PyObject *offsets)
 {
-    (void)ignored;
-    ph_forget_roots(core_of(object));
+    struct heap_object *self = (struct heap_object *)object;
+    Py_ssize_t count = PyList_Size(offsets);
+
+    if (count < 0)
+        return NULL;
+    ph_forget_roots(&self->heap);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        uint64_t offset = PyLong_AsUnsignedLongLong(PyList_GetItem(offsets, i));
+        if (PyErr_Occurred())
+            return NULL;
+        if (ph_set_rooted(&self->heap, ph_inner(self, offset), 1) == PH_H_NOMEM)
+            return PyErr_NoMemory();
+    }
     Py_RETURN_NONE;
 }
 
@@ -129,7 +140,7 @@ PyMethodDef ph_block_methods[] = {
     {"handle_is_valid", handle_is_valid, METH_VARARGS, "Whether the block of a handle still lives."},
     {"handle_drop", handle_drop, METH_VARARGS, "A handle is gone."},
     {"set_rooted", set_rooted, METH_VARARGS, "Note whether a root names the block at an offset; 0, or a negative code."},
-    {"forget_roots", forget_roots, METH_NOARGS, "Note that no root names any block."},
+    {"set_roots", set_roots, METH_O, "Note which blocks roots name, and that they name no others."},
     {"views_of", views_of, METH_O, "Live views of the block at an offset."},
     {"viewed", viewed, METH_NOARGS, "Blocks with live views: how many, and the lowest ones."},
     {"live_views", live_views, METH_NOARGS, "Live views of all blocks."},

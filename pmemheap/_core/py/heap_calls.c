@@ -2,20 +2,6 @@
  * it go between two changes. */
 #include "py/heap_calls.h"
 
-/* Whether the tables can be asked; if they cannot be attached, the slow twin finds out again why. */
-static int can_be_asked(struct heap_object *self)
-{
-    if (ph_attach_tables(self) < 0)
-        PyErr_Clear();
-    return self->state <= PH_S_READONLY;
-}
-
-/* Whether bytes can be looked at. A view may be stored through, so that a clean heap is marked as in use. */
-static int can_be_viewed(struct heap_object *self)
-{
-    return is_open(self) || self->state == PH_S_READONLY;
-}
-
 PyDoc_STRVAR(malloc_doc,
 "malloc(size, align=16)\n--\n\n"
 "Allocate a block and return its offset.\n\n"
@@ -40,7 +26,7 @@ static PyObject *heap_malloc(PyObject *object, PyObject *const *args, Py_ssize_t
         return NULL;
     if (ph_tick(self) < 0)
         return NULL;
-    if (is_open(self) && read_number(values[0], &size) && size != 0 && size <= PH_SIZE_MAX
+    if (ph_may_change(self) && read_number(values[0], &size) && size != 0 && size <= PH_SIZE_MAX
         && (values[1] == NULL || (read_number(values[1], &align) && align != 0 && (align & (align - 1)) == 0))) {
         int64_t inner = ph_malloc(&self->heap, size, align);
         if (inner >= 0)
@@ -74,7 +60,7 @@ static PyObject *heap_free(PyObject *object, PyObject *const *args, Py_ssize_t c
         return NULL;
     if ((values[1] != NULL && (deferred = PyObject_IsTrue(values[1])) < 0) || ph_tick_free(self) < 0)
         return NULL;
-    if (!is_open(self) || !read_number(values[0], &offset)
+    if (!ph_may_change(self) || !read_number(values[0], &offset)
         || (deferred ? ph_free_deferred(&self->heap, ph_inner(self, offset))
                      : ph_free(&self->heap, ph_inner(self, offset))) < 0)
         return ph_call_slow(object, ph_slow.free, values[0], values[1], NULL);
@@ -131,7 +117,7 @@ static PyObject *heap_realloc(PyObject *object, PyObject *const *args, Py_ssize_
 
     if (ph_read_arguments("realloc", args, count, keywords, names, 2, 2, values) < 0 || ph_tick(self) < 0)
         return NULL;
-    if (is_open(self) && read_number(values[0], &offset) && read_number(values[1], &size)
+    if (ph_may_change(self) && read_number(values[0], &offset) && read_number(values[1], &size)
         && size != 0 && size <= PH_SIZE_MAX) {
         int64_t to = ph_realloc(&self->heap, ph_inner(self, offset), size);
         if (to == PH_H_MOVE_LOGGED)
@@ -157,7 +143,7 @@ static PyObject *heap_expand(PyObject *object, PyObject *const *args, Py_ssize_t
 
     if (ph_read_arguments("expand", args, count, keywords, names, 2, 2, values) < 0 || ph_tick(self) < 0)
         return NULL;
-    if (is_open(self) && read_number(values[0], &offset) && read_number(values[1], &size)
+    if (ph_may_change(self) && read_number(values[0], &offset) && read_number(values[1], &size)
         && size != 0 && size <= PH_SIZE_MAX) {
         int done = ph_expand(&self->heap, ph_inner(self, offset), size);
         if (done == 0) {
@@ -183,7 +169,7 @@ static PyObject *heap_usable_size(PyObject *object, PyObject *argument)
 
     if (ph_tick(self) < 0)
         return NULL;
-    if (can_be_asked(self) && read_number(argument, &offset)) {
+    if (ph_may_ask(self) && read_number(argument, &offset)) {
         int64_t size = ph_usable_size(&self->heap, ph_inner(self, offset));
         if (size >= 0)
             return PyLong_FromLongLong(size);
@@ -210,7 +196,7 @@ static PyObject *heap_view(PyObject *object, PyObject *const *args, Py_ssize_t c
 
     if (ph_read_arguments("view", args, count, keywords, names, 1, 2, values) < 0 || ph_tick(self) < 0)
         return NULL;
-    if (can_be_viewed(self) && read_number(values[0], &offset)
+    if (ph_may_view(self) && read_number(values[0], &offset)
         && (values[1] == NULL || values[1] == Py_None || read_number(values[1], &length))) {
         struct ph_block block = ph_block_at(&self->heap, ph_inner(self, offset));
         uint64_t usable = ph_is_visible(&block) ? ph_block_capacity(&block) : 0;

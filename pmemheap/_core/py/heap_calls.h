@@ -1,8 +1,9 @@
-/* py/heap_calls.h -- what the calls of a heap share: whether they may go on, and the slow twins that they go on in.
+/* py/heap_calls.h -- what the calls of a heap share: their arguments, and the slow twins that they go on in.
  *
  * A call does what the C core can do alone. For everything else, a missing run, a large block, growth, a bad argument, it
  * calls its slow twin, a method of the object that the Python subclass keeps as `_slow`, which answers or raises. */
 #pragma once
+#include "py/admit.h"
 #include "py/log.h"
 
 /* The names of methods of the Python half: of the slow twins of a heap, of a transaction (tx_...), of a map (map_...). */
@@ -18,12 +19,7 @@ int ph_slow_init(void);
 /* ph_call_slow -- call a slow twin of a heap with up to three arguments, the rest NULL. */
 PyObject *ph_call_slow(PyObject *heap, PyObject *name, PyObject *first, PyObject *second, PyObject *third);
 
-/* ph_mark_in_use -- mark a clean heap as in use, before the first change; if that fails, the slow twin finds out again why.
- * ph_append_pending -- in a power heap, append what the call has changed. 0, or -1 with an exception set. That nothing can be
- * appended after a failed sync was told by that.
- * ph_read_arguments -- positional `names[0]`, ... and keywords into `values` (borrowed, NULL where absent). */
-int ph_mark_in_use(struct heap_object *self);
-int ph_append_pending(struct heap_object *self);
+/* ph_read_arguments -- positional `names[0]`, ... and keywords into `values` (borrowed, NULL where absent). */
 int ph_read_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
                       const char *const *names, Py_ssize_t required, Py_ssize_t capacity, PyObject **values);
 
@@ -40,11 +36,6 @@ static inline int read_number(PyObject *object, uint64_t *number)
         return 1;
     PyErr_Clear();
     return 0;
-}
-
-static inline int is_open(struct heap_object *self)
-{
-    return self->state == PH_S_OPEN || ((self->state == PH_S_CLEAN || self->state == PH_S_UNATTACHED) && ph_mark_in_use(self));
 }
 
 static inline struct ph_log *log_of(const struct heap_object *self)

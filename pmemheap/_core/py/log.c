@@ -19,16 +19,15 @@ static PyObject *sync_log(PyObject *object, PyObject *argument)
 
 /* ---------------------------------------------------------------- the file */
 
-static PyObject *watch(PyObject *object, PyObject *argument)
+static PyObject *watch(PyObject *object, PyObject *args)
 {
     struct ph_log *log = log_of(object);
-    struct ph_stat now;
-    long fd = PyLong_AsLong(argument);
+    int fd, is_named;
 
-    if (PyErr_Occurred())
+    if (!PyArg_ParseTuple(args, "ip", &fd, &is_named))
         return NULL;
-    log->fd = (int32_t)fd;
-    log->named = fd >= 0 && ph_stat(log->fd, &now) == 0 && now.links != 0;
+    log->fd = fd;
+    log->named = is_named;
     Py_RETURN_NONE;
 }
 
@@ -393,7 +392,7 @@ static PyMethodDef log_methods[] = {
     {"_die", die, METH_NOARGS, NULL},
     {"detach", detach, METH_NOARGS, NULL},
     {"set_pace", set_pace, METH_O, "Nanoseconds between two upkeeps of the heap."},
-    {"_watch", watch, METH_O, "The descriptor of the file, to see whether somebody takes it away."},
+    {"_watch", watch, METH_VARARGS, "The descriptor of the file, to see whether somebody takes it away, or its name."},
     {"_is_gone", is_gone, METH_NOARGS, "Whether the file was removed, cut, or written over."},
     {"_is_dead", is_dead, METH_NOARGS, NULL},
     {"_room", room, METH_O, room_doc},

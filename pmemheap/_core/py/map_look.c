@@ -1,4 +1,5 @@
 /* py/map_look.c -- what every look at a map begins and ends with, and the bytes that go in and out. */
+#include "py/admit.h"
 #include "py/map.h"
 
 static PyObject *name_refuse, *name_confirm;
@@ -50,12 +51,6 @@ PyObject *ph_map_refuse(PyObject *self, int64_t code)
     return NULL;
 }
 
-/* Whether its data is mapped, which is all that is looked at. */
-static int can_be_read(const struct heap_object *space)
-{
-    return space->state <= PH_S_READONLY || space->state == PH_S_UNATTACHED;
-}
-
 /* The open transaction of this thread; NULL without one. */
 static struct ph_tx *tx_here(const struct map_object *self)
 {
@@ -92,7 +87,7 @@ int ph_map_look(PyObject *object)
     struct map_object *self = ph_map_of(object);
     if (self->space != NULL && ph_tick(ph_space_of(self)) < 0)
         return -1;
-    if (self->space == NULL || !can_be_read(ph_space_of(self))) {
+    if (self->space == NULL || !ph_may_read(ph_space_of(self))) {
         ph_map_refuse(object, PH_M_NO_TX);
         return -1;
     }

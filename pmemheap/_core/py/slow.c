@@ -43,44 +43,6 @@ PyObject *ph_call_slow(PyObject *heap, PyObject *name, PyObject *first, PyObject
     return done;
 }
 
-static PyObject *tell_slow(struct heap_object *self, PyObject *name)
-{
-    return ph_call_slow((PyObject *)self, name, NULL, NULL, NULL);
-}
-
-int ph_mark_in_use(struct heap_object *self)
-{
-    PyObject *done = tell_slow(self, ph_slow.mark_in_use);
-    if (done == NULL)
-        PyErr_Clear();
-    Py_XDECREF(done);
-    return self->state == PH_S_OPEN;
-}
-
-int ph_attach_tables(struct heap_object *self)
-{
-    PyObject *done = self->state == PH_S_UNATTACHED ? tell_slow(self, ph_slow.become_attached)
-                                                    : Py_NewRef(Py_None);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
-}
-
-int ph_append_pending(struct heap_object *self)
-{
-    if (!self->heap.is_told || self->log == NULL
-        || (self->heap.dirty.count == 0 && self->heap.freed.count == 0))
-        return 0;
-    struct ph_log *log = log_of(self);
-    ph_count_withheld(&self->heap);
-    if (ph_log_flush(log, arena_of(self)) >= 0 && log->head - log->tail <= log->size / 2)
-        return 0;
-    if (self->state == PH_S_READONLY)
-        return 0;
-    PyObject *done = tell_slow(self, ph_slow.log_upkeep);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
-}
-
 int ph_read_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
                       const char *const *names, Py_ssize_t required, Py_ssize_t capacity, PyObject **values)
 {

@@ -1,0 +1,48 @@
+/* py/admit.c -- what is done for a call before it goes on, and behind it. */
+#include "py/admit.h"
+#include "py/heap_calls.h"
+
+static PyObject *tell_slow(struct heap_object *self, PyObject *name)
+{
+    return ph_call_slow((PyObject *)self, name, NULL, NULL, NULL);
+}
+
+int ph_mark_in_use(struct heap_object *self)
+{
+    PyObject *done = tell_slow(self, ph_slow.mark_in_use);
+    if (done == NULL)
+        PyErr_Clear();
+    Py_XDECREF(done);
+    return self->state == PH_S_OPEN;
+}
+
+int ph_attach_tables(struct heap_object *self)
+{
+    PyObject *done = self->state == PH_S_UNATTACHED ? tell_slow(self, ph_slow.become_attached)
+                                                    : Py_NewRef(Py_None);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+int ph_may_ask(struct heap_object *self)
+{
+    if (ph_attach_tables(self) < 0)
+        PyErr_Clear();
+    return self->state <= PH_S_READONLY;
+}
+
+int ph_append_pending(struct heap_object *self)
+{
+    if (!self->heap.is_told || self->log == NULL
+        || (self->heap.dirty.count == 0 && self->heap.freed.count == 0))
+        return 0;
+    struct ph_log *log = log_of(self);
+    ph_count_withheld(&self->heap);
+    if (ph_log_flush(log, arena_of(self)) >= 0 && log->head - log->tail <= log->size / 2)
+        return 0;
+    if (self->state == PH_S_READONLY)
+        return 0;
+    PyObject *done = tell_slow(self, ph_slow.log_upkeep);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}

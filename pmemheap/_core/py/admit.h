@@ -1,0 +1,38 @@
+/* py/admit.h -- whether a call of a heap may go on. Each asks for no more than it needs, and what can be done for it is done
+ * here: tables are attached, a clean file is marked as in use.
+ *
+ *                          its data is    tables     the file     it may be
+ *                          mapped         are too    is in use    changed
+ *     ph_may_read          x                                                  maps, roots
+ *     ph_may_ask           x              x                                   usable_size
+ *     ph_may_view          x              x          x, or it is only read    view: a store may follow
+ *     ph_may_change        x              x          x            x           malloc, free
+ *
+ * A call begins with ph_tick and one of these; one that has changed something ends with ph_append_pending. All of them may call
+ * Python. They answer no without an exception: the slow twin of the call asks again, and raises what the answer is. */
+#pragma once
+#include "py/log.h"
+
+int ph_mark_in_use(struct heap_object *self);
+int ph_may_ask(struct heap_object *self);
+
+static inline int ph_may_change(struct heap_object *self)
+{
+    return self->state == PH_S_OPEN || ((self->state == PH_S_CLEAN || self->state == PH_S_UNATTACHED) && ph_mark_in_use(self));
+}
+
+static inline int ph_may_view(struct heap_object *self)
+{
+    return ph_may_change(self) || self->state == PH_S_READONLY;
+}
+
+static inline int ph_may_read(const struct heap_object *self)
+{
+    return self->state <= PH_S_READONLY || self->state == PH_S_UNATTACHED;
+}
+
+/* ph_attach_tables -- map the tables of an unattached heap; 0, or -1 with an exception set.
+ * ph_append_pending -- in a power heap, append what the call has changed; 0, or -1 with an exception set. That nothing can be
+ * appended after a failed sync was told by that. */
+int ph_attach_tables(struct heap_object *self);
+int ph_append_pending(struct heap_object *self);

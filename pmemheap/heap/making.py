@@ -1,0 +1,111 @@
+"""Making: a heap is put together, over memory or over a file that is open."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from pmemheap.file import openfile
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.locks import look_beside_writer
+from pmemheap.file.naming import opened_again
+from pmemheap.file.recovery import recover, replay_private
+from pmemheap.heap.arenas import Arenas
+from pmemheap.heap.blockspace import new_face
+from pmemheap.heap.living import open_heaps
+from pmemheap.heap.roots import MemoryRoots
+from pmemheap.heap.shared import Shared
+from pmemheap.heap.space import space_of
+from pmemheap.refusals import end_with
+from pmemheap.space.anonymous import AnonymousMedium
+from pmemheap.space.region import Region
+
+if TYPE_CHECKING:
+    from pmemheap.heap.heap import Heap
+
+__all__ = ["attached", "attached_reader", "over_file", "over_memory"]
+
+H = TypeVar("H", bound="Heap")
+
+
+def over_memory(kind: type[H], limit: int | None, headroom: int | None, decay: float | None) -> H:
+    """Return a new heap in private memory."""
+    medium = AnonymousMedium(limit)
+    region = Region(medium, headroom)
+    region.grow(1, 1)
+    shared = Shared(medium, MemoryRoots(), uuid.uuid4().bytes, "anonymous heap", decay)
+    return _put_together(kind, shared, region, fresh=True)
+
+
+def over_file(
+    kind: type[H], medium: FileMedium, headroom: int | None, decay: float | None, *, fresh: bool
+) -> H:
+    """Return the heap in a file, which belongs to it from now on."""
+    try:
+        medium.shadowed = medium.is_power and not medium.readonly
+        region = medium.region or Region(medium, headroom)
+        medium.region = None
+        try:
+            _map_tables(medium, region)
+            name = f"heap {medium.name!r}"
+            shared = Shared(medium, medium, medium.header.superblock.uuid, name, decay)
+            return _put_together(kind, shared, region, fresh=fresh)
+        except BaseException:
+            region.close()
+            raise
+    except BaseException as error:
+        end_with(error, medium.close)
+        raise
+
+
+def _map_tables(medium: FileMedium, region: Region) -> None:
+    if region.pieces:  # mapped in part by the recovery
+        region.complete()
+    else:
+        region.adopt(medium.pieces(), only=("data",) if medium.is_unattached else ())
+        replay_private(medium, region, 0)
+
+
+def attached(
+    kind: type[H], fd: int, limit: int | None, headroom: int | None, decay: float | None
+) -> H:
+    """Return the heap behind a descriptor, which stays the caller's, as its writer."""
+    return _attached(kind, fd, os.O_RDWR, limit, headroom, decay)
+
+
+def attached_reader(
+    kind: type[H], fd: int, limit: int | None, headroom: int | None, decay: float | None
+) -> H:
+    """Return the heap behind a descriptor, which stays the caller's, as a reader."""
+    own = opened_again(fd, os.O_RDONLY)
+    try:
+        return look_beside_writer(
+            own, f"descriptor {fd}",
+            lambda: _attached(kind, fd, os.O_RDONLY, limit, headroom, decay), lambda _: True,
+        )  # fmt: skip
+    finally:
+        os.close(own)
+
+
+def _attached(  # noqa: PLR0913, PLR0917 -- what is opened, and how
+    kind: type[H], fd: int, flags: int, limit: int | None, headroom: int | None,
+    decay: float | None,
+) -> H:  # fmt: skip
+    medium = openfile.adopt(
+        opened_again(fd, flags), f"descriptor {fd}", readonly=flags == os.O_RDONLY,
+        limit=limit, beside=True, recover=lambda medium: recover(medium, headroom),
+    )  # fmt: skip
+    return over_file(kind, medium, headroom, decay, fresh=False)
+
+
+def _attached_again(kind: type[H], fd: int) -> H:
+    return attached_reader(kind, fd, None, 0, None)
+
+
+def _put_together(kind: type[H], shared: Shared, region: Region, *, fresh: bool) -> H:
+    heap = new_face(kind, shared, region, shared.name, 0, fresh=fresh)
+    shared.enter(space_of(heap), Arenas(heap, shared), partial(_attached_again, kind))
+    open_heaps.add(heap)
+    return heap
