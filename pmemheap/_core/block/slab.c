@@ -182,11 +182,14 @@ static int is_full(const struct ph_unit *run)
     return ph_run_occupied(run) == run->u.run.blocks;
 }
 
+/* The bits of a file may be written over by others, so that more blocks go than were counted, or came: no count wraps. */
 static void count_live(struct ph_heap *h, struct ph_unit *run, int by)
 {
-    PH_ASSERT(run->u.run.live + by >= 0 && run->u.run.live + by <= run->u.run.blocks);
-    run->u.run.live = (uint16_t)(run->u.run.live + by);
-    h->classes[run->class_index].live += (uint64_t)by;
+    int before = run->u.run.live, live = before + by, most = run->u.run.blocks;
+    if (PH_UNLIKELY((unsigned)live > (unsigned)most))
+        live = live < 0 ? 0 : most;
+    run->u.run.live = (uint16_t)live;
+    h->classes[run->class_index].live += (uint64_t)(live - before);
 }
 
 static void count_withheld(struct ph_heap *h, struct ph_unit *run, int by)
@@ -266,6 +269,8 @@ void ph_run_quarantine(const struct ph_block *block)
         flip_reserved(h, withheld, bit, size);
     } else {
         count_live(h, block->record, -1);
+        if (withheld->freed & bit) /* somebody else has set its bit again */
+            return;
         count_withheld(h, block->record, 1);
     }
     flip_freed(h, withheld, bit, size);
