@@ -182,14 +182,20 @@ static int is_full(const struct ph_unit *run)
     return ph_run_occupied(run) == run->u.run.blocks;
 }
 
-/* The bits of a file may be written over by others, so that more blocks go than were counted, or came: no count wraps. */
+/* A count has left its bounds: the bits of a file may be written over by others, so that more blocks go than came. */
+static __attribute__((noinline, cold)) void bound_live(struct ph_heap *h, struct ph_unit *run)
+{
+    int counted = (int16_t)run->u.run.live, bounded = counted < 0 ? 0 : run->u.run.blocks;
+    run->u.run.live = (uint16_t)bounded;
+    h->classes[run->class_index].live += (uint64_t)(bounded - counted);
+}
+
 static void count_live(struct ph_heap *h, struct ph_unit *run, int by)
 {
-    int before = run->u.run.live, live = before + by, most = run->u.run.blocks;
-    if (PH_UNLIKELY((unsigned)live > (unsigned)most))
-        live = live < 0 ? 0 : most;
-    run->u.run.live = (uint16_t)live;
-    h->classes[run->class_index].live += (uint64_t)(live - before);
+    run->u.run.live = (uint16_t)(run->u.run.live + by);
+    h->classes[run->class_index].live += (uint64_t)by;
+    if (PH_UNLIKELY(run->u.run.live > run->u.run.blocks))
+        bound_live(h, run);
 }
 
 static void count_withheld(struct ph_heap *h, struct ph_unit *run, int by)
