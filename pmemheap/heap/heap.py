@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Self, cast
 
@@ -213,7 +214,7 @@ class Heap(BlockSpace):
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
         medium = openfile.open_path(
             path_argument(path), readonly=readonly, limit=limit_argument(limit),
-            recover=lambda medium: recover(medium, headroom),
+            recover=partial(recover, headroom=headroom),
         )  # fmt: skip
         return making.over_file(cls, medium, headroom, decay, fresh=False)
 

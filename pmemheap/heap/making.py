@@ -95,17 +95,14 @@ def _attached(  # noqa: PLR0913, PLR0917 -- what is opened, and how
 ) -> H:  # fmt: skip
     medium = openfile.adopt(
         opened_again(fd, flags), f"descriptor {fd}", readonly=flags == os.O_RDONLY,
-        limit=limit, beside=True, recover=lambda medium: recover(medium, headroom),
+        limit=limit, beside=True, recover=partial(recover, headroom=headroom),
     )  # fmt: skip
     return over_file(kind, medium, headroom, decay, fresh=False)
 
 
-def _attached_again(kind: type[H], fd: int) -> H:
-    return attached_reader(kind, fd, None, 0, None)
-
-
 def _put_together(kind: type[H], shared: Shared, region: Region, *, fresh: bool) -> H:
     heap = new_face(kind, shared, region, shared.name, 0, fresh=fresh)
-    shared.enter(space_of(heap), Arenas(heap, shared), partial(_attached_again, kind))
+    again = partial(attached_reader, kind, limit=None, headroom=0, decay=None)
+    shared.enter(space_of(heap), Arenas(heap, shared), again)
     open_heaps.add(heap)
     return heap

@@ -7,6 +7,7 @@ root names a live block, by its first byte, and keeps it from being freed: `root
 from __future__ import annotations
 
 import operator
+from abc import abstractmethod
 from collections.abc import Callable, ItemsView, Iterator, MutableMapping, ValuesView
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
@@ -18,6 +19,7 @@ __all__ = [
     "Guard",
     "MemoryRoots",
     "OffsetsView",
+    "RootNames",
     "RootStore",
     "Roots",
     "RootsView",
@@ -124,7 +126,31 @@ class MemoryRoots:
         return after
 
 
-class Roots(MutableMapping[str, int]):
+class RootNames(MutableMapping[str, int]):
+    """Names and offsets, as they are or as a transaction will leave them; all of one moment."""
+
+    @abstractmethod
+    def now(self) -> dict[str, int]:
+        """Return names and offsets of this moment."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+        return iter(self.now())
+
+    def __len__(self) -> int:
+        """Return the number of roots."""
+        return len(self.now())
+
+    def values(self) -> OffsetsView:
+        """Return a view of the offsets; each iteration is over those of one moment."""
+        return OffsetsView(self)
+
+    def items(self) -> RootsView:
+        """Return a view of names and offsets, likewise."""
+        return RootsView(self)
+
+
+class Roots(RootNames):
     """The roots of a heap: name to offset.
 
     Parameters
@@ -231,22 +257,6 @@ class Roots(MutableMapping[str, int]):
         self._guard.require(write=True)
         return self._guard.alone(self._store, lambda change: work(_now(self._store), change))
 
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names, in the order of their slots."""
-        return iter(self.now())
-
-    def __len__(self) -> int:
-        """Return the number of roots."""
-        return len(self.now())
-
-    def values(self) -> OffsetsView:
-        """Return a view of the offsets; each iteration is over those of one moment."""
-        return OffsetsView(self)
-
-    def items(self) -> RootsView:
-        """Return a view of names and offsets, likewise."""
-        return RootsView(self)
-
     def __repr__(self) -> str:
         """Show them as a dictionary."""
         return f"Roots({self.now()!r})"
@@ -265,19 +275,12 @@ def _popped(name: str, now: dict[str, int], change: Change) -> Any:
     return now[name]
 
 
-class Named(Protocol):
-    """Roots, or what a transaction makes of them."""
-
-    def now(self) -> dict[str, int]:
-        """Return names and offsets of this moment."""
-
-
 class OffsetsView(ValuesView[int]):
     """The offsets of roots. Other threads may remove what they name while they are iterated."""
 
     def __init__(self, mapping: Any) -> None:
         super().__init__(mapping)
-        self._named: Named = mapping
+        self._named: RootNames = mapping
 
     def __iter__(self) -> Iterator[int]:
         """Yield the offsets of one moment."""
@@ -293,7 +296,7 @@ class RootsView(ItemsView[str, int]):
 
     def __init__(self, mapping: Any) -> None:
         super().__init__(mapping)
-        self._named: Named = mapping
+        self._named: RootNames = mapping
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         """Yield names and offsets of one moment."""

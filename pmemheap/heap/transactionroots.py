@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable
 from typing import Any
 
-from pmemheap.heap.roots import OffsetsView, Roots, RootsView, require_root
+from pmemheap.heap.roots import RootNames, Roots, require_root
 
 __all__ = ["PendingRoots", "TransactionRoots"]
 
@@ -13,7 +13,7 @@ PendingRoots = dict[str, int | None]
 """Offsets by name; None for what is dropped."""
 
 
-class TransactionRoots(MutableMapping[str, int]):
+class TransactionRoots(RootNames):
     """The roots of a heap as a transaction will leave them."""
 
     def __init__(
@@ -66,19 +66,3 @@ class TransactionRoots(MutableMapping[str, int]):
         if name not in self:
             raise KeyError(name)
         self._pending(write=True)[name] = None
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names."""
-        return iter(self.now())
-
-    def __len__(self) -> int:
-        """Return the number of roots."""
-        return len(self.now())
-
-    def values(self) -> OffsetsView:
-        """Return a view of the offsets."""
-        return OffsetsView(self)
-
-    def items(self) -> RootsView:
-        """Return a view of names and offsets."""
-        return RootsView(self)
