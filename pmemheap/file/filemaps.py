@@ -1,7 +1,9 @@
 """File maps: the one way to map an open heap file, known to a child that is forked meanwhile.
 
-look    what the file is, once; how long it is, each time
-place   entered in the table of files, then mapped
+    look    what the file is, once; how long it is, each time
+    place   entered in the table of files, then mapped
+
+What is mapped is in the table before the kernel maps it.
 """
 
 from __future__ import annotations

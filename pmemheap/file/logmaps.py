@@ -1,6 +1,8 @@
 """Log maps: where the log of an open heap file is mapped to be stored to.
 
-map ──► the log in use                    moved: map_next ──► the superblock names it ──► take_next
+    map ──► the log in use          moved: map_next ──► the superblock names it ──► take_next
+
+An interrupt may come between any two of these.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Watch: whether others have cut the file of a heap, written it over or removed it.
 
-expected   superblock, length, whether it may have holes or no name      by what the heap has done
-found      `fstat`, and the bytes where the superblock is                two system calls a look
+    expected   superblock, length, whether it may have holes or no name    by what the heap has done
+    found      `fstat`, and the bytes where the superblock is              two system calls a look
+
+A look that differs is believed when a second one says the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Beside: what a reader that was attached beside a writer is asked, it looks up anew.
 
-asked ──► this process may change the heap, or nobody ──► the arena as it is here
-└──► another process may ──► attached once more ──► the same arena, as it is in the file
+    asked ──► this process may change the heap, or nobody ──► the arena as it is here
+          └──► another process may ──► attached once more ──► the same arena, as it is in the file
+
+Views and headroom are those of this process.
 """
 
 from __future__ import annotations
