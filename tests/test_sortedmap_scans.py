@@ -288,6 +288,34 @@ def test_scan_gives_the_first_entries_at_once(made: SortedMap) -> None:
         made.scan(None, -1)
 
 
+ROW = 256
+"""Entries that `scan` reads in one step."""
+
+
+@pytest.mark.parametrize("count", [ROW - 1, ROW, ROW + 1, 2 * ROW, N - 1, N])
+def test_scan_goes_from_row_to_row(made: SortedMap, count: int) -> None:
+    expected = dict(made.items())
+    for number in (ROW - 1, ROW, 2 * ROW - 1, 2 * ROW):
+        expected[key_of(number)] = made[key_of(number)] = b"long" * 700
+    assert dict(made.scan(count=count)) == dict(list(expected.items())[:count])
+    with suppress(GivenUpError), made.heap.transaction():
+        for number in range(0, N, 3):
+            del made[key_of(number)]
+        left = [entry for entry in expected.items() if int(entry[0]) % 3]
+        assert made.scan(count=count) == left[:count]
+        raise GivenUpError
+    assert made.scan(count=count) == list(expected.items())[:count]
+
+
+@pytest.mark.parametrize("first", [0, 1, ROW - 1, ROW, ROW + 1, 2 * ROW])
+def test_scan_meets_the_first_long_value_of_a_heap_just_opened(tmp_path: Path, first: int) -> None:
+    entries = [(key_of(n), b"short" if n < first else b"long" * 700) for n in range(N)]
+    with Heap.create(tmp_path / "heap", durability="process") as heap:
+        SortedMap(heap, "map").put_many(entries)
+    with Heap.open(tmp_path / "heap") as heap:
+        assert SortedMap(heap, "map").scan(count=N) == entries
+
+
 @pytest.mark.parametrize("bound", ["text", 5, [b"1"]])
 def test_a_bound_that_is_no_bytes_is_refused_at_once(made: SortedMap, bound: Any) -> None:
     with pytest.raises(TypeError, match="start: bytes expected"):

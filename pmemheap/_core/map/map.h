@@ -117,6 +117,11 @@ struct ph_map_scan {
 int ph_map_scan_next(struct ph_map *map, const struct ph_log *log, struct ph_map_scan *scan, const uint8_t **key,
                      uint64_t *nkey, struct ph_map_value *value);
 
+/* ph_map_scan_many -- hand up to `count` entries to `give`, which returns 0, or 1 to stop; nothing may change meanwhile. How many;
+ * or a failure. */
+typedef int ph_map_give(void *to, const uint8_t *key, uint64_t nkey, const struct ph_map_value *value);
+int ph_map_scan_many(struct ph_map *map, const struct ph_log *log, struct ph_map_scan *scan, int count, ph_map_give *give, void *to);
+
 /* A node, for checks; NULL: see ph_map.why. */
 const uint8_t *ph_map_node(struct ph_map *map, uint64_t offset, uint32_t level);
 int ph_map_header_of(struct ph_map *map, struct ph_map_header *header);

@@ -90,28 +90,30 @@ static int step(struct ph_map *map, struct ph_map_scan *scan, const uint8_t **le
     return ph_map_step(map, &scan->cursor, scan->back);
 }
 
-/* Stand on the entry behind one of a leaf. 1, also if there is none; or a failure. */
-static int go_on(struct ph_map *map, const struct ph_log *log, struct ph_map_scan *scan, const uint8_t *leaf,
-                 const struct ph_map_item *entry)
+/* The entry behind one of a leaf: 1; 0 if there is none, and the scan is done; or a failure. */
+static int behind(struct ph_map *map, struct ph_map_scan *scan, const uint8_t **leaf, const struct ph_map_item *entry,
+                  struct ph_map_item *next)
 {
-    struct ph_map_item next;
-    int more = step(map, scan, &leaf);
+    int more = step(map, scan, leaf);
     if (more > 0)
-        more = entry_here(map, scan, &leaf, &next);
+        more = entry_here(map, scan, leaf, next);
     if (more < 0)
         return more;
-    scan->is_done = more == 0 || is_beyond(scan, next.key, next.nkey);
+    scan->is_done = more == 0 || is_beyond(scan, next->key, next->nkey);
     if (scan->is_done)
-        return 1;
-    int order = ph_item_order(&next, entry);
-    if (scan->back ? order >= 0 : order <= 0)
-        return PH_M_CORRUPT;
-    scan->ahead.length = next.nkey;
-    memcpy(scan->ahead.bytes, next.key, next.nkey); /* no longer than PH_MAP_KEY_MOST: ph_entry_at */
+        return 0;
+    int order = ph_item_order(next, entry);
+    return (scan->back ? order >= 0 : order <= 0) ? PH_M_CORRUPT : 1;
+}
+
+static void stand_on(const struct ph_map *map, const struct ph_log *log, struct ph_map_scan *scan,
+                     const struct ph_map_item *next)
+{
+    scan->ahead.length = next->nkey;
+    memcpy(scan->ahead.bytes, next->key, next->nkey); /* no longer than PH_MAP_KEY_MOST: ph_entry_at */
     scan->has_ahead = scan->has_place = 1;
     scan->changes = log == NULL ? 0 : log->changes;
     scan->tx = number_of(map->tx);
-    return 1;
 }
 
 /* Look for the place again: 1 if there is an entry there. */
@@ -128,21 +130,66 @@ static int look_again(struct ph_map *map, struct ph_map_scan *scan, const uint8_
     return more;
 }
 
-int ph_map_scan_next(struct ph_map *map, const struct ph_log *log, struct ph_map_scan *scan, const uint8_t **key,
-                     uint64_t *nkey, struct ph_map_value *value)
+/* The entry that is next: 1, with its leaf. */
+static int first(struct ph_map *map, const struct ph_log *log, struct ph_map_scan *scan, const uint8_t **leaf,
+                 struct ph_map_item *entry)
 {
-    const uint8_t *leaf = NULL;
-    struct ph_map_item entry;
     int is_good = is_in_place(map, log, scan);
     scan->has_place = 0;
     if (scan->is_done)
         return 0;
-    int more = is_good ? entry_here(map, scan, &leaf, &entry) : look_again(map, scan, &leaf, &entry);
+    return is_good ? entry_here(map, scan, leaf, entry) : look_again(map, scan, leaf, entry);
+}
+
+static int value_here(struct ph_map *map, const struct ph_map_scan *scan, const uint8_t *leaf,
+                      const struct ph_map_item *entry, struct ph_map_value *value)
+{
+    return ph_map_value_of(map, scan->cursor.path[scan->cursor.height - 1].node, leaf, entry, value);
+}
+
+int ph_map_scan_next(struct ph_map *map, const struct ph_log *log, struct ph_map_scan *scan, const uint8_t **key,
+                     uint64_t *nkey, struct ph_map_value *value)
+{
+    const uint8_t *leaf = NULL;
+    struct ph_map_item entry, next;
+    int more = first(map, log, scan, &leaf, &entry);
     if (more > 0 && value != NULL)
-        more = ph_map_value_of(map, scan->cursor.path[scan->cursor.height - 1].node, leaf, &entry, value);
+        more = value_here(map, scan, leaf, &entry, value);
     if (more <= 0)
         return more;
     *key = entry.key;
     *nkey = entry.nkey;
-    return go_on(map, log, scan, leaf, &entry);
+    more = behind(map, scan, &leaf, &entry, &next);
+    if (more > 0)
+        stand_on(map, log, scan, &next);
+    return more < 0 ? more : 1;
+}
+
+/* An entry whose value, or what is behind it, cannot be read yet is the first of the next row. */
+int ph_map_scan_many(struct ph_map *map, const struct ph_log *log, struct ph_map_scan *scan, int count, ph_map_give *give, void *to)
+{
+    const uint8_t *leaf = NULL;
+    struct ph_map_item entry, next;
+    struct ph_map_value value;
+    int given = 0, most = map->is_beside ? 1 : count; /* a writer elsewhere may change the way at any time */
+    int more = first(map, log, scan, &leaf, &entry);
+    while (more > 0 && given < most) {
+        more = value_here(map, scan, leaf, &entry, &value);
+        if (more > 0)
+            more = behind(map, scan, &leaf, &entry, &next);
+        if (more < 0)
+            break;
+        if (give(to, entry.key, entry.nkey, &value) != 0)
+            return given;
+        given++;
+        if (more > 0)
+            entry = next;
+    }
+    if (given == 0 || (more < 0 && more != PH_M_UNMAPPED))
+        return more;
+    if (more != 0) {
+        stand_on(map, log, scan, &entry);
+        scan->has_place = more > 0; /* else its key is looked for: the cursor may have left it */
+    }
+    return given;
 }

@@ -146,18 +146,69 @@ static PyObject *next(PyObject *object)
 
 PyDoc_STRVAR(take_doc, "take(count, /)\n--\n\nA list of the next entries, at most `count` of them.");
 
+struct row {
+    const struct map_iterator *self;
+    PyObject *list, *held;
+};
+
+static int append(void *to, const uint8_t *key, uint64_t nkey, const struct ph_map_value *value)
+{
+    const struct row *row = to;
+    PyObject *first = NULL, *second = NULL, *one = NULL;
+
+    if (row->self->what != PH_SCAN_VALUES)
+        first = PyBytes_FromStringAndSize((const char *)key, (Py_ssize_t)nkey);
+    if (row->self->what != PH_SCAN_KEYS && (first != NULL || row->self->what == PH_SCAN_VALUES))
+        second = ph_map_bytes(&ph_map_of(row->held)->map, value);
+    if (PyErr_Occurred())
+        Py_CLEAR(first);
+    else
+        one = wanted(row->self, first, second);
+    int failure = one == NULL || PyList_Append(row->list, one) < 0;
+    Py_XDECREF(one);
+    return failure;
+}
+
+/* Take up to `count` entries in one step: how many; -1 with an exception set. */
+static int take_row(struct map_iterator *self, PyObject *list, PyObject *held, int count)
+{
+    struct row row = {.self = self, .list = list, .held = held};
+    int taken = PH_M_UNMAPPED;
+
+    while (taken == PH_M_UNMAPPED) {
+        if (ph_map_look(held) < 0)
+            return -1;
+        if (self->map == NULL)
+            return 0;
+        struct log_object *log = ph_log_of(ph_map_of(held));
+        int was_on = ph_hold_collector();
+        taken = ph_map_scan_many(&ph_map_of(held)->map, log == NULL ? NULL : &log->log, &self->scan, count, append, &row);
+        ph_let_collector(was_on);
+        if (taken == PH_M_UNMAPPED && ph_map_tables(held) < 0)
+            return -1;
+    }
+    if (taken < 0)
+        ph_map_refuse(held, taken);
+    return taken < 0 || PyErr_Occurred() ? -1 : ph_map_kept(held, taken);
+}
+
+enum { ROW = 256 };
+
 static PyObject *take(PyObject *object, PyObject *argument)
 {
+    struct map_iterator *self = iterator_of(object);
     Py_ssize_t count = PyLong_AsSsize_t(argument);
     PyObject *list = PyErr_Occurred() ? NULL : PyList_New(0);
 
-    while (list != NULL && count-- > 0) {
-        PyObject *one = next(object);
-        if (one == NULL && !PyErr_Occurred())
-            return list;
-        if (one == NULL || PyList_Append(list, one) < 0)
+    while (list != NULL && count > 0 && self->map != NULL) {
+        PyObject *held = Py_NewRef(self->map);
+        int taken = take_row(self, list, held, count < ROW ? (int)count : ROW);
+        Py_DECREF(held);
+        if (taken < 0)
             Py_CLEAR(list);
-        Py_XDECREF(one);
+        if (taken == 0)
+            Py_CLEAR(self->map);
+        count -= taken;
     }
     return list;
 }
