@@ -1,4 +1,5 @@
 /* map/change.c -- changing a map: put, remove, patch. map/build.c has the steps. */
+#include "base/hints.h"
 #include "map/build.h"
 
 enum {
@@ -72,7 +73,7 @@ static int copy_node(const struct ph_map_build *b, uint8_t *bytes, const uint8_t
     memcpy(bytes, node, ph_node_slot(header.count));
     memcpy(bytes, &header, sizeof header);
     if (!b->map->is_alone || level != 0)
-        memcpy(bytes + header.top, node + header.top, PH_MAP_NODE - header.top);
+        ph_copy_long(bytes + header.top, node + header.top, PH_MAP_NODE - header.top);
     return 0;
 }
 
