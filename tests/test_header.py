@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pmemheap import layout
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, UsageError
@@ -70,6 +72,16 @@ def test_tables_are_read_from_an_image(medium: FileMedium) -> None:
         assert tables.arenas == medium.arenas
         assert tables.roots == medium.roots == {0: RootSlot("a", 16)}
         assert tables.strays == {}
+
+
+@given(st.sets(st.integers(0, layout.ROOT_SLOTS - 1), max_size=80))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_roots_are_found_wherever_they_stand(medium: FileMedium, indices: set[int]) -> None:
+    image = header_of(medium)
+    roots = {index: RootSlot(f"root {index}", 16) for index in indices}
+    for index, root in roots.items():
+        put(image, Table.ROOTS, index, root.pack())
+    assert read_tables(image, medium.header.superblock, "it").roots == roots
 
 
 END = layout.HEADER_BYTES + layout.LOG_BYTES + MIB_SEGMENT

@@ -52,6 +52,7 @@ _SLOTS = {
 _GROUP = 64  # slots that are looked at together: most of them are empty
 _EMPTY_SLOT = bytes(layout.SLOT_BYTES)
 _EMPTY_GROUP = bytes(_GROUP * layout.SLOT_BYTES)
+_EMPTY_HALVES = tuple(bytes(n * layout.SLOT_BYTES) for n in (32, 16, 8, 4, 2, 1))  # of a group
 
 
 @dataclass
@@ -191,7 +192,7 @@ def _used(image: HeaderImage, table: Table, kind: type[Slot]) -> dict[int, Slot]
             continue
         group = bytes(image[at : at + len(_EMPTY_GROUP)])
         read = kind.read if all_sealed(group, width, kind.SEAL_AT) else kind.unpack
-        for number in range(-(-len(group.rstrip(b"\0")) // width)):
+        for number in range(_last_used(group) // width):
             slot = group[number * width : (number + 1) * width]
             if slot != _EMPTY_SLOT:
                 index = first + number
@@ -199,6 +200,15 @@ def _used(image: HeaderImage, table: Table, kind: type[Slot]) -> dict[int, Slot]
                 assert found is not None
                 used[index] = found
     return used
+
+
+def _last_used(group: bytes) -> int:
+    """Return where the last slot of a group ends that is not empty; there is one."""
+    end = len(group)
+    for empty in _EMPTY_HALVES:
+        if group.endswith(empty, 0, end):
+            end -= len(empty)
+    return end
 
 
 def _check_places(tables: Tables, name: str) -> None:
