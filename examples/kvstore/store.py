@@ -135,7 +135,8 @@ class KVStore(StoreFile, OrderedMapping[bytes, bytes]):
 
     def _bind_fast(self) -> None:
         """Let the map itself answer what needs no look at deadlines."""
-        self.__dict__.update({name: getattr(self._map, name) for name in _FAST})
+        for name in _FAST:  # not by __dict__: when an object has made it, all attributes are slower
+            setattr(self, name, getattr(self._map, name))
 
     def _start_expiring(self, deadline: int) -> None:
         """Look at deadlines from now on; called before one is stored, which has to be one."""
@@ -143,7 +144,8 @@ class KVStore(StoreFile, OrderedMapping[bytes, bytes]):
         self._expiring = True
         self._map.hide(self._deadlines.is_over)
         for name in _FAST:
-            self.__dict__.pop(name, None)
+            if name in vars(self):
+                delattr(self, name)
 
     @classmethod
     def shelf(cls, path: AnyPath, **options: Any) -> Shelf:
