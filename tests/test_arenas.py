@@ -621,3 +621,31 @@ def test_what_is_refused_an_end_is_open_all_the_time(ending: str) -> None:
     assert seen == []
     view.release()
     heap.close()
+
+
+# ---------------------------------------------------------------- what is left of a heap
+
+
+@pytest.fixture
+def garbage() -> Iterator[list[Any]]:
+    """What the collector finds, from here on."""
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    yield gc.garbage
+    gc.set_debug(0)
+    gc.garbage.clear()
+
+
+@pytest.mark.parametrize("kind", MEDIA)
+def test_a_closed_heap_leaves_nothing_to_the_collector(
+    kind: str, tmp_path: Path, garbage: list[Any]
+) -> None:
+    """Open arenas and their heap keep each other; without one there is no circle."""
+    with make(kind, tmp_path / "heap") as heap:
+        heap.free(heap.malloc(100))
+        with heap.transaction() as tx:
+            tx.roots["root"] = tx.malloc(100)
+    del heap, tx
+    gc.collect()
+    ours = [type(each) for each in garbage if type(each).__module__.startswith("pmemheap")]
+    assert not ours

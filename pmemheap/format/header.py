@@ -192,7 +192,11 @@ def _used(image: HeaderImage, table: Table, kind: type[Slot]) -> dict[int, Slot]
             continue
         group = bytes(image[at : at + len(_EMPTY_GROUP)])
         read = kind.read if all_sealed(group, width, kind.SEAL_AT) else kind.unpack
-        for number in range(_last_used(group) // width):
+        end = len(group)
+        for empty in _EMPTY_HALVES:
+            if group.endswith(empty, 0, end):
+                end -= len(empty)
+        for number in range(end // width):
             slot = group[number * width : (number + 1) * width]
             if slot != _EMPTY_SLOT:
                 index = first + number
@@ -200,15 +204,6 @@ def _used(image: HeaderImage, table: Table, kind: type[Slot]) -> dict[int, Slot]
                 assert found is not None
                 used[index] = found
     return used
-
-
-def _last_used(group: bytes) -> int:
-    """Return where the last slot of a group ends that is not empty; there is one."""
-    end = len(group)
-    for empty in _EMPTY_HALVES:
-        if group.endswith(empty, 0, end):
-            end -= len(empty)
-    return end
 
 
 def _check_places(tables: Tables, name: str) -> None:

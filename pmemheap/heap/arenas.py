@@ -216,7 +216,7 @@ class Arenas:
 
     def __init__(self, heap: Heap, shared: Shared) -> None:
         self._heap = weakref.ref(heap)
-        self._shared = shared
+        self._shared: Shared = weakref.proxy(shared)  # which has these arenas
         self.open: dict[int, Arena] = {}
 
     def spaces(self) -> list[Space]:

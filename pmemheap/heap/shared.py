@@ -56,8 +56,9 @@ class Shared:
     """
 
     __slots__ = (
-        "arenas", "attach_again", "decay", "default", "file", "gate", "identity", "instance",
-        "is_power", "lock", "log", "medium", "name", "readonly", "redo", "roots", "writable",
+        "__weakref__", "arenas", "attach_again", "decay", "default", "file", "gate", "identity",
+        "instance", "is_power", "lock", "log", "medium", "name", "readonly", "redo", "roots",
+        "writable",
     )  # fmt: skip
 
     arenas: Arenas

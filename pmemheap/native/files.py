@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pmemheap._core._sys import ffi, lib
 from pmemheap.native.failures import check
@@ -66,8 +65,7 @@ class Lock(IntEnum):
     WRITE = lib.PH_LOCK_WRITE
 
 
-@dataclass(frozen=True)
-class FileStatus:
+class FileStatus(NamedTuple):
     """The result of `fstat`: sizes in bytes, `special_device` as (major, minor) of a device file.
 
     `links` is the number of names; `birth` is when the file was made, in nanoseconds since 1970, 0
@@ -89,17 +87,11 @@ def fstat(fd: int) -> FileStatus:
     """Return size, allocated bytes and identity of an open file."""
     raw = ffi.new("struct ph_stat *")
     check(lib.ph_stat(fd, raw), "fstat")
+    special_device = divmod(raw.special_device, 1 << 32)
     return FileStatus(
-        size=raw.size,
-        allocated=raw.blocks,
-        device=raw.device,
-        inode=raw.inode,
-        links=raw.links,
-        birth=raw.birth,
-        mode=raw.mode,
-        block_size=raw.block_size,
-        special_device=divmod(raw.special_device, 1 << 32),
-    )
+        raw.size, raw.blocks, raw.device, raw.inode, raw.links, raw.birth, raw.mode, raw.block_size,
+        special_device,
+    )  # fmt: skip
 
 
 def is_dax(fd: int) -> bool:
