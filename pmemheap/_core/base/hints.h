@@ -1,10 +1,12 @@
-/* base/hints.h -- what the compiler is told: of branches, and of long copies. */
+/* base/hints.h -- what the compiler is told: of branches, of calls that are rare, and of long copies. */
 #pragma once
 
 #include <string.h>
 
 #define PH_LIKELY(x) __builtin_expect(!!(x), 1)
 #define PH_UNLIKELY(x) __builtin_expect(!!(x), 0)
+/* Of a function that is seldom called: it is not made part of its callers, which would save registers for it each time. */
+#define PH_SELDOM __attribute__((cold, noinline))
 
 /* ph_copy_long -- memcpy as the library has it. Where the compiler knows a bound of the length it copies by itself, word by
  * word, which takes longer for some hundred bytes; so that bound is hidden. */

@@ -255,7 +255,7 @@ struct ph_viewed {
 uint64_t ph_viewed(const struct ph_heap *h, struct ph_viewed *found, uint64_t capacity);
 
 /* ---------------------------------------------------------------- reading a heap that was opened */
-int ph_scan_unit(struct ph_heap *h, uint64_t unit);
+PH_SELDOM int ph_scan_unit(struct ph_heap *h, uint64_t unit);
 struct ph_gap {
     uint64_t start, nunits;
 };

@@ -183,7 +183,7 @@ static int is_full(const struct ph_unit *run)
 }
 
 /* A count has left its bounds: the bits of a file may be written over by others, so that more blocks go than came. */
-static __attribute__((noinline, cold)) void bound_live(struct ph_heap *h, struct ph_unit *run)
+static PH_SELDOM void bound_live(struct ph_heap *h, struct ph_unit *run)
 {
     int counted = (int16_t)run->u.run.live, bounded = counted < 0 ? 0 : run->u.run.blocks;
     run->u.run.live = (uint16_t)bounded;

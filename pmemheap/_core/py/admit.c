@@ -31,10 +31,9 @@ int ph_may_ask(struct heap_object *self)
     return self->state <= PH_S_READONLY;
 }
 
-int ph_append_pending(struct heap_object *self)
+int ph_append_told(struct heap_object *self)
 {
-    if (!self->heap.is_told || self->log == NULL
-        || (self->heap.dirty.count == 0 && self->heap.freed.count == 0))
+    if (self->log == NULL || (self->heap.dirty.count == 0 && self->heap.freed.count == 0))
         return 0;
     struct ph_log *log = log_of(self);
     ph_count_withheld(&self->heap);

@@ -13,7 +13,7 @@
 #pragma once
 #include "py/log.h"
 
-int ph_mark_in_use(struct heap_object *self);
+PH_SELDOM int ph_mark_in_use(struct heap_object *self);
 int ph_may_ask(struct heap_object *self);
 
 static inline int ph_may_change(struct heap_object *self)
@@ -33,6 +33,12 @@ static inline int ph_may_read(const struct heap_object *self)
 
 /* ph_attach_tables -- map the tables of an unattached heap; 0, or -1 with an exception set.
  * ph_append_pending -- in a power heap, append what the call has changed; 0, or -1 with an exception set. That nothing can be
- * appended after a failed sync was told by that. */
+ * appended after a failed sync was told by that.
+ * ph_append_told -- the same, for a heap whose journal is told of each store. */
 int ph_attach_tables(struct heap_object *self);
-int ph_append_pending(struct heap_object *self);
+int ph_append_told(struct heap_object *self);
+
+static inline int ph_append_pending(struct heap_object *self)
+{
+    return PH_LIKELY(!self->heap.is_told) ? 0 : ph_append_told(self);
+}

@@ -45,9 +45,9 @@ int ph_is_heap(PyObject *object);
 
 /* ph_look -- look at the clock, and let Python give back and merge what is due; -1 with an exception set. It may call
  * Python. */
-int ph_look(struct heap_object *self);
+PH_SELDOM int ph_look(struct heap_object *self);
 
-int ph_look_freeing(struct heap_object *self);
+PH_SELDOM int ph_look_freeing(struct heap_object *self);
 
 /* ph_tick -- one more call: every so many look at the clock. ph_tick_free -- one that is likely to free. */
 static inline int ph_tick(struct heap_object *self)

@@ -14,25 +14,33 @@ PyDoc_STRVAR(malloc_doc,
 "OutOfSpaceError\n    The heap cannot grow; the message says what refused. Nothing has changed.\n\n"
 "Notes\n-----\nO(1) for up to 252 KiB unless the heap has to fetch units; larger blocks O(log n) in the free extents.");
 
-static PyObject *heap_malloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+/* The call itself; `align`: NULL if none was given. */
+static inline PyObject *allocated(PyObject *object, PyObject *size_given, PyObject *align_given)
 {
-    static const char *const names[] = {"size", "align"};
     struct heap_object *self = heap_of(object);
-    PyObject *values[2] = {count ? args[0] : NULL, NULL};
     uint64_t size, align = PH_GRANULE;
 
-    if ((count != 1 || keywords != NULL)
-        && ph_read_arguments("malloc", args, count, keywords, names, 1, 2, values) < 0)
-        return NULL;
     if (ph_tick(self) < 0)
         return NULL;
-    if (ph_may_change(self) && read_number(values[0], &size) && size != 0 && size <= PH_SIZE_MAX
-        && (values[1] == NULL || (read_number(values[1], &align) && align != 0 && (align & (align - 1)) == 0))) {
+    if (ph_may_change(self) && read_number(size_given, &size) && size != 0 && size <= PH_SIZE_MAX
+        && (align_given == NULL || (read_number(align_given, &align) && align != 0 && (align & (align - 1)) == 0))) {
         int64_t inner = ph_malloc(&self->heap, size, align);
         if (inner >= 0)
             return appended_offset(self, inner);
     }
-    return ph_call_slow(object, ph_slow.malloc, values[0], values[1], NULL);
+    return ph_call_slow(object, ph_slow.malloc, size_given, align_given, NULL);
+}
+
+static PyObject *heap_malloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    static const char *const names[] = {"size", "align"};
+    PyObject *values[2] = {NULL, NULL};
+
+    if (PH_LIKELY(count == 1 && keywords == NULL))
+        return allocated(object, args[0], NULL);
+    if (ph_read_arguments("malloc", args, count, keywords, names, 1, 2, values) < 0)
+        return NULL;
+    return allocated(object, values[0], values[1]);
 }
 
 PyDoc_STRVAR(free_doc,
@@ -47,26 +55,34 @@ PyDoc_STRVAR(free_doc,
 "BufferError\n    Memoryviews, slices or arrays of the block are alive. Nothing has changed.\n\n"
 "Notes\n-----\nO(1). May be called by finalizers, also inside `malloc`.");
 
-static PyObject *heap_free(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+/* The call itself; `deferred`: NULL if it was not given. */
+static inline PyObject *freed(PyObject *object, PyObject *offset_given, PyObject *deferred_given)
 {
-    static const char *const names[] = {"offset", "deferred"};
     struct heap_object *self = heap_of(object);
-    PyObject *values[2] = {count ? args[0] : NULL, NULL};
     uint64_t offset;
-    int deferred = 0;
+    int deferred = deferred_given == NULL ? 0 : PyObject_IsTrue(deferred_given);
 
-    if ((count != 1 || keywords != NULL)
-        && ph_read_arguments("free", args, count, keywords, names, 1, 2, values) < 0)
+    if (deferred < 0 || ph_tick_free(self) < 0)
         return NULL;
-    if ((values[1] != NULL && (deferred = PyObject_IsTrue(values[1])) < 0) || ph_tick_free(self) < 0)
-        return NULL;
-    if (!ph_may_change(self) || !read_number(values[0], &offset)
+    if (!ph_may_change(self) || !read_number(offset_given, &offset)
         || (deferred ? ph_free_deferred(&self->heap, ph_inner(self, offset))
                      : ph_free(&self->heap, ph_inner(self, offset))) < 0)
-        return ph_call_slow(object, ph_slow.free, values[0], values[1], NULL);
+        return ph_call_slow(object, ph_slow.free, offset_given, deferred_given, NULL);
     if (ph_append_pending(self) < 0)
         return NULL;
     Py_RETURN_NONE;
+}
+
+static PyObject *heap_free(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    static const char *const names[] = {"offset", "deferred"};
+    PyObject *values[2] = {NULL, NULL};
+
+    if (PH_LIKELY(count == 1 && keywords == NULL))
+        return freed(object, args[0], NULL);
+    if (ph_read_arguments("free", args, count, keywords, names, 1, 2, values) < 0)
+        return NULL;
+    return freed(object, values[0], values[1]);
 }
 
 PyDoc_STRVAR(realloc_doc,

@@ -17,7 +17,7 @@ extern struct ph_slow ph_slow;
 int ph_slow_init(void);
 
 /* ph_call_slow -- call a slow twin of a heap with up to three arguments, the rest NULL. */
-PyObject *ph_call_slow(PyObject *heap, PyObject *name, PyObject *first, PyObject *second, PyObject *third);
+PH_SELDOM PyObject *ph_call_slow(PyObject *heap, PyObject *name, PyObject *first, PyObject *second, PyObject *third);
 
 /* ph_read_arguments -- positional `names[0]`, ... and keywords into `values` (borrowed, NULL where absent). */
 int ph_read_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
