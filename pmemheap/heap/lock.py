@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from pmemheap.errors import UsageError
+
 __all__ = ["Lock", "is_changing"]
 
 T = TypeVar("T")
@@ -21,11 +23,12 @@ _changing: set[int] = set()
 
 
 class Lock:
-    """The lock of one heap."""
+    """The lock of one heap, which has a name."""
 
-    __slots__ = ("_lock", "owner")
+    __slots__ = ("_lock", "_name", "owner")
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._lock = threading.RLock()
         self.owner = 0
 
@@ -37,6 +40,8 @@ class Lock:
     def hold(self, work: Callable[[], T]) -> T:
         """Run something under it; not in the middle of a change."""
         thread = threading.get_ident()
+        if thread in _changing:
+            raise self.in_a_change()
         try:  # the note is made inside of it, so that no interrupt can leave it behind
             _changing.add(thread)
             with self._lock:
@@ -47,6 +52,13 @@ class Lock:
                     self.owner = 0
         finally:
             _changing.discard(thread)
+
+    def in_a_change(self) -> UsageError:
+        """Return what to raise for what may have to wait, in the middle of a change."""
+        return UsageError(
+            f"{self._name}: called from a finalizer or signal handler while a heap is being "
+            "changed by the same thread; only free and view may be"
+        )
 
 
 def is_changing() -> bool:

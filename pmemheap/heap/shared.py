@@ -81,7 +81,7 @@ class Shared:
         self.readonly = self.file is not None and self.file.readonly
         self.writable = None if self.readonly else self.file
         self.is_power = self.writable is not None and self.writable.is_power
-        self.lock, self.gate = Lock(), Gate()
+        self.lock, self.gate = Lock(name), Gate()
         self.redo: RedoLog | None = None
 
     def begin_log(self, *, unattached: bool) -> None:

@@ -31,7 +31,7 @@ __all__ = ["Space", "space_of"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_OPEN = int(State.OPEN)
+_OPEN, _FORKED, _LOST = int(State.OPEN), int(State.FORKED), int(State.LOST)
 
 
 class Space:
@@ -143,19 +143,20 @@ class Space:
 
     def serve(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a change of the volatile structures, alone; repair them first if one was torn out."""
+        if self.core.state() == _FORKED:
+            self.require()
         self.core.upkeep_if_due()
-        self.require_no_change()
         return self.shared.lock.hold(lambda: self._unbroken(True, work, *args, **kwargs))
 
     def look(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what looks at the volatile structures, in the same way, also in a heap at rest."""
         self.core.upkeep_if_due()
-        self.require_no_change()
-        return self.shared.lock.hold(lambda: self._unbroken(False, work, *args, **kwargs))
+        return self.alone(lambda: self._unbroken(False, work, *args, **kwargs))
 
     def alone(self, work: Callable[[], T]) -> T:
         """Run something under the lock of the heap."""
-        self.require_no_change()
+        if self.core.state() == _FORKED:  # a thread that is not here may have the lock
+            self.require()
         return self.shared.lock.hold(work)
 
     def as_owner(self, work: Callable[[], None]) -> None:
@@ -167,13 +168,10 @@ class Space:
 
     def require_no_change(self) -> None:
         """Refuse what may have to wait, in a thread that is in the middle of a change."""
-        if self.core.state() == State.FORKED:  # a thread that is not here may have the lock
+        if self.core.state() == _FORKED:
             self.require()
         if is_changing():
-            raise UsageError(
-                f"{self.name}: called from a finalizer or signal handler while a heap is being "
-                "changed by the same thread; only free and view may be"
-            )
+            raise self.shared.lock.in_a_change()
 
     def _unbroken(self, write: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self.core.state() != _OPEN:  # another thread may have had the lock since it was
@@ -185,7 +183,8 @@ class Space:
         try:
             result = work(*args, **kwargs)
             self.core.append_pending()
-            self.require_kept()
+            if self.core.state() == _LOST:
+                self.require()
         except (PmemHeapError, BufferError) as error:
             self.shared.poison_if_sync_failed()
             if not isinstance(error, DurabilityError):
@@ -205,7 +204,10 @@ class Space:
 
     def require(self, *, write: bool = False) -> None:
         """Raise what the state of the heap asks for."""
-        state = State(self.core.state())
+        code = self.core.state()
+        if code == _OPEN:
+            return
+        state = State(code)
         if state == State.UNATTACHED:
             self.become_attached()
             state = State(self.core.state())
