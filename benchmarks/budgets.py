@@ -181,7 +181,7 @@ def _commits(results: Results) -> Iterator[Verdict]:
     logged = results.median(f"{section}: {commits.LOGGED}", one, commits.OURS)
     beyond = logged - commits.PAYLOAD_BYTES
     yield Verdict("log bytes of a durable commit beyond its payload", beyond, 512.0, "bytes")
-    syncs = results.best(f"{section}: {commits.SYNCED}", one, commits.OURS)
+    syncs = results.best(f"{section}: {commits.SYNCED_ALONE}", one, commits.OURS)
     yield Verdict("syncs of a durable commit, nothing else due", syncs, 1.0, "syncs")
 
 

@@ -21,6 +21,7 @@ from stores import GROUPS, TABLE_ENTRY_BYTES, VALUE_BYTES, Contender, Turn, powe
 
 DURABLE, LAZY = "commits, durable", "commits, lazy"
 LOGGED, SYNCED, WRITTEN = "log bytes", "syncs of the log", "bytes to the disk"  # A commit.
+SYNCED_ALONE = "syncs of the log, nothing else due"
 SECTION_OF = {"durable": DURABLE, "lazy": LAZY}
 OURS, SQLITE, LMDB, LMDB_MAPPED = "pmemheap", "SQLite WAL, FULL", "LMDB", "LMDB, writemap"
 OURS_LAZY, SQLITE_LAZY = "pmemheap, process", "SQLite WAL, NORMAL"
@@ -75,6 +76,7 @@ def _add(results: Results, section: str, turns: Turns) -> None:
     rates: Values = {}
     logged: Values = {}
     synced: Values = {}
+    alone: Values = {}
     written: Values = {}
     for (case, name), taken in turns.items():
         rates[case, name] = [turn.commits / turn.seconds for turn in taken]
@@ -84,7 +86,9 @@ def _add(results: Results, section: str, turns: Turns) -> None:
         if any(turn.log_bytes for turn in taken):
             logged[place] = [turn.log_bytes / turn.commits for turn in taken]
             synced[place] = [turn.syncs / turn.commits for turn in taken]
+            alone[place] = [float(turn.fewest_syncs) for turn in taken]
     results.add(rows(section, "commits/s", rates))
     results.add(rows(f"{section}: {WRITTEN}", "bytes", written))
     results.add(rows(f"{section}: {LOGGED}", "bytes", logged))
     results.add(rows(f"{section}: {SYNCED}", "syncs", synced))
+    results.add(rows(f"{section}: {SYNCED_ALONE}", "syncs", alone))

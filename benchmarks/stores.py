@@ -265,6 +265,8 @@ class Turn:
         Of all of them.
     log_bytes, syncs : int
         Of the log, where the store has one and tells.
+    fewest_syncs : int
+        Of one of ten commits behind them: of one when nothing else was due.
     disk_bytes : int
         That reached the device, until all of it was there: file system and neighbours included. 0
         where the system does not count them.
@@ -274,6 +276,7 @@ class Turn:
     seconds: float
     log_bytes: int
     syncs: int
+    fewest_syncs: int
     disk_bytes: int
 
 
@@ -352,7 +355,14 @@ def _turn(store: Store, directory: Path, operations: int, seconds: float) -> Tur
     log_after, syncs_after = store.logged()
     settle(directory)
     written = _disk_bytes(directory) - written
-    return Turn(done, took, log_after - log, syncs_after - syncs, written)
+    fewest = min(_syncs_of_one(store, batches[number], stamp + number) for number in range(10))
+    return Turn(done, took, log_after - log, syncs_after - syncs, fewest, written)
+
+
+def _syncs_of_one(store: Store, keys: Keys, stamp: int) -> int:
+    _, before = store.logged()
+    store.commit(keys, stamp.to_bytes(8, "little") + bytes(VALUE_BYTES - 8))
+    return store.logged()[1] - before
 
 
 def _disk_bytes(directory: Path) -> int:
