@@ -24,8 +24,8 @@ void ph_heap_fini(struct ph_heap *h)
 {
     free(h->starts);
     ph_ages_fini(&h->ages);
-    free(h->refs.slots);
-    free(h->withheld.slots);
+    free(h->refs.blocks.slots);
+    free(h->withheld.words.slots);
     free(h->freed.items);
     free(h->dirty.words);
     h->starts = NULL;

@@ -19,6 +19,7 @@
 
 #include "base/codes.h"
 #include "base/format.h"
+#include "base/hash_table.h"
 
 enum {
     PH_UNIT_GRANULES = PH_UNIT_BYTES / PH_GRANULE,
@@ -78,7 +79,7 @@ struct ph_class {
 
 /* ph_refs -- what the process knows of one block beyond its state: live views, handles, pins, roots. */
 struct ph_refs {
-    uint64_t key;         /* offset of the block + 1; 0 = empty slot */
+    uint64_t key;         /* offset of the block + 1 */
     uint64_t serial;      /* of the handles of this life of the block; 0 = none */
     uint32_t views;
     uint32_t handles;
@@ -90,8 +91,7 @@ struct ph_refs {
 _Static_assert(sizeof(struct ph_refs) == 32, "two blocks a cache line");
 
 struct ph_refs_table {
-    struct ph_refs *slots;
-    uint64_t capacity, used;
+    struct ph_hash_table blocks; /* ph_refs, by offset + 1 */
     uint64_t views;       /* live views of all blocks */
     uint64_t pins;        /* pins of all blocks */
     uint64_t serial;
@@ -100,14 +100,13 @@ struct ph_refs_table {
 /* ph_withheld -- the blocks of runs that are neither live nor free, a word of the bits table at a time. Volatile: their
  * bits in `bits` are clear, so that the next opening of the file finds them free. */
 struct ph_withheld_word {
-    uint64_t key;         /* index of the word + 1; 0 = empty slot */
+    uint64_t key;         /* index of the word + 1 */
     uint64_t reserved;    /* blocks of open transactions */
     uint64_t freed;       /* quarantined [R6], or gone but still viewed */
 };
 
 struct ph_withheld {
-    struct ph_withheld_word *slots;
-    uint64_t capacity, used;
+    struct ph_hash_table words; /* ph_withheld_word, by index + 1 */
     uint64_t reserved_blocks, reserved_bytes; /* small and large, by what they can hold */
     uint64_t freed_blocks, freed_bytes;       /* the same of what is quarantined */
     uint64_t reserved_units, freed_units;     /* of large blocks alone */

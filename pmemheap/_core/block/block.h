@@ -150,7 +150,7 @@ uint64_t ph_withheld_bits(const struct ph_heap *h, uint64_t word);
 
 static inline uint64_t ph_withheld_in(const struct ph_heap *h, uint64_t word)
 {
-    return PH_LIKELY(h->withheld.used == 0) ? 0 : ph_withheld_bits(h, word);
+    return PH_LIKELY(h->withheld.words.used == 0) ? 0 : ph_withheld_bits(h, word);
 }
 
 /* Room for `count` blocks to retire, or PH_H_NOMEM; good until the GIL is let go. */

@@ -52,7 +52,7 @@ static uint64_t check_withheld(struct check *k, const struct ph_class *c, uint64
     uint64_t reserved = (uint64_t)__builtin_popcountll(withheld->reserved), freed = (uint64_t)__builtin_popcountll(withheld->freed);
     uint64_t unfit = ~starts | k->h->bits[word];
     expect(k, PH_F_WITHHELD_BITS, word / PH_UNIT_WORDS, 0, ((withheld->reserved | withheld->freed) & unfit) | (withheld->reserved & withheld->freed));
-    k->withheld.used++;
+    k->withheld.words.used++;
     k->withheld.reserved_blocks += reserved;
     k->withheld.freed_blocks += freed;
     k->withheld.reserved_bytes += reserved * c->granules * PH_GRANULE;
@@ -214,7 +214,7 @@ static void check_counters(struct check *k)
     expect(k, PH_F_LARGE_BYTES, h->first_unit, k->large_bytes, h->large_bytes);
     expect(k, PH_F_LARGE_COUNT, h->first_unit, k->large_blocks, h->large_blocks);
     expect(k, PH_F_RETURNED, h->first_unit, k->returned_units, h->returned_units);
-    expect(k, PH_F_WITHHELD_COUNT, h->first_unit, k->withheld.used, h->withheld.used);
+    expect(k, PH_F_WITHHELD_COUNT, h->first_unit, k->withheld.words.used, h->withheld.words.used);
     expect(k, PH_F_WITHHELD_COUNT, h->first_unit, k->withheld.reserved_blocks, h->withheld.reserved_blocks);
     expect(k, PH_F_WITHHELD_COUNT, h->first_unit, k->withheld.freed_blocks, h->withheld.freed_blocks);
     expect(k, PH_F_WITHHELD_UNITS, h->first_unit, k->withheld.reserved_units, h->withheld.reserved_units);

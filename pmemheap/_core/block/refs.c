@@ -1,28 +1,12 @@
 /* block/refs.c -- what this process knows of single blocks: live views, handles, pins, roots.
  *
- * An open-addressing table keyed by offset; only blocks that have one of them are in it, and the record
- * of their run or extent says so, so that free() looks here only when it must. */
-#include <stdlib.h>
-
+ * A table by offset: only blocks that have one of them are in it, and the record of their run or extent says so, so that
+ * free() looks here only when it must. */
 #include "block/block.h"
-
-enum { PH_REFS_MIN = 64 };
-
-static uint64_t slot_of(const struct ph_refs_table *t, uint64_t offset)
-{
-    return ((offset >> PH_GRANULE_SHIFT) * 0x9E3779B97F4A7C15ULL >> 20) & (t->capacity - 1);
-}
 
 static struct ph_refs *find(const struct ph_refs_table *t, uint64_t offset)
 {
-    if (t->capacity == 0)
-        return NULL;
-    for (uint64_t i = slot_of(t, offset);; i = (i + 1) & (t->capacity - 1)) {
-        if (t->slots[i].key == 0)
-            return NULL;
-        if (t->slots[i].key == offset + 1)
-            return &t->slots[i];
-    }
+    return ph_hash_find(&t->blocks, sizeof(struct ph_refs), offset + 1);
 }
 
 const struct ph_refs *ph_refs_find(const struct ph_heap *h, uint64_t offset)
@@ -30,38 +14,10 @@ const struct ph_refs *ph_refs_find(const struct ph_heap *h, uint64_t offset)
     return find(&h->refs, offset);
 }
 
-static struct ph_refs *place(struct ph_refs_table *t, struct ph_refs refs)
-{
-    uint64_t i = slot_of(t, refs.key - 1);
-    while (t->slots[i].key != 0)
-        i = (i + 1) & (t->capacity - 1);
-    t->slots[i] = refs;
-    return &t->slots[i];
-}
-
-static int make_room(struct ph_refs_table *t, uint64_t more)
-{
-    if ((t->used + more) * 4 <= t->capacity * 3)
-        return 0;
-    struct ph_refs_table wider = *t;
-    wider.capacity = t->capacity ? t->capacity : PH_REFS_MIN;
-    while ((t->used + more) * 4 > wider.capacity * 3)
-        wider.capacity *= 2;
-    wider.slots = calloc(wider.capacity, sizeof *wider.slots);
-    if (wider.slots == NULL)
-        return PH_H_NOMEM;
-    for (uint64_t i = 0; i < t->capacity; i++)
-        if (t->slots[i].key != 0)
-            place(&wider, t->slots[i]);
-    free(t->slots);
-    *t = wider;
-    return 0;
-}
-
 /* ph_refs_reserve -- room for the refs of so many blocks more, or PH_H_NOMEM. */
 int ph_refs_reserve(struct ph_heap *h, uint64_t count)
 {
-    return make_room(&h->refs, count);
+    return ph_hash_room(&h->refs.blocks, sizeof(struct ph_refs), count) < 0 ? PH_H_NOMEM : 0;
 }
 
 static void count_refs(struct ph_unit *record, int by)
@@ -81,10 +37,9 @@ static int refs_made(const struct ph_block *block, struct ph_refs **refs)
     *refs = find(&h->refs, block->offset);
     if (*refs != NULL)
         return (*refs)->is_released ? PH_H_BAD_OFFSET : 0;
-    if (make_room(&h->refs, 1) < 0)
+    if (ph_refs_reserve(h, 1) < 0)
         return PH_H_NOMEM;
-    *refs = place(&h->refs, (struct ph_refs){.key = block->offset + 1});
-    h->refs.used++;
+    *refs = ph_hash_place(&h->refs.blocks, sizeof(struct ph_refs), block->offset + 1);
     count_refs(block->record, 1);
     return 0;
 }
@@ -95,23 +50,12 @@ static int refs_of_visible(const struct ph_block *block, struct ph_refs **refs)
     return ph_is_visible(block) ? refs_made(block, refs) : PH_H_BAD_OFFSET;
 }
 
-/* Take the refs of a block out and close the gap in its chain (Knuth, volume 3, 6.4, algorithm R). */
 static void drop(struct ph_heap *h, struct ph_refs *refs)
 {
-    struct ph_refs_table *t = &h->refs;
     struct ph_block block = ph_block_known(h, refs->key - 1, PH_B_LIVE);
     if (block.record != NULL) /* there is none when the heap was closed before the handle went */
         count_refs(block.record, -1);
-    t->used--;
-    uint64_t hole = (uint64_t)(refs - t->slots), mask = t->capacity - 1;
-    for (uint64_t i = (hole + 1) & mask; t->slots[i].key != 0; i = (i + 1) & mask) {
-        uint64_t home = slot_of(t, t->slots[i].key - 1);
-        if (((i - home) & mask) >= ((i - hole) & mask)) {
-            t->slots[hole] = t->slots[i];
-            hole = i;
-        }
-    }
-    t->slots[hole] = (struct ph_refs){0};
+    ph_hash_remove(&h->refs.blocks, sizeof *refs, refs);
 }
 
 static void drop_if_idle(struct ph_heap *h, struct ph_refs *refs)
@@ -206,8 +150,8 @@ static void insert_lowest(struct ph_viewed *found, uint64_t *count, uint64_t cap
 uint64_t ph_viewed(const struct ph_heap *h, struct ph_viewed *found, uint64_t capacity)
 {
     uint64_t total = 0, count = 0;
-    for (uint64_t i = 0; i < h->refs.capacity; i++) {
-        const struct ph_refs *refs = &h->refs.slots[i];
+    const struct ph_refs *refs = (const struct ph_refs *)h->refs.blocks.slots;
+    for (const struct ph_refs *end = refs + h->refs.blocks.capacity; refs < end; refs++) {
         if (refs->key == 0 || refs->views == 0)
             continue;
         insert_lowest(found, &count, capacity, (struct ph_viewed){refs->key - 1, refs->views});
@@ -268,9 +212,10 @@ int ph_set_rooted(struct ph_heap *h, uint64_t offset, int rooted)
  * to its slot. */
 void ph_forget_roots(struct ph_heap *h)
 {
-    for (uint64_t i = 0; i < h->refs.capacity; i++)
-        while (h->refs.slots[i].is_rooted)
-            ph_set_rooted(h, h->refs.slots[i].key - 1, 0);
+    const struct ph_refs *refs = (const struct ph_refs *)h->refs.blocks.slots;
+    for (const struct ph_refs *end = refs + h->refs.blocks.capacity; refs < end; refs++)
+        while (refs->is_rooted)
+            ph_set_rooted(h, refs->key - 1, 0);
 }
 
 static int refusal_of(const struct ph_refs *refs)

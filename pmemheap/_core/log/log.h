@@ -32,7 +32,7 @@ struct ph_home {
 };
 
 /* Memory for images of pages, which transactions hand to each other. */
-enum { PH_PAGE_BYTES = 4096, PH_PAGES_SPARE = 128, PH_IMAGES_MIN = 64 }; /* spare: what one of a hundred puts needs */
+enum { PH_PAGE_BYTES = 4096, PH_PAGES_SPARE = 128 }; /* spare: what one of a hundred puts needs */
 struct ph_pages {
     uint8_t *spare[PH_PAGES_SPARE];
     uint32_t count;

@@ -66,7 +66,7 @@ static const uint8_t *page_in_tx(struct ph_map *map, uint64_t offset, uint64_t n
 static inline const uint8_t *page_at(struct ph_map *map, uint64_t offset, uint64_t nbytes)
 {
     const struct ph_tx *tx = map->tx;
-    if (tx == NULL || (tx->images.used == 0 && !tx->images.has_strays))
+    if (tx == NULL || (tx->images.pages.used == 0 && !tx->images.has_strays))
         return page_at_home(map, offset, nbytes);
     return page_in_tx(map, offset, nbytes);
 }

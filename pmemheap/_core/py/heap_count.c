@@ -86,7 +86,7 @@ static PyObject *counters(PyObject *object, PyObject *ignored)
         "large_bytes", (unsigned long long)h->large_bytes,
         "large_blocks", (unsigned long long)h->large_blocks,
         "live_views", (unsigned long long)h->refs.views,
-        "blocks_with_refs", (unsigned long long)h->refs.used,
+        "blocks_with_refs", (unsigned long long)h->refs.blocks.used,
         "pins", (unsigned long long)h->refs.pins,
         "reserved_blocks", (unsigned long long)h->withheld.reserved_blocks,
         "reserved_units", (unsigned long long)h->withheld.reserved_units,

@@ -24,67 +24,50 @@ void ph_page_give(struct ph_log *log, uint8_t *bytes)
         free(bytes);
 }
 
-static uint64_t slot_of(const struct ph_images *t, uint64_t offset)
+static struct ph_image *find(const struct ph_tx *tx, uint64_t offset)
 {
-    uint64_t mask = t->capacity - 1, slot = ph_tx_hash(offset) & mask;
-    while (t->slots[slot].key != 0 && t->slots[slot].key != offset + 1)
-        slot = (slot + 1) & mask;
-    return slot;
+    return ph_hash_find(&tx->images.pages, sizeof(struct ph_image), offset + 1);
 }
 
 uint8_t *ph_tx_image(const struct ph_tx *tx, uint64_t offset)
 {
-    const struct ph_images *t = &tx->images;
-    return t->used == 0 ? NULL : t->slots[slot_of(t, offset)].bytes;
+    const struct ph_image *image = find(tx, offset);
+    return image == NULL ? NULL : image->bytes;
 }
 
 int ph_tx_image_room(struct ph_tx *tx, uint64_t more)
 {
-    struct ph_images *t = &tx->images, wider = *t;
-    if ((t->used + more) * 2 <= t->capacity)
-        return 0;
-    wider.capacity = t->capacity ? t->capacity : PH_IMAGES_MIN;
-    while ((t->used + more) * 2 > wider.capacity)
-        wider.capacity *= 4; /* a batch of 100 puts moves its images once */
-    wider.slots = calloc(wider.capacity, sizeof *wider.slots);
-    if (wider.slots == NULL)
-        return PH_L_NOMEM;
-    for (uint64_t i = 0; i < t->capacity; i++)
-        if (t->slots[i].key != 0)
-            wider.slots[slot_of(&wider, t->slots[i].key - 1)] = t->slots[i];
-    free(t->slots);
-    *t = wider;
-    return 0;
+    return ph_hash_room(&tx->images.pages, sizeof(struct ph_image), more) < 0 ? PH_L_NOMEM : 0;
 }
 
 void ph_tx_image_keep(struct ph_tx *tx, uint64_t offset, uint8_t *bytes)
 {
-    struct ph_image *image = &tx->images.slots[slot_of(&tx->images, offset)];
-    tx->images.used += image->key == 0;
+    struct ph_image *image = find(tx, offset);
+    if (image == NULL)
+        image = ph_hash_place(&tx->images.pages, sizeof *image, offset + 1);
     ph_page_give(tx->log, image->bytes);
-    *image = (struct ph_image){.key = offset + 1, .bytes = bytes};
+    image->bytes = bytes;
 }
 
-/* The slot stays, so that no chain is torn: without bytes it is an image that has to be made again. */
+/* It stays in the table: an image without bytes has to be made again. */
 void ph_tx_image_drop(struct ph_tx *tx, uint64_t offset)
 {
-    if (tx->images.used == 0)
+    struct ph_image *image = find(tx, offset);
+    if (image == NULL)
         return;
-    struct ph_image *image = &tx->images.slots[slot_of(&tx->images, offset)];
     ph_page_give(tx->log, image->bytes);
     image->bytes = NULL;
 }
 
 void ph_tx_images_drop(struct ph_tx *tx)
 {
-    struct ph_images *t = &tx->images;
-    for (struct ph_image *image = t->slots; t->used != 0; image++) {
+    struct ph_hash_table *pages = &tx->images.pages;
+    for (struct ph_image *image = (struct ph_image *)pages->slots; pages->used != 0; image++) {
         if (image->key == 0)
             continue;
-        if (image->bytes != NULL)
-            ph_page_give(tx->log, image->bytes);
+        ph_page_give(tx->log, image->bytes);
         *image = (struct ph_image){0};
-        t->used--;
+        pages->used--;
     }
 }
 

@@ -20,7 +20,7 @@ void ph_tx_fini(struct ph_tx *tx)
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         free(lists[i]->items);
     ph_tx_images_drop(tx);
-    free(tx->images.slots);
+    free(tx->images.pages.slots);
     free(tx->buffer);
     memset(tx, 0, sizeof *tx);
 }

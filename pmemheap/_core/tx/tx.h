@@ -33,13 +33,12 @@ struct ph_tx_list {
 };
 
 struct ph_image {
-    uint64_t key; /* offset of the page + 1; 0: an empty slot */
+    uint64_t key; /* offset of the page + 1 */
     uint8_t *bytes; /* NULL: it was dropped */
 };
 
 struct ph_images {
-    struct ph_image *slots;
-    uint64_t used, capacity;
+    struct ph_hash_table pages; /* ph_image, by offset + 1 */
     uint8_t has_strays; /* a page without an image may have bytes that were collected */
 };
 
