@@ -68,10 +68,9 @@ class Commits:
             path, Durability.POWER, limit=options["limit"], replace_file=False,
             log_bytes=self.random.choice(LOG_BYTES),
         )  # fmt: skip
-        self.heaps.append(
-            over_file(Heap, medium, options["headroom"], options["decay"], fresh=True)
-        )
+        made = over_file(Heap, medium, options["headroom"], options["decay"], fresh=True)
         medium.link_name(replace_file=False)
+        self.heaps.append(made)  # once it has its name: other threads close what is there
 
     def begin(self) -> None:
         """Begin a transaction, or a savepoint of the one that this thread has."""
