@@ -143,9 +143,9 @@ class Space:
 
     def serve(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a change of the volatile structures, alone; repair them first if one was torn out."""
-        if self.core.state() == _FORKED:
-            self.require()
         self.core.upkeep_if_due()
+        if self.core.state() == _FORKED:  # as `alone`, but for the call
+            self.require()
         return self.shared.lock.hold(lambda: self._unbroken(True, work, *args, **kwargs))
 
     def look(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -65,6 +65,18 @@ PyObject *ph_map_iterate(PyObject *map, PyObject *const *args, Py_ssize_t count)
     return (PyObject *)self;
 }
 
+/* Copy of an entry what the iterator was asked for, and the key for who skips some; -1 with an exception set: one of them may
+ * have been made. */
+static int copy_entry(const struct map_iterator *self, struct ph_map *map, const uint8_t *at, uint64_t length,
+                      const struct ph_map_value *found, PyObject **key, PyObject **value)
+{
+    if (self->what != PH_SCAN_VALUES || self->skips)
+        *key = PyBytes_FromStringAndSize((const char *)at, (Py_ssize_t)length);
+    if (self->what != PH_SCAN_KEYS)
+        *value = ph_map_bytes(map, found);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
 /* 1: the next entry, copied; 0: there is none; -1 with an exception set. A look may run Python code, which may take the
  * iterator to its end: `held` is the map all the same. */
 static int copy_next(struct map_iterator *self, PyObject *held, PyObject **key, PyObject **value)
@@ -90,11 +102,7 @@ static int copy_next(struct map_iterator *self, PyObject *held, PyObject **key, 
         ph_map_refuse(held, more);
     if (more <= 0)
         return more < 0 ? -1 : ph_map_kept(held, 0);
-    if (self->what != PH_SCAN_VALUES || self->skips)
-        *key = PyBytes_FromStringAndSize((const char *)at, (Py_ssize_t)length);
-    if (self->what != PH_SCAN_KEYS)
-        *value = ph_map_bytes(map, &found);
-    return PyErr_Occurred() ? -1 : ph_map_kept(held, 1);
+    return copy_entry(self, map, at, length, &found, key, value) < 0 ? -1 : ph_map_kept(held, 1);
 }
 
 /* Whether a key is to be left out; -1 with an exception set. */
@@ -151,25 +159,24 @@ struct row {
     PyObject *list, *held;
 };
 
-static int append(void *to, const uint8_t *key, uint64_t nkey, const struct ph_map_value *value)
+static int append(void *to, const uint8_t *at, uint64_t length, const struct ph_map_value *found)
 {
     const struct row *row = to;
-    PyObject *first = NULL, *second = NULL, *one = NULL;
+    PyObject *key = NULL, *value = NULL;
 
-    if (row->self->what != PH_SCAN_VALUES)
-        first = PyBytes_FromStringAndSize((const char *)key, (Py_ssize_t)nkey);
-    if (row->self->what != PH_SCAN_KEYS && (first != NULL || row->self->what == PH_SCAN_VALUES))
-        second = ph_map_bytes(&ph_map_of(row->held)->map, value);
-    if (PyErr_Occurred())
-        Py_CLEAR(first);
-    else
-        one = wanted(row->self, first, second);
+    if (copy_entry(row->self, &ph_map_of(row->held)->map, at, length, found, &key, &value) < 0) {
+        Py_XDECREF(key);
+        Py_XDECREF(value);
+        return 1;
+    }
+    PyObject *one = wanted(row->self, key, value);
     int failure = one == NULL || PyList_Append(row->list, one) < 0;
     Py_XDECREF(one);
     return failure;
 }
 
-/* Take up to `count` entries in one step: how many; -1 with an exception set. */
+/* Take up to `count` entries in one step: how many; -1 with an exception set. None is skipped: nobody can be asked in the
+ * middle of a step, and the collector waits for its end. */
 static int take_row(struct map_iterator *self, PyObject *list, PyObject *held, int count)
 {
     struct row row = {.self = self, .list = list, .held = held};
