@@ -5,6 +5,7 @@ Replies were compared with those of Redis 7.0.15 by random requests, `kvstore_re
 
 from __future__ import annotations
 
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -329,6 +330,7 @@ def test_idle_time_counts_from_the_first_question_and_each_use(
 
 
 def test_random_keys_are_keys(direct: Direct) -> None:
+    random.seed(1)  # of others one run in some hundreds misses the rarest
     names = [b"a", b"a\0", b"ab", b"b" * 1024, b"zz", b"\xff\xff"]
     for name in names:
         direct("set", name, "1")
