@@ -140,6 +140,18 @@ def test_a_fault_that_nothing_met_says_so() -> None:
     assert fault.hit is Call.NONE
 
 
+def test_a_fault_is_not_spent_on_what_the_collector_frees(fd: int) -> None:
+    cycle: list[object] = [AddressRange(0, PAGE)]
+    cycle.append(cycle)
+    del cycle
+    with native.faults(1, errno.EIO) as fault:
+        assert len([[] for _ in range(10 * gc.get_threshold()[0])]) > 0
+        with pytest.raises(NativeError):
+            native.fsync(fd)
+    assert fault.hit is Call.FSYNC
+    assert gc.isenabled()
+
+
 def test_from_then_on_all_calls_fail(fd: int) -> None:
     with native.faults(2, errno.ENOSPC, FaultKind.FROM):
         native.fsync(fd)

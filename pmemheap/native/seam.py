@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,13 +82,22 @@ def faults(nth: int, number: int = 0, kind: FaultKind = FaultKind.ERROR) -> Iter
     ------
     Fault
         Its `hit` is set when the block ends.
+
+    Notes
+    -----
+    The collector waits until the block ends: what it frees makes system calls of its own, and one
+    of these would be refused instead.
     """
     fault = Fault()
-    check(lib.ph_fault_arm(nth, number, kind), "faults")
+    collects = gc.isenabled()
+    gc.disable()
     try:
+        check(lib.ph_fault_arm(nth, number, kind), "faults")
         yield fault
     finally:
         fault.hit = Call(lib.ph_fault_disarm())
+        if collects:
+            gc.enable()
 
 
 IS_CHECKED = hasattr(_hot, "omit")
