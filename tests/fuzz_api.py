@@ -139,7 +139,8 @@ class Session(Commits):
         self.disk = disk
         self.has_threads = self.random.random() < 0.2
         self.beginners: set[int] = set()
-        self.is_interrupted = self.is_refused = False
+        self.is_refused = False
+        self.signals: set[int] = set()  # that may come; shared with a second thread
         self.add_heap()
 
     # ------------------------------------------------------------ things to call with
@@ -288,7 +289,7 @@ class Session(Commits):
             result = function(*args, **kwargs)
         except BaseException as error:
             self.counts[name, type(error).__name__] += 1
-            allowed = self.is_interrupted and isinstance(error, KeyboardInterrupt)
+            allowed = bool(self.signals) and isinstance(error, KeyboardInterrupt)
             allowed |= self.is_refused and isinstance(error, (RuntimeWarning, OSError))
             if not allowed and not is_documented(name, error):
                 key = f"{name}: {type(error).__name__}: {str(error)[:80]}"

@@ -43,7 +43,7 @@ class Commits:
     depth: int
     has_threads: bool
     beginners: set[int]
-    is_interrupted: bool
+    signals: set[int]
     is_refused: bool
 
     any_call: Callable[[], None]
@@ -162,7 +162,7 @@ class Commits:
 
     def tx_elsewhere(self, tx: Any, name: str) -> None:
         """Use it from another thread: refused."""
-        if self.has_threads or self.is_interrupted:  # which `threading` does not survive
+        if self.has_threads or self.signals:  # which `threading` does not survive
             return
         calls = (lambda: tx.malloc(16), lambda: tx.write(self.offset(), b"x"), tx.commit, tx.abort)
         one = self.random.choice(calls)
@@ -233,7 +233,7 @@ class Commits:
 
     def kill(self) -> None:
         """Open what would be left of a heap if the process were killed now."""
-        if self.depth > 1 or self.has_threads or self.is_refused or self.is_interrupted:
+        if self.depth > 1 or self.has_threads or self.is_refused or self.signals:
             return
         with contextlib.suppress(PmemHeapError):
             heap = self.heap()
@@ -280,7 +280,8 @@ class Commits:
                 is_armed.clear()
                 raise KeyboardInterrupt
 
-        before, self.is_interrupted = signal.signal(signal.SIGALRM, ring), True
+        before = signal.signal(signal.SIGALRM, ring)
+        self.signals.add(signal.SIGALRM)
         try:
             signal.setitimer(signal.ITIMER_REAL, 1e-5 + self.random.random() * UNTIL_SIGNAL)
             for _ in range(10):
@@ -293,7 +294,7 @@ class Commits:
                 pass  # the signal may have come before `refused` let the calls succeed again
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-        self.is_interrupted = False
+        self.signals.clear()
 
 
 def _asked(arena: Any, name: str, arguments: tuple[Any, ...]) -> Any:
