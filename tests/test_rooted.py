@@ -453,6 +453,14 @@ def test_of_two_transactions_the_one_that_commits_first_wins(
     assert heap.roots["theirs"] == offset
 
 
+def test_roots_may_change_while_somebody_goes_through_them(heap: Heap, mine: int) -> None:
+    """As a call does that another thread interrupts, while it names the roots of a block."""
+    slots = iter(heap._space.shared.root_slots)
+    first = next(slots)
+    heap.roots["another"] = mine
+    assert [root.name for root in (first, *slots)] == ["mine"]
+
+
 @pytest.mark.slow
 def test_threads_that_name_and_free_leave_no_root_that_names_nothing(heap: Heap) -> None:
     stop = threading.Event()

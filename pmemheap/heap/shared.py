@@ -24,7 +24,7 @@ from pmemheap.native import LogCore
 from pmemheap.native.constants import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from pmemheap.format.layout import RootSlot
     from pmemheap.heap.arenas import Arenas
@@ -101,9 +101,9 @@ class Shared:
         return self.file is not None and self.file.beside
 
     @property
-    def root_slots(self) -> Iterable[RootSlot]:
-        """The roots of this moment."""
-        return self.roots.roots.values()
+    def root_slots(self) -> list[RootSlot]:
+        """The roots of one moment: other threads change them while they are gone through."""
+        return list(self.roots.roots.values())
 
     # ------------------------------------------------------------ arenas
 
