@@ -110,8 +110,8 @@ class Space:
 
     def mark_rooted(self) -> None:
         """Mark the blocks that roots name, and no others. O(roots)."""
-        offsets = [root.off for root in self.shared.root_slots]
-        self.core.set_roots([each for each in offsets if each >> ARENA_BITS == self.index])
+        roots = self.shared.roots.roots.values()
+        self.core.set_roots([root.off for root in roots if root.off >> ARENA_BITS == self.index])
 
     def address_of(self, offset: int) -> int:
         """Return where a byte of the arena is mapped."""
