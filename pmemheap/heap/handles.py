@@ -17,7 +17,6 @@ import math
 import operator
 import sys
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pmemheap.errors import UsageError
@@ -121,12 +120,7 @@ class Block:
         """Return itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, value: BaseException | None, traceback: object) -> None:
         """Free the block, if it still lives.
 
         When an exception leaves the block of code, and views are alive, which its traceback may

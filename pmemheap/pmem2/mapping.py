@@ -22,7 +22,6 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import Literal, NoReturn, Self, SupportsIndex
 
 from pmemheap import native
@@ -289,12 +288,7 @@ class Map:
         self._open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Close; live views are a BufferError, unless the block ends with an error of its own."""
         try:
             self.close()

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
 from pmemheap.errors import UsageError
@@ -326,12 +325,7 @@ class VMReservation:
         self._open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Close the maps that are left, then the reservation.
 
         A view that lives is a BufferError, unless the block ends with an error of its own: that one

@@ -14,7 +14,6 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from types import TracebackType
 from typing import Self
 
 from pmemheap import native
@@ -66,12 +65,7 @@ class Image:
         """Return the image."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
 

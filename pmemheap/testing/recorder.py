@@ -20,7 +20,6 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from pmemheap import native
@@ -152,12 +151,7 @@ class Recorder:
             os.close(fd)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """End the recording."""
         end_with(error, self._end)
 
