@@ -313,12 +313,12 @@ def use_again(fd: int, size: int) -> Counter[str]:
     """Recover a heap, and commit one more transaction; return what that has exercised."""
     heap, seen = attach(fd), Counter[str]()
     try:
-        end, spare = heap._space.core.bounds()[1], spare_bytes(heap)
+        end, spare = heap._space.core.bounds[1], spare_bytes(heap)
         tx = heap.transaction()
         offset = tx.malloc(size)
         tx.write(offset, mark(1, AFTER_BYTES))
         tx.roots[AFTER] = offset
-        seen["growths after a recovery"] += heap._space.core.bounds()[1] > end
+        seen["growths after a recovery"] += heap._space.core.bounds[1] > end
         seen["growths into SPARE"] += spare_bytes(heap) < spare
         Recorder.begin(1)
         tx.commit()

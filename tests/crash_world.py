@@ -185,7 +185,7 @@ class World:
 
     def lap(self) -> None:
         """Count what the log does."""
-        counters = self.heap._space.core.counters()
+        counters = self.heap._space.core.usage()[0]
         self.seen["quarantine waits"] += counters["quarantined_bytes"] > 0
 
 
@@ -575,12 +575,12 @@ def _trim(world: World) -> None:
 
 
 def _cut(world: World, name: str, bound: int) -> None:
-    before = world.heap._space.core.bounds()[bound]
+    before = world.heap._space.core.bounds[bound]
     for each in [each for each in world.names if each.partition(" of ")[0] == name]:
         with world.bare() as after:
             world.heap.free(world.note_free(after, each))
     _trim(world)
-    world.seen["cuts"] += world.heap._space.core.bounds()[bound] != before
+    world.seen["cuts"] += world.heap._space.core.bounds[bound] != before
 
 
 # ---------------------------------------------------------------- bases

@@ -1,7 +1,7 @@
 """Journeys: what a call costs on its way, counted: Python calls, crossings into C, system calls.
 
     counted(work) ── sys.setprofile ──► calls of Python functions of the package
-                                   └──► crossings: calls of `_hot` and `_sys`
+                                   └──► crossings: calls of `_hot` and `_sys`, attributes not
                   ── the seam ───────► system calls
 
 Times are noise on a shared machine, and these are not: a journey has its budget, which only falls.

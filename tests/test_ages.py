@@ -30,7 +30,7 @@ class AgesMachine(RuleBasedStateMachine):
 
     def free_units(self) -> dict[int, bool]:
         """All units, and whether they are free."""
-        first, end, _, _ = self.heap._space.core.bounds()
+        first, end, _, _ = self.heap._space.core.bounds
         used: set[int] = set()
         for start, nunits, state in self.heap._space.supply.pieces():
             if state in {3, 5, 7, 8}:

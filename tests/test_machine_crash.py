@@ -119,7 +119,7 @@ def test_any_call_can_be_the_first_of_a_heap_that_was_closed(
     heap = Heap.open(path)
     assert state_in(path) == layout.HeapState.CLEAN
     assert SortedMap(heap, "map")[b"key"] == b"value"  # which needs no tables
-    assert heap._space.core.state() == State.UNATTACHED
+    assert heap._space.core.state == State.UNATTACHED
     FIRST_CALLS[call](heap, block)
     heap.close()
     with Heap.open(path) as heap:

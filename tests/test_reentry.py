@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -271,8 +272,8 @@ def test_a_view_that_another_thread_takes_during_a_sync_keeps_the_file_in_use(
         offset = heap.malloc(100)
         thread = threading.Thread(target=lambda: views.append(heap.view(offset)))
 
-        def take(frame: object, event: str, argument: Any) -> None:
-            if event == "c_call" and argument.__name__ == "set_state":
+        def take(frame: FrameType, event: str, _: object) -> None:
+            if event == "call" and frame.f_code.co_name == "set_states":
                 sys.setprofile(None)
                 thread.start()
                 thread.join()

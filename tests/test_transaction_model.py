@@ -93,7 +93,7 @@ class TransactionMachine(RuleBasedStateMachine):
         one = self.points[-1] if self.points else self.heap
         offset = one.malloc(size)
         assert offset not in self.now.blocks
-        usable = self.heap._space.core.held_size(offset)
+        usable = self.heap._space.core.place_of(offset)[4]
         image = bytearray((content * (usable // len(content) + 1))[:usable])
         self.heap.view(offset, usable)[:] = image
         self.now.blocks[offset] = image

@@ -114,7 +114,7 @@ def test_a_retired_block_is_withheld_until_its_release(heap: Heap, size: int) ->
     offset = heap.malloc(size)
     usable = heap.usable_size(offset)
     assert heap._space.core.retire(offset) == 0
-    assert heap._space.core.held_size(offset) == usable
+    assert heap._space.core.place_of(offset)[4] == usable
     assert heap.stats().quarantined == usable
     with pytest.raises(UsageError, match="it is kept until that is durable"):
         heap.free(offset)
@@ -125,7 +125,7 @@ def test_a_retired_block_is_withheld_until_its_release(heap: Heap, size: int) ->
     assert heap.check(), heap.check()
     assert heap._space.core.release(offset) == 0
     assert heap._space.core.release(offset) == BAD_OFFSET
-    assert heap._space.core.held_size(offset) == BAD_OFFSET
+    assert heap._space.core.place_of(offset)[4] == 0
     heap.free(other)
     assert heap.malloc(size) in {offset, other}
 
@@ -179,7 +179,7 @@ def test_handles_of_a_block_that_goes_are_stale(heap: Heap, ends: str) -> None:
         heap._space.core.retire(offset)
     assert not heap._space.core.handle_is_valid(offset, serial)
     heap._space.core.handle_drop(offset, serial)
-    assert heap._space.core.counters()["blocks_with_refs"] == 0
+    assert heap._space.core.usage()[0]["blocks_with_refs"] == 0
     if ends == "retire":
         heap._space.core.release(offset)
 
@@ -219,21 +219,21 @@ def test_a_run_goes_with_the_release_of_its_last_withheld_block(heap: Heap) -> N
     count = run_blocks(heap, SMALL)
     offsets = list(heap.malloc_many(SMALL, 2 * count))
     full, last = offsets[:count], offsets[count:]
-    units = heap._space.core.counters()["run_units"]
+    units = heap._space.core.usage()[0]["run_units"]
     for offset in full:
         heap._space.core.retire(offset)
-    assert heap._space.core.counters()["run_units"] == units
+    assert heap._space.core.usage()[0]["run_units"] == units
     assert heap.check(), heap.check()
     for offset in full:
         heap._space.core.release(offset)
-    assert heap._space.core.counters()["run_units"] < units
+    assert heap._space.core.usage()[0]["run_units"] < units
     heap.free_many(last)
 
 
 def test_a_run_with_only_withheld_blocks_is_not_released_when_units_are_short(heap: Heap) -> None:
     offset = reserve(heap, SMALL)
     heap._space.supply.take_all_back()
-    assert heap._space.core.counters()["run_units"] > 0
+    assert heap._space.core.usage()[0]["run_units"] > 0
     assert heap._space.core.publish(offset) == 0
     assert heap.check(), heap.check()
 
@@ -272,7 +272,7 @@ def test_the_start_of_a_block_is_found_from_each_of_its_bytes(
 
 def test_no_block_starts_outside_of_blocks(heap: Heap) -> None:
     heap.malloc(SMALL)
-    end = heap._space.core.bounds()[1] * UNIT
+    end = heap._space.core.bounds[1] * UNIT
     for offset in (end - 1, end, 1 << 54, (1 << 63) + 5):
         assert heap._space.core.block_start(offset) == BAD_OFFSET
 
@@ -308,7 +308,7 @@ def test_a_pinned_block_neither_goes_nor_moves(heap: Heap, size: int) -> None:
     heap.free(offset)
     heap.free(neighbour)
     assert (
-        heap._space.core.counters()["pins"] == heap._space.core.counters()["blocks_with_refs"] == 0
+        heap._space.core.usage()[0]["pins"] == heap._space.core.usage()[0]["blocks_with_refs"] == 0
     )
 
 
@@ -353,9 +353,9 @@ def test_an_opened_file_finds_withheld_blocks_free(tmp_path: Path, size: int) ->
 def noting() -> Iterator[Heap]:
     """Yield a heap that notes what a power heap would log; no log takes it away."""
     with Heap.anonymous(decay=None) as heap:
-        heap._space.core.set_durability(POWER)
+        heap._space.core.durability = POWER
         yield heap
-        heap._space.core.set_durability(VOLATILE)
+        heap._space.core.durability = VOLATILE
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -409,7 +409,7 @@ def test_a_block_that_shrinks_in_a_power_heap_quarantines_its_tail(noting: Heap)
 def test_nothing_moves_by_bare_stores_where_there_is_a_log(heap: Heap, logged: int) -> None:
     small, large = heap.malloc(SMALL), heap.malloc(3 * UNIT)
     heap.malloc(UNIT)
-    heap._space.core.set_durability(logged)
+    heap._space.core.durability = logged
     assert heap._space.core.try_realloc(small, 1000) == MOVE_LOGGED
     assert heap._space.core.try_realloc(small, SMALL - 1) == small
     assert heap._space.core.try_realloc(large, 30 * UNIT) == MOVE_LOGGED
@@ -471,7 +471,7 @@ class TwoSteps(RuleBasedStateMachine):
         return {at: size for part in parts for at, size in part.items()}
 
     def born(self, state: str, offset: int) -> None:
-        usable = self.heap._space.core.held_size(offset)
+        usable = self.heap._space.core.place_of(offset)[4]
         for at, size in self.taken().items():
             assert at + size <= offset or offset + usable <= at, "two blocks overlap"
         self.sets[state][offset] = usable
@@ -566,7 +566,7 @@ class TwoSteps(RuleBasedStateMachine):
         assert self.heap.check(), self.heap.check()
         live = dict(self.heap.blocks())
         assert live == self.sets["live"]
-        counters = self.heap._space.core.counters()
+        counters = self.heap._space.core.usage()[0]
         assert counters["reserved_bytes"] == sum(self.sets["reserved"].values())
         withheld = [*self.sets["quarantined"].values(), *self.ghosts.values()]
         assert counters["quarantined_bytes"] == sum(withheld)
@@ -606,7 +606,7 @@ class TwoStepsInAPowerHeap(TwoSteps):
 
     def made(self) -> Heap:
         heap = Heap.anonymous()
-        heap._space.core.set_durability(POWER)
+        heap._space.core.durability = POWER
         return heap
 
     def freed(self, offset: int, size: int) -> None:

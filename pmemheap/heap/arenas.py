@@ -123,7 +123,7 @@ class Arena(BlockSpace):
             self._drop_unused()
         except (PmemHeapError, BufferError):
             if self.is_part:
-                space.core.set_state(State.OPEN)
+                space.core.state = State.OPEN
                 shared.poison_if_sync_failed()
             raise
         except BaseException:  # the next call calls `recall`
@@ -166,14 +166,14 @@ class Arena(BlockSpace):
         if not self.closed or not self._space.region.pieces:
             return
         if self.is_part:
-            self._space.core.set_state(state)
+            self._space.core.state = state
         else:
             self.end()
 
     def __repr__(self) -> str:
         """Show its name, its state and its size."""
         state, mapped = (
-            State(self._space.core.state()).name.lower(),
+            State(self._space.core.state).name.lower(),
             self._space.region.mapped_bytes,
         )
         return f"<Arena {self._arena_name!r}, {state}, {mapped} bytes mapped>"
@@ -189,7 +189,7 @@ def _require_no_roots(space: Space) -> None:
 
 
 def _require_unused(space: Space) -> None:
-    counters = space.core.counters()
+    counters = space.core.usage()[0]
     if counters["live_views"]:
         raise BufferError(
             f"{space.name}: no live views expected at drop, {counters['live_views']} found: "
@@ -231,7 +231,7 @@ class Arenas:
         """Return the arena in which an offset lies; None if that is the default one, or none."""
         index = offset >> ARENA_BITS
         default = self._shared.default
-        if index == 0 or default.core.state() > State.READONLY:
+        if index == 0 or default.core.state > State.READONLY:
             return None
         arena = self.open.get(index)
         if arena is not None and not arena.closed:
@@ -320,7 +320,7 @@ class Arenas:
 
     def recall(self) -> None:
         """Find out which arenas an interrupt has made or dropped."""
-        state = State(self._shared.default.core.state())
+        state = State(self._shared.default.core.state)
         for arena in self.open.values():
             arena.recall(state)
         medium = self._shared.medium

@@ -60,7 +60,7 @@ def stats(space: Space, ask: Callable[[Space], HeapStats], own: Iterable[Space])
     found = asked(space, ask)
     if not space.shared.is_beside:
         return found
-    views = sum(each.core.live_views() for each in own)
+    views = sum(each.core.live_views for each in own)
     return replace(found, live_views=views, headroom=space.region.headroom)
 
 

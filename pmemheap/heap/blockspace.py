@@ -165,7 +165,7 @@ class BlockSpace(native.HeapCore):
 
     def __repr__(self) -> str:
         """Show its name, its state and its size."""
-        state = State(self._space.core.state()).name.lower()
+        state = State(self._space.core.state).name.lower()
         mapped = self._space.region.mapped_bytes
         return f"<{type(self).__name__}: {self._space.name}, {state}, {mapped} bytes mapped>"
 

@@ -38,7 +38,7 @@ def close(space: Space, when_closed: Callable[[], None]) -> None:
     when_closed : callable
         Called when nothing is open any more.
     """
-    if space.core.state() != State.CLOSED:
+    if space.core.state != State.CLOSED:
         _require_unviewed(space.shared)
     with transactions_ended(space):
         space.alone(lambda: _close_locked(space, when_closed))
@@ -46,7 +46,7 @@ def close(space: Space, when_closed: Callable[[], None]) -> None:
 
 def _close_locked(space: Space, when_closed: Callable[[], None]) -> None:
     shared = space.shared
-    if space.core.state() != State.CLOSED:
+    if space.core.state != State.CLOSED:
         _require_unused(shared)
         try:
             _end_calls(space, when_closed)
@@ -82,7 +82,7 @@ def _require_unused(shared: Shared) -> None:
 
 def _require_unviewed(shared: Shared) -> None:
     """Raise BufferError if blocks have live views."""
-    views = sum(space.core.live_views() for space in shared.spaces())
+    views = sum(space.core.live_views for space in shared.spaces())
     if views:
         raise _viewed_at_close(shared, views)
 
@@ -118,10 +118,10 @@ def _close_parts(space: Space, when_closed: Callable[[], None]) -> None:
 def let_go(space: Space) -> None:
     """Close as far as views that are still alive allow: they keep the memory, not the file."""
     shared = space.shared
-    if space.core.state() == State.FORKED:
+    if space.core.state == State.FORKED:
         return
     has_views = shared.is_viewed()
-    if space.core.state() != State.CLOSED:
+    if space.core.state != State.CLOSED:
         shared.log.abort_all()
         with suppress(DurabilityError):
             shared.end_log()
@@ -141,14 +141,14 @@ def rest(space: Space) -> None:
     use again, and then it is closed when the last reference goes.
     """
     file = space.shared.file
-    if space.core.state() <= State.CLEAN and file is not None:
+    if space.core.state <= State.CLEAN and file is not None:
         with transactions_ended(space, _EXIT_SECONDS):
             space.alone(lambda: _rest_locked(space, file))
 
 
 def _rest_locked(space: Space, file: FileMedium) -> None:
     shared = space.shared
-    if space.core.state() > State.CLEAN or file.is_clean:
+    if space.core.state > State.CLEAN or file.is_clean:
         return
     shared.log.abort_all()
     with suppress(DurabilityError):  # the call that met it first has raised it

@@ -224,7 +224,7 @@ def _restore(  # noqa: PLR0913, PLR0917 -- what a pickle has
 def _opened(identity: bytes, instance: bytes) -> BlockSpace:
     """Return the open heap of a uuid: the object in which a pickle was made, if it is there."""
     heaps = [heap for heap in open_heaps if space_of(heap).shared.identity == identity]
-    usable = [heap for heap in heaps if space_of(heap).core.state() != State.FORKED]
+    usable = [heap for heap in heaps if space_of(heap).core.state != State.FORKED]
     same = [heap for heap in usable if space_of(heap).shared.instance == instance]
     found = same or usable or heaps
     if not found:

@@ -470,10 +470,10 @@ class Heap(BlockSpace):
             The last sync failed; the heap is closed.
         """
         core = self._space.core
-        if core.state() == State.FORKED:
-            core.set_state(State.CLOSED)
+        if core.state == State.FORKED:
+            core.state = State.CLOSED
             open_heaps.discard(self)
-        if core.state() != State.CLOSED or self in open_heaps:
+        if core.state != State.CLOSED or self in open_heaps:
             ending.close(self._space, lambda: open_heaps.discard(self))
 
     def __del__(self) -> None:

@@ -257,7 +257,7 @@ def explain(space: Space, size: int, align: int, refusal: str) -> Explanation:
     supply.read_all()
     rounded, nunits = _rounded(size, align)
     free, longest = supply.free_units() * UNIT, supply.longest() * UNIT
-    pooled = space.core.counters()["pool_longest_units"] * UNIT
+    pooled = space.core.usage()[0]["pool_longest_units"] * UNIT
     needed = nunits + max(align // UNIT - 1, 0)
     fits = _has_free_block(space, rounded) or max(longest, pooled) >= needed * UNIT
     possible = not refusal and (
@@ -295,10 +295,10 @@ def _can_be_gathered(space: Space, size: int, align: int) -> bool:
 
     It is tried: a block is reserved, which nobody sees, and let go again.
     """
-    counters = space.core.counters()
+    counters = space.core.usage()[0]
     most = space.supply.free_units() + counters["run_units"] + counters["quarantined_units"]
     missing = -(-size // UNIT) - most
-    if space.core.state() != State.OPEN or (missing > 0 and not space.region.could_grow(missing)):
+    if space.core.state != State.OPEN or (missing > 0 and not space.region.could_grow(missing)):
         return False
     try:
         try_reserve(space, size, align)

@@ -40,7 +40,7 @@ _WITHHELD: dict[int, str] = {
 def no_block(space: Space, offset: int, where: str) -> UsageError:
     """Describe what lies at an offset at which no live block begins."""
     space.shared.require_ours(where)
-    first, end = (space.origin | unit * UNIT for unit in space.core.bounds()[:2])
+    first, end = (space.origin | unit * UNIT for unit in space.core.bounds[:2])
     expected = f"{where}: offset of a live block expected, {offset:#x} found: "
     if not first <= offset < end:
         what = "arena" if space.origin else "heap"
@@ -52,7 +52,7 @@ def no_block(space: Space, offset: int, where: str) -> UsageError:
 
 def _describe_place(space: Space, offset: int) -> str:
     """Say what lies at an offset inside the heap at which no live block begins."""
-    state, unit, _, index = space.core.place_of(offset)
+    state, unit, _, index, _, _ = space.core.place_of(offset)
     start = space.origin | unit * UNIT
     if state in _WITHHELD:
         return _WITHHELD[state]
@@ -106,10 +106,10 @@ def refuse_free(space: Space, offset: int, where: str, refusal: int) -> NoReturn
             "found one"
         )
     if refusal == Refusal.PINNED:
+        size, views = _size_and_views(space, offset)
         raise BufferError(
-            f"{where}: block at offset {offset:#x} ({_bytes_of(space, offset)}): no live views "
-            f"expected, {space.core.views_of(offset)} found; free(offset, deferred=True) frees it "
-            "all the same"
+            f"{where}: block at offset {offset:#x} ({size}): no live views expected, {views} "
+            "found; free(offset, deferred=True) frees it all the same"
         )
     raise no_block(space, offset, where)
 
@@ -124,14 +124,17 @@ def pinned(space: Space, offset: int, size: int) -> BufferError | UsageError:
             f"realloc: block at offset {offset:#x}: no open transaction that uses it expected "
             f"where it must move to hold {size} bytes, found one"
         )
+    held, views = _size_and_views(space, offset)
     return BufferError(
-        f"realloc: block at offset {offset:#x} ({_bytes_of(space, offset)}): no live views "
-        f"expected where it must move to hold {size} bytes, {space.core.views_of(offset)} found"
+        f"realloc: block at offset {offset:#x} ({held}): no live views expected where it must move "
+        f"to hold {size} bytes, {views} found"
     )
 
 
-def _bytes_of(space: Space, offset: int) -> str:
-    return counted(max(space.core.held_size(offset), 0), "byte")
+def _size_and_views(space: Space, offset: int) -> tuple[str, int]:
+    """Return the bytes of a block, in words, and how many views of it live."""
+    *_, size, views = space.core.place_of(offset)
+    return counted(size, "byte"), views
 
 
 # ---------------------------------------------------------------- transactions
@@ -160,12 +163,10 @@ def refuse_in_transaction(space: Space, code: int, what: str, offset: int, nbyte
 
 
 def _in_use(space: Space, code: int, where: str, offset: int) -> BufferError:
-    holder = "another transaction"
-    if code == Refusal.PINNED:
-        holder = counted(space.core.views_of(offset), "live view")
+    size, views = _size_and_views(space, offset)
+    holder = counted(views, "live view") if code == Refusal.PINNED else "another transaction"
     return BufferError(
-        f"{where}: block at offset {offset:#x} ({_bytes_of(space, offset)}) expected to be unused, "
-        f"held by {holder}"
+        f"{where}: block at offset {offset:#x} ({size}) expected to be unused, held by {holder}"
     )
 
 

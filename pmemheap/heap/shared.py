@@ -133,7 +133,7 @@ class Shared:
     def set_states(self, state: State) -> None:
         """Let all open arenas be in a state."""
         for space in self.spaces():
-            space.core.set_state(state)
+            space.core.state = state
 
     def poison_if_sync_failed(self) -> None:
         """After a sync that failed nothing may be written any more: the next one would not tell.
@@ -144,11 +144,11 @@ class Shared:
         if file is None or not (file.sync_failed or file.watch.is_lost):
             return
         for space in self.spaces():
-            state = space.core.state()
+            state = space.core.state
             if file.watch.is_lost and state < State.LOST:
-                space.core.set_state(State.LOST)
+                space.core.state = State.LOST
             elif state == State.OPEN:
-                space.core.set_state(State.READONLY)
+                space.core.state = State.READONLY
 
     def require_ours(self, during: str) -> None:
         """Raise if somebody else has changed the file, before anything found is called wrong."""
@@ -160,13 +160,13 @@ class Shared:
 
     def becomes_clean(self, file: FileMedium) -> bool:
         """Begin a sync that says that nothing goes on; not if views, unnoticed, are stored to."""
-        is_open = self.default.core.state() == State.OPEN and not self.is_viewed()
+        is_open = self.default.core.state == State.OPEN and not self.is_viewed()
         if file.on_memory or self.is_power or self.log.is_at_work() or not is_open:
             return False
         self.set_states(State.CLEAN)  # who takes a view from here on waits for the lock
         if self.is_viewed():  # another thread was faster
             self.set_states(State.OPEN)
-        return self.default.core.state() == State.CLEAN
+        return self.default.core.state == State.CLEAN
 
     def is_viewed(self) -> bool:
         """Tell whether blocks of any arena have views."""

@@ -45,7 +45,7 @@ class Slow:
         nbytes = size_argument(size)
         alignment = GRANULE if align is None else alignment_argument(align)
         space = self._space
-        if space.core.state() != _OPEN:
+        if space.core.state != _OPEN:
             space.require(write=True)
         try:
             return space.serve(units.malloc, space, nbytes, alignment)
@@ -151,7 +151,7 @@ class Slow:
             count = whole_number(
                 f"view: length of the block at offset {place:#x}", length, 0, usable
             )
-        if space.core.state() == State.CLEAN:  # what is stored through a view changes the heap
+        if space.core.state == State.CLEAN:  # what is stored through a view changes the heap
             space.mark_in_use()
         return space.core.view(place, count)
 

@@ -81,7 +81,7 @@ class Space:
             self.mark_rooted()
         if arena == 0:
             shared.set_pace()
-        self.core.set_state(state)
+        self.core.state = state
 
     def attach_tables(self) -> None:
         """Tell C where they are."""
@@ -92,7 +92,7 @@ class Space:
     def _first_state(self) -> State:
         """Return what calls may do at first: those of an arena what those of its heap may."""
         if self.origin:
-            return State(self.shared.default.core.state())
+            return State(self.shared.default.core.state)
         if self.shared.readonly:
             return State.READONLY
         file = self.shared.file
@@ -106,7 +106,7 @@ class Space:
             self.index, data, bits, entries, region.first_unit, region.end_unit, self.core
         )
         if file is not None:
-            self.core.set_durability(file.header.superblock.durability)
+            self.core.durability = file.header.superblock.durability
 
     def mark_rooted(self) -> None:
         """Mark the blocks that roots name, and no others. O(roots)."""
@@ -136,7 +136,7 @@ class Space:
 
     def require_kept(self) -> None:
         """Raise if what is mapped is not what the heap has stored."""
-        if self.core.state() == State.LOST:
+        if self.core.state == State.LOST:
             self.require()
 
     # ------------------------------------------------------------ changing
@@ -144,7 +144,7 @@ class Space:
     def serve(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a change of the volatile structures, alone; repair them first if one was torn out."""
         self.core.upkeep_if_due()
-        if self.core.state() == _FORKED:  # as `alone`, but for the call
+        if self.core.state == _FORKED:  # as `alone`, but for the call
             self.require()
         return self.shared.lock.hold(lambda: self._unbroken(True, work, *args, **kwargs))
 
@@ -155,7 +155,7 @@ class Space:
 
     def alone(self, work: Callable[[], T]) -> T:
         """Run something under the lock of the heap."""
-        if self.core.state() == _FORKED:  # a thread that is not here may have the lock
+        if self.core.state == _FORKED:  # a thread that is not here may have the lock
             self.require()
         return self.shared.lock.hold(work)
 
@@ -168,13 +168,13 @@ class Space:
 
     def require_no_change(self) -> None:
         """Refuse what may have to wait, in a thread that is in the middle of a change."""
-        if self.core.state() == _FORKED:
+        if self.core.state == _FORKED:
             self.require()
         if is_changing():
             raise self.shared.lock.in_a_change()
 
     def _unbroken(self, write: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if self.core.state() != _OPEN:  # another thread may have had the lock since it was
+        if self.core.state != _OPEN:  # another thread may have had the lock since it was
             leave_at_exit()
             self.require(write=write)
         medium = self.shared.medium
@@ -183,7 +183,7 @@ class Space:
         try:
             result = work(*args, **kwargs)
             self.core.append_pending()
-            if self.core.state() == _LOST:
+            if self.core.state == _LOST:
                 self.require()
         except (PmemHeapError, BufferError) as error:
             self.shared.poison_if_sync_failed()
@@ -200,17 +200,17 @@ class Space:
     @property
     def closed(self) -> bool:
         """Whether it was closed."""
-        return self.core.state() == State.CLOSED
+        return self.core.state == State.CLOSED
 
     def require(self, *, write: bool = False) -> None:
         """Raise what the state of the heap asks for."""
-        code = self.core.state()
+        code = self.core.state
         if code == _OPEN:
             return
         state = State(code)
         if state == State.UNATTACHED:
             self.become_attached()
-            state = State(self.core.state())
+            state = State(self.core.state)
         if state == State.CLEAN and write:
             self.mark_in_use()
             return
@@ -230,7 +230,7 @@ class Space:
 
     def require_open(self) -> None:
         """Raise if it is not open; its tables need not be attached."""
-        if self.core.state() != State.UNATTACHED:
+        if self.core.state != State.UNATTACHED:
             self.require()
 
     def become_attached(self) -> None:
@@ -239,7 +239,7 @@ class Space:
 
     def _become_attached_locked(self) -> None:
         region = self.region
-        if self.core.state() == State.UNATTACHED:
+        if self.core.state == State.UNATTACHED:
             region.complete()
             self.attach_tables()
             self.shared.begin_log(unattached=False)
@@ -247,7 +247,7 @@ class Space:
             self.shared.set_pace()
             self.core.set_bounds(region.first_unit, region.end_unit, region.first_unit)
             self.mark_rooted()
-            self.core.set_state(State.CLEAN)
+            self.core.state = State.CLEAN
 
     def mark_in_use(self) -> None:
         """Say in the file that it is in use, before the first change after a durable point."""
@@ -259,7 +259,7 @@ class Space:
         """Do the same under the lock."""
         self._become_attached_locked()
         shared = self.shared
-        if self.core.state() == State.CLEAN:
+        if self.core.state == State.CLEAN:
             assert shared.file is not None
             try:
                 shared.file.begin_use()

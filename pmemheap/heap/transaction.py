@@ -150,7 +150,7 @@ class Transaction(Work):
                 done += 1
         except BaseException:
             for offset in offsets[:done]:
-                self._try_free(offset)
+                self._try_free(offset, False)
             raise
         return offsets
 
@@ -176,7 +176,7 @@ class Transaction(Work):
             if refused == 0:
                 self.free(place)
         except BaseException:
-            self._try_free(to)
+            self._try_free(to, False)
             raise
         if refused < 0:  # a handler has ended the savepoint that had it
             refuse_in_transaction(space, refused, "realloc", to, count)

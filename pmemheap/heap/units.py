@@ -76,19 +76,19 @@ def _release_quarantine(space: Space) -> None:
     redo = space.shared.redo
     if redo is None or not space.shared.is_power:
         return
-    held = space.core.quarantined()
+    held = space.core.quarantined
     if held > max(_QUARANTINE_LEAST, space.region.nunits * UNIT // _QUARANTINE_SHARE):
         redo.sync_log()
 
 
 def emptied_quarantine(space: Space) -> bool:
     """Let go all that only waits for a sync, in need; tell whether that was anything."""
-    redo, held = space.shared.redo, space.core.quarantined()
+    redo, held = space.shared.redo, space.core.quarantined
     if redo is None or not space.shared.is_power or not held:
         return False
     redo.sync_log()
     space.core.append_pending()
-    return space.core.quarantined() < held
+    return space.core.quarantined < held
 
 
 def trim(space: Space) -> int:
@@ -117,7 +117,7 @@ def blocks(space: Space) -> Iterator[tuple[int, int]]:
     """Yield ``(offset, usable size)`` of the live blocks, by offset."""
     space.require()
     space.look(space.supply.read_all)
-    cursor = space.core.bounds()[0] * (UNIT // GRANULE)
+    cursor = space.core.bounds[0] * (UNIT // GRANULE)
     while True:
         space.require()
         cursor, found = space.core.blocks(cursor)

@@ -95,7 +95,7 @@ def run(space: Space, is_due: bool, is_idle: bool) -> bool:
     try:
         space.look(_run_locked, space, is_due, is_idle)
     except (PmemHeapError, MemoryError) as error:
-        if space.core.state() in _GIVING_BACK:  # else another thread closed it
+        if space.core.state in _GIVING_BACK:  # else another thread closed it
             _stop_decay(space, error)
     return True
 
@@ -116,8 +116,8 @@ def _give_back(space: Space, is_idle: bool) -> None:
     shared, redo = space.shared, space.shared.redo
     if is_idle and shared.is_power and redo is not None and _is_much(shared, redo.size):
         space.mark_in_use_locked()
-    is_open = space.core.state() == State.OPEN
-    held = sum(each.core.quarantined() for each in shared.spaces())
+    is_open = space.core.state == State.OPEN
+    held = sum(each.core.quarantined for each in shared.spaces())
     if redo is not None and is_open and _is_much(shared, held):
         redo.sync_log()  # nobody else may do so
     for each in shared.spaces():

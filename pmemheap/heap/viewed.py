@@ -17,7 +17,7 @@ _NAMED_MOST = 5
 
 def is_viewed(spaces: Iterable[HeapDoors]) -> bool:
     """Tell whether blocks of some arenas have views."""
-    return any(space.live_views() for space in spaces)
+    return any(core.live_views for core in spaces)
 
 
 def viewed_blocks(spaces: Iterable[HeapDoors]) -> str:

@@ -129,7 +129,7 @@ class _Move(Work):
         return to
 
     def _retire(self, space: Space, offset: int, size: int) -> None:
-        refused = self._try_free(offset)
+        refused = self._try_free(offset, False)
         if refused < 0:
             refuse_in_transaction(space, refused, "realloc", offset, size)
         redo = space.shared.redo

@@ -150,7 +150,7 @@ class GiveBack:
 
     def _old_units(self) -> int:
         """Count the free units that are old; 0 as well when nothing can have become old lately."""
-        freed = self._core.counters()["freed_units"]
+        freed = self._core.usage()[0]["freed_units"]
         self._unchanged = self._unchanged + 1 if freed == self._freed_units else 0
         self._freed_units = freed
         if self._unchanged > _INTERVALS_TO_OLD:
@@ -166,7 +166,7 @@ class GiveBack:
         if with_runs:
             self._supply.take_all_back()
             self._core.next_interval()
-        self._supply.extents.deallocate_many(self._core.allocate_units(1, True))
+        self._supply.extents.deallocate_many(self._core.allocate_units(True))
 
     def _punch_old(self) -> None:
         """Give the pages of old units back, the longest parts first; the rest the next time."""

@@ -176,7 +176,7 @@ class Supply:
         pool_below = 0 if self._medium.maybe_holes else POOL_MOST + 1
         found = self._core.find_units(_READ_UNITS, pool_below, at_least)
         if found is None:
-            raise _impossible_entry(self._core.bounds()[2])
+            raise _impossible_entry(self._core.bounds[2])
         if found:
             self.extents.deallocate_many(found)
         return found is not False
@@ -190,7 +190,7 @@ class Supply:
     def _adopt_all(self) -> None:
         while (more := self._core.adopt_step(_READ_UNITS)) is not False:
             if more is None:
-                raise _impossible_entry(self._core.bounds()[3])
+                raise _impossible_entry(self._core.bounds[3])
 
     def merge_freed(self) -> None:
         """Take back and merge what was freed in C: now and then, lest one call has to do it all."""
@@ -205,7 +205,7 @@ class Supply:
     def take_all_back(self) -> None:
         """Take every free unit out of the pool, empty runs included."""
         self._take_returned()
-        self.extents.deallocate_many(self._core.allocate_units(1, False))
+        self.extents.deallocate_many(self._core.allocate_units(False))
 
     # ------------------------------------------------------------ growing
 
@@ -246,7 +246,7 @@ class Supply:
     def rebuild(self) -> None:
         """Make the extents anew: what the core does not describe is free. O(units)."""
         first, end = self.region.first_unit, self.region.end_unit
-        _, known_end, read_to, _ = self._core.bounds()
+        _, known_end, read_to, _ = self._core.bounds
         if read_to == known_end:  # all was read; what a growth has added since is free
             read_to = end
         read_to = min(read_to, end)
@@ -270,7 +270,7 @@ class Supply:
 
     def free_units(self) -> int:
         """Units that belong to nobody: extents, wilderness, and the pool's. O(1)."""
-        counters = self._core.counters()
+        counters = self._core.usage()[0]
         return (
             self.extents.free_units
             + counters["pool_free_units"]

@@ -10,6 +10,7 @@
  * address_range gives the GIL up for it.
  */
 #include "py/address_range.h"
+#include "py/door.h"
 
 #include <pthread.h>
 #include <stddef.h>
@@ -171,61 +172,23 @@ void ph_address_range_pin(PyObject *object, Py_ssize_t change)
         ((struct address_range *)object)->exporters += change;
 }
 
-static struct ph_range *range_of(PyObject *object)
-{
-    return ((struct address_range *)object)->range;
-}
-
-static PyObject *number(uint64_t value)
-{
-    return PyLong_FromUnsignedLongLong(value);
-}
-
-static PyObject *address_range_start(PyObject *object, void *closure)
-{
-    (void)closure;
-    return number(range_of(object)->start);
-}
-
-static PyObject *address_range_stop(PyObject *object, void *closure)
-{
-    (void)closure;
-    return number(range_of(object)->stop);
-}
-
-static PyObject *address_range_end(PyObject *object, void *closure)
-{
-    (void)closure;
-    return number(range_of(object)->end);
-}
-
-static PyObject *address_range_size(PyObject *object, void *closure)
-{
-    (void)closure;
-    return number(range_of(object)->stop - range_of(object)->start);
-}
-
-static PyObject *address_range_headroom(PyObject *object, void *closure)
-{
-    (void)closure;
-    return number(range_of(object)->end - range_of(object)->stop);
-}
+FIELD(address_range_start, address_range, number(self->range->start))
+FIELD(address_range_stop, address_range, number(self->range->stop))
+FIELD(address_range_end, address_range, number(self->range->end))
+FIELD(address_range_size, address_range, number(self->range->stop - self->range->start))
+FIELD(address_range_headroom, address_range, number(self->range->end - self->range->stop))
 
 PyDoc_STRVAR(split_doc, "split(shown, length, /)\n--\n\n"
                         "Make the first `length` bytes a range of its own, of which `shown` are shown; the rest is headroom.\n\n"
                         "Whole pages, and fewer than are shown here; nothing may be mapped there.");
 
-static PyObject *split(PyObject *object, PyObject *arguments)
+static PyObject *split_off(struct address_range *self, uint64_t shown, uint64_t length)
 {
-    unsigned long long shown, length;
-    struct ph_range *range = range_of(object);
-    struct address_range *part;
+    struct ph_range *range = self->range;
 
-    if (!PyArg_ParseTuple(arguments, "KK:split", &shown, &length))
-        return NULL;
     if ((shown | length) % PH_PAGE || shown == 0 || shown > length || length >= range->stop - range->start)
         return PyErr_Format(PyExc_ValueError, "split: whole pages, fewer than are shown, expected");
-    part = new_address_range(Py_TYPE(object));
+    struct address_range *part = new_address_range(Py_TYPE((PyObject *)self));
     if (part == NULL)
         return NULL;
     ph_enter();
@@ -234,8 +197,10 @@ static PyObject *split(PyObject *object, PyObject *arguments)
     return (PyObject *)part;
 }
 
+DOOR(split, address_range, 2, split_off(self, n[0], n[1]))
+
 static PyMethodDef address_range_methods[] = {
-    {"split", split, METH_VARARGS, split_doc},
+    AS_METHOD("split", split, split_doc),
     {NULL, NULL, 0, NULL},
 };
 

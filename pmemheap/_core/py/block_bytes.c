@@ -5,6 +5,7 @@
  * One is made for each view. It pins from its birth to its death, and it dies when the last memoryview, slice or
  * array on it does. It is traversed by the garbage collector but has no tp_clear: as long as anything of it can be
  * read the heap object, and through it the mapping, is there. */
+#include "py/door.h"
 #include "py/heap.h"
 
 struct block_bytes {
@@ -76,35 +77,17 @@ static int getbuffer(PyObject *object, Py_buffer *view, int flags)
                              self->readonly || self->heap->state == PH_S_READONLY, flags);
 }
 
-static PyObject *get_heap(PyObject *object, void *closure)
-{
-    (void)closure;
-    return Py_NewRef((PyObject *)((struct block_bytes *)object)->heap);
-}
-
-static PyObject *get_offset(PyObject *object, void *closure)
-{
-    (void)closure;
-    struct block_bytes *self = (struct block_bytes *)object;
-    return PyLong_FromUnsignedLongLong(ph_outer(self->heap, self->offset));
-}
+FIELD(get_heap, block_bytes, Py_NewRef((PyObject *)self->heap))
+FIELD(get_offset, block_bytes, number(ph_outer(self->heap, self->offset)))
 
 PyDoc_STRVAR(become_own_doc,
 "_become_own()\n--\n\n"
 "Be for the use of the package alone: who looks through it asks afterwards whether the heap is lost.");
 
-static PyObject *become_own(PyObject *object, PyObject *ignored)
-{
-    struct block_bytes *self = (struct block_bytes *)object;
-
-    (void)ignored;
-    self->heap->own_views += !self->is_own;
-    self->is_own = 1;
-    Py_RETURN_NONE;
-}
+DOOR(become_own, block_bytes, 0, self->heap->own_views += !self->is_own, self->is_own = 1, done())
 
 static PyMethodDef methods[] = {
-    {"_become_own", become_own, METH_NOARGS, become_own_doc},
+    AS_METHOD("_become_own", become_own, become_own_doc),
     {NULL, NULL, 0, NULL},
 };
 

@@ -84,6 +84,7 @@ static PyType_Slot doors_slots[] = {
     {Py_tp_new, doors_new},
     {Py_tp_dealloc, doors_dealloc},
     {Py_tp_getattro, doors_get},
+    {Py_tp_getset, ph_door_fields},
     {0, NULL},
 };
 

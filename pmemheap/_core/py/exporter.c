@@ -8,6 +8,7 @@
  * afterwards, not even by way of `memoryview.obj`. The exporter of a map gets its memory from Places, and loses it there.
  */
 #include "py/address_range.h"
+#include "py/door.h"
 
 PyDoc_STRVAR(exporter_doc,
              "Exporter(address, length, readonly, keep, /)\n--\n\n"
@@ -104,35 +105,11 @@ static void exporter_releasebuffer(PyObject *object, Py_buffer *view)
     ((struct exporter *)object)->exports--;
 }
 
-static PyObject *exporter_address(PyObject *object, void *closure)
-{
-    (void)closure;
-    return PyLong_FromVoidPtr(((struct exporter *)object)->address);
-}
-
-static PyObject *exporter_length(PyObject *object, void *closure)
-{
-    (void)closure;
-    return PyLong_FromSsize_t(((struct exporter *)object)->length);
-}
-
-static PyObject *exporter_readonly(PyObject *object, void *closure)
-{
-    (void)closure;
-    return PyBool_FromLong(((struct exporter *)object)->readonly);
-}
-
-static PyObject *exporter_exports(PyObject *object, void *closure)
-{
-    (void)closure;
-    return PyLong_FromSsize_t(((struct exporter *)object)->exports);
-}
-
-static PyObject *exporter_closed(PyObject *object, void *closure)
-{
-    (void)closure;
-    return PyBool_FromLong(state_now((struct exporter *)object) == EXPORTER_CLOSED);
-}
+FIELD(exporter_address, exporter, PyLong_FromVoidPtr(self->address))
+FIELD(exporter_length, exporter, PyLong_FromSsize_t(self->length))
+FIELD(exporter_readonly, exporter, truth(self->readonly))
+FIELD(exporter_exports, exporter, PyLong_FromSsize_t(self->exports))
+FIELD(exporter_closed, exporter, truth(state_now(self) == EXPORTER_CLOSED))
 
 static PyGetSetDef exporter_attributes[] = {
     {"address", exporter_address, NULL, "Address of the first byte.", NULL},

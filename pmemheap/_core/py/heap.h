@@ -69,6 +69,7 @@ int64_t ph_heap_watch(void);
 /* The public calls; then the doors of the Python half, of which the last ones are empty in a release. */
 extern PyMethodDef ph_call_methods[], ph_batch_methods[];
 extern PyMethodDef ph_control_methods[], ph_unit_methods[], ph_block_methods[], ph_count_methods[], ph_step_methods[];
+extern PyGetSetDef ph_door_fields[];
 int ph_add_block_bytes_type(PyObject *module);
 
 /* ph_add_doors_type -- the type of the doors to the methods of some tables, over the type of heaps. ph_close_doors -- the heap goes.

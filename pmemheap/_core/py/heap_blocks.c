@@ -1,43 +1,10 @@
 /* py/heap_blocks.c -- single blocks: handles, roots, views, and which there are. */
 #include "py/heap_doors.h"
 
-static PyObject *handle_make(PyObject *object, PyObject *argument)
-{
-    uint64_t offset = read_inner(object, argument);
-
-    if (PyErr_Occurred())
-        return NULL;
-    return PyLong_FromLongLong(ph_handle_make(core_of(object), offset));
-}
-
-static PyObject *handle_is_valid(PyObject *object, PyObject *args)
-{
-    unsigned long long offset, serial;
-
-    if (!PyArg_ParseTuple(args, "KK", &offset, &serial))
-        return NULL;
-    return PyBool_FromLong(ph_handle_valid(core_of(object), ph_inner((struct heap_object *)object, offset), serial));
-}
-
-static PyObject *handle_drop(PyObject *object, PyObject *args)
-{
-    unsigned long long offset, serial;
-
-    if (!PyArg_ParseTuple(args, "KK", &offset, &serial))
-        return NULL;
-    ph_handle_drop(core_of(object), ph_inner((struct heap_object *)object, offset), serial);
-    Py_RETURN_NONE;
-}
-
-static PyObject *set_rooted(PyObject *object, PyObject *args)
-{
-    unsigned long long offset;
-    int rooted;
-
-    if (!PyArg_ParseTuple(args, "Kp", &offset, &rooted))
-        return NULL;
-    return PyLong_FromLong(ph_set_rooted(core_of(object), ph_inner((struct heap_object *)object, offset), rooted));
-}
+DOOR(handle_make, heap_object, 1, code(ph_handle_make(&self->heap, ph_inner(self, n[0]))))
+DOOR(handle_is_valid, heap_object, 2, truth(ph_handle_valid(&self->heap, ph_inner(self, n[0]), n[1])))
+DOOR(handle_drop, heap_object, 2, ph_handle_drop(&self->heap, ph_inner(self, n[0]), n[1]), done())
+DOOR(set_rooted, heap_object, 2, code(ph_set_rooted(&self->heap, ph_inner(self, n[0]), n[1] != 0)))
 
 static PyObject *set_roots(PyObject *object, PyObject *offsets)
 {
@@ -55,22 +22,6 @@ static PyObject *set_roots(PyObject *object, PyObject *offsets)
             return PyErr_NoMemory();
     }
     Py_RETURN_NONE;
-}
-
-static PyObject *views_of(PyObject *object, PyObject *argument)
-{
-    uint64_t offset = read_inner(object, argument);
-
-    if (PyErr_Occurred())
-        return NULL;
-    const struct ph_refs *refs = ph_refs_find(core_of(object), offset);
-    return PyLong_FromUnsignedLong(refs == NULL ? 0 : refs->views);
-}
-
-static PyObject *live_views(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    return PyLong_FromUnsignedLongLong(core_of(object)->refs.views);
 }
 
 enum { VIEWED = 5 };
@@ -96,15 +47,7 @@ static PyObject *viewed(PyObject *object, PyObject *ignored)
     return list == NULL ? NULL : Py_BuildValue("KN", (unsigned long long)total, list);
 }
 
-static PyObject *move_into(PyObject *object, PyObject *args)
-{
-    unsigned long long offset, to, size;
-
-    if (!PyArg_ParseTuple(args, "KKK", &offset, &to, &size))
-        return NULL;
-    const struct heap_object *self = (struct heap_object *)object;
-    return PyLong_FromLong(ph_move_into(core_of(object), ph_inner(self, offset), ph_inner(self, to), size));
-}
+DOOR(move_into, heap_object, 3, code(ph_move_into(&self->heap, ph_inner(self, n[0]), ph_inner(self, n[1]), n[2])))
 
 enum { BLOCKS = 512 };
 
@@ -125,27 +68,14 @@ static PyObject *blocks(PyObject *object, PyObject *argument)
     return list == NULL ? NULL : Py_BuildValue("KN", (unsigned long long)cursor, list);
 }
 
-static PyObject *held_size(PyObject *object, PyObject *argument)
-{
-    uint64_t offset = read_inner(object, argument);
-
-    if (PyErr_Occurred())
-        return NULL;
-    struct ph_block block = ph_block_at(core_of(object), offset);
-    return PyLong_FromLongLong(block.state == PH_B_NONE ? PH_H_BAD_OFFSET : (long long)ph_block_capacity(&block));
-}
-
 PyMethodDef ph_block_methods[] = {
-    {"handle_make", handle_make, METH_O, "Serial number for a handle to a live block, or a negative code."},
-    {"handle_is_valid", handle_is_valid, METH_VARARGS, "Whether the block of a handle still lives."},
-    {"handle_drop", handle_drop, METH_VARARGS, "A handle is gone."},
-    {"set_rooted", set_rooted, METH_VARARGS, "Note whether a root names the block at an offset; 0, or a negative code."},
+    AS_METHOD("handle_make", handle_make, "Serial number for a handle to a live block, or a negative code."),
+    AS_METHOD("handle_is_valid", handle_is_valid, "Whether the block of a handle still lives."),
+    AS_METHOD("handle_drop", handle_drop, "A handle is gone."),
+    AS_METHOD("set_rooted", set_rooted, "Note whether a root names the block at an offset; 0, or a negative code."),
     {"set_roots", set_roots, METH_O, "Note which blocks roots name, and that they name no others."},
-    {"views_of", views_of, METH_O, "Live views of the block at an offset."},
     {"viewed", viewed, METH_NOARGS, "Blocks with live views: how many, and the lowest ones."},
-    {"live_views", live_views, METH_NOARGS, "Live views of all blocks."},
-    {"move_into", move_into, METH_VARARGS, "Copy a block into a large one and free it: from, to, size."},
+    AS_METHOD("move_into", move_into, "Copy a block into a large one and free it: from, to, size."),
     {"blocks", blocks, METH_O, "Some live blocks."},
-    {"held_size", held_size, METH_O, "Bytes of a live, reserved or quarantined block."},
     {NULL, NULL, 0, NULL},
 };

@@ -45,59 +45,11 @@ static PyObject *attach(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *set_bounds(PyObject *object, PyObject *args)
-{
-    struct ph_heap *h = core_of(object);
-    unsigned long long first, end, scanned_to;
-
-    if (!PyArg_ParseTuple(args, "KKK", &first, &end, &scanned_to))
-        return NULL;
-    ph_set_bounds(h, first, end, scanned_to);
-    Py_RETURN_NONE;
-}
+DOOR(set_bounds, heap_object, 3, ph_set_bounds(&self->heap, n[0], n[1], n[2]), done())
 
 /* Only the data is mapped: a heap without units, as far as the allocator is concerned. */
-static PyObject *sleep_in(PyObject *object, PyObject *args)
-{
-    struct ph_heap *h = core_of(object);
-    unsigned long long first, end;
-
-    if (!PyArg_ParseTuple(args, "KK", &first, &end))
-        return NULL;
-    ph_set_bounds(h, 0, 0, 0);
-    h->data_first = first;
-    h->data_end = end;
-    Py_RETURN_NONE;
-}
-
-static PyObject *get_bounds(PyObject *object, PyObject *ignored)
-{
-    const struct ph_heap *h = core_of(object);
-
-    (void)ignored;
-    return Py_BuildValue("KKKK", (unsigned long long)h->first_unit, (unsigned long long)h->end_unit,
-                         (unsigned long long)h->scanned_to, (unsigned long long)h->recorded_to);
-}
-
-static PyObject *set_state(PyObject *object, PyObject *argument)
-{
-    struct heap_object *self = (struct heap_object *)object;
-    long state = PyLong_AsLong(argument);
-
-    if (state == -1 && PyErr_Occurred())
-        return NULL;
-    if (state != PH_S_CLOSED && (self->state == PH_S_LOST || self->state == PH_S_FORKED))
-        Py_RETURN_NONE;
-    self->state = (int)state;
-    core_of(object)->readonly = state != PH_S_OPEN; /* also what is clean: nothing of it may change by being read */
-    Py_RETURN_NONE;
-}
-
-static PyObject *get_state(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    return PyLong_FromLong(((struct heap_object *)object)->state);
-}
+DOOR(sleep_in, heap_object, 2,
+     ph_set_bounds(&self->heap, 0, 0, 0), self->heap.data_first = n[0], self->heap.data_end = n[1], done())
 
 /* A callback may have begun a transaction since the caller looked for open ones; another may be in its finalizer. */
 static void end_transactions(struct heap_object *self)
@@ -167,88 +119,82 @@ static PyObject *upkeep_if_due(PyObject *object, PyObject *ignored)
     Py_RETURN_NONE;
 }
 
-static PyObject *append_pending(PyObject *object, PyObject *ignored)
+DOOR(append_pending, heap_object, 0, ph_append_pending(self) < 0 ? NULL : done())
+
+DOOR(try_malloc, heap_object, 2, offset_from(object, ph_malloc(&self->heap, n[0], n[1])))
+DOOR(try_realloc, heap_object, 2, offset_from(object, ph_realloc(&self->heap, ph_inner(self, n[0]), n[1])))
+DOOR(try_expand, heap_object, 2, code(ph_expand(&self->heap, ph_inner(self, n[0]), n[1])))
+DOOR(try_free, heap_object, 2, code((n[1] ? ph_free_deferred : ph_free)(&self->heap, ph_inner(self, n[0]))))
+DOOR(free_refusal, heap_object, 1, code(ph_free_refusal(&self->heap, ph_inner(self, n[0]))))
+
+/* ---------------------------------------------------------------- what the doors show */
+
+/* A getter; `self` is the heap to which the doors lead. */
+#define SHOWN(name, ...)                                               \
+    static PyObject *name(PyObject *doors, void *ignored)              \
+    {                                                                  \
+        const struct heap_object *self = ph_heap_behind(doors);        \
+        (void)ignored;                                                 \
+        return self == NULL ? NULL : (__VA_ARGS__);                    \
+    }
+
+SHOWN(get_state, code(self->state))
+
+static int set_state(PyObject *doors, PyObject *value, void *ignored)
 {
+    struct heap_object *self = ph_heap_behind(doors);
+    long state = self == NULL ? -1 : read_code(value);
+
     (void)ignored;
-    if (ph_append_pending(heap_of(object)) < 0)
-        return NULL;
-    Py_RETURN_NONE;
+    if (state < 0)
+        return -1;
+    if (state == PH_S_CLOSED || (self->state != PH_S_LOST && self->state != PH_S_FORKED)) {
+        self->state = (int)state;
+        self->heap.readonly = state != PH_S_OPEN; /* also what is clean: nothing of it may change by being read */
+    }
+    return 0;
 }
 
-static PyObject *try_malloc(PyObject *object, PyObject *args)
+static int set_durability(PyObject *doors, PyObject *value, void *ignored)
 {
-    unsigned long long size, align;
+    struct heap_object *self = ph_heap_behind(doors);
+    long durability = self == NULL ? -1 : read_code(value);
 
-    if (!PyArg_ParseTuple(args, "KK", &size, &align))
-        return NULL;
-    return offset_from(object, ph_malloc(core_of(object), size, align));
+    (void)ignored;
+    if (durability < 0)
+        return -1;
+    ph_set_journal(&self->heap, (enum ph_durability)durability);
+    return 0;
 }
 
-static PyObject *try_realloc(PyObject *object, PyObject *args)
-{
-    unsigned long long offset, size;
+SHOWN(get_bounds, Py_BuildValue("KKKK", self->heap.first_unit, self->heap.end_unit, self->heap.scanned_to,
+                                self->heap.recorded_to))
 
-    if (!PyArg_ParseTuple(args, "KK", &offset, &size))
-        return NULL;
-    return offset_from(object, ph_realloc(core_of(object), ph_inner((struct heap_object *)object, offset), size));
-}
+SHOWN(get_live_views, number(self->heap.refs.views))
+SHOWN(get_quarantined, number(self->heap.withheld.freed_bytes))
 
-static PyObject *try_expand(PyObject *object, PyObject *args)
-{
-    unsigned long long offset, size;
-
-    if (!PyArg_ParseTuple(args, "KK", &offset, &size))
-        return NULL;
-    return PyLong_FromLong(ph_expand(core_of(object), ph_inner((struct heap_object *)object, offset), size));
-}
-
-static PyObject *try_free(PyObject *object, PyObject *args)
-{
-    unsigned long long offset;
-    int deferred;
-
-    if (!PyArg_ParseTuple(args, "Kp", &offset, &deferred))
-        return NULL;
-    uint64_t inner = ph_inner((struct heap_object *)object, offset);
-    return PyLong_FromLong(deferred ? ph_free_deferred(core_of(object), inner) : ph_free(core_of(object), inner));
-}
-
-static PyObject *free_refusal(PyObject *object, PyObject *argument)
-{
-    uint64_t offset = read_inner(object, argument);
-
-    if (PyErr_Occurred())
-        return NULL;
-    return PyLong_FromLong(ph_free_refusal(core_of(object), offset));
-}
-
-static PyObject *set_durability(PyObject *object, PyObject *argument)
-{
-    long durability = PyLong_AsLong(argument);
-
-    if (durability == -1 && PyErr_Occurred())
-        return NULL;
-    ph_set_journal(core_of(object), (enum ph_durability)durability);
-    Py_RETURN_NONE;
-}
+PyGetSetDef ph_door_fields[] = {
+    {"state", get_state, set_state, "What the public calls may do. What is lost or forked can only be closed.", NULL},
+    {"durability", NULL, set_durability, "What a change outlives, of enum ph_durability.", NULL},
+    {"bounds", get_bounds, NULL, "(first_unit, end_unit, scanned_to, recorded_to).", NULL},
+    {"live_views", get_live_views, NULL, "Views of blocks that are alive.", NULL},
+    {"quarantined", get_quarantined, NULL, "Bytes that were freed and may not be used again yet.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 
 PyMethodDef ph_control_methods[] = {
     {"configure", configure, METH_VARARGS, "Set the size classes, what offsets begin with, and the number of the file; forgets all."},
     {"attach", attach, METH_VARARGS, "Set the virtual bases of the four tables, and who keeps them mapped."},
-    {"set_bounds", set_bounds, METH_VARARGS, "Set first_unit, end_unit and scanned_to."},
-    {"sleep_in", sleep_in, METH_VARARGS, "Have no units but the data of these, until _set_bounds is called."},
-    {"bounds", get_bounds, METH_NOARGS, "(first_unit, end_unit, scanned_to, recorded_to)."},
-    {"set_state", set_state, METH_O, "Set what the public calls may do."},
-    {"state", get_state, METH_NOARGS, "What the public calls may do."},
+    AS_METHOD("set_bounds", set_bounds, "Set first_unit, end_unit and scanned_to."),
+    AS_METHOD("sleep_in", sleep_in, "Have no units but the data of these, until _set_bounds is called."),
     {"shut", shut, METH_O, "Close, with a list of others, unless views of any live; how many do."},
     {"shut_unused", shut_unused, METH_NOARGS, "Close unless blocks are viewed, pinned or reserved; tell whether."},
     {"upkeep_if_due", upkeep_if_due, METH_NOARGS, "Look at the clock, and have what is due done."},
-    {"append_pending", append_pending, METH_NOARGS, "Append what was changed since the last record."},
-    {"try_malloc", try_malloc, METH_VARARGS, "Offset, or a negative code."},
-    {"try_realloc", try_realloc, METH_VARARGS, "Offset, or a negative code."},
-    {"try_expand", try_expand, METH_VARARGS, "0, or a negative code."},
-    {"try_free", try_free, METH_VARARGS, "0, or a negative code."},
-    {"free_refusal", free_refusal, METH_O, "0, or the code with which free would refuse."},
-    {"set_durability", set_durability, METH_O, "What a change outlives, of enum ph_durability."},
+    AS_METHOD("append_pending", append_pending, "Append what was changed since the last record."),
+    AS_METHOD("try_malloc", try_malloc, "Offset, or a negative code."),
+    AS_METHOD("try_realloc", try_realloc, "Offset, or a negative code."),
+    AS_METHOD("try_expand", try_expand, "0, or a negative code."),
+    AS_METHOD("try_free", try_free, "0, or a negative code."),
+    AS_METHOD("free_refusal", free_refusal, "0, or the code with which free would refuse."),
     {NULL, NULL, 0, NULL},
 };

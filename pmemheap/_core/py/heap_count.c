@@ -1,8 +1,8 @@
 /* py/heap_count.c -- what is described, counted and checked. */
 #include "py/heap_doors.h"
 
-/* (state, first unit, units, class) of what covers the unit of an offset, as far as it is read; all zero outside. The
- * state is that of the block where a withheld one begins. */
+/* (state, first unit, units, class) of what covers the unit of an offset, as far as it is read, and (bytes, live views) of
+ * the live, reserved or quarantined block that begins there; all zero outside. The state is that of such a block. */
 static PyObject *place_of(PyObject *object, PyObject *argument)
 {
     struct ph_heap *h = core_of(object);
@@ -11,8 +11,9 @@ static PyObject *place_of(PyObject *object, PyObject *argument)
     if (PyErr_Occurred())
         return NULL;
     if (unit - h->first_unit >= h->end_unit - h->first_unit) /* trimmed or closed by another thread */
-        return Py_BuildValue("iKII", 0, 0ULL, 0U, 0U);
+        return Py_BuildValue("iKIIKI", 0, 0ULL, 0U, 0U, 0ULL, 0U);
     struct ph_block block = ph_block_at(h, offset); /* reads the unit if need be */
+    const struct ph_refs *refs = ph_refs_find(h, offset);
     const struct ph_unit *record = &h->units[unit];
     if (record->state == PH_U_RUN_BODY) {
         unit -= record->back;
@@ -21,7 +22,9 @@ static PyObject *place_of(PyObject *object, PyObject *argument)
     int state = block.state == PH_B_RESERVED      ? PH_U_RESERVED
                 : block.state == PH_B_QUARANTINED ? PH_U_QUARANTINE
                                                   : record->state;
-    return Py_BuildValue("iKII", state, (unsigned long long)unit, record->nunits, record->class_index);
+    return Py_BuildValue("iKIIKI", state, (unsigned long long)unit, record->nunits, record->class_index,
+                         (unsigned long long)(block.state == PH_B_NONE ? 0 : ph_block_capacity(&block)),
+                         refs == NULL ? 0 : refs->views);
 }
 
 PyDoc_STRVAR(described_doc, "described()\n--\n\nStart, length and state of each piece that is described, as uint64, in one step.");
@@ -69,11 +72,8 @@ static PyObject *check(PyObject *object, PyObject *ignored)
     return list == NULL ? NULL : Py_BuildValue("LN", (long long)total, list);
 }
 
-static PyObject *counters(PyObject *object, PyObject *ignored)
+static PyObject *counters(const struct ph_heap *h)
 {
-    const struct ph_heap *h = core_of(object);
-
-    (void)ignored;
     return Py_BuildValue(
         "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
         "freed_units", (unsigned long long)h->freed_units,
@@ -96,19 +96,11 @@ static PyObject *counters(PyObject *object, PyObject *ignored)
         "quarantined_bytes", (unsigned long long)h->withheld.freed_bytes);
 }
 
-static PyObject *quarantined(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    return PyLong_FromUnsignedLongLong(core_of(object)->withheld.freed_bytes);
-}
-
 /* [(block size, run units, blocks a run, runs, live, mallocs, requested bytes, withheld), ...] */
-static PyObject *class_counters(PyObject *object, PyObject *ignored)
+static PyObject *class_counters(const struct ph_heap *h)
 {
-    const struct ph_heap *h = core_of(object);
     PyObject *list = PyList_New(h->nclasses);
 
-    (void)ignored;
     for (uint32_t i = 0; list != NULL && i < h->nclasses; i++) {
         const struct ph_class *c = &h->classes[i];
         PyObject *row = Py_BuildValue("IIIKKKKK", c->granules * PH_GRANULE, c->run_units, c->run_blocks,
@@ -125,8 +117,9 @@ static PyObject *class_counters(PyObject *object, PyObject *ignored)
 static PyObject *usage(PyObject *object, PyObject *ignored)
 {
     int held = ph_hold_collector();
-    PyObject *classes = class_counters(object, ignored), *all = classes == NULL ? NULL : counters(object, ignored);
+    PyObject *classes = class_counters(core_of(object)), *all = classes == NULL ? NULL : counters(core_of(object));
 
+    (void)ignored;
     ph_let_collector(held);
     if (all == NULL) {
         Py_XDECREF(classes);
@@ -136,11 +129,9 @@ static PyObject *usage(PyObject *object, PyObject *ignored)
 }
 
 PyMethodDef ph_count_methods[] = {
-    {"quarantined", quarantined, METH_NOARGS, "Bytes that were freed and may not be used again yet."},
-    {"place_of", place_of, METH_O, "What covers the unit of an offset."},
+    {"place_of", place_of, METH_O, "What covers the unit of an offset, and the block that begins there."},
     {"described", described, METH_NOARGS, described_doc},
     {"check_core", check, METH_NOARGS, "Verify every structure of the core against every other."},
-    {"counters", counters, METH_NOARGS, "Counters of the core, in units, bytes and blocks."},
-    {"usage", usage, METH_NOARGS, "These counters and those of the size classes, of one moment."},
+    {"usage", usage, METH_NOARGS, "Counters of the core, in units, bytes and blocks, and those of its size classes, of one moment."},
     {NULL, NULL, 0, NULL},
 };

@@ -3,14 +3,7 @@
 #include "py/heap_doors.h"
 
 #ifdef PH_CHECKED
-static PyObject *reserve_block(PyObject *object, PyObject *args)
-{
-    unsigned long long size, align;
-
-    if (!PyArg_ParseTuple(args, "KK", &size, &align))
-        return NULL;
-    return offset_from(object, ph_reserve_block(core_of(object), size, align));
-}
+DOOR(reserve_block, heap_object, 2, offset_from(object, ph_reserve_block(&self->heap, n[0], n[1])))
 
 static PyObject *step(PyObject *object, PyObject *argument, int (*call)(const struct ph_block *))
 {
@@ -134,7 +127,7 @@ static PyObject *noted(PyObject *object, PyObject *ignored)
 }
 
 PyMethodDef ph_step_methods[] = {
-    {"reserve", reserve_block, METH_VARARGS, "Offset of a block that is reserved, or a negative code."},
+    AS_METHOD("reserve", reserve_block, "Offset of a block that is reserved, or a negative code."),
     {"publish", publish, METH_O, "Reserved to live, stored."},
     {"cancel", cancel, METH_O, "Reserved to free."},
     {"retire", retire, METH_O, "Live to quarantined, stored."},

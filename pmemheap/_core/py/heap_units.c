@@ -2,39 +2,22 @@
  * cross in one call, as a list of (first unit, units). */
 #include "py/heap_doors.h"
 
-static PyObject *large_make(PyObject *object, PyObject *args)
+static PyObject *make_large(struct heap_object *self, uint64_t unit, uint64_t nunits, uint64_t nbytes, int reserved)
 {
-    unsigned long long unit, nunits, nbytes;
-    int reserved;
-
-    if (!PyArg_ParseTuple(args, "KKKp", &unit, &nunits, &nbytes, &reserved))
-        return NULL;
     if (reserved)
-        ph_reserve_large(core_of(object), unit, nunits, nbytes);
-    else if (ph_journal_reserve(core_of(object), 2, 0) < 0)
+        ph_reserve_large(&self->heap, unit, nunits, nbytes);
+    else if (ph_journal_reserve(&self->heap, 2, 0) < 0)
         return PyErr_NoMemory();
     else
-        ph_large_make(core_of(object), unit, nunits, nbytes);
-    return offset_from(object, (int64_t)(unit << PH_UNIT_SHIFT));
+        ph_large_make(&self->heap, unit, nunits, nbytes);
+    return offset_from((PyObject *)self, (int64_t)(unit << PH_UNIT_SHIFT));
 }
 
-static PyObject *large_extend(PyObject *object, PyObject *args)
-{
-    unsigned long long offset, start, stop, nbytes;
+DOOR(large_make, heap_object, 4, make_large(self, n[0], n[1], n[2], n[3] != 0))
 
-    if (!PyArg_ParseTuple(args, "KKKK", &offset, &start, &stop, &nbytes))
-        return NULL;
-    return PyBool_FromLong(ph_large_extend(core_of(object), ph_inner((struct heap_object *)object, offset), start, stop, nbytes));
-}
+DOOR(large_extend, heap_object, 4, truth(ph_large_extend(&self->heap, ph_inner(self, n[0]), n[1], n[2], n[3])))
 
-static PyObject *room_after(PyObject *object, PyObject *argument)
-{
-    unsigned long long unit = PyLong_AsUnsignedLongLong(argument);
-
-    if (PyErr_Occurred())
-        return NULL;
-    return PyLong_FromUnsignedLongLong(ph_room_after(core_of(object), unit));
-}
+DOOR(room_after, heap_object, 1, number(ph_room_after(&self->heap, n[0])))
 
 /* The range at an index of a list of (first unit, units); -1 with an exception set if there is none. */
 static int range_at(PyObject *list, Py_ssize_t index, uint64_t *start, uint64_t *nunits)
@@ -120,17 +103,14 @@ static PyObject *take_pool(struct ph_heap *h, uint64_t at_least, int only_old)
     return list;
 }
 
-static PyObject *allocate_units(PyObject *object, PyObject *args)
+static PyObject *allocate(struct ph_heap *h, int only_old)
 {
-    unsigned long long at_least;
-    int only_old;
-
-    if (!PyArg_ParseTuple(args, "Kp", &at_least, &only_old))
-        return NULL;
-    if (at_least == 1 && !only_old) /* all of it */
-        ph_release_empties(core_of(object));
-    return take_pool(core_of(object), at_least, only_old);
+    if (!only_old)
+        ph_release_empties(h);
+    return take_pool(h, 1, only_old);
 }
+
+DOOR(allocate_units, heap_object, 1, allocate(&self->heap, n[0] != 0))
 
 static PyObject *take_returned(PyObject *object, PyObject *ignored)
 {
@@ -184,14 +164,7 @@ static PyObject *old_parts(PyObject *object, PyObject *ranges)
     return list;
 }
 
-static PyObject *young_end(PyObject *object, PyObject *args)
-{
-    unsigned long long start, nunits;
-
-    if (!PyArg_ParseTuple(args, "KK", &start, &nunits))
-        return NULL;
-    return PyLong_FromUnsignedLongLong(ph_ages_young_end(&core_of(object)->ages, start, start + nunits));
-}
+DOOR(young_end, heap_object, 2, number(ph_ages_young_end(&self->heap.ages, n[0], n[0] + n[1])))
 
 static PyObject *given_back(PyObject *object, PyObject *ranges)
 {
@@ -208,12 +181,7 @@ static PyObject *given_back(PyObject *object, PyObject *ranges)
     Py_RETURN_NONE;
 }
 
-static PyObject *next_interval(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    ph_ages_next(&core_of(object)->ages);
-    Py_RETURN_NONE;
-}
+DOOR(next_interval, heap_object, 0, ph_ages_next(&self->heap.ages), done())
 
 enum { GAPS = 256 };
 
@@ -236,13 +204,8 @@ static PyObject *scan_step(struct ph_heap *h, uint64_t budget, uint64_t pool_bel
 
 /* What was not known to be free: gaps between the entries, then the runs without a block that were read, then what the pool
  * has of at least `at_least` units, if that is not 0. False when there is nothing more. */
-static PyObject *find_units(PyObject *object, PyObject *args)
+static PyObject *found_units(struct ph_heap *h, uint64_t budget, uint64_t pool_below, uint64_t at_least)
 {
-    unsigned long long budget, pool_below, at_least;
-    struct ph_heap *h = core_of(object);
-
-    if (!PyArg_ParseTuple(args, "KKK", &budget, &pool_below, &at_least))
-        return NULL;
     if (h->scanned_to < h->end_unit)
         return scan_step(h, budget, pool_below);
     if (ph_release_idle_runs(h))
@@ -254,31 +217,28 @@ static PyObject *find_units(PyObject *object, PyObject *args)
     Py_RETURN_FALSE;
 }
 
-/* Whether there was something left to adopt; None when an entry is impossible. */
-static PyObject *adopt_step(PyObject *object, PyObject *argument)
-{
-    unsigned long long budget = PyLong_AsUnsignedLongLong(argument);
+DOOR(find_units, heap_object, 3, found_units(&self->heap, n[0], n[1], n[2]))
 
-    if (PyErr_Occurred())
-        return NULL;
-    int adopted = ph_adopt_step(core_of(object), budget);
-    if (adopted < 0)
-        Py_RETURN_NONE;
-    return PyBool_FromLong(adopted);
+/* Whether there was something left to adopt; None when an entry is impossible. */
+static PyObject *adopted(int result)
+{
+    return result < 0 ? done() : truth(result);
 }
 
+DOOR(adopt_step, heap_object, 1, adopted(ph_adopt_step(&self->heap, n[0])))
+
 PyMethodDef ph_unit_methods[] = {
-    {"large_make", large_make, METH_VARARGS, "Describe units of nobody as one large block, live or reserved; its offset."},
-    {"large_extend", large_extend, METH_VARARGS, "Append the pool's units and those given to a block; False if it is too late."},
-    {"room_after", room_after, METH_O, "Free units of the pool from a unit on."},
+    AS_METHOD("large_make", large_make, "Describe units of nobody as one large block, live or reserved; its offset."),
+    AS_METHOD("large_extend", large_extend, "Append the pool's units and those given to a block; False if it is too late."),
+    AS_METHOD("room_after", room_after, "Free units of the pool from a unit on."),
     {"deallocate_units", deallocate_units, METH_VARARGS, "Give ranges to the pool; with True, the last one was never used."},
-    {"allocate_units", allocate_units, METH_VARARGS, "Take ranges of at least so many units, or the old ones, from the pool."},
+    AS_METHOD("allocate_units", allocate_units, "Take all ranges from the pool, with True those that are old in part."),
     {"take_returned", take_returned, METH_NOARGS, "Take the ranges that were freed, the last one first; none before all is read."},
-    {"find_units", find_units, METH_VARARGS, "Ranges that were not known to be free; False when there are no more, None at damage."},
-    {"adopt_step", adopt_step, METH_O, "Make records of what is only described by entries; False at the end."},
+    AS_METHOD("find_units", find_units, "Ranges that were not known to be free; False when there are no more, None at damage."),
+    AS_METHOD("adopt_step", adopt_step, "Make records of what is only described by entries; False at the end."),
     {"old_parts", old_parts, METH_O, "The parts of free ranges, or of the pool's, that were freed before this interval."},
-    {"young_end", young_end, METH_VARARGS, "The unit behind the last one of a range that was freed in this interval."},
+    AS_METHOD("young_end", young_end, "The unit behind the last one of a range that was freed in this interval."),
     {"given_back", given_back, METH_O, "Note that nothing is behind the units of ranges any more."},
-    {"next_interval", next_interval, METH_NOARGS, "Begin another interval of decay."},
+    AS_METHOD("next_interval", next_interval, "Begin another interval of decay."),
     {NULL, NULL, 0, NULL},
 };

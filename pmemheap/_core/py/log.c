@@ -1,4 +1,5 @@
 /* py/log.c -- LogCore: what Python decides about the log, done in C. `RedoLog` derives from it. */
+#include "py/door.h"
 #include "py/log.h"
 
 static struct ph_log *log_of(PyObject *object)
@@ -8,34 +9,13 @@ static struct ph_log *log_of(PyObject *object)
 
 /* ---------------------------------------------------------------- syncing */
 
-static PyObject *sync_log(PyObject *object, PyObject *argument)
-{
-    unsigned long long lsn = PyLong_AsUnsignedLongLong(argument);
-
-    if (PyErr_Occurred())
-        return NULL;
-    return PyLong_FromLongLong(ph_log_sync((struct log_object *)object, lsn));
-}
+DOOR(sync_log, log_object, 1, code(ph_log_sync(self, n[0])))
 
 /* ---------------------------------------------------------------- the file */
 
-static PyObject *watch(PyObject *object, PyObject *args)
-{
-    struct ph_log *log = log_of(object);
-    int fd, is_named;
+DOOR(watch, log_object, 2, self->log.fd = (int)n[0], self->log.named = n[1] != 0, done())
 
-    if (!PyArg_ParseTuple(args, "ip", &fd, &is_named))
-        return NULL;
-    log->fd = fd;
-    log->named = is_named;
-    Py_RETURN_NONE;
-}
-
-static PyObject *is_gone(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    return PyBool_FromLong(ph_log_is_gone(log_of(object)));
-}
+DOOR(is_gone, log_object, 0, truth(ph_log_is_gone(&self->log)))
 
 /* ---------------------------------------------------------------- positions */
 
@@ -87,77 +67,25 @@ static PyObject *move(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *positions(PyObject *object, PyObject *ignored)
-{
-    const struct ph_log *log = log_of(object);
+DOOR(positions, log_object, 0,
+     Py_BuildValue("KKKKKK", self->log.tail, self->log.applied, self->log.durable, self->log.head, self->log.open_undo,
+                   self->log.promised))
 
-    (void)ignored;
-    return Py_BuildValue("KKKKKK", (unsigned long long)log->tail, (unsigned long long)log->applied,
-                         (unsigned long long)log->durable, (unsigned long long)log->head,
-                         (unsigned long long)log->open_undo, (unsigned long long)log->promised);
-}
+DOOR(counters, log_object, 0, Py_BuildValue("KKK", self->log.records, self->log.bytes, self->log.syncs))
+DOOR(replayed, log_object, 0, Py_BuildValue("KK", self->log.undone, self->log.revoked))
 
-static PyObject *counters(PyObject *object, PyObject *ignored)
-{
-    const struct ph_log *log = log_of(object);
-
-    (void)ignored;
-    return Py_BuildValue("KKK", (unsigned long long)log->records, (unsigned long long)log->bytes,
-                         (unsigned long long)log->syncs);
-}
-
-static PyObject *replayed(PyObject *object, PyObject *ignored)
-{
-    const struct ph_log *log = log_of(object);
-
-    (void)ignored;
-    return Py_BuildValue("KK", (unsigned long long)log->undone, (unsigned long long)log->revoked);
-}
-
-static PyObject *chain_at(PyObject *object, PyObject *argument)
-{
-    unsigned long long lsn = PyLong_AsUnsignedLongLong(argument);
-
-    if (PyErr_Occurred())
-        return NULL;
-    return PyLong_FromUnsignedLong(ph_log_chain_at(log_of(object), lsn));
-}
+DOOR(chain_at, log_object, 1, number(ph_log_chain_at(&self->log, n[0])))
 
 /* While the log moves nothing is appended: a thread that wants to waits for the lock of the heap. */
-static PyObject *freeze(PyObject *object, PyObject *argument)
-{
-    log_of(object)->frozen = PyObject_IsTrue(argument) == 1;
-    Py_RETURN_NONE;
-}
+DOOR(freeze, log_object, 1, self->log.frozen = n[0] != 0, done())
 
 /* The superblock with this tail is durable: the space before it is free [R2]. */
-static PyObject *set_tail(PyObject *object, PyObject *argument)
-{
-    unsigned long long lsn = PyLong_AsUnsignedLongLong(argument);
+DOOR(set_tail, log_object, 1, self->log.tail = n[0], done())
 
-    if (PyErr_Occurred())
-        return NULL;
-    log_of(object)->tail = lsn;
-    Py_RETURN_NONE;
-}
-
-static PyObject *die(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    log_of(object)->dead = PH_KEPT(R7); /* [R7] */
-    Py_RETURN_NONE;
-}
+DOOR(die, log_object, 0, self->log.dead = PH_KEPT(R7), done()) /* [R7] */
 
 /* Nanoseconds between two upkeeps of the heap, from now on; UINT64_MAX: none. */
-static PyObject *set_pace(PyObject *object, PyObject *argument)
-{
-    unsigned long long interval = PyLong_AsUnsignedLongLong(argument);
-
-    if (PyErr_Occurred())
-        return NULL;
-    ph_pace_set(&((struct log_object *)object)->pace, interval);
-    Py_RETURN_NONE;
-}
+DOOR(set_pace, log_object, 1, ph_pace_set(&self->pace, n[0]), done())
 
 /* The maps go: nothing is stored through this log any more. */
 static PyObject *detach(PyObject *object, PyObject *ignored)
@@ -174,26 +102,20 @@ static PyObject *detach(PyObject *object, PyObject *ignored)
     Py_RETURN_NONE;
 }
 
-static PyObject *is_dead(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    return PyBool_FromLong(log_of(object)->dead);
-}
+DOOR(is_dead, log_object, 0, truth(self->log.dead))
 
 PyDoc_STRVAR(room_doc, "_room(nbytes, /)\n--\n\nWhy a record of so many bytes, or of as many as the last one that was refused,\n"
 "could not be appended; 0 if it could.");
 
-static PyObject *room(PyObject *object, PyObject *argument)
+static int64_t room_for(const struct ph_log *log, uint64_t bytes)
 {
-    const struct ph_log *log = log_of(object);
-    unsigned long long nbytes = PyLong_AsUnsignedLongLong(argument);
+    uint64_t spare = log->promised;
 
-    if (PyErr_Occurred())
-        return NULL;
-    uint64_t bytes = ph_record_bytes(nbytes), spare = log->promised;
-    return PyLong_FromLong(ph_log_room(log, bytes > log->refused ? bytes : log->refused,
-                                       spare > log->refused_spare ? spare : log->refused_spare));
+    return ph_log_room(log, bytes > log->refused ? bytes : log->refused,
+                       spare > log->refused_spare ? spare : log->refused_spare);
 }
+
+DOOR(room, log_object, 1, code(room_for(&self->log, ph_record_bytes(n[0]))))
 
 /* ---------------------------------------------------------------- homes */
 
@@ -291,16 +213,8 @@ PyDoc_STRVAR(replay_doc,
 "replay(start, end, commits_from, undo_from, header, /)\n--\n\n"
 "Bring the records of [start, end) home, the header tables to the address `header`; 0 or a negative code.");
 
-static PyObject *replay(PyObject *object, PyObject *args)
-{
-    struct ph_log *log = log_of(object);
-    unsigned long long start, end, commits_from, undo_from, header;
-
-    if (!PyArg_ParseTuple(args, "KKKKK", &start, &end, &commits_from, &undo_from, &header))
-        return NULL;
-    log->header = (uint8_t *)(uintptr_t)header;
-    return PyLong_FromLong(ph_log_replay(log, start, end, commits_from, undo_from));
-}
+DOOR(replay, log_object, 5,
+     self->log.header = (uint8_t *)(uintptr_t)n[4], code(ph_log_replay(&self->log, n[0], n[1], n[2], n[3])))
 
 /* Where the last range of a list ends: calls of one word after the other name the same page a thousand times. */
 struct range_list {
@@ -383,25 +297,25 @@ static void log_dealloc(PyObject *object)
 static PyMethodDef log_methods[] = {
     {"_begin", begin, METH_VARARGS, begin_doc},
     {"_move", move, METH_VARARGS, move_doc},
-    {"positions", positions, METH_NOARGS, NULL},
-    {"counters", counters, METH_NOARGS, NULL},
-    {"replayed", replayed, METH_NOARGS, "What the last replay did: UNDOs that it stored, parts of writes that it left out."},
-    {"_chain_at", chain_at, METH_O, NULL},
-    {"_set_tail", set_tail, METH_O, NULL},
-    {"freeze", freeze, METH_O, NULL},
-    {"_die", die, METH_NOARGS, NULL},
+    AS_METHOD("positions", positions, NULL),
+    AS_METHOD("counters", counters, NULL),
+    AS_METHOD("replayed", replayed, "What the last replay did: UNDOs that it stored, parts of writes that it left out."),
+    AS_METHOD("_chain_at", chain_at, NULL),
+    AS_METHOD("_set_tail", set_tail, NULL),
+    AS_METHOD("freeze", freeze, NULL),
+    AS_METHOD("_die", die, NULL),
     {"detach", detach, METH_NOARGS, NULL},
-    {"set_pace", set_pace, METH_O, "Nanoseconds between two upkeeps of the heap."},
-    {"_watch", watch, METH_VARARGS, "The descriptor of the file, to see whether somebody takes it away, or its name."},
-    {"_is_gone", is_gone, METH_NOARGS, "Whether the file was removed, cut, or written over."},
-    {"_is_dead", is_dead, METH_NOARGS, NULL},
-    {"_room", room, METH_O, room_doc},
+    AS_METHOD("set_pace", set_pace, "Nanoseconds between two upkeeps of the heap."),
+    AS_METHOD("_watch", watch, "The descriptor of the file, to see whether somebody takes it away, or its name."),
+    AS_METHOD("_is_gone", is_gone, "Whether the file was removed, cut, or written over."),
+    AS_METHOD("_is_dead", is_dead, NULL),
+    AS_METHOD("_room", room, room_doc),
     {"set_home", set_home, METH_VARARGS, set_home_doc},
     {"_change", change, METH_VARARGS, change_doc},
-    {"_sync", sync_log, METH_O, NULL},
+    AS_METHOD("_sync", sync_log, NULL),
     {"scan", scan, METH_VARARGS, scan_doc},
     {"header_tables", header_tables, METH_VARARGS, header_tables_doc},
-    {"replay", replay, METH_VARARGS, replay_doc},
+    AS_METHOD("replay", replay, replay_doc),
     {"ranges", ranges, METH_VARARGS, ranges_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -1,93 +1,59 @@
 /* py/log_transactions.c -- what Python asks a log about its open transactions, and the gate before them. */
+#include "py/door.h"
 #include "py/log.h"
 
-static PyObject *current(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    return ph_tx_current((struct log_object *)object);
-}
+DOOR(current, log_object, 0, ph_tx_current(self))
 
 PyDoc_STRVAR(outer_doc, "outer()\n--\n\nThe open transaction of this thread, or None; False if it may begin none now.");
 
-static PyObject *outer(PyObject *object, PyObject *ignored)
+static PyObject *outer_of(const struct log_object *self)
 {
-    PyObject *found = current(object, ignored);
+    PyObject *found = ph_tx_current(self);
 
-    if (found != Py_None || ((struct log_object *)object)->gate != PH_GATE_BEGIN)
+    if (found != Py_None || self->gate != PH_GATE_BEGIN)
         return found;
     Py_DECREF(found);
     Py_RETURN_FALSE;
 }
 
+DOOR(outer, log_object, 0, outer_of(self))
+
 PyDoc_STRVAR(gate_doc, "gate(what, /)\n--\n\nLet nobody begin a transaction (1), or commit one (2), for a moment; 0: let all.");
 
-static PyObject *set_gate(PyObject *object, PyObject *argument)
-{
-    long what = PyLong_AsLong(argument);
-
-    if (what == -1 && PyErr_Occurred())
-        return NULL;
-    ((struct log_object *)object)->gate = (int)what;
-    Py_RETURN_NONE;
-}
+DOOR(set_gate, log_object, 1, self->gate = (int)n[0], done())
 
 PyDoc_STRVAR(is_committing_doc, "is_committing()\n--\n\nWhether a commit is under way, in any thread.");
 
 /* One that belongs to no transaction object has the writer's lock for as long as it syncs. */
-static PyObject *is_committing(PyObject *object, PyObject *ignored)
+static int is_under_way(struct log_object *self)
 {
-    struct log_object *self = (struct log_object *)object;
-    int is_under_way = ph_tx_is_committing(self);
-
-    (void)ignored;
-    if (!is_under_way && !self->has_writer) {
-        is_under_way = PyThread_acquire_lock(self->writer, NOWAIT_LOCK) != PY_LOCK_ACQUIRED;
-        if (!is_under_way)
-            PyThread_release_lock(self->writer);
-    }
-    return PyBool_FromLong(is_under_way);
+    if (ph_tx_is_committing(self))
+        return 1;
+    if (self->has_writer)
+        return 0;
+    if (PyThread_acquire_lock(self->writer, NOWAIT_LOCK) != PY_LOCK_ACQUIRED)
+        return 1;
+    PyThread_release_lock(self->writer);
+    return 0;
 }
 
-static PyObject *begun(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    return ph_tx_begun((struct log_object *)object);
-}
+DOOR(is_committing, log_object, 0, truth(is_under_way(self)))
 
-static PyObject *is_at_work(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    return PyBool_FromLong(ph_tx_is_open((struct log_object *)object));
-}
-
-static PyObject *is_writer(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    return PyBool_FromLong(ph_tx_writes_here((struct log_object *)object));
-}
-
-static PyObject *open_transactions(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    return ph_tx_list((struct log_object *)object);
-}
-
-static PyObject *abort_all(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    ph_tx_abort_all((struct log_object *)object);
-    Py_RETURN_NONE;
-}
+DOOR(begun, log_object, 0, ph_tx_begun(self))
+DOOR(is_at_work, log_object, 0, truth(ph_tx_is_open(self)))
+DOOR(is_writer, log_object, 0, truth(ph_tx_writes_here(self)))
+DOOR(open_transactions, log_object, 0, ph_tx_list(self))
+DOOR(abort_all, log_object, 0, ph_tx_abort_all(self), done())
 
 PyMethodDef ph_log_transaction_methods[] = {
-    {"current", current, METH_NOARGS, "The open transaction of this thread, or None."},
-    {"outer", outer, METH_NOARGS, outer_doc},
-    {"gate", set_gate, METH_O, gate_doc},
-    {"is_committing", is_committing, METH_NOARGS, is_committing_doc},
-    {"open_transactions", open_transactions, METH_NOARGS, NULL},
-    {"begun", begun, METH_NOARGS, "Threads that have begun the open transactions, each as often as it has."},
-    {"is_writer", is_writer, METH_NOARGS, "Whether the open transaction of this thread may change committed bytes."},
-    {"is_at_work", is_at_work, METH_NOARGS, "Whether a transaction is open that was not committed."},
-    {"abort_all", abort_all, METH_NOARGS, "Abort what is open, before the heap goes."},
+    AS_METHOD("current", current, "The open transaction of this thread, or None."),
+    AS_METHOD("outer", outer, outer_doc),
+    AS_METHOD("gate", set_gate, gate_doc),
+    AS_METHOD("is_committing", is_committing, is_committing_doc),
+    AS_METHOD("open_transactions", open_transactions, NULL),
+    AS_METHOD("begun", begun, "Threads that have begun the open transactions, each as often as it has."),
+    AS_METHOD("is_writer", is_writer, "Whether the open transaction of this thread may change committed bytes."),
+    AS_METHOD("is_at_work", is_at_work, "Whether a transaction is open that was not committed."),
+    AS_METHOD("abort_all", abort_all, "Abort what is open, before the heap goes."),
     {NULL, NULL, 0, NULL},
 };

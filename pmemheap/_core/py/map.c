@@ -1,5 +1,6 @@
 /* py/map.c -- MapCore: the calls of an ordered map that C answers alone; `SortedMap` derives from it. */
 #include "py/heap_calls.h"
+#include "py/door.h"
 #include "py/map.h"
 
 #include <stddef.h>
@@ -53,11 +54,7 @@ static PyObject *stamp(PyObject *object, PyObject *ignored)
     return found;
 }
 
-static PyObject *bad(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    return PyLong_FromUnsignedLongLong(ph_map_of(object)->map.bad);
-}
+DOOR(bad, map_object, 0, number(self->map.bad))
 
 PyDoc_STRVAR(attach_doc,
 "_attach(space, header, alone, beside, /)\n--\n\n"
@@ -126,7 +123,7 @@ static PyMethodDef own_methods[] = {
     {"_node", node_at, METH_VARARGS, node_doc},
     {"_header", header_of, METH_NOARGS, "_header()\n--\n\nOffset of the root, entries, height."},
     {"_stamp", stamp, METH_NOARGS, stamp_doc},
-    {"_bad", bad, METH_NOARGS, "_bad()\n--\n\nOffset of the node at which a contradiction was found."},
+    AS_METHOD("_bad", bad, "_bad()\n--\n\nOffset of the node at which a contradiction was found."),
     {"_attach", attach, METH_VARARGS, attach_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -1,5 +1,6 @@
 /* py/module.c -- `_hot`: the door to the C core that keeps the GIL. Extension types, CPython's limited API. */
 #include "py/address_range.h"
+#include "py/door.h"
 #include "py/log.h"
 
 PyDoc_STRVAR(module_doc, "Extension types of pmemheap: calls that cannot block and keep the GIL.");
@@ -8,83 +9,45 @@ PyDoc_STRVAR(share_faults_doc,
              "share_faults(address, /)\n--\n\n"
              "Count system calls in the struct ph_faults at `address`, which must stay where it is.");
 
-static PyObject *share_faults(PyObject *module, PyObject *argument)
-{
-    void *address = PyLong_AsVoidPtr(argument);
-
-    (void)module;
-    if (PyErr_Occurred())
-        return NULL;
-    ph_faults_share(address);
-    Py_RETURN_NONE;
-}
+DOOR(share_faults, _object, 1, ph_faults_share((void *)(uintptr_t)n[0]), done())
 
 PyDoc_STRVAR(share_tape_doc,
              "share_tape(address, /)\n--\n\n"
              "Tell the struct ph_tape at `address` of every change from now on; 0 ends it.");
 
-static PyObject *share_tape(PyObject *module, PyObject *argument)
-{
-    void *address = PyLong_AsVoidPtr(argument);
-
-    (void)module;
-    if (PyErr_Occurred())
-        return NULL;
-    ph_tape_share(address);
-    Py_RETURN_NONE;
-}
+DOOR(share_tape, _object, 1, ph_tape_share((void *)(uintptr_t)n[0]), done())
 
 #ifdef PH_CHECKED
 PyDoc_STRVAR(omit_doc, "omit(rules, /)\n--\n\nLeave the rules out whose bits are set, to show that their absence is found.");
 
-static PyObject *omit(PyObject *module, PyObject *argument)
-{
-    unsigned long long rules = PyLong_AsUnsignedLongLong(argument);
-
-    (void)module;
-    if (PyErr_Occurred())
-        return NULL;
-    ph_omit(rules);
-    Py_RETURN_NONE;
-}
+DOOR(omit, _object, 1, ph_omit(n[0]), done())
 
 PyDoc_STRVAR(resolutions_doc, "resolutions()\n--\n\nHow often an offset was resolved to its block.");
 
-static PyObject *resolutions(PyObject *module, PyObject *ignored)
-{
-    (void)module;
-    (void)ignored;
-    return PyLong_FromUnsignedLongLong(ph_resolutions);
-}
+DOOR(resolutions, _object, 0, number(ph_resolutions))
 #endif
 
 PyDoc_STRVAR(share_files_doc,
              "share_files(address, /)\n--\n\n"
              "Use the table of files at `address`, which must stay where it is, and look after its files.");
 
-static PyObject *share_files(PyObject *module, PyObject *argument)
+static PyObject *watch_files(void *table)
 {
-    void *address = PyLong_AsVoidPtr(argument);
-    int64_t failed;
-
-    (void)module;
-    if (PyErr_Occurred())
-        return NULL;
-    ph_file_table_share(address);
-    failed = ph_heap_watch();
-    if (failed < 0)
-        return ph_raise_errno(failed);
-    Py_RETURN_NONE;
+    ph_file_table_share(table);
+    int64_t failed = ph_heap_watch();
+    return failed < 0 ? ph_raise_errno(failed) : done();
 }
+
+DOOR(share_files, _object, 1, watch_files((void *)(uintptr_t)n[0]))
 
 static PyMethodDef functions[] = {
 #ifdef PH_CHECKED
-    {"omit", omit, METH_O, omit_doc},
-    {"resolutions", resolutions, METH_NOARGS, resolutions_doc},
+    AS_METHOD("omit", omit, omit_doc),
+    AS_METHOD("resolutions", resolutions, resolutions_doc),
 #endif
-    {"share_files", share_files, METH_O, share_files_doc},
-    {"share_faults", share_faults, METH_O, share_faults_doc},
-    {"share_tape", share_tape, METH_O, share_tape_doc},
+    AS_METHOD("share_files", share_files, share_files_doc),
+    AS_METHOD("share_faults", share_faults, share_faults_doc),
+    AS_METHOD("share_tape", share_tape, share_tape_doc),
     {NULL, NULL, 0, NULL},
 };
 

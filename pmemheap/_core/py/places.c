@@ -10,6 +10,7 @@
  *
  * Methods return 0 or more, a negated errno or a number of libpmem2's; the caller has the words for it.
  */
+#include "py/door.h"
 #include "py/places.h"
 
 #include <errno.h>
@@ -79,21 +80,17 @@ static void places_dealloc(PyObject *object)
 
 PyDoc_STRVAR(extend_doc, "extend(length, left, /)\n--\n\nShow `length` bytes more; see ph_range_extend.");
 
-static PyObject *places_extend(PyObject *object, PyObject *arguments)
+static PyObject *extend(struct places *self, uint64_t length, uint64_t left)
 {
-    struct places *self = (struct places *)object;
-    unsigned long long length, left;
-    int64_t result;
-
-    if (!PyArg_ParseTuple(arguments, "KK:extend", &length, &left))
-        return NULL;
     ph_enter();
-    result = self->closed ? PH_ECLOSED : ph_range_extend(range_of(self), length, left);
+    int64_t result = self->closed ? PH_ECLOSED : ph_range_extend(range_of(self), length, left);
     ph_leave();
     return result_of(result);
 }
 
-static int64_t shrink(struct places *self, uint64_t offset, uint64_t length, int keep)
+DOOR(places_extend, places, 2, extend(self, n[0], n[1]))
+
+static int64_t shrink_locked(struct places *self, uint64_t offset, uint64_t length, int keep)
 {
     struct ph_range *range = range_of(self);
     uint64_t size = range->stop - range->start;
@@ -114,19 +111,15 @@ static int64_t shrink(struct places *self, uint64_t offset, uint64_t length, int
 PyDoc_STRVAR(shrink_doc, "shrink(offset, length, keep, /)\n--\n\n"
                          "Give bytes at one end back; at the tail they become headroom if `keep`.");
 
-static PyObject *places_shrink(PyObject *object, PyObject *arguments)
+static PyObject *shrink(struct places *self, uint64_t offset, uint64_t length, int keep)
 {
-    unsigned long long offset, length;
-    int keep;
-    int64_t result;
-
-    if (!PyArg_ParseTuple(arguments, "KKp:shrink", &offset, &length, &keep))
-        return NULL;
     ph_enter();
-    result = shrink((struct places *)object, offset, length, keep);
+    int64_t result = shrink_locked(self, offset, length, keep);
     ph_leave();
     return result_of(result);
 }
+
+DOOR(places_shrink, places, 3, shrink(self, n[0], n[1], n[2] != 0))
 
 PyDoc_STRVAR(release_doc, "release()\n--\n\n"
                           "Give the whole range back, if it is empty: 0 also if that has been done.\n\n"
@@ -155,21 +148,12 @@ static PyObject *places_release(PyObject *object, PyObject *unused)
 
 /* ---------------------------------------------------------------- the type */
 
-static PyObject *places_line(PyObject *object, void *closure)
-{
-    (void)closure;
-    return Py_NewRef((PyObject *)((struct places *)object)->line);
-}
-
-static PyObject *places_closed(PyObject *object, void *closure)
-{
-    (void)closure;
-    return PyBool_FromLong(((struct places *)object)->closed);
-}
+FIELD(places_line, places, Py_NewRef((PyObject *)self->line))
+FIELD(places_closed, places, truth(self->closed))
 
 static PyMethodDef own_methods[] = {
-    {"extend", places_extend, METH_VARARGS, extend_doc},
-    {"shrink", places_shrink, METH_VARARGS, shrink_doc},
+    AS_METHOD("extend", places_extend, extend_doc),
+    AS_METHOD("shrink", places_shrink, shrink_doc),
     {"release", places_release, METH_NOARGS, release_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -56,25 +56,9 @@ static PyObject *wait_writer(PyObject *object, PyObject *ignored)
 
 PyDoc_STRVAR(finish_doc, "_finish()\n--\n\nAbort what is still open, and let other transactions go on.");
 
-static PyObject *finish_tx(PyObject *object, PyObject *ignored)
-{
-    struct tx_object *self = tx_of(object);
+DOOR(finish_tx, tx_object, 0, self->log != NULL ? ph_tx_end(self) : (void)0, done())
 
-    (void)ignored;
-    if (self->log != NULL)
-        ph_tx_end(self);
-    Py_RETURN_NONE;
-}
-
-static PyObject *set_fresh_durable(PyObject *object, PyObject *argument)
-{
-    uint64_t changes = PyLong_AsUnsignedLongLong(argument);
-
-    if (PyErr_Occurred())
-        return NULL;
-    tx_of(object)->tx.fresh_durable = changes;
-    Py_RETURN_NONE;
-}
+DOOR(set_fresh_durable, tx_object, 1, self->tx.fresh_durable = n[0], done())
 
 static void tx_dealloc(PyObject *object)
 {
@@ -96,8 +80,8 @@ static void tx_dealloc(PyObject *object)
 
 static PyMethodDef own_methods[] = {
     {"_wait_writer", wait_writer, METH_NOARGS, wait_writer_doc},
-    {"_finish", finish_tx, METH_NOARGS, finish_doc},
-    {"_set_fresh_durable", set_fresh_durable, METH_O, "Note that as many changes of fresh blocks were synced."},
+    AS_METHOD("_finish", finish_tx, finish_doc),
+    AS_METHOD("_set_fresh_durable", set_fresh_durable, "Note that as many changes of fresh blocks were synced."),
     {NULL, NULL, 0, NULL},
 };
 

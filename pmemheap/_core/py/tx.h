@@ -1,5 +1,6 @@
 /* py/tx.h -- TxCore: what the files of the type share. */
 #pragma once
+#include "py/door.h"
 #include "py/heap_calls.h"
 
 struct tx_object {

@@ -91,44 +91,22 @@ static PyObject *tx_write(PyObject *object, PyObject *const *args, Py_ssize_t co
     return PyObject_CallMethodObjArgs(object, ph_slow.tx_write, args[0], args[1], NULL);
 }
 
-static PyObject *try_malloc(PyObject *object, PyObject *args)
-{
-    unsigned long long arena, size, align;
-
-    if (!PyArg_ParseTuple(args, "KKK", &arena, &size, &align))
-        return NULL;
-    if (!is_begun(tx_of(object)))
-        return PyLong_FromLong(PH_T_ENDED);
-    return PyLong_FromLongLong(ph_tx_malloc(&tx_of(object)->tx, arena, size, align));
-}
+DOOR(try_malloc, tx_object, 3, code(is_begun(self) ? ph_tx_malloc(&self->tx, n[0], n[1], n[2]) : PH_T_ENDED))
 
 PyDoc_STRVAR(own_doc, "_own(offset, /)\n--\n\nTake a block that was reserved outside, or give it back and say why not.");
 
-static PyObject *own(PyObject *object, PyObject *argument)
+static int64_t own_or_disown(struct tx_object *self, uint64_t offset)
 {
-    struct tx_object *self = tx_of(object);
-    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
-
-    if (PyErr_Occurred())
-        return NULL;
     int failed = is_begun(self) ? ph_tx_own(&self->tx, offset) : PH_T_ENDED;
     if (failed < 0)
         ph_tx_disown(self->tx.log, offset);
-    return PyLong_FromLong(failed);
+    return failed;
 }
 
-static PyObject *try_free(PyObject *object, PyObject *args)
-{
-    struct ph_tx *tx = &tx_of(object)->tx;
-    unsigned long long offset;
-    int deferred = 0;
+DOOR(own, tx_object, 1, code(own_or_disown(self, n[0])))
 
-    if (!PyArg_ParseTuple(args, "K|p", &offset, &deferred))
-        return NULL;
-    if (!is_begun(tx_of(object)))
-        return PyLong_FromLong(PH_T_ENDED);
-    return PyLong_FromLong(deferred ? ph_tx_free_deferred(tx, offset) : ph_tx_free(tx, offset));
-}
+DOOR(try_free, tx_object, 2,
+     code(is_begun(self) ? (n[1] ? ph_tx_free_deferred : ph_tx_free)(&self->tx, n[0]) : PH_T_ENDED))
 
 static PyObject *try_write(PyObject *object, PyObject *args)
 {
@@ -146,73 +124,56 @@ PyDoc_STRVAR(carry_doc,
 "_carry(offset, length, to, /)\n--\n\n"
 "Store what was collected for a range of one block to another block; a negative code if that is not one of its own.");
 
-static PyObject *carry(PyObject *object, PyObject *args)
+static int64_t carry_over(struct tx_object *self, uint64_t offset, uint64_t length, uint64_t to)
 {
-    unsigned long long offset, length, to;
-
-    if (!PyArg_ParseTuple(args, "KKK", &offset, &length, &to))
-        return NULL;
-    struct ph_tx *tx = &tx_of(object)->tx;
     struct ph_tx_aim aim;
-    int code = is_begun(tx_of(object)) ? ph_tx_aim(tx, to, length, &aim) : PH_T_ENDED;
-    if (code == 0 && !aim.fresh)
-        code = PH_H_BAD_OFFSET;
-    if (code == 0)
-        ph_tx_carry(tx, offset, length, to);
-    return PyLong_FromLong(code);
+    int failed = is_begun(self) ? ph_tx_aim(&self->tx, to, length, &aim) : PH_T_ENDED;
+    if (failed == 0 && !aim.fresh)
+        failed = PH_H_BAD_OFFSET;
+    if (failed == 0)
+        ph_tx_carry(&self->tx, offset, length, to);
+    return failed;
 }
+
+DOOR(carry, tx_object, 3, code(carry_over(self, n[0], n[1], n[2])))
 
 PyDoc_STRVAR(snapshot_doc,
 "_snapshot(offset, length, /)\n--\n\nAppend the UNDO record; the LSN that must be durable before the bytes change, or 0.");
 
-static PyObject *snapshot(PyObject *object, PyObject *args)
+static int64_t append_undo(struct tx_object *self, uint64_t offset, uint64_t length)
 {
-    struct tx_object *self = tx_of(object);
-    unsigned long long offset, length;
-
-    if (!PyArg_ParseTuple(args, "KK", &offset, &length))
-        return NULL;
     int64_t end = is_begun(self) ? ph_tx_snapshot(&self->tx, offset, length) : PH_T_ENDED;
     if (end > 0 && self->tx.log->power && PH_KEPT(R18) /* [R18] lazy or not */
         && ph_log_sync(self->log, (uint64_t)end) < 0)
         end = PH_L_DEAD;
-    return PyLong_FromLongLong(end);
+    return end;
 }
 
-static PyObject *savepoint(PyObject *object, PyObject *ignored)
+DOOR(snapshot, tx_object, 2, code(append_undo(self, n[0], n[1])))
+
+DOOR(savepoint, tx_object, 0, code(is_begun(self) ? ph_tx_savepoint(&self->tx) : PH_T_ENDED))
+
+static int has_savepoints(const struct tx_object *self)
 {
-    (void)ignored;
-    return PyLong_FromLong(is_begun(tx_of(object)) ? ph_tx_savepoint(&tx_of(object)->tx) : PH_T_ENDED);
+    return is_begun(self) && self->tx.savepoints.count != 0;
 }
 
-static PyObject *release_savepoint(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    if (is_begun(tx_of(object)) && tx_of(object)->tx.savepoints.count != 0)
-        ph_tx_release_savepoint(&tx_of(object)->tx);
-    Py_RETURN_NONE;
-}
+DOOR(release_savepoint, tx_object, 0, has_savepoints(self) ? ph_tx_release_savepoint(&self->tx) : (void)0, done())
 
-static PyObject *rollback(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    if (is_begun(tx_of(object)) && tx_of(object)->tx.savepoints.count != 0)
-        ph_tx_rollback(&tx_of(object)->tx);
-    Py_RETURN_NONE;
-}
+DOOR(rollback, tx_object, 0, has_savepoints(self) ? ph_tx_rollback(&self->tx) : (void)0, done())
 
 PyMethodDef ph_tx_call_methods[] = {
     {"malloc", (PyCFunction)(void (*)(void))tx_malloc, METH_FASTCALL | METH_KEYWORDS, malloc_doc},
     {"free", (PyCFunction)(void (*)(void))tx_free, METH_FASTCALL | METH_KEYWORDS, free_doc},
     {"write", (PyCFunction)(void (*)(void))tx_write, METH_FASTCALL, write_doc},
-    {"_try_malloc", try_malloc, METH_VARARGS, NULL},
-    {"_own", own, METH_O, own_doc},
-    {"_try_free", try_free, METH_VARARGS, NULL},
+    AS_METHOD("_try_malloc", try_malloc, NULL),
+    AS_METHOD("_own", own, own_doc),
+    AS_METHOD("_try_free", try_free, NULL),
     {"_try_write", try_write, METH_VARARGS, NULL},
-    {"_carry", carry, METH_VARARGS, carry_doc},
-    {"_snapshot", snapshot, METH_VARARGS, snapshot_doc},
-    {"_savepoint", savepoint, METH_NOARGS, NULL},
-    {"_release_savepoint", release_savepoint, METH_NOARGS, NULL},
-    {"_rollback", rollback, METH_NOARGS, NULL},
+    AS_METHOD("_carry", carry, carry_doc),
+    AS_METHOD("_snapshot", snapshot, snapshot_doc),
+    AS_METHOD("_savepoint", savepoint, NULL),
+    AS_METHOD("_release_savepoint", release_savepoint, NULL),
+    AS_METHOD("_rollback", rollback, NULL),
     {NULL, NULL, 0, NULL},
 };

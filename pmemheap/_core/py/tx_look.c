@@ -1,22 +1,9 @@
 /* py/tx_look.c -- what a transaction has collected, for its Python half. */
 #include "py/tx.h"
 
-static PyObject *state_of(PyObject *object, PyObject *ignored)
-{
-    const struct tx_object *self = tx_of(object);
+DOOR(state_of, tx_object, 0, Py_BuildValue("iki", self->state, self->thread, self->writer))
 
-    (void)ignored;
-    return Py_BuildValue("iki", self->state, self->thread, self->writer);
-}
-
-static PyObject *may_name(PyObject *object, PyObject *argument)
-{
-    unsigned long long offset = PyLong_AsUnsignedLongLong(argument);
-
-    if (PyErr_Occurred())
-        return NULL;
-    return PyLong_FromLong(is_begun(tx_of(object)) ? ph_tx_may_name(&tx_of(object)->tx, offset) : PH_T_ENDED);
-}
+DOOR(may_name, tx_object, 1, code(is_begun(self) ? ph_tx_may_name(&self->tx, n[0]) : PH_T_ENDED))
 
 static PyObject *rooted_frees(PyObject *object, PyObject *ignored)
 {
@@ -80,43 +67,29 @@ static PyObject *snapshots(PyObject *object, PyObject *ignored)
     return list;
 }
 
-static PyObject *fresh_changes(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    return PyLong_FromUnsignedLongLong(tx_of(object)->tx.fresh_changes);
-}
-
-static PyObject *fresh_bytes(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    return PyLong_FromUnsignedLongLong(tx_of(object)->tx.fresh_bytes);
-}
-
-static PyObject *fresh_is_durable(PyObject *object, PyObject *ignored)
-{
-    (void)ignored;
-    return PyBool_FromLong(ph_tx_fresh_is_durable(&tx_of(object)->tx));
-}
+DOOR(fresh_changes, tx_object, 0, number(self->tx.fresh_changes))
+DOOR(fresh_bytes, tx_object, 0, number(self->tx.fresh_bytes))
+DOOR(fresh_is_durable, tx_object, 0, truth(ph_tx_fresh_is_durable(&self->tx)))
 
 /* About how long the record of the commit will be. */
-static PyObject *log_bytes(PyObject *object, PyObject *ignored)
+static uint64_t record_bytes(const struct ph_tx *tx)
 {
-    const struct ph_tx *tx = &tx_of(object)->tx;
     uint64_t items = tx->fresh.count + tx->frees.count + tx->writes.count + tx->snapshots.count;
 
-    (void)ignored;
-    return PyLong_FromUnsignedLongLong(128 + items * 80 + tx->used + (ph_tx_fresh_is_durable(tx) ? 0 : tx->fresh_bytes));
+    return 128 + items * 80 + tx->used + (ph_tx_fresh_is_durable(tx) ? 0 : tx->fresh_bytes);
 }
 
+DOOR(log_bytes, tx_object, 0, number(record_bytes(&self->tx)))
+
 PyMethodDef ph_tx_look_methods[] = {
-    {"_state", state_of, METH_NOARGS, NULL},
-    {"_may_name", may_name, METH_O, "Whether a root may name a block when this commits: 0, or a negative code."},
+    AS_METHOD("_state", state_of, NULL),
+    AS_METHOD("_may_name", may_name, "Whether a root may name a block when this commits: 0, or a negative code."),
     {"_rooted_frees", rooted_frees, METH_NOARGS, "The blocks to be freed that a root names now."},
     {"_fresh", fresh, METH_NOARGS, fresh_doc},
-    {"_fresh_changes", fresh_changes, METH_NOARGS, "How often blocks were reserved or stored to."},
-    {"_fresh_bytes", fresh_bytes, METH_NOARGS, NULL},
-    {"_fresh_is_durable", fresh_is_durable, METH_NOARGS, "Whether the bytes of all of them were synced."},
+    AS_METHOD("_fresh_changes", fresh_changes, "How often blocks were reserved or stored to."),
+    AS_METHOD("_fresh_bytes", fresh_bytes, NULL),
+    AS_METHOD("_fresh_is_durable", fresh_is_durable, "Whether the bytes of all of them were synced."),
     {"_snapshots", snapshots, METH_NOARGS, snapshots_doc},
-    {"_log_bytes", log_bytes, METH_NOARGS, NULL},
+    AS_METHOD("_log_bytes", log_bytes, NULL),
     {NULL, NULL, 0, NULL},
 };

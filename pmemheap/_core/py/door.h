@@ -1,0 +1,53 @@
+/* py/door.h -- doors that take numbers: how such a method is written, and what it can answer with.
+ *
+ *     DOOR(room_after, heap_object, 1, number(ph_room_after(&self->heap, n[0])))
+ *
+ * is the method `room_after` of a heap_object, `self`. It takes one int, `n[0]`, and answers with what the expression
+ * gives: an object, or NULL with an exception set. */
+#pragma once
+#include "py/types.h"
+
+/* ph_read_numbers -- just `count` ints of 64 bits, or bools; -1 with an exception set. */
+int ph_read_numbers(const char *door, PyObject *const *args, Py_ssize_t given, Py_ssize_t count, uint64_t *numbers);
+
+#define DOOR(name, type, count, ...)                                                              \
+    static PyObject *name(PyObject *object, PyObject *const *args, Py_ssize_t given)                \
+    {                                                                                               \
+        struct type *self = (struct type *)object;                                                  \
+        uint64_t n[(count) + 1];                                                                    \
+        (void)self;                                                                                 \
+        return ph_read_numbers(#name, args, given, count, n) < 0 ? NULL : (__VA_ARGS__);            \
+    }
+
+/* The getter of an attribute, in the same way. */
+#define FIELD(name, type, ...)                                                                      \
+    static PyObject *name(PyObject *object, void *closure)                                          \
+    {                                                                                               \
+        struct type *self = (struct type *)object;                                                  \
+        (void)closure;                                                                              \
+        return (__VA_ARGS__);                                                                       \
+    }
+
+/* The entry of a door in a table of methods. */
+#define AS_METHOD(name, door, doc) {name, (PyCFunction)(void (*)(void))door, METH_FASTCALL, doc}
+
+static inline PyObject *number(uint64_t value)
+{
+    return PyLong_FromUnsignedLongLong(value);
+}
+
+/* 0 or what was found, or a negative code. */
+static inline PyObject *code(int64_t value)
+{
+    return PyLong_FromLongLong(value);
+}
+
+static inline PyObject *truth(int value)
+{
+    return PyBool_FromLong(value);
+}
+
+static inline PyObject *done(void)
+{
+    return Py_NewRef(Py_None);
+}
