@@ -7,8 +7,10 @@ import pickle
 import random
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,6 +23,7 @@ from pmemheap import Heap, native
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.file import locks
 from pmemheap.file.filemedium import FileMedium
+from pmemheap.heap import totals
 from pmemheap.heap.arenas import Arena
 from pmemheap.layout import ARENA_BITS, ArenaSlot, ArenaState, RootSlot
 from pmemheap.native import Call, FaultKind, NativeError
@@ -323,6 +326,46 @@ def test_handles_of_an_arena_pickle(heap: Heap) -> None:
     block.heap.drop()  # type: ignore[attr-defined]
     with pytest.raises(UsageError):
         pickle.loads(data)
+
+
+def test_an_arena_that_was_dropped_is_closed_for_who_still_asks_it() -> None:
+    """As a thread does that goes through the arenas of a heap, which another thread changes."""
+    with Heap.anonymous() as heap:
+        space = heap.arena("one")._space
+        heap.arena("one").drop()
+        heap.arena("two")  # in the slot of the first, of which nothing is left
+        assert space.closed
+        assert space.core.live_views == space.core.quarantined == 0
+        for ask in (
+            lambda: space.look(lambda: None),
+            lambda: space.serve(lambda: None),
+            lambda: space.core.free_refusal(64),
+            lambda: space.core.view(64),
+            space.require,
+        ):
+            with pytest.raises(UsageError):
+                ask()
+        assert totals._each([space], lambda each: each.require()) == []
+
+
+@pytest.mark.slow
+def test_a_heap_is_asked_while_threads_drop_its_arenas(heap: Heap) -> None:
+    asked = 0
+    until = time.monotonic() + 2
+
+    def drop_and_make(name: str) -> None:
+        while time.monotonic() < until:
+            heap.arena(name).malloc(100)
+            heap.arena(name).drop()
+
+    with ThreadPoolExecutor(2) as pool:
+        ends = [pool.submit(drop_and_make, name) for name in ("one", "two")]
+        while time.monotonic() < until:
+            assert heap.stats().blocks <= 2
+            heap.trim()
+            asked += 1
+        assert [end.result(30) for end in ends] == [None, None]
+    assert asked > 0
 
 
 def test_a_root_into_a_dropped_arena_is_a_finding() -> None:

@@ -4,7 +4,8 @@
  *              ^
  *     HeapDoors                its other methods, and these   <-- the Python half of the heap
  *
- * The doors do not keep the heap: one that nobody else has is closed at once, and then they lead nowhere. */
+ * The doors do not keep the heap: one that nobody else has is closed at once. Then they lead nowhere, and show what a heap
+ * shows that is closed. */
 #include "py/heap.h"
 
 struct doors {
@@ -17,14 +18,40 @@ static descrgetfunc bind;
 static PyTypeObject *doors_type, *core_type;
 
 /* While a heap goes, nobody may hold it again. */
-struct heap_object *ph_heap_behind(PyObject *object)
+static struct heap_object *heap_behind(PyObject *object)
 {
     struct heap_object *heap = Py_TYPE(object) == doors_type ? ((struct doors *)object)->heap : NULL;
 
-    if (heap != NULL && Py_REFCNT((PyObject *)heap) > 0)
-        return heap;
-    PyErr_SetString(PyExc_ReferenceError, "the heap is gone");
-    return NULL;
+    return heap != NULL && Py_REFCNT((PyObject *)heap) > 0 ? heap : NULL;
+}
+
+/* It was closed before it went: another thread has dropped the arena, as a rule. */
+static void refuse_what_is_gone(void)
+{
+    PyObject *errors = PyImport_ImportModule("pmemheap.errors");
+    PyObject *kind = errors == NULL ? NULL : PyObject_GetAttrString(errors, "UsageError");
+
+    if (kind != NULL)
+        PyErr_SetString(kind, "an open heap or arena expected, found one that is closed and gone");
+    Py_XDECREF(kind);
+    Py_XDECREF(errors);
+}
+
+struct heap_object *ph_heap_behind(PyObject *object)
+{
+    struct heap_object *heap = heap_behind(object);
+
+    if (heap == NULL)
+        refuse_what_is_gone();
+    return heap;
+}
+
+const struct heap_object *ph_seen_behind(PyObject *object)
+{
+    static struct heap_object gone = {.state = PH_S_CLOSED};
+    const struct heap_object *heap = heap_behind(object);
+
+    return heap == NULL ? &gone : heap;
 }
 
 static PyObject *doors_get(PyObject *object, PyObject *name)

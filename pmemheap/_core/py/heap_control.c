@@ -130,12 +130,12 @@ DOOR(free_refusal, heap_object, 1, code(ph_free_refusal(&self->heap, ph_inner(se
 /* ---------------------------------------------------------------- what the doors show */
 
 /* A getter; `self` is the heap to which the doors lead. */
-#define SHOWN(name, ...)                                               \
-    static PyObject *name(PyObject *doors, void *ignored)              \
-    {                                                                  \
-        const struct heap_object *self = ph_heap_behind(doors);        \
-        (void)ignored;                                                 \
-        return self == NULL ? NULL : (__VA_ARGS__);                    \
+#define SHOWN(name, ...)                                        \
+    static PyObject *name(PyObject *doors, void *ignored)       \
+    {                                                           \
+        const struct heap_object *self = ph_seen_behind(doors); \
+        (void)ignored;                                          \
+        return (__VA_ARGS__);                                   \
     }
 
 SHOWN(get_state, code(self->state))
