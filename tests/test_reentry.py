@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -272,8 +271,8 @@ def test_a_view_that_another_thread_takes_during_a_sync_keeps_the_file_in_use(
         offset = heap.malloc(100)
         thread = threading.Thread(target=lambda: views.append(heap.view(offset)))
 
-        def take(frame: FrameType, event: str, _: object) -> None:
-            if event == "call" and frame.f_code.co_name == "set_states":
+        def take(frame: object, event: str, argument: Any) -> None:
+            if event == "c_call" and argument.__name__ == "come_to_rest":
                 sys.setprofile(None)
                 thread.start()
                 thread.join()
@@ -289,6 +288,30 @@ def test_a_view_that_another_thread_takes_during_a_sync_keeps_the_file_in_use(
         views.clear()
         heap.sync()
         assert heap._space.shared.medium.is_clean
+
+
+def test_a_sync_between_two_steps_of_a_beginning_transaction_does_not_matter(
+    tmp_path: Path,
+) -> None:
+    """It says in the file that nothing goes on, which is so until the transaction is there."""
+    with Heap.create(tmp_path / "heap", durability="process", decay=None) as heap:
+        heap.malloc(100)
+        thread = threading.Thread(target=heap.sync)
+
+        def sync(frame: object, event: str, argument: Any) -> None:
+            if event == "c_call" and argument.__name__ == "outer":
+                sys.setprofile(None)
+                thread.start()
+                thread.join()
+
+        sys.setprofile(sync)
+        try:
+            made = SortedMap(heap, "map")
+        finally:
+            sys.setprofile(None)
+        made[b"key"] = b"value"
+        assert isinstance(heap._space.shared.medium, FileMedium)
+        assert not heap._space.shared.medium.is_clean
 
 
 def test_a_transaction_that_is_dropped_with_an_open_savepoint_ends() -> None:

@@ -159,14 +159,11 @@ class Shared:
                 self.poison_if_sync_failed()
 
     def becomes_clean(self, file: FileMedium) -> bool:
-        """Begin a sync that says that nothing goes on; not if views, unnoticed, are stored to."""
-        is_open = self.default.core.state == State.OPEN and not self.is_viewed()
-        if file.on_memory or self.is_power or self.log.is_at_work() or not is_open:
+        """Begin a sync that says that nothing goes on, if so; who changes it waits for the lock."""
+        if file.on_memory or self.is_power:
             return False
-        self.set_states(State.CLEAN)  # who takes a view from here on waits for the lock
-        if self.is_viewed():  # another thread was faster
-            self.set_states(State.OPEN)
-        return self.default.core.state == State.CLEAN
+        default, *others = (space.core for space in self.spaces())
+        return default.come_to_rest(others)
 
     def is_viewed(self) -> bool:
         """Tell whether blocks of any arena have views."""

@@ -66,31 +66,72 @@ static void shut_one(struct heap_object *self)
     ph_forget_bounds(&self->heap);
 }
 
-/* Close with all `others`, by their doors, unless views of any live, in one step that no other thread can split: nobody sees some of
- * them closed that stay open. From then on no table is read. */
-static PyObject *shut(PyObject *object, PyObject *others)
+/* Views of blocks of a heap and of all `others`, by their doors; -1 with an exception set. */
+static int64_t views_of_all(struct heap_object *self, PyObject *others)
 {
-    unsigned long long views = core_of(object)->refs.views;
+    int64_t views = (int64_t)self->heap.refs.views;
     Py_ssize_t count = PyList_Size(others);
     struct heap_object *other;
 
     for (Py_ssize_t i = 0; i < count; i++) {
         if ((other = ph_heap_behind(PyList_GetItem(others, i))) == NULL)
-            return NULL;
-        views += other->heap.refs.views;
+            return -1;
+        views += (int64_t)other->heap.refs.views;
     }
-    if (count < 0)
+    return count < 0 ? -1 : views;
+}
+
+/* Those of which views_of_all has told. */
+static void for_all(struct heap_object *self, PyObject *others, void (*act)(struct heap_object *))
+{
+    act(self);
+    for (Py_ssize_t i = 0; i < PyList_Size(others); i++)
+        act(ph_heap_behind(PyList_GetItem(others, i)));
+}
+
+static void close_one(struct heap_object *self)
+{
+    self->state = PH_S_CLOSED;
+}
+
+/* Close with all others, unless views of any live, in one step that no other thread can split: nobody sees some of them closed
+ * that stay open. From then on no table is read. */
+static PyObject *shut(PyObject *object, PyObject *others)
+{
+    struct heap_object *self = (struct heap_object *)object;
+    int64_t views = views_of_all(self, others);
+
+    if (views < 0)
         return NULL;
-    if (views != 0)
-        return PyLong_FromUnsignedLongLong(views);
-    for (Py_ssize_t i = 0; i < count; i++)
-        ph_heap_behind(PyList_GetItem(others, i))->state = PH_S_CLOSED;
-    ((struct heap_object *)object)->state = PH_S_CLOSED;
-    end_transactions((struct heap_object *)object);
-    for (Py_ssize_t i = 0; i < count; i++)
-        shut_one(ph_heap_behind(PyList_GetItem(others, i)));
-    shut_one((struct heap_object *)object);
-    return PyLong_FromLong(0);
+    if (views == 0) {
+        for_all(self, others, close_one);
+        end_transactions(self);
+        for_all(self, others, shut_one);
+    }
+    return PyLong_FromLongLong(views);
+}
+
+static void rest_one(struct heap_object *self)
+{
+    if (self->state != PH_S_OPEN) /* lost, or an arena that was dropped */
+        return;
+    self->state = PH_S_CLEAN;
+    self->heap.readonly = 1;
+}
+
+/* Let an open heap be clean, with all others, unless views live, through which it may be changed unnoticed, or a transaction is
+ * open, in one step as well; whether it is. */
+static PyObject *come_to_rest(PyObject *object, PyObject *others)
+{
+    struct heap_object *self = (struct heap_object *)object;
+    int64_t views = views_of_all(self, others);
+
+    if (views < 0)
+        return NULL;
+    if (views != 0 || self->state != PH_S_OPEN || ph_tx_is_open((struct log_object *)self->log))
+        Py_RETURN_FALSE;
+    for_all(self, others, rest_one);
+    Py_RETURN_TRUE;
 }
 
 /* Close, unless anybody uses a block, in the same way; it can be opened again. */
@@ -188,6 +229,7 @@ PyMethodDef ph_control_methods[] = {
     AS_METHOD("set_bounds", set_bounds, "Set first_unit, end_unit and scanned_to."),
     AS_METHOD("sleep_in", sleep_in, "Have no units but the data of these, until _set_bounds is called."),
     {"shut", shut, METH_O, "Close, with a list of others, unless views of any live; how many do."},
+    {"come_to_rest", come_to_rest, METH_O, "Be clean, with a list of others, unless views live or a transaction is open."},
     {"shut_unused", shut_unused, METH_NOARGS, "Close unless blocks are viewed, pinned or reserved; tell whether."},
     {"upkeep_if_due", upkeep_if_due, METH_NOARGS, "Look at the clock, and have what is due done."},
     AS_METHOD("append_pending", append_pending, "Append what was changed since the last record."),

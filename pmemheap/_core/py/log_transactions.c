@@ -40,7 +40,6 @@ static int is_under_way(struct log_object *self)
 DOOR(is_committing, log_object, 0, truth(is_under_way(self)))
 
 DOOR(begun, log_object, 0, ph_tx_begun(self))
-DOOR(is_at_work, log_object, 0, truth(ph_tx_is_open(self)))
 DOOR(is_writer, log_object, 0, truth(ph_tx_writes_here(self)))
 DOOR(open_transactions, log_object, 0, ph_tx_list(self))
 DOOR(abort_all, log_object, 0, ph_tx_abort_all(self), done())
@@ -53,7 +52,6 @@ PyMethodDef ph_log_transaction_methods[] = {
     AS_METHOD("open_transactions", open_transactions, NULL),
     AS_METHOD("begun", begun, "Threads that have begun the open transactions, each as often as it has."),
     AS_METHOD("is_writer", is_writer, "Whether the open transaction of this thread may change committed bytes."),
-    AS_METHOD("is_at_work", is_at_work, "Whether a transaction is open that was not committed."),
     AS_METHOD("abort_all", abort_all, "Abort what is open, before the heap goes."),
     {NULL, NULL, 0, NULL},
 };

@@ -29,6 +29,8 @@ static int tx_init(PyObject *object, PyObject *args, PyObject *keywords)
     if (self->next != NULL)
         self->next->link = &self->next;
     self->log->open = self;
+    if (heap != Py_None) /* a sync of another thread may have said meanwhile that nothing goes on; now it would not */
+        ph_may_change((struct heap_object *)heap);
     return 0;
 }
 
