@@ -341,7 +341,7 @@ class VMReservation:
                 raise
 
     def check(self) -> None:
-        """Verify the invariants that this module's description lists; for tests."""
+        """Verify what this module's description lists, while nobody changes it; for tests."""
         line = self._open()
         assert line.start < line.stop <= line.end
         assert all(is_aligned(border, PAGE) for border in (line.start, line.stop, line.end))
