@@ -97,8 +97,7 @@ PyDoc_STRVAR(address_range_doc,
 /* One without addresses. */
 static struct address_range *new_address_range(PyTypeObject *type)
 {
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct address_range *self = (struct address_range *)allocate(type, 0);
+    struct address_range *self = ph_new_object(type);
 
     if (self == NULL)
         return NULL;
@@ -147,8 +146,6 @@ static void end_range(struct ph_range *range)
 
 static void address_range_dealloc(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     struct address_range *self = (struct address_range *)object;
 
     if (self->weak_references != NULL)
@@ -157,8 +154,7 @@ static void address_range_dealloc(PyObject *object)
         end_range(self->range);
     else
         free(self->range);
-    release(object);
-    Py_DECREF(type);
+    ph_free_object(object);
 }
 
 int ph_is_address_range(PyObject *object)

@@ -51,3 +51,8 @@ static inline PyObject *done(void)
 {
     return Py_NewRef(Py_None);
 }
+
+static inline PyObject *pair(uint64_t first, uint64_t second)
+{
+    return Py_BuildValue("KK", (unsigned long long)first, (unsigned long long)second);
+}

@@ -67,7 +67,6 @@ static PyObject *doors_get(PyObject *object, PyObject *name)
 
 static PyObject *doors_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     struct doors *self;
     PyObject *heap;
 
@@ -78,7 +77,7 @@ static PyObject *doors_new(PyTypeObject *type, PyObject *arguments, PyObject *ke
         PyErr_SetString(PyExc_TypeError, "HeapDoors: a HeapCore that has none expected");
         return NULL;
     }
-    self = (struct doors *)allocate(type, 0);
+    self = ph_new_object(type);
     if (self == NULL)
         return NULL;
     self->heap = (struct heap_object *)heap;
@@ -95,13 +94,10 @@ void ph_close_doors(struct heap_object *heap)
 static void doors_dealloc(PyObject *object)
 {
     struct doors *self = (struct doors *)object;
-    PyTypeObject *type = Py_TYPE(object);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
     if (self->heap != NULL)
         self->heap->doors = NULL;
-    release(object);
-    Py_DECREF(type);
+    ph_free_object(object);
 }
 
 PyDoc_STRVAR(doors_doc, "HeapDoors(heap, /)\n--\n\nThe methods of a heap that the package calls. Does not keep the heap.");

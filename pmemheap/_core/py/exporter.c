@@ -21,7 +21,6 @@ static PyObject *exporter_new(PyTypeObject *type, PyObject *arguments, PyObject 
     Py_ssize_t length;
     int readonly;
     PyObject *keep;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     struct exporter *self;
 
     if (keywords != NULL && PyDict_Size(keywords) != 0) {
@@ -34,7 +33,7 @@ static PyObject *exporter_new(PyTypeObject *type, PyObject *arguments, PyObject 
         PyErr_Format(PyExc_ValueError, "Exporter: a length of at least 0 expected, %zd found", length);
         return NULL;
     }
-    self = (struct exporter *)allocate(type, 0);
+    self = ph_new_object(type);
     if (self == NULL)
         return NULL;
     self->address = (char *)(uintptr_t)address;
@@ -57,16 +56,13 @@ static int exporter_traverse(PyObject *object, visitproc visit, void *arg)
 
 static void exporter_dealloc(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     PyObject *keep = ((struct exporter *)object)->keep;
 
     PyObject_GC_UnTrack(object);
     if (keep != NULL)
         ph_address_range_pin(keep, -1);
     Py_XDECREF(keep);
-    release(object);
-    Py_DECREF(type);
+    ph_free_object(object);
 }
 
 int ph_is_exporter(PyObject *object)

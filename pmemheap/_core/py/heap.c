@@ -19,8 +19,7 @@ struct ph_heap *ph_join_log(struct heap_object *self, PyObject *log)
 
 static PyObject *heap_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct heap_object *self = (struct heap_object *)allocate(type, 0);
+    struct heap_object *self = ph_new_object(type);
 
     (void)args;
     (void)keywords;
@@ -36,8 +35,6 @@ static PyObject *heap_new(PyTypeObject *type, PyObject *args, PyObject *keywords
 static void heap_dealloc(PyObject *object)
 {
     struct heap_object *self = heap_of(object);
-    PyTypeObject *type = Py_TYPE(object);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
     ph_close_doors(self);
     ph_heap_leave(self);
@@ -46,8 +43,7 @@ static void heap_dealloc(PyObject *object)
         log_of(self)->homes[arena_of(self)].heap = NULL;
     Py_XDECREF(self->log);
     Py_XDECREF(self->keep);
-    release(object);
-    Py_DECREF(type);
+    ph_free_object(object);
 }
 
 PyDoc_STRVAR(core_doc, "HeapCore()\n--\n\nThe calls of a heap that the C core answers alone; `Heap` derives from it.");

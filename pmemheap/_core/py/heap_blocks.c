@@ -34,13 +34,12 @@ static PyObject *viewed(PyObject *object, PyObject *ignored)
 
     (void)ignored;
     int held = ph_hold_collector();
-    PyObject *list = PyList_New((Py_ssize_t)kept);
+    PyObject *list = PyList_New(0);
     for (uint64_t i = 0; list != NULL && i < kept; i++) {
         struct ph_block block = ph_block_at(core_of(object), found[i].offset);
         uint64_t size = block.state == PH_B_NONE ? 0 : ph_block_capacity(&block);
-        PyObject *one = Py_BuildValue("KKI", (unsigned long long)ph_outer((struct heap_object *)object, found[i].offset),
-                                      (unsigned long long)size, found[i].views);
-        if (one == NULL || PyList_SetItem(list, (Py_ssize_t)i, one) < 0)
+        uint64_t offset = ph_outer((struct heap_object *)object, found[i].offset);
+        if (ph_append_new(list, Py_BuildValue("KKI", offset, size, found[i].views)) < 0)
             Py_CLEAR(list);
     }
     ph_let_collector(held);
@@ -59,12 +58,10 @@ static PyObject *blocks(PyObject *object, PyObject *argument)
     if (PyErr_Occurred())
         return NULL;
     int64_t count = ph_blocks(core_of(object), &cursor, offsets, sizes, BLOCKS);
-    PyObject *list = PyList_New((Py_ssize_t)count);
-    for (int64_t i = 0; list != NULL && i < count; i++) {
-        PyObject *block = range_or_none(1, ph_outer((struct heap_object *)object, offsets[i]), sizes[i]);
-        if (block == NULL || PyList_SetItem(list, (Py_ssize_t)i, block) < 0)
+    PyObject *list = PyList_New(0);
+    for (int64_t i = 0; list != NULL && i < count; i++)
+        if (ph_append_new(list, pair(ph_outer((struct heap_object *)object, offsets[i]), sizes[i])) < 0)
             Py_CLEAR(list);
-    }
     return list == NULL ? NULL : Py_BuildValue("KN", (unsigned long long)cursor, list);
 }
 

@@ -1,5 +1,6 @@
 /* py/heap_calls.c -- malloc, free, realloc and views as methods that keep the GIL: it is the lock of the core, and no method lets
  * it go between two changes. */
+#include "py/door.h"
 #include "py/heap_calls.h"
 
 PyDoc_STRVAR(malloc_doc,
@@ -228,15 +229,7 @@ static PyObject *heap_view(PyObject *object, PyObject *const *args, Py_ssize_t c
 }
 
 /* Whether a transaction can begin at once. It may call Python, as any call may. */
-static PyObject *is_ready(PyObject *object, PyObject *ignored)
-{
-    struct heap_object *self = heap_of(object);
-
-    (void)ignored;
-    if (ph_look_freeing(self) < 0)
-        return NULL;
-    return PyBool_FromLong(self->state == PH_S_OPEN);
-}
+DOOR(is_ready, heap_object, 0, ph_look_freeing(self) < 0 ? NULL : truth(self->state == PH_S_OPEN))
 
 PyMethodDef ph_call_methods[] = {
     PH_FAST(malloc),
@@ -245,6 +238,6 @@ PyMethodDef ph_call_methods[] = {
     PH_FAST(expand),
     PH_FAST(view),
     {"usable_size", heap_usable_size, METH_O, usable_size_doc},
-    {"_is_ready", is_ready, METH_NOARGS, "One more call; whether it is open, and at work."},
+    AS_METHOD("_is_ready", is_ready, "One more call; whether it is open, and at work."),
     {NULL, NULL, 0, NULL},
 };

@@ -135,30 +135,29 @@ static PyObject *come_to_rest(PyObject *object, PyObject *others)
 }
 
 /* Close, unless anybody uses a block, in the same way; it can be opened again. */
-static PyObject *shut_unused(PyObject *object, PyObject *ignored)
+static int is_shut_unused(struct heap_object *self)
 {
-    struct ph_heap *h = core_of(object);
+    struct ph_heap *h = &self->heap;
 
-    (void)ignored;
     if (h->refs.views != 0 || h->refs.pins != 0 || h->withheld.reserved_blocks != 0)
-        Py_RETURN_FALSE;
-    ((struct heap_object *)object)->state = PH_S_CLOSED;
+        return 0;
+    self->state = PH_S_CLOSED;
     h->readonly = 1;
-    Py_RETURN_TRUE;
+    return 1;
 }
 
-static PyObject *upkeep_if_due(PyObject *object, PyObject *ignored)
+DOOR(shut_unused, heap_object, 0, truth(is_shut_unused(self)))
+
+static int look_once_more(struct heap_object *self)
 {
-    struct heap_object *self = (struct heap_object *)object;
     uint32_t until_look = self->heap.until_look;
-
-    (void)ignored;
     int failed = ph_look(self);
+
     self->heap.until_look = until_look;
-    if (failed < 0)
-        return NULL;
-    Py_RETURN_NONE;
+    return failed;
 }
+
+DOOR(upkeep_if_due, heap_object, 0, look_once_more(self) < 0 ? NULL : done())
 
 DOOR(append_pending, heap_object, 0, ph_append_pending(self) < 0 ? NULL : done())
 
@@ -230,8 +229,8 @@ PyMethodDef ph_control_methods[] = {
     AS_METHOD("sleep_in", sleep_in, "Have no units but the data of these, until _set_bounds is called."),
     {"shut", shut, METH_O, "Close, with a list of others, unless views of any live; how many do."},
     {"come_to_rest", come_to_rest, METH_O, "Be clean, with a list of others, unless views live or a transaction is open."},
-    {"shut_unused", shut_unused, METH_NOARGS, "Close unless blocks are viewed, pinned or reserved; tell whether."},
-    {"upkeep_if_due", upkeep_if_due, METH_NOARGS, "Look at the clock, and have what is due done."},
+    AS_METHOD("shut_unused", shut_unused, "Close unless blocks are viewed, pinned or reserved; tell whether."),
+    AS_METHOD("upkeep_if_due", upkeep_if_due, "Look at the clock, and have what is due done."),
     AS_METHOD("append_pending", append_pending, "Append what was changed since the last record."),
     AS_METHOD("try_malloc", try_malloc, "Offset, or a negative code."),
     AS_METHOD("try_realloc", try_realloc, "Offset, or a negative code."),

@@ -61,14 +61,11 @@ static PyObject *check(PyObject *object, PyObject *ignored)
     (void)ignored;
     int64_t total = ph_check(core_of(object), findings, FINDINGS);
     int64_t kept = total < FINDINGS ? total : FINDINGS;
-    PyObject *list = PyList_New((Py_ssize_t)kept);
-    for (int64_t i = 0; list != NULL && i < kept; i++) {
-        PyObject *finding = Py_BuildValue("IKKK", findings[i].code, (unsigned long long)findings[i].unit,
-                                          (unsigned long long)findings[i].expected,
-                                          (unsigned long long)findings[i].found);
-        if (finding == NULL || PyList_SetItem(list, (Py_ssize_t)i, finding) < 0)
+    PyObject *list = PyList_New(0);
+    for (int64_t i = 0; list != NULL && i < kept; i++)
+        if (ph_append_new(list, Py_BuildValue("IKKK", findings[i].code, findings[i].unit, findings[i].expected,
+                                              findings[i].found)) < 0)
             Py_CLEAR(list);
-    }
     return list == NULL ? NULL : Py_BuildValue("LN", (long long)total, list);
 }
 
@@ -99,15 +96,12 @@ static PyObject *counters(const struct ph_heap *h)
 /* [(block size, run units, blocks a run, runs, live, mallocs, requested bytes, withheld), ...] */
 static PyObject *class_counters(const struct ph_heap *h)
 {
-    PyObject *list = PyList_New(h->nclasses);
+    PyObject *list = PyList_New(0);
 
     for (uint32_t i = 0; list != NULL && i < h->nclasses; i++) {
         const struct ph_class *c = &h->classes[i];
-        PyObject *row = Py_BuildValue("IIIKKKKK", c->granules * PH_GRANULE, c->run_units, c->run_blocks,
-                                      (unsigned long long)c->runs, (unsigned long long)c->live,
-                                      (unsigned long long)c->mallocs, (unsigned long long)c->requested,
-                                      (unsigned long long)c->withheld);
-        if (row == NULL || PyList_SetItem(list, (Py_ssize_t)i, row) < 0)
+        if (ph_append_new(list, Py_BuildValue("IIIKKKKK", c->granules * PH_GRANULE, c->run_units, c->run_blocks, c->runs,
+                                              c->live, c->mallocs, c->requested, c->withheld)) < 0)
             Py_CLEAR(list);
     }
     return list;

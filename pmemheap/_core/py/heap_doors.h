@@ -32,10 +32,3 @@ static inline PyObject *offset_from(PyObject *object, int64_t inner)
         return PyLong_FromLongLong(inner);
     return PyLong_FromUnsignedLongLong(ph_outer((struct heap_object *)object, (uint64_t)inner));
 }
-
-static inline PyObject *range_or_none(int found, uint64_t start, uint64_t nunits)
-{
-    if (!found)
-        Py_RETURN_NONE;
-    return Py_BuildValue("KK", (unsigned long long)start, (unsigned long long)nunits);
-}

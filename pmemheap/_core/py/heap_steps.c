@@ -104,19 +104,17 @@ static PyObject *walk(PyObject *object, PyObject *argument)
 static PyObject *noted(PyObject *object, PyObject *ignored)
 {
     struct ph_heap *h = core_of(object);
-    PyObject *freed = PyList_New((Py_ssize_t)h->freed.count), *dirty = PyList_New((Py_ssize_t)h->dirty.count);
+    PyObject *freed = PyList_New(0), *dirty = PyList_New(0);
 
     (void)ignored;
     for (uint64_t i = 0; freed != NULL && i < h->freed.count; i++) {
-        PyObject *one = range_or_none(1, ph_outer((struct heap_object *)object, h->freed.items[i].offset), h->freed.items[i].nbytes);
-        if (one == NULL || PyList_SetItem(freed, (Py_ssize_t)i, one) < 0)
+        uint64_t offset = ph_outer((struct heap_object *)object, h->freed.items[i].offset);
+        if (ph_append_new(freed, pair(offset, h->freed.items[i].nbytes)) < 0)
             Py_CLEAR(freed);
     }
-    for (uint64_t i = 0; dirty != NULL && i < h->dirty.count; i++) {
-        PyObject *one = PyLong_FromVoidPtr(h->dirty.words[i]);
-        if (one == NULL || PyList_SetItem(dirty, (Py_ssize_t)i, one) < 0)
+    for (uint64_t i = 0; dirty != NULL && i < h->dirty.count; i++)
+        if (ph_append_new(dirty, PyLong_FromVoidPtr(h->dirty.words[i])) < 0)
             Py_CLEAR(dirty);
-    }
     if (freed == NULL || dirty == NULL) {
         Py_XDECREF(freed);
         Py_XDECREF(dirty);

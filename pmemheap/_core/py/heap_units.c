@@ -32,13 +32,6 @@ static int range_at(PyObject *list, Py_ssize_t index, uint64_t *start, uint64_t 
     return 0;
 }
 
-static int append_new(PyObject *list, PyObject *item)
-{
-    int result = item == NULL ? -1 : PyList_Append(list, item);
-    Py_XDECREF(item);
-    return result;
-}
-
 static PyObject *deallocate_units(PyObject *object, PyObject *args)
 {
     struct ph_heap *h = core_of(object);
@@ -80,9 +73,9 @@ static PyObject *pool_ranges(const struct ph_heap *h, uint64_t at_least, int onl
     PH_ASSERT(at_least != 0);
     while (list != NULL && ph_pool_next(h, &bin, &node, &start, &nunits))
         if (nunits >= at_least && start < h->scanned_to && (!only_old || is_old(h, start, nunits))
-            && append_new(list, range_or_none(1, start, nunits)) < 0)
+            && ph_append_new(list, pair(start, nunits)) < 0)
             Py_CLEAR(list);
-    if (list != NULL && !only_old && wild >= at_least && append_new(list, range_or_none(1, h->wilderness, wild)) < 0)
+    if (list != NULL && !only_old && wild >= at_least && ph_append_new(list, pair(h->wilderness, wild)) < 0)
         Py_CLEAR(list);
     if (list != NULL && PyList_Sort(list) < 0)
         Py_CLEAR(list);
@@ -122,7 +115,7 @@ static PyObject *take_returned(PyObject *object, PyObject *ignored)
     PyObject *list = PyList_New(0);
     if (h->scanned_to >= h->end_unit) { /* else the scan would find them once more */
         for (uint32_t node = h->returned; list != NULL && node != PH_NIL; node = ph_unit_at(h, node)->sibling)
-            if (append_new(list, range_or_none(1, ph_unit_index(h, node), ph_unit_at(h, node)->nunits)) < 0)
+            if (ph_append_new(list, pair(ph_unit_index(h, node), ph_unit_at(h, node)->nunits)) < 0)
                 Py_CLEAR(list);
         while (list != NULL && ph_returned_pop(h, &start, &nunits))
             continue;
@@ -137,7 +130,7 @@ static int append_old(PyObject *list, const struct ph_ages *ages, uint64_t start
     struct ph_old_part part;
 
     for (uint64_t from = start; ph_ages_old(ages, from, start + nunits, &part); from = part.stop)
-        if (append_new(list, Py_BuildValue("KKK", (unsigned long long)part.start, (unsigned long long)(part.stop - part.start),
+        if (ph_append_new(list, Py_BuildValue("KKK", (unsigned long long)part.start, (unsigned long long)(part.stop - part.start),
                                            (unsigned long long)part.units)) < 0)
             return -1;
     return 0;
@@ -193,12 +186,10 @@ static PyObject *scan_step(struct ph_heap *h, uint64_t budget, uint64_t pool_bel
 
     if (count < 0)
         Py_RETURN_NONE;
-    PyObject *list = PyList_New((Py_ssize_t)count);
-    for (int64_t i = 0; list != NULL && i < count; i++) {
-        PyObject *range = range_or_none(1, gaps[i].start, gaps[i].nunits);
-        if (range == NULL || PyList_SetItem(list, (Py_ssize_t)i, range) < 0)
+    PyObject *list = PyList_New(0);
+    for (int64_t i = 0; list != NULL && i < count; i++)
+        if (ph_append_new(list, pair(gaps[i].start, gaps[i].nunits)) < 0)
             Py_CLEAR(list);
-    }
     return list;
 }
 

@@ -88,19 +88,17 @@ DOOR(die, log_object, 0, self->log.dead = PH_KEPT(R7), done()) /* [R7] */
 DOOR(set_pace, log_object, 1, ph_pace_set(&self->pace, n[0]), done())
 
 /* The maps go: nothing is stored through this log any more. */
-static PyObject *detach(PyObject *object, PyObject *ignored)
+static void forget_maps(struct ph_log *log)
 {
-    struct ph_log *log = log_of(object);
-
-    (void)ignored;
     log->dead = 1;
     log->base = log->header = NULL;
     log->fd = -1;
     log->open_undo = 0;
     for (uint32_t arena = 0; arena < PH_ARENAS; arena++)
         log->homes[arena].data = NULL;
-    Py_RETURN_NONE;
 }
+
+DOOR(detach, log_object, 0, forget_maps(&self->log), done())
 
 DOOR(is_dead, log_object, 0, truth(self->log.dead))
 
@@ -232,11 +230,7 @@ static int append_range(void *context, int table, uint64_t off, uint64_t length)
     ranges->table = table;
     ranges->first = off & ~page;
     ranges->stop = length > most - ranges->first ? most : (off + length + page) & ~page; /* a forged one has any length */
-    PyObject *range = Py_BuildValue("iKK", table, (unsigned long long)ranges->first,
-                                    (unsigned long long)(ranges->stop - ranges->first));
-    int result = range == NULL ? -1 : PyList_Append(ranges->list, range);
-    Py_XDECREF(range);
-    return result;
+    return ph_append_new(ranges->list, Py_BuildValue("iKK", table, ranges->first, ranges->stop - ranges->first));
 }
 
 PyDoc_STRVAR(ranges_doc, "ranges(start, end, /)\n--\n\n"
@@ -261,8 +255,7 @@ static PyObject *ranges(PyObject *object, PyObject *args)
 
 static PyObject *log_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct log_object *self = (struct log_object *)allocate(type, 0);
+    struct log_object *self = ph_new_object(type);
 
     (void)args;
     (void)keywords;
@@ -282,16 +275,13 @@ static PyObject *log_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 static void log_dealloc(PyObject *object)
 {
     struct log_object *self = (struct log_object *)object;
-    PyTypeObject *type = Py_TYPE(object);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
     if (self->syncing != NULL)
         PyThread_free_lock(self->syncing);
     if (self->writer != NULL)
         PyThread_free_lock(self->writer);
     ph_log_fini(&self->log);
-    release(object);
-    Py_DECREF(type);
+    ph_free_object(object);
 }
 
 static PyMethodDef log_methods[] = {
@@ -304,7 +294,7 @@ static PyMethodDef log_methods[] = {
     AS_METHOD("_set_tail", set_tail, NULL),
     AS_METHOD("freeze", freeze, NULL),
     AS_METHOD("_die", die, NULL),
-    {"detach", detach, METH_NOARGS, NULL},
+    AS_METHOD("detach", detach, NULL),
     AS_METHOD("set_pace", set_pace, "Nanoseconds between two upkeeps of the heap."),
     AS_METHOD("_watch", watch, "The descriptor of the file, to see whether somebody takes it away, or its name."),
     AS_METHOD("_is_gone", is_gone, "Whether the file was removed, cut, or written over."),

@@ -107,16 +107,13 @@ static int clear(PyObject *object)
 static void map_dealloc(PyObject *object)
 {
     struct map_object *self = ph_map_of(object);
-    PyTypeObject *type = Py_TYPE(object);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
     PyObject_GC_UnTrack(object);
     ph_map_fini(&self->map);
     ph_tx_fini(&self->alone);
     Py_XDECREF(self->space);
     Py_XDECREF(self->skip);
-    release(object);
-    Py_DECREF(type);
+    ph_free_object(object);
 }
 
 static PyMethodDef own_methods[] = {

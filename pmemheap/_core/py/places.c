@@ -21,7 +21,6 @@ PyDoc_STRVAR(places_doc, "Places(address_range, /)\n--\n\nThe maps of a reservat
 
 static PyObject *places_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     PyObject *line;
     struct places *self;
 
@@ -32,7 +31,7 @@ static PyObject *places_new(PyTypeObject *type, PyObject *arguments, PyObject *k
         PyErr_SetString(PyExc_TypeError, "Places: an AddressRange expected");
         return NULL;
     }
-    self = (struct places *)allocate(type, 0);
+    self = ph_new_object(type);
     if (self != NULL)
         self->line = (struct address_range *)Py_NewRef(line);
     return (PyObject *)self;
@@ -64,16 +63,13 @@ static int places_clear(PyObject *object)
 
 static void places_dealloc(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     struct places *self = (struct places *)object;
 
     PyObject_GC_UnTrack(object);
     places_clear(object);
     free(self->entries);
     Py_XDECREF((PyObject *)self->line);
-    release(object);
-    Py_DECREF(type);
+    ph_free_object(object);
 }
 
 /* ---------------------------------------------------------------- borders */

@@ -65,8 +65,6 @@ DOOR(set_fresh_durable, tx_object, 1, self->tx.fresh_durable = n[0], done())
 static void tx_dealloc(PyObject *object)
 {
     struct tx_object *self = tx_of(object);
-    PyTypeObject *type = Py_TYPE(object);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
     if (self->log != NULL) {
         ph_tx_end(self);
@@ -76,8 +74,7 @@ static void tx_dealloc(PyObject *object)
     }
     Py_XDECREF(self->roots);
     Py_XDECREF(self->savepoints);
-    release(object);
-    Py_DECREF(type);
+    ph_free_object(object);
 }
 
 static PyMethodDef own_methods[] = {

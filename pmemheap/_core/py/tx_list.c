@@ -92,12 +92,9 @@ PyObject *ph_tx_begun(const struct log_object *log)
 {
     int was_on = ph_hold_collector();
     PyObject *list = PyList_New(0);
-    for (struct tx_object *one = log->open; list != NULL && one != NULL; one = one->next) {
-        PyObject *thread = one->heap == Py_None || !is_alive(one) ? NULL : PyLong_FromUnsignedLong(one->thread);
-        if (thread != NULL && PyList_Append(list, thread) < 0)
+    for (struct tx_object *one = log->open; list != NULL && one != NULL; one = one->next)
+        if (one->heap != Py_None && is_alive(one) && ph_append_new(list, PyLong_FromUnsignedLong(one->thread)) < 0)
             Py_CLEAR(list);
-        Py_XDECREF(thread);
-    }
     ph_let_collector(was_on);
     return list;
 }

@@ -13,12 +13,9 @@ static PyObject *rooted_frees(PyObject *object, PyObject *ignored)
     (void)ignored;
     int held = ph_hold_collector();
     PyObject *list = PyList_New(0);
-    for (uint64_t i = ph_tx_next_rooted(tx, 0); list != NULL && i < tx->frees.count; i = ph_tx_next_rooted(tx, i + 1)) {
-        PyObject *offset = PyLong_FromUnsignedLongLong(frees[i].offset);
-        if (offset == NULL || PyList_Append(list, offset) < 0)
+    for (uint64_t i = ph_tx_next_rooted(tx, 0); list != NULL && i < tx->frees.count; i = ph_tx_next_rooted(tx, i + 1))
+        if (ph_append_new(list, number(frees[i].offset)) < 0)
             Py_CLEAR(list);
-        Py_XDECREF(offset);
-    }
     ph_let_collector(held);
     return list;
 }
@@ -33,14 +30,9 @@ static PyObject *fresh(PyObject *object, PyObject *ignored)
     (void)ignored;
     int held = ph_hold_collector();
     PyObject *list = PyList_New(0);
-    for (uint64_t i = 0; list != NULL && i < tx->fresh.count; i++) {
-        if (blocks[i].is_cancelled)
-            continue;
-        PyObject *block = Py_BuildValue("KK", (unsigned long long)blocks[i].offset, (unsigned long long)blocks[i].nbytes);
-        if (block == NULL || PyList_Append(list, block) < 0)
+    for (uint64_t i = 0; list != NULL && i < tx->fresh.count; i++)
+        if (!blocks[i].is_cancelled && ph_append_new(list, pair(blocks[i].offset, blocks[i].nbytes)) < 0)
             Py_CLEAR(list);
-        Py_XDECREF(block);
-    }
     ph_let_collector(held);
     return list;
 }
@@ -55,14 +47,9 @@ static PyObject *snapshots(PyObject *object, PyObject *ignored)
     (void)ignored;
     int held = ph_hold_collector();
     PyObject *list = PyList_New(0);
-    for (uint64_t i = 0; list != NULL && i < tx->snapshots.count; i++) {
-        if (kept[i].fresh)
-            continue;
-        PyObject *one = Py_BuildValue("KK", (unsigned long long)kept[i].offset, (unsigned long long)kept[i].nbytes);
-        if (one == NULL || PyList_Append(list, one) < 0)
+    for (uint64_t i = 0; list != NULL && i < tx->snapshots.count; i++)
+        if (!kept[i].fresh && ph_append_new(list, pair(kept[i].offset, kept[i].nbytes)) < 0)
             Py_CLEAR(list);
-        Py_XDECREF(one);
-    }
     ph_let_collector(held);
     return list;
 }

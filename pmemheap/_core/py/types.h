@@ -15,6 +15,29 @@ int ph_add_heap_types(PyObject *module);
 int ph_add_type(PyObject *module, const char *name, PyType_Spec *spec);
 /* ph_join_methods -- the methods of several tables, up to NULL, in one, which has room for them. */
 PyMethodDef *ph_join_methods(PyMethodDef *to, const PyMethodDef *const *tables);
+/* ph_new_object -- the zeroed object of a type; NULL with an exception set. ph_free_object -- the end of its dealloc. */
+static inline void *ph_new_object(PyTypeObject *type)
+{
+    return ((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+}
+
+static inline void ph_free_object(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+/* ph_append_new -- append an object that was just made, if it was; -1 with an exception set. It is the list's then. */
+static inline int ph_append_new(PyObject *list, PyObject *made)
+{
+    int failed = made == NULL ? -1 : PyList_Append(list, made);
+
+    Py_XDECREF(made);
+    return failed;
+}
+
 /* ph_hold_collector -- let the garbage collector wait while C walks what finalizers may change: up to Python 3.11 each object
  * that is made may call it. Whether it was on, for ph_let_collector. */
 static inline int ph_hold_collector(void)
