@@ -1,6 +1,10 @@
-"""libpmem2's reservation contract: address space that is kept, and maps placed in it."""
+"""libpmem2's reservation contract: address space that is kept, and maps placed in it.
 
-from pmemheap.pmem2.codes import (
+Numbers that this package never raises are here too where the contract names them, so that a program
+written against libpmem2 finds its constants.
+"""
+
+from pmemheap.native.constants import (
     PMEM2_E_ADDRESS_UNALIGNED,
     PMEM2_E_GRANULARITY_NOT_SET,
     PMEM2_E_GRANULARITY_NOT_SUPPORTED,

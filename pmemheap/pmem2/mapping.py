@@ -27,7 +27,7 @@ from typing import Literal, NoReturn, Self, SupportsIndex
 from pmemheap import native
 from pmemheap.errors import DurabilityError, UsageError
 from pmemheap.native import Exporter
-from pmemheap.pmem2 import codes
+from pmemheap.native import constants as codes
 from pmemheap.pmem2.codes import refused
 from pmemheap.pmem2.numbers import whole
 from pmemheap.pmem2.reservation import VMReservation, place, remove, remove_row

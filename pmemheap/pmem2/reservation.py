@@ -34,8 +34,8 @@ from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
 from pmemheap.errors import UsageError
 from pmemheap.native import AddressRange, Exporter, Places
+from pmemheap.native import constants as codes
 from pmemheap.native.constants import CLOSED
-from pmemheap.pmem2 import codes
 from pmemheap.pmem2.codes import refused
 from pmemheap.pmem2.numbers import ADDRESS_LIMIT, require_aligned, whole
 from pmemheap.pmem2.reserving import failed, no_room, reserve, usual_alignment

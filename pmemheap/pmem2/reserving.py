@@ -9,7 +9,7 @@ from functools import partial
 
 from pmemheap.errors import Pmem2Error, UsageError
 from pmemheap.native import AddressRange
-from pmemheap.pmem2 import codes
+from pmemheap.native import constants as codes
 from pmemheap.pmem2.codes import refused
 from pmemheap.pmem2.numbers import ADDRESS_LIMIT, require_aligned
 from pmemheap.pmem2.space import UNLIMITED, occupant, with_what_is_left

@@ -32,11 +32,7 @@ def anonymous_row(reservation: VMReservation, offset: int, lengths: Sequence[int
 
 
 def file_row(
-    source: FileSource,
-    reservation: VMReservation,
-    offset: int,
-    pieces: Pieces,
-    options: Options,
+    source: FileSource, reservation: VMReservation, offset: int, pieces: Pieces, options: Options
 ) -> list[Map]:
     """Place pieces of a file, ``(file offset, length)``, one behind the other.
 

@@ -26,7 +26,7 @@ from typing import SupportsIndex
 
 from pmemheap import native
 from pmemheap.errors import Pmem2Error
-from pmemheap.pmem2 import codes
+from pmemheap.native import constants as codes
 from pmemheap.pmem2.codes import refused
 from pmemheap.pmem2.numbers import require_aligned, whole
 from pmemheap.units import PAGE

@@ -17,14 +17,7 @@ from collections.abc import Callable
 
 from pmemheap.units import PAGE, align_down
 
-__all__ = [
-    "UNLIMITED",
-    "affordable_headroom",
-    "is_free",
-    "left",
-    "occupant",
-    "with_what_is_left",
-]
+__all__ = ["UNLIMITED", "affordable_headroom", "is_free", "left", "occupant", "with_what_is_left"]
 
 UNLIMITED = (1 << 64) - 1
 """The rest where there is no limit."""
