@@ -17,14 +17,7 @@ from pmemheap.format.layout import Durability, HeapState
 from pmemheap.offline import Examination, Finding, FindingKind, examine, open_image
 from pmemheap.units import UNIT, format_bytes
 
-__all__ = [
-    "AnyFile",
-    "check",
-    "finding_facts",
-    "print_findings",
-    "print_verdict",
-    "require_heap",
-]
+__all__ = ["AnyFile", "check", "finding_facts", "print_findings", "print_verdict", "require_heap"]
 
 _SHOWN = 50
 

@@ -303,8 +303,7 @@ class Demo:
 
 def demo(
     path: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Make the heap file there, and keep it."),
+        Path | None, typer.Option(metavar="PATH", help="Make the heap file there, and keep it.")
     ] = None,
     source: Annotated[
         Path | None,

@@ -16,14 +16,7 @@ dict does.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import (
-    ItemsView,
-    Iterator,
-    KeysView,
-    MappingView,
-    MutableMapping,
-    ValuesView,
-)
+from collections.abc import ItemsView, Iterator, KeysView, MappingView, MutableMapping, ValuesView
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, TypeVar
 

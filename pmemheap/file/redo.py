@@ -46,13 +46,7 @@ _SOON_SECONDS = 10.0
 
 
 ROOM_WANTED = frozenset(
-    {
-        Refusal.LOG_FULL,
-        Refusal.LOG_LARGE,
-        Refusal.LOG_DEAD,
-        Refusal.LOG_NOMEM,
-        Refusal.LOG_GONE,
-    }
+    {Refusal.LOG_FULL, Refusal.LOG_LARGE, Refusal.LOG_DEAD, Refusal.LOG_NOMEM, Refusal.LOG_GONE}
 )
 """Refusals that `RedoLog.make_room` answers."""
 

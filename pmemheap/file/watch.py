@@ -65,12 +65,7 @@ class Watch:
         return self.taken
 
     def _difference(
-        self,
-        fd: int,
-        current: tuple[int, bytes],
-        end: int,
-        maybe_holes: bool,
-        maybe_nameless: bool,
+        self, fd: int, current: tuple[int, bytes], end: int, maybe_holes: bool, maybe_nameless: bool
     ) -> str:
         copy, superblock = current
         self.size_seen = (_UNKNOWN_SIZE, 0)

@@ -37,10 +37,7 @@ def fitting_spare(segments: dict[int, SegmentSlot], file_bytes: int) -> int | No
 
 def free_index(segments: dict[int, SegmentSlot], *taken: int) -> int | None:
     """Return the first index that no slot has; None if the table is full."""
-    return next(
-        (i for i in range(SEGMENT_SLOTS) if i not in segments and i not in taken),
-        None,
-    )
+    return next((i for i in range(SEGMENT_SLOTS) if i not in segments and i not in taken), None)
 
 
 def placed(segments: dict[int, SegmentSlot], index: int, slot: SegmentSlot) -> SlotChanges:

@@ -111,11 +111,7 @@ UNIT_BYTES_IN_FILE = ENTRY_WIDTH + BITS_WIDTH + DATA_WIDTH
 SlotImage = tuple[Table, int, bytes]
 """A change of one slot of the header: table, index, and all 64 bytes of it."""
 
-_TABLE_OFFSETS = {
-    Table.ROOTS: ROOT_TABLE,
-    Table.SEGMENTS: SEGMENT_TABLE,
-    Table.ARENAS: ARENA_TABLE,
-}
+_TABLE_OFFSETS = {Table.ROOTS: ROOT_TABLE, Table.SEGMENTS: SEGMENT_TABLE, Table.ARENAS: ARENA_TABLE}
 
 
 def slot_offset(table: Table, index: int) -> int:

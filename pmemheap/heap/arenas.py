@@ -172,11 +172,8 @@ class Arena(BlockSpace):
 
     def __repr__(self) -> str:
         """Show its name, its state and its size."""
-        state, mapped = (
-            State(self._space.core.state).name.lower(),
-            self._space.region.mapped_bytes,
-        )
-        return f"<Arena {self._arena_name!r}, {state}, {mapped} bytes mapped>"
+        state, mapped = State(self._space.core.state), self._space.region.mapped_bytes
+        return f"<Arena {self._arena_name!r}, {state.name.lower()}, {mapped} bytes mapped>"
 
 
 def _require_no_roots(space: Space) -> None:

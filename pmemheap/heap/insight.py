@@ -360,10 +360,7 @@ _FINDINGS: dict[int, tuple[str, str]] = {
     Finding.LARGE_BYTES: ("heap", "bytes in large blocks"),
     Finding.LARGE_COUNT: ("heap", "large blocks"),
     Finding.RUN_WITHHELD: ("run at unit {unit}", "withheld blocks"),
-    Finding.WITHHELD_BITS: (
-        "unit {unit}",
-        "withheld blocks that are live, or none of the run",
-    ),
+    Finding.WITHHELD_BITS: ("unit {unit}", "withheld blocks that are live, or none of the run"),
     Finding.CLASS_WITHHELD: ("size class {unit}", "withheld blocks"),
     Finding.CLASS_MASK: ("size class {unit}", "free blocks of the word in service"),
     Finding.WITHHELD_COUNT: ("heap", "withheld blocks and words with some"),

@@ -43,10 +43,7 @@ from pmemheap.native.checksums import (
     crc32c_hardware,
     crc32c_table,
 )
-from pmemheap.native.failures import (
-    NativeError,
-    check,
-)
+from pmemheap.native.failures import NativeError, check
 from pmemheap.native.files import (
     HUGETLBFS,
     OVERLAY,

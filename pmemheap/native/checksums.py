@@ -10,14 +10,7 @@ from pmemheap.errors import UsageError
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = [
-    "HAS_CRC32C",
-    "all_sealed",
-    "crc32c",
-    "crc32c_but",
-    "crc32c_hardware",
-    "crc32c_table",
-]
+__all__ = ["HAS_CRC32C", "all_sealed", "crc32c", "crc32c_but", "crc32c_hardware", "crc32c_table"]
 
 HAS_CRC32C = bool(lib.ph_crc32c_has_hardware())
 """Whether this machine has an instruction for CRC-32C."""

@@ -7,10 +7,7 @@ import os
 from pmemheap._core._sys import lib
 from pmemheap.errors import Portable, UsageError
 
-__all__ = [
-    "NativeError",
-    "check",
-]
+__all__ = ["NativeError", "check"]
 
 
 _LAST_ERRNO = 4095

@@ -69,10 +69,7 @@ def store(address: int, data: Buffer) -> None:
 
 def copy_differences(target: Buffer, source: Buffer) -> int:
     """Make `target` equal `source`, storing only to pages that differ; return their number."""
-    with (
-        ffi.from_buffer(target, require_writable=True) as to,
-        ffi.from_buffer(source) as origin,
-    ):
+    with ffi.from_buffer(target, require_writable=True) as to, ffi.from_buffer(source) as origin:
         if len(to) != len(origin):
             raise UsageError(f"copy: {len(to)} bytes expected, {len(origin)} found")
         addresses = (int(ffi.cast("uintptr_t", raw)) for raw in (to, origin))

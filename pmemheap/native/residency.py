@@ -7,12 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import zip_longest
 
-__all__ = [
-    "Residency",
-    "free_memory",
-    "list_mappings",
-    "residencies",
-]
+__all__ = ["Residency", "free_memory", "list_mappings", "residencies"]
 
 
 _SMAPS = "/proc/self/smaps"

@@ -27,16 +27,8 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 from pmemheap import native
-from pmemheap.errors import (
-    DurabilityError,
-    OutOfSpaceError,
-    Pmem2Error,
-    PmemHeapError,
-)
-from pmemheap.format.layout import (
-    DATA_WIDTH,
-    SEGMENT_UNITS,
-)
+from pmemheap.errors import DurabilityError, OutOfSpaceError, Pmem2Error, PmemHeapError
+from pmemheap.format.layout import DATA_WIDTH, SEGMENT_UNITS
 from pmemheap.native import AddressRange, Advice
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map, space
@@ -46,10 +38,7 @@ from pmemheap.space.segments import Segment, closed, runs_of
 from pmemheap.space.tables import WIDTHS, Reserved, Table
 from pmemheap.units import MiB, TiB, align_up, format_bytes
 
-__all__ = [
-    "DEFAULT_HEADROOM",
-    "Region",
-]
+__all__ = ["DEFAULT_HEADROOM", "Region"]
 
 DEFAULT_HEADROOM = TiB
 """Address space that is kept free behind a heap, unless something else is asked for."""

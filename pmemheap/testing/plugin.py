@@ -46,10 +46,7 @@ class CrashSimulator:
         return Recorder(file)
 
     def check(
-        self,
-        recording: Recording,
-        open_and_check: Callable[[Image, Crash], object],
-        **options: Any,
+        self, recording: Recording, open_and_check: Callable[[Image, Crash], object], **options: Any
     ) -> Report:
         """Do `check_states`, and let the test fail with the first state that was refused."""
         report = check_states(recording, open_and_check, **{**self._options, **options})
