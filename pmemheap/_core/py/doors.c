@@ -107,7 +107,7 @@ static PyType_Slot doors_slots[] = {
     {Py_tp_new, doors_new},
     {Py_tp_dealloc, doors_dealloc},
     {Py_tp_getattro, doors_get},
-    {Py_tp_getset, ph_door_fields},
+    {Py_tp_getset, NULL}, /* given to ph_add_doors_type */
     {0, NULL},
 };
 
@@ -132,9 +132,10 @@ static int add_methods(PyTypeObject *core, PyMethodDef *table)
     return 0;
 }
 
-int ph_add_doors_type(PyObject *module, PyTypeObject *core, PyMethodDef *const *tables)
+int ph_add_doors_type(PyObject *module, PyTypeObject *core, PyMethodDef *const *tables, PyGetSetDef *fields)
 {
     core_type = core;
+    doors_slots[4].pfunc = fields;
     methods = PyDict_New();
     for (; methods != NULL && *tables != NULL; tables++)
         if (add_methods(core, *tables) < 0)

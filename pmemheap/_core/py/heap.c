@@ -76,5 +76,5 @@ int ph_add_heap_types(PyObject *module)
     if (ph_add_block_bytes_type(module) < 0 || ph_add_type(module, "HeapCore", &core_spec) < 0)
         return -1;
     core_type = (PyTypeObject *)PyObject_GetAttrString(module, "HeapCore");
-    return core_type == NULL ? -1 : ph_add_doors_type(module, core_type, behind_doors);
+    return core_type == NULL ? -1 : ph_add_doors_type(module, core_type, behind_doors, ph_door_fields);
 }

@@ -72,10 +72,11 @@ extern PyMethodDef ph_control_methods[], ph_unit_methods[], ph_block_methods[], 
 extern PyGetSetDef ph_door_fields[];
 int ph_add_block_bytes_type(PyObject *module);
 
-/* ph_add_doors_type -- the type of the doors to the methods of some tables, over the type of heaps. ph_close_doors -- the heap goes.
+/* ph_add_doors_type -- the type of the doors to the methods of some tables, over the type of heaps, with attributes of its own.
+ * ph_close_doors -- the heap goes.
  * ph_heap_behind -- the heap to which doors lead (borrowed); NULL with an exception set if they are none, or lead nowhere.
  * ph_seen_behind -- the same to look at; one that is closed and empty if they lead nowhere. */
-int ph_add_doors_type(PyObject *module, PyTypeObject *core, PyMethodDef *const *tables);
+int ph_add_doors_type(PyObject *module, PyTypeObject *core, PyMethodDef *const *tables, PyGetSetDef *fields);
 void ph_close_doors(struct heap_object *heap);
 struct heap_object *ph_heap_behind(PyObject *object);
 const struct heap_object *ph_seen_behind(PyObject *object);
