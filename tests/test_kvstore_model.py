@@ -120,7 +120,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(key=KEYS)
     def pop(self, key: bytes) -> None:
         assert self.store.pop(key, None) == self.live().get(key)
-        self.model.pop(key, None)
+        if key in self.live():  # else it has changed nothing: `purge` finds what has expired
+            del self.model[key]
         self.changed()
 
     @rule(key=KEYS, value=VALUES)
