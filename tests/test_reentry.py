@@ -75,6 +75,13 @@ def signal_at(event: str, function: str, handler: Callable[[], object]) -> Itera
         signal.signal(signal.SIGUSR1, old)
 
 
+def run_in_thread(work: Callable[[], object]) -> None:
+    """Let another thread do something, to its end."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
 def test_an_iterator_may_reach_its_end_in_the_middle_of_its_next() -> None:
     with Heap.anonymous() as heap:
         with heap.transaction():
@@ -269,19 +276,12 @@ def test_a_view_that_another_thread_takes_during_a_sync_keeps_the_file_in_use(
     views: list[memoryview] = []
     with Heap.create(tmp_path / "heap", durability="process") as heap:
         offset = heap.malloc(100)
-        thread = threading.Thread(target=lambda: views.append(heap.view(offset)))
-
-        def take(frame: object, event: str, argument: Any) -> None:
-            if event == "c_call" and argument.__name__ == "come_to_rest":
-                sys.setprofile(None)
-                thread.start()
-                thread.join()
-
-        sys.setprofile(take)
-        try:
+        with signal_at(
+            "c_call",
+            "come_to_rest",
+            lambda: run_in_thread(lambda: views.append(heap.view(offset))),
+        ):
             heap.sync()
-        finally:
-            sys.setprofile(None)
         assert isinstance(heap._space.shared.medium, FileMedium)
         assert len(views) == 1
         assert not heap._space.shared.medium.is_clean
@@ -296,19 +296,9 @@ def test_a_sync_between_two_steps_of_a_beginning_transaction_does_not_matter(
     """It says in the file that nothing goes on, which is so until the transaction is there."""
     with Heap.create(tmp_path / "heap", durability="process", decay=None) as heap:
         heap.malloc(100)
-        thread = threading.Thread(target=heap.sync)
-
-        def sync(frame: object, event: str, argument: Any) -> None:
-            if event == "c_call" and argument.__name__ == "outer":
-                sys.setprofile(None)
-                thread.start()
-                thread.join()
-
-        sys.setprofile(sync)
-        try:
+        with signal_at("c_call", "outer", lambda: run_in_thread(heap.sync)) as came:
             made = SortedMap(heap, "map")
-        finally:
-            sys.setprofile(None)
+        assert came
         made[b"key"] = b"value"
         assert isinstance(heap._space.shared.medium, FileMedium)
         assert not heap._space.shared.medium.is_clean
