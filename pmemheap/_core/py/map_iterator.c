@@ -65,7 +65,7 @@ PyObject *ph_map_iterate(PyObject *map, PyObject *const *args, Py_ssize_t count)
     return (PyObject *)self;
 }
 
-/* Copy of an entry what the iterator was asked for, and the key for who skips some; -1 with an exception set: one of them may
+/* Copy of an entry what the iterator was asked for, and the key where some are skipped; -1 with an exception set: one of them may
  * have been made. */
 static int copy_entry(const struct map_iterator *self, struct ph_map *map, const uint8_t *at, uint64_t length,
                       const struct ph_map_value *found, PyObject **key, PyObject **value)
