@@ -31,11 +31,13 @@ from pmemheap.heap.handles import Block
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
 from pmemheap.heap.opening import open_heap as open  # noqa: A004 -- pmemheap.open, as dbm.open
+from pmemheap.layers import Count
 
 __all__ = [
     "Block",
     "CheckReport",
     "CorruptHeapError",
+    "Count",
     "DurabilityError",
     "Explanation",
     "Heap",

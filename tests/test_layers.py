@@ -20,10 +20,10 @@ import pmemheap
 PACKAGE = Path(pmemheap.__file__).parent
 
 LAYERS = [
-    ["errors", "units"],
+    ["errors", "protocols", "units"],
     ["_core"],
     ["native"],
-    ["refusals"],
+    ["refusals", "layers"],
     ["pmem2"],
     ["format"],
     ["layout"],

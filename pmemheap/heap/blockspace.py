@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pmemheap import native
+from pmemheap.errors import UsageError
 from pmemheap.heap import beside, handles, insight, units, waiting
 from pmemheap.heap.arguments import alignment_argument, offset_argument, size_argument
 from pmemheap.heap.handles import Block
 from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
+from pmemheap.heap.layered import Installation
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.slow import Slow
 from pmemheap.heap.space import Space
@@ -29,10 +31,13 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from pmemheap.protocols import Layer
+
 __all__ = ["BlockSpace", "new_face"]
 
 
 S = TypeVar("S", bound="BlockSpace")
+L = TypeVar("L", bound="Layer")
 
 
 class BlockSpace(native.HeapCore):
@@ -102,6 +107,66 @@ class BlockSpace(native.HeapCore):
             It is not a buffer of this heap.
         """
         return handles.offset_of(self, buffer)
+
+    # ------------------------------------------------------------ layers
+
+    def install(self, layer: L) -> Installation[L]:
+        """Put a layer on the heap or arena: its calls go through it from now on.
+
+        It may come and go while threads are at work and blocks live; blocks of before, during and
+        after are freed alike. Calls of other arenas go through layers of their own, and what
+        transactions and containers do through none; but a `pmemheap.layers.Count` on a heap counts
+        it all.
+
+        Parameters
+        ----------
+        layer : Layer
+            With `malloc`, `free` and `usable_size`, which call its `upstream`; of the other calls
+            those that it has are its own, the rest passes by.
+
+        Returns
+        -------
+        Installation
+            A context manager: the layer in the block, taken off at its end.
+
+        Raises
+        ------
+        UsageError
+            It is no layer, stands over another allocator, or is on a heap already; the heap is
+            closed or forked.
+
+        Examples
+        --------
+        >>> import pmemheap
+        >>> heap = pmemheap.Heap.anonymous()
+        >>> with heap.install(pmemheap.layers.Count()) as count:
+        ...     _ = heap.malloc(100)
+        >>> count.blocks, heap.layers
+        (1, ())
+        >>> heap.close()
+        """
+        space = self._space
+        space.require()
+        space.alone(lambda: space.layers.put_on(layer))
+        return Installation(space.layers, layer)
+
+    def uninstall(self, layer: Layer) -> None:
+        """Take a layer off, wherever it stands among others.
+
+        Raises
+        ------
+        UsageError
+            It is not on this heap or arena.
+        """
+        if not self._space.layers.take_off(layer):
+            raise UsageError(
+                f"{self._space.name}: a layer that is on it expected for uninstall, found {layer!r}"
+            )
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers that are on it, top first: the last one that was installed."""
+        return self._space.layers.all()
 
     # ------------------------------------------------------------ space and insight
 

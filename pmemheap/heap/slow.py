@@ -11,7 +11,7 @@ block, a bad argument or another arena they call the method of that name here.
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pmemheap import native
 from pmemheap.errors import OutOfSpaceError, UsageError
@@ -27,6 +27,9 @@ from pmemheap.heap.space import Space
 from pmemheap.native.constants import Refusal, State
 from pmemheap.units import GRANULE
 
+if TYPE_CHECKING:
+    from pmemheap.heap.arenas import Arena
+
 __all__ = ["Slow"]
 
 _OPEN = int(State.OPEN)
@@ -39,6 +42,10 @@ class Slow:
 
     def __init__(self, space: Space) -> None:
         self._space = space
+
+    def _face(self, other: Space) -> Arena:
+        """Return another arena as users have it, with its layers."""
+        return self._space.shared.arenas.face(other)
 
     def malloc(self, size: Any, align: Any = None) -> int:
         """Allocate a block for which there is no run, or of many units."""
@@ -70,7 +77,7 @@ class Slow:
         space.require(write=True)
         other = space.arena_of(place)
         if other is not None:
-            other.core.free(place, bool(deferred))
+            self._face(other).free(place, bool(deferred))
         elif type(offset) is not int:
             space.core.free(place, bool(deferred))
         elif (
@@ -109,7 +116,7 @@ class Slow:
         space.require(write=True)
         other = space.arena_of(place)
         if other is not None:
-            return other.core.realloc(place, nbytes)
+            return self._face(other).realloc(place, nbytes)
         try:
             return space.serve(resizing.realloc, space, place, nbytes)
         except OutOfSpaceError as error:
@@ -121,7 +128,7 @@ class Slow:
         space.require(write=True)
         other = space.arena_of(place)
         if other is not None:
-            return other.core.expand(place, nbytes)
+            return self._face(other).expand(place, nbytes)
         return space.serve(resizing.expand, space, place, nbytes)
 
     def usable_size(self, offset: Any) -> int:
@@ -130,7 +137,7 @@ class Slow:
         space.require()
         other = space.arena_of(place)
         if other is not None:
-            return other.core.usable_size(place)
+            return self._face(other).usable_size(place)
         if type(offset) is not int:
             return space.core.usable_size(place)
         raise refusing.no_block(space, place, "usable_size")
@@ -141,7 +148,7 @@ class Slow:
         space.require()
         other = space.arena_of(place)
         if other is not None:
-            return other.core.view(place, length)
+            return self._face(other).view(place, length)
         try:
             count = usable = space.core.usable_size(place)
         except UsageError:

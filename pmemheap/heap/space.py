@@ -18,6 +18,7 @@ from pmemheap import native
 from pmemheap.errors import CorruptHeapError, DurabilityError, PmemHeapError, UsageError
 from pmemheap.format.layout import ARENA_BITS
 from pmemheap.heap.exiting import is_exiting, leave_at_exit
+from pmemheap.heap.layered import Layers
 from pmemheap.heap.lock import is_changing
 from pmemheap.heap.shared import Shared
 from pmemheap.native.constants import Refusal, State
@@ -51,7 +52,9 @@ class Space:
         Whether nothing has ever been allocated in it.
     """
 
-    __slots__ = ("core", "giveback", "index", "name", "origin", "region", "shared", "supply")
+    __slots__ = (
+        "_layers", "core", "giveback", "index", "name", "origin", "region", "shared", "supply",
+    )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 -- the parts of an arena
         self,
@@ -75,12 +78,15 @@ class Space:
         self._join_log()
         self.supply = Supply(self.core, region, shared.medium, fresh=fresh)
         self.giveback = GiveBack(self.core, self.supply)
+        self._layers: Layers | None = None
         if state == State.UNATTACHED:
             self.core.sleep_in(region.first_unit, region.end_unit)
         elif not shared.readonly:
             self.mark_rooted()
         if arena == 0:
             shared.set_pace()
+        elif shared.default.layers.counts:
+            self.layers.apply()
         self.core.state = state
 
     def attach_tables(self) -> None:
@@ -120,6 +126,13 @@ class Space:
     def arena_of(self, offset: int) -> Space | None:
         """Return the arena in which an offset lies, if it is another one."""
         return None if self.origin else self.shared.arenas.of(offset)
+
+    @property
+    def layers(self) -> Layers:
+        """The layers that its calls go through, made when they are first asked for."""
+        if self._layers is None:
+            self._layers = Layers(self)
+        return self._layers
 
     # ------------------------------------------------------------ views
 

@@ -144,7 +144,9 @@ class _Move(Work):
 
 def move(space: Space, offset: int, size: int) -> int:
     """Let a block of a file heap move; return its new offset."""
-    return _Move(None, space.shared.log, False).run(space, offset, size)
+    to = _Move(None, space.shared.log, False).run(space, offset, size)
+    space.layers.count_moved()
+    return to
 
 
 class _Trial(Work):

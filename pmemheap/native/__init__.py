@@ -26,6 +26,7 @@ from pmemheap._core import _hot
 from pmemheap._core._hot import (
     AddressRange,
     BlockBytes,
+    CountCore,
     Exporter,
     HeapCore,
     HeapDoors,
@@ -33,6 +34,7 @@ from pmemheap._core._hot import (
     MapCore,
     Places,
     TxCore,
+    Upstream,
 )
 from pmemheap._core._sys import ffi, lib
 from pmemheap.native.checksums import (
@@ -129,6 +131,7 @@ __all__ = [
     "Allocate",
     "BlockBytes",
     "Call",
+    "CountCore",
     "Exporter",
     "Fault",
     "FaultKind",
@@ -145,6 +148,7 @@ __all__ = [
     "TapeEvent",
     "TapeKind",
     "TxCore",
+    "Upstream",
     "all_sealed",
     "become_own",
     "cached",

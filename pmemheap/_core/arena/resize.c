@@ -43,6 +43,7 @@ static int64_t move(const struct ph_block *block, uint64_t size)
     memcpy(h->data + to, h->data + block->offset, capacity < size ? capacity : size);
     ph_refs_make_stale(block);
     ph_block_free(block);
+    PH_COUNT(h, ph_add_moved, 1);
     return to;
 }
 
@@ -74,6 +75,7 @@ static int64_t grow_down(const struct ph_block *block, uint64_t more, uint64_t n
     ph_refs_make_stale(block);
     ph_large_clear(h, unit);
     ph_large_make(h, to, have + more, nbytes);
+    PH_COUNT(h, ph_add_moved, 1);
     return (int64_t)(to << PH_UNIT_SHIFT);
 }
 
@@ -96,8 +98,10 @@ static void shrink_large(const struct ph_block *block, uint64_t nunits, uint64_t
 static int64_t realloc_run(const struct ph_block *block, uint64_t size, int refused)
 {
     int fits = size <= ph_block_capacity(block);
-    if (ph_class_of(block->arena, size, PH_GRANULE) == block->record->class_index)
+    if (ph_class_of(block->arena, size, PH_GRANULE) == block->record->class_index) {
+        PH_COUNT(block->arena, ph_add_resized, 0, 0);
         return (int64_t)block->offset;
+    }
     if (refused)
         return fits ? (int64_t)block->offset : refused;
     int64_t to = move(block, size);
@@ -195,6 +199,7 @@ int ph_move_into(struct ph_heap *h, uint64_t offset, uint64_t to, uint64_t size)
     struct ph_block block = ph_live_at(h, offset);
     uint64_t capacity = ph_block_capacity(&block);
     memcpy(h->data + to, h->data + offset, capacity < size ? capacity : size);
+    PH_COUNT(h, ph_add_moved, 1);
     return ph_free(h, offset);
 }
 

@@ -140,6 +140,14 @@ struct ph_dirty {
     uint64_t capacity, count;
 };
 
+/* ph_counters -- what has become of blocks, whoever made and freed them: bare calls, transactions, maps. */
+struct ph_counters {
+    uint64_t made, made_bytes, asked_bytes; /* blocks; what they can hold, growth in place included; what was asked for */
+    uint64_t freed, freed_bytes;
+    uint64_t moved, in_place; /* changes of a size */
+    int64_t peak;             /* the most of made_bytes - freed_bytes */
+};
+
 struct ph_journal;
 
 struct ph_heap {
@@ -149,6 +157,7 @@ struct ph_heap {
     struct ph_unit *units;
     const struct ph_journal *journal; /* who is told of what bare calls change */
     uint32_t is_told;         /* of each store: as the journal says */
+    struct ph_counters *const *counters; /* of what becomes of its blocks, up to NULL; or NULL: nobody counts */
     uint64_t first_unit, end_unit; /* none while only the data is mapped */
     uint64_t data_first, data_end; /* units whose data is mapped */
     uint64_t wilderness, wilderness_end;  /* never used units that are ours; address space above everything else of the pool */

@@ -102,6 +102,41 @@ struct ph_block_word {
 };
 uint32_t ph_block_words(const struct ph_block *block, int live, struct ph_block_word words[2]);
 
+/* ---------------------------------------------------------------- counting
+ * What becomes live, what ends to be, what changes its size: told by the step that does it, so that no caller has to. */
+static inline void ph_add_made(struct ph_counters *c, uint64_t blocks, uint64_t asked, uint64_t capacity)
+{
+    c->made += blocks;
+    c->made_bytes += capacity;
+    c->asked_bytes += asked;
+    int64_t bytes = (int64_t)(c->made_bytes - c->freed_bytes);
+    if (bytes > c->peak)
+        c->peak = bytes;
+}
+
+static inline void ph_add_freed(struct ph_counters *c, uint64_t blocks, uint64_t capacity)
+{
+    c->freed += blocks;
+    c->freed_bytes += capacity;
+}
+
+/* To each of the counters of an arena. */
+#define PH_COUNT(h, add, ...)                                                             \
+    do {                                                                                  \
+        if (PH_UNLIKELY((h)->counters != NULL))                                           \
+            for (struct ph_counters *const *each_ = (h)->counters; *each_ != NULL; each_++) \
+                add(*each_, __VA_ARGS__);                                                 \
+    } while (0)
+
+/* ph_count_all_freed -- the arena goes, with all of its blocks that were read. */
+void ph_count_all_freed(struct ph_heap *h);
+void ph_add_resized(struct ph_counters *c, uint64_t was_capacity, uint64_t capacity);
+
+static inline void ph_add_moved(struct ph_counters *c, uint64_t blocks)
+{
+    c->moved += blocks;
+}
+
 /* ---------------------------------------------------------------- runs */
 /* Geometry of a class: `sizes[i]` bytes (ascending multiples of the granule), `units[i]` per run. */
 int ph_classes_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *units, uint32_t count);

@@ -210,7 +210,9 @@ void ph_run_free_bits(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t 
     struct ph_unit *run = &h->units[head];
     int was_full = is_full(run);
     ph_store(h, &h->bits[word], h->bits[word] & ~bits);
-    count_live(h, run, -__builtin_popcountll(bits));
+    int count = __builtin_popcountll(bits);
+    count_live(h, run, -count);
+    PH_COUNT(h, ph_add_freed, (uint64_t)count, ph_capacity_of(h, run) * (uint64_t)count);
     offer(h, head, word, bits, was_full);
 }
 

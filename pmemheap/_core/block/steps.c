@@ -34,6 +34,8 @@ void ph_publish(const struct ph_block *block)
         ph_run_publish(block);
     else
         ph_large_publish(block);
+    uint64_t capacity = ph_block_capacity(block); /* of a block of a run nobody knows any more what was asked for */
+    PH_COUNT(block->arena, ph_add_made, 1, ph_is_run(block) ? capacity : block->record->u.nbytes, capacity);
 }
 
 static void quarantine(const struct ph_block *block)
@@ -66,6 +68,7 @@ void ph_cancel(const struct ph_block *block)
 void ph_retire(const struct ph_block *block)
 {
     PH_ASSERT(block->record != NULL && block->state != PH_B_RESERVED && block->state != PH_B_QUARANTINED);
+    PH_COUNT(block->arena, ph_add_freed, 1, ph_block_capacity(block));
     quarantine(block);
 }
 

@@ -1,5 +1,6 @@
 /* py/heap.c -- HeapCore: the type from which `Heap` derives; its methods stand in the other files. */
 #include "py/heap_calls.h"
+#include "py/layers.h"
 
 static PyTypeObject *core_type;
 
@@ -36,6 +37,7 @@ static void heap_dealloc(PyObject *object)
 {
     struct heap_object *self = heap_of(object);
 
+    ph_forget_layers(self);
     ph_close_doors(self);
     ph_heap_leave(self);
     ph_heap_fini(&self->heap);
@@ -66,14 +68,16 @@ static PyType_Spec core_spec = {
 int ph_add_heap_types(PyObject *module)
 {
     static PyMethodDef methods[16];
-    PyMethodDef *const behind_doors[] = {ph_call_methods,  ph_batch_methods, ph_control_methods, ph_unit_methods,
-                                         ph_block_methods, ph_count_methods, ph_step_methods,    NULL};
+    PyMethodDef *const behind_doors[] = {ph_own_call_methods, ph_own_batch_methods, ph_control_methods, ph_unit_methods,
+                                         ph_block_methods,    ph_count_methods,     ph_step_methods,    NULL};
     const PyMethodDef *const tables[] = {ph_call_methods, ph_batch_methods, NULL};
+    const PyMethodDef *const own_tables[] = {ph_own_call_methods, ph_own_batch_methods, NULL};
 
     if (ph_slow_init() < 0)
         return -1;
     core_slots[3].pfunc = ph_join_methods(methods, tables);
-    if (ph_add_block_bytes_type(module) < 0 || ph_add_type(module, "HeapCore", &core_spec) < 0)
+    if (ph_add_layer_types(module, own_tables) < 0 || ph_add_block_bytes_type(module) < 0
+        || ph_add_type(module, "HeapCore", &core_spec) < 0)
         return -1;
     core_type = (PyTypeObject *)PyObject_GetAttrString(module, "HeapCore");
     return core_type == NULL ? -1 : ph_add_doors_type(module, core_type, behind_doors, ph_door_fields);

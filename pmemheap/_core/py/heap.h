@@ -5,6 +5,7 @@
 #include "arena/arena.h"
 
 struct doors;
+struct upstream;
 
 struct heap_object {
     PyObject_HEAD
@@ -18,6 +19,9 @@ struct heap_object {
     uint64_t file;         /* number of its file in the table of files; 0: it has none */
     struct heap_object *next, **link; /* all heaps of this process: py/heap_list.c */
     struct doors *doors;   /* of this heap, if there are any; they do not keep it */
+    PyObject *upstreams;   /* tuple of those of its layers, top first, or NULL */
+    PyObject *counts;      /* tuple of the CountCores that count its blocks, or NULL */
+    struct upstream *top;  /* of `upstreams`, the first one whose layer answers calls; NULL: there is none */
     PyObject *weak_references;
 };
 
@@ -66,8 +70,9 @@ void ph_heap_enter(struct heap_object *self);
 void ph_heap_leave(struct heap_object *self);
 int64_t ph_heap_watch(void);
 
-/* The public calls; then the doors of the Python half, of which the last ones are empty in a release. */
-extern PyMethodDef ph_call_methods[], ph_batch_methods[];
+/* The public calls, and the same without layers; then the doors of the Python half, of which the last ones are empty in a
+ * release. */
+extern PyMethodDef ph_call_methods[], ph_batch_methods[], ph_own_call_methods[], ph_own_batch_methods[];
 extern PyMethodDef ph_control_methods[], ph_unit_methods[], ph_block_methods[], ph_count_methods[], ph_step_methods[];
 extern PyGetSetDef ph_door_fields[];
 int ph_add_block_bytes_type(PyObject *module);

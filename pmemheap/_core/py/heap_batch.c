@@ -3,6 +3,7 @@
 
 #include "os/tape.h"
 #include "py/heap_calls.h"
+#include "py/layers.h"
 
 enum { PH_BATCH_SHARE = 256 }; /* bytes of a record that one block of a batch may take */
 
@@ -40,7 +41,7 @@ PyDoc_STRVAR(malloc_many_doc,
 "Raises\n------\nUsageError, OutOfSpaceError\n    As `malloc`; nothing stays allocated, unless another thread closed the heap meanwhile.\n\n"
 "Notes\n-----\nFor a process that is killed in the middle the batch is a sequence of single calls.");
 
-static PyObject *heap_malloc_many(PyObject *object, PyObject *const *args, Py_ssize_t nargs, PyObject *keywords)
+static PyObject *own_malloc_many(PyObject *object, PyObject *const *args, Py_ssize_t nargs, PyObject *keywords)
 {
     static const char *const names[] = {"size", "count"};
     struct heap_object *self = heap_of(object);
@@ -227,15 +228,24 @@ PyDoc_STRVAR(free_many_doc,
 "offsets : buffer of uint64, or iterable of int\n    What `malloc_many` returned, an ``array('Q')``, a numpy array of uint64, a list.\n\n"
 "Raises\n------\nUsageError, BufferError\n    As `free`; the message names the index in the batch. Nothing was freed.");
 
-static PyObject *heap_free_many(PyObject *object, PyObject *offsets)
+static PyObject *own_free_many(PyObject *object, PyObject *offsets)
 {
     if (ph_look_freeing(heap_of(object)) < 0)
         return NULL;
     return PyObject_CheckBuffer(offsets) ? free_buffer(object, offsets) : free_items(object, offsets);
 }
 
+PH_PUBLIC(malloc_many, PH_CALL_MALLOC_MANY)
+PH_PUBLIC_OF_ONE(free_many, PH_CALL_FREE_MANY)
+
 PyMethodDef ph_batch_methods[] = {
     PH_FAST(malloc_many),
     {"free_many", heap_free_many, METH_O, free_many_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyMethodDef ph_own_batch_methods[] = {
+    PH_OWN(malloc_many),
+    {"free_many", own_free_many, METH_O, free_many_doc},
     {NULL, NULL, 0, NULL},
 };

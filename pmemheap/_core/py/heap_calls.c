@@ -2,6 +2,7 @@
  * it go between two changes. */
 #include "py/door.h"
 #include "py/heap_calls.h"
+#include "py/layers.h"
 
 PyDoc_STRVAR(malloc_doc,
 "malloc(size, align=16)\n--\n\n"
@@ -32,7 +33,7 @@ static inline PyObject *allocated(PyObject *object, PyObject *size_given, PyObje
     return ph_call_slow(object, ph_slow.malloc, size_given, align_given, NULL);
 }
 
-static PyObject *heap_malloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+static PyObject *own_malloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
 {
     static const char *const names[] = {"size", "align"};
     PyObject *values[2] = {NULL, NULL};
@@ -74,7 +75,7 @@ static inline PyObject *freed(PyObject *object, PyObject *offset_given, PyObject
     Py_RETURN_NONE;
 }
 
-static PyObject *heap_free(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+static PyObject *own_free(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
 {
     static const char *const names[] = {"offset", "deferred"};
     PyObject *values[2] = {NULL, NULL};
@@ -119,13 +120,15 @@ static int64_t move_logged(struct heap_object *self, uint64_t offset, uint64_t s
         if (done < 0) {
             ph_tx_abort(&tx);
             to = PH_H_MOVE_LOGGED;
+        } else {
+            PH_COUNT(&self->heap, ph_add_moved, 1);
         }
     }
     ph_tx_fini(&tx);
     return to < 0 ? PH_H_MOVE_LOGGED : to;
 }
 
-static PyObject *heap_realloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+static PyObject *own_realloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
 {
     static const char *const names[] = {"offset", "size"};
     struct heap_object *self = heap_of(object);
@@ -151,7 +154,7 @@ PyDoc_STRVAR(expand_doc,
 "Returns\n-------\nbool\n    Whether it does now. The block never moves and never shrinks; views of it stay valid.\n\n"
 "Raises\n------\nUsageError\n    No live block begins there, or the size is out of range.");
 
-static PyObject *heap_expand(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+static PyObject *own_expand(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
 {
     static const char *const names[] = {"offset", "size"};
     struct heap_object *self = heap_of(object);
@@ -179,7 +182,7 @@ PyDoc_STRVAR(usable_size_doc,
 "Bytes that the block at `offset` can hold: at least what was asked for. O(1).\n\n"
 "Raises\n------\nUsageError\n    No live block begins there.");
 
-static PyObject *heap_usable_size(PyObject *object, PyObject *argument)
+static PyObject *own_usable_size(PyObject *object, PyObject *argument)
 {
     struct heap_object *self = heap_of(object);
     uint64_t offset;
@@ -204,7 +207,7 @@ PyDoc_STRVAR(view_doc,
 "    an array of it lives, the block cannot be freed and the heap not closed.\n\n"
 "Raises\n------\nUsageError\n    No live block begins there, or it has fewer than `length` bytes.");
 
-static PyObject *heap_view(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+static PyObject *own_view(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
 {
     static const char *const names[] = {"offset", "length"};
     struct heap_object *self = heap_of(object);
@@ -231,6 +234,15 @@ static PyObject *heap_view(PyObject *object, PyObject *const *args, Py_ssize_t c
 /* Whether a transaction can begin at once. It may call Python, as any call may. */
 DOOR(is_ready, heap_object, 0, ph_look_freeing(self) < 0 ? NULL : truth(self->state == PH_S_OPEN))
 
+/* ---------------------------------------------------------------- by the layers, or by the heap itself */
+
+PH_PUBLIC(malloc, PH_CALL_MALLOC)
+PH_PUBLIC(free, PH_CALL_FREE)
+PH_PUBLIC(realloc, PH_CALL_REALLOC)
+PH_PUBLIC(expand, PH_CALL_EXPAND)
+PH_PUBLIC(view, PH_CALL_VIEW)
+PH_PUBLIC_OF_ONE(usable_size, PH_CALL_USABLE_SIZE)
+
 PyMethodDef ph_call_methods[] = {
     PH_FAST(malloc),
     PH_FAST(free),
@@ -239,5 +251,15 @@ PyMethodDef ph_call_methods[] = {
     PH_FAST(view),
     {"usable_size", heap_usable_size, METH_O, usable_size_doc},
     AS_METHOD("_is_ready", is_ready, "One more call; whether it is open, and at work."),
+    {NULL, NULL, 0, NULL},
+};
+
+PyMethodDef ph_own_call_methods[] = {
+    PH_OWN(malloc),
+    PH_OWN(free),
+    PH_OWN(realloc),
+    PH_OWN(expand),
+    PH_OWN(view),
+    {"usable_size", own_usable_size, METH_O, usable_size_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -2,6 +2,7 @@
  * which answer with a code here. */
 #include "py/heap_calls.h"
 #include "py/heap_doors.h"
+#include "py/layers.h"
 
 static PyObject *configure(PyObject *object, PyObject *args)
 {
@@ -157,6 +158,8 @@ static int look_once_more(struct heap_object *self)
     return failed;
 }
 
+DOOR(count_all_freed, heap_object, 0, ph_count_all_freed(&self->heap), done())
+
 DOOR(upkeep_if_due, heap_object, 0, look_once_more(self) < 0 ? NULL : done())
 
 DOOR(append_pending, heap_object, 0, ph_append_pending(self) < 0 ? NULL : done())
@@ -227,6 +230,8 @@ PyMethodDef ph_control_methods[] = {
     {"attach", attach, METH_VARARGS, "Set the virtual bases of the four tables, and who keeps them mapped."},
     AS_METHOD("set_bounds", set_bounds, "Set first_unit, end_unit and scanned_to."),
     AS_METHOD("sleep_in", sleep_in, "Have no units but the data of these, until _set_bounds is called."),
+    AS_METHOD("count_all_freed", count_all_freed, "Count all blocks as freed: the arena was dropped."),
+    {"set_layers", ph_set_layers, METH_VARARGS, "Set a tuple of Upstreams, top first, and one of CountCores."},
     {"shut", shut, METH_O, "Close, with a list of others, unless views of any live; how many do."},
     {"come_to_rest", come_to_rest, METH_O, "Be clean, with a list of others, unless views live or a transaction is open."},
     AS_METHOD("shut_unused", shut_unused, "Close unless blocks are viewed, pinned or reserved; tell whether."),

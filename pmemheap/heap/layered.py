@@ -1,0 +1,139 @@
+"""Layered: the layers of a heap or arena, put on and taken off while it is in use.
+
+    heap.malloc ──► top layer ──► its upstream ──► ... ──► the heap
+    a block is made, freed, moved (by whomever) ──► counts
+
+Python decides which layers there are; C goes through them. A layer owns no block, so it may come
+and go at any time; a call that is in the middle of one that goes comes to its end as it began.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from pmemheap import native
+from pmemheap.errors import UsageError
+from pmemheap.native.constants import State
+
+if TYPE_CHECKING:
+    from pmemheap.heap.space import Space
+    from pmemheap.protocols import Layer
+
+__all__ = ["Installation", "Layers"]
+
+L = TypeVar("L", bound="Layer")
+
+_CALLS = ("malloc", "free", "usable_size")
+
+
+class Installation(Generic[L]):
+    """A layer on a heap; a context manager that takes it off.
+
+    Attributes
+    ----------
+    layer : Layer
+        The layer.
+    """
+
+    __slots__ = ("_layers", "layer")
+
+    def __init__(self, layers: Layers, layer: L) -> None:
+        self._layers, self.layer = layers, layer
+
+    def __enter__(self) -> L:
+        """Return the layer."""
+        return self.layer
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Take the layer off, if nobody else has."""
+        self._layers.take_off(self.layer)
+
+    def __repr__(self) -> str:
+        """Show the layer."""
+        return f"<Installation of {self.layer!r}>"
+
+
+class Layers:
+    """The layers of one arena, top first."""
+
+    __slots__ = ("_space", "_upstreams")
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._upstreams: tuple[native.Upstream, ...] = ()
+
+    def all(self) -> tuple[Layer, ...]:
+        """Return them."""
+        return tuple(upstream.layer for upstream in self._upstreams)
+
+    @property
+    def counts(self) -> tuple[native.CountCore, ...]:
+        """Those that count its blocks: its own, and of a named arena those of the heap."""
+        own = tuple(layer for layer in self.all() if isinstance(layer, native.CountCore))
+        return own + self._space.shared.default.layers.counts if self._space.origin else own
+
+    def count_moved(self) -> None:
+        """Count a block that C did not move."""
+        for count in self.counts:
+            count._add_moved()  # private: a count tells it what C does not
+
+    def put_on(self, layer: Layer) -> None:
+        """Put a layer on top; under the lock of the heap."""
+        _require_layer(layer)
+        is_called = not isinstance(layer, native.CountCore)
+        upstream = native.Upstream(self._space.core, layer, is_called)
+        layer.upstream = upstream
+        self._set((upstream, *self._upstreams))
+
+    def take_off(self, layer: Layer) -> bool:
+        """Take a layer off; tell whether it was there."""
+        if self._space.core.state == State.FORKED:  # where a lock may be held by nobody
+            return self._taken_off(layer)
+        found: list[bool] = []
+        self._space.as_owner(lambda: found.append(self._taken_off(layer)))
+        return found[0]
+
+    def _taken_off(self, layer: Layer) -> bool:
+        rest = tuple(upstream for upstream in self._upstreams if upstream.layer is not layer)
+        was_there = len(rest) < len(self._upstreams)
+        if was_there:
+            self._set(rest)
+        return was_there
+
+    def _set(self, upstreams: tuple[native.Upstream, ...]) -> None:
+        self._upstreams = upstreams
+        others = () if self._space.origin else self._space.shared.arenas.spaces()
+        for space in (self._space, *others):
+            space.layers.apply()
+
+    def apply(self) -> None:
+        """Tell C."""
+        self._space.core.set_layers(self._upstreams, self.counts)
+
+    def count_dropped(self) -> None:
+        """Count the blocks of the arena as freed: it was dropped."""
+        self._space.core.count_all_freed()
+
+
+def _require_layer(layer: object) -> None:
+    for name in _CALLS:
+        if not callable(getattr(type(layer), name, None)):
+            raise UsageError(
+                f"install: a layer with malloc, free and usable_size expected, {layer!r} has no "
+                f"{name!r}"
+            )
+    upstream = getattr(layer, "upstream", None)
+    if upstream is None:
+        return
+    if not isinstance(upstream, native.Upstream):
+        raise UsageError(
+            f"install: a layer over nothing expected, {layer!r} stands over {upstream!r}"
+        )
+    if upstream.is_installed:
+        raise UsageError(f"install: a layer that is on no heap expected, {layer!r} is on one")

@@ -1,0 +1,70 @@
+"""Passing: a layer that does nothing, from which others derive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pmemheap.errors import UsageError
+from pmemheap.protocols import CAPABILITIES, Allocator
+
+__all__ = ["Passing"]
+
+
+class Passing:
+    """A layer whose calls go to its upstream as they are.
+
+    A layer of your own derives from it, and has the calls in which it does something. What its
+    upstream can do beyond `malloc`, `free` and `usable_size`, it can do as well.
+
+    Parameters
+    ----------
+    upstream : Allocator, optional
+        What it stands over; if left out, `Heap.install` sets it.
+
+    Examples
+    --------
+    >>> import pmemheap
+    >>> class Doubled(Passing):
+    ...     def malloc(self, size, align=16):
+    ...         return self.below.malloc(2 * size, align)
+    >>> with pmemheap.Heap.anonymous() as heap, heap.install(Doubled()):
+    ...     heap.usable_size(heap.malloc(100))
+    208
+    """
+
+    def __init__(self, upstream: Allocator | None = None) -> None:
+        self.upstream = upstream
+
+    @property
+    def below(self) -> Any:
+        """Its upstream, of whatever kind.
+
+        Raises
+        ------
+        UsageError
+            It stands over nothing.
+        """
+        if self.upstream is None:
+            raise UsageError(
+                f"{type(self).__name__}: a layer over an allocator expected, found one that was "
+                "not installed"
+            )
+        return self.upstream
+
+    def malloc(self, size: int, align: int = 16) -> int:
+        """Allocate a block."""
+        return int(self.below.malloc(size, align))
+
+    def free(self, offset: int, deferred: bool = False) -> None:
+        """Free a block."""
+        self.below.free(offset, True) if deferred else self.below.free(offset)
+
+    def usable_size(self, offset: int) -> int:
+        """Return the bytes that a block can hold."""
+        return int(self.below.usable_size(offset))
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the upstream can do beyond that."""
+        if name in CAPABILITIES and self.__dict__.get("upstream") is not None:
+            return getattr(self.upstream, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
