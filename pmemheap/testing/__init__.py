@@ -3,9 +3,12 @@
 `Recorder` records a program at work on a file; `check_states` makes every file that a signal or a
 power failure could have left at any event of it, and has each opened and checked. It works for
 heaps and for whatever else is written by stores to shared maps. See docs/crash-testing.md.
+
+`AllocatorContract` has the tests of an allocator, which a class of yours inherits.
 """
 
 from pmemheap.testing.cells import LINE, SECTOR
+from pmemheap.testing.contracts import AllocatorContract
 from pmemheap.testing.copies import copy_as_crashed, restamp
 from pmemheap.testing.driver import check_states
 from pmemheap.testing.image import Image
@@ -17,6 +20,7 @@ from pmemheap.testing.states import CrashStates, State
 __all__ = [
     "LINE",
     "SECTOR",
+    "AllocatorContract",
     "Crash",
     "CrashStates",
     "Failure",
