@@ -215,3 +215,26 @@ def test_only_budgets_of_what_was_asked_for_are_shown() -> None:
     assert len(budgets.verdicts(results, ["bare"])) == 2
     sections = importlib.import_module("sections").SECTIONS
     assert set(budgets.BUDGETS) < set(sections)
+
+
+def strategies() -> Any:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return importlib.import_module("bench_strategies")
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+STRATEGIES = strategies()
+
+
+@pytest.mark.parametrize("what", STRATEGIES.FACTORS)
+def test_a_strategy_wins_by_its_factor(what: str) -> None:
+    ours, other, bar = STRATEGIES.FACTORS[what]
+    assert STRATEGIES.ratio(ours, other, 30) <= bar, what
+
+
+@pytest.mark.parametrize("what", STRATEGIES.SECONDS)
+def test_a_strategy_keeps_its_time(what: str) -> None:
+    load, bar = STRATEGIES.SECONDS[what]
+    assert min(load(200) for _ in range(30)) / 200 <= bar

@@ -20,7 +20,10 @@ import pmemheap
 CORE = Path(pmemheap.__file__).parent / "_core"
 
 FOLDERS = ["base", "os", "journal", "space", "block", "arena", "log", "tx", "map", "py"]
-DOORS = {"os": {"os.h", "tape.h", "address_space.h", "file_table.h"}}  # else FOLDER.h; all of base
+DOORS = {
+    "arena": {"arena.h", "region.h"},
+    "os": {"os.h", "tape.h", "address_space.h", "file_table.h"},
+}  # else FOLDER.h; all of base
 INCLUDE = re.compile(r'^#include "(.*)"$', re.MULTILINE)
 DEFINED = set("TDBRC")
 ALLOCATOR = ("space", "block", "arena")

@@ -500,7 +500,7 @@ def test_child_waits_for_no_lock_of_another_thread(family: Family) -> None:
                 partial(heap.arena, "new"),
                 partial(heap.roots.get, "a"),
                 partial(heap._space.serve, list),
-                heap._space.shared.arenas.face(heap._space.shared.arenas.spaces()[0]).drop,
+                heap._space.shared.arenas.open[1].drop,
             ]
             for call in calls:
                 with pytest.raises(UsageError, match="parent"):

@@ -44,8 +44,9 @@ from pmemheap.units import GiB, counted
 if TYPE_CHECKING:
     from pmemheap.heap.heap import Heap
 
-__all__ = ["Arena", "Arenas", "arena_name_argument", "index_of", "live_names"]
+__all__ = ["Arena", "Arenas", "arena_name_argument", "free_number", "index_of", "live_names"]
 
+_SHORT: int = (1 << 60) >> ARENA_BITS
 _HEADROOM_MOST = 256 * GiB
 """Address space behind a named arena: what 256 of them have together is there to be had."""
 
@@ -212,8 +213,8 @@ class Arenas:
 
     __slots__ = ("_heap", "_shared", "open")
 
-    def __init__(self, heap: Heap, shared: Shared) -> None:
-        self._heap = weakref.ref(heap)
+    def __init__(self, heap: Heap | None, shared: Shared) -> None:
+        self._heap = (lambda: None) if heap is None else weakref.ref(heap)
         self._shared: Shared = weakref.proxy(shared)  # which has these arenas
         self.open: dict[int, Arena] = {}
 
@@ -221,8 +222,11 @@ class Arenas:
         """Return those that are open."""
         return [space_of(arena) for arena in list(self.open.values()) if not arena.closed]
 
-    def face(self, space: Space) -> Arena:
+    def face(self, space: Space) -> BlockSpace:
         """Return what users have of one."""
+        scratch = self._shared.scratch
+        if scratch is not None and space_of(scratch) is space:
+            return scratch
         return self.open[space.index]
 
     def of(self, offset: int) -> Space | None:
@@ -231,6 +235,9 @@ class Arenas:
         default = self._shared.default
         if index == 0 or default.core.state > State.READONLY:
             return None
+        scratch = self._shared.scratch
+        if scratch is not None and space_of(scratch).index == index:
+            return None if scratch.closed else space_of(scratch)
         arena = self.open.get(index)
         if arena is not None and not arena.closed:
             return space_of(arena)
@@ -258,7 +265,8 @@ class Arenas:
         if index is not None:
             return self.at(index, headroom)
         self._shared.default.require(write=True)
-        index, slot = _vacancy(slots, name)
+        scratch = self._shared.scratch
+        index, slot = _vacancy(slots, name, {0 if scratch is None else space_of(scratch).index})
         arena = self.open[index] = self._opened(index, slot, headroom)
         return arena
 
@@ -363,7 +371,27 @@ def index_of(arenas: dict[int, ArenaSlot], name: str) -> int | None:
     return live_names(arenas).get(name)
 
 
-def _vacancy(arenas: dict[int, ArenaSlot], name: str) -> tuple[int, ArenaSlot]:
+def free_number(arenas: dict[int, ArenaSlot]) -> int:
+    """Return a number that no arena ever had, for one that has no slot.
+
+    It is the highest of which offsets are below 2^60, if there is one: these are quicker as ints.
+
+    Raises
+    ------
+    OutOfSpaceError
+        All have, or had, one.
+    """
+    numbers: list[int] = [*range(_SHORT - 1, 0, -1), *range(ARENA_SLOTS - 1, _SHORT - 1, -1)]
+    for number in numbers:
+        if number not in arenas:
+            return number
+    raise OutOfSpaceError(
+        f"scratch: at most {ARENA_SLOTS - 2} named arenas expected in a heap with scratch regions, "
+        "all slots in use"
+    )
+
+
+def _vacancy(arenas: dict[int, ArenaSlot], name: str, taken: set[int]) -> tuple[int, ArenaSlot]:
     """Return a free slot for an arena, and what is to be in it.
 
     Raises
@@ -371,7 +399,7 @@ def _vacancy(arenas: dict[int, ArenaSlot], name: str) -> tuple[int, ArenaSlot]:
     OutOfSpaceError
         All 255 are in use, or have used up most of their offsets.
     """
-    for index in range(1, ARENA_SLOTS):
+    for index in sorted(set(range(1, ARENA_SLOTS)) - taken):
         old = arenas.get(index)
         if old is None:
             return index, ArenaSlot(0, 0, name)

@@ -241,10 +241,14 @@ def _checked(space: Space) -> CheckReport:
 
 
 def new_face(  # noqa: PLR0913 -- the parts of an arena
-    kind: type[S], shared: Shared, region: Region, name: str, arena: int, *, fresh: bool
-) -> S:
-    """Return what users have of an arena, as an object of `kind`."""
+    kind: type[S], shared: Shared, region: Region, name: str, arena: int, *, fresh: bool,
+    number: int | None = None,
+) -> S:  # fmt: skip
+    """Return what users have of an arena, as an object of `kind`.
+
+    Offsets begin with its number, which is that of its slot in the heap if none is given.
+    """
     face = kind.__new__(kind)
-    face._space = Space(face, shared, region, name, arena=arena, fresh=fresh)
+    face._space = Space(face, shared, region, name, arena=arena, fresh=fresh, number=number)
     face._slow = Slow(face._space)
     return face

@@ -17,9 +17,10 @@ from pmemheap.file.filemedium import FileMedium
 from pmemheap.format.layout import FileIdentity
 from pmemheap.heap.gate import named
 from pmemheap.heap.shared import Shared
-from pmemheap.heap.space import Space
+from pmemheap.heap.space import Space, space_of
 from pmemheap.heap.viewed import viewed_blocks
 from pmemheap.heap.waiting import transactions_ended
+from pmemheap.native import HeapDoors
 from pmemheap.native.constants import State
 
 __all__ = ["close", "let_go", "rest"]
@@ -80,28 +81,36 @@ def _require_unused(shared: Shared) -> None:
         )
 
 
+def _cores(shared: Shared) -> list[HeapDoors]:
+    """Return those of all open arenas, the default one first; that of scratch regions as well."""
+    scratch = [] if shared.scratch is None else [space_of(shared.scratch).core]
+    return [space.core for space in shared.spaces()] + scratch
+
+
 def _require_unviewed(shared: Shared) -> None:
     """Raise BufferError if blocks have live views."""
-    views = sum(space.core.live_views for space in shared.spaces())
+    views = sum(core.live_views for core in _cores(shared))
     if views:
         raise _viewed_at_close(shared, views)
 
 
 def _shut_all(shared: Shared) -> None:
     """Let no call in any more, of all arenas in one step; views of another thread are refused."""
-    default, *others = (space.core for space in shared.spaces())
+    default, *others = _cores(shared)
     if views := default.shut(others):
         raise _viewed_at_close(shared, views)
 
 
 def _viewed_at_close(shared: Shared, views: int) -> BufferError:
-    found = viewed_blocks(space.core for space in shared.spaces())
+    found = viewed_blocks(_cores(shared))
     return BufferError(f"{shared.name}: no live views expected at close, {views} found: {found}")
 
 
 def _close_parts(space: Space, when_closed: Callable[[], None]) -> None:
     shared = space.shared
     shared.arenas.close()
+    if shared.scratch is not None:
+        shared.scratch.end()
     shared.log.detach()
     space.region.close()
     try:

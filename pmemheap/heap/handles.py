@@ -357,8 +357,11 @@ def offset_of(heap: BlockSpace, buffer: object) -> int:
             raise UsageError(
                 f"offset_of: a view expected, found a released one: {error}"
             ) from error
-    spaces = space_of(heap).shared.spaces()
-    if not isinstance(owner, BlockBytes) or space_of(owner.heap) not in spaces:
+    shared = space_of(heap).shared
+    is_bytes = isinstance(owner, BlockBytes)
+    if not is_bytes or (
+        owner.heap is not shared.scratch and space_of(owner.heap) not in shared.spaces()
+    ):
         raise UsageError(
             f"offset_of: a view or array of this heap expected, found {type(buffer).__name__}"
         )

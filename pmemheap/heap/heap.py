@@ -1,7 +1,8 @@
 """Heap: blocks in memory that grows without moving. The face of the package.
 
     Heap          making, arenas, durability and end
-    BlockSpace    handles and arrays, space and insight
+    HasScratch    regions
+    BlockSpace    handles and arrays, layers, space and insight
     HeapCore (C)  malloc, free, realloc, view: all that keeps the GIL
 
 A call that raises has changed nothing.
@@ -30,9 +31,9 @@ from pmemheap.heap.arguments import (
     limit_argument,
     path_argument,
 )
-from pmemheap.heap.blockspace import BlockSpace
 from pmemheap.heap.insight import CheckReport, HeapStats
 from pmemheap.heap.living import open_heaps
+from pmemheap.heap.regions import HasScratch
 from pmemheap.heap.rooted import RootGuard
 from pmemheap.heap.roots import Roots
 from pmemheap.heap.transaction import Savepoint, Transaction
@@ -44,7 +45,7 @@ __all__ = ["ALIGN_MOST", "DECAY_SECONDS", "SIZE_MOST", "Heap"]
 DECAY_SECONDS = 10.0
 
 
-class Heap(BlockSpace):
+class Heap(HasScratch):
     """A heap of blocks, addressed by offset, that grows in place.
 
     Made by `Heap.anonymous`, `Heap.shared`, `Heap.create`, `Heap.open` and `Heap.attach`; a context

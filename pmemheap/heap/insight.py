@@ -139,13 +139,13 @@ def stats(space: Space, listed: bytes | None = None) -> HeapStats:
     touched = sum(each.proportional for each in residency.values())
     metadata = touched - residency["data"].proportional
     active = UNIT * sum(
-        counters[f"{kind}_units"] for kind in ("run", "large", "reserved", "quarantined")
+        counters[f"{kind}_units"] for kind in ("run", "large", "packed", "reserved", "quarantined")
     )
     free, longest = supply.free_units(), max(supply.longest(), counters["pool_longest_units"])
     file_bytes, file_blocks = (0, 0) if file is None else file.allocated()
     large = counters["large_units"] * UNIT
     return HeapStats(
-        allocated=small_bytes + large,
+        allocated=small_bytes + large + counters["packed_bytes"],
         reserved=counters["reserved_bytes"],
         quarantined=counters["quarantined_bytes"],
         active=active,
@@ -154,7 +154,9 @@ def stats(space: Space, listed: bytes | None = None) -> HeapStats:
         mapped=region.mapped_bytes,
         metadata=region.mapped_bytes - region.nunits * DATA_WIDTH,
         metadata_resident=metadata,
-        blocks=sum(each.blocks for each in classes) + counters["large_blocks"],
+        blocks=sum(each.blocks for each in classes)
+        + counters["large_blocks"]
+        + counters["packed_blocks"],
         free=free * UNIT,
         largest_free=longest * UNIT,
         internal_waste=small_waste + large - counters["large_bytes"],
@@ -366,6 +368,11 @@ _FINDINGS: dict[int, tuple[str, str]] = {
     Finding.WITHHELD_COUNT: ("heap", "withheld blocks and words with some"),
     Finding.WITHHELD_UNITS: ("heap", "units in withheld large blocks"),
     Finding.WITHHELD_BYTES: ("heap", "bytes in withheld blocks"),
+    Finding.CHUNK_BITS: ("chunk at unit {unit}", "bits that no pieces make"),
+    Finding.CHUNK_LIVE: ("chunk at unit {unit}", "pieces in use, and granules that are not"),
+    Finding.CHUNK_WITHHELD: ("chunk at unit {unit}", "withheld pieces"),
+    Finding.CHUNK_BODY: ("unit {unit}", "record of a chunk's further unit"),
+    Finding.CHUNK_COUNT: ("heap", "units, pieces and bytes in chunks"),
 }
 
 
@@ -424,7 +431,7 @@ def check(space: Space) -> CheckReport:
             findings.append(f"root {name!r}: a live block expected at {offset:#x}, none found")
             total += 1
     counters, rows = space.core.usage()
-    blocks = sum(row[4] for row in rows) + counters["large_blocks"]
+    blocks = sum(row[4] for row in rows) + counters["large_blocks"] + counters["packed_blocks"]
     return CheckReport(tuple(findings), total, blocks, space.region.nunits)
 
 

@@ -76,7 +76,8 @@ class Layers:
     def counts(self) -> tuple[native.CountCore, ...]:
         """Those that count its blocks: its own, and of a named arena those of the heap."""
         own = tuple(layer for layer in self.all() if isinstance(layer, native.CountCore))
-        return own + self._space.shared.default.layers.counts if self._space.origin else own
+        default = self._space.shared.default
+        return own if self._space is default else own + default.layers.counts
 
     def count_moved(self) -> None:
         """Count a block that C did not move."""
@@ -108,7 +109,8 @@ class Layers:
 
     def _set(self, upstreams: tuple[native.Upstream, ...]) -> None:
         self._upstreams = upstreams
-        others = () if self._space.origin else self._space.shared.arenas.spaces()
+        shared = self._space.shared
+        others = shared.arenas.spaces() if self._space is shared.default else ()
         for space in (self._space, *others):
             space.layers.apply()
 

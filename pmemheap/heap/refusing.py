@@ -13,6 +13,7 @@ from pmemheap.units import GRANULE, UNIT, counted
 
 __all__ = [
     "HELD",
+    "in_region",
     "names_of",
     "no_block",
     "not_live",
@@ -62,6 +63,8 @@ def _describe_place(space: Space, offset: int) -> str:
         if inside:
             return f"{inside} bytes inside of the block at {offset - inside:#x}, of {size} bytes"
         return f"the block of {size} bytes there is free already"
+    if state in {UnitState.PACKED, UnitState.PACKED_BODY}:
+        return "no block of a region begins there: freed already, inside of one, or not allocated"
     if state == UnitState.LARGE and start != offset:
         return f"{offset - start} bytes inside of the large block at {start:#x}"
     return "no block lies there: freed already, inside of a large block, or never allocated"
@@ -128,6 +131,15 @@ def pinned(space: Space, offset: int, size: int) -> BufferError | UsageError:
     return BufferError(
         f"realloc: block at offset {offset:#x} ({held}): no live views expected where it must move "
         f"to hold {size} bytes, {views} found"
+    )
+
+
+def in_region(space: Space, offset: int, size: int) -> UsageError:
+    """Describe why a block of a region cannot become `size` bytes long without it."""
+    *_, held, _ = space.core.place_of(offset)
+    return UsageError(
+        f"realloc: block at offset {offset:#x} ({counted(held, 'byte')}): a block that may move "
+        f"expected to hold {size} bytes, found one of a region; its own realloc moves it"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pmemheap.errors import OutOfSpaceError
 from pmemheap.heap import units
-from pmemheap.heap.refusing import HELD, no_block, pinned
+from pmemheap.heap.refusing import HELD, in_region, no_block, pinned
 from pmemheap.heap.space import Space
 from pmemheap.heap.work import move
 from pmemheap.native.constants import Refusal
@@ -23,8 +23,7 @@ def realloc(space: Space, offset: int, size: int) -> int:
         to = space.core.try_realloc(offset, size)
         if to >= 0:
             return to
-        if to == Refusal.BAD_OFFSET:
-            raise no_block(space, offset, "realloc")
+        _require_block(space, to, offset, size)
         if to == Refusal.UPSTREAM and _extend(space, offset, size):
             return offset
         if to in _IN_PLACE_IF_KNOWN and space.supply.read_on():
@@ -39,6 +38,13 @@ def realloc(space: Space, offset: int, size: int) -> int:
             return _move_to_extent(space, offset, size)
         space.raise_code(to)
         units.refill(space, size)
+
+
+def _require_block(space: Space, refusal: int, offset: int, size: int) -> None:
+    if refusal == Refusal.BAD_OFFSET:
+        raise no_block(space, offset, "realloc")
+    if refusal == Refusal.IN_REGION:
+        raise in_region(space, offset, size)
 
 
 def expand(space: Space, offset: int, size: int) -> bool:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pmemheap.format.layout import RootSlot
     from pmemheap.heap.arenas import Arenas
     from pmemheap.heap.heap import Heap
+    from pmemheap.heap.regions import ScratchArena
     from pmemheap.heap.roots import RootStore
     from pmemheap.heap.space import Space
     from pmemheap.space.anonymous import AnonymousMedium
@@ -58,7 +59,7 @@ class Shared:
     __slots__ = (
         "__weakref__", "arenas", "attach_again", "decay", "default", "file", "gate", "identity",
         "instance", "is_power", "lock", "log", "medium", "name", "readonly", "redo", "roots",
-        "writable",
+        "scratch", "writable",
     )  # fmt: skip
 
     arenas: Arenas
@@ -83,6 +84,7 @@ class Shared:
         self.is_power = self.writable is not None and self.writable.is_power
         self.lock, self.gate = Lock(name), Gate()
         self.redo: RedoLog | None = None
+        self.scratch: ScratchArena | None = None
 
     def begin_log(self, *, unattached: bool) -> None:
         """Begin the log; that in the file only once the heap is attached."""

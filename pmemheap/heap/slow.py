@@ -28,7 +28,7 @@ from pmemheap.native.constants import Refusal, State
 from pmemheap.units import GRANULE
 
 if TYPE_CHECKING:
-    from pmemheap.heap.arenas import Arena
+    from pmemheap.heap.blockspace import BlockSpace
 
 __all__ = ["Slow"]
 
@@ -43,7 +43,7 @@ class Slow:
     def __init__(self, space: Space) -> None:
         self._space = space
 
-    def _face(self, other: Space) -> Arena:
+    def _face(self, other: Space) -> BlockSpace:
         """Return another arena as users have it, with its layers."""
         return self._space.shared.arenas.face(other)
 

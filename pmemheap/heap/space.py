@@ -50,6 +50,8 @@ class Space:
         For messages.
     fresh : bool
         Whether nothing has ever been allocated in it.
+    number : int, optional
+        What its offsets begin with, if it is the default arena of these, and not number 0.
     """
 
     __slots__ = (
@@ -65,14 +67,16 @@ class Space:
         *,
         arena: int = 0,
         fresh: bool,
+        number: int | None = None,
     ) -> None:
         self.core = native.HeapDoors(face)
         self.shared, self.region, self.name = shared, region, name
-        self.index, self.origin = arena, arena << ARENA_BITS
+        self.index = arena if number is None else number
+        self.origin = self.index << ARENA_BITS
         file = 0 if shared.file is None else shared.file.number
         self.core.configure(*packed_classes(), self.origin, file)
         self.attach_tables()
-        state = self._first_state()
+        state = self._first_state(is_default=arena == 0)
         if arena == 0:
             shared.begin_log(unattached=state == State.UNATTACHED)
         self._join_log()
@@ -85,7 +89,7 @@ class Space:
             self.mark_rooted()
         if arena == 0:
             shared.set_pace()
-        elif shared.default.layers.counts:
+        elif shared.default.layers.counts:  # a named arena
             self.layers.apply()
         self.core.state = state
 
@@ -95,9 +99,9 @@ class Space:
         data, bits, entries, units = map(region.base, ("data", "bits", "entries", "units"))
         self.core.attach(data, bits, entries, units, region.address_ranges)
 
-    def _first_state(self) -> State:
+    def _first_state(self, *, is_default: bool) -> State:
         """Return what calls may do at first: those of an arena what those of its heap may."""
-        if self.origin:
+        if not is_default:
             return State(self.shared.default.core.state)
         if self.shared.readonly:
             return State.READONLY

@@ -13,7 +13,7 @@ from pmemheap.format.layout import ARENA_BITS, ArenaState, SegmentKind
 from pmemheap.heap import beside, insight, units, waiting
 from pmemheap.heap.insight import CheckReport, ClassStats, HeapStats
 from pmemheap.heap.shared import Shared
-from pmemheap.heap.space import Space
+from pmemheap.heap.space import Space, space_of
 
 __all__ = ["blocks", "check", "spaces_of", "stats", "trim"]
 
@@ -51,7 +51,9 @@ def _was_dropped(space: Space) -> bool:
 
 def trim(shared: Shared) -> int:
     """Give free space of all arenas back; return the bytes that the system counts less."""
-    return sum(_each(spaces_of(shared), lambda space: space.serve(units.trim, space)))
+    scratch = [] if shared.scratch is None else [space_of(shared.scratch)]
+    spaces = [*spaces_of(shared), *scratch]
+    return sum(_each(spaces, lambda space: space.serve(units.trim, space)))
 
 
 def blocks(space: Space) -> Iterable[tuple[int, int]]:

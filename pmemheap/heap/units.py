@@ -17,6 +17,7 @@ __all__ = [
     "malloc",
     "malloc_extent",
     "refill",
+    "refill_units",
     "take",
     "trim",
 ]
@@ -57,9 +58,14 @@ def take(space: Space, nunits: int, align: int, *, roomy: bool) -> int:
 
 def refill(space: Space, size: int, align: int = GRANULE) -> None:
     """Bring the pool nearer to what a block of `size` bytes needs."""
+    refill_units(space, _units_for_pool(size, align))
+
+
+def refill_units(space: Space, nunits: int) -> None:
+    """Bring the pool nearer to a range of so many units, 64 at most."""
     _release_quarantine(space)
     try:
-        space.supply.refill(_units_for_pool(size, align))
+        space.supply.refill(nunits)
     except OutOfSpaceError:
         if not emptied_quarantine(space):
             raise

@@ -33,6 +33,7 @@ from pmemheap._core._hot import (
     LogCore,
     MapCore,
     Places,
+    RegionCore,
     TxCore,
     Upstream,
 )
@@ -144,6 +145,7 @@ __all__ = [
     "MapCore",
     "NativeError",
     "Places",
+    "RegionCore",
     "Residency",
     "TapeEvent",
     "TapeKind",

@@ -95,6 +95,7 @@ class Refusal:
     IN_TRANSACTION: int = lib.PH_H_IN_TRANSACTION
     MOVE_LOGGED: int = lib.PH_H_MOVE_LOGGED
     ROOTED: int = lib.PH_H_ROOTED
+    IN_REGION: int = lib.PH_H_IN_REGION
 
     LOG_FULL: int = lib.PH_L_FULL
     LOG_LARGE: int = lib.PH_L_LARGE
@@ -174,6 +175,8 @@ class UnitState(IntEnum):
     RETURNED = lib.PH_U_RETURNED
     RESERVED = lib.PH_U_RESERVED
     QUARANTINE = lib.PH_U_QUARANTINE
+    PACKED = lib.PH_U_PACKED
+    PACKED_BODY = lib.PH_U_PACKED_BODY
 
 
 class Scan(IntEnum):
@@ -256,6 +259,11 @@ class Finding(IntEnum):
     WITHHELD_COUNT = lib.PH_F_WITHHELD_COUNT
     WITHHELD_UNITS = lib.PH_F_WITHHELD_UNITS
     WITHHELD_BYTES = lib.PH_F_WITHHELD_BYTES
+    CHUNK_BITS = lib.PH_F_CHUNK_BITS
+    CHUNK_LIVE = lib.PH_F_CHUNK_LIVE
+    CHUNK_WITHHELD = lib.PH_F_CHUNK_WITHHELD
+    CHUNK_BODY = lib.PH_F_CHUNK_BODY
+    CHUNK_COUNT = lib.PH_F_CHUNK_COUNT
 
 
 # ---------------------------------------------------------------- what a file holds

@@ -117,6 +117,8 @@ static int64_t realloc_large(const struct ph_block *block, uint64_t size, int re
             return PH_H_LARGE;
         if (grow_up(block, nunits - have, size))
             return (int64_t)block->offset;
+        if (block->record->class_index == PH_IN_REGION_LARGE)
+            return PH_H_IN_REGION;
         if (nunits > PH_POOL_MAX)
             return PH_H_UPSTREAM;
         if (refused)
@@ -126,7 +128,8 @@ static int64_t realloc_large(const struct ph_block *block, uint64_t size, int re
     }
     if (refused)
         return (int64_t)block->offset;
-    if (size <= PH_GROWING && ph_class_of(h, size, PH_GRANULE) >= 0) {
+    int may_move = block->record->class_index != PH_IN_REGION_LARGE;
+    if (may_move && size <= PH_GROWING && ph_class_of(h, size, PH_GRANULE) >= 0) {
         int64_t to = move(block, size);
         if (to >= 0 || to == PH_H_MOVE_LOGGED)
             return to;
@@ -146,6 +149,8 @@ int64_t ph_realloc(struct ph_heap *h, uint64_t offset, uint64_t size)
     int refused = PH_UNLIKELY(ph_has_refs(block.record)) ? ph_refs_refusal(&block) : 0;
     if (PH_UNLIKELY(h->is_told) && ph_room_to_retire(h, 1) < 0)
         return size <= ph_block_capacity(&block) ? (int64_t)offset : PH_H_NOMEM;
+    if (ph_is_packed(&block))
+        return size <= ph_block_capacity(&block) ? (int64_t)offset : PH_H_IN_REGION;
     return ph_is_run(&block) ? realloc_run(&block, size, refused) : realloc_large(&block, size, refused);
 }
 
@@ -155,7 +160,7 @@ int ph_expand(struct ph_heap *h, uint64_t offset, uint64_t size)
     struct ph_block block = ph_live_at(h, offset);
     if (block.state != PH_B_LIVE)
         return PH_H_BAD_OFFSET;
-    if (ph_is_run(&block))
+    if (ph_is_run(&block) || ph_is_packed(&block))
         return size <= ph_block_capacity(&block) ? 0 : PH_H_MOVE;
     uint64_t nunits = ph_units_for(size), have = block.record->nunits;
     if (ph_journal_reserve(h, 2, 0) < 0)
@@ -176,7 +181,7 @@ int ph_expand(struct ph_heap *h, uint64_t offset, uint64_t size)
 int ph_large_extend(struct ph_heap *h, uint64_t offset, uint64_t start, uint64_t stop, uint64_t nbytes)
 {
     struct ph_block block = ph_live_at(h, offset);
-    if (block.state != PH_B_LIVE || ph_is_run(&block))
+    if (block.state != PH_B_LIVE || block.record->state != PH_U_LARGE)
         return 0;
     uint64_t unit = ph_head_of(&block), end = unit + block.record->nunits, after = ph_room_after(h, end);
     if (end + after != start || ph_journal_reserve(h, 2, 0) < 0)

@@ -46,6 +46,7 @@ enum ph_refusal {
     PH_H_IN_TRANSACTION = -9, /* an open transaction holds the block */
     PH_H_MOVE_LOGGED = -10,   /* realloc in a file heap: the block has to move, which takes a transaction */
     PH_H_ROOTED = -11,        /* a root names the block: it goes only together with the root */
+    PH_H_IN_REGION = -12,     /* realloc: the block would have to move, and only its region knows where to */
     /* of the log */
     PH_L_FULL = -20,          /* no room before the tail: a checkpoint makes some */
     PH_L_LARGE = -21,         /* more than half of the log: a larger log is needed */
@@ -108,6 +109,8 @@ enum ph_unit_state {
     PH_U_RETURNED,      /* first unit of a freed extent that Python has not taken back yet */
     PH_U_RESERVED,   /* first unit of a large block of an open transaction: no entry yet */
     PH_U_QUARANTINE, /* first unit of units that were freed, but may not be used again yet: no entry any more */
+    PH_U_PACKED,     /* first unit of a chunk of pieces */
+    PH_U_PACKED_BODY, /* other units of a chunk */
 };
 
 /* Targets of a record beside the tables of enum ph_table: bytes of blocks that it carries, or that were synced before. */
@@ -203,4 +206,9 @@ enum ph_finding_code {
     PH_F_WITHHELD_COUNT,
     PH_F_WITHHELD_UNITS,
     PH_F_WITHHELD_BYTES,
+    PH_F_CHUNK_BITS,     /* words of a chunk's bits that no pieces make */
+    PH_F_CHUNK_LIVE,     /* live pieces of a chunk: by its bits, counted */
+    PH_F_CHUNK_WITHHELD, /* pieces of a chunk that are withheld: in the table, counted */
+    PH_F_CHUNK_BODY,
+    PH_F_CHUNK_COUNT,
 };

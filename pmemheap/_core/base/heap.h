@@ -28,6 +28,7 @@ enum {
     PH_RUN_UNITS_MAX = 32,  /* an interior unit finds its run's head within this distance */
     PH_BINS = PH_POOL_MAX + 1, /* of exact sizes; the last bin holds all that are longer */
     PH_SMALL_MAX = 16384,   /* no class is larger */
+    PH_PIECE_LEAST = 2,     /* granules of a piece of a chunk */
     PH_LINE = 128,          /* sizes above 1 KiB find their class by this step */
     PH_BY_GRANULE_MAX = 1024,
     PH_AGE_SHIFT = 12,      /* units in a chunk of ages: 2 to this power */
@@ -44,8 +45,8 @@ enum {
 /* ph_unit -- volatile record of a unit; what its fields mean depends on `state`. 32 bytes. */
 struct ph_unit {
     uint8_t state;
-    uint8_t class_index;     /* RUN */
-    uint16_t back;           /* RUN_BODY: units back to the head */
+    uint8_t class_index;     /* RUN; in a region: enum ph_in_region */
+    uint16_t back;           /* RUN_BODY, PACKED_BODY: units back to the head; PACKED: no free lowers the fill mark below it */
     uint32_t nunits;         /* all but OTHER and RUN_BODY */
     union {
         struct {
@@ -54,12 +55,26 @@ struct ph_unit {
             uint16_t refs;   /* RUN: blocks of it in the table of refs */
             uint16_t withheld; /* RUN: blocks that are neither live nor free, see ph_withheld */
         } run;
+        struct {
+            uint16_t live;     /* PACKED: pieces that live */
+            uint16_t withheld; /* PACKED: pieces that are neither live nor free */
+            uint16_t fill;     /* PACKED: granule of the fill mark, in the chunk */
+            uint16_t dead;     /* PACKED: granules below it of pieces that do not live */
+        } packed;
         uint64_t nbytes;     /* LARGE, RESERVED, QUARANTINE: bytes asked for */
     } u;
-    uint32_t child, sibling, prev; /* FREE, partial RUN: address-ordered pairing heap; RETURNED: sibling = next */
-    uint32_t has_refs;             /* LARGE, RESERVED, QUARANTINE: 1 if the block is in the table of refs */
+    uint32_t child, sibling, prev; /* FREE, partial RUN: address-ordered pairing heap; RETURNED: sibling = next; in a region:
+                                      number, next and previous one of its circle */
+    uint32_t has_refs;             /* all but RUN: blocks of it in the table of refs */
 };
 _Static_assert(sizeof(struct ph_unit) == 32, "two records a cache line");
+
+/* What a chunk, or a large block, is to its region. */
+enum ph_in_region {
+    PH_IN_REGION_KEPT = 1, /* the first chunk, or the one in service: it stays when it is empty */
+    PH_IN_REGION_MARKED,   /* a chunk that may be rewound to: it stays as well */
+    PH_IN_REGION_LARGE,
+};
 
 /* ph_class -- one size class: its geometry, the run that serves it now, and the other runs with room. */
 struct ph_class {
@@ -181,6 +196,9 @@ struct ph_heap {
     uint64_t returned_units, returned_count;
     uint64_t run_units;       /* units in runs */
     uint64_t large_units, large_bytes, large_blocks;
+    struct {
+        uint64_t units, blocks, bytes; /* chunks; pieces that live */
+    } packed;
     uint64_t freed_units;     /* units given back to the pool or to Python since open */
     uint64_t *starts;         /* of all classes, one behind the other */
     struct ph_refs_table refs;

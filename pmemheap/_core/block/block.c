@@ -1,6 +1,14 @@
 /* block/block.c -- from an offset to the block that begins there, or holds it, and to its state. */
 #include "block/block.h"
 
+/* The record of the chunk in which a live piece begins at `offset`, if `record` is of one; else NULL. */
+static PH_SELDOM struct ph_unit *live_in_chunk(const struct ph_heap *h, struct ph_unit *record, uint64_t offset)
+{
+    if (record->state == PH_U_PACKED_BODY)
+        record -= record->back;
+    return record->state == PH_U_PACKED && ph_piece_state(h, record, offset) == PH_B_LIVE ? record : NULL;
+}
+
 struct ph_unit *ph_live_record(struct ph_heap *h, uint64_t offset)
 {
     PH_RESOLVES();
@@ -16,14 +24,16 @@ struct ph_unit *ph_live_record(struct ph_heap *h, uint64_t offset)
             return NULL;
         return record->state == PH_U_RUN ? record : record - record->back;
     }
-    return record->state == PH_U_LARGE && offset % PH_UNIT_BYTES == 0 ? record : NULL;
+    if (record->state == PH_U_LARGE)
+        return offset % PH_UNIT_BYTES == 0 ? record : NULL;
+    return live_in_chunk(h, record, offset);
 }
 
 /* Whether a record is that of a run, or of units of one block. */
 static int begins_block(const struct ph_unit *record)
 {
     return record->state == PH_U_RUN || record->state == PH_U_LARGE || record->state == PH_U_RESERVED
-        || record->state == PH_U_QUARANTINE;
+        || record->state == PH_U_QUARANTINE || record->state == PH_U_PACKED;
 }
 
 /* The record of the run, or of the units, of which a block at `offset` is or would be; else NULL. */
@@ -35,9 +45,10 @@ static struct ph_unit *record_of(struct ph_heap *h, uint64_t offset)
     struct ph_unit *record = &h->units[unit];
     if (record->state == PH_U_OTHER && unit >= h->recorded_to)
         ph_scan_unit(h, unit);
-    if (record->state == PH_U_RUN_BODY)
+    if (record->state == PH_U_RUN_BODY || record->state == PH_U_PACKED_BODY)
         return record - record->back;
-    return begins_block(record) && (record->state == PH_U_RUN || offset % PH_UNIT_BYTES == 0) ? record : NULL;
+    int holds_many = record->state == PH_U_RUN || record->state == PH_U_PACKED;
+    return begins_block(record) && (holds_many || offset % PH_UNIT_BYTES == 0) ? record : NULL;
 }
 
 static enum ph_block_state state_in_run(const struct ph_heap *h, uint64_t offset)
@@ -56,6 +67,8 @@ static enum ph_block_state state_of(const struct ph_heap *h, const struct ph_uni
     switch (record->state) {
     case PH_U_RUN:
         return state_in_run(h, offset);
+    case PH_U_PACKED:
+        return ph_piece_state(h, record, offset);
     case PH_U_LARGE:
         return PH_B_LIVE;
     case PH_U_RESERVED:
@@ -91,7 +104,8 @@ static uint64_t covering(struct ph_heap *h, uint64_t unit)
             break;
         unit--;
     }
-    return h->units[unit].state == PH_U_RUN_BODY ? unit - h->units[unit].back : unit;
+    uint8_t state = h->units[unit].state;
+    return state == PH_U_RUN_BODY || state == PH_U_PACKED_BODY ? unit - h->units[unit].back : unit;
 }
 
 /* The live or reserved block of a run that holds the byte at `offset`. As a rule the byte is its first one. */
@@ -104,6 +118,13 @@ static struct ph_block holding_in_run(struct ph_heap *h, struct ph_unit *run, ui
         state = state_in_run(h, offset);
     }
     return (struct ph_block){h, run, offset, state == PH_B_QUARANTINED ? PH_B_NONE : state};
+}
+
+static struct ph_block holding_in_chunk(struct ph_heap *h, struct ph_unit *chunk, uint64_t offset)
+{
+    uint64_t start = ph_piece_holding(h, chunk, offset);
+    int is_live = start != (uint64_t)-1 && ph_piece_state(h, chunk, start) == PH_B_LIVE;
+    return is_live ? (struct ph_block){h, chunk, start, PH_B_LIVE} : (struct ph_block){.arena = h};
 }
 
 /* Of the first byte of a live block of a run, ph_block_holding knows it at a glance. */
@@ -119,6 +140,8 @@ struct ph_block ph_block_holding_any(struct ph_heap *h, uint64_t offset)
         return (struct ph_block){.arena = h};
     if (record->state == PH_U_RUN)
         return holding_in_run(h, record, offset);
+    if (record->state == PH_U_PACKED)
+        return holding_in_chunk(h, record, offset);
     if (record->state != PH_U_LARGE && record->state != PH_U_RESERVED)
         return (struct ph_block){.arena = h};
     return (struct ph_block){h, record, head << PH_UNIT_SHIFT, record->state == PH_U_LARGE ? PH_B_LIVE : PH_B_RESERVED};
@@ -148,7 +171,19 @@ static uint32_t entry_words(const struct ph_block *block, int live, struct ph_bl
     return 2;
 }
 
+/* A piece that goes gets its flag; it shares a word with the start [R31]. */
+static uint32_t flag_words(const struct ph_block *block, int live, struct ph_block_word *word)
+{
+    uint64_t index = ph_word_of(block->offset), flag = ph_bit_of(block->offset) << 1;
+    *word = (struct ph_block_word){
+        .at = &block->arena->bits[index], .index = index, .set = live ? 0 : flag, .clear = live ? flag : 0, .table = PH_TABLE_BITS,
+    };
+    return 1;
+}
+
 uint32_t ph_block_words(const struct ph_block *block, int live, struct ph_block_word words[2])
 {
+    if (ph_is_packed(block))
+        return flag_words(block, live, words);
     return ph_is_run(block) ? bit_words(block, live, words) : entry_words(block, live, words);
 }

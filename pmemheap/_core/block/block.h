@@ -80,6 +80,11 @@ static inline uint64_t ph_head_of(const struct ph_block *block)
     return (uint64_t)(block->record - block->arena->units);
 }
 
+static inline int ph_is_packed(const struct ph_block *block)
+{
+    return block->record->state == PH_U_PACKED;
+}
+
 /* Bytes that a block of a run, or of units, can hold. */
 static inline uint64_t ph_capacity_of(const struct ph_heap *h, const struct ph_unit *record)
 {
@@ -87,9 +92,12 @@ static inline uint64_t ph_capacity_of(const struct ph_heap *h, const struct ph_u
                                      : (uint64_t)record->nunits << PH_UNIT_SHIFT;
 }
 
+uint64_t ph_piece_capacity(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t offset);
+
 static inline uint64_t ph_block_capacity(const struct ph_block *block)
 {
-    return ph_capacity_of(block->arena, block->record);
+    return PH_UNLIKELY(ph_is_packed(block)) ? ph_piece_capacity(block->arena, block->record, block->offset)
+                                            : ph_capacity_of(block->arena, block->record);
 }
 
 /* ph_block_words -- the words of the tables that say whether a block is live: the bit of one of a run, the entry of a large
@@ -177,6 +185,45 @@ void ph_large_quarantine(const struct ph_block *block);
 void ph_large_release(const struct ph_block *block);
 void ph_large_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
 
+/* ---------------------------------------------------------------- pieces of chunks [R31] [R32] */
+void ph_chunk_make(struct ph_heap *h, uint64_t unit, uint64_t nunits);
+/* ph_count_bumped -- the mark of a chunk has come to a granule of it, above a new piece of so many. */
+static inline void ph_count_bumped(struct ph_heap *h, struct ph_unit *chunk, uint64_t mark, uint64_t granules)
+{
+    chunk->u.packed.fill = (uint16_t)mark;
+    chunk->u.packed.live++;
+    h->packed.blocks++;
+    h->packed.bytes += granules << PH_GRANULE_SHIFT;
+}
+
+int64_t ph_chunk_bump(struct ph_heap *h, struct ph_unit *chunk, uint64_t granules, uint64_t align);
+void ph_chunk_rewind(struct ph_heap *h, struct ph_unit *chunk, uint64_t fill);
+void ph_chunk_give_back(struct ph_heap *h, struct ph_unit *chunk);
+/* ph_chunk_mark -- it may be rewound to a granule: the chunk stays, and no free lowers the fill mark below that. */
+static inline void ph_chunk_mark(struct ph_unit *chunk, uint64_t fill)
+{
+    chunk->back = (uint16_t)fill;
+    chunk->class_index = PH_IN_REGION_MARKED;
+}
+int ph_chunk_can_hold(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t fill);
+enum ph_block_state ph_piece_state(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t offset);
+uint64_t ph_piece_holding(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t offset);
+int ph_piece_next(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t *at, uint64_t *end);
+/* The steps below, for a piece. */
+void ph_piece_free(const struct ph_block *block);
+void ph_piece_quarantine(const struct ph_block *block);
+void ph_piece_kill(const struct ph_block *block);
+void ph_piece_release(const struct ph_block *block);
+
+struct ph_chunk_count {
+    uint64_t live, live_bytes, withheld, withheld_bytes;
+    uint64_t dead; /* granules */
+};
+uint64_t ph_chunk_check(const struct ph_heap *h, const struct ph_unit *chunk, struct ph_chunk_count *count);
+
+/* ph_region_unlink -- take a chunk or a large block out of the circle of its region. */
+void ph_region_unlink(struct ph_heap *h, const struct ph_unit *one);
+
 /* ---------------------------------------------------------------- withheld blocks: the words of the bits table that have some */
 struct ph_withheld_word *ph_withheld_find(const struct ph_heap *h, uint64_t word);
 struct ph_withheld_word *ph_withheld_make(struct ph_heap *h, uint64_t word);
@@ -187,6 +234,10 @@ static inline uint64_t ph_withheld_in(const struct ph_heap *h, uint64_t word)
 {
     return PH_LIKELY(h->withheld.words.used == 0) ? 0 : ph_withheld_bits(h, word);
 }
+
+/* ph_withheld_flip_... -- a block of `size` bytes becomes, or ends to be, reserved or quarantined. */
+void ph_withheld_flip_reserved(struct ph_heap *h, struct ph_withheld_word *withheld, uint64_t bit, uint64_t size);
+void ph_withheld_flip_freed(struct ph_heap *h, struct ph_withheld_word *withheld, uint64_t bit, uint64_t size);
 
 /* Room for `count` blocks to retire, or PH_H_NOMEM; good until the GIL is let go. */
 int ph_withheld_reserve(struct ph_heap *h, uint64_t count);
@@ -217,6 +268,8 @@ static inline void ph_block_free(const struct ph_block *block)
 {
     if (PH_LIKELY(ph_is_run(block)))
         ph_run_free_bits(block->arena, ph_head_of(block), ph_word_of(block->offset), ph_bit_of(block->offset));
+    else if (ph_is_packed(block))
+        ph_piece_free(block);
     else
         ph_large_free(block->arena, ph_head_of(block));
 }

@@ -6,6 +6,7 @@ struct check {
     struct ph_finding *findings;
     uint64_t capacity, count;
     uint64_t free_ranges, free_units, run_units, large_units, large_bytes, large_blocks, returned_units;
+    uint64_t packed_units, packed_blocks, packed_bytes;
     uint64_t live[PH_CLASSES_MAX], withheld_of[PH_CLASSES_MAX], runs[PH_CLASSES_MAX], roomy[PH_CLASSES_MAX];
     struct ph_withheld withheld; /* its counters alone */
 };
@@ -88,6 +89,28 @@ static void check_run(struct check *k, uint64_t head)
     k->roomy[run->class_index] += live + withheld < c->run_blocks && c->current != (uint32_t)head;
 }
 
+static void check_chunk(struct check *k, uint64_t head)
+{
+    struct ph_heap *h = k->h;
+    const struct ph_unit *chunk = &h->units[head];
+    struct ph_chunk_count count;
+    expect(k, PH_F_CHUNK_BITS, head, 0, ph_chunk_check(h, chunk, &count));
+    expect(k, PH_F_CHUNK_LIVE, head, count.live, chunk->u.packed.live);
+    expect(k, PH_F_CHUNK_LIVE, head, count.dead, chunk->u.packed.dead);
+    expect(k, PH_F_CHUNK_WITHHELD, head, count.withheld, chunk->u.packed.withheld);
+    for (uint64_t i = 1; i < chunk->nunits; i++) {
+        expect(k, PH_F_CHUNK_BODY, head + i, PH_U_PACKED_BODY, chunk[i].state);
+        expect(k, PH_F_CHUNK_BODY, head + i, i, chunk[i].back);
+    }
+    for (uint64_t word = head * PH_UNIT_WORDS; word < (head + chunk->nunits) * PH_UNIT_WORDS; word++)
+        k->withheld.words.used += ph_withheld_find(h, word) != NULL;
+    k->withheld.freed_blocks += count.withheld;
+    k->withheld.freed_bytes += count.withheld_bytes;
+    k->packed_units += chunk->nunits;
+    k->packed_blocks += count.live;
+    k->packed_bytes += count.live_bytes;
+}
+
 static void check_free(struct check *k, const struct ph_piece *piece)
 {
     const struct ph_unit *last = &k->h->units[piece->start + piece->nunits - 1];
@@ -135,6 +158,9 @@ static void check_piece(struct check *k, const struct ph_piece *piece)
         return;
     case PH_U_LARGE:
         check_large(k, piece);
+        return;
+    case PH_U_PACKED:
+        check_chunk(k, piece->start);
         return;
     case PH_U_FREE:
         check_free(k, piece);
@@ -214,6 +240,9 @@ static void check_counters(struct check *k)
     expect(k, PH_F_LARGE_BYTES, h->first_unit, k->large_bytes, h->large_bytes);
     expect(k, PH_F_LARGE_COUNT, h->first_unit, k->large_blocks, h->large_blocks);
     expect(k, PH_F_RETURNED, h->first_unit, k->returned_units, h->returned_units);
+    expect(k, PH_F_CHUNK_COUNT, h->first_unit, k->packed_units, h->packed.units);
+    expect(k, PH_F_CHUNK_COUNT, h->first_unit, k->packed_blocks, h->packed.blocks);
+    expect(k, PH_F_CHUNK_COUNT, h->first_unit, k->packed_bytes, h->packed.bytes);
     expect(k, PH_F_WITHHELD_COUNT, h->first_unit, k->withheld.words.used, h->withheld.words.used);
     expect(k, PH_F_WITHHELD_COUNT, h->first_unit, k->withheld.reserved_blocks, h->withheld.reserved_blocks);
     expect(k, PH_F_WITHHELD_COUNT, h->first_unit, k->withheld.freed_blocks, h->withheld.freed_blocks);

@@ -3,7 +3,7 @@
 
 void ph_count_all_freed(struct ph_heap *h)
 {
-    uint64_t blocks = h->large_blocks, bytes = h->large_units << PH_UNIT_SHIFT;
+    uint64_t blocks = h->large_blocks + h->packed.blocks, bytes = (h->large_units << PH_UNIT_SHIFT) + h->packed.bytes;
     for (uint32_t i = 0; i < h->nclasses; i++) {
         blocks += h->classes[i].live;
         bytes += h->classes[i].live * h->classes[i].granules * PH_GRANULE;

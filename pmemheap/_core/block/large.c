@@ -14,6 +14,7 @@ static struct ph_unit *unit_set(struct ph_heap *h, uint64_t unit, uint64_t nunit
 {
     struct ph_unit *head = &h->units[unit];
     head->state = state;
+    head->class_index = 0;
     head->nunits = (uint32_t)nunits;
     head->u.nbytes = nbytes;
     head->has_refs = 0;
@@ -33,11 +34,25 @@ void ph_large_set(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nb
     count_large(h, unit_set(h, unit, nunits, nbytes, PH_U_LARGE), 1);
 }
 
+void ph_region_unlink(struct ph_heap *h, const struct ph_unit *one)
+{
+    ph_unit_at(h, one->prev)->sibling = one->sibling;
+    ph_unit_at(h, one->sibling)->prev = one->prev;
+}
+
+static void leave_region(struct ph_heap *h, struct ph_unit *head)
+{
+    if (head->class_index == PH_IN_REGION_LARGE)
+        ph_region_unlink(h, head);
+    head->class_index = 0;
+}
+
 /* A live block becomes units of nobody. */
 void ph_large_clear(struct ph_heap *h, uint64_t unit)
 {
     struct ph_unit *head = &h->units[unit];
     PH_ASSERT(head->state == PH_U_LARGE);
+    leave_region(h, head);
     ph_entry_withdraw(h, unit);
     head->state = PH_U_OTHER;
     count_large(h, head, -1);
@@ -130,6 +145,7 @@ void ph_large_quarantine(const struct ph_block *block)
     struct ph_heap *h = block->arena;
     struct ph_unit *head = block->record;
     PH_ASSERT(head->state == PH_U_RESERVED || head->state == PH_U_LARGE);
+    leave_region(h, head);
     if (head->state == PH_U_RESERVED)
         count_reserved(&h->withheld, head, -1);
     else

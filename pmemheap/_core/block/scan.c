@@ -86,7 +86,8 @@ int ph_scan_unit(struct ph_heap *h, uint64_t unit)
 static int begins_piece(const struct ph_unit *record)
 {
     return record->state == PH_U_FREE || record->state == PH_U_RUN || record->state == PH_U_LARGE
-        || record->state == PH_U_RETURNED || record->state == PH_U_RESERVED || record->state == PH_U_QUARANTINE;
+        || record->state == PH_U_RETURNED || record->state == PH_U_RESERVED || record->state == PH_U_QUARANTINE
+        || record->state == PH_U_PACKED;
 }
 
 /* Whether the run whose sound entry stands at `unit` has no room. */
@@ -221,7 +222,7 @@ int ph_walk(const struct ph_heap *h, uint64_t *cursor, struct ph_piece *piece)
                 .start = unit, .nunits = record->nunits, .state = record->state,
                 .nbytes = has_bytes(record) ? record->u.nbytes : 0,
                 .class_index = record->class_index,
-                .live = record->state == PH_U_RUN ? record->u.run.live : 0,
+                .live = record->state == PH_U_RUN ? record->u.run.live : record->state == PH_U_PACKED ? record->u.packed.live : 0,
             };
         else
             continue;
@@ -253,6 +254,19 @@ static uint64_t list_run(const struct ph_heap *h, uint64_t head, uint64_t first_
     return count;
 }
 
+static uint64_t list_chunk(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t *cursor, uint64_t *offsets,
+                           uint64_t *sizes, uint64_t capacity)
+{
+    uint64_t count = 0, end;
+    for (; count < capacity && ph_piece_next(h, chunk, cursor, &end); *cursor = end) {
+        offsets[count] = *cursor << PH_GRANULE_SHIFT;
+        sizes[count++] = (end - *cursor) << PH_GRANULE_SHIFT;
+    }
+    if (count < capacity)
+        *cursor = ((uint64_t)(chunk - h->units) + chunk->nunits) * PH_UNIT_GRANULES;
+    return count;
+}
+
 /* ph_blocks -- live blocks from granule `*cursor` on, at most `capacity` of them; all units must be read. */
 int64_t ph_blocks(const struct ph_heap *h, uint64_t *cursor, uint64_t *offsets, uint64_t *sizes, uint64_t capacity)
 {
@@ -267,6 +281,11 @@ int64_t ph_blocks(const struct ph_heap *h, uint64_t *cursor, uint64_t *offsets, 
             count += list_run(h, head, *cursor, offsets + count, sizes + count, capacity - count, cursor);
             continue;
         }
+        if (record->state == PH_U_PACKED_BODY || record->state == PH_U_PACKED) {
+            const struct ph_unit *chunk = record->state == PH_U_PACKED ? record : record - record->back;
+            count += list_chunk(h, chunk, cursor, offsets + count, sizes + count, capacity - count);
+            continue;
+        }
         struct ph_piece piece;
         uint64_t walk = unit;
         if (!ph_walk(h, &walk, &piece)) {
@@ -277,7 +296,8 @@ int64_t ph_blocks(const struct ph_heap *h, uint64_t *cursor, uint64_t *offsets, 
             offsets[count] = piece.start << PH_UNIT_SHIFT;
             sizes[count++] = piece.nunits << PH_UNIT_SHIFT;
         }
-        *cursor = (piece.state == PH_U_RUN ? piece.start : walk) * PH_UNIT_GRANULES;
+        int holds_many = piece.state == PH_U_RUN || piece.state == PH_U_PACKED;
+        *cursor = (holds_many ? piece.start : walk) * PH_UNIT_GRANULES;
     }
     return (int64_t)count;
 }

@@ -218,25 +218,6 @@ void ph_run_free_bits(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t 
 
 /* ---------------------------------------------------------------- two steps, see block/steps.c */
 
-/* A bit of the table of withheld blocks is about to be set or cleared: `blocks` and `bytes` count those like it. */
-static void flip(uint64_t *bits, uint64_t bit, uint64_t *blocks, uint64_t *bytes, uint64_t size)
-{
-    uint64_t by = *bits & bit ? (uint64_t)-1 : 1;
-    *bits ^= bit;
-    *blocks += by;
-    *bytes += by * size;
-}
-
-static void flip_reserved(struct ph_heap *h, struct ph_withheld_word *withheld, uint64_t bit, uint64_t size)
-{
-    flip(&withheld->reserved, bit, &h->withheld.reserved_blocks, &h->withheld.reserved_bytes, size);
-}
-
-static void flip_freed(struct ph_heap *h, struct ph_withheld_word *withheld, uint64_t bit, uint64_t size)
-{
-    flip(&withheld->freed, bit, &h->withheld.freed_blocks, &h->withheld.freed_bytes, size);
-}
-
 int64_t ph_run_reserve(struct ph_heap *h, struct ph_class *c)
 {
     if (c->mask == 0) {
@@ -246,7 +227,7 @@ int64_t ph_run_reserve(struct ph_heap *h, struct ph_class *c)
     }
     uint64_t bit = c->mask & -c->mask;
     c->mask ^= bit;
-    flip_reserved(h, ph_withheld_make(h, c->word), bit, c->granules * PH_GRANULE);
+    ph_withheld_flip_reserved(h, ph_withheld_make(h, c->word), bit, c->granules * PH_GRANULE);
     count_withheld(h, ph_unit_at(h, c->current), 1);
     return (int64_t)((c->word << 6 | (uint64_t)__builtin_ctzll(bit)) << PH_GRANULE_SHIFT);
 }
@@ -257,9 +238,9 @@ void ph_run_publish(const struct ph_block *block)
     struct ph_heap *h = block->arena;
     struct ph_class *c = &h->classes[block->record->class_index];
     struct ph_withheld_word *withheld = ph_withheld_find(h, ph_word_of(block->offset));
-    uint64_t size = ph_block_capacity(block);
+    uint64_t size = ph_capacity_of(block->arena, block->record);
     PH_ASSERT(withheld != NULL && (withheld->reserved & ph_bit_of(block->offset)) != 0);
-    flip_reserved(h, withheld, ph_bit_of(block->offset), size);
+    ph_withheld_flip_reserved(h, withheld, ph_bit_of(block->offset), size);
     ph_withheld_drop_if_none(h, withheld);
     count_withheld(h, block->record, -1);
     count_live(h, block->record, 1);
@@ -272,16 +253,16 @@ void ph_run_quarantine(const struct ph_block *block)
 {
     struct ph_heap *h = block->arena;
     struct ph_withheld_word *withheld = ph_withheld_make(h, ph_word_of(block->offset));
-    uint64_t bit = ph_bit_of(block->offset), size = ph_block_capacity(block);
+    uint64_t bit = ph_bit_of(block->offset), size = ph_capacity_of(block->arena, block->record);
     if (withheld->reserved & bit) {
-        flip_reserved(h, withheld, bit, size);
+        ph_withheld_flip_reserved(h, withheld, bit, size);
     } else {
         count_live(h, block->record, -1);
         if (withheld->freed & bit) /* somebody else has set its bit again */
             return;
         count_withheld(h, block->record, 1);
     }
-    flip_freed(h, withheld, bit, size);
+    ph_withheld_flip_freed(h, withheld, bit, size);
 }
 
 void ph_run_release(const struct ph_block *block)
@@ -291,7 +272,7 @@ void ph_run_release(const struct ph_block *block)
     struct ph_withheld_word *withheld = ph_withheld_find(h, word);
     int was_full = is_full(block->record);
     PH_ASSERT(withheld != NULL && (withheld->freed & bit) != 0);
-    flip_freed(h, withheld, bit, ph_block_capacity(block));
+    ph_withheld_flip_freed(h, withheld, bit, ph_capacity_of(block->arena, block->record));
     ph_withheld_drop_if_none(h, withheld);
     count_withheld(h, block->record, -1);
     offer(h, ph_head_of(block), word, bit, was_full);

@@ -43,6 +43,8 @@ static void quarantine(const struct ph_block *block)
     ph_refs_make_stale(block);
     if (ph_is_run(block))
         ph_run_quarantine(block);
+    else if (ph_is_packed(block))
+        ph_piece_quarantine(block);
     else
         ph_large_quarantine(block);
 }
@@ -52,6 +54,8 @@ static void set_free(const struct ph_block *block)
 {
     if (ph_is_run(block))
         ph_run_release(block);
+    else if (ph_is_packed(block))
+        ph_piece_release(block);
     else
         ph_large_release(block);
 }
@@ -123,9 +127,12 @@ void ph_undescribe(const struct ph_block *block)
 {
     struct ph_heap *h = block->arena;
     uint64_t *word = &h->bits[ph_word_of(block->offset)];
-    PH_ASSERT(block->record != NULL && (ph_is_run(block) || block->record->state == PH_U_QUARANTINE));
+    PH_ASSERT(block->record != NULL
+              && (ph_is_run(block) || ph_is_packed(block) || block->record->state == PH_U_QUARANTINE));
     if (ph_is_run(block))
         ph_store(h, word, *word & ~ph_bit_of(block->offset));
+    else if (ph_is_packed(block))
+        ph_piece_kill(block);
     else
         ph_entry_withdraw(h, ph_head_of(block));
 }

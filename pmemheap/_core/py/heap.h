@@ -76,6 +76,7 @@ extern PyMethodDef ph_call_methods[], ph_batch_methods[], ph_own_call_methods[],
 extern PyMethodDef ph_control_methods[], ph_unit_methods[], ph_block_methods[], ph_count_methods[], ph_step_methods[];
 extern PyGetSetDef ph_door_fields[];
 int ph_add_block_bytes_type(PyObject *module);
+int ph_add_region_type(PyObject *module);
 
 /* ph_add_doors_type -- the type of the doors to the methods of some tables, over the type of heaps, with attributes of its own.
  * ph_close_doors -- the heap goes.

@@ -15,7 +15,7 @@ static PyObject *place_of(PyObject *object, PyObject *argument)
     struct ph_block block = ph_block_at(h, offset); /* reads the unit if need be */
     const struct ph_refs *refs = ph_refs_find(h, offset);
     const struct ph_unit *record = &h->units[unit];
-    if (record->state == PH_U_RUN_BODY) {
+    if (record->state == PH_U_RUN_BODY || record->state == PH_U_PACKED_BODY) {
         unit -= record->back;
         record = &h->units[unit];
     }
@@ -72,7 +72,7 @@ static PyObject *check(PyObject *object, PyObject *ignored)
 static PyObject *counters(const struct ph_heap *h)
 {
     return Py_BuildValue(
-        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
+        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
         "freed_units", (unsigned long long)h->freed_units,
         "wilderness_units", (unsigned long long)(h->wilderness_end - h->wilderness),
         "pool_free_units", (unsigned long long)h->pool_free,
@@ -82,6 +82,9 @@ static PyObject *counters(const struct ph_heap *h)
         "large_units", (unsigned long long)h->large_units,
         "large_bytes", (unsigned long long)h->large_bytes,
         "large_blocks", (unsigned long long)h->large_blocks,
+        "packed_units", (unsigned long long)h->packed.units,
+        "packed_blocks", (unsigned long long)h->packed.blocks,
+        "packed_bytes", (unsigned long long)h->packed.bytes,
         "live_views", (unsigned long long)h->refs.views,
         "blocks_with_refs", (unsigned long long)h->refs.blocks.used,
         "pins", (unsigned long long)h->refs.pins,

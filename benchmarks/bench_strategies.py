@@ -1,0 +1,127 @@
+"""Strategies: each on the load that it is for, beside the general heap.
+
+    python benchmarks/bench_strategies.py --fast
+
+`FACTORS` has what each must win by; a test fails when one is missed.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+import pyperf
+
+from pmemheap import Count, Heap
+
+BLOCKS = 1000
+WARM = 50
+SIZES = [random.Random(5).choice((24, 40, 100, 300, 1000)) for _ in range(BLOCKS)]
+
+Load = Callable[[int], float]
+
+
+# ---------------------------------------------------------------- blocks that die together
+
+
+def mixed_then_gone(loops: int) -> float:
+    """Allocate 1000 blocks of mixed sizes, then free them all, one by one."""
+    with Heap.anonymous() as heap:
+        malloc, free = heap.malloc, heap.free
+        start = time.perf_counter()
+        for _ in range(loops):
+            for offset in [malloc(size) for size in SIZES]:
+                free(offset)
+        return time.perf_counter() - start
+
+
+def mixed_then_gone_in_region(loops: int) -> float:
+    """Do the same in a scratch region, which needs no list of what it has to free."""
+    with Heap.anonymous() as heap:
+        start = time.perf_counter()
+        for _ in range(loops):
+            with heap.scratch() as scratch:
+                malloc = scratch.malloc
+                for size in SIZES:
+                    malloc(size)
+        return time.perf_counter() - start
+
+
+def batch_then_gone(loops: int) -> float:
+    """Allocate 1000 blocks of mixed sizes, and free them in one call."""
+    with Heap.anonymous() as heap:
+        malloc = heap.malloc
+        start = time.perf_counter()
+        for _ in range(loops):
+            heap.free_many([malloc(size) for size in SIZES])
+        return time.perf_counter() - start
+
+
+def region_without_blocks(loops: int) -> float:
+    """Begin and end a region of one block."""
+    with Heap.anonymous() as heap:
+        start = time.perf_counter()
+        for _ in range(loops):
+            with heap.scratch() as scratch:
+                scratch.malloc(100)
+        return time.perf_counter() - start
+
+
+# ---------------------------------------------------------------- layers
+
+
+def pairs(loops: int) -> float:
+    """Allocate a block and free it, without a layer."""
+    with Heap.anonymous() as heap:
+        return _pairs(heap, loops)
+
+
+def pairs_counted(loops: int) -> float:
+    """Do the same while a Count is on the heap."""
+    with Heap.anonymous() as heap, heap.install(Count()):
+        return _pairs(heap, loops)
+
+
+def _pairs(heap: Heap, loops: int) -> float:
+    malloc, free = heap.malloc, heap.free
+    start = time.perf_counter()
+    for _ in range(loops * BLOCKS):
+        free(malloc(64))
+    return time.perf_counter() - start
+
+
+# ---------------------------------------------------------------- what is promised
+
+FACTORS: dict[str, tuple[Load, Load, float]] = {
+    "region / heap, 1000 mixed blocks, then all gone": (
+        mixed_then_gone_in_region, mixed_then_gone, 1 / 2,
+    ),
+    "region / heap, the same freed in one call": (
+        mixed_then_gone_in_region, batch_then_gone, 1 / 2,
+    ),
+    "counted / not, pair of 64 bytes": (pairs_counted, pairs, 1.15),
+}  # fmt: skip
+"""Of a load and another one the ratio that it must not exceed."""
+
+SECONDS = {"a region of one block": (region_without_blocks, 2e-6)}
+"""Of a load the time of one round that it must not exceed."""
+
+
+def ratio(ours: Load, other: Load, rounds: int) -> float:
+    """Return ours / other, of the least of each, measured by turns; each in memory that is warm."""
+    times = [(ours(WARM), other(WARM)) for _ in range(rounds)]
+    return min(mine for mine, _ in times) / min(theirs for _, theirs in times)
+
+
+def main() -> None:
+    """Measure all loads with pyperf."""
+    runner = pyperf.Runner(metadata={"layer": "strategies"})
+    loads = {load for ours, other, _ in FACTORS.values() for load in (ours, other)}
+    for load in sorted(loads | {region_without_blocks}, key=lambda load: load.__name__):
+        inner = BLOCKS if load in {pairs, pairs_counted} else 1
+        runner.bench_time_func(f"strategies/{load.__name__}", load, inner_loops=inner)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,367 @@
+/* block/packed.c -- chunks: up to 32 units in which pieces of any length stand one behind the other, told by bits alone.
+ *
+ *      1 0 0 0 | 1 1 0 | 1 0 | 1 1 | 1 0 0 0 0 | 1 . .     a bit a granule: the start of a piece; the next one says
+ *      live      dead    live  dead  live        fill      whether it is dead. The last set bit is the fill mark: from
+ *                                                there on nothing was given out.
+ *
+ * A piece has two granules at least, so that start and flag are its own. Neither a piece nor the mark begins at granule 63 of
+ * a word [R31]: both bits share a word, each word begins with a start, and one look at it tells what a bit is. Every change is
+ * made of stores of one word, each of which leaves a sound chunk, with the blocks of before or after [R32]:
+ *
+ *      bump    the new mark: what it stood on is a live piece now
+ *      pad     the flag, then the mark behind it
+ *      free    the flag; then the starts and flags that are not needed any more, right neighbour first
+ *      rewind  what lies above the new mark, word by word, the highest first
+ *
+ * Chunks are linked in the order in which they were made, with the large blocks of their region between them. */
+#include "block/block.h"
+
+/* ---------------------------------------------------------------- bits */
+static uint64_t *word_of(const struct ph_heap *h, uint64_t granule)
+{
+    return &h->bits[granule >> 6];
+}
+
+static uint64_t bit_of(uint64_t granule)
+{
+    return 1ULL << (granule & 63);
+}
+
+static int is_set(const struct ph_heap *h, uint64_t granule)
+{
+    return (*word_of(h, granule) & bit_of(granule)) != 0;
+}
+
+/* Set bits directly below one of a word. */
+static unsigned ones_below(uint64_t word, uint64_t granule)
+{
+    unsigned at = granule & 63;
+    uint64_t below = at == 0 ? 0 : word << (64 - at);
+    return below == ~0ULL ? at : (unsigned)__builtin_clzll(~below);
+}
+
+/* Whether a set bit is a start; else it is the flag of the piece before it. */
+static int is_start(const struct ph_heap *h, uint64_t granule)
+{
+    uint64_t word = *word_of(h, granule);
+    return (word & bit_of(granule)) != 0 && ones_below(word, granule) % 2 == 0;
+}
+
+static int is_dead(const struct ph_heap *h, uint64_t start)
+{
+    return is_set(h, start + 1);
+}
+
+/* The first set bit in [from, end), else `end`. */
+static uint64_t next_set(const struct ph_heap *h, uint64_t from, uint64_t end)
+{
+    uint64_t word = from < end ? *word_of(h, from) & (~0ULL << (from & 63)) : 0;
+    while (word == 0) {
+        from = (from | 63) + 1;
+        if (from >= end)
+            return end;
+        word = *word_of(h, from);
+    }
+    from = (from & ~63ULL) + (uint64_t)__builtin_ctzll(word);
+    return from < end ? from : end;
+}
+
+/* The last set bit in [first, from), else `from`. */
+static uint64_t last_set(const struct ph_heap *h, uint64_t first, uint64_t from)
+{
+    uint64_t at = from;
+    while (at > first) {
+        uint64_t base = (at - 1) & ~63ULL, word = *word_of(h, base) & (~0ULL >> (63 - ((at - 1) & 63)));
+        if (word != 0)
+            return base + 63 - (uint64_t)__builtin_clzll(word);
+        at = base;
+    }
+    return from;
+}
+
+static void set_bit(struct ph_heap *h, uint64_t granule)
+{
+    ph_store(h, word_of(h, granule), *word_of(h, granule) | bit_of(granule));
+}
+
+static void clear_bits(struct ph_heap *h, uint64_t granule, uint64_t bits)
+{
+    ph_store(h, word_of(h, granule), *word_of(h, granule) & ~bits);
+}
+
+/* ---------------------------------------------------------------- pieces */
+static uint64_t first_of(const struct ph_heap *h, const struct ph_unit *chunk)
+{
+    return (uint64_t)(chunk - h->units) * PH_UNIT_GRANULES;
+}
+
+static uint64_t fill_of(const struct ph_heap *h, const struct ph_unit *chunk)
+{
+    return first_of(h, chunk) + chunk->u.packed.fill;
+}
+
+/* The granule behind a piece of a chunk. */
+static uint64_t end_of(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t start)
+{
+    return next_set(h, start + 2, fill_of(h, chunk));
+}
+
+/* ph_piece_state -- what begins at an offset of a chunk. */
+enum ph_block_state ph_piece_state(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t offset)
+{
+    uint64_t granule = offset >> PH_GRANULE_SHIFT;
+    if (granule >= fill_of(h, chunk) || !is_start(h, granule))
+        return PH_B_NONE;
+    if (!is_dead(h, granule))
+        return PH_B_LIVE;
+    const struct ph_withheld_word *withheld = ph_withheld_find(h, granule >> 6);
+    return withheld != NULL && (withheld->freed & bit_of(granule)) ? PH_B_QUARANTINED : PH_B_NONE;
+}
+
+uint64_t ph_piece_capacity(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t offset)
+{
+    uint64_t granule = offset >> PH_GRANULE_SHIFT;
+    return (end_of(h, chunk, granule) - granule) << PH_GRANULE_SHIFT;
+}
+
+/* ph_piece_holding -- the offset of the piece, live or dead, that holds a byte of a chunk; (uint64_t)-1 above the mark. */
+uint64_t ph_piece_holding(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t offset)
+{
+    uint64_t granule = offset >> PH_GRANULE_SHIFT;
+    if (granule >= fill_of(h, chunk))
+        return (uint64_t)-1;
+    uint64_t at = last_set(h, first_of(h, chunk), granule + 1);
+    return (is_start(h, at) ? at : at - 1) << PH_GRANULE_SHIFT;
+}
+
+/* ---------------------------------------------------------------- chunks */
+
+/* ph_chunk_make -- units of nobody become an empty chunk. */
+void ph_chunk_make(struct ph_heap *h, uint64_t unit, uint64_t nunits)
+{
+    struct ph_unit *chunk = &h->units[unit];
+    for (uint64_t word = unit * PH_UNIT_WORDS; word < (unit + nunits) * PH_UNIT_WORDS; word++)
+        if (h->bits[word] != 0)
+            ph_store(h, &h->bits[word], 0);
+    set_bit(h, unit * PH_UNIT_GRANULES);
+    *chunk = (struct ph_unit){.state = PH_U_PACKED, .nunits = (uint32_t)nunits, .sibling = PH_NIL, .prev = PH_NIL};
+    for (uint16_t i = 1; i < nunits; i++) {
+        chunk[i].state = PH_U_PACKED_BODY;
+        chunk[i].back = i;
+    }
+    h->packed.units += nunits;
+}
+
+/* The chunk has no piece any more: its units become units of nobody. */
+static void chunk_clear(struct ph_heap *h, struct ph_unit *chunk)
+{
+    PH_ASSERT(chunk->u.packed.live == 0 && chunk->u.packed.withheld == 0 && chunk->u.packed.fill == 0
+              && chunk->u.packed.dead == 0);
+    clear_bits(h, first_of(h, chunk), 1);
+    for (uint32_t i = 0; i < chunk->nunits; i++)
+        chunk[i].state = PH_U_OTHER;
+    h->packed.units -= chunk->nunits;
+}
+
+/* ph_chunk_give_back -- a chunk without pieces goes, and its units are free. */
+void ph_chunk_give_back(struct ph_heap *h, struct ph_unit *chunk)
+{
+    ph_region_unlink(h, chunk);
+    chunk_clear(h, chunk);
+    ph_give_back(h, (uint64_t)(chunk - h->units), chunk->nunits);
+}
+
+static uint64_t aligned(uint64_t granule, uint64_t align)
+{
+    uint64_t to = (granule + align - 1) & ~(align - 1);
+    return to == granule + 1 ? to + (align < 2 ? 2 : align) : to; /* a piece in between has two granules */
+}
+
+/* ph_chunk_bump -- a live piece of so many granules at the mark, at a multiple of `align` granules; PH_H_REFILL. */
+int64_t ph_chunk_bump(struct ph_heap *h, struct ph_unit *chunk, uint64_t granules, uint64_t align)
+{
+    uint64_t fill = fill_of(h, chunk), start = align == 1 ? fill : aligned(fill, align), mark = start + granules;
+    mark += (mark & 63) == 63; /* [R31] */
+    if (mark >= first_of(h, chunk) + (uint64_t)chunk->nunits * PH_UNIT_GRANULES)
+        return PH_H_REFILL;
+    if (start != fill) {
+        set_bit(h, fill + 1);
+        set_bit(h, start);
+        chunk->u.packed.dead = (uint16_t)(chunk->u.packed.dead + (start - fill));
+    }
+    set_bit(h, mark);
+    ph_count_bumped(h, chunk, mark - first_of(h, chunk), mark - start);
+    return (int64_t)(start << PH_GRANULE_SHIFT);
+}
+
+/* The dead piece at `start` reaches the mark: the mark moves down to it, or to the floor of the chunk inside of it. */
+static void lower_mark(struct ph_heap *h, struct ph_unit *chunk, uint64_t start)
+{
+    uint64_t mark = fill_of(h, chunk), floor = first_of(h, chunk) + chunk->back, to = start < floor ? floor : start;
+    if (to >= mark)
+        return;
+    clear_bits(h, mark, bit_of(mark));
+    if (to == start)
+        clear_bits(h, start, bit_of(start + 1));
+    else
+        set_bit(h, to);
+    chunk->u.packed.dead = (uint16_t)(chunk->u.packed.dead - (mark - to));
+    chunk->u.packed.fill = (uint16_t)(to - first_of(h, chunk));
+}
+
+/* A dead piece comes together with dead neighbours, and with what lies above the mark. */
+static void merge(struct ph_heap *h, struct ph_unit *chunk, uint64_t start)
+{
+    uint64_t end = end_of(h, chunk, start), mark = fill_of(h, chunk);
+    if (end < mark && ph_piece_state(h, chunk, end << PH_GRANULE_SHIFT) == PH_B_NONE) {
+        clear_bits(h, end, bit_of(end) | bit_of(end + 1));
+        end = end_of(h, chunk, start);
+    }
+    uint64_t below = start == first_of(h, chunk) ? start : last_set(h, first_of(h, chunk), start);
+    if (below != start && !is_start(h, below) && ph_piece_state(h, chunk, (below - 1) << PH_GRANULE_SHIFT) == PH_B_NONE) {
+        clear_bits(h, start, bit_of(start) | bit_of(start + 1));
+        start = below - 1;
+    }
+    if (end == mark)
+        lower_mark(h, chunk, start);
+    if (chunk->u.packed.live == 0 && chunk->u.packed.withheld == 0 && !chunk->class_index)
+        ph_chunk_give_back(h, chunk);
+}
+
+static void count_gone(struct ph_heap *h, struct ph_unit *chunk, uint64_t capacity)
+{
+    chunk->u.packed.live--;
+    chunk->u.packed.dead = (uint16_t)(chunk->u.packed.dead + (capacity >> PH_GRANULE_SHIFT));
+    h->packed.blocks--;
+    h->packed.bytes -= capacity;
+}
+
+/* ph_piece_free -- a live piece is dead, and its bytes may be used again. */
+void ph_piece_free(const struct ph_block *block)
+{
+    struct ph_heap *h = block->arena;
+    uint64_t start = block->offset >> PH_GRANULE_SHIFT, capacity = ph_block_capacity(block);
+    set_bit(h, start + 1);
+    count_gone(h, block->record, capacity);
+    PH_COUNT(h, ph_add_freed, 1, capacity);
+    merge(h, block->record, start);
+}
+
+/* ph_piece_quarantine -- a live piece ends to be, for which there is room in the table of withheld blocks; ph_piece_kill stores
+ * that it is dead. ph_piece_release -- its bytes may be used again. */
+void ph_piece_quarantine(const struct ph_block *block)
+{
+    struct ph_heap *h = block->arena;
+    uint64_t granule = block->offset >> PH_GRANULE_SHIFT, capacity = ph_block_capacity(block);
+    count_gone(h, block->record, capacity);
+    block->record->u.packed.withheld++;
+    ph_withheld_flip_freed(h, ph_withheld_make(h, granule >> 6), bit_of(granule), capacity);
+}
+
+void ph_piece_kill(const struct ph_block *block)
+{
+    set_bit(block->arena, (block->offset >> PH_GRANULE_SHIFT) + 1);
+}
+
+void ph_piece_release(const struct ph_block *block)
+{
+    struct ph_heap *h = block->arena;
+    uint64_t granule = block->offset >> PH_GRANULE_SHIFT;
+    struct ph_withheld_word *withheld = ph_withheld_find(h, granule >> 6);
+    PH_ASSERT(withheld != NULL && (withheld->freed & bit_of(granule)) != 0);
+    ph_withheld_flip_freed(h, withheld, bit_of(granule), ph_block_capacity(block));
+    ph_withheld_drop_if_none(h, withheld);
+    block->record->u.packed.withheld--;
+    merge(h, block->record, granule);
+}
+
+/* What a chunk has of live pieces, and of granules of others, from a granule on. */
+static struct ph_chunk_count count_from(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t start)
+{
+    struct ph_chunk_count count = {0};
+    uint64_t mark = fill_of(h, chunk);
+    if (start == first_of(h, chunk))
+        return (struct ph_chunk_count){
+            .live = chunk->u.packed.live, .dead = chunk->u.packed.dead,
+            .live_bytes = (uint64_t)(chunk->u.packed.fill - chunk->u.packed.dead) << PH_GRANULE_SHIFT,
+        };
+    if (!is_start(h, start)) { /* the rest of a dead piece */
+        uint64_t end = next_set(h, start, mark);
+        count.dead = end - start;
+        start = end;
+    }
+    for (uint64_t end; start < mark; start = end) {
+        end = end_of(h, chunk, start);
+        count.live += !is_dead(h, start);
+        count.live_bytes += is_dead(h, start) ? 0 : (end - start) << PH_GRANULE_SHIFT;
+        count.dead += is_dead(h, start) ? end - start : 0;
+    }
+    return count;
+}
+
+/* ph_chunk_rewind -- what lies at granule `fill` of the chunk and above is gone: nothing refers to it. A piece begins there, or
+ * it lies inside of a dead one, which ends there from now on. */
+void ph_chunk_rewind(struct ph_heap *h, struct ph_unit *chunk, uint64_t fill)
+{
+    uint64_t first = first_of(h, chunk), to = first + fill, mark = fill_of(h, chunk);
+    if (to >= mark)
+        return;
+    struct ph_chunk_count gone = count_from(h, chunk, to);
+    for (uint64_t word = mark >> 6; word > to >> 6; word--)
+        if (h->bits[word] != 0)
+            ph_store(h, &h->bits[word], 0);
+    uint64_t *word = word_of(h, to);
+    ph_store(h, word, (*word & (bit_of(to) - 1)) | bit_of(to));
+    chunk->u.packed.fill = (uint16_t)fill;
+    chunk->u.packed.live = (uint16_t)(chunk->u.packed.live - gone.live);
+    chunk->u.packed.dead = (uint16_t)(chunk->u.packed.dead - gone.dead);
+    h->packed.blocks -= gone.live;
+    h->packed.bytes -= gone.live_bytes;
+    PH_COUNT(h, ph_add_freed, gone.live, gone.live_bytes);
+}
+
+/* ph_chunk_can_hold -- whether the mark of a region may have stood at a granule of a chunk: a piece begins there, or it lies in a
+ * dead one, or at the mark. */
+int ph_chunk_can_hold(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t fill)
+{
+    uint64_t at = first_of(h, chunk) + fill, mark = fill_of(h, chunk);
+    if (at >= mark)
+        return 1;
+    uint64_t start = ph_piece_holding(h, chunk, at << PH_GRANULE_SHIFT) >> PH_GRANULE_SHIFT;
+    return start == at || is_dead(h, start);
+}
+
+/* ph_piece_next -- the next live piece of a chunk from granule `*at` of the table on; 0 if there is none. */
+int ph_piece_next(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t *at, uint64_t *end)
+{
+    uint64_t mark = fill_of(h, chunk);
+    for (uint64_t start = next_set(h, *at, mark); start < mark; start = *end) {
+        *end = end_of(h, chunk, start);
+        *at = start;
+        if (!is_dead(h, start))
+            return 1;
+    }
+    return 0;
+}
+
+/* ---------------------------------------------------------------- checking */
+
+/* ph_chunk_check -- how many words of the bits of a chunk are not as they have to be, and what is counted in it. */
+uint64_t ph_chunk_check(const struct ph_heap *h, const struct ph_unit *chunk, struct ph_chunk_count *count)
+{
+    uint64_t first = first_of(h, chunk), mark = fill_of(h, chunk), end = first + (uint64_t)chunk->nunits * PH_UNIT_GRANULES;
+    uint64_t wrong = !is_start(h, mark) || is_dead(h, mark) || next_set(h, mark + 1, end) != end;
+    *count = (struct ph_chunk_count){0};
+    for (uint64_t start = first, next; start < mark; start = next) {
+        next = end_of(h, chunk, start);
+        wrong += !is_start(h, start) || (start & 63) == 63 || next - start < 2;
+        uint64_t bytes = (next - start) << PH_GRANULE_SHIFT;
+        enum ph_block_state state = ph_piece_state(h, chunk, start << PH_GRANULE_SHIFT);
+        count->live += state == PH_B_LIVE;
+        count->live_bytes += state == PH_B_LIVE ? bytes : 0;
+        count->withheld += state == PH_B_QUARANTINED;
+        count->withheld_bytes += state == PH_B_QUARANTINED ? bytes : 0;
+        count->dead += state == PH_B_LIVE ? 0 : next - start;
+    }
+    return wrong;
+}

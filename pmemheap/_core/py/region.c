@@ -1,0 +1,155 @@
+/* py/region.c -- RegionCore: the calls of a region that the C core answers alone. */
+#include "arena/region.h"
+#include "py/door.h"
+#include "py/heap_calls.h"
+#include "py/heap_doors.h"
+
+struct region_object {
+    PyObject_HEAD
+    struct heap_object *heap; /* which it keeps */
+    struct ph_region region;
+    int is_over;              /* dropped */
+};
+
+static PyObject *region_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    PyObject *heap;
+
+    (void)keywords;
+    if (!PyArg_ParseTuple(args, "O:RegionCore", &heap))
+        return NULL;
+    if (!ph_is_heap(heap)) {
+        PyErr_SetString(PyExc_TypeError, "RegionCore: a heap expected");
+        return NULL;
+    }
+    struct region_object *self = ph_new_object(type);
+    if (self == NULL)
+        return NULL;
+    self->heap = (struct heap_object *)Py_NewRef(heap);
+    ph_region_init(&self->region, &self->heap->heap);
+    return (PyObject *)self;
+}
+
+static void region_dealloc(PyObject *object)
+{
+    Py_DECREF((PyObject *)((struct region_object *)object)->heap);
+    ph_free_object(object);
+}
+
+/* Offset, or a negative code with the units that are wanted. */
+static PyObject *try_malloc(struct region_object *self, uint64_t size, uint64_t align)
+{
+    uint64_t nunits = 0;
+    int64_t inner = self->is_over ? PH_H_BAD_OFFSET : ph_region_malloc_any(&self->region, size, align, &nunits);
+
+    return Py_BuildValue("NK", offset_from((PyObject *)self->heap, inner), (unsigned long long)nunits);
+}
+
+DOOR(region_try, region_object, 2, try_malloc(self, n[0], n[1]))
+
+static PyObject *call_slow(PyObject *object, const char *name, PyObject *first, PyObject *second)
+{
+    return PyObject_CallMethod(object, name, "OO", first, second == NULL ? Py_None : second);
+}
+
+static PyObject *region_malloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    static const char *const names[] = {"size", "align"};
+    struct region_object *self = (struct region_object *)object;
+    PyObject *values[2] = {count > 0 ? args[0] : NULL, NULL};
+    uint64_t size, align = PH_GRANULE, nunits;
+
+    if ((count != 1 || keywords != NULL) && ph_read_arguments("malloc", args, count, keywords, names, 1, 2, values) < 0)
+        return NULL;
+    if (ph_tick(self->heap) < 0)
+        return NULL;
+    if (ph_may_change(self->heap) && !self->is_over && read_number(values[0], &size) && size != 0 && size <= PH_SIZE_MAX
+        && (values[1] == NULL || (read_number(values[1], &align) && align != 0 && (align & (align - 1)) == 0))) {
+        int64_t inner = align <= PH_GRANULE ? ph_region_bump(&self->region, size) : PH_H_REFILL;
+        if (PH_UNLIKELY(inner < 0))
+            inner = ph_region_malloc_any(&self->region, size, align, &nunits);
+        if (inner >= 0)
+            return PyLong_FromUnsignedLongLong(ph_outer(self->heap, (uint64_t)inner));
+    }
+    return call_slow(object, "_malloc_slow", values[0], values[1]);
+}
+
+/* A large block that Python has placed becomes one of the region, unless that was dropped. */
+static PyObject *take_large(struct region_object *self, uint64_t offset)
+{
+    if (!self->is_over)
+        ph_region_take(&self->region, ph_inner(self->heap, offset));
+    return truth(!self->is_over);
+}
+
+DOOR(region_take, region_object, 1, take_large(self, n[0]))
+
+static PyObject *mark_of(const struct region_object *self)
+{
+    struct ph_region_mark mark = ph_region_mark(&self->region);
+
+    return Py_BuildValue("III", mark.made, mark.chunk, mark.fill);
+}
+
+DOOR(region_mark, region_object, 0, mark_of(self))
+
+DOOR(region_rewind, region_object, 3,
+     code(ph_region_rewind(&self->region, (struct ph_region_mark){(uint32_t)n[0], (uint32_t)n[1], (uint32_t)n[2]})))
+
+static int64_t drop(struct region_object *self)
+{
+    int64_t refused = self->is_over || self->heap->state != PH_S_OPEN ? 0 : ph_region_drop(&self->region);
+
+    self->is_over |= refused == 0;
+    return refused;
+}
+
+DOOR(region_drop, region_object, 0, code(drop(self)))
+
+FIELD(region_is_over, region_object, truth(self->is_over))
+
+static PyGetSetDef region_fields[] = {
+    {"dropped", region_is_over, NULL, "Whether the region was dropped.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyDoc_STRVAR(malloc_doc,
+"malloc(size, align=16)\n--\n\n"
+"Allocate a block of the region and return its offset, as `Heap.malloc` does.\n\n"
+"Raises\n------\n"
+"UsageError\n    Size or alignment out of range; the region was dropped, the heap is closed.\n"
+"OutOfSpaceError\n    The heap cannot grow. Nothing has changed.\n\n"
+"Notes\n-----\nO(1): a bump in a chunk; blocks above 8 KiB are large blocks of the heap, which go with the region.");
+
+static PyMethodDef region_methods[] = {
+    {"malloc", (PyCFunction)(void (*)(void))region_malloc, METH_FASTCALL | METH_KEYWORDS, malloc_doc},
+    AS_METHOD("_try_malloc", region_try, "(offset or negative code, units that are wanted)."),
+    AS_METHOD("_take", region_take, "A large block becomes one of the region; whether the region is there."),
+    AS_METHOD("_mark", region_mark, "Where it is now: three numbers."),
+    AS_METHOD("_rewind", region_rewind, "Go back to such a point; 0, or a negative code."),
+    AS_METHOD("_drop", region_drop, "Free all blocks; 0, or a negative code."),
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(region_doc, "RegionCore(heap, /)\n--\n\nThe calls of a region that the C core answers alone. It keeps the heap.");
+
+static PyType_Slot region_slots[] = {
+    {Py_tp_doc, (void *)region_doc},
+    {Py_tp_new, region_new},
+    {Py_tp_dealloc, region_dealloc},
+    {Py_tp_methods, region_methods},
+    {Py_tp_getset, region_fields},
+    {0, NULL},
+};
+
+static PyType_Spec region_spec = {
+    .name = "pmemheap._core._hot.RegionCore",
+    .basicsize = sizeof(struct region_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = region_slots,
+};
+
+int ph_add_region_type(PyObject *module)
+{
+    return ph_add_type(module, "RegionCore", &region_spec);
+}

@@ -1,0 +1,292 @@
+"""Regions: blocks that die together, and the memory in which a heap has them.
+
+    heap.scratch() ──► Region ──► chunks of the scratch arena: private memory, of any heap
+                                       first used ──► made; closed with its heap
+
+A region hands blocks out by moving a mark up, and takes them all back by moving it down (Berger et
+al. 2002). The arena is none of the file: no byte of it, and no record of the log.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from pmemheap import native
+from pmemheap.errors import OutOfSpaceError, UsageError
+from pmemheap.heap import insight, refusing, units
+from pmemheap.heap.arenas import Arenas, free_number
+from pmemheap.heap.arguments import alignment_argument, offset_argument, size_argument
+from pmemheap.heap.blockspace import BlockSpace, new_face
+from pmemheap.heap.roots import MemoryRoots
+from pmemheap.heap.shared import Shared
+from pmemheap.heap.space import Space, space_of
+from pmemheap.native.constants import Refusal
+from pmemheap.space import region as regions
+from pmemheap.space.anonymous import AnonymousMedium
+from pmemheap.units import GRANULE, GiB
+
+if TYPE_CHECKING:
+    from pmemheap.heap.heap import Heap
+
+__all__ = ["HasScratch", "Mark", "Region", "ScratchArena"]
+
+_HEADROOM_MOST = 256 * GiB
+
+
+# ---------------------------------------------------------------- the arena
+
+
+class ScratchArena(BlockSpace):
+    """The arena of all scratch regions of a heap, which has no name and no slot."""
+
+    __slots__ = ()
+
+    def end(self) -> None:
+        """Give its memory back: its heap was closed, and it with that."""
+        self._space.shared.log.detach()
+        self._space.region.close()
+
+
+def _scratch_arena(shared: Shared) -> ScratchArena:
+    """Return the scratch arena of a heap, made if it is asked for the first time."""
+    if shared.scratch is None or shared.scratch.closed:
+        shared.scratch = _made(shared)
+    return shared.scratch
+
+
+def _made(shared: Shared) -> ScratchArena:
+    number = free_number(shared.medium.arenas)
+    medium = AnonymousMedium(shared.medium.limit if shared.file is None else None)
+    wish = shared.default.region.headroom_wish
+    region = regions.Region(
+        medium, None if wish is None else min(wish, _HEADROOM_MOST), usual=_HEADROOM_MOST,
+        beside=[space.region for space in shared.spaces()],
+    )  # fmt: skip
+    try:
+        region.grow(1, 1)
+        name = f"scratch of {shared.name}"
+        own = Shared(medium, MemoryRoots(), shared.identity, name, shared.decay)
+        face = new_face(ScratchArena, own, region, name, 0, fresh=True, number=number)
+        own.enter(space_of(face), Arenas(None, own), _is_in_no_file)
+    except BaseException:
+        region.close()
+        raise
+    return face
+
+
+def _is_in_no_file(fd: int) -> Heap:
+    raise AssertionError(f"a heap in a file expected behind descriptor {fd}, found scratch memory")
+
+
+# ---------------------------------------------------------------- a region
+
+
+class Mark(NamedTuple):
+    """A point in the life of a region, to which `Region.rewind` goes back."""
+
+    region: int
+    made: int
+    chunk: int
+    fill: int
+
+
+class Region(native.RegionCore):
+    """Blocks that die together; made by ``heap.scratch()``. A context manager, which drops it.
+
+    Many blocks and their end cost less than half of what they cost in the heap. Single blocks may
+    be freed as well, by the region or the heap; their space is used again when all above them, or
+    all of their chunk, is free. Offsets are the heap's: `Heap.view` and `Heap.free` take them. It
+    has no roots, and nothing of it outlives the process.
+
+    Examples
+    --------
+    >>> import pmemheap
+    >>> heap = pmemheap.Heap.anonymous()
+    >>> with heap.scratch() as scratch:
+    ...     offsets = [scratch.malloc(100) for _ in range(1000)]
+    ...     mark = scratch.mark()
+    ...     more = scratch.malloc(50_000)
+    ...     scratch.rewind(mark)                # `more` is gone
+    ...     bytes(heap.view(offsets[-1], 0))
+    b''
+    >>> heap.close()                            # and so are the 1000, since the end of `with`
+    """
+
+    __slots__ = ("_face", "_heap", "_space")
+
+    def __new__(cls, heap: HasScratch, face: BlockSpace) -> Self:
+        """Make it in an arena of a heap, which it keeps."""
+        return super().__new__(cls, face)
+
+    def __init__(self, heap: HasScratch, face: BlockSpace) -> None:
+        self._heap, self._face, self._space = heap, face, space_of(face)
+
+    def _malloc_slow(self, size: Any, align: Any) -> int:
+        """Allocate a block for which the pool has no units; or say what is wrong."""
+        nbytes = size_argument(size)
+        alignment = GRANULE if align is None else alignment_argument(align)
+        self._require()
+        space = self._space
+        try:
+            return space.serve(self._malloc, space, nbytes, alignment)
+        except OutOfSpaceError as error:
+            raise insight.explained(space, error, nbytes, alignment) from error
+
+    def _malloc(self, space: Space, nbytes: int, alignment: int) -> int:
+        while True:
+            offset, nunits = self._try_malloc(nbytes, alignment)
+            if offset >= 0:
+                return offset
+            if offset == Refusal.LARGE:
+                return self._malloc_large(space, nbytes, alignment)
+            self._require()  # another thread may have dropped it
+            space.raise_code(offset)
+            units.refill_units(space, nunits)
+
+    def _malloc_large(self, space: Space, nbytes: int, alignment: int) -> int:
+        offset = units.malloc_extent(space, nbytes, alignment)
+        if not self._take(offset):
+            space.core.free(offset)
+            self._require()
+        return offset
+
+    def _require(self) -> None:
+        if self.dropped:
+            raise UsageError(f"{self!r}: a region that was not dropped expected")
+        self._space.require(write=True)
+
+    # ------------------------------------------------------------ blocks
+
+    def free(self, offset: int, deferred: bool = False) -> None:
+        """Free one block before the others, as `Heap.free` does."""
+        self._face.free(offset, deferred)
+
+    def usable_size(self, offset: int) -> int:
+        """Return the bytes that a block can hold."""
+        return self._face.usable_size(offset)
+
+    def view(self, offset: int, length: int | None = None) -> memoryview:
+        """Return a view of a block, as `Heap.view` does: as long as it lives the region stays."""
+        return self._face.view(offset, length)
+
+    def realloc(self, offset: int, size: int) -> int:
+        """Give a block another size, in place if it fits; else it is copied to the end.
+
+        Raises
+        ------
+        UsageError, BufferError, OutOfSpaceError
+            As `Heap.realloc`; the block is as it was.
+        """
+        place, nbytes = offset_argument(offset), size_argument(size)
+        self._require()
+        have = self._face.usable_size(place)
+        if nbytes <= have:
+            return place
+        space = self._space
+        if space.core.free_refusal(place) in refusing.HELD:
+            raise refusing.pinned(space, place, nbytes)
+        to = self.malloc(nbytes)
+        with self._face.view(to, have) as new, self._face.view(place, have) as old:
+            new[:] = old
+        self._face.free(place)
+        return to
+
+    # ------------------------------------------------------------ going back
+
+    def mark(self) -> Mark:
+        """Return where the region is now, to go back to it. O(1)."""
+        self._require()
+        return Mark(id(self), *self._mark())
+
+    def rewind(self, mark: Mark) -> None:
+        """Free all that was allocated since a mark. O(chunks that go).
+
+        Raises
+        ------
+        UsageError
+            It is no mark of this region, or the region was rewound to before it since.
+        BufferError
+            Blocks that would go have live views. Nothing has changed.
+        """
+        self._require()
+        if not isinstance(mark, Mark) or mark.region != id(self):
+            raise UsageError(f"rewind: a mark of {self!r} expected, found {mark!r}")
+        refused = self._rewind(mark.made, mark.chunk, mark.fill)
+        if refused == Refusal.BAD_OFFSET:
+            raise UsageError(
+                "rewind: a mark of what is there still expected, found one that the region was "
+                "rewound to before"
+            )
+        self._refuse("rewind", refused)
+
+    def drop(self) -> None:
+        """Free all blocks; the region is over. Once more does nothing.
+
+        Raises
+        ------
+        BufferError
+            Blocks have live views. Nothing has changed.
+        """
+        self._refuse("drop", self._drop())
+
+    def _refuse(self, where: str, refused: int) -> None:
+        if refused == 0:
+            return
+        if refused != Refusal.PINNED:
+            self._space.raise_code(refused)
+        raise BufferError(
+            f"{where}: {self!r}: no live views of blocks that go expected, found some"
+        )
+
+    def __enter__(self) -> Self:
+        """Return the region."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drop it; an exception of the block is not replaced by one of ours."""
+        try:
+            self.drop()
+        except BufferError as refusal:
+            if error is None:
+                raise
+            error.add_note(str(refusal))
+
+    def __repr__(self) -> str:
+        """Show where it is, and whether it was dropped."""
+        return f"<Region in {self._space.name}{', dropped' if self.dropped else ''}>"
+
+
+# ---------------------------------------------------------------- what a heap has of them
+
+
+class HasScratch(BlockSpace):
+    """The base of `Heap`: blocks, and regions beside them."""
+
+    __slots__ = ()
+
+    def scratch(self) -> Region:
+        """Return a new region: blocks in private memory that die together, at the latest with it.
+
+        Whatever heap this is: nothing of a region comes into its file, and no offset of one can be
+        a root. It costs a microsecond, so there may be one for each request. All regions of a heap
+        in memory that has a limit may take as much again.
+
+        Raises
+        ------
+        UsageError
+            The heap is closed or forked.
+        OutOfSpaceError
+            No address space for the first region of the heap.
+        """
+        space = self._space
+        space.require()
+        face = space.shared.scratch
+        if face is None or face.closed:
+            face = space.alone(lambda: _scratch_arena(space.shared))
+        return Region(self, face)
