@@ -398,3 +398,43 @@ def log_of(heap: Heap) -> RedoLog:
     log = heap._space.shared.redo
     assert log is not None
     return log
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+def interrupt() -> None:
+    raise Interrupt
+
+
+@pytest.mark.parametrize(
+    "name", ["malloc", "free", "free_many", "malloc_many", "realloc", "expand", "view", "map", "tx"]
+)
+def test_an_interrupt_of_a_call_that_marks_the_heap_as_in_use_is_seen(
+    name: str, tmp_path: Path
+) -> None:
+    with Heap.create(tmp_path / "heap", durability="process") as heap:
+        offset = heap.malloc(100)
+        table = SortedMap(heap, "map")
+        table[b"key"] = b"value"
+        calls: dict[str, Callable[[], object]] = {
+            "malloc": lambda: heap.malloc(10),
+            "free": lambda: heap.free(offset),
+            "free_many": lambda: heap.free_many([offset]),
+            "malloc_many": lambda: heap.malloc_many(10, 3),
+            "realloc": lambda: heap.realloc(offset, 5000),
+            "expand": lambda: heap.expand(offset, 110),
+            "view": lambda: heap.view(offset),
+            "map": lambda: table.update({b"key": b"other"}),
+            "tx": lambda: heap.transaction().abort(),
+        }
+        heap.sync()
+        before = heap.stats().blocks
+        with signal_at("call", "mark_in_use", interrupt) as came, pytest.raises(Interrupt):
+            calls[name]()
+        assert came
+        assert heap.stats().blocks == before
+        assert table[b"key"] == b"value"
+        calls[name]()
+        assert heap.check()

@@ -19,7 +19,6 @@ from pmemheap.file.redo import RedoLog
 from pmemheap.format.layout import ARENA_BITS, FileIdentity, HeapState
 from pmemheap.heap.gate import Gate
 from pmemheap.heap.lock import Lock
-from pmemheap.heap.viewed import is_viewed
 from pmemheap.native import LogCore
 from pmemheap.native.constants import State
 
@@ -169,7 +168,7 @@ class Shared:
 
     def is_viewed(self) -> bool:
         """Tell whether blocks of any arena have views."""
-        return is_viewed(space.core for space in self.spaces())
+        return any(space.core.live_views for space in self.spaces())
 
     def mark_closed(self, file: FileMedium, identity: FileIdentity) -> None:
         """Sync, and say in the file that it is as good as closed, until the next change.

@@ -1,4 +1,4 @@
-"""Viewed: whether blocks have live views, and which, in words for the errors that they cause.
+"""Viewed: which blocks have live views, in words for the errors that they cause.
 
 3 views of the block at 0x40 (112 bytes), 1 view of the block at 0x1000 (8192 bytes), and more
 """
@@ -10,14 +10,9 @@ from collections.abc import Iterable
 from pmemheap.native import HeapDoors
 from pmemheap.units import counted
 
-__all__ = ["is_viewed", "viewed_blocks"]
+__all__ = ["viewed_blocks"]
 
 _NAMED_MOST = 5
-
-
-def is_viewed(spaces: Iterable[HeapDoors]) -> bool:
-    """Tell whether blocks of some arenas have views."""
-    return any(core.live_views for core in spaces)
 
 
 def viewed_blocks(spaces: Iterable[HeapDoors]) -> str:

@@ -150,7 +150,7 @@ class GiveBack:
 
     def _old_units(self) -> int:
         """Count the free units that are old; 0 as well when nothing can have become old lately."""
-        freed = self._core.usage()[0]["freed_units"]
+        freed = self._core.freed_units
         self._unchanged = self._unchanged + 1 if freed == self._freed_units else 0
         self._freed_units = freed
         if self._unchanged > _INTERVALS_TO_OLD:

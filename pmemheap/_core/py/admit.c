@@ -7,13 +7,22 @@ static PyObject *tell_slow(struct heap_object *self, PyObject *name)
     return ph_call_slow((PyObject *)self, name, NULL, NULL, NULL);
 }
 
+/* What refused is asked again, and says so then; an interrupt comes once, and stays. */
+static void forget_refusal(void)
+{
+    if (PyErr_ExceptionMatches(PyExc_Exception))
+        PyErr_Clear();
+}
+
 int ph_mark_in_use(struct heap_object *self)
 {
+    if (PyErr_Occurred())
+        return 0;
     PyObject *done = tell_slow(self, ph_slow.mark_in_use);
     if (done == NULL)
-        PyErr_Clear();
+        forget_refusal();
     Py_XDECREF(done);
-    return self->state == PH_S_OPEN;
+    return self->state == PH_S_OPEN && done != NULL;
 }
 
 int ph_attach_tables(struct heap_object *self)
@@ -27,8 +36,8 @@ int ph_attach_tables(struct heap_object *self)
 int ph_may_ask(struct heap_object *self)
 {
     if (ph_attach_tables(self) < 0)
-        PyErr_Clear();
-    return self->state <= PH_S_READONLY;
+        forget_refusal();
+    return self->state <= PH_S_READONLY && !PyErr_Occurred();
 }
 
 int ph_append_told(struct heap_object *self)

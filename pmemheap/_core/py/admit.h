@@ -9,7 +9,8 @@
  *     ph_may_change        x              x          x            x           malloc, free
  *
  * A call begins with ph_tick and one of these; one that has changed something ends with ph_append_pending. All of them may call
- * Python. They answer no without an exception: the slow twin of the call asks again, and raises what the answer is. */
+ * Python. They answer no without an exception: the slow twin of the call asks again, and raises what the answer is. An
+ * interrupt alone is set then, and ph_call_slow raises it. */
 #pragma once
 #include "py/log.h"
 

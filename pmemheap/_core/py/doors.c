@@ -18,7 +18,7 @@ static descrgetfunc bind;
 static PyTypeObject *doors_type, *core_type;
 
 /* While a heap goes, nobody may hold it again. */
-static struct heap_object *heap_behind(PyObject *object)
+struct heap_object *ph_heap_if_there(PyObject *object)
 {
     struct heap_object *heap = Py_TYPE(object) == doors_type ? ((struct doors *)object)->heap : NULL;
 
@@ -39,7 +39,7 @@ static void refuse_what_is_gone(void)
 
 struct heap_object *ph_heap_behind(PyObject *object)
 {
-    struct heap_object *heap = heap_behind(object);
+    struct heap_object *heap = ph_heap_if_there(object);
 
     if (heap == NULL)
         refuse_what_is_gone();
@@ -49,7 +49,7 @@ struct heap_object *ph_heap_behind(PyObject *object)
 const struct heap_object *ph_seen_behind(PyObject *object)
 {
     static struct heap_object gone = {.state = PH_S_CLOSED};
-    const struct heap_object *heap = heap_behind(object);
+    const struct heap_object *heap = ph_heap_if_there(object);
 
     return heap == NULL ? &gone : heap;
 }

@@ -81,8 +81,10 @@ int ph_add_region_type(PyObject *module);
 /* ph_add_doors_type -- the type of the doors to the methods of some tables, over the type of heaps, with attributes of its own.
  * ph_close_doors -- the heap goes.
  * ph_heap_behind -- the heap to which doors lead (borrowed); NULL with an exception set if they are none, or lead nowhere.
- * ph_seen_behind -- the same to look at; one that is closed and empty if they lead nowhere. */
+ * ph_heap_if_there -- the same without an exception. ph_seen_behind -- to look at: one that is closed and empty if they lead
+ * nowhere. */
 int ph_add_doors_type(PyObject *module, PyTypeObject *core, PyMethodDef *const *tables, PyGetSetDef *fields);
 void ph_close_doors(struct heap_object *heap);
 struct heap_object *ph_heap_behind(PyObject *object);
+struct heap_object *ph_heap_if_there(PyObject *object);
 const struct heap_object *ph_seen_behind(PyObject *object);

@@ -183,14 +183,21 @@ DOOR(free_refusal, heap_object, 1, code(ph_free_refusal(&self->heap, ph_inner(se
 
 SHOWN(get_state, code(self->state))
 
+/* A code that is to be set, and the heap, NULL if it is gone; -1 with an exception set. */
+static long code_to_set(PyObject *doors, PyObject *value, struct heap_object **heap)
+{
+    *heap = ph_heap_if_there(doors);
+    return read_code(value);
+}
+
 static int set_state(PyObject *doors, PyObject *value, void *ignored)
 {
-    struct heap_object *self = ph_heap_behind(doors);
-    long state = self == NULL ? -1 : read_code(value);
+    struct heap_object *self;
+    long state = code_to_set(doors, value, &self);
 
     (void)ignored;
-    if (state < 0)
-        return -1;
+    if (state < 0 || self == NULL)
+        return state < 0 ? -1 : 0;
     if (state == PH_S_CLOSED || (self->state != PH_S_LOST && self->state != PH_S_FORKED)) {
         self->state = (int)state;
         self->heap.readonly = state != PH_S_OPEN; /* also what is clean: nothing of it may change by being read */
@@ -200,14 +207,13 @@ static int set_state(PyObject *doors, PyObject *value, void *ignored)
 
 static int set_durability(PyObject *doors, PyObject *value, void *ignored)
 {
-    struct heap_object *self = ph_heap_behind(doors);
-    long durability = self == NULL ? -1 : read_code(value);
+    struct heap_object *self;
+    long durability = code_to_set(doors, value, &self);
 
     (void)ignored;
-    if (durability < 0)
-        return -1;
-    ph_set_journal(&self->heap, (enum ph_durability)durability);
-    return 0;
+    if (durability >= 0 && self != NULL)
+        ph_set_journal(&self->heap, (enum ph_durability)durability);
+    return durability < 0 ? -1 : 0;
 }
 
 SHOWN(get_bounds, Py_BuildValue("KKKK", self->heap.first_unit, self->heap.end_unit, self->heap.scanned_to,
@@ -215,12 +221,14 @@ SHOWN(get_bounds, Py_BuildValue("KKKK", self->heap.first_unit, self->heap.end_un
 
 SHOWN(get_live_views, number(self->heap.refs.views))
 SHOWN(get_quarantined, number(self->heap.withheld.freed_bytes))
+SHOWN(get_freed_units, number(self->heap.freed_units))
 
 PyGetSetDef ph_door_fields[] = {
     {"state", get_state, set_state, "What the public calls may do. What is lost or forked can only be closed.", NULL},
     {"durability", NULL, set_durability, "What a change outlives, of enum ph_durability.", NULL},
     {"bounds", get_bounds, NULL, "(first_unit, end_unit, scanned_to, recorded_to).", NULL},
     {"live_views", get_live_views, NULL, "Views of blocks that are alive.", NULL},
+    {"freed_units", get_freed_units, NULL, "Units that have become free since the heap was opened.", NULL},
     {"quarantined", get_quarantined, NULL, "Bytes that were freed and may not be used again yet.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

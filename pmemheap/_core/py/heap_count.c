@@ -72,8 +72,7 @@ static PyObject *check(PyObject *object, PyObject *ignored)
 static PyObject *counters(const struct ph_heap *h)
 {
     return Py_BuildValue(
-        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
-        "freed_units", (unsigned long long)h->freed_units,
+        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
         "wilderness_units", (unsigned long long)(h->wilderness_end - h->wilderness),
         "pool_free_units", (unsigned long long)h->pool_free,
         "pool_longest_units", (unsigned long long)ph_pool_longest(h),

@@ -72,7 +72,7 @@ DOOR(positions, log_object, 0,
                    self->log.promised))
 
 DOOR(counters, log_object, 0, Py_BuildValue("KKK", self->log.records, self->log.bytes, self->log.syncs))
-DOOR(replayed, log_object, 0, Py_BuildValue("KK", self->log.undone, self->log.revoked))
+DOOR(replayed, log_object, 0, pair(self->log.undone, self->log.revoked))
 
 DOOR(chain_at, log_object, 1, number(ph_log_chain_at(&self->log, n[0])))
 

@@ -36,6 +36,8 @@ int ph_slow_init(void)
 
 PyObject *ph_call_slow(PyObject *heap, PyObject *name, PyObject *first, PyObject *second, PyObject *third)
 {
+    if (PyErr_Occurred()) /* an interrupt, while the call asked whether it may go on */
+        return NULL;
     PyObject *slow = PyObject_GetAttr(heap, ph_slow.of_heap);
     PyObject *done = slow == NULL ? NULL : PyObject_CallMethodObjArgs(slow, name, first, second, third, NULL);
 

@@ -31,7 +31,7 @@ static int tx_init(PyObject *object, PyObject *args, PyObject *keywords)
     self->log->open = self;
     if (heap != Py_None) /* a sync of another thread may have said meanwhile that nothing goes on; now it would not */
         ph_may_change((struct heap_object *)heap);
-    return 0;
+    return PyErr_Occurred() ? -1 : 0;
 }
 
 PyDoc_STRVAR(wait_writer_doc, "_wait_writer()\n--\n\nWait until no other transaction changes committed bytes.");
