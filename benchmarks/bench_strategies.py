@@ -7,10 +7,13 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pyperf
 
 from pmemheap import Count, Heap
@@ -91,6 +94,33 @@ def _pairs(heap: Heap, loops: int) -> float:
     return time.perf_counter() - start
 
 
+# ---------------------------------------------------------------- objects
+
+
+def arrays() -> list[np.ndarray[Any, Any]]:
+    """Return twenty arrays of 1 MB."""
+    return [np.full(1 << 17, i, "f8") for i in range(20)]
+
+
+def unpickled(loops: int) -> float:
+    """Load a pickle of them."""
+    data = pickle.dumps(arrays(), 5)
+    start = time.perf_counter()
+    for _ in range(loops):
+        pickle.loads(data)
+    return time.perf_counter() - start
+
+
+def loaded(loops: int) -> float:
+    """Load them as one object of a heap."""
+    with Heap.anonymous() as heap:
+        offset = heap.dump(arrays())
+        start = time.perf_counter()
+        for _ in range(loops):
+            heap.load(offset)
+        return time.perf_counter() - start
+
+
 # ---------------------------------------------------------------- what is promised
 
 FACTORS: dict[str, tuple[Load, Load, float]] = {
@@ -101,10 +131,14 @@ FACTORS: dict[str, tuple[Load, Load, float]] = {
         mixed_then_gone_in_region, batch_then_gone, 1 / 2,
     ),
     "counted / not, pair of 64 bytes": (pairs_counted, pairs, 1.15),
+    "load / pickle.loads, 20 arrays of 1 MB": (loaded, unpickled, 1 / 10),
 }  # fmt: skip
 """Of a load and another one the ratio that it must not exceed."""
 
-SECONDS = {"a region of one block": (region_without_blocks, 2e-6)}
+SECONDS: dict[str, tuple[Load, float]] = {
+    "a region of one block": (region_without_blocks, 2e-6),
+    "load of 20 arrays of 1 MB": (loaded, 50e-6),
+}
 """Of a load the time of one round that it must not exceed."""
 
 
@@ -118,7 +152,8 @@ def main() -> None:
     """Measure all loads with pyperf."""
     runner = pyperf.Runner(metadata={"layer": "strategies"})
     loads = {load for ours, other, _ in FACTORS.values() for load in (ours, other)}
-    for load in sorted(loads | {region_without_blocks}, key=lambda load: load.__name__):
+    loads |= {load for load, _ in SECONDS.values()}
+    for load in sorted(loads, key=lambda load: load.__name__):
         inner = BLOCKS if load in {pairs, pairs_counted} else 1
         runner.bench_time_func(f"strategies/{load.__name__}", load, inner_loops=inner)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pmemheap import native
 from pmemheap.errors import UsageError
-from pmemheap.heap import beside, handles, insight, units, waiting
+from pmemheap.heap import beside, handles, insight, pickled, units, waiting
 from pmemheap.heap.arguments import alignment_argument, offset_argument, size_argument
 from pmemheap.heap.handles import Block
 from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
@@ -97,6 +97,56 @@ class BlockSpace(native.HeapCore):
         return handles.new_array(self, shape, dtype, align)
 
     ndarray_at = handles.ndarray_at  # not called from a method here: that costs as much as a view
+
+    def dump(self, value: object) -> int:
+        """Pickle an object into a new block, with the bytes of its arrays beside the pickle.
+
+        Returns
+        -------
+        int
+            Offset of the block, for `load`. In an open transaction of this thread it is part of
+            that, as of `alloc`.
+
+        Raises
+        ------
+        Exception
+            What `pickle.dumps` raises for what it cannot pickle; as `malloc`. Nothing has changed.
+
+        Notes
+        -----
+        Protocol 5 with buffers out of band (PEP 574): contiguous numpy arrays, `bytearray` and
+        `bytes` in a `pickle.PickleBuffer`, what pandas and Arrow make of theirs.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pmemheap
+        >>> with pmemheap.Heap.anonymous() as heap:
+        ...     heap.roots["model"] = heap.dump({"name": "a", "weights": np.ones(1000)})
+        ...     model = heap.load(heap.roots["model"])
+        ...     model["weights"][0] = 5           # in the heap: nothing was copied
+        ...     value = heap.load(heap.roots["model"])["weights"][0]
+        ...     del model                         # a heap with live views does not close
+        >>> float(value)
+        5.0
+        """
+        return pickled.dump(self, value)
+
+    def load(self, offset: int) -> Any:
+        """Return the object that `dump` stored in the block at `offset`.
+
+        Its arrays lie in the block: what is stored to them is stored in the heap, and the block
+        cannot be freed as long as one lives. **Loading runs code that the pickle names**: load
+        nothing from a file that somebody else may have written.
+
+        Raises
+        ------
+        UsageError
+            No live block begins there, or `dump` has not made it.
+        CorruptHeapError
+            It has buffers beyond the end of the block.
+        """
+        return pickled.load(self, offset)
 
     def offset_of(self, buffer: object) -> int:
         """Return the offset of the block that a view or array of this heap belongs to.

@@ -33,7 +33,16 @@ if TYPE_CHECKING:
     from pmemheap.heap.blockspace import BlockSpace
     from pmemheap.native import HeapDoors
 
-__all__ = ["Block", "block_at", "ndarray_at", "new_array", "new_block", "offset_of"]
+__all__ = [
+    "Block",
+    "allocate",
+    "block_at",
+    "give_up",
+    "ndarray_at",
+    "new_array",
+    "new_block",
+    "offset_of",
+]
 
 
 class Block:
@@ -114,7 +123,7 @@ class Block:
 
         In an open transaction of this thread it is part of that: freed when it commits.
         """
-        _give_up(self._heap, self.offset, deferred)
+        give_up(self._heap, self.offset, deferred)
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -180,15 +189,16 @@ def block_at(heap: BlockSpace, offset: int) -> Block:
 
 def new_block(heap: BlockSpace, size: int, align: int) -> Block:
     """Allocate a block, as part of the open transaction of this thread, and return a handle."""
-    offset = _allocate(heap, size, align)
+    offset = allocate(heap, size, align)
     try:
         return Block(heap, offset, size)
     except BaseException as error:
-        end_with(error, partial(_give_up, heap, offset, False))
+        end_with(error, partial(give_up, heap, offset, False))
         raise
 
 
-def _allocate(heap: BlockSpace, size: int, align: int) -> int:
+def allocate(heap: BlockSpace, size: int, align: int) -> int:
+    """Allocate a block, as part of the open transaction of this thread if there is one."""
     transaction: Any = space_of(heap).shared.log.current()
     if transaction is None:
         return heap.malloc(size, align)
@@ -196,7 +206,8 @@ def _allocate(heap: BlockSpace, size: int, align: int) -> int:
     return offset
 
 
-def _give_up(heap: BlockSpace, offset: int, deferred: bool) -> None:
+def give_up(heap: BlockSpace, offset: int, deferred: bool) -> None:
+    """Free what `allocate` returned."""
     transaction: Any = space_of(heap).shared.log.current()
     (heap if transaction is None else transaction).free(offset, deferred)
 
@@ -286,12 +297,12 @@ def new_array(
 ) -> np.ndarray[Any, Any]:
     """Allocate a block and return it as an array of zeros; joins as `new_block` does."""
     sides, kind, nbytes = _shaped(shape, dtype)
-    offset = _allocate(heap, max(nbytes, 1), align)
+    offset = allocate(heap, max(nbytes, 1), align)
     try:
         array = _checked_array_at(heap, offset, sides, kind)
         _numpy().frombuffer(space_of(heap).own_view(offset), "u1", nbytes).fill(0)
     except BaseException as error:
-        end_with(error, partial(_give_up, heap, offset, True))
+        end_with(error, partial(give_up, heap, offset, True))
         raise
     return array
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pmemheap.errors import UsageError
 from pmemheap.file.redo import ROOM_WANTED, slot_operations
 from pmemheap.format.layout import RootSlot
-from pmemheap.heap import rooted, upkeep
+from pmemheap.heap import pickled, rooted, upkeep
 from pmemheap.heap.arguments import alignment_argument, offset_argument, size_argument, whole_number
 from pmemheap.heap.blockspace import BlockSpace
 from pmemheap.heap.exiting import leave_at_exit
@@ -132,6 +132,11 @@ class Transaction(Work):
         """
         self._require_usable()
         return new_array(self._face_of(arena), shape, dtype, align)
+
+    def dump(self, value: object, arena: BlockSpace | None = None) -> int:
+        """Pickle an object into a block that is reserved, as `Heap.dump` does."""
+        self._require_usable()
+        return pickled.dump(self._face_of(arena), value)
 
     def malloc_many(self, size: int, count: int) -> memoryview:
         """Reserve `count` blocks of `size` bytes: all of them or none.
