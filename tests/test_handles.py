@@ -633,3 +633,26 @@ def test_a_heap_left_open_at_exit_is_closed_in_its_file(tmp_path: Path) -> None:
     with Heap.open(path) as heap:
         assert heap.check()
         assert bytes(heap.view(heap.roots["a"], 1000)) == b"\3" * 1000
+
+
+def test_a_handle_is_a_buffer_of_its_block(heap: Heap) -> None:
+    block = heap.alloc(100)
+    with memoryview(block) as view:
+        assert (view.nbytes, view.readonly, view.format) == (100, False, "B")
+        view[:4] = b"text"
+        assert heap.offset_of(view) == block.offset
+        with pytest.raises(BufferError):
+            block.free()
+    assert bytes(block)[:4] == b"text"
+    for array in (np.frombuffer(block, "u1"), np.asarray(block)):  # type: ignore[call-overload]
+        array[0] = ord("n")
+        assert bytes(block.view[:4]) == b"next"
+        assert heap.offset_of(array) == block.offset
+        with pytest.raises(BufferError, match="no live views"):
+            block.free()
+    del array
+    block.free()
+    with pytest.raises(UsageError, match="it was freed or moved"):
+        memoryview(block)
+    with pytest.raises(UsageError, match="it was freed or moved"):
+        bytes(block)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pmemheap.errors import UsageError
 from pmemheap.heap.living import open_heaps
 from pmemheap.heap.space import space_of
-from pmemheap.native import BlockBytes
+from pmemheap.native import BlockBytes, Viewed
 from pmemheap.native.constants import State
 from pmemheap.refusals import end_with
 
@@ -45,11 +45,12 @@ __all__ = [
 ]
 
 
-class Block:
+class Block(Viewed):
     """A handle to a live block; made by `Heap.alloc` and `Heap.block`.
 
-    A context manager that frees the block. It can be pickled, and finds its heap again among the
-    open ones of the process: as the same life of the block where the heap was not closed since,
+    A context manager that frees the block, and a buffer of its `size` bytes, as its `view` is:
+    ``numpy.frombuffer(block)`` lies in the heap. It can be pickled, and finds its heap again among
+    the open ones of the process: as the same life of the block where the heap was not closed since,
     elsewhere as what lies there now, if that has the same size; an error otherwise.
 
     Examples

@@ -36,6 +36,7 @@ from pmemheap._core._hot import (
     RegionCore,
     TxCore,
     Upstream,
+    Viewed,
 )
 from pmemheap._core._sys import ffi, lib
 from pmemheap.native.checksums import (
@@ -151,6 +152,7 @@ __all__ = [
     "TapeKind",
     "TxCore",
     "Upstream",
+    "Viewed",
     "all_sealed",
     "become_own",
     "cached",

@@ -54,8 +54,9 @@ static PyMethodDef functions[] = {
 static int add_types(PyObject *module)
 {
     static int (*const adders[])(PyObject *) = {
-        ph_add_address_range_type, ph_add_exporter_type, ph_add_places_type, ph_add_heap_types,
-        ph_add_region_type,        ph_add_log_type,      ph_add_tx_type,     ph_add_map_type,
+        ph_add_address_range_type, ph_add_exporter_type, ph_add_places_type,
+        ph_add_viewed_type,        ph_add_heap_types,    ph_add_region_type,
+        ph_add_log_type,           ph_add_tx_type,       ph_add_map_type,
     };
 
     for (size_t i = 0; i < sizeof(adders) / sizeof(*adders); i++)
