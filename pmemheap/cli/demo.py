@@ -219,7 +219,7 @@ class Demo:
             ):  # fmt: skip
                 self._load_file(path)
                 if self.loaded_bytes >= half:
-                    self.library.reserve(len(self.files))
+                    self.library.widen(len(self.files))
                 if self._file_bytes() != size:
                     size = self._file_bytes()
                     self.witnesses.check()

@@ -58,14 +58,14 @@ class Library:
         """Store a text and return its slot in the index."""
         slot = self._used
         if slot == self._capacity():
-            self.reserve(2 * slot)
+            self.widen(2 * slot)
         encoded = name.encode()
         offset = self.heap.malloc(_HEAD.size + len(encoded) + len(text))
         self._write(slot, offset, encoded, text)
         self._used += 1
         return slot
 
-    def reserve(self, records: int) -> None:
+    def widen(self, records: int) -> None:
         """Make the index wide enough for so many records."""
         old = self._capacity()
         if records > old:
