@@ -38,8 +38,9 @@ class Count(native.CountCore, Passing):
 
     Notes
     -----
-    2 ns a call. The blocks of an arena that is dropped count as freed, as far as the heap has
-    looked at them since it was opened. Memkind's and RMM's statistics adaptors are its models.
+    3 ns for a block and its end. The blocks of an arena that is dropped count as freed, as far as
+    the heap has looked at them since it was opened. Memkind's and RMM's statistics adaptors are its
+    models.
 
     Examples
     --------

@@ -46,7 +46,8 @@ static inline int claim(struct ph_heap *h, struct ph_class *c, uint64_t bits, ui
     c->live += count;
     c->mallocs += count;
     c->requested += size * count;
-    PH_COUNT(h, ph_add_made, count, size * count, (uint64_t)c->granules * PH_GRANULE * count);
+    if (PH_UNLIKELY(h->counters != NULL))
+        ph_count_blocks_made(h, count, size * count, (uint64_t)c->granules * PH_GRANULE * count);
     return 0;
 }
 

@@ -136,6 +136,10 @@ static inline void ph_add_freed(struct ph_counters *c, uint64_t blocks, uint64_t
                 add(*each_, __VA_ARGS__);                                                 \
     } while (0)
 
+/* ph_count_blocks_made, ph_count_blocks_freed -- the same for the steps that every call takes, which stay short so. */
+PH_SELDOM void ph_count_blocks_made(const struct ph_heap *h, uint64_t blocks, uint64_t asked, uint64_t capacity);
+PH_SELDOM void ph_count_blocks_freed(const struct ph_heap *h, uint64_t blocks, uint64_t capacity);
+
 /* ph_count_all_freed -- the arena goes, with all of its blocks that were read. */
 void ph_count_all_freed(struct ph_heap *h);
 void ph_add_resized(struct ph_counters *c, uint64_t was_capacity, uint64_t capacity);

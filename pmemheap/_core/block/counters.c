@@ -1,6 +1,16 @@
 /* block/counters.c -- what becomes of blocks, counted: the seldom half. */
 #include "block/block.h"
 
+void ph_count_blocks_made(const struct ph_heap *h, uint64_t blocks, uint64_t asked, uint64_t capacity)
+{
+    PH_COUNT(h, ph_add_made, blocks, asked, capacity);
+}
+
+void ph_count_blocks_freed(const struct ph_heap *h, uint64_t blocks, uint64_t capacity)
+{
+    PH_COUNT(h, ph_add_freed, blocks, capacity);
+}
+
 void ph_count_all_freed(struct ph_heap *h)
 {
     uint64_t blocks = h->large_blocks + h->packed.blocks, bytes = (h->large_units << PH_UNIT_SHIFT) + h->packed.bytes;

@@ -210,9 +210,11 @@ void ph_run_free_bits(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t 
     struct ph_unit *run = &h->units[head];
     int was_full = is_full(run);
     ph_store(h, &h->bits[word], h->bits[word] & ~bits);
-    int count = __builtin_popcountll(bits);
-    count_live(h, run, -count);
-    PH_COUNT(h, ph_add_freed, (uint64_t)count, ph_capacity_of(h, run) * (uint64_t)count);
+    count_live(h, run, -__builtin_popcountll(bits));
+    if (PH_UNLIKELY(h->counters != NULL)) {
+        uint64_t count = (uint64_t)__builtin_popcountll(bits);
+        ph_count_blocks_freed(h, count, ph_capacity_of(h, run) * count);
+    }
     offer(h, head, word, bits, was_full);
 }
 
