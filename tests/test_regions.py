@@ -6,6 +6,7 @@ import gc
 import os
 import random
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -368,6 +369,23 @@ def test_a_view_outlives_heap_and_region() -> None:
     del heap, scratch
     gc.collect()
     assert bytes(view[:4]) == b"kept"
+
+
+def test_a_heap_that_is_dropped_takes_its_regions_along_at_once() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for is_closed in (False, True):
+            heap = Heap.anonymous()
+            scratch = heap.scratch()
+            scratch.malloc(100)
+            gone = [weakref.ref(each) for each in (heap, scratch._face, scratch._space.shared)]
+            if is_closed:
+                heap.close()
+            del heap, scratch
+            assert [each() for each in gone] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_a_region_keeps_its_heap() -> None:

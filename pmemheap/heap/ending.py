@@ -140,6 +140,8 @@ def let_go(space: Space) -> None:
         shared.file.has_views = has_views
         with suppress(DurabilityError):
             shared.file.close()
+    if shared.scratch is not None:
+        shared.scratch.let_go()
     shared.leave()
 
 

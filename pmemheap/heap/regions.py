@@ -46,6 +46,11 @@ class ScratchArena(BlockSpace):
         """Give its memory back: its heap was closed, and it with that."""
         self._space.shared.log.detach()
         self._space.region.close()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Keep itself no longer: it goes with its heap, or with the last view, at once."""
+        self._space.shared.leave()
 
 
 def _scratch_arena(shared: Shared) -> ScratchArena:
