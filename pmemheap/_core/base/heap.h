@@ -155,7 +155,7 @@ struct ph_dirty {
     uint64_t capacity, count;
 };
 
-/* ph_counters -- what has become of blocks, whoever made and freed them: bare calls, transactions, maps. */
+/* ph_counters -- what has become of blocks: of bare calls, transactions and maps. */
 struct ph_counters {
     uint64_t made, made_bytes, asked_bytes; /* blocks; what they can hold, growth in place included; what was asked for */
     uint64_t freed, freed_bytes;

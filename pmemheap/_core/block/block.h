@@ -155,6 +155,7 @@ int ph_classes_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *un
 /* Class that serves `size` bytes at `align`, or -1. */
 int ph_class_of(const struct ph_heap *h, uint64_t size, uint64_t align);
 int ph_class_refill(struct ph_heap *h, struct ph_class *c);
+void ph_clear_stray_bits(struct ph_heap *h, uint64_t head, uint64_t nunits);
 int ph_run_adopt(struct ph_heap *h, uint64_t head, uint32_t class_index);
 void ph_run_discard(struct ph_heap *h, uint64_t head);
 
@@ -239,9 +240,24 @@ static inline uint64_t ph_withheld_in(const struct ph_heap *h, uint64_t word)
     return PH_LIKELY(h->withheld.words.used == 0) ? 0 : ph_withheld_bits(h, word);
 }
 
-/* ph_withheld_flip_... -- a block of `size` bytes becomes, or ends to be, reserved or quarantined. */
-void ph_withheld_flip_reserved(struct ph_heap *h, struct ph_withheld_word *withheld, uint64_t bit, uint64_t size);
-void ph_withheld_flip_freed(struct ph_heap *h, struct ph_withheld_word *withheld, uint64_t bit, uint64_t size);
+/* A bit of the table of withheld blocks is about to be set or cleared: `blocks` and `bytes` count those like it. */
+static inline void ph_withheld_flip(uint64_t *bits, uint64_t bit, uint64_t *blocks, uint64_t *bytes, uint64_t size)
+{
+    uint64_t by = *bits & bit ? (uint64_t)-1 : 1;
+    *bits ^= bit;
+    *blocks += by;
+    *bytes += by * size;
+}
+
+static inline void ph_withheld_flip_reserved(struct ph_heap *h, struct ph_withheld_word *withheld, uint64_t bit, uint64_t size)
+{
+    ph_withheld_flip(&withheld->reserved, bit, &h->withheld.reserved_blocks, &h->withheld.reserved_bytes, size);
+}
+
+static inline void ph_withheld_flip_freed(struct ph_heap *h, struct ph_withheld_word *withheld, uint64_t bit, uint64_t size)
+{
+    ph_withheld_flip(&withheld->freed, bit, &h->withheld.freed_blocks, &h->withheld.freed_bytes, size);
+}
 
 /* Room for `count` blocks to retire, or PH_H_NOMEM; good until the GIL is let go. */
 int ph_withheld_reserve(struct ph_heap *h, uint64_t count);

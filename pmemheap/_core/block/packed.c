@@ -140,9 +140,7 @@ uint64_t ph_piece_holding(const struct ph_heap *h, const struct ph_unit *chunk, 
 void ph_chunk_make(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
     struct ph_unit *chunk = &h->units[unit];
-    for (uint64_t word = unit * PH_UNIT_WORDS; word < (unit + nunits) * PH_UNIT_WORDS; word++)
-        if (h->bits[word] != 0)
-            ph_store(h, &h->bits[word], 0);
+    ph_clear_stray_bits(h, unit, nunits);
     set_bit(h, unit * PH_UNIT_GRANULES);
     *chunk = (struct ph_unit){.state = PH_U_PACKED, .nunits = (uint32_t)nunits, .sibling = PH_NIL, .prev = PH_NIL};
     for (uint16_t i = 1; i < nunits; i++) {
@@ -174,13 +172,13 @@ void ph_chunk_give_back(struct ph_heap *h, struct ph_unit *chunk)
 static uint64_t aligned(uint64_t granule, uint64_t align)
 {
     uint64_t to = (granule + align - 1) & ~(align - 1);
-    return to == granule + 1 ? to + (align < 2 ? 2 : align) : to; /* a piece in between has two granules */
+    return to == granule + 1 ? to + align : to; /* a piece in between has two granules */
 }
 
 /* ph_chunk_bump -- a live piece of so many granules at the mark, at a multiple of `align` granules; PH_H_REFILL. */
 int64_t ph_chunk_bump(struct ph_heap *h, struct ph_unit *chunk, uint64_t granules, uint64_t align)
 {
-    uint64_t fill = fill_of(h, chunk), start = align == 1 ? fill : aligned(fill, align), mark = start + granules;
+    uint64_t fill = fill_of(h, chunk), start = aligned(fill, align), mark = start + granules;
     mark += (mark & 63) == 63; /* [R31] */
     if (mark >= first_of(h, chunk) + (uint64_t)chunk->nunits * PH_UNIT_GRANULES)
         return PH_H_REFILL;

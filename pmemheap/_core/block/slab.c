@@ -105,8 +105,8 @@ int ph_release_idle_runs(struct ph_heap *h)
     return released;
 }
 
-/* No bit may stand in free units; a damaged file may have some, and a run must not take them for its blocks. */
-static void clear_stray_bits(struct ph_heap *h, uint64_t head, uint64_t nunits)
+/* ph_clear_stray_bits -- no bit may stand in free units; a damaged file may have some, and nobody must take them for blocks. */
+void ph_clear_stray_bits(struct ph_heap *h, uint64_t head, uint64_t nunits)
 {
     for (uint64_t word = head * PH_UNIT_WORDS; word < (head + nunits) * PH_UNIT_WORDS; word++)
         if (h->bits[word] != 0)
@@ -134,7 +134,7 @@ int ph_class_refill(struct ph_heap *h, struct ph_class *c)
     if (head < 0)
         return (int)head;
     uint32_t class_index = (uint32_t)(c - h->classes);
-    clear_stray_bits(h, (uint64_t)head, c->run_units);
+    ph_clear_stray_bits(h, (uint64_t)head, c->run_units);
     run_set(h, (uint64_t)head, class_index);
     ph_entry_publish(h, (uint64_t)head, ph_entry_word(PH_KIND_RUN, (uint8_t)class_index, c->run_units), 0);
     c->current = (uint32_t)head;

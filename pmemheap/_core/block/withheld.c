@@ -34,25 +34,6 @@ uint64_t ph_withheld_bits(const struct ph_heap *h, uint64_t word)
     return withheld == NULL ? 0 : withheld->reserved | withheld->freed;
 }
 
-/* A bit of the table of withheld blocks is about to be set or cleared: `blocks` and `bytes` count those like it. */
-static void flip(uint64_t *bits, uint64_t bit, uint64_t *blocks, uint64_t *bytes, uint64_t size)
-{
-    uint64_t by = *bits & bit ? (uint64_t)-1 : 1;
-    *bits ^= bit;
-    *blocks += by;
-    *bytes += by * size;
-}
-
-void ph_withheld_flip_reserved(struct ph_heap *h, struct ph_withheld_word *withheld, uint64_t bit, uint64_t size)
-{
-    flip(&withheld->reserved, bit, &h->withheld.reserved_blocks, &h->withheld.reserved_bytes, size);
-}
-
-void ph_withheld_flip_freed(struct ph_heap *h, struct ph_withheld_word *withheld, uint64_t bit, uint64_t size)
-{
-    flip(&withheld->freed, bit, &h->withheld.freed_blocks, &h->withheld.freed_bytes, size);
-}
-
 /* ph_room_to_retire -- room everywhere for bare calls that free `count` blocks of a power heap. */
 int ph_room_to_retire(struct ph_heap *h, uint64_t count)
 {

@@ -24,8 +24,7 @@ static inline PyObject *allocated(PyObject *object, PyObject *size_given, PyObje
 
     if (ph_tick(self) < 0)
         return NULL;
-    if (ph_may_change(self) && read_number(size_given, &size) && size != 0 && size <= PH_SIZE_MAX
-        && (align_given == NULL || (read_number(align_given, &align) && align != 0 && (align & (align - 1)) == 0))) {
+    if (ph_may_change(self) && read_request(size_given, align_given, &size, &align)) {
         int64_t inner = ph_malloc(&self->heap, size, align);
         if (inner >= 0)
             return appended_offset(self, inner);

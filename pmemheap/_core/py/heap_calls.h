@@ -38,6 +38,13 @@ static inline int read_number(PyObject *object, uint64_t *number)
     return 0;
 }
 
+/* What malloc is asked for; 0 with no exception set where that can not be. `align_given`: NULL if none was. */
+static inline int read_request(PyObject *size_given, PyObject *align_given, uint64_t *size, uint64_t *align)
+{
+    return read_number(size_given, size) && *size != 0 && *size <= PH_SIZE_MAX
+        && (align_given == NULL || (read_number(align_given, align) && *align != 0 && (*align & (*align - 1)) == 0));
+}
+
 static inline struct ph_log *log_of(const struct heap_object *self)
 {
     return &((struct log_object *)self->log)->log;

@@ -47,11 +47,6 @@ static PyObject *try_malloc(struct region_object *self, uint64_t size, uint64_t 
 
 DOOR(region_try, region_object, 2, try_malloc(self, n[0], n[1]))
 
-static PyObject *call_slow(PyObject *object, const char *name, PyObject *first, PyObject *second)
-{
-    return PyObject_CallMethod(object, name, "OO", first, second == NULL ? Py_None : second);
-}
-
 static PyObject *region_malloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
 {
     static const char *const names[] = {"size", "align"};
@@ -63,15 +58,16 @@ static PyObject *region_malloc(PyObject *object, PyObject *const *args, Py_ssize
         return NULL;
     if (ph_tick(self->heap) < 0)
         return NULL;
-    if (ph_may_change(self->heap) && !self->is_over && read_number(values[0], &size) && size != 0 && size <= PH_SIZE_MAX
-        && (values[1] == NULL || (read_number(values[1], &align) && align != 0 && (align & (align - 1)) == 0))) {
+    if (ph_may_change(self->heap) && !self->is_over && read_request(values[0], values[1], &size, &align)) {
         int64_t inner = align <= PH_GRANULE ? ph_region_bump(&self->region, size) : PH_H_REFILL;
         if (PH_UNLIKELY(inner < 0))
             inner = ph_region_malloc_any(&self->region, size, align, &nunits);
         if (inner >= 0)
             return PyLong_FromUnsignedLongLong(ph_outer(self->heap, (uint64_t)inner));
     }
-    return call_slow(object, "_malloc_slow", values[0], values[1]);
+    if (PyErr_Occurred()) /* as in ph_call_slow */
+        return NULL;
+    return PyObject_CallMethodObjArgs(object, ph_slow.tx_malloc, values[0], values[1] == NULL ? Py_None : values[1], NULL);
 }
 
 /* A large block that Python has placed becomes one of the region, unless that was dropped. */
