@@ -222,6 +222,12 @@ class Arenas:
         """Return those that are open."""
         return [space_of(arena) for arena in list(self.open.values()) if not arena.closed]
 
+    @property
+    def scratch(self) -> Space | None:
+        """The arena of scratch regions, if there is one: it is none of those that are open."""
+        face = self._shared.scratch
+        return None if face is None else space_of(face)
+
     def face(self, space: Space) -> BlockSpace:
         """Return what users have of one."""
         scratch = self._shared.scratch
@@ -235,9 +241,9 @@ class Arenas:
         default = self._shared.default
         if index == 0 or default.core.state > State.READONLY:
             return None
-        scratch = self._shared.scratch
-        if scratch is not None and space_of(scratch).index == index:
-            return None if scratch.closed else space_of(scratch)
+        scratch = self.scratch
+        if scratch is not None and scratch.index == index:
+            return None if scratch.closed else scratch
         arena = self.open.get(index)
         if arena is not None and not arena.closed:
             return space_of(arena)
@@ -265,8 +271,7 @@ class Arenas:
         if index is not None:
             return self.at(index, headroom)
         self._shared.default.require(write=True)
-        scratch = self._shared.scratch
-        index, slot = _vacancy(slots, name, {0 if scratch is None else space_of(scratch).index})
+        index, slot = _vacancy(slots, name, 0 if self.scratch is None else self.scratch.index)
         arena = self.open[index] = self._opened(index, slot, headroom)
         return arena
 
@@ -391,7 +396,7 @@ def free_number(arenas: dict[int, ArenaSlot]) -> int:
     )
 
 
-def _vacancy(arenas: dict[int, ArenaSlot], name: str, taken: set[int]) -> tuple[int, ArenaSlot]:
+def _vacancy(arenas: dict[int, ArenaSlot], name: str, taken: int) -> tuple[int, ArenaSlot]:
     """Return a free slot for an arena, and what is to be in it.
 
     Raises
@@ -399,7 +404,9 @@ def _vacancy(arenas: dict[int, ArenaSlot], name: str, taken: set[int]) -> tuple[
     OutOfSpaceError
         All 255 are in use, or have used up most of their offsets.
     """
-    for index in sorted(set(range(1, ARENA_SLOTS)) - taken):
+    for index in range(1, ARENA_SLOTS):
+        if index == taken:
+            continue
         old = arenas.get(index)
         if old is None:
             return index, ArenaSlot(0, 0, name)

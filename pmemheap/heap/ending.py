@@ -17,7 +17,7 @@ from pmemheap.file.filemedium import FileMedium
 from pmemheap.format.layout import FileIdentity
 from pmemheap.heap.gate import named
 from pmemheap.heap.shared import Shared
-from pmemheap.heap.space import Space, space_of
+from pmemheap.heap.space import Space
 from pmemheap.heap.viewed import viewed_blocks
 from pmemheap.heap.waiting import transactions_ended
 from pmemheap.native import HeapDoors
@@ -83,8 +83,8 @@ def _require_unused(shared: Shared) -> None:
 
 def _cores(shared: Shared) -> list[HeapDoors]:
     """Return those of all open arenas, the default one first; that of scratch regions as well."""
-    scratch = [] if shared.scratch is None else [space_of(shared.scratch).core]
-    return [space.core for space in shared.spaces()] + scratch
+    scratch = shared.arenas.scratch
+    return [space.core for space in (*shared.spaces(), scratch) if space is not None]
 
 
 def _require_unviewed(shared: Shared) -> None:

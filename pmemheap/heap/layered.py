@@ -9,7 +9,6 @@ and go at any time; a call that is in the middle of one that goes comes to its e
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pmemheap import native
@@ -45,12 +44,7 @@ class Installation(Generic[L]):
         """Return the layer."""
         return self.layer
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Take the layer off, if nobody else has."""
         self._layers.take_off(self.layer)
 

@@ -9,7 +9,6 @@ al. 2002). The arena is none of the file: no byte of it, and no record of the lo
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pmemheap import native
@@ -22,6 +21,7 @@ from pmemheap.heap.roots import MemoryRoots
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
 from pmemheap.native.constants import Refusal
+from pmemheap.refusals import end_with
 from pmemheap.space import region as regions
 from pmemheap.space.anonymous import AnonymousMedium
 from pmemheap.units import GRANULE, GiB
@@ -248,19 +248,9 @@ class Region(native.RegionCore):
         """Return the region."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Drop it; an exception of the block is not replaced by one of ours."""
-        try:
-            self.drop()
-        except BufferError as refusal:
-            if error is None:
-                raise
-            error.add_note(str(refusal))
+        end_with(error, self.drop)
 
     def __repr__(self) -> str:
         """Show where it is, and whether it was dropped."""

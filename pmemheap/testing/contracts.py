@@ -42,10 +42,6 @@ def _has(allocator: object, *names: str) -> bool:
     return all(callable(getattr(allocator, name, None)) for name in names)
 
 
-def _pattern(seed: int, length: int) -> bytes:
-    return random.Random(seed).randbytes(length)
-
-
 class AllocatorContract:
     """What an `Allocator` promises. Derive from it, and say what is to be tested.
 
@@ -223,7 +219,7 @@ class Model:
 
     def store(self, offset: int, length: int) -> None:
         """Fill a block with what nobody else has."""
-        data = _pattern(self.chance.getrandbits(32), length)
+        data = self.chance.randbytes(length)
         self.allocator.view(offset, length)[:] = data
         self.held[offset] = data
 
