@@ -25,6 +25,7 @@ from pmemheap.file import locks
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.heap import totals
 from pmemheap.heap.arenas import Arena
+from pmemheap.heap.place import place_of
 from pmemheap.layout import ARENA_BITS, ArenaSlot, ArenaState, RootSlot
 from pmemheap.native import Call, FaultKind, NativeError
 from pmemheap.units import UNIT, KiB, MiB
@@ -339,7 +340,7 @@ def test_an_arena_that_was_dropped_is_closed_for_who_still_asks_it() -> None:
         for ask in (
             lambda: space.look(lambda: None),
             lambda: space.serve(lambda: None),
-            lambda: space.core.free_refusal(64),
+            lambda: place_of(space.core, 64).refusal,
             lambda: space.core.view(64),
             space.require,
         ):

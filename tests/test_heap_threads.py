@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pmemheap import Heap, OutOfSpaceError, PmemHeapError, UsageError
+from pmemheap.heap.place import place_of
 from pmemheap.units import KiB, MiB
 
 THREADS = 4
@@ -293,7 +294,7 @@ def test_a_walk_gets_on_when_threads_move_the_borders() -> None:
     """Between two steps of a walk the cursor may have come to lie inside of a run."""
     with Heap.anonymous(decay=None) as heap:
         run = heap.malloc(3000)  # the first block of a run of several units
-        assert heap._space.core.place_of(run)[2] > 1
+        assert place_of(heap._space.core, run)[2] > 1
         inside = run // 4096 + 1
         piece = heap._space.core.walk(inside)
         assert piece is None or piece[0] > inside

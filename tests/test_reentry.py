@@ -278,7 +278,7 @@ def test_a_view_that_another_thread_takes_during_a_sync_keeps_the_file_in_use(
         offset = heap.malloc(100)
         with signal_at(
             "c_call",
-            "come_to_rest",
+            "become",
             lambda: run_in_thread(lambda: views.append(heap.view(offset))),
         ):
             heap.sync()

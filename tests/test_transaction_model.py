@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pmemheap import Heap
+from pmemheap.heap.place import place_of
 from pmemheap.heap.transaction import Transaction
 from pmemheap.testing import copy_as_crashed
 from pmemheap.units import UNIT, KiB
@@ -93,7 +94,7 @@ class TransactionMachine(RuleBasedStateMachine):
         one = self.points[-1] if self.points else self.heap
         offset = one.malloc(size)
         assert offset not in self.now.blocks
-        usable = self.heap._space.core.place_of(offset)[4]
+        usable = place_of(self.heap._space.core, offset)[4]
         image = bytearray((content * (usable // len(content) + 1))[:usable])
         self.heap.view(offset, usable)[:] = image
         self.now.blocks[offset] = image

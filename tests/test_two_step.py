@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pmemheap import Heap, UsageError
+from pmemheap.heap.place import place_of
 from pmemheap.native import TapeKind
 from pmemheap.native.constants import POOL_MOST, VOLATILE, Durability, Refusal
 from pmemheap.testing import Recorder, copy_as_crashed
@@ -41,7 +42,7 @@ def reserve(heap: Heap, size: int, align: int = 16) -> int:
 
 
 def is_live(heap: Heap, offset: int) -> bool:
-    return heap._space.core.free_refusal(offset) != BAD_OFFSET
+    return place_of(heap._space.core, offset).refusal != BAD_OFFSET
 
 
 def in_use(heap: Heap) -> int:
@@ -114,7 +115,7 @@ def test_a_retired_block_is_withheld_until_its_release(heap: Heap, size: int) ->
     offset = heap.malloc(size)
     usable = heap.usable_size(offset)
     assert heap._space.core.retire(offset) == 0
-    assert heap._space.core.place_of(offset)[4] == usable
+    assert place_of(heap._space.core, offset)[4] == usable
     assert heap.stats().quarantined == usable
     with pytest.raises(UsageError, match="it is kept until that is durable"):
         heap.free(offset)
@@ -125,7 +126,7 @@ def test_a_retired_block_is_withheld_until_its_release(heap: Heap, size: int) ->
     assert heap.check(), heap.check()
     assert heap._space.core.release(offset) == 0
     assert heap._space.core.release(offset) == BAD_OFFSET
-    assert heap._space.core.place_of(offset)[4] == 0
+    assert place_of(heap._space.core, offset)[4] == 0
     heap.free(other)
     assert heap.malloc(size) in {offset, other}
 
@@ -295,15 +296,15 @@ def test_a_pinned_block_neither_goes_nor_moves(heap: Heap, size: int) -> None:
     offset, neighbour = heap.malloc(size), heap.malloc(size)
     assert heap._space.core.pin(offset) == heap._space.core.pin(offset) == 0
     heap._space.core.unpin(offset)
-    assert heap._space.core.free_refusal(offset) == IN_TRANSACTION
+    assert place_of(heap._space.core, offset).refusal == IN_TRANSACTION
     assert heap._space.core.try_realloc(offset, heap.usable_size(offset)) == offset
     if size <= 4 * UNIT:
         assert heap._space.core.try_realloc(offset, 20 * UNIT) == IN_TRANSACTION
     assert heap.expand(offset, size)
     view = heap.view(offset)
-    assert heap._space.core.free_refusal(offset) == IN_TRANSACTION
+    assert place_of(heap._space.core, offset).refusal == IN_TRANSACTION
     heap._space.core.unpin(offset)
-    assert heap._space.core.free_refusal(offset) == PINNED
+    assert place_of(heap._space.core, offset).refusal == PINNED
     del view
     heap.free(offset)
     heap.free(neighbour)
@@ -471,7 +472,7 @@ class TwoSteps(RuleBasedStateMachine):
         return {at: size for part in parts for at, size in part.items()}
 
     def born(self, state: str, offset: int) -> None:
-        usable = self.heap._space.core.place_of(offset)[4]
+        usable = place_of(self.heap._space.core, offset)[4]
         for at, size in self.taken().items():
             assert at + size <= offset or offset + usable <= at, "two blocks overlap"
         self.sets[state][offset] = usable
@@ -538,7 +539,7 @@ class TwoSteps(RuleBasedStateMachine):
             self.heap.free(offset, deferred=True)
             self.freed(offset, self.sets["live"].pop(offset))
         else:
-            assert self.heap._space.core.free_refusal(offset) == PINNED
+            assert place_of(self.heap._space.core, offset).refusal == PINNED
 
     @rule(number=st.integers(0), state=st.sampled_from(["live", "reserved"]))
     def view(self, number: int, state: str) -> None:

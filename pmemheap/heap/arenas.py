@@ -155,7 +155,7 @@ class Arena(BlockSpace):
 
     def close_with_heap(self) -> None:
         """Give everything back, and let the heap go."""
-        self._space.core.shut([])
+        self._space.core.become(State.CLOSED, [])
         self._space.region.close()
         self.release_heap()
 

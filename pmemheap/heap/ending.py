@@ -97,7 +97,7 @@ def _require_unviewed(shared: Shared) -> None:
 def _shut_all(shared: Shared) -> None:
     """Let no call in any more, of all arenas in one step; views of another thread are refused."""
     default, *others = _cores(shared)
-    if views := default.shut(others):
+    if views := default.become(State.CLOSED, others):
         raise _viewed_at_close(shared, views)
 
 

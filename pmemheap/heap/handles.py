@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pmemheap.errors import UsageError
 from pmemheap.heap.living import open_heaps
 from pmemheap.heap.space import space_of
-from pmemheap.native import BlockBytes, Viewed
+from pmemheap.native import BlockBytes, Handle
 from pmemheap.native.constants import State
 from pmemheap.refusals import end_with
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pmemheap.heap.blockspace import BlockSpace
-    from pmemheap.native import HeapDoors
-
 __all__ = [
     "Block",
     "allocate",
@@ -45,7 +43,7 @@ __all__ = [
 ]
 
 
-class Block(Viewed):
+class Block(Handle):
     """A handle to a live block; made by `Heap.alloc` and `Heap.block`.
 
     A context manager that frees the block, and a buffer of its `size` bytes, as its `view` is:
@@ -69,21 +67,19 @@ class Block(Viewed):
     >>> heap.close()
     """
 
-    __slots__ = ("__weakref__", "_core", "_heap", "_offset", "_serial", "_size")
+    __slots__ = ("__weakref__", "_heap", "_offset", "_size")
 
     def __init__(self, heap: BlockSpace, offset: int, size: int) -> None:
-        self._serial = 0
         self._heap, self._offset, self._size = heap, offset, int.__index__(operator.index(size))
-        self._core: HeapDoors = space_of(heap).core
-        serial = self._core.handle_make(offset)
-        if serial < 0:
+        core = space_of(heap).core
+        super().__init__(core, offset)
+        if not self._life:
             space_of(heap).require()  # an unattached heap knows of no block
-            serial = self._core.handle_make(offset)
-        if serial < 0:
+            super().__init__(core, offset)
+        if not self._life:
             raise UsageError(
                 f"block handle: a live block expected at offset {offset:#x}, none found"
             )
-        self._serial = serial
 
     @property
     def heap(self) -> BlockSpace:
@@ -93,7 +89,7 @@ class Block(Viewed):
     @property
     def is_live(self) -> bool:
         """Whether the block is still allocated and its heap open."""
-        return not self._heap.closed and self._core.handle_is_valid(self._offset, self._serial)
+        return self._is_valid
 
     @property
     def offset(self) -> int:
@@ -105,7 +101,7 @@ class Block(Viewed):
             The block was freed, or moved by `realloc`; the heap was closed or forked.
         """
         space_of(self._heap).require()
-        if not self._core.handle_is_valid(self._offset, self._serial):
+        if not self._is_valid:
             raise UsageError("block handle: a live block expected, it was freed or moved")
         return self._offset
 
@@ -150,15 +146,15 @@ class Block(Viewed):
         return hash(self._key())
 
     def _key(self) -> tuple[int, int, int]:
-        return id(self._heap), self._offset, self._serial
+        return id(self._heap), self._offset, self._life
 
     def __reduce__(self) -> tuple[object, tuple[bytes, bytes, int, int, int, int]]:
         """Pickle as heap, offset, sizes and life, which is numbered from now on until its end."""
         offset, shared = self.offset, space_of(self._heap).shared
-        self._core.handle_make(offset)  # and never dropped: so the number is good for the pickle
+        self._keep()  # so the number is good for the pickle
+        usable = space_of(self._heap).core.usable_size(offset)
         return _restore, (
-            shared.identity, shared.instance, offset, self._size, self._core.usable_size(offset),
-            self._serial,
+            shared.identity, shared.instance, offset, self._size, usable, self._life
         )  # fmt: skip
 
     def __copy__(self) -> Block:
@@ -174,11 +170,6 @@ class Block(Viewed):
         if not self.is_live:
             return "<Block, stale>"
         return f"<Block at {self._offset:#x}, {self._size} bytes>"
-
-    def __del__(self) -> None:
-        """Tell the heap that the handle is gone."""
-        if getattr(self, "_serial", 0):
-            self._core.handle_drop(self._offset, self._serial)
 
 
 def block_at(heap: BlockSpace, offset: int) -> Block:
@@ -214,12 +205,12 @@ def give_up(heap: BlockSpace, offset: int, deferred: bool) -> None:
 
 
 def _restore(  # noqa: PLR0913, PLR0917 -- what a pickle has
-    identity: bytes, instance: bytes, offset: int, size: int, usable: int, serial: int
+    identity: bytes, instance: bytes, offset: int, size: int, usable: int, life: int
 ) -> Block:
     heap = _opened(identity, instance)
     space = space_of(heap).arena_of(offset) or space_of(heap)
     is_known = space.shared.instance == instance
-    if is_known and not space.core.handle_is_valid(offset, serial):
+    if is_known and Handle(space.core, offset)._life != life:  # private: no attribute for users
         raise UsageError(
             f"block handle: the block that was pickled expected at offset {offset:#x}, it was "
             "freed or moved since"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pmemheap import native
 from pmemheap.errors import OutOfSpaceError, PmemHeapError
 from pmemheap.format.layout import ARENA_BITS, DATA_WIDTH, SEGMENT_UNITS
+from pmemheap.heap.place import place_of
 from pmemheap.heap.space import Space
 from pmemheap.heap.work import try_reserve
 from pmemheap.native.constants import Finding, Refusal, State
@@ -427,7 +428,7 @@ def check(space: Space) -> CheckReport:
             findings.append(f"{verify.__qualname__}: {error}")
             total += 1
     for name, offset in _named(space):
-        if space.core.free_refusal(offset) == Refusal.BAD_OFFSET:
+        if place_of(space.core, offset).refusal == Refusal.BAD_OFFSET:
             findings.append(f"root {name!r}: a live block expected at {offset:#x}, none found")
             total += 1
     counters, rows = space.core.usage()

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from pmemheap.errors import UsageError
+from pmemheap.heap.place import place_of
 from pmemheap.heap.space import Space
 from pmemheap.native.constants import Refusal, UnitState
 from pmemheap.space.size_classes import CLASSES
@@ -53,12 +54,12 @@ def no_block(space: Space, offset: int, where: str) -> UsageError:
 
 def _describe_place(space: Space, offset: int) -> str:
     """Say what lies at an offset inside the heap at which no live block begins."""
-    state, unit, _, index, _, _ = space.core.place_of(offset)
-    start = space.origin | unit * UNIT
+    place = place_of(space.core, offset)
+    state, start = place.state, space.origin | place.unit * UNIT
     if state in _WITHHELD:
         return _WITHHELD[state]
     if state in {UnitState.RUN, UnitState.RUN_BODY}:
-        size = CLASSES[index].size
+        size = CLASSES[place.size_class].size
         inside = (offset - start) % size
         if inside:
             return f"{inside} bytes inside of the block at {offset - inside:#x}, of {size} bytes"
@@ -119,7 +120,7 @@ def refuse_free(space: Space, offset: int, where: str, refusal: int) -> NoReturn
 
 def pinned(space: Space, offset: int, size: int) -> BufferError | UsageError:
     """Describe why a block cannot move to become `size` bytes long."""
-    refusal = space.core.free_refusal(offset)
+    refusal = place_of(space.core, offset).refusal
     if refusal == Refusal.ROOTED:
         return rooted("realloc", offset, names_of(space, offset))
     if refusal == Refusal.IN_TRANSACTION:
@@ -136,7 +137,7 @@ def pinned(space: Space, offset: int, size: int) -> BufferError | UsageError:
 
 def in_region(space: Space, offset: int, size: int) -> UsageError:
     """Describe why a block of a region cannot become `size` bytes long without it."""
-    *_, held, _ = space.core.place_of(offset)
+    held = place_of(space.core, offset).size
     return UsageError(
         f"realloc: block at offset {offset:#x} ({counted(held, 'byte')}): a block that may move "
         f"expected to hold {size} bytes, found one of a region; its own realloc moves it"
@@ -145,8 +146,8 @@ def in_region(space: Space, offset: int, size: int) -> UsageError:
 
 def _size_and_views(space: Space, offset: int) -> tuple[str, int]:
     """Return the bytes of a block, in words, and how many views of it live."""
-    *_, size, views = space.core.place_of(offset)
-    return counted(size, "byte"), views
+    place = place_of(space.core, offset)
+    return counted(place.size, "byte"), place.views
 
 
 # ---------------------------------------------------------------- transactions

@@ -17,6 +17,7 @@ from pmemheap.heap import insight, refusing, units
 from pmemheap.heap.arenas import Arenas, free_number
 from pmemheap.heap.arguments import alignment_argument, offset_argument, size_argument
 from pmemheap.heap.blockspace import BlockSpace, new_face
+from pmemheap.heap.place import place_of
 from pmemheap.heap.roots import MemoryRoots
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
@@ -189,7 +190,7 @@ class Region(native.RegionCore):
         if nbytes <= have:
             return place
         space = self._space
-        if space.core.free_refusal(place) in refusing.HELD:
+        if place_of(space.core, place).refusal in refusing.HELD:
             raise refusing.pinned(space, place, nbytes)
         to = self.malloc(nbytes)
         with self._face.view(to, have) as new, self._face.view(place, have) as old:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pmemheap.errors import OutOfSpaceError
 from pmemheap.heap import units
+from pmemheap.heap.place import place_of
 from pmemheap.heap.refusing import HELD, in_region, no_block, pinned
 from pmemheap.heap.space import Space
 from pmemheap.heap.work import move
@@ -17,27 +20,25 @@ _IN_PLACE_IF_KNOWN = {Refusal.UPSTREAM, Refusal.MOVE_LOGGED, *HELD}
 """Why a block does not grow in place, as far as the units behind it are known."""
 
 
-def realloc(space: Space, offset: int, size: int) -> int:
-    """Give a block another size; return its offset."""
-    while True:
-        to = space.core.try_realloc(offset, size)
-        if to >= 0:
-            return to
-        _require_block(space, to, offset, size)
-        if to == Refusal.UPSTREAM and _extend(space, offset, size):
-            return offset
-        if to in _IN_PLACE_IF_KNOWN and space.supply.read_on():
-            continue
-        if to in HELD:
-            raise pinned(space, offset, size)
-        if to == Refusal.MOVE_LOGGED or (to in _UNITS_WANTED and space.shared.redo):
-            if space.core.free_refusal(offset) in HELD:
-                raise pinned(space, offset, size)
-            return _move_or_stay(space, offset, size)
-        if to in _UNITS_WANTED:
-            return _move_to_extent(space, offset, size)
-        space.raise_code(to)
-        units.refill(space, size)
+def realloc(space: Space, offset: int, size: int, refusal: int) -> Any:
+    """Give a block another size; return its offset, or NotImplemented: the core can now."""
+    _require_block(space, refusal, offset, size)
+    if refusal == Refusal.UPSTREAM and _extend(space, offset, size):
+        return offset
+    if refusal in _IN_PLACE_IF_KNOWN and space.supply.read_on():
+        return NotImplemented
+    is_held = place_of(space.core, offset).refusal in HELD
+    if refusal in HELD and not is_held:  # any more
+        return NotImplemented
+    if is_held:
+        raise pinned(space, offset, size)
+    if refusal == Refusal.MOVE_LOGGED or (refusal in _UNITS_WANTED and space.shared.redo):
+        return _move_or_stay(space, offset, size)
+    if refusal in _UNITS_WANTED:
+        return _move_to_extent(space, offset, size)
+    space.raise_code(refusal)
+    units.refill(space, size)
+    return NotImplemented
 
 
 def _require_block(space: Space, refusal: int, offset: int, size: int) -> None:
@@ -47,24 +48,22 @@ def _require_block(space: Space, refusal: int, offset: int, size: int) -> None:
         raise in_region(space, offset, size)
 
 
-def expand(space: Space, offset: int, size: int) -> bool:
+def expand(space: Space, offset: int, size: int, refusal: int) -> bool:
     """Expand a block; what was not read since the heap was opened is read before a no."""
-    while (done := space.core.try_expand(offset, size)) == Refusal.UPSTREAM:
+    if refusal == Refusal.UPSTREAM:
         if _extend(space, offset, size):
             return True
-        if not space.supply.read_on():
-            return False
-    if done == Refusal.BAD_OFFSET:
+        return NotImplemented if space.supply.read_on() else False
+    if refusal == Refusal.BAD_OFFSET:
         raise no_block(space, offset, "expand")
-    space.raise_code(done)
-    return done == 0
+    space.raise_code(refusal)
+    return False
 
 
 def _extend(space: Space, offset: int, size: int) -> bool:
     """Let a large block grow over what lies behind it outside of the pool."""
-    first = (offset ^ space.origin) // UNIT
-    end = first + space.core.usable_size(offset) // UNIT
-    start, stop = end + space.core.room_after(end), first - -size // UNIT
+    place = place_of(space.core, offset)
+    start, stop = place.unit + place.units + place.room, place.unit - -size // UNIT
     if stop <= start or not space.supply.extend(start, stop - start):
         return False
     if space.core.large_extend(offset, start, stop, size):
@@ -84,8 +83,6 @@ def _move_or_stay(space: Space, offset: int, size: int) -> int:
 
 
 def _move_to_extent(space: Space, offset: int, size: int) -> int:
-    if space.core.free_refusal(offset) in HELD:
-        raise pinned(space, offset, size)
     to = units.malloc_extent(space, size, roomy=True)
     refusal = space.core.move_into(offset, to, size)
     if refusal == 0:

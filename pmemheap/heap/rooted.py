@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pmemheap.format.layout import RootSlot
 from pmemheap.heap import refusing
 from pmemheap.heap.lock import is_changing
+from pmemheap.heap.place import place_of
 from pmemheap.heap.space import Space, space_of
 from pmemheap.native import TxCore
 from pmemheap.native.constants import Refusal
@@ -76,13 +77,15 @@ def change(
 def _mark(space: Space, root: RootSlot, transaction: TxCore | None) -> None:
     """Mark what a root is to name, before it is looked at: from then on nobody frees it."""
     at = space.shared.space_at(root.off)
-    refusal = Refusal.BAD_OFFSET if at is None else at.core.set_rooted(root.off, True)
+    refusal = Refusal.BAD_OFFSET if at is None else at.core.set_rooted([root.off], True, True)
     if refusal == Refusal.NOMEM:
         raise MemoryError(f"root {root.name!r}: no memory for the table of refs")
     if refusal == 0 and transaction is not None:
         refusal = transaction._may_name(root.off)  # private: no call of users
     elif refusal == 0 and at is not None:
-        refusal = at.core.free_refusal(root.off)  # of what is reserved, not live, as of nothing
+        refusal = place_of(
+            at.core, root.off
+        ).refusal  # of what is reserved, not live, as of nothing
     if refusal in {Refusal.BAD_OFFSET, Refusal.TX_TWICE}:
         raise refusing.not_live(at or space, root.name, root.off, refusal)
 
@@ -96,7 +99,7 @@ def _give_up(space: Space, transaction: TxCore, kept: set[int]) -> None:
 
 def _set(space: Space, offset: int, rooted: bool) -> int:
     at = space.shared.space_at(offset)
-    return Refusal.BAD_OFFSET if at is None else at.core.set_rooted(offset, rooted)
+    return Refusal.BAD_OFFSET if at is None else at.core.set_rooted([offset], rooted, True)
 
 
 class RootGuard:

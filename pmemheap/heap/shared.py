@@ -164,7 +164,7 @@ class Shared:
         if file.on_memory or self.is_power:
             return False
         default, *others = (space.core for space in self.spaces())
-        return default.come_to_rest(others)
+        return default.become(State.CLEAN, others) == 0
 
     def is_viewed(self) -> bool:
         """Tell whether blocks of any arena have views."""

@@ -6,7 +6,8 @@
                Slow.malloc ──► supply: extents, wilderness, growth ─────┘
 
 The public calls are methods of the C type, which keep the GIL. For a request for units, a large
-block, a bad argument or another arena they call the method of that name here.
+block, a bad argument or another arena they call the method of that name here, with the code that
+the core refused for, 0 if it was not asked. NotImplemented from here says: ask it again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pmemheap.heap.arguments import (
     size_argument,
     whole_number,
 )
+from pmemheap.heap.place import place_of
 from pmemheap.heap.space import Space
 from pmemheap.native.constants import Refusal, State
 from pmemheap.units import GRANULE
@@ -47,15 +49,17 @@ class Slow:
         """Return another arena as users have it, with its layers."""
         return self._space.shared.arenas.face(other)
 
-    def malloc(self, size: Any, align: Any = None) -> int:
+    def malloc(self, size: Any, align: Any, refusal: int) -> Any:
         """Allocate a block for which there is no run, or of many units."""
         nbytes = size_argument(size)
         alignment = GRANULE if align is None else alignment_argument(align)
         space = self._space
         if space.core.state != _OPEN:
             space.require(write=True)
+        if not refusal:
+            return space.core.malloc(nbytes, alignment)
         try:
-            return space.serve(units.malloc, space, nbytes, alignment)
+            return space.serve(units.malloc, space, nbytes, alignment, refusal)
         except OutOfSpaceError as error:
             raise insight.explained(space, error, nbytes, alignment) from error
 
@@ -69,21 +73,17 @@ class Slow:
             return space.core.malloc_many(nbytes, blocks)
         if not wants_one:
             raise UsageError(f"malloc_many: an open heap expected, {space.name} changed its state")
-        return self.malloc(nbytes)
+        return space.core.malloc(nbytes)
 
-    def free(self, offset: Any, deferred: Any = None) -> None:
+    def free(self, offset: Any, deferred: Any, refusal: int) -> None:
         """Free a block of another arena, or say why one cannot be freed."""
         place, space = offset_argument(offset), self._space
         space.require(write=True)
         other = space.arena_of(place)
         if other is not None:
             self._face(other).free(place, bool(deferred))
-        elif type(offset) is not int:
-            space.core.free(place, bool(deferred))
-        elif (
-            refusal := space.core.try_free(place, bool(deferred))
-        ) == 0:  # a moment ago it was not
-            space.core.append_pending()
+        elif not refusal or (refusal in refusing.HELD and not place_of(space.core, place).refusal):
+            space.core.free(place, bool(deferred))  # it was not asked, or the last view has gone
         elif refusal != Refusal.BAD_OFFSET or (transaction := self._reserver(place)) is None:
             refusing.refuse_free(space, place, "free", refusal)
         else:  # as an array of a transaction is
@@ -102,7 +102,7 @@ class Slow:
             return packed_offsets(offsets)
         space = self._space
         space.require(write=True)
-        where, refusal = f"free_many, offsets[{index}]", space.core.free_refusal(offsets)
+        where, refusal = f"free_many, offsets[{index}]", place_of(space.core, offsets).refusal
         if refusal == 0:
             raise UsageError(
                 f"{where}: each block once, in use by nobody, expected, {offsets:#x} stands there "
@@ -110,26 +110,30 @@ class Slow:
             )
         return refusing.refuse_free(space, offsets, where, refusal)
 
-    def realloc(self, offset: Any, size: Any) -> int:
+    def realloc(self, offset: Any, size: Any, refusal: int) -> Any:
         """Give a block another size that does not fit where it is."""
         place, nbytes, space = offset_argument(offset), size_argument(size), self._space
         space.require(write=True)
         other = space.arena_of(place)
         if other is not None:
             return self._face(other).realloc(place, nbytes)
+        if not refusal:
+            return space.core.realloc(place, nbytes)
         try:
-            return space.serve(resizing.realloc, space, place, nbytes)
+            return space.serve(resizing.realloc, space, place, nbytes, refusal)
         except OutOfSpaceError as error:
             raise insight.explained(space, error, nbytes, GRANULE) from error
 
-    def expand(self, offset: Any, size: Any) -> bool:
+    def expand(self, offset: Any, size: Any, refusal: int) -> bool:
         """Let a block grow in place over units that C does not have."""
         place, nbytes, space = offset_argument(offset), size_argument(size), self._space
         space.require(write=True)
         other = space.arena_of(place)
         if other is not None:
             return self._face(other).expand(place, nbytes)
-        return space.serve(resizing.expand, space, place, nbytes)
+        if not refusal:
+            return space.core.expand(place, nbytes)
+        return space.serve(resizing.expand, space, place, nbytes, refusal)
 
     def usable_size(self, offset: Any) -> int:
         """Return the size of a block of another arena, or say why there is none."""

@@ -35,6 +35,9 @@ T = TypeVar("T")
 _OPEN, _FORKED, _LOST = int(State.OPEN), int(State.FORKED), int(State.LOST)
 
 
+_TABLES = "bits", "entries", "units"
+
+
 class Space:
     """One arena of a heap, for the package.
 
@@ -69,23 +72,20 @@ class Space:
         fresh: bool,
         number: int | None = None,
     ) -> None:
-        self.core = native.HeapDoors(face)
         self.shared, self.region, self.name = shared, region, name
         self.index = arena if number is None else number
         self.origin = self.index << ARENA_BITS
         file = 0 if shared.file is None else shared.file.number
-        self.core.configure(*packed_classes(), self.origin, file)
-        self.attach_tables()
+        self.core = native.HeapDoors(face, *packed_classes(), self.origin, file)
         state = self._first_state(is_default=arena == 0)
+        self.attach_tables(() if state == State.UNATTACHED else _TABLES)
         if arena == 0:
             shared.begin_log(unattached=state == State.UNATTACHED)
         self._join_log()
         self.supply = Supply(self.core, region, shared.medium, fresh=fresh)
         self.giveback = GiveBack(self.core, self.supply)
         self._layers: Layers | None = None
-        if state == State.UNATTACHED:
-            self.core.sleep_in(region.first_unit, region.end_unit)
-        elif not shared.readonly:
+        if state != State.UNATTACHED and not shared.readonly:
             self.mark_rooted()
         if arena == 0:
             shared.set_pace()
@@ -93,11 +93,10 @@ class Space:
             self.layers.apply()
         self.core.state = state
 
-    def attach_tables(self) -> None:
-        """Tell C where they are."""
-        region = self.region
-        data, bits, entries, units = map(region.base, ("data", "bits", "entries", "units"))
-        self.core.attach(data, bits, entries, units, region.address_ranges)
+    def attach_tables(self, tables: tuple[str, ...]) -> None:
+        """Tell C where the data and the tables are, those that are mapped."""
+        bits, entries, units = map(self.region.base, tables) if tables else (0, 0, 0)
+        self.core.attach(self.region.base("data"), bits, entries, units, self.region.address_ranges)
 
     def _first_state(self, *, is_default: bool) -> State:
         """Return what calls may do at first: those of an arena what those of its heap may."""
@@ -121,7 +120,9 @@ class Space:
     def mark_rooted(self) -> None:
         """Mark the blocks that roots name, and no others. O(roots)."""
         roots = self.shared.roots.roots.values()
-        self.core.set_roots([root.off for root in roots if root.off >> ARENA_BITS == self.index])
+        named = [root.off for root in roots if root.off >> ARENA_BITS == self.index]
+        if self.core.set_rooted(named, True, False) == Refusal.NOMEM:
+            raise MemoryError(f"{self.name}: no memory for the table of refs")
 
     def address_of(self, offset: int) -> int:
         """Return where a byte of the arena is mapped."""
@@ -258,7 +259,7 @@ class Space:
         region = self.region
         if self.core.state == State.UNATTACHED:
             region.complete()
-            self.attach_tables()
+            self.attach_tables(_TABLES)
             self.shared.begin_log(unattached=False)
             self._join_log()
             self.shared.set_pace()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from pmemheap.errors import OutOfSpaceError
 from pmemheap.heap.space import Space
@@ -26,16 +27,13 @@ _QUARANTINE_SHARE = 8
 _QUARANTINE_LEAST = 1 << 20
 
 
-def malloc(space: Space, size: int, align: int) -> int:
-    """Allocate a block, and refill the pool until it can be had."""
-    while True:
-        offset = space.core.try_malloc(size, align)
-        if offset >= 0:
-            return offset
-        if offset == Refusal.LARGE:
-            return malloc_extent(space, size, align)
-        space.raise_code(offset)
-        refill(space, size, align)
+def malloc(space: Space, size: int, align: int, refusal: int) -> Any:
+    """Allocate a block of whole units, or get what the pool lacks: then NotImplemented."""
+    if refusal == Refusal.LARGE:
+        return malloc_extent(space, size, align)
+    space.raise_code(refusal)
+    refill(space, size, align)
+    return NotImplemented
 
 
 def malloc_extent(space: Space, size: int, align: int = UNIT, *, roomy: bool = False) -> int:

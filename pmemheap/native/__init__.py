@@ -28,6 +28,7 @@ from pmemheap._core._hot import (
     BlockBytes,
     CountCore,
     Exporter,
+    Handle,
     HeapCore,
     HeapDoors,
     LogCore,
@@ -36,7 +37,6 @@ from pmemheap._core._hot import (
     RegionCore,
     TxCore,
     Upstream,
-    Viewed,
 )
 from pmemheap._core._sys import ffi, lib
 from pmemheap.native.checksums import (
@@ -139,6 +139,7 @@ __all__ = [
     "FaultKind",
     "FileStatus",
     "FlushKind",
+    "Handle",
     "HeapCore",
     "HeapDoors",
     "Lock",
@@ -152,7 +153,6 @@ __all__ = [
     "TapeKind",
     "TxCore",
     "Upstream",
-    "Viewed",
     "all_sealed",
     "become_own",
     "cached",

@@ -32,6 +32,9 @@ __all__ = [
     "PMEM2_E_SOURCE_EMPTY",
     "PMEM2_E_VM_RESERVATION_NOT_EMPTY",
     "POOL_MOST",
+    "TAKE_ALL",
+    "TAKE_OLD",
+    "TAKE_RETURNED",
     "TOUCHED_DATA",
     "UNPLACED",
     "VOLATILE",
@@ -79,6 +82,15 @@ CLOSED: int = lib.PH_ECLOSED
 
 POOL_MOST: int = lib.PH_POOL_MAX
 """Units of the longest block that C serves from its pool; what is longer is an extent."""
+
+TAKE_RETURNED: int = lib.PH_TAKE_RETURNED
+"""Free ranges that were freed, and belong to no pool."""
+
+TAKE_OLD: int = lib.PH_TAKE_OLD
+"""Those of the pool that are old in part."""
+
+TAKE_ALL: int = lib.PH_TAKE_ALL
+"""All of the pool, with runs that are empty."""
 
 
 class Refusal:

@@ -18,6 +18,7 @@ from operator import itemgetter
 
 from pmemheap.errors import OutOfSpaceError, PmemHeapError
 from pmemheap.native import HeapDoors
+from pmemheap.native.constants import TAKE_OLD
 from pmemheap.space.extents import Extent
 from pmemheap.space.supply import Supply
 
@@ -166,7 +167,7 @@ class GiveBack:
         if with_runs:
             self._supply.take_all_back()
             self._core.next_interval()
-        self._supply.extents.deallocate_many(self._core.allocate_units(True))
+        self._supply.extents.deallocate_many(self._core.allocate_units(TAKE_OLD))
 
     def _punch_old(self) -> None:
         """Give the pages of old units back, the longest parts first; the rest the next time."""

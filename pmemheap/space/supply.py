@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError
 from pmemheap.native import HeapDoors
-from pmemheap.native.constants import POOL_MOST
+from pmemheap.native.constants import POOL_MOST, TAKE_ALL, TAKE_RETURNED
 from pmemheap.space.extents import Extent, ExtentMap
 from pmemheap.space.medium import Medium
 from pmemheap.space.region import Region
@@ -199,13 +199,13 @@ class Supply:
 
     def _take_returned(self) -> None:
         """Take back what was freed in C."""
-        if returned := self._core.take_returned():
+        if returned := self._core.allocate_units(TAKE_RETURNED):
             self.extents.deallocate_many(returned)
 
     def take_all_back(self) -> None:
         """Take every free unit out of the pool, empty runs included."""
         self._take_returned()
-        self.extents.deallocate_many(self._core.allocate_units(False))
+        self.extents.deallocate_many(self._core.allocate_units(TAKE_ALL))
 
     # ------------------------------------------------------------ growing
 

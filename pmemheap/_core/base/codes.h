@@ -69,6 +69,14 @@ enum ph_refusal {
     PH_M_RAISED = -52,        /* an exception is set */
 };
 
+/* Which free ranges of the core Python takes: those that were freed and belong to no pool; those of the pool that are old in
+ * part; all of the pool, with runs that are empty. */
+enum ph_taken {
+    PH_TAKE_RETURNED = 0,
+    PH_TAKE_OLD,
+    PH_TAKE_ALL,
+};
+
 /* Units of the longest block that the pool of C serves; what is longer is an extent, Python's affair. */
 enum ph_pool { PH_POOL_MAX = 63 };
 

@@ -1,8 +1,8 @@
 /* py/door.h -- doors that take numbers: how such a method is written, and what it can answer with.
  *
- *     DOOR(room_after, heap_object, 1, number(ph_room_after(&self->heap, n[0])))
+ *     DOOR(young_end, heap_object, 2, number(ph_ages_young_end(&self->heap.ages, n[0], n[0] + n[1])))
  *
- * is the method `room_after` of a heap_object, `self`. It takes one int, `n[0]`, and answers with what the expression
+ * is the method `young_end` of a heap_object, `self`. It takes two ints, `n[0]` and `n[1]`, and answers with what the expression
  * gives: an object, or NULL with an exception set. */
 #pragma once
 #include "py/types.h"

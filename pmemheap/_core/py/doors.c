@@ -65,24 +65,52 @@ static PyObject *doors_get(PyObject *object, PyObject *name)
     return heap == NULL ? NULL : bind(method, (PyObject *)heap, NULL);
 }
 
+/* The size classes, as numbers of 32 bits, and the units of their runs, of 16 bits; -1 with an exception set. */
+static int set_classes(struct ph_heap *h, PyObject *size_bytes, PyObject *unit_bytes)
+{
+    char *sizes, *units;
+    Py_ssize_t length, units_length;
+
+    if (PyBytes_AsStringAndSize(size_bytes, &sizes, &length) < 0 || PyBytes_AsStringAndSize(unit_bytes, &units, &units_length) < 0)
+        return -1;
+    int failure = length / 4 != units_length / 2 ? PH_H_CORRUPT
+        : ph_heap_init(h, (const uint32_t *)sizes, (const uint16_t *)units, (uint32_t)(length / 4));
+    if (failure == PH_H_NOMEM)
+        PyErr_NoMemory();
+    else if (failure < 0)
+        PyErr_Format(PyExc_ValueError, "HeapDoors: ascending sizes up to %d, and a run length for each, expected", PH_SMALL_MAX);
+    return failure;
+}
+
+static PyObject *doors_to(PyTypeObject *type, struct heap_object *heap)
+{
+    struct doors *self = ph_new_object(type);
+
+    if (self == NULL)
+        return NULL;
+    self->heap = heap;
+    heap->doors = self;
+    return (PyObject *)self;
+}
+
 static PyObject *doors_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-    struct doors *self;
-    PyObject *heap;
+    unsigned long long origin, file;
+    PyObject *object, *sizes, *units;
 
     (void)keywords;
-    if (!PyArg_ParseTuple(arguments, "O:HeapDoors", &heap))
+    if (!PyArg_ParseTuple(arguments, "OSSKK:HeapDoors", &object, &sizes, &units, &origin, &file))
         return NULL;
-    if (!PyObject_TypeCheck(heap, core_type) || ((struct heap_object *)heap)->doors != NULL) {
+    struct heap_object *heap = (struct heap_object *)object;
+    if (!PyObject_TypeCheck(object, core_type) || heap->doors != NULL) {
         PyErr_SetString(PyExc_TypeError, "HeapDoors: a HeapCore that has none expected");
         return NULL;
     }
-    self = ph_new_object(type);
-    if (self == NULL)
+    if (set_classes(&heap->heap, sizes, units) < 0)
         return NULL;
-    self->heap = (struct heap_object *)heap;
-    self->heap->doors = self;
-    return (PyObject *)self;
+    heap->origin = origin;
+    heap->file = file;
+    return doors_to(type, heap);
 }
 
 void ph_close_doors(struct heap_object *heap)
@@ -100,7 +128,9 @@ static void doors_dealloc(PyObject *object)
     ph_free_object(object);
 }
 
-PyDoc_STRVAR(doors_doc, "HeapDoors(heap, /)\n--\n\nThe methods of a heap that the package calls. Does not keep the heap.");
+PyDoc_STRVAR(doors_doc, "HeapDoors(heap, sizes, units, origin, file, /)\n--\n\n"
+"The methods of a heap that the package calls. Does not keep the heap.\n\n"
+"The heap is empty then. It has got its size classes, what its offsets begin with, and the number of its file.");
 
 static PyType_Slot doors_slots[] = {
     {Py_tp_doc, (void *)doors_doc},

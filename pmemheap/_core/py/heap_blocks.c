@@ -1,27 +1,30 @@
-/* py/heap_blocks.c -- single blocks: handles, roots, views, and which there are. */
+/* py/heap_blocks.c -- single blocks: roots, views, and which there are. */
 #include "py/heap_doors.h"
 
-DOOR(handle_make, heap_object, 1, code(ph_handle_make(&self->heap, ph_inner(self, n[0]))))
-DOOR(handle_is_valid, heap_object, 2, truth(ph_handle_valid(&self->heap, ph_inner(self, n[0]), n[1])))
-DOOR(handle_drop, heap_object, 2, ph_handle_drop(&self->heap, ph_inner(self, n[0]), n[1]), done())
-DOOR(set_rooted, heap_object, 2, code(ph_set_rooted(&self->heap, ph_inner(self, n[0]), n[1] != 0)))
+/* Each offset of a list; the first code that is not 0, or 1 with an exception set. */
+static int set_each(struct heap_object *self, PyObject *offsets, int rooted)
+{
+    int refusal = 0;
 
-static PyObject *set_roots(PyObject *object, PyObject *offsets)
+    for (Py_ssize_t i = 0; refusal == 0 && i < PyList_Size(offsets); i++) {
+        uint64_t offset = PyLong_AsUnsignedLongLong(PyList_GetItem(offsets, i));
+        refusal = PyErr_Occurred() ? 1 : ph_set_rooted(&self->heap, ph_inner(self, offset), rooted);
+    }
+    return refusal;
+}
+
+static PyObject *set_rooted(PyObject *object, PyObject *args)
 {
     struct heap_object *self = (struct heap_object *)object;
-    Py_ssize_t count = PyList_Size(offsets);
+    PyObject *offsets;
+    int rooted, others;
 
-    if (count < 0)
+    if (!PyArg_ParseTuple(args, "O!pp", &PyList_Type, &offsets, &rooted, &others))
         return NULL;
-    ph_forget_roots(&self->heap);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        uint64_t offset = PyLong_AsUnsignedLongLong(PyList_GetItem(offsets, i));
-        if (PyErr_Occurred())
-            return NULL;
-        if (ph_set_rooted(&self->heap, ph_inner(self, offset), 1) == PH_H_NOMEM)
-            return PyErr_NoMemory();
-    }
-    Py_RETURN_NONE;
+    if (!others)
+        ph_forget_roots(&self->heap);
+    int refusal = set_each(self, offsets, rooted);
+    return refusal > 0 ? NULL : code(refusal);
 }
 
 enum { VIEWED = 5 };
@@ -66,11 +69,7 @@ static PyObject *blocks(PyObject *object, PyObject *argument)
 }
 
 PyMethodDef ph_block_methods[] = {
-    AS_METHOD("handle_make", handle_make, "Serial number for a handle to a live block, or a negative code."),
-    AS_METHOD("handle_is_valid", handle_is_valid, "Whether the block of a handle still lives."),
-    AS_METHOD("handle_drop", handle_drop, "A handle is gone."),
-    AS_METHOD("set_rooted", set_rooted, "Note whether a root names the block at an offset; 0, or a negative code."),
-    {"set_roots", set_roots, METH_O, "Note which blocks roots name, and that they name no others."},
+    {"set_rooted", set_rooted, METH_VARARGS, "Note whether roots name the blocks of a list, and some others as before; 0, or a negative code."},
     {"viewed", viewed, METH_NOARGS, "Blocks with live views: how many, and the lowest ones."},
     AS_METHOD("move_into", move_into, "Copy a block into a large one and free it: from, to, size."),
     {"blocks", blocks, METH_O, "Some live blocks."},

@@ -20,16 +20,21 @@ PyDoc_STRVAR(malloc_doc,
 static inline PyObject *allocated(PyObject *object, PyObject *size_given, PyObject *align_given)
 {
     struct heap_object *self = heap_of(object);
+    PyObject *answer;
     uint64_t size, align = PH_GRANULE;
 
     if (ph_tick(self) < 0)
         return NULL;
-    if (ph_may_change(self) && read_request(size_given, align_given, &size, &align)) {
-        int64_t inner = ph_malloc(&self->heap, size, align);
-        if (inner >= 0)
-            return appended_offset(self, inner);
-    }
-    return ph_call_slow(object, ph_slow.malloc, size_given, align_given, NULL);
+    do {
+        int64_t inner = 0;
+        if (ph_may_change(self) && read_request(size_given, align_given, &size, &align)) {
+            inner = ph_malloc(&self->heap, size, align);
+            if (inner >= 0)
+                return appended_offset(self, inner);
+        }
+        answer = ph_ask_slow(object, ph_slow.malloc, size_given, align_given, inner);
+    } while (answer == Py_NotImplemented);
+    return answer;
 }
 
 static PyObject *own_malloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
@@ -61,14 +66,14 @@ static inline PyObject *freed(PyObject *object, PyObject *offset_given, PyObject
 {
     struct heap_object *self = heap_of(object);
     uint64_t offset;
-    int deferred = deferred_given == NULL ? 0 : PyObject_IsTrue(deferred_given);
+    int deferred = deferred_given == NULL ? 0 : PyObject_IsTrue(deferred_given), refusal = 0;
 
     if (deferred < 0 || ph_tick_free(self) < 0)
         return NULL;
     if (!ph_may_change(self) || !read_number(offset_given, &offset)
-        || (deferred ? ph_free_deferred(&self->heap, ph_inner(self, offset))
-                     : ph_free(&self->heap, ph_inner(self, offset))) < 0)
-        return ph_call_slow(object, ph_slow.free, offset_given, deferred_given, NULL);
+        || (refusal = deferred ? ph_free_deferred(&self->heap, ph_inner(self, offset))
+                               : ph_free(&self->heap, ph_inner(self, offset))) < 0)
+        return ph_ask_slow(object, ph_slow.free, offset_given, deferred_given, refusal);
     if (ph_append_pending(self) < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -84,6 +89,12 @@ static PyObject *own_free(PyObject *object, PyObject *const *args, Py_ssize_t co
     if (ph_read_arguments("free", args, count, keywords, names, 1, 2, values) < 0)
         return NULL;
     return freed(object, values[0], values[1]);
+}
+
+/* The two arguments of realloc and expand; 0 with no exception set where they can not be. */
+static inline int read_resize(PyObject *const *values, uint64_t *offset, uint64_t *size)
+{
+    return read_number(values[0], offset) && read_number(values[1], size) && *size != 0 && *size <= PH_SIZE_MAX;
 }
 
 PyDoc_STRVAR(realloc_doc,
@@ -131,20 +142,23 @@ static PyObject *own_realloc(PyObject *object, PyObject *const *args, Py_ssize_t
 {
     static const char *const names[] = {"offset", "size"};
     struct heap_object *self = heap_of(object);
-    PyObject *values[2];
+    PyObject *values[2], *answer;
     uint64_t offset, size;
 
     if (ph_read_arguments("realloc", args, count, keywords, names, 2, 2, values) < 0 || ph_tick(self) < 0)
         return NULL;
-    if (ph_may_change(self) && read_number(values[0], &offset) && read_number(values[1], &size)
-        && size != 0 && size <= PH_SIZE_MAX) {
-        int64_t to = ph_realloc(&self->heap, ph_inner(self, offset), size);
-        if (to == PH_H_MOVE_LOGGED)
-            to = move_logged(self, ph_inner(self, offset), size);
-        if (to >= 0)
-            return appended_offset(self, to);
-    }
-    return ph_call_slow(object, ph_slow.realloc, values[0], values[1], NULL);
+    do {
+        int64_t to = 0;
+        if (ph_may_change(self) && read_resize(values, &offset, &size)) {
+            to = ph_realloc(&self->heap, ph_inner(self, offset), size);
+            if (to == PH_H_MOVE_LOGGED)
+                to = move_logged(self, ph_inner(self, offset), size);
+            if (to >= 0)
+                return appended_offset(self, to);
+        }
+        answer = ph_ask_slow(object, ph_slow.realloc, values[0], values[1], to);
+    } while (answer == Py_NotImplemented);
+    return answer;
 }
 
 PyDoc_STRVAR(expand_doc,
@@ -157,23 +171,23 @@ static PyObject *own_expand(PyObject *object, PyObject *const *args, Py_ssize_t 
 {
     static const char *const names[] = {"offset", "size"};
     struct heap_object *self = heap_of(object);
-    PyObject *values[2];
+    PyObject *values[2], *answer;
     uint64_t offset, size;
 
     if (ph_read_arguments("expand", args, count, keywords, names, 2, 2, values) < 0 || ph_tick(self) < 0)
         return NULL;
-    if (ph_may_change(self) && read_number(values[0], &offset) && read_number(values[1], &size)
-        && size != 0 && size <= PH_SIZE_MAX) {
-        int done = ph_expand(&self->heap, ph_inner(self, offset), size);
-        if (done == 0) {
-            if (ph_append_pending(self) < 0)
-                return NULL;
-            Py_RETURN_TRUE;
+    do {
+        int refusal = 0;
+        if (ph_may_change(self) && read_resize(values, &offset, &size)) {
+            refusal = ph_expand(&self->heap, ph_inner(self, offset), size);
+            if (refusal == 0)
+                return ph_append_pending(self) < 0 ? NULL : truth(1);
+            if (refusal == PH_H_MOVE)
+                return truth(0);
         }
-        if (done == PH_H_MOVE)
-            Py_RETURN_FALSE;
-    }
-    return ph_call_slow(object, ph_slow.expand, values[0], values[1], NULL);
+        answer = ph_ask_slow(object, ph_slow.expand, values[0], values[1], refusal);
+    } while (answer == Py_NotImplemented);
+    return answer;
 }
 
 PyDoc_STRVAR(usable_size_doc,

@@ -16,8 +16,11 @@ struct ph_slow {
 extern struct ph_slow ph_slow;
 int ph_slow_init(void);
 
-/* ph_call_slow -- call a slow twin of a heap with up to three arguments, the rest NULL. */
+/* ph_call_slow -- call a slow twin of a heap with up to three arguments, the rest NULL.
+ * ph_ask_slow -- call one with two arguments, None where NULL, and with the code that the core refused for, 0 if it was not
+ * asked. Py_NotImplemented (borrowed): the core is to be asked again. */
 PH_SELDOM PyObject *ph_call_slow(PyObject *heap, PyObject *name, PyObject *first, PyObject *second, PyObject *third);
+PH_SELDOM PyObject *ph_ask_slow(PyObject *heap, PyObject *name, PyObject *first, PyObject *second, int64_t refusal);
 
 /* ph_read_arguments -- positional `names[0]`, ... and keywords into `values` (borrowed, NULL where absent). */
 int ph_read_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *keywords,

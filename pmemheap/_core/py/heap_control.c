@@ -1,33 +1,7 @@
-/* py/heap_control.c -- what the Python half of a heap asks of the C core: its tables and state, and the public calls again,
- * which answer with a code here. */
+/* py/heap_control.c -- what the Python half of a heap asks of the C core: its tables, its state, and what is due. */
 #include "py/heap_calls.h"
 #include "py/heap_doors.h"
 #include "py/layers.h"
-
-static PyObject *configure(PyObject *object, PyObject *args)
-{
-    struct heap_object *self = (struct heap_object *)object;
-    unsigned long long origin, file;
-    PyObject *size_bytes, *unit_bytes;
-    char *sizes, *units;
-    Py_ssize_t sizes_length, units_length;
-
-    if (!PyArg_ParseTuple(args, "SSKK", &size_bytes, &unit_bytes, &origin, &file)
-        || PyBytes_AsStringAndSize(size_bytes, &sizes, &sizes_length) < 0
-        || PyBytes_AsStringAndSize(unit_bytes, &units, &units_length) < 0)
-        return NULL;
-    if (sizes_length / 4 != units_length / 2)
-        return PyErr_Format(PyExc_ValueError, "configure: as many run lengths as sizes expected");
-    self->origin = origin;
-    self->file = file;
-    int failure = ph_heap_init(&self->heap, (const uint32_t *)sizes, (const uint16_t *)units,
-                               (uint32_t)(sizes_length / 4));
-    if (failure == PH_H_NOMEM)
-        return PyErr_NoMemory();
-    if (failure < 0)
-        return PyErr_Format(PyExc_ValueError, "configure: ascending sizes up to %d expected", PH_SMALL_MAX);
-    Py_RETURN_NONE;
-}
 
 static PyObject *attach(PyObject *object, PyObject *args)
 {
@@ -46,11 +20,19 @@ static PyObject *attach(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
-DOOR(set_bounds, heap_object, 3, ph_set_bounds(&self->heap, n[0], n[1], n[2]), done())
+/* Where only the data is mapped, it is a heap without units, as far as the allocator is concerned. */
+static void set_units(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t scanned_to)
+{
+    if (h->units != NULL) {
+        ph_set_bounds(h, first, end, scanned_to);
+        return;
+    }
+    ph_set_bounds(h, 0, 0, 0);
+    h->data_first = first;
+    h->data_end = end;
+}
 
-/* Only the data is mapped: a heap without units, as far as the allocator is concerned. */
-DOOR(sleep_in, heap_object, 2,
-     ph_set_bounds(&self->heap, 0, 0, 0), self->heap.data_first = n[0], self->heap.data_end = n[1], done())
+DOOR(set_bounds, heap_object, 3, set_units(&self->heap, n[0], n[1], n[2]), done())
 
 /* A callback may have begun a transaction since the caller looked for open ones; another may be in its finalizer. */
 static void end_transactions(struct heap_object *self)
@@ -95,23 +77,6 @@ static void close_one(struct heap_object *self)
     self->state = PH_S_CLOSED;
 }
 
-/* Close with all others, unless views of any live, in one step that no other thread can split: nobody sees some of them closed
- * that stay open. From then on no table is read. */
-static PyObject *shut(PyObject *object, PyObject *others)
-{
-    struct heap_object *self = (struct heap_object *)object;
-    int64_t views = views_of_all(self, others);
-
-    if (views < 0)
-        return NULL;
-    if (views == 0) {
-        for_all(self, others, close_one);
-        end_transactions(self);
-        for_all(self, others, shut_one);
-    }
-    return PyLong_FromLongLong(views);
-}
-
 static void rest_one(struct heap_object *self)
 {
     if (self->state != PH_S_OPEN) /* lost, or an arena that was dropped */
@@ -120,19 +85,36 @@ static void rest_one(struct heap_object *self)
     self->heap.readonly = 1;
 }
 
-/* Let an open heap be clean, with all others, unless views live, through which it may be changed unnoticed, or a transaction is
- * open, in one step as well; whether it is. */
-static PyObject *come_to_rest(PyObject *object, PyObject *others)
+/* Be closed or clean, with all others, unless views of any live, in one step that no other thread can split: nobody sees some
+ * of them closed that stay open. From then on no table of a closed heap is read. Through a view a clean one could be changed
+ * unnoticed; nor is a heap clean in which a transaction is open. How many views live; -1 if something else is in the way. */
+static int64_t become_all(struct heap_object *self, PyObject *others, int state)
 {
-    struct heap_object *self = (struct heap_object *)object;
     int64_t views = views_of_all(self, others);
 
-    if (views < 0)
+    if (views != 0)
+        return views;
+    if (state == PH_S_CLEAN) {
+        if (self->state != PH_S_OPEN || ph_tx_is_open((struct log_object *)self->log))
+            return -1;
+        for_all(self, others, rest_one);
+        return 0;
+    }
+    for_all(self, others, close_one);
+    end_transactions(self);
+    for_all(self, others, shut_one);
+    return 0;
+}
+
+static PyObject *become(PyObject *object, PyObject *args)
+{
+    PyObject *others;
+    int state;
+
+    if (!PyArg_ParseTuple(args, "iO", &state, &others))
         return NULL;
-    if (views != 0 || self->state != PH_S_OPEN || ph_tx_is_open((struct log_object *)self->log))
-        Py_RETURN_FALSE;
-    for_all(self, others, rest_one);
-    Py_RETURN_TRUE;
+    int64_t hinders = become_all((struct heap_object *)object, others, state);
+    return PyErr_Occurred() ? NULL : code(hinders);
 }
 
 /* Close, unless anybody uses a block, in the same way; it can be opened again. */
@@ -163,12 +145,6 @@ DOOR(count_all_freed, heap_object, 0, ph_count_all_freed(&self->heap), done())
 DOOR(upkeep_if_due, heap_object, 0, look_once_more(self) < 0 ? NULL : done())
 
 DOOR(append_pending, heap_object, 0, ph_append_pending(self) < 0 ? NULL : done())
-
-DOOR(try_malloc, heap_object, 2, offset_from(object, ph_malloc(&self->heap, n[0], n[1])))
-DOOR(try_realloc, heap_object, 2, offset_from(object, ph_realloc(&self->heap, ph_inner(self, n[0]), n[1])))
-DOOR(try_expand, heap_object, 2, code(ph_expand(&self->heap, ph_inner(self, n[0]), n[1])))
-DOOR(try_free, heap_object, 2, code((n[1] ? ph_free_deferred : ph_free)(&self->heap, ph_inner(self, n[0]))))
-DOOR(free_refusal, heap_object, 1, code(ph_free_refusal(&self->heap, ph_inner(self, n[0]))))
 
 /* ---------------------------------------------------------------- what the doors show */
 
@@ -234,21 +210,13 @@ PyGetSetDef ph_door_fields[] = {
 };
 
 PyMethodDef ph_control_methods[] = {
-    {"configure", configure, METH_VARARGS, "Set the size classes, what offsets begin with, and the number of the file; forgets all."},
     {"attach", attach, METH_VARARGS, "Set the virtual bases of the four tables, and who keeps them mapped."},
-    AS_METHOD("set_bounds", set_bounds, "Set first_unit, end_unit and scanned_to."),
-    AS_METHOD("sleep_in", sleep_in, "Have no units but the data of these, until _set_bounds is called."),
+    AS_METHOD("set_bounds", set_bounds, "Set first_unit, end_unit and scanned_to; of the data alone where no tables are."),
     AS_METHOD("count_all_freed", count_all_freed, "Count all blocks as freed: the arena was dropped."),
     {"set_layers", ph_set_layers, METH_VARARGS, "Set a tuple of Upstreams, top first, and one of CountCores."},
-    {"shut", shut, METH_O, "Close, with a list of others, unless views of any live; how many do."},
-    {"come_to_rest", come_to_rest, METH_O, "Be clean, with a list of others, unless views live or a transaction is open."},
+    {"become", become, METH_VARARGS, "Be closed or clean, with a list of others, unless views live; how many do, or -1."},
     AS_METHOD("shut_unused", shut_unused, "Close unless blocks are viewed, pinned or reserved; tell whether."),
     AS_METHOD("upkeep_if_due", upkeep_if_due, "Look at the clock, and have what is due done."),
     AS_METHOD("append_pending", append_pending, "Append what was changed since the last record."),
-    AS_METHOD("try_malloc", try_malloc, "Offset, or a negative code."),
-    AS_METHOD("try_realloc", try_realloc, "Offset, or a negative code."),
-    AS_METHOD("try_expand", try_expand, "0, or a negative code."),
-    AS_METHOD("try_free", try_free, "0, or a negative code."),
-    AS_METHOD("free_refusal", free_refusal, "0, or the code with which free would refuse."),
     {NULL, NULL, 0, NULL},
 };

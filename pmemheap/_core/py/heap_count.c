@@ -1,8 +1,9 @@
 /* py/heap_count.c -- what is described, counted and checked. */
 #include "py/heap_doors.h"
 
-/* (state, first unit, units, class) of what covers the unit of an offset, as far as it is read, and (bytes, live views) of
- * the live, reserved or quarantined block that begins there; all zero outside. The state is that of such a block. */
+/* (state, first unit, units, class) of what covers the unit of an offset, as far as it is read; (bytes, live views) of the
+ * live, reserved or quarantined block that begins there, whose state that is then, and with what a free would be refused;
+ * free units of the pool behind a large block. All zero outside, where there is no block. */
 static PyObject *place_of(PyObject *object, PyObject *argument)
 {
     struct ph_heap *h = core_of(object);
@@ -11,7 +12,7 @@ static PyObject *place_of(PyObject *object, PyObject *argument)
     if (PyErr_Occurred())
         return NULL;
     if (unit - h->first_unit >= h->end_unit - h->first_unit) /* trimmed or closed by another thread */
-        return Py_BuildValue("iKIIKI", 0, 0ULL, 0U, 0U, 0ULL, 0U);
+        return Py_BuildValue("iKIIKIiK", 0, 0ULL, 0U, 0U, 0ULL, 0U, PH_H_BAD_OFFSET, 0ULL);
     struct ph_block block = ph_block_at(h, offset); /* reads the unit if need be */
     const struct ph_refs *refs = ph_refs_find(h, offset);
     const struct ph_unit *record = &h->units[unit];
@@ -22,9 +23,10 @@ static PyObject *place_of(PyObject *object, PyObject *argument)
     int state = block.state == PH_B_RESERVED      ? PH_U_RESERVED
                 : block.state == PH_B_QUARANTINED ? PH_U_QUARANTINE
                                                   : record->state;
-    return Py_BuildValue("iKIIKI", state, (unsigned long long)unit, record->nunits, record->class_index,
+    uint64_t room = state == PH_U_LARGE ? ph_room_after(h, unit + record->nunits) : 0;
+    return Py_BuildValue("iKIIKIiK", state, (unsigned long long)unit, record->nunits, record->class_index,
                          (unsigned long long)(block.state == PH_B_NONE ? 0 : ph_block_capacity(&block)),
-                         refs == NULL ? 0 : refs->views);
+                         refs == NULL ? 0 : refs->views, ph_free_refusal(h, offset), (unsigned long long)room);
 }
 
 PyDoc_STRVAR(described_doc, "described()\n--\n\nStart, length and state of each piece that is described, as uint64, in one step.");

@@ -5,6 +5,13 @@
 #ifdef PH_CHECKED
 DOOR(reserve_block, heap_object, 2, offset_from(object, ph_reserve_block(&self->heap, n[0], n[1])))
 
+DOOR(try_malloc, heap_object, 2, offset_from(object, ph_malloc(&self->heap, n[0], n[1])))
+DOOR(try_realloc, heap_object, 2, offset_from(object, ph_realloc(&self->heap, ph_inner(self, n[0]), n[1])))
+
+DOOR(handle_make, heap_object, 1, code(ph_handle_make(&self->heap, ph_inner(self, n[0]))))
+DOOR(handle_is_valid, heap_object, 2, truth(ph_handle_valid(&self->heap, ph_inner(self, n[0]), n[1])))
+DOOR(handle_drop, heap_object, 2, ph_handle_drop(&self->heap, ph_inner(self, n[0]), n[1]), done())
+
 static PyObject *step(PyObject *object, PyObject *argument, int (*call)(const struct ph_block *))
 {
     uint64_t offset = read_inner(object, argument);
@@ -126,6 +133,11 @@ static PyObject *noted(PyObject *object, PyObject *ignored)
 
 PyMethodDef ph_step_methods[] = {
     AS_METHOD("reserve", reserve_block, "Offset of a block that is reserved, or a negative code."),
+    AS_METHOD("try_malloc", try_malloc, "Offset, or a negative code."),
+    AS_METHOD("try_realloc", try_realloc, "Offset, or a negative code."),
+    AS_METHOD("handle_make", handle_make, "Number of the life of a block, for one more handle, or a negative code."),
+    AS_METHOD("handle_is_valid", handle_is_valid, "Whether that life goes on."),
+    AS_METHOD("handle_drop", handle_drop, "A handle is gone."),
     {"publish", publish, METH_O, "Reserved to live, stored."},
     {"cancel", cancel, METH_O, "Reserved to free."},
     {"retire", retire, METH_O, "Live to quarantined, stored."},

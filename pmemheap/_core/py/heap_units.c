@@ -17,8 +17,6 @@ DOOR(large_make, heap_object, 4, make_large(self, n[0], n[1], n[2], n[3] != 0))
 
 DOOR(large_extend, heap_object, 4, truth(ph_large_extend(&self->heap, ph_inner(self, n[0]), n[1], n[2], n[3])))
 
-DOOR(room_after, heap_object, 1, number(ph_room_after(&self->heap, n[0])))
-
 /* The range at an index of a list of (first unit, units); -1 with an exception set if there is none. */
 static int range_at(PyObject *list, Py_ssize_t index, uint64_t *start, uint64_t *nunits)
 {
@@ -96,24 +94,14 @@ static PyObject *take_pool(struct ph_heap *h, uint64_t at_least, int only_old)
     return list;
 }
 
-static PyObject *allocate(struct ph_heap *h, int only_old)
+/* Take the ranges that were freed, the last one first; none before all is read, or the scan would find them once more. */
+static PyObject *take_returned(struct ph_heap *h)
 {
-    if (!only_old)
-        ph_release_empties(h);
-    return take_pool(h, 1, only_old);
-}
-
-DOOR(allocate_units, heap_object, 1, allocate(&self->heap, n[0] != 0))
-
-static PyObject *take_returned(PyObject *object, PyObject *ignored)
-{
-    struct ph_heap *h = core_of(object);
-    uint64_t start, nunits;
-
-    (void)ignored;
     int held = ph_hold_collector();
     PyObject *list = PyList_New(0);
-    if (h->scanned_to >= h->end_unit) { /* else the scan would find them once more */
+    uint64_t start, nunits;
+
+    if (h->scanned_to >= h->end_unit) {
         for (uint32_t node = h->returned; list != NULL && node != PH_NIL; node = ph_unit_at(h, node)->sibling)
             if (ph_append_new(list, pair(ph_unit_index(h, node), ph_unit_at(h, node)->nunits)) < 0)
                 Py_CLEAR(list);
@@ -123,6 +111,17 @@ static PyObject *take_returned(PyObject *object, PyObject *ignored)
     ph_let_collector(held);
     return list;
 }
+
+static PyObject *take_units(struct ph_heap *h, uint64_t which)
+{
+    if (which == PH_TAKE_RETURNED)
+        return take_returned(h);
+    if (which == PH_TAKE_ALL)
+        ph_release_empties(h);
+    return take_pool(h, 1, which == PH_TAKE_OLD);
+}
+
+DOOR(allocate_units, heap_object, 1, take_units(&self->heap, n[0]))
 
 /* Append (first unit, units, old ones among them) of each part of a free range that is old. */
 static int append_old(PyObject *list, const struct ph_ages *ages, uint64_t start, uint64_t nunits)
@@ -221,10 +220,8 @@ DOOR(adopt_step, heap_object, 1, adopted(ph_adopt_step(&self->heap, n[0])))
 PyMethodDef ph_unit_methods[] = {
     AS_METHOD("large_make", large_make, "Describe units of nobody as one large block, live or reserved; its offset."),
     AS_METHOD("large_extend", large_extend, "Append the pool's units and those given to a block; False if it is too late."),
-    AS_METHOD("room_after", room_after, "Free units of the pool from a unit on."),
     {"deallocate_units", deallocate_units, METH_VARARGS, "Give ranges to the pool; with True, the last one was never used."},
-    AS_METHOD("allocate_units", allocate_units, "Take all ranges from the pool, with True those that are old in part."),
-    {"take_returned", take_returned, METH_NOARGS, "Take the ranges that were freed, the last one first; none before all is read."},
+    AS_METHOD("allocate_units", allocate_units, "Take free ranges: which, of enum ph_taken."),
     AS_METHOD("find_units", find_units, "Ranges that were not known to be free; False when there are no more, None at damage."),
     AS_METHOD("adopt_step", adopt_step, "Make records of what is only described by entries; False at the end."),
     {"old_parts", old_parts, METH_O, "The parts of free ranges, or of the pool's, that were freed before this interval."},

@@ -55,7 +55,7 @@ static int add_types(PyObject *module)
 {
     static int (*const adders[])(PyObject *) = {
         ph_add_address_range_type, ph_add_exporter_type, ph_add_places_type,
-        ph_add_viewed_type,        ph_add_heap_types,    ph_add_region_type,
+        ph_add_handle_type,        ph_add_heap_types,    ph_add_region_type,
         ph_add_log_type,           ph_add_tx_type,       ph_add_map_type,
     };
 

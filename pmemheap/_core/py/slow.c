@@ -45,6 +45,19 @@ PyObject *ph_call_slow(PyObject *heap, PyObject *name, PyObject *first, PyObject
     return done;
 }
 
+PyObject *ph_ask_slow(PyObject *heap, PyObject *name, PyObject *first, PyObject *second, int64_t refusal)
+{
+    if (PyErr_Occurred()) /* see above */
+        return NULL;
+    PyObject *code = PyLong_FromLongLong(refusal);
+    PyObject *done = code == NULL ? NULL : ph_call_slow(heap, name, first, second == NULL ? Py_None : second, code);
+
+    Py_XDECREF(code);
+    if (done == Py_NotImplemented)
+        Py_DECREF(done);
+    return done;
+}
+
 int ph_read_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
                       const char *const *names, Py_ssize_t required, Py_ssize_t capacity, PyObject **values)
 {

@@ -149,7 +149,7 @@ uint64_t ph_room_after(struct ph_heap *h, uint64_t unit)
     return unit + room == h->wilderness ? room + h->wilderness_end - h->wilderness : room;
 }
 
-/* Take `nunits` from `unit` on: the caller has asked ph_pool_room_after. */
+/* Take `nunits` from `unit` on: the caller has asked ph_room_after. */
 void ph_pool_take_after(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
     PH_ASSERT(ph_room_after(h, unit) >= nunits);
