@@ -269,6 +269,8 @@ def test_a_refused_change_changes_nothing(medium: FileMedium) -> None:
     region = Region(medium, GiB)
     region.adopt(medium.pieces())
     region.grow(256, 256)
+    medium.change_roots({"b": RootSlot("b", 0)}, set())  # their page has its block from now on
+    medium.change_roots({}, {"b"})
     before = dict(medium.segments), dict(medium.arenas), header_of(medium), medium.allocated()
     medium.journal = Refusing(medium)
     acts: list[Callable[[], object]] = [

@@ -10,10 +10,10 @@ from journeys import JOURNEYS, Count, counted
 from pmemheap import Heap
 
 BUDGETS = {
-    "growth": Count(python=288, crossings=39, system=14),
-    "opening after a crash": Count(python=601, crossings=71, system=43),
-    "first put": Count(python=261, crossings=34, system=18),
-    "trim of nine segments": Count(python=581, crossings=66, system=34),
+    "growth": Count(python=306, crossings=40, system=15),
+    "opening after a crash": Count(python=642, crossings=73, system=44),
+    "first put": Count(python=258, crossings=33, system=17),
+    "trim of nine segments": Count(python=585, crossings=63, system=31),
     "durable commit": Count(python=11, crossings=7, system=5),
 }
 

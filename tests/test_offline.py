@@ -324,17 +324,17 @@ def test_pending_records_of_a_power_heap_are_applied_in_memory(sample: Wreck) ->
     writer = LogWriter(sample, Durability.POWER)
     entry = struct.pack("<BBHIQ", 1, 0, 0, 2, 8000)
     writer.append(
-        Operation.meta(Table.ENTRIES, 16 * 200, entry),
-        Operation.write(4096 * 200, b"new"),
-        Operation.meta(Table.ROOTS, 64 * 30, RootSlot("new", 4096 * 200).pack()),
+        Operation.meta(Table.ENTRIES, 16 * 120, entry),
+        Operation.write(4096 * 120, b"new"),
+        Operation.meta(Table.ROOTS, 64 * 30, RootSlot("new", 4096 * 120).pack()),
         Operation.write(block, b"changed"),
     )
     damaged = writer.write()
     found = look(sample.path)
     assert found.is_sound
-    assert live(found) == sorted({*sample.blocks, 4096 * 200})
-    assert found.slots.roots[30].off == 4096 * 200
-    assert found.view.read(DATA + 4096 * 200, 3) == b"new"
+    assert live(found) == sorted({*sample.blocks, 4096 * 120})
+    assert found.slots.roots[30].off == 4096 * 120
+    assert found.view.read(DATA + 4096 * 120, 3) == b"new"
     assert found.view.read(DATA + block, 7) == b"changed"
     assert sample.path.read_bytes() == damaged
 

@@ -317,9 +317,9 @@ def test_pending_records_are_replayed_before_tables_are_touched(sample: Wreck) -
     writer = LogWriter(sample, Durability.POWER)
     entry = struct.pack("<BBHIQ", 1, 0, 0, 2, 8000)
     writer.append(
-        Operation.meta(Table.ENTRIES, 16 * 200, entry),
-        Operation.write(4096 * 200, b"committed"),
-        Operation.meta(Table.ROOTS, 64 * 30, RootSlot("new", 4096 * 200).pack()),
+        Operation.meta(Table.ENTRIES, 16 * 120, entry),
+        Operation.write(4096 * 120, b"committed"),
+        Operation.meta(Table.ROOTS, 64 * 30, RootSlot("new", 4096 * 120).pack()),
     )
     writer.write((layout.ROOT_TABLE + 64 * 900, b"rubbish"))
     done = mended(sample)

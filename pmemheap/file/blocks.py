@@ -1,6 +1,7 @@
 """Blocks: what a file system has allocated for a range of a file, and what does where it cannot.
 
-    allocate    blocks that read zero, and a longer file     or zeros, written
+    extend      a longer file, whose beginning has blocks    or zeros, written
+    back        blocks where there may be none               nothing: there are no holes
     clear       a hole                                       or zeros, written
 
 A store to a map of what has blocks cannot fail for want of space.
@@ -14,10 +15,11 @@ from contextlib import contextmanager
 
 from pmemheap import native
 from pmemheap.errors import OutOfSpaceError
+from pmemheap.file.holes import Holes
 from pmemheap.native import Allocate, NativeError
 from pmemheap.units import UNIT, format_bytes
 
-__all__ = ["allocate", "as_out_of_space", "changed", "clear", "write_zeros"]
+__all__ = ["as_out_of_space", "back", "changed", "clear", "extend", "write_zeros"]
 
 _ZEROS = UNIT  # written at a time: what is written at once, the page cache may sync at once
 
@@ -33,10 +35,22 @@ def changed(fd: int, offset: int, length: int, mode: Allocate) -> bool:
     return True
 
 
-def allocate(fd: int, offset: int, length: int) -> None:
-    """Give a range behind the end, or a hole, blocks that read zero; the file reaches its end."""
-    if not changed(fd, offset, length, Allocate.EXTEND):
-        write_zeros(fd, offset, length)
+def extend(fd: int, start: int, backed: int, stop: int, holes: Holes) -> None:
+    """Let a file that ends at `start` reach to `stop`: a hole from `backed` on, zeros before."""
+    if not changed(fd, start, backed - start, Allocate.EXTEND):
+        write_zeros(fd, start, stop - start)
+        backed = stop
+    if backed < stop:
+        native.ftruncate(fd, stop)
+        holes.add(backed, stop)
+
+
+def back(fd: int, name: str, start: int, stop: int, holes: Holes) -> None:
+    """Allocate blocks for what of a range may have none; OutOfSpaceError with some of it."""
+    for first, last in holes.within(start, stop):
+        with as_out_of_space(name, last - first):
+            changed(fd, first, last - first, Allocate.KEEP_SIZE)
+        holes.remove(first, last)
 
 
 def clear(fd: int, offset: int, length: int) -> None:

@@ -10,9 +10,9 @@ A power heap keeps its tables twice. What the core works on, `bits` and `entries
 of the file, the *shadow*; their *home* is mapped as `home_bits` and `home_entries`, and stored to
 when the redo log has what is stored [R5].
 
-What is allocated here has real blocks: a store to it cannot fail for want of space. Where blocks
-may be missing, after a punch or in a file that was copied, `back` gets them before units are handed
-out.
+What is handed out has real blocks: a store to it cannot fail for want of space. The tables of a
+segment get them at once, its data what was asked for; the rest, and what was punched, when `back`
+is called for units that are about to be handed out. Which they are, `holes` knows.
 """
 
 from __future__ import annotations
@@ -96,8 +96,12 @@ class FileMedium(HeapFile):
             return 2 * step
         return min(step, _MEMORY_STEP_MOST) if self.on_memory else step
 
-    def allocate(self, first_unit: int, nunits: int, arena: int = 0) -> Piece:
-        """Get file blocks: of a SPARE segment that fits, else behind the end.
+    def allocate(
+        self, first_unit: int, nunits: int, arena: int = 0, at_least: int | None = None
+    ) -> Piece:
+        """Get a part of the file: a SPARE segment that fits, else behind the end.
+
+        The tables have blocks then, and the first `at_least` units, or all.
 
         Raises
         ------
@@ -106,10 +110,12 @@ class FileMedium(HeapFile):
         """
         index, slot = self._place_data(first_unit, nunits, arena)
         piece = Piece(first_unit, slot.nunits, slot, index, arena)
-        self._obtain(index, slot)
+        self._obtain(index, slot, nunits if at_least is None else at_least)
         return piece
 
-    def could_allocate(self, first_unit: int, nunits: int, arena: int = 0) -> bool:
+    def could_allocate(
+        self, first_unit: int, nunits: int, arena: int = 0, at_least: int | None = None
+    ) -> bool:
         """Tell whether file, limit and disk have room for them."""
         try:
             _, slot = self._place_data(first_unit, nunits, arena)
@@ -118,7 +124,8 @@ class FileMedium(HeapFile):
         most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         fits = most == resource.RLIM_INFINITY or slot.file_stop <= most
         free = self.disk_free()
-        return fits and (free is None or slot.file_bytes <= free)
+        needed = _backed_bytes(slot, nunits if at_least is None else at_least)
+        return fits and (free is None or needed <= free)
 
     def allocated(self) -> tuple[int, int]:
         """Return the length of the file and the bytes of its blocks."""
@@ -183,21 +190,22 @@ class FileMedium(HeapFile):
             )
         return index, slot
 
-    def _obtain(self, index: int, slot: SegmentSlot) -> None:
-        """Get the blocks of a segment, what is not data reading zero; durable in a power heap."""
-        self._require_memory(slot.file_bytes)
+    def _obtain(self, index: int, slot: SegmentSlot, at_least: int) -> None:
+        """Get a segment, what is not data reading zero; durable in a power heap."""
+        needed = _backed_bytes(slot, at_least)
+        self._require_memory(needed)
         self.require_ours("growth")  # a file that was cut must not become long again
         try:
-            with blocks.as_out_of_space(self.name, slot.file_bytes):
+            with blocks.as_out_of_space(self.name, needed):
                 size, thread = self.watch.size_seen
                 if thread != threading.get_ident() or size > self.header.slots.end:
                     self.cut_surplus()  # which could not be cut before; it has old tables
                 used = index in self.segments
-                if used and slot.kind == SegmentKind.DATA and not omitted(Rule.SPARE_TABLES):
-                    # They must read zero, and may lie where data was that was not punched.
-                    self.maybe_holes = True
-                    blocks.clear(self.fd, slot.file_off, slot.data_off - slot.file_off)
-                blocks.allocate(self.fd, slot.file_off, slot.file_bytes)
+                if used:
+                    self._take_spare(slot, needed)
+                else:
+                    start, stop = slot.file_off, slot.file_stop
+                    blocks.extend(self.fd, start, start + needed, stop, self.holes)
                 if slot.kind == SegmentKind.LOG and (used or self.is_power):
                     # Written, even where it reads zero: else each sync commits an extent.
                     blocks.write_zeros(self.fd, slot.file_off, slot.file_bytes)
@@ -209,6 +217,15 @@ class FileMedium(HeapFile):
             self._give_up(index, slot)
             raise
 
+    def _take_spare(self, slot: SegmentSlot, needed: int) -> None:
+        """Get blocks for a SPARE segment; its tables read zero: they may lie where data was."""
+        self.holes.add(slot.file_off, slot.file_stop)
+        if slot.kind == SegmentKind.DATA and not omitted(Rule.SPARE_TABLES):
+            self.holes.punched(slot.data_off - slot.file_off)
+            blocks.clear(self.fd, slot.file_off, slot.data_off - slot.file_off)
+        start = slot.file_off
+        blocks.back(self.fd, self.name, start, start + needed, self.holes)
+
     def abandon(self, piece: Piece) -> None:
         """Give the blocks of a piece back that never became part of the heap."""
         assert piece.slot is not None
@@ -219,10 +236,12 @@ class FileMedium(HeapFile):
             return
         with suppress(NativeError):
             if index in self.segments:
-                self.maybe_holes = True
+                self.holes.add(slot.file_off, slot.file_stop)
+                self.holes.punched(slot.file_bytes)
                 native.fallocate(self.fd, slot.file_off, slot.file_bytes, Allocate.PUNCH_HOLE)
             else:
                 native.ftruncate(self.fd, self.header.slots.end)
+                self.holes.cut(self.header.slots.end)
 
     def look_at(self, pieces: list[Piece], tables: Collection[str]) -> None:
         """Ask once how long the file is, before tables of segments are mapped, and the log."""
@@ -340,21 +359,21 @@ class FileMedium(HeapFile):
 
     def _punch(self, offset: int, length: int) -> None:
         self.require_ours("give-back")
-        had_holes, self.maybe_holes = self.maybe_holes, True
+        self.holes.add(offset, offset + length)  # before: an interrupt may come
+        self.holes.punched(length)
         try:
-            if not blocks.changed(self.fd, offset, length, Allocate.PUNCH_HOLE):
-                self.maybe_holes = had_holes
+            blocks.changed(self.fd, offset, length, Allocate.PUNCH_HOLE)
         except NativeError as error:
-            self.maybe_holes = had_holes
             raise refusal(f"heap file {self.name!r}: give-back", error) from error
 
-    def back(self, piece: Piece, start: int, nunits: int) -> None:
-        """Allocate file blocks for units that may have none."""
-        if not self.maybe_holes:
-            return
+    def back(self, piece: Piece, start: int, nunits: int, *, known: bool = True) -> None:
+        """Allocate file blocks for units that may have none; `known`: `holes` knows of them."""
         offset, length = self._data_range(piece, start, nunits)
-        with blocks.as_out_of_space(self.name, length):
-            blocks.changed(self.fd, offset, length, Allocate.KEEP_SIZE)
+        if not known:
+            self.holes.add(offset, offset + length)
+        if self.on_memory and self.holes.within(offset, offset + length):
+            self._require_memory(length)
+        blocks.back(self.fd, self.name, offset, offset + length, self.holes)
 
     @staticmethod
     def _data_range(piece: Piece, start: int, nunits: int) -> tuple[int, int]:
@@ -426,7 +445,7 @@ class FileMedium(HeapFile):
                 f"log: whole pages, {LOG_LEAST} to {LOG_MOST} bytes, expected, {nbytes} found"
             )
         index, slot = self._place(SegmentSlot(SegmentKind.LOG, 0, nbytes // UNIT))
-        self._obtain(index, slot)
+        self._obtain(index, slot, 0)
         return index, slot
 
     def log_slots(self, index: int, slot: SegmentSlot) -> list[SlotImage]:
@@ -461,3 +480,11 @@ class FileMedium(HeapFile):
         if region is not None:
             region.close()
         super().let_go()
+
+
+def _backed_bytes(slot: SegmentSlot, nunits: int) -> int:
+    """Return for how many bytes of a segment blocks are allocated at once: tables and units."""
+    if slot.kind == SegmentKind.LOG:
+        return slot.file_bytes
+    least = max(nunits, layout.BACKED_UNITS)
+    return min(slot.data_off - slot.file_off + least * UNIT, slot.file_bytes)

@@ -17,6 +17,8 @@ from typing import Protocol
 
 from pmemheap import native
 from pmemheap.errors import CorruptHeapError, Pmem2Error
+from pmemheap.file import blocks
+from pmemheap.file.holes import Holes
 from pmemheap.format import layout
 from pmemheap.format.header import Tables, other_superblock, read_superblock, read_tables
 from pmemheap.format.layout import HeapState, SlotImage, Table, slot_offset
@@ -27,7 +29,10 @@ from pmemheap.pmem2.source import Options, Pieces
 from pmemheap.refusals import refusals
 from pmemheap.units import UNIT
 
-__all__ = ["Header", "Journal", "next_epoch"]
+__all__ = ["TABLE_PAGES", "Header", "Journal", "next_epoch"]
+
+TABLE_PAGES = range(layout.LOCK_WRITER, layout.HEADER_BYTES, UNIT)
+"""Offsets of the pages of the header that may read zero: of locks, and of tables of slots."""
 
 Place = Callable[[VMReservation, int, Pieces, Options], list[Map]]
 
@@ -59,6 +64,8 @@ class Header:
     image : bytearray
         The area as it is read at open: a recovery puts what the log says into it. Empty once the
         tables are taken from it.
+    zero_pages : set of int
+        Offsets of the pages that read zero then: they may have no blocks.
     """
 
     superblock: Superblock
@@ -70,6 +77,7 @@ class Header:
         self.current = (0, b"")
         self.slots = Tables()
         self.image = bytearray()
+        self.zero_pages: set[int] = set()
 
     # ------------------------------------------------------------ reading
 
@@ -83,7 +91,9 @@ class Header:
     def read_tables(self) -> None:
         """Take the tables from the image, once; CorruptHeapError as of `format.header`."""
         if self.image:
-            self.slots = read_tables(self.image, self.superblock, self._name)
+            image = self.image
+            self.slots = read_tables(image, self.superblock, self._name)
+            self.zero_pages = {at for at in TABLE_PAGES if image.count(0, at, at + UNIT) == UNIT}
             self.image = bytearray()
 
     def reread(self) -> None:
@@ -109,6 +119,29 @@ class Header:
         except CorruptHeapError:
             return False
         return before.generation == self.superblock.generation - 1
+
+    def stored(self, fd: int, copy: int) -> bytes:
+        """Return a copy of the superblock as the file has it: from the map, if there is one."""
+        if self._map is None:
+            return native.pread(fd, layout.SUPERBLOCK_BYTES, layout.SUPERBLOCKS[copy])
+        return _superblock_bytes(self._map.view, copy)
+
+    # ------------------------------------------------------------ blocks
+
+    def note_holes(self, holes: Holes) -> None:
+        """Take the pages that read zero for holes."""
+        behind = {page + UNIT for page in self.zero_pages}
+        starts, stops = sorted(self.zero_pages - behind), sorted(behind - self.zero_pages)
+        for start, stop in zip(starts, stops, strict=True):
+            holes.add(start, stop)
+
+    def back(self, slots: list[SlotImage], fd: int, holes: Holes) -> None:
+        """Get blocks for the pages of slots: a store must not fail that a record speaks of."""
+        for table, index, _ in slots if self.zero_pages else ():
+            page = slot_offset(table, index) // UNIT * UNIT
+            if page in self.zero_pages:
+                blocks.back(fd, self._name, page, page + UNIT, holes)
+                self.zero_pages.remove(page)
 
     # ------------------------------------------------------------ storing
 

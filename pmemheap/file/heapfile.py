@@ -15,7 +15,6 @@ returned call has stored survives the end of the process, whatever ends it.
 
 from __future__ import annotations
 
-import errno
 import os
 import struct
 import threading
@@ -29,6 +28,7 @@ from pmemheap.errors import DurabilityError, UsageError
 from pmemheap.file import identity, locks
 from pmemheap.file.filemaps import FileMaps
 from pmemheap.file.headerfile import Header, Journal, next_epoch
+from pmemheap.file.holes import Holes
 from pmemheap.file.naming import give_name
 from pmemheap.file.watch import Expected, Watch
 from pmemheap.format import layout
@@ -83,8 +83,8 @@ class HeapFile:
         Whether it was made, and not opened.
     expected_arenas : dict of int to ArenaSlot
         New arenas, until the change that brings their first segment.
-    maybe_holes : bool
-        Whether some of its bytes may have no blocks.
+    holes : Holes
+        Which of its bytes may have no blocks.
     lock_fd : int
         A descriptor that is never mapped, for the locks.
     has_views : bool
@@ -131,7 +131,7 @@ class HeapFile:
         self.private = False
         self.journal: Journal | None = None
         self.expected_arenas: dict[int, ArenaSlot] = {}
-        self.maybe_holes = False
+        self.holes = Holes()
         self.sync_failed = False
         self.is_new = False
         self.in_doubt = False
@@ -237,8 +237,10 @@ class HeapFile:
 
     def cut_surplus(self) -> None:
         """Cut off what a growth or a cut that did not end has left behind the last segment."""
-        if native.fstat(self.fd).size > self.header.slots.end:
-            native.ftruncate(self.fd, self.header.slots.end)
+        size, end = native.fstat(self.fd).size, self.header.slots.end
+        if size > end:
+            native.ftruncate(self.fd, end)
+            self.holes.cut(end, size - end)
 
     # ------------------------------------------------------------ superblock
 
@@ -285,6 +287,7 @@ class HeapFile:
         """
         if not slots:
             return
+        self.header.back(slots, self.fd, self.holes)
         if self.journal is not None:
             self.journal.change(slots, self.header.slots.end_after(slots), durable)
         else:
@@ -295,6 +298,11 @@ class HeapFile:
         self.header.slots.adopt(slots)
 
     # ------------------------------------------------------------ what it is
+
+    @property
+    def maybe_holes(self) -> bool:
+        """Whether some of its bytes may have no blocks."""
+        return self.holes.nbytes > 0
 
     @property
     def is_own(self) -> bool:
@@ -347,8 +355,10 @@ class HeapFile:
         self.change(self.root_changes(puts, drops))
 
     def root_changes(self, puts: dict[str, RootSlot], drops: set[str]) -> list[SlotImage]:
-        """Return the slots to change for some roots, as `Tables.root_changes` does."""
-        return self.header.slots.root_changes(puts, drops, self.name)
+        """Return the slots to change for some roots, as `Tables.root_changes` does, backed."""
+        slots = self.header.slots.root_changes(puts, drops, self.name)
+        self.header.back(slots, self.fd, self.holes)
+        return slots
 
     # ------------------------------------------------------------ durability, end
 
@@ -409,7 +419,7 @@ class HeapFile:
         watch = self.watch
         if watch.asked_by == threading.get_ident() and not (watch.taken or self.sync_failed):
             watch.asked_by = 0
-        elif watch.look(self.fd, self._expectation):
+        elif watch.look(self.fd, self._expectation, self.header.stored):
             self.sync_failed = True
             raise self.failure(during)
 
@@ -417,23 +427,16 @@ class HeapFile:
         """Return what the file should be, for a look at it."""
         header = self.header
         is_clean = header.superblock.state == HeapState.CLEAN
-        return header.current, header.slots.end, self.maybe_holes, is_clean
+        end = header.slots.end
+        return header.current, end, self.holes.blocks_least(end), is_clean
 
     def failure(self, during: str = "") -> DurabilityError:
         """Return what to raise of a heap whose file cannot be trusted to keep anything."""
         watch = self.watch
         if watch.is_lost and not watch.taken:
-            watch.look(self.fd, self._expectation)
+            watch.look(self.fd, self._expectation, self.header.stored)
         where = f"heap file {self.name!r}:" + (f" {during}:" if during else "")
-        if not watch.taken:
-            return DurabilityError(
-                errno.EIO, f"{where} a heap whose syncs succeed expected, one failed; reopen it"
-            )
-        return DurabilityError(
-            errno.ESTALE,
-            f"{where} {self.file_end} bytes that only this heap changes expected, found the file "
-            f"{watch.taken}; nothing is written any more",
-        )
+        return watch.failure(where, self.file_end)
 
     @contextmanager
     def noting_failed_sync(self, during: str) -> Iterator[None]:

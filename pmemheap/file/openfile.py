@@ -21,6 +21,7 @@ from pmemheap import native
 from pmemheap.errors import CorruptHeapError, HeapBusyError, HeapFileError, UsageError
 from pmemheap.file import blocks, identity, locks
 from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.headerfile import TABLE_PAGES
 from pmemheap.file.heapfile import MEMORY_FILE_SYSTEMS
 from pmemheap.file.naming import place_of, require_place, temporary_name
 from pmemheap.format import layout
@@ -34,6 +35,7 @@ __all__ = ["adopt", "create", "create_memory", "open_path"]
 
 _FILE_LEAST = layout.HEADER_BYTES + UNIT
 _FIRST_UNITS = layout.SEGMENT_UNITS
+_FIRST_PAGES = *layout.SUPERBLOCKS, layout.SHARED_PAGE, layout.SEGMENT_TABLE, layout.ARENA_TABLE
 
 
 # ---------------------------------------------------------------- a new file
@@ -58,7 +60,7 @@ def create(
     UsageError
         Power durability on a memory file system; the file to replace is no regular one.
     OutOfSpaceError
-        No room for 1.3 MiB, or a smaller limit.
+        No room for 228 KiB, or a limit below 1.3 MiB.
     """
     with refusals(f"heap file {str(path)!r}: creation", str(path)):
         require_place("heap file", path, replace_file=replace_file)
@@ -119,8 +121,12 @@ def _format(medium: FileMedium, durability: Durability, log_bytes: int) -> None:
     if limit is not None and limit < first:
         raise UsageError(f"limit: at least {first} bytes expected, {limit} found")
     with blocks.as_out_of_space(name, stop):
-        native.fallocate(fd, 0, stop)
-        blocks.write_zeros(fd, 0, stop)
+        native.fallocate(fd, layout.HEADER_BYTES, log_bytes)
+        blocks.write_zeros(fd, layout.HEADER_BYTES, log_bytes)
+        for page in _FIRST_PAGES:
+            blocks.write_zeros(fd, page, UNIT)
+    medium.header.zero_pages = set(TABLE_PAGES) - set(_FIRST_PAGES)
+    medium.header.note_holes(medium.holes)
     superblock = Superblock(
         generation=1, uuid=secrets.token_bytes(16), durability=durability,
         state=HeapState.CLEAN, file_end=first, log_off=layout.HEADER_BYTES,
@@ -131,8 +137,9 @@ def _format(medium: FileMedium, durability: Durability, log_bytes: int) -> None:
     native.pwrite(fd, medium.header.current[1], layout.SUPERBLOCKS[0])
     log = SegmentSlot(SegmentKind.LOG, layout.HEADER_BYTES, log_bytes // UNIT)
     data = SegmentSlot(SegmentKind.DATA, stop, _FIRST_UNITS, nunits=_FIRST_UNITS)
-    with blocks.as_out_of_space(name, data.file_bytes):
-        blocks.allocate(fd, data.file_off, data.file_bytes)
+    backed = data.data_off + layout.BACKED_UNITS * UNIT
+    with blocks.as_out_of_space(name, backed - data.file_off):
+        blocks.extend(fd, data.file_off, backed, data.file_stop, medium.holes)
     arena = ArenaSlot(0, data.nunits)
     native.pwrite(fd, log.pack() + data.pack(), layout.SEGMENT_TABLE)
     native.pwrite(fd, arena.pack(), layout.ARENA_TABLE)
@@ -257,4 +264,7 @@ def _read_tables(medium: FileMedium, *, recovered: bool) -> None:
         raise CorruptHeapError(
             f"heap file {medium.name!r}: {end} bytes expected for its segments, {status.size} found"
         )
-    medium.maybe_holes = status.allocated < status.size  # some may lie behind the end
+    if status.allocated < status.size:
+        medium.holes.opened(status.allocated)
+        medium.holes.add(layout.HEADER_BYTES, end)
+        medium.header.note_holes(medium.holes)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from pmemheap import native
 from pmemheap.errors import CorruptHeapError, DurabilityError
-from pmemheap.file import identity, locks, pagecache
+from pmemheap.file import blocks, identity, locks, pagecache
 from pmemheap.file.filemedium import LOG_LEAST, LOG_MOST, FileMedium
 from pmemheap.format import layout
 from pmemheap.format.layout import HeapState, Table
@@ -29,6 +29,7 @@ from pmemheap.units import UNIT
 __all__ = ["Recovery", "recover", "replay_private"]
 
 _TABLE_NAMES = {int(Table.ENTRIES): "entries", int(Table.BITS): "bits"}
+_HEADER_TABLES = {int(Table.ROOTS), int(Table.SEGMENTS), int(Table.ARENAS)}
 _RECORD_ALIGN = Format.LOG_ALIGN
 
 
@@ -220,6 +221,7 @@ def _require_same(medium: FileMedium, ranges: Iterable[tuple[int, int]]) -> None
 def _replay_home(medium: FileMedium, recovery: Recovery, headroom: int | None) -> None:
     medium.header.read_tables()
     if _require_length(medium).allocated < medium.file_end:
+        medium.header.note_holes(medium.holes)
         _back_ranges(medium, recovery)
     medium.header.map(medium.maps.place)
     medium.shadowed = medium.is_power
@@ -268,15 +270,21 @@ def _back_ranges(medium: FileMedium, recovery: Recovery) -> None:
         return
     units: dict[int, set[int]] = {}
     for table, offset, length in recovery.core.ranges(recovery.start, recovery.end):
-        if table != TOUCHED_DATA:
-            continue
-        arena, local = divmod(offset, 1 << layout.ARENA_BITS)
-        units.setdefault(arena, set()).update(range(local // UNIT, -(-(local + length) // UNIT)))
+        if table in _HEADER_TABLES:
+            start = layout.slot_offset(Table(table), 0) + offset
+            blocks.back(medium.fd, medium.name, start, start + length, medium.holes)
+        if table == TOUCHED_DATA:
+            arena, local = divmod(offset, 1 << layout.ARENA_BITS)
+            touched = range(local // UNIT, -(-(local + length) // UNIT))
+            units.setdefault(arena, set()).update(touched)
     for arena, wanted in units.items():
+        behind = {unit + 1 for unit in wanted}
+        starts, stops = sorted(wanted - behind), sorted(behind - wanted)
         for piece in medium.pieces(arena):
-            for unit in sorted(each for each in wanted if piece.first_unit <= each < piece.stop):
-                medium.maybe_holes = True
-                medium.back(piece, unit, 1)
+            for start, stop in zip(starts, stops, strict=True):
+                first, last = max(start, piece.first_unit), min(stop, piece.stop)
+                if first < last:
+                    medium.back(piece, first, last - first, known=False)
 
 
 def replay_private(medium: FileMedium, region: Region, arena: int) -> None:

@@ -1,6 +1,6 @@
 """Watch: whether others have cut the file of a heap, written it over or removed it.
 
-    expected   superblock, length, whether it may have holes or no name    by what the heap has done
+    expected   superblock, length, blocks, whether it may have no name     by what the heap has done
     found      `fstat`, and the bytes where the superblock is              two system calls a look
 
 A look that differs is believed when a second one says the same.
@@ -8,17 +8,18 @@ A look that differs is believed when a second one says the same.
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 
 from pmemheap import native
-from pmemheap.format import layout
+from pmemheap.errors import DurabilityError
 from pmemheap.native import NativeError
 
 __all__ = ["Expected", "Watch"]
 
-Expected = tuple[tuple[int, bytes], int, bool, bool]
-"""Which superblock is current, its bytes; the length; whether holes, or no name, are fine."""
+Expected = tuple[tuple[int, bytes], int, int, bool]
+"""Which superblock is current, its bytes; the length; bytes that have blocks; if it may go."""
 
 _UNKNOWN_SIZE = 1 << 64
 """Longer than any file."""
@@ -47,16 +48,18 @@ class Watch:
         self.size_seen = (_UNKNOWN_SIZE, 0)
         self.asked_by = 0
 
-    def look(self, fd: int, expectation: Callable[[], Expected]) -> str:
+    def look(
+        self, fd: int, expectation: Callable[[], Expected], stored: Callable[[int, int], bytes]
+    ) -> str:
         """Return what has become of the file, if it is not what it was, as far as the system tells.
 
         The caller need not have the heap's lock. While another thread changes what is expected, a
-        look is not believed; nor is the first of two that differ.
+        look is not believed; nor is the first of two that differ. `stored` reads a superblock.
         """
         before = None
         while not self.taken:
             expected = expectation()
-            found = self._difference(fd, *expected)
+            found = self._difference(fd, stored, *expected)
             if not found:
                 break
             if (found, expected) == before:
@@ -64,23 +67,23 @@ class Watch:
             before = (found, expected) if expectation() == expected else None
         return self.taken
 
-    def _difference(
-        self, fd: int, current: tuple[int, bytes], end: int, maybe_holes: bool, maybe_nameless: bool
-    ) -> str:
+    def _difference(  # noqa: PLR0913, PLR0917 -- all that is expected
+        self, fd: int, read: Callable[[int, int], bytes], current: tuple[int, bytes], end: int,
+        blocks_least: int, maybe_nameless: bool,
+    ) -> str:  # fmt: skip
         copy, superblock = current
         self.size_seen = (_UNKNOWN_SIZE, 0)
         try:
             status = native.fstat(fd)
-            stored = native.pread(fd, len(superblock), layout.SUPERBLOCKS[copy])
-        except NativeError:
+            self.size_seen = (status.size, threading.get_ident())
+            if status.size < end:
+                return f"cut to {status.size} bytes"
+            if self._keeps_blocks and status.allocated < blocks_least:
+                return "cut, and grown again"
+            if read(fd, copy) != superblock or native.file_is_lost(self._number):
+                return "written over"
+        except (NativeError, ValueError):  # another thread has closed it
             return ""
-        self.size_seen = (status.size, threading.get_ident())
-        if status.size < end:
-            return f"cut to {status.size} bytes"
-        if self._keeps_blocks and not maybe_holes and status.allocated < end:
-            return "cut, and grown again"
-        if stored != superblock or native.file_is_lost(self._number):
-            return "written over"
         if self._is_named and not maybe_nameless and status.links == 0:
             return "removed"
         return ""
@@ -89,3 +92,15 @@ class Watch:
     def is_lost(self) -> bool:
         """Whether what is mapped may not be what the heap has stored."""
         return self.taken not in {"", "removed"} or native.file_is_lost(self._number)
+
+    def failure(self, where: str, end: int) -> DurabilityError:
+        """Return what to raise of a file that cannot be trusted to keep anything."""
+        if not self.taken:
+            return DurabilityError(
+                errno.EIO, f"{where} a heap whose syncs succeed expected, one failed; reopen it"
+            )
+        return DurabilityError(
+            errno.ESTALE,
+            f"{where} {end} bytes that only this heap changes expected, found the file "
+            f"{self.taken}; nothing is written any more",
+        )

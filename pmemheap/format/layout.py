@@ -40,6 +40,7 @@ __all__ = [
     "ARENA_SLOTS",
     "ARENA_TABLE",
     "ARENA_UNITS_MOST",
+    "BACKED_UNITS",
     "BACKUP_NAME_BYTES",
     "BITS_WIDTH",
     "DATA_WIDTH",
@@ -92,6 +93,8 @@ HEADER_BYTES = Format.HEADER
 SLOT_BYTES = Format.SLOT
 ROOT_NAME_BYTES = SLOT_BYTES - place("ph_root_slot", "name")
 LOG_BYTES = Format.LOG
+BACKED_UNITS = 16
+"""Units of a file that get blocks together, at the least: 64 KiB."""
 ARENA_NAME_BYTES = place("ph_arena_slot", "zeros") - place("ph_arena_slot", "name")
 ARENA_BITS = Format.ARENA_BITS
 ARENA_UNITS_MOST = (1 << ARENA_BITS) // UNIT

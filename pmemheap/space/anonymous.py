@@ -48,7 +48,7 @@ class AnonymousMedium:
         """Double what is small, since memory costs nothing before it is touched; then an eighth."""
         return max(SEGMENT_UNITS, min(nunits, _DOUBLED_MOST), nunits // 8)
 
-    def allocate(self, first_unit: int, nunits: int, arena: int = 0) -> Piece:
+    def allocate(self, first_unit: int, nunits: int, arena: int = 0, at_least: int = 0) -> Piece:
         """Return a piece, if the limit allows."""
         if not self.could_allocate(first_unit, nunits, arena):
             needed = (self._units + nunits) * _ANONYMOUS_WIDTH
@@ -60,7 +60,9 @@ class AnonymousMedium:
         self._units += nunits
         return piece
 
-    def could_allocate(self, first_unit: int, nunits: int, arena: int = 0) -> bool:
+    def could_allocate(
+        self, first_unit: int, nunits: int, arena: int = 0, at_least: int = 0
+    ) -> bool:
         """Tell whether the limit allows it."""
         return self.limit is None or (self._units + nunits) * _ANONYMOUS_WIDTH <= self.limit
 

@@ -50,11 +50,14 @@ class Medium(Protocol):
     def maybe_holes(self) -> bool:
         """Whether `back` has anything to do: some units may have no space of their own."""
 
-    def allocate(self, first_unit: int, nunits: int, arena: int) -> Piece:
-        """Get real space for `nunits` units at least; OutOfSpaceError with nothing changed."""
+    def allocate(self, first_unit: int, nunits: int, arena: int, at_least: int) -> Piece:
+        """Get `nunits` units or more; OutOfSpaceError with nothing changed.
 
-    def could_allocate(self, first_unit: int, nunits: int, arena: int) -> bool:
-        """Tell whether there is space for `nunits` units, as far as can be said before."""
+        The first `at_least` have real space, the others when `back` is called for them.
+        """
+
+    def could_allocate(self, first_unit: int, nunits: int, arena: int, at_least: int) -> bool:
+        """Tell whether they are to be had, as far as can be said before."""
 
     def look_at(self, pieces: list[Piece], tables: Collection[str]) -> None:
         """Look whether tables of pieces can be mapped, before `map_row` of them."""

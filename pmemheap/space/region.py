@@ -197,7 +197,7 @@ class Region:
         least = align_up(at_least, unit)
         while True:
             try:
-                return self._grow_by(wish)
+                return self._grow_by(wish, at_least)
             except OutOfSpaceError:
                 if wish == least:
                     raise
@@ -207,12 +207,12 @@ class Region:
         """Tell whether a segment of `at_least` units could be had now. Changes nothing."""
         nunits = align_up(at_least, SEGMENT_UNITS)
         stop = self.end_unit + nunits
-        return self._medium.could_allocate(self.end_unit, nunits, self._arena) and all(
+        return self._medium.could_allocate(self.end_unit, nunits, self._arena, at_least) and all(
             table.could_stretch(stop) for table in self.tables.values()
         )
 
-    def _grow_by(self, nunits: int) -> Piece:
-        piece = self._medium.allocate(self.end_unit, nunits, self._arena)
+    def _grow_by(self, nunits: int, at_least: int) -> Piece:
+        piece = self._medium.allocate(self.end_unit, nunits, self._arena, at_least)
         try:
             self._append([piece], self._names, new=True)
         except BaseException:
@@ -282,7 +282,7 @@ class Region:
 
     def _map_row(self, table: Table, pieces: list[Piece]) -> list[Map]:
         line = table.reservation
-        offset = table.base + pieces[0].first_unit * table.width - line.address
+        offset = table.base + pieces[0].first_unit * table.width - table.address_range.start
         if table.name == "units":
             lengths = [piece.nunits * table.width for piece in pieces]
             return anonymous_row(line, offset, lengths)

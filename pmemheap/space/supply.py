@@ -16,6 +16,7 @@ interrupt left it in doubt.
 from __future__ import annotations
 
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError
+from pmemheap.format.layout import BACKED_UNITS
 from pmemheap.native import HeapDoors
 from pmemheap.native.constants import POOL_MOST, TAKE_ALL, TAKE_RETURNED
 from pmemheap.space.extents import Extent, ExtentMap
@@ -66,7 +67,8 @@ class Supply:
         """
         self._take_returned()
         extents = self.extents
-        wish = max(nunits, min(self.region.nunits // _REFILL_SHARE, _REFILL_MOST), _REFILL_LEAST)
+        least = BACKED_UNITS if self._medium.maybe_holes else _REFILL_LEAST
+        wish = max(nunits, min(self.region.nunits // _REFILL_SHARE, _REFILL_MOST), least)
         extent = extents.shortest(nunits)
         if extent is not None:
             start, length = extent[0], min(extent[1], wish)

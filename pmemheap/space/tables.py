@@ -60,14 +60,13 @@ class Table:
 
     def offset(self, unit: int) -> int:
         """Offset in the reservation, as it is now."""
-        return self.base + unit * self.width - self.reservation.address
+        return self.base + unit * self.width - self.address_range.start
 
     def stretch(self, end_unit: int) -> None:
         """Let the reservation reach up to `end_unit`, if it does not yet."""
-        line = self.reservation
-        missing = self.base + end_unit * self.width - line.address - line.size
+        missing = self.base + end_unit * self.width - self.address_range.stop
         if missing > 0:
-            line.extend(missing)
+            self.reservation.extend(missing)
 
     def could_stretch(self, end_unit: int) -> bool:
         """Tell whether the addresses up to `end_unit` are free."""

@@ -1,0 +1,89 @@
+"""Holes: which ranges of a file may have no blocks of the file system, as far as is known.
+
+    file    | header | log | tables | data ............ | tables | data ......................... |
+    blocks   ######## ##### ######## ####  ######         ######## ##
+    holes                                ..      .......            ..............................
+
+A range is none when its blocks were allocated by this process, or are known to be there since it
+was opened. To take one for a hole that is none costs a system call, the reverse the process.
+"""
+
+from __future__ import annotations
+
+from sortedcontainers import SortedDict
+
+__all__ = ["Holes"]
+
+_SLACK = 64 * 1024
+"""Bytes that a file system may need for its own records of a file, and give back."""
+
+
+class Holes:
+    """Ranges of one file, in bytes. O(log n) for each of n ranges.
+
+    Examples
+    --------
+    >>> holes = Holes()
+    >>> holes.add(0, 4096)
+    >>> holes.remove(1024, 2048)
+    >>> list(holes.within(512, 1 << 20)), holes.nbytes
+    ([(512, 1024), (2048, 4096)], 3072)
+    """
+
+    def __init__(self) -> None:
+        self._stops: SortedDict[int, int] = SortedDict()  # start: stop; disjoint
+        self._known = 0
+        self.nbytes = 0
+
+    def within(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Return what of a range may have no blocks, by offset."""
+        stops, found = self._stops, []
+        for low in stops.islice(max(stops.bisect_right(start) - 1, 0)):
+            if low >= stop:
+                break
+            if stops[low] > start:
+                found.append((max(low, start), min(stops[low], stop)))
+        return found
+
+    def add(self, start: int, stop: int) -> None:
+        """Note that a range may have no blocks."""
+        stops = self._stops
+        if stops and stops.peekitem(-1)[1] > start:
+            self.remove(start, stop)
+        self.nbytes += stop - start
+        index = stops.bisect_left(start)
+        if index and stops.peekitem(index - 1)[1] == start:
+            start = stops.peekitem(index - 1)[0]
+        stops[start] = stops.pop(stop, stop)
+
+    def remove(self, start: int, stop: int) -> None:
+        """Note that a range has blocks."""
+        stops = self._stops
+        for low, high in self.within(start, stop):
+            first = stops.keys()[stops.bisect_right(low) - 1]
+            last = stops.pop(first)
+            self.nbytes -= high - low
+            if first < low:
+                stops[first] = low
+            if high < last:
+                stops[high] = last
+
+    def cut(self, end: int, nbytes: int = 0) -> None:
+        """Forget what lies beyond the end of the file, of which so many bytes were cut off."""
+        self._known = max(0, self._known - nbytes)
+        if self._stops and self._stops.peekitem(-1)[1] > end:
+            self.remove(end, self._stops.peekitem(-1)[1])
+
+    # ------------------------------------------------------------ how many blocks there must be
+
+    def opened(self, allocated: int) -> None:
+        """Note the bytes of blocks that a file had when it was opened, wherever they are."""
+        self._known = max(0, allocated - _SLACK)
+
+    def punched(self, nbytes: int) -> None:
+        """Note that a range has gone, which may have had blocks."""
+        self._known = max(0, self._known - nbytes)
+
+    def blocks_least(self, end: int) -> int:
+        """Return the bytes of blocks that a file of `end` bytes has at least."""
+        return max(self._known, end - self.nbytes)
