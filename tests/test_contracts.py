@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pmemheap import Count, Heap, UsageError
-from pmemheap.layers import Passing
+from pmemheap.layers import Fill, Passing
 from pmemheap.testing import AllocatorContract
 
 
@@ -47,26 +47,41 @@ class TestArena(AllocatorContract):
             yield heap.arena("mine")
 
 
-class TestWrapped(AllocatorContract):
-    @contextmanager
-    def allocator(self) -> Iterator[Any]:
-        with Heap.anonymous() as heap:
-            yield Passing(Count(heap))
+def poisoned(upstream: Any = None) -> Fill:
+    return Fill(upstream, malloc=0xAA, free=0xDD)
 
 
-class TestInstalled(AllocatorContract):
-    """Every stack of up to three layers."""
+KINDS: tuple[Callable[..., Any], ...] = (Count, Passing, poisoned)
+STACKS = [
+    *itertools.product(KINDS, repeat=1),
+    *itertools.product(KINDS, repeat=2),
+    *itertools.permutations(KINDS, 3),
+]
 
-    stack: tuple[Callable[[], Any], ...] = ()
+
+class Stacked(AllocatorContract):
+    """Stacks of up to three layers, lowest first: with each twice, and three of any order."""
+
+    stack: tuple[Callable[..., Any], ...] = ()
 
     @pytest.fixture(
-        autouse=True,
-        params=[s for n in (1, 2, 3) for s in itertools.product((Count, Passing), repeat=n)],
-        ids=lambda stack: "+".join(kind.__name__ for kind in stack),
+        autouse=True, params=STACKS, ids=lambda stack: "+".join(kind.__name__ for kind in stack)
     )
     def stacked(self, request: pytest.FixtureRequest) -> None:
         self.stack = request.param
 
+
+class TestWrapped(Stacked):
+    @contextmanager
+    def allocator(self) -> Iterator[Any]:
+        with Heap.anonymous() as heap:
+            allocator: Any = heap
+            for kind in self.stack:
+                allocator = kind(allocator)
+            yield allocator
+
+
+class TestInstalled(Stacked):
     @contextmanager
     def allocator(self) -> Iterator[Any]:
         with Heap.anonymous() as heap, ExitStack() as stack:

@@ -3,11 +3,16 @@
 with heap.install(Count()) as count:            ...or over any allocator: Count(upstream)
 work(heap)
 print(count.blocks, count.peak)
+
+    Count      how many blocks and bytes, at most, in all
+    Fill       what is in a block when it is made, and when it is freed
+    Passing    nothing: to derive from
 """
 
 from __future__ import annotations
 
 from pmemheap.layers.count import Count
+from pmemheap.layers.fill import Fill
 from pmemheap.layers.passing import Passing
 
-__all__ = ["Count", "Passing"]
+__all__ = ["Count", "Fill", "Passing"]

@@ -14,7 +14,8 @@ class Passing:
     """A layer whose calls go to its upstream as they are.
 
     A layer of your own derives from it, and has the calls in which it does something. What its
-    upstream can do beyond `malloc`, `free` and `usable_size`, it can do as well.
+    upstream can do beyond `malloc`, `free` and `usable_size`, it can do as well: by a method of its
+    own, named ``over_realloc`` for `realloc`, where it has one.
 
     Parameters
     ----------
@@ -64,7 +65,14 @@ class Passing:
         return int(self.below.usable_size(offset))
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the upstream can do beyond that."""
-        if name in CAPABILITIES and self.__dict__.get("upstream") is not None:
-            return getattr(self.upstream, name)
+        """Return what the upstream can do beyond that, or what the layer does over it."""
+        if name in CAPABILITIES:
+            upstream, over = (
+                self.__dict__.get("upstream"),
+                getattr(type(self), f"over_{name}", None),
+            )
+            if over is not None and (upstream is None or hasattr(upstream, name)):
+                return over.__get__(self)
+            if upstream is not None:
+                return getattr(upstream, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

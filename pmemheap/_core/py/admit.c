@@ -40,6 +40,15 @@ int ph_may_ask(struct heap_object *self)
     return self->state <= PH_S_READONLY && !PyErr_Occurred();
 }
 
+PyObject *ph_refusal_of_free(struct heap_object *self, PyObject *offset_given)
+{
+    uint64_t offset;
+
+    if (ph_may_change(self) && read_number(offset_given, &offset))
+        return PyLong_FromLong(ph_free_refusal(&self->heap, ph_inner(self, offset)));
+    return PyErr_Occurred() ? NULL : PyLong_FromLong(self->state == PH_S_OPEN ? PH_H_BAD_OFFSET : PH_FREES_NOTHING);
+}
+
 int ph_append_told(struct heap_object *self)
 {
     if (self->log == NULL || (self->heap.dirty.count == 0 && self->heap.freed.count == 0))

@@ -32,6 +32,11 @@ static inline int ph_may_read(const struct heap_object *self)
     return self->state <= PH_S_READONLY || self->state == PH_S_UNATTACHED;
 }
 
+/* ph_refusal_of_free -- the code that a free of a block of this arena would be refused for, 0 if it would not; PH_FREES_NOTHING
+ * where the heap takes no changes. */
+enum { PH_FREES_NOTHING = 1 };
+PyObject *ph_refusal_of_free(struct heap_object *self, PyObject *offset);
+
 /* ph_attach_tables -- map the tables of an unattached heap; 0, or -1 with an exception set.
  * ph_append_pending -- in a power heap, append what the call has changed; 0, or -1 with an exception set. That nothing can be
  * appended after a failed sync was told by that.

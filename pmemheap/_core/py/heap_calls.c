@@ -247,6 +247,11 @@ static PyObject *own_view(PyObject *object, PyObject *const *args, Py_ssize_t co
 /* Whether a transaction can begin at once. It may call Python, as any call may. */
 DOOR(is_ready, heap_object, 0, ph_look_freeing(self) < 0 ? NULL : truth(self->state == PH_S_OPEN))
 
+static PyObject *free_refusal(PyObject *object, PyObject *argument)
+{
+    return ph_refusal_of_free(heap_of(object), argument);
+}
+
 /* ---------------------------------------------------------------- by the layers, or by the heap itself */
 
 PH_PUBLIC(malloc, PH_CALL_MALLOC)
@@ -264,6 +269,7 @@ PyMethodDef ph_call_methods[] = {
     PH_FAST(view),
     {"usable_size", heap_usable_size, METH_O, usable_size_doc},
     AS_METHOD("_is_ready", is_ready, "One more call; whether it is open, and at work."),
+    {"_free_refusal", free_refusal, METH_O, "Why a free of a block of this arena would be refused; 0: it would not; 1: none is possible."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -106,6 +106,18 @@ UPSTREAM(view, PH_CALL_VIEW)
 UPSTREAM_OF_ONE(usable_size, PH_CALL_USABLE_SIZE)
 UPSTREAM_OF_ONE(free_many, PH_CALL_FREE_MANY)
 
+static PyObject *upstream_free_refusal(PyObject *object, PyObject *argument)
+{
+    PyObject *heap = (PyObject *)ph_heap_behind(((struct upstream *)object)->doors);
+
+    if (heap == NULL)
+        return NULL;
+    Py_INCREF(heap);
+    PyObject *result = ph_refusal_of_free((struct heap_object *)heap, argument);
+    Py_DECREF(heap);
+    return result;
+}
+
 #define AS_CALL(name, doc) {#name, (PyCFunction)(void (*)(void))upstream_##name, METH_FASTCALL | METH_KEYWORDS, doc}
 
 static PyMethodDef upstream_methods[] = {
@@ -117,6 +129,7 @@ static PyMethodDef upstream_methods[] = {
     AS_CALL(malloc_many, "malloc_many(size, count)\n--\n\nAs of the heap."),
     {"free_many", upstream_free_many, METH_O, "free_many(offsets)\n--\n\nAs of the heap."},
     AS_CALL(view, "view(offset, length=None)\n--\n\nAs of the heap."),
+    {"_free_refusal", upstream_free_refusal, METH_O, "Why the heap would refuse a free; 0: it would not."},
     {NULL, NULL, 0, NULL},
 };
 
