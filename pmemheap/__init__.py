@@ -31,7 +31,7 @@ from pmemheap.heap.handles import Block
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
 from pmemheap.heap.opening import open_heap as open  # noqa: A004 -- pmemheap.open, as dbm.open
-from pmemheap.layers import Count, Fill
+from pmemheap.layers import Count, Fail, Fill
 
 __all__ = [
     "Block",
@@ -40,6 +40,7 @@ __all__ = [
     "Count",
     "DurabilityError",
     "Explanation",
+    "Fail",
     "Fill",
     "Heap",
     "HeapBusyError",

@@ -5,6 +5,7 @@ work(heap)
 print(count.blocks, count.peak)
 
     Count      how many blocks and bytes, at most, in all
+    Fail       allocations that are refused, to see what a program does then
     Fill       what is in a block when it is made, and when it is freed
     Passing    nothing: to derive from
 """
@@ -12,7 +13,8 @@ print(count.blocks, count.peak)
 from __future__ import annotations
 
 from pmemheap.layers.count import Count
+from pmemheap.layers.fail import Fail
 from pmemheap.layers.fill import Fill
 from pmemheap.layers.passing import Passing
 
-__all__ = ["Count", "Fill", "Passing"]
+__all__ = ["Count", "Fail", "Fill", "Passing"]

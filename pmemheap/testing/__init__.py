@@ -5,12 +5,14 @@ power failure could have left at any event of it, and has each opened and checke
 heaps and for whatever else is written by stores to shared maps. See docs/crash-testing.md.
 
 `AllocatorContract` has the tests of an allocator, which a class of yours inherits.
+`each_malloc_failing` runs a program with each of its allocations failing, one at a time.
 """
 
 from pmemheap.testing.cells import LINE, SECTOR
 from pmemheap.testing.contracts import AllocatorContract
 from pmemheap.testing.copies import copy_as_crashed, restamp
 from pmemheap.testing.driver import check_states
+from pmemheap.testing.failing import Outcome, each_malloc_failing
 from pmemheap.testing.image import Image
 from pmemheap.testing.kills import kill_at
 from pmemheap.testing.recorder import Crash, Kind, Note, Recorder, Recording
@@ -27,12 +29,14 @@ __all__ = [
     "Image",
     "Kind",
     "Note",
+    "Outcome",
     "Recorder",
     "Recording",
     "Report",
     "State",
     "check_states",
     "copy_as_crashed",
+    "each_malloc_failing",
     "kill_at",
     "restamp",
 ]
