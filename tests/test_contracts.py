@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pmemheap import Count, Heap, UsageError
-from pmemheap.layers import Fail, Fill, Passing
+from pmemheap.layers import Fail, Fill, Passing, Track
 from pmemheap.testing import AllocatorContract
 
 
@@ -51,7 +51,7 @@ def poisoned(upstream: Any = None) -> Fill:
     return Fill(upstream, malloc=0xAA, free=0xDD)
 
 
-KINDS: tuple[Callable[..., Any], ...] = (Count, Fail, Passing, poisoned)
+KINDS: tuple[Callable[..., Any], ...] = (Count, Fail, Passing, Track, poisoned)
 STACKS = [
     *itertools.product(KINDS, repeat=1),
     *itertools.product(KINDS, repeat=2),

@@ -5,6 +5,7 @@
     info      what a heap file is and what is in it
     check     verify it, without opening it and without changing a byte
     dump      print its tables as they stand in the file
+    leaks     name the lines that made what is left in it
     repair    show what would mend it, and do that
     salvage   copy what can be read of a wreck into a new heap
     map       draw its units

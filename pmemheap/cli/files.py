@@ -19,7 +19,7 @@ from pmemheap.heap.heap import Heap
 from pmemheap.heap.insight import HeapStats
 from pmemheap.units import UNIT, format_bytes, parse_bytes
 
-__all__ = ["AsJson", "Durability", "create", "draw_map", "info", "trim"]
+__all__ = ["AsJson", "Durability", "ExistingHeap", "create", "draw_map", "info", "trim"]
 
 _SEGMENTS_SHOWN = 12
 _MAP_ROWS = 16

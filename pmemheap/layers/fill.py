@@ -16,9 +16,8 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any, final
 
-from pmemheap import native
 from pmemheap.errors import OutOfSpaceError, UsageError
-from pmemheap.layers.passing import Passing
+from pmemheap.layers.passing import Passing, heap_under
 from pmemheap.protocols import Allocator
 from pmemheap.refusals import end_with
 
@@ -126,12 +125,9 @@ class Fill(Passing):
 
     def _would_go(self, offset: int, deferred: bool = False) -> bool:
         """Tell whether a free of a block would leave it to nobody, as far as can be known."""
-        heap: Any = self.upstream
-        while heap is not None and not isinstance(heap, native.Upstream | native.HeapCore):
-            heap = getattr(heap, "upstream", None)
+        heap = heap_under(self)
         if heap is not None:
-            code: int = heap._free_refusal(offset)  # private: a question that users have not
-            return code == 0
+            return heap._free_refusal(offset) == 0  # private: a question that users have not
         return not deferred and self._capacity(offset) is not None
 
     def _free_poisoned(self, offsets: list[int], free: Callable[[], None]) -> None:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from pmemheap import native
 from pmemheap.errors import UsageError
 from pmemheap.protocols import CAPABILITIES, Allocator
 
-__all__ = ["Passing"]
+__all__ = ["Passing", "heap_under"]
+
+
+def heap_under(layer: Passing) -> native.Upstream | native.HeapCore | None:
+    """Return what leads to the heap below a layer and those that it wraps; None if none is."""
+    heap: Any = layer.upstream
+    while heap is not None and not isinstance(heap, native.Upstream | native.HeapCore):
+        heap = getattr(heap, "upstream", None)
+    return heap
 
 
 class Passing:
