@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import pmemheap
 from pmemheap import Count, Heap, UsageError
 from pmemheap.containers import SortedMap
-from pmemheap.layers import Passing
+from pmemheap.layers import Fail, Fill, Passing, Track
 from pmemheap.protocols import Allocator, Layer
 
 SIZES = (1, 16, 40, 100, 600, 3000, 9000, 70_000, 400_000)
@@ -346,9 +346,12 @@ def change_layers(heap: Heap, until: float) -> None:
     chance = random.Random(7)
     notes: list[str] = []
     on: list[Layer] = []
+    kinds: tuple[Callable[[], Layer], ...] = (
+        Bare, lambda: Noted("n", notes), Count, Fail, Track, lambda: Fill(free=0xDD),
+    )  # fmt: skip
     while time.monotonic() < until:
         if len(on) < 4 and chance.random() < 0.6:
-            on.append(chance.choice((Bare, lambda: Noted("n", notes), Count))())
+            on.append(chance.choice(kinds)())
             heap.install(on[-1])
         elif on:
             heap.uninstall(on.pop(chance.randrange(len(on))))

@@ -47,13 +47,6 @@ class Fail(Passing):
     UsageError
         `nth` is no number from 1 on, `share` not between 0 and 1.
 
-    Attributes
-    ----------
-    calls, failed : int
-        Allocations, and those of them that failed.
-    last : str
-        The one that failed last, such as ``"malloc(100)"``; empty if none has.
-
     See Also
     --------
     pmemheap.testing.each_malloc_failing : runs a program with each of its allocations failing.
@@ -97,7 +90,7 @@ class Fail(Passing):
 
     @property
     def calls(self) -> int:
-        """Allocations since it was put on."""
+        """Allocations since it was put on a heap."""
         return self._told()._calls
 
     @property
@@ -107,7 +100,7 @@ class Fail(Passing):
 
     @property
     def last(self) -> str:
-        """The one that failed last."""
+        """The one that failed last, such as ``"malloc(100)"``; empty if none has."""
         return self._told()._last
 
     def _told(self) -> Fail:

@@ -49,13 +49,13 @@ class Fill(Passing):
 
     Notes
     -----
-    A free that is refused leaves the block as it was. A heap is asked first; of another allocator
-    the bytes are kept, and put back if it refuses. Not poisoned are blocks with live views, whose
-    bytes stay until the last one goes (``deferred=True``), blocks of other arenas that are freed
-    through the heap, and what transactions and containers free. With `free`, a block that moves is
-    a malloc, a copy and a free for the layers below, and for a process that is killed between
-    them. A file heap whose process is killed before a free is stored has the block again, with the
-    poison in it.
+    A free that is refused leaves the block as it was. A heap is asked first; the bytes are kept
+    until it is done, and put back if somebody refuses all the same, or another allocator. Not
+    poisoned are blocks with live views, whose bytes stay until the last one goes
+    (``deferred=True``), blocks of other arenas that are freed through the heap, and what
+    transactions and containers free. With `free`, a block that moves is a malloc, a copy and a free
+    for the layers below, and for a process that is killed between them. A file heap whose process
+    is killed before a free is stored has the block again, with the poison in it.
 
     Examples
     --------

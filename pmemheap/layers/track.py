@@ -61,11 +61,6 @@ class Track(Passing):
         A file that says the same, for ``pmemheap leaks`` and for later runs: a block that an
         earlier one has left is known as well. It belongs to one heap.
 
-    Attributes
-    ----------
-    error : OSError or None
-        What ended the writing of that file, say a full disk; the program goes on.
-
     Raises
     ------
     HeapFileError
@@ -121,7 +116,7 @@ class Track(Passing):
 
     @property
     def error(self) -> OSError | None:
-        """What ended the writing of the file."""
+        """What ended the writing of the file, say a full disk; the program goes on."""
         return None if self._file is None else self._file.error
 
     def live(self) -> dict[int, str]:
