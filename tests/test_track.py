@@ -177,6 +177,39 @@ def test_reports_are_ordered_by_bytes(memory: Heap) -> None:
     assert [row.blocks for row in track.report()] == [3, 50]
 
 
+def test_a_place_that_is_taken_again_at_once_is_the_new_ones(memory: Heap) -> None:
+    """As by another thread, before the call that freed it has returned."""
+    taken: list[int] = []
+
+    class Taking(Passing):
+        def take(self) -> None:
+            taken.append(memory.malloc(100))
+
+        def free(self, offset: int, deferred: bool = False) -> None:
+            super().free(offset, deferred)
+            self.take()
+
+        def over_free_many(self, offsets: Any) -> None:
+            self.below.free_many(offsets)
+            self.take()
+
+        def over_realloc(self, offset: int, size: int) -> int:
+            to: int = self.below.realloc(offset, size)
+            self.take()
+            return to
+
+    with memory.install(Taking()), memory.install(Track()) as track:
+        for free in (
+            memory.free,
+            lambda o: memory.free_many([o]),
+            lambda o: memory.realloc(o, 999),
+        ):
+            offset = memory.malloc(100)
+            free(offset)
+            assert taken[-1] == offset
+            assert offset in track.live()
+
+
 def test_threads_are_tracked_exactly(heap: Heap) -> None:
     """A place is another thread's as soon as it is freed: nobody forgets what is not his."""
     left: list[int] = []
