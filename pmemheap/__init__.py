@@ -31,7 +31,7 @@ from pmemheap.heap.handles import Block
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
 from pmemheap.heap.opening import open_heap as open  # noqa: A004 -- pmemheap.open, as dbm.open
-from pmemheap.layers import Count, Fail, Fill, Track
+from pmemheap.layers import Count, Fail, Fill, Record, Track
 
 __all__ = [
     "Block",
@@ -52,6 +52,7 @@ __all__ = [
     "OutOfSpaceError",
     "Pmem2Error",
     "PmemHeapError",
+    "Record",
     "Track",
     "UsageError",
     "__version__",

@@ -150,7 +150,7 @@ class Arena(BlockSpace):
     def end(self) -> None:
         """Close it: it was dropped."""
         forget_home(self._space.shared, self._space.index)
-        self._space.layers.count_dropped()
+        self._space.core.tell_all_freed()
         self.close_with_heap()
 
     def close_with_heap(self) -> None:

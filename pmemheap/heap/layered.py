@@ -1,7 +1,7 @@
 """Layered: the layers of a heap or arena, put on and taken off while it is in use.
 
     heap.malloc ──► top layer ──► its upstream ──► ... ──► the heap
-    a block is made, freed, moved (by whomever) ──► counts
+    a block is made, freed, moved (by whomever) ──► counts, records
 
 Python decides which layers there are; C goes through them. A layer owns no block, so it may come
 and go at any time; a call that is in the middle of one that goes comes to its end as it began.
@@ -23,7 +23,10 @@ __all__ = ["Installation", "Layers"]
 
 L = TypeVar("L", bound="Layer")
 
+Told = native.CountCore | native.RecordCore
+
 _CALLS = ("malloc", "free", "usable_size")
+_TOLD = (native.CountCore, native.RecordCore)
 
 
 class Installation(Generic[L]):
@@ -67,21 +70,16 @@ class Layers:
         return tuple(upstream.layer for upstream in self._upstreams)
 
     @property
-    def counts(self) -> tuple[native.CountCore, ...]:
-        """Those that count its blocks: its own, and of a named arena those of the heap."""
-        own = tuple(layer for layer in self.all() if isinstance(layer, native.CountCore))
+    def told(self) -> tuple[Told, ...]:
+        """Those whom C tells of its blocks: its own, and of a named arena those of the heap."""
+        own = tuple(layer for layer in self.all() if isinstance(layer, _TOLD))
         default = self._space.shared.default
-        return own if self._space is default else own + default.layers.counts
-
-    def count_moved(self) -> None:
-        """Count a block that C did not move."""
-        for count in self.counts:
-            count._add_moved()  # private: a count tells it what C does not
+        return own if self._space is default else own + default.layers.told
 
     def put_on(self, layer: Layer) -> None:
         """Put a layer on top; under the lock of the heap."""
         _require_layer(layer)
-        is_called = not isinstance(layer, native.CountCore)
+        is_called = not isinstance(layer, _TOLD)
         upstream = native.Upstream(self._space.core, layer, is_called)
         layer.upstream = upstream
         self._set((upstream, *self._upstreams))
@@ -92,6 +90,8 @@ class Layers:
             return self._taken_off(layer)
         found: list[bool] = []
         self._space.as_owner(lambda: found.append(self._taken_off(layer)))
+        if isinstance(layer, native.RecordCore):
+            layer._flush()  # private: of the record, whose file is whole then
         return found[0]
 
     def _taken_off(self, layer: Layer) -> bool:
@@ -110,11 +110,7 @@ class Layers:
 
     def apply(self) -> None:
         """Tell C."""
-        self._space.core.set_layers(self._upstreams, self.counts)
-
-    def count_dropped(self) -> None:
-        """Count the blocks of the arena as freed: it was dropped."""
-        self._space.core.count_all_freed()
+        self._space.core.set_layers(self._upstreams, self.told)
 
 
 def _require_layer(layer: object) -> None:

@@ -191,6 +191,11 @@ class Shared:
             self.redo.append(b"", 0, file.file_end)
             self.redo.checkpoint()
 
+    def flush_records(self) -> None:
+        """Have the layers that record write what they have, before the heap closes."""
+        for space in self.spaces():
+            space.core.flush_records()
+
     # ------------------------------------------------------------ after an interrupt
 
     def rebuild(self) -> None:

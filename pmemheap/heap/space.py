@@ -89,7 +89,7 @@ class Space:
             self.mark_rooted()
         if arena == 0:
             shared.set_pace()
-        elif shared.default.layers.counts:  # a named arena
+        elif shared.default.layers.told:  # a named arena
             self.layers.apply()
         self.core.state = state
 

@@ -145,7 +145,7 @@ class _Move(Work):
 def move(space: Space, offset: int, size: int) -> int:
     """Let a block of a file heap move; return its new offset."""
     to = _Move(None, space.shared.log, False).run(space, offset, size)
-    space.layers.count_moved()
+    space.core.tell_moved(offset, to, size)
     return to
 
 

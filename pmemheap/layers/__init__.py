@@ -7,6 +7,7 @@ print(count.blocks, count.peak)
     Count      how many blocks and bytes, at most, in all
     Fail       allocations that are refused, to see what a program does then
     Fill       what is in a block when it is made, and when it is freed
+    Record     a trace of all that becomes of blocks, in a file
     Track      which lines of a program have made the blocks that live
     Passing    nothing: to derive from
 """
@@ -17,6 +18,7 @@ from pmemheap.layers.count import Count
 from pmemheap.layers.fail import Fail
 from pmemheap.layers.fill import Fill
 from pmemheap.layers.passing import Passing
+from pmemheap.layers.record import Record
 from pmemheap.layers.track import SiteBlocks, Track
 
-__all__ = ["Count", "Fail", "Fill", "Passing", "SiteBlocks", "Track"]
+__all__ = ["Count", "Fail", "Fill", "Passing", "Record", "SiteBlocks", "Track"]

@@ -40,6 +40,7 @@ __all__ = [
     "VOLATILE",
     "ArenaState",
     "Durability",
+    "Event",
     "Finding",
     "Format",
     "HeapState",
@@ -52,6 +53,7 @@ __all__ = [
     "SegmentKind",
     "State",
     "Table",
+    "TraceFormat",
     "TxState",
     "UnitState",
     "place",
@@ -384,3 +386,30 @@ class OperationType(IntEnum):
     FRESH = lib.PH_OP_FRESH
     FREE = lib.PH_OP_FREE
     OLD = lib.PH_OP_OLD
+
+
+# ---------------------------------------------------------------- what a trace holds
+
+
+class Event(IntEnum):
+    """Kinds of events of a trace: what becomes of a block."""
+
+    MADE = lib.PH_EVENT_MADE
+    FREED = lib.PH_EVENT_FREED
+    RESIZED = lib.PH_EVENT_RESIZED
+    MOVED = lib.PH_EVENT_MOVED
+    DROPPED = lib.PH_EVENT_DROPPED
+    SITE = lib.PH_EVENT_SITE
+
+
+class TraceFormat:
+    """Numbers of a trace."""
+
+    MAGIC: int = lib.PH_FRAME_MAGIC
+    FRAME_MOST: int = lib.PH_FRAME_MOST
+    SITE_MOST: int = lib.PH_SITE_MOST
+    KIND_MASK: int = lib.PH_EVENT_KIND_MASK
+    HAS_TIME: int = lib.PH_EVENT_HAS_TIME
+    HAS_SITE: int = lib.PH_EVENT_HAS_SITE
+    HAS_PLACE: int = lib.PH_EVENT_HAS_PLACE
+    HAS_SIZE: int = lib.PH_EVENT_HAS_SIZE

@@ -46,8 +46,7 @@ static inline int claim(struct ph_heap *h, struct ph_class *c, uint64_t bits, ui
     c->live += count;
     c->mallocs += count;
     c->requested += size * count;
-    if (PH_UNLIKELY(h->counters != NULL))
-        ph_count_blocks_made(h, count, size * count, (uint64_t)c->granules * PH_GRANULE * count);
+    PH_TELL(h, ph_tell_bits_made, c->word, bits, size, (uint64_t)c->granules * PH_GRANULE);
     return 0;
 }
 

@@ -98,7 +98,7 @@ static int64_t bump(struct ph_region *r, uint64_t granules, uint64_t align, uint
     uint64_t before = h->packed.bytes;
     int64_t offset = ph_chunk_bump(h, unit_at(r, r->current), granules, align);
     if (PH_LIKELY(offset >= 0))
-        PH_COUNT(h, ph_add_made, 1, size, h->packed.bytes - before);
+        PH_TELL(h, ph_tell_made, (uint64_t)offset, size, h->packed.bytes - before);
     return offset;
 }
 

@@ -43,7 +43,7 @@ static int64_t move(const struct ph_block *block, uint64_t size)
     memcpy(h->data + to, h->data + block->offset, capacity < size ? capacity : size);
     ph_refs_make_stale(block);
     ph_block_free(block);
-    PH_COUNT(h, ph_add_moved, 1);
+    PH_TELL(h, ph_tell_moved, block->offset, (uint64_t)to, size);
     return to;
 }
 
@@ -75,7 +75,7 @@ static int64_t grow_down(const struct ph_block *block, uint64_t more, uint64_t n
     ph_refs_make_stale(block);
     ph_large_clear(h, unit);
     ph_large_make(h, to, have + more, nbytes);
-    PH_COUNT(h, ph_add_moved, 1);
+    PH_TELL(h, ph_tell_moved, block->offset, to << PH_UNIT_SHIFT, nbytes);
     return (int64_t)(to << PH_UNIT_SHIFT);
 }
 
@@ -99,7 +99,7 @@ static int64_t realloc_run(const struct ph_block *block, uint64_t size, int refu
 {
     int fits = size <= ph_block_capacity(block);
     if (ph_class_of(block->arena, size, PH_GRANULE) == block->record->class_index) {
-        PH_COUNT(block->arena, ph_add_resized, 0, 0);
+        PH_TELL(block->arena, ph_tell_resized, block->offset, size, 0, 0);
         return (int64_t)block->offset;
     }
     if (refused)
@@ -204,7 +204,9 @@ int ph_move_into(struct ph_heap *h, uint64_t offset, uint64_t to, uint64_t size)
     struct ph_block block = ph_live_at(h, offset);
     uint64_t capacity = ph_block_capacity(&block);
     memcpy(h->data + to, h->data + offset, capacity < size ? capacity : size);
-    PH_COUNT(h, ph_add_moved, 1);
-    return ph_free(h, offset);
+    int freed = ph_free(h, offset);
+    if (freed == 0)
+        PH_TELL(h, ph_tell_moved, offset, to, size);
+    return freed;
 }
 

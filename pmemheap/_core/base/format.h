@@ -403,3 +403,50 @@ PH_STORED(ph_backup_range, offset, 0);
 PH_STORED(ph_backup_range, length, 8);
 PH_STORED(ph_backup_range, crc, 12);
 PH_STORED_BYTES(ph_backup_range, 16);
+
+/* ---------------------------------------------------------------- a trace, written by a Record: docs/traces.md */
+enum ph_trace_numbers {
+    PH_FRAME_MAGIC = 0x52544D50,
+    PH_FRAME_MOST = 1 << 20,  /* bytes of a payload */
+    PH_EVENT_MOST = 64,       /* bytes of an event, but of a SITE */
+    PH_SITE_MOST = 1024,      /* bytes of the name of a call site */
+};
+
+/* ph_frame -- in front of the events of a frame, which can be read without those of others. */
+struct ph_frame {
+    uint32_t magic;
+    uint32_t number;          /* frames before it */
+    uint32_t length;          /* bytes of events behind it */
+    uint32_t events;          /* without SITEs */
+    uint32_t first_site;      /* call sites that were named in the frames before it */
+    uint32_t sites;           /* and in this one */
+    uint64_t time;            /* microseconds from the begin of the trace to that of the frame */
+    uint32_t events_crc;      /* CRC-32C of the events */
+    uint32_t crc;             /* CRC-32C of what stands before it */
+};
+PH_STORED(ph_frame, magic, 0);
+PH_STORED(ph_frame, number, 4);
+PH_STORED(ph_frame, length, 8);
+PH_STORED(ph_frame, events, 12);
+PH_STORED(ph_frame, first_site, 16);
+PH_STORED(ph_frame, sites, 20);
+PH_STORED(ph_frame, time, 24);
+PH_STORED(ph_frame, events_crc, 32);
+PH_STORED(ph_frame, crc, 36);
+PH_STORED_BYTES(ph_frame, 40);
+
+/* The low bits of the first byte of an event, and the flags in the others: which numbers follow that are else as before. */
+enum ph_event_kind {
+    PH_EVENT_MADE = 0,
+    PH_EVENT_FREED,
+    PH_EVENT_RESIZED,         /* where it is */
+    PH_EVENT_MOVED,           /* the block made last at `to` is the one freed last at `offset` */
+    PH_EVENT_DROPPED,         /* an arena, with all that lives in it */
+    PH_EVENT_SITE,            /* no event: the name of a call site, which gets the next number */
+    PH_EVENT_KINDS,
+    PH_EVENT_KIND_MASK = 7,
+    PH_EVENT_HAS_TIME = 8,
+    PH_EVENT_HAS_SITE = 16,
+    PH_EVENT_HAS_PLACE = 32,  /* thread and arena */
+    PH_EVENT_HAS_SIZE = 64,
+};

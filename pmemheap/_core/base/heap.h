@@ -163,6 +163,15 @@ struct ph_counters {
     int64_t peak;             /* the most of made_bytes - freed_bytes */
 };
 
+struct ph_recorder;
+
+/* ph_watch -- who is told what becomes of the blocks of an arena: both lists end with NULL. */
+struct ph_watch {
+    uint32_t arena;
+    struct ph_recorder *const *recorders; /* NULL: there are none */
+    struct ph_counters *const *counters;
+};
+
 struct ph_journal;
 
 struct ph_heap {
@@ -172,7 +181,7 @@ struct ph_heap {
     struct ph_unit *units;
     const struct ph_journal *journal; /* who is told of what bare calls change */
     uint32_t is_told;         /* of each store: as the journal says */
-    struct ph_counters *const *counters; /* of what becomes of its blocks, up to NULL; or NULL: nobody counts */
+    const struct ph_watch *watch; /* who is told what becomes of its blocks; NULL: nobody */
     uint64_t first_unit, end_unit; /* none while only the data is mapped */
     uint64_t data_first, data_end; /* units whose data is mapped */
     uint64_t wilderness, wilderness_end;  /* never used units that are ours; address space above everything else of the pool */

@@ -3,6 +3,7 @@
  * Offsets are bytes from logical unit 0. */
 #pragma once
 #include "base/checked.h"
+#include "base/recorder.h"
 #include "journal/journal.h"
 #include "space/space.h"
 
@@ -110,7 +111,7 @@ struct ph_block_word {
 };
 uint32_t ph_block_words(const struct ph_block *block, int live, struct ph_block_word words[2]);
 
-/* ---------------------------------------------------------------- counting
+/* ---------------------------------------------------------------- telling
  * What becomes live, what ends to be, what changes its size: told by the step that does it, so that no caller has to. */
 static inline void ph_add_made(struct ph_counters *c, uint64_t blocks, uint64_t asked, uint64_t capacity)
 {
@@ -128,26 +129,47 @@ static inline void ph_add_freed(struct ph_counters *c, uint64_t blocks, uint64_t
     c->freed_bytes += capacity;
 }
 
-/* To each of the counters of an arena. */
-#define PH_COUNT(h, add, ...)                                                             \
-    do {                                                                                  \
-        if (PH_UNLIKELY((h)->counters != NULL))                                           \
-            for (struct ph_counters *const *each_ = (h)->counters; *each_ != NULL; each_++) \
-                add(*each_, __VA_ARGS__);                                                 \
-    } while (0)
-
-/* ph_count_blocks_made, ph_count_blocks_freed -- the same for the steps that every call takes, which stay short so. */
-PH_SELDOM void ph_count_blocks_made(const struct ph_heap *h, uint64_t blocks, uint64_t asked, uint64_t capacity);
-PH_SELDOM void ph_count_blocks_freed(const struct ph_heap *h, uint64_t blocks, uint64_t capacity);
-
-/* ph_count_all_freed -- the arena goes, with all of its blocks that were read. */
-void ph_count_all_freed(struct ph_heap *h);
 void ph_add_resized(struct ph_counters *c, uint64_t was_capacity, uint64_t capacity);
 
 static inline void ph_add_moved(struct ph_counters *c, uint64_t blocks)
 {
     c->moved += blocks;
 }
+
+/* ph_tell_... -- tell those who watch an arena; out of line, so that the steps that every call takes stay short. Pre: somebody
+ * watches.
+ *
+ * ..._made: a block with so many bytes asked for, and room for so many. ..._bits_made, ..._bits_freed: blocks of a run whose bits
+ * stand in one word of the bits table. ..._resized: a block stayed where it is. ..._moved: the block that was made last at `to` is
+ * the one that was freed last at `from`. ..._all_freed: the arena goes, with all of its blocks that were read; nobody need
+ * watch. */
+PH_SELDOM void ph_tell_made(struct ph_heap *h, uint64_t offset, uint64_t asked, uint64_t capacity);
+PH_SELDOM void ph_tell_freed(struct ph_heap *h, uint64_t offset, uint64_t capacity);
+PH_SELDOM void ph_tell_bits_made(struct ph_heap *h, uint64_t word, uint64_t bits, uint64_t asked, uint64_t capacity);
+PH_SELDOM void ph_tell_bits_freed(struct ph_heap *h, uint64_t word, uint64_t bits, uint64_t capacity);
+PH_SELDOM void ph_tell_resized(struct ph_heap *h, uint64_t offset, uint64_t asked, uint64_t was_capacity, uint64_t capacity);
+PH_SELDOM void ph_tell_moved(struct ph_heap *h, uint64_t from, uint64_t to, uint64_t asked);
+void ph_tell_all_freed(struct ph_heap *h);
+
+/* ph_record -- write an event down, whose site, thread and time are those of now. ph_record_event -- one of which all is told.
+ * ph_record_site -- name a call site; its number + 1, 0 if that cannot be. Where there is no memory the recorder goes off.
+ * ph_recorder_begin -- a frame in service; -1: there is no memory. ph_recorder_seal -- it is full. ph_recorder_take -- the oldest full frame, which is the caller's to give back
+ * by ph_recorder_reuse; NULL: there is none. ph_recorder_fini -- forget all that was not taken. */
+void ph_record(struct ph_recorder *r, struct ph_event event);
+void ph_record_event(struct ph_recorder *r, const struct ph_event *event);
+uint32_t ph_record_site(struct ph_recorder *r, const char *name, uint64_t length);
+int ph_recorder_begin(struct ph_recorder *r);
+void ph_recorder_seal(struct ph_recorder *r);
+struct ph_sealed *ph_recorder_take(struct ph_recorder *r);
+void ph_recorder_reuse(struct ph_recorder *r, struct ph_sealed *frame);
+void ph_recorder_fini(struct ph_recorder *r);
+
+/* The call `tell`, if somebody watches. */
+#define PH_TELL(h, tell, ...)                     \
+    do {                                          \
+        if (PH_UNLIKELY((h)->watch != NULL))      \
+            tell(h, __VA_ARGS__);                 \
+    } while (0)
 
 /* ---------------------------------------------------------------- runs */
 /* Geometry of a class: `sizes[i]` bytes (ascending multiples of the granule), `units[i]` per run. */

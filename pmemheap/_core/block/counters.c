@@ -1,24 +1,89 @@
-/* block/counters.c -- what becomes of blocks, counted: the seldom half. */
+/* block/counters.c -- what becomes of blocks, told to those who count and to those who write it down: the seldom half. */
 #include "block/block.h"
 
-void ph_count_blocks_made(const struct ph_heap *h, uint64_t blocks, uint64_t asked, uint64_t capacity)
+/* To each of the counters of an arena. */
+#define COUNT(h, add, ...)                                                                       \
+    do {                                                                                         \
+        for (struct ph_counters *const *each_ = (h)->watch->counters; *each_ != NULL; each_++)   \
+            add(*each_, __VA_ARGS__);                                                            \
+    } while (0)
+
+/* To each of those who write down; what they see of the heap is that their frames are to be written. */
+static void record(struct ph_heap *h, struct ph_event event)
 {
-    PH_COUNT(h, ph_add_made, blocks, asked, capacity);
+    event.arena = h->watch->arena;
+    for (struct ph_recorder *const *each = h->watch->recorders; *each != NULL; each++) {
+        ph_record(*each, event);
+        if (PH_UNLIKELY((*each)->first != NULL))
+            h->until_look = h->until_free_look = 1; /* the next call writes what is full */
+    }
 }
 
-void ph_count_blocks_freed(const struct ph_heap *h, uint64_t blocks, uint64_t capacity)
+#define RECORD(h, ...)                                        \
+    do {                                                      \
+        if ((h)->watch->recorders != NULL)                    \
+            record(h, (struct ph_event){__VA_ARGS__});        \
+    } while (0)
+
+void ph_tell_made(struct ph_heap *h, uint64_t offset, uint64_t asked, uint64_t capacity)
 {
-    PH_COUNT(h, ph_add_freed, blocks, capacity);
+    COUNT(h, ph_add_made, 1, asked, capacity);
+    RECORD(h, .kind = PH_EVENT_MADE, .offset = offset, .size = asked);
 }
 
-void ph_count_all_freed(struct ph_heap *h)
+void ph_tell_freed(struct ph_heap *h, uint64_t offset, uint64_t capacity)
+{
+    COUNT(h, ph_add_freed, 1, capacity);
+    RECORD(h, .kind = PH_EVENT_FREED, .offset = offset);
+}
+
+static void record_bits(struct ph_heap *h, uint64_t word, uint64_t bits, struct ph_event event)
+{
+    for (; bits != 0; bits &= bits - 1) {
+        event.offset = (word << 6 | (uint64_t)__builtin_ctzll(bits)) << PH_GRANULE_SHIFT;
+        record(h, event);
+    }
+}
+
+void ph_tell_bits_made(struct ph_heap *h, uint64_t word, uint64_t bits, uint64_t asked, uint64_t capacity)
+{
+    uint64_t count = (uint64_t)__builtin_popcountll(bits);
+    COUNT(h, ph_add_made, count, asked * count, capacity * count);
+    if (h->watch->recorders != NULL)
+        record_bits(h, word, bits, (struct ph_event){.kind = PH_EVENT_MADE, .size = asked});
+}
+
+void ph_tell_bits_freed(struct ph_heap *h, uint64_t word, uint64_t bits, uint64_t capacity)
+{
+    uint64_t count = (uint64_t)__builtin_popcountll(bits);
+    COUNT(h, ph_add_freed, count, capacity * count);
+    if (h->watch->recorders != NULL)
+        record_bits(h, word, bits, (struct ph_event){.kind = PH_EVENT_FREED});
+}
+
+void ph_tell_resized(struct ph_heap *h, uint64_t offset, uint64_t asked, uint64_t was_capacity, uint64_t capacity)
+{
+    COUNT(h, ph_add_resized, was_capacity, capacity);
+    RECORD(h, .kind = PH_EVENT_RESIZED, .offset = offset, .size = asked);
+}
+
+void ph_tell_moved(struct ph_heap *h, uint64_t from, uint64_t to, uint64_t asked)
+{
+    COUNT(h, ph_add_moved, 1);
+    RECORD(h, .kind = PH_EVENT_MOVED, .offset = from, .to = to, .size = asked);
+}
+
+void ph_tell_all_freed(struct ph_heap *h)
 {
     uint64_t blocks = h->large_blocks + h->packed.blocks, bytes = (h->large_units << PH_UNIT_SHIFT) + h->packed.bytes;
+    if (h->watch == NULL)
+        return;
     for (uint32_t i = 0; i < h->nclasses; i++) {
         blocks += h->classes[i].live;
         bytes += h->classes[i].live * h->classes[i].granules * PH_GRANULE;
     }
-    PH_COUNT(h, ph_add_freed, blocks, bytes);
+    COUNT(h, ph_add_freed, blocks, bytes);
+    RECORD(h, .kind = PH_EVENT_DROPPED, .offset = 0);
 }
 
 void ph_add_resized(struct ph_counters *c, uint64_t was_capacity, uint64_t capacity)

@@ -26,7 +26,7 @@ void ph_large_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t n
 {
     ph_large_set(h, unit, nunits, nbytes);
     ph_entry_publish(h, unit, ph_entry_word(PH_KIND_LARGE, 0, (uint32_t)nunits), nbytes);
-    PH_COUNT(h, ph_add_made, 1, nbytes, nunits << PH_UNIT_SHIFT);
+    PH_TELL(h, ph_tell_made, unit << PH_UNIT_SHIFT, nbytes, nunits << PH_UNIT_SHIFT);
 }
 
 void ph_large_set(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
@@ -56,14 +56,14 @@ void ph_large_clear(struct ph_heap *h, uint64_t unit)
     ph_entry_withdraw(h, unit);
     head->state = PH_U_OTHER;
     count_large(h, head, -1);
-    PH_COUNT(h, ph_add_freed, 1, (uint64_t)head->nunits << PH_UNIT_SHIFT);
+    PH_TELL(h, ph_tell_freed, unit << PH_UNIT_SHIFT, (uint64_t)head->nunits << PH_UNIT_SHIFT);
 }
 
 void ph_large_resize(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
 {
     struct ph_unit *head = &h->units[unit];
     PH_ASSERT(head->state == PH_U_LARGE && nunits != 0);
-    PH_COUNT(h, ph_add_resized, (uint64_t)head->nunits << PH_UNIT_SHIFT, nunits << PH_UNIT_SHIFT);
+    PH_TELL(h, ph_tell_resized, unit << PH_UNIT_SHIFT, nbytes, (uint64_t)head->nunits << PH_UNIT_SHIFT, nunits << PH_UNIT_SHIFT);
     count_large(h, head, -1);
     head->nunits = (uint32_t)nunits;
     head->u.nbytes = nbytes;

@@ -241,7 +241,7 @@ void ph_piece_free(const struct ph_block *block)
     uint64_t start = block->offset >> PH_GRANULE_SHIFT, capacity = ph_block_capacity(block);
     set_bit(h, start + 1);
     count_gone(h, block->record, capacity);
-    PH_COUNT(h, ph_add_freed, 1, capacity);
+    PH_TELL(h, ph_tell_freed, block->offset, capacity);
     merge(h, block->record, start);
 }
 
@@ -297,6 +297,13 @@ static struct ph_chunk_count count_from(const struct ph_heap *h, const struct ph
     return count;
 }
 
+/* The live pieces of a chunk from a granule on go, one by one. */
+static PH_SELDOM void tell_gone(struct ph_heap *h, const struct ph_unit *chunk, uint64_t start)
+{
+    for (uint64_t end; ph_piece_next(h, chunk, &start, &end); start = end)
+        ph_tell_freed(h, start << PH_GRANULE_SHIFT, (end - start) << PH_GRANULE_SHIFT);
+}
+
 /* ph_chunk_rewind -- what lies at granule `fill` of the chunk and above is gone: nothing refers to it. A piece begins there, or
  * it lies inside of a dead one, which ends there from now on. */
 void ph_chunk_rewind(struct ph_heap *h, struct ph_unit *chunk, uint64_t fill)
@@ -305,6 +312,7 @@ void ph_chunk_rewind(struct ph_heap *h, struct ph_unit *chunk, uint64_t fill)
     if (to >= mark)
         return;
     struct ph_chunk_count gone = count_from(h, chunk, to);
+    PH_TELL(h, tell_gone, chunk, to);
     for (uint64_t word = mark >> 6; word > to >> 6; word--)
         if (h->bits[word] != 0)
             ph_store(h, &h->bits[word], 0);
@@ -315,7 +323,6 @@ void ph_chunk_rewind(struct ph_heap *h, struct ph_unit *chunk, uint64_t fill)
     chunk->u.packed.dead = (uint16_t)(chunk->u.packed.dead - gone.dead);
     h->packed.blocks -= gone.live;
     h->packed.bytes -= gone.live_bytes;
-    PH_COUNT(h, ph_add_freed, gone.live, gone.live_bytes);
 }
 
 /* ph_chunk_can_hold -- whether the mark of a region may have stood at a granule of a chunk: a piece begins there, or it lies in a

@@ -211,10 +211,7 @@ void ph_run_free_bits(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t 
     int was_full = is_full(run);
     ph_store(h, &h->bits[word], h->bits[word] & ~bits);
     count_live(h, run, -__builtin_popcountll(bits));
-    if (PH_UNLIKELY(h->counters != NULL)) {
-        uint64_t count = (uint64_t)__builtin_popcountll(bits);
-        ph_count_blocks_freed(h, count, ph_capacity_of(h, run) * count);
-    }
+    PH_TELL(h, ph_tell_bits_freed, word, bits, ph_capacity_of(h, run));
     offer(h, head, word, bits, was_full);
 }
 

@@ -27,10 +27,10 @@ int64_t ph_reserve_block(struct ph_heap *h, uint64_t size, uint64_t align)
 }
 
 /* Of a block of a run nobody knows any more what was asked for. */
-static PH_SELDOM void count_published(const struct ph_block *block)
+static PH_SELDOM void tell_published(const struct ph_block *block)
 {
     uint64_t capacity = ph_block_capacity(block);
-    ph_count_blocks_made(block->arena, 1, ph_is_run(block) ? capacity : block->record->u.nbytes, capacity);
+    ph_tell_made(block->arena, block->offset, ph_is_run(block) ? capacity : block->record->u.nbytes, capacity);
 }
 
 /* ph_publish -- reserved -> live. */
@@ -41,8 +41,8 @@ void ph_publish(const struct ph_block *block)
         ph_run_publish(block);
     else
         ph_large_publish(block);
-    if (PH_UNLIKELY(block->arena->counters != NULL))
-        count_published(block);
+    if (PH_UNLIKELY(block->arena->watch != NULL))
+        tell_published(block);
 }
 
 static void quarantine(const struct ph_block *block)
@@ -79,8 +79,7 @@ void ph_cancel(const struct ph_block *block)
 void ph_retire(const struct ph_block *block)
 {
     PH_ASSERT(block->record != NULL && block->state != PH_B_RESERVED && block->state != PH_B_QUARANTINED);
-    if (PH_UNLIKELY(block->arena->counters != NULL))
-        ph_count_blocks_freed(block->arena, 1, ph_block_capacity(block));
+    PH_TELL(block->arena, ph_tell_freed, block->offset, ph_block_capacity(block));
     quarantine(block);
 }
 

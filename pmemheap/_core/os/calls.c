@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/stat.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -242,6 +243,21 @@ static uint64_t clock_of(clockid_t clock)
 uint64_t ph_now(void)
 {
     return clock_of(CLOCK_MONOTONIC_COARSE);
+}
+
+uint64_t ph_clock(void)
+{
+    return clock_of(CLOCK_MONOTONIC);
+}
+
+uint64_t ph_thread(void)
+{
+    return (uint64_t)pthread_self();
+}
+
+uint64_t ph_process(void)
+{
+    return (uint64_t)getpid();
 }
 
 uint64_t ph_thread_time(void)

@@ -149,6 +149,11 @@ int64_t ph_cached_by_map(int32_t fd, uint64_t offset, uint64_t length);
 int64_t ph_sync_range(uint64_t address, uint64_t length);
 /* ph_now -- nanoseconds of the monotonic clock, some milliseconds late: it costs no system call. */
 uint64_t ph_now(void);
+/* ph_clock -- nanoseconds of the monotonic clock. ph_thread -- a number that no other thread has as long as this one lives, not 0. */
+uint64_t ph_clock(void);
+uint64_t ph_thread(void);
+/* ph_process -- the number of this process. */
+uint64_t ph_process(void);
 /* ph_thread_time -- nanoseconds of processor time that this thread has had. */
 uint64_t ph_thread_time(void);
 int64_t ph_sync_data(int32_t fd);

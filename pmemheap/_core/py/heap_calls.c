@@ -131,7 +131,7 @@ static int64_t move_logged(struct heap_object *self, uint64_t offset, uint64_t s
             ph_tx_abort(&tx);
             to = PH_H_MOVE_LOGGED;
         } else {
-            PH_COUNT(&self->heap, ph_add_moved, 1);
+            PH_TELL(&self->heap, ph_tell_moved, offset, (uint64_t)to, size);
         }
     }
     ph_tx_fini(&tx);

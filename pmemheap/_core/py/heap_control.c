@@ -140,7 +140,18 @@ static int look_once_more(struct heap_object *self)
     return failed;
 }
 
-DOOR(count_all_freed, heap_object, 0, ph_count_all_freed(&self->heap), done())
+DOOR(tell_all_freed, heap_object, 0, ph_tell_all_freed(&self->heap), done())
+
+DOOR(flush_records, heap_object, 0, ph_write_records(self, 1), done())
+
+/* A block that moved by a transaction of Python. */
+static PyObject *tell_of_move(struct heap_object *self, const uint64_t *n)
+{
+    PH_TELL(&self->heap, ph_tell_moved, ph_inner(self, n[0]), ph_inner(self, n[1]), n[2]);
+    return done();
+}
+
+DOOR(tell_moved, heap_object, 3, tell_of_move(self, n))
 
 DOOR(upkeep_if_due, heap_object, 0, look_once_more(self) < 0 ? NULL : done())
 
@@ -212,8 +223,10 @@ PyGetSetDef ph_door_fields[] = {
 PyMethodDef ph_control_methods[] = {
     {"attach", attach, METH_VARARGS, "Set the virtual bases of the four tables, and who keeps them mapped."},
     AS_METHOD("set_bounds", set_bounds, "Set first_unit, end_unit and scanned_to; of the data alone where no tables are."),
-    AS_METHOD("count_all_freed", count_all_freed, "Count all blocks as freed: the arena was dropped."),
-    {"set_layers", ph_set_layers, METH_VARARGS, "Set a tuple of Upstreams, top first, and one of CountCores."},
+    AS_METHOD("flush_records", flush_records, "Have the records of its blocks write all that they have."),
+    AS_METHOD("tell_moved", tell_moved, "Tell those who watch of a block that moved: from, to, size."),
+    AS_METHOD("tell_all_freed", tell_all_freed, "Tell those who watch that all blocks are freed: the arena was dropped."),
+    {"set_layers", ph_set_layers, METH_VARARGS, "Set a tuple of Upstreams, top first, and one of CountCores and RecordCores."},
     {"become", become, METH_VARARGS, "Be closed or clean, with a list of others, unless views live; how many do, or -1."},
     AS_METHOD("shut_unused", shut_unused, "Close unless blocks are viewed, pinned or reserved; tell whether."),
     AS_METHOD("upkeep_if_due", upkeep_if_due, "Look at the clock, and have what is due done."),

@@ -8,6 +8,7 @@
 #include "py/door.h"
 #include "py/heap_calls.h"
 #include "py/counters.h"
+#include "py/record.h"
 
 struct upstream {
     PyObject_HEAD
@@ -230,34 +231,71 @@ static struct upstream *upstream_at(PyObject *tuple, Py_ssize_t index)
     return (struct upstream *)PyTuple_GetItem(tuple, index);
 }
 
-static int are_all(PyObject *tuple, PyTypeObject *type)
+static int are_upstreams(PyObject *tuple)
 {
     for (Py_ssize_t i = 0; i < PyTuple_Size(tuple); i++)
-        if (!PyObject_TypeCheck(PyTuple_GetItem(tuple, i), type)) {
-            PyErr_SetString(PyExc_TypeError, "set_layers: tuples of Upstreams and of CountCores expected");
+        if (!PyObject_TypeCheck(PyTuple_GetItem(tuple, i), upstream_type)) {
+            PyErr_SetString(PyExc_TypeError, "set_layers: a tuple of Upstreams expected");
             return 0;
         }
     return 1;
 }
 
-/* Have blocks counted by those of a tuple, which is kept; NULL: by nobody. -1 with an exception set. */
-static int set_counts(struct heap_object *self, PyObject *counts)
+static int are_watchers(PyObject *told)
 {
-    Py_ssize_t count = counts == NULL ? 0 : PyTuple_Size(counts);
-    struct ph_counters **all = NULL, *const *before = self->heap.counters;
-    PyObject *old = self->counts;
+    for (Py_ssize_t i = 0; i < PyTuple_Size(told); i++)
+        if (!PyObject_TypeCheck(PyTuple_GetItem(told, i), ph_count_type) && !ph_is_record(PyTuple_GetItem(told, i))) {
+            PyErr_SetString(PyExc_TypeError, "set_layers: a tuple of CountCores and RecordCores expected");
+            return 0;
+        }
+    return 1;
+}
 
-    if (count != 0 && (all = PyMem_Calloc((size_t)count + 1, sizeof *all)) == NULL) {
-        PyErr_NoMemory();
-        return -1;
+/* Those of a tuple that watch an arena, as C knows them; NULL with an exception set. */
+static struct ph_watch *make_watch(PyObject *told, uint64_t arena)
+{
+    size_t most = (size_t)PyTuple_Size(told) + 1, counts = 0, records = 0;
+    struct ph_watch *watch = PyMem_Calloc(1, sizeof *watch + 2 * most * sizeof(void *));
+
+    if (watch == NULL)
+        return (struct ph_watch *)PyErr_NoMemory();
+    struct ph_counters **counters = (void *)(watch + 1);
+    struct ph_recorder **recorders = (void *)(counters + most);
+    for (Py_ssize_t i = 0; i < PyTuple_Size(told); i++) {
+        PyObject *one = PyTuple_GetItem(told, i);
+        if (ph_is_record(one))
+            recorders[records++] = ph_recorder_of(one);
+        else
+            counters[counts++] = ph_counters_of(one);
     }
-    for (Py_ssize_t i = 0; i < count; i++)
-        all[i] = ph_counters_of(PyTuple_GetItem(counts, i));
-    self->counts = Py_XNewRef(counts);
-    self->heap.counters = all;
+    *watch = (struct ph_watch){(uint32_t)arena, records == 0 ? NULL : recorders, counters};
+    return watch;
+}
+
+/* Have those of a tuple told what becomes of blocks, which is kept; NULL: nobody. -1 with an exception set. */
+static int set_told(struct heap_object *self, PyObject *told)
+{
+    const struct ph_watch *before = self->heap.watch;
+    PyObject *old = self->told;
+    struct ph_watch *watch = NULL;
+
+    if (told != NULL && PyTuple_Size(told) != 0 && (watch = make_watch(told, self->origin >> PH_ARENA_SHIFT)) == NULL)
+        return -1;
+    self->told = Py_XNewRef(told);
+    self->heap.watch = watch;
     PyMem_Free((void *)before);
     Py_XDECREF(old);
     return 0;
+}
+
+void ph_write_records(struct heap_object *self, int all)
+{
+    PyObject *told = Py_XNewRef(self->told); /* others may put layers on and take them off meanwhile */
+
+    for (Py_ssize_t i = 0; told != NULL && i < PyTuple_Size(told); i++)
+        if (ph_is_record(PyTuple_GetItem(told, i)))
+            (all ? ph_record_flush : ph_record_write)(PyTuple_GetItem(told, i));
+    Py_XDECREF(told);
 }
 
 static void mark_installed(PyObject *upstreams, int is_installed)
@@ -285,10 +323,10 @@ static struct upstream *link_all(PyObject *upstreams)
 PyObject *ph_set_layers(PyObject *heap, PyObject *tuples)
 {
     struct heap_object *self = (struct heap_object *)heap;
-    PyObject *upstreams, *counts, *old = self->upstreams;
+    PyObject *upstreams, *told, *old = self->upstreams;
 
-    if (!PyArg_ParseTuple(tuples, "O!O!", &PyTuple_Type, &upstreams, &PyTuple_Type, &counts)
-        || !are_all(upstreams, upstream_type) || !are_all(counts, ph_count_type) || set_counts(self, counts) < 0)
+    if (!PyArg_ParseTuple(tuples, "O!O!", &PyTuple_Type, &upstreams, &PyTuple_Type, &told)
+        || !are_upstreams(upstreams) || !are_watchers(told) || set_told(self, told) < 0)
         return NULL;
     mark_installed(old, 0);
     mark_installed(upstreams, 1);
@@ -300,7 +338,7 @@ PyObject *ph_set_layers(PyObject *heap, PyObject *tuples)
 
 void ph_forget_layers(struct heap_object *self)
 {
-    (void)set_counts(self, NULL);
+    (void)set_told(self, NULL);
     mark_installed(self->upstreams, 0);
     self->top = NULL;
     Py_CLEAR(self->upstreams);
@@ -324,7 +362,7 @@ int ph_add_layer_types(PyObject *module, const PyMethodDef *const *own_tables)
         if ((interned[call] = PyUnicode_InternFromString(names[call])) == NULL)
             return -1;
     }
-    if (ph_add_count_type(module) < 0 || ph_add_type(module, "Upstream", &upstream_spec) < 0)
+    if (ph_add_count_type(module) < 0 || ph_add_record_type(module) < 0 || ph_add_type(module, "Upstream", &upstream_spec) < 0)
         return -1;
     upstream_type = (PyTypeObject *)PyObject_GetAttrString(module, "Upstream");
     return upstream_type == NULL ? -1 : 0;

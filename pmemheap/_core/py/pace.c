@@ -9,6 +9,7 @@
  * Upkeep that is due runs before the call does anything, so that a call that raises has changed nothing, and no commit that is
  * done is reported as refused. */
 #include "py/heap_calls.h"
+#include "py/layers.h"
 
 enum {
     PH_LOOK_MOST = 64,     /* calls between two looks */
@@ -73,6 +74,8 @@ static int can_give_back(const struct heap_object *self)
 int ph_look(struct heap_object *self)
 {
     self->heap.until_look = PH_LOOK_MOST;
+    if (self->told != NULL)
+        ph_write_records(self, 0);
     if (!can_give_back(self))
         return 0;
     struct ph_pace *pace = &((struct log_object *)self->log)->pace;

@@ -1,0 +1,242 @@
+"""Record: a trace of what becomes of blocks, in a file."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from operator import index
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, SupportsIndex, final
+
+from pmemheap import native
+from pmemheap.errors import PmemHeapError
+from pmemheap.layers.passing import Passing
+from pmemheap.native.constants import Event
+from pmemheap.protocols import Allocator
+
+__all__ = ["Record"]
+
+_PACKAGE = str(Path(__file__).parent.parent) + os.sep
+_open: weakref.WeakSet[Record] = weakref.WeakSet()
+
+
+@final
+class Record(native.RecordCore, Passing):
+    """What becomes of the blocks of a heap or arena, or of any allocator that it wraps, in a file.
+
+    On a heap it records what `pmemheap.layers.Count` counts: all that becomes of blocks, of all
+    arenas, whether by calls, transactions or containers. The C core does that, and no call goes
+    through the layer. `pmemheap.traces.load` reads the file, and so do the commands that take a
+    trace.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Where to write; no file may be there.
+    upstream : Allocator, optional
+        What it stands over; if left out, `Heap.install` sets it.
+    sites : bool
+        Whether to record the file and line that each call comes from.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    events : int
+        Events so far, those included that are not written yet.
+    nbytes : int
+        Bytes of the file so far.
+
+    Raises
+    ------
+    OSError
+        The file cannot be made: FileExistsError if there is one.
+
+    Notes
+    -----
+    4 to 6 bytes an event. Events are written a MiB at a time, by the next call that comes, and when
+    the layer is taken off, the heap is closed, or Python ends. A process that is killed loses what
+    was not written: at most the last frame, as a rule.
+
+    For a block of a transaction of up to 16 KiB it is not known what was asked for: it has the size
+    that it can hold. The blocks of an arena that is dropped end together.
+
+    Examples
+    --------
+    >>> import pmemheap, tempfile
+    >>> from pathlib import Path
+    >>> path = Path(tempfile.mkdtemp()) / "run.trace"
+    >>> with pmemheap.Heap.anonymous() as heap:
+    ...     with heap.install(Record(path)) as record:
+    ...         offsets = [heap.malloc(100) for _ in range(10)]
+    ...         heap.free(offsets[0])
+    ...     record.events
+    11
+    >>> from pmemheap.traces import load
+    >>> trace = load(path)
+    >>> trace.blocks, trace.peak_live_bytes, len(trace.live_at_end)
+    (10, 1000, 9)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        upstream: Allocator | None = None,
+        *,
+        sites: bool = True,
+    ) -> None:
+        Passing.__init__(self, upstream)
+        self.path = Path(path)
+        self._fd = -1
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._begin(self._fd, _PACKAGE if sites else None)
+        _open.add(self)
+
+    # ------------------------------------------------------------ the file
+
+    @property
+    def error(self) -> OSError | None:
+        """Why nothing is recorded any more: the disk is full, say. The program goes on."""
+        code = -self._error
+        return OSError(code, os.strerror(code), str(self.path)) if code else None
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._fd < 0
+
+    def flush(self) -> None:
+        """Write what was recorded so far; what went wrong stands in `error`."""
+        self._flush()
+
+    def close(self) -> None:
+        """Write what was recorded, and record nothing any more."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self._stop()
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        """Return the record."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def __del__(self) -> None:
+        """Close it: nobody has it any more."""
+        if getattr(self, "_fd", -1) >= 0:
+            self.close()
+
+    def __repr__(self) -> str:
+        """Show the file."""
+        return f"Record({str(self.path)!r})"
+
+    # ------------------------------------------------------------ the calls
+
+    @property
+    def _is_told(self) -> bool:
+        """Whether the core records for it."""
+        return isinstance(self.upstream, native.Upstream)
+
+    def malloc(self, size: int, align: int = 16) -> int:
+        """Allocate a block."""
+        offset = super().malloc(size, align)
+        if not self._is_told:
+            self._add(Event.MADE, offset, 0, size)
+        return offset
+
+    def free(self, offset: int, deferred: bool = False) -> None:
+        """Free a block."""
+        if self._is_told:
+            super().free(offset, deferred)
+            return
+        with _gone(self, [offset]):
+            super().free(offset, deferred)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the upstream can do beyond that, recorded."""
+        call, recorded = super().__getattr__(name), _RECORDED.get(name)
+        return call if recorded is None or self._is_told else partial(recorded, self, call)
+
+
+@contextmanager
+def _gone(record: Record, each: Iterable[object]) -> Iterator[None]:
+    """Record frees before they are made: behind them another thread may have the same offsets.
+
+    What was refused is recorded as made again, and as the same block as before.
+    """
+    offsets = list(_offsets(each))
+    for offset in offsets:
+        record._add(Event.FREED, offset, 0, 0)  # private: of the class, in this module
+    try:
+        yield
+    except BaseException:
+        for offset in offsets:
+            with suppress(PmemHeapError):  # it was none before
+                _add_moved(record, offset, offset, record.usable_size(offset))
+        raise
+
+
+def _offsets(each: Iterable[object]) -> Iterator[int]:
+    """Yield what can be an offset; of the rest the upstream says what it thinks."""
+    for one in each:
+        if isinstance(one, SupportsIndex) and 0 <= index(one) < 1 << 64:
+            yield index(one)
+
+
+def _add_moved(record: Record, offset: int, to: int, size: int) -> None:
+    record._add(Event.MADE, to, 0, size)  # private: as above
+    record._add(Event.MOVED, offset, to, size)  # private: as above
+
+
+def _realloc(record: Record, call: Callable[..., int], offset: int, size: int) -> int:
+    with _gone(record, [offset]):
+        to = call(offset, size)
+    _add_moved(record, offset, to, size)
+    return to
+
+
+def _expand(record: Record, call: Callable[..., bool], offset: int, size: int) -> bool:
+    done = call(offset, size)
+    if done:
+        record._add(Event.RESIZED, offset, 0, size)  # private: as above
+    return done
+
+
+def _malloc_many(record: Record, call: Callable[..., memoryview], size: int, blocks: int) -> Any:
+    offsets = call(size, blocks)
+    for offset in offsets:
+        record._add(Event.MADE, offset, 0, size)  # private: as above
+    return offsets
+
+
+def _free_many(record: Record, call: Callable[..., None], offsets: Iterable[int]) -> None:
+    each = list(offsets)
+    with _gone(record, each):
+        call(each)
+
+
+_RECORDED: dict[str, Callable[..., Any]] = {
+    "realloc": _realloc,
+    "expand": _expand,
+    "malloc_many": _malloc_many,
+    "free_many": _free_many,
+}
+
+
+@atexit.register
+def _close_all() -> None:
+    for record in list(_open):
+        record.flush()
