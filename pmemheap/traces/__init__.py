@@ -6,9 +6,12 @@
     r 1 512                        resize block 1; it keeps its ID
     f 0                            free block 0; its ID never comes back
 
-A trace is such a text, plain or gzip. `load` checks all of it before anything is run: an operation
-that is no use of an allocator, or a header that the operations do not bear out, is an error with
-file and line. What is live after the last operation stays live: the caller of `replay` frees it.
+A trace is such a text, plain or gzip, or the file of a `pmemheap.Record`. A line may go on with
+columns: `t=` microseconds since the trace began, `s=` file and line of the call (quoted as in a
+URL), `T=` and `A=` the numbers of thread and arena. `load` checks all of it before anything is run:
+an operation that is no use of an allocator, or a header that the operations do not bear out, is an
+error with file and line. What is live after the last operation stays live: the caller of `replay`
+frees it.
 
 Three passes over a trace, never mixed:
 
@@ -27,17 +30,21 @@ mappings of a process, so that metadata counts as well and reserved address spac
 
 from __future__ import annotations
 
+from pmemheap.traces.frames import Event
+from pmemheap.traces.loading import load, read_events
 from pmemheap.traces.timing import Allocator, Timing, empty_replay, measure, replay
 from pmemheap.traces.touching import MemoryMeter, Touched, TouchReplay, touch_replay
-from pmemheap.traces.trace import ALLOCATE, FREE, RESIZE, Operation, Trace, load, parse
+from pmemheap.traces.trace import ALLOCATE, FREE, RESIZE, Operation, Origin, Trace, parse, save
 
 __all__ = [
     "ALLOCATE",
     "FREE",
     "RESIZE",
     "Allocator",
+    "Event",
     "MemoryMeter",
     "Operation",
+    "Origin",
     "Timing",
     "TouchReplay",
     "Touched",
@@ -46,6 +53,8 @@ __all__ = [
     "load",
     "measure",
     "parse",
+    "read_events",
     "replay",
+    "save",
     "touch_replay",
 ]

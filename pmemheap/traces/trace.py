@@ -1,26 +1,53 @@
-"""A trace: what it says, and how it is read and checked."""
+"""A trace: what it says, and its text, which is read and checked here."""
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
 
 from pmemheap.errors import UsageError
 
-__all__ = ["ALLOCATE", "FREE", "RESIZE", "Operation", "Trace", "load", "parse"]
+__all__ = [
+    "ALLOCATE",
+    "FREE",
+    "RESIZE",
+    "Operation",
+    "Origin",
+    "Trace",
+    "expect",
+    "parse",
+    "save",
+]
 
 ALLOCATE, RESIZE, FREE = 0, 1, 2
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _KINDS = {"a": (ALLOCATE, 3), "r": (RESIZE, 3), "f": (FREE, 2)}  # kind, words on the line
 
 # `ALLOCATE`, `RESIZE` or `FREE`; the block's ID; its new size, 0 for a free. A plain tuple, since
 # the interpreter unpacks those quickest and the loop is noise that every figure carries.
 Operation = tuple[int, int, int]
+
+
+class Origin(NamedTuple):
+    """Where an operation of a trace comes from, as far as the trace tells.
+
+    Attributes
+    ----------
+    time : int or None
+        Microseconds since the trace began.
+    site : str or None
+        ``file:line`` of the call.
+    thread, arena : int or None
+        Numbers; the threads are counted as they came.
+    """
+
+    time: int | None = None
+    site: str | None = None
+    thread: int | None = None
+    arena: int | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +66,8 @@ class Trace:
         Greatest sum of the sizes of live blocks after any operation.
     live_at_end : tuple of int
         IDs that the trace never frees.
+    origins : tuple of Origin
+        One for each operation, or empty: the trace does not tell.
     """
 
     name: str
@@ -46,39 +75,7 @@ class Trace:
     blocks: int
     peak_live_bytes: int
     live_at_end: tuple[int, ...]
-
-
-def load(path: str | Path) -> Trace:
-    """Read and check a trace, gzip or plain by its first two bytes.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    Trace
-        With every invariant of this module's opening checked.
-
-    Raises
-    ------
-    UsageError
-        The file is no such trace: says file, line, what was expected and what was found.
-    OSError
-        The file cannot be read.
-    """
-    path = Path(path)
-    with path.open("rb") as raw:
-        compressed = raw.read(2) == _GZIP_MAGIC
-    opener: Callable[..., IO[Any]] = gzip.open if compressed else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as lines:
-            return parse(lines, str(path))
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UsageError(f"{path}: whole gzip data expected, found damage: {error}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: UTF-8 text expected, found {error}") from error
+    origins: tuple[Origin, ...] = ()
 
 
 def parse(lines: Iterable[str], source: str) -> Trace:
@@ -103,10 +100,61 @@ def parse(lines: Iterable[str], source: str) -> Trace:
     numbered = enumerate(lines, 1)
     name, count, peak = _header(next(numbered, (1, ""))[1], source)
     state = _Liveness()
-    operations = tuple(_operations(numbered, state, source))
-    _expect(len(operations) == count, f"{source}, line 1", f"{count} operations", len(operations))
-    _expect(state.peak == peak, f"{source}, line 1", f"peak of {peak} live bytes", state.peak)
-    return Trace(name, operations, state.allocated, peak, tuple(state.sizes))
+    origins: dict[int, Origin] = {}
+    operations = tuple(_operations(numbered, state, source, origins))
+    expect(len(operations) == count, f"{source}, line 1", f"{count} operations", len(operations))
+    expect(state.peak == peak, f"{source}, line 1", f"peak of {peak} live bytes", state.peak)
+    told = tuple(origins.get(n, _UNKNOWN) for n in range(count)) if origins else ()
+    return Trace(name, operations, state.allocated, peak, tuple(state.sizes), told)
+
+
+def save(trace: Trace, path: str | Path) -> None:
+    """Write a trace as text, with the columns that it has.
+
+    Parameters
+    ----------
+    trace : Trace
+        What to write.
+    path : str or Path
+        The file; one that is there is replaced.
+    """
+    with Path(path).open("w", encoding="utf-8") as out:
+        name = "".join(trace.name.split()) or "-"
+        out.write(f"# {name} {len(trace.operations)} {trace.peak_live_bytes}\n")
+        origins = trace.origins or [_UNKNOWN] * len(trace.operations)
+        for (kind, block, size), origin in zip(trace.operations, origins, strict=True):
+            words = [_LETTERS[kind], str(block), *([] if kind == FREE else [str(size)])]
+            out.write(" ".join([*words, *_columns_of(origin)]) + "\n")
+
+
+_UNKNOWN = Origin()
+_LETTERS = {kind: letter for letter, (kind, _) in _KINDS.items()}
+_COLUMNS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "t": ("time", int),
+    "s": ("site", unquote),
+    "T": ("thread", int),
+    "A": ("arena", int),
+}
+_IN_SITES = "/:<>()[]{},;+@!*'$&~#"
+"""Letters of a site that stand there as they are, beside those of any name."""
+
+
+def _columns_of(origin: Origin) -> Iterator[str]:
+    for letter, (field, _) in _COLUMNS.items():
+        value = getattr(origin, field)
+        if value is not None:
+            yield f"{letter}={quote(str(value), safe=_IN_SITES)}"
+
+
+def _origin(words: list[str], place: str) -> Origin:
+    found: dict[str, Any] = {}
+    for word in words:
+        letter, _, value = word.partition("=")
+        field, kind = _COLUMNS.get(letter, ("", int))
+        well_formed = field and field not in found and (kind is not int or _are_numbers([value]))
+        expect(bool(well_formed), place, "'t=', 's=', 'T=' or 'A=', each once", word)
+        found[field] = kind(value)
+    return Origin(**found)
 
 
 class _Liveness:
@@ -121,10 +169,10 @@ class _Liveness:
     def apply(self, operation: Operation, place: str) -> None:
         kind, block, size = operation
         if kind == ALLOCATE:
-            _expect(block == self.allocated, place, f"ID {self.allocated}", f"ID {block}")
+            expect(block == self.allocated, place, f"ID {self.allocated}", f"ID {block}")
             self.allocated += 1
         else:
-            _expect(block in self.sizes, place, "the ID of a live block", f"ID {block}")
+            expect(block in self.sizes, place, "the ID of a live block", f"ID {block}")
         self.live += size - self.sizes.pop(block, 0)
         if kind != FREE:
             self.sizes[block] = size
@@ -132,36 +180,44 @@ class _Liveness:
 
 
 def _operations(
-    numbered: Iterator[tuple[int, str]], state: _Liveness, source: str
+    numbered: Iterator[tuple[int, str]],
+    state: _Liveness,
+    source: str,
+    origins: dict[int, Origin],
 ) -> Iterator[Operation]:
     for number, line in numbered:
         place = f"{source}, line {number}"
-        operation = _operation(line, place)
+        operation, columns = _operation(line, place)
         state.apply(operation, place)
+        if columns:
+            origins[number - 2] = _origin(columns, place)
         yield operation
 
 
 def _header(line: str, source: str) -> tuple[str, int, int]:
     words = line.split()
     well_formed = len(words) == 4 and words[0] == "#" and _are_numbers(words[2:])
-    _expect(well_formed, f"{source}, line 1", "'# name ops peak_live_bytes'", line.rstrip("\n"))
+    expect(well_formed, f"{source}, line 1", "'# name ops peak_live_bytes'", line.rstrip("\n"))
     return words[1], int(words[2]), int(words[3])
 
 
-def _operation(line: str, place: str) -> Operation:
+def _operation(line: str, place: str) -> tuple[Operation, list[str]]:
     words = line.split()
-    kind, length = _KINDS.get(words[0] if words else "", (-1, -1))
-    well_formed = len(words) == length and _are_numbers(words[1:])
-    _expect(well_formed, place, "'a ID SIZE', 'r ID SIZE' or 'f ID'", line.rstrip("\n"))
+    kind, length = _KINDS.get(words[0] if words else "", (-1, 0))
+    words, columns = words[:length], words[length:]
+    well_formed = len(words) == length > 0 and _are_numbers(words[1:])
+    well_formed = well_formed and all("=" in word for word in columns)
+    expect(well_formed, place, "'a ID SIZE', 'r ID SIZE' or 'f ID'", line.rstrip("\n"))
     size = 0 if kind == FREE else int(words[2])
-    _expect(kind == FREE or size >= 1, place, "a size of at least 1", size)
-    return kind, int(words[1]), size
+    expect(kind == FREE or size >= 1, place, "a size of at least 1", size)
+    return (kind, int(words[1]), size), columns
 
 
 def _are_numbers(words: Iterable[str]) -> bool:
     return all(word.isascii() and word.isdigit() for word in words)
 
 
-def _expect(fact: bool, place: str, expected: str, found: object) -> None:
+def expect(fact: bool, place: str, expected: str, found: object) -> None:
+    """Raise UsageError unless a fact holds."""
     if not fact:
         raise UsageError(f"{place}: {expected} expected, {found!r} found")
