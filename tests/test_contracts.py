@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pmemheap import Count, Heap, UsageError
+from pmemheap import Count, Heap, Record, UsageError
 from pmemheap.layers import Fail, Fill, Passing, Track
 from pmemheap.testing import AllocatorContract
 
@@ -51,7 +51,12 @@ def poisoned(upstream: Any = None) -> Fill:
     return Fill(upstream, malloc=0xAA, free=0xDD)
 
 
-KINDS: tuple[Callable[..., Any], ...] = (Count, Fail, Passing, Track, poisoned)
+def recording(upstream: Any = None) -> Record:
+    with tempfile.TemporaryDirectory() as folder:  # the file lives as long as the record
+        return Record(Path(folder) / "trace", upstream)
+
+
+KINDS: tuple[Callable[..., Any], ...] = (Count, Fail, Passing, recording, Track, poisoned)
 STACKS = [
     *itertools.product(KINDS, repeat=1),
     *itertools.product(KINDS, repeat=2),

@@ -13,6 +13,7 @@ from pmemheap.format import records, superblock
 from pmemheap.layout import ArenaSlot, RootSlot, SegmentSlot
 from pmemheap.native.constants import Format, place, width
 from pmemheap.offline import backups, extents
+from pmemheap.traces import frames
 from pmemheap.units import GRANULE, UNIT
 
 
@@ -61,6 +62,10 @@ def places(form: struct.Struct, start: int = 0) -> Iterator[int]:
         ("ph_vector_counts", vectorstore.COUNTS, "magic", "magic block length high"),
         ("ph_vector_header", vectorstore.HEADER, "magic", "magic changes dtype"),
         ("ph_backup_header", backups._HEADER, "magic", "magic crc size uuid before after count"),
+        (
+            "ph_frame", frames.HEADER, "magic",
+            "magic number length events first_site sites time events_crc crc",
+        ),
         ("ph_backup_range", backups._RANGE, "offset", "offset length crc"),
     ],
 )  # fmt: skip

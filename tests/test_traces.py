@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pmemheap import traces
+from pmemheap import Heap, Record, traces
 from pmemheap.errors import UsageError
-from pmemheap.traces import ALLOCATE, FREE, RESIZE, MemoryMeter, TouchReplay, Trace
+from pmemheap.traces import ALLOCATE, FREE, RESIZE, MemoryMeter, Origin, TouchReplay, Trace
 
 SMALL = """\
 # small 7 300
@@ -220,3 +220,53 @@ def test_the_meter_sees_written_memory_and_its_return() -> None:
     assert 0.9 * size < meter.growth_bytes() < 1.1 * size
     del block
     assert meter.growth_bytes() < 0.1 * size
+
+
+# ------------------------------------------------------------------------------------ its columns
+
+COLUMNS = """\
+# queue 3 116
+a 0 16 t=5 s=a%20queue.py:41 T=0 A=2
+a 1 100
+f 0 T=1 t=70
+"""
+
+
+def test_columns_say_where_an_operation_comes_from(tmp_path: Path) -> None:
+    trace = traces.parse(COLUMNS.splitlines(), "queue")
+    assert trace.origins == (
+        Origin(5, "a queue.py:41", 0, 2),
+        Origin(),
+        Origin(time=70, thread=1),
+    )
+    traces.save(trace, tmp_path / "saved")
+    assert traces.load(tmp_path / "saved") == trace
+
+
+def test_a_text_without_columns_has_no_origins(tmp_path: Path, small: Trace) -> None:
+    assert small.origins == ()
+    traces.save(small, tmp_path / "small")
+    assert (tmp_path / "small").read_text() == SMALL
+
+
+@pytest.mark.parametrize("word", ["t=x", "t=-1", "t=", "x=1", "=1", "A=1.5", "t=1 t=2", "s=a s=b"])
+def test_columns_that_are_none_are_refused(word: str) -> None:
+    with pytest.raises(UsageError, match=r"line 2: 't=', 's=', 'T=' or 'A=', each once expected"):
+        traces.parse(["# small 1 8", f"a 0 8 {word}"], "small")
+
+
+def test_a_recorded_trace_may_be_compressed(tmp_path: Path) -> None:
+    path = tmp_path / "run.trace"
+    with Heap.anonymous() as heap, heap.install(Record(path)):
+        heap.free(heap.malloc(100))
+    plain = traces.load(path)
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert traces.load(path) == plain
+    assert traces.replay(plain, Recorder()) > 0
+
+
+def test_a_text_has_no_events(tmp_path: Path) -> None:
+    path = tmp_path / "small.trace"
+    path.write_text(SMALL)
+    with pytest.raises(UsageError, match=r"a recorded trace, which begins b'PMTR', expected"):
+        list(traces.read_events(path))
