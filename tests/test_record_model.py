@@ -387,7 +387,7 @@ def sealed(payload: bytes, events: int, sites: int = 0) -> bytes:
         (b"\x40\x02", 1, "whole events expected"),
         (b"\x87\x02", 1, "whole events expected"),
         (b"\x07\x02", 1, "whole events expected"),
-        (b"\x80\x02\x02", 1, "whole events expected, found the flags 0x80"),
+        (b"\x80\x02\x02", 1, "whole events expected, found the first byte 0x80"),
         (b"\x01" + b"\xff" * 11 + b"\x01", 1, "a number of more than 64 bits"),
         (b"\x01\x02", 2, "2 events expected, 1 found"),
         (b"\x05\x7fabc", 0, "a name that does not end"),

@@ -30,9 +30,19 @@ MAGIC = TraceFormat.MAGIC.to_bytes(4, "little")
 _CHECKSUM_AT = HEADER.size - 4
 _WORD = (1 << 64) - 1
 _MORE = 0x80
+_BITS = 64
 _TURN = GRANULE.bit_length() - 1
-_FLAGS = TraceFormat.HAS_TIME | TraceFormat.HAS_SITE | TraceFormat.HAS_PLACE | TraceFormat.HAS_SIZE
-_SIZED = (Kind.MADE, Kind.RESIZED, Kind.MOVED)
+_TIME, _SITE = TraceFormat.HAS_TIME, TraceFormat.HAS_SITE
+_PLACE, _SIZE = TraceFormat.HAS_PLACE, TraceFormat.HAS_SIZE
+_MADE, _FREED, _MOVED, _DROPPED, _NAME = (
+    Kind.MADE, Kind.FREED, Kind.MOVED, Kind.DROPPED, Kind.SITE,
+)  # fmt: skip
+_KINDS = {
+    kind | flags: kind
+    for kind in Kind
+    for flags in range(0, (_TIME | _SITE | _PLACE | _SIZE) + 1, TraceFormat.KIND_MASK + 1)
+}
+"""Of each first byte that an event can have, its kind."""
 
 
 class Event(NamedTuple):
@@ -208,42 +218,43 @@ class _Reader:
         """Yield all of them."""
         while self.at < len(self.data):
             head = self.byte()
-            kind, flags = Kind(head & TraceFormat.KIND_MASK), head & ~TraceFormat.KIND_MASK
-            if flags & ~_FLAGS:
-                raise ValueError(f"the flags {flags:#x}")
-            if kind == Kind.SITE:
+            kind = _KINDS.get(head)
+            if kind is None:
+                raise ValueError(f"the first byte {head:#x}")
+            if kind is _NAME:
                 self.names[self.next_site] = self.text()
                 self.next_site += 1
-                continue
-            yield self.event(kind, flags)
+            else:
+                yield self.event(kind, head)
 
-    def event(self, kind: Kind, flags: int) -> Event:
+    def event(self, kind: Kind, head: int) -> Event:
         """Read what stands behind the first byte of an event."""
-        self.changes(flags)
-        offset = to = size = 0
-        if kind == Kind.MADE:
-            self.made = offset = self.moved_by(self.made)
-        elif kind != Kind.DROPPED:
-            self.gone = offset = self.moved_by(self.gone)
-        if kind == Kind.MOVED:
-            self.made = to = self.moved_by(self.made)
-        if flags & TraceFormat.HAS_SIZE:
+        if head & (_TIME | _SITE | _PLACE):
+            self.changes(head)
+        offset = to = 0
+        if kind is _MADE:
+            offset = self.made = self.moved_by(self.made)
+        elif kind is not _DROPPED:
+            offset = self.gone = self.moved_by(self.gone)
+        if kind is _MOVED:
+            to = self.made = self.moved_by(self.made)
+        if head & _SIZE:
             self.size = self.varint()
-        if kind in _SIZED:
-            size = self.size
-        place = self.arena << Format.ARENA_BITS
-        offset = _turned_back(offset) ^ place if kind != Kind.DROPPED else 0
-        to = _turned_back(to) ^ place if kind == Kind.MOVED else 0
+        offset, to = _turned_back(offset), _turned_back(to) if to else 0
+        if self.arena and kind is not _DROPPED:
+            offset ^= self.arena << Format.ARENA_BITS
+            to ^= self.arena << Format.ARENA_BITS if kind is _MOVED else 0
+        size = 0 if kind is _FREED or kind is _DROPPED else self.size
         site = self.names.get(self.site - 1)
         return Event(kind, offset, to, size, self.time, site, self.thread, self.arena)
 
-    def changes(self, flags: int) -> None:
+    def changes(self, head: int) -> None:
         """Read the numbers that stand there only where they have changed."""
-        if flags & TraceFormat.HAS_TIME:
+        if head & _TIME:
             self.time = (self.time + self.varint()) & _WORD
-        if flags & TraceFormat.HAS_SITE:
+        if head & _SITE:
             self.site = self.varint()
-        if flags & TraceFormat.HAS_PLACE:
+        if head & _PLACE:
             self.thread, self.arena = self.varint(), self.varint()
 
     # ------------------------------------------------------------ pieces
@@ -254,10 +265,18 @@ class _Reader:
         return byte
 
     def varint(self) -> int:
-        value = shift = 0
-        while (byte := self.byte()) >= _MORE:
+        data, at = self.data, self.at
+        byte = data[at]
+        at += 1
+        if byte < _MORE:
+            self.at = at
+            return byte
+        value, shift = byte - _MORE, 7
+        while (byte := data[at]) >= _MORE and shift < _BITS:
             value |= (byte - _MORE) << shift
             shift += 7
+            at += 1
+        self.at = at + 1
         value |= byte << shift
         if value > _WORD:
             raise ValueError("a number of more than 64 bits")
