@@ -9,7 +9,7 @@
     } while (0)
 
 /* To each of those who write down; what they see of the heap is that their frames are to be written. */
-static void record(struct ph_heap *h, struct ph_event event)
+static PH_SELDOM void record(struct ph_heap *h, struct ph_event event)
 {
     event.arena = h->watch->arena;
     for (struct ph_recorder *const *each = h->watch->recorders; *each != NULL; each++) {
@@ -37,7 +37,13 @@ void ph_tell_freed(struct ph_heap *h, uint64_t offset, uint64_t capacity)
     RECORD(h, .kind = PH_EVENT_FREED, .offset = offset);
 }
 
-static void record_bits(struct ph_heap *h, uint64_t word, uint64_t bits, struct ph_event event)
+/* Mostly one, which is told at once; to count bits is a call where the processor is not known. */
+static inline uint64_t count_of(uint64_t bits)
+{
+    return (bits & (bits - 1)) == 0 ? 1 : (uint64_t)__builtin_popcountll(bits);
+}
+
+static PH_SELDOM void record_bits(struct ph_heap *h, uint64_t word, uint64_t bits, struct ph_event event)
 {
     for (; bits != 0; bits &= bits - 1) {
         event.offset = (word << 6 | (uint64_t)__builtin_ctzll(bits)) << PH_GRANULE_SHIFT;
@@ -47,7 +53,7 @@ static void record_bits(struct ph_heap *h, uint64_t word, uint64_t bits, struct 
 
 void ph_tell_bits_made(struct ph_heap *h, uint64_t word, uint64_t bits, uint64_t asked, uint64_t capacity)
 {
-    uint64_t count = (uint64_t)__builtin_popcountll(bits);
+    uint64_t count = count_of(bits);
     COUNT(h, ph_add_made, count, asked * count, capacity * count);
     if (h->watch->recorders != NULL)
         record_bits(h, word, bits, (struct ph_event){.kind = PH_EVENT_MADE, .size = asked});
@@ -55,7 +61,7 @@ void ph_tell_bits_made(struct ph_heap *h, uint64_t word, uint64_t bits, uint64_t
 
 void ph_tell_bits_freed(struct ph_heap *h, uint64_t word, uint64_t bits, uint64_t capacity)
 {
-    uint64_t count = (uint64_t)__builtin_popcountll(bits);
+    uint64_t count = count_of(bits);
     COUNT(h, ph_add_freed, count, capacity * count);
     if (h->watch->recorders != NULL)
         record_bits(h, word, bits, (struct ph_event){.kind = PH_EVENT_FREED});
