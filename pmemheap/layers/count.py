@@ -38,7 +38,7 @@ class Count(native.CountCore, Passing):
 
     Notes
     -----
-    3 ns for a block and its end. The blocks of an arena that is dropped count as freed, as far as
+    4 ns for a block and its end. The blocks of an arena that is dropped count as freed, as far as
     the heap has looked at them since it was opened. Memkind's and RMM's statistics adaptors are its
     models.
 
