@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import pickle
 import random
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyperf
 
-from pmemheap import Count, Heap
+from pmemheap import Count, Heap, Record
 
 BLOCKS = 1000
 WARM = 50
@@ -86,6 +88,17 @@ def pairs_counted(loops: int) -> float:
         return _pairs(heap, loops)
 
 
+def pairs_recorded(loops: int) -> float:
+    """Do the same while a Record writes down each of the two, and where it comes from."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Heap.anonymous() as heap,
+        Record(Path(folder) / "trace") as record,
+        heap.install(record),
+    ):
+        return _pairs(heap, loops)
+
+
 def _pairs(heap: Heap, loops: int) -> float:
     malloc, free = heap.malloc, heap.free
     start = time.perf_counter()
@@ -137,6 +150,7 @@ FACTORS: dict[str, tuple[Load, Load, float]] = {
 
 SECONDS: dict[str, tuple[Load, float]] = {
     "a region of one block": (region_without_blocks, 2e-6),
+    "1000 pairs of 64 bytes, recorded: 100 ns an event more": (pairs_recorded, 240e-6),
     "load of 20 arrays of 1 MB": (loaded, 50e-6),
 }
 """Of a load the time of one round that it must not exceed."""
@@ -154,7 +168,7 @@ def main() -> None:
     loads = {load for ours, other, _ in FACTORS.values() for load in (ours, other)}
     loads |= {load for load, _ in SECONDS.values()}
     for load in sorted(loads, key=lambda load: load.__name__):
-        inner = BLOCKS if load in {pairs, pairs_counted} else 1
+        inner = BLOCKS if load in {pairs, pairs_counted, pairs_recorded} else 1
         runner.bench_time_func(f"strategies/{load.__name__}", load, inner_loops=inner)
 
 

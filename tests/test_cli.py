@@ -658,6 +658,19 @@ def test_replay_measures_time_and_memory(
     assert not file.exists()
 
 
+def test_replay_takes_what_a_record_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.trace"
+    with pmemheap.Heap.anonymous() as heap, heap.install(pmemheap.Record(path)):
+        heap.free(heap.realloc(heap.malloc(100), 5000))
+    (told,) = run_json(capsys, "replay", path, "--passes", 1)["traces"]
+    assert (told["name"], told["operations"], told["peak_live_bytes"]) == ("run", 3, 5000)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert main(["replay", str(path)]) == ExitCode.USAGE
+    assert "frame 1 at byte" in " ".join(capsys.readouterr().err.split())
+
+
 def test_replay_prints_a_table_with_means(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", str(trace), str(trace), "--passes", "1"]) == 0
     printed = capsys.readouterr().out
