@@ -38,7 +38,7 @@ class Record(native.RecordCore, Passing):
     Parameters
     ----------
     path : str or path-like
-        Where to write; no file may be there.
+        Where to write; no file may be there. It is kept as `path`.
     upstream : Allocator, optional
         What it stands over; if left out, `Heap.install` sets it.
     sites : bool
@@ -46,8 +46,6 @@ class Record(native.RecordCore, Passing):
 
     Attributes
     ----------
-    path : Path
-        The file.
     events : int
         Events so far, those included that are not written yet.
     nbytes : int
