@@ -13,7 +13,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 COMMA := ,
 
-.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel installed checked sanitize forge damage kill kvkill redis faults interrupts surroundings disk-full fifo clean
+.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo clean
 
 all: lint test
 
@@ -88,6 +88,10 @@ writeback: $(VENV)/test/ready
 # Ctrl-C at every place where Python would notice one, in every change of every heap: 20 minutes.
 interrupts: $(VENV)/test/ready
 	PMEMHEAP_INTERRUPTS_ALL=1 $(VENV)/test/bin/python -m pytest tests/test_interrupts.py -rA --no-header
+
+# The contract of allocators, over every stack of three layers, in every order.
+contracts: $(VENV)/test/ready
+	PMEMHEAP_STACKS_ALL=1 $(VENV)/test/bin/python -m pytest tests/test_contracts.py -rA --no-header
 
 # Every call after every way in which somebody else can change a file; forks beside threads for a minute.
 surroundings: $(VENV)/test/ready
