@@ -122,9 +122,10 @@ class Header:
 
     def stored(self, fd: int, copy: int) -> bytes:
         """Return a copy of the superblock as the file has it: from the map, if there is one."""
-        if self._map is None:
+        mapped = self._map  # another thread may unmap it
+        if mapped is None:
             return native.pread(fd, layout.SUPERBLOCK_BYTES, layout.SUPERBLOCKS[copy])
-        return _superblock_bytes(self._map.view, copy)
+        return _superblock_bytes(mapped.view, copy)
 
     # ------------------------------------------------------------ blocks
 

@@ -239,8 +239,8 @@ class HeapFile:
         """Cut off what a growth or a cut that did not end has left behind the last segment."""
         size, end = native.fstat(self.fd).size, self.header.slots.end
         if size > end:
-            native.ftruncate(self.fd, end)
             self.holes.cut(end, size - end)
+            native.ftruncate(self.fd, end)
 
     # ------------------------------------------------------------ superblock
 

@@ -15,7 +15,8 @@ from sortedcontainers import SortedDict
 __all__ = ["Holes"]
 
 _SLACK = 64 * 1024
-"""Bytes that a file system may need for its own records of a file, and give back."""
+_SLACK_SHARE = 256
+"""Bytes, and a share of all, that a file system may need for its records of a file, and free."""
 
 
 class Holes:
@@ -48,9 +49,9 @@ class Holes:
     def add(self, start: int, stop: int) -> None:
         """Note that a range may have no blocks."""
         stops = self._stops
+        self.nbytes += stop - start  # first: others look at it, to whom it may be too much
         if stops and stops.peekitem(-1)[1] > start:
             self.remove(start, stop)
-        self.nbytes += stop - start
         index = stops.bisect_left(start)
         if index and stops.peekitem(index - 1)[1] == start:
             start = stops.peekitem(index - 1)[0]
@@ -69,7 +70,7 @@ class Holes:
                 stops[high] = last
 
     def cut(self, end: int, nbytes: int = 0) -> None:
-        """Forget what lies beyond the end of the file, of which so many bytes were cut off."""
+        """Forget what lies beyond the end of the file, of which so many bytes are cut off next."""
         self._known = max(0, self._known - nbytes)
         if self._stops and self._stops.peekitem(-1)[1] > end:
             self.remove(end, self._stops.peekitem(-1)[1])
@@ -78,7 +79,7 @@ class Holes:
 
     def opened(self, allocated: int) -> None:
         """Note the bytes of blocks that a file had when it was opened, wherever they are."""
-        self._known = max(0, allocated - _SLACK)
+        self._known = max(0, allocated - _SLACK - allocated // _SLACK_SHARE)
 
     def punched(self, nbytes: int) -> None:
         """Note that a range has gone, which may have had blocks."""

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 
 from pmemheap import native
-from pmemheap.errors import DurabilityError
+from pmemheap.errors import DurabilityError, PmemHeapError
 from pmemheap.native import NativeError
 
 __all__ = ["Expected", "Watch"]
@@ -23,8 +23,11 @@ Expected = tuple[tuple[int, bytes], int, int, bool]
 
 _UNKNOWN_SIZE = 1 << 64
 """Longer than any file."""
-_KEEP_BLOCKS = {native.TMPFS, 0xEF53, 0x58465342}
-"""File systems, tmpfs, ext4 and xfs, on which only holes have no blocks: others may compress."""
+_EXT4, _XFS = 0xEF53, 0x58465342
+_KEEP_BLOCKS = {native.TMPFS, _EXT4, _XFS}
+"""File systems on which only holes have no blocks: others may compress."""
+_COUNT_BLOCKS = {native.TMPFS, _EXT4}
+"""Those that free nothing by themselves of what they count; xfs does, behind the end of a file."""
 
 
 class Watch:
@@ -32,6 +35,8 @@ class Watch:
 
     Attributes
     ----------
+    counts_blocks : bool
+        Whether the file has at any time the blocks that were counted, but for those given back.
     taken : str
         What somebody else has done to the file, as far as it was noticed.
     size_seen : tuple of int and int
@@ -43,6 +48,7 @@ class Watch:
     def __init__(self, number: int, file_system: int, *, is_named: bool) -> None:
         self._number = number
         self._keeps_blocks = file_system in _KEEP_BLOCKS
+        self.counts_blocks = file_system in _COUNT_BLOCKS
         self._is_named = is_named
         self.taken = ""
         self.size_seen = (_UNKNOWN_SIZE, 0)
@@ -82,7 +88,7 @@ class Watch:
                 return "cut, and grown again"
             if read(fd, copy) != superblock or native.file_is_lost(self._number):
                 return "written over"
-        except (NativeError, ValueError):  # another thread has closed it
+        except (NativeError, ValueError, PmemHeapError):  # another thread has closed it
             return ""
         if self._is_named and not maybe_nameless and status.links == 0:
             return "removed"
