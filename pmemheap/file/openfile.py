@@ -264,7 +264,6 @@ def _read_tables(medium: FileMedium, *, recovered: bool) -> None:
         raise CorruptHeapError(
             f"heap file {medium.name!r}: {end} bytes expected for its segments, {status.size} found"
         )
-    if status.allocated < status.size:
-        medium.holes.opened(status.allocated if medium.watch.counts_blocks else 0)
-        medium.holes.add(layout.HEADER_BYTES, end)
-        medium.header.note_holes(medium.holes)
+    medium.holes.opened(status.allocated if medium.watch.counts_blocks else 0)
+    medium.holes.add(layout.HEADER_BYTES, end)
+    medium.header.note_holes(medium.holes)

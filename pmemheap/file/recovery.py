@@ -220,9 +220,9 @@ def _require_same(medium: FileMedium, ranges: Iterable[tuple[int, int]]) -> None
 
 def _replay_home(medium: FileMedium, recovery: Recovery, headroom: int | None) -> None:
     medium.header.read_tables()
-    if _require_length(medium).allocated < medium.file_end:
-        medium.header.note_holes(medium.holes)
-        _back_ranges(medium, recovery)
+    _require_length(medium)
+    medium.header.note_holes(medium.holes)
+    _back_ranges(medium, recovery)
     medium.header.map(medium.maps.place)
     medium.shadowed = medium.is_power
     medium.region, others = Region(medium, headroom), []
@@ -243,13 +243,12 @@ def _replay_home(medium: FileMedium, recovery: Recovery, headroom: int | None) -
         medium.header.store_log_words(recovery.end)
 
 
-def _require_length(medium: FileMedium) -> native.FileStatus:
-    status = native.fstat(medium.fd)
-    if status.size < medium.file_end:
+def _require_length(medium: FileMedium) -> None:
+    size = native.fstat(medium.fd).size
+    if size < medium.file_end:
         raise CorruptHeapError(
-            f"heap file {medium.name!r}: {medium.file_end} bytes expected, {status.size} found"
+            f"heap file {medium.name!r}: {medium.file_end} bytes expected, {size} found"
         )
-    return status
 
 
 def _map_home(medium: FileMedium, recovery: Recovery, arena: int, region: Region) -> None:
