@@ -44,7 +44,7 @@ def test_refused_calls_lose_nothing(durability: str, memory: Path, tmp_path: Pat
         nth = first
         while refusals.run(nth, kind, number):
             nth += STRIDE
-        assert nth > 600
+        assert nth > 500
         counts += refusals.counts
     met = ["went on", "opened again", "raised: nothing", "raised: OutOfSpaceError"]
     if durability == "power":

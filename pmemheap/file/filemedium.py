@@ -375,6 +375,11 @@ class FileMedium(HeapFile):
             self._require_memory(length)
         blocks.back(self.fd, self.name, offset, offset + length, self.holes)
 
+    def doubt_blocks(self) -> None:
+        """After an interrupt: anything may be a hole, as in a file that was opened."""
+        self.holes = self.holes.unknown(layout.HEADER_BYTES, self.header.slots.end)
+        self.header.note_holes(self.holes)
+
     @staticmethod
     def _data_range(piece: Piece, start: int, nunits: int) -> tuple[int, int]:
         assert piece.slot is not None

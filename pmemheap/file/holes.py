@@ -75,6 +75,13 @@ class Holes:
         if self._stops and self._stops.peekitem(-1)[1] > end:
             self.remove(end, self._stops.peekitem(-1)[1])
 
+    def unknown(self, start: int, stop: int) -> Holes:
+        """Return holes of which nothing is known but that they lie in a range."""
+        holes = Holes()
+        holes._known = self._known
+        holes.add(start, stop)
+        return holes
+
     # ------------------------------------------------------------ how many blocks there must be
 
     def opened(self, allocated: int) -> None:

@@ -200,6 +200,8 @@ class Shared:
 
     def rebuild(self) -> None:
         """Make what an interrupt left in doubt anew: header, log, segments, extents."""
+        if self.file is not None:
+            self.file.doubt_blocks()
         if self.redo is not None and self.file is not None and not self.file.sync_failed:
             try:
                 self.redo.mend()

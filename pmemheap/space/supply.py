@@ -73,14 +73,15 @@ class Supply:
         if extent is not None:
             start, length = extent[0], min(extent[1], wish)
             extents.take(start, length)
-            ranges = self._backed([(start, length)])
+            ranges = self._backed_as_far([(start, length)], nunits)
             self._core.deallocate_units(ranges + self._fragments(_FRAGMENTS_MOST), False)
         elif extents.room_at_end() >= nunits:
             start, length = extents.wilderness, min(wish, extents.end - extents.wilderness)
             before = extents.take_ending(start, POOL_MOST)
             extents.take(start, length)
-            ranges = [(start - before, before)] if before else []
-            self._core.deallocate_units(self._backed([*ranges, (start, length)]), True)
+            taken = [(start - before, before), (start, length)] if before else [(start, length)]
+            ranges = self._backed_as_far(taken, max(nunits - before, 1))
+            self._core.deallocate_units(ranges, ranges == taken)
         elif not self.read_on():
             self._grow_or_gather(nunits)
 
@@ -107,16 +108,17 @@ class Supply:
             Nothing is left and the region cannot grow.
         """
         self._take_returned()
+        has_grown = False
         while (start := self.extents.find(nunits, align, roomy=roomy)) < 0:
             try:
                 if not self.read_on(POOL_MOST + 1):
-                    self._grow_or_gather(nunits + align - 1)
+                    has_grown = self._grow_or_gather(nunits + align - 1)
             except OutOfSpaceError:  # all is merged by now, and may do for just this
                 start = self.extents.find(nunits, align, roomy=roomy)
                 if start < 0:
                     raise
                 break
-        if self._medium.maybe_holes:
+        if not (has_grown and align == 1):  # else it is what the growth has got blocks for
             self._backed([(start, nunits)])
         return start
 
@@ -138,6 +140,7 @@ class Supply:
             if room < nunits and stop + room == self.region.end_unit:
                 while self.read_on():  # growth takes all below it for known
                     pass
+                self._back(stop, room)
                 self._grow(nunits - room, exactly=True)
             if not self.extents.take(stop, nunits):
                 return False
@@ -145,6 +148,11 @@ class Supply:
         except OutOfSpaceError:
             return False
         return True
+
+    def _back(self, start: int, nunits: int) -> None:
+        """Make sure that free units have real space, before a growth that is to go with them."""
+        if nunits and self._medium.maybe_holes:
+            self.region.back(start, nunits)
 
     def _backed(self, ranges: list[Extent]) -> list[Extent]:
         """Make sure that taken units have real space before anybody gets them, or give all back."""
@@ -156,6 +164,19 @@ class Supply:
                 self.extents.deallocate_many(ranges)
                 raise
         return ranges
+
+    def _backed_as_far(self, ranges: list[Extent], least: int) -> list[Extent]:
+        """Do the same; where that is refused, with no more than `least` units of the last range."""
+        start, length = ranges[-1]
+        try:
+            return self._backed(ranges)
+        except OutOfSpaceError:
+            if least >= length:
+                raise
+        ranges = [*ranges[:-1], (start, least)]
+        for each in ranges:
+            self.extents.take(*each)
+        return self._backed(ranges)
 
     # ------------------------------------------------------------ reading, taking back
 
@@ -211,17 +232,25 @@ class Supply:
 
     # ------------------------------------------------------------ growing
 
-    def _grow_or_gather(self, nunits: int) -> None:
-        """Grow; where that is refused, merge all that is free, and grow by what is missing then."""
+    def _grow_or_gather(self, nunits: int) -> bool:
+        """Grow; where that is refused, merge all that is free, and grow by what is missing then.
+
+        Returns
+        -------
+        bool
+            Whether it has grown without a merge.
+        """
         try:
-            return self._grow(nunits)
+            self._grow(nunits)
+            return True
         except OutOfSpaceError:
             self.take_all_back()
             self.extents.end_wilderness()
         if self.extents.longest_merged() >= nunits:
-            return None
+            return False
         try:
-            return self._grow(nunits)
+            self._grow(nunits)
+            return False
         except OutOfSpaceError:
             self._core.deallocate_units(self._fragments(len(self.extents)), False)
             raise
@@ -229,6 +258,7 @@ class Supply:
     def _grow(self, nunits: int, *, exactly: bool = False) -> None:
         """Let the region grow so that `nunits` more units are free in one piece at its end."""
         have = 0 if exactly else self.extents.room_at_end()
+        self._back(self.region.end_unit - have, have)  # or it is refused when the heap has grown
         self.append(self._medium.step(self.region.nunits), max(nunits - have, 1))
 
     def append(self, nunits: int, at_least: int) -> None:
