@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pmemheap
@@ -134,6 +134,7 @@ class World:
         self.map[b"%d" % self.chance.randrange(50)] = b"v" * self.chance.choice((10, 500, 20_000))
 
 
+@settings(max_examples=max(10, settings().max_examples // 4))
 @given(seed=st.integers(0, 1 << 32))
 def test_a_count_agrees_with_the_heaps_own_numbers(
     seed: int, tmp_path_factory: pytest.TempPathFactory

@@ -496,7 +496,7 @@ def test_it_comes_and_goes_among_threads(tmp_path: Path, memory: Heap) -> None:
     for thread in threads:
         thread.start()
     try:
-        for number in range(200):
+        for number in range(40):
             record = Record(tmp_path / str(number))
             with memory.install(record):
                 pass
@@ -505,7 +505,7 @@ def test_it_comes_and_goes_among_threads(tmp_path: Path, memory: Heap) -> None:
         stop.set()
         for thread in threads:
             thread.join()
-    for number in range(200):
+    for number in range(40):
         traces.load(tmp_path / str(number))
     assert list(memory.blocks()) == []
 
