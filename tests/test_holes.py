@@ -51,7 +51,8 @@ class HolesMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.holes = Holes()
-        self.model: set[int] = set()
+        self.holes.opened(0, [(3, 9), (20, 40)])
+        self.model = {*range(3, 9), *range(20, 40)}
 
     @rule(which=RANGES)
     def add(self, which: list[int]) -> None:
@@ -87,8 +88,7 @@ TestHoles = HolesMachine.TestCase
 
 def test_blocks_that_were_there_at_open_are_expected_wherever_they_are() -> None:
     holes = Holes()
-    holes.opened(8 * MiB)
-    holes.add(0, 10 * MiB)
+    holes.opened(8 * MiB, [(0, 10 * MiB)])
     least = holes.blocks_least(10 * MiB)
     assert 8 * MiB - 256 * KiB < least <= 8 * MiB
     holes.punched(MiB)

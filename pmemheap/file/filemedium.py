@@ -49,6 +49,7 @@ __all__ = ["LOG_LEAST", "LOG_MOST", "FileMedium"]
 
 LOG_LEAST = UNIT
 LOG_MOST = 64 * MiB
+_AHEAD_SHARE, _AHEAD_MOST = 32, MiB
 _MEMORY_STEP_MOST = 64 * MiB // UNIT
 
 
@@ -124,7 +125,7 @@ class FileMedium(HeapFile):
         most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         fits = most == resource.RLIM_INFINITY or slot.file_stop <= most
         free = self.disk_free()
-        needed = _backed_bytes(slot, nunits if at_least is None else at_least)
+        needed = filespace.backed_bytes(slot, nunits if at_least is None else at_least)
         return fits and (free is None or needed <= free)
 
     def allocated(self) -> tuple[int, int]:
@@ -192,7 +193,7 @@ class FileMedium(HeapFile):
 
     def _obtain(self, index: int, slot: SegmentSlot, at_least: int) -> None:
         """Get a segment, what is not data reading zero; durable in a power heap."""
-        needed = _backed_bytes(slot, at_least)
+        needed = filespace.backed_bytes(slot, at_least)
         self._require_memory(needed)
         self.require_ours("growth")  # a file that was cut must not become long again
         try:
@@ -367,18 +368,29 @@ class FileMedium(HeapFile):
             raise refusal(f"heap file {self.name!r}: give-back", error) from error
 
     def back(self, piece: Piece, start: int, nunits: int, *, known: bool = True) -> None:
-        """Allocate file blocks for units that may have none; `known`: `holes` knows of them."""
+        """Allocate file blocks for units that may have none, and some ahead; `holes` knows them."""
         offset, length = self._data_range(piece, start, nunits)
+        stop = offset + length
         if not known:
-            self.holes.add(offset, offset + length)
-        if self.on_memory and self.holes.within(offset, offset + length):
-            self._require_memory(length)
-        blocks.back(self.fd, self.name, offset, offset + length, self.holes)
+            self.holes.add(offset, stop)
+        else:
+            ahead = min(self.file_end // _AHEAD_SHARE, _AHEAD_MOST)
+            found = self.holes.within(offset, stop + ahead)
+            if not found or found[0][0] >= stop:
+                return
+            if self.on_memory:
+                self._require_memory(length)
+            elif found[0][0] <= offset and found[0][1] > stop:
+                assert piece.slot is not None
+                end = min(found[0][1], piece.slot.file_stop)
+                with suppress(OutOfSpaceError):  # then without what lies behind
+                    blocks.back(self.fd, self.name, offset, end, self.holes)
+        blocks.back(self.fd, self.name, offset, stop, self.holes)
 
     def doubt_blocks(self) -> None:
         """After an interrupt: anything may be a hole, as in a file that was opened."""
-        self.holes = self.holes.unknown(layout.HEADER_BYTES, self.header.slots.end)
-        self.header.note_holes(self.holes)
+        ranges = self.header.holes(layout.HEADER_BYTES, self.header.slots.end)
+        self.holes = self.holes.unknown(ranges)
 
     @staticmethod
     def _data_range(piece: Piece, start: int, nunits: int) -> tuple[int, int]:
@@ -485,11 +497,3 @@ class FileMedium(HeapFile):
         if region is not None:
             region.close()
         super().let_go()
-
-
-def _backed_bytes(slot: SegmentSlot, nunits: int) -> int:
-    """Return for how many bytes of a segment blocks are allocated at once: tables and units."""
-    if slot.kind == SegmentKind.LOG:
-        return slot.file_bytes
-    least = max(nunits, layout.BACKED_UNITS)
-    return min(slot.data_off - slot.file_off + least * UNIT, slot.file_bytes)

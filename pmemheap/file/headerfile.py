@@ -91,9 +91,8 @@ class Header:
     def read_tables(self) -> None:
         """Take the tables from the image, once; CorruptHeapError as of `format.header`."""
         if self.image:
-            image = self.image
-            self.slots = read_tables(image, self.superblock, self._name)
-            self.zero_pages = {at for at in TABLE_PAGES if image.count(0, at, at + UNIT) == UNIT}
+            self.slots = read_tables(self.image, self.superblock, self._name)
+            self.zero_pages = set(TABLE_PAGES).difference(self.slots.pages())
             self.image = bytearray()
 
     def reread(self) -> None:
@@ -129,12 +128,14 @@ class Header:
 
     # ------------------------------------------------------------ blocks
 
-    def note_holes(self, holes: Holes) -> None:
-        """Take the pages that read zero for holes."""
+    def holes(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Return the pages that read zero as ranges, with one behind them that may be a hole."""
         behind = {page + UNIT for page in self.zero_pages}
         starts, stops = sorted(self.zero_pages - behind), sorted(behind - self.zero_pages)
-        for start, stop in zip(starts, stops, strict=True):
-            holes.add(start, stop)
+        found = list(zip(starts, stops, strict=True))
+        if found and found[-1][1] == start:
+            start = found.pop()[0]
+        return [*found, (start, stop)] if start < stop else found
 
     def back(self, slots: list[SlotImage], fd: int, holes: Holes) -> None:
         """Get blocks for the pages of slots: a store must not fail that a record speaks of."""

@@ -32,13 +32,19 @@ class Holes:
     """
 
     def __init__(self) -> None:
-        self._stops: SortedDict[int, int] = SortedDict()  # start: stop; disjoint
+        self._first: list[tuple[int, int]] = []  # of a file that was opened; not sorted in yet
+        self._sorted: SortedDict[int, int] | None = None
         self._known = 0
         self.nbytes = 0
 
+    def _sort(self) -> SortedDict[int, int]:
+        """Make the ends of the ranges by their starts, which are asked for from now on."""
+        self._sorted, self._first = SortedDict(self._first), []
+        return self._sorted
+
     def within(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Return what of a range may have no blocks, by offset."""
-        stops, found = self._stops, []
+        stops, found = self._sorted or self._sort(), []
         for low in stops.islice(max(stops.bisect_right(start) - 1, 0)):
             if low >= stop:
                 break
@@ -48,7 +54,7 @@ class Holes:
 
     def add(self, start: int, stop: int) -> None:
         """Note that a range may have no blocks."""
-        stops = self._stops
+        stops = self._sorted or self._sort()
         self.nbytes += stop - start  # first: others look at it, to whom it may be too much
         if stops and stops.peekitem(-1)[1] > start:
             self.remove(start, stop)
@@ -59,7 +65,7 @@ class Holes:
 
     def remove(self, start: int, stop: int) -> None:
         """Note that a range has blocks."""
-        stops = self._stops
+        stops = self._sorted or self._sort()
         for low, high in self.within(start, stop):
             first = stops.keys()[stops.bisect_right(low) - 1]
             last = stops.pop(first)
@@ -72,20 +78,25 @@ class Holes:
     def cut(self, end: int, nbytes: int = 0) -> None:
         """Forget what lies beyond the end of the file, of which so many bytes are cut off next."""
         self._known = max(0, self._known - nbytes)
-        if self._stops and self._stops.peekitem(-1)[1] > end:
-            self.remove(end, self._stops.peekitem(-1)[1])
+        stops = self._sorted or self._sort()
+        if stops and stops.peekitem(-1)[1] > end:
+            self.remove(end, stops.peekitem(-1)[1])
 
-    def unknown(self, start: int, stop: int) -> Holes:
-        """Return holes of which nothing is known but that they lie in a range."""
+    def unknown(self, ranges: list[tuple[int, int]]) -> Holes:
+        """Return holes of which nothing is known but that they lie in some ranges."""
         holes = Holes()
+        holes.opened(0, ranges)
         holes._known = self._known
-        holes.add(start, stop)
         return holes
 
     # ------------------------------------------------------------ how many blocks there must be
 
-    def opened(self, allocated: int) -> None:
-        """Note the bytes of blocks that a file had when it was opened, wherever they are."""
+    def opened(self, allocated: int, ranges: list[tuple[int, int]]) -> None:
+        """Note the bytes of blocks that a file had when it was opened, in or beside some ranges.
+
+        These are apart from each other, and the first that are noted.
+        """
+        self._first, self.nbytes = ranges, sum(stop - start for start, stop in ranges)
         self._known = max(0, allocated - _SLACK - allocated // _SLACK_SHARE)
 
     def punched(self, nbytes: int) -> None:

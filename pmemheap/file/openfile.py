@@ -23,6 +23,7 @@ from pmemheap.file import blocks, identity, locks
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.headerfile import TABLE_PAGES
 from pmemheap.file.heapfile import MEMORY_FILE_SYSTEMS
+from pmemheap.file.holes import Holes
 from pmemheap.file.naming import place_of, require_place, temporary_name
 from pmemheap.format import layout
 from pmemheap.format.header import Tables
@@ -126,7 +127,7 @@ def _format(medium: FileMedium, durability: Durability, log_bytes: int) -> None:
         for page in _FIRST_PAGES:
             blocks.write_zeros(fd, page, UNIT)
     medium.header.zero_pages = set(TABLE_PAGES) - set(_FIRST_PAGES)
-    medium.header.note_holes(medium.holes)
+    medium.holes.opened(0, medium.header.holes(0, 0))
     superblock = Superblock(
         generation=1, uuid=secrets.token_bytes(16), durability=durability,
         state=HeapState.CLEAN, file_end=first, log_off=layout.HEADER_BYTES,
@@ -264,6 +265,6 @@ def _read_tables(medium: FileMedium, *, recovered: bool) -> None:
         raise CorruptHeapError(
             f"heap file {medium.name!r}: {end} bytes expected for its segments, {status.size} found"
         )
-    medium.holes.opened(status.allocated if medium.watch.counts_blocks else 0)
-    medium.holes.add(layout.HEADER_BYTES, end)
-    medium.header.note_holes(medium.holes)
+    allocated = status.allocated if medium.watch.counts_blocks else 0
+    medium.holes = Holes()
+    medium.holes.opened(allocated, medium.header.holes(layout.HEADER_BYTES, end))

@@ -221,7 +221,7 @@ def _require_same(medium: FileMedium, ranges: Iterable[tuple[int, int]]) -> None
 def _replay_home(medium: FileMedium, recovery: Recovery, headroom: int | None) -> None:
     medium.header.read_tables()
     _require_length(medium)
-    medium.header.note_holes(medium.holes)
+    medium.holes.opened(0, medium.header.holes(0, 0))
     _back_ranges(medium, recovery)
     medium.header.map(medium.maps.place)
     medium.shadowed = medium.is_power

@@ -12,6 +12,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from pmemheap.format.layout import (
+    BACKED_UNITS,
     SEGMENT_SLOTS,
     SegmentKind,
     SegmentSlot,
@@ -19,8 +20,17 @@ from pmemheap.format.layout import (
     Table,
     spare_slot,
 )
+from pmemheap.units import UNIT
 
-__all__ = ["SlotChanges", "fitting_spare", "free_index", "images", "placed", "tidied"]
+__all__ = [
+    "SlotChanges",
+    "backed_bytes",
+    "fitting_spare",
+    "free_index",
+    "images",
+    "placed",
+    "tidied",
+]
 
 SlotChanges = dict[int, SegmentSlot | None]
 
@@ -78,3 +88,11 @@ def images(changes: SlotChanges) -> list[SlotImage]:
     """Return changes of the segment table as the images of slots."""
     empty = SegmentSlot(SegmentKind.NONE, 0, 0)
     return [(Table.SEGMENTS, index, (slot or empty).pack()) for index, slot in changes.items()]
+
+
+def backed_bytes(slot: SegmentSlot, nunits: int) -> int:
+    """Return for how many bytes of a new segment blocks are allocated: tables and some units."""
+    if slot.kind == SegmentKind.LOG:
+        return slot.file_bytes
+    least = max(nunits, BACKED_UNITS)
+    return min(slot.data_off - slot.file_off + least * UNIT, slot.file_bytes)

@@ -29,6 +29,7 @@ from pmemheap.format.layout import (
 )
 from pmemheap.format.superblock import Superblock, newest_superblock
 from pmemheap.native import all_sealed
+from pmemheap.units import UNIT
 
 __all__ = [
     "HeaderImage",
@@ -78,6 +79,18 @@ class Tables:
             if slot.kind == SegmentKind.DATA and slot.arena == arena
         ]
         return sorted(found, key=lambda each: each[1].first_unit)
+
+    def pages(self) -> set[int]:
+        """Return the file offsets of the pages of the header that slots lie in."""
+        tables = (
+            (layout.SEGMENT_TABLE, self.segments), (layout.SEGMENT_TABLE, self.strays),
+            (layout.ARENA_TABLE, self.arenas), (layout.ROOT_TABLE, self.roots),
+        )  # fmt: skip
+        return {
+            (start + index * layout.SLOT_BYTES) // UNIT * UNIT
+            for start, slots in tables
+            for index in slots
+        }
 
     @property
     def end(self) -> int:

@@ -27,6 +27,7 @@ __all__ = ["Supply"]
 
 _REFILL_LEAST = 64
 _REFILL_MOST = 1024
+_BACKED_SHARE = 32
 _REFILL_SHARE = 64
 _FRAGMENTS_MOST = 32
 _READ_UNITS = 1 << 16
@@ -67,7 +68,9 @@ class Supply:
         """
         self._take_returned()
         extents = self.extents
-        least = BACKED_UNITS if self._medium.maybe_holes else _REFILL_LEAST
+        least = _REFILL_LEAST
+        if self._medium.maybe_holes:
+            least = max(BACKED_UNITS, min(self.region.nunits // _BACKED_SHARE, least))
         wish = max(nunits, min(self.region.nunits // _REFILL_SHARE, _REFILL_MOST), least)
         extent = extents.shortest(nunits)
         if extent is not None:
