@@ -43,7 +43,7 @@ def of_one(byte: int, data: bytes) -> bool:
 
 
 def left_at(address: int, length: int) -> bytes:
-    """Return what lies at an address, whoever has it."""
+    """Return the bytes at an address."""
     return ctypes.string_at(address, length)
 
 

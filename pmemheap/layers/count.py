@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from typing import Any, final
 
 from pmemheap import native
-from pmemheap.layers.passing import Passing
+from pmemheap.layers.passing import Told
 from pmemheap.protocols import Allocator
 
 __all__ = ["Count"]
 
 
 @final
-class Count(native.CountCore, Passing):
+class Count(native.CountCore, Told):
     """Counters of the blocks of a heap or arena, or of any allocator that it wraps.
 
     On a heap it counts all that becomes of blocks, of all arenas, whether by calls, transactions
@@ -54,12 +53,7 @@ class Count(native.CountCore, Passing):
     """
 
     def __init__(self, upstream: Allocator | None = None) -> None:
-        Passing.__init__(self, upstream)
-
-    @property
-    def _is_told(self) -> bool:
-        """Whether the core counts for it."""
-        return isinstance(self.upstream, native.Upstream)
+        Told.__init__(self, upstream)
 
     def malloc(self, size: int, align: int = 16) -> int:
         """Allocate a block."""
@@ -75,51 +69,38 @@ class Count(native.CountCore, Passing):
         if not self._is_told:
             self._add_freed(capacity)
 
-    def __getattr__(self, name: str) -> Any:
-        """Return what the upstream can do beyond that, counted."""
-        call, counted = super().__getattr__(name), _COUNTED.get(name)
-        return call if counted is None or self._is_told else partial(counted, self, call)
+    def over_realloc(self, offset: int, size: int) -> int:
+        """Give a block another size."""
+        before = self.usable_size(offset)
+        to: int = self.below.realloc(offset, size)
+        after = self.usable_size(to)
+        if to == offset:
+            self._add_resized(before, after)
+        else:
+            self._add_made(size, after)
+            self._add_freed(before)
+            self._add_moved()
+        return to
 
+    def over_expand(self, offset: int, size: int) -> bool:
+        """Let a block grow where it is."""
+        before = self.usable_size(offset)
+        done: bool = self.below.expand(offset, size)
+        if done:
+            self._add_resized(before, self.usable_size(offset))
+        return done
 
-def _realloc(count: Count, call: Callable[..., int], offset: int, size: int) -> int:
-    before = count.usable_size(offset)
-    to = call(offset, size)
-    after = count.usable_size(to)
-    if to == offset:
-        count._add_resized(before, after)  # private: of the class, in this module
-    else:
-        count._add_made(size, after)  # private: as above
-        count._add_freed(before)  # private: as above
-        count._add_moved()  # private: as above
-    return to
+    def over_malloc_many(self, size: int, count: int) -> Any:
+        """Allocate many blocks."""
+        offsets = self.below.malloc_many(size, count)
+        for offset in offsets:
+            self._add_made(size, self.usable_size(offset))
+        return offsets
 
-
-def _expand(count: Count, call: Callable[..., bool], offset: int, size: int) -> bool:
-    before = count.usable_size(offset)
-    done = call(offset, size)
-    if done:
-        count._add_resized(before, count.usable_size(offset))  # private: as above
-    return done
-
-
-def _malloc_many(count: Count, call: Callable[..., memoryview], size: int, blocks: int) -> Any:
-    offsets = call(size, blocks)
-    for offset in offsets:
-        count._add_made(size, count.usable_size(offset))  # private: as above
-    return offsets
-
-
-def _free_many(count: Count, call: Callable[..., None], offsets: Iterable[int]) -> None:
-    each = list(offsets)
-    capacities = [count.usable_size(offset) for offset in each]
-    call(each)
-    for capacity in capacities:
-        count._add_freed(capacity)  # private: as above
-
-
-_COUNTED: dict[str, Callable[..., Any]] = {
-    "realloc": _realloc,
-    "expand": _expand,
-    "malloc_many": _malloc_many,
-    "free_many": _free_many,
-}
+    def over_free_many(self, offsets: Iterable[int]) -> None:
+        """Free many blocks."""
+        each = list(offsets)
+        capacities = [self.usable_size(offset) for offset in each]
+        self.below.free_many(each)
+        for capacity in capacities:
+            self._add_freed(capacity)

@@ -8,7 +8,7 @@ from pmemheap import native
 from pmemheap.errors import UsageError
 from pmemheap.protocols import CAPABILITIES, Allocator
 
-__all__ = ["Passing", "heap_under"]
+__all__ = ["Passing", "Told", "heap_under"]
 
 
 def heap_under(layer: Passing) -> native.Upstream | native.HeapCore | None:
@@ -76,12 +76,30 @@ class Passing:
     def __getattr__(self, name: str) -> Any:
         """Return what the upstream can do beyond that, or what the layer does over it."""
         if name in CAPABILITIES:
-            upstream, over = (
-                self.__dict__.get("upstream"),
-                getattr(type(self), f"over_{name}", None),
-            )
-            if over is not None and (upstream is None or hasattr(upstream, name)):
+            upstream = self.__dict__.get("upstream")
+            over = self._method_over(name, upstream)
+            if over is not None:
                 return over.__get__(self)
             if upstream is not None:
                 return getattr(upstream, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _method_over(self, name: str, upstream: Any) -> Any:
+        """Return the method of the layer that stands over a call of its upstream, if any does."""
+        over = getattr(type(self), f"over_{name}", None)
+        return over if upstream is None or hasattr(upstream, name) else None
+
+
+class Told(Passing):
+    """A layer that the core tells what becomes of blocks when it is on a heap.
+
+    Only over another allocator it has to see to the calls itself.
+    """
+
+    @property
+    def _is_told(self) -> bool:
+        return isinstance(self.upstream, native.Upstream)
+
+    def _method_over(self, name: str, upstream: Any) -> Any:
+        is_told = upstream is None or isinstance(upstream, native.Upstream)
+        return None if is_told else super()._method_over(name, upstream)

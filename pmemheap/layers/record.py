@@ -7,7 +7,6 @@ import os
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
 from operator import index
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +14,7 @@ from typing import Any, Self, final
 
 from pmemheap import native
 from pmemheap.errors import PmemHeapError
-from pmemheap.layers.passing import Passing
+from pmemheap.layers.passing import Passing, Told
 from pmemheap.native.constants import Event
 from pmemheap.protocols import Allocator
 
@@ -27,7 +26,7 @@ _open: weakref.WeakSet[Record] = weakref.WeakSet()
 
 
 @final
-class Record(native.RecordCore, Passing):
+class Record(native.RecordCore, Told):
     """What becomes of the blocks of a heap or arena, or of any allocator that it wraps, in a file.
 
     On a heap it records what `pmemheap.layers.Count` counts: all that becomes of blocks, of all
@@ -145,11 +144,6 @@ class Record(native.RecordCore, Passing):
 
     # ------------------------------------------------------------ the calls
 
-    @property
-    def _is_told(self) -> bool:
-        """Whether the core records for it."""
-        return isinstance(self.upstream, native.Upstream)
-
     def malloc(self, size: int, align: int = 16) -> int:
         """Allocate a block."""
         offset = super().malloc(size, align)
@@ -161,98 +155,62 @@ class Record(native.RecordCore, Passing):
         """Free a block."""
         if self._is_told:
             super().free(offset, deferred)
-            return
-        gone = _gone(self, [offset])
+        else:
+            self._freeing([offset], lambda: Passing.free(self, offset, deferred))
+
+    def over_malloc_many(self, size: int, count: int) -> Any:
+        """Allocate many blocks."""
+        offsets = self.below.malloc_many(size, count)
+        for offset in offsets:
+            self._add(Event.MADE, offset, 0, size)
+        return offsets
+
+    def over_free_many(self, offsets: Iterable[int]) -> None:
+        """Free many blocks."""
+        each = list(offsets)
+        self._freeing(each, lambda: self.below.free_many(each))
+
+    def over_realloc(self, offset: int, size: int) -> int:
+        """Give a block another size."""
+        to: int = self._freeing([offset], lambda: self.below.realloc(offset, size))
+        self._add_moved(offset, to, size)
+        return to
+
+    def over_expand(self, offset: int, size: int) -> bool:
+        """Let a block grow where it is."""
+        done: bool = self.below.expand(offset, size)
+        if done:
+            self._add(Event.RESIZED, offset, 0, size)
+        return done
+
+    def _freeing(self, each: Iterable[object], call: Callable[[], Any]) -> Any:
+        """Make a call that frees, recorded before: behind it another thread may have the offsets.
+
+        What can be no offset the upstream looks at. What it refuses is recorded as made again, and
+        as the same block as before.
+        """
+        offsets = [offset for offset in map(_as_number, each) if 0 <= offset < _MOST]
+        for offset in offsets:
+            self._add(Event.FREED, offset, 0, 0)
         try:
-            super().free(offset, deferred)
+            return call()
         except BaseException:
-            _put_back(self, gone)
+            for offset in offsets:
+                with suppress(PmemHeapError):  # it was none before
+                    self._add_moved(offset, offset, self.usable_size(offset))
             raise
 
-    def __getattr__(self, name: str) -> Any:
-        """Return what the upstream can do beyond that, recorded."""
-        call, recorded = super().__getattr__(name), _RECORDED.get(name)
-        return call if recorded is None or self._is_told else partial(recorded, self, call)
-
-
-def _gone(record: Record, each: Iterable[object]) -> list[int]:
-    """Record frees before they are made: behind them another thread may have the same offsets.
-
-    Returns
-    -------
-    list of int
-        Those that can be offsets; of the rest the upstream says what it thinks.
-    """
-    offsets = []
-    for one in each:
-        offset = one if type(one) is int else _as_number(one)
-        if 0 <= offset < _MOST:
-            offsets.append(offset)
-            record._add(Event.FREED, offset, 0, 0)  # private: of the class, in this module
-    return offsets
+    def _add_moved(self, offset: int, to: int, size: int) -> None:
+        self._add(Event.MADE, to, 0, size)
+        self._add(Event.MOVED, offset, to, size)
 
 
 def _as_number(one: Any) -> int:
-    """Return an integer of another type; for what is none, one that is no offset."""
+    """Return an integer of any type; for what is none, one that is no offset."""
     try:
         return index(one)
     except TypeError:
         return _MOST
-
-
-def _put_back(record: Record, offsets: list[int]) -> None:
-    """Record what was refused as made again, and as the same blocks as before."""
-    for offset in offsets:
-        with suppress(PmemHeapError):  # it was none before
-            _add_moved(record, offset, offset, record.usable_size(offset))
-
-
-def _add_moved(record: Record, offset: int, to: int, size: int) -> None:
-    record._add(Event.MADE, to, 0, size)  # private: as above
-    record._add(Event.MOVED, offset, to, size)  # private: as above
-
-
-def _realloc(record: Record, call: Callable[..., int], offset: int, size: int) -> int:
-    gone = _gone(record, [offset])
-    try:
-        to = call(offset, size)
-    except BaseException:
-        _put_back(record, gone)
-        raise
-    _add_moved(record, offset, to, size)
-    return to
-
-
-def _expand(record: Record, call: Callable[..., bool], offset: int, size: int) -> bool:
-    done = call(offset, size)
-    if done:
-        record._add(Event.RESIZED, offset, 0, size)  # private: as above
-    return done
-
-
-def _malloc_many(record: Record, call: Callable[..., memoryview], size: int, blocks: int) -> Any:
-    offsets = call(size, blocks)
-    for offset in offsets:
-        record._add(Event.MADE, offset, 0, size)  # private: as above
-    return offsets
-
-
-def _free_many(record: Record, call: Callable[..., None], offsets: Iterable[int]) -> None:
-    each = list(offsets)
-    gone = _gone(record, each)
-    try:
-        call(each)
-    except BaseException:
-        _put_back(record, gone)
-        raise
-
-
-_RECORDED: dict[str, Callable[..., Any]] = {
-    "realloc": _realloc,
-    "expand": _expand,
-    "malloc_many": _malloc_many,
-    "free_many": _free_many,
-}
 
 
 @atexit.register

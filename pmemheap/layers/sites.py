@@ -1,4 +1,4 @@
-"""Sites: which line made which block, in a file beside a heap, for who looks at the heap later.
+"""Sites: which line made which block, in a file beside a heap, for a later look at it.
 
     "pmhsite1" | SITE 0 "a.py:12" | MADE 0x1000, 100 bytes, 0 | FREED 0x1000 | ...
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from sys import _getframe as frame_at
 from typing import Any, NamedTuple, final
@@ -162,12 +162,7 @@ class Track(Passing):
 
     def free(self, offset: int, deferred: bool = False) -> None:
         """Free a block and forget it."""
-        made = self._forget(offset)
-        try:
-            super().free(offset, deferred)
-        except BaseException:
-            self._remember(offset, made)
-            raise
+        self._freeing([offset], lambda: Passing.free(self, offset, deferred))
 
     def over_malloc_many(self, size: int, count: int) -> Any:
         """Allocate many blocks, and remember who did."""
@@ -180,24 +175,23 @@ class Track(Passing):
     def over_free_many(self, offsets: Iterable[int]) -> None:
         """Free many blocks and forget them."""
         each = list(offsets)
-        made = [(offset, self._forget(offset)) for offset in each]
+        self._freeing(each, lambda: self.below.free_many(each))
+
+    def over_realloc(self, offset: int, size: int) -> int:
+        """Give a block another size, and remember who did."""
+        to = int(self._freeing([offset], lambda: self.below.realloc(offset, size)))
+        self._note(to, (self._caller(), size))
+        return to
+
+    def _freeing(self, offsets: list[int], call: Callable[[], Any]) -> Any:
+        """Make a call that frees blocks, which are forgotten; known again if it is refused."""
+        made = [(offset, self._forget(offset)) for offset in offsets]
         try:
-            self.below.free_many(each)
+            return call()
         except BaseException:
             for one in made:
                 self._remember(*one)
             raise
-
-    def over_realloc(self, offset: int, size: int) -> int:
-        """Give a block another size, and remember who did."""
-        made = self._forget(offset)
-        try:
-            to = int(self.below.realloc(offset, size))
-        except BaseException:
-            self._remember(offset, made)
-            raise
-        self._note(to, (self._caller(), size))
-        return to
 
     def over_expand(self, offset: int, size: int) -> bool:
         """Let a block grow where it is."""
