@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from pmemheap import Heap, native
 from pmemheap.errors import OutOfSpaceError
 from pmemheap.file.filemedium import FileMedium
-from pmemheap.file.holes import Holes
+from pmemheap.file.holes import Holes, blocks_known
 from pmemheap.format import layout
 from pmemheap.native import Allocate, NativeError
 from pmemheap.units import UNIT, KiB, MiB
@@ -50,8 +50,7 @@ class HolesMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.holes = Holes()
-        self.holes.opened(0, [(3, 9), (20, 40)])
+        self.holes = Holes([(3, 9), (20, 40)])
         self.model = {*range(3, 9), *range(20, 40)}
 
     @rule(which=RANGES)
@@ -87,8 +86,7 @@ TestHoles = HolesMachine.TestCase
 
 
 def test_blocks_that_were_there_at_open_are_expected_wherever_they_are() -> None:
-    holes = Holes()
-    holes.opened(8 * MiB, [(0, 10 * MiB)])
+    holes = Holes([(0, 10 * MiB)], known=blocks_known(8 * MiB))
     least = holes.blocks_least(10 * MiB)
     assert 8 * MiB - 256 * KiB < least <= 8 * MiB
     holes.punched(MiB)

@@ -390,7 +390,7 @@ class FileMedium(HeapFile):
     def doubt_blocks(self) -> None:
         """After an interrupt: anything may be a hole, as in a file that was opened."""
         ranges = self.header.holes(layout.HEADER_BYTES, self.header.slots.end)
-        self.holes = self.holes.unknown(ranges)
+        self.holes = self.holes.doubted(ranges)
 
     @staticmethod
     def _data_range(piece: Piece, start: int, nunits: int) -> tuple[int, int]:

@@ -10,9 +10,11 @@ was opened. To take one for a hole that is none costs a system call, the reverse
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sortedcontainers import SortedDict
 
-__all__ = ["Holes"]
+__all__ = ["Holes", "blocks_known"]
 
 _SLACK = 64 * 1024
 _SLACK_SHARE = 256
@@ -21,6 +23,13 @@ _SLACK_SHARE = 256
 
 class Holes:
     """Ranges of one file, in bytes. O(log n) for each of n ranges.
+
+    Parameters
+    ----------
+    ranges : iterable of tuple of int and int
+        The first ones, apart from each other.
+    known : int
+        Bytes of blocks that the file has, wherever they are, as of `blocks_known`.
 
     Examples
     --------
@@ -31,20 +40,21 @@ class Holes:
     ([(512, 1024), (2048, 4096)], 3072)
     """
 
-    def __init__(self) -> None:
-        self._first: list[tuple[int, int]] = []  # of a file that was opened; not sorted in yet
+    def __init__(self, ranges: Iterable[tuple[int, int]] = (), known: int = 0) -> None:
+        self._first = list(ranges)  # sorted when one is asked for
         self._sorted: SortedDict[int, int] | None = None
-        self._known = 0
-        self.nbytes = 0
+        self._known = known
+        self.nbytes = sum(stop - start for start, stop in self._first)
 
     def _sort(self) -> SortedDict[int, int]:
-        """Make the ends of the ranges by their starts, which are asked for from now on."""
-        self._sorted, self._first = SortedDict(self._first), []
+        """Make the ends of the ranges by their starts."""
+        self._sorted = SortedDict(self._first)
         return self._sorted
 
     def within(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Return what of a range may have no blocks, by offset."""
-        stops, found = self._sorted or self._sort(), []
+        stops = self._sort() if self._sorted is None else self._sorted
+        found = []
         for low in stops.islice(max(stops.bisect_right(start) - 1, 0)):
             if low >= stop:
                 break
@@ -54,7 +64,7 @@ class Holes:
 
     def add(self, start: int, stop: int) -> None:
         """Note that a range may have no blocks."""
-        stops = self._sorted or self._sort()
+        stops = self._sort() if self._sorted is None else self._sorted
         self.nbytes += stop - start  # first: others look at it, to whom it may be too much
         if stops and stops.peekitem(-1)[1] > start:
             self.remove(start, stop)
@@ -65,7 +75,7 @@ class Holes:
 
     def remove(self, start: int, stop: int) -> None:
         """Note that a range has blocks."""
-        stops = self._sorted or self._sort()
+        stops = self._sort() if self._sorted is None else self._sorted
         for low, high in self.within(start, stop):
             first = stops.keys()[stops.bisect_right(low) - 1]
             last = stops.pop(first)
@@ -78,26 +88,15 @@ class Holes:
     def cut(self, end: int, nbytes: int = 0) -> None:
         """Forget what lies beyond the end of the file, of which so many bytes are cut off next."""
         self._known = max(0, self._known - nbytes)
-        stops = self._sorted or self._sort()
+        stops = self._sort() if self._sorted is None else self._sorted
         if stops and stops.peekitem(-1)[1] > end:
             self.remove(end, stops.peekitem(-1)[1])
 
-    def unknown(self, ranges: list[tuple[int, int]]) -> Holes:
-        """Return holes of which nothing is known but that they lie in some ranges."""
-        holes = Holes()
-        holes.opened(0, ranges)
-        holes._known = self._known
-        return holes
+    def doubted(self, ranges: Iterable[tuple[int, int]]) -> Holes:
+        """Return holes of the same file of which nothing is known but that they lie in ranges."""
+        return Holes(ranges, self._known)
 
     # ------------------------------------------------------------ how many blocks there must be
-
-    def opened(self, allocated: int, ranges: list[tuple[int, int]]) -> None:
-        """Note the bytes of blocks that a file had when it was opened, in or beside some ranges.
-
-        These are apart from each other, and the first that are noted.
-        """
-        self._first, self.nbytes = ranges, sum(stop - start for start, stop in ranges)
-        self._known = max(0, allocated - _SLACK - allocated // _SLACK_SHARE)
 
     def punched(self, nbytes: int) -> None:
         """Note that a range has gone, which may have had blocks."""
@@ -106,3 +105,8 @@ class Holes:
     def blocks_least(self, end: int) -> int:
         """Return the bytes of blocks that a file of `end` bytes has at least."""
         return max(self._known, end - self.nbytes)
+
+
+def blocks_known(allocated: int) -> int:
+    """Return how many bytes of blocks a file keeps of those that it had when it was opened."""
+    return max(0, allocated - _SLACK - allocated // _SLACK_SHARE)

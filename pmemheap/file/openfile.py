@@ -23,7 +23,7 @@ from pmemheap.file import blocks, identity, locks
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.headerfile import TABLE_PAGES
 from pmemheap.file.heapfile import MEMORY_FILE_SYSTEMS
-from pmemheap.file.holes import Holes
+from pmemheap.file.holes import Holes, blocks_known
 from pmemheap.file.naming import place_of, require_place, temporary_name
 from pmemheap.format import layout
 from pmemheap.format.header import Tables
@@ -127,7 +127,7 @@ def _format(medium: FileMedium, durability: Durability, log_bytes: int) -> None:
         for page in _FIRST_PAGES:
             blocks.write_zeros(fd, page, UNIT)
     medium.header.zero_pages = set(TABLE_PAGES) - set(_FIRST_PAGES)
-    medium.holes.opened(0, medium.header.holes(0, 0))
+    medium.holes = Holes(medium.header.holes(0, 0))
     superblock = Superblock(
         generation=1, uuid=secrets.token_bytes(16), durability=durability,
         state=HeapState.CLEAN, file_end=first, log_off=layout.HEADER_BYTES,
@@ -266,5 +266,6 @@ def _read_tables(medium: FileMedium, *, recovered: bool) -> None:
             f"heap file {medium.name!r}: {end} bytes expected for its segments, {status.size} found"
         )
     allocated = status.allocated if medium.watch.counts_blocks else 0
-    medium.holes = Holes()
-    medium.holes.opened(allocated, medium.header.holes(layout.HEADER_BYTES, end))
+    medium.holes = Holes(
+        medium.header.holes(layout.HEADER_BYTES, end), known=blocks_known(allocated)
+    )

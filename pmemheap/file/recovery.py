@@ -16,6 +16,7 @@ from pmemheap import native
 from pmemheap.errors import CorruptHeapError, DurabilityError
 from pmemheap.file import blocks, identity, locks, pagecache
 from pmemheap.file.filemedium import LOG_LEAST, LOG_MOST, FileMedium
+from pmemheap.file.holes import Holes
 from pmemheap.format import layout
 from pmemheap.format.layout import HeapState, Table
 from pmemheap.format.records import RECORD_HEADER, epoch_of
@@ -221,7 +222,7 @@ def _require_same(medium: FileMedium, ranges: Iterable[tuple[int, int]]) -> None
 def _replay_home(medium: FileMedium, recovery: Recovery, headroom: int | None) -> None:
     medium.header.read_tables()
     _require_length(medium)
-    medium.holes.opened(0, medium.header.holes(0, 0))
+    medium.holes = Holes(medium.header.holes(0, 0))
     _back_ranges(medium, recovery)
     medium.header.map(medium.maps.place)
     medium.shadowed = medium.is_power
