@@ -176,11 +176,11 @@ def test_what_goes_with_a_region_is_recorded(path: Path, memory: Heap) -> None:
     memory.free_many([memory.malloc(60_000) for _ in range(12)])  # so that the pool has room
     with memory.install(Record(path)):
         region = native.RegionCore(memory)
-        kept = [region._try_malloc(size, 16)[0] for size in (32, 4000, 20_000)]
+        kept = [region.malloc(size) for size in (32, 4000, 20_000)]
         mark = region._mark()
         for size in (32, 4000, 20_000) * 5:
-            assert region._try_malloc(size, 16)[0] > 0
-        memory.free(region._try_malloc(100, 16)[0])
+            assert region.malloc(size) > 0
+        memory.free(region.malloc(100))
         assert region._rewind(*mark) == 0
         assert live_of_now(path, memory) == {at for at, _ in memory.blocks()} == set(kept)
         region._drop()

@@ -128,27 +128,25 @@ class Region(native.RegionCore):
     def __init__(self, heap: HasScratch, face: BlockSpace) -> None:
         self._heap, self._face, self._space = heap, face, space_of(face)
 
-    def _malloc_slow(self, size: Any, align: Any) -> int:
-        """Allocate a block for which the pool has no units; or say what is wrong."""
+    def _malloc_slow(self, size: Any, align: Any, refusal: int, nunits: int) -> Any:
+        """Get what the core lacks for a block, as `Slow.malloc` does; or say what is wrong."""
         nbytes = size_argument(size)
         alignment = GRANULE if align is None else alignment_argument(align)
         self._require()
+        if not refusal:
+            return self.malloc(nbytes, alignment)
         space = self._space
         try:
-            return space.serve(self._malloc, space, nbytes, alignment)
+            return space.serve(self._serve, space, nbytes, alignment, refusal, nunits)
         except OutOfSpaceError as error:
             raise insight.explained(space, error, nbytes, alignment) from error
 
-    def _malloc(self, space: Space, nbytes: int, alignment: int) -> int:
-        while True:
-            offset, nunits = self._try_malloc(nbytes, alignment)
-            if offset >= 0:
-                return offset
-            if offset == Refusal.LARGE:
-                return self._malloc_large(space, nbytes, alignment)
-            self._require()  # another thread may have dropped it
-            space.raise_code(offset)
-            units.refill_units(space, nunits)
+    def _serve(self, space: Space, nbytes: int, alignment: int, refusal: int, nunits: int) -> Any:
+        if refusal == Refusal.LARGE:
+            return self._malloc_large(space, nbytes, alignment)
+        space.raise_code(refusal)
+        units.refill_units(space, nunits)
+        return NotImplemented
 
     def _malloc_large(self, space: Space, nbytes: int, alignment: int) -> int:
         offset = units.malloc_extent(space, nbytes, alignment)

@@ -36,38 +36,46 @@ static void region_dealloc(PyObject *object)
     ph_free_object(object);
 }
 
-/* Offset, or a negative code with the units that are wanted. */
-static PyObject *try_malloc(struct region_object *self, uint64_t size, uint64_t align)
+/* Ask Python for what the core lacks, as ph_ask_slow does; and with how many units are wanted. */
+static PyObject *ask_slow(PyObject *region, PyObject *const *values, int64_t refusal, uint64_t nunits)
 {
-    uint64_t nunits = 0;
-    int64_t inner = self->is_over ? PH_H_BAD_OFFSET : ph_region_malloc_any(&self->region, size, align, &nunits);
+    if (PyErr_Occurred())
+        return NULL;
+    PyObject *code = PyLong_FromLongLong(refusal), *units = code == NULL ? NULL : number(nunits);
+    PyObject *align = values[1] == NULL ? Py_None : values[1];
+    PyObject *done = units == NULL
+        ? NULL : PyObject_CallMethodObjArgs(region, ph_slow.tx_malloc, values[0], align, code, units, NULL);
 
-    return Py_BuildValue("NK", offset_from((PyObject *)self->heap, inner), (unsigned long long)nunits);
+    Py_XDECREF(code);
+    Py_XDECREF(units);
+    if (done == Py_NotImplemented)
+        Py_DECREF(done);
+    return done;
 }
-
-DOOR(region_try, region_object, 2, try_malloc(self, n[0], n[1]))
 
 static PyObject *region_malloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
 {
     static const char *const names[] = {"size", "align"};
     struct region_object *self = (struct region_object *)object;
-    PyObject *values[2] = {count > 0 ? args[0] : NULL, NULL};
-    uint64_t size, align = PH_GRANULE, nunits;
+    PyObject *values[2] = {count > 0 ? args[0] : NULL, NULL}, *answer;
+    uint64_t size, align = PH_GRANULE, nunits = 0;
 
     if ((count != 1 || keywords != NULL) && ph_read_arguments("malloc", args, count, keywords, names, 1, 2, values) < 0)
         return NULL;
     if (ph_tick(self->heap) < 0)
         return NULL;
-    if (ph_may_change(self->heap) && !self->is_over && read_request(values[0], values[1], &size, &align)) {
-        int64_t inner = align <= PH_GRANULE ? ph_region_bump(&self->region, size) : PH_H_REFILL;
-        if (PH_UNLIKELY(inner < 0))
-            inner = ph_region_malloc_any(&self->region, size, align, &nunits);
-        if (inner >= 0)
-            return PyLong_FromUnsignedLongLong(ph_outer(self->heap, (uint64_t)inner));
-    }
-    if (PyErr_Occurred()) /* as in ph_call_slow */
-        return NULL;
-    return PyObject_CallMethodObjArgs(object, ph_slow.tx_malloc, values[0], values[1] == NULL ? Py_None : values[1], NULL);
+    do {
+        int64_t inner = 0;
+        if (ph_may_change(self->heap) && !self->is_over && read_request(values[0], values[1], &size, &align)) {
+            inner = align <= PH_GRANULE ? ph_region_bump(&self->region, size) : PH_H_REFILL;
+            if (PH_UNLIKELY(inner < 0))
+                inner = ph_region_malloc_any(&self->region, size, align, &nunits);
+            if (inner >= 0)
+                return PyLong_FromUnsignedLongLong(ph_outer(self->heap, (uint64_t)inner));
+        }
+        answer = ask_slow(object, values, inner, nunits);
+    } while (answer == Py_NotImplemented);
+    return answer;
 }
 
 /* A large block that Python has placed becomes one of the region, unless that was dropped. */
@@ -119,7 +127,6 @@ PyDoc_STRVAR(malloc_doc,
 
 static PyMethodDef region_methods[] = {
     {"malloc", (PyCFunction)(void (*)(void))region_malloc, METH_FASTCALL | METH_KEYWORDS, malloc_doc},
-    AS_METHOD("_try_malloc", region_try, "(offset or negative code, units that are wanted)."),
     AS_METHOD("_take", region_take, "A large block becomes one of the region; whether the region is there."),
     AS_METHOD("_mark", region_mark, "Where it is now: three numbers."),
     AS_METHOD("_rewind", region_rewind, "Go back to such a point; 0, or a negative code."),
