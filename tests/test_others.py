@@ -16,7 +16,7 @@ from pmemheap.containers import SortedMap
 from pmemheap.file import locks, openfile
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.headerfile import Header
-from pmemheap.layout import BITS_WIDTH, HEADER_BYTES
+from pmemheap.layout import BITS_WIDTH, ENTRY_WIDTH, HEADER_BYTES
 from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.units import GRANULE, PAGE, UNIT, MiB
 
@@ -118,6 +118,38 @@ def test_blocks_that_somebody_else_makes_live_wrap_no_count(tmp_path: Path, defe
         assert heap.stats().blocks >= 0
         assert isinstance(heap.check().findings, tuple)
         heap.free(heap.malloc(100))
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_units_that_were_read_get_no_second_owner(tmp_path: Path, held: bool) -> None:
+    """The file says later that there is a run in the middle of a block, or of free space."""
+    path = tmp_path / "heap"
+    with Heap.create(path, durability="process", decay=None) as heap:
+        block, run = heap.malloc(40 * UNIT), heap.malloc(100)
+        if not held:
+            heap.free(block)
+    with Heap.open(path, decay=None) as heap:
+        if held:
+            assert heap.usable_size(block) == 40 * UNIT
+        else:
+            assert heap.malloc(UNIT) == block
+        medium = medium_of(heap)
+        piece = medium.pieces()[0]
+        assert piece.slot is not None
+        entries = piece.slot.entries_off - piece.first_unit * ENTRY_WIDTH
+        of_run = os.pread(medium.fd, ENTRY_WIDTH, entries + run // UNIT * ENTRY_WIDTH)
+        assert any(of_run)
+        unit = block // UNIT + 20
+        os.pwrite(medium.fd, of_run, entries + unit * ENTRY_WIDTH)
+        for offset in (unit * UNIT, unit * UNIT + 112):
+            with pytest.raises(PmemHeapError):
+                heap.free(offset)
+        os.pwrite(medium.fd, bytes(ENTRY_WIDTH), entries + unit * ENTRY_WIDTH)
+        if held:
+            heap.free(block)
+        else:
+            assert heap.malloc(39 * UNIT) == block + UNIT
+        assert not heap.check().findings
 
 
 def test_a_header_that_is_written_over_in_a_checkpoint_is_noticed(

@@ -24,6 +24,7 @@ void ph_heap_fini(struct ph_heap *h)
 {
     free(h->starts);
     ph_ages_fini(&h->ages);
+    ph_read_units_fini(&h->read_units);
     free(h->refs.blocks.slots);
     free(h->withheld.words.slots);
     free(h->freed.items);

@@ -140,6 +140,12 @@ struct ph_ages {
     uint8_t interval;      /* that of now */
 };
 
+/* ph_read_units -- the units of a heap that was opened, and which of them were read: block/read_units.c. */
+struct ph_read_units {
+    uint64_t *bits;       /* NULL: all are known, or nobody knows */
+    uint64_t first_word, end; /* of the first bit; the unit behind the last one */
+};
+
 /* Blocks freed in a power heap since the last record: the next one tells the log. */
 struct ph_freed {
     uint64_t offset, nbytes; /* what was freed: whole blocks, or the units that a block lost at its end */
@@ -213,6 +219,7 @@ struct ph_heap {
     struct ph_refs_table refs;
     struct ph_withheld withheld;
     struct ph_ages ages;
+    struct ph_read_units read_units;
     struct ph_freed_list freed;
     struct ph_dirty dirty;
     struct ph_class classes[PH_CLASSES_MAX];

@@ -385,6 +385,10 @@ struct ph_viewed {
 uint64_t ph_viewed(const struct ph_heap *h, struct ph_viewed *found, uint64_t capacity);
 
 /* ---------------------------------------------------------------- reading a heap that was opened */
+void ph_read_units_begin(struct ph_read_units *units, uint64_t first, uint64_t end);
+void ph_read_units_fini(struct ph_read_units *units);
+uint64_t ph_read_units_next(const struct ph_read_units *units, uint64_t unit, uint64_t stop);
+void ph_read_units_add(struct ph_read_units *units, uint64_t unit, uint64_t stop);
 PH_SELDOM int ph_scan_unit(struct ph_heap *h, uint64_t unit);
 struct ph_gap {
     uint64_t start, nunits;

@@ -26,16 +26,7 @@ static int entry_is_zero(const struct ph_entry *entry)
     return entry->kind == PH_KIND_FREE;
 }
 
-/* End of the units from `unit` on, at most `limit` of them, that nothing describes. */
-static uint64_t gap_end(const struct ph_heap *h, uint64_t unit, uint64_t limit)
-{
-    uint64_t end = h->end_unit - unit < limit ? h->end_unit : unit + limit;
-    while (unit < end && h->units[unit].state == PH_U_OTHER && entry_is_zero(&h->entries[unit]))
-        unit++;
-    return unit;
-}
-
-/* A copy of an entry: where a writer works beside this reader, the entry itself may change between two looks. */
+/* A copy of an entry: another process may change the entry itself between two looks. */
 static struct ph_entry entry_at(const struct ph_heap *h, uint64_t unit)
 {
     const uint64_t *words = (const uint64_t *)&h->entries[unit];
@@ -45,26 +36,50 @@ static struct ph_entry entry_at(const struct ph_heap *h, uint64_t unit)
     return entry;
 }
 
+/* Whether there is neither a record of a unit, nor was its entry read. */
+static int is_unread(const struct ph_heap *h, uint64_t unit)
+{
+    return h->units[unit].state == PH_U_OTHER && ph_read_units_next(&h->read_units, unit, unit + 1) != unit;
+}
+
+/* End of the units from `unit` on, at most `limit` of them, that nothing describes. */
+static uint64_t gap_end(const struct ph_heap *h, uint64_t unit, uint64_t limit)
+{
+    uint64_t end = h->end_unit - unit < limit ? h->end_unit : unit + limit;
+    end = ph_read_units_next(&h->read_units, unit, end);
+    while (unit < end && h->units[unit].state == PH_U_OTHER && entry_is_zero(&h->entries[unit]))
+        unit++;
+    return unit;
+}
+
 /* Make the record of the run or extent whose entry stands at `unit`. Nothing else may lie inside it: so
  * records never overlap, whatever a damaged file says. */
-static int adopt(struct ph_heap *h, uint64_t unit)
+static int adopt(struct ph_heap *h, uint64_t unit, const struct ph_entry *entry)
 {
-    const struct ph_entry entry = entry_at(h, unit);
-    if (!entry_is_sound(h, unit, &entry)
-        || gap_end(h, unit + 1, entry.nunits - 1) != unit + entry.nunits)
+    if (!is_unread(h, unit) || !entry_is_sound(h, unit, entry)
+        || gap_end(h, unit + 1, entry->nunits - 1) != unit + entry->nunits)
         return PH_H_CORRUPT;
-    if (entry.kind == PH_KIND_RUN)
-        return ph_run_adopt(h, unit, entry.class_index);
-    ph_large_set(h, unit, entry.nunits, entry.nbytes);
+    if (entry->kind == PH_KIND_RUN)
+        return ph_run_adopt(h, unit, entry->class_index);
+    ph_large_set(h, unit, entry->nunits, entry->nbytes);
     return 0;
+}
+
+/* A record stays, so that its units were read. */
+static void keep_record(struct ph_heap *h, uint64_t unit, uint64_t nunits)
+{
+    ph_read_units_add(&h->read_units, unit, unit + nunits);
+    if (h->units[unit].state == PH_U_RUN && h->units[unit].u.run.live == 0)
+        h->idle_runs = 1;
 }
 
 /* The same, and nothing is given back: a run without a block stays one until a call needs space. */
 static int adopt_as_is(struct ph_heap *h, uint64_t unit)
 {
-    int adopted = adopt(h, unit);
-    if (h->units[unit].state == PH_U_RUN && h->units[unit].u.run.live == 0)
-        h->idle_runs = 1;
+    const struct ph_entry entry = entry_at(h, unit);
+    int adopted = adopt(h, unit, &entry);
+    if (adopted == 0)
+        keep_record(h, unit, entry.nunits);
     return adopted;
 }
 
@@ -75,8 +90,7 @@ int ph_scan_unit(struct ph_heap *h, uint64_t unit)
     uint64_t head = unit;
     while (entry_is_zero(&h->entries[head]) && head > h->first_unit && unit - head < PH_RUN_UNITS_MAX - 1)
         head--;
-    if (h->units[head].state != PH_U_OTHER || entry_is_zero(&h->entries[head])
-        || unit - head >= h->entries[head].nunits)
+    if (!is_unread(h, head) || entry_is_zero(&h->entries[head]) || unit - head >= h->entries[head].nunits)
         return 0;
     return adopt_as_is(h, head);
 }
@@ -90,10 +104,10 @@ static int begins_piece(const struct ph_unit *record)
         || record->state == PH_U_PACKED;
 }
 
-/* Whether the run whose sound entry stands at `unit` has no room. */
-static int is_full_run(const struct ph_heap *h, uint64_t unit)
+/* Whether the run at `unit` has no room. */
+static int is_full_run(const struct ph_heap *h, uint64_t unit, uint32_t class_index)
 {
-    const struct ph_class *c = &h->classes[h->entries[unit].class_index];
+    const struct ph_class *c = &h->classes[class_index];
     const uint64_t *bits = &h->bits[unit * PH_UNIT_WORDS];
     uint64_t differing = 0;
     for (uint32_t i = 0; i < (uint32_t)c->run_units * PH_UNIT_WORDS; i++)
@@ -101,10 +115,10 @@ static int is_full_run(const struct ph_heap *h, uint64_t unit)
     return differing == 0;
 }
 
-/* Whether no other entry lies inside of what the one at `unit` covers: two owners of a unit are damage. */
-static int stands_alone(const struct ph_heap *h, uint64_t unit)
+/* Whether no other entry lies inside of what one at `unit` covers: two owners of a unit are damage. */
+static int stands_alone(const struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
-    for (uint64_t i = 1; i < h->entries[unit].nunits; i++)
+    for (uint64_t i = 1; i < nunits; i++)
         if (!entry_is_zero(&h->entries[unit + i]))
             return 0;
     return 1;
@@ -114,22 +128,32 @@ static int stands_alone(const struct ph_heap *h, uint64_t unit)
  * room. A run without a block is free space: a process was killed between its entry and its first bit. */
 static int64_t read_entry(struct ph_heap *h, uint64_t unit)
 {
-    uint64_t nunits = h->entries[unit].nunits;
-    if (!entry_is_sound(h, unit, &h->entries[unit]) || !stands_alone(h, unit))
+    const struct ph_entry entry = entry_at(h, unit);
+    if (!entry_is_sound(h, unit, &entry) || !stands_alone(h, unit, entry.nunits))
         return PH_H_CORRUPT;
-    if (h->entries[unit].kind == PH_KIND_LARGE || is_full_run(h, unit))
-        return (int64_t)nunits;
-    int adopted = adopt(h, unit);
+    if (entry.kind == PH_KIND_LARGE || is_full_run(h, unit, entry.class_index))
+        return entry.nunits;
+    int adopted = adopt(h, unit, &entry);
     if (adopted < 0)
         return adopted;
-    if (h->units[unit].u.run.live != 0)
-        return (int64_t)nunits;
-    if (!ph_run_may_go(h)) {
-        h->idle_runs = 1;
-        return (int64_t)nunits;
+    if (h->units[unit].u.run.live == 0 && ph_run_may_go(h)) {
+        ph_run_discard(h, unit);
+        return 0;
     }
-    ph_run_discard(h, unit);
-    return 0;
+    keep_record(h, unit, entry.nunits);
+    return entry.nunits;
+}
+
+/* Make a free range of what nothing describes from `unit` on; how many units, for the caller if they are not for the pool. */
+static uint64_t read_gap(struct ph_heap *h, uint64_t unit, uint64_t budget, uint64_t pool_below)
+{
+    uint64_t end = gap_end(h, unit, budget);
+    h->scanned_to = end;
+    ph_read_units_add(&h->read_units, unit, end);
+    ph_ages_freed(&h->ages, unit, end - unit); /* who knows when: what lies behind it is real all the same */
+    if (end - unit < pool_below)
+        ph_pool_give(h, unit, end - unit);
+    return end - unit;
 }
 
 /* ph_scan_step -- look for free space in about `budget` units more. Gaps of `pool_below` units or more are
@@ -140,24 +164,18 @@ int64_t ph_scan_step(struct ph_heap *h, uint64_t budget, uint64_t pool_below, st
     uint64_t count = 0, stop = h->end_unit - h->scanned_to < budget ? h->end_unit : h->scanned_to + budget;
     while (h->scanned_to < stop && count < capacity) {
         uint64_t unit = h->scanned_to;
-        if (h->units[unit].state != PH_U_OTHER) {
+        if (!is_unread(h, unit)) {
             h->scanned_to += begins_piece(&h->units[unit]) ? h->units[unit].nunits : 1;
-            continue;
-        }
-        if (!entry_is_zero(&h->entries[unit])) {
+        } else if (!entry_is_zero(&h->entries[unit])) {
             int64_t read = read_entry(h, unit);
             if (read < 0)
                 return read;
             h->scanned_to += (uint64_t)read;
-            continue;
+        } else {
+            uint64_t nunits = read_gap(h, unit, budget, pool_below);
+            if (nunits >= pool_below)
+                gaps[count++] = (struct ph_gap){unit, nunits};
         }
-        uint64_t end = gap_end(h, unit, budget);
-        h->scanned_to = end;
-        ph_ages_freed(&h->ages, unit, end - unit); /* who knows when: what lies behind it is real all the same */
-        if (end - unit < pool_below)
-            ph_pool_give(h, unit, end - unit);
-        else
-            gaps[count++] = (struct ph_gap){unit, end - unit};
     }
     return (int64_t)count;
 }
@@ -170,7 +188,7 @@ int ph_adopt_step(struct ph_heap *h, uint64_t budget)
         return 0;
     while (h->recorded_to < stop) {
         const struct ph_unit *record = &h->units[h->recorded_to];
-        if (record->state == PH_U_OTHER && !entry_is_zero(&h->entries[h->recorded_to])) {
+        if (!entry_is_zero(&h->entries[h->recorded_to]) && is_unread(h, h->recorded_to)) {
             int adopted = adopt_as_is(h, h->recorded_to);
             if (adopted < 0)
                 return adopted;
@@ -193,6 +211,8 @@ void ph_set_bounds(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t sca
     h->first_unit = h->data_first = first;
     h->end_unit = h->data_end = end;
     h->scanned_to = scanned_to;
+    if (scanned_to < end && h->read_units.end == 0)
+        ph_read_units_begin(&h->read_units, first, end);
     if (scanned_to < end)
         h->recorded_to = first;
     else if (all_known || h->recorded_to > end)
