@@ -31,6 +31,7 @@ from pmemheap.heap.handles import Block
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
 from pmemheap.heap.opening import open_heap as open  # noqa: A004 -- pmemheap.open, as dbm.open
+from pmemheap.heap.strategies import General, Ring
 from pmemheap.layers import Count, Fail, Fill, Record, Track
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Explanation",
     "Fail",
     "Fill",
+    "General",
     "Heap",
     "HeapBusyError",
     "HeapExistsError",
@@ -53,6 +55,7 @@ __all__ = [
     "Pmem2Error",
     "PmemHeapError",
     "Record",
+    "Ring",
     "Track",
     "UsageError",
     "__version__",

@@ -24,7 +24,7 @@ from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.file import locks
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.heap import totals
-from pmemheap.heap.arenas import Arena
+from pmemheap.heap.arena import Arena
 from pmemheap.heap.place import place_of
 from pmemheap.layout import ARENA_BITS, ArenaSlot, ArenaState, RootSlot
 from pmemheap.native import Call, FaultKind, NativeError

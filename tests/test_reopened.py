@@ -18,7 +18,7 @@ from kvstore.store import KVStore
 
 from pmemheap import Heap, PmemHeapError
 from pmemheap.containers import SortedMap, Vector
-from pmemheap.heap.arenas import Arena
+from pmemheap.heap.arena import Arena
 from pmemheap.units import UNIT, KiB, MiB
 
 Grow = Callable[[Heap, int, int], bool]

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from pmemheap.cli.show import printable
 from pmemheap.format.layout import ARENA_BITS
-from pmemheap.heap.arenas import Arena
+from pmemheap.heap.arena import Arena
 from pmemheap.heap.blockspace import BlockSpace
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.space import Space, space_of

@@ -29,7 +29,7 @@ from pmemheap.containers.arraytypes import raw_bytes
 from pmemheap.containers.names import VECTOR_MAGIC
 from pmemheap.containers.vectorstore import BLOCK_MAGIC, COUNTS, ELEMENTS_AT, HEADER, VectorStore
 from pmemheap.errors import UsageError
-from pmemheap.heap.arenas import Arena
+from pmemheap.heap.arena import Arena
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.space import space_of
 from pmemheap.heap.transaction import Savepoint, Transaction

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pmemheap.containers.arraytypes import named_dtype, numpy
 from pmemheap.containers.names import VECTOR_MAGIC, found_kind, visible_roots
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
-from pmemheap.heap.arenas import Arena
+from pmemheap.heap.arena import Arena
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.insight import CheckReport
 from pmemheap.heap.space import space_of

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pmemheap.errors import OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.file.filemedium import FileMedium
@@ -30,177 +31,27 @@ from pmemheap.format.layout import (
     ArenaSlot,
     ArenaState,
 )
-from pmemheap.heap.blockspace import BlockSpace, new_face
-from pmemheap.heap.roots import Roots
+from pmemheap.heap.arena import Arena, forget_home
+from pmemheap.heap.blockspace import BlockSpace
+from pmemheap.heap.ring import RingArena
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
-from pmemheap.heap.viewed import viewed_blocks
+from pmemheap.heap.strategies import General, Ring, Strategy, unpacked
 from pmemheap.native.constants import State
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.space.anonymous import AnonymousMedium
 from pmemheap.space.region import Region
-from pmemheap.units import GiB, counted
+from pmemheap.units import GiB
 
 if TYPE_CHECKING:
     from pmemheap.heap.heap import Heap
 
-__all__ = ["Arena", "Arenas", "arena_name_argument", "free_number", "index_of", "live_names"]
+__all__ = ["Arenas", "arena_name_argument", "free_number", "index_of", "live_names"]
 
 _SHORT: int = (1 << 60) >> ARENA_BITS
 _HEADROOM_MOST = 256 * GiB
 """Address space behind a named arena: what 256 of them have together is there to be had."""
-
-
-class Arena(BlockSpace):
-    """A named arena of a heap; made by ``heap.arena(name)``.
-
-    It has the calls of a heap that deal with blocks. Its blocks have offsets of the heap, which
-    takes them in its own calls as well.
-
-    Examples
-    --------
-    >>> import pmemheap
-    >>> heap = pmemheap.Heap.anonymous()
-    >>> arena = heap.arena("requests")
-    >>> offset = arena.malloc(100)
-    >>> heap.usable_size(offset)
-    112
-    >>> arena.drop()                        # frees all of its blocks
-    >>> heap.close()
-    """
-
-    __slots__ = ("_arena_name", "_heap")
-
-    _arena_name: str
-    _heap: Heap | None
-
-    def __init__(self) -> None:
-        """Refuse: an arena is part of a heap."""
-        raise TypeError("Arena: made by heap.arena(name)")
-
-    @classmethod
-    def in_heap(cls, heap: Heap, index: int, region: Region, *, fresh: bool) -> Self:
-        """Return the arena over a region; it keeps the heap."""
-        shared = space_of(heap).shared
-        name = shared.medium.arenas[index].name
-        self = new_face(cls, shared, region, f"arena {name!r} of {shared.name}", index, fresh=fresh)
-        self._arena_name, self._heap = name, heap
-        return self
-
-    @property
-    def name(self) -> str:
-        """Name of the arena."""
-        return self._arena_name
-
-    @property
-    def roots(self) -> Roots:
-        """The roots of its heap."""
-        self._space.require_open()
-        assert self._heap is not None, "an open arena has a heap"
-        return self._heap.roots
-
-    def drop(self) -> None:
-        """Free all blocks and give their space back, in O(1) calls; the arena is closed then.
-
-        Raises
-        ------
-        BufferError
-            Views of its blocks, or transactions that use it, are alive. Nothing has changed.
-        UsageError
-            The heap is closed, read-only or forked, or the arena was dropped already; or a root
-            leads into it.
-        DurabilityError
-            It is unknown whether the arena is gone; the heap is read-only from now on.
-        """
-        self._space.require(write=True)
-        self._space.alone(self._drop_locked)
-
-    def _drop_locked(self) -> None:
-        space, shared = self._space, self._space.shared
-        space.require(write=True)
-        if shared.medium.in_doubt:
-            shared.rebuild()
-        try:
-            self._drop_unused()
-        except (PmemHeapError, BufferError):
-            if self.is_part:
-                space.core.state = State.OPEN
-                shared.poison_if_sync_failed()
-            raise
-        except BaseException:  # the next call calls `recall`
-            shared.medium.in_doubt = True
-            raise
-
-    def _drop_unused(self) -> None:
-        space, medium = self._space, self._space.shared.medium
-        _require_no_roots(space)
-        pieces = space.region.pieces
-        while not space.core.shut_unused():  # in one step: a refusal has never been closed before
-            _require_unused(space)
-        medium.drop_arena(pieces)
-        self.end()
-        with suppress(PmemHeapError):  # the next give-back tries again
-            medium.release(pieces)
-
-    @property
-    def is_part(self) -> bool:
-        """Whether the heap still has it."""
-        return self._space.shared.medium.arenas[self._space.index].state == ArenaState.LIVE
-
-    def end(self) -> None:
-        """Close it: it was dropped."""
-        forget_home(self._space.shared, self._space.index)
-        self._space.core.tell_all_freed()
-        self.close_with_heap()
-
-    def close_with_heap(self) -> None:
-        """Give everything back, and let the heap go."""
-        self._space.core.become(State.CLOSED, [])
-        self._space.region.close()
-        self.release_heap()
-
-    def release_heap(self) -> None:
-        """Keep the heap open no longer; it closes the arena with it."""
-        self._heap = None
-
-    def recall(self, state: State) -> None:
-        """After an interrupt in the middle of its end: come to that end, or be open again."""
-        if not self.closed or not self._space.region.pieces:
-            return
-        if self.is_part:
-            self._space.core.state = state
-        else:
-            self.end()
-
-    def __repr__(self) -> str:
-        """Show its name, its state and its size."""
-        state, mapped = State(self._space.core.state), self._space.region.mapped_bytes
-        return f"<Arena {self._arena_name!r}, {state.name.lower()}, {mapped} bytes mapped>"
-
-
-def _require_no_roots(space: Space) -> None:
-    for root in space.shared.root_slots:
-        if root.off >> ARENA_BITS == space.index:
-            raise UsageError(
-                f"{space.name}: no root that leads into it expected at drop, found "
-                f"{root.name!r}; remove the root first"
-            )
-
-
-def _require_unused(space: Space) -> None:
-    counters = space.core.usage()[0]
-    if counters["live_views"]:
-        raise BufferError(
-            f"{space.name}: no live views expected at drop, {counters['live_views']} found: "
-            f"{viewed_blocks([space.core])}"
-        )
-    used = counters["reserved_blocks"] + counters["pins"]
-    if used:
-        raise BufferError(
-            f"{space.name}: no open transactions expected at drop, found some that use "
-            f"{counted(used, 'block')}"
-        )
-
+_KINDS: dict[type[Strategy], type[Arena]] = {General: Arena, Ring: RingArena}
 
 # ---------------------------------------------------------------- all of a heap
 
@@ -264,14 +115,25 @@ class Arenas:
             arena = self.open[index] = self._opened(index, None, headroom)
         return arena
 
-    def named(self, name: str, headroom: int | None) -> Arena:
-        """Return the arena of a name, made if need be."""
+    def named(self, name: str, headroom: int | None, strategy: Strategy | None) -> Arena:
+        """Return the arena of a name, made if need be; of a strategy, if one is given."""
         slots = self._shared.medium.arenas
         index = index_of(slots, name)
         if index is not None:
-            return self.at(index, headroom)
+            arena = self.at(index, headroom)
+            if strategy not in {None, arena.strategy}:
+                raise UsageError(
+                    f"arena {name!r}: its strategy {arena.strategy} expected, found {strategy}"
+                )
+            return arena
+        if strategy not in {None, General()} and isinstance(self._shared.medium, FileMedium):
+            raise UsageError(
+                f"arena {name!r}: {strategy} is for heaps in memory; General() expected in "
+                f"{self._shared.name}"
+            )
         self._shared.default.require(write=True)
         index, slot = _vacancy(slots, name, 0 if self.scratch is None else self.scratch.index)
+        slot = replace(slot, strategy=(strategy or General()).packed())
         arena = self.open[index] = self._opened(index, slot, headroom)
         return arena
 
@@ -317,7 +179,8 @@ class Arenas:
             else:
                 medium.expect_arena(index, slot)
                 region.grow(1, 1)
-            return Arena.in_heap(heap, index, region, fresh=slot is not None)
+            kind = _KINDS[type(unpacked(medium.arenas[index].strategy))]
+            return kind.in_heap(heap, index, region, fresh=slot is not None)
         except BaseException as error:
             forget_home(self._shared, index)
             pieces = region.pieces
@@ -355,11 +218,6 @@ def _map_again(medium: AnonymousMedium | FileMedium, region: Region, index: int)
     assert isinstance(medium, FileMedium), "anonymous arenas are never reopened"
     region.adopt(medium.pieces(index))
     replay_private(medium, region, index)
-
-
-def forget_home(shared: Shared, index: int) -> None:
-    """Let the log store nothing any more in an arena that has been dropped."""
-    shared.log.set_home(index, 0, 0, 0, 0, 0, None)
 
 
 def live_names(arenas: dict[int, ArenaSlot]) -> dict[str, int]:

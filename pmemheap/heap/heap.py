@@ -20,7 +20,6 @@ from pmemheap.errors import UsageError
 from pmemheap.file import openfile
 from pmemheap.file.recovery import recover
 from pmemheap.heap import copying, ending, making, syncing, totals, waiting
-from pmemheap.heap.arenas import Arena, arena_name_argument, index_of, live_names
 from pmemheap.heap.arguments import (
     ALIGN_MOST,
     SIZE_MOST,
@@ -33,7 +32,7 @@ from pmemheap.heap.arguments import (
 )
 from pmemheap.heap.insight import CheckReport, HeapStats
 from pmemheap.heap.living import open_heaps
-from pmemheap.heap.regions import HasScratch
+from pmemheap.heap.parts import HasArenas
 from pmemheap.heap.rooted import RootGuard
 from pmemheap.heap.roots import Roots
 from pmemheap.heap.transaction import Savepoint, Transaction
@@ -45,7 +44,7 @@ __all__ = ["ALIGN_MOST", "DECAY_SECONDS", "SIZE_MOST", "Heap"]
 DECAY_SECONDS = 10.0
 
 
-class Heap(HasScratch):
+class Heap(HasArenas):
     """A heap of blocks, addressed by offset, that grows in place.
 
     Made by `Heap.anonymous`, `Heap.shared`, `Heap.create`, `Heap.open` and `Heap.attach`; a context
@@ -294,45 +293,6 @@ class Heap(HasScratch):
         return space.shared.file.fd
 
     # ------------------------------------------------------------ arenas
-
-    def arena(self, name: str, create: bool = True, *, headroom: int | None = None) -> Arena:
-        """Return a named arena of the heap, a new one if there is none of that name.
-
-        Parameters
-        ----------
-        name : str
-            1 to 31 bytes of UTF-8.
-        create : bool
-            Make it if need be.
-        headroom : int, optional
-            Bytes of address space to keep free for its growth, if it is not open yet. By default
-            that of the heap, at most 256 GiB.
-
-        Raises
-        ------
-        KeyError
-            There is none, and `create` is false.
-        UsageError
-            The name does not fit; one is to be made in a heap that is read-only.
-        OutOfSpaceError
-            There are 255 already, or no space for the first MiB of one more.
-        """
-        arena_name_argument(name)
-        headroom = headroom_argument(headroom)
-        space, shared = self._space, self._space.shared
-        space.require()
-        if index_of(shared.medium.arenas, name) is None:
-            if not create:
-                raise KeyError(name)
-            space.require(write=True)
-        return space.look(shared.arenas.named, name, headroom)
-
-    def arenas(self) -> list[str]:
-        """Return the names of the arenas, sorted."""
-        space = self._space
-        space.core.upkeep_if_due()
-        space.require()
-        return sorted(live_names(space.shared.medium.arenas))
 
     def trim(self) -> int:
         """Give free space of all arenas back, as `Arena.trim` does for one."""

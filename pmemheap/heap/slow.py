@@ -146,6 +146,11 @@ class Slow:
             return space.core.usable_size(place)
         raise refusing.no_block(space, place, "usable_size")
 
+    def oldest(self) -> NoReturn:
+        """Say why the oldest block is not to be had."""
+        self._space.require()
+        raise UsageError(f"first: an open heap expected, {self._space.name} changed its state")
+
     def view(self, offset: Any, length: Any = None) -> memoryview:
         """Return a view of a block of another arena, or of a heap at rest; or say why not."""
         place, space = offset_argument(offset), self._space

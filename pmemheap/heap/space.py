@@ -21,6 +21,7 @@ from pmemheap.heap.exiting import is_exiting, leave_at_exit
 from pmemheap.heap.layered import Layers
 from pmemheap.heap.lock import is_changing
 from pmemheap.heap.shared import Shared
+from pmemheap.heap.strategies import General, Strategy
 from pmemheap.native.constants import Refusal, State
 from pmemheap.space.giveback import GiveBack
 from pmemheap.space.region import Region
@@ -58,7 +59,8 @@ class Space:
     """
 
     __slots__ = (
-        "_layers", "core", "giveback", "index", "name", "origin", "region", "shared", "supply",
+        "_layers", "core", "giveback", "index", "name", "origin", "region", "shared", "strategy",
+        "supply",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 -- the parts of an arena
@@ -75,6 +77,7 @@ class Space:
         self.shared, self.region, self.name = shared, region, name
         self.index = arena if number is None else number
         self.origin = self.index << ARENA_BITS
+        self.strategy: Strategy = General()
         file = 0 if shared.file is None else shared.file.number
         self.core = native.HeapDoors(face, *packed_classes(), self.origin, file)
         state = self._first_state(is_default=arena == 0)
@@ -92,6 +95,11 @@ class Space:
         elif shared.default.layers.told:  # a named arena
             self.layers.apply()
         self.core.state = state
+
+    def become(self, strategy: Strategy) -> None:
+        """Have its blocks from a strategy, while it has none."""
+        self.strategy = strategy
+        self.core.set_strategy(strategy.code)
 
     def attach_tables(self, tables: tuple[str, ...]) -> None:
         """Tell C where the data and the tables are, those that are mapped."""

@@ -56,7 +56,17 @@ def take(space: Space, nunits: int, align: int, *, roomy: bool) -> int:
 
 def refill(space: Space, size: int, align: int = GRANULE) -> None:
     """Bring the pool nearer to what a block of `size` bytes needs."""
-    refill_units(space, _units_for_pool(size, align))
+    if space.strategy.is_at_end:
+        _refill_end(space, max(-(-size // UNIT) + align // UNIT, POOL_MOST) + 1)
+    else:
+        refill_units(space, _units_for_pool(size, align))
+
+
+def _refill_end(space: Space, nunits: int) -> None:
+    """Bring units to the end of a ring; what is free at its head is given back before."""
+    space.supply.take_all_back()
+    space.giveback.recede()
+    space.supply.refill_end(nunits)
 
 
 def refill_units(space: Space, nunits: int) -> None:

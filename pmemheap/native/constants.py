@@ -138,6 +138,13 @@ UNPLACED: int = lib.PH_UNPLACED
 """Where a long value of a map lies that has no place yet."""
 
 
+class StrategyCode(IntEnum):
+    """Where the blocks of an arena come from, as its slot says it."""
+
+    GENERAL = lib.PH_STRATEGY_GENERAL
+    RING = lib.PH_STRATEGY_RING
+
+
 class Durability(IntEnum):
     """The failures that a commit survives."""
 

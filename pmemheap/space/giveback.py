@@ -112,6 +112,19 @@ class GiveBack:
                 self._supply.rebuild()
             raise
 
+    def recede(self) -> None:
+        """Give back at once what is free: whole segments at the head, and pages behind it.
+
+        The core has no units to take from: all that is free is among the extents.
+        """
+        self._core.next_interval()
+        self._punch_old()
+        region, free = self._supply.region, next(iter(self._supply.extents), (0, 0))
+        if free[0] == region.first_unit:
+            first = region.droppable_head(sum(free))
+            if first > region.first_unit:
+                self._cut(first, region.end_unit)
+
     def decay(self, share: float, *, is_idle: bool = False, can_change: bool = True) -> None:
         """End a decay interval: give back what was free through all of the one before.
 

@@ -29,6 +29,7 @@ _REFILL_LEAST = 64
 _REFILL_MOST = 1024
 _BACKED_SHARE = 32
 _REFILL_SHARE = 64
+_END_LEAST, _END_MOST, _END_SHARE = 256, 4096, 32
 _FRAGMENTS_MOST = 32
 _READ_UNITS = 1 << 16
 
@@ -87,6 +88,29 @@ class Supply:
             self._core.deallocate_units(ranges, ranges == taken)
         elif not self.read_on():
             self._grow_or_gather(nunits)
+
+    def refill_end(self, nunits: int) -> None:
+        """Bring units to the end of the core's: `nunits` in one piece, and some more.
+
+        All that the core has freed was taken back before.
+
+        Raises
+        ------
+        OutOfSpaceError
+            The region cannot grow.
+        """
+        extents = self.extents
+        if extents.room_at_end() < nunits:
+            self._grow(nunits)
+        wish = max(nunits, min(self.region.nunits // _END_SHARE, _END_MOST), _END_LEAST)
+        before = extents.room_before(extents.wilderness)
+        start, border = extents.wilderness - before, extents.wilderness
+        stop = min(start + wish, extents.end)
+        if before:
+            extents.take(start, min(stop, border) - start)
+        if stop > border:
+            extents.take(border, stop - border)
+        self._core.deallocate_units([(start, stop - start)], True)
 
     def _fragments(self, count: int) -> list[Extent]:
         """Take some short extents for the pool as well, while we are here."""

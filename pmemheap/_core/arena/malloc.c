@@ -92,6 +92,8 @@ int64_t ph_malloc(struct ph_heap *h, uint64_t size, uint64_t align)
         return ph_malloc_small(h, (uint32_t)index, size);
     if (ph_journal_reserve(h, PH_STORES_MOST, 0) < 0)
         return PH_H_NOMEM;
+    if (PH_UNLIKELY(h->strategy == PH_STRATEGY_RING))
+        return ph_ring_malloc(h, size, align);
     int64_t unit = ph_large_take(h, size, align);
     if (unit < 0)
         return unit;

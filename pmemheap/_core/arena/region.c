@@ -48,16 +48,10 @@ static void keep(struct ph_region *r, uint32_t unit)
         ph_chunk_give_back(r->arena, chunk);
 }
 
-static uint64_t units_for(uint64_t granules, uint64_t align)
-{
-    uint64_t most = granules + (align > 1 ? align + 2 : 0) + 2; /* padded, and with the mark */
-    return (most + PH_UNIT_GRANULES - 1) / PH_UNIT_GRANULES;
-}
-
 /* Another chunk, in which there is room for so many granules; PH_H_REFILL, and how many units are wanted. */
 static int add_chunk(struct ph_region *r, uint64_t granules, uint64_t align, uint64_t *nunits)
 {
-    uint64_t least = units_for(granules, align);
+    uint64_t least = ph_chunk_units_for(granules, align);
     *nunits = r->units_next > least ? r->units_next : least;
     int64_t unit = ph_units_take(r->arena, *nunits);
     if (unit < 0)
@@ -200,7 +194,6 @@ static void drop_last(struct ph_region *r, struct ph_unit *one)
         ph_large_free(h, (uint64_t)(one - h->units));
         return;
     }
-    ph_chunk_rewind(h, one, 0);
     if (r->current == unit)
         r->current = PH_NIL;
     if (r->first == unit)

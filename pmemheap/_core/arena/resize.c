@@ -15,6 +15,8 @@ int64_t ph_usable_size(struct ph_heap *h, uint64_t offset)
 /* Room for a block that moves because it grew. What outgrows 2 KiB tends to go on: it gets whole units. */
 static int64_t take_for_move(struct ph_heap *h, uint64_t size, int grows)
 {
+    if (h->strategy == PH_STRATEGY_RING)
+        return ph_ring_malloc(h, size, PH_GRANULE);
     int index = ph_class_of(h, size, PH_GRANULE);
     if (index >= 0 && (!grows || size <= PH_GROWING))
         return ph_malloc_small(h, (uint32_t)index, size);
@@ -36,8 +38,8 @@ static int64_t move(const struct ph_block *block, uint64_t size)
     if (!h->journal->may_move)
         return PH_H_MOVE_LOGGED;
     uint64_t capacity = ph_block_capacity(block); /* all that a view of the block shows */
-    uint64_t old_size = ph_is_run(block) ? capacity : block->record->u.nbytes;
-    int64_t to = take_for_move(h, size, size > old_size);
+    int is_large = block->record->state == PH_U_LARGE;
+    int64_t to = take_for_move(h, size, size > (is_large ? block->record->u.nbytes : capacity));
     if (to < 0)
         return to;
     memcpy(h->data + to, h->data + block->offset, capacity < size ? capacity : size);
@@ -117,6 +119,8 @@ static int64_t realloc_large(const struct ph_block *block, uint64_t size, int re
             return PH_H_LARGE;
         if (grow_up(block, nunits - have, size))
             return (int64_t)block->offset;
+        if (h->strategy == PH_STRATEGY_RING)
+            return refused ? refused : move(block, size);
         if (block->record->class_index == PH_IN_REGION_LARGE)
             return PH_H_IN_REGION;
         if (nunits > PH_POOL_MAX)
@@ -138,6 +142,16 @@ static int64_t realloc_large(const struct ph_block *block, uint64_t size, int re
     return (int64_t)block->offset;
 }
 
+/* A piece stays as long as it fits; what is in a ring may move to its end. */
+static int64_t realloc_piece(const struct ph_block *block, uint64_t size, int refused)
+{
+    if (size <= ph_block_capacity(block))
+        return (int64_t)block->offset;
+    if (block->arena->strategy != PH_STRATEGY_RING)
+        return PH_H_IN_REGION;
+    return refused ? refused : move(block, size);
+}
+
 /* ph_realloc -- the new offset of the block, or a failure with nothing changed. PH_H_UPSTREAM and PH_H_LARGE
  * ask for the extents, PH_H_MOVE_LOGGED for a transaction; a block that is viewed or pinned stays where it is or is
  * refused. */
@@ -150,7 +164,7 @@ int64_t ph_realloc(struct ph_heap *h, uint64_t offset, uint64_t size)
     if (PH_UNLIKELY(h->is_told) && ph_room_to_retire(h, 1) < 0)
         return size <= ph_block_capacity(&block) ? (int64_t)offset : PH_H_NOMEM;
     if (ph_is_packed(&block))
-        return size <= ph_block_capacity(&block) ? (int64_t)offset : PH_H_IN_REGION;
+        return realloc_piece(&block, size, refused);
     return ph_is_run(&block) ? realloc_run(&block, size, refused) : realloc_large(&block, size, refused);
 }
 

@@ -80,6 +80,13 @@ enum ph_taken {
 /* Units of the longest block that the pool of C serves; what is longer is an extent, Python's affair. */
 enum ph_pool { PH_POOL_MAX = 63 };
 
+/* Where the blocks of an arena come from. */
+enum ph_strategy {
+    PH_STRATEGY_GENERAL = 0, /* of size classes, or whole units by best fit */
+    PH_STRATEGY_RING = 1,    /* of its end, in the order in which they come */
+    PH_STRATEGY_ROWS = 2,    /* all of one size, one behind the other */
+};
+
 /* The failures that a commit survives. A file says 0 or 1. */
 enum ph_durability {
     PH_PROCESS = 0,

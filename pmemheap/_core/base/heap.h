@@ -29,6 +29,7 @@ enum {
     PH_BINS = PH_POOL_MAX + 1, /* of exact sizes; the last bin holds all that are longer */
     PH_SMALL_MAX = 16384,   /* no class is larger */
     PH_PIECE_LEAST = 2,     /* granules of a piece of a chunk */
+    PH_RING_WHOLE = 65536,  /* bytes above which a block of a ring has units of its own */
     PH_LINE = 128,          /* sizes above 1 KiB find their class by this step */
     PH_BY_GRANULE_MAX = 1024,
     PH_AGE_SHIFT = 12,      /* units in a chunk of ages: 2 to this power */
@@ -64,7 +65,8 @@ struct ph_unit {
         uint64_t nbytes;     /* LARGE, RESERVED, QUARANTINE: bytes asked for */
     } u;
     uint32_t child, sibling, prev; /* FREE, partial RUN: address-ordered pairing heap; RETURNED: sibling = next; in a region:
-                                      number, next and previous one of its circle */
+                                      number, next and previous one of its circle; a chunk of a ring: a granule of it
+                                      below which nothing lives */
     uint32_t has_refs;             /* all but RUN: blocks of it in the table of refs */
 };
 _Static_assert(sizeof(struct ph_unit) == 32, "two records a cache line");
@@ -178,6 +180,13 @@ struct ph_watch {
     struct ph_counters *const *counters;
 };
 
+/* ph_ring -- of an arena whose blocks lie in the order in which they came: block/ring.c. */
+struct ph_ring {
+    uint32_t last;        /* unit of the newest chunk or large block: behind it, in a circle, the oldest one; PH_NIL: none */
+    uint32_t current;     /* unit of the chunk in service; PH_NIL: none */
+    uint32_t units_next;  /* of the next chunk */
+};
+
 struct ph_journal;
 
 struct ph_heap {
@@ -200,6 +209,7 @@ struct ph_heap {
     uint32_t idle_runs;       /* runs without a block were read that could not be given back then */
     uint32_t nclasses;
     uint32_t readonly;
+    uint32_t strategy;        /* enum ph_strategy */
     uint32_t until_look;      /* calls until the clock is looked at again; freeing much makes it the next one */
     uint32_t until_free_look; /* the same of calls that free: after the last one of many the next call looks */
     uint32_t freed_since;     /* units, since that was so */
@@ -214,6 +224,7 @@ struct ph_heap {
     struct {
         uint64_t units, blocks, bytes; /* chunks; pieces that live */
     } packed;
+    struct ph_ring ring;
     uint64_t freed_units;     /* units given back to the pool or to Python since open */
     uint64_t *starts;         /* of all classes, one behind the other */
     struct ph_refs_table refs;

@@ -123,8 +123,8 @@ static struct ph_block holding_in_run(struct ph_heap *h, struct ph_unit *run, ui
 static struct ph_block holding_in_chunk(struct ph_heap *h, struct ph_unit *chunk, uint64_t offset)
 {
     uint64_t start = ph_piece_holding(h, chunk, offset);
-    int is_live = start != (uint64_t)-1 && ph_piece_state(h, chunk, start) == PH_B_LIVE;
-    return is_live ? (struct ph_block){h, chunk, start, PH_B_LIVE} : (struct ph_block){.arena = h};
+    struct ph_block block = {h, chunk, start, start == (uint64_t)-1 ? PH_B_NONE : ph_piece_state(h, chunk, start)};
+    return ph_is_visible(&block) ? block : (struct ph_block){.arena = h};
 }
 
 /* Of the first byte of a live block of a run, ph_block_holding knows it at a glance. */

@@ -223,6 +223,15 @@ static inline void ph_count_bumped(struct ph_heap *h, struct ph_unit *chunk, uin
     h->packed.bytes += granules << PH_GRANULE_SHIFT;
 }
 
+/* ph_chunk_units_for -- units in which there is room for a piece, whatever it has to be padded by, and for the mark. */
+static inline uint64_t ph_chunk_units_for(uint64_t granules, uint64_t align)
+{
+    uint64_t most = granules + (align > 1 ? align + 2 : 0) + 2;
+    return (most + PH_UNIT_GRANULES - 1) / PH_UNIT_GRANULES;
+}
+
+/* ph_chunk_cut -- a chunk keeps the units that it has filled. */
+void ph_chunk_cut(struct ph_heap *h, struct ph_unit *chunk);
 int64_t ph_chunk_bump(struct ph_heap *h, struct ph_unit *chunk, uint64_t granules, uint64_t align);
 void ph_chunk_rewind(struct ph_heap *h, struct ph_unit *chunk, uint64_t fill);
 void ph_chunk_give_back(struct ph_heap *h, struct ph_unit *chunk);
@@ -238,18 +247,29 @@ uint64_t ph_piece_holding(const struct ph_heap *h, const struct ph_unit *chunk, 
 int ph_piece_next(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t *at, uint64_t *end);
 /* The steps below, for a piece. */
 void ph_piece_free(const struct ph_block *block);
+void ph_piece_publish(const struct ph_block *block);
 void ph_piece_quarantine(const struct ph_block *block);
 void ph_piece_kill(const struct ph_block *block);
 void ph_piece_release(const struct ph_block *block);
+/* ph_piece_withhold -- a piece that was made just now is reserved: as good as dead, and nobody else's. */
+void ph_piece_withhold(struct ph_heap *h, struct ph_unit *chunk, uint64_t offset);
 
 struct ph_chunk_count {
-    uint64_t live, live_bytes, withheld, withheld_bytes;
+    uint64_t live, live_bytes, reserved, reserved_bytes, freed, freed_bytes;
     uint64_t dead; /* granules */
 };
 uint64_t ph_chunk_check(const struct ph_heap *h, const struct ph_unit *chunk, struct ph_chunk_count *count);
 
-/* ph_region_unlink -- take a chunk or a large block out of the circle of its region. */
-void ph_region_unlink(struct ph_heap *h, const struct ph_unit *one);
+/* ---------------------------------------------------------------- rings */
+void ph_ring_begin(struct ph_heap *h);
+int64_t ph_ring_malloc(struct ph_heap *h, uint64_t size, uint64_t align);
+int64_t ph_ring_reserve(struct ph_heap *h, uint64_t size, uint64_t align);
+int64_t ph_ring_oldest(struct ph_heap *h);
+uint64_t ph_ring_end(const struct ph_heap *h);
+
+/* Of the circle of a region, or of a ring. */
+void ph_circle_append(struct ph_heap *h, uint64_t unit);
+void ph_circle_remove(struct ph_heap *h, const struct ph_unit *one);
 
 /* ---------------------------------------------------------------- withheld blocks: the words of the bits table that have some */
 struct ph_withheld_word *ph_withheld_find(const struct ph_heap *h, uint64_t word);

@@ -97,15 +97,17 @@ static void check_chunk(struct check *k, uint64_t head)
     expect(k, PH_F_CHUNK_BITS, head, 0, ph_chunk_check(h, chunk, &count));
     expect(k, PH_F_CHUNK_LIVE, head, count.live, chunk->u.packed.live);
     expect(k, PH_F_CHUNK_LIVE, head, count.dead, chunk->u.packed.dead);
-    expect(k, PH_F_CHUNK_WITHHELD, head, count.withheld, chunk->u.packed.withheld);
+    expect(k, PH_F_CHUNK_WITHHELD, head, count.reserved + count.freed, chunk->u.packed.withheld);
     for (uint64_t i = 1; i < chunk->nunits; i++) {
         expect(k, PH_F_CHUNK_BODY, head + i, PH_U_PACKED_BODY, chunk[i].state);
         expect(k, PH_F_CHUNK_BODY, head + i, i, chunk[i].back);
     }
     for (uint64_t word = head * PH_UNIT_WORDS; word < (head + chunk->nunits) * PH_UNIT_WORDS; word++)
         k->withheld.words.used += ph_withheld_find(h, word) != NULL;
-    k->withheld.freed_blocks += count.withheld;
-    k->withheld.freed_bytes += count.withheld_bytes;
+    k->withheld.reserved_blocks += count.reserved;
+    k->withheld.reserved_bytes += count.reserved_bytes;
+    k->withheld.freed_blocks += count.freed;
+    k->withheld.freed_bytes += count.freed_bytes;
     k->packed_units += chunk->nunits;
     k->packed_blocks += count.live;
     k->packed_bytes += count.live_bytes;

@@ -34,16 +34,10 @@ void ph_large_set(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nb
     count_large(h, unit_set(h, unit, nunits, nbytes, PH_U_LARGE), 1);
 }
 
-void ph_region_unlink(struct ph_heap *h, const struct ph_unit *one)
-{
-    ph_unit_at(h, one->prev)->sibling = one->sibling;
-    ph_unit_at(h, one->sibling)->prev = one->prev;
-}
-
 static void leave_region(struct ph_heap *h, struct ph_unit *head)
 {
     if (head->class_index == PH_IN_REGION_LARGE)
-        ph_region_unlink(h, head);
+        ph_circle_remove(h, head);
     head->class_index = 0;
 }
 

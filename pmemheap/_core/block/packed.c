@@ -115,7 +115,10 @@ enum ph_block_state ph_piece_state(const struct ph_heap *h, const struct ph_unit
     if (!is_dead(h, granule))
         return PH_B_LIVE;
     const struct ph_withheld_word *withheld = ph_withheld_find(h, granule >> 6);
-    return withheld != NULL && (withheld->freed & bit_of(granule)) ? PH_B_QUARANTINED : PH_B_NONE;
+    if (PH_LIKELY(withheld == NULL))
+        return PH_B_NONE;
+    uint64_t bit = bit_of(granule);
+    return withheld->reserved & bit ? PH_B_RESERVED : withheld->freed & bit ? PH_B_QUARANTINED : PH_B_NONE;
 }
 
 uint64_t ph_piece_capacity(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t offset)
@@ -161,12 +164,25 @@ static void chunk_clear(struct ph_heap *h, struct ph_unit *chunk)
     h->packed.units -= chunk->nunits;
 }
 
-/* ph_chunk_give_back -- a chunk without pieces goes, and its units are free. */
+/* ph_chunk_give_back -- a chunk in which nothing is withheld goes, with all pieces, and its units are free. */
 void ph_chunk_give_back(struct ph_heap *h, struct ph_unit *chunk)
 {
-    ph_region_unlink(h, chunk);
+    ph_chunk_rewind(h, chunk, 0);
+    ph_circle_remove(h, chunk);
     chunk_clear(h, chunk);
     ph_give_back(h, (uint64_t)(chunk - h->units), chunk->nunits);
+}
+
+void ph_chunk_cut(struct ph_heap *h, struct ph_unit *chunk)
+{
+    uint64_t have = chunk->nunits, keep = chunk->u.packed.fill / PH_UNIT_GRANULES + 1, unit = (uint64_t)(chunk - h->units) + keep;
+    if (keep == have)
+        return;
+    chunk->nunits = (uint32_t)keep;
+    for (uint64_t i = keep; i < have; i++)
+        chunk[i].state = PH_U_OTHER;
+    h->packed.units -= have - keep;
+    ph_pool_give(h, unit, have - keep);
 }
 
 static uint64_t aligned(uint64_t granule, uint64_t align)
@@ -222,8 +238,16 @@ static void merge(struct ph_heap *h, struct ph_unit *chunk, uint64_t start)
     }
     if (end == mark)
         lower_mark(h, chunk, start);
-    if (chunk->u.packed.live == 0 && chunk->u.packed.withheld == 0 && !chunk->class_index)
-        ph_chunk_give_back(h, chunk);
+}
+
+/* A piece that is dead may be used again: in a ring only once the whole chunk has gone. */
+static void become_free(struct ph_heap *h, struct ph_unit *chunk, uint64_t start)
+{
+    if (PH_LIKELY(h->strategy == PH_STRATEGY_GENERAL))
+        merge(h, chunk, start);
+    if (chunk->u.packed.live != 0 || chunk->u.packed.withheld != 0 || chunk->class_index != 0)
+        return;
+    ph_chunk_give_back(h, chunk);
 }
 
 static void count_gone(struct ph_heap *h, struct ph_unit *chunk, uint64_t capacity)
@@ -242,18 +266,50 @@ void ph_piece_free(const struct ph_block *block)
     set_bit(h, start + 1);
     count_gone(h, block->record, capacity);
     PH_TELL(h, ph_tell_freed, block->offset, capacity);
-    merge(h, block->record, start);
+    become_free(h, block->record, start);
 }
 
-/* ph_piece_quarantine -- a live piece ends to be, for which there is room in the table of withheld blocks; ph_piece_kill stores
- * that it is dead. ph_piece_release -- its bytes may be used again. */
+void ph_piece_withhold(struct ph_heap *h, struct ph_unit *chunk, uint64_t offset)
+{
+    const struct ph_block block = {h, chunk, offset, PH_B_LIVE};
+    uint64_t granule = offset >> PH_GRANULE_SHIFT, capacity = ph_block_capacity(&block);
+    ph_piece_kill(&block);
+    count_gone(h, chunk, capacity);
+    chunk->u.packed.withheld++;
+    ph_withheld_flip_reserved(h, ph_withheld_make(h, granule >> 6), bit_of(granule), capacity);
+}
+
+/* Reserved -> live: the caller stores that it is not dead. */
+void ph_piece_publish(const struct ph_block *block)
+{
+    struct ph_heap *h = block->arena;
+    struct ph_unit *chunk = block->record;
+    uint64_t granule = block->offset >> PH_GRANULE_SHIFT, capacity = ph_block_capacity(block);
+    struct ph_withheld_word *withheld = ph_withheld_find(h, granule >> 6);
+    PH_ASSERT(withheld != NULL && (withheld->reserved & bit_of(granule)) != 0);
+    ph_withheld_flip_reserved(h, withheld, bit_of(granule), capacity);
+    ph_withheld_drop_if_none(h, withheld);
+    chunk->u.packed.withheld--;
+    chunk->u.packed.live++;
+    chunk->u.packed.dead = (uint16_t)(chunk->u.packed.dead - (capacity >> PH_GRANULE_SHIFT));
+    h->packed.blocks++;
+    h->packed.bytes += capacity;
+}
+
+/* ph_piece_quarantine -- a live piece, for which there is room in the table of withheld blocks, or a reserved one ends to be;
+ * ph_piece_kill stores that it is dead. ph_piece_release -- its bytes may be used again. */
 void ph_piece_quarantine(const struct ph_block *block)
 {
     struct ph_heap *h = block->arena;
     uint64_t granule = block->offset >> PH_GRANULE_SHIFT, capacity = ph_block_capacity(block);
-    count_gone(h, block->record, capacity);
-    block->record->u.packed.withheld++;
-    ph_withheld_flip_freed(h, ph_withheld_make(h, granule >> 6), bit_of(granule), capacity);
+    struct ph_withheld_word *withheld = ph_withheld_make(h, granule >> 6);
+    if (withheld->reserved & bit_of(granule)) {
+        ph_withheld_flip_reserved(h, withheld, bit_of(granule), capacity);
+    } else {
+        count_gone(h, block->record, capacity);
+        block->record->u.packed.withheld++;
+    }
+    ph_withheld_flip_freed(h, withheld, bit_of(granule), capacity);
 }
 
 void ph_piece_kill(const struct ph_block *block)
@@ -270,7 +326,7 @@ void ph_piece_release(const struct ph_block *block)
     ph_withheld_flip_freed(h, withheld, bit_of(granule), ph_block_capacity(block));
     ph_withheld_drop_if_none(h, withheld);
     block->record->u.packed.withheld--;
-    merge(h, block->record, granule);
+    become_free(h, block->record, granule);
 }
 
 /* What a chunk has of live pieces, and of granules of others, from a granule on. */
@@ -364,8 +420,10 @@ uint64_t ph_chunk_check(const struct ph_heap *h, const struct ph_unit *chunk, st
         enum ph_block_state state = ph_piece_state(h, chunk, start << PH_GRANULE_SHIFT);
         count->live += state == PH_B_LIVE;
         count->live_bytes += state == PH_B_LIVE ? bytes : 0;
-        count->withheld += state == PH_B_QUARANTINED;
-        count->withheld_bytes += state == PH_B_QUARANTINED ? bytes : 0;
+        count->reserved += state == PH_B_RESERVED;
+        count->reserved_bytes += state == PH_B_RESERVED ? bytes : 0;
+        count->freed += state == PH_B_QUARANTINED;
+        count->freed_bytes += state == PH_B_QUARANTINED ? bytes : 0;
         count->dead += state == PH_B_LIVE ? 0 : next - start;
     }
     return wrong;

@@ -16,6 +16,8 @@ int64_t ph_reserve_block(struct ph_heap *h, uint64_t size, uint64_t align)
 {
     if (ph_withheld_reserve(h, 1) < 0 || ph_journal_reserve(h, PH_STORES_MOST, 0) < 0)
         return PH_H_NOMEM;
+    if (PH_UNLIKELY(h->strategy == PH_STRATEGY_RING))
+        return ph_ring_reserve(h, size, align);
     int index = ph_class_of(h, size, align);
     if (index >= 0)
         return ph_run_reserve(h, &h->classes[index]);
@@ -26,11 +28,12 @@ int64_t ph_reserve_block(struct ph_heap *h, uint64_t size, uint64_t align)
     return unit << PH_UNIT_SHIFT;
 }
 
-/* Of a block of a run nobody knows any more what was asked for. */
+/* Of a block of a run, or of a piece, nobody knows any more what was asked for. */
 static PH_SELDOM void tell_published(const struct ph_block *block)
 {
     uint64_t capacity = ph_block_capacity(block);
-    ph_tell_made(block->arena, block->offset, ph_is_run(block) ? capacity : block->record->u.nbytes, capacity);
+    int is_large = block->record->state == PH_U_LARGE;
+    ph_tell_made(block->arena, block->offset, is_large ? block->record->u.nbytes : capacity, capacity);
 }
 
 /* ph_publish -- reserved -> live. */
@@ -39,6 +42,8 @@ void ph_publish(const struct ph_block *block)
     PH_ASSERT(block->record != NULL);
     if (ph_is_run(block))
         ph_run_publish(block);
+    else if (ph_is_packed(block))
+        ph_piece_publish(block);
     else
         ph_large_publish(block);
     if (PH_UNLIKELY(block->arena->watch != NULL))
@@ -121,9 +126,11 @@ void ph_describe(const struct ph_block *block)
 {
     struct ph_heap *h = block->arena;
     uint64_t *word = &h->bits[ph_word_of(block->offset)];
-    PH_ASSERT(block->record != NULL && (ph_is_run(block) || block->record->state == PH_U_LARGE));
+    PH_ASSERT(block->record != NULL && (ph_is_run(block) || ph_is_packed(block) || block->record->state == PH_U_LARGE));
     if (ph_is_run(block))
         ph_store(h, word, *word | ph_bit_of(block->offset));
+    else if (ph_is_packed(block))
+        ph_store(h, word, *word & ~(ph_bit_of(block->offset) << 1));
     else
         ph_entry_publish(h, ph_head_of(block), ph_entry_word(PH_KIND_LARGE, 0, block->record->nunits),
                          block->record->u.nbytes);

@@ -74,7 +74,7 @@ static PyObject *check(PyObject *object, PyObject *ignored)
 static PyObject *counters(const struct ph_heap *h)
 {
     return Py_BuildValue(
-        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
+        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
         "wilderness_units", (unsigned long long)(h->wilderness_end - h->wilderness),
         "pool_free_units", (unsigned long long)h->pool_free,
         "pool_longest_units", (unsigned long long)ph_pool_longest(h),
@@ -86,6 +86,7 @@ static PyObject *counters(const struct ph_heap *h)
         "packed_units", (unsigned long long)h->packed.units,
         "packed_blocks", (unsigned long long)h->packed.blocks,
         "packed_bytes", (unsigned long long)h->packed.bytes,
+        "ring_end", (unsigned long long)ph_ring_end(h),
         "live_views", (unsigned long long)h->refs.views,
         "blocks_with_refs", (unsigned long long)h->refs.blocks.used,
         "pins", (unsigned long long)h->refs.pins,

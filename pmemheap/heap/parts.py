@@ -1,0 +1,68 @@
+"""Parts: what a heap has of named arenas."""
+
+from __future__ import annotations
+
+from pmemheap.heap.arena import Arena
+from pmemheap.heap.arenas import arena_name_argument, index_of, live_names
+from pmemheap.heap.arguments import headroom_argument
+from pmemheap.heap.regions import HasScratch
+from pmemheap.heap.strategies import Strategy, strategy_argument
+
+__all__ = ["HasArenas"]
+
+
+class HasArenas(HasScratch):
+    """The base of `Heap`: blocks, regions beside them, and named arenas."""
+
+    __slots__ = ()
+
+    def arena(
+        self,
+        name: str,
+        create: bool = True,
+        *,
+        headroom: int | None = None,
+        strategy: Strategy | None = None,
+    ) -> Arena:
+        """Return a named arena of the heap, a new one if there is none of that name.
+
+        Parameters
+        ----------
+        name : str
+            1 to 31 bytes of UTF-8.
+        create : bool
+            Make it if need be.
+        headroom : int, optional
+            Bytes of address space to keep free for its growth, if it is not open yet. By default
+            that of the heap, at most 256 GiB.
+        strategy : Strategy, optional
+            Where its blocks come from: `General` or, in a heap in memory, `Ring`. One that is there
+            has a strategy already: by default any will do.
+
+        Raises
+        ------
+        KeyError
+            There is none, and `create` is false.
+        UsageError
+            The name does not fit; one is to be made in a heap that is read-only; it has another
+            strategy; the strategy is for memory, and the heap in a file.
+        OutOfSpaceError
+            There are 255 already, or no space for the first MiB of one more.
+        """
+        arena_name_argument(name)
+        headroom = headroom_argument(headroom)
+        wish = None if strategy is None else strategy_argument(strategy)
+        space, shared = self._space, self._space.shared
+        space.require()
+        if index_of(shared.medium.arenas, name) is None:
+            if not create:
+                raise KeyError(name)
+            space.require(write=True)
+        return space.look(shared.arenas.named, name, headroom, wish)
+
+    def arenas(self) -> list[str]:
+        """Return the names of the arenas, sorted."""
+        space = self._space
+        space.core.upkeep_if_due()
+        space.require()
+        return sorted(live_names(space.shared.medium.arenas))
