@@ -11,6 +11,7 @@ import pickle
 import random
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from typing import Any
 import numpy as np
 import pyperf
 
-from pmemheap import Count, Heap, Record
+from pmemheap import Count, Heap, Record, Ring, Rows
+from pmemheap.heap.strategies import Strategy
 
 BLOCKS = 1000
 WARM = 50
@@ -70,6 +72,108 @@ def region_without_blocks(loops: int) -> float:
         for _ in range(loops):
             with heap.scratch() as scratch:
                 scratch.malloc(100)
+        return time.perf_counter() - start
+
+
+# ---------------------------------------------------------------- queues
+
+QUEUE = 20_000
+QUEUED = [min(60_000, int(random.Random(n).lognormvariate(6, 1)) + 1) for n in range(QUEUE)]
+
+
+def _queue(arena: Any, loops: int) -> float:
+    """Put and take 20,000 blocks, so often, with as many in the queue; then take all."""
+    malloc, free = arena.malloc, arena.free
+    queue = deque(malloc(size) for size in QUEUED)
+    put, take = queue.append, queue.popleft
+    start = time.perf_counter()
+    for _ in range(loops):
+        for size in QUEUED:
+            put(malloc(size))
+            free(take())
+    end = time.perf_counter()
+    for offset in queue:
+        free(offset)
+    return end - start
+
+
+def queue_in_arena(loops: int) -> float:
+    """Use the default strategy as a queue."""
+    with Heap.anonymous() as heap:
+        return _queue(heap.arena("queue"), loops)
+
+
+def queue_in_ring(loops: int) -> float:
+    """Do the same in a ring."""
+    with Heap.anonymous() as heap:
+        return _queue(heap.arena("queue", strategy=Ring()), loops)
+
+
+def _written(arena: Any, loops: int) -> float:
+    """Do the same with blocks that are written."""
+    malloc, free, view = arena.malloc, arena.free, arena.view
+    data = memoryview(bytes(max(QUEUED)))
+    queue = deque(malloc(size) for size in QUEUED)
+    start = time.perf_counter()
+    for _ in range(loops):
+        for size in QUEUED:
+            offset = malloc(size)
+            view(offset, size)[:] = data[:size]
+            queue.append(offset)
+            free(queue.popleft())
+    return time.perf_counter() - start
+
+
+def written_queue_in_arena(loops: int) -> float:
+    """Use the default strategy as a queue of blocks that are written."""
+    with Heap.anonymous() as heap:
+        return _written(heap.arena("queue"), loops)
+
+
+def written_queue_in_ring(loops: int) -> float:
+    """Do the same in a ring."""
+    with Heap.anonymous() as heap:
+        return _written(heap.arena("queue", strategy=Ring()), loops)
+
+
+def payload(strategy: Strategy) -> float:
+    """Return the payload of a queue, by the memory of the units in use, after three rounds."""
+    with Heap.anonymous() as heap:
+        arena = heap.arena("queue", strategy=strategy)
+        queue = deque(arena.malloc(size) for size in QUEUED)
+        for size in QUEUED * 3:
+            queue.append(arena.malloc(size))
+            arena.free(queue.popleft())
+        return sum(QUEUED) / arena.stats().active
+
+
+# ---------------------------------------------------------------- rows
+
+ROWS = 20_000
+VECTOR = ("f4", 128)
+
+
+def sums_of_arrays(loops: int) -> float:
+    """Sum each of 20,000 vectors that are blocks of their own."""
+    with Heap.anonymous() as heap:
+        vectors = [heap.ndarray(128, "f4") for _ in range(ROWS)]
+        start = time.perf_counter()
+        for _ in range(loops):
+            [vector.sum() for vector in vectors]
+        end = time.perf_counter()
+        del vectors
+        return end - start
+
+
+def sums_of_rows(loops: int) -> float:
+    """Sum each of as many that are rows."""
+    with Heap.anonymous() as heap:
+        table = heap.arena("table", strategy=Rows(VECTOR))
+        table.malloc_many(512, ROWS)
+        table.rows[:] = 0
+        start = time.perf_counter()
+        for _ in range(loops):
+            table.rows.sum(axis=1)
         return time.perf_counter() - start
 
 
@@ -143,10 +247,18 @@ FACTORS: dict[str, tuple[Load, Load, float]] = {
     "region / heap, the same freed in one call": (
         mixed_then_gone_in_region, batch_then_gone, 1 / 2,
     ),
+    "ring / default arena, queue of 20,000 blocks": (queue_in_ring, queue_in_arena, 1.7),
+    "ring / default arena, the same, written": (written_queue_in_ring, written_queue_in_arena, 2.2),
+    "rows / blocks, sums of 20,000 vectors": (sums_of_rows, sums_of_arrays, 1 / 10),
     "counted / not, pair of 64 bytes": (pairs_counted, pairs, 1.15),
     "load / pickle.loads, 20 arrays of 1 MB": (loaded, unpickled, 1 / 10),
 }  # fmt: skip
 """Of a load and another one the ratio that it must not exceed."""
+
+PAYLOADS: dict[str, tuple[Strategy, float]] = {
+    "queue in a ring": (Ring(), 0.95),
+}
+"""Of a strategy the share of payload in the memory in use that it must reach."""
 
 SECONDS: dict[str, tuple[Load, float]] = {
     "a region of one block": (region_without_blocks, 2e-6),

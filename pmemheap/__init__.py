@@ -31,7 +31,7 @@ from pmemheap.heap.handles import Block
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
 from pmemheap.heap.opening import open_heap as open  # noqa: A004 -- pmemheap.open, as dbm.open
-from pmemheap.heap.strategies import General, Ring
+from pmemheap.heap.strategies import General, Ring, Rows
 from pmemheap.layers import Count, Fail, Fill, Record, Track
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "PmemHeapError",
     "Record",
     "Ring",
+    "Rows",
     "Track",
     "UsageError",
     "__version__",

@@ -235,6 +235,12 @@ def test_a_strategy_wins_by_its_factor(what: str) -> None:
     assert any(ratio <= bar for ratio in tries), what
 
 
+@pytest.mark.parametrize("what", STRATEGIES.PAYLOADS)
+def test_a_strategy_holds_little_beside_its_payload(what: str) -> None:
+    strategy, bar = STRATEGIES.PAYLOADS[what]
+    assert STRATEGIES.payload(strategy) >= bar
+
+
 @pytest.mark.parametrize("what", STRATEGIES.SECONDS)
 def test_a_strategy_keeps_its_time(what: str) -> None:
     load, bar = STRATEGIES.SECONDS[what]

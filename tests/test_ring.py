@@ -30,9 +30,7 @@ def heap() -> Iterator[Heap]:
 
 
 def ring_of(heap: Heap, name: str = "queue") -> RingArena:
-    arena = heap.arena(name, strategy=Ring())
-    assert isinstance(arena, RingArena)
-    return arena
+    return heap.arena(name, strategy=Ring())
 
 
 def consume(items: Iterator[object]) -> None:
@@ -237,7 +235,7 @@ def test_an_arena_keeps_its_strategy(heap: Heap) -> None:
 
 @pytest.mark.parametrize("strategy", [Ring, "ring", 1, pmemheap.heap.strategies.Strategy()])
 def test_what_is_no_strategy_is_refused(heap: Heap, strategy: Any) -> None:
-    with pytest.raises(UsageError, match=r"General\(\) or Ring\(\) expected"):
+    with pytest.raises(UsageError, match=r"Ring\(\) or Rows\(\.\.\.\) expected"):
         heap.arena("queue", strategy=strategy)
     assert heap.arenas() == []
 

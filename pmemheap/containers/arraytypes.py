@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pmemheap.errors import CorruptHeapError, UsageError
+from pmemheap.heap.extras import numpy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,15 +21,6 @@ __all__ = ["named_dtype", "numpy", "plain_dtype", "raw_bytes"]
 
 _NAME_BYTES_MOST = 32
 _NAME = re.compile(rb"[<>|][biufcmMSU]\d{1,9}(\[\d{0,9}[A-Za-z]{1,2}\])?")
-
-
-def numpy() -> Any:
-    """Return numpy; an ImportError says how to get it."""
-    try:
-        import numpy as np  # noqa: PLC0415 -- an extra: only who asks for arrays needs it
-    except ImportError as error:
-        raise ImportError("vectors need numpy: pip install 'pmemheap[numpy]'") from error
-    return np
 
 
 def raw_bytes(values: np.ndarray[Any, Any]) -> memoryview:

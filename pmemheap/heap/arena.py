@@ -16,7 +16,7 @@ from pmemheap.heap.blockspace import BlockSpace, new_face
 from pmemheap.heap.roots import Roots
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
-from pmemheap.heap.strategies import Strategy, unpacked
+from pmemheap.heap.strategies import Strategy
 from pmemheap.heap.viewed import viewed_blocks
 from pmemheap.native.constants import State
 from pmemheap.space.region import Region
@@ -56,11 +56,12 @@ class Arena(BlockSpace):
         raise TypeError("Arena: made by heap.arena(name)")
 
     @classmethod
-    def in_heap(cls, heap: Heap, index: int, region: Region, *, fresh: bool) -> Self:
+    def in_heap(
+        cls, heap: Heap, index: int, region: Region, strategy: Strategy, *, fresh: bool
+    ) -> Self:
         """Return the arena over a region; it keeps the heap."""
         shared = space_of(heap).shared
         name = shared.medium.arenas[index].name
-        strategy = unpacked(shared.medium.arenas[index].strategy)
         self = new_face(cls, shared, region, f"arena {name!r} of {shared.name}", index, fresh=fresh)
         self._arena_name, self._heap = name, heap
         self._space.become(strategy)
@@ -75,6 +76,9 @@ class Arena(BlockSpace):
     def strategy(self) -> Strategy:
         """Where its blocks come from."""
         return self._space.strategy
+
+    def show_as(self, strategy: Strategy | None) -> None:
+        """Be asked for once more, with an equal strategy or none: nothing changes."""
 
     @property
     def roots(self) -> Roots:

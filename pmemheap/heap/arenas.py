@@ -34,9 +34,10 @@ from pmemheap.format.layout import (
 from pmemheap.heap.arena import Arena, forget_home
 from pmemheap.heap.blockspace import BlockSpace
 from pmemheap.heap.ring import RingArena
+from pmemheap.heap.rows import RowsArena
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
-from pmemheap.heap.strategies import General, Ring, Strategy, unpacked
+from pmemheap.heap.strategies import General, Ring, Rows, Strategy, unpacked
 from pmemheap.native.constants import State
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.space.anonymous import AnonymousMedium
@@ -51,7 +52,11 @@ __all__ = ["Arenas", "arena_name_argument", "free_number", "index_of", "live_nam
 _SHORT: int = (1 << 60) >> ARENA_BITS
 _HEADROOM_MOST = 256 * GiB
 """Address space behind a named arena: what 256 of them have together is there to be had."""
-_KINDS: dict[type[Strategy], type[Arena]] = {General: Arena, Ring: RingArena}
+_KINDS: dict[type[Strategy], type[Arena]] = {
+    General: Arena,
+    Ring: RingArena,
+    Rows: RowsArena,
+}
 
 # ---------------------------------------------------------------- all of a heap
 
@@ -125,6 +130,7 @@ class Arenas:
                 raise UsageError(
                     f"arena {name!r}: its strategy {arena.strategy} expected, found {strategy}"
                 )
+            arena.show_as(strategy)
             return arena
         if strategy not in {None, General()} and isinstance(self._shared.medium, FileMedium):
             raise UsageError(
@@ -133,8 +139,9 @@ class Arenas:
             )
         self._shared.default.require(write=True)
         index, slot = _vacancy(slots, name, 0 if self.scratch is None else self.scratch.index)
-        slot = replace(slot, strategy=(strategy or General()).packed())
-        arena = self.open[index] = self._opened(index, slot, headroom)
+        wish = strategy or General()
+        slot = replace(slot, strategy=wish.packed())
+        arena = self.open[index] = self._opened(index, slot, headroom, wish)
         return arena
 
     def find(self, name: str) -> Space | None:
@@ -147,7 +154,13 @@ class Arenas:
         indices = live_names(self._shared.medium.arenas).values()
         return [space_of(self.at(index)) for index in indices]
 
-    def _opened(self, index: int, slot: ArenaSlot | None, headroom: int | None) -> Arena:
+    def _opened(
+        self,
+        index: int,
+        slot: ArenaSlot | None,
+        headroom: int | None,
+        strategy: Strategy | None = None,
+    ) -> Arena:
         """Open the arena in a slot.
 
         Parameters
@@ -157,6 +170,8 @@ class Arenas:
         headroom : int, optional
             Bytes of address space to keep free for it; None: as for the heap, if that is not more
             than is there for 256 of them.
+        strategy : Strategy, optional
+            That of a new one.
 
         Raises
         ------
@@ -179,8 +194,9 @@ class Arenas:
             else:
                 medium.expect_arena(index, slot)
                 region.grow(1, 1)
-            kind = _KINDS[type(unpacked(medium.arenas[index].strategy))]
-            return kind.in_heap(heap, index, region, fresh=slot is not None)
+            have = strategy or unpacked(medium.arenas[index].strategy)
+            kind = _KINDS[type(have)]
+            return kind.in_heap(heap, index, region, have, fresh=slot is not None)
         except BaseException as error:
             forget_home(self._shared, index)
             pieces = region.pieces

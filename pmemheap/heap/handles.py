@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from pmemheap.errors import UsageError
+from pmemheap.heap.extras import dtype_argument, numpy
 from pmemheap.heap.living import open_heaps
 from pmemheap.heap.space import space_of
 from pmemheap.native import BlockBytes, Handle
@@ -252,10 +253,7 @@ _ndarray: Any = None
 
 
 def _numpy() -> Any:
-    try:
-        import numpy as np  # noqa: PLC0415 -- an extra: only who asks for arrays needs it
-    except ImportError as error:
-        raise ImportError("arrays need numpy: pip install 'pmemheap[numpy]'") from error
+    np = numpy()
     global _frombuffer, _ndarray
     _frombuffer, _ndarray = np.frombuffer, np.ndarray
     return np
@@ -265,13 +263,7 @@ def _shaped(
     shape: int | tuple[int, ...], dtype: npt.DTypeLike
 ) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """Check shape and dtype; return them with the bytes they need."""
-    np = _numpy()
-    try:
-        kind = np.dtype(dtype)
-    except ValueError as error:
-        raise UsageError(f"dtype: one of numpy's expected, {dtype!r} found: {error}") from error
-    if kind.hasobject:
-        raise UsageError(f"dtype: one without Python objects expected, {kind} found")
+    kind = dtype_argument(dtype)
     try:
         sides = tuple(
             int.__index__(operator.index(side))

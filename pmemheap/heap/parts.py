@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 from pmemheap.heap.arena import Arena
 from pmemheap.heap.arenas import arena_name_argument, index_of, live_names
 from pmemheap.heap.arguments import headroom_argument
 from pmemheap.heap.regions import HasScratch
-from pmemheap.heap.strategies import Strategy, strategy_argument
+from pmemheap.heap.ring import RingArena
+from pmemheap.heap.rows import RowsArena
+from pmemheap.heap.strategies import Ring, Rows, Strategy, strategy_argument
 
 __all__ = ["HasArenas"]
 
@@ -15,6 +19,26 @@ class HasArenas(HasScratch):
     """The base of `Heap`: blocks, regions beside them, and named arenas."""
 
     __slots__ = ()
+
+    @overload
+    def arena(
+        self, name: str, create: bool = True, *, headroom: int | None = None, strategy: Ring
+    ) -> RingArena: ...
+
+    @overload
+    def arena(
+        self, name: str, create: bool = True, *, headroom: int | None = None, strategy: Rows
+    ) -> RowsArena: ...
+
+    @overload
+    def arena(
+        self,
+        name: str,
+        create: bool = True,
+        *,
+        headroom: int | None = None,
+        strategy: Strategy | None = None,
+    ) -> Arena: ...
 
     def arena(
         self,
@@ -36,8 +60,8 @@ class HasArenas(HasScratch):
             Bytes of address space to keep free for its growth, if it is not open yet. By default
             that of the heap, at most 256 GiB.
         strategy : Strategy, optional
-            Where its blocks come from: `General` or, in a heap in memory, `Ring`. One that is there
-            has a strategy already: by default any will do.
+            Where its blocks come from: `General` or, in a heap in memory, `Ring` or `Rows`. One
+            that is there has a strategy already: by default any will do.
 
         Raises
         ------

@@ -11,7 +11,7 @@ from pmemheap.heap.refusing import HELD, in_region, no_block, pinned
 from pmemheap.heap.space import Space
 from pmemheap.heap.work import move
 from pmemheap.native.constants import Refusal
-from pmemheap.units import UNIT
+from pmemheap.units import GRANULE, UNIT
 
 __all__ = ["expand", "realloc"]
 
@@ -44,6 +44,8 @@ def realloc(space: Space, offset: int, size: int, refusal: int) -> Any:
 def _require_block(space: Space, refusal: int, offset: int, size: int) -> None:
     if refusal == Refusal.BAD_OFFSET:
         raise no_block(space, offset, "realloc")
+    if space.strategy.has_rows:
+        space.strategy.require_fit("realloc", size, GRANULE)
     if refusal == Refusal.IN_REGION:
         raise in_region(space, offset, size)
 

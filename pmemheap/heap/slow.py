@@ -58,6 +58,8 @@ class Slow:
             space.require(write=True)
         if not refusal:
             return space.core.malloc(nbytes, alignment)
+        if space.strategy.has_rows:
+            space.strategy.require_fit("malloc", nbytes, alignment)
         try:
             return space.serve(units.malloc, space, nbytes, alignment, refusal)
         except OutOfSpaceError as error:

@@ -99,7 +99,7 @@ class Space:
     def become(self, strategy: Strategy) -> None:
         """Have its blocks from a strategy, while it has none."""
         self.strategy = strategy
-        self.core.set_strategy(strategy.code)
+        self.core.set_strategy(strategy.code, strategy.granules)
 
     def attach_tables(self, tables: tuple[str, ...]) -> None:
         """Tell C where the data and the tables are, those that are mapped."""

@@ -1,34 +1,57 @@
 """Strategies: where the blocks of an arena come from. The slot of the arena says which it is.
 
-    slot, byte 1    0 general   1 ring
+    slot    byte 1         bytes 4 to 7
+            0 general
+            1 ring
+            2 rows         16-byte granules of a row
 
-What a strategy is asked for, and how it is done, is the C core's business: `block/ring.c`.
+How it is done is the C core's business: `block/slab.c`, `block/ring.c`, `block/rows.c`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pmemheap.errors import UsageError
-from pmemheap.native.constants import StrategyCode
+from pmemheap.heap.extras import dtype_argument
+from pmemheap.native.constants import ROW_MOST, StrategyCode
+from pmemheap.units import GRANULE, UNIT
 
-__all__ = ["General", "Ring", "Strategy", "strategy_argument", "unpacked"]
+if TYPE_CHECKING:
+    import numpy as np
 
-_SLOT_BYTES = 7
+__all__ = ["General", "Ring", "Rows", "Strategy", "strategy_argument", "unpacked"]
+
+_CHUNK_MOST = 64
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """The base of all: a number, and what a slot keeps."""
+    """The base of all: a number, what a slot keeps, and what may be asked for."""
 
     code: ClassVar[StrategyCode] = StrategyCode.GENERAL
     is_at_end: ClassVar[bool] = False
     """Whether all blocks come from the end of the arena."""
+    has_rows: ClassVar[bool] = False
+    """Whether all blocks are of one size."""
+
+    @property
+    def granules(self) -> int:
+        """Granules of a row, 0 where there are none."""
+        return 0
 
     def packed(self) -> bytes:
-        """Return what the slot of an arena says of it."""
-        return bytes([self.code]).ljust(_SLOT_BYTES, b"\0")
+        """Return what the slot of an arena says of it: its bytes 1 to 7."""
+        return bytes([self.code, 0, 0]) + self.granules.to_bytes(4, "little")
+
+    def units_wanted(self, size: int, align: int) -> int:
+        """Return the units at the end of the arena in which there is a place for a block."""
+        return max(-(-size // UNIT) + align // UNIT, _CHUNK_MOST) + 1
+
+    def require_fit(self, where: str, size: int, align: int) -> None:
+        """Raise UsageError for a block that there never can be."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +65,7 @@ class Ring(Strategy):
 
     Each one lies behind all that came before it: offsets ascend in order of arrival, `Arena.blocks`
     is the queue, and `RingArena.first` its oldest block. What is freed is given back at the head of
-    the arena, and used again by nobody, unless all above it has gone as well.
+    the arena; a place is not used again.
 
     It is worth it as long as lifetimes are much alike. A block that stays holds back what came
     behind it and has gone: `RingArena.stats` says which, and how much, and `Arena.trim` gives the
@@ -68,17 +91,85 @@ class Ring(Strategy):
     is_at_end: ClassVar[bool] = True
 
 
-_BY_CODE: dict[int, type[Strategy]] = {kind.code: kind for kind in (General, Ring)}
+@dataclass(frozen=True)
+class Rows(Strategy):
+    """Blocks that are all of one size, and one array: features, vectors, records.
+
+    Parameters
+    ----------
+    row : int or dtype
+        Bytes of a row, a multiple of 16 up to 64 KiB; or what numpy makes a dtype of so many bytes
+        of: ``("f4", 128)`` is 128 floats, a list of fields is a record.
+
+    Notes
+    -----
+    Rows lie one behind the other without a gap, whatever comes and goes: `RowsArena.rows` is all of
+    them as one numpy array, which grows in place. The lowest free row is the next one.
+
+    Examples
+    --------
+    >>> import pmemheap
+    >>> heap = pmemheap.Heap.anonymous()
+    >>> table = heap.arena("vectors", strategy=pmemheap.Rows(("f4", 128)))
+    >>> offsets = [table.malloc(512) for _ in range(1000)]
+    >>> table.rows[:1000] = 1
+    >>> table.row(table.index(offsets[7]))[3] = 2
+    >>> float(table.rows[table.live].sum())
+    128001.0
+    >>> heap.close()
+    """
+
+    row: Any = field(compare=False)
+    nbytes: int = field(init=False, repr=False)
+    code: ClassVar[StrategyCode] = StrategyCode.ROWS
+    is_at_end: ClassVar[bool] = True
+    has_rows: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Look at the size."""
+        nbytes: int = self.row if type(self.row) is int else self.dtype.itemsize
+        if nbytes % GRANULE or not 0 < nbytes <= ROW_MOST:
+            nearest = min(max(-(-nbytes // GRANULE) * GRANULE, GRANULE), ROW_MOST)
+            raise UsageError(
+                f"Rows({self.row!r}): a multiple of {GRANULE} bytes, at most {ROW_MOST}, expected "
+                f"for a row, found {nbytes}: {nearest} is next"
+            )
+        object.__setattr__(self, "nbytes", nbytes)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of a row, for numpy; bytes if only their number is known."""
+        return dtype_argument(("u1", (self.row,)) if type(self.row) is int else self.row)
+
+    @property
+    def granules(self) -> int:
+        """Granules of a row."""
+        return self.nbytes // GRANULE
+
+    def units_wanted(self, size: int, align: int) -> int:
+        """Return the units of a run, and of what is left out in front of the first one."""
+        return 2 * self.granules // math.gcd(self.granules, UNIT // GRANULE)
+
+    def require_fit(self, where: str, size: int, align: int) -> None:
+        """Raise UsageError for what is no row."""
+        if size > self.nbytes or self.nbytes % align:
+            raise UsageError(
+                f"{where}: at most {self.nbytes} bytes, aligned to "
+                f"{self.nbytes & -self.nbytes}, expected in a row, found {size} aligned to {align}"
+            )
+
+
+_BY_CODE: dict[int, type[Strategy]] = {kind.code: kind for kind in (General, Ring, Rows)}
 
 
 def strategy_argument(value: object) -> Strategy:
     """Check a strategy that a user gives."""
     if isinstance(value, Strategy) and type(value) in _BY_CODE.values():
         return value
-    names = " or ".join(f"{kind.__name__}()" for kind in _BY_CODE.values())
-    raise UsageError(f"strategy: {names} expected, found {value!r}")
+    raise UsageError(f"strategy: General(), Ring() or Rows(...) expected, found {value!r}")
 
 
 def unpacked(slot: bytes) -> Strategy:
     """Return the strategy that a slot of the arena table speaks of."""
-    return _BY_CODE[slot[0]]()
+    kind = _BY_CODE[slot[0]]
+    return kind(int.from_bytes(slot[3:], "little") * GRANULE) if kind is Rows else kind()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pmemheap import native
 from pmemheap.errors import OutOfSpaceError
 from pmemheap.heap.space import Space
 from pmemheap.native.constants import POOL_MOST, Refusal
+from pmemheap.refusals import refusals
 from pmemheap.space.size_classes import class_of
 from pmemheap.units import GRANULE, UNIT
 
@@ -57,7 +59,7 @@ def take(space: Space, nunits: int, align: int, *, roomy: bool) -> int:
 def refill(space: Space, size: int, align: int = GRANULE) -> None:
     """Bring the pool nearer to what a block of `size` bytes needs."""
     if space.strategy.is_at_end:
-        _refill_end(space, max(-(-size // UNIT) + align // UNIT, POOL_MOST) + 1)
+        _refill_end(space, space.strategy.units_wanted(size, align))
     else:
         refill_units(space, _units_for_pool(size, align))
 
@@ -111,6 +113,9 @@ def trim(space: Space) -> int:
     if redo is not None:
         redo.sync_log()  # what was freed leaves quarantine
     space.giveback.trim()
+    if space.strategy.has_rows:
+        with refusals(f"{space.name}: give-back of rows"):
+            native.check(space.core.give_idle_rows_back(), "madvise")
     if redo is not None:
         redo.shrink()
     after = footprint(space)

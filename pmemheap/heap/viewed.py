@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pmemheap.native import HeapDoors
-from pmemheap.units import counted
+from pmemheap.units import GRANULE, counted
 
 __all__ = ["viewed_blocks"]
 
@@ -23,10 +23,17 @@ def viewed_blocks(spaces: Iterable[HeapDoors]) -> str:
         total += count
         found += blocks
     named = [
-        f"{counted(views, 'view')} of the block at {offset:#x} ({counted(size, 'byte')})"
+        f"{counted(views, 'view')} of {_named(offset, size)}"
         for offset, size, views in found[:_NAMED_MOST]
     ]
     rest = total - len(named)
     if rest > 0:
         named.append(f"and views of {counted(rest, 'more block')}")
     return ", ".join(named) or "none any more"
+
+
+def _named(offset: int, size: int) -> str:
+    """Name a block, or all rows, which the core keeps under an offset that no block has."""
+    if offset % GRANULE:
+        return f"all rows from {offset // GRANULE * GRANULE:#x} on"
+    return f"the block at {offset:#x} ({counted(size, 'byte')})"

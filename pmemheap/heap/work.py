@@ -37,6 +37,8 @@ class Work(native.TxCore):
             if offset == Refusal.TX_ENDED:
                 refuse_in_transaction(space, offset, "malloc", 0, size)
             if offset == Refusal.LARGE:
+                if space.strategy.has_rows:
+                    space.strategy.require_fit("malloc", size, align)
                 return self._reserve_extent(space, size, align, roomy=roomy)
             space.raise_code(offset)
             units.refill(space, size, align)

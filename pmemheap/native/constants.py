@@ -32,6 +32,7 @@ __all__ = [
     "PMEM2_E_SOURCE_EMPTY",
     "PMEM2_E_VM_RESERVATION_NOT_EMPTY",
     "POOL_MOST",
+    "ROW_MOST",
     "TAKE_ALL",
     "TAKE_OLD",
     "TAKE_RETURNED",
@@ -81,6 +82,9 @@ PMEM2_E_MAP_EXISTS: int = lib.PMEM2_E_MAP_EXISTS
 CLOSED: int = lib.PH_ECLOSED
 """Why a reservation refused: it is closed."""
 
+
+ROW_MOST: int = lib.PH_ROW_MAX
+"""Bytes of the longest row of an arena of rows."""
 
 POOL_MOST: int = lib.PH_POOL_MAX
 """Units of the longest block that C serves from its pool; what is longer is an extent."""
@@ -143,6 +147,7 @@ class StrategyCode(IntEnum):
 
     GENERAL = lib.PH_STRATEGY_GENERAL
     RING = lib.PH_STRATEGY_RING
+    ROWS = lib.PH_STRATEGY_ROWS
 
 
 class Durability(IntEnum):

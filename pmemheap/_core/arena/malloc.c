@@ -94,6 +94,8 @@ int64_t ph_malloc(struct ph_heap *h, uint64_t size, uint64_t align)
         return PH_H_NOMEM;
     if (PH_UNLIKELY(h->strategy == PH_STRATEGY_RING))
         return ph_ring_malloc(h, size, align);
+    if (PH_UNLIKELY(h->strategy == PH_STRATEGY_ROWS))
+        return ph_row_fits(h, size, align) ? ph_malloc_small(h, 0, size) : PH_H_LARGE;
     int64_t unit = ph_large_take(h, size, align);
     if (unit < 0)
         return unit;

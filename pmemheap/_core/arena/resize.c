@@ -100,6 +100,8 @@ static void shrink_large(const struct ph_block *block, uint64_t nunits, uint64_t
 static int64_t realloc_run(const struct ph_block *block, uint64_t size, int refused)
 {
     int fits = size <= ph_block_capacity(block);
+    if (block->arena->strategy == PH_STRATEGY_ROWS)
+        return fits ? (int64_t)block->offset : PH_H_LARGE;
     if (ph_class_of(block->arena, size, PH_GRANULE) == block->record->class_index) {
         PH_TELL(block->arena, ph_tell_resized, block->offset, size, 0, 0);
         return (int64_t)block->offset;

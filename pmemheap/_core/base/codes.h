@@ -80,6 +80,9 @@ enum ph_taken {
 /* Units of the longest block that the pool of C serves; what is longer is an extent, Python's affair. */
 enum ph_pool { PH_POOL_MAX = 63 };
 
+/* Bytes of the longest row of an arena of rows. */
+enum ph_row { PH_ROW_MAX = 65536 };
+
 /* Where the blocks of an arena come from. */
 enum ph_strategy {
     PH_STRATEGY_GENERAL = 0, /* of size classes, or whole units by best fit */

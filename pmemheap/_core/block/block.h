@@ -189,6 +189,7 @@ void ph_run_publish(const struct ph_block *block);
 void ph_run_quarantine(const struct ph_block *block);
 void ph_run_release(const struct ph_block *block);
 int ph_run_may_go(struct ph_heap *h);
+void ph_run_end(struct ph_heap *h, uint64_t head);
 
 static inline uint32_t ph_run_occupied(const struct ph_unit *run)
 {
@@ -259,6 +260,18 @@ struct ph_chunk_count {
     uint64_t dead; /* granules */
 };
 uint64_t ph_chunk_check(const struct ph_heap *h, const struct ph_unit *chunk, struct ph_chunk_count *count);
+
+/* ---------------------------------------------------------------- rows */
+struct ph_gap {
+    uint64_t start, nunits;
+};
+int ph_rows_begin(struct ph_heap *h, uint32_t granules);
+int ph_row_fits(const struct ph_heap *h, uint64_t size, uint64_t align);
+int64_t ph_rows_take(struct ph_heap *h);
+struct ph_gap ph_rows_range(const struct ph_heap *h);
+uint64_t ph_rows_key(const struct ph_heap *h);
+int ph_rows_are_viewed(const struct ph_heap *h);
+void ph_rows_cut(struct ph_heap *h);
 
 /* ---------------------------------------------------------------- rings */
 void ph_ring_begin(struct ph_heap *h);
@@ -410,9 +423,6 @@ void ph_read_units_fini(struct ph_read_units *units);
 uint64_t ph_read_units_next(const struct ph_read_units *units, uint64_t unit, uint64_t stop);
 void ph_read_units_add(struct ph_read_units *units, uint64_t unit, uint64_t stop);
 PH_SELDOM int ph_scan_unit(struct ph_heap *h, uint64_t unit);
-struct ph_gap {
-    uint64_t start, nunits;
-};
 void ph_set_bounds(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t scanned_to);
 /* ph_forget_bounds -- no unit is ours from now on, so that no table is read. */
 void ph_forget_bounds(struct ph_heap *h);

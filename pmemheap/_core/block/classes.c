@@ -27,7 +27,7 @@ static void fill_lookup(uint8_t *table, uint32_t length, uint32_t step, const ui
 int ph_classes_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *run_units, uint32_t count)
 {
     uint64_t total = 0, at = 0;
-    if (count == 0 || count > PH_CLASSES_MAX || sizes[count - 1] > PH_SMALL_MAX)
+    if (count == 0 || count > PH_CLASSES_MAX || sizes[count - 1] > PH_ROW_MAX)
         return PH_H_CORRUPT;
     for (uint32_t i = 0; i < count; i++)
         total += run_units[i];
@@ -35,7 +35,7 @@ int ph_classes_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *ru
     if (h->starts == NULL)
         return PH_H_NOMEM;
     h->nclasses = count;
-    h->small_max = sizes[count - 1];
+    h->small_max = sizes[count - 1] < PH_SMALL_MAX ? sizes[count - 1] : PH_SMALL_MAX;
     for (uint32_t i = 0; i < count; at += run_units[i++])
         class_init(&h->classes[i], sizes[i], run_units[i], h->starts + at * PH_UNIT_WORDS);
     fill_lookup(h->class_by_granule, sizeof h->class_by_granule, PH_GRANULE, sizes, count);

@@ -40,7 +40,8 @@ static int refs_made(const struct ph_block *block, struct ph_refs **refs)
     if (ph_refs_reserve(h, 1) < 0)
         return PH_H_NOMEM;
     *refs = ph_hash_place(&h->refs.blocks, sizeof(struct ph_refs), block->offset + 1);
-    count_refs(block->record, 1);
+    if (block->record != NULL) /* what stands for all rows has none */
+        count_refs(block->record, 1);
     return 0;
 }
 

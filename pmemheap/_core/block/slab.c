@@ -62,7 +62,7 @@ static void give_run_back(struct ph_heap *h, uint64_t head)
 /* ph_run_may_go -- whether the entry of an empty run may be withdrawn; if not, the run stays with its class. */
 int ph_run_may_go(struct ph_heap *h)
 {
-    return !h->readonly && ph_journal_reserve(h, 2, 0) == 0;
+    return !h->readonly && h->strategy != PH_STRATEGY_ROWS && ph_journal_reserve(h, 2, 0) == 0;
 }
 
 /* Give back the empty runs that classes keep in service. Returns 1 if there was one. */
@@ -105,6 +105,19 @@ int ph_release_idle_runs(struct ph_heap *h)
     return released;
 }
 
+/* ph_run_end -- a run without a block goes, whether it is in service or waits. */
+void ph_run_end(struct ph_heap *h, uint64_t head)
+{
+    struct ph_class *c = &h->classes[h->units[head].class_index];
+    if (c->current == (uint32_t)head) {
+        c->current = PH_NIL;
+        c->mask = 0;
+    } else {
+        ph_pair_remove(h, &c->partial, head);
+    }
+    give_run_back(h, head);
+}
+
 /* ph_clear_stray_bits -- no bit may stand in free units; a damaged file may have some, and nobody must take them for blocks. */
 void ph_clear_stray_bits(struct ph_heap *h, uint64_t head, uint64_t nunits)
 {
@@ -130,7 +143,7 @@ int ph_class_refill(struct ph_heap *h, struct ph_class *c)
     }
     if (ph_journal_reserve(h, PH_STORES_MOST, 0) < 0)
         return PH_H_NOMEM;
-    int64_t head = ph_units_take(h, c->run_units);
+    int64_t head = h->strategy == PH_STRATEGY_ROWS ? ph_rows_take(h) : ph_units_take(h, c->run_units);
     if (head < 0)
         return (int)head;
     uint32_t class_index = (uint32_t)(c - h->classes);

@@ -67,10 +67,10 @@ static PyType_Spec core_spec = {
 
 int ph_add_heap_types(PyObject *module)
 {
-    static PyMethodDef methods[16];
+    static PyMethodDef methods[24];
     PyMethodDef *const behind_doors[] = {ph_own_call_methods, ph_own_batch_methods, ph_control_methods, ph_unit_methods,
-                                         ph_block_methods,    ph_count_methods,     ph_step_methods,    NULL};
-    const PyMethodDef *const tables[] = {ph_call_methods, ph_batch_methods, NULL};
+                                         ph_block_methods,    ph_count_methods,     ph_step_methods,    ph_strategy_doors, NULL};
+    const PyMethodDef *const tables[] = {ph_call_methods, ph_batch_methods, ph_strategy_methods, NULL};
     const PyMethodDef *const own_tables[] = {ph_own_call_methods, ph_own_batch_methods, NULL};
 
     if (ph_slow_init() < 0)

@@ -244,27 +244,6 @@ static PyObject *own_view(PyObject *object, PyObject *const *args, Py_ssize_t co
     return ph_call_slow(object, ph_slow.view, values[0], values[1], NULL);
 }
 
-PyDoc_STRVAR(oldest_doc,
-"first()\n--\n\n"
-"Return the offset of the oldest live block, None if there is none. O(1) where blocks go in the order in which they came.\n\n"
-"Raises\n------\nUsageError\n    The heap is closed or forked.");
-
-/* The offset of the oldest block of a ring; None: there is none. */
-static PyObject *own_oldest(PyObject *object, PyObject *ignored)
-{
-    struct heap_object *self = heap_of(object);
-
-    (void)ignored;
-    if (ph_tick(self) < 0)
-        return NULL;
-    if (!ph_may_ask(self))
-        return ph_call_slow(object, ph_slow.oldest, NULL, NULL, NULL);
-    int64_t inner = ph_ring_oldest(&self->heap);
-    if (inner < 0)
-        Py_RETURN_NONE;
-    return PyLong_FromUnsignedLongLong(ph_outer(self, (uint64_t)inner));
-}
-
 /* Whether a transaction can begin at once. It may call Python, as any call may. */
 DOOR(is_ready, heap_object, 0, ph_look_freeing(self) < 0 ? NULL : truth(self->state == PH_S_OPEN))
 
@@ -289,7 +268,6 @@ PyMethodDef ph_call_methods[] = {
     PH_FAST(expand),
     PH_FAST(view),
     {"usable_size", heap_usable_size, METH_O, usable_size_doc},
-    {"_oldest", own_oldest, METH_NOARGS, oldest_doc},
     AS_METHOD("_is_ready", is_ready, "One more call; whether it is open, and at work."),
     {"_free_refusal", free_refusal, METH_O, "Why a free of a block of this arena would be refused; 0: it would not; 1: none is possible."},
     {NULL, NULL, 0, NULL},

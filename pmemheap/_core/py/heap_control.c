@@ -34,15 +34,6 @@ static void set_units(struct ph_heap *h, uint64_t first, uint64_t end, uint64_t 
 
 DOOR(set_bounds, heap_object, 3, set_units(&self->heap, n[0], n[1], n[2]), done())
 
-/* An arena without a block gets its strategy. */
-static void begin_strategy(struct ph_heap *h, uint64_t strategy)
-{
-    if (strategy == PH_STRATEGY_RING)
-        ph_ring_begin(h);
-}
-
-DOOR(set_strategy, heap_object, 1, begin_strategy(&self->heap, n[0]), done())
-
 /* A callback may have begun a transaction since the caller looked for open ones; another may be in its finalizer. */
 static void end_transactions(struct heap_object *self)
 {
@@ -232,7 +223,6 @@ PyGetSetDef ph_door_fields[] = {
 PyMethodDef ph_control_methods[] = {
     {"attach", attach, METH_VARARGS, "Set the virtual bases of the four tables, and who keeps them mapped."},
     AS_METHOD("set_bounds", set_bounds, "Set first_unit, end_unit and scanned_to; of the data alone where no tables are."),
-    AS_METHOD("set_strategy", set_strategy, "Give an arena without a block its strategy, of enum ph_strategy."),
     AS_METHOD("flush_records", flush_records, "Have the records of its blocks write all that they have."),
     AS_METHOD("tell_moved", tell_moved, "Tell those who watch of a block that moved: from, to, size."),
     AS_METHOD("tell_all_freed", tell_all_freed, "Tell those who watch that all blocks are freed: the arena was dropped."),

@@ -116,8 +116,10 @@ static PyObject *take_units(struct ph_heap *h, uint64_t which)
 {
     if (which == PH_TAKE_RETURNED)
         return take_returned(h);
-    if (which == PH_TAKE_ALL)
+    if (which == PH_TAKE_ALL) {
         ph_release_empties(h);
+        ph_rows_cut(h);
+    }
     return take_pool(h, 1, which == PH_TAKE_OLD);
 }
 

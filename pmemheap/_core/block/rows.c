@@ -1,0 +1,67 @@
+/* block/rows.c -- rows: arenas whose blocks are all of one size, and lie one behind the other from the first one on.
+ *
+ *     run            run            run              | wilderness       one class; 256 / gcd(granules, 256) rows a run
+ *     row row row row row row row row row row row row
+ *
+ * A run begins and ends with a row, and each begins where the one before it ends, at a multiple of the row from byte 0 of the
+ * arena: so all rows are one array. Runs come from the end of the arena, and go at its end alone; in between, one that is
+ * empty waits for the next rows. */
+#include <stdlib.h>
+
+#include "block/block.h"
+
+static uint32_t common_factor(uint32_t a, uint32_t b)
+{
+    while (b != 0) {
+        uint32_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+/* ph_rows_begin -- an arena without a block has rows of so many granules, and nothing else, from now on; or PH_H_NOMEM. */
+int ph_rows_begin(struct ph_heap *h, uint32_t granules)
+{
+    uint16_t run_units = (uint16_t)(granules / common_factor(granules, PH_UNIT_GRANULES));
+    uint32_t size = granules << PH_GRANULE_SHIFT;
+    uint64_t *starts = h->starts;
+    int failure = ph_classes_init(h, &size, &run_units, 1);
+    if (failure < 0)
+        return failure;
+    free(starts);
+    h->strategy = PH_STRATEGY_ROWS;
+    return 0;
+}
+
+/* ph_row_fits -- whether a row may be what is asked for. */
+int ph_row_fits(const struct ph_heap *h, uint64_t size, uint64_t align)
+{
+    uint64_t row = (uint64_t)h->classes[0].granules << PH_GRANULE_SHIFT;
+    return size <= row && row % align == 0;
+}
+
+/* ph_rows_range -- the units of the table; none if nothing is in it. */
+struct ph_gap ph_rows_range(const struct ph_heap *h)
+{
+    uint64_t runs = h->strategy == PH_STRATEGY_ROWS ? h->classes[0].runs : 0;
+    return (struct ph_gap){h->rows_first, runs * h->classes[0].run_units};
+}
+
+/* ph_rows_take -- units for the next run of the table, at its end; PH_H_REFILL. The first run begins at a multiple of a row. */
+int64_t ph_rows_take(struct ph_heap *h)
+{
+    uint64_t nunits = h->classes[0].run_units, more = h->classes[0].runs == 0 ? nunits - 1 : 0;
+    int64_t start = ph_wilderness_take(h, nunits + more);
+    if (start < 0)
+        return start;
+    uint64_t unit = (uint64_t)start, before = more == 0 ? 0 : (nunits - unit % nunits) % nunits;
+    if (before != 0)
+        ph_pool_give(h, unit, before);
+    if (before != more)
+        ph_pool_give(h, unit + before + nunits, more - before);
+    if (h->classes[0].runs == 0)
+        h->rows_first = unit + before;
+    PH_ASSERT(unit + before == ph_rows_range(h).start + ph_rows_range(h).nunits);
+    return (int64_t)(unit + before);
+}
