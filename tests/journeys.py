@@ -9,6 +9,7 @@ Times are noise on a shared machine, and these are not: a journey has its budget
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -63,12 +64,15 @@ def counted(work: Callable[[], object]) -> Count:
         elif event == "c_call" and _is_of_the_core(what):
             crossings += 1
 
+    gc.collect()
+    gc.disable()  # heaps of other tests close in finalizers
     before = native.system_calls()
     sys.setprofile(look)
     try:
         work()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return Count(python, crossings, native.system_calls() - before)
 
 
