@@ -212,7 +212,9 @@ def apply(disk: Disk, made: Plan) -> Path:
     assert after is not None
     assert place is not None
     path = _backup_path(disk.path)
-    mark = before.successor(features_incompat=UNDER_REPAIR, backup=path.name)
+    mark = before.successor(
+        features_incompat=before.features_incompat | UNDER_REPAIR, backup=path.name
+    )
     generation = max(after.generation, mark.generation + 1)
     final = replace(after, generation=generation, file=FileIdentity())
     last = final.successor()
@@ -311,7 +313,8 @@ def undo(path: AnyPath, backup: AnyPath) -> int:
 
 
 def _mark_undo(disk: Disk, newest: Superblock, kept: Backup, name: str) -> None:
-    mark = replace(newest, generation=kept.after + 2, features_incompat=UNDER_REPAIR, backup=name)
+    features = newest.features_incompat | UNDER_REPAIR
+    mark = replace(newest, generation=kept.after + 2, features_incompat=features, backup=name)
     _store_superblock(disk, kept.mark_place, mark)
 
 

@@ -39,8 +39,8 @@ from pmemheap.offline.image import Image
 from pmemheap.offline.places import Part, arena_of
 from pmemheap.offline.replaying import replay
 from pmemheap.offline.segments import unit_gaps
+from pmemheap.offline.tables import strategy_of
 from pmemheap.refusals import refusals
-from pmemheap.space.size_classes import CLASSES
 from pmemheap.units import UNIT, align_up
 
 __all__ = ["MAP_ROOT", "SalvageReport", "read_map", "salvage", "translate"]
@@ -141,7 +141,19 @@ def _places_of(found: Examination) -> Places:
     """Return where the units lie: by the tables, or by what looks like tables of units."""
     slots = found.slots.segments.values() if found.is_mapped else _guessed(found)
     segments = dict(enumerate(slot for slot in slots if slot.kind == SegmentKind.DATA))
-    return Places(segments, _islands(segments.values()))
+    arenas = {
+        index: replace(arena, strategy=_strategy(found, index, segments.values()))
+        for index, arena in _islands(segments.values()).items()
+    }
+    return Places(segments, arenas)
+
+
+def _strategy(found: Examination, index: int, segments: Iterable[SegmentSlot]) -> bytes:
+    """Return the strategy of an arena: what its slot says, or else its entries."""
+    slot = found.slots.arenas.get(index)
+    if slot is not None:
+        return slot.strategy
+    return strategy_of(found.view, [each for each in segments if each.arena == index])
 
 
 def _islands(segments: Iterable[SegmentSlot]) -> dict[int, ArenaSlot]:
@@ -287,7 +299,7 @@ class _Copy:
         blocks = list(extent.blocks())
         if not blocks:
             return
-        size = CLASSES[extent.class_index].size
+        size = extent.block_bytes
         start = arena_of(extent.offset)[1]
         data, have = self._read(extent.offset, extent.nunits * UNIT)
         for block, new in zip(blocks, self._heap.malloc_many(size, len(blocks)), strict=True):

@@ -47,6 +47,7 @@ COUNTERS = (
     "recoveries of 1 record", "recoveries of 2 records", "recoveries of 3 or more records",
     "crashes inside recovery", "crashes after recovery", "reuse after free", "log moves",
     "arena drops", "growths", "cuts", "growths into SPARE", "growths after a recovery",
+    "rows cut",
 )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
 
-from pmemheap import Heap, layout, native
+from pmemheap import Heap, Rows, layout, native
 from pmemheap.errors import OutOfSpaceError
 from pmemheap.file import openfile
 from pmemheap.heap.making import over_file
@@ -39,6 +39,8 @@ T = TypeVar("T")
 HEADROOM = 16 * MiB
 LOG_BYTES, ROOMY_LOG_BYTES = 4096, 16 * 4096
 SMALL, MIDDLE, LONG = 300, 700, 3 * UNIT
+ROW = 3 * UNIT // 2
+"""Two rows are a run."""
 SEGMENT = layout.SEGMENT_UNITS * UNIT
 
 Blocks = dict[int, tuple[int, bytes]]
@@ -405,6 +407,42 @@ def refill(world: World, durable: bool) -> None:
             world.allocate(tx, after, SMALL, "c")
 
 
+@transaction
+def rows(world: World, durable: bool) -> None:
+    """Commit rows, in one run and the next one, and free one that was there [R35]."""
+    table = _table(world)
+    with world.transaction(durable) as (tx, after):
+        for _ in range(3):
+            world.fill(after, tx.malloc(ROW, arena=table), f"row {world.seed()}")
+        if len(names := _rows(world)) > 3:
+            tx.free(world.note_free(after, names[0]))
+    world.lap()
+
+
+@transaction
+def rows_abort(world: World, durable: bool) -> None:
+    """Reserve rows of a new run, and give them up."""
+    table = _table(world)
+    tx = world.heap.transaction(durable=durable)
+    for _ in range(3):
+        world.fill(Known(), tx.malloc(ROW, arena=table), "nobody's")
+    tx.abort()
+
+
+def _table(world: World) -> Any:
+    """Return the arena of rows, made if there is none."""
+    if "table" in world.states[-1].arenas:
+        return world.heap.arena("table")
+    with world.bare() as after:
+        table = world.heap.arena("table", strategy=Rows(ROW))
+        after.arenas.add("table")
+    return table
+
+
+def _rows(world: World) -> list[str]:
+    return [name for name in world.names if name.startswith("row ")]
+
+
 def _change_in_place(world: World, tx: Any, after: Known, name: str) -> None:
     offset = world.names[world.named(name)]
     tx.snapshot(offset, SMALL // 2)
@@ -546,6 +584,31 @@ def arena_drop(world: World, durable: bool) -> None:
         after.arenas.discard("other")
         after.blocks = {off: each for off, each in after.blocks.items() if off >> 55 == 0}
     world.seen["arena drops"] += 1
+
+
+@call
+def row(world: World, durable: bool) -> None:
+    table = _table(world)
+    with world.bare() as after:
+        offset = table.malloc(ROW)
+        after.blocks[offset] = ROW, b""
+    world.names[f"row {world.seed()}"] = offset
+
+
+@call
+def rows_cut(world: World, durable: bool) -> None:
+    """Free all rows, and give the runs back in which none is left."""
+    for _ in range(3):
+        row(world, durable)
+    for name in _rows(world):
+        with world.bare() as after:
+            world.heap.free(world.note_free(after, name))
+    table = _table(world)
+    world.heap.sync()
+    world.synced()
+    world.heap.trim()
+    world.seen["rows cut"] += len(table.live) == 0
+    row(world, durable)
 
 
 @call

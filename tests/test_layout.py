@@ -52,7 +52,7 @@ arenas = st.builds(
     lambda units, name, strategy: ArenaSlot(min(units), max(units), name, strategy),
     st.tuples(st.integers(0, MOST_UNITS), st.integers(0, MOST_UNITS)),
     names(31),
-    st.binary(min_size=7, max_size=7),
+    st.sampled_from([bytes(7), *map(layout.rows_strategy, (16, 528, 65_536))]),
 )
 roots = st.builds(RootSlot, names(layout.ROOT_NAME_BYTES), words, words)
 SUPERBLOCK = Superblock(

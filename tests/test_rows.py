@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -17,8 +19,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pmemheap import Heap, OutOfSpaceError, Rows, UsageError
+from pmemheap import CorruptHeapError, Heap, OutOfSpaceError, Rows, UsageError
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.format.layout import HAS_ROWS, SUPERBLOCKS, ArenaSlot, Table, slot_offset
+from pmemheap.format.superblock import Superblock
 from pmemheap.heap.rows import RowsArena
+from pmemheap.offline import examine, open_image
+from pmemheap.repair import repair
+from pmemheap.salvage import salvage
 from pmemheap.testing import AllocatorContract
 from pmemheap.units import KiB, MiB
 
@@ -41,6 +49,21 @@ class TestRows(AllocatorContract):
     def allocator(self) -> Iterator[Any]:
         with Heap.anonymous() as heap:
             yield rows_of(heap, 512)
+
+
+class TestRowsInProcessFile(AllocatorContract):
+    sizes, aligns, durability = TestRows.sizes, TestRows.aligns, "process"
+
+    @contextmanager
+    def allocator(self) -> Iterator[Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "heap"
+            with Heap.create(path, durability=self.durability) as heap:
+                yield rows_of(heap, 512)
+
+
+class TestRowsInPowerFile(TestRowsInProcessFile):
+    durability = "power"
 
 
 class TestLongRows(AllocatorContract):
@@ -271,7 +294,7 @@ def test_an_index_is_that_of_a_row(heap: Heap) -> None:
             call()
 
 
-def test_an_arena_keeps_the_size_of_its_rows(heap: Heap, tmp_path: Path) -> None:
+def test_an_arena_keeps_the_size_of_its_rows(heap: Heap) -> None:
     table = rows_of(heap, 512)
     table.malloc(512)
     assert table.rows.shape[1:] == (512,)
@@ -281,11 +304,6 @@ def test_an_arena_keeps_the_size_of_its_rows(heap: Heap, tmp_path: Path) -> None
     assert repr(table).endswith("Rows(row=('f4', 128))>")
     with pytest.raises(UsageError, match="its strategy"):
         rows_of(heap, 528)
-    with (
-        Heap.create(tmp_path / "heap") as other,
-        pytest.raises(UsageError, match="is for heaps in memory"),
-    ):
-        rows_of(other, 512)
 
 
 def test_a_closed_table_shows_nothing(heap: Heap) -> None:
@@ -333,6 +351,190 @@ def test_threads_fill_and_empty_it_while_it_is_trimmed(heap: Heap) -> None:
     assert not lost
     assert table.live.sum() == 160
     assert table.check()
+
+
+# ---------------------------------------------------------------- in a file
+
+DURABILITIES = pytest.mark.parametrize("durability", ["process", "power"])
+
+
+def medium_of(heap: Heap) -> FileMedium:
+    assert isinstance(heap._space.shared.medium, FileMedium)
+    return heap._space.shared.medium
+
+
+def findings_of(path: Path) -> list[str]:
+    with open_image(path) as image:
+        found = examine(image)
+        return [f"{each.expected}, {each.found}" for each in found.findings if each.is_damage]
+
+
+@DURABILITIES
+@pytest.mark.parametrize("size", [16, 512, 528, 65_520])
+def test_rows_are_there_again(tmp_path: Path, durability: Any, size: int) -> None:
+    path = tmp_path / "heap"
+    with Heap.create(path, durability=durability) as heap:
+        table = rows_of(heap, size)
+        offsets = [table.malloc(size) for _ in range(600)]
+        table.rows[:600, 0] = np.arange(600) % 251
+        for offset in offsets[100:300:2]:
+            table.free(offset)
+        heap.roots["row"] = offsets[7]
+    with Heap.open(path, readonly=True) as heap:
+        again = heap.arena("table")
+        assert isinstance(again, RowsArena)
+        assert again.strategy == Rows(size)
+        table = again
+        assert table.live.sum() == 500
+        assert (table.rows[table.live, 0] == np.flatnonzero(table.live) % 251).all()
+        assert table.index(heap.roots["row"]) == 7
+        assert heap.check()
+    with Heap.open(path) as heap:
+        table = rows_of(heap, size)
+        filled = [table.malloc(size) for _ in range(100)]
+        assert sorted(filled) == offsets[100:300:2]
+        count = len(table.rows)
+        more = [table.malloc(size) for _ in range(count)]
+        assert [table.index(offset) for offset in more] == list(range(600, 600 + count))
+        assert heap.check()
+        with pytest.raises(UsageError, match="its strategy"):
+            rows_of(heap, 32)
+    assert findings_of(path) == []
+
+
+@DURABILITIES
+def test_rows_at_the_end_go_back_to_the_file(tmp_path: Path, durability: Any) -> None:
+    with Heap.create(tmp_path / "heap", durability=durability) as heap:
+        table = rows_of(heap, 4096)
+        offsets = [table.malloc(4096) for _ in range(4000)]
+        size = heap.stats().file_bytes
+        table.free_many(offsets[10:])
+        assert heap.trim() > 10 * MiB
+        assert heap.stats().file_bytes < size / 3
+        assert len(table.rows) == 10
+        assert table.index(table.malloc(4096)) == 10
+        assert heap.check()
+
+
+@DURABILITIES
+def test_an_older_program_refuses_rows(tmp_path: Path, durability: Any) -> None:
+    """The feature stands in both copies of the superblock before there is an entry of a row."""
+    with Heap.create(tmp_path / "heap", durability=durability) as heap:
+        heap.arena("other")
+        assert not medium_of(heap).header.superblock.features_incompat
+        rows_of(heap, 512)
+        image = (tmp_path / "heap").read_bytes()
+        copies = [Superblock.unpack(image[place : place + 4096], place) for place in SUPERBLOCKS]
+        assert [copy.features_incompat for copy in copies] == [HAS_ROWS] * 2
+        heap.arena("table").drop()
+    with Heap.open(tmp_path / "heap") as heap:
+        heap.malloc(10)
+        assert medium_of(heap).header.superblock.features_incompat == HAS_ROWS
+
+
+@DURABILITIES
+def test_a_killed_process_leaves_its_rows(tmp_path: Path, durability: Any) -> None:
+    path = tmp_path / "heap"
+    child = os.fork()
+    if child == 0:
+        heap = Heap.create(path, durability=durability)
+        table = rows_of(heap, ("i8", 64))
+        for number in range(2000):
+            table.row(table.index(table.malloc(512)))[:] = number
+        for index in range(0, 2000, 3):
+            table.free(table.offset(index))
+        heap.sync()
+        tx = heap.transaction()
+        for _ in range(700):
+            tx.malloc(512, arena=table)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    with Heap.open(path) as heap:
+        table = rows_of(heap, ("i8", 64))
+        live = np.flatnonzero(table.live)
+        assert live.tolist() == [index for index in range(2000) if index % 3]
+        assert (table.rows[table.live, 5] == live).all()
+        assert heap.check()
+
+
+def test_an_entry_that_is_damaged_is_told_and_mended(tmp_path: Path) -> None:
+    """What an entry must have been is told by the slot of the arena."""
+    path = tmp_path / "heap"
+    with Heap.create(path, durability="process") as heap:
+        table = rows_of(heap, 528)
+        offsets = [table.malloc(528) for _ in range(600)]
+        table.rows[:600, 0] = np.arange(600) % 251
+        slot = medium_of(heap).pieces(1)[0].slot
+        assert slot is not None
+        place = slot.entries_off
+    sound = path.read_bytes()
+
+    def damaged(at: int, value: int) -> list[str]:
+        image = bytearray(sound)
+        image[place + at] = value
+        path.write_bytes(image)
+        found = findings_of(path)
+        repair(path)
+        assert findings_of(path) == []
+        return found
+
+    assert any("33 units for rows of 528 bytes, 7" in text for text in damaged(4, 7))
+    with Heap.open(path) as heap:
+        table = rows_of(heap, 528)
+        assert table.live.sum() == 600
+        assert table.index(offsets[599]) == 599
+    assert any("rows of 528 bytes, 529" in text for text in damaged(8, 17))
+    assert any("kind 4 in an arena of rows" in text for text in damaged(0, 9))
+    with Heap.open(path) as heap:
+        assert rows_of(heap, 528).live.sum() == 600
+    assert any("all zeros" in text for text in damaged(0, 0))
+    with Heap.open(path) as heap:  # its first run is lost, the others are not
+        table = rows_of(heap, 528)
+        assert table.live.sum() == 600 - 256
+        assert heap.check()
+        table.malloc(528)
+        assert heap.check()
+
+
+def test_a_slot_that_is_damaged_is_written_from_the_entries(tmp_path: Path) -> None:
+    path = tmp_path / "heap"
+    with Heap.create(path, durability="process") as heap:
+        table = rows_of(heap, 528)
+        table.malloc_many(528, 300)
+    image = bytearray(path.read_bytes())
+    place = slot_offset(Table.ARENAS, 1)
+    image[place + 4] ^= 1
+    path.write_bytes(image)
+    with pytest.raises(CorruptHeapError):
+        Heap.open(path)
+    repair(path)
+    with Heap.open(path) as heap:
+        assert rows_of(heap, 528).live.sum() == 300
+        assert heap.check()
+
+
+@pytest.mark.parametrize("strategy", ["01000000000000", "02000000000000", "02000001100000"])
+def test_a_strategy_that_no_file_has_is_damage(strategy: str) -> None:
+    slot = ArenaSlot(0, 10, "x", bytes.fromhex(strategy))
+    with pytest.raises(CorruptHeapError, match="strategy"):
+        ArenaSlot.unpack(slot.pack(), 0)
+
+
+def test_rows_are_salvaged(tmp_path: Path) -> None:
+    path, to = tmp_path / "heap", tmp_path / "saved"
+    with Heap.create(path, durability="process") as heap:
+        table = rows_of(heap, 528)
+        heap.roots["one"] = [table.malloc(528) for _ in range(300)][99]
+        table.rows[:300, 0] = np.arange(300) % 251
+    image = bytearray(path.read_bytes())
+    for damage in (0, 8192):  # none; the superblocks
+        image[:damage] = bytes(damage)
+        path.write_bytes(image)
+        report = salvage(path, to)
+        assert report.blocks == 300
+        with Heap.open(to) as heap:
+            assert bytes(heap.view(heap.roots["one"], 1)) == bytes([99])
+        to.unlink()
 
 
 # ---------------------------------------------------------------- against a model

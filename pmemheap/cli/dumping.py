@@ -19,8 +19,8 @@ from pmemheap.format import layout
 from pmemheap.format.layout import ArenaState, SegmentKind, Table
 from pmemheap.format.records import Operation, OperationType, Record
 from pmemheap.format.superblock import Superblock
+from pmemheap.native.constants import Kind
 from pmemheap.offline import Examination, Extent, examine, open_image
-from pmemheap.space.size_classes import CLASSES
 from pmemheap.units import format_bytes
 
 __all__ = ["dump"]
@@ -208,6 +208,7 @@ def _arenas(found: Examination) -> list[Row]:
             "state": ArenaState(arena.state).name.lower(),
             "first_unit": arena.first_unit,
             "end_unit": arena.end_unit,
+            "row_bytes": arena.row_bytes or None,
         }
         for index, arena in sorted(found.slots.arenas.items())
     ]
@@ -226,7 +227,7 @@ def _extent(extent: Extent) -> Row:
         "unit": extent.unit,
         "offset": _Offset(extent.offset),
         "units": extent.nunits,
-        "kind": "run" if extent.is_run else "large",
-        "block_bytes": CLASSES[extent.class_index].size if extent.is_run else extent.nbytes,
+        "kind": Kind(extent.kind).name.lower(),
+        "block_bytes": extent.block_bytes if extent.is_run else extent.nbytes,
         "blocks": extent.block_count,
     }

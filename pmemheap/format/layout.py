@@ -23,16 +23,18 @@ from typing import ClassVar, Self
 from pmemheap.errors import CorruptHeapError
 from pmemheap.native import crc32c, crc32c_but
 from pmemheap.native.constants import (
+    ROW_MOST,
     ArenaState,
     Durability,
     Format,
     HeapState,
     SegmentKind,
+    StrategyCode,
     Table,
     place,
     width,
 )
-from pmemheap.units import UNIT
+from pmemheap.units import GRANULE, UNIT
 
 __all__ = [
     "ARENA_BITS",
@@ -45,6 +47,7 @@ __all__ = [
     "BITS_WIDTH",
     "DATA_WIDTH",
     "ENTRY_WIDTH",
+    "HAS_ROWS",
     "HEADER_BYTES",
     "LOCK_READER",
     "LOCK_WRITER",
@@ -75,6 +78,8 @@ __all__ = [
     "SlotImage",
     "Table",
     "damaged",
+    "is_strategy",
+    "rows_strategy",
     "slot_offset",
     "spare_slot",
 ]
@@ -101,6 +106,8 @@ ARENA_UNITS_MOST = (1 << ARENA_BITS) // UNIT
 BACKUP_NAME_BYTES = place("ph_superblock", "zeros") - place("ph_superblock", "backup")
 UNDER_REPAIR = Format.UNDER_REPAIR
 """Feature of a superblock: a repair is at work; its backup has the bytes that it changes."""
+HAS_ROWS = Format.HAS_ROWS
+"""Feature of a superblock: there are, or were, arenas of rows."""
 
 SEGMENT_UNITS = Format.SEGMENT_UNITS
 """Capacities of data segments are multiples of this."""
@@ -264,6 +271,19 @@ def spare_slot(file_off: int, file_bytes: int) -> SegmentSlot:
     return SegmentSlot(SegmentKind.SPARE, file_off, segments * SEGMENT_UNITS, nunits=rest // UNIT)
 
 
+def rows_strategy(row_bytes: int) -> bytes:
+    """Return what the slot of an arena says of its rows."""
+    return bytes([StrategyCode.ROWS, 0, 0]) + (row_bytes // GRANULE).to_bytes(4, "little")
+
+
+def is_strategy(strategy: bytes) -> bool:
+    """Tell whether a file may have an arena of that strategy: the general one, or rows."""
+    granules = int.from_bytes(strategy[3:], "little")
+    if not any(strategy):
+        return True
+    return strategy[:3] == bytes([StrategyCode.ROWS, 0, 0]) and 0 < granules <= ROW_MOST // GRANULE
+
+
 @dataclass(frozen=True)
 class ArenaSlot:
     """One slot of the arena table: the live units ``[first_unit, end_unit)`` of an arena."""
@@ -273,6 +293,11 @@ class ArenaSlot:
     name: str = ""
     strategy: bytes = bytes(7)
     state: ArenaState = ArenaState.LIVE
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row; 0 in an arena without rows."""
+        return int.from_bytes(self.strategy[3:], "little") * GRANULE
 
     def dropped(self) -> Self:
         """Return the slot of the arena when it is dropped: its next life begins behind it [R24]."""
@@ -314,6 +339,9 @@ class ArenaSlot:
             raise damaged("arena slot", offset, "a unit range", "ascending", (first_unit, end_unit))
         if state not in {ArenaState.LIVE, ArenaState.DROPPED}:
             raise damaged("arena slot", offset, "state", "1 or 2", state)
+        if not is_strategy(strategy):
+            expected = f"zeros, or {StrategyCode.ROWS:02x}0000 and granules of a row"
+            raise damaged("arena slot", offset, "strategy", expected, strategy.hex())
         name = _decode(name[:length], "arena slot", offset)
         return cls(first_unit, end_unit, name, strategy, ArenaState(state))
 

@@ -65,6 +65,8 @@ class Arena(BlockSpace):
         self = new_face(cls, shared, region, f"arena {name!r} of {shared.name}", index, fresh=fresh)
         self._arena_name, self._heap = name, heap
         self._space.become(strategy)
+        if strategy.has_rows and not fresh:
+            self._space.supply.read_all()
         return self
 
     @property

@@ -28,6 +28,7 @@ from pmemheap.format.layout import (
     ARENA_NAME_BYTES,
     ARENA_SLOTS,
     ARENA_UNITS_MOST,
+    HAS_ROWS,
     ArenaSlot,
     ArenaState,
 )
@@ -132,14 +133,16 @@ class Arenas:
                 )
             arena.show_as(strategy)
             return arena
-        if strategy not in {None, General()} and isinstance(self._shared.medium, FileMedium):
+        if isinstance(self._shared.medium, FileMedium) and isinstance(strategy, Ring):
             raise UsageError(
-                f"arena {name!r}: {strategy} is for heaps in memory; General() expected in "
-                f"{self._shared.name}"
+                f"arena {name!r}: {strategy} is for heaps in memory; General() or Rows(...) "
+                f"expected in {self._shared.name}"
             )
         self._shared.default.require(write=True)
         index, slot = _vacancy(slots, name, 0 if self.scratch is None else self.scratch.index)
         wish = strategy or General()
+        if wish.has_rows:
+            _mark_rows(self._shared.medium)
         slot = replace(slot, strategy=wish.packed())
         arena = self.open[index] = self._opened(index, slot, headroom, wish)
         return arena
@@ -234,6 +237,17 @@ def _map_again(medium: AnonymousMedium | FileMedium, region: Region, index: int)
     assert isinstance(medium, FileMedium), "anonymous arenas are never reopened"
     region.adopt(medium.pieces(index))
     replay_private(medium, region, index)
+
+
+def _mark_rows(medium: AnonymousMedium | FileMedium) -> None:
+    """Say in a file that it has rows, before it has: a reader that knows none is to refuse it."""
+    if isinstance(medium, AnonymousMedium):
+        return
+    features = medium.header.superblock.features_incompat
+    if not features & HAS_ROWS:
+        medium.write_superblock(
+            both=True, sync=medium.is_power, features_incompat=features | HAS_ROWS
+        )
 
 
 def live_names(arenas: dict[int, ArenaSlot]) -> dict[str, int]:

@@ -60,8 +60,8 @@ class HasArenas(HasScratch):
             Bytes of address space to keep free for its growth, if it is not open yet. By default
             that of the heap, at most 256 GiB.
         strategy : Strategy, optional
-            Where its blocks come from: `General` or, in a heap in memory, `Ring` or `Rows`. One
-            that is there has a strategy already: by default any will do.
+            Where its blocks come from: `General`, `Rows` or, in a heap in memory, `Ring`. One that
+            is there has a strategy already: by default any will do.
 
         Raises
         ------

@@ -59,7 +59,7 @@ def _describe_place(space: Space, offset: int) -> str:
     if state in _WITHHELD:
         return _WITHHELD[state]
     if state in {UnitState.RUN, UnitState.RUN_BODY}:
-        size = CLASSES[place.size_class].size
+        size = space.strategy.block_bytes or CLASSES[place.size_class].size
         inside = (offset - start) % size
         if inside:
             return f"{inside} bytes inside of the block at {offset - inside:#x}, of {size} bytes"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pmemheap.errors import UsageError
+from pmemheap.format.layout import rows_strategy
 from pmemheap.heap.extras import dtype_argument
 from pmemheap.native.constants import ROW_MOST, StrategyCode
 from pmemheap.units import GRANULE, UNIT
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["General", "Ring", "Rows", "Strategy", "strategy_argument", "unpacked"]
 
-_CHUNK_MOST = 64
+_CHUNK_MOST, _SLOT_BYTES = 64, 7
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,18 @@ class Strategy:
     """Whether all blocks are of one size."""
 
     @property
+    def block_bytes(self) -> int:
+        """Bytes of each block; 0 where they differ."""
+        return 0
+
+    @property
     def granules(self) -> int:
         """Granules of a row, 0 where there are none."""
-        return 0
+        return self.block_bytes // GRANULE
 
     def packed(self) -> bytes:
         """Return what the slot of an arena says of it: its bytes 1 to 7."""
-        return bytes([self.code, 0, 0]) + self.granules.to_bytes(4, "little")
+        return bytes([self.code]).ljust(_SLOT_BYTES, b"\0")
 
     def units_wanted(self, size: int, align: int) -> int:
         """Return the units at the end of the arena in which there is a place for a block."""
@@ -142,9 +148,13 @@ class Rows(Strategy):
         return dtype_argument(("u1", (self.row,)) if type(self.row) is int else self.row)
 
     @property
-    def granules(self) -> int:
-        """Granules of a row."""
-        return self.nbytes // GRANULE
+    def block_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.nbytes
+
+    def packed(self) -> bytes:
+        """Return what the slot of an arena says of it."""
+        return rows_strategy(self.nbytes)
 
     def units_wanted(self, size: int, align: int) -> int:
         """Return the units of a run, and of what is left out in front of the first one."""

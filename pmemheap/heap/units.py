@@ -67,7 +67,8 @@ def refill(space: Space, size: int, align: int = GRANULE) -> None:
 def _refill_end(space: Space, nunits: int) -> None:
     """Bring units to the end of a ring; what is free at its head is given back before."""
     space.supply.take_all_back()
-    space.giveback.recede()
+    if not space.strategy.has_rows:
+        space.giveback.recede()
     space.supply.refill_end(nunits)
 
 
@@ -113,7 +114,7 @@ def trim(space: Space) -> int:
     if redo is not None:
         redo.sync_log()  # what was freed leaves quarantine
     space.giveback.trim()
-    if space.strategy.has_rows:
+    if space.strategy.has_rows and space.shared.file is None:
         with refusals(f"{space.name}: give-back of rows"):
             native.check(space.core.give_idle_rows_back(), "madvise")
     if redo is not None:

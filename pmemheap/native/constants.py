@@ -187,6 +187,7 @@ class Kind(IntEnum):
     FREE = lib.PH_KIND_FREE
     LARGE = lib.PH_KIND_LARGE
     RUN = lib.PH_KIND_RUN
+    ROWS = lib.PH_KIND_ROWS
 
 
 class UnitState(IntEnum):
@@ -335,6 +336,7 @@ class Format:
     SLOT: int = lib.PH_SLOT_BYTES
     LOG: int = lib.PH_LOG_BYTES
     UNDER_REPAIR: int = lib.PH_UNDER_REPAIR
+    HAS_ROWS: int = lib.PH_HAS_ROWS
 
     LOG_MAGIC: int = lib.PH_LOG_MAGIC
     LOG_ALIGN: int = lib.PH_LOG_ALIGN

@@ -6,13 +6,15 @@ bits     32 bytes a unit, one bit a granule: set where a live block of a run beg
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from pmemheap.format import layout
-from pmemheap.native.constants import Kind
+from pmemheap.native.constants import ROW_MOST, Kind
 from pmemheap.offline.findings import Edit
 from pmemheap.offline.image import Image, data_pieces
 from pmemheap.offline.places import ArenaPlaces, Part, Places, arena_of, heap_offset
@@ -22,7 +24,6 @@ from pmemheap.units import GRANULE, UNIT, align_up
 __all__ = [
     "BIT_BYTES",
     "HALF_ENTRY",
-    "STARTS",
     "Block",
     "Extent",
     "TableReader",
@@ -33,6 +34,7 @@ __all__ = [
     "nonzero_at",
     "pack_entry",
     "problem_of",
+    "row_units",
     "scattered",
     "unit_at",
 ]
@@ -50,8 +52,20 @@ def _starts(size_class: SizeClass) -> int:
     return sum(1 << index * step for index in range(size_class.run_blocks))
 
 
-STARTS = [_starts(each) for each in CLASSES]
-_RUN_UNITS_MOST = max(each.run_units for each in CLASSES)
+_STARTS = [_starts(each) for each in CLASSES]
+_ROW_UNITS_MOST = ROW_MOST // GRANULE - 1
+"""The longest run of rows: of an odd number of granules."""
+
+
+@lru_cache(maxsize=4)
+def _row_starts(size: int) -> int:
+    step = size // GRANULE
+    return sum(1 << index * step for index in range(_GRANULES // math.gcd(step, _GRANULES)))
+
+
+def row_units(size: int) -> int:
+    """Return the units of a run of rows of that size."""
+    return size // GRANULE // math.gcd(size // GRANULE, _GRANULES)
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,7 @@ class Extent:
     place : int
         File offset of its entry.
     nbytes : int
-        Bytes asked for, of a large block.
+        Bytes asked for, of a large block; bytes of a row, of a run of rows.
     bits : int
         Granules at which live blocks begin, of a run; 0 in a large block.
     """
@@ -94,8 +108,18 @@ class Extent:
 
     @property
     def is_run(self) -> bool:
-        """Whether it holds small blocks."""
-        return self.kind == Kind.RUN
+        """Whether it holds many blocks of one size: of a class, or rows."""
+        return self.kind in {Kind.RUN, Kind.ROWS}
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of each block of a run."""
+        return self.nbytes if self.kind == Kind.ROWS else CLASSES[self.class_index].size
+
+    @property
+    def starts(self) -> int:
+        """Granules at which blocks of a run may begin."""
+        return _row_starts(self.nbytes) if self.kind == Kind.ROWS else _STARTS[self.class_index]
 
     @property
     def offset(self) -> int:
@@ -112,7 +136,7 @@ class Extent:
         if not self.is_run:
             yield Block(self.offset, self.nbytes)
             return
-        size, bits = CLASSES[self.class_index].size, self.bits
+        size, bits = self.block_bytes, self.bits
         while bits:
             lowest = bits & -bits
             yield Block(self.offset + (lowest.bit_length() - 1) * GRANULE, size)
@@ -126,7 +150,7 @@ class Extent:
             f"{block.offset:#x}" for block, _ in zip(self.blocks(), range(_NAMED), strict=False)
         ]
         more = ", ..." if self.block_count > _NAMED else ""
-        size = CLASSES[self.class_index].size
+        size = self.block_bytes
         if not names:
             return f"run at {self.offset:#x} for blocks of {size} bytes, empty"
         word = "block" if self.block_count == 1 else "blocks"
@@ -141,39 +165,63 @@ def entry_fields(entry: bytes) -> tuple[int, int, int, int, int]:
 
 def pack_entry(extent: Extent) -> bytes:
     """Return the 16 bytes of an extent's entry."""
-    nbytes = 0 if extent.is_run else extent.nbytes
+    nbytes = 0 if extent.kind == Kind.RUN else extent.nbytes
     return _ENTRY.pack(extent.kind, extent.class_index, 0, extent.nunits, nbytes)
 
 
-def problem_of(  # noqa: PLR0911 -- one for each thing that can be wrong
-    extent: Extent, end_unit: int, flags: int
-) -> tuple[str, str] | None:
+def problem_of(extent: Extent, arena: ArenaPlaces, flags: int) -> tuple[str, str] | None:
     """Return what was expected of an entry and what was found, or None."""
     if extent.kind == extent.class_index == flags == extent.nunits == 0:
         return "all zeros", HALF_ENTRY
-    if extent.kind not in {Kind.LARGE, Kind.RUN}:
-        return "kind 1 or 2, or all zeros", f"kind {extent.kind}"
-    if extent.kind == Kind.RUN:
-        if extent.class_index >= len(CLASSES):
-            return f"a size class below {len(CLASSES)}", str(extent.class_index)
-        expected = CLASSES[extent.class_index].run_units
-        if extent.nunits != expected:
-            return f"{expected} units for class {extent.class_index}", str(extent.nunits)
-        if extent.nbytes:
-            return "no bytes in a run", str(extent.nbytes)
-    elif extent.class_index:
-        return "no class in a large block", str(extent.class_index)
-    if not 0 < extent.nunits <= end_unit - extent.unit:
-        return f"1 to {end_unit - extent.unit} units", str(extent.nunits)
+    problem = _problem_of_kind(extent, arena)
+    if problem is not None:
+        return problem
+    room = arena.end_unit - extent.unit
+    if not 0 < extent.nunits <= room:
+        return f"1 to {room} units", str(extent.nunits)
     if extent.nbytes > extent.nunits * UNIT:
         return f"at most {extent.nunits * UNIT} bytes", str(extent.nbytes)
     return None if flags == 0 else ("no flags", f"{flags:#x}")
 
 
-def mended(extent: Extent, end_unit: int, reader: TableReader) -> Extent | None:
-    """Return what an entry was, if the rest of it and the entries and bits around it tell."""
-    room = end_unit - extent.unit
-    if extent.kind == Kind.LARGE:
+def _problem_of_kind(extent: Extent, arena: ArenaPlaces) -> tuple[str, str] | None:
+    if arena.row_bytes:
+        return _problem_of_rows(extent, arena.row_bytes)
+    if extent.kind == Kind.RUN:
+        return _problem_of_run(extent)
+    if extent.kind != Kind.LARGE:
+        return "kind 1 or 2, or all zeros", f"kind {extent.kind}"
+    return ("no class in a large block", str(extent.class_index)) if extent.class_index else None
+
+
+def _problem_of_run(extent: Extent) -> tuple[str, str] | None:
+    if extent.class_index >= len(CLASSES):
+        return f"a size class below {len(CLASSES)}", str(extent.class_index)
+    expected = CLASSES[extent.class_index].run_units
+    if extent.nunits != expected:
+        return f"{expected} units for class {extent.class_index}", str(extent.nunits)
+    return ("no bytes in a run", str(extent.nbytes)) if extent.nbytes else None
+
+
+def _problem_of_rows(extent: Extent, row_bytes: int) -> tuple[str, str] | None:
+    if extent.kind != Kind.ROWS:
+        return "kind 4 in an arena of rows, or all zeros", f"kind {extent.kind}"
+    if extent.class_index or extent.unit % row_units(row_bytes):
+        found = f"class {extent.class_index} at unit {extent.unit}"
+        return f"no class, at a multiple of {row_units(row_bytes)} units", found
+    if extent.nbytes != row_bytes:
+        return f"rows of {row_bytes} bytes", str(extent.nbytes)
+    if extent.nunits != row_units(row_bytes):
+        return f"{row_units(row_bytes)} units for rows of {row_bytes} bytes", str(extent.nunits)
+    return None
+
+
+def mended(extent: Extent, arena: ArenaPlaces, reader: TableReader) -> Extent | None:
+    """Return what an entry was, if the arena, the rest of it and what is around it tell."""
+    room = arena.end_unit - extent.unit
+    if arena.row_bytes:
+        candidates = _row_candidates(extent, arena.row_bytes, room)
+    elif extent.kind == Kind.LARGE:
         candidates = _large_candidates(extent, room)
     elif extent.kind == Kind.RUN:
         candidates = _run_candidates(extent, room)
@@ -206,11 +254,19 @@ def _run_candidates(extent: Extent, room: int) -> list[Extent]:
     return []
 
 
+def _row_candidates(extent: Extent, row_bytes: int, room: int) -> list[Extent]:
+    """Return the run of rows that an entry must have been, where one may begin."""
+    units = row_units(row_bytes)
+    if extent.kind == Kind.FREE or extent.unit % units or units > room:
+        return []
+    run = replace(extent, kind=Kind.ROWS, class_index=0, nunits=units, nbytes=row_bytes)
+    return [run]
+
+
 def _bits_fit(extent: Extent, reader: TableReader) -> bool:
-    bits = reader.bits(extent.unit, extent.nunits)
     if not extent.is_run:
-        return bits == 0
-    return bits & ~STARTS[extent.class_index] == 0
+        return not reader.has_bits(extent.unit, extent.nunits)
+    return reader.bits(extent.unit, extent.nunits) & ~extent.starts == 0
 
 
 # ---------------------------------------------------------------- reading
@@ -270,8 +326,6 @@ class TableReader:
 
     def bits(self, unit: int, nunits: int) -> int:
         """Return the bits of units as one number, lowest granule first."""
-        if nunits > _RUN_UNITS_MOST:
-            return int(self._any_bits(unit, nunits))
         at = (unit - self._first) * BIT_BYTES
         if at < 0 or at + nunits * BIT_BYTES > len(self._bits):
             self._first, at = unit, 0
@@ -281,7 +335,8 @@ class TableReader:
             )
         return int.from_bytes(self._bits[at : at + nunits * BIT_BYTES], "little")
 
-    def _any_bits(self, unit: int, nunits: int) -> bool:
+    def has_bits(self, unit: int, nunits: int) -> bool:
+        """Tell whether a bit is set in units."""
         ranges = self._arena.ranges(Part.BITS, unit * BIT_BYTES, (unit + nunits) * BIT_BYTES)
         return any(
             True
@@ -307,7 +362,7 @@ def block_at(image: Image, places: Places, offset: int) -> Block | None:
         return None
     unit = byte // UNIT
     reader = TableReader(image, arena)
-    for head in range(unit, max(unit - _RUN_UNITS_MOST, arena.first_unit - 1), -1):
+    for head in range(unit, max(unit - _ROW_UNITS_MOST, arena.first_unit - 1), -1):
         place = arena.place(Part.ENTRIES, head)
         if place is None:
             return None
@@ -316,7 +371,7 @@ def block_at(image: Image, places: Places, offset: int) -> Block | None:
             continue
         kind, class_index, flags, nunits, nbytes = _ENTRY.unpack(entry)
         extent = Extent(index, head, kind, class_index, nunits, nbytes, place)
-        if problem_of(extent, arena.end_unit, flags) is not None or unit >= extent.stop:
+        if problem_of(extent, arena, flags) is not None or unit >= extent.stop:
             return None
         return _block_in(extent, byte, reader)
     return None
@@ -327,7 +382,7 @@ def _block_in(extent: Extent, byte: int, reader: TableReader) -> Block | None:
     offset = heap_offset(extent.arena, byte)
     if not extent.is_run:
         return Block(offset, extent.nbytes) if inside == 0 else None
-    bits = reader.bits(extent.unit, extent.nunits) & STARTS[extent.class_index]
+    bits = reader.bits(extent.unit, extent.nunits) & extent.starts
     if bits >> inside // GRANULE & 1:
-        return Block(offset, CLASSES[extent.class_index].size)
+        return Block(offset, extent.block_bytes)
     return None

@@ -48,12 +48,13 @@ def _start_of(slot: SegmentSlot, part: Part) -> int:
 
 @dataclass(frozen=True)
 class ArenaPlaces:
-    """The live units of an arena, and the segments that hold them, by unit."""
+    """The live units of an arena, and the segments that hold them, by unit; bytes of its rows."""
 
     index: int
     first_unit: int
     end_unit: int
     segments: tuple[SegmentSlot, ...]
+    row_bytes: int = 0
 
     def segment_of(self, unit: int) -> SegmentSlot | None:
         """Return the segment that holds a live unit."""
@@ -135,7 +136,7 @@ class Places:
                 and slot.first_unit + slot.nunits > arena.first_unit
             ]
             self.arenas[index] = ArenaPlaces(
-                index, arena.first_unit, arena.end_unit, tuple(_disjoint(inside))
+                index, arena.first_unit, arena.end_unit, tuple(_disjoint(inside)), arena.row_bytes
             )
 
     def arena(self, index: int) -> ArenaPlaces | None:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 
 from pmemheap.errors import CorruptHeapError
 from pmemheap.format import layout
-from pmemheap.format.layout import ArenaSlot, RootSlot, SegmentKind, Table, slot_offset
+from pmemheap.format.layout import (
+    ENTRY_WIDTH,
+    ArenaSlot,
+    RootSlot,
+    SegmentKind,
+    SegmentSlot,
+    Table,
+    rows_strategy,
+    slot_offset,
+)
 from pmemheap.format.superblock import Superblock
+from pmemheap.native.constants import ROW_MOST, Kind
+from pmemheap.offline.extents import entry_fields, nonzero_at
 from pmemheap.offline.findings import Edit, Finding, FindingKind, Findings
-from pmemheap.offline.image import Image
+from pmemheap.offline.image import Image, data_pieces
 from pmemheap.offline.segments import Derivation, Judge, doubtful_arenas, note_strays
 from pmemheap.offline.slots import (
     BadSlot,
@@ -21,8 +32,9 @@ from pmemheap.offline.slots import (
     read_segments,
     segments_inside,
 )
+from pmemheap.units import GRANULE
 
-__all__ = ["Slots", "check_roots", "read_tables"]
+__all__ = ["Slots", "check_roots", "read_tables", "strategy_of"]
 
 _CLEARED = ("the slot is cleared", "")
 
@@ -48,7 +60,7 @@ def read_tables(  # noqa: PLR0913, PLR0917 -- what is known
     bad_arenas = read_arenas(image, slots)
     doubts = doubtful_arenas(slots, bad_arenas, named)
     Derivation(image.size, superblock, file_end, slots, bad_segments, doubts, findings, judge).run()
-    _derive_arenas(slots, bad_arenas, findings)
+    _derive_arenas(image, slots, bad_arenas, findings)
     note_strays(slots, superblock, findings)
     _read_roots(image, slots, findings)
     return slots
@@ -57,16 +69,18 @@ def read_tables(  # noqa: PLR0913, PLR0917 -- what is known
 # ---------------------------------------------------------------- arenas
 
 
-def _derive_arenas(slots: Slots, bad: list[BadSlot], findings: Findings) -> None:
+def _derive_arenas(image: Image, slots: Slots, bad: list[BadSlot], findings: Findings) -> None:
     """Tell the range of an arena whose slot is lost, or contradicts its segments."""
     lost = {each.index: each for each in bad}
     for index in sorted({*lost, *slots.arenas_without_slot}):
         slots.sound_arenas.pop(index, None)
-        _derive_arena(slots, index, lost.get(index), findings)
+        _derive_arena(image, slots, index, lost.get(index), findings)
     _check_covered(slots, findings)
 
 
-def _derive_arena(slots: Slots, index: int, old: BadSlot | None, findings: Findings) -> None:
+def _derive_arena(
+    image: Image, slots: Slots, index: int, old: BadSlot | None, findings: Findings
+) -> None:
     mine = [s for s in slots.segments.values() if s.kind == SegmentKind.DATA and s.arena == index]
     place = slot_offset(Table.ARENAS, index)
     found = old.reason if old is not None else "none"
@@ -86,6 +100,7 @@ def _derive_arena(slots: Slots, index: int, old: BadSlot | None, findings: Findi
         min(slot.first_unit for slot in mine),
         max(slot.first_unit + slot.nunits for slot in mine),
         name,
+        strategy_of(image, mine),
     )
     slots.arenas[index] = arena
     findings.add(
@@ -96,6 +111,24 @@ def _derive_arena(slots: Slots, index: int, old: BadSlot | None, findings: Findi
             "the slot is written from the segments", "", (Edit(place, arena.pack()),),
         )
     )  # fmt: skip
+
+
+def strategy_of(image: Image, mine: list[SegmentSlot]) -> bytes:
+    """Tell from the first run of rows in its segments, if there is one, that an arena has rows."""
+    for entry in _entries(image, mine):
+        kind, class_index, flags, _, nbytes = entry_fields(entry)
+        is_run = (kind, class_index, flags) == (Kind.ROWS, 0, 0)
+        if is_run and 0 < nbytes <= ROW_MOST and nbytes % GRANULE == 0:
+            return rows_strategy(nbytes)
+    return ArenaSlot(0, 0).strategy
+
+
+def _entries(image: Image, mine: list[SegmentSlot]) -> Iterator[bytes]:
+    for slot in mine:
+        for offset, piece in data_pieces(image, slot.entries_off, slot.bits_off):
+            for at in nonzero_at(piece, ENTRY_WIDTH, offset - slot.entries_off):
+                entry = image.read(offset + at, ENTRY_WIDTH)
+                yield entry.ljust(ENTRY_WIDTH, b"\0")
 
 
 def _name_of(index: int, old: BadSlot | None, slots: Slots) -> str:

@@ -17,7 +17,6 @@ from pmemheap.native.constants import Kind
 from pmemheap.offline.extents import (
     BIT_BYTES,
     HALF_ENTRY,
-    STARTS,
     Extent,
     TableReader,
     entries_of,
@@ -32,7 +31,6 @@ from pmemheap.offline.extents import (
 from pmemheap.offline.findings import Edit, Finding, FindingKind, Findings, Severity
 from pmemheap.offline.image import Image, data_pieces
 from pmemheap.offline.places import ArenaPlaces, Part, Places, arena_of, heap_offset
-from pmemheap.space.size_classes import CLASSES
 from pmemheap.units import GRANULE, UNIT, align_up
 
 __all__ = ["UnitWalk"]
@@ -83,7 +81,7 @@ class UnitWalk:
         self.blocks += extent.block_count
         if extent.is_run:
             self.runs += 1
-            self.block_bytes += extent.block_count * CLASSES[extent.class_index].size
+            self.block_bytes += extent.block_count * extent.block_bytes
         else:
             self.large += 1
             self.block_bytes += extent.nbytes
@@ -107,11 +105,11 @@ class UnitWalk:
         for unit, place, entry in entries_of(self._image, arena):
             kind, class_index, flags, nunits, nbytes = entry_fields(entry)
             extent = Extent(arena.index, unit, kind, class_index, nunits, nbytes, place)
-            problem = problem_of(extent, arena.end_unit, flags)
+            problem = problem_of(extent, arena, flags)
             if problem is None:
                 yield self._with_bits(extent, reader)
                 continue
-            right = mended(extent, arena.end_unit, reader)
+            right = mended(extent, arena, reader)
             self._report_entry(extent, problem, right)
             if right is not None:
                 yield self._with_bits(right, reader)
@@ -217,7 +215,7 @@ class UnitWalk:
         if not extent.is_run:
             self._check_gap(arena, extent.unit, extent.stop)
             return self._without_cut(arena, extent)
-        starts = STARTS[extent.class_index]
+        starts = extent.starts
         misplaced = extent.bits & ~starts
         if misplaced:
             self._report_bits(arena, extent.unit, extent.nunits, misplaced, extent.bits & starts)
@@ -258,7 +256,7 @@ class UnitWalk:
         if not extent.is_run:
             self._report_cut(extent, extent, (Edit(extent.place, bytes(16)),))
             return None
-        size, kept = CLASSES[extent.class_index].size, 0
+        size, kept = extent.block_bytes, 0
         for block in extent.blocks():
             byte = arena_of(block.offset)[1]
             if all(

@@ -110,7 +110,8 @@ class Supply:
             extents.take(start, min(stop, border) - start)
         if stop > border:
             extents.take(border, stop - border)
-        self._core.deallocate_units([(start, stop - start)], True)
+        ranges = self._backed_as_far([(start, stop - start)], nunits)
+        self._core.deallocate_units(ranges, True)
 
     def _fragments(self, count: int) -> list[Extent]:
         """Take some short extents for the pool as well, while we are here."""

@@ -114,6 +114,7 @@ enum ph_kind {
     PH_KIND_FREE = 0,
     PH_KIND_LARGE = 1,
     PH_KIND_RUN = 2,
+    PH_KIND_ROWS = 4,
 };
 
 /* Volatile states of a unit. */

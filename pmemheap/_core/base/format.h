@@ -55,6 +55,7 @@ enum ph_file_state {
 
 enum ph_feature {
     PH_UNDER_REPAIR = 1, /* a repair is at work; its backup has the bytes that it changes */
+    PH_HAS_ROWS = 2,     /* there are, or were, arenas of rows */
 };
 
 /* ph_superblock -- of two valid copies the one of the higher generation counts.

@@ -225,7 +225,7 @@ struct ph_heap {
         uint64_t units, blocks, bytes; /* chunks; pieces that live */
     } packed;
     struct ph_ring ring;
-    uint64_t rows_first;      /* of rows: the unit at which their table begins, if there is a run of it */
+    uint64_t rows_first, rows_end; /* units of the table of rows, if there is a run of it */
     uint64_t freed_units;     /* units given back to the pool or to Python since open */
     uint64_t *starts;         /* of all classes, one behind the other */
     struct ph_refs_table refs;

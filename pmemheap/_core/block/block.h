@@ -265,9 +265,22 @@ uint64_t ph_chunk_check(const struct ph_heap *h, const struct ph_unit *chunk, st
 struct ph_gap {
     uint64_t start, nunits;
 };
+/* ph_row_bytes -- of a row; 0 in an arena without rows. */
+static inline uint64_t ph_row_bytes(const struct ph_heap *h)
+{
+    return h->strategy == PH_STRATEGY_ROWS ? (uint64_t)h->classes[0].granules << PH_GRANULE_SHIFT : 0;
+}
+
+/* ph_run_entry -- the first word of the entry of a run; the second one is ph_row_bytes. */
+static inline uint64_t ph_run_entry(const struct ph_heap *h, uint32_t class_index)
+{
+    uint8_t kind = h->strategy == PH_STRATEGY_ROWS ? PH_KIND_ROWS : PH_KIND_RUN;
+    return ph_entry_word(kind, (uint8_t)class_index, h->classes[class_index].run_units);
+}
 int ph_rows_begin(struct ph_heap *h, uint32_t granules);
 int ph_row_fits(const struct ph_heap *h, uint64_t size, uint64_t align);
 int64_t ph_rows_take(struct ph_heap *h);
+void ph_rows_came(struct ph_heap *h, uint64_t head);
 struct ph_gap ph_rows_range(const struct ph_heap *h);
 uint64_t ph_rows_key(const struct ph_heap *h);
 int ph_rows_are_viewed(const struct ph_heap *h);

@@ -80,7 +80,7 @@ static void check_run(struct check *k, uint64_t head)
         expect(k, PH_F_RUN_BODY, head + i, PH_U_RUN_BODY, run[i].state);
         expect(k, PH_F_RUN_BODY, head + i, i, run[i].back);
     }
-    expect_entry(k, head, ph_entry_word(PH_KIND_RUN, run->class_index, c->run_units), 0);
+    expect_entry(k, head, ph_run_entry(h, run->class_index), ph_row_bytes(h));
     expect_no_entries(k, head + 1, head + c->run_units);
     k->live[run->class_index] += live;
     k->runs[run->class_index]++;

@@ -18,8 +18,10 @@ void ph_rows_cut(struct ph_heap *h)
 {
     for (struct ph_gap table; (table = ph_rows_range(h)).nunits != 0 && !ph_rows_are_viewed(h);) {
         uint64_t head = table.start + table.nunits - h->classes[0].run_units;
-        if (ph_run_occupied(&h->units[head]) != 0)
+        if (h->units[head].state != PH_U_RUN || ph_run_occupied(&h->units[head]) != 0 || h->readonly
+            || ph_journal_reserve(h, 2, 0) < 0)
             return;
         ph_run_end(h, head);
+        h->rows_end = head;
     }
 }

@@ -44,11 +44,23 @@ int ph_row_fits(const struct ph_heap *h, uint64_t size, uint64_t align)
 /* ph_rows_range -- the units of the table; none if nothing is in it. */
 struct ph_gap ph_rows_range(const struct ph_heap *h)
 {
-    uint64_t runs = h->strategy == PH_STRATEGY_ROWS ? h->classes[0].runs : 0;
-    return (struct ph_gap){h->rows_first, runs * h->classes[0].run_units};
+    int has_rows = h->strategy == PH_STRATEGY_ROWS && h->classes[0].runs != 0;
+    return has_rows ? (struct ph_gap){h->rows_first, h->rows_end - h->rows_first} : (struct ph_gap){0, 0};
 }
 
-/* ph_rows_take -- units for the next run of the table, at its end; PH_H_REFILL. The first run begins at a multiple of a row. */
+/* ph_rows_came -- a run is about to be one of the table: the next one, or one that was read. */
+void ph_rows_came(struct ph_heap *h, uint64_t head)
+{
+    uint64_t end = head + h->classes[0].run_units;
+    int is_only = h->classes[0].runs == 0;
+    if (is_only || head < h->rows_first)
+        h->rows_first = head;
+    if (is_only || end > h->rows_end)
+        h->rows_end = end;
+}
+
+/* ph_rows_take -- units for the next run of the table, at its end; PH_H_REFILL, and PH_H_CORRUPT where it can not go on. The
+ * first run begins at a multiple of a row. */
 int64_t ph_rows_take(struct ph_heap *h)
 {
     uint64_t nunits = h->classes[0].run_units, more = h->classes[0].runs == 0 ? nunits - 1 : 0;
@@ -56,12 +68,13 @@ int64_t ph_rows_take(struct ph_heap *h)
     if (start < 0)
         return start;
     uint64_t unit = (uint64_t)start, before = more == 0 ? 0 : (nunits - unit % nunits) % nunits;
+    if (h->classes[0].runs != 0 && unit != h->rows_end) {
+        ph_pool_give(h, unit, nunits);
+        return PH_H_CORRUPT;
+    }
     if (before != 0)
         ph_pool_give(h, unit, before);
     if (before != more)
         ph_pool_give(h, unit + before + nunits, more - before);
-    if (h->classes[0].runs == 0)
-        h->rows_first = unit + before;
-    PH_ASSERT(unit + before == ph_rows_range(h).start + ph_rows_range(h).nunits);
     return (int64_t)(unit + before);
 }

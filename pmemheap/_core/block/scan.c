@@ -17,8 +17,10 @@ static int entry_is_sound(const struct ph_heap *h, uint64_t unit, const struct p
         return 0;
     if (entry->kind == PH_KIND_LARGE)
         return entry->nbytes <= (uint64_t)entry->nunits << PH_UNIT_SHIFT;
-    return entry->kind == PH_KIND_RUN && entry->class_index < h->nclasses
-        && entry->nunits == h->classes[entry->class_index].run_units;
+    if (entry->kind != (h->strategy == PH_STRATEGY_ROWS ? PH_KIND_ROWS : PH_KIND_RUN) || entry->class_index >= h->nclasses)
+        return 0;
+    return entry->nunits == h->classes[entry->class_index].run_units
+        && (h->strategy != PH_STRATEGY_ROWS || (entry->nbytes == ph_row_bytes(h) && unit % entry->nunits == 0));
 }
 
 static int entry_is_zero(const struct ph_entry *entry)
@@ -59,7 +61,7 @@ static int adopt(struct ph_heap *h, uint64_t unit, const struct ph_entry *entry)
     if (!is_unread(h, unit) || !entry_is_sound(h, unit, entry)
         || gap_end(h, unit + 1, entry->nunits - 1) != unit + entry->nunits)
         return PH_H_CORRUPT;
-    if (entry->kind == PH_KIND_RUN)
+    if (entry->kind != PH_KIND_LARGE)
         return ph_run_adopt(h, unit, entry->class_index);
     ph_large_set(h, unit, entry->nunits, entry->nbytes);
     return 0;

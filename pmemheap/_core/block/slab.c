@@ -35,6 +35,8 @@ static void run_set(struct ph_heap *h, uint64_t head, uint32_t class_index)
         run[i].state = PH_U_RUN_BODY;
         run[i].back = i;
     }
+    if (h->strategy == PH_STRATEGY_ROWS)
+        ph_rows_came(h, head);
     c->runs++;
     h->run_units += c->run_units;
 }
@@ -141,7 +143,7 @@ int ph_class_refill(struct ph_heap *h, struct ph_class *c)
         c->current = (uint32_t)head;
         return seek(h, c, head, head * PH_UNIT_WORDS) ? 0 : PH_H_CORRUPT;
     }
-    if (ph_journal_reserve(h, PH_STORES_MOST, 0) < 0)
+    if (ph_journal_reserve(h, PH_STORES_MOST + (uint64_t)c->run_units * PH_UNIT_WORDS, 0) < 0)
         return PH_H_NOMEM;
     int64_t head = h->strategy == PH_STRATEGY_ROWS ? ph_rows_take(h) : ph_units_take(h, c->run_units);
     if (head < 0)
@@ -149,7 +151,7 @@ int ph_class_refill(struct ph_heap *h, struct ph_class *c)
     uint32_t class_index = (uint32_t)(c - h->classes);
     ph_clear_stray_bits(h, (uint64_t)head, c->run_units);
     run_set(h, (uint64_t)head, class_index);
-    ph_entry_publish(h, (uint64_t)head, ph_entry_word(PH_KIND_RUN, (uint8_t)class_index, c->run_units), 0);
+    ph_entry_publish(h, (uint64_t)head, ph_run_entry(h, class_index), ph_row_bytes(h));
     c->current = (uint32_t)head;
     return seek(h, c, (uint64_t)head, (uint64_t)head * PH_UNIT_WORDS) ? 0 : PH_H_CORRUPT;
 }

@@ -59,7 +59,7 @@ static int64_t give_rows_back(struct ph_heap *h)
     int64_t failure = 0;
 
     for (uint64_t head = units.start; head < stop && failure == 0; head += run)
-        if (ph_run_occupied(&h->units[head]) == 0)
+        if (h->units[head].state == PH_U_RUN && ph_run_occupied(&h->units[head]) == 0)
             failure = ph_advise((uint64_t)(uintptr_t)(h->data + (head << PH_UNIT_SHIFT)), run << PH_UNIT_SHIFT, PH_ADVISE_DONTNEED);
     return failure;
 }
