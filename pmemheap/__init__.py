@@ -31,6 +31,7 @@ from pmemheap.heap.handles import Block
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
 from pmemheap.heap.opening import open_heap as open  # noqa: A004 -- pmemheap.open, as dbm.open
+from pmemheap.heap.regions import Region
 from pmemheap.heap.strategies import General, Ring, Rows
 from pmemheap.layers import Count, Fail, Fill, Record, Track
 
@@ -55,6 +56,7 @@ __all__ = [
     "Pmem2Error",
     "PmemHeapError",
     "Record",
+    "Region",
     "Ring",
     "Rows",
     "Track",

@@ -10,19 +10,23 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+import pmemheap
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@pytest.fixture
-def array_store() -> ModuleType:
-    specification = importlib.util.spec_from_file_location(
-        "array_store", EXAMPLES / "array_store.py"
-    )
+def example(name: str) -> ModuleType:
+    specification = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def array_store() -> ModuleType:
+    return example("array_store")
 
 
 def test_array_store_runs(
@@ -76,3 +80,53 @@ def test_array_store_takes_names_that_its_index_can_keep(
             store["bad"] = refused
     assert (list(store), store.heap.stats().blocks) == (["list"], blocks)
     store.close()
+
+
+def test_feature_store_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example("feature_store").main(str(tmp_path / "features.heap"))
+    assert "is in row 1234, product 1.000" in capsys.readouterr().out
+
+
+def test_feature_store_keeps_keys_and_vectors_together(tmp_path: Path) -> None:
+    path, module = str(tmp_path / "features.heap"), example("feature_store")
+    store = module.FeatureStore(path)
+    for number in range(300):
+        store[b"%d" % number] = np.full(module.DIMENSIONS, number)
+    for number in range(0, 300, 2):
+        del store[b"%d" % number]
+    store[b"1"] = np.full(module.DIMENSIONS, -5)
+    with pytest.raises(ValueError, match="reshape"):
+        store.update_many([(b"new", np.zeros(module.DIMENSIONS)), (b"bad", np.zeros(3))])
+    store.close()
+    store = module.FeatureStore(path)
+    assert b"new" not in store
+    assert sorted(store) == sorted(b"%d" % number for number in range(1, 300, 2))
+    assert store[b"1"][0] == -5
+    assert [product for _, product in store.nearest(np.ones(module.DIMENSIONS), 2)] == [
+        299.0 * module.DIMENSIONS,
+        297.0 * module.DIMENSIONS,
+    ]
+    assert store.heap.check()
+    store.close()
+
+
+def test_work_queue_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    example("work_queue").main()
+    assert "100000 jobs done; the queue holds" in capsys.readouterr().out
+
+
+def test_a_job_that_fails_is_the_next_one_still() -> None:
+    def fail(job: memoryview, scratch: object) -> None:
+        raise RuntimeError(bytes(job))
+
+    done: list[bytes] = []
+    with pmemheap.Heap.anonymous() as heap:
+        queue = example("work_queue").WorkQueue(heap)
+        for job in (b"first", b"", b"third" * 50_000):
+            queue.put(job)
+        with pytest.raises(RuntimeError, match="first"):
+            queue.work(fail)
+        while queue.work(lambda job, scratch: done.append(bytes(job))):
+            pass
+        assert done == [b"first", b"", b"third" * 50_000]
+        assert heap.check()
