@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pmemheap import native
 from pmemheap.errors import UsageError
-from pmemheap.heap import beside, handles, insight, pickled, units, waiting
+from pmemheap.heap import arraymemory, beside, handles, insight, pickled, units, waiting
 from pmemheap.heap.arguments import alignment_argument, offset_argument, size_argument
 from pmemheap.heap.handles import Block
 from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
@@ -148,13 +148,75 @@ class BlockSpace(native.HeapCore):
         """
         return pickled.load(self, offset)
 
+    @contextmanager
+    def numpy_allocator(self) -> Iterator[None]:
+        """Let the arrays that numpy makes while the block runs lie in the heap (NEP 49).
+
+        Results and temporaries as well. Such an array is one like any other, and outlives the
+        block; as long as it lives, the heap cannot be closed. Its block is reserved: no call frees
+        it, and it is gone with the array, or with the process, unless it is kept. What counts is
+        the context (PEP 567): other threads, and other tasks, are not concerned.
+
+        Raises
+        ------
+        UsageError
+            The heap is closed, read-only or forked.
+        ImportError
+            There is no numpy, or one before 1.22.
+
+        Notes
+        -----
+        Where the heap has no room numpy raises MemoryError; if that leaves the block, it has a note
+        of what the heap has to say.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pmemheap
+        >>> with pmemheap.Heap.anonymous() as heap:
+        ...     with heap.numpy_allocator():
+        ...         array = np.arange(3) + 1
+        ...     heap.roots["numbers"] = heap.keep(array)
+        ...     del array
+        ...     heap.ndarray_at(heap.roots["numbers"], 3, int).tolist()
+        [1, 2, 3]
+        """
+        with arraymemory.allocator(self):
+            yield
+
+    def keep(self, array: object) -> int:
+        """Let the block of an array that was made in `numpy_allocator` stay when the array goes.
+
+        The block becomes a live one where it is, and the array a view of it. Shape and dtype are
+        the caller's to remember; the bytes lie as the strides of the array say.
+
+        Parameters
+        ----------
+        array : numpy.ndarray
+            Of this heap or one of its arenas; with bytes of its own, without Python objects.
+
+        Returns
+        -------
+        int
+            Offset of the block, as of `malloc`: the call belongs to no transaction. In a power heap
+            the bytes are durable before the block is there, and that it is, as of `malloc`.
+
+        Raises
+        ------
+        UsageError
+            No such array; it was kept before; the heap is closed, read-only or forked.
+        DurabilityError
+            The bytes could not be written back. The heap is read-only from now on.
+        """
+        return arraymemory.keep(self, array)
+
     def offset_of(self, buffer: object) -> int:
         """Return the offset of the block that a view or array of this heap belongs to.
 
         Raises
         ------
         UsageError
-            It is not a buffer of this heap.
+            It is not a buffer of this heap, or an array of `numpy_allocator` that was not kept.
         """
         return handles.offset_of(self, buffer)
 

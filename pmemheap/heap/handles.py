@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from pmemheap.errors import UsageError
+from pmemheap.heap import arraymemory
 from pmemheap.heap.extras import dtype_argument, numpy
 from pmemheap.heap.living import open_heaps
 from pmemheap.heap.space import space_of
@@ -343,15 +344,20 @@ def _checked_array_at(
 
 def offset_of(heap: BlockSpace, buffer: object) -> int:
     """Return the offset of the block that a view, slice or array belongs to."""
+    last: Any = None
     owner: Any = buffer
     arrays = getattr(sys.modules.get("numpy"), "ndarray", ())
     while isinstance(owner, (memoryview, arrays)):
         try:
-            owner = owner.obj if isinstance(owner, memoryview) else owner.base
+            last, owner = owner, owner.obj if isinstance(owner, memoryview) else owner.base
         except ValueError as error:
             raise UsageError(
                 f"offset_of: a view expected, found a released one: {error}"
             ) from error
+    if owner is None and isinstance(last, arrays):
+        kept = arraymemory.kept_offset(heap, last)
+        if kept is not None:
+            return kept
     shared = space_of(heap).shared
     is_bytes = isinstance(owner, BlockBytes)
     if not is_bytes or (

@@ -57,8 +57,8 @@ class HeapStats:
     allocated : int
         In live blocks, as rounded up to their size class or to whole units.
     reserved, quarantined : int
-        In blocks of open transactions; in blocks that were freed but may not be used again until
-        that is durable, or until their last view goes.
+        In blocks of open transactions, and of arrays of `numpy_allocator`; in blocks that were
+        freed but may not be used again until that is durable, or until their last view goes.
     active : int
         In runs and large blocks: `allocated`, `reserved`, `quarantined`, and the free blocks of
         runs.
@@ -89,7 +89,8 @@ class HeapStats:
     growths, shrinks : int
         Segments added and given back since the heap was opened.
     live_views : int
-        Memoryviews made by `view` that live, with their slices and arrays.
+        Memoryviews made by `view` that live, with their slices and arrays; arrays of
+        `numpy_allocator`.
     classes : tuple of ClassStats
         The size classes that were ever used.
     """

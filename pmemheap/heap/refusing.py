@@ -29,7 +29,9 @@ HELD = {Refusal.PINNED, Refusal.IN_TRANSACTION, Refusal.ROOTED}
 """Why a live block stays where it is."""
 
 _WITHHELD: dict[int, str] = {
-    UnitState.RESERVED: "the block there belongs to an open transaction",
+    UnitState.RESERVED: (
+        "the block there belongs to an open transaction, or to an array that was not kept"
+    ),
     UnitState.QUARANTINE: (
         "the block there was freed; it is kept until that is durable and its last view has gone"
     ),

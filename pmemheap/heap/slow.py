@@ -65,6 +65,17 @@ class Slow:
         except OutOfSpaceError as error:
             raise insight.explained(space, error, nbytes, alignment) from error
 
+    def reserve(self, size: int, _: None, refusal: int) -> Any:
+        """Reserve a block of an array, for which the pool has no units."""
+        space = self._space
+        space.require(write=True)
+        if not refusal:
+            return NotImplemented
+        try:
+            return space.serve(units.malloc, space, size, GRANULE, refusal, reserved=True)
+        except OutOfSpaceError as error:
+            raise insight.explained(space, error, size, GRANULE) from error
+
     def malloc_many(self, size: Any, count: Any, wants_one: bool) -> int | memoryview:
         """Say what is wrong with the arguments, or allocate the one block that C could not."""
         nbytes = size_argument(size)

@@ -29,19 +29,21 @@ _QUARANTINE_SHARE = 8
 _QUARANTINE_LEAST = 1 << 20
 
 
-def malloc(space: Space, size: int, align: int, refusal: int) -> Any:
+def malloc(space: Space, size: int, align: int, refusal: int, *, reserved: bool = False) -> Any:
     """Allocate a block of whole units, or get what the pool lacks: then NotImplemented."""
     if refusal == Refusal.LARGE:
-        return malloc_extent(space, size, align)
+        return malloc_extent(space, size, align, reserved=reserved)
     space.raise_code(refusal)
     refill(space, size, align)
     return NotImplemented
 
 
-def malloc_extent(space: Space, size: int, align: int = UNIT, *, roomy: bool = False) -> int:
-    """Allocate a block of whole units."""
+def malloc_extent(
+    space: Space, size: int, align: int = UNIT, *, roomy: bool = False, reserved: bool = False
+) -> int:
+    """Allocate a block of whole units, or reserve it."""
     nunits = -(-size // UNIT)
-    return space.core.large_make(take(space, nunits, align, roomy=roomy), nunits, size, False)
+    return space.core.large_make(take(space, nunits, align, roomy=roomy), nunits, size, reserved)
 
 
 def take(space: Space, nunits: int, align: int, *, roomy: bool) -> int:

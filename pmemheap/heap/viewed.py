@@ -1,6 +1,7 @@
 """Viewed: which blocks have live views, in words for the errors that they cause.
 
-3 views of the block at 0x40 (112 bytes), 1 view of the block at 0x1000 (8192 bytes), and more
+3 views of the block at 0x40 (112 bytes), 1 view of the block at 0x1000 (8192 bytes), and views of
+4 more blocks, 2 arrays of numpy_allocator()
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ _NAMED_MOST = 5
 
 def viewed_blocks(spaces: Iterable[HeapDoors]) -> str:
     """Name the blocks of some arenas that have views, five at most."""
-    total, found = 0, []
+    total, found, arrays = 0, [], 0
     for space in spaces:
-        count, blocks = space.viewed()
+        count, blocks, owners = space.viewed()
         total += count
         found += blocks
+        arrays += owners
     named = [
         f"{counted(views, 'view')} of {_named(offset, size)}"
         for offset, size, views in found[:_NAMED_MOST]
@@ -29,6 +31,8 @@ def viewed_blocks(spaces: Iterable[HeapDoors]) -> str:
     rest = total - len(named)
     if rest > 0:
         named.append(f"and views of {counted(rest, 'more block')}")
+    if arrays:
+        named.append(f"{counted(arrays, 'array')} of numpy_allocator()")
     return ", ".join(named) or "none any more"
 
 

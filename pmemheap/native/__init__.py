@@ -38,6 +38,9 @@ from pmemheap._core._hot import (
     RegionCore,
     TxCore,
     Upstream,
+    numpy_memory,
+    numpy_refusal,
+    set_numpy_memory,
 )
 from pmemheap._core._sys import ffi, lib
 from pmemheap.native.checksums import (
@@ -189,6 +192,8 @@ __all__ = [
     "memfd_create",
     "memory",
     "msync",
+    "numpy_memory",
+    "numpy_refusal",
     "omit_rules",
     "pread",
     "pread_into",
@@ -198,6 +203,7 @@ __all__ = [
     "release_file",
     "residencies",
     "resolutions",
+    "set_numpy_memory",
     "store",
     "system_calls",
     "tape_end",

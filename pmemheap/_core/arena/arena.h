@@ -23,3 +23,13 @@ int ph_free_deferred(struct ph_heap *h, uint64_t offset);
 /* Large blocks that Python places. */
 int ph_large_extend(struct ph_heap *h, uint64_t offset, uint64_t start, uint64_t stop, uint64_t nbytes);
 int ph_move_into(struct ph_heap *h, uint64_t offset, uint64_t to, uint64_t size);
+
+/* Blocks that arrays own. ph_array_make -- a reserved one of `size` bytes; failures as of ph_malloc. ph_array_take -- a reserved
+ * one that Python has placed; PH_H_BAD_OFFSET if it went meanwhile. ph_array_end -- the array goes, and with it the block, unless
+ * it was kept. ph_array_keep -- reserved -> live, stored; PH_H_BAD_OFFSET if no reserved block begins there, PH_H_NOMEM.
+ * ph_array_drop_spares -- free what was left to arrays to come. */
+int64_t ph_array_make(struct ph_heap *h, uint64_t size);
+int ph_array_take(struct ph_heap *h, uint64_t offset);
+void ph_array_end(struct ph_heap *h, uint64_t offset);
+int ph_array_keep(struct ph_heap *h, uint64_t offset);
+void ph_array_drop_spares(struct ph_heap *h);

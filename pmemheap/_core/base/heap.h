@@ -37,6 +37,7 @@ enum {
     PH_FREED_MUCH = PH_BINS, /* freed units after which the next call looks at the clock */
     PH_RETURNED_MOST = 1024,   /* freed extents after which Python is asked to merge them */
     PH_RETURNED_LOOKED = 8,    /* freed extents that malloc looks at before it asks Python */
+    PH_SPARES = 17,         /* arrays of up to 16 granules leave their block to the next one of their size */
     PH_GROWING = 2048,      /* a block that realloc makes larger than this gets whole units, to grow in place */
 };
 
@@ -109,7 +110,8 @@ _Static_assert(sizeof(struct ph_refs) == 32, "two blocks a cache line");
 
 struct ph_refs_table {
     struct ph_hash_table blocks; /* ph_refs, by offset + 1 */
-    uint64_t views;       /* live views of all blocks */
+    uint64_t views;       /* live views of all blocks, arrays included */
+    uint64_t arrays;      /* those that own a reserved block */
     uint64_t pins;        /* pins of all blocks */
     uint64_t serial;
 };
@@ -230,6 +232,7 @@ struct ph_heap {
     uint64_t *starts;         /* of all classes, one behind the other */
     struct ph_refs_table refs;
     struct ph_withheld withheld;
+    uint64_t spares[PH_SPARES]; /* by granules: offset + 1 of a reserved block that an array has left, or 0 */
     struct ph_ages ages;
     struct ph_read_units read_units;
     struct ph_freed_list freed;

@@ -188,6 +188,7 @@ int64_t ph_run_reserve(struct ph_heap *h, struct ph_class *c);
 void ph_run_publish(const struct ph_block *block);
 void ph_run_quarantine(const struct ph_block *block);
 void ph_run_release(const struct ph_block *block);
+void ph_run_cancel(const struct ph_block *block);
 int ph_run_may_go(struct ph_heap *h);
 void ph_run_end(struct ph_heap *h, uint64_t head);
 

@@ -279,17 +279,32 @@ void ph_run_quarantine(const struct ph_block *block)
     ph_withheld_flip_freed(h, withheld, bit, size);
 }
 
+/* A block whose bit in the table of withheld blocks was cleared is free. */
+static void unwithhold(const struct ph_block *block, struct ph_withheld_word *withheld)
+{
+    struct ph_heap *h = block->arena;
+    int was_full = is_full(block->record);
+    ph_withheld_drop_if_none(h, withheld);
+    count_withheld(h, block->record, -1);
+    offer(h, ph_head_of(block), ph_word_of(block->offset), ph_bit_of(block->offset), was_full);
+}
+
 void ph_run_release(const struct ph_block *block)
 {
     struct ph_heap *h = block->arena;
-    uint64_t word = ph_word_of(block->offset), bit = ph_bit_of(block->offset);
-    struct ph_withheld_word *withheld = ph_withheld_find(h, word);
-    int was_full = is_full(block->record);
-    PH_ASSERT(withheld != NULL && (withheld->freed & bit) != 0);
-    ph_withheld_flip_freed(h, withheld, bit, ph_capacity_of(block->arena, block->record));
-    ph_withheld_drop_if_none(h, withheld);
-    count_withheld(h, block->record, -1);
-    offer(h, ph_head_of(block), word, bit, was_full);
+    struct ph_withheld_word *withheld = ph_withheld_find(h, ph_word_of(block->offset));
+    PH_ASSERT(withheld != NULL && (withheld->freed & ph_bit_of(block->offset)) != 0);
+    ph_withheld_flip_freed(h, withheld, ph_bit_of(block->offset), ph_capacity_of(h, block->record));
+    unwithhold(block, withheld);
+}
+
+void ph_run_cancel(const struct ph_block *block)
+{
+    struct ph_heap *h = block->arena;
+    struct ph_withheld_word *withheld = ph_withheld_find(h, ph_word_of(block->offset));
+    PH_ASSERT(withheld != NULL && (withheld->reserved & ph_bit_of(block->offset)) != 0);
+    ph_withheld_flip_reserved(h, withheld, ph_bit_of(block->offset), ph_capacity_of(h, block->record));
+    unwithhold(block, withheld);
 }
 
 /* ---------------------------------------------------------------- reading */

@@ -1,4 +1,5 @@
 /* py/heap_blocks.c -- single blocks: roots, views, and which there are. */
+#include "py/admit.h"
 #include "py/heap_doors.h"
 
 /* Each offset of a list; the first code that is not 0, or 1 with an exception set. */
@@ -29,7 +30,7 @@ static PyObject *set_rooted(PyObject *object, PyObject *args)
 
 enum { VIEWED = 5 };
 
-/* (number of blocks with live views, [(offset, size, views), ...] of the lowest ones). */
+/* (number of blocks with live views, [(offset, size, views), ...] of the lowest ones, arrays that own a block). */
 static PyObject *viewed(PyObject *object, PyObject *ignored)
 {
     struct ph_viewed found[VIEWED];
@@ -46,10 +47,20 @@ static PyObject *viewed(PyObject *object, PyObject *ignored)
             Py_CLEAR(list);
     }
     ph_let_collector(held);
-    return list == NULL ? NULL : Py_BuildValue("KN", (unsigned long long)total, list);
+    return list == NULL ? NULL : Py_BuildValue("KNK", total, list, core_of(object)->refs.arrays);
 }
 
 DOOR(move_into, heap_object, 3, code(ph_move_into(&self->heap, ph_inner(self, n[0]), ph_inner(self, n[1]), n[2])))
+
+/* 0, or a negative code, also where the heap takes no changes. */
+static PyObject *keep(struct heap_object *self, uint64_t offset)
+{
+    int refusal = self->state != PH_S_OPEN ? PH_H_BAD_OFFSET : ph_array_keep(&self->heap, ph_inner(self, offset));
+
+    return refusal == 0 && ph_append_pending(self) < 0 ? NULL : code(refusal);
+}
+
+DOOR(keep_array, heap_object, 1, keep(self, n[0]))
 
 enum { BLOCKS = 512 };
 
@@ -70,8 +81,9 @@ static PyObject *blocks(PyObject *object, PyObject *argument)
 
 PyMethodDef ph_block_methods[] = {
     {"set_rooted", set_rooted, METH_VARARGS, "Note whether roots name the blocks of a list, and some others as before; 0, or a negative code."},
-    {"viewed", viewed, METH_NOARGS, "Blocks with live views: how many, and the lowest ones."},
+    {"viewed", viewed, METH_NOARGS, "Blocks with live views: how many, and the lowest ones; arrays that own a block."},
     AS_METHOD("move_into", move_into, "Copy a block into a large one and free it: from, to, size."),
+    AS_METHOD("keep_array", keep_array, "The reserved block of an array becomes live, and stays when the array goes."),
     {"blocks", blocks, METH_O, "Some live blocks."},
     {NULL, NULL, 0, NULL},
 };

@@ -122,6 +122,7 @@ static int is_shut_unused(struct heap_object *self)
 {
     struct ph_heap *h = &self->heap;
 
+    ph_array_drop_spares(h);
     if (h->refs.views != 0 || h->refs.pins != 0 || h->withheld.reserved_blocks != 0)
         return 0;
     self->state = PH_S_CLOSED;

@@ -116,6 +116,7 @@ static PyObject *class_counters(const struct ph_heap *h)
 static PyObject *usage(PyObject *object, PyObject *ignored)
 {
     int held = ph_hold_collector();
+    ph_array_drop_spares(core_of(object));
     PyObject *classes = class_counters(core_of(object)), *all = classes == NULL ? NULL : counters(core_of(object));
 
     (void)ignored;

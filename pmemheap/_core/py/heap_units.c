@@ -117,6 +117,7 @@ static PyObject *take_units(struct ph_heap *h, uint64_t which)
     if (which == PH_TAKE_RETURNED)
         return take_returned(h);
     if (which == PH_TAKE_ALL) {
+        ph_array_drop_spares(h);
         ph_release_empties(h);
         ph_rows_cut(h);
     }

@@ -57,6 +57,7 @@ static int add_types(PyObject *module)
         ph_add_address_range_type, ph_add_exporter_type, ph_add_places_type,
         ph_add_handle_type,        ph_add_heap_types,    ph_add_region_type,
         ph_add_log_type,           ph_add_tx_type,       ph_add_map_type,
+        ph_add_numpy_memory,
     };
 
     for (size_t i = 0; i < sizeof(adders) / sizeof(*adders); i++)

@@ -11,6 +11,7 @@ int ph_add_exporter_type(PyObject *module);
 int ph_add_places_type(PyObject *module);
 int ph_add_heap_types(PyObject *module);
 int ph_add_handle_type(PyObject *module);
+int ph_add_numpy_memory(PyObject *module);
 
 /* ph_add_type -- make a heap type of `spec` and add it to `module` under `name`. */
 int ph_add_type(PyObject *module, const char *name, PyType_Spec *spec);
