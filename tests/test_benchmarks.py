@@ -217,15 +217,15 @@ def test_only_budgets_of_what_was_asked_for_are_shown() -> None:
     assert set(budgets.BUDGETS) < set(sections)
 
 
-def strategies() -> Any:
+def benchmark(name: str) -> Any:
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        return importlib.import_module("bench_strategies")
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(BENCHMARKS))
 
 
-STRATEGIES = strategies()
+STRATEGIES, ARRAYS = benchmark("bench_strategies"), benchmark("bench_arrays")
 
 
 @pytest.mark.parametrize("what", STRATEGIES.FACTORS)
@@ -245,3 +245,9 @@ def test_a_strategy_holds_little_beside_its_payload(what: str) -> None:
 def test_a_strategy_keeps_its_time(what: str) -> None:
     load, bar = STRATEGIES.SECONDS[what]
     assert min(load(100) for _ in range(60)) / 100 <= bar, what
+
+
+@pytest.mark.parametrize("what", ARRAYS.RATIOS, ids=lambda what: f"{what[0].__name__}-{what[1]}")
+def test_arrays_in_a_heap_cost_little_more(what: Any) -> None:
+    tries = (ARRAYS.ratio(*what, rounds=9) for _ in range(5))  # beside other tests
+    assert any(ratio <= ARRAYS.RATIOS[what] for ratio in tries), what
