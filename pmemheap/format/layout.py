@@ -279,9 +279,8 @@ def rows_strategy(row_bytes: int) -> bytes:
 def is_strategy(strategy: bytes) -> bool:
     """Tell whether a file may have an arena of that strategy: the general one, or rows."""
     granules = int.from_bytes(strategy[3:], "little")
-    if not any(strategy):
-        return True
-    return strategy[:3] == bytes([StrategyCode.ROWS, 0, 0]) and 0 < granules <= ROW_MOST // GRANULE
+    is_rows = strategy[:3] == bytes([StrategyCode.ROWS, 0, 0])
+    return not any(strategy) or (is_rows and 0 < granules <= ROW_MOST // GRANULE)
 
 
 @dataclass(frozen=True)
@@ -339,7 +338,7 @@ class ArenaSlot:
             raise damaged("arena slot", offset, "a unit range", "ascending", (first_unit, end_unit))
         if state not in {ArenaState.LIVE, ArenaState.DROPPED}:
             raise damaged("arena slot", offset, "state", "1 or 2", state)
-        if not is_strategy(strategy):
+        if any(strategy) and not is_strategy(strategy):
             expected = f"zeros, or {StrategyCode.ROWS:02x}0000 and granules of a row"
             raise damaged("arena slot", offset, "strategy", expected, strategy.hex())
         name = _decode(name[:length], "arena slot", offset)
