@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from peers import heap_class
 
@@ -85,7 +85,7 @@ def churn(loops: int, heap: Any) -> float:
 
 def map_pair(loops: int, extents: ExtentMap, length: int) -> float:
     """Take and give back one extent of a bare map: a stack serves it from the second time on."""
-    allocate, deallocate = extents.allocate, extents.deallocate
+    allocate, deallocate = cast("Callable[[int], int]", extents.allocate), extents.deallocate
     began = time.perf_counter()
     for _ in range(loops):
         deallocate(allocate(length), length)
@@ -94,7 +94,8 @@ def map_pair(loops: int, extents: ExtentMap, length: int) -> float:
 
 def map_settled_pair(loops: int, extents: ExtentMap, length: int) -> float:
     """Do the same, merging what is free each time: the sorted list serves all of it."""
-    allocate, deallocate, coalesce = extents.allocate, extents.deallocate, extents.coalesce
+    allocate, deallocate = cast("Callable[[int], int]", extents.allocate), extents.deallocate
+    coalesce = extents.coalesce
     began = time.perf_counter()
     for _ in range(loops):
         deallocate(allocate(length), length)

@@ -25,6 +25,7 @@ from pmemheap.errors import (
     OutOfSpaceError,
     Pmem2Error,
     PmemHeapError,
+    StrategyError,
     UsageError,
 )
 from pmemheap.heap.handles import Block
@@ -34,9 +35,12 @@ from pmemheap.heap.opening import open_heap as open  # noqa: A004 -- pmemheap.op
 from pmemheap.heap.regions import Region
 from pmemheap.heap.strategies import General, Ring, Rows
 from pmemheap.layers import Count, Fail, Fill, Record, Track
+from pmemheap.space.strategies import BestFit, Buddy, FirstFit, NextFit
 
 __all__ = [
+    "BestFit",
     "Block",
+    "Buddy",
     "CheckReport",
     "CorruptHeapError",
     "Count",
@@ -44,6 +48,7 @@ __all__ = [
     "Explanation",
     "Fail",
     "Fill",
+    "FirstFit",
     "General",
     "Heap",
     "HeapBusyError",
@@ -52,6 +57,7 @@ __all__ = [
     "HeapNotFoundError",
     "HeapPermissionError",
     "HeapStats",
+    "NextFit",
     "OutOfSpaceError",
     "Pmem2Error",
     "PmemHeapError",
@@ -59,6 +65,7 @@ __all__ = [
     "Region",
     "Ring",
     "Rows",
+    "StrategyError",
     "Track",
     "UsageError",
     "__version__",

@@ -34,6 +34,7 @@ __all__ = [
     "OutOfSpaceError",
     "Pmem2Error",
     "PmemHeapError",
+    "StrategyError",
     "UsageError",
 ]
 
@@ -72,6 +73,10 @@ class PmemHeapError(Portable, Exception):
 
 class UsageError(PmemHeapError, ValueError):
     """The caller's mistake, such as a double free or a closed heap; nothing has changed."""
+
+
+class StrategyError(UsageError):
+    """A `pmemheap.protocols.Space` gave an answer that cannot be; nothing has changed."""
 
 
 class HeapFileError(UsageError, OSError):

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pmemheap.errors import OutOfSpaceError
 from pmemheap.space.extents import ExtentMap
 
 UNITS = 160
@@ -57,9 +56,8 @@ class ExtentMachine(RuleBasedStateMachine):
     def allocate(self, length: int, shift: int, roomy: bool) -> None:
         align = 1 << shift
         fits = [gap for gap in self.gaps() if -gap[0] % align + length <= gap[1]]
-        try:
-            start = self.extents.allocate(length, align, roomy=roomy)
-        except OutOfSpaceError:
+        start = self.extents.allocate(length, align, roomy=roomy)
+        if start is None:
             certain = [gap for gap in fits if length + align - 1 <= gap[1]]
             assert not certain
             assert not fits or len(self.gaps()) > ALIGNED_TRIES
@@ -163,9 +161,9 @@ class WildernessMachine(RuleBasedStateMachine):
         self.extents.grow(self.end)
 
     @rule(length=st.integers(1, 40), shift=st.integers(0, 4))
-    def find(self, length: int, shift: int) -> None:
-        start = self.extents.find(length, 1 << shift)
-        if start < 0:
+    def allocate(self, length: int, shift: int) -> None:
+        start = self.extents.allocate(length, 1 << shift)
+        if start is None:
             assert shift or max(map(self.room_at, range(self.end))) < length
             assert self.end - self.wilderness < length + (1 << shift) - 1
         else:

@@ -62,9 +62,9 @@ class Arena(BlockSpace):
         """Return the arena over a region; it keeps the heap."""
         shared = space_of(heap).shared
         name = shared.medium.arenas[index].name
-        self = new_face(cls, shared, region, f"arena {name!r} of {shared.name}", index, fresh=fresh)
+        title = f"arena {name!r} of {shared.name}"
+        self = new_face(cls, shared, region, title, index, fresh=fresh, strategy=strategy)
         self._arena_name, self._heap = name, heap
-        self._space.become(strategy)
         if strategy.has_rows and not fresh:
             self._space.supply.read_all()
         return self

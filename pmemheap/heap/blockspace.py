@@ -23,6 +23,7 @@ from pmemheap.heap.layered import Installation
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.slow import Slow
 from pmemheap.heap.space import Space
+from pmemheap.heap.strategies import Strategy
 from pmemheap.native.constants import State
 from pmemheap.space.region import Region
 from pmemheap.units import GRANULE
@@ -354,13 +355,15 @@ def _checked(space: Space) -> CheckReport:
 
 def new_face(  # noqa: PLR0913 -- the parts of an arena
     kind: type[S], shared: Shared, region: Region, name: str, arena: int, *, fresh: bool,
-    number: int | None = None,
+    number: int | None = None, strategy: Strategy | None = None,
 ) -> S:  # fmt: skip
     """Return what users have of an arena, as an object of `kind`.
 
     Offsets begin with its number, which is that of its slot in the heap if none is given.
     """
     face = kind.__new__(kind)
-    face._space = Space(face, shared, region, name, arena=arena, fresh=fresh, number=number)
+    face._space = Space(
+        face, shared, region, name, arena=arena, fresh=fresh, number=number, strategy=strategy
+    )
     face._slow = Slow(face._space)
     return face

@@ -1,6 +1,7 @@
 """Heap: blocks in memory that grows without moving. The face of the package.
 
     Heap          making, arenas, durability and end
+    Described     what it is: name, identity, roots
     HasScratch    regions
     BlockSpace    handles and arrays, layers, space and insight
     HeapCore (C)  malloc, free, realloc, view: all that keeps the GIL
@@ -10,13 +11,11 @@ A call that raises has changed nothing.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Self, cast
 
-from pmemheap.errors import UsageError
 from pmemheap.file import openfile
 from pmemheap.file.recovery import recover
 from pmemheap.heap import copying, ending, making, syncing, totals, waiting
@@ -30,21 +29,21 @@ from pmemheap.heap.arguments import (
     limit_argument,
     path_argument,
 )
+from pmemheap.heap.described import Described
 from pmemheap.heap.insight import CheckReport, HeapStats
 from pmemheap.heap.living import open_heaps
-from pmemheap.heap.parts import HasArenas
-from pmemheap.heap.rooted import RootGuard
-from pmemheap.heap.roots import Roots
 from pmemheap.heap.transaction import Savepoint, Transaction
 from pmemheap.native.constants import State
+from pmemheap.protocols import Space
 from pmemheap.refusals import end_with
+from pmemheap.space.checked import prototype_of
 
 __all__ = ["ALIGN_MOST", "DECAY_SECONDS", "SIZE_MOST", "Heap"]
 
 DECAY_SECONDS = 10.0
 
 
-class Heap(HasArenas):
+class Heap(Described):
     """A heap of blocks, addressed by offset, that grows in place.
 
     Made by `Heap.anonymous`, `Heap.shared`, `Heap.create`, `Heap.open` and `Heap.attach`; a context
@@ -83,6 +82,7 @@ class Heap(HasArenas):
         limit: int | None = None,
         headroom: int | None = None,
         decay: float | None = DECAY_SECONDS,
+        extents: Space | None = None,
     ) -> Self:
         """Make a heap in private memory of this process.
 
@@ -96,6 +96,9 @@ class Heap(HasArenas):
             at most a quarter of what the process may still have.
         decay : float or None
             Seconds after which free space goes back to the system by itself; None: only on `trim`.
+        extents : Space, optional
+            Says where in free space units are taken, such as ``pmemheap.FirstFit()``, in the arenas
+            of the heap too, which get copies. It is not kept in a file. By default best fit.
 
         Raises
         ------
@@ -105,7 +108,8 @@ class Heap(HasArenas):
             No address space for the first MiB.
         """
         decay, limit = decay_argument(decay), limit_argument(limit)
-        return making.over_memory(cls, limit, headroom_argument(headroom), decay)
+        headroom = headroom_argument(headroom)
+        return making.over_memory(cls, limit, headroom, decay, prototype_of(extents))
 
     @classmethod
     def shared(
@@ -114,6 +118,7 @@ class Heap(HasArenas):
         limit: int | None = None,
         headroom: int | None = None,
         decay: float | None = DECAY_SECONDS,
+        extents: Space | None = None,
     ) -> Self:
         """Make a heap in shared memory (a memfd) that other processes can attach to.
 
@@ -121,8 +126,9 @@ class Heap(HasArenas):
         Parameters and exceptions as `anonymous`.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
+        chosen = prototype_of(extents)
         medium = openfile.create_memory("pmemheap", limit=limit_argument(limit))
-        return making.over_file(cls, medium, headroom, decay, fresh=True)
+        return making.over_file(cls, medium, headroom, decay, chosen, fresh=True)
 
     @classmethod
     def create(  # noqa: PLR0913 -- options of a file, all by name
@@ -134,6 +140,7 @@ class Heap(HasArenas):
         headroom: int | None = None,
         decay: float | None = DECAY_SECONDS,
         replace: bool = False,
+        extents: Space | None = None,
     ) -> Self:
         """Make a heap in a new file, of 1.3 MiB to begin with.
 
@@ -149,6 +156,8 @@ class Heap(HasArenas):
             Bytes that the file may have. It is kept in the file.
         replace : bool
             Put the new heap in the place of a file that is there.
+        headroom, decay, extents
+            As `anonymous`.
 
         Raises
         ------
@@ -163,13 +172,14 @@ class Heap(HasArenas):
             The disk is full.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
+        chosen = prototype_of(extents)
         medium = openfile.create(
             path_argument(path),
             durability_argument(durability),
             limit=limit_argument(limit),
             replace_file=replace,
         )
-        self = making.over_file(cls, medium, headroom, decay, fresh=True)
+        self = making.over_file(cls, medium, headroom, decay, chosen, fresh=True)
         try:
             medium.link_name(replace_file=replace)
         except BaseException as error:
@@ -178,7 +188,7 @@ class Heap(HasArenas):
         return self
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0913 -- options of a file, all by name
         cls,
         path: AnyPath,
         *,
@@ -186,6 +196,7 @@ class Heap(HasArenas):
         limit: int | None = None,
         headroom: int | None = None,
         decay: float | None = DECAY_SECONDS,
+        extents: Space | None = None,
     ) -> Self:
         """Open the heap in a file; the time does not depend on its size.
 
@@ -198,6 +209,8 @@ class Heap(HasArenas):
         limit : int, optional
             Bytes that the file may have while it is open this time, in place of the limit that it
             was created with.
+        headroom, decay, extents
+            As `anonymous`.
 
         Raises
         ------
@@ -212,11 +225,12 @@ class Heap(HasArenas):
             The file is not a sound heap; place, expected and found are named.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
+        chosen = prototype_of(extents)
         medium = openfile.open_path(
             path_argument(path), readonly=readonly, limit=limit_argument(limit),
             recover=partial(recover, headroom=headroom),
         )  # fmt: skip
-        return making.over_file(cls, medium, headroom, decay, fresh=False)
+        return making.over_file(cls, medium, headroom, decay, chosen, fresh=False)
 
     @classmethod
     def attach(
@@ -254,45 +268,7 @@ class Heap(HasArenas):
         attach = making.attached_reader if readonly else making.attached
         return attach(cls, fd, limit_argument(limit), headroom, decay)
 
-    # ------------------------------------------------------------ what it is
-
-    @property
-    def name(self) -> str:
-        """Path of the file, or what kind of memory it is."""
-        shared = self._space.shared
-        return shared.name if shared.file is None else shared.file.name
-
-    @property
-    def uuid(self) -> uuid.UUID:
-        """Identity of the heap, kept in its file."""
-        return uuid.UUID(bytes=self._space.shared.identity)
-
-    @property
-    def durability(self) -> str:
-        """``"power"``, ``"process"``, or ``"none"`` in anonymous memory."""
-        file = self._space.shared.file
-        return "none" if file is None else file.header.superblock.durability.name.lower()
-
-    @property
-    def roots(self) -> Roots:
-        """Names by which the heap is entered again: a mapping of str to offset, which keeps it."""
-        return Roots(self._space.shared.roots, RootGuard(self))
-
-    def fileno(self) -> int:
-        """Descriptor of the file or the shared memory.
-
-        Raises
-        ------
-        UsageError
-            The heap has none, or is closed.
-        """
-        space = self._space
-        space.require()
-        if space.shared.file is None:
-            raise UsageError(f"{space.name}: a heap in a file or shared memory expected for fileno")
-        return space.shared.file.fd
-
-    # ------------------------------------------------------------ arenas
+    # ------------------------------------------------------------ all arenas
 
     def trim(self) -> int:
         """Give free space of all arenas back, as `Arena.trim` does for one."""

@@ -56,8 +56,8 @@ class Lock:
     def in_a_change(self) -> UsageError:
         """Return what to raise for what may have to wait, in the middle of a change."""
         return UsageError(
-            f"{self._name}: called from a finalizer or signal handler while a heap is being "
-            "changed by the same thread; only free and view may be"
+            f"{self._name}: called from a finalizer, a signal handler or a Space while a heap is "
+            "being changed by the same thread; only free and view may be"
         )
 
 

@@ -24,24 +24,30 @@ from pmemheap.space.region import Region
 
 if TYPE_CHECKING:
     from pmemheap.heap.heap import Heap
+    from pmemheap.space.checked import Prototype
 
 __all__ = ["attached", "attached_reader", "over_file", "over_memory"]
 
 H = TypeVar("H", bound="Heap")
 
 
-def over_memory(kind: type[H], limit: int | None, headroom: int | None, decay: float | None) -> H:
+def over_memory(
+    kind: type[H], limit: int | None, headroom: int | None, decay: float | None,
+    extents: Prototype | None,
+) -> H:  # fmt: skip
     """Return a new heap in private memory."""
     medium = AnonymousMedium(limit)
     region = Region(medium, headroom)
     region.grow(1, 1)
     shared = Shared(medium, MemoryRoots(), uuid.uuid4().bytes, "anonymous heap", decay)
+    shared.extents = extents
     return _put_together(kind, shared, region, fresh=True)
 
 
-def over_file(
-    kind: type[H], medium: FileMedium, headroom: int | None, decay: float | None, *, fresh: bool
-) -> H:
+def over_file(  # noqa: PLR0913 -- a medium, options, and whether it is new
+    kind: type[H], medium: FileMedium, headroom: int | None, decay: float | None,
+    extents: Prototype | None = None, *, fresh: bool,
+) -> H:  # fmt: skip
     """Return the heap in a file, which belongs to it from now on."""
     try:
         medium.shadowed = medium.is_power and not medium.readonly
@@ -51,6 +57,7 @@ def over_file(
             _map_tables(medium, region)
             name = f"heap {medium.name!r}"
             shared = Shared(medium, medium, medium.header.superblock.uuid, name, decay)
+            shared.extents = extents
             return _put_together(kind, shared, region, fresh=fresh)
         except BaseException:
             region.close()

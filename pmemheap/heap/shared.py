@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pmemheap.heap.roots import RootStore
     from pmemheap.heap.space import Space
     from pmemheap.space.anonymous import AnonymousMedium
+    from pmemheap.space.checked import Prototype
 
 __all__ = ["Shared"]
 
@@ -49,6 +50,8 @@ class Shared:
         The log, if it has one in its file.
     default : Space
         The arena that has no name, as long as there is a heap.
+    extents : Prototype or None
+        Where the arenas get their `pmemheap.protocols.Space` from, if the user has chosen one.
     attach_again : callable
         Opens the heap behind a descriptor once more, to look at it as it is now.
     instance : bytes
@@ -56,9 +59,9 @@ class Shared:
     """
 
     __slots__ = (
-        "__weakref__", "arenas", "attach_again", "decay", "default", "file", "gate", "identity",
-        "instance", "is_power", "lock", "log", "medium", "name", "readonly", "redo", "roots",
-        "scratch", "writable",
+        "__weakref__", "arenas", "attach_again", "decay", "default", "extents", "file", "gate",
+        "identity", "instance", "is_power", "lock", "log", "medium", "name", "readonly", "redo",
+        "roots", "scratch", "writable",
     )  # fmt: skip
 
     arenas: Arenas
@@ -84,6 +87,7 @@ class Shared:
         self.lock, self.gate = Lock(name), Gate()
         self.redo: RedoLog | None = None
         self.scratch: ScratchArena | None = None
+        self.extents: Prototype | None = None
 
     def begin_log(self, *, unattached: bool) -> None:
         """Begin the log; that in the file only once the heap is attached."""

@@ -23,6 +23,7 @@ from pmemheap.heap.lock import is_changing
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.strategies import General, Strategy
 from pmemheap.native.constants import Refusal, State
+from pmemheap.space.chosen import ChosenSupply
 from pmemheap.space.giveback import GiveBack
 from pmemheap.space.region import Region
 from pmemheap.space.size_classes import packed_classes
@@ -56,6 +57,8 @@ class Space:
         Whether nothing has ever been allocated in it.
     number : int, optional
         What its offsets begin with, if it is the default arena of these, and not number 0.
+    strategy : Strategy, optional
+        Where its blocks come from; General by default.
     """
 
     __slots__ = (
@@ -73,19 +76,22 @@ class Space:
         arena: int = 0,
         fresh: bool,
         number: int | None = None,
+        strategy: Strategy | None = None,
     ) -> None:
         self.shared, self.region, self.name = shared, region, name
         self.index = arena if number is None else number
         self.origin = self.index << ARENA_BITS
-        self.strategy: Strategy = General()
+        self.strategy = General() if strategy is None else strategy
         file = 0 if shared.file is None else shared.file.number
         self.core = native.HeapDoors(face, *packed_classes(), self.origin, file)
+        if strategy is not None:
+            self.core.set_strategy(strategy.code, strategy.granules)
         state = self._first_state(is_default=arena == 0)
         self.attach_tables(() if state == State.UNATTACHED else _TABLES)
         if arena == 0:
             shared.begin_log(unattached=state == State.UNATTACHED)
         self._join_log()
-        self.supply = Supply(self.core, region, shared.medium, fresh=fresh)
+        self.supply = self._first_supply(fresh=fresh)
         self.giveback = GiveBack(self.core, self.supply)
         self._layers: Layers | None = None
         if state != State.UNATTACHED and not shared.readonly:
@@ -96,10 +102,11 @@ class Space:
             self.layers.apply()
         self.core.state = state
 
-    def become(self, strategy: Strategy) -> None:
-        """Have its blocks from a strategy, while it has none."""
-        self.strategy = strategy
-        self.core.set_strategy(strategy.code, strategy.granules)
+    def _first_supply(self, *, fresh: bool) -> Supply:
+        shared, prototype = self.shared, self.shared.extents
+        if prototype is None or shared.readonly or self.strategy.is_at_end:
+            return Supply(self.core, self.region, shared.medium, fresh=fresh)
+        return ChosenSupply(self.core, self.region, shared.medium, prototype, fresh=fresh)
 
     def attach_tables(self, tables: tuple[str, ...]) -> None:
         """Tell C where the data and the tables are, those that are mapped."""

@@ -31,8 +31,6 @@ from itertools import pairwise
 
 from sortedcontainers import SortedList
 
-from pmemheap.errors import OutOfSpaceError
-
 __all__ = ["Extent", "ExtentMap", "ExtentStatistics"]
 
 Extent = tuple[int, int]
@@ -115,7 +113,7 @@ class ExtentMap:
 
     # ------------------------------------------------------------ taking
 
-    def allocate(self, length: int, align: int = 1, *, roomy: bool = False) -> int:
+    def allocate(self, length: int, align: int = 1, *, roomy: bool = False) -> int | None:
         """Take `length` units: the tightest extent, lowest address on a tie; or never used ones.
 
         Parameters
@@ -129,30 +127,16 @@ class ExtentMap:
 
         Returns
         -------
-        int
-            The first unit. O(1) if an extent of just this length was freed lately, else O(log n);
-            an alignment above 1 may look at more candidates.
-
-        Raises
-        ------
-        OutOfSpaceError
-            No free extent is long enough. Nothing has changed, except that neighbours were merged.
+        int or None
+            The first unit; None if no free extent is long enough, and then nothing has changed
+            except that neighbours were merged. O(1) if an extent of just this length was freed
+            lately, else O(log n); an alignment above 1 may look at more candidates.
 
         References
         ----------
         Wilson et al., "Dynamic Storage Allocation: A Survey and Critical Review", 1995: best fit
         with address-ordered ties, and deferred coalescing.
         """
-        start = self.find(length, align, roomy=roomy)
-        if start < 0:
-            raise OutOfSpaceError(
-                f"extents: {length} contiguous units expected, aligned to {align}, "
-                f"the longest of {len(self._by_size)} free extents has {self.longest()}"
-            )
-        return start
-
-    def find(self, length: int, align: int = 1, *, roomy: bool = False) -> int:
-        """Take units as `allocate` does, but return -1 when no free extent is long enough."""
         stack = self._recent.get(length)
         if stack and align == 1 and not roomy:
             self._recent_count -= 1
@@ -166,21 +150,21 @@ class ExtentMap:
         else:
             extent = self._fitting(length)
         if extent is None:
-            return self._find_wild(length, align)
+            return self._allocate_wild(length, align)
         start, have = extent
         first = start + -start % align
         self._carve(start, have, first, length)
         return first
 
-    def _find_wild(self, length: int, align: int) -> int:
-        """Take never used units, with the extent in front of them; -1 if they do not suffice."""
+    def _allocate_wild(self, length: int, align: int) -> int | None:
+        """Take never used units, with the extent in front of them; None if they do not suffice."""
         before = 0
         if align == 1 and self.wilderness < self.end:
             before = min(self.room_before(self.wilderness), length)
         first = self.wilderness - before
         start = first + -first % align
         if start + length > self.end:
-            return -1
+            return None
         if before:
             self.take_ending(self.wilderness, before)
         self.free_units -= start + length - self.wilderness

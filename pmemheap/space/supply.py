@@ -52,8 +52,12 @@ class Supply:
         self._medium = medium
         self.region = region
         first, end = region.first_unit, region.end_unit
-        self.extents = ExtentMap(first if fresh else end, end)
+        self.extents = self._map(first if fresh else end, end)
         core.set_bounds(first, end, end if fresh else first)
+
+    def _map(self, wilderness: int, end: int) -> ExtentMap:
+        """Return a map in which the units from `wilderness` on are free, and no others."""
+        return ExtentMap(wilderness, end)
 
     # ------------------------------------------------------------ serving
 
@@ -68,11 +72,7 @@ class Supply:
             Nothing is left and the region cannot grow.
         """
         self._take_returned()
-        extents = self.extents
-        least = _REFILL_LEAST
-        if self._medium.maybe_holes:
-            least = max(BACKED_UNITS, min(self.region.nunits // _BACKED_SHARE, least))
-        wish = max(nunits, min(self.region.nunits // _REFILL_SHARE, _REFILL_MOST), least)
+        extents, wish = self.extents, self._wish(nunits)
         extent = extents.shortest(nunits)
         if extent is not None:
             start, length = extent[0], min(extent[1], wish)
@@ -113,6 +113,13 @@ class Supply:
         ranges = self._backed_as_far([(start, stop - start)], nunits)
         self._core.deallocate_units(ranges, True)
 
+    def _wish(self, nunits: int) -> int:
+        """Return how many units the pool is given when it has to have `nunits`."""
+        least = _REFILL_LEAST
+        if self._medium.maybe_holes:
+            least = max(BACKED_UNITS, min(self.region.nunits // _BACKED_SHARE, least))
+        return max(nunits, min(self.region.nunits // _REFILL_SHARE, _REFILL_MOST), least)
+
     def _fragments(self, count: int) -> list[Extent]:
         """Take some short extents for the pool as well, while we are here."""
         try:
@@ -137,13 +144,13 @@ class Supply:
         """
         self._take_returned()
         has_grown = False
-        while (start := self.extents.find(nunits, align, roomy=roomy)) < 0:
+        while (start := self.extents.allocate(nunits, align, roomy=roomy)) is None:
             try:
                 if not self.read_on(POOL_MOST + 1):
                     has_grown = self._grow_or_gather(nunits + align - 1)
             except OutOfSpaceError:  # all is merged by now, and may do for just this
-                start = self.extents.find(nunits, align, roomy=roomy)
-                if start < 0:
+                start = self.extents.allocate(nunits, align, roomy=roomy)
+                if start is None:
                     raise
                 break
         if not (has_grown and align == 1):  # else it is what the growth has got blocks for
@@ -312,7 +319,7 @@ class Supply:
         read_to = min(read_to, end)
         self._core.set_bounds(first, end, read_to)
         self._adopt_all()
-        self.extents = ExtentMap(end, end)
+        self.extents = self._map(end, end)
         reached = first
         for start, nunits, _ in self.pieces():
             if reached < min(start, read_to):

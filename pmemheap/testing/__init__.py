@@ -4,7 +4,8 @@
 power failure could have left at any event of it, and has each opened and checked. It works for
 heaps and for whatever else is written by stores to shared maps. See docs/crash-testing.md.
 
-`AllocatorContract` has the tests of an allocator, which a class of yours inherits.
+`AllocatorContract` has the tests of an allocator, which a class of yours inherits, `SpaceContract`
+those of what chooses where in free space units lie.
 `each_malloc_failing` runs a program with each of its allocations failing, one at a time.
 """
 
@@ -17,6 +18,7 @@ from pmemheap.testing.image import Image
 from pmemheap.testing.kills import kill_at
 from pmemheap.testing.recorder import Crash, Kind, Note, Recorder, Recording
 from pmemheap.testing.report import Failure, Report
+from pmemheap.testing.spaces import SpaceContract
 from pmemheap.testing.states import CrashStates, State
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Recorder",
     "Recording",
     "Report",
+    "SpaceContract",
     "State",
     "check_states",
     "copy_as_crashed",
