@@ -35,12 +35,14 @@ from pmemheap.heap.opening import open_heap as open  # noqa: A004 -- pmemheap.op
 from pmemheap.heap.regions import Region
 from pmemheap.heap.strategies import General, Ring, Rows
 from pmemheap.layers import Count, Fail, Fill, Record, Track
+from pmemheap.space.budget import Budget
 from pmemheap.space.strategies import BestFit, Buddy, FirstFit, NextFit
 
 __all__ = [
     "BestFit",
     "Block",
     "Buddy",
+    "Budget",
     "CheckReport",
     "CorruptHeapError",
     "Count",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 
 import pmemheap
+from pmemheap import Budget
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def example(name: str) -> ModuleType:
+def loaded(name: str) -> ModuleType:
     specification = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert specification is not None
     assert specification.loader is not None
@@ -27,6 +30,26 @@ def example(name: str) -> ModuleType:
 @pytest.fixture
 def array_store() -> ModuleType:
     return example("array_store")
+    return loaded("array_store")
+
+
+def test_budget_cache_makes_room(capsys: pytest.CaptureFixture[str]) -> None:
+    loaded("budget_cache").main()
+    kept, left = re.findall(r"^(\d+) arrays", capsys.readouterr().out, re.MULTILINE)
+    assert 0 < int(left) < int(kept) < 40
+
+
+def test_budget_cache_frees_later_what_somebody_looks_at() -> None:
+    example = loaded("budget_cache")
+    budget = Budget(4 << 20)
+    cache = example.Cache(budget)
+    first = cache.get("first", lambda: np.arange(1000.0))
+    assert cache.get("first", lambda: np.zeros(1)) is first
+    for number in range(10):
+        cache.get(f"{number}", lambda: np.ones(100_000))
+    assert "first" not in cache.arrays
+    np.testing.assert_array_equal(first, np.arange(1000.0))
+    assert budget.held <= budget.limit
 
 
 def test_array_store_runs(

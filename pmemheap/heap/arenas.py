@@ -191,6 +191,7 @@ class Arenas:
             first_unit=0 if slot is None else slot.first_unit,
             beside=[space.region for space in self._shared.spaces()],
         )  # fmt: skip
+        region.ledger = self._shared.default.region.ledger
         try:
             if slot is None:
                 _map_again(medium, region, index)

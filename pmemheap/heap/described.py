@@ -1,13 +1,15 @@
-"""Described: what a heap is, beside its blocks. Name, identity, durability, descriptor, roots."""
+"""Described: what a heap is, beside its blocks. Name, identity, durability, roots, budget."""
 
 from __future__ import annotations
 
 import uuid
 
 from pmemheap.errors import UsageError
+from pmemheap.heap.budgeted import set_budget
 from pmemheap.heap.parts import HasArenas
 from pmemheap.heap.rooted import RootGuard
 from pmemheap.heap.roots import Roots
+from pmemheap.space.budget import Budget
 
 __all__ = ["Described"]
 
@@ -38,6 +40,22 @@ class Described(HasArenas):
     def roots(self) -> Roots:
         """Names by which the heap is entered again: a mapping of str to offset, which keeps it."""
         return Roots(self._space.shared.roots, RootGuard(self))
+
+    @property
+    def budget(self) -> Budget | None:
+        """The `Budget` that it is in; set it to put the heap into one, None to take it out.
+
+        Raises
+        ------
+        UsageError
+            It is no budget; the heap is in another one already, or closed.
+        """
+        member = self._space.shared.member
+        return None if member is None else member.budget
+
+    @budget.setter
+    def budget(self, budget: Budget | None) -> None:
+        set_budget(self._space, budget)
 
     def fileno(self) -> int:
         """Descriptor of the file or the shared memory.

@@ -29,6 +29,7 @@ from pmemheap.heap.arguments import (
     limit_argument,
     path_argument,
 )
+from pmemheap.heap.budgeted import joined
 from pmemheap.heap.described import Described
 from pmemheap.heap.insight import CheckReport, HeapStats
 from pmemheap.heap.living import open_heaps
@@ -36,6 +37,7 @@ from pmemheap.heap.transaction import Savepoint, Transaction
 from pmemheap.native.constants import State
 from pmemheap.protocols import Space
 from pmemheap.refusals import end_with
+from pmemheap.space.budget import Budget
 from pmemheap.space.checked import prototype_of
 
 __all__ = ["ALIGN_MOST", "DECAY_SECONDS", "SIZE_MOST", "Heap"]
@@ -83,6 +85,7 @@ class Heap(Described):
         headroom: int | None = None,
         decay: float | None = DECAY_SECONDS,
         extents: Space | None = None,
+        budget: Budget | None = None,
     ) -> Self:
         """Make a heap in private memory of this process.
 
@@ -99,6 +102,8 @@ class Heap(Described):
         extents : Space, optional
             Says where in free space units are taken, such as ``pmemheap.FirstFit()``, in the arenas
             of the heap too, which get copies. It is not kept in a file. By default best fit.
+        budget : Budget, optional
+            Limits what this heap and others have together.
 
         Raises
         ------
@@ -109,7 +114,8 @@ class Heap(Described):
         """
         decay, limit = decay_argument(decay), limit_argument(limit)
         headroom = headroom_argument(headroom)
-        return making.over_memory(cls, limit, headroom, decay, prototype_of(extents))
+        self = making.over_memory(cls, limit, headroom, decay, prototype_of(extents))
+        return joined(self, budget)
 
     @classmethod
     def shared(
@@ -119,6 +125,7 @@ class Heap(Described):
         headroom: int | None = None,
         decay: float | None = DECAY_SECONDS,
         extents: Space | None = None,
+        budget: Budget | None = None,
     ) -> Self:
         """Make a heap in shared memory (a memfd) that other processes can attach to.
 
@@ -128,7 +135,7 @@ class Heap(Described):
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
         chosen = prototype_of(extents)
         medium = openfile.create_memory("pmemheap", limit=limit_argument(limit))
-        return making.over_file(cls, medium, headroom, decay, chosen, fresh=True)
+        return joined(making.over_file(cls, medium, headroom, decay, chosen, fresh=True), budget)
 
     @classmethod
     def create(  # noqa: PLR0913 -- options of a file, all by name
@@ -141,6 +148,7 @@ class Heap(Described):
         decay: float | None = DECAY_SECONDS,
         replace: bool = False,
         extents: Space | None = None,
+        budget: Budget | None = None,
     ) -> Self:
         """Make a heap in a new file, of 1.3 MiB to begin with.
 
@@ -156,7 +164,7 @@ class Heap(Described):
             Bytes that the file may have. It is kept in the file.
         replace : bool
             Put the new heap in the place of a file that is there.
-        headroom, decay, extents
+        headroom, decay, extents, budget
             As `anonymous`.
 
         Raises
@@ -179,7 +187,7 @@ class Heap(Described):
             limit=limit_argument(limit),
             replace_file=replace,
         )
-        self = making.over_file(cls, medium, headroom, decay, chosen, fresh=True)
+        self = joined(making.over_file(cls, medium, headroom, decay, chosen, fresh=True), budget)
         try:
             medium.link_name(replace_file=replace)
         except BaseException as error:
@@ -197,6 +205,7 @@ class Heap(Described):
         headroom: int | None = None,
         decay: float | None = DECAY_SECONDS,
         extents: Space | None = None,
+        budget: Budget | None = None,
     ) -> Self:
         """Open the heap in a file; the time does not depend on its size.
 
@@ -209,7 +218,7 @@ class Heap(Described):
         limit : int, optional
             Bytes that the file may have while it is open this time, in place of the limit that it
             was created with.
-        headroom, decay, extents
+        headroom, decay, extents, budget
             As `anonymous`.
 
         Raises
@@ -230,7 +239,7 @@ class Heap(Described):
             path_argument(path), readonly=readonly, limit=limit_argument(limit),
             recover=partial(recover, headroom=headroom),
         )  # fmt: skip
-        return making.over_file(cls, medium, headroom, decay, chosen, fresh=False)
+        return joined(making.over_file(cls, medium, headroom, decay, chosen, fresh=False), budget)
 
     @classmethod
     def attach(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pmemheap import native
 from pmemheap.errors import OutOfSpaceError, PmemHeapError
 from pmemheap.format.layout import ARENA_BITS, DATA_WIDTH, SEGMENT_UNITS
+from pmemheap.heap import units
 from pmemheap.heap.place import place_of
 from pmemheap.heap.space import Space
 from pmemheap.heap.work import try_reserve
@@ -214,6 +215,8 @@ class Explanation:
         What refused the request, if one was refused.
     advice : tuple of str
         What would help.
+    room_in_budget : int or None
+        How much is left of the budget that the heap is in, before others are asked to free.
     """
 
     size: int
@@ -228,6 +231,7 @@ class Explanation:
     fits: bool
     refusal: str = ""
     advice: tuple[str, ...] = field(default=())
+    room_in_budget: int | None = None
 
     def __str__(self) -> str:
         """Say it in a few lines."""
@@ -242,6 +246,8 @@ class Explanation:
             )
         if self.disk_free is not None:
             lines.append(f"free on disk {format_bytes(self.disk_free)}")
+        if self.room_in_budget is not None:
+            lines.append(f"left in the budget {format_bytes(self.room_in_budget)}")
         lines.append(f"address space kept free {format_bytes(self.headroom)}")
         lines.extend(self.advice)
         return "; ".join(lines)
@@ -263,7 +269,7 @@ def explain(space: Space, size: int, align: int, refusal: str) -> Explanation:
     free, longest = supply.free_units() * UNIT, supply.longest() * UNIT
     pooled = space.core.usage()[0]["pool_longest_units"] * UNIT
     needed = nunits + max(align // UNIT - 1, 0)
-    fits = _has_free_block(space, rounded) or max(longest, pooled) >= needed * UNIT
+    fits = units.has_free_block(space, rounded) or max(longest, pooled) >= needed * UNIT
     possible = not refusal and (
         fits or supply.could_grow(needed) or _can_be_gathered(space, size, align)
     )
@@ -273,9 +279,14 @@ def explain(space: Space, size: int, align: int, refusal: str) -> Explanation:
     disk = None if file is None else file.disk_free()
     found = Explanation(
         size, rounded, possible, free, max(longest, pooled), limit, room, disk,
-        space.region.headroom, fits, refusal,
+        space.region.headroom, fits, refusal, room_in_budget=_room_in_budget(space),
     )  # fmt: skip
     return replace(found, advice=_advice(found, nunits * UNIT))
+
+
+def _room_in_budget(space: Space) -> int | None:
+    ledger = space.region.ledger
+    return None if ledger is None else max(ledger.room(), 0)
 
 
 def explained(
@@ -311,12 +322,6 @@ def _can_be_gathered(space: Space, size: int, align: int) -> bool:
     return True
 
 
-def _has_free_block(space: Space, rounded: int) -> bool:
-    return any(
-        row[0] == rounded and row[4] + row[7] < row[3] * row[2] for row in space.core.usage()[1]
-    )
-
-
 def _advice(found: Explanation, needed: int) -> tuple[str, ...]:
     """Say what would help a request that needs `needed` bytes in one piece, and growth for them."""
     if found.possible or found.fits:
@@ -330,6 +335,8 @@ def _advice(found: Explanation, needed: int) -> tuple[str, ...]:
         )
     if room is not None and room < growth:
         advice.append(f"a larger limit= would help: the heap grows by {format_bytes(growth)} here")
+    if found.room_in_budget is not None and found.room_in_budget < growth:
+        advice.append("a higher limit of the budget, or an evict that frees, would help")
     if disk is not None and disk < growth:
         advice.append("free space on the file system would help")
     if found.headroom < growth:

@@ -69,6 +69,7 @@ def _made(shared: Shared) -> ScratchArena:
         medium, None if wish is None else min(wish, _HEADROOM_MOST), usual=_HEADROOM_MOST,
         beside=[space.region for space in shared.spaces()],
     )  # fmt: skip
+    region.ledger = shared.default.region.ledger
     try:
         region.grow(1, 1)
         name = f"scratch of {shared.name}"

@@ -11,6 +11,7 @@ from pmemheap.heap.refusing import HELD, in_region, no_block, pinned
 from pmemheap.heap.space import Space
 from pmemheap.heap.work import move
 from pmemheap.native.constants import Refusal
+from pmemheap.space.ledger import OverBudgetError
 from pmemheap.units import GRANULE, UNIT
 
 __all__ = ["expand", "realloc"]
@@ -23,7 +24,7 @@ _IN_PLACE_IF_KNOWN = {Refusal.UPSTREAM, Refusal.MOVE_LOGGED, *HELD}
 def realloc(space: Space, offset: int, size: int, refusal: int) -> Any:
     """Give a block another size; return its offset, or NotImplemented: the core can now."""
     _require_block(space, refusal, offset, size)
-    if refusal == Refusal.UPSTREAM and _extend(space, offset, size):
+    if refusal == Refusal.UPSTREAM and _extend_in_budget(space, offset, size):
         return offset
     if refusal in _IN_PLACE_IF_KNOWN and space.supply.read_on():
         return NotImplemented
@@ -42,7 +43,7 @@ def realloc(space: Space, offset: int, size: int, refusal: int) -> Any:
 
 
 def _require_block(space: Space, refusal: int, offset: int, size: int) -> None:
-    if refusal == Refusal.BAD_OFFSET:
+    if Refusal.BAD_OFFSET in {refusal, place_of(space.core, offset).refusal}:
         raise no_block(space, offset, "realloc")
     if space.strategy.has_rows:
         space.strategy.require_fit("realloc", size, GRANULE)
@@ -72,6 +73,14 @@ def _extend(space: Space, offset: int, size: int) -> bool:
         return True
     space.supply.deallocate(start, stop - start)
     return False
+
+
+def _extend_in_budget(space: Space, offset: int, size: int) -> bool:
+    """Do the same with what there is: a block that can move needs no growth, perhaps."""
+    try:
+        return _extend(space, offset, size)
+    except OverBudgetError:
+        return False
 
 
 def _move_or_stay(space: Space, offset: int, size: int) -> int:

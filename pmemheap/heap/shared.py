@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from pmemheap.format.layout import RootSlot
     from pmemheap.heap.arenas import Arenas
+    from pmemheap.heap.budgeted import HeapMember
     from pmemheap.heap.heap import Heap
     from pmemheap.heap.regions import ScratchArena
     from pmemheap.heap.roots import RootStore
@@ -52,6 +53,8 @@ class Shared:
         The arena that has no name, as long as there is a heap.
     extents : Prototype or None
         Where the arenas get their `pmemheap.protocols.Space` from, if the user has chosen one.
+    member : HeapMember or None
+        What it is in a budget, if it is in one.
     attach_again : callable
         Opens the heap behind a descriptor once more, to look at it as it is now.
     instance : bytes
@@ -60,8 +63,8 @@ class Shared:
 
     __slots__ = (
         "__weakref__", "arenas", "attach_again", "decay", "default", "extents", "file", "gate",
-        "identity", "instance", "is_power", "lock", "log", "medium", "name", "readonly", "redo",
-        "roots", "scratch", "writable",
+        "identity", "instance", "is_power", "lock", "log", "medium", "member", "name", "readonly",
+        "redo", "roots", "scratch", "writable",
     )  # fmt: skip
 
     arenas: Arenas
@@ -88,6 +91,7 @@ class Shared:
         self.redo: RedoLog | None = None
         self.scratch: ScratchArena | None = None
         self.extents: Prototype | None = None
+        self.member: HeapMember | None = None
 
     def begin_log(self, *, unattached: bool) -> None:
         """Begin the log; that in the file only once the heap is attached."""

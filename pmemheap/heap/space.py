@@ -25,6 +25,7 @@ from pmemheap.heap.strategies import General, Strategy
 from pmemheap.native.constants import Refusal, State
 from pmemheap.space.chosen import ChosenSupply
 from pmemheap.space.giveback import GiveBack
+from pmemheap.space.ledger import OverBudgetError
 from pmemheap.space.region import Region
 from pmemheap.space.size_classes import packed_classes
 from pmemheap.space.supply import Supply
@@ -179,7 +180,11 @@ class Space:
         self.core.upkeep_if_due()
         if self.core.state == _FORKED:  # as `alone`, but for the call
             self.require()
-        return self.shared.lock.hold(lambda: self._unbroken(True, work, *args, **kwargs))
+        try:
+            return self.shared.lock.hold(lambda: self._unbroken(True, work, *args, **kwargs))
+        except OverBudgetError as over:
+            nbytes = over.nbytes
+        return self._again(lambda: self._unbroken(True, work, *args, **kwargs), nbytes)
 
     def look(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what looks at the volatile structures, in the same way, also in a heap at rest."""
@@ -190,7 +195,18 @@ class Space:
         """Run something under the lock of the heap."""
         if self.core.state == _FORKED:  # a thread that is not here may have the lock
             self.require()
-        return self.shared.lock.hold(work)
+        try:
+            return self.shared.lock.hold(work)
+        except OverBudgetError as over:
+            nbytes = over.nbytes
+        return self._again(work, nbytes)
+
+    def _again(self, work: Callable[[], T], nbytes: int) -> T:
+        """Run again what wanted to grow beyond its budget; here this thread has no lock."""
+        ledger = self.region.ledger
+        if ledger is None:  # somebody has taken the heap out of it
+            return self.shared.lock.hold(work)
+        return ledger.again(lambda: self.shared.lock.hold(work), nbytes)
 
     def as_owner(self, work: Callable[[], None]) -> None:
         """Run something under the lock of the heap, which this thread may have already."""

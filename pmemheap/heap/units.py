@@ -10,13 +10,18 @@ from pmemheap.errors import OutOfSpaceError
 from pmemheap.heap.space import Space
 from pmemheap.native.constants import POOL_MOST, Refusal
 from pmemheap.refusals import refusals
+from pmemheap.space.ledger import OverBudgetError
 from pmemheap.space.size_classes import class_of
 from pmemheap.units import GRANULE, UNIT
 
 __all__ = [
     "blocks",
+    "cut_ends",
     "emptied_quarantine",
     "footprint",
+    "free_soon",
+    "has_free_block",
+    "live_bytes",
     "malloc",
     "malloc_extent",
     "refill",
@@ -62,8 +67,28 @@ def refill(space: Space, size: int, align: int = GRANULE) -> None:
     """Bring the pool nearer to what a block of `size` bytes needs."""
     if space.strategy.is_at_end:
         _refill_end(space, space.strategy.units_wanted(size, align))
-    else:
+        return
+    try:
         refill_units(space, _units_for_pool(size, align))
+    except OverBudgetError:
+        found = class_of(size, align)
+        if found is None or not (_is_again(space) and has_free_block(space, found.size)):
+            raise
+
+
+def _is_again(space: Space) -> bool:
+    """Tell whether others have freed, since the core was asked, so that a heap need not grow.
+
+    Then it is worth to ask the core once more, if it has what was missing.
+    """
+    ledger = space.region.ledger
+    return ledger is not None and ledger.is_again
+
+
+def has_free_block(space: Space, size: int) -> bool:
+    """Tell whether a run has a free block of just this size, that of a class. O(classes)."""
+    rows = space.core.usage()[1]
+    return any(row[0] == size and row[4] + row[7] < row[3] * row[2] for row in rows)
 
 
 def _refill_end(space: Space, nunits: int) -> None:
@@ -79,6 +104,10 @@ def refill_units(space: Space, nunits: int) -> None:
     _release_quarantine(space)
     try:
         space.supply.refill(nunits)
+    except OverBudgetError:
+        longest = space.core.usage()[0]["pool_longest_units"]
+        if not (_is_again(space) and longest >= nunits) and not emptied_quarantine(space):
+            raise
     except OutOfSpaceError:
         if not emptied_quarantine(space):
             raise
@@ -123,6 +152,25 @@ def trim(space: Space) -> int:
         redo.shrink()
     after = footprint(space)
     return 0 if before is None or after is None else max(0, before - after)
+
+
+def cut_ends(space: Space) -> None:
+    """Let whole segments at both ends go in which all is free."""
+    if space.shared.redo is not None:
+        space.shared.redo.sync_log()  # what was freed leaves quarantine
+    space.giveback.cut_ends()
+
+
+def free_soon(space: Space) -> int:
+    """Return the units that are free, or only wait for a sync. O(1)."""
+    return space.supply.free_units() + space.core.quarantined // UNIT
+
+
+def live_bytes(space: Space) -> int:
+    """Return the bytes of live blocks. O(1)."""
+    counters, rows = space.core.usage()
+    small = sum(row[0] * row[4] for row in rows)
+    return small + counters["large_units"] * UNIT + counters["packed_bytes"]
 
 
 def footprint(space: Space) -> int | None:

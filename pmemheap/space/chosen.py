@@ -11,6 +11,7 @@ from pmemheap.format.layout import DATA_WIDTH
 from pmemheap.native import HeapDoors
 from pmemheap.native.constants import POOL_MOST, UnitState
 from pmemheap.space.checked import CheckedMap, Prototype
+from pmemheap.space.ledger import OverBudgetError
 from pmemheap.space.medium import Medium
 from pmemheap.space.region import Region
 from pmemheap.space.supply import Supply
@@ -72,6 +73,8 @@ class ChosenSupply(Supply):
             try:
                 if not self.read_on(POOL_MOST + 1):
                     self._grow(nunits + align - 1)
+            except OverBudgetError:
+                raise
             except OutOfSpaceError as error:
                 start = self._gathered(nunits, align, error)
                 break

@@ -49,12 +49,26 @@ class GiveBack:
 
     def trim(self) -> None:
         """Give back whatever is free: whole segments at both ends, pages in between. O(units)."""
-        supply = self._supply
+        self.cut_ends()
+        self._punch(list(self._supply.extents))
+
+    def cut_ends(self) -> None:
+        """Give back whole segments at both ends in which all is free. O(units)."""
+        supply, region = self._supply, self._supply.region
         supply.read_all()
         supply.take_all_back()
         supply.extents.end_wilderness()  # it may have file blocks as well
-        self._cut_ends()
-        self._punch(list(supply.extents))
+        self._sink()
+        free = list(supply.extents)
+        first, end = region.first_unit, region.end_unit
+        if free == [(first, end - first)]:
+            self._cut(*region.cheapest_segment())
+        elif free:
+            start, length = free[-1]
+            end = region.droppable_tail(start) if start + length == end else end
+            start, length = free[0]
+            first = region.droppable_head(length + start) if start == first else first
+            self._cut(first, end)
 
     def _punch(self, extents: Iterable[Extent]) -> None:
         punched = []
@@ -65,22 +79,6 @@ class GiveBack:
         finally:
             if punched:
                 self._core.given_back(punched)
-
-    def _cut_ends(self) -> None:
-        """Cut off the whole segments at both ends in which all is free."""
-        self._sink()
-        region, free = self._supply.region, list(self._supply.extents)
-        first, end = region.first_unit, region.end_unit
-        if not free:
-            return
-        if free == [(first, end - first)]:
-            first, end = region.cheapest_segment()
-        else:
-            start, length = free[-1]
-            end = region.droppable_tail(start) if start + length == end else end
-            start, length = free[0]
-            first = region.droppable_head(length + start) if start == first else first
-        self._cut(first, end)
 
     def _sink(self) -> None:
         """Of a heap in which all is free, let the segment that stays lie low in the file."""

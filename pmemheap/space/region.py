@@ -33,6 +33,7 @@ from pmemheap.native import AddressRange, Advice
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map, space
 from pmemheap.pmem2.row import anonymous_row
+from pmemheap.space.ledger import Ledger
 from pmemheap.space.medium import Medium, Piece
 from pmemheap.space.segments import Segment, closed, runs_of
 from pmemheap.space.tables import WIDTHS, Reserved, Table
@@ -62,6 +63,11 @@ class Region:
         Where its first segment begins, if it has none yet.
     beside : iterable of Region
         Those of the same heap.
+
+    Attributes
+    ----------
+    ledger : Ledger or None
+        Of the budget that the heap is in, which is asked for each growth.
     """
 
     def __init__(  # noqa: PLR0913 -- what, where, and how much room there is to be
@@ -83,6 +89,7 @@ class Region:
         self._starts: list[int] = []  # of the segments: always changed together with them
         self._to_unmap: list[list[Map]] = []
         self.tables: dict[str, Table] = {}
+        self.ledger: Ledger | None = None
         self._reserved = Reserved(self._affordable(headroom, usual, held) // DATA_WIDTH)
         self.growths = 0
         self.shrinks = 0
@@ -102,9 +109,8 @@ class Region:
     @property
     def nunits(self) -> int:
         """Units that are mapped."""
-        if not self._segments:
-            return 0
-        return self._segments[-1].piece.stop - self._segments[0].piece.first_unit
+        segments = self._segments  # which another thread may change, if it is asked for a budget
+        return segments[-1].piece.stop - segments[0].piece.first_unit if segments else 0
 
     @property
     def mapped_bytes(self) -> int:
@@ -190,26 +196,44 @@ class Region:
         Raises
         ------
         OutOfSpaceError
-            There is no space or no address space for `at_least` units; nothing has changed.
+            There is no space, no address space or no budget for `at_least` units; nothing has
+            changed.
         """
         unit = 1 if omitted(Rule.R25) else SEGMENT_UNITS
         wish = align_up(max(nunits, at_least), unit)
         least = align_up(at_least, unit)
+        grow_by = self._grow_by
+        if self.ledger is not None:
+            grow_by = self._grow_in_budget
+            wish = max(least, self._modest(wish) // unit * unit)
         while True:
             try:
-                return self._grow_by(wish, at_least)
+                return grow_by(wish, at_least)
             except OutOfSpaceError:
                 if wish == least:
                     raise
                 wish = max(least, align_up(wish // 2, SEGMENT_UNITS))
 
+    def _modest(self, nunits: int) -> int:
+        """Return for how much to ask a budget: an eighth, for others want to grow as well."""
+        room = 0 if self.ledger is None else self.ledger.room() // DATA_WIDTH
+        return min(nunits, self.nunits // 8, room)
+
     def could_grow(self, at_least: int) -> bool:
         """Tell whether a segment of `at_least` units could be had now. Changes nothing."""
         nunits = align_up(at_least, SEGMENT_UNITS)
         stop = self.end_unit + nunits
-        return self._medium.could_allocate(self.end_unit, nunits, self._arena, at_least) and all(
-            table.could_stretch(stop) for table in self.tables.values()
+        return (
+            (self.ledger is None or nunits * DATA_WIDTH <= self.ledger.room())
+            and self._medium.could_allocate(self.end_unit, nunits, self._arena, at_least)
+            and all(table.could_stretch(stop) for table in self.tables.values())
         )
+
+    def _grow_in_budget(self, nunits: int, at_least: int) -> Piece:
+        if self.ledger is None:
+            return self._grow_by(nunits, at_least)
+        with self.ledger.growth(nunits * DATA_WIDTH):
+            return self._grow_by(nunits, at_least)
 
     def _grow_by(self, nunits: int, at_least: int) -> Piece:
         piece = self._medium.allocate(self.end_unit, nunits, self._arena, at_least)

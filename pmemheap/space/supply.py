@@ -20,6 +20,7 @@ from pmemheap.format.layout import BACKED_UNITS
 from pmemheap.native import HeapDoors
 from pmemheap.native.constants import POOL_MOST, TAKE_ALL, TAKE_RETURNED
 from pmemheap.space.extents import Extent, ExtentMap
+from pmemheap.space.ledger import OverBudgetError
 from pmemheap.space.medium import Medium
 from pmemheap.space.region import Region
 
@@ -180,6 +181,8 @@ class Supply:
             if not self.extents.take(stop, nunits):
                 return False
             self._backed([(stop, nunits)])
+        except OverBudgetError:
+            raise
         except OutOfSpaceError:
             return False
         return True
@@ -278,6 +281,8 @@ class Supply:
         try:
             self._grow(nunits)
             return True
+        except OverBudgetError:  # others are asked first
+            raise
         except OutOfSpaceError:
             self.take_all_back()
             self.extents.end_wilderness()
