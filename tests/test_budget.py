@@ -286,6 +286,17 @@ def test_a_vector_grows_when_others_go(make: Callable[..., Heap]) -> None:
     assert heap.check()
 
 
+def test_what_something_else_refuses_is_not_counted() -> None:
+    budget, asked = Budget(64 * MiB), list[int]()
+    budget.evict = asked.append
+    with Heap.anonymous(limit=4 * MiB, budget=budget) as heap:
+        for _ in range(3):
+            with pytest.raises(OutOfSpaceError, match="limit 4194304 bytes expected to hold"):
+                heap.malloc(8 * MiB)
+        assert not asked
+        assert heap.explain(1).room_in_budget == 64 * MiB - budget.held
+
+
 # ---------------------------------------------------------------- what evict does wrong
 
 

@@ -17,7 +17,6 @@ from pmemheap import Budget
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def example(name: str) -> ModuleType:
 def loaded(name: str) -> ModuleType:
     specification = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert specification is not None
@@ -29,7 +28,6 @@ def loaded(name: str) -> ModuleType:
 
 @pytest.fixture
 def array_store() -> ModuleType:
-    return example("array_store")
     return loaded("array_store")
 
 
@@ -106,12 +104,12 @@ def test_array_store_takes_names_that_its_index_can_keep(
 
 
 def test_feature_store_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    example("feature_store").main(str(tmp_path / "features.heap"))
+    loaded("feature_store").main(str(tmp_path / "features.heap"))
     assert "is in row 1234, product 1.000" in capsys.readouterr().out
 
 
 def test_feature_store_keeps_keys_and_vectors_together(tmp_path: Path) -> None:
-    path, module = str(tmp_path / "features.heap"), example("feature_store")
+    path, module = str(tmp_path / "features.heap"), loaded("feature_store")
     store = module.FeatureStore(path)
     for number in range(300):
         store[b"%d" % number] = np.full(module.DIMENSIONS, number)
@@ -134,7 +132,7 @@ def test_feature_store_keeps_keys_and_vectors_together(tmp_path: Path) -> None:
 
 
 def test_work_queue_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    example("work_queue").main()
+    loaded("work_queue").main()
     assert "100000 jobs done; the queue holds" in capsys.readouterr().out
 
 
@@ -144,7 +142,7 @@ def test_a_job_that_fails_is_the_next_one_still() -> None:
 
     done: list[bytes] = []
     with pmemheap.Heap.anonymous() as heap:
-        queue = example("work_queue").WorkQueue(heap)
+        queue = loaded("work_queue").WorkQueue(heap)
         for job in (b"first", b"", b"third" * 50_000):
             queue.put(job)
         with pytest.raises(RuntimeError, match="first"):
