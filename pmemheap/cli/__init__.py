@@ -11,6 +11,7 @@
     map       draw its units
     trim      give free space back
     replay    run allocation traces, and what they cost
+    recommend which strategies a trace asks for, tried and measured
 
 Every command that prints facts prints them as JSON with ``--json``. Facts go to standard output;
 progress and errors to standard error, an error as one line. A reader of the output that goes away

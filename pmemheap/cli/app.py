@@ -20,6 +20,7 @@ from pmemheap.cli.exits import EXPECTED, ExitCode, code_of, line_of
 from pmemheap.cli.files import create, draw_map, info, trim
 from pmemheap.cli.leaking import leaks
 from pmemheap.cli.mending import repair, salvage
+from pmemheap.cli.recommending import recommend
 from pmemheap.cli.replaying import replay
 from pmemheap.cli.show import outlets
 
@@ -33,7 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, create, info, check, dump, leaks, repair, salvage, trim, replay):
+for command in (demo, create, info, check, dump, leaks, repair, salvage, trim, replay, recommend):
     app.command()(command)
 app.command("map")(draw_map)
 

@@ -1,6 +1,7 @@
 """Heap: blocks in memory that grows without moving. The face of the package.
 
     Heap          making, arenas, durability and end
+    HasShadow     other strategies beside it
     Described     what it is: name, identity, roots
     HasScratch    regions
     BlockSpace    handles and arrays, layers, space and insight
@@ -30,9 +31,9 @@ from pmemheap.heap.arguments import (
     path_argument,
 )
 from pmemheap.heap.budgeted import joined
-from pmemheap.heap.described import Described
 from pmemheap.heap.insight import CheckReport, HeapStats
 from pmemheap.heap.living import open_heaps
+from pmemheap.heap.shadowed import HasShadow
 from pmemheap.heap.transaction import Savepoint, Transaction
 from pmemheap.native.constants import State
 from pmemheap.protocols import Space
@@ -45,7 +46,7 @@ __all__ = ["ALIGN_MOST", "DECAY_SECONDS", "SIZE_MOST", "Heap"]
 DECAY_SECONDS = 10.0
 
 
-class Heap(Described):
+class Heap(HasShadow):
     """A heap of blocks, addressed by offset, that grows in place.
 
     Made by `Heap.anonymous`, `Heap.shared`, `Heap.create`, `Heap.open` and `Heap.attach`; a context

@@ -8,6 +8,7 @@ print(count.blocks, count.peak)
     Fail       allocations that are refused, to see what a program does then
     Fill       what is in a block when it is made, and when it is freed
     Record     a trace of all that becomes of blocks, in a file
+    Shadow     what the same calls would hold in another allocator; by Heap.shadow
     Track      which lines of a program have made the blocks that live
     Passing    nothing: to derive from
 """
@@ -19,6 +20,7 @@ from pmemheap.layers.fail import Fail
 from pmemheap.layers.fill import Fill
 from pmemheap.layers.passing import Passing
 from pmemheap.layers.record import Record
+from pmemheap.layers.shadow import Sample, Shadow
 from pmemheap.layers.track import SiteBlocks, Track
 
-__all__ = ["Count", "Fail", "Fill", "Passing", "Record", "SiteBlocks", "Track"]
+__all__ = ["Count", "Fail", "Fill", "Passing", "Record", "Sample", "Shadow", "SiteBlocks", "Track"]

@@ -19,6 +19,9 @@ Three passes over a trace, never mixed:
     empty_replay  the same loop without the calls: what `replay` is charged for the interpreter
     touch_replay  no clock: fills every block, and asks again and again how much memory that took
 
+And what a trace says about its blocks: `groups_of` finds those that are made alike, `shadow` tells
+what they would hold, `recommend` tries strategies.
+
 Invariants of a `Trace`, which `load` establishes:
   1. block IDs are dense, and operations name only live ones;
   2. every size is at least 1;
@@ -31,7 +34,10 @@ mappings of a process, so that metadata counts as well and reserved address spac
 from __future__ import annotations
 
 from pmemheap.traces.frames import Event
+from pmemheap.traces.groups import Group, groups_of
 from pmemheap.traces.loading import load, read_events
+from pmemheap.traces.recommending import Recommendation, recommend
+from pmemheap.traces.shadow import shadow
 from pmemheap.traces.timing import Allocator, Timing, empty_replay, measure, replay
 from pmemheap.traces.touching import MemoryMeter, Touched, TouchReplay, touch_replay
 from pmemheap.traces.trace import ALLOCATE, FREE, RESIZE, Operation, Origin, Trace, parse, save
@@ -42,19 +48,24 @@ __all__ = [
     "RESIZE",
     "Allocator",
     "Event",
+    "Group",
     "MemoryMeter",
     "Operation",
     "Origin",
+    "Recommendation",
     "Timing",
     "TouchReplay",
     "Touched",
     "Trace",
     "empty_replay",
+    "groups_of",
     "load",
     "measure",
     "parse",
     "read_events",
+    "recommend",
     "replay",
     "save",
+    "shadow",
     "touch_replay",
 ]

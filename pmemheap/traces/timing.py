@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from pmemheap.traces.trace import ALLOCATE, FREE, Trace
 
-__all__ = ["Allocator", "Handle", "Timing", "empty_replay", "measure", "replay"]
+__all__ = ["Allocator", "Handle", "Timing", "collector_paused", "empty_replay", "measure", "replay"]
 
 Handle = TypeVar("Handle")
 
@@ -105,7 +105,7 @@ def replay(trace: Trace, allocator: Allocator[Handle]) -> float:
     """
     handles: list[Any] = [None] * trace.blocks
     malloc, realloc, free = allocator.malloc, allocator.realloc, allocator.free
-    with _collector_paused():
+    with collector_paused():
         began = time.perf_counter()
         for kind, block, size in trace.operations:
             if kind == ALLOCATE:
@@ -134,7 +134,7 @@ def empty_replay(trace: Trace) -> float:
         Seconds.
     """
     handles: list[Any] = [None] * trace.blocks
-    with _collector_paused():
+    with collector_paused():
         began = time.perf_counter()
         for kind, block, size in trace.operations:
             if kind == ALLOCATE:
@@ -146,13 +146,15 @@ def empty_replay(trace: Trace) -> float:
         return time.perf_counter() - began
 
 
-class _collector_paused:  # noqa: N801 - a context manager, named as it reads after `with`
+class collector_paused:  # noqa: N801 - a context manager, named as it reads after `with`
     """Keep the cyclic collector out of a timed loop, as `timeit` does."""
 
     def __enter__(self) -> None:
+        """Switch it off."""
         self._was_enabled = gc.isenabled()
         gc.disable()
 
     def __exit__(self, *_: object) -> None:
+        """Switch it on, if it was."""
         if self._was_enabled:
             gc.enable()
