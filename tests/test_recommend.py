@@ -62,6 +62,10 @@ def request(heap: Heap, rng: random.Random) -> None:
         heap.free_many(parts)
 
 
+def shuffled(count: int) -> list[int]:
+    return random.Random(1).sample(range(count), count)
+
+
 def recorded(tmp_path: Path, load: Load) -> Path:
     path = tmp_path / f"{load.__name__}.trace"
     with Heap.anonymous() as heap, heap.install(Record(path)):
@@ -193,8 +197,9 @@ def test_a_plan_by_batch_opens_and_drops_and_frees_nothing(timed: bool) -> None:
 
 
 def test_plans_are_the_default_each_for_itself_and_all_together() -> None:
-    lines = [f"a {n} 8 s=p:{1 + n % 2}" for n in range(200)] + [f"f {n}" for n in range(200)]
-    groups = groups_of(traces.parse(["# pairs 400 1600", *lines], "pairs"))
+    lines = [f"a {n} {8 + n % 5} s=p:{1 + n % 2}" for n in range(200)]
+    lines += [f"f {n}" for n in shuffled(200)]
+    groups = groups_of(traces.parse(["# pairs 400 2000", *lines], "pairs"))
     names = [plan.name for plan in plans_for(groups)]
     assert names == [
         "default", "scratch for p:1", "scratch for p:2", "scratch for p:1, scratch for p:2",
@@ -240,12 +245,49 @@ def test_requests_get_a_scratch_region(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("load", [fifo, stack, one_size, mixed])
-def test_no_other_strategy_is_tried_for_blocks_that_do_not_die_together(
-    tmp_path: Path, load: Load
-) -> None:
+@pytest.mark.parametrize("load", [stack, mixed])
+def test_no_other_strategy_is_tried_for_blocks_of_no_kind(tmp_path: Path, load: Load) -> None:
     groups = groups_of(traces.load(recorded(tmp_path, load)))
     assert plans_for(groups) == [Plan()]
+
+
+@pytest.mark.parametrize(("load", "strategy"), [(fifo, "ring"), (one_size, "rows")])
+def test_what_has_order_or_one_size_is_tried(tmp_path: Path, load: Load, strategy: str) -> None:
+    groups = groups_of(traces.load(recorded(tmp_path, load)))
+    assert plans_for(groups)[1].name.startswith(f"{strategy} for ")
+
+
+def queue(heap: Heap, rng: random.Random) -> None:
+    sizes = [min(60_000, int(rng.lognormvariate(6, 1)) + 1) for _ in range(40_000)]
+    waiting: deque[int] = deque()
+    for size in sizes:
+        waiting.append(heap.malloc(size))
+        if len(waiting) > 15_000:
+            heap.free(waiting.popleft())
+
+
+def odd_rows(heap: Heap, rng: random.Random) -> None:
+    rows = [heap.malloc(1040) for _ in range(5000)]
+    for _ in range(5000):
+        heap.free(rows.pop(rng.randrange(len(rows))))
+        rows.append(heap.malloc(1040))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("load", "code"),
+    [
+        (queue, 'heap.arena("test_recommend", strategy=Ring())'),
+        (odd_rows, 'heap.arena("test_recommend", strategy=Rows(1040))'),
+    ],
+)
+def test_a_queue_gets_the_ring_and_odd_sizes_get_rows(
+    tmp_path: Path, load: Load, code: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recommend", str(recorded(tmp_path, load)), "--passes", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert code in printed
+    assert "keep the default" not in printed
 
 
 @pytest.mark.slow
@@ -258,8 +300,9 @@ def test_what_is_recommended_is_near_the_best_of_another_measurement(tmp_path: P
 
 @pytest.mark.slow
 def test_the_three_that_hold_least_are_measured(tmp_path: Path) -> None:
-    lines = [f"a {n} 800 s=p:{1 + n % 4}" for n in range(400)] + [f"f {n}" for n in range(400)]
-    found = recommend(traces.parse(["# four 800 320000", *lines], "four"), passes=1)
+    lines = [f"a {n} {800 + n // 4 % 2} s=p:{1 + n % 4}" for n in range(400)]
+    lines += [f"f {n}" for n in shuffled(400)]
+    found = recommend(traces.parse(["# four 800 320200", *lines], "four"), passes=1)
     assert len(found.shadowed) == 6
     held = sorted(each.peak_bytes for each in found.shadowed[1:])[:3]
     shadowed = {each.plan.name: each.peak_bytes for each in found.shadowed}

@@ -111,12 +111,10 @@ class GiveBack:
             raise
 
     def recede(self) -> None:
-        """Give back at once what is free: whole segments at the head, and pages behind it.
+        """Cut off the whole segments at the head in which all is free.
 
         The core has no units to take from: all that is free is among the extents.
         """
-        self._core.next_interval()
-        self._punch_old()
         region, free = self._supply.region, next(iter(self._supply.extents), (0, 0))
         if free[0] == region.first_unit:
             first = region.droppable_head(sum(free))

@@ -19,6 +19,8 @@ from pmemheap.units import GRANULE, align_up
 
 __all__ = ["STRATEGIES", "Plan", "Strategy", "plans_for"]
 
+_ROWS_LEAST = 100
+
 
 @dataclass(frozen=True)
 class Strategy:
@@ -55,7 +57,18 @@ def _row_bytes(group: Group) -> int:
     return align_up(group.size, GRANULE)
 
 
+def _fits_rows(group: Group) -> bool:
+    return len(group.blocks) >= _ROWS_LEAST and 0 < group.size <= ROW_MOST
+
+
 STRATEGIES = (
+    Strategy(
+        "scratch",
+        suits=lambda group: group.together_share >= 0.9 and group.batch_blocks >= 50,
+        opened=lambda heap, _: heap.scratch(),
+        code=lambda _: "with heap.scratch() as s:",
+        by_batch=True,
+    ),
     Strategy(
         "ring",
         suits=lambda group: group.fifo_share >= 0.95 and not group.resizes,
@@ -64,16 +77,9 @@ STRATEGIES = (
     ),
     Strategy(
         "rows",
-        suits=lambda group: group.size_share == 1 and 0 < group.size <= ROW_MOST,
+        suits=lambda group: group.size_share == 1 and _fits_rows(group),
         opened=lambda heap, group: heap.arena(_title(group), strategy=Rows(_row_bytes(group))),
         code=lambda group: f'heap.arena("{_title(group)}", strategy=Rows({_row_bytes(group)}))',
-    ),
-    Strategy(
-        "scratch",
-        suits=lambda group: group.together_share >= 0.9 and group.batch_blocks >= 50,
-        opened=lambda heap, _: heap.scratch(),
-        code=lambda _: "with heap.scratch() as s:",
-        by_batch=True,
     ),
 )
 

@@ -2,6 +2,7 @@
  *
  * A change of both words of an entry stores first the one whose half-done state is sound: see ph_entry_publish. */
 #include "block/block.h"
+#include "os/os.h"
 
 static void count_large(struct ph_heap *h, const struct ph_unit *head, int by)
 {
@@ -74,10 +75,20 @@ int64_t ph_large_take(struct ph_heap *h, uint64_t size, uint64_t align)
     return nunits <= PH_POOL_MAX ? ph_units_take(h, nunits) : ph_returned_take(h, nunits);
 }
 
+/* A ring does not use them again: their pages go at once, if the system lets them. */
+static PH_SELDOM void give_pages_back(struct ph_heap *h, uint64_t unit, uint64_t nunits)
+{
+    uint64_t address = (uint64_t)(uintptr_t)(h->data + (unit << PH_UNIT_SHIFT));
+    if (ph_advise(address, nunits << PH_UNIT_SHIFT, PH_ADVISE_DONTNEED) == 0)
+        ph_ages_given_back(&h->ages, unit, nunits);
+}
+
 /* ph_give_back -- give units back: up to 63 to the pool, more to the queue of returned spans, which Python drains. */
 void ph_give_back(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
     ph_count_freed(h, unit, nunits);
+    if (h->strategy == PH_STRATEGY_RING)
+        give_pages_back(h, unit, nunits);
     if (nunits <= PH_POOL_MAX) {
         ph_pool_give(h, unit, nunits);
         return;
