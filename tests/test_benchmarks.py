@@ -228,9 +228,9 @@ def benchmark(name: str) -> Any:
 STRATEGIES, ARRAYS = benchmark("bench_strategies"), benchmark("bench_arrays")
 
 
-@pytest.mark.parametrize("what", STRATEGIES.FACTORS)
-def test_a_strategy_wins_by_its_factor(what: str) -> None:
-    ours, other, bar = STRATEGIES.FACTORS[what]
+@pytest.mark.parametrize("what", [*STRATEGIES.FACTORS, *STRATEGIES.COSTS])
+def test_a_strategy_wins_by_its_factor_and_costs_no_more(what: str) -> None:
+    ours, other, bar = (STRATEGIES.FACTORS | STRATEGIES.COSTS)[what]
     tries = (STRATEGIES.ratio(ours, other, 12) for _ in range(5))  # beside other tests
     assert any(ratio <= bar for ratio in tries), what
 
