@@ -208,10 +208,10 @@ struct ph_heap {
     uint32_t bins[PH_BINS];   /* bins[n - 1]: free ranges of n units, by address */
     uint32_t returned;           /* freed extents, newest first */
     uint32_t empties;         /* some class may keep an empty run in service */
-    uint32_t idle_runs;       /* runs without a block were read that could not be given back then */
+    uint16_t idle_runs;       /* runs without a block were read that could not be given back then */
+    uint16_t strategy;        /* enum ph_strategy */
     uint32_t nclasses;
     uint32_t readonly;
-    uint32_t strategy;        /* enum ph_strategy */
     uint32_t until_look;      /* calls until the clock is looked at again; freeing much makes it the next one */
     uint32_t until_free_look; /* the same of calls that free: after the last one of many the next call looks */
     uint32_t freed_since;     /* units, since that was so */
@@ -226,18 +226,19 @@ struct ph_heap {
     struct {
         uint64_t units, blocks, bytes; /* chunks; pieces that live */
     } packed;
-    struct ph_ring ring;
-    uint64_t rows_first, rows_end; /* units of the table of rows, if there is a run of it */
     uint64_t freed_units;     /* units given back to the pool or to Python since open */
     uint64_t *starts;         /* of all classes, one behind the other */
     struct ph_refs_table refs;
     struct ph_withheld withheld;
-    uint64_t spares[PH_SPARES]; /* by granules: offset + 1 of a reserved block that an array has left, or 0 */
     struct ph_ages ages;
-    struct ph_read_units read_units;
     struct ph_freed_list freed;
     struct ph_dirty dirty;
     struct ph_class classes[PH_CLASSES_MAX];
+    /* seldom: what stands before is laid out for the calls */
+    struct ph_read_units read_units;
+    struct ph_ring ring;
+    uint64_t rows_first, rows_end; /* units of the table of rows, if there is a run of it */
+    uint64_t spares[PH_SPARES]; /* by granules: offset + 1 of a reserved block that an array has left, or 0 */
 };
 
 /* An offset without its arena. */
