@@ -20,7 +20,7 @@ import pmemheap
 from pmemheap import General, Heap, OutOfSpaceError, Ring, UsageError
 from pmemheap.heap.ring import RingArena
 from pmemheap.testing import AllocatorContract
-from pmemheap.units import KiB, MiB
+from pmemheap.units import UNIT, KiB, MiB
 
 
 @pytest.fixture
@@ -127,6 +127,9 @@ def test_a_limit_is_for_what_is_there_at_a_time() -> None:
         with pytest.raises(OutOfSpaceError):
             consume(ring.malloc(100_000) for _ in range(1000))
         assert ring.check()
+        told = ring.explain(100_000)
+        assert (told.rounded, told.possible) == (25 * UNIT, False)
+        assert [ring.explain(size).rounded for size in (1, 33, 65_536)] == [32, 48, 65_536]
         assert ring.first() == live[4900]
 
 

@@ -215,7 +215,13 @@ def test_a_limit_holds() -> None:
         with pytest.raises(OutOfSpaceError):
             deque((table.malloc(512) for _ in range(100_000)), maxlen=0)
         assert table.check()
+        told = table.explain(512)
+        assert (told.rounded, told.possible) == (512, False)
+        assert table.explain(512, refusal="").largest_free < 1 * MiB
+        with pytest.raises(UsageError, match="at most 512 bytes"):
+            table.explain(513)
         table.free(table.offset(5))
+        assert table.explain(3).possible
         assert table.index(table.malloc(512)) == 5
 
 

@@ -265,11 +265,12 @@ def explain(space: Space, size: int, align: int, refusal: str) -> Explanation:
     """Explain what would become of a request now, or why it has just been refused."""
     supply, file = space.supply, space.shared.file
     supply.read_all()
-    rounded, nunits = _rounded(size, align)
+    space.strategy.require_fit("explain", size, align)
+    rounded, nunits = _rounded(space, size, align)
     free, longest = supply.free_units() * UNIT, supply.longest() * UNIT
     pooled = space.core.usage()[0]["pool_longest_units"] * UNIT
     needed = nunits + max(align // UNIT - 1, 0)
-    fits = units.has_free_block(space, rounded) or max(longest, pooled) >= needed * UNIT
+    fits = units.has_free_block(space, rounded) or _room(space, longest, pooled) >= needed * UNIT
     possible = not refusal and (
         fits or supply.could_grow(needed) or _can_be_gathered(space, size, align)
     )
@@ -299,8 +300,18 @@ def explained(
     return ExplainedOutOfSpaceError(str(error), space.look(explain, space, size, align, str(error)))
 
 
-def _rounded(size: int, align: int) -> tuple[int, int]:
+def _room(space: Space, longest: int, pooled: int) -> int:
+    """Return the bytes that are free in one piece, where blocks may come from."""
+    if not space.strategy.is_at_end:
+        return max(longest, pooled)
+    wild = space.core.usage()[0]["wilderness_units"]
+    return (space.supply.extents.room_at_end() + wild) * UNIT
+
+
+def _rounded(space: Space, size: int, align: int) -> tuple[int, int]:
     """Return the bytes a block takes, and the units that must be free in one piece for it."""
+    if space.strategy.is_at_end:
+        return space.strategy.rounded(size), space.strategy.units_wanted(size, align)
     found, whole = class_of(size, align), -(-size // UNIT)
     return (whole * UNIT, whole) if found is None else (found.size, found.run_units)
 

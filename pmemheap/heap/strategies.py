@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pmemheap.errors import UsageError
 from pmemheap.format.layout import rows_strategy
 from pmemheap.heap.extras import dtype_argument
-from pmemheap.native.constants import ROW_MOST, StrategyCode
-from pmemheap.units import GRANULE, UNIT
+from pmemheap.native.constants import RING_WHOLE, ROW_MOST, StrategyCode
+from pmemheap.units import GRANULE, UNIT, align_up
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +55,10 @@ class Strategy:
     def units_wanted(self, size: int, align: int) -> int:
         """Return the units at the end of the arena in which there is a place for a block."""
         return max(-(-size // UNIT) + align // UNIT, _CHUNK_MOST) + 1
+
+    def rounded(self, size: int) -> int:
+        """Return the bytes that a block takes, of a strategy without size classes."""
+        return align_up(size, UNIT)
 
     def require_fit(self, where: str, size: int, align: int) -> None:
         """Raise UsageError for a block that there never can be."""
@@ -95,6 +99,11 @@ class Ring(Strategy):
 
     code: ClassVar[StrategyCode] = StrategyCode.RING
     is_at_end: ClassVar[bool] = True
+
+    def rounded(self, size: int) -> int:
+        """Return the bytes that a block takes: 32, or steps of 16; above 64 KiB whole units."""
+        is_piece = size <= RING_WHOLE
+        return max(align_up(size, GRANULE), 2 * GRANULE) if is_piece else super().rounded(size)
 
 
 @dataclass(frozen=True)
@@ -155,6 +164,10 @@ class Rows(Strategy):
     def packed(self) -> bytes:
         """Return what the slot of an arena says of it."""
         return rows_strategy(self.nbytes)
+
+    def rounded(self, size: int) -> int:
+        """Return the bytes of a row."""
+        return self.nbytes
 
     def units_wanted(self, size: int, align: int) -> int:
         """Return the units of a run, and of what is left out in front of the first one."""

@@ -32,6 +32,7 @@ __all__ = [
     "PMEM2_E_SOURCE_EMPTY",
     "PMEM2_E_VM_RESERVATION_NOT_EMPTY",
     "POOL_MOST",
+    "RING_WHOLE",
     "ROW_MOST",
     "TAKE_ALL",
     "TAKE_OLD",
@@ -82,6 +83,9 @@ PMEM2_E_MAP_EXISTS: int = lib.PMEM2_E_MAP_EXISTS
 CLOSED: int = lib.PH_ECLOSED
 """Why a reservation refused: it is closed."""
 
+
+RING_WHOLE: int = lib.PH_RING_WHOLE
+"""Bytes above which a block of a ring has units of its own."""
 
 ROW_MOST: int = lib.PH_ROW_MAX
 """Bytes of the longest row of an arena of rows."""

@@ -80,8 +80,8 @@ enum ph_taken {
 /* Units of the longest block that the pool of C serves; what is longer is an extent, Python's affair. */
 enum ph_pool { PH_POOL_MAX = 63 };
 
-/* Bytes of the longest row of an arena of rows. */
-enum ph_row { PH_ROW_MAX = 65536 };
+/* Bytes of the longest row of an arena of rows; above which a block of a ring has units of its own. */
+enum ph_longest { PH_ROW_MAX = 65536, PH_RING_WHOLE = 65536 };
 
 /* Where the blocks of an arena come from. */
 enum ph_strategy {

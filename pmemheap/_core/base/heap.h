@@ -29,7 +29,6 @@ enum {
     PH_BINS = PH_POOL_MAX + 1, /* of exact sizes; the last bin holds all that are longer */
     PH_SMALL_MAX = 16384,   /* no class is larger */
     PH_PIECE_LEAST = 2,     /* granules of a piece of a chunk */
-    PH_RING_WHOLE = 65536,  /* bytes above which a block of a ring has units of its own */
     PH_LINE = 128,          /* sizes above 1 KiB find their class by this step */
     PH_BY_GRANULE_MAX = 1024,
     PH_AGE_SHIFT = 12,      /* units in a chunk of ages: 2 to this power */
