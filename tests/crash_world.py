@@ -580,9 +580,11 @@ def arena_drop(world: World, durable: bool) -> None:
     if "other" not in world.states[-1].arenas:
         arena(world, durable)
     with world.bare() as after:
-        world.heap.arena("other").drop()
+        other = world.heap.arena("other")
+        other.drop()
         after.arenas.discard("other")
-        after.blocks = {off: each for off, each in after.blocks.items() if off >> 55 == 0}
+        gone = other._space.index
+        after.blocks = {off: each for off, each in after.blocks.items() if off >> 55 != gone}
     world.seen["arena drops"] += 1
 
 
