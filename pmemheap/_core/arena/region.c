@@ -21,17 +21,10 @@ static struct ph_unit *unit_at(const struct ph_region *r, uint32_t unit)
 /* Append what was made at a unit to the circle. */
 static void link_last(struct ph_region *r, uint64_t unit)
 {
-    struct ph_unit *one = &r->arena->units[unit];
-    one->child = ++r->made;
-    if (r->first == PH_NIL) {
-        r->first = one->sibling = one->prev = (uint32_t)unit;
-        return;
-    }
-    struct ph_unit *first = unit_at(r, r->first);
-    one->prev = first->prev;
-    one->sibling = r->first;
-    unit_at(r, one->prev)->sibling = (uint32_t)unit;
-    first->prev = (uint32_t)unit;
+    r->arena->units[unit].child = ++r->made;
+    ph_circle_append(r->arena, r->first == PH_NIL ? PH_NIL : unit_at(r, r->first)->prev, unit);
+    if (r->first == PH_NIL)
+        r->first = (uint32_t)unit;
 }
 
 static void keep(struct ph_region *r, uint32_t unit)
@@ -100,9 +93,8 @@ int64_t ph_region_malloc_any(struct ph_region *r, uint64_t size, uint64_t align,
 {
     if (PH_UNLIKELY(size > PH_REGION_WHOLE || align > PH_UNIT_BYTES))
         return malloc_large(r, size, align, nunits);
-    uint64_t granules = (size + PH_GRANULE - 1) >> PH_GRANULE_SHIFT;
-    granules = granules < PH_PIECE_LEAST ? PH_PIECE_LEAST : granules;
-    align = align <= PH_GRANULE ? 1 : align >> PH_GRANULE_SHIFT;
+    uint64_t granules = ph_piece_granules(size);
+    align = ph_piece_align(align);
     int64_t offset = bump(r, granules, align, size);
     if (PH_LIKELY(offset >= 0))
         return offset;

@@ -32,9 +32,9 @@ static inline int64_t ph_region_bump(struct ph_region *r, uint64_t size)
     struct ph_heap *h = r->arena;
     if (PH_UNLIKELY(r->current == PH_NIL || size > PH_REGION_WHOLE || h->is_told || h->watch != NULL || ph_tape_on()))
         return PH_H_REFILL;
-    uint64_t unit = ph_unit_index(h, r->current), granules = (size + PH_GRANULE - 1) >> PH_GRANULE_SHIFT;
+    uint64_t unit = ph_unit_index(h, r->current);
     struct ph_unit *chunk = &h->units[unit];
-    uint64_t fill = chunk->u.packed.fill, mark = fill + (granules < PH_PIECE_LEAST ? PH_PIECE_LEAST : granules);
+    uint64_t fill = chunk->u.packed.fill, mark = fill + ph_piece_granules(size);
     mark += (mark & 63) == 63; /* [R31] */
     if (PH_UNLIKELY(mark >= (uint64_t)chunk->nunits * PH_UNIT_GRANULES))
         return PH_H_REFILL;

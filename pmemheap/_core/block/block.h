@@ -225,6 +225,18 @@ static inline void ph_count_bumped(struct ph_heap *h, struct ph_unit *chunk, uin
     h->packed.bytes += granules << PH_GRANULE_SHIFT;
 }
 
+/* ph_piece_granules, ph_piece_align -- what a block of so many bytes, at such an alignment, asks of a chunk. */
+static inline uint64_t ph_piece_granules(uint64_t size)
+{
+    uint64_t granules = (size + PH_GRANULE - 1) >> PH_GRANULE_SHIFT;
+    return granules < PH_PIECE_LEAST ? PH_PIECE_LEAST : granules;
+}
+
+static inline uint64_t ph_piece_align(uint64_t align)
+{
+    return align <= PH_GRANULE ? 1 : align >> PH_GRANULE_SHIFT;
+}
+
 /* ph_chunk_units_for -- units in which there is room for a piece, whatever it has to be padded by, and for the mark. */
 static inline uint64_t ph_chunk_units_for(uint64_t granules, uint64_t align)
 {
@@ -295,7 +307,7 @@ int64_t ph_ring_oldest(struct ph_heap *h);
 uint64_t ph_ring_end(const struct ph_heap *h);
 
 /* Of the circle of a region, or of a ring. */
-void ph_circle_append(struct ph_heap *h, uint64_t unit);
+void ph_circle_append(struct ph_heap *h, uint32_t last, uint64_t unit);
 void ph_circle_remove(struct ph_heap *h, const struct ph_unit *one);
 
 /* ---------------------------------------------------------------- withheld blocks: the words of the bits table that have some */

@@ -3,16 +3,15 @@
  * By `sibling` to the next one, by `prev` back; the newest one is followed by the oldest. */
 #include "block/block.h"
 
-/* ph_circle_append -- what was made at a unit is the newest one of the ring. */
-void ph_circle_append(struct ph_heap *h, uint64_t unit)
+/* ph_circle_append -- what was made at a unit comes behind the newest one; `last`: PH_NIL if there is none. */
+void ph_circle_append(struct ph_heap *h, uint32_t last, uint64_t unit)
 {
     struct ph_unit *one = &h->units[unit];
-    uint32_t last = h->ring.last, number = (uint32_t)unit;
+    uint32_t number = (uint32_t)unit;
     one->sibling = last == PH_NIL ? number : ph_unit_at(h, last)->sibling;
     one->prev = last == PH_NIL ? number : last;
     ph_unit_at(h, one->sibling)->prev = number;
     ph_unit_at(h, one->prev)->sibling = number;
-    h->ring.last = number;
 }
 
 /* ph_circle_remove -- one goes. Of a region its newest one is behind its first, of a ring it is kept in mind. */

@@ -17,6 +17,12 @@ void ph_ring_begin(struct ph_heap *h)
     h->ring = (struct ph_ring){.last = PH_NIL, .current = PH_NIL, .units_next = 1};
 }
 
+static void append(struct ph_heap *h, uint64_t unit)
+{
+    ph_circle_append(h, h->ring.last, unit);
+    h->ring.last = (uint32_t)unit;
+}
+
 /* The chunk in service is so no more: it keeps what it has filled, and goes once it is empty. */
 static void close_current(struct ph_heap *h)
 {
@@ -31,31 +37,17 @@ static void close_current(struct ph_heap *h)
         ph_chunk_cut(h, chunk);
 }
 
-/* Units at the end of the arena, the first one at a multiple of `align`; PH_H_REFILL. */
-static int64_t take_at_end(struct ph_heap *h, uint64_t nunits, uint64_t align)
-{
-    int64_t start = ph_wilderness_take(h, nunits + align - 1);
-    if (start < 0)
-        return start;
-    uint64_t unit = ((uint64_t)start + align - 1) & ~(align - 1), stop = (uint64_t)start + align - 1 + nunits;
-    if (unit != (uint64_t)start)
-        ph_pool_give(h, (uint64_t)start, unit - (uint64_t)start);
-    if (stop != unit + nunits)
-        ph_pool_give(h, unit + nunits, stop - unit - nunits);
-    return (int64_t)unit;
-}
-
 /* Another chunk comes into service, with room for so many granules. */
 static int open_chunk(struct ph_heap *h, uint64_t granules, uint64_t align)
 {
     close_current(h);
     uint64_t least = ph_chunk_units_for(granules, align), nunits = h->ring.units_next > least ? h->ring.units_next : least;
-    int64_t unit = take_at_end(h, nunits, 1);
+    int64_t unit = ph_wilderness_take(h, nunits);
     if (unit < 0)
         return (int)unit;
     ph_chunk_make(h, (uint64_t)unit, nunits);
     h->units[unit].class_index = PH_IN_REGION_KEPT;
-    ph_circle_append(h, (uint64_t)unit);
+    append(h, (uint64_t)unit);
     h->ring.current = (uint32_t)unit;
     h->ring.units_next = h->ring.units_next * 2 < PH_RUN_UNITS_MAX ? h->ring.units_next * 2 : PH_RUN_UNITS_MAX;
     return 0;
@@ -77,7 +69,7 @@ static int64_t place_units(struct ph_heap *h, uint64_t size, uint64_t align)
     if (ph_units_for(size) > UINT32_MAX)
         return PH_H_REFILL;
     close_current(h);
-    return take_at_end(h, ph_units_for(size), align <= PH_UNIT_BYTES ? 1 : align >> PH_UNIT_SHIFT);
+    return ph_wilderness_take_at(h, ph_units_for(size), align <= PH_UNIT_BYTES ? 1 : align >> PH_UNIT_SHIFT);
 }
 
 static int is_whole(uint64_t size, uint64_t align)
@@ -85,21 +77,10 @@ static int is_whole(uint64_t size, uint64_t align)
     return size > PH_RING_WHOLE || align > PH_UNIT_BYTES;
 }
 
-static uint64_t granules_for(uint64_t size)
-{
-    uint64_t granules = (size + PH_GRANULE - 1) >> PH_GRANULE_SHIFT;
-    return granules < PH_PIECE_LEAST ? PH_PIECE_LEAST : granules;
-}
-
-static uint64_t granules_of_align(uint64_t align)
-{
-    return align <= PH_GRANULE ? 1 : align >> PH_GRANULE_SHIFT;
-}
-
 /* A large block belongs to the circle. */
 static int64_t enter_large(struct ph_heap *h, uint64_t unit)
 {
-    ph_circle_append(h, unit);
+    append(h, unit);
     h->units[unit].class_index = PH_IN_REGION_LARGE;
     return (int64_t)(unit << PH_UNIT_SHIFT);
 }
@@ -115,7 +96,7 @@ int64_t ph_ring_malloc(struct ph_heap *h, uint64_t size, uint64_t align)
         return enter_large(h, (uint64_t)unit);
     }
     uint64_t before = h->packed.bytes;
-    int64_t offset = place_piece(h, granules_for(size), granules_of_align(align));
+    int64_t offset = place_piece(h, ph_piece_granules(size), ph_piece_align(align));
     if (PH_LIKELY(offset >= 0))
         PH_TELL(h, ph_tell_made, (uint64_t)offset, size, h->packed.bytes - before);
     return offset;
@@ -131,7 +112,7 @@ int64_t ph_ring_reserve(struct ph_heap *h, uint64_t size, uint64_t align)
         ph_reserve_large(h, (uint64_t)unit, ph_units_for(size), size);
         return enter_large(h, (uint64_t)unit);
     }
-    int64_t offset = place_piece(h, granules_for(size), granules_of_align(align));
+    int64_t offset = place_piece(h, ph_piece_granules(size), ph_piece_align(align));
     if (offset >= 0)
         ph_piece_withhold(h, ph_unit_at(h, h->ring.current), (uint64_t)offset);
     return offset;

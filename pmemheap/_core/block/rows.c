@@ -37,8 +37,7 @@ int ph_rows_begin(struct ph_heap *h, uint32_t granules)
 /* ph_row_fits -- whether a row may be what is asked for. */
 int ph_row_fits(const struct ph_heap *h, uint64_t size, uint64_t align)
 {
-    uint64_t row = (uint64_t)h->classes[0].granules << PH_GRANULE_SHIFT;
-    return size <= row && row % align == 0;
+    return size <= ph_row_bytes(h) && ph_row_bytes(h) % align == 0;
 }
 
 /* ph_rows_range -- the units of the table; none if nothing is in it. */
@@ -63,18 +62,11 @@ void ph_rows_came(struct ph_heap *h, uint64_t head)
  * first run begins at a multiple of a row. */
 int64_t ph_rows_take(struct ph_heap *h)
 {
-    uint64_t nunits = h->classes[0].run_units, more = h->classes[0].runs == 0 ? nunits - 1 : 0;
-    int64_t start = ph_wilderness_take(h, nunits + more);
-    if (start < 0)
-        return start;
-    uint64_t unit = (uint64_t)start, before = more == 0 ? 0 : (nunits - unit % nunits) % nunits;
-    if (h->classes[0].runs != 0 && unit != h->rows_end) {
-        ph_pool_give(h, unit, nunits);
-        return PH_H_CORRUPT;
-    }
-    if (before != 0)
-        ph_pool_give(h, unit, before);
-    if (before != more)
-        ph_pool_give(h, unit + before + nunits, more - before);
-    return (int64_t)(unit + before);
+    uint64_t nunits = h->classes[0].run_units;
+    int is_first = h->classes[0].runs == 0;
+    int64_t unit = ph_wilderness_take_at(h, nunits, is_first ? nunits : 1);
+    if (unit < 0 || is_first || (uint64_t)unit == h->rows_end)
+        return unit;
+    ph_pool_give(h, (uint64_t)unit, nunits);
+    return PH_H_CORRUPT;
 }

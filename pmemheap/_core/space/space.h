@@ -15,6 +15,7 @@ uint32_t ph_bin_of(uint64_t nunits);
  * ph_wilderness_take -- the same of units that were never used. */
 int64_t ph_pool_take(struct ph_heap *h, uint64_t nunits);
 int64_t ph_wilderness_take(struct ph_heap *h, uint64_t nunits);
+int64_t ph_wilderness_take_at(struct ph_heap *h, uint64_t nunits, uint64_t multiple);
 int64_t ph_wilderness_take_growing(struct ph_heap *h, uint64_t nunits);
 int64_t ph_returned_take(struct ph_heap *h, uint64_t nunits);
 void ph_pool_give(struct ph_heap *h, uint64_t start, uint64_t nunits);

@@ -196,6 +196,21 @@ int64_t ph_wilderness_take(struct ph_heap *h, uint64_t nunits)
     return (int64_t)start;
 }
 
+/* ph_wilderness_take_at -- the same from a multiple of `multiple` on; what was left out at both sides is free. */
+int64_t ph_wilderness_take_at(struct ph_heap *h, uint64_t nunits, uint64_t multiple)
+{
+    int64_t start = ph_wilderness_take(h, nunits + multiple - 1);
+    if (start < 0)
+        return start;
+    uint64_t before = (multiple - (uint64_t)start % multiple) % multiple, behind = multiple - 1 - before;
+    uint64_t unit = (uint64_t)start + before;
+    if (before != 0)
+        ph_pool_give(h, unit - before, before);
+    if (behind != 0)
+        ph_pool_give(h, unit + nunits, behind);
+    return (int64_t)unit;
+}
+
 /* ph_wilderness_take_growing -- the same for a block that has just outgrown its place and may do so again: at the
  * edge of the wilderness, behind a hole that other blocks may have, so that it can go on growing in place. */
 int64_t ph_wilderness_take_growing(struct ph_heap *h, uint64_t nunits)
