@@ -16,6 +16,7 @@ of its other bytes. This module packs and unpacks, it does no input or output.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
@@ -79,6 +80,7 @@ __all__ = [
     "Table",
     "damaged",
     "is_strategy",
+    "row_units",
     "rows_strategy",
     "slot_offset",
     "spare_slot",
@@ -274,6 +276,12 @@ def spare_slot(file_off: int, file_bytes: int) -> SegmentSlot:
 def rows_strategy(row_bytes: int) -> bytes:
     """Return what the slot of an arena says of its rows."""
     return bytes([StrategyCode.ROWS, 0, 0]) + (row_bytes // GRANULE).to_bytes(4, "little")
+
+
+def row_units(row_bytes: int) -> int:
+    """Return the units of a run of rows: as many as begin and end with one."""
+    granules = row_bytes // GRANULE
+    return granules // math.gcd(granules, UNIT // GRANULE)
 
 
 def is_strategy(strategy: bytes) -> bool:

@@ -38,7 +38,7 @@ from pmemheap.heap.ring import RingArena
 from pmemheap.heap.rows import RowsArena
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
-from pmemheap.heap.strategies import General, Ring, Rows, Strategy, unpacked
+from pmemheap.heap.strategies import General, Ring, Rows, Strategy, strategy_of
 from pmemheap.native.constants import State
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.space.anonymous import AnonymousMedium
@@ -198,7 +198,7 @@ class Arenas:
             else:
                 medium.expect_arena(index, slot)
                 region.grow(1, 1)
-            have = strategy or unpacked(medium.arenas[index].strategy)
+            have = strategy or strategy_of(medium.arenas[index])
             kind = _KINDS[type(have)]
             return kind.in_heap(heap, index, region, have, fresh=slot is not None)
         except BaseException as error:

@@ -39,7 +39,7 @@ class HeapMember:
     def _spaces(self) -> list[Space]:
         """Return its open arenas, that of scratch regions as the last."""
         shared = self._shared()
-        return [] if shared is None else spaces_of(shared)
+        return [] if shared is None else shared.spaces_and_scratch()
 
     @property
     def is_open(self) -> bool:
@@ -91,14 +91,6 @@ def _arena_name(shared: Shared, space: Space) -> str:
     return "" if slot is None else slot.name
 
 
-def spaces_of(shared: Shared) -> list[Space]:
-    """Return the open arenas of a heap, that of scratch regions as the last."""
-    if not (spaces := list(shared.spaces())):
-        return []
-    scratch = shared.arenas.scratch
-    return spaces if scratch is None else [*spaces, scratch]
-
-
 def set_budget(space: Space, budget: Any) -> None:
     """Put a heap into a budget, or take it out of the one that it is in.
 
@@ -128,7 +120,7 @@ def _set_locked(shared: Shared, budget: Budget | None) -> None:
     ledger = None if budget is None else ledger_of(budget)
     if ledger is not None and shared.member is not None:
         ledger.join(shared.member)
-    for space in spaces_of(shared):
+    for space in shared.spaces_and_scratch():
         space.region.ledger = ledger
 
 

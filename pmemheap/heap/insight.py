@@ -141,9 +141,7 @@ def stats(space: Space, listed: bytes | None = None) -> HeapStats:
         residency = region.residency(listed)
     touched = sum(each.proportional for each in residency.values())
     metadata = touched - residency["data"].proportional
-    active = UNIT * sum(
-        counters[f"{kind}_units"] for kind in ("run", "large", "packed", "reserved", "quarantined")
-    )
+    active = UNIT * units.used(counters)
     free, longest = supply.free_units(), max(supply.longest(), counters["pool_longest_units"])
     file_bytes, file_blocks = (0, 0) if file is None else file.allocated()
     large = counters["large_units"] * UNIT
@@ -267,19 +265,22 @@ def explain(space: Space, size: int, align: int, refusal: str) -> Explanation:
     supply.read_all()
     space.strategy.require_fit("explain", size, align)
     rounded, nunits = _rounded(space, size, align)
-    free, longest = supply.free_units() * UNIT, supply.longest() * UNIT
-    pooled = space.core.usage()[0]["pool_longest_units"] * UNIT
+    free, counters = supply.free_units() * UNIT, space.core.usage()[0]
+    longest = max(supply.longest(), counters["pool_longest_units"]) * UNIT
+    room = longest
+    if space.strategy.is_at_end:
+        room = (supply.extents.room_at_end() + counters["wilderness_units"]) * UNIT
     needed = nunits + max(align // UNIT - 1, 0)
-    fits = units.has_free_block(space, rounded) or _room(space, longest, pooled) >= needed * UNIT
+    fits = units.has_free_block(space, rounded) or room >= needed * UNIT
     possible = not refusal and (
         fits or supply.could_grow(needed) or _can_be_gathered(space, size, align)
     )
     limit = space.shared.medium.limit
     used = space.region.mapped_bytes if file is None else file.file_end
-    room = None if limit is None else max(limit - used, 0)
+    left = None if limit is None else max(limit - used, 0)
     disk = None if file is None else file.disk_free()
     found = Explanation(
-        size, rounded, possible, free, max(longest, pooled), limit, room, disk,
+        size, rounded, possible, free, longest, limit, left, disk,
         space.region.headroom, fits, refusal, room_in_budget=_room_in_budget(space),
     )  # fmt: skip
     return replace(found, advice=_advice(found, nunits * UNIT))
@@ -298,14 +299,6 @@ def explained(
         return error
     space.require()
     return ExplainedOutOfSpaceError(str(error), space.look(explain, space, size, align, str(error)))
-
-
-def _room(space: Space, longest: int, pooled: int) -> int:
-    """Return the bytes that are free in one piece, where blocks may come from."""
-    if not space.strategy.is_at_end:
-        return max(longest, pooled)
-    wild = space.core.usage()[0]["wilderness_units"]
-    return (space.supply.extents.room_at_end() + wild) * UNIT
 
 
 def _rounded(space: Space, size: int, align: int) -> tuple[int, int]:

@@ -27,6 +27,8 @@ class RowsArena(Arena):
 
     Made by ``heap.arena(name, strategy=Rows(...))``: see `Rows`. `malloc` of at most a row gives
     the lowest free one; its bytes are what was there before. All calls of an arena are there.
+    `trim` gives back the rows at the end in which none is live, and in memory the pages of runs of
+    such rows in between; nothing while an array of all `rows` lives.
     """
 
     __slots__ = ()
@@ -107,13 +109,6 @@ class RowsArena(Arena):
         if not count:
             raise UsageError(f"{self._space.name}: a row expected, found none")
         return first + whole_number("row: index", index, 0, count - 1) * self._rows.nbytes
-
-    def trim(self) -> int:
-        """Give back the memory of rows at the end, and of runs of rows, in which none is live.
-
-        As `Arena.trim`; nothing is given back while an array of all `rows` lives.
-        """
-        return super().trim()
 
     def __repr__(self) -> str:
         """Show its strategy as well."""

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
-from pmemheap.heap import insight, making, totals
+from pmemheap.heap import insight, making, units
 from pmemheap.heap.blockspace import BlockSpace
 from pmemheap.heap.described import Described
-from pmemheap.heap.space import Space, space_of
+from pmemheap.heap.space import space_of
 from pmemheap.heap.strategies import Strategy
 from pmemheap.layers.shadow import Shadow
 from pmemheap.units import UNIT
@@ -27,11 +27,8 @@ __all__ = ["HasShadow", "held_bytes", "touched_bytes"]
 
 def held_bytes(heap: BlockSpace) -> int:
     """Return the bytes of all units that a heap in memory uses, those of its regions with them."""
-    return UNIT * sum(
-        counters[f"{kind}_units"]
-        for counters in (space.core.usage()[0] for space in _spaces(heap))
-        for kind in ("run", "large", "packed", "reserved", "quarantined")
-    )
+    spaces = space_of(heap).shared.spaces_and_scratch()
+    return UNIT * sum(units.used(space.core.usage()[0]) for space in spaces)
 
 
 def touched_bytes(heap: BlockSpace) -> int:
@@ -39,15 +36,9 @@ def touched_bytes(heap: BlockSpace) -> int:
     listed = insight.list_mappings()
     return sum(
         each.proportional
-        for space in _spaces(heap)
+        for space in space_of(heap).shared.spaces_and_scratch()
         for each in space.region.residency(listed).values()
     )
-
-
-def _spaces(heap: BlockSpace) -> list[Space]:
-    shared = space_of(heap).shared
-    scratch = [] if shared.scratch is None else [space_of(shared.scratch)]
-    return [*totals.spaces_of(shared), *scratch]
 
 
 def _allocator(heap: Heap, strategy: Strategy | Callable[[Heap], Allocator] | None) -> Allocator:

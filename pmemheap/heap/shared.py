@@ -137,6 +137,12 @@ class Shared:
             return ()
         return (default, *self.arenas.spaces()) if self.arenas.open else (default,)
 
+    def spaces_and_scratch(self) -> list[Space]:
+        """Return the open arenas, that of scratch regions as the last."""
+        spaces = list(self.spaces())
+        scratch = self.arenas.scratch if spaces else None
+        return spaces if scratch is None else [*spaces, scratch]
+
     # ------------------------------------------------------------ states
 
     def set_states(self, state: State) -> None:

@@ -10,12 +10,11 @@ How it is done is the C core's business: `block/slab.c`, `block/ring.c`, `block/
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pmemheap.errors import UsageError
-from pmemheap.format.layout import rows_strategy
+from pmemheap.format.layout import ArenaSlot, row_units, rows_strategy
 from pmemheap.heap.extras import dtype_argument
 from pmemheap.native.constants import RING_WHOLE, ROW_MOST, StrategyCode
 from pmemheap.units import GRANULE, UNIT, align_up
@@ -23,7 +22,7 @@ from pmemheap.units import GRANULE, UNIT, align_up
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["General", "Ring", "Rows", "Strategy", "strategy_argument", "unpacked"]
+__all__ = ["General", "Ring", "Rows", "Strategy", "strategy_argument", "strategy_of"]
 
 _CHUNK_MOST, _SLOT_BYTES = 64, 7
 
@@ -171,7 +170,7 @@ class Rows(Strategy):
 
     def units_wanted(self, size: int, align: int) -> int:
         """Return the units of a run, and of what is left out in front of the first one."""
-        return 2 * self.granules // math.gcd(self.granules, UNIT // GRANULE)
+        return 2 * row_units(self.nbytes)
 
     def require_fit(self, where: str, size: int, align: int) -> None:
         """Raise UsageError for what is no row."""
@@ -192,7 +191,7 @@ def strategy_argument(value: object) -> Strategy:
     raise UsageError(f"strategy: General(), Ring() or Rows(...) expected, found {value!r}")
 
 
-def unpacked(slot: bytes) -> Strategy:
+def strategy_of(slot: ArenaSlot) -> Strategy:
     """Return the strategy that a slot of the arena table speaks of."""
-    kind = _BY_CODE[slot[0]]
-    return kind(int.from_bytes(slot[3:], "little") * GRANULE) if kind is Rows else kind()
+    kind = _BY_CODE[slot.strategy[0]]
+    return kind(slot.row_bytes) if kind is Rows else kind()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pmemheap import native
@@ -28,6 +28,7 @@ __all__ = [
     "refill_units",
     "take",
     "trim",
+    "used",
 ]
 
 _QUARANTINE_SHARE = 8
@@ -164,6 +165,12 @@ def cut_ends(space: Space) -> None:
 def free_soon(space: Space) -> int:
     """Return the units that are free, or only wait for a sync. O(1)."""
     return space.supply.free_units() + space.core.quarantined // UNIT
+
+
+def used(counters: Mapping[str, int]) -> int:
+    """Return the units that are in use, by what the core counts."""
+    kinds = "run", "large", "packed", "reserved", "quarantined"
+    return sum(counters[f"{kind}_units"] for kind in kinds)
 
 
 def live_bytes(space: Space) -> int:

@@ -34,7 +34,6 @@ __all__ = [
     "nonzero_at",
     "pack_entry",
     "problem_of",
-    "row_units",
     "scattered",
     "unit_at",
 ]
@@ -61,11 +60,6 @@ _ROW_UNITS_MOST = ROW_MOST // GRANULE - 1
 def _row_starts(size: int) -> int:
     step = size // GRANULE
     return sum(1 << index * step for index in range(_GRANULES // math.gcd(step, _GRANULES)))
-
-
-def row_units(size: int) -> int:
-    """Return the units of a run of rows of that size."""
-    return size // GRANULE // math.gcd(size // GRANULE, _GRANULES)
 
 
 @dataclass(frozen=True)
@@ -206,13 +200,16 @@ def _problem_of_run(extent: Extent) -> tuple[str, str] | None:
 def _problem_of_rows(extent: Extent, row_bytes: int) -> tuple[str, str] | None:
     if extent.kind != Kind.ROWS:
         return "kind 4 in an arena of rows, or all zeros", f"kind {extent.kind}"
-    if extent.class_index or extent.unit % row_units(row_bytes):
+    expected = layout.row_units(row_bytes)
+    if extent.class_index or extent.unit % expected:
         found = f"class {extent.class_index} at unit {extent.unit}"
-        return f"no class, at a multiple of {row_units(row_bytes)} units", found
+        return f"no class, at a multiple of {expected} units", found
     if extent.nbytes != row_bytes:
         return f"rows of {row_bytes} bytes", str(extent.nbytes)
-    if extent.nunits != row_units(row_bytes):
-        return f"{row_units(row_bytes)} units for rows of {row_bytes} bytes", str(extent.nunits)
+    if extent.nunits != layout.row_units(row_bytes):
+        return f"{layout.row_units(row_bytes)} units for rows of {row_bytes} bytes", str(
+            extent.nunits
+        )
     return None
 
 
@@ -256,7 +253,7 @@ def _run_candidates(extent: Extent, room: int) -> list[Extent]:
 
 def _row_candidates(extent: Extent, row_bytes: int, room: int) -> list[Extent]:
     """Return the run of rows that an entry must have been, where one may begin."""
-    units = row_units(row_bytes)
+    units = layout.row_units(row_bytes)
     if extent.kind == Kind.FREE or extent.unit % units or units > room:
         return []
     run = replace(extent, kind=Kind.ROWS, class_index=0, nunits=units, nbytes=row_bytes)
