@@ -33,13 +33,14 @@ from pmemheap.offline import (
     examine,
     open_image,
 )
+from pmemheap.offline.extents import Block
 from pmemheap.offline.findings import Findings
 from pmemheap.offline.guessing import best_capacity
 from pmemheap.offline.image import Image
 from pmemheap.offline.places import Part, arena_of
 from pmemheap.offline.replaying import replay
 from pmemheap.offline.segments import unit_gaps
-from pmemheap.offline.tables import strategy_of
+from pmemheap.offline.strategies import strategy_of
 from pmemheap.refusals import refusals
 from pmemheap.units import UNIT, align_up
 
@@ -293,19 +294,23 @@ class _Copy:
         return self._report
 
     def _copy_extent(self, extent: Extent) -> None:
-        if not extent.is_run:
+        if not extent.has_bits:
             self._copy_large(extent)
             return
         blocks = list(extent.blocks())
         if not blocks:
             return
-        size = extent.block_bytes
         start = arena_of(extent.offset)[1]
         data, have = self._read(extent.offset, extent.nunits * UNIT)
-        for block, new in zip(blocks, self._heap.malloc_many(size, len(blocks)), strict=True):
-            at = arena_of(block.offset)[1] - start
+        for block, new in zip(blocks, self._places_for(extent, blocks), strict=True):
+            at, size = arena_of(block.offset)[1] - start, block.nbytes
             self._heap.view(new, size)[:] = data[at : at + size]
             self._note(block.offset, new, size, is_cut=at + size > have)
+
+    def _places_for(self, extent: Extent, blocks: list[Block]) -> Iterable[int]:
+        if extent.is_run:
+            return self._heap.malloc_many(extent.block_bytes, len(blocks))
+        return [self._heap.malloc(block.nbytes) for block in blocks]
 
     def _copy_large(self, extent: Extent) -> None:
         room = extent.nunits * UNIT  # all of it may be in use: `view` shows it

@@ -32,6 +32,7 @@ from crash_world import (
 
 from pmemheap import Heap
 from pmemheap.file import recovery
+from pmemheap.heap.ring import RingArena
 from pmemheap.layout import ARENA_BITS
 from pmemheap.testing import SECTOR, Crash, CrashStates, Image, Kind, Recorder, Recording, State
 from pmemheap.testing.report import describe
@@ -47,7 +48,7 @@ COUNTERS = (
     "recoveries of 1 record", "recoveries of 2 records", "recoveries of 3 or more records",
     "crashes inside recovery", "crashes after recovery", "reuse after free", "log moves",
     "arena drops", "growths", "cuts", "growths into SPARE", "growths after a recovery",
-    "rows cut",
+    "rows cut", "chunks gone",
 )  # fmt: skip
 
 
@@ -99,6 +100,9 @@ def check_again(fd: int, known: Known) -> None:
     """A second look finds the same, and everything that is free can be had."""
     with attach(fd) as heap:
         identify(heap, [known], 0, 0)
+        for ring in rings(heap):
+            put_and_take(ring)
+        identify(heap, [known], 0, 0)
         empty(heap, known)
         heap.sync()
         heap.trim()
@@ -108,6 +112,36 @@ def check_again(fd: int, known: Known) -> None:
         heap.malloc(room)
         if heap._space.region.nunits * UNIT != room:
             raise WrongHeapError(f"an empty heap of {room} bytes has grown for {room}")
+
+
+def rings(heap: Heap) -> list[RingArena]:
+    """Return the rings of a heap."""
+    arenas = map(heap.arena, heap.arenas())
+    return [arena for arena in arenas if isinstance(arena, RingArena)]
+
+
+def put_and_take(ring: RingArena) -> None:
+    """Let a queue that was opened go on; nothing of it is left."""
+    before = dict(ring.blocks())
+    oldest = min(before, default=None)
+    if ring.first() != oldest:
+        raise WrongHeapError(f"{oldest} as the first one expected, {ring.first()}")
+    offset = ring.malloc(UNIT // 2)
+    if before and offset < max(before) + before[max(before)]:
+        raise WrongHeapError(f"a place behind {max(before):#x} expected, found {offset:#x}")
+    with ring.view(offset) as view:
+        view[:] = b"!" * len(view)
+    ring.free(offset)
+
+
+def reserve_and_abort(heap: Heap, ring: RingArena) -> None:
+    """Write over what is free at the end of a ring."""
+    tx = heap.transaction()
+    for size, align in ((AFTER_BYTES, 512), (UNIT, 16)):
+        offset = tx.malloc(size, align, arena=ring)
+        with heap.view(offset) as view:
+            view[:] = b"!" * len(view)
+    tx.abort()
 
 
 def empty(heap: Heap, known: Known) -> None:
@@ -315,6 +349,8 @@ def use_again(fd: int, size: int) -> Counter[str]:
     heap, seen = attach(fd), Counter[str]()
     try:
         end, spare = heap._space.core.bounds[1], spare_bytes(heap)
+        for ring in rings(heap):
+            reserve_and_abort(heap, ring)
         tx = heap.transaction()
         offset = tx.malloc(size)
         tx.write(offset, mark(1, AFTER_BYTES))

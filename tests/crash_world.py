@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
 
-from pmemheap import Heap, Rows, layout, native
+from pmemheap import Heap, Ring, Rows, layout, native
 from pmemheap.errors import OutOfSpaceError
 from pmemheap.file import openfile
 from pmemheap.heap.making import over_file
@@ -39,6 +39,8 @@ T = TypeVar("T")
 HEADROOM = 16 * MiB
 LOG_BYTES, ROOMY_LOG_BYTES = 4096, 16 * 4096
 SMALL, MIDDLE, LONG = 300, 700, 3 * UNIT
+TO_WORD_END = 448
+"""Behind 300 bytes, a pad and 40 bytes: up to the last granule of a word of the bits table."""
 ROW = 3 * UNIT // 2
 """Two rows are a run."""
 SEGMENT = layout.SEGMENT_UNITS * UNIT
@@ -431,16 +433,64 @@ def rows_abort(world: World, durable: bool) -> None:
 
 def _table(world: World) -> Any:
     """Return the arena of rows, made if there is none."""
-    if "table" in world.states[-1].arenas:
-        return world.heap.arena("table")
+    return _arena(world, "table", Rows(ROW))
+
+
+def _arena(world: World, name: str, strategy: Any) -> Any:
+    if name in world.states[-1].arenas:
+        return world.heap.arena(name)
     with world.bare() as after:
-        table = world.heap.arena("table", strategy=Rows(ROW))
-        after.arenas.add("table")
-    return table
+        made = world.heap.arena(name, strategy=strategy)
+        after.arenas.add(name)
+    return made
 
 
 def _rows(world: World) -> list[str]:
-    return [name for name in world.names if name.startswith("row ")]
+    return _called(world, "row")
+
+
+def _called(world: World, kind: str) -> list[str]:
+    return [name for name in world.names if name.startswith(f"{kind} ")]
+
+
+@transaction
+def queue(world: World, durable: bool) -> None:
+    """Commit blocks of a ring, one of them behind a pad, and free the oldest ones [R31, R32]."""
+    ring = _ring(world)
+    with world.transaction(durable) as (tx, after):
+        for size, align in ((SMALL, 16), (40, 512), (TO_WORD_END, 16)):
+            world.fill(after, tx.malloc(size, align, arena=ring), f"item {world.seed()}")
+        for name in _called(world, "item")[:-3]:
+            tx.free(world.note_free(after, name))
+    world.lap()
+
+
+@transaction
+def queue_abort(world: World, durable: bool) -> None:
+    """Reserve blocks of a ring, and give them up."""
+    ring = _ring(world)
+    tx = world.heap.transaction(durable=durable)
+    for size, align in ((SMALL, 512), (5000, 16)):
+        world.fill(Known(), tx.malloc(size, align, arena=ring), "nobody's")
+    tx.abort()
+    del world.names["nobody's"]
+
+
+@transaction
+def queue_two_open(world: World, durable: bool) -> None:
+    """Commit to a ring while another transaction has reserved what lies before and behind [R32]."""
+    ring = _ring(world)
+    other = world.elsewhere(world.heap.transaction)
+    world.elsewhere(lambda: other.malloc(UNIT // 2, arena=ring))
+    with world.transaction(durable) as (tx, after):
+        world.fill(after, tx.malloc(SMALL, arena=ring), f"item {world.seed()}")
+        world.elsewhere(lambda: other.malloc(UNIT // 2, arena=ring))
+    world.elsewhere(other.abort)
+
+
+def _ring(world: World) -> Any:
+    """Return the ring, made if there is none."""
+    return _arena(world, "queue", Ring())
 
 
 def _change_in_place(world: World, tx: Any, after: Known, name: str) -> None:
@@ -595,6 +645,34 @@ def row(world: World, durable: bool) -> None:
         offset = table.malloc(ROW)
         after.blocks[offset] = ROW, b""
     world.names[f"row {world.seed()}"] = offset
+
+
+@call
+def put(world: World, durable: bool) -> None:
+    """Let a block come into a ring behind a pad, and one of its own units close the chunk."""
+    ring = _ring(world)
+    for size, align in ((SMALL, 512), (SMALL, 16), (SMALL, 2 * UNIT), (SMALL, 16)):
+        with world.bare() as after:
+            offset = ring.malloc(size, align)
+            after.blocks[offset] = ring.usable_size(offset), b""
+        with world.heap.view(offset) as view:
+            view[:] = b"?" * len(view)
+        world.names[f"item {world.seed()}"] = offset
+
+
+@call
+def queue_drain(world: World, durable: bool) -> None:
+    """Free all that is in a ring: each chunk goes with its last block; then the queue goes on."""
+    put(world, durable)
+    ring = _ring(world)
+    before = ring._space.core.freed_units
+    for name in _called(world, "item"):
+        with world.bare() as after:
+            world.heap.free(world.note_free(after, name))
+    world.heap.sync()
+    world.synced()
+    world.seen["chunks gone"] += ring._space.core.freed_units > before
+    put(world, durable)
 
 
 @call

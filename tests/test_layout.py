@@ -142,7 +142,7 @@ def changed(offset: int, data: bytes) -> bytes:
         (changed(8, struct.pack(">I", 1)), "a file of the other byte order"),
         (changed(40, struct.pack("<I", 9)), "durability and state 0 or 1 expected"),
         (changed(44, struct.pack("<I", 9)), "durability and state 0 or 1 expected"),
-        (changed(48, struct.pack("<Q", 4)), "incompatible features 0 expected, 0x4 found"),
+        (changed(48, struct.pack("<Q", 8)), "incompatible features 0 expected, 0x8 found"),
         (SUPERBLOCK.pack()[:511], "length 512 expected, 511 found"),
         (b"", "length 512 expected, 0 found"),
         (bytes(512), "magic"),

@@ -207,6 +207,8 @@ PLANTED: dict[Rule, Callable[[Path], str | None]] = {
     Rule.R28: search("power: move-log, swap"),
     Rule.R29: holes,
     Rule.R30: search("power: grow"),
+    Rule.R31: search("process: queue, queue"),
+    Rule.R32: search("process: queue"),
     Rule.DAMAGE: damage,
     Rule.DATA_FIRST: search("power: alloc-first"),
     Rule.SPARE_TABLES: search("power: trim-head", budget=8, share=1.0),

@@ -519,7 +519,7 @@ def test_a_slot_that_is_damaged_is_written_from_the_entries(tmp_path: Path) -> N
         assert heap.check()
 
 
-@pytest.mark.parametrize("strategy", ["01000000000000", "02000000000000", "02000001100000"])
+@pytest.mark.parametrize("strategy", ["01000000010000", "02000000000000", "02000001100000"])
 def test_a_strategy_that_no_file_has_is_damage(strategy: str) -> None:
     slot = ArenaSlot(0, 10, "x", bytes.fromhex(strategy))
     with pytest.raises(CorruptHeapError, match="strategy"):

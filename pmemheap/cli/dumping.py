@@ -19,7 +19,7 @@ from pmemheap.format import layout
 from pmemheap.format.layout import ArenaState, SegmentKind, Table
 from pmemheap.format.records import Operation, OperationType, Record
 from pmemheap.format.superblock import Superblock
-from pmemheap.native.constants import Kind
+from pmemheap.native.constants import Kind, StrategyCode
 from pmemheap.offline import Examination, Extent, examine, open_image
 from pmemheap.units import format_bytes
 
@@ -208,6 +208,7 @@ def _arenas(found: Examination) -> list[Row]:
             "state": ArenaState(arena.state).name.lower(),
             "first_unit": arena.first_unit,
             "end_unit": arena.end_unit,
+            "strategy": StrategyCode(arena.strategy[0]).name.lower(),
             "row_bytes": arena.row_bytes or None,
         }
         for index, arena in sorted(found.slots.arenas.items())
@@ -221,6 +222,13 @@ def _roots(found: Examination) -> list[Row]:
     ]
 
 
+def _block_bytes(extent: Extent) -> int | None:
+    """Return the bytes of each block; None of a chunk, whose blocks differ."""
+    if extent.is_chunk:
+        return None
+    return extent.block_bytes if extent.is_run else extent.nbytes
+
+
 def _extent(extent: Extent) -> Row:
     return {
         "arena": extent.arena,
@@ -228,6 +236,6 @@ def _extent(extent: Extent) -> Row:
         "offset": _Offset(extent.offset),
         "units": extent.nunits,
         "kind": Kind(extent.kind).name.lower(),
-        "block_bytes": extent.block_bytes if extent.is_run else extent.nbytes,
+        "block_bytes": _block_bytes(extent),
         "blocks": extent.block_count,
     }

@@ -48,6 +48,7 @@ __all__ = [
     "BITS_WIDTH",
     "DATA_WIDTH",
     "ENTRY_WIDTH",
+    "HAS_PACKED",
     "HAS_ROWS",
     "HEADER_BYTES",
     "LOCK_READER",
@@ -110,6 +111,8 @@ UNDER_REPAIR = Format.UNDER_REPAIR
 """Feature of a superblock: a repair is at work; its backup has the bytes that it changes."""
 HAS_ROWS = Format.HAS_ROWS
 """Feature of a superblock: there are, or were, arenas of rows."""
+HAS_PACKED = Format.HAS_PACKED
+"""The same of chunks of pieces: of rings."""
 
 SEGMENT_UNITS = Format.SEGMENT_UNITS
 """Capacities of data segments are multiples of this."""
@@ -285,10 +288,17 @@ def row_units(row_bytes: int) -> int:
 
 
 def is_strategy(strategy: bytes) -> bool:
-    """Tell whether a file may have an arena of that strategy: the general one, or rows."""
+    """Tell whether there is an arena of that strategy."""
     granules = int.from_bytes(strategy[3:], "little")
     is_rows = strategy[:3] == bytes([StrategyCode.ROWS, 0, 0])
-    return not any(strategy) or (is_rows and 0 < granules <= ROW_MOST // GRANULE)
+    if is_rows:
+        return 0 < granules <= ROW_MOST // GRANULE
+    return strategy in {bytes(7), ring_strategy()}
+
+
+def ring_strategy() -> bytes:
+    """Return what the slot of a ring says of its strategy."""
+    return bytes([StrategyCode.RING]).ljust(7, b"\0")
 
 
 @dataclass(frozen=True)
@@ -347,7 +357,10 @@ class ArenaSlot:
         if state not in {ArenaState.LIVE, ArenaState.DROPPED}:
             raise damaged("arena slot", offset, "state", "1 or 2", state)
         if any(strategy) and not is_strategy(strategy):
-            expected = f"zeros, or {StrategyCode.ROWS:02x}0000 and granules of a row"
+            expected = (
+                f"zeros, {StrategyCode.RING:02x} and zeros, or {StrategyCode.ROWS:02x}0000 and "
+                "granules of a row"
+            )
             raise damaged("arena slot", offset, "strategy", expected, strategy.hex())
         name = _decode(name[:length], "arena slot", offset)
         return cls(first_unit, end_unit, name, strategy, ArenaState(state))

@@ -16,6 +16,7 @@ from typing import Self
 from pmemheap.errors import CorruptHeapError
 from pmemheap.format.layout import (
     BACKUP_NAME_BYTES,
+    HAS_PACKED,
     HAS_ROWS,
     MAGIC,
     SUPERBLOCK_BYTES,
@@ -136,7 +137,7 @@ class Superblock:
     @property
     def unknown_features(self) -> int:
         """Features that a reader has to know, and this one does not."""
-        return self.features_incompat & ~(UNDER_REPAIR | HAS_ROWS)
+        return self.features_incompat & ~(UNDER_REPAIR | HAS_ROWS | HAS_PACKED)
 
     def require_known_features(self, offset: int) -> None:
         """Raise CorruptHeapError for features that a reader has to know, and this one does not."""

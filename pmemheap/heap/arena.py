@@ -65,9 +65,12 @@ class Arena(BlockSpace):
         title = f"arena {name!r} of {shared.name}"
         self = new_face(cls, shared, region, title, index, fresh=fresh, strategy=strategy)
         self._arena_name, self._heap = name, heap
-        if strategy.has_rows and not fresh:
-            self._space.supply.read_all()
+        if not fresh:
+            self.take_over()
         return self
+
+    def take_over(self) -> None:
+        """Read what an arena that was opened has: nothing, which is read when it is asked for."""
 
     @property
     def name(self) -> str:

@@ -28,7 +28,6 @@ from pmemheap.format.layout import (
     ARENA_NAME_BYTES,
     ARENA_SLOTS,
     ARENA_UNITS_MOST,
-    HAS_ROWS,
     ArenaSlot,
     ArenaState,
 )
@@ -133,16 +132,10 @@ class Arenas:
                 )
             arena.show_as(strategy)
             return arena
-        if isinstance(self._shared.medium, FileMedium) and isinstance(strategy, Ring):
-            raise UsageError(
-                f"arena {name!r}: {strategy} is for heaps in memory; General() or Rows(...) "
-                f"expected in {self._shared.name}"
-            )
         self._shared.default.require(write=True)
         index, slot = _vacancy(slots, name, 0 if self.scratch is None else self.scratch.index)
         wish = strategy or General()
-        if wish.has_rows:
-            _mark_rows(self._shared.medium)
+        _mark_feature(self._shared.medium, wish.feature)
         slot = replace(slot, strategy=wish.packed())
         arena = self.open[index] = self._opened(index, slot, headroom, wish)
         return arena
@@ -240,14 +233,14 @@ def _map_again(medium: AnonymousMedium | FileMedium, region: Region, index: int)
     replay_private(medium, region, index)
 
 
-def _mark_rows(medium: AnonymousMedium | FileMedium) -> None:
-    """Say in a file that it has rows, before it has: a reader that knows none is to refuse it."""
+def _mark_feature(medium: AnonymousMedium | FileMedium, feature: int) -> None:
+    """Say in a file what it has, before it has it: a reader that does not know it has to refuse."""
     if isinstance(medium, AnonymousMedium):
         return
     features = medium.header.superblock.features_incompat
-    if not features & HAS_ROWS:
+    if feature & ~features:
         medium.write_superblock(
-            both=True, sync=medium.is_power, features_incompat=features | HAS_ROWS
+            both=True, sync=medium.is_power, features_incompat=features | feature
         )
 
 

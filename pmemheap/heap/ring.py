@@ -35,7 +35,7 @@ class RingStats(HeapStats):
 
 
 class RingArena(Arena):
-    """An arena of a heap in memory whose blocks lie in the order in which they came.
+    """An arena whose blocks lie in the order in which they came.
 
     Made by ``heap.arena(name, strategy=Ring())``: see `Ring`.
     """
@@ -43,6 +43,11 @@ class RingArena(Arena):
     __slots__ = ()
 
     first = Arena._oldest  # private: the same method, which only a ring shows
+
+    def take_over(self) -> None:
+        """Read all blocks: only so is it known which is the oldest one, and where the end is."""
+        self._space.supply.read_all()
+        self._space.core.gather_ring()
 
     def stats(self) -> RingStats:
         """Return how large and how full it is, and what holds memory back."""

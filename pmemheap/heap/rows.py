@@ -38,6 +38,10 @@ class RowsArena(Arena):
         assert isinstance(self._space.strategy, Rows), "an arena of rows has that strategy"
         return self._space.strategy
 
+    def take_over(self) -> None:
+        """Read all runs: only so is it known where the table begins and ends."""
+        self._space.supply.read_all()
+
     def show_as(self, strategy: Strategy | None) -> None:
         """Show the rows as the dtype that was given last."""
         if strategy is not None:

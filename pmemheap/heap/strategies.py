@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pmemheap.errors import UsageError
-from pmemheap.format.layout import ArenaSlot, row_units, rows_strategy
+from pmemheap.format.layout import HAS_PACKED, HAS_ROWS, ArenaSlot, row_units, rows_strategy
 from pmemheap.heap.extras import dtype_argument
 from pmemheap.native.constants import RING_WHOLE, ROW_MOST, StrategyCode
 from pmemheap.units import GRANULE, UNIT, align_up
@@ -36,6 +36,8 @@ class Strategy:
     """Whether all blocks come from the end of the arena."""
     has_rows: ClassVar[bool] = False
     """Whether all blocks are of one size."""
+    feature: ClassVar[int] = 0
+    """What a file has to say that has such an arena."""
 
     @property
     def block_bytes(self) -> int:
@@ -98,6 +100,7 @@ class Ring(Strategy):
 
     code: ClassVar[StrategyCode] = StrategyCode.RING
     is_at_end: ClassVar[bool] = True
+    feature: ClassVar[int] = HAS_PACKED
 
     def rounded(self, size: int) -> int:
         """Return the bytes that a block takes: 32, or steps of 16; above 64 KiB whole units."""
@@ -138,6 +141,7 @@ class Rows(Strategy):
     code: ClassVar[StrategyCode] = StrategyCode.ROWS
     is_at_end: ClassVar[bool] = True
     has_rows: ClassVar[bool] = True
+    feature: ClassVar[int] = HAS_ROWS
 
     def __post_init__(self) -> None:
         """Look at the size."""

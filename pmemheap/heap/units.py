@@ -94,10 +94,15 @@ def has_free_block(space: Space, size: int) -> bool:
 
 def _refill_end(space: Space, nunits: int) -> None:
     """Bring units to the end of a ring; what is free at its head is given back before."""
+    _release_quarantine(space)
     space.supply.take_all_back()
     if not space.strategy.has_rows:
         space.giveback.recede()
-    space.supply.refill_end(nunits)
+    try:
+        space.supply.refill_end(nunits)
+    except OutOfSpaceError:
+        if not emptied_quarantine(space):
+            raise
 
 
 def refill_units(space: Space, nunits: int) -> None:

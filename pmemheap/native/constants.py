@@ -191,7 +191,12 @@ class Kind(IntEnum):
     FREE = lib.PH_KIND_FREE
     LARGE = lib.PH_KIND_LARGE
     RUN = lib.PH_KIND_RUN
+    PACKED = lib.PH_KIND_PACKED
     ROWS = lib.PH_KIND_ROWS
+
+
+CHUNK_RING: int = lib.PH_CHUNK_RING
+"""Flag of the entry of a chunk: of a ring."""
 
 
 class UnitState(IntEnum):
@@ -251,6 +256,8 @@ class Rule(IntEnum):
     R28 = lib.PH_R28
     R29 = lib.PH_R29
     R30 = lib.PH_R30
+    R31 = lib.PH_R31
+    R32 = lib.PH_R32
     DAMAGE = lib.PH_DAMAGE
     DATA_FIRST = lib.PH_DATA_FIRST
     SPARE_TABLES = lib.PH_SPARE_TABLES
@@ -341,6 +348,7 @@ class Format:
     LOG: int = lib.PH_LOG_BYTES
     UNDER_REPAIR: int = lib.PH_UNDER_REPAIR
     HAS_ROWS: int = lib.PH_HAS_ROWS
+    HAS_PACKED: int = lib.PH_HAS_PACKED
 
     LOG_MAGIC: int = lib.PH_LOG_MAGIC
     LOG_ALIGN: int = lib.PH_LOG_ALIGN

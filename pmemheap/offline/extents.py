@@ -1,7 +1,8 @@
-"""Extents: runs and large blocks as their entries say, one at a time.
+"""Extents: runs, chunks and large blocks as their entries say, one at a time.
 
 entry    | kind | class | flags | nunits | nbytes |     16 bytes, at the first unit of an extent
-bits     32 bytes a unit, one bit a granule: set where a live block of a run begins
+bits     32 bytes a unit, one bit a granule: set where a live block of a run begins; in a chunk
+         as chunks.py says
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from pmemheap.format import layout
-from pmemheap.native.constants import ROW_MOST, Kind
+from pmemheap.native.constants import CHUNK_RING, ROW_MOST, Kind
+from pmemheap.offline.chunks import CHUNK_UNITS_MOST, live_pieces, sound_bits
 from pmemheap.offline.findings import Edit
 from pmemheap.offline.image import Image, data_pieces
 from pmemheap.offline.places import ArenaPlaces, Part, Places, arena_of, heap_offset
@@ -72,7 +74,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Extent:
-    """A run or a large block, as its entry says.
+    """A run, a chunk or a large block, as its entry says.
 
     Attributes
     ----------
@@ -83,7 +85,7 @@ class Extent:
     nbytes : int
         Bytes asked for, of a large block; bytes of a row, of a run of rows.
     bits : int
-        Granules at which live blocks begin, of a run; 0 in a large block.
+        Granules at which live blocks begin, of a run; all bits of a chunk; 0 in a large block.
     """
 
     arena: int
@@ -106,6 +108,21 @@ class Extent:
         return self.kind in {Kind.RUN, Kind.ROWS}
 
     @property
+    def is_chunk(self) -> bool:
+        """Whether it holds many blocks of any size."""
+        return self.kind == Kind.PACKED
+
+    @property
+    def has_bits(self) -> bool:
+        """Whether bits say which blocks it holds."""
+        return self.is_run or self.is_chunk
+
+    @property
+    def sound_bits(self) -> int:
+        """Its bits, without those that can not be there."""
+        return sound_bits(self.bits) if self.is_chunk else self.bits & self.starts
+
+    @property
     def block_bytes(self) -> int:
         """Bytes of each block of a run."""
         return self.nbytes if self.kind == Kind.ROWS else CLASSES[self.class_index].size
@@ -123,10 +140,16 @@ class Extent:
     @property
     def block_count(self) -> int:
         """Live blocks in it."""
+        if self.is_chunk:
+            return sum(1 for _ in live_pieces(self.bits))
         return self.bits.bit_count() if self.is_run else 1
 
     def blocks(self) -> Iterator[Block]:
         """Yield its live blocks, by offset."""
+        if self.is_chunk:
+            for first, granules in live_pieces(self.bits):
+                yield Block(self.offset + first * GRANULE, granules * GRANULE)
+            return
         if not self.is_run:
             yield Block(self.offset, self.nbytes)
             return
@@ -136,18 +159,40 @@ class Extent:
             yield Block(self.offset + (lowest.bit_length() - 1) * GRANULE, size)
             bits ^= lowest
 
+    @property
+    def live_bytes(self) -> int:
+        """Bytes of its live blocks."""
+        if self.is_run:
+            return self.block_count * self.block_bytes
+        return sum(block.nbytes for block in self.blocks())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is free space: no block of it lives."""
+        return self.has_bits and not self.block_count
+
+    def without(self, gone: Collection[Block]) -> Extent:
+        """Return it without some of its blocks: their bits are clear, or their flags set."""
+        bits = 0
+        for block in gone:
+            bits |= 1 << (block.offset - self.offset) // GRANULE
+        return replace(self, bits=self.bits | bits << 1 if self.is_chunk else self.bits & ~bits)
+
     def describe(self) -> str:
         """Say which blocks these are."""
-        if not self.is_run:
+        if not self.has_bits:
             return f"block at {self.offset:#x} of {self.nbytes} bytes"
         names = [
             f"{block.offset:#x}" for block, _ in zip(self.blocks(), range(_NAMED), strict=False)
         ]
         more = ", ..." if self.block_count > _NAMED else ""
+        word = "block" if self.block_count == 1 else "blocks"
+        if self.is_chunk:
+            listed = f"{self.block_count} {word} at {', '.join(names)}{more}"
+            return listed if names else f"chunk at {self.offset:#x}, empty"
         size = self.block_bytes
         if not names:
             return f"run at {self.offset:#x} for blocks of {size} bytes, empty"
-        word = "block" if self.block_count == 1 else "blocks"
         return f"{self.block_count} {word} of {size} bytes at {', '.join(names)}{more}"
 
 
@@ -160,7 +205,8 @@ def entry_fields(entry: bytes) -> tuple[int, int, int, int, int]:
 def pack_entry(extent: Extent) -> bytes:
     """Return the 16 bytes of an extent's entry."""
     nbytes = 0 if extent.kind == Kind.RUN else extent.nbytes
-    return _ENTRY.pack(extent.kind, extent.class_index, 0, extent.nunits, nbytes)
+    flags = CHUNK_RING if extent.is_chunk else 0
+    return _ENTRY.pack(extent.kind, extent.class_index, flags, extent.nunits, nbytes)
 
 
 def problem_of(extent: Extent, arena: ArenaPlaces, flags: int) -> tuple[str, str] | None:
@@ -175,12 +221,16 @@ def problem_of(extent: Extent, arena: ArenaPlaces, flags: int) -> tuple[str, str
         return f"1 to {room} units", str(extent.nunits)
     if extent.nbytes > extent.nunits * UNIT:
         return f"at most {extent.nunits * UNIT} bytes", str(extent.nbytes)
+    if extent.is_chunk:
+        return None if flags == CHUNK_RING else (f"flags {CHUNK_RING:#x}", f"{flags:#x}")
     return None if flags == 0 else ("no flags", f"{flags:#x}")
 
 
 def _problem_of_kind(extent: Extent, arena: ArenaPlaces) -> tuple[str, str] | None:
     if arena.row_bytes:
         return _problem_of_rows(extent, arena.row_bytes)
+    if arena.is_ring:
+        return _problem_in_ring(extent)
     if extent.kind == Kind.RUN:
         return _problem_of_run(extent)
     if extent.kind != Kind.LARGE:
@@ -195,6 +245,18 @@ def _problem_of_run(extent: Extent) -> tuple[str, str] | None:
     if extent.nunits != expected:
         return f"{expected} units for class {extent.class_index}", str(extent.nunits)
     return ("no bytes in a run", str(extent.nbytes)) if extent.nbytes else None
+
+
+def _problem_in_ring(extent: Extent) -> tuple[str, str] | None:
+    if extent.kind not in {Kind.LARGE, Kind.PACKED}:
+        return "kind 1 or 3 in a ring, or all zeros", f"kind {extent.kind}"
+    if extent.class_index:
+        return "no class in a ring", str(extent.class_index)
+    if extent.kind == Kind.LARGE:
+        return None
+    if extent.nunits > CHUNK_UNITS_MOST:
+        return f"at most {CHUNK_UNITS_MOST} units for a chunk", str(extent.nunits)
+    return ("no bytes in a chunk", str(extent.nbytes)) if extent.nbytes else None
 
 
 def _problem_of_rows(extent: Extent, row_bytes: int) -> tuple[str, str] | None:
@@ -218,6 +280,8 @@ def mended(extent: Extent, arena: ArenaPlaces, reader: TableReader) -> Extent | 
     room = arena.end_unit - extent.unit
     if arena.row_bytes:
         candidates = _row_candidates(extent, arena.row_bytes, room)
+    elif arena.is_ring:
+        candidates = _ring_candidates(extent, room, reader)
     elif extent.kind == Kind.LARGE:
         candidates = _large_candidates(extent, room)
     elif extent.kind == Kind.RUN:
@@ -260,10 +324,28 @@ def _row_candidates(extent: Extent, row_bytes: int, room: int) -> list[Extent]:
     return [run]
 
 
+def _ring_candidates(extent: Extent, room: int, reader: TableReader) -> list[Extent]:
+    """Return what an entry of a ring must have been: a chunk, if bits say so."""
+    most = min(room, CHUNK_UNITS_MOST)
+    if extent.kind == Kind.FREE:
+        return []
+    if not reader.has_bits(extent.unit, 1):
+        return _large_candidates(replace(extent, kind=Kind.LARGE), room)
+    chunk = replace(extent, kind=Kind.PACKED, class_index=0, nbytes=0)
+    end = next(
+        (n for n in range(1, most) if reader.has_entries(extent.unit + n, extent.unit + n + 1)),
+        most,
+    )
+    used = -(-reader.bits(extent.unit, end).bit_length() // (UNIT // GRANULE))
+    is_possible = used <= extent.nunits <= end
+    return [chunk if is_possible else replace(chunk, nunits=used)]
+
+
 def _bits_fit(extent: Extent, reader: TableReader) -> bool:
-    if not extent.is_run:
+    if not extent.has_bits:
         return not reader.has_bits(extent.unit, extent.nunits)
-    return reader.bits(extent.unit, extent.nunits) & ~extent.starts == 0
+    bits = reader.bits(extent.unit, extent.nunits)
+    return replace(extent, bits=bits).sound_bits == bits
 
 
 # ---------------------------------------------------------------- reading
@@ -377,9 +459,8 @@ def block_at(image: Image, places: Places, offset: int) -> Block | None:
 def _block_in(extent: Extent, byte: int, reader: TableReader) -> Block | None:
     inside = byte - extent.unit * UNIT
     offset = heap_offset(extent.arena, byte)
-    if not extent.is_run:
+    if not extent.has_bits:
         return Block(offset, extent.nbytes) if inside == 0 else None
-    bits = reader.bits(extent.unit, extent.nunits) & extent.starts
-    if bits >> inside // GRANULE & 1:
-        return Block(offset, extent.block_bytes)
-    return None
+    whole = replace(extent, bits=reader.bits(extent.unit, extent.nunits))
+    whole = replace(whole, bits=whole.sound_bits)
+    return next((block for block in whole.blocks() if block.offset == offset), None)

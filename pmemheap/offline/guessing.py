@@ -17,6 +17,7 @@ from pmemheap.format.layout import ArenaSlot, SegmentKind, SegmentSlot
 from pmemheap.offline.findings import Findings
 from pmemheap.offline.image import Image
 from pmemheap.offline.places import Places
+from pmemheap.offline.strategies import strategy_of
 from pmemheap.offline.units import UnitWalk
 
 __all__ = ["best_capacity", "is_likely", "looks_used", "places_of_one"]
@@ -24,16 +25,17 @@ __all__ = ["best_capacity", "is_likely", "looks_used", "places_of_one"]
 _SEGMENTS_TRIED = 64
 
 
-def places_of_one(slot: SegmentSlot) -> Places:
+def places_of_one(slot: SegmentSlot, strategy: bytes = bytes(7)) -> Places:
     """Return where the units of an arena lie that has one segment and nothing else."""
-    arena = ArenaSlot(slot.first_unit, slot.first_unit + slot.nunits)
+    arena = ArenaSlot(slot.first_unit, slot.first_unit + slot.nunits, strategy=strategy)
     return Places({0: slot}, {slot.arena: arena})
 
 
 def _score(image: Image, slot: SegmentSlot) -> int:
     """Return a number that is the greater, the better entries and bits of a segment agree."""
     findings = Findings()
-    walk = UnitWalk(image, places_of_one(slot), findings, image.size)
+    places = places_of_one(slot, strategy_of(image, [slot]))
+    walk = UnitWalk(image, places, findings, image.size)
     return sum(1 + bool(extent.bits) for extent in walk.extents()) - 2 * findings.damage
 
 

@@ -15,6 +15,7 @@ from enum import Enum
 
 from pmemheap.format import layout
 from pmemheap.format.layout import ArenaSlot, SegmentKind, SegmentSlot
+from pmemheap.native.constants import StrategyCode
 from pmemheap.offline.image import Image
 
 __all__ = ["ArenaPlaces", "Part", "Places", "arena_of", "heap_offset"]
@@ -48,13 +49,14 @@ def _start_of(slot: SegmentSlot, part: Part) -> int:
 
 @dataclass(frozen=True)
 class ArenaPlaces:
-    """The live units of an arena, and the segments that hold them, by unit; bytes of its rows."""
+    """The live units of an arena, and the segments that hold them, by unit; its strategy."""
 
     index: int
     first_unit: int
     end_unit: int
     segments: tuple[SegmentSlot, ...]
     row_bytes: int = 0
+    is_ring: bool = False
 
     def segment_of(self, unit: int) -> SegmentSlot | None:
         """Return the segment that holds a live unit."""
@@ -136,8 +138,9 @@ class Places:
                 and slot.first_unit + slot.nunits > arena.first_unit
             ]
             self.arenas[index] = ArenaPlaces(
-                index, arena.first_unit, arena.end_unit, tuple(_disjoint(inside)), arena.row_bytes
-            )
+                index, arena.first_unit, arena.end_unit, tuple(_disjoint(inside)), arena.row_bytes,
+                arena.strategy[0] == StrategyCode.RING,
+            )  # fmt: skip
 
     def arena(self, index: int) -> ArenaPlaces | None:
         """Return an arena by its number."""

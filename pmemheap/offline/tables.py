@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import pairwise
 
 from pmemheap.errors import CorruptHeapError
 from pmemheap.format import layout
 from pmemheap.format.layout import (
-    ENTRY_WIDTH,
     ArenaSlot,
     RootSlot,
     SegmentKind,
-    SegmentSlot,
     Table,
-    rows_strategy,
     slot_offset,
 )
 from pmemheap.format.superblock import Superblock
-from pmemheap.native.constants import ROW_MOST, Kind
-from pmemheap.offline.extents import entry_fields, nonzero_at
 from pmemheap.offline.findings import Edit, Finding, FindingKind, Findings
-from pmemheap.offline.image import Image, data_pieces
+from pmemheap.offline.image import Image
 from pmemheap.offline.segments import Derivation, Judge, doubtful_arenas, note_strays
 from pmemheap.offline.slots import (
     BadSlot,
@@ -32,9 +27,9 @@ from pmemheap.offline.slots import (
     read_segments,
     segments_inside,
 )
-from pmemheap.units import GRANULE
+from pmemheap.offline.strategies import strategy_of
 
-__all__ = ["Slots", "check_roots", "read_tables", "strategy_of"]
+__all__ = ["Slots", "check_roots", "read_tables"]
 
 _CLEARED = ("the slot is cleared", "")
 
@@ -111,24 +106,6 @@ def _derive_arena(
             "the slot is written from the segments", "", (Edit(place, arena.pack()),),
         )
     )  # fmt: skip
-
-
-def strategy_of(image: Image, mine: list[SegmentSlot]) -> bytes:
-    """Tell from the first run of rows in its segments, if there is one, that an arena has rows."""
-    for entry in _entries(image, mine):
-        kind, class_index, flags, _, nbytes = entry_fields(entry)
-        is_run = (kind, class_index, flags) == (Kind.ROWS, 0, 0)
-        if is_run and 0 < nbytes <= ROW_MOST and nbytes % GRANULE == 0:
-            return rows_strategy(nbytes)
-    return ArenaSlot(0, 0).strategy
-
-
-def _entries(image: Image, mine: list[SegmentSlot]) -> Iterator[bytes]:
-    for slot in mine:
-        for offset, piece in data_pieces(image, slot.entries_off, slot.bits_off):
-            for at in nonzero_at(piece, ENTRY_WIDTH, offset - slot.entries_off):
-                entry = image.read(offset + at, ENTRY_WIDTH)
-                yield entry.ljust(ENTRY_WIDTH, b"\0")
 
 
 def _name_of(index: int, old: BadSlot | None, slots: Slots) -> str:

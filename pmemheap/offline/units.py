@@ -17,6 +17,7 @@ from pmemheap.native.constants import Kind
 from pmemheap.offline.extents import (
     BIT_BYTES,
     HALF_ENTRY,
+    Block,
     Extent,
     TableReader,
     entries_of,
@@ -79,9 +80,9 @@ class UnitWalk:
     def _count(self, extent: Extent) -> None:
         self.used_units += extent.nunits
         self.blocks += extent.block_count
-        if extent.is_run:
+        if extent.has_bits:
             self.runs += 1
-            self.block_bytes += extent.block_count * extent.block_bytes
+            self.block_bytes += extent.live_bytes
         else:
             self.large += 1
             self.block_bytes += extent.nbytes
@@ -116,7 +117,7 @@ class UnitWalk:
 
     @staticmethod
     def _with_bits(extent: Extent, reader: TableReader) -> Extent:
-        if not extent.is_run:
+        if not extent.has_bits:
             return extent
         return replace(extent, bits=reader.bits(extent.unit, extent.nunits))
 
@@ -153,7 +154,7 @@ class UnitWalk:
         cluster = [self._shortened(extent, cluster) for extent in cluster]
         kept: list[Extent] = []
         for extent in sorted(cluster, key=lambda each: (each.stop, -each.unit)):
-            if extent.is_run and not extent.bits:
+            if extent.is_empty:
                 self._report_dropped(extent, cluster)
             elif kept and extent.unit < kept[-1].stop:
                 self._report_dropped(extent, kept)
@@ -164,7 +165,7 @@ class UnitWalk:
     def _shortened(self, extent: Extent, cluster: list[Extent]) -> Extent:
         """Cut a large block to what its bytes need, where that ends a quarrel."""
         needed = max(align_up(extent.nbytes, UNIT) // UNIT, 1)
-        if extent.is_run or needed >= extent.nunits:
+        if extent.has_bits or needed >= extent.nunits:
             return extent
         inside = [each for each in cluster if extent.unit < each.unit < extent.unit + needed]
         if inside:
@@ -192,7 +193,7 @@ class UnitWalk:
             None,
         )
         owner = other.describe() if other is not None else "nobody else"
-        is_empty = extent.is_run and not extent.bits
+        is_empty = extent.is_empty
         self._findings.add(
             Finding(
                 FindingKind.OVERLAP, f"entry of unit {extent.unit} in arena {extent.arena}",
@@ -212,14 +213,13 @@ class UnitWalk:
 
     def _check_inside(self, arena: ArenaPlaces, extent: Extent) -> Extent | None:
         """Check bits against block starts, and data against the end of the file."""
-        if not extent.is_run:
+        if not extent.has_bits:
             self._check_gap(arena, extent.unit, extent.stop)
             return self._without_cut(arena, extent)
-        starts = extent.starts
-        misplaced = extent.bits & ~starts
-        if misplaced:
-            self._report_bits(arena, extent.unit, extent.nunits, misplaced, extent.bits & starts)
-        return self._without_cut(arena, replace(extent, bits=extent.bits & starts))
+        sound = extent.sound_bits
+        if sound != extent.bits:
+            self._report_bits(arena, extent.unit, extent.nunits, extent.bits ^ sound, sound)
+        return self._without_cut(arena, replace(extent, bits=sound))
 
     def _report_bits(
         self, arena: ArenaPlaces, unit: int, nunits: int, wrong: int, right: int
@@ -253,26 +253,26 @@ class UnitWalk:
         """Leave out blocks whose bytes the file does not have."""
         if not self._is_cut(arena, extent):
             return extent
-        if not extent.is_run:
+        if not extent.has_bits:
             self._report_cut(extent, extent, (Edit(extent.place, bytes(16)),))
             return None
-        size, kept = extent.block_bytes, 0
-        for block in extent.blocks():
-            byte = arena_of(block.offset)[1]
-            if all(
-                place + length <= self._file_size
-                for place, length in arena.ranges(Part.DATA, byte, byte + size)
-            ):
-                kept |= 1 << (byte - extent.unit * UNIT) // GRANULE
-        if kept == extent.bits:
+        lost = [block for block in extent.blocks() if self._is_cut_block(arena, block)]
+        if not lost:
             return extent
-        cut = replace(extent, bits=extent.bits & ~kept)
-        image = kept.to_bytes(extent.nunits * BIT_BYTES, "little")
+        kept, cut = extent.without(lost), extent.without(set(extent.blocks()) - set(lost))
+        image = kept.bits.to_bytes(extent.nunits * BIT_BYTES, "little")
         self._report_cut(extent, cut, scattered(arena, Part.BITS, extent.unit, image))
-        return replace(extent, bits=kept)
+        return kept
+
+    def _is_cut_block(self, arena: ArenaPlaces, block: Block) -> bool:
+        byte = arena_of(block.offset)[1]
+        return any(
+            place + length > self._file_size
+            for place, length in arena.ranges(Part.DATA, byte, byte + block.nbytes)
+        )
 
     def _is_cut(self, arena: ArenaPlaces, extent: Extent) -> bool:
-        length = extent.nunits * UNIT if extent.is_run else extent.nbytes
+        length = extent.nunits * UNIT if extent.has_bits else extent.nbytes
         start = extent.unit * UNIT
         return any(
             place + size > self._file_size

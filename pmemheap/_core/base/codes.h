@@ -114,7 +114,13 @@ enum ph_kind {
     PH_KIND_FREE = 0,
     PH_KIND_LARGE = 1,
     PH_KIND_RUN = 2,
+    PH_KIND_PACKED = 3, /* a chunk of pieces */
     PH_KIND_ROWS = 4,
+};
+
+/* What a chunk of pieces is: the flags of its entry. */
+enum ph_chunk_flag {
+    PH_CHUNK_RING = 16, /* of a ring: it is free space as soon as no piece of it lives */
 };
 
 /* Volatile states of a unit. */
@@ -187,10 +193,12 @@ enum ph_rule {
     PH_R28 = 28,
     PH_R29 = 29,
     PH_R30 = 30,
-    PH_DAMAGE = 31,
-    PH_DATA_FIRST = 32,
-    PH_SPARE_TABLES = 33,
-    PH_SPARE_SYNC = 34,
+    PH_R31 = 31,
+    PH_R32 = 32,
+    PH_DAMAGE = 40,
+    PH_DATA_FIRST = 41,
+    PH_SPARE_TABLES = 42,
+    PH_SPARE_SYNC = 43,
 };
 
 /* Findings of a check of the allocator. */

@@ -56,6 +56,7 @@ enum ph_file_state {
 enum ph_feature {
     PH_UNDER_REPAIR = 1, /* a repair is at work; its backup has the bytes that it changes */
     PH_HAS_ROWS = 2,     /* there are, or were, arenas of rows */
+    PH_HAS_PACKED = 4,   /* the same of chunks of pieces */
 };
 
 /* ph_superblock -- of two valid copies the one of the higher generation counts.

@@ -215,7 +215,20 @@ void ph_large_release(const struct ph_block *block);
 void ph_large_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
 
 /* ---------------------------------------------------------------- pieces of chunks [R31] [R32] */
+/* ph_chunk_entry -- the first word of the entry of a chunk of so many units; the second one is 0. */
+static inline uint64_t ph_chunk_entry(uint64_t nunits)
+{
+    return ph_entry_word(PH_KIND_PACKED, 0, (uint32_t)nunits) | (uint64_t)PH_CHUNK_RING << PH_ENTRY_FLAGS_AT;
+}
+void ph_chunk_set(struct ph_heap *h, uint64_t unit, uint64_t nunits);
 void ph_chunk_make(struct ph_heap *h, uint64_t unit, uint64_t nunits);
+int ph_chunk_adopt(struct ph_heap *h, uint64_t unit, uint64_t nunits);
+int ph_chunk_may_go(struct ph_heap *h);
+/* ph_chunk_is_idle -- whether nothing is in a chunk, and nobody keeps it. */
+static inline int ph_chunk_is_idle(const struct ph_unit *chunk)
+{
+    return chunk->u.packed.live == 0 && chunk->u.packed.withheld == 0 && chunk->class_index == 0;
+}
 /* ph_count_bumped -- the mark of a chunk has come to a granule of it, above a new piece of so many. */
 static inline void ph_count_bumped(struct ph_heap *h, struct ph_unit *chunk, uint64_t mark, uint64_t granules)
 {
@@ -265,8 +278,9 @@ void ph_piece_publish(const struct ph_block *block);
 void ph_piece_quarantine(const struct ph_block *block);
 void ph_piece_kill(const struct ph_block *block);
 void ph_piece_release(const struct ph_block *block);
-/* ph_piece_withhold -- a piece that was made just now is reserved: as good as dead, and nobody else's. */
-void ph_piece_withhold(struct ph_heap *h, struct ph_unit *chunk, uint64_t offset);
+/* ph_chunk_reserve -- the same as ph_chunk_bump for a piece that is reserved: as good as dead, and nobody else's. */
+int64_t ph_chunk_reserve(struct ph_heap *h, struct ph_unit *chunk, uint64_t granules, uint64_t align);
+int ph_chunk_is_settled(const struct ph_heap *h, const struct ph_unit *chunk);
 
 struct ph_chunk_count {
     uint64_t live, live_bytes, reserved, reserved_bytes, freed, freed_bytes;
@@ -301,6 +315,7 @@ void ph_rows_cut(struct ph_heap *h);
 
 /* ---------------------------------------------------------------- rings */
 void ph_ring_begin(struct ph_heap *h);
+void ph_ring_gather(struct ph_heap *h);
 int64_t ph_ring_malloc(struct ph_heap *h, uint64_t size, uint64_t align);
 int64_t ph_ring_reserve(struct ph_heap *h, uint64_t size, uint64_t align);
 int64_t ph_ring_oldest(struct ph_heap *h);

@@ -75,7 +75,7 @@ int64_t ph_large_take(struct ph_heap *h, uint64_t size, uint64_t align)
     return nunits <= PH_POOL_MAX ? ph_units_take(h, nunits) : ph_returned_take(h, nunits);
 }
 
-/* A ring does not use them again: their pages go at once, if the system lets them. */
+/* A ring in memory does not use them again: their pages go at once, if the system lets them. */
 static PH_SELDOM void give_pages_back(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
     uint64_t address = (uint64_t)(uintptr_t)(h->data + (unit << PH_UNIT_SHIFT));
@@ -87,7 +87,7 @@ static PH_SELDOM void give_pages_back(struct ph_heap *h, uint64_t unit, uint64_t
 void ph_give_back(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
     ph_count_freed(h, unit, nunits);
-    if (h->strategy == PH_STRATEGY_RING)
+    if (h->strategy == PH_STRATEGY_RING && h->entries == NULL)
         give_pages_back(h, unit, nunits);
     if (nunits <= PH_POOL_MAX) {
         ph_pool_give(h, unit, nunits);

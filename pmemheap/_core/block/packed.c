@@ -14,71 +14,9 @@
  *      rewind  what lies above the new mark, word by word, the highest first
  *
  * Chunks are linked in the order in which they were made, with the large blocks of their region between them. */
-#include "block/block.h"
+#include "block/chunk_bits.h"
 
 /* ---------------------------------------------------------------- bits */
-static uint64_t *word_of(const struct ph_heap *h, uint64_t granule)
-{
-    return &h->bits[granule >> 6];
-}
-
-static uint64_t bit_of(uint64_t granule)
-{
-    return 1ULL << (granule & 63);
-}
-
-static int is_set(const struct ph_heap *h, uint64_t granule)
-{
-    return (*word_of(h, granule) & bit_of(granule)) != 0;
-}
-
-/* Set bits directly below one of a word. */
-static unsigned ones_below(uint64_t word, uint64_t granule)
-{
-    unsigned at = granule & 63;
-    uint64_t below = at == 0 ? 0 : word << (64 - at);
-    return below == ~0ULL ? at : (unsigned)__builtin_clzll(~below);
-}
-
-/* Whether a set bit is a start; else it is the flag of the piece before it. */
-static int is_start(const struct ph_heap *h, uint64_t granule)
-{
-    uint64_t word = *word_of(h, granule);
-    return (word & bit_of(granule)) != 0 && ones_below(word, granule) % 2 == 0;
-}
-
-static int is_dead(const struct ph_heap *h, uint64_t start)
-{
-    return is_set(h, start + 1);
-}
-
-/* The first set bit in [from, end), else `end`. */
-static uint64_t next_set(const struct ph_heap *h, uint64_t from, uint64_t end)
-{
-    uint64_t word = from < end ? *word_of(h, from) & (~0ULL << (from & 63)) : 0;
-    while (word == 0) {
-        from = (from | 63) + 1;
-        if (from >= end)
-            return end;
-        word = *word_of(h, from);
-    }
-    from = (from & ~63ULL) + (uint64_t)__builtin_ctzll(word);
-    return from < end ? from : end;
-}
-
-/* The last set bit in [first, from), else `from`. */
-static uint64_t last_set(const struct ph_heap *h, uint64_t first, uint64_t from)
-{
-    uint64_t at = from;
-    while (at > first) {
-        uint64_t base = (at - 1) & ~63ULL, word = *word_of(h, base) & (~0ULL >> (63 - ((at - 1) & 63)));
-        if (word != 0)
-            return base + 63 - (uint64_t)__builtin_clzll(word);
-        at = base;
-    }
-    return from;
-}
-
 static void set_bit(struct ph_heap *h, uint64_t granule)
 {
     ph_store(h, word_of(h, granule), *word_of(h, granule) | bit_of(granule));
@@ -90,22 +28,6 @@ static void clear_bits(struct ph_heap *h, uint64_t granule, uint64_t bits)
 }
 
 /* ---------------------------------------------------------------- pieces */
-static uint64_t first_of(const struct ph_heap *h, const struct ph_unit *chunk)
-{
-    return (uint64_t)(chunk - h->units) * PH_UNIT_GRANULES;
-}
-
-static uint64_t fill_of(const struct ph_heap *h, const struct ph_unit *chunk)
-{
-    return first_of(h, chunk) + chunk->u.packed.fill;
-}
-
-/* The granule behind a piece of a chunk. */
-static uint64_t end_of(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t start)
-{
-    return next_set(h, start + 2, fill_of(h, chunk));
-}
-
 /* ph_piece_state -- what begins at an offset of a chunk. */
 enum ph_block_state ph_piece_state(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t offset)
 {
@@ -139,12 +61,10 @@ uint64_t ph_piece_holding(const struct ph_heap *h, const struct ph_unit *chunk, 
 
 /* ---------------------------------------------------------------- chunks */
 
-/* ph_chunk_make -- units of nobody become an empty chunk. */
-void ph_chunk_make(struct ph_heap *h, uint64_t unit, uint64_t nunits)
+/* ph_chunk_set -- the records of a chunk without a piece. */
+void ph_chunk_set(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
     struct ph_unit *chunk = &h->units[unit];
-    ph_clear_stray_bits(h, unit, nunits);
-    set_bit(h, unit * PH_UNIT_GRANULES);
     *chunk = (struct ph_unit){.state = PH_U_PACKED, .nunits = (uint32_t)nunits, .sibling = PH_NIL, .prev = PH_NIL};
     for (uint16_t i = 1; i < nunits; i++) {
         chunk[i].state = PH_U_PACKED_BODY;
@@ -153,22 +73,40 @@ void ph_chunk_make(struct ph_heap *h, uint64_t unit, uint64_t nunits)
     h->packed.units += nunits;
 }
 
+/* ph_chunk_make -- units of nobody become an empty chunk: without a bit it is one that has gone. */
+void ph_chunk_make(struct ph_heap *h, uint64_t unit, uint64_t nunits)
+{
+    ph_clear_stray_bits(h, unit, nunits);
+    ph_chunk_set(h, unit, nunits);
+    ph_entry_publish(h, unit, ph_chunk_entry(nunits), 0);
+    set_bit(h, unit * PH_UNIT_GRANULES);
+}
+
+/* ph_chunk_may_go -- whether the bits and the entry of a chunk may be cleared; if not, it stays, without a block. */
+int ph_chunk_may_go(struct ph_heap *h)
+{
+    return !h->readonly && ph_journal_reserve(h, PH_RUN_UNITS_MAX * PH_UNIT_WORDS + 3, 0) == 0;
+}
+
 /* The chunk has no piece any more: its units become units of nobody. */
 static void chunk_clear(struct ph_heap *h, struct ph_unit *chunk)
 {
-    PH_ASSERT(chunk->u.packed.live == 0 && chunk->u.packed.withheld == 0 && chunk->u.packed.fill == 0
-              && chunk->u.packed.dead == 0);
-    clear_bits(h, first_of(h, chunk), 1);
+    uint64_t unit = (uint64_t)(chunk - h->units);
+    PH_ASSERT(chunk->u.packed.withheld == 0 && chunk->u.packed.fill == 0);
+    clear_bits(h, first_of(h, chunk), 3); /* a flag may stand behind the mark of one that was read */
+    ph_entry_withdraw(h, unit);
     for (uint32_t i = 0; i < chunk->nunits; i++)
         chunk[i].state = PH_U_OTHER;
     h->packed.units -= chunk->nunits;
 }
 
-/* ph_chunk_give_back -- a chunk in which nothing is withheld goes, with all pieces, and its units are free. */
+/* ph_chunk_give_back -- a chunk in which nothing is withheld goes, with all pieces, and its units are free. Nothing lives in
+ * one that was read and is of no circle yet. */
 void ph_chunk_give_back(struct ph_heap *h, struct ph_unit *chunk)
 {
     ph_chunk_rewind(h, chunk, 0);
-    ph_circle_remove(h, chunk);
+    if (chunk->sibling != PH_NIL)
+        ph_circle_remove(h, chunk);
     chunk_clear(h, chunk);
     ph_give_back(h, (uint64_t)(chunk - h->units), chunk->nunits);
 }
@@ -182,6 +120,7 @@ void ph_chunk_cut(struct ph_heap *h, struct ph_unit *chunk)
     for (uint64_t i = keep; i < have; i++)
         chunk[i].state = PH_U_OTHER;
     h->packed.units -= have - keep;
+    ph_entry_publish(h, unit - keep, ph_chunk_entry(keep), 0);
     ph_pool_give(h, unit, have - keep);
 }
 
@@ -191,20 +130,50 @@ static uint64_t aligned(uint64_t granule, uint64_t align)
     return to == granule + 1 ? to + align : to; /* a piece in between has two granules */
 }
 
+/* The mark comes to a granule behind a dead piece: the flag is first, or it would live in between [R32]. */
+static void bump_dead(struct ph_heap *h, struct ph_unit *chunk, uint64_t mark)
+{
+    uint64_t start = fill_of(h, chunk);
+    set_bit(h, PH_KEPT(R32) ? start + 1 : mark);
+    set_bit(h, PH_KEPT(R32) ? mark : start + 1);
+    chunk->u.packed.dead = (uint16_t)(chunk->u.packed.dead + (mark - start));
+    chunk->u.packed.fill = (uint16_t)(mark - first_of(h, chunk));
+}
+
+/* The mark comes to where a piece of so many granules may begin, at a multiple of `align` granules, with room for it. Where it
+ * will be behind that, or PH_H_REFILL. */
+static int64_t make_room(struct ph_heap *h, struct ph_unit *chunk, uint64_t granules, uint64_t align)
+{
+    uint64_t fill = fill_of(h, chunk), start = aligned(fill, align), mark = start + granules;
+    mark += (mark & 63) == 63 && PH_KEPT(R31); /* [R31] */
+    if (mark >= first_of(h, chunk) + (uint64_t)chunk->nunits * PH_UNIT_GRANULES)
+        return PH_H_REFILL;
+    if (start != fill)
+        bump_dead(h, chunk, start);
+    return (int64_t)mark;
+}
+
 /* ph_chunk_bump -- a live piece of so many granules at the mark, at a multiple of `align` granules; PH_H_REFILL. */
 int64_t ph_chunk_bump(struct ph_heap *h, struct ph_unit *chunk, uint64_t granules, uint64_t align)
 {
-    uint64_t fill = fill_of(h, chunk), start = aligned(fill, align), mark = start + granules;
-    mark += (mark & 63) == 63; /* [R31] */
-    if (mark >= first_of(h, chunk) + (uint64_t)chunk->nunits * PH_UNIT_GRANULES)
-        return PH_H_REFILL;
-    if (start != fill) {
-        set_bit(h, fill + 1);
-        set_bit(h, start);
-        chunk->u.packed.dead = (uint16_t)(chunk->u.packed.dead + (start - fill));
-    }
-    set_bit(h, mark);
-    ph_count_bumped(h, chunk, mark - first_of(h, chunk), mark - start);
+    int64_t mark = make_room(h, chunk, granules, align);
+    if (mark < 0)
+        return mark;
+    uint64_t start = fill_of(h, chunk);
+    set_bit(h, (uint64_t)mark);
+    ph_count_bumped(h, chunk, (uint64_t)mark - first_of(h, chunk), (uint64_t)mark - start);
+    return (int64_t)(start << PH_GRANULE_SHIFT);
+}
+
+int64_t ph_chunk_reserve(struct ph_heap *h, struct ph_unit *chunk, uint64_t granules, uint64_t align)
+{
+    int64_t mark = make_room(h, chunk, granules, align);
+    if (mark < 0)
+        return mark;
+    uint64_t start = fill_of(h, chunk), capacity = ((uint64_t)mark - start) << PH_GRANULE_SHIFT;
+    bump_dead(h, chunk, (uint64_t)mark);
+    chunk->u.packed.withheld++;
+    ph_withheld_flip_reserved(h, ph_withheld_make(h, start >> 6), bit_of(start), capacity);
     return (int64_t)(start << PH_GRANULE_SHIFT);
 }
 
@@ -245,9 +214,12 @@ static void become_free(struct ph_heap *h, struct ph_unit *chunk, uint64_t start
 {
     if (PH_LIKELY(h->strategy == PH_STRATEGY_GENERAL))
         merge(h, chunk, start);
-    if (chunk->u.packed.live != 0 || chunk->u.packed.withheld != 0 || chunk->class_index != 0)
+    if (!ph_chunk_is_idle(chunk))
         return;
-    ph_chunk_give_back(h, chunk);
+    if (ph_chunk_may_go(h))
+        ph_chunk_give_back(h, chunk);
+    else
+        h->idle_runs = 1;
 }
 
 static void count_gone(struct ph_heap *h, struct ph_unit *chunk, uint64_t capacity)
@@ -267,16 +239,6 @@ void ph_piece_free(const struct ph_block *block)
     count_gone(h, block->record, capacity);
     PH_TELL(h, ph_tell_freed, block->offset, capacity);
     become_free(h, block->record, start);
-}
-
-void ph_piece_withhold(struct ph_heap *h, struct ph_unit *chunk, uint64_t offset)
-{
-    const struct ph_block block = {h, chunk, offset, PH_B_LIVE};
-    uint64_t granule = offset >> PH_GRANULE_SHIFT, capacity = ph_block_capacity(&block);
-    ph_piece_kill(&block);
-    count_gone(h, chunk, capacity);
-    chunk->u.packed.withheld++;
-    ph_withheld_flip_reserved(h, ph_withheld_make(h, granule >> 6), bit_of(granule), capacity);
 }
 
 /* Reserved -> live: the caller stores that it is not dead. */
@@ -403,28 +365,4 @@ int ph_piece_next(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t
             return 1;
     }
     return 0;
-}
-
-/* ---------------------------------------------------------------- checking */
-
-/* ph_chunk_check -- how many words of the bits of a chunk are not as they have to be, and what is counted in it. */
-uint64_t ph_chunk_check(const struct ph_heap *h, const struct ph_unit *chunk, struct ph_chunk_count *count)
-{
-    uint64_t first = first_of(h, chunk), mark = fill_of(h, chunk), end = first + (uint64_t)chunk->nunits * PH_UNIT_GRANULES;
-    uint64_t wrong = !is_start(h, mark) || is_dead(h, mark) || next_set(h, mark + 1, end) != end;
-    *count = (struct ph_chunk_count){0};
-    for (uint64_t start = first, next; start < mark; start = next) {
-        next = end_of(h, chunk, start);
-        wrong += !is_start(h, start) || (start & 63) == 63 || next - start < 2;
-        uint64_t bytes = (next - start) << PH_GRANULE_SHIFT;
-        enum ph_block_state state = ph_piece_state(h, chunk, start << PH_GRANULE_SHIFT);
-        count->live += state == PH_B_LIVE;
-        count->live_bytes += state == PH_B_LIVE ? bytes : 0;
-        count->reserved += state == PH_B_RESERVED;
-        count->reserved_bytes += state == PH_B_RESERVED ? bytes : 0;
-        count->freed += state == PH_B_QUARANTINED;
-        count->freed_bytes += state == PH_B_QUARANTINED ? bytes : 0;
-        count->dead += state == PH_B_LIVE ? 0 : next - start;
-    }
-    return wrong;
 }

@@ -31,7 +31,7 @@ static void close_current(struct ph_heap *h)
     struct ph_unit *chunk = ph_unit_at(h, h->ring.current);
     h->ring.current = PH_NIL;
     chunk->class_index = 0;
-    if (chunk->u.packed.live == 0 && chunk->u.packed.withheld == 0)
+    if (ph_chunk_is_idle(chunk))
         ph_chunk_give_back(h, chunk);
     else
         ph_chunk_cut(h, chunk);
@@ -53,15 +53,18 @@ static int open_chunk(struct ph_heap *h, uint64_t granules, uint64_t align)
     return 0;
 }
 
-static int64_t place_piece(struct ph_heap *h, uint64_t granules, uint64_t align)
+/* How a piece is made in the chunk in service: live, or reserved. */
+typedef int64_t make_piece(struct ph_heap *h, struct ph_unit *chunk, uint64_t granules, uint64_t align);
+
+static int64_t place_piece(struct ph_heap *h, make_piece *make, uint64_t granules, uint64_t align)
 {
     int64_t offset = PH_H_REFILL;
     if (PH_LIKELY(h->ring.current != PH_NIL))
-        offset = ph_chunk_bump(h, ph_unit_at(h, h->ring.current), granules, align);
+        offset = make(h, ph_unit_at(h, h->ring.current), granules, align);
     if (PH_LIKELY(offset >= 0))
         return offset;
     int refused = open_chunk(h, granules, align);
-    return refused < 0 ? refused : ph_chunk_bump(h, ph_unit_at(h, h->ring.current), granules, align);
+    return refused < 0 ? refused : make(h, ph_unit_at(h, h->ring.current), granules, align);
 }
 
 static int64_t place_units(struct ph_heap *h, uint64_t size, uint64_t align)
@@ -96,7 +99,7 @@ int64_t ph_ring_malloc(struct ph_heap *h, uint64_t size, uint64_t align)
         return enter_large(h, (uint64_t)unit);
     }
     uint64_t before = h->packed.bytes;
-    int64_t offset = place_piece(h, ph_piece_granules(size), ph_piece_align(align));
+    int64_t offset = place_piece(h, ph_chunk_bump, ph_piece_granules(size), ph_piece_align(align));
     if (PH_LIKELY(offset >= 0))
         PH_TELL(h, ph_tell_made, (uint64_t)offset, size, h->packed.bytes - before);
     return offset;
@@ -112,10 +115,7 @@ int64_t ph_ring_reserve(struct ph_heap *h, uint64_t size, uint64_t align)
         ph_reserve_large(h, (uint64_t)unit, ph_units_for(size), size);
         return enter_large(h, (uint64_t)unit);
     }
-    int64_t offset = place_piece(h, ph_piece_granules(size), ph_piece_align(align));
-    if (offset >= 0)
-        ph_piece_withhold(h, ph_unit_at(h, h->ring.current), (uint64_t)offset);
-    return offset;
+    return place_piece(h, ph_chunk_reserve, ph_piece_granules(size), ph_piece_align(align));
 }
 
 /* The offset of the first live block in one of the circle; -1: there is none. A chunk remembers how far it has nothing: dead
@@ -157,4 +157,22 @@ uint64_t ph_ring_end(const struct ph_heap *h)
     if (one->state != PH_U_PACKED)
         return (unit + one->nunits) << PH_UNIT_SHIFT;
     return (unit << PH_UNIT_SHIFT) + ((uint64_t)one->u.packed.fill << PH_GRANULE_SHIFT);
+}
+
+/* ph_ring_gather -- what was read of a ring that was opened, in the order in which it lies, which is the one in which it came. The
+ * newest chunk goes on to serve. */
+void ph_ring_gather(struct ph_heap *h)
+{
+    struct ph_piece piece;
+    for (uint64_t cursor = h->first_unit; ph_walk(h, &cursor, &piece);) {
+        if (piece.state == PH_U_LARGE)
+            enter_large(h, piece.start);
+        else if (piece.state == PH_U_PACKED)
+            append(h, piece.start);
+    }
+    struct ph_unit *newest = h->ring.last == PH_NIL ? NULL : ph_unit_at(h, h->ring.last);
+    if (newest == NULL || newest->state != PH_U_PACKED || !ph_chunk_is_settled(h, newest))
+        return;
+    newest->class_index = PH_IN_REGION_KEPT;
+    h->ring.current = h->ring.last;
 }

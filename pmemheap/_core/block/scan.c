@@ -10,6 +10,12 @@
 
 #include "block/block.h"
 
+static int is_chunk(const struct ph_entry *entry)
+{
+    return entry->kind == PH_KIND_PACKED && entry->class_index == 0 && entry->flags == PH_CHUNK_RING && entry->nbytes == 0
+        && entry->nunits <= PH_RUN_UNITS_MAX;
+}
+
 /* Whether an entry can be what it says: its range inside the heap, its class one of ours. */
 static int entry_is_sound(const struct ph_heap *h, uint64_t unit, const struct ph_entry *entry)
 {
@@ -17,6 +23,8 @@ static int entry_is_sound(const struct ph_heap *h, uint64_t unit, const struct p
         return 0;
     if (entry->kind == PH_KIND_LARGE)
         return entry->nbytes <= (uint64_t)entry->nunits << PH_UNIT_SHIFT;
+    if (h->strategy == PH_STRATEGY_RING || entry->kind == PH_KIND_PACKED)
+        return h->strategy == PH_STRATEGY_RING && is_chunk(entry);
     if (entry->kind != (h->strategy == PH_STRATEGY_ROWS ? PH_KIND_ROWS : PH_KIND_RUN) || entry->class_index >= h->nclasses)
         return 0;
     return entry->nunits == h->classes[entry->class_index].run_units
@@ -61,6 +69,8 @@ static int adopt(struct ph_heap *h, uint64_t unit, const struct ph_entry *entry)
     if (!is_unread(h, unit) || !entry_is_sound(h, unit, entry)
         || gap_end(h, unit + 1, entry->nunits - 1) != unit + entry->nunits)
         return PH_H_CORRUPT;
+    if (entry->kind == PH_KIND_PACKED)
+        return ph_chunk_adopt(h, unit, entry->nunits);
     if (entry->kind != PH_KIND_LARGE)
         return ph_run_adopt(h, unit, entry->class_index);
     ph_large_set(h, unit, entry->nunits, entry->nbytes);
@@ -71,7 +81,8 @@ static int adopt(struct ph_heap *h, uint64_t unit, const struct ph_entry *entry)
 static void keep_record(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
     ph_read_units_add(&h->read_units, unit, unit + nunits);
-    if (h->units[unit].state == PH_U_RUN && h->units[unit].u.run.live == 0)
+    const struct ph_unit *record = &h->units[unit];
+    if (record->state == PH_U_RUN ? record->u.run.live == 0 : record->state == PH_U_PACKED && ph_chunk_is_idle(record))
         h->idle_runs = 1;
 }
 
@@ -133,12 +144,12 @@ static int64_t read_entry(struct ph_heap *h, uint64_t unit)
     const struct ph_entry entry = entry_at(h, unit);
     if (!entry_is_sound(h, unit, &entry) || !stands_alone(h, unit, entry.nunits))
         return PH_H_CORRUPT;
-    if (entry.kind == PH_KIND_LARGE || is_full_run(h, unit, entry.class_index))
+    if (entry.kind == PH_KIND_LARGE || (entry.kind != PH_KIND_PACKED && is_full_run(h, unit, entry.class_index)))
         return entry.nunits;
     int adopted = adopt(h, unit, &entry);
     if (adopted < 0)
         return adopted;
-    if (h->units[unit].u.run.live == 0 && ph_run_may_go(h)) {
+    if (h->units[unit].state == PH_U_RUN && h->units[unit].u.run.live == 0 && ph_run_may_go(h)) {
         ph_run_discard(h, unit);
         return 0;
     }

@@ -85,28 +85,6 @@ int ph_release_empties(struct ph_heap *h)
     return released;
 }
 
-/* ph_release_idle_runs -- give back the runs without a block that were read while they could not be: nothing was to be
- * changed then, or one block of its unit was asked for. 1 if there was one. O(units), once after they were read. */
-int ph_release_idle_runs(struct ph_heap *h)
-{
-    int released = 0;
-    if (!h->idle_runs || h->readonly)
-        return 0;
-    h->idle_runs = 0;
-    for (uint64_t head = h->first_unit; head < h->end_unit; head++) {
-        struct ph_unit *run = &h->units[head];
-        if (run->state != PH_U_RUN || ph_run_occupied(run) != 0)
-            continue;
-        struct ph_class *c = &h->classes[run->class_index];
-        if (c->current == (uint32_t)head || !ph_run_may_go(h))
-            continue;
-        ph_pair_remove(h, &c->partial, head);
-        give_run_back(h, head);
-        released = 1;
-    }
-    return released;
-}
-
 /* ph_run_end -- a run without a block goes, whether it is in service or waits. */
 void ph_run_end(struct ph_heap *h, uint64_t head)
 {

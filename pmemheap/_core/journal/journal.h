@@ -51,6 +51,8 @@ static inline int ph_try_store(struct ph_heap *h, uint64_t *at, uint64_t value)
     return 0;
 }
 
+enum { PH_ENTRY_FLAGS_AT = 16 }; /* the first bit of the flags, in the first word */
+
 static inline uint64_t ph_entry_word(uint8_t kind, uint8_t class_index, uint32_t nunits)
 {
     return (uint64_t)kind | (uint64_t)class_index << 8 | (uint64_t)nunits << 32;

@@ -87,10 +87,12 @@ static int begin_strategy(struct ph_heap *h, uint64_t strategy, uint64_t granule
     return strategy == PH_STRATEGY_ROWS ? ph_rows_begin(h, (uint32_t)granules) : 0;
 }
 
+DOOR(gather_ring, heap_object, 0, (ph_ring_gather(&self->heap), done()))
 DOOR(set_strategy, heap_object, 2, begin_strategy(&self->heap, n[0], n[1]) < 0 ? PyErr_NoMemory() : done())
 
 PyMethodDef ph_strategy_doors[] = {
     AS_METHOD("set_strategy", set_strategy, "Give an arena without a block its strategy, of enum ph_strategy, and the granules of a row."),
+    AS_METHOD("gather_ring", gather_ring, "Bring what was read of a ring into its order."),
     AS_METHOD("give_idle_rows_back", give_idle_rows_back, "Give back the pages of runs of rows in which none is in use; 0, or a negated errno."),
     {NULL, NULL, 0, NULL},
 };
