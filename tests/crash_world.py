@@ -466,6 +466,16 @@ def queue(world: World, durable: bool) -> None:
 
 
 @transaction
+def queue_clear(world: World, durable: bool) -> None:
+    """Free all that is in a ring, in one commit, so that its first chunk goes with that."""
+    put(world, durable)
+    with world.transaction(durable) as (tx, after):
+        for name in _called(world, "item"):
+            tx.free(world.note_free(after, name))
+    queue(world, durable)
+
+
+@transaction
 def queue_abort(world: World, durable: bool) -> None:
     """Reserve blocks of a ring, and give them up."""
     ring = _ring(world)

@@ -210,13 +210,13 @@ static void merge(struct ph_heap *h, struct ph_unit *chunk, uint64_t start)
 }
 
 /* A piece that is dead may be used again: in a ring only once the whole chunk has gone. */
-static void become_free(struct ph_heap *h, struct ph_unit *chunk, uint64_t start)
+static void become_free(struct ph_heap *h, struct ph_unit *chunk, uint64_t start, int may_go)
 {
     if (PH_LIKELY(h->strategy == PH_STRATEGY_GENERAL))
         merge(h, chunk, start);
     if (!ph_chunk_is_idle(chunk))
         return;
-    if (ph_chunk_may_go(h))
+    if (may_go && ph_chunk_may_go(h))
         ph_chunk_give_back(h, chunk);
     else
         h->idle_runs = 1;
@@ -238,7 +238,7 @@ void ph_piece_free(const struct ph_block *block)
     set_bit(h, start + 1);
     count_gone(h, block->record, capacity);
     PH_TELL(h, ph_tell_freed, block->offset, capacity);
-    become_free(h, block->record, start);
+    become_free(h, block->record, start, 1);
 }
 
 /* Reserved -> live: the caller stores that it is not dead. */
@@ -279,6 +279,8 @@ void ph_piece_kill(const struct ph_block *block)
     set_bit(block->arena, (block->offset >> PH_GRANULE_SHIFT) + 1);
 }
 
+/* The record that freed it may be on its way home: a process heap that is killed now stores the word of the flag once more,
+ * which is not to be one of nobody. So there the chunk goes later. */
 void ph_piece_release(const struct ph_block *block)
 {
     struct ph_heap *h = block->arena;
@@ -288,7 +290,7 @@ void ph_piece_release(const struct ph_block *block)
     ph_withheld_flip_freed(h, withheld, bit_of(granule), ph_block_capacity(block));
     ph_withheld_drop_if_none(h, withheld);
     block->record->u.packed.withheld--;
-    become_free(h, block->record, granule);
+    become_free(h, block->record, granule, !h->journal->repeats);
 }
 
 /* What a chunk has of live pieces, and of granules of others, from a granule on. */

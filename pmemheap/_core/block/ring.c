@@ -37,10 +37,24 @@ static void close_current(struct ph_heap *h)
         ph_chunk_cut(h, chunk);
 }
 
+/* The oldest chunks that are empty, and could not go when they became so, go now. */
+static void let_idle_go(struct ph_heap *h)
+{
+    while (h->idle_runs && h->ring.last != PH_NIL) {
+        struct ph_unit *oldest = ph_unit_at(h, ph_unit_at(h, h->ring.last)->sibling);
+        if (oldest->state != PH_U_PACKED || !ph_chunk_is_idle(oldest) || !ph_chunk_may_go(h))
+            return;
+        ph_chunk_give_back(h, oldest);
+    }
+}
+
 /* Another chunk comes into service, with room for so many granules. */
 static int open_chunk(struct ph_heap *h, uint64_t granules, uint64_t align)
 {
     close_current(h);
+    let_idle_go(h);
+    if (ph_journal_reserve(h, PH_STORES_MOST, 0) < 0)
+        return PH_H_NOMEM;
     uint64_t least = ph_chunk_units_for(granules, align), nunits = h->ring.units_next > least ? h->ring.units_next : least;
     int64_t unit = ph_wilderness_take(h, nunits);
     if (unit < 0)

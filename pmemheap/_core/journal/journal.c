@@ -29,7 +29,7 @@ static const struct ph_journal none = {
 
 /* A store is where it belongs at once, and outlives the process: any prefix of the stores of a call has to be sound. */
 static const struct ph_journal direct = {
-    .durability = PH_PROCESS, .reserve = reserve, .store = store, .freed = freed,
+    .durability = PH_PROCESS, .repeats = 1, .reserve = reserve, .store = store, .freed = freed,
 };
 
 void ph_set_journal(struct ph_heap *h, enum ph_durability durability)

@@ -14,6 +14,7 @@ struct ph_journal {
     uint32_t durability; /* enum ph_durability: what a change outlives */
     uint32_t is_told;    /* of each store before it happens, and of each free, which waits for its record [R6] */
     uint32_t may_move;   /* a block may move: nobody can find one of the two stores without the other */
+    uint32_t repeats;    /* a word that a record has changed may be stored once more after a release of what that freed */
     /* reserve -- room for so many stores and frees, which then cannot fail; PH_H_NOMEM. */
     int (*reserve)(struct ph_heap *h, uint64_t stores, uint64_t frees);
     void (*store)(struct ph_heap *h, uint64_t *at);
