@@ -31,6 +31,7 @@ from pmemheap.errors import (
 from pmemheap.heap.handles import Block
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
+from pmemheap.heap.keptregions import KeptRegion
 from pmemheap.heap.opening import open_heap as open  # noqa: A004 -- pmemheap.open, as dbm.open
 from pmemheap.heap.regions import Region
 from pmemheap.heap.strategies import General, Ring, Rows
@@ -59,6 +60,7 @@ __all__ = [
     "HeapNotFoundError",
     "HeapPermissionError",
     "HeapStats",
+    "KeptRegion",
     "NextFit",
     "OutOfSpaceError",
     "Pmem2Error",

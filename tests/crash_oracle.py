@@ -30,7 +30,7 @@ from crash_world import (
     spare_bytes,
 )
 
-from pmemheap import Heap
+from pmemheap import Heap, UsageError
 from pmemheap.file import recovery
 from pmemheap.heap.ring import RingArena
 from pmemheap.layout import ARENA_BITS
@@ -48,7 +48,7 @@ COUNTERS = (
     "recoveries of 1 record", "recoveries of 2 records", "recoveries of 3 or more records",
     "crashes inside recovery", "crashes after recovery", "reuse after free", "log moves",
     "arena drops", "growths", "cuts", "growths into SPARE", "growths after a recovery",
-    "rows cut", "chunks gone",
+    "rows cut", "chunks gone", "regions dropped",
 )  # fmt: skip
 
 
@@ -144,13 +144,23 @@ def reserve_and_abort(heap: Heap, ring: RingArena) -> None:
     tx.abort()
 
 
+def freed(heap: Heap, offset: int) -> bool:
+    """Free a block, unless it stands for a region."""
+    try:
+        heap.free(offset)
+    except UsageError:
+        return False
+    return True
+
+
 def empty(heap: Heap, known: Known) -> None:
     """Free all that is known to be there."""
     after = heap.roots.get(AFTER)
     heap.roots.clear()
-    for offset in known.blocks:
-        if offset >> ARENA_BITS == 0:
-            heap.free(offset)
+    mine = [offset for offset in known.blocks if offset >> ARENA_BITS == 0]
+    regions = [offset for offset in mine if not freed(heap, offset)]
+    for offset in regions:
+        heap.region(at=offset).drop()
     for name in heap.arenas():
         heap.arena(name).drop()
     if after is not None:

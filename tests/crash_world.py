@@ -476,6 +476,17 @@ def queue_clear(world: World, durable: bool) -> None:
 
 
 @transaction
+def region_pieces(world: World, durable: bool) -> None:
+    """Free blocks of a region together with a block of the heap, in one commit."""
+    made = _region(world)
+    with world.transaction(durable) as (tx, after):
+        for name in _pieces(world, made)[1:]:
+            tx.free(world.note_free(after, name))
+        world.allocate(tx, after, SMALL, f"n{world.seed()}")
+    world.lap()
+
+
+@transaction
 def queue_abort(world: World, durable: bool) -> None:
     """Reserve blocks of a ring, and give them up."""
     ring = _ring(world)
@@ -683,6 +694,86 @@ def queue_drain(world: World, durable: bool) -> None:
     world.synced()
     world.seen["chunks gone"] += ring._space.core.freed_units > before
     put(world, durable)
+
+
+@call
+def region(world: World, durable: bool) -> None:
+    """Make a region of two chunks, and give what is in it bytes by a commit."""
+    with world.bare() as after:
+        made = world.heap.region()
+        after.blocks[made.offset] = 2 * 16, b""
+    world.names[f"region {made.offset}"] = made.offset
+    for size in (SMALL, UNIT - 600, SMALL):
+        with world.bare() as after:
+            offset = made.malloc(size)
+            after.blocks[offset] = made.usable_size(offset), b""
+        world.names[f"piece {world.seed()} of {made.offset}"] = offset
+    with world.transaction(True) as (tx, after):
+        for name in _pieces(world, made):
+            content = mark(world.seed(), 100)
+            tx.write(world.names[name], content)
+            world.change(after, world.names[name], content)
+    _checkpoint(world)
+
+
+def _region(world: World) -> Any:
+    """Return a region, made if there is none."""
+    if not _called(world, "region"):
+        region(world, True)
+    return world.heap.region(at=world.names[_called(world, "region")[0]])
+
+
+def _pieces(world: World, made: Any) -> list[str]:
+    return [name for name in _called(world, "piece") if name.endswith(f" of {made.offset}")]
+
+
+@call
+def region_drop(world: World, durable: bool) -> None:
+    """Let a region go at once [R33], and others have its place [R6]."""
+    made = _region(world)
+    with world.bare() as after:
+        for name in (*_pieces(world, made), f"region {made.offset}"):
+            world.note_free(after, name)
+        made.drop()
+    world.lap()
+    world.seen["regions dropped"] += 1
+    for _ in range(2):
+        alloc(world, False)
+    malloc(world, durable)
+
+
+@call
+def region_rewind(world: World, durable: bool) -> None:
+    """Take the newest block of a region back, and let another one have its place [R6]."""
+    made = _region(world)
+    where = made.mark()
+    with world.bare() as after:
+        offset = made.malloc(MIDDLE)
+        after.blocks[offset] = made.usable_size(offset), b""
+    with world.transaction(True) as (tx, after):
+        tx.write(offset, mark(world.seed(), 200))
+        world.change(after, offset, mark(world._seed, 200))
+    world.names["newest"] = offset
+    _checkpoint(world)  # or the log brings the bytes back
+    with world.bare() as after:
+        world.note_free(after, "newest")
+        made.rewind(where)
+    with world.bare() as after:
+        offset = made.malloc(SMALL)
+        after.blocks[offset] = made.usable_size(offset), b""
+    with world.heap.view(offset) as view:
+        view[:] = b"?" * len(view)
+    world.names[f"piece {world.seed()} of {made.offset}"] = offset
+
+
+@call
+def region_free(world: World, durable: bool) -> None:
+    """Free all blocks of a region, one by one: its other chunks go, the first one stays."""
+    made = _region(world)
+    for name in _pieces(world, made):
+        with world.bare() as after:
+            world.heap.free(world.note_free(after, name))
+    world.lap()
 
 
 @call

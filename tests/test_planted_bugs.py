@@ -209,9 +209,12 @@ PLANTED: dict[Rule, Callable[[Path], str | None]] = {
     Rule.R30: search("power: grow"),
     Rule.R31: search("process: queue, queue"),
     Rule.R32: search("process: queue"),
+    Rule.R33: search("process: region, region-drop"),
+    Rule.R34: search("process: region, region-drop"),
     Rule.DAMAGE: damage,
     Rule.DATA_FIRST: search("power: alloc-first"),
     Rule.SPARE_TABLES: search("power: trim-head", budget=8, share=1.0),
+    Rule.REWOUND: search("power: region-rewind", budget=16, share=0.0),
     Rule.SPARE_SYNC: search("power: refill-head", share=0.0),
 }
 

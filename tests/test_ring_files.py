@@ -198,9 +198,9 @@ def bits_at(path: Path) -> int:
     ("at", "value", "expected"),
     [
         (4, 40, "at most 32 units for a chunk, 40"),
-        (2, 1, "flags 0x10, 0x1"),
-        (1, 3, "no class in a ring, 3"),
-        (8, 1, "no bytes in a chunk, 1"),
+        (2, 1, "flags 0x10 in a chunk, 0x1"),
+        (1, 3, "no class in a chunk, 3"),
+        (8, 1, "unit 0 as its first chunk, 1"),
         (0, 2, "kind 1 or 3 in a ring, or all zeros, kind 2"),
     ],
 )

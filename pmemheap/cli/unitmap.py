@@ -47,6 +47,7 @@ class Kind(Enum):
     """Kinds of units."""
 
     RUN = "runs of small blocks"
+    PACKED = "chunks of rings and regions"
     LARGE = "large blocks"
     FREE = "free"
     UNUSED = "never used"
@@ -55,6 +56,7 @@ class Kind(Enum):
 _FREE_KINDS = frozenset({Kind.FREE, Kind.UNUSED})
 _MARKS = {
     Kind.RUN: ("▓", "cyan"),
+    Kind.PACKED: ("▒", "magenta"),
     Kind.LARGE: ("█", "blue"),
     Kind.FREE: ("░", "green"),
     Kind.UNUSED: ("·", "bright_black"),
@@ -145,6 +147,7 @@ def _read(space: Space, name: str) -> UnitMap:
 def _kind_of(state: int) -> Kind:
     kinds: dict[int, Kind] = {
         UnitState.RUN: Kind.RUN,
+        UnitState.PACKED: Kind.PACKED,
         UnitState.LARGE: Kind.LARGE,
         UnitState.OTHER: Kind.UNUSED,
     }

@@ -47,7 +47,7 @@ from pmemheap.units import GiB
 if TYPE_CHECKING:
     from pmemheap.heap.heap import Heap
 
-__all__ = ["Arenas", "arena_name_argument", "free_number", "index_of", "live_names"]
+__all__ = ["Arenas", "arena_name_argument", "free_number", "index_of", "live_names", "mark_feature"]
 
 _SHORT: int = (1 << 60) >> ARENA_BITS
 _HEADROOM_MOST = 256 * GiB
@@ -135,7 +135,7 @@ class Arenas:
         self._shared.default.require(write=True)
         index, slot = _vacancy(slots, name, 0 if self.scratch is None else self.scratch.index)
         wish = strategy or General()
-        _mark_feature(self._shared.medium, wish.feature)
+        mark_feature(self._shared.medium, wish.feature)
         slot = replace(slot, strategy=wish.packed())
         arena = self.open[index] = self._opened(index, slot, headroom, wish)
         return arena
@@ -233,7 +233,7 @@ def _map_again(medium: AnonymousMedium | FileMedium, region: Region, index: int)
     replay_private(medium, region, index)
 
 
-def _mark_feature(medium: AnonymousMedium | FileMedium, feature: int) -> None:
+def mark_feature(medium: AnonymousMedium | FileMedium, feature: int) -> None:
     """Say in a file what it has, before it has it: a reader that does not know it has to refuse."""
     if isinstance(medium, AnonymousMedium):
         return

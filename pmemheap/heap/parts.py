@@ -7,7 +7,7 @@ from typing import overload
 from pmemheap.heap.arena import Arena
 from pmemheap.heap.arenas import arena_name_argument, index_of, live_names
 from pmemheap.heap.arguments import headroom_argument
-from pmemheap.heap.regions import HasScratch
+from pmemheap.heap.keptregions import HasRegions
 from pmemheap.heap.ring import RingArena
 from pmemheap.heap.rows import RowsArena
 from pmemheap.heap.strategies import Ring, Rows, Strategy, strategy_argument
@@ -15,7 +15,7 @@ from pmemheap.heap.strategies import Ring, Rows, Strategy, strategy_argument
 __all__ = ["HasArenas"]
 
 
-class HasArenas(HasScratch):
+class HasArenas(HasRegions):
     """The base of `Heap`: blocks, regions beside them, and named arenas."""
 
     __slots__ = ()

@@ -111,6 +111,8 @@ def refuse_free(space: Space, offset: int, where: str, refusal: int) -> NoReturn
             f"{where}: block at offset {offset:#x}: no open transaction that uses it expected, "
             "found one"
         )
+    if refusal == Refusal.IN_REGION:
+        raise heads_region(where, offset)
     if refusal == Refusal.PINNED:
         size, views = _size_and_views(space, offset)
         raise BufferError(
@@ -134,6 +136,14 @@ def pinned(space: Space, offset: int, size: int) -> BufferError | UsageError:
     return BufferError(
         f"realloc: block at offset {offset:#x} ({held}): no live views expected where it must move "
         f"to hold {size} bytes, {views} found"
+    )
+
+
+def heads_region(where: str, offset: int) -> UsageError:
+    """Describe why the block that stands for a region cannot be freed."""
+    return UsageError(
+        f"{where}: block at offset {offset:#x}: one that stands for no region expected, found one "
+        "that does; heap.region(at=offset).drop() frees it, with all of the region"
     )
 
 
@@ -174,6 +184,8 @@ def refuse_in_transaction(space: Space, code: int, what: str, offset: int, nbyte
         raise _in_use(space.arena_of(offset) or space, code, where, offset)
     if code == Refusal.BAD_OFFSET:
         raise no_block(space, offset, where)
+    if code == Refusal.IN_REGION:
+        raise heads_region(where, offset)
     raise MemoryError(f"{where}: no memory for it")
 
 

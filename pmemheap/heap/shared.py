@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from pmemheap.errors import PmemHeapError
 from pmemheap.file.filemedium import FileMedium
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pmemheap.heap.arenas import Arenas
     from pmemheap.heap.budgeted import HeapMember
     from pmemheap.heap.heap import Heap
+    from pmemheap.heap.keptregions import KeptRegion
     from pmemheap.heap.regions import ScratchArena
     from pmemheap.heap.roots import RootStore
     from pmemheap.heap.space import Space
@@ -57,6 +59,8 @@ class Shared:
         What it is in a budget, if it is in one.
     attach_again : callable
         Opens the heap behind a descriptor once more, to look at it as it is now.
+    regions : WeakValueDictionary
+        The regions that somebody has, by what they are called by: each is there once.
     instance : bytes
         Tells this opening of the heap from others of the same file.
     """
@@ -64,7 +68,7 @@ class Shared:
     __slots__ = (
         "__weakref__", "arenas", "attach_again", "decay", "default", "extents", "file", "gate",
         "identity", "instance", "is_power", "lock", "log", "medium", "member", "name", "readonly",
-        "redo", "roots", "scratch", "writable",
+        "redo", "regions", "roots", "scratch", "writable",
     )  # fmt: skip
 
     arenas: Arenas
@@ -90,6 +94,7 @@ class Shared:
         self.lock, self.gate = Lock(name), Gate()
         self.redo: RedoLog | None = None
         self.scratch: ScratchArena | None = None
+        self.regions: WeakValueDictionary[int, KeptRegion] = WeakValueDictionary()
         self.extents: Prototype | None = None
         self.member: HeapMember | None = None
 

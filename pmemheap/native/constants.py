@@ -32,6 +32,7 @@ __all__ = [
     "PMEM2_E_SOURCE_EMPTY",
     "PMEM2_E_VM_RESERVATION_NOT_EMPTY",
     "POOL_MOST",
+    "REGION_MOST",
     "RING_WHOLE",
     "ROW_MOST",
     "TAKE_ALL",
@@ -83,6 +84,9 @@ PMEM2_E_MAP_EXISTS: int = lib.PMEM2_E_MAP_EXISTS
 CLOSED: int = lib.PH_ECLOSED
 """Why a reservation refused: it is closed."""
 
+
+REGION_MOST: int = lib.PH_REGION_MOST
+"""Bytes of the longest block of a region that is kept."""
 
 RING_WHOLE: int = lib.PH_RING_WHOLE
 """Bytes above which a block of a ring has units of its own."""
@@ -195,6 +199,8 @@ class Kind(IntEnum):
     ROWS = lib.PH_KIND_ROWS
 
 
+CHUNK_FIRST: int = lib.PH_CHUNK_FIRST
+"""Flag of the entry of a chunk: the first one of a region, which is called by it."""
 CHUNK_RING: int = lib.PH_CHUNK_RING
 """Flag of the entry of a chunk: of a ring."""
 
@@ -258,10 +264,13 @@ class Rule(IntEnum):
     R30 = lib.PH_R30
     R31 = lib.PH_R31
     R32 = lib.PH_R32
+    R33 = lib.PH_R33
+    R34 = lib.PH_R34
     DAMAGE = lib.PH_DAMAGE
     DATA_FIRST = lib.PH_DATA_FIRST
     SPARE_TABLES = lib.PH_SPARE_TABLES
     SPARE_SYNC = lib.PH_SPARE_SYNC
+    REWOUND = lib.PH_REWOUND
 
 
 class Finding(IntEnum):

@@ -20,7 +20,8 @@ from pmemheap.format.superblock import Superblock
 from pmemheap.heap.arguments import AnyPath
 from pmemheap.native import Lock
 from pmemheap.offline.backups import Backup, backup_of, unfinished
-from pmemheap.offline.extents import Extent, block_at
+from pmemheap.offline.entries import block_at
+from pmemheap.offline.extents import Extent
 from pmemheap.offline.findings import Finding, FindingKind, Findings, Severity
 from pmemheap.offline.guessing import is_likely, looks_used, places_of_one
 from pmemheap.offline.image import Disk, Image, Overlay, disk_of

@@ -15,29 +15,28 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from pmemheap.format import layout
-from pmemheap.native.constants import CHUNK_RING, ROW_MOST, Kind
-from pmemheap.offline.chunks import CHUNK_UNITS_MOST, live_pieces, sound_bits
+from pmemheap.native.constants import CHUNK_FIRST, Kind
+from pmemheap.offline.chunks import live_pieces, sound_bits
 from pmemheap.offline.findings import Edit
 from pmemheap.offline.image import Image, data_pieces
-from pmemheap.offline.places import ArenaPlaces, Part, Places, arena_of, heap_offset
+from pmemheap.offline.places import ArenaPlaces, Part, heap_offset
 from pmemheap.space.size_classes import CLASSES, SizeClass
 from pmemheap.units import GRANULE, UNIT, align_up
 
 __all__ = [
     "BIT_BYTES",
-    "HALF_ENTRY",
     "Block",
     "Extent",
     "TableReader",
-    "block_at",
     "entries_of",
     "entry_fields",
-    "mended",
+    "extent_of",
     "nonzero_at",
     "pack_entry",
-    "problem_of",
+    "region_lives",
     "scattered",
     "unit_at",
+    "with_bits",
 ]
 
 _ENTRY = struct.Struct("<BBHIQ")
@@ -45,7 +44,6 @@ _NONZERO = re.compile(rb"[^\0]")
 _GRANULES = UNIT // GRANULE
 BIT_BYTES = layout.BITS_WIDTH
 _NAMED = 4
-HALF_ENTRY = "a length without a kind"
 
 
 def _starts(size_class: SizeClass) -> int:
@@ -54,8 +52,6 @@ def _starts(size_class: SizeClass) -> int:
 
 
 _STARTS = [_starts(each) for each in CLASSES]
-_ROW_UNITS_MOST = ROW_MOST // GRANULE - 1
-"""The longest run of rows: of an odd number of granules."""
 
 
 @lru_cache(maxsize=4)
@@ -83,7 +79,8 @@ class Extent:
     place : int
         File offset of its entry.
     nbytes : int
-        Bytes asked for, of a large block; bytes of a row, of a run of rows.
+        Bytes asked for, of a large block; bytes of a row, of a run of rows; unit of the first chunk
+        of its region, of a chunk.
     bits : int
         Granules at which live blocks begin, of a run; all bits of a chunk; 0 in a large block.
     """
@@ -96,6 +93,7 @@ class Extent:
     nbytes: int
     place: int
     bits: int = 0
+    flags: int = 0
 
     @property
     def stop(self) -> int:
@@ -196,6 +194,12 @@ class Extent:
         return f"{self.block_count} {word} of {size} bytes at {', '.join(names)}{more}"
 
 
+def extent_of(entry: bytes, arena: int, unit: int, place: int) -> Extent:
+    """Return what an entry says."""
+    kind, class_index, flags, nunits, nbytes = entry_fields(entry.ljust(_ENTRY.size, b"\0"))
+    return Extent(arena, unit, kind, class_index, nunits, nbytes, place, flags=flags)
+
+
 def entry_fields(entry: bytes) -> tuple[int, int, int, int, int]:
     """Return kind, class, flags, nunits and nbytes of an entry."""
     kind, class_index, flags, nunits, nbytes = _ENTRY.unpack(entry)
@@ -205,147 +209,7 @@ def entry_fields(entry: bytes) -> tuple[int, int, int, int, int]:
 def pack_entry(extent: Extent) -> bytes:
     """Return the 16 bytes of an extent's entry."""
     nbytes = 0 if extent.kind == Kind.RUN else extent.nbytes
-    flags = CHUNK_RING if extent.is_chunk else 0
-    return _ENTRY.pack(extent.kind, extent.class_index, flags, extent.nunits, nbytes)
-
-
-def problem_of(extent: Extent, arena: ArenaPlaces, flags: int) -> tuple[str, str] | None:
-    """Return what was expected of an entry and what was found, or None."""
-    if extent.kind == extent.class_index == flags == extent.nunits == 0:
-        return "all zeros", HALF_ENTRY
-    problem = _problem_of_kind(extent, arena)
-    if problem is not None:
-        return problem
-    room = arena.end_unit - extent.unit
-    if not 0 < extent.nunits <= room:
-        return f"1 to {room} units", str(extent.nunits)
-    if extent.nbytes > extent.nunits * UNIT:
-        return f"at most {extent.nunits * UNIT} bytes", str(extent.nbytes)
-    if extent.is_chunk:
-        return None if flags == CHUNK_RING else (f"flags {CHUNK_RING:#x}", f"{flags:#x}")
-    return None if flags == 0 else ("no flags", f"{flags:#x}")
-
-
-def _problem_of_kind(extent: Extent, arena: ArenaPlaces) -> tuple[str, str] | None:
-    if arena.row_bytes:
-        return _problem_of_rows(extent, arena.row_bytes)
-    if arena.is_ring:
-        return _problem_in_ring(extent)
-    if extent.kind == Kind.RUN:
-        return _problem_of_run(extent)
-    if extent.kind != Kind.LARGE:
-        return "kind 1 or 2, or all zeros", f"kind {extent.kind}"
-    return ("no class in a large block", str(extent.class_index)) if extent.class_index else None
-
-
-def _problem_of_run(extent: Extent) -> tuple[str, str] | None:
-    if extent.class_index >= len(CLASSES):
-        return f"a size class below {len(CLASSES)}", str(extent.class_index)
-    expected = CLASSES[extent.class_index].run_units
-    if extent.nunits != expected:
-        return f"{expected} units for class {extent.class_index}", str(extent.nunits)
-    return ("no bytes in a run", str(extent.nbytes)) if extent.nbytes else None
-
-
-def _problem_in_ring(extent: Extent) -> tuple[str, str] | None:
-    if extent.kind not in {Kind.LARGE, Kind.PACKED}:
-        return "kind 1 or 3 in a ring, or all zeros", f"kind {extent.kind}"
-    if extent.class_index:
-        return "no class in a ring", str(extent.class_index)
-    if extent.kind == Kind.LARGE:
-        return None
-    if extent.nunits > CHUNK_UNITS_MOST:
-        return f"at most {CHUNK_UNITS_MOST} units for a chunk", str(extent.nunits)
-    return ("no bytes in a chunk", str(extent.nbytes)) if extent.nbytes else None
-
-
-def _problem_of_rows(extent: Extent, row_bytes: int) -> tuple[str, str] | None:
-    if extent.kind != Kind.ROWS:
-        return "kind 4 in an arena of rows, or all zeros", f"kind {extent.kind}"
-    expected = layout.row_units(row_bytes)
-    if extent.class_index or extent.unit % expected:
-        found = f"class {extent.class_index} at unit {extent.unit}"
-        return f"no class, at a multiple of {expected} units", found
-    if extent.nbytes != row_bytes:
-        return f"rows of {row_bytes} bytes", str(extent.nbytes)
-    if extent.nunits != layout.row_units(row_bytes):
-        return f"{layout.row_units(row_bytes)} units for rows of {row_bytes} bytes", str(
-            extent.nunits
-        )
-    return None
-
-
-def mended(extent: Extent, arena: ArenaPlaces, reader: TableReader) -> Extent | None:
-    """Return what an entry was, if the arena, the rest of it and what is around it tell."""
-    room = arena.end_unit - extent.unit
-    if arena.row_bytes:
-        candidates = _row_candidates(extent, arena.row_bytes, room)
-    elif arena.is_ring:
-        candidates = _ring_candidates(extent, room, reader)
-    elif extent.kind == Kind.LARGE:
-        candidates = _large_candidates(extent, room)
-    elif extent.kind == Kind.RUN:
-        candidates = _run_candidates(extent, room)
-    else:
-        return None
-    fitting = [
-        candidate
-        for candidate in candidates
-        if not reader.has_entries(candidate.unit + 1, candidate.stop)
-        and _bits_fit(candidate, reader)
-    ]
-    return fitting[0] if fitting else None
-
-
-def _large_candidates(extent: Extent, room: int) -> list[Extent]:
-    units = align_up(extent.nbytes, UNIT) // UNIT
-    found = []
-    if 0 < extent.nunits <= room:
-        nbytes = min(extent.nbytes, extent.nunits * UNIT)
-        found.append(replace(extent, class_index=0, nbytes=nbytes))
-    if 0 < units <= room:
-        found.append(replace(extent, class_index=0, nunits=units))
-    return found
-
-
-def _run_candidates(extent: Extent, room: int) -> list[Extent]:
-    if extent.class_index < len(CLASSES):
-        units = CLASSES[extent.class_index].run_units
-        return [replace(extent, nunits=units, nbytes=0)] if units <= room else []
-    return []
-
-
-def _row_candidates(extent: Extent, row_bytes: int, room: int) -> list[Extent]:
-    """Return the run of rows that an entry must have been, where one may begin."""
-    units = layout.row_units(row_bytes)
-    if extent.kind == Kind.FREE or extent.unit % units or units > room:
-        return []
-    run = replace(extent, kind=Kind.ROWS, class_index=0, nunits=units, nbytes=row_bytes)
-    return [run]
-
-
-def _ring_candidates(extent: Extent, room: int, reader: TableReader) -> list[Extent]:
-    """Return what an entry of a ring must have been: a chunk, if bits say so."""
-    most = min(room, CHUNK_UNITS_MOST)
-    if extent.kind == Kind.FREE:
-        return []
-    if not reader.has_bits(extent.unit, 1):
-        return _large_candidates(replace(extent, kind=Kind.LARGE), room)
-    chunk = replace(extent, kind=Kind.PACKED, class_index=0, nbytes=0)
-    end = next(
-        (n for n in range(1, most) if reader.has_entries(extent.unit + n, extent.unit + n + 1)),
-        most,
-    )
-    used = -(-reader.bits(extent.unit, end).bit_length() // (UNIT // GRANULE))
-    is_possible = used <= extent.nunits <= end
-    return [chunk if is_possible else replace(chunk, nunits=used)]
-
-
-def _bits_fit(extent: Extent, reader: TableReader) -> bool:
-    if not extent.has_bits:
-        return not reader.has_bits(extent.unit, extent.nunits)
-    bits = reader.bits(extent.unit, extent.nunits)
-    return replace(extent, bits=bits).sound_bits == bits
+    return _ENTRY.pack(extent.kind, extent.class_index, extent.flags, extent.nunits, nbytes)
 
 
 # ---------------------------------------------------------------- reading
@@ -433,34 +297,21 @@ class TableReader:
         )
 
 
-def block_at(image: Image, places: Places, offset: int) -> Block | None:
-    """Return the live block that begins at a heap offset, without a walk."""
-    index, byte = arena_of(offset)
-    arena = places.arena(index)
-    if arena is None or byte % GRANULE or arena.segment_of(byte // UNIT) is None:
-        return None
-    unit = byte // UNIT
-    reader = TableReader(image, arena)
-    for head in range(unit, max(unit - _ROW_UNITS_MOST, arena.first_unit - 1), -1):
-        place = arena.place(Part.ENTRIES, head)
-        if place is None:
-            return None
-        entry = image.read(place, layout.ENTRY_WIDTH)
-        if len(entry) < layout.ENTRY_WIDTH or not any(entry):
-            continue
-        kind, class_index, flags, nunits, nbytes = _ENTRY.unpack(entry)
-        extent = Extent(index, head, kind, class_index, nunits, nbytes, place)
-        if problem_of(extent, arena, flags) is not None or unit >= extent.stop:
-            return None
-        return _block_in(extent, byte, reader)
-    return None
-
-
-def _block_in(extent: Extent, byte: int, reader: TableReader) -> Block | None:
-    inside = byte - extent.unit * UNIT
-    offset = heap_offset(extent.arena, byte)
+def with_bits(extent: Extent, arena: ArenaPlaces, image: Image, reader: TableReader) -> Extent:
+    """Return it with its bits, if it has some; a chunk of a region that is none has none [R34]."""
     if not extent.has_bits:
-        return Block(offset, extent.nbytes) if inside == 0 else None
-    whole = replace(extent, bits=reader.bits(extent.unit, extent.nunits))
-    whole = replace(whole, bits=whole.sound_bits)
-    return next((block for block in whole.blocks() if block.offset == offset), None)
+        return extent
+    is_of_region = extent.is_chunk and not arena.is_ring
+    if is_of_region and not region_lives(image, arena, extent.nbytes):
+        return extent
+    return replace(extent, bits=reader.bits(extent.unit, extent.nunits))
+
+
+def region_lives(image: Image, arena: ArenaPlaces, first: int) -> bool:
+    """Tell whether a region begins at a unit: its first chunk, and the piece that stands for it."""
+    place, at = arena.place(Part.ENTRIES, first), arena.place(Part.BITS, first)
+    if place is None or at is None:
+        return False
+    extent = extent_of(image.read(place, layout.ENTRY_WIDTH), arena.index, first, place)
+    is_first = extent.is_chunk and extent.flags == CHUNK_FIRST and extent.nbytes == first
+    return is_first and image.read(at, 1)[:1] != b"" and image.read(at, 1)[0] & 7 == 0b101

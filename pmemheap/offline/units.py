@@ -14,20 +14,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pmemheap.native.constants import Kind
+from pmemheap.offline.entries import HALF_ENTRY, mended, problem_of
 from pmemheap.offline.extents import (
     BIT_BYTES,
-    HALF_ENTRY,
     Block,
     Extent,
     TableReader,
     entries_of,
-    entry_fields,
-    mended,
+    extent_of,
     nonzero_at,
     pack_entry,
-    problem_of,
     scattered,
     unit_at,
+    with_bits,
 )
 from pmemheap.offline.findings import Edit, Finding, FindingKind, Findings, Severity
 from pmemheap.offline.image import Image, data_pieces
@@ -104,22 +103,15 @@ class UnitWalk:
     def _sound(self, arena: ArenaPlaces, reader: TableReader) -> Iterator[Extent]:
         """Yield the extents whose entries can be what they say."""
         for unit, place, entry in entries_of(self._image, arena):
-            kind, class_index, flags, nunits, nbytes = entry_fields(entry)
-            extent = Extent(arena.index, unit, kind, class_index, nunits, nbytes, place)
-            problem = problem_of(extent, arena, flags)
+            extent = extent_of(entry, arena.index, unit, place)
+            problem = problem_of(extent, arena)
             if problem is None:
-                yield self._with_bits(extent, reader)
+                yield with_bits(extent, arena, self._image, reader)
                 continue
             right = mended(extent, arena, reader)
             self._report_entry(extent, problem, right)
             if right is not None:
-                yield self._with_bits(right, reader)
-
-    @staticmethod
-    def _with_bits(extent: Extent, reader: TableReader) -> Extent:
-        if not extent.has_bits:
-            return extent
-        return replace(extent, bits=reader.bits(extent.unit, extent.nunits))
+                yield with_bits(right, arena, self._image, reader)
 
     def _report_entry(self, extent: Extent, problem: tuple[str, str], right: Extent | None) -> None:
         offset = heap_offset(extent.arena, extent.unit * UNIT)

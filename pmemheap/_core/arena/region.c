@@ -37,8 +37,16 @@ static void keep(struct ph_region *r, uint32_t unit)
         return;
     struct ph_unit *chunk = unit_at(r, old);
     chunk->class_index = 0;
-    if (chunk->u.packed.live == 0 && chunk->u.packed.withheld == 0)
+    if (ph_chunk_is_idle(chunk) && ph_chunk_may_go(r->arena))
         ph_chunk_give_back(r->arena, chunk);
+}
+
+/* Whose the chunk at a unit is, which is about to be one of the region. */
+static struct ph_owner owner_of_next(const struct ph_region *r, uint64_t unit)
+{
+    if (r->first == PH_NIL)
+        return (struct ph_owner){PH_CHUNK_FIRST, unit};
+    return (struct ph_owner){0, ph_unit_index(r->arena, r->first)};
 }
 
 /* Another chunk, in which there is room for so many granules; PH_H_REFILL, and how many units are wanted. */
@@ -49,7 +57,7 @@ static int add_chunk(struct ph_region *r, uint64_t granules, uint64_t align, uin
     int64_t unit = ph_units_take(r->arena, *nunits);
     if (unit < 0)
         return PH_H_REFILL;
-    ph_chunk_make(r->arena, (uint64_t)unit, *nunits);
+    ph_chunk_make(r->arena, (uint64_t)unit, *nunits, owner_of_next(r, (uint64_t)unit));
     link_last(r, (uint64_t)unit);
     keep(r, (uint32_t)unit);
     r->units_next = r->units_next * 2 < PH_REGION_UNITS_MOST ? r->units_next * 2 : PH_REGION_UNITS_MOST;
@@ -89,10 +97,21 @@ static int64_t bump(struct ph_region *r, uint64_t granules, uint64_t align, uint
     return offset;
 }
 
+/* Whether there can be a chunk for a block. */
+static int fits_chunk(uint64_t size, uint64_t align)
+{
+    return size <= PH_REGION_MOST && align <= PH_UNIT_BYTES
+        && ph_chunk_units_for(ph_piece_granules(size), ph_piece_align(align)) <= PH_REGION_UNITS_MOST;
+}
+
 int64_t ph_region_malloc_any(struct ph_region *r, uint64_t size, uint64_t align, uint64_t *nunits)
 {
-    if (PH_UNLIKELY(size > PH_REGION_WHOLE || align > PH_UNIT_BYTES))
+    if (PH_UNLIKELY(!r->is_kept && (size > PH_REGION_WHOLE || align > PH_UNIT_BYTES)))
         return malloc_large(r, size, align, nunits);
+    if (PH_UNLIKELY(r->is_kept && !fits_chunk(size, align)))
+        return PH_H_LARGE;
+    if (ph_journal_reserve(r->arena, PH_STORES_MOST, 0) < 0)
+        return PH_H_NOMEM;
     uint64_t granules = ph_piece_granules(size);
     align = ph_piece_align(align);
     int64_t offset = bump(r, granules, align, size);
@@ -101,6 +120,53 @@ int64_t ph_region_malloc_any(struct ph_region *r, uint64_t size, uint64_t align,
     if (add_chunk(r, granules, align, nunits) < 0)
         return PH_H_REFILL;
     return bump(r, granules, align, size);
+}
+
+/* ---------------------------------------------------------------- regions that are kept
+ *
+ * The first piece of the first chunk stands for the region: it lives as long as that, and no call frees it [R33]. So a region is
+ * there with the mark behind that piece, and all of it is gone with its flag. */
+
+int64_t ph_region_begin(struct ph_region *r, uint64_t *nunits)
+{
+    PH_ASSERT(r->first == PH_NIL);
+    r->is_kept = 1;
+    int64_t offset = ph_region_malloc_any(r, PH_PIECE_LEAST * PH_GRANULE, PH_GRANULE, nunits);
+    if (offset >= 0)
+        unit_at(r, r->first)->has_refs |= PH_HEADS_REGION;
+    return offset;
+}
+
+/* The chunks of a region of a heap that was opened, which are in no circle yet. */
+static void gather(struct ph_region *r, uint64_t first)
+{
+    struct ph_heap *h = r->arena;
+    link_last(r, first);
+    for (uint64_t unit = h->first_unit; unit < h->end_unit; unit++) {
+        const struct ph_unit *one = &h->units[unit];
+        if (unit != first && one->state == PH_U_PACKED && one->class_index != PH_IN_REGION_GONE && h->entries[unit].nbytes == first
+            && h->entries[unit].flags == 0)
+            link_last(r, unit);
+    }
+}
+
+int ph_region_find(struct ph_region *r, uint64_t offset)
+{
+    struct ph_heap *h = r->arena;
+    struct ph_block block = ph_live_at(h, offset);
+    if (block.state != PH_B_LIVE || !ph_heads_region(&block))
+        return PH_H_BAD_OFFSET;
+    uint64_t first = ph_head_of(&block);
+    r->is_kept = 1;
+    if (block.record->sibling == PH_NIL)
+        gather(r, first);
+    r->first = (uint32_t)first;
+    struct ph_unit *newest = unit_at(r, block.record->prev);
+    r->made = newest->child;
+    r->units_next = newest->nunits * 2 < PH_REGION_UNITS_MOST ? newest->nunits * 2 : PH_REGION_UNITS_MOST;
+    if (ph_chunk_is_settled(h, newest))
+        keep(r, (uint32_t)(newest - h->units));
+    return 0;
 }
 
 /* ---------------------------------------------------------------- going back */
@@ -122,11 +188,11 @@ static int refusal_from(const struct ph_region *r, const struct ph_unit *one, ui
     if (!ph_has_refs(one))
         return 0;
     if (one->state == PH_U_LARGE)
-        return ph_refs_refusal(&(struct ph_block){h, (struct ph_unit *)one, unit << PH_UNIT_SHIFT, PH_B_LIVE});
-    if (one->u.packed.withheld != 0)
+        return ph_refs_held(&(struct ph_block){h, (struct ph_unit *)one, unit << PH_UNIT_SHIFT, PH_B_LIVE});
+    if (one->u.packed.withheld != 0 && !h->is_told)
         return PH_H_PINNED;
     for (; ph_piece_next(h, one, &at, &end); at = end) {
-        int refused = ph_refs_refusal(&(struct ph_block){h, (struct ph_unit *)one, at << PH_GRANULE_SHIFT, PH_B_LIVE});
+        int refused = ph_refs_held(&(struct ph_block){h, (struct ph_unit *)one, at << PH_GRANULE_SHIFT, PH_B_LIVE});
         if (refused < 0)
             return refused;
     }
@@ -193,12 +259,80 @@ static void drop_last(struct ph_region *r, struct ph_unit *one)
     ph_chunk_give_back(h, one);
 }
 
+/* Live pieces of what goes. */
+static uint64_t count_going(const struct ph_region *r, struct ph_region_mark mark)
+{
+    uint64_t count = 0;
+    for (const struct ph_unit *one = last_of(r); one != NULL; one = unit_at(r, one->prev)) {
+        count += one->u.packed.live;
+        if (one->child <= mark.made || one == unit_at(r, r->first))
+            break;
+    }
+    return count;
+}
+
+/* The live pieces of a chunk from a granule on wait for their record. */
+static void retire_from(const struct ph_region *r, struct ph_unit *chunk, uint64_t fill)
+{
+    struct ph_heap *h = r->arena;
+    uint64_t at = (uint64_t)(chunk - h->units) * PH_UNIT_GRANULES + fill, end;
+    for (; ph_piece_next(h, chunk, &at, &end); at = end)
+        ph_block_retire(&(struct ph_block){h, chunk, at << PH_GRANULE_SHIFT, PH_B_LIVE});
+}
+
+/* All of a chunk goes, as soon as nothing in it waits. */
+static void retire_chunk(struct ph_region *r, struct ph_unit *chunk)
+{
+    retire_from(r, chunk, 0);
+    chunk->class_index = 0;
+    if (r->current == (uint32_t)(chunk - r->arena->units))
+        r->current = PH_NIL;
+    if (ph_chunk_is_idle(chunk) && ph_chunk_may_go(r->arena))
+        ph_chunk_give_back(r->arena, chunk);
+}
+
+/* The same as below in a heap in which what is freed waits for its record [R6]: no mark moves down, and chunks go with the last of
+ * their pieces. */
+static int retire_since(struct ph_region *r, struct ph_region_mark mark, struct ph_unit *chunk)
+{
+    if (ph_room_to_retire(r->arena, count_going(r, mark)) < 0)
+        return PH_H_NOMEM;
+    struct ph_unit *first = unit_at(r, r->first), *one = last_of(r);
+    if (mark.made == 0) /* the piece that stands for it is the first to go [R33] */
+        retire_from(r, first, 0);
+    while (one != first && one->child > mark.made) {
+        struct ph_unit *before = unit_at(r, one->prev);
+        retire_chunk(r, one);
+        one = before;
+    }
+    if (mark.made == 0) {
+        first->has_refs &= ~PH_HEADS_REGION;
+        retire_chunk(r, first);
+        r->first = PH_NIL;
+    } else if (chunk != NULL) {
+        retire_from(r, chunk, mark.fill);
+        ph_chunk_mark(chunk, mark.fill);
+        keep(r, (uint32_t)(chunk - r->arena->units));
+    }
+    return 0;
+}
+
 int ph_region_rewind(struct ph_region *r, struct ph_region_mark mark)
 {
     int refused = refusal_of(r, mark);
     if (refused < 0)
         return refused;
     struct ph_unit *one, *chunk = chunk_of(r, mark);
+    if (r->first == PH_NIL)
+        return 0;
+    if (ph_journal_reserve(r->arena, PH_STORES_MOST, 0) < 0)
+        return PH_H_NOMEM;
+    if (r->arena->is_told && (mark.made == 0 || PH_KEPT(REWOUND)))
+        return retire_since(r, mark, chunk);
+    if (mark.made == 0 && r->is_kept && PH_KEPT(R33)) { /* [R33] */
+        uint64_t first = ph_unit_index(r->arena, r->first);
+        ph_piece_end(&(struct ph_block){r->arena, &r->arena->units[first], first << PH_UNIT_SHIFT, PH_B_LIVE});
+    }
     while ((one = last_of(r)) != NULL && one->child > mark.made)
         drop_last(r, one);
     if (chunk == NULL)

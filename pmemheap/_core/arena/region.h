@@ -13,6 +13,7 @@ struct ph_region {
     uint32_t current;        /* unit of the chunk in service; PH_NIL: there is none */
     uint32_t made;           /* chunks and large blocks that it ever had */
     uint32_t units_next;     /* of the next chunk */
+    uint32_t is_kept;        /* its first chunk begins with a piece that stands for it, and its entries name that */
 };
 
 /* ph_region_mark -- a point in the life of a region to which it can be rewound. */
@@ -23,6 +24,10 @@ struct ph_region_mark {
 };
 
 void ph_region_init(struct ph_region *r, struct ph_heap *arena);
+/* ph_region_begin -- it is one that outlives its struct, and is called by the offset of the piece that stands for it: that offset, or
+ * PH_H_REFILL, as below. ph_region_find -- it is the one that is called by an offset, of a heap of which all is known; PH_H_BAD_OFFSET. */
+int64_t ph_region_begin(struct ph_region *r, uint64_t *nunits);
+int ph_region_find(struct ph_region *r, uint64_t offset);
 /* ph_region_malloc_any -- a block. PH_H_REFILL: the pool lacks a range of `*nunits` units; PH_H_LARGE: Python has to place it, and
  * calls ph_region_take. */
 int64_t ph_region_malloc_any(struct ph_region *r, uint64_t size, uint64_t align, uint64_t *nunits);

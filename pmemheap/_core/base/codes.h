@@ -80,8 +80,9 @@ enum ph_taken {
 /* Units of the longest block that the pool of C serves; what is longer is an extent, Python's affair. */
 enum ph_pool { PH_POOL_MAX = 63 };
 
-/* Bytes of the longest row of an arena of rows; above which a block of a ring has units of its own. */
-enum ph_longest { PH_ROW_MAX = 65536, PH_RING_WHOLE = 65536 };
+/* Bytes of the longest row of an arena of rows; above which a block of a ring has units of its own; of the longest block of a
+ * region that is kept. */
+enum ph_longest { PH_ROW_MAX = 65536, PH_RING_WHOLE = 65536, PH_REGION_MOST = 131008 };
 
 /* Where the blocks of an arena come from. */
 enum ph_strategy {
@@ -120,6 +121,7 @@ enum ph_kind {
 
 /* What a chunk of pieces is: the flags of its entry. */
 enum ph_chunk_flag {
+    PH_CHUNK_FIRST = 1, /* of a region, and the first one: what it is called by. Others have 0 */
     PH_CHUNK_RING = 16, /* of a ring: it is free space as soon as no piece of it lives */
 };
 
@@ -195,10 +197,13 @@ enum ph_rule {
     PH_R30 = 30,
     PH_R31 = 31,
     PH_R32 = 32,
+    PH_R33 = 33,
+    PH_R34 = 34,
     PH_DAMAGE = 40,
     PH_DATA_FIRST = 41,
     PH_SPARE_TABLES = 42,
     PH_SPARE_SYNC = 43,
+    PH_REWOUND = 44,
 };
 
 /* Findings of a check of the allocator. */

@@ -67,15 +67,18 @@ struct ph_unit {
     uint32_t child, sibling, prev; /* FREE, partial RUN: address-ordered pairing heap; RETURNED: sibling = next; in a region:
                                       number, next and previous one of its circle; a chunk of a ring: a granule of it
                                       below which nothing lives */
-    uint32_t has_refs;             /* all but RUN: blocks of it in the table of refs */
+    uint32_t has_refs;             /* all but RUN: blocks of it in the table of refs; PH_HEADS_REGION */
 };
 _Static_assert(sizeof(struct ph_unit) == 32, "two records a cache line");
+
+enum { PH_HEADS_REGION = 1U << 31 }; /* in has_refs: the first piece of the chunk stands for a region */
 
 /* What a chunk, or a large block, is to its region. */
 enum ph_in_region {
     PH_IN_REGION_KEPT = 1, /* the first chunk, or the one in service: it stays when it is empty */
     PH_IN_REGION_MARKED,   /* a chunk that may be rewound to: it stays as well */
     PH_IN_REGION_LARGE,
+    PH_IN_REGION_GONE,     /* a chunk that was read whose region is none any more: nothing in it lives */
 };
 
 /* ph_class -- one size class: its geometry, the run that serves it now, and the other runs with room. */

@@ -214,79 +214,7 @@ void ph_large_quarantine(const struct ph_block *block);
 void ph_large_release(const struct ph_block *block);
 void ph_large_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes);
 
-/* ---------------------------------------------------------------- pieces of chunks [R31] [R32] */
-/* ph_chunk_entry -- the first word of the entry of a chunk of so many units; the second one is 0. */
-static inline uint64_t ph_chunk_entry(uint64_t nunits)
-{
-    return ph_entry_word(PH_KIND_PACKED, 0, (uint32_t)nunits) | (uint64_t)PH_CHUNK_RING << PH_ENTRY_FLAGS_AT;
-}
-void ph_chunk_set(struct ph_heap *h, uint64_t unit, uint64_t nunits);
-void ph_chunk_make(struct ph_heap *h, uint64_t unit, uint64_t nunits);
-int ph_chunk_adopt(struct ph_heap *h, uint64_t unit, uint64_t nunits);
-int ph_chunk_may_go(struct ph_heap *h);
-/* ph_chunk_is_idle -- whether nothing is in a chunk, and nobody keeps it. */
-static inline int ph_chunk_is_idle(const struct ph_unit *chunk)
-{
-    return chunk->u.packed.live == 0 && chunk->u.packed.withheld == 0 && chunk->class_index == 0;
-}
-/* ph_count_bumped -- the mark of a chunk has come to a granule of it, above a new piece of so many. */
-static inline void ph_count_bumped(struct ph_heap *h, struct ph_unit *chunk, uint64_t mark, uint64_t granules)
-{
-    chunk->u.packed.fill = (uint16_t)mark;
-    chunk->u.packed.live++;
-    h->packed.blocks++;
-    h->packed.bytes += granules << PH_GRANULE_SHIFT;
-}
-
-/* ph_piece_granules, ph_piece_align -- what a block of so many bytes, at such an alignment, asks of a chunk. */
-static inline uint64_t ph_piece_granules(uint64_t size)
-{
-    uint64_t granules = (size + PH_GRANULE - 1) >> PH_GRANULE_SHIFT;
-    return granules < PH_PIECE_LEAST ? PH_PIECE_LEAST : granules;
-}
-
-static inline uint64_t ph_piece_align(uint64_t align)
-{
-    return align <= PH_GRANULE ? 1 : align >> PH_GRANULE_SHIFT;
-}
-
-/* ph_chunk_units_for -- units in which there is room for a piece, whatever it has to be padded by, and for the mark. */
-static inline uint64_t ph_chunk_units_for(uint64_t granules, uint64_t align)
-{
-    uint64_t most = granules + (align > 1 ? align + 2 : 0) + 2;
-    return (most + PH_UNIT_GRANULES - 1) / PH_UNIT_GRANULES;
-}
-
-/* ph_chunk_cut -- a chunk keeps the units that it has filled. */
-void ph_chunk_cut(struct ph_heap *h, struct ph_unit *chunk);
-int64_t ph_chunk_bump(struct ph_heap *h, struct ph_unit *chunk, uint64_t granules, uint64_t align);
-void ph_chunk_rewind(struct ph_heap *h, struct ph_unit *chunk, uint64_t fill);
-void ph_chunk_give_back(struct ph_heap *h, struct ph_unit *chunk);
-/* ph_chunk_mark -- it may be rewound to a granule: the chunk stays, and no free lowers the fill mark below that. */
-static inline void ph_chunk_mark(struct ph_unit *chunk, uint64_t fill)
-{
-    chunk->back = (uint16_t)fill;
-    chunk->class_index = PH_IN_REGION_MARKED;
-}
-int ph_chunk_can_hold(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t fill);
-enum ph_block_state ph_piece_state(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t offset);
-uint64_t ph_piece_holding(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t offset);
-int ph_piece_next(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t *at, uint64_t *end);
-/* The steps below, for a piece. */
-void ph_piece_free(const struct ph_block *block);
-void ph_piece_publish(const struct ph_block *block);
-void ph_piece_quarantine(const struct ph_block *block);
-void ph_piece_kill(const struct ph_block *block);
-void ph_piece_release(const struct ph_block *block);
-/* ph_chunk_reserve -- the same as ph_chunk_bump for a piece that is reserved: as good as dead, and nobody else's. */
-int64_t ph_chunk_reserve(struct ph_heap *h, struct ph_unit *chunk, uint64_t granules, uint64_t align);
-int ph_chunk_is_settled(const struct ph_heap *h, const struct ph_unit *chunk);
-
-struct ph_chunk_count {
-    uint64_t live, live_bytes, reserved, reserved_bytes, freed, freed_bytes;
-    uint64_t dead; /* granules */
-};
-uint64_t ph_chunk_check(const struct ph_heap *h, const struct ph_unit *chunk, struct ph_chunk_count *count);
+#include "block/chunk.h"
 
 /* ---------------------------------------------------------------- rows */
 struct ph_gap {
@@ -426,6 +354,7 @@ static inline int ph_is_retired(const struct ph_block *block)
     return block->state == PH_B_QUARANTINED && (refs == NULL || !refs->is_released);
 }
 
+int ph_refs_held(const struct ph_block *block);
 int ph_refs_refusal(const struct ph_block *block);
 void ph_refs_make_stale(const struct ph_block *block);
 int ph_refs_end(const struct ph_block *block);

@@ -102,7 +102,8 @@ static void check_chunk(struct check *k, uint64_t head)
         expect(k, PH_F_CHUNK_BODY, head + i, PH_U_PACKED_BODY, chunk[i].state);
         expect(k, PH_F_CHUNK_BODY, head + i, i, chunk[i].back);
     }
-    expect_entry(k, head, ph_chunk_entry(chunk->nunits), 0);
+    if (h->entries != NULL) /* its owner is what it says itself */
+        expect_entry(k, head, ph_chunk_entry(chunk->nunits, h->entries[head].flags), h->entries[head].nbytes);
     expect_no_entries(k, head + 1, head + chunk->nunits);
     for (uint64_t word = head * PH_UNIT_WORDS; word < (head + chunk->nunits) * PH_UNIT_WORDS; word++)
         k->withheld.words.used += ph_withheld_find(h, word) != NULL;

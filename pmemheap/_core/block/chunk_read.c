@@ -23,6 +23,40 @@ static uint64_t mark_in(const struct ph_heap *h, uint64_t first, uint64_t end)
     return last == end ? first : is_start(h, last) ? last : last - 1;
 }
 
+/* A copy of the entry of a chunk of a region at a unit; all zeros where there is none. */
+static struct ph_owner owner_at(const struct ph_heap *h, uint64_t unit)
+{
+    if (unit - h->first_unit >= h->end_unit - h->first_unit)
+        return (struct ph_owner){0, UINT64_MAX};
+    const uint64_t *words = (const uint64_t *)&h->entries[unit];
+    uint64_t word = __atomic_load_n(&words[0], __ATOMIC_ACQUIRE), first = __atomic_load_n(&words[1], __ATOMIC_RELAXED);
+    int is_first = (word & 0xFFFFFFFF) == (uint32_t)ph_chunk_entry(0, PH_CHUNK_FIRST);
+    return (struct ph_owner){is_first ? PH_CHUNK_FIRST : 0, first};
+}
+
+/* Its first piece is that which stands for it: of two granules, and live. */
+int ph_region_lives(const struct ph_heap *h, uint64_t first)
+{
+    struct ph_owner owner = owner_at(h, first);
+    return owner.flags == PH_CHUNK_FIRST && owner.first == first && (h->bits[first * PH_UNIT_WORDS] & 7) == 5;
+}
+
+/* What a chunk that was read is to its region. */
+static void join_region(struct ph_heap *h, struct ph_unit *chunk)
+{
+    uint64_t unit = (uint64_t)(chunk - h->units), first = h->entries[unit].nbytes;
+    if (!ph_region_lives(h, first) && PH_KEPT(R34)) { /* [R34] */
+        h->packed.blocks -= chunk->u.packed.live;
+        h->packed.bytes -= (uint64_t)(chunk->u.packed.fill - chunk->u.packed.dead) << PH_GRANULE_SHIFT;
+        chunk->u.packed.live = 0;
+        chunk->u.packed.dead = chunk->u.packed.fill;
+        chunk->class_index = PH_IN_REGION_GONE;
+    } else if (unit == first) {
+        chunk->class_index = PH_IN_REGION_KEPT;
+        chunk->has_refs = PH_HEADS_REGION;
+    }
+}
+
 /* ph_chunk_adopt -- a chunk that the entries table describes: find the mark, and count what is below it. PH_H_CORRUPT. */
 int ph_chunk_adopt(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 {
@@ -41,6 +75,8 @@ int ph_chunk_adopt(struct ph_heap *h, uint64_t unit, uint64_t nunits)
     chunk->u.packed.dead = (uint16_t)(chunk->u.packed.fill - granules);
     h->packed.blocks += live;
     h->packed.bytes += granules << PH_GRANULE_SHIFT;
+    if (h->strategy == PH_STRATEGY_GENERAL)
+        join_region(h, chunk);
     return 0;
 }
 
@@ -56,7 +92,9 @@ int ph_chunk_is_settled(const struct ph_heap *h, const struct ph_unit *chunk)
 uint64_t ph_chunk_check(const struct ph_heap *h, const struct ph_unit *chunk, struct ph_chunk_count *count)
 {
     uint64_t first = first_of(h, chunk), mark = fill_of(h, chunk), end = first + (uint64_t)chunk->nunits * PH_UNIT_GRANULES;
-    uint64_t wrong = !is_start(h, mark) || next_set(h, mark + 2, end) != end || (is_dead(h, mark) && h->entries == NULL);
+    int may_be_bare = h->entries != NULL && mark == first && next_set(h, first, end) == end; /* an entry came, and no bit */
+    uint64_t wrong = next_set(h, mark + 2, end) != end || (is_dead(h, mark) && h->entries == NULL);
+    wrong |= !is_start(h, mark) && !may_be_bare;
     *count = (struct ph_chunk_count){0};
     for (uint64_t start = first, next; start < mark; start = next) {
         next = end_of(h, chunk, start);

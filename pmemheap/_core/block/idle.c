@@ -1,14 +1,40 @@
 /* block/idle.c -- runs and chunks without a block, and rows that are not in use: which of them may go. */
 #include "block/block.h"
 
-/* Whether what stands at a unit was such a run or chunk, and has gone. */
+/* Whether a chunk is the first one of a region that is none any more: it goes last, or what names it would be one of the next
+ * region that begins there. */
+static int is_first_of_gone(const struct ph_heap *h, uint64_t head)
+{
+    return h->units[head].class_index == PH_IN_REGION_GONE && h->entries[head].flags == PH_CHUNK_FIRST;
+}
+
+/* The chunk at a unit, if it is idle, goes; -1: it is, and cannot. */
+static int release_chunk(struct ph_heap *h, uint64_t head)
+{
+    if (!ph_chunk_is_idle(&h->units[head]))
+        return 0;
+    if (!ph_chunk_may_go(h))
+        return -1;
+    ph_chunk_give_back(h, &h->units[head]);
+    return 1;
+}
+
+/* The first chunks of regions that are none any more go, once there are no others of them, and none to be read. */
+static int release_firsts(struct ph_heap *h)
+{
+    int released = 0, all_read = h->scanned_to >= h->end_unit;
+    for (uint64_t head = h->first_unit; head < h->end_unit; head++)
+        if (h->units[head].state == PH_U_PACKED && is_first_of_gone(h, head)) {
+            released |= all_read && release_chunk(h, head) > 0;
+            h->idle_runs |= !all_read;
+        }
+    return released;
+}
+
+/* Whether what stands at a unit was such a run, and has gone. */
 static int release_idle(struct ph_heap *h, uint64_t head)
 {
     struct ph_unit *record = &h->units[head];
-    if (record->state == PH_U_PACKED && ph_chunk_is_idle(record) && ph_chunk_may_go(h)) {
-        ph_chunk_give_back(h, record);
-        return 1;
-    }
     if (record->state != PH_U_RUN || ph_run_occupied(record) != 0 || h->classes[record->class_index].current == (uint32_t)head
         || !ph_run_may_go(h))
         return 0;
@@ -20,13 +46,18 @@ static int release_idle(struct ph_heap *h, uint64_t head)
  * changed then, or one block of its unit was asked for. 1 if there was one. O(units), once after they were read. */
 int ph_release_idle_runs(struct ph_heap *h)
 {
-    int released = 0;
+    int released = 0, has_all_gone = 1;
     if (!h->idle_runs || h->readonly)
         return 0;
     h->idle_runs = 0;
-    for (uint64_t head = h->first_unit; head < h->end_unit; head++)
-        released |= release_idle(h, head);
-    return released;
+    for (uint64_t head = h->first_unit; head < h->end_unit; head++) {
+        int is_chunk = h->units[head].state == PH_U_PACKED && !is_first_of_gone(h, head);
+        int gone = is_chunk ? release_chunk(h, head) : release_idle(h, head);
+        released |= gone > 0;
+        has_all_gone &= gone >= 0;
+    }
+    h->idle_runs |= !has_all_gone;
+    return has_all_gone ? released | release_firsts(h) : released;
 }
 
 /* ph_rows_key -- what stands for the whole table in the table of refs: no block begins at such an offset. */

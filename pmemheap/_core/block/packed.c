@@ -32,7 +32,7 @@ static void clear_bits(struct ph_heap *h, uint64_t granule, uint64_t bits)
 enum ph_block_state ph_piece_state(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t offset)
 {
     uint64_t granule = offset >> PH_GRANULE_SHIFT;
-    if (granule >= fill_of(h, chunk) || !is_start(h, granule))
+    if (granule >= fill_of(h, chunk) || !is_start(h, granule) || chunk->class_index == PH_IN_REGION_GONE)
         return PH_B_NONE;
     if (!is_dead(h, granule))
         return PH_B_LIVE;
@@ -74,11 +74,11 @@ void ph_chunk_set(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 }
 
 /* ph_chunk_make -- units of nobody become an empty chunk: without a bit it is one that has gone. */
-void ph_chunk_make(struct ph_heap *h, uint64_t unit, uint64_t nunits)
+void ph_chunk_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, struct ph_owner owner)
 {
     ph_clear_stray_bits(h, unit, nunits);
     ph_chunk_set(h, unit, nunits);
-    ph_entry_publish(h, unit, ph_chunk_entry(nunits), 0);
+    ph_entry_publish(h, unit, ph_chunk_entry(nunits, owner.flags), owner.first);
     set_bit(h, unit * PH_UNIT_GRANULES);
 }
 
@@ -120,7 +120,7 @@ void ph_chunk_cut(struct ph_heap *h, struct ph_unit *chunk)
     for (uint64_t i = keep; i < have; i++)
         chunk[i].state = PH_U_OTHER;
     h->packed.units -= have - keep;
-    ph_entry_publish(h, unit - keep, ph_chunk_entry(keep), 0);
+    ph_entry_publish(h, unit - keep, ph_chunk_entry(keep, PH_CHUNK_RING), 0);
     ph_pool_give(h, unit, have - keep);
 }
 
@@ -209,10 +209,10 @@ static void merge(struct ph_heap *h, struct ph_unit *chunk, uint64_t start)
         lower_mark(h, chunk, start);
 }
 
-/* A piece that is dead may be used again: in a ring only once the whole chunk has gone. */
+/* A piece that is dead may be used again: in a ring, and in a power heap, only once the whole chunk has gone. */
 static void become_free(struct ph_heap *h, struct ph_unit *chunk, uint64_t start, int may_go)
 {
-    if (PH_LIKELY(h->strategy == PH_STRATEGY_GENERAL))
+    if (PH_LIKELY(h->strategy == PH_STRATEGY_GENERAL && !h->is_told))
         merge(h, chunk, start);
     if (!ph_chunk_is_idle(chunk))
         return;
@@ -230,15 +230,21 @@ static void count_gone(struct ph_heap *h, struct ph_unit *chunk, uint64_t capaci
     h->packed.bytes -= capacity;
 }
 
-/* ph_piece_free -- a live piece is dead, and its bytes may be used again. */
-void ph_piece_free(const struct ph_block *block)
+/* ph_piece_end -- a live piece is dead. */
+void ph_piece_end(const struct ph_block *block)
 {
     struct ph_heap *h = block->arena;
-    uint64_t start = block->offset >> PH_GRANULE_SHIFT, capacity = ph_block_capacity(block);
-    set_bit(h, start + 1);
+    uint64_t capacity = ph_block_capacity(block);
+    ph_piece_kill(block);
     count_gone(h, block->record, capacity);
     PH_TELL(h, ph_tell_freed, block->offset, capacity);
-    become_free(h, block->record, start, 1);
+}
+
+/* ph_piece_free -- the same, and its bytes may be used again. */
+void ph_piece_free(const struct ph_block *block)
+{
+    ph_piece_end(block);
+    become_free(block->arena, block->record, block->offset >> PH_GRANULE_SHIFT, 1);
 }
 
 /* Reserved -> live: the caller stores that it is not dead. */
@@ -359,7 +365,7 @@ int ph_chunk_can_hold(const struct ph_heap *h, const struct ph_unit *chunk, uint
 /* ph_piece_next -- the next live piece of a chunk from granule `*at` of the table on; 0 if there is none. */
 int ph_piece_next(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t *at, uint64_t *end)
 {
-    uint64_t mark = fill_of(h, chunk);
+    uint64_t mark = chunk->class_index == PH_IN_REGION_GONE ? 0 : fill_of(h, chunk);
     for (uint64_t start = next_set(h, *at, mark); start < mark; start = *end) {
         *end = end_of(h, chunk, start);
         *at = start;

@@ -239,11 +239,17 @@ static struct ph_refs *refs_of(const struct ph_block *block)
     return ph_has_refs(block->record) ? find(&block->arena->refs, block->offset) : NULL;
 }
 
-/* ph_refs_refusal -- why the live block may not go or move: PH_H_ROOTED, PH_H_IN_TRANSACTION, PH_H_PINNED, or 0. */
-int ph_refs_refusal(const struct ph_block *block)
+/* ph_refs_held -- what holds a live block: PH_H_ROOTED, PH_H_IN_TRANSACTION, PH_H_PINNED, or 0. */
+int ph_refs_held(const struct ph_block *block)
 {
     const struct ph_refs *refs = refs_of(block);
     return refs == NULL ? 0 : refusal_of(refs);
+}
+
+/* ph_refs_refusal -- why it may not go or move: that, or PH_H_IN_REGION. */
+int ph_refs_refusal(const struct ph_block *block)
+{
+    return ph_heads_region(block) ? PH_H_IN_REGION : ph_refs_held(block);
 }
 
 /* ph_refs_make_stale -- the block goes: its handles are stale from now on, and no root names it. */
@@ -258,7 +264,7 @@ void ph_refs_make_stale(const struct ph_block *block)
 int ph_refs_end(const struct ph_block *block)
 {
     struct ph_refs *refs = refs_of(block);
-    int refused = refs == NULL ? 0 : refusal_of(refs);
+    int refused = ph_refs_refusal(block);
     if (refs != NULL && refused == 0)
         make_stale(block->arena, refs);
     return refused;

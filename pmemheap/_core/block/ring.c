@@ -59,7 +59,7 @@ static int open_chunk(struct ph_heap *h, uint64_t granules, uint64_t align)
     int64_t unit = ph_wilderness_take(h, nunits);
     if (unit < 0)
         return (int)unit;
-    ph_chunk_make(h, (uint64_t)unit, nunits);
+    ph_chunk_make(h, (uint64_t)unit, nunits, (struct ph_owner){PH_CHUNK_RING, 0});
     h->units[unit].class_index = PH_IN_REGION_KEPT;
     append(h, (uint64_t)unit);
     h->ring.current = (uint32_t)unit;

@@ -10,10 +10,13 @@
 
 #include "block/block.h"
 
-static int is_chunk(const struct ph_entry *entry)
+/* Whether an entry can be that of a chunk: of a ring, or of a region, which may be none any more. */
+static int is_chunk(const struct ph_heap *h, const struct ph_entry *entry)
 {
-    return entry->kind == PH_KIND_PACKED && entry->class_index == 0 && entry->flags == PH_CHUNK_RING && entry->nbytes == 0
-        && entry->nunits <= PH_RUN_UNITS_MAX;
+    int has_owner = h->strategy == PH_STRATEGY_RING ? entry->flags == PH_CHUNK_RING && entry->nbytes == 0
+                                                    : (entry->flags & ~PH_CHUNK_FIRST) == 0;
+    return entry->kind == PH_KIND_PACKED && entry->class_index == 0 && entry->nunits <= PH_RUN_UNITS_MAX && has_owner
+        && h->strategy != PH_STRATEGY_ROWS;
 }
 
 /* Whether an entry can be what it says: its range inside the heap, its class one of ours. */
@@ -24,7 +27,7 @@ static int entry_is_sound(const struct ph_heap *h, uint64_t unit, const struct p
     if (entry->kind == PH_KIND_LARGE)
         return entry->nbytes <= (uint64_t)entry->nunits << PH_UNIT_SHIFT;
     if (h->strategy == PH_STRATEGY_RING || entry->kind == PH_KIND_PACKED)
-        return h->strategy == PH_STRATEGY_RING && is_chunk(entry);
+        return is_chunk(h, entry);
     if (entry->kind != (h->strategy == PH_STRATEGY_ROWS ? PH_KIND_ROWS : PH_KIND_RUN) || entry->class_index >= h->nclasses)
         return 0;
     return entry->nunits == h->classes[entry->class_index].run_units

@@ -71,12 +71,27 @@ static PyObject *region_malloc(PyObject *object, PyObject *const *args, Py_ssize
             if (PH_UNLIKELY(inner < 0))
                 inner = ph_region_malloc_any(&self->region, size, align, &nunits);
             if (inner >= 0)
-                return PyLong_FromUnsignedLongLong(ph_outer(self->heap, (uint64_t)inner));
+                return appended_offset(self->heap, inner);
         }
         answer = ask_slow(object, values, inner, nunits);
     } while (answer == Py_NotImplemented);
     return answer;
 }
+
+/* Begin a region that is kept: its offset, or the units in one piece that the pool lacks, negated. */
+static PyObject *begin(struct region_object *self)
+{
+    uint64_t nunits = 0;
+    int64_t inner = ph_region_begin(&self->region, &nunits);
+
+    if (inner == PH_H_NOMEM)
+        return PyErr_NoMemory();
+    return inner < 0 ? PyLong_FromLongLong(-(int64_t)nunits) : appended_offset(self->heap, inner);
+}
+
+DOOR(region_begin, region_object, 0, begin(self))
+
+DOOR(region_find, region_object, 1, code(ph_region_find(&self->region, ph_inner(self->heap, n[0]))))
 
 /* A large block that Python has placed becomes one of the region, unless that was dropped. */
 static PyObject *take_large(struct region_object *self, uint64_t offset)
@@ -97,8 +112,14 @@ static PyObject *mark_of(const struct region_object *self)
 
 DOOR(region_mark, region_object, 0, mark_of(self))
 
+/* A code, once the log knows of what went. */
+static PyObject *appended_code(const struct region_object *self, int64_t refused)
+{
+    return ph_append_pending(self->heap) < 0 ? NULL : code(refused);
+}
+
 DOOR(region_rewind, region_object, 3,
-     code(ph_region_rewind(&self->region, (struct ph_region_mark){(uint32_t)n[0], (uint32_t)n[1], (uint32_t)n[2]})))
+     appended_code(self, ph_region_rewind(&self->region, (struct ph_region_mark){(uint32_t)n[0], (uint32_t)n[1], (uint32_t)n[2]})))
 
 static int64_t drop(struct region_object *self)
 {
@@ -108,7 +129,7 @@ static int64_t drop(struct region_object *self)
     return refused;
 }
 
-DOOR(region_drop, region_object, 0, code(drop(self)))
+DOOR(region_drop, region_object, 0, appended_code(self, drop(self)))
 
 FIELD(region_is_over, region_object, truth(self->is_over))
 
@@ -127,6 +148,8 @@ PyDoc_STRVAR(malloc_doc,
 
 static PyMethodDef region_methods[] = {
     {"malloc", (PyCFunction)(void (*)(void))region_malloc, METH_FASTCALL | METH_KEYWORDS, malloc_doc},
+    AS_METHOD("_begin", region_begin, "Begin a region that is kept: its offset, or the units that the pool lacks, negated."),
+    AS_METHOD("_find", region_find, "Be the one that is called by an offset; 0, or a negative code."),
     AS_METHOD("_take", region_take, "A large block becomes one of the region; whether the region is there."),
     AS_METHOD("_mark", region_mark, "Where it is now: three numbers."),
     AS_METHOD("_rewind", region_rewind, "Go back to such a point; 0, or a negative code."),

@@ -88,6 +88,8 @@ static int may_free_live(const struct ph_tx *tx, const struct ph_block *block, u
         return PH_T_TWICE;
     if (block->state != PH_B_LIVE)
         return PH_H_BAD_OFFSET;
+    if (ph_heads_region(block))
+        return PH_H_IN_REGION;
     if (refs != NULL && ph_tx_others_pin(tx, refs))
         return PH_H_IN_TRANSACTION;
     return refs != NULL && refs->views != 0 && !deferred ? PH_H_PINNED : 0;
