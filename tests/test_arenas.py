@@ -11,6 +11,8 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -411,6 +413,60 @@ def test_a_heap_is_open_as_long_as_something_of_its_arena_is_held(
         assert heap.arenas() == ["a"]
     gc.collect()
     assert descriptors() == before
+
+
+def test_the_end_of_a_block_loses_nothing_of_an_arena(heap: Heap) -> None:
+    with heap.arena("a") as arena, heap.arena("a") as again:
+        assert arena is again
+        offset = arena.malloc(100)
+        view = arena.view(offset)
+        view[:3] = b"abc"
+    assert bytes(arena.view(offset, 3)) == b"abc"
+    assert heap.arenas() == ["a"]
+    del view
+    with ExitStack() as stack:
+        stack.callback(stack.enter_context(heap.arena("a")).drop)
+    assert heap.arenas() == []
+    with pytest.raises(UsageError, match="an open heap expected"):
+        arena.__enter__()
+
+
+def test_an_exception_leaves_the_block_of_an_arena(heap: Heap) -> None:
+    with pytest.raises(KeyError, match="mine"), heap.arena("a"):
+        raise KeyError("mine")
+    assert heap.arenas() == ["a"]
+
+
+def test_an_entered_arena_keeps_a_heap_that_nobody_holds(tmp_path: Path) -> None:
+    with Heap.create(tmp_path / "heap").arena("a") as arena:
+        gc.collect()
+        arena.roots["block"] = arena.malloc(10)
+    assert arena.check()
+
+
+def python_calls(work: Callable[[], object]) -> int:
+    """Return how many functions of Python something calls."""
+    calls = 0
+
+    def note(_: object, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    gc.disable()
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+        gc.enable()
+    return calls
+
+
+def test_an_arena_costs_as_much_beside_many_others() -> None:
+    with Heap.anonymous(decay=None) as heap:
+        calls = [python_calls(partial(heap.arena, f"a{n}")) for n in range(50)]
+    assert set(calls[2:]) == {calls[1]}
 
 
 def test_an_arena_that_has_ended_keeps_nothing(tmp_path: Path) -> None:

@@ -32,7 +32,11 @@ class Arena(BlockSpace):
     """A named arena of a heap; made by ``heap.arena(name)``.
 
     It has the calls of a heap that deal with blocks. Its blocks have offsets of the heap, which
-    takes them in its own calls as well.
+    takes them in its own calls as well. It keeps its heap open.
+
+    It may be entered by `with`, as heaps and regions are. The end of the block drops nothing and
+    closes nothing: what has a name is for others to find, in this program or the next. `drop` ends
+    an arena; ``stack.callback(arena.drop)`` of an ``ExitStack`` does so at the end of a block.
 
     Examples
     --------
@@ -91,6 +95,14 @@ class Arena(BlockSpace):
         self._space.require_open()
         assert self._heap is not None, "an open arena has a heap"
         return self._heap.roots
+
+    def __enter__(self) -> Self:
+        """Return itself; UsageError if it was dropped, or its heap closed."""
+        self._space.require_open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing: the arena, and all that is in it, stays in its heap."""
 
     def drop(self) -> None:
         """Free all blocks and give their space back, in O(1) calls; the arena is closed then.

@@ -182,7 +182,7 @@ class Arenas:
         region = Region(
             medium, headroom, usual=_HEADROOM_MOST, arena=index,
             first_unit=0 if slot is None else slot.first_unit,
-            beside=[space.region for space in self._shared.spaces()],
+            beside=self._shared.regions,
         )  # fmt: skip
         region.ledger = self._shared.default.region.ledger
         try:
@@ -255,7 +255,10 @@ def live_names(arenas: dict[int, ArenaSlot]) -> dict[str, int]:
 
 def index_of(arenas: dict[int, ArenaSlot], name: str) -> int | None:
     """Return the slot of a named arena, if there is one."""
-    return live_names(arenas).get(name)
+    for index, slot in arenas.copy().items():  # as above
+        if slot.name == name and index and slot.state == ArenaState.LIVE:
+            return index
+    return None
 
 
 def free_number(arenas: dict[int, ArenaSlot]) -> int:

@@ -67,7 +67,7 @@ def _made(shared: Shared) -> ScratchArena:
     wish = shared.default.region.headroom_wish
     region = regions.Region(
         medium, None if wish is None else min(wish, _HEADROOM_MOST), usual=_HEADROOM_MOST,
-        beside=[space.region for space in shared.spaces()],
+        beside=shared.regions,
     )  # fmt: skip
     region.ledger = shared.default.region.ledger
     try:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pmemheap.heap.space import Space
     from pmemheap.space.anonymous import AnonymousMedium
     from pmemheap.space.checked import Prototype
+    from pmemheap.space.region import Region
 
 __all__ = ["Shared"]
 
@@ -141,6 +142,10 @@ class Shared:
         if default is None:
             return ()
         return (default, *self.arenas.spaces()) if self.arenas.open else (default,)
+
+    def regions(self) -> list[Region]:
+        """Return the memory of the open arenas."""
+        return [space.region for space in self.spaces()]
 
     def spaces_and_scratch(self) -> list[Space]:
         """Return the open arenas, that of scratch regions as the last."""

@@ -16,19 +16,18 @@ from pmemheap.pmem2.source import AnonymousSource, FileSource, Options, Pieces
 __all__ = ["anonymous_row", "file_row"]
 
 _LENGTH = itemgetter(1)
+_MEMORY, _PRIVATE = AnonymousSource(0), Options(shared=False)
 
 
 def anonymous_row(reservation: VMReservation, offset: int, lengths: Sequence[int]) -> list[Map]:
-    """Place private memory that reads zero, as one map for each length.
+    """Place private memory that reads zero, as one map for each length, which is whole pages.
 
     Raises
     ------
     Pmem2Error
         As `Map.anonymous`. The range is as it was.
     """
-    source, pieces = AnonymousSource(sum(lengths)), [(0, sum(lengths))]
-    source.extent(0, source.size)
-    return place_row(reservation, offset, source, pieces, lengths, Options(shared=False))
+    return place_row(reservation, offset, _MEMORY, (), lengths, _PRIVATE)
 
 
 def file_row(

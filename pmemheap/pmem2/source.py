@@ -21,6 +21,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from pathlib import Path
 from typing import SupportsIndex
 
@@ -175,8 +176,12 @@ class AnonymousSource(Source):
 
     def offer(self, pieces: Pieces, options: Options) -> Offer:
         """Nothing of it is ever written back."""
-        flags = native.map_flags(shared=options.shared, readonly=options.readonly)
-        return Offer(Granularity.BYTE, flags)
+        return _memory_offer(options.shared, options.readonly)
+
+
+@cache
+def _memory_offer(shared: bool, readonly: bool) -> Offer:
+    return Offer(Granularity.BYTE, native.map_flags(shared=shared, readonly=readonly))
 
 
 class FileSource(Source):

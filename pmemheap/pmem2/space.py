@@ -51,12 +51,17 @@ def left() -> int:
     return 0 if used is None else align_down(max(0, limit - used), PAGE)
 
 
-def affordable_headroom(held: int = 0) -> int:
-    """Return how much headroom an owner may take, with `held` bytes of it, and leave room.
+def affordable_headroom(held_now: Callable[[], int] = lambda: 0) -> int:
+    """Return how much headroom an owner may take, with what it has of it, and leave room.
 
     All that an owner has is a quarter of what is left to the process, at most. The first call is
     given half of that, and each one that follows a quarter of the rest, so that there is something
     for the next. Where it cannot be found out what is left, half of the limit is taken for it.
+
+    Parameters
+    ----------
+    held_now : callable
+        Returns the bytes of headroom that the owner has; asked under a limit alone.
 
     Returns
     -------
@@ -66,7 +71,7 @@ def affordable_headroom(held: int = 0) -> int:
     limit = _limit()
     if limit == UNLIMITED:
         return UNLIMITED
-    used = _used()
+    used, held = _used(), held_now()
     rest = max(0, limit - (limit // 2 if used is None else used))
     return max(0, (rest + held) // 4 - held) // (4 if held else 2)
 

@@ -23,8 +23,9 @@ failed growth leaves everything as it was. Not thread-safe: the heap locks.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
+from functools import partial
 
 from pmemheap import native
 from pmemheap.errors import DurabilityError, OutOfSpaceError, Pmem2Error, PmemHeapError
@@ -61,8 +62,8 @@ class Region:
         Number of the arena.
     first_unit : int
         Where its first segment begins, if it has none yet.
-    beside : iterable of Region
-        Those of the same heap.
+    beside : callable
+        Returns those of the same heap.
 
     Attributes
     ----------
@@ -78,19 +79,18 @@ class Region:
         usual: int = DEFAULT_HEADROOM,
         arena: int = 0,
         first_unit: int = 0,
-        beside: Iterable[Region] = (),
+        beside: Callable[[], Iterable[Region]] = tuple,
     ) -> None:
         self._medium = medium
         self._arena = arena
         self._origin = first_unit
         self.headroom_wish = headroom
-        held = sum(region.headroom_bytes for region in beside)
         self._segments: list[Segment] = []
         self._starts: list[int] = []  # of the segments: always changed together with them
         self._to_unmap: list[list[Map]] = []
         self.tables: dict[str, Table] = {}
         self.ledger: Ledger | None = None
-        self._reserved = Reserved(self._affordable(headroom, usual, held) // DATA_WIDTH)
+        self._reserved = Reserved(self._affordable(headroom, usual, beside) // DATA_WIDTH)
         self.growths = 0
         self.shrinks = 0
 
@@ -172,7 +172,9 @@ class Region:
         """The tables it should have."""
         return (*self._medium.tables, "units")
 
-    def _affordable(self, wish: int | None, usual: int, held: int) -> int:
+    def _affordable(
+        self, wish: int | None, usual: int, beside: Callable[[], Iterable[Region]]
+    ) -> int:
         """Return for how many bytes of data address space is to be kept free.
 
         What is asked for is tried if the process may have as much. What is not asked for, or is
@@ -181,6 +183,7 @@ class Region:
         width = sum(map(WIDTHS.__getitem__, self._names))
         if wish is not None and wish // DATA_WIDTH * width <= space.left():
             return wish
+        held = partial(_headroom_of, beside)
         affordable = space.affordable_headroom(held) // width * DATA_WIDTH
         return min(usual if wish is None else wish, affordable)
 
@@ -474,6 +477,10 @@ class Region:
         for table in self.tables.values():
             with suppress(Pmem2Error):  # it goes with the last reference to its addresses
                 table.reservation.close()
+
+
+def _headroom_of(regions: Callable[[], Iterable[Region]]) -> int:
+    return sum(region.headroom_bytes for region in regions())
 
 
 def _no_address_space(pieces: list[Piece], error: Pmem2Error, *, own: bool) -> OutOfSpaceError:
