@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -37,7 +38,7 @@ from pmemheap.units import UNIT, GiB, KiB, MiB
 MIB_SEGMENT = layout.SEGMENT_UNITS * layout.UNIT_BYTES_IN_FILE
 
 
-def created(path: Path, durability: Durability = Durability.POWER, **options: int) -> FileMedium:
+def created(path: Path, durability: Durability = Durability.POWER, **options: Any) -> FileMedium:
     medium = openfile.create(path, durability, limit=None, replace_file=False, **options)
     medium.link_name(replace_file=False)
     return medium

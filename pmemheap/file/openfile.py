@@ -27,7 +27,13 @@ from pmemheap.file.holes import Holes, blocks_known
 from pmemheap.file.naming import place_of, require_place, temporary_name
 from pmemheap.format import layout
 from pmemheap.format.header import Tables
-from pmemheap.format.layout import ArenaSlot, Durability, HeapState, SegmentKind, SegmentSlot
+from pmemheap.format.layout import (
+    ArenaSlot,
+    Durability,
+    HeapState,
+    SegmentKind,
+    SegmentSlot,
+)
 from pmemheap.format.superblock import Superblock
 from pmemheap.refusals import refusal, refusals
 from pmemheap.units import UNIT
@@ -42,13 +48,14 @@ _FIRST_PAGES = *layout.SUPERBLOCKS, layout.SHARED_PAGE, layout.SEGMENT_TABLE, la
 # ---------------------------------------------------------------- a new file
 
 
-def create(
+def create(  # noqa: PLR0913 -- what a file is to be
     path: Path,
     durability: Durability | None,
     *,
     limit: int | None,
     replace_file: bool,
     log_bytes: int = layout.LOG_BYTES,
+    strategy: bytes = bytes(7),
 ) -> FileMedium:
     """Make a heap file under a temporary name; `FileMedium.link_name` gives it its own.
 
@@ -71,7 +78,7 @@ def create(
         try:
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             medium = FileMedium(fd, str(path), readonly=False, limit=limit, path=temporary)
-            _format(medium, _durability_for(medium, durability), log_bytes)
+            _format(medium, _durability_for(medium, durability), log_bytes, strategy)
             with medium.noting_failed_sync("creation"):
                 native.fsync(fd)
             medium.begin()
@@ -86,13 +93,13 @@ def create(
     return medium
 
 
-def create_memory(name: str, *, limit: int | None) -> FileMedium:
+def create_memory(name: str, *, limit: int | None, strategy: bytes = bytes(7)) -> FileMedium:
     """Make a heap in a memfd; OutOfSpaceError without memory."""
     with refusals(f"memfd:{name}: creation"):
         fd = native.memfd_create(name)
         medium = FileMedium(fd, f"memfd:{name}", readonly=False, limit=limit)
         try:
-            _format(medium, Durability.PROCESS, layout.LOG_BYTES)
+            _format(medium, Durability.PROCESS, layout.LOG_BYTES, strategy)
             medium.begin()
         except BaseException:
             medium.let_go()
@@ -113,7 +120,7 @@ def _durability_for(medium: FileMedium, wanted: Durability | None) -> Durability
     return Durability.PROCESS
 
 
-def _format(medium: FileMedium, durability: Durability, log_bytes: int) -> None:
+def _format(medium: FileMedium, durability: Durability, log_bytes: int, strategy: bytes) -> None:
     """Write header area and log as zeros, the first superblock and the first segment."""
     medium.is_new = True
     fd, name, limit = medium.fd, medium.name, medium.limit
@@ -128,11 +135,13 @@ def _format(medium: FileMedium, durability: Durability, log_bytes: int) -> None:
             blocks.write_zeros(fd, page, UNIT)
     medium.header.zero_pages = set(TABLE_PAGES) - set(_FIRST_PAGES)
     medium.holes = Holes(medium.header.holes(0, 0))
+    arena = ArenaSlot(0, _FIRST_UNITS, strategy=strategy)
     superblock = Superblock(
         generation=1, uuid=secrets.token_bytes(16), durability=durability,
         state=HeapState.CLEAN, file_end=first, log_off=layout.HEADER_BYTES,
         log_size=log_bytes, tail_lsn=64, epoch=1 << 32 | secrets.randbits(32),
         boot_id=identity.boot_id(), limit=limit or 0,
+        features_incompat=arena.feature,
     )  # fmt: skip
     medium.header.superblock, medium.header.current = superblock, (0, superblock.pack())
     native.pwrite(fd, medium.header.current[1], layout.SUPERBLOCKS[0])
@@ -141,7 +150,6 @@ def _format(medium: FileMedium, durability: Durability, log_bytes: int) -> None:
     backed = data.data_off + layout.BACKED_UNITS * UNIT
     with blocks.as_out_of_space(name, backed - data.file_off):
         blocks.extend(fd, data.file_off, backed, data.file_stop, medium.holes)
-    arena = ArenaSlot(0, data.nunits)
     native.pwrite(fd, log.pack() + data.pack(), layout.SEGMENT_TABLE)
     native.pwrite(fd, arena.pack(), layout.ARENA_TABLE)
     medium.header.slots = Tables({0: log, 1: data}, {0: arena})

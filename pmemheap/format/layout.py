@@ -316,6 +316,12 @@ class ArenaSlot:
         """Bytes of a row; 0 in an arena without rows."""
         return int.from_bytes(self.strategy[3:], "little") * GRANULE
 
+    @property
+    def feature(self) -> int:
+        """What the superblock of a file has to say that has such an arena."""
+        features = {StrategyCode.RING: HAS_PACKED, StrategyCode.ROWS: HAS_ROWS}
+        return features.get(StrategyCode(self.strategy[0]), 0)
+
     def dropped(self) -> Self:
         """Return the slot of the arena when it is dropped: its next life begins behind it [R24]."""
         return replace(

@@ -69,25 +69,12 @@ class Arena(BlockSpace):
         title = f"arena {name!r} of {shared.name}"
         self = new_face(cls, shared, region, title, index, fresh=fresh, strategy=strategy)
         self._arena_name, self._heap = name, heap
-        if not fresh:
-            self.take_over()
         return self
-
-    def take_over(self) -> None:
-        """Read what an arena that was opened has: nothing, which is read when it is asked for."""
 
     @property
     def name(self) -> str:
         """Name of the arena."""
         return self._arena_name
-
-    @property
-    def strategy(self) -> Strategy:
-        """Where its blocks come from."""
-        return self._space.strategy
-
-    def show_as(self, strategy: Strategy | None) -> None:
-        """Be asked for once more, with an equal strategy or none: nothing changes."""
 
     @property
     def roots(self) -> Roots:

@@ -37,7 +37,14 @@ from pmemheap.heap.ring import RingArena
 from pmemheap.heap.rows import RowsArena
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
-from pmemheap.heap.strategies import General, Ring, Rows, Strategy, strategy_of
+from pmemheap.heap.strategies import (
+    General,
+    Ring,
+    Rows,
+    Strategy,
+    agreed,
+    strategy_of,
+)
 from pmemheap.native.constants import State
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.space.anonymous import AnonymousMedium
@@ -126,17 +133,14 @@ class Arenas:
         index = index_of(slots, name)
         if index is not None:
             arena = self.at(index, headroom)
-            if strategy not in {None, arena.strategy}:
-                raise UsageError(
-                    f"arena {name!r}: its strategy {arena.strategy} expected, found {strategy}"
-                )
-            arena.show_as(strategy)
+            space = space_of(arena)
+            space.strategy = agreed(f"arena {name!r}", space.strategy, strategy)
             return arena
         self._shared.default.require(write=True)
         index, slot = _vacancy(slots, name, 0 if self.scratch is None else self.scratch.index)
         wish = strategy or General()
-        mark_feature(self._shared.medium, wish.feature)
         slot = replace(slot, strategy=wish.packed())
+        mark_feature(self._shared.medium, slot.feature)
         arena = self.open[index] = self._opened(index, slot, headroom, wish)
         return arena
 

@@ -62,6 +62,11 @@ class BlockSpace(native.HeapCore):
         """Whether the heap was opened for reading."""
         return self._space.shared.readonly
 
+    @property
+    def strategy(self) -> Strategy:
+        """Where its blocks come from."""
+        return self._space.strategy
+
     def address(self, offset: int) -> int:
         """Return the address of the live block at `offset`, for other libraries of this process.
 

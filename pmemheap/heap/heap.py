@@ -34,6 +34,7 @@ from pmemheap.heap.budgeted import joined
 from pmemheap.heap.insight import CheckReport, HeapStats
 from pmemheap.heap.living import open_heaps
 from pmemheap.heap.shadowed import HasShadow
+from pmemheap.heap.strategies import General, Strategy, strategy_argument
 from pmemheap.heap.transaction import Savepoint, Transaction
 from pmemheap.native.constants import State
 from pmemheap.protocols import Space
@@ -79,7 +80,7 @@ class Heap(HasShadow):
         )
 
     @classmethod
-    def anonymous(
+    def anonymous(  # noqa: PLR0913 -- options, all by name
         cls,
         *,
         limit: int | None = None,
@@ -87,6 +88,7 @@ class Heap(HasShadow):
         decay: float | None = DECAY_SECONDS,
         extents: Space | None = None,
         budget: Budget | None = None,
+        strategy: Strategy | None = None,
     ) -> Self:
         """Make a heap in private memory of this process.
 
@@ -105,6 +107,9 @@ class Heap(HasShadow):
             of the heap too, which get copies. It is not kept in a file. By default best fit.
         budget : Budget, optional
             Limits what this heap and others have together.
+        strategy : Strategy, optional
+            Where the blocks come from, except for those of named arenas: `General`, `Rows` or
+            `Ring`. A heap of rows, or a ring, has besides what an arena of these has.
 
         Raises
         ------
@@ -115,11 +120,11 @@ class Heap(HasShadow):
         """
         decay, limit = decay_argument(decay), limit_argument(limit)
         headroom = headroom_argument(headroom)
-        self = making.over_memory(cls, limit, headroom, decay, prototype_of(extents))
-        return joined(self, budget)
+        chosen, wish = prototype_of(extents), strategy_argument(strategy)
+        return joined(making.over_memory(cls, limit, headroom, decay, chosen, wish), budget)
 
     @classmethod
-    def shared(
+    def shared(  # noqa: PLR0913 -- options, all by name
         cls,
         *,
         limit: int | None = None,
@@ -127,6 +132,7 @@ class Heap(HasShadow):
         decay: float | None = DECAY_SECONDS,
         extents: Space | None = None,
         budget: Budget | None = None,
+        strategy: Strategy | None = None,
     ) -> Self:
         """Make a heap in shared memory (a memfd) that other processes can attach to.
 
@@ -134,9 +140,11 @@ class Heap(HasShadow):
         Parameters and exceptions as `anonymous`.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
-        chosen = prototype_of(extents)
-        medium = openfile.create_memory("pmemheap", limit=limit_argument(limit))
-        return joined(making.over_file(cls, medium, headroom, decay, chosen, fresh=True), budget)
+        chosen, kept = prototype_of(extents), strategy_argument(strategy) or General()
+        limit = limit_argument(limit)
+        medium = openfile.create_memory("pmemheap", limit=limit, strategy=kept.packed())
+        self = making.over_file(cls, medium, headroom, decay, chosen, kept, fresh=True)
+        return joined(self, budget)
 
     @classmethod
     def create(  # noqa: PLR0913 -- options of a file, all by name
@@ -150,6 +158,7 @@ class Heap(HasShadow):
         replace: bool = False,
         extents: Space | None = None,
         budget: Budget | None = None,
+        strategy: Strategy | None = None,
     ) -> Self:
         """Make a heap in a new file, of 1.3 MiB to begin with.
 
@@ -167,6 +176,8 @@ class Heap(HasShadow):
             Put the new heap in the place of a file that is there.
         headroom, decay, extents, budget
             As `anonymous`.
+        strategy : Strategy, optional
+            As `anonymous`. It is kept in the file.
 
         Raises
         ------
@@ -181,14 +192,14 @@ class Heap(HasShadow):
             The disk is full.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
-        chosen = prototype_of(extents)
+        path = path_argument(path)
+        chosen, kept = prototype_of(extents), strategy_argument(strategy) or General()
         medium = openfile.create(
-            path_argument(path),
-            durability_argument(durability),
-            limit=limit_argument(limit),
-            replace_file=replace,
-        )
-        self = joined(making.over_file(cls, medium, headroom, decay, chosen, fresh=True), budget)
+            path, durability_argument(durability), limit=limit_argument(limit),
+            replace_file=replace, strategy=kept.packed(),
+        )  # fmt: skip
+        self = making.over_file(cls, medium, headroom, decay, chosen, kept, fresh=True)
+        joined(self, budget)
         try:
             medium.link_name(replace_file=replace)
         except BaseException as error:
@@ -207,6 +218,7 @@ class Heap(HasShadow):
         decay: float | None = DECAY_SECONDS,
         extents: Space | None = None,
         budget: Budget | None = None,
+        strategy: Strategy | None = None,
     ) -> Self:
         """Open the heap in a file; the time does not depend on its size.
 
@@ -221,9 +233,13 @@ class Heap(HasShadow):
             was created with.
         headroom, decay, extents, budget
             As `anonymous`.
+        strategy : Strategy, optional
+            What it must have been created with; if left out, any will do.
 
         Raises
         ------
+        UsageError
+            It has another strategy.
         HeapNotFoundError, HeapPermissionError
             No such file; no permission. They are also FileNotFoundError and PermissionError.
         HeapBusyError
@@ -235,12 +251,13 @@ class Heap(HasShadow):
             The file is not a sound heap; place, expected and found are named.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
-        chosen = prototype_of(extents)
+        chosen, wish = prototype_of(extents), strategy_argument(strategy)
         medium = openfile.open_path(
             path_argument(path), readonly=readonly, limit=limit_argument(limit),
             recover=partial(recover, headroom=headroom),
         )  # fmt: skip
-        return joined(making.over_file(cls, medium, headroom, decay, chosen, fresh=False), budget)
+        self = making.over_file(cls, medium, headroom, decay, chosen, wish, fresh=False)
+        return joined(self, budget)
 
     @classmethod
     def attach(

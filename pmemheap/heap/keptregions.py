@@ -139,11 +139,13 @@ class HasRegions(HasScratch):
         Raises
         ------
         UsageError
-            There is none of that offset; the heap is closed, forked or read-only.
+            There is none of that offset; the heap is closed, forked or read-only, a ring or rows.
         OutOfSpaceError
             There is no room for a new one.
         """
         space, regions = self._space, self._space.shared.regions
+        if space.strategy.is_at_end:
+            raise UsageError(f"{space.name}: General() expected for regions, found {space.strategy}")
         if at is None:
             space.require(write=True)
             made: KeptRegion = space.serve(KeptRegion(self, self).begin)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import uuid
-from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pmemheap.file import openfile
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.locks import look_beside_writer
 from pmemheap.file.naming import opened_again
 from pmemheap.file.recovery import recover, replay_private
+from pmemheap.format.layout import ArenaSlot
 from pmemheap.heap.arenas import Arenas
-from pmemheap.heap.blockspace import new_face
+from pmemheap.heap.blockspace import BlockSpace, new_face
 from pmemheap.heap.living import open_heaps
+from pmemheap.heap.ring import HasOrder
 from pmemheap.heap.roots import MemoryRoots
+from pmemheap.heap.rows import HasRows
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import space_of
+from pmemheap.heap.strategies import General, Ring, Rows, Strategy, agreed, strategy_of
 from pmemheap.refusals import end_with
 from pmemheap.space.anonymous import AnonymousMedium
 from pmemheap.space.region import Region
@@ -30,25 +34,28 @@ __all__ = ["attached", "attached_reader", "over_file", "over_memory"]
 
 H = TypeVar("H", bound="Heap")
 
+_EXTRAS: dict[type[Strategy], type[BlockSpace]] = {Ring: HasOrder, Rows: HasRows}
 
-def over_memory(
+
+def over_memory(  # noqa: PLR0913, PLR0917 -- options
     kind: type[H], limit: int | None, headroom: int | None, decay: float | None,
-    extents: Prototype | None,
+    extents: Prototype | None, strategy: Strategy | None = None,
 ) -> H:  # fmt: skip
     """Return a new heap in private memory."""
     medium = AnonymousMedium(limit)
     region = Region(medium, headroom)
+    medium.expect_arena(0, ArenaSlot(0, 0, strategy=(strategy or General()).packed()))
     region.grow(1, 1)
     shared = Shared(medium, MemoryRoots(), uuid.uuid4().bytes, "anonymous heap", decay)
     shared.extents = extents
-    return _put_together(kind, shared, region, fresh=True)
+    return _put_together(kind, shared, region, strategy, fresh=True)
 
 
-def over_file(  # noqa: PLR0913 -- a medium, options, and whether it is new
+def over_file(  # noqa: PLR0913, PLR0917 -- a medium, options, and whether it is new
     kind: type[H], medium: FileMedium, headroom: int | None, decay: float | None,
-    extents: Prototype | None = None, *, fresh: bool,
+    extents: Prototype | None = None, strategy: Strategy | None = None, *, fresh: bool,
 ) -> H:  # fmt: skip
-    """Return the heap in a file, which belongs to it from now on."""
+    """Return the heap in a file, which belongs to it from now on, if that is its strategy."""
     try:
         medium.shadowed = medium.is_power and not medium.readonly
         region = medium.region or Region(medium, headroom)
@@ -58,7 +65,7 @@ def over_file(  # noqa: PLR0913 -- a medium, options, and whether it is new
             name = f"heap {medium.name!r}"
             shared = Shared(medium, medium, medium.header.superblock.uuid, name, decay)
             shared.extents = extents
-            return _put_together(kind, shared, region, fresh=fresh)
+            return _put_together(kind, shared, region, strategy, fresh=fresh)
         except BaseException:
             region.close()
             raise
@@ -96,6 +103,20 @@ def attached_reader(
         os.close(own)
 
 
+def _showing(kind: type[H], strategy: Strategy) -> type[H]:
+    """Return the kind of heap that has what a strategy has besides, made of another kind."""
+    plain: Any = kind.__bases__[1] if issubclass(kind, tuple(_EXTRAS.values())) else kind
+    extra: Any = _EXTRAS.get(type(strategy))
+    made: type[H] = plain if extra is None else _joined(extra, plain, type(strategy).__name__)
+    return made
+
+
+@cache
+def _joined(extra: Any, plain: Any, prefix: str) -> Any:
+    body = {"__slots__": (), "__doc__": plain.__doc__, "__module__": plain.__module__}
+    return type(prefix + plain.__name__, (extra, plain), body)
+
+
 def _attached(  # noqa: PLR0913, PLR0917 -- what is opened, and how
     kind: type[H], fd: int, flags: int, limit: int | None, headroom: int | None,
     decay: float | None,
@@ -107,8 +128,12 @@ def _attached(  # noqa: PLR0913, PLR0917 -- what is opened, and how
     return over_file(kind, medium, headroom, decay, fresh=False)
 
 
-def _put_together(kind: type[H], shared: Shared, region: Region, *, fresh: bool) -> H:
-    heap = new_face(kind, shared, region, shared.name, 0, fresh=fresh)
+def _put_together(
+    kind: type[H], shared: Shared, region: Region, strategy: Strategy | None, *, fresh: bool
+) -> H:
+    strategy = agreed(shared.name, strategy_of(shared.medium.arenas[0]), strategy)
+    kind = _showing(kind, strategy)
+    heap = new_face(kind, shared, region, shared.name, 0, fresh=fresh, strategy=strategy)
     again = partial(attached_reader, kind, limit=None, headroom=0, decay=None)
     shared.enter(space_of(heap), Arenas(heap, shared), again)
     open_heaps.add(heap)

@@ -75,7 +75,7 @@ class HasArenas(HasRegions):
         """
         arena_name_argument(name)
         headroom = headroom_argument(headroom)
-        wish = None if strategy is None else strategy_argument(strategy)
+        wish = strategy_argument(strategy)
         space, shared = self._space, self._space.shared
         space.require()
         if index_of(shared.medium.arenas, name) is None:

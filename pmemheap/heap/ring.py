@@ -1,4 +1,4 @@
-"""Ring: an arena whose blocks lie in the order in which they came.
+"""Ring: an arena, or a heap, whose blocks lie in the order in which they came.
 
     units    dead dead live live live | never used        the head goes back, the end grows
 
@@ -11,10 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pmemheap.heap.arena import Arena
+from pmemheap.heap.blockspace import BlockSpace
 from pmemheap.heap.insight import HeapStats
 from pmemheap.heap.strategies import Ring
 
-__all__ = ["RingArena", "RingStats"]
+__all__ = ["HasOrder", "RingArena", "RingStats"]
 
 
 @dataclass(frozen=True)
@@ -34,29 +35,27 @@ class RingStats(HeapStats):
     held_back: int
 
 
-class RingArena(Arena):
-    """An arena whose blocks lie in the order in which they came.
-
-    Made by ``heap.arena(name, strategy=Ring())``: see `Ring`.
-    """
+class HasOrder(BlockSpace):
+    """What there is besides where blocks lie in the order in which they came: see `Ring`."""
 
     __slots__ = ()
 
-    first = Arena._oldest  # private: the same method, which only a ring shows
-
-    def take_over(self) -> None:
-        """Read all blocks: only so is it known which is the oldest one, and where the end is."""
-        self._space.supply.read_all()
-        self._space.core.gather_ring()
+    first = BlockSpace._oldest  # private: the same method, which only a ring shows
 
     def stats(self) -> RingStats:
         """Return how large and how full it is, and what holds memory back."""
-        whole = super().stats()
+        whole, own = super().stats(), BlockSpace.stats(self).allocated
         oldest = self.first()
         core, origin = self._space.core, self._space.origin
         spread = 0 if oldest is None else core.usage()[0]["ring_end"] - (oldest ^ origin)
-        return RingStats(**vars(whole), held_by=oldest, held_back=max(spread - whole.allocated, 0))
+        return RingStats(**vars(whole), held_by=oldest, held_back=max(spread - own, 0))
 
     def __repr__(self) -> str:
         """Show its strategy as well."""
         return f"{super().__repr__()[:-1]}, {Ring()}>"
+
+
+class RingArena(HasOrder, Arena):
+    """An arena that is a ring; made by ``heap.arena(name, strategy=Ring())``."""
+
+    __slots__ = ()

@@ -1,4 +1,4 @@
-"""Rows: an arena whose blocks are all of one size, and one array.
+"""Rows: an arena, or a heap, whose blocks are all of one size, and one array.
 
     offset    base, base + size, base + 2 size, ...         index = (offset - base) / size
 
@@ -12,21 +12,22 @@ from typing import TYPE_CHECKING, Any
 from pmemheap.errors import UsageError
 from pmemheap.heap.arena import Arena
 from pmemheap.heap.arguments import offset_argument, whole_number
+from pmemheap.heap.blockspace import BlockSpace
 from pmemheap.heap.extras import numpy
-from pmemheap.heap.strategies import Rows, Strategy
+from pmemheap.heap.strategies import Rows
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["RowsArena"]
+__all__ = ["HasRows", "RowsArena"]
 
 
-class RowsArena(Arena):
-    """An arena of a heap in memory whose blocks are the rows of one array.
+class HasRows(BlockSpace):
+    """What there is besides where the blocks are the rows of one array: see `Rows`.
 
-    Made by ``heap.arena(name, strategy=Rows(...))``: see `Rows`. `malloc` of at most a row gives
-    the lowest free one; its bytes are what was there before. All calls of an arena are there.
+    `malloc` of at most a row gives
+    the lowest free one; its bytes are what was there before. All other calls are there as well.
     `trim` gives back the rows at the end in which none is live, and in memory the pages of runs of
     such rows in between; nothing while an array of all `rows` lives.
     """
@@ -37,15 +38,6 @@ class RowsArena(Arena):
     def _rows(self) -> Rows:
         assert isinstance(self._space.strategy, Rows), "an arena of rows has that strategy"
         return self._space.strategy
-
-    def take_over(self) -> None:
-        """Read all runs: only so is it known where the table begins and ends."""
-        self._space.supply.read_all()
-
-    def show_as(self, strategy: Strategy | None) -> None:
-        """Show the rows as the dtype that was given last."""
-        if strategy is not None:
-            self._space.strategy = strategy
 
     @property
     def rows(self) -> np.ndarray[Any, Any]:
@@ -117,3 +109,9 @@ class RowsArena(Arena):
     def __repr__(self) -> str:
         """Show its strategy as well."""
         return f"{super().__repr__()[:-1]}, {self._rows}>"
+
+
+class RowsArena(HasRows, Arena):
+    """An arena of rows; made by ``heap.arena(name, strategy=Rows(...))``."""
+
+    __slots__ = ()

@@ -85,8 +85,8 @@ class Space:
         self.strategy = General() if strategy is None else strategy
         file = 0 if shared.file is None else shared.file.number
         self.core = native.HeapDoors(face, *packed_classes(), self.origin, file)
-        if strategy is not None:
-            self.core.set_strategy(strategy.code, strategy.granules)
+        if self.strategy.code:
+            self.core.set_strategy(self.strategy.code, self.strategy.granules)
         state = self._first_state(is_default=arena == 0)
         self.attach_tables(() if state == State.UNATTACHED else _TABLES)
         if arena == 0:
@@ -102,6 +102,14 @@ class Space:
         elif shared.default.layers.told:  # a named arena
             self.layers.apply()
         self.core.state = state
+        if state != State.UNATTACHED and not fresh:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """Read the rows, or the ring, of which the whole counts; all else when space is wanted."""
+        if self.strategy.is_at_end:
+            self.supply.read_all()
+            self.core.gather_ring()
 
     def _first_supply(self, *, fresh: bool) -> Supply:
         shared, prototype = self.shared, self.shared.extents
@@ -296,6 +304,7 @@ class Space:
             self.shared.set_pace()
             self.core.set_bounds(region.first_unit, region.end_unit, region.first_unit)
             self.mark_rooted()
+            self._take_over()
             self.core.state = State.CLEAN
 
     def mark_in_use(self) -> None:

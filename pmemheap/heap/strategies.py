@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pmemheap.errors import UsageError
-from pmemheap.format.layout import HAS_PACKED, HAS_ROWS, ArenaSlot, row_units, rows_strategy
+from pmemheap.format.layout import ArenaSlot, row_units, rows_strategy
 from pmemheap.heap.extras import dtype_argument
 from pmemheap.native.constants import RING_WHOLE, ROW_MOST, StrategyCode
 from pmemheap.units import GRANULE, UNIT, align_up
@@ -22,7 +22,15 @@ from pmemheap.units import GRANULE, UNIT, align_up
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["General", "Ring", "Rows", "Strategy", "strategy_argument", "strategy_of"]
+__all__ = [
+    "General",
+    "Ring",
+    "Rows",
+    "Strategy",
+    "agreed",
+    "strategy_argument",
+    "strategy_of",
+]
 
 _CHUNK_MOST, _SLOT_BYTES = 64, 7
 
@@ -36,8 +44,6 @@ class Strategy:
     """Whether all blocks come from the end of the arena."""
     has_rows: ClassVar[bool] = False
     """Whether all blocks are of one size."""
-    feature: ClassVar[int] = 0
-    """What a file has to say that has such an arena."""
 
     @property
     def block_bytes(self) -> int:
@@ -75,11 +81,11 @@ class Ring(Strategy):
     """Blocks that are freed about in the order in which they came: queues, logs, spills.
 
     Each one lies behind all that came before it: offsets ascend in order of arrival, `Arena.blocks`
-    is the queue, and `RingArena.first` its oldest block. What is freed is given back at the head of
+    is the queue, and `first` its oldest block. What is freed is given back at the head of
     the arena; a place is not used again.
 
     It is worth it as long as lifetimes are much alike. A block that stays holds back what came
-    behind it and has gone: `RingArena.stats` says which, and how much, and `Arena.trim` gives the
+    behind it and has gone: `stats` says which, and how much, and `Arena.trim` gives the
     memory of that back.
 
     Examples
@@ -100,7 +106,6 @@ class Ring(Strategy):
 
     code: ClassVar[StrategyCode] = StrategyCode.RING
     is_at_end: ClassVar[bool] = True
-    feature: ClassVar[int] = HAS_PACKED
 
     def rounded(self, size: int) -> int:
         """Return the bytes that a block takes: 32, or steps of 16; above 64 KiB whole units."""
@@ -141,7 +146,6 @@ class Rows(Strategy):
     code: ClassVar[StrategyCode] = StrategyCode.ROWS
     is_at_end: ClassVar[bool] = True
     has_rows: ClassVar[bool] = True
-    feature: ClassVar[int] = HAS_ROWS
 
     def __post_init__(self) -> None:
         """Look at the size."""
@@ -188,11 +192,24 @@ class Rows(Strategy):
 _BY_CODE: dict[int, type[Strategy]] = {kind.code: kind for kind in (General, Ring, Rows)}
 
 
-def strategy_argument(value: object) -> Strategy:
-    """Check a strategy that a user gives."""
-    if isinstance(value, Strategy) and type(value) in _BY_CODE.values():
+def strategy_argument(value: object) -> Strategy | None:
+    """Check a strategy that a user gives, if it is given."""
+    if value is None or (isinstance(value, Strategy) and type(value) in _BY_CODE.values()):
         return value
     raise UsageError(f"strategy: General(), Ring() or Rows(...) expected, found {value!r}")
+
+
+def agreed(what: str, have: Strategy, wish: Strategy | None) -> Strategy:
+    """Return how to show what has a strategy: rows as what they are asked for with, if with any.
+
+    Raises
+    ------
+    UsageError
+        Another one is asked for.
+    """
+    if wish in {None, have}:
+        return wish or have
+    raise UsageError(f"{what}: its strategy {have} expected, found {wish}")
 
 
 def strategy_of(slot: ArenaSlot) -> Strategy:

@@ -178,6 +178,9 @@ uint64_t ph_ring_end(const struct ph_heap *h)
 void ph_ring_gather(struct ph_heap *h)
 {
     struct ph_piece piece;
+    if (h->strategy != PH_STRATEGY_RING)
+        return;
+    h->ring.last = h->ring.current = PH_NIL;
     for (uint64_t cursor = h->first_unit; ph_walk(h, &cursor, &piece);) {
         if (piece.state == PH_U_LARGE)
             enter_large(h, piece.start);
