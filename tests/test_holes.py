@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -17,6 +19,9 @@ from pmemheap import Heap, native
 from pmemheap.errors import OutOfSpaceError
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.holes import Holes, blocks_known
+from pmemheap.file.logblocks import LogBlocks
+from pmemheap.file.openfile import LOG_FIRST
+from pmemheap.file.redo import RedoLog
 from pmemheap.format import layout
 from pmemheap.native import Allocate, NativeError
 from pmemheap.units import UNIT, KiB, MiB
@@ -174,3 +179,162 @@ def test_an_opened_heap_gets_blocks_for_what_may_have_none(tmp_path: Path) -> No
         assert heap.check()
     with Heap.open(path, readonly=True) as heap:
         assert len(heap.roots) == 301
+
+
+# ---------------------------------------------------------------- the log of a process heap
+
+
+LOG = layout.HEADER_BYTES, layout.HEADER_BYTES + layout.LOG_BYTES
+
+
+def commit(heap: Heap, number: int) -> None:
+    with heap.transaction() as tx:
+        tx.roots["newest"] = tx.malloc(100)
+        tx.roots[f"root {number % 5}"] = tx.malloc(100)
+
+
+def test_a_new_process_heap_has_blocks_for_the_beginning_of_its_log(tmp_path: Path) -> None:
+    sizes = {}
+    for durability in ("process", "power"):
+        path = tmp_path / durability
+        with Heap.create(path, durability=durability, decay=None) as heap:
+            holes = medium_of(heap).holes.within(*LOG)
+            assert holes == ([(LOG[0] + LOG_FIRST, LOG[1])] if durability == "process" else [])
+            sizes[durability] = blocks_of(path)
+            heap.malloc(100)
+    assert sizes["process"] <= 136 * KiB
+    assert sizes["power"] == sizes["process"] + layout.LOG_BYTES - LOG_FIRST
+
+
+def test_a_record_never_meets_a_part_of_the_log_without_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Heap.create(tmp_path / "heap", durability="process", decay=None) as heap:
+        log: Any = heap._space.shared.redo
+        holes = medium_of(heap).holes
+        laps = 0
+        monkeypatch.setattr(RedoLog, "_try_move", lambda *_: None)  # to a larger one, if it is busy
+        for number in range(1500):
+            before = log.positions()[3]
+            commit(heap, number)
+            head = log.positions()[3]
+            laps += head // layout.LOG_BYTES - before // layout.LOG_BYTES
+            assert not holes.within(LOG[0], LOG[0] + min(head, layout.LOG_BYTES))
+        assert laps >= 2
+        assert log.size == layout.LOG_BYTES
+        assert heap.check()
+
+
+def commit_until_refused(heap: Heap) -> int:
+    """Commit until the log has no room; return how often that went well."""
+    for done in count():
+        roots = dict(heap.roots)
+        try:
+            commit(heap, done)
+        except OutOfSpaceError:
+            break
+    assert roots == dict(heap.roots)
+    return done
+
+
+def test_what_gives_space_back_has_room_in_the_log_of_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "heap"
+    with Heap.create(path, durability="process", decay=None) as heap:
+        heap.roots["a"] = heap.malloc(100)
+        large = heap.malloc(5 * MiB)
+        heap.arena("temporary").malloc(3 * MiB)
+        for number in range(5):
+            commit(heap, number)
+        with full_disk():
+            assert commit_until_refused(heap) > 10
+            before = dict(heap.roots), heap.stats().blocks
+            assert commit_until_refused(heap) == 0
+            assert before == (dict(heap.roots), heap.stats().blocks)
+            heap.arena("temporary").drop()
+            heap.free(large)
+            heap.trim()
+            heap.free(heap.malloc(100))
+            assert path.stat().st_size < 3 * MiB
+            assert heap.check()
+            heap.close()
+    with Heap.open(path, decay=None) as heap:
+        assert before[0] == dict(heap.roots)
+        assert heap.check()
+        with full_disk():  # nothing is known of the blocks that it has
+            assert commit_until_refused(heap) == 0
+            assert before[0] == dict(heap.roots)
+        commit(heap, 0)
+        assert not medium_of(heap).holes.within(*LOG)
+
+
+def test_a_heap_ends_when_the_log_has_a_page_left_on_a_full_disk(tmp_path: Path) -> None:
+    """As one that was opened: the page is asked for anew, and was there."""
+    path = tmp_path / "heap"
+    Heap.create(path, durability="process").close()
+    allocate = native.fallocate
+
+    def refuse_more(fd: int, offset: int, length: int, mode: Allocate = Allocate.EXTEND) -> None:
+        if mode != Allocate.PUNCH_HOLE and length > UNIT:
+            raise NativeError(errno.ENOSPC, "fallocate")
+        allocate(fd, offset, length, mode)
+
+    heap = Heap.open(path, decay=None)
+    offset = heap.malloc(50)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "fallocate", refuse_more)
+        with pytest.raises(OutOfSpaceError):
+            heap.roots["a"] = offset
+        heap.trim()
+        heap.close()
+    with Heap.open(path) as heap:
+        assert not heap.roots
+        assert heap.check()
+
+
+class FakeMedium:
+    """What `LogBlocks` asks of a medium: no file behind it."""
+
+    def __init__(self, pages: int, holes: list[tuple[int, int]], monkeypatch: Any) -> None:
+        self.fd, self.name = -1, "fake"
+        self.holes = Holes(holes)
+        self.left = 10**9
+        superblock = SimpleNamespace(log_off=LOG[0], log_size=pages * UNIT)
+        self.header = SimpleNamespace(superblock=superblock)
+        monkeypatch.setattr(native, "fallocate", self.allocate)
+
+    def allocate(self, _: int, __: int, length: int, ___: Allocate) -> None:
+        if length > self.left:
+            raise NativeError(errno.ENOSPC, "fallocate")
+        self.left -= length
+
+
+@given(
+    pages=st.integers(1, 40),
+    backed=st.sets(st.integers(0, 39)),
+    lsn=st.integers(1, 10_000).map(lambda n: n * 64),
+    left=st.lists(st.integers(0, 45), min_size=1, max_size=8),
+)
+def test_the_limit_of_a_log_is_where_its_blocks_end(
+    pages: int, backed: set[int], lsn: int, left: list[int]
+) -> None:
+    """Against the pages of a ring, gone through byte by byte from the position of a record."""
+    with pytest.MonkeyPatch.context() as patch:
+        places = [(LOG[0] + n * UNIT, LOG[0] + (n + 1) * UNIT) for n in range(pages)]
+        medium: Any = FakeMedium(pages, [], patch)
+        for number in sorted(set(range(pages)) - backed):
+            medium.holes.add(*places[number])
+        log = LogBlocks(medium, lsn)
+        for room in left:
+            lacking = {n for n in range(pages) if medium.holes.within(*places[n])}
+            run = next(
+                (n for n in range(lsn // UNIT, lsn // UNIT + pages) if n % pages in lacking), None
+            )
+            reached = None if run is None else max(run * UNIT, lsn)
+            assert log.limit <= (reached or 0)
+            assert bool(log.limit) == bool(lacking)
+            medium.left = room * UNIT
+            try:
+                log.extend(needed=True)
+            except OutOfSpaceError:
+                assert room < 1
+                assert log.limit == reached

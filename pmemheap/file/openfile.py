@@ -36,9 +36,12 @@ from pmemheap.format.layout import (
 )
 from pmemheap.format.superblock import Superblock
 from pmemheap.refusals import refusal, refusals
-from pmemheap.units import UNIT
+from pmemheap.units import UNIT, KiB
 
-__all__ = ["adopt", "create", "create_memory", "open_path"]
+__all__ = ["LOG_FIRST", "adopt", "create", "create_memory", "open_path"]
+
+LOG_FIRST = 32 * KiB
+"""Bytes of its log for which a new process heap has blocks: see `logblocks`."""
 
 _FILE_LEAST = layout.HEADER_BYTES + UNIT
 _FIRST_UNITS = layout.SEGMENT_UNITS
@@ -68,7 +71,7 @@ def create(  # noqa: PLR0913 -- what a file is to be
     UsageError
         Power durability on a memory file system; the file to replace is no regular one.
     OutOfSpaceError
-        No room for 228 KiB, or a limit below 1.3 MiB.
+        No room for 228 KiB, 132 of a process heap, or a limit below 1.3 MiB.
     """
     with refusals(f"heap file {str(path)!r}: creation", str(path)):
         require_place("heap file", path, replace_file=replace_file)
@@ -128,13 +131,16 @@ def _format(medium: FileMedium, durability: Durability, log_bytes: int, strategy
     first = stop + _FIRST_UNITS * layout.UNIT_BYTES_IN_FILE
     if limit is not None and limit < first:
         raise UsageError(f"limit: at least {first} bytes expected, {limit} found")
-    with blocks.as_out_of_space(name, stop):
-        native.fallocate(fd, layout.HEADER_BYTES, log_bytes)
-        blocks.write_zeros(fd, layout.HEADER_BYTES, log_bytes)
-        for page in _FIRST_PAGES:
-            blocks.write_zeros(fd, page, UNIT)
     medium.header.zero_pages = set(TABLE_PAGES) - set(_FIRST_PAGES)
     medium.holes = Holes(medium.header.holes(0, 0))
+    with blocks.as_out_of_space(name, stop):
+        is_power = durability == Durability.POWER
+        backed = stop if is_power else min(layout.HEADER_BYTES + LOG_FIRST, stop)
+        blocks.extend(fd, layout.HEADER_BYTES, backed, stop, medium.holes)
+        if is_power:
+            blocks.write_zeros(fd, layout.HEADER_BYTES, log_bytes)
+        for page in _FIRST_PAGES:
+            blocks.write_zeros(fd, page, UNIT)
     arena = ArenaSlot(0, _FIRST_UNITS, strategy=strategy)
     superblock = Superblock(
         generation=1, uuid=secrets.token_bytes(16), durability=durability,

@@ -22,6 +22,7 @@ from pmemheap import native
 from pmemheap.errors import DurabilityError, OutOfSpaceError, PmemHeapError
 from pmemheap.file.filemedium import LOG_MOST, FileMedium
 from pmemheap.file.headerfile import next_epoch
+from pmemheap.file.logblocks import LogBlocks
 from pmemheap.format import layout
 from pmemheap.format.layout import ArenaSlot, ArenaState, SlotImage, Table
 from pmemheap.native.constants import Format, OperationType, Refusal
@@ -108,7 +109,10 @@ class RedoLog(native.LogCore):
             superblock.tail_lsn, superblock.tail_lsn, superblock.epoch, superblock.chain_seed, 0,
             medium.file_end,
         )  # fmt: skip
+        self._blocks: LogBlocks | None = None
         if not medium.is_power:
+            self._blocks = LogBlocks(medium, superblock.tail_lsn)
+            self._set_limit(self._blocks.limit)
             medium.header.store_log_words(superblock.tail_lsn)
         self._watch(medium.fd, medium.maps.is_named)
         medium.journal = self
@@ -128,18 +132,22 @@ class RedoLog(native.LogCore):
         """
         operations, count = slot_operations(slots)
         dropped = b"" if omitted(Rule.R24) else _dropped_ranges(slots)
-        self.append(operations + dropped, count + len(dropped) // _FREE_BYTES, file_end)
+        count += len(dropped) // _FREE_BYTES
+        self.append(operations + dropped, count, file_end, needed=durable)
         if durable and not omitted(Rule.R17):
             self.sync_log()
 
-    def append(self, operations: bytes, count: int, file_end: int) -> int:
-        """Append encoded operations, and what bare calls have changed; return the LSN behind it."""
+    def append(self, operations: bytes, count: int, file_end: int, *, needed: bool = False) -> int:
+        """Append encoded operations, and what bare calls have changed; return the LSN behind it.
+
+        One that is `needed` is not refused as long as a full disk has a page of the log left.
+        """
         self._medium.require_ours("change")
         self._depth += 1
         try:
             self._medium.begin_use()
             while (end := self._change(operations, count, file_end)) < 0:
-                self.make_room(end, 2 * len(operations))
+                self.make_room(end, 2 * len(operations), needed=needed)
         finally:
             self._depth -= 1
         if self._is_dead():  # the file was changed while the record was brought home
@@ -203,10 +211,14 @@ class RedoLog(native.LogCore):
             return error
         return self._medium.failure()
 
-    def make_room(self, code: int, nbytes: int) -> None:
+    def make_room(self, code: int, nbytes: int, *, needed: bool = False) -> None:
         """Do what lets an append succeed that was refused with `code`, or raise."""
         if code == Refusal.LOG_FULL and self._room(nbytes) == 0:
             return  # another thread has made it, or the log has stopped moving
+        if code == Refusal.LOG_FULL and self._blocks is not None and self._blocks.limit:
+            self._blocks.extend(needed=needed)
+            self._set_limit(self._blocks.limit)
+            return
         if code == Refusal.LOG_FULL:
             before = self.positions()[0]
             self.checkpoint()
@@ -426,6 +438,7 @@ class RedoLog(native.LogCore):
             epoch=epoch, tail_lsn=head, chain_seed=self._chain_at(head),
         )  # fmt: skip
         self._move(log.address, size, offset, epoch)
+        self._blocks = None
         medium.logs.take_next()
 
     def shrink(self) -> None:

@@ -212,7 +212,7 @@ class Shared:
         """Store all that the log says in its place, before the heap closes."""
         file = self.file
         if self.redo is not None and file is not None and not (file.is_clean or file.sync_failed):
-            self.redo.append(b"", 0, file.file_end)
+            self.redo.append(b"", 0, file.file_end, needed=True)
             self.redo.checkpoint()
 
     def flush_records(self) -> None:

@@ -83,6 +83,8 @@ int ph_log_room(const struct ph_log *log, uint64_t bytes, uint64_t spare)
         return PH_L_LARGE;
     if (PH_KEPT(R2) && log->head + bytes + spare - log->tail > log->size) /* [R2] */
         return PH_L_FULL;
+    if (log->limit != 0 && log->head + bytes + spare > log->limit)
+        return PH_L_FULL;
     return 0;
 }
 

@@ -42,6 +42,7 @@ struct ph_log {
     uint8_t *base;
     uint64_t size;
     uint64_t tail;     /* that of a durable superblock [R2] */
+    uint64_t limit;    /* no record goes beyond this LSN: the file has no blocks for it yet; 0: it has all */
     uint64_t applied, durable, head;
     uint64_t epoch;
     uint64_t file_end; /* bytes of the file that all records so far need */

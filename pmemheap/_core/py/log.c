@@ -40,6 +40,7 @@ static PyObject *begin(PyObject *object, PyObject *args)
     log->power = (uint8_t)power;
     log->header = (uint8_t *)(uintptr_t)header;
     log->tail = tail;
+    log->limit = 0;
     log->applied = log->durable = log->head = head;
     log->epoch = epoch;
     log->chain = chain;
@@ -64,6 +65,7 @@ static PyObject *move(PyObject *object, PyObject *args)
     log->place = place;
     log->epoch = epoch;
     log->tail = log->head;
+    log->limit = 0;
     Py_RETURN_NONE;
 }
 
@@ -81,6 +83,9 @@ DOOR(freeze, log_object, 1, self->log.frozen = n[0] != 0, done())
 
 /* The superblock with this tail is durable: the space before it is free [R2]. */
 DOOR(set_tail, log_object, 1, self->log.tail = n[0], done())
+
+/* How far the ring has blocks of the file system, as an LSN; 0: it has all. */
+DOOR(set_limit, log_object, 1, self->log.limit = n[0], done())
 
 DOOR(die, log_object, 0, self->log.dead = PH_KEPT(R7), done()) /* [R7] */
 
@@ -291,6 +296,7 @@ static PyMethodDef log_methods[] = {
     AS_METHOD("counters", counters, NULL),
     AS_METHOD("replayed", replayed, "What the last replay did: UNDOs that it stored, parts of writes that it left out."),
     AS_METHOD("_chain_at", chain_at, NULL),
+    AS_METHOD("_set_limit", set_limit, NULL),
     AS_METHOD("_set_tail", set_tail, NULL),
     AS_METHOD("freeze", freeze, NULL),
     AS_METHOD("_die", die, NULL),

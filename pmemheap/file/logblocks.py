@@ -1,0 +1,89 @@
+"""Log blocks: how far the log of a process heap has blocks of the file system.
+
+    ring     |######## blocks ########|............ none yet ............|
+             ^ tail        ^ limit    ^ reached
+
+Most such heaps log little: growth, roots, now and then a transaction. So a new one has blocks for
+the beginning of its log. A record that would pass the limit is refused by the core, and then all of
+the ring gets them. When the disk is full, what lies between limit and `reached` is left for records
+that must not be refused: those by which space is given back, and the last one.
+
+A power heap has written its whole log with zeros before it begins, and is none of this.
+"""
+
+from __future__ import annotations
+
+from pmemheap.errors import OutOfSpaceError
+from pmemheap.file import blocks
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.openfile import LOG_FIRST
+from pmemheap.units import UNIT, align_down
+
+__all__ = ["LogBlocks"]
+
+_KEPT = LOG_FIRST // 2
+
+
+class LogBlocks:
+    """The blocks of the log that the superblock of a process heap names.
+
+    Parameters
+    ----------
+    medium : FileMedium
+        Whose `holes` say where there may be none.
+    lsn : int
+        Where the next record begins.
+
+    Attributes
+    ----------
+    limit : int
+        LSN that no record may pass; 0 if all of the ring has blocks.
+    """
+
+    def __init__(self, medium: FileMedium, lsn: int) -> None:
+        self._medium = medium
+        superblock = medium.header.superblock
+        self._start, self._size = superblock.log_off, superblock.log_size
+        self._reached = self._first_hole(lsn)
+        self.limit = 0 if self._reached is None else max(self._reached - _KEPT, 1)
+
+    def _first_hole(self, lsn: int) -> int | None:
+        """Return the LSN, from one on, of the first byte that may have no block."""
+        at = self._start + lsn % self._size
+        holes = self._medium.holes.within(self._start, self._start + self._size)
+        behind = [max(low, at) for low, high in holes if high > at]
+        before = [low + self._size for low, _ in holes]
+        return lsn + (behind + before)[0] - at if holes else None
+
+    def extend(self, *, needed: bool) -> None:
+        """Get blocks for all of the ring.
+
+        Parameters
+        ----------
+        needed : bool
+            The record must not be refused: take what was kept for it, or get a page.
+
+        Raises
+        ------
+        OutOfSpaceError
+            The disk is full; what has blocks is as before.
+        """
+        try:
+            self._back(self._start, self._start + self._size)
+        except OutOfSpaceError:
+            if not needed or self._reached is None:
+                raise
+            if self.limit == self._reached:
+                self._extend_by_page(self._reached)
+            self.limit = self._reached or 0
+        else:
+            self._reached, self.limit = None, 0
+
+    def _extend_by_page(self, reached: int) -> None:
+        page = align_down(self._start + reached % self._size, UNIT)
+        self._back(page, page + UNIT)
+        self._reached = self._first_hole(reached)
+
+    def _back(self, start: int, stop: int) -> None:
+        medium = self._medium
+        blocks.back(medium.fd, medium.name, start, stop, medium.holes)
