@@ -422,7 +422,8 @@ class FileMedium(HeapFile):
     def mark_strays_spare(self) -> None:
         """Say in the segment table that what a crash has left without an owner is SPARE."""
         strays, self.header.slots.strays = self.header.slots.strays, {}
-        self.change([(Table.SEGMENTS, index, spare.pack()) for index, spare in strays.items()])
+        slots = [(Table.SEGMENTS, index, spare.pack()) for index, spare in strays.items()]
+        self.change(slots, durable=True)
 
     # ------------------------------------------------------------ the log
 

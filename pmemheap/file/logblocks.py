@@ -45,7 +45,14 @@ class LogBlocks:
         superblock = medium.header.superblock
         self._start, self._size = superblock.log_off, superblock.log_size
         self._reached = self._first_hole(lsn)
+        self.limit = 0
+        self.keep()
+
+    def keep(self) -> bool:
+        """Keep what lies before the end of the blocks, once more; tell if the limit is another."""
+        before = self.limit
         self.limit = 0 if self._reached is None else max(self._reached - _KEPT, 1)
+        return self.limit != before
 
     def _first_hole(self, lsn: int) -> int | None:
         """Return the LSN, from one on, of the first byte that may have no block."""

@@ -150,6 +150,8 @@ class RedoLog(native.LogCore):
                 self.make_room(end, 2 * len(operations), needed=needed)
         finally:
             self._depth -= 1
+        if needed and self._blocks is not None and self._blocks.keep():
+            self._set_limit(self._blocks.limit)
         if self._is_dead():  # the file was changed while the record was brought home
             raise self.died("change")
         return end
@@ -422,6 +424,8 @@ class RedoLog(native.LogCore):
         log = medium.logs.named_next()
         if log is not None:
             self._move_to(medium.header.superblock.log_off, log.length, log)
+        if self._blocks is not None:
+            self._set_limit(self._blocks.limit)
         self.freeze(False)
 
     def _move_to(self, offset: int, size: int, log: Map) -> None:
