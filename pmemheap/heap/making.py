@@ -107,12 +107,12 @@ def _showing(kind: type[H], strategy: Strategy) -> type[H]:
     """Return the kind of heap that has what a strategy has besides, made of another kind."""
     plain: Any = kind.__bases__[1] if issubclass(kind, tuple(_EXTRAS.values())) else kind
     extra: Any = _EXTRAS.get(type(strategy))
-    made: type[H] = plain if extra is None else _joined(extra, plain, type(strategy).__name__)
+    made: type[H] = plain if extra is None else _class_of(extra, plain, type(strategy).__name__)
     return made
 
 
 @cache
-def _joined(extra: Any, plain: Any, prefix: str) -> Any:
+def _class_of(extra: Any, plain: Any, prefix: str) -> Any:
     body = {"__slots__": (), "__doc__": plain.__doc__, "__module__": plain.__module__}
     return type(prefix + plain.__name__, (extra, plain), body)
 

@@ -26,10 +26,9 @@ __all__ = ["HasRows", "RowsArena"]
 class HasRows(BlockSpace):
     """What there is besides where the blocks are the rows of one array: see `Rows`.
 
-    `malloc` of at most a row gives
-    the lowest free one; its bytes are what was there before. All other calls are there as well.
-    `trim` gives back the rows at the end in which none is live, and in memory the pages of runs of
-    such rows in between; nothing while an array of all `rows` lives.
+    `malloc` of at most a row gives the lowest free one; its bytes are what was there before. All
+    other calls are there as well. `trim` gives back the rows at the end in which none is live, and
+    in memory the pages of runs of such rows in between; nothing while an array of all `rows` lives.
     """
 
     __slots__ = ()
