@@ -181,12 +181,24 @@ def test_another_strategy_is_refused(tmp_path: Path, wish: Any) -> None:
         Heap.open(tmp_path / "plain", strategy=Rows(64))
 
 
-def test_a_ring_is_for_memory(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"Ring\(\) is for heaps in memory"):
-        Heap.create(tmp_path / "heap", strategy=Ring())
-    with pytest.raises(UsageError, match=r"shared heap: Ring\(\) is for heaps in memory"):
-        Heap.shared(strategy=Ring())
-    assert os.listdir(tmp_path) == []
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_a_heap_may_be_a_queue(tmp_path: Path, durability: Any) -> None:
+    path = tmp_path / "heap"
+    with Heap.create(path, durability=durability, strategy=Ring()) as heap:
+        queue: Any = heap
+        offsets = [queue.malloc(size + 1) for size in range(500)]
+        queue.free_many(offsets[:100])
+        with pytest.raises(UsageError, match=r"General\(\) expected for regions, found Ring"):
+            heap.region()
+    with Heap.open(path, strategy=Ring()) as heap:
+        again: Any = heap
+        assert again.first() == offsets[100]
+        assert heap.malloc(10) > offsets[-1]
+        assert heap.check()
+    with open_image(path) as image:
+        assert [str(finding) for finding in examine(image).findings] == []
+    with Heap.shared(strategy=Ring()) as heap:
+        assert heap.strategy == Ring()
 
 
 @pytest.mark.parametrize("durability", DURABILITIES)

@@ -66,7 +66,7 @@ class KeptRegion(Region):
         while (answer := self._begin()) < 0:
             units.refill_units(space, -answer)
         self._offset = answer
-        space.shared.regions[answer] = self
+        space.shared.kept_regions[answer] = self
         return self
 
     def find(self, offset: int) -> Self:
@@ -78,7 +78,7 @@ class KeptRegion(Region):
                 f"{space.name}: what a region is called by expected, found {offset:#x}"
             )
         self._offset = offset
-        space.shared.regions[offset] = self
+        space.shared.kept_regions[offset] = self
         return self
 
     def _serve(self, space: Space, nbytes: int, alignment: int, refusal: int, nunits: int) -> Any:
@@ -111,7 +111,7 @@ class KeptRegion(Region):
         if not self.dropped:
             self._require()
             super().drop()
-            self._space.shared.regions.pop(self._offset, None)
+            self._space.shared.kept_regions.pop(self._offset, None)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Leave it as it is: it is there until it is dropped."""
@@ -143,9 +143,11 @@ class HasRegions(HasScratch):
         OutOfSpaceError
             There is no room for a new one.
         """
-        space, regions = self._space, self._space.shared.regions
+        space, regions = self._space, self._space.shared.kept_regions
         if space.strategy.is_at_end:
-            raise UsageError(f"{space.name}: General() expected for regions, found {space.strategy}")
+            raise UsageError(
+                f"{space.name}: General() expected for regions, found {space.strategy}"
+            )
         if at is None:
             space.require(write=True)
             made: KeptRegion = space.serve(KeptRegion(self, self).begin)
@@ -160,5 +162,5 @@ class HasRegions(HasScratch):
 
 
 def _find(heap: HasRegions, offset: int) -> KeptRegion:
-    known: KeptRegion | None = space_of(heap).shared.regions.get(offset)  # since it was looked at
-    return known if known is not None else KeptRegion(heap, heap).find(offset)
+    known = space_of(heap).shared.kept_regions.get(offset)  # since it was looked at
+    return KeptRegion(heap, heap).find(offset) if known is None else known

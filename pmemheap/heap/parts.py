@@ -60,8 +60,8 @@ class HasArenas(HasRegions):
             Bytes of address space to keep free for its growth, if it is not open yet. By default
             that of the heap, at most 256 GiB.
         strategy : Strategy, optional
-            Where its blocks come from: `General`, `Rows` or, in a heap in memory, `Ring`. One that
-            is there has a strategy already: by default any will do.
+            Where its blocks come from: `General`, `Ring` or `Rows`. One that is there has a
+            strategy already: by default any will do.
 
         Raises
         ------
@@ -69,7 +69,7 @@ class HasArenas(HasRegions):
             There is none, and `create` is false.
         UsageError
             The name does not fit; one is to be made in a heap that is read-only; it has another
-            strategy; the strategy is for memory, and the heap in a file.
+            strategy.
         OutOfSpaceError
             There are 255 already, or no space for the first MiB of one more.
         """

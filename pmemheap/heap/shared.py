@@ -60,7 +60,7 @@ class Shared:
         What it is in a budget, if it is in one.
     attach_again : callable
         Opens the heap behind a descriptor once more, to look at it as it is now.
-    regions : WeakValueDictionary
+    kept_regions : WeakValueDictionary
         The regions that somebody has, by what they are called by: each is there once.
     instance : bytes
         Tells this opening of the heap from others of the same file.
@@ -68,8 +68,8 @@ class Shared:
 
     __slots__ = (
         "__weakref__", "arenas", "attach_again", "decay", "default", "extents", "file", "gate",
-        "identity", "instance", "is_power", "lock", "log", "medium", "member", "name", "readonly",
-        "redo", "regions", "roots", "scratch", "writable",
+        "identity", "instance", "is_power", "kept_regions", "lock", "log", "medium", "member",
+        "name", "readonly", "redo", "roots", "scratch", "writable",
     )  # fmt: skip
 
     arenas: Arenas
@@ -95,7 +95,7 @@ class Shared:
         self.lock, self.gate = Lock(name), Gate()
         self.redo: RedoLog | None = None
         self.scratch: ScratchArena | None = None
-        self.regions: WeakValueDictionary[int, KeptRegion] = WeakValueDictionary()
+        self.kept_regions: WeakValueDictionary[int, KeptRegion] = WeakValueDictionary()
         self.extents: Prototype | None = None
         self.member: HeapMember | None = None
 
