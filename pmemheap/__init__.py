@@ -16,6 +16,7 @@ if not all(importlib.util.find_spec(f"{__name__}._core.{door}") for door in ("_s
 
 from pmemheap.errors import (
     CorruptHeapError,
+    DamagedBlockError,
     DurabilityError,
     HeapBusyError,
     HeapExistsError,
@@ -35,7 +36,7 @@ from pmemheap.heap.keptregions import KeptRegion
 from pmemheap.heap.opening import open_heap as open  # noqa: A004 -- pmemheap.open, as dbm.open
 from pmemheap.heap.regions import Region
 from pmemheap.heap.strategies import General, Ring, Rows
-from pmemheap.layers import Count, Fail, Fill, Record, Track
+from pmemheap.layers import Count, Fail, Fill, Guard, Record, Track
 from pmemheap.space.budget import Budget
 from pmemheap.space.strategies import BestFit, Buddy, FirstFit, NextFit
 
@@ -47,12 +48,14 @@ __all__ = [
     "CheckReport",
     "CorruptHeapError",
     "Count",
+    "DamagedBlockError",
     "DurabilityError",
     "Explanation",
     "Fail",
     "Fill",
     "FirstFit",
     "General",
+    "Guard",
     "Heap",
     "HeapBusyError",
     "HeapExistsError",

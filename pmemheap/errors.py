@@ -2,6 +2,7 @@
 
     PmemHeapError
       +-- UsageError        (ValueError)     the caller's mistake; nothing has changed
+      |     +-- DamagedBlockError            bytes beside a guarded block were overwritten
       |     +-- HeapFileError (OSError)      a file that the system, or another user of it, refuses
       |           +-- HeapNotFoundError      (FileNotFoundError)
       |           +-- HeapExistsError        (FileExistsError)
@@ -25,6 +26,7 @@ from typing import Any, Self, TypeVar
 
 __all__ = [
     "CorruptHeapError",
+    "DamagedBlockError",
     "DurabilityError",
     "HeapBusyError",
     "HeapExistsError",
@@ -77,6 +79,10 @@ class UsageError(PmemHeapError, ValueError):
 
 class StrategyError(UsageError):
     """A `pmemheap.protocols.Space` gave an answer that cannot be; nothing has changed."""
+
+
+class DamagedBlockError(UsageError):
+    """Bytes beside a block that a `pmemheap.Guard` watches were overwritten; it is as it was."""
 
 
 class HeapFileError(UsageError, OSError):

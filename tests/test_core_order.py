@@ -22,7 +22,8 @@ CORE = Path(pmemheap.__file__).parent / "_core"
 FOLDERS = ["base", "os", "journal", "space", "block", "arena", "log", "tx", "map", "py"]
 DOORS = {
     "arena": {"arena.h", "region.h"},
-    "os": {"os.h", "tape.h", "address_space.h", "file_table.h"},
+    "os": {"os.h", "tape.h", "address_space.h", "file_table.h", "fences.h"},
+    "block": {"block.h", "guard.h"},
 }  # else FOLDER.h; all of base
 INCLUDE = re.compile(r'^#include "(.*)"$', re.MULTILINE)
 DEFINED = set("TDBRC")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pmemheap import native
 from pmemheap.errors import UsageError
-from pmemheap.native.constants import State
+from pmemheap.layers.guard import Guard
+from pmemheap.native.constants import State, StrategyCode
 
 if TYPE_CHECKING:
     from pmemheap.heap.space import Space
@@ -27,6 +28,8 @@ Told = native.CountCore | native.RecordCore
 
 _CALLS = ("malloc", "free", "usable_size")
 _TOLD = (native.CountCore, native.RecordCore)
+_BELOW = (*_TOLD, Guard)
+"""Those to whom no call goes: the core does what they are there for."""
 
 
 class Installation(Generic[L]):
@@ -59,11 +62,12 @@ class Installation(Generic[L]):
 class Layers:
     """The layers of one arena, top first."""
 
-    __slots__ = ("_space", "_upstreams")
+    __slots__ = ("_guard", "_space", "_upstreams")
 
     def __init__(self, space: Space) -> None:
         self._space = space
         self._upstreams: tuple[native.Upstream, ...] = ()
+        self._guard: Guard | None = None
 
     def all(self) -> tuple[Layer, ...]:
         """Return them."""
@@ -79,7 +83,9 @@ class Layers:
     def put_on(self, layer: Layer) -> None:
         """Put a layer on top; under the lock of the heap."""
         _require_layer(layer)
-        is_called = not isinstance(layer, _TOLD)
+        if isinstance(layer, Guard):
+            _require_guardable(self._space)
+        is_called = not isinstance(layer, _BELOW)
         upstream = native.Upstream(self._space.core, layer, is_called)
         layer.upstream = upstream
         self._set((upstream, *self._upstreams))
@@ -103,14 +109,36 @@ class Layers:
 
     def _set(self, upstreams: tuple[native.Upstream, ...]) -> None:
         self._upstreams = upstreams
+        self._set_guard(next((one for one in self.all() if isinstance(one, Guard)), None))
         shared = self._space.shared
         others = shared.arenas.spaces() if self._space is shared.default else ()
         for space in (self._space, *others):
             space.layers.apply()
 
+    def _set_guard(self, guard: Guard | None) -> None:
+        """Let another one guard blocks: the top one."""
+        before, self._guard = self._guard, guard
+        if guard is before:
+            return
+        if guard is not None:
+            guard._begin(self._space.core)  # private: of the guard, whose heap it is
+        elif before is not None:
+            before._end()  # private: as above
+
     def apply(self) -> None:
         """Tell C."""
         self._space.core.set_layers(self._upstreams, self.told)
+
+
+def _require_guardable(space: Space) -> None:
+    if space.shared.file is not None:
+        raise UsageError(
+            f"install: Guard: a heap in private memory expected, {space.name} lies in a file"
+        )
+    if space.strategy.code != StrategyCode.GENERAL:
+        raise UsageError(
+            f"install: Guard: an arena of General expected, {space.name} has {space.strategy!r}"
+        )
 
 
 def _require_layer(layer: object) -> None:

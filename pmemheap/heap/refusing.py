@@ -8,12 +8,14 @@ from typing import NoReturn
 from pmemheap.errors import UsageError
 from pmemheap.heap.place import place_of
 from pmemheap.heap.space import Space
+from pmemheap.layers.guarded import Guarded, damaged, found_at
 from pmemheap.native.constants import Refusal, UnitState
 from pmemheap.space.size_classes import CLASSES
 from pmemheap.units import GRANULE, UNIT, counted
 
 __all__ = [
     "HELD",
+    "damaged_block",
     "in_region",
     "names_of",
     "no_block",
@@ -49,6 +51,8 @@ def no_block(space: Space, offset: int, where: str) -> UsageError:
     if not first <= offset < end:
         what = "arena" if space.origin else "heap"
         return UsageError(expected + f"outside of the {what}, which is [{first:#x}, {end:#x})")
+    if guarded := space.core.guarded_at(offset):
+        return UsageError(expected + found_at(Guarded(*guarded), offset))
     if offset % GRANULE:
         return UsageError(expected + f"not a multiple of {GRANULE}")
     return UsageError(expected + _describe_place(space, offset))
@@ -119,7 +123,18 @@ def refuse_free(space: Space, offset: int, where: str, refusal: int) -> NoReturn
             f"{where}: block at offset {offset:#x} ({size}): no live views expected, {views} "
             "found; free(offset, deferred=True) frees it all the same"
         )
+    if refusal == Refusal.DAMAGED:
+        raise damaged_block(space, offset, where)
     raise no_block(space, offset, where)
+
+
+def damaged_block(space: Space, offset: int, where: str) -> UsageError:
+    """Describe what was done beside a guarded block; the next call does not see it."""
+    block = space.core.guarded_at(offset)
+    if block is None or block[-1] is None:  # another thread was told
+        return no_block(space, offset, where)
+    space.core.renew_canary(offset)
+    return damaged(where, Guarded(*block))
 
 
 def pinned(space: Space, offset: int, size: int) -> BufferError | UsageError:

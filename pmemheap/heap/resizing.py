@@ -7,7 +7,7 @@ from typing import Any
 from pmemheap.errors import OutOfSpaceError
 from pmemheap.heap import units
 from pmemheap.heap.place import place_of
-from pmemheap.heap.refusing import HELD, in_region, no_block, pinned
+from pmemheap.heap.refusing import HELD, damaged_block, in_region, no_block, pinned
 from pmemheap.heap.space import Space
 from pmemheap.heap.work import move
 from pmemheap.native.constants import Refusal
@@ -47,6 +47,8 @@ def _require_block(space: Space, refusal: int, offset: int, size: int) -> None:
         raise no_block(space, offset, "realloc")
     if space.strategy.has_rows:
         space.strategy.require_fit("realloc", size, GRANULE)
+    if refusal == Refusal.DAMAGED:
+        raise damaged_block(space, offset, "realloc")
     if refusal == Refusal.IN_REGION:
         raise in_region(space, offset, size)
 

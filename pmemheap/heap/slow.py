@@ -76,6 +76,10 @@ class Slow:
         except OutOfSpaceError as error:
             raise insight.explained(space, error, size, GRANULE) from error
 
+    def refill(self, nunits: int) -> None:
+        """Bring the pool nearer to a range of units for a guarded block."""
+        self._space.serve(units.refill_units, self._space, nunits)
+
     def malloc_many(self, size: Any, count: Any, wants_one: bool) -> int | memoryview:
         """Say what is wrong with the arguments, or allocate the one block that C could not."""
         nbytes = size_argument(size)

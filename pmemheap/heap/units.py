@@ -136,7 +136,9 @@ def _release_quarantine(space: Space) -> None:
 
 
 def emptied_quarantine(space: Space) -> bool:
-    """Let go all that only waits for a sync, in need; tell whether that was anything."""
+    """Let go all that waits for a sync, or is kept for a guard; tell whether that was anything."""
+    if space.core.let_guarded_go():
+        return True
     redo, held = space.shared.redo, space.core.quarantined
     if redo is None or not space.shared.is_power or not held:
         return False
@@ -148,6 +150,7 @@ def emptied_quarantine(space: Space) -> bool:
 def trim(space: Space) -> int:
     """Give free space back; return the bytes that the system counts less."""
     before, redo = footprint(space), space.shared.redo
+    space.core.let_guarded_go()
     if redo is not None:
         redo.sync_log()  # what was freed leaves quarantine
     space.giveback.trim()

@@ -122,6 +122,7 @@ class Refusal:
     MOVE_LOGGED: int = lib.PH_H_MOVE_LOGGED
     ROOTED: int = lib.PH_H_ROOTED
     IN_REGION: int = lib.PH_H_IN_REGION
+    DAMAGED: int = lib.PH_H_DAMAGED
 
     LOG_FULL: int = lib.PH_L_FULL
     LOG_LARGE: int = lib.PH_L_LARGE

@@ -48,6 +48,8 @@ class Advice(IntEnum):
     POPULATE_WRITE = lib.PH_ADVISE_POPULATE_WRITE
     DONTFORK = lib.PH_ADVISE_DONTFORK
     RANDOM = lib.PH_ADVISE_RANDOM
+    FENCE = lib.PH_ADVISE_FENCE
+    UNFENCE = lib.PH_ADVISE_UNFENCE
 
 
 class FlushKind(IntEnum):

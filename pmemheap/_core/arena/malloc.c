@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "arena/arena.h"
+#include "block/guard.h"
 
 /* ph_heap_init -- an empty heap without tables. PH_H_CORRUPT: classes that cannot be; PH_H_NOMEM. */
 int ph_heap_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *run_units, uint32_t count)
@@ -156,6 +157,8 @@ int ph_free_deferred(struct ph_heap *h, uint64_t offset)
     int freed = free_with_care(&block);
     if (freed != PH_H_PINNED)
         return freed;
+    if (PH_UNLIKELY(ph_guard_refusal(&block) < 0))
+        return PH_H_DAMAGED;
     if (ph_room_to_retire(h, 1) < 0)
         return PH_H_NOMEM;
     ph_block_retire(&block);

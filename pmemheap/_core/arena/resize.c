@@ -5,11 +5,12 @@
 #include <string.h>
 
 #include "arena/arena.h"
+#include "block/guard.h"
 
 int64_t ph_usable_size(struct ph_heap *h, uint64_t offset)
 {
     struct ph_block block = ph_block_at(h, offset);
-    return ph_is_visible(&block) ? (int64_t)ph_block_capacity(&block) : PH_H_BAD_OFFSET;
+    return ph_is_visible(&block) ? (int64_t)ph_block_usable(&block) : PH_H_BAD_OFFSET;
 }
 
 /* Room for a block that moves because it grew. What outgrows 2 KiB tends to go on: it gets whole units. */
@@ -37,7 +38,7 @@ static int64_t move(const struct ph_block *block, uint64_t size)
     struct ph_heap *h = block->arena;
     if (!h->journal->may_move)
         return PH_H_MOVE_LOGGED;
-    uint64_t capacity = ph_block_capacity(block); /* all that a view of the block shows */
+    uint64_t capacity = ph_block_usable(block); /* all that a view of the block shows */
     int is_large = block->record->state == PH_U_LARGE;
     int64_t to = take_for_move(h, size, size > (is_large ? block->record->u.nbytes : capacity));
     if (to < 0)
@@ -144,12 +145,12 @@ static int64_t realloc_large(const struct ph_block *block, uint64_t size, int re
     return (int64_t)block->offset;
 }
 
-/* A piece stays as long as it fits; what is in a ring may move to its end. */
+/* A piece stays as long as it fits; what is in a ring may move to its end, and what is guarded, to a place like others. */
 static int64_t realloc_piece(const struct ph_block *block, uint64_t size, int refused)
 {
-    if (size <= ph_block_capacity(block))
+    if (size <= ph_block_usable(block))
         return (int64_t)block->offset;
-    if (block->arena->strategy != PH_STRATEGY_RING)
+    if (block->arena->strategy != PH_STRATEGY_RING && block->record->class_index != PH_IN_GUARD)
         return PH_H_IN_REGION;
     return refused ? refused : move(block, size);
 }
@@ -177,7 +178,7 @@ int ph_expand(struct ph_heap *h, uint64_t offset, uint64_t size)
     if (block.state != PH_B_LIVE)
         return PH_H_BAD_OFFSET;
     if (ph_is_run(&block) || ph_is_packed(&block))
-        return size <= ph_block_capacity(&block) ? 0 : PH_H_MOVE;
+        return size <= ph_block_usable(&block) ? 0 : PH_H_MOVE;
     uint64_t nunits = ph_units_for(size), have = block.record->nunits;
     if (ph_journal_reserve(h, 2, 0) < 0)
         return PH_H_NOMEM;
@@ -218,7 +219,7 @@ int ph_move_into(struct ph_heap *h, uint64_t offset, uint64_t to, uint64_t size)
     if (!h->journal->may_move)
         return PH_H_MOVE_LOGGED;
     struct ph_block block = ph_live_at(h, offset);
-    uint64_t capacity = ph_block_capacity(&block);
+    uint64_t capacity = ph_block_usable(&block);
     memcpy(h->data + to, h->data + offset, capacity < size ? capacity : size);
     int freed = ph_free(h, offset);
     if (freed == 0)

@@ -47,6 +47,7 @@ enum ph_refusal {
     PH_H_MOVE_LOGGED = -10,   /* realloc in a file heap: the block has to move, which takes a transaction */
     PH_H_ROOTED = -11,        /* a root names the block: it goes only together with the root */
     PH_H_IN_REGION = -12,     /* realloc: the block would have to move, and only its region knows where to */
+    PH_H_DAMAGED = -13,       /* of a guarded block: bytes beside it were overwritten */
     /* of the log */
     PH_L_FULL = -20,          /* no room before the tail: a checkpoint makes some */
     PH_L_LARGE = -21,         /* more than half of the log: a larger log is needed */

@@ -66,7 +66,7 @@ struct ph_unit {
     } u;
     uint32_t child, sibling, prev; /* FREE, partial RUN: address-ordered pairing heap; RETURNED: sibling = next; in a region:
                                       number, next and previous one of its circle; a chunk of a ring: a granule of it
-                                      below which nothing lives */
+                                      below which nothing lives; of a guarded block: its number */
     uint32_t has_refs;             /* all but RUN: blocks of it in the table of refs; PH_HEADS_REGION */
 };
 _Static_assert(sizeof(struct ph_unit) == 32, "two records a cache line");
@@ -79,6 +79,7 @@ enum ph_in_region {
     PH_IN_REGION_MARKED,   /* a chunk that may be rewound to: it stays as well */
     PH_IN_REGION_LARGE,
     PH_IN_REGION_GONE,     /* a chunk that was read whose region is none any more: nothing in it lives */
+    PH_IN_GUARD,           /* the chunk of a guarded block, live or freed: block/guard.c */
 };
 
 /* ph_class -- one size class: its geometry, the run that serves it now, and the other runs with room. */
@@ -191,6 +192,7 @@ struct ph_ring {
     uint32_t units_next;  /* of the next chunk */
 };
 
+struct ph_guard;
 struct ph_journal;
 
 struct ph_heap {
@@ -240,6 +242,8 @@ struct ph_heap {
     struct ph_read_units read_units;
     struct ph_ring ring;
     uint64_t rows_first, rows_end; /* units of the table of rows, if there is a run of it */
+    uint64_t large_made;      /* large blocks, since open */
+    struct ph_guard *guard;   /* of its guarded blocks; NULL: there never were any */
     uint64_t spares[PH_SPARES]; /* by granules: offset + 1 of a reserved block that an array has left, or 0 */
 };
 

@@ -60,6 +60,8 @@ static inline uint64_t ph_chunk_units_for(uint64_t granules, uint64_t align)
 
 /* ph_chunk_cut -- a chunk keeps the units that it has filled. */
 void ph_chunk_cut(struct ph_heap *h, struct ph_unit *chunk);
+/* ph_chunk_pad -- a dead piece from the mark of a chunk to a granule of the table, at which the mark stands then. */
+void ph_chunk_pad(struct ph_heap *h, struct ph_unit *chunk, uint64_t start);
 int64_t ph_chunk_bump(struct ph_heap *h, struct ph_unit *chunk, uint64_t granules, uint64_t align);
 void ph_chunk_rewind(struct ph_heap *h, struct ph_unit *chunk, uint64_t fill);
 void ph_chunk_give_back(struct ph_heap *h, struct ph_unit *chunk);

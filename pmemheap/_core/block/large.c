@@ -26,6 +26,7 @@ static struct ph_unit *unit_set(struct ph_heap *h, uint64_t unit, uint64_t nunit
 void ph_large_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
 {
     ph_large_set(h, unit, nunits, nbytes);
+    h->large_made++;
     ph_entry_publish(h, unit, ph_entry_word(PH_KIND_LARGE, 0, (uint32_t)nunits), nbytes);
     PH_TELL(h, ph_tell_made, unit << PH_UNIT_SHIFT, nbytes, nunits << PH_UNIT_SHIFT);
 }

@@ -14,6 +14,7 @@
  *      rewind  what lies above the new mark, word by word, the highest first
  *
  * Chunks are linked in the order in which they were made, with the large blocks of their region between them. */
+#include "base/guard.h"
 #include "block/chunk_bits.h"
 
 /* ---------------------------------------------------------------- bits */
@@ -130,8 +131,8 @@ static uint64_t aligned(uint64_t granule, uint64_t align)
     return to == granule + 1 ? to + align : to; /* a piece in between has two granules */
 }
 
-/* The mark comes to a granule behind a dead piece: the flag is first, or it would live in between [R32]. */
-static void bump_dead(struct ph_heap *h, struct ph_unit *chunk, uint64_t mark)
+/* The flag is first, or the piece would live in between [R32]. */
+void ph_chunk_pad(struct ph_heap *h, struct ph_unit *chunk, uint64_t mark)
 {
     uint64_t start = fill_of(h, chunk);
     set_bit(h, PH_KEPT(R32) ? start + 1 : mark);
@@ -149,7 +150,7 @@ static int64_t make_room(struct ph_heap *h, struct ph_unit *chunk, uint64_t gran
     if (mark >= first_of(h, chunk) + (uint64_t)chunk->nunits * PH_UNIT_GRANULES)
         return PH_H_REFILL;
     if (start != fill)
-        bump_dead(h, chunk, start);
+        ph_chunk_pad(h, chunk, start);
     return (int64_t)mark;
 }
 
@@ -171,7 +172,7 @@ int64_t ph_chunk_reserve(struct ph_heap *h, struct ph_unit *chunk, uint64_t gran
     if (mark < 0)
         return mark;
     uint64_t start = fill_of(h, chunk), capacity = ((uint64_t)mark - start) << PH_GRANULE_SHIFT;
-    bump_dead(h, chunk, (uint64_t)mark);
+    ph_chunk_pad(h, chunk, (uint64_t)mark);
     chunk->u.packed.withheld++;
     ph_withheld_flip_reserved(h, ph_withheld_make(h, start >> 6), bit_of(start), capacity);
     return (int64_t)(start << PH_GRANULE_SHIFT);
@@ -214,6 +215,11 @@ static void become_free(struct ph_heap *h, struct ph_unit *chunk, uint64_t start
 {
     if (PH_LIKELY(h->strategy == PH_STRATEGY_GENERAL && !h->is_told))
         merge(h, chunk, start);
+    if (PH_UNLIKELY(chunk->class_index == PH_IN_GUARD && h->guard != NULL)) {
+        if (chunk->u.packed.live == 0 && chunk->u.packed.withheld == 0)
+            h->guard->freed(h, chunk);
+        return;
+    }
     if (!ph_chunk_is_idle(chunk))
         return;
     if (may_go && ph_chunk_may_go(h))

@@ -2,7 +2,7 @@
  *
  * A table by offset: only blocks that have one of them are in it, and the record of their run or extent says so, so that
  * free() looks here only when it must. */
-#include "block/block.h"
+#include "block/guard.h"
 
 static struct ph_refs *find(const struct ph_refs_table *t, uint64_t offset)
 {
@@ -239,11 +239,12 @@ static struct ph_refs *refs_of(const struct ph_block *block)
     return ph_has_refs(block->record) ? find(&block->arena->refs, block->offset) : NULL;
 }
 
-/* ph_refs_held -- what holds a live block: PH_H_ROOTED, PH_H_IN_TRANSACTION, PH_H_PINNED, or 0. */
+/* ph_refs_held -- what holds a live block: PH_H_ROOTED, PH_H_IN_TRANSACTION, PH_H_PINNED, PH_H_DAMAGED, or 0. */
 int ph_refs_held(const struct ph_block *block)
 {
     const struct ph_refs *refs = refs_of(block);
-    return refs == NULL ? 0 : refusal_of(refs);
+    int refused = refs == NULL ? 0 : refusal_of(refs);
+    return refused == 0 ? ph_guard_refusal(block) : refused;
 }
 
 /* ph_refs_refusal -- why it may not go or move: that, or PH_H_IN_REGION. */

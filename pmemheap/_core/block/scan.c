@@ -8,7 +8,7 @@
  */
 #include <string.h>
 
-#include "block/block.h"
+#include "block/guard.h"
 
 /* Whether an entry can be that of a chunk: of a ring, or of a region, which may be none any more. */
 static int is_chunk(const struct ph_heap *h, const struct ph_entry *entry)
@@ -295,8 +295,9 @@ static uint64_t list_chunk(const struct ph_heap *h, const struct ph_unit *chunk,
 {
     uint64_t count = 0, end;
     for (; count < capacity && ph_piece_next(h, chunk, cursor, &end); *cursor = end) {
-        offsets[count] = *cursor << PH_GRANULE_SHIFT;
-        sizes[count++] = (end - *cursor) << PH_GRANULE_SHIFT;
+        const struct ph_block block = {(struct ph_heap *)h, (struct ph_unit *)chunk, *cursor << PH_GRANULE_SHIFT, PH_B_LIVE};
+        offsets[count] = block.offset;
+        sizes[count++] = ph_block_usable(&block);
     }
     if (count < capacity)
         *cursor = ((uint64_t)(chunk - h->units) + chunk->nunits) * PH_UNIT_GRANULES;

@@ -21,11 +21,11 @@
  * lock: held while a file is mapped elsewhere and moved, and across a fork, so that a child sees no map on its way. */
 #define _GNU_SOURCE
 #include "os/file_table.h"
+#include "os/signals.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -203,22 +203,6 @@ static int lose(uint64_t address)
     return done;
 }
 
-/* Let the handler have it that was there before us. */
-static void pass_on(int number, siginfo_t *info, void *context)
-{
-    const struct sigaction *before = &table->before;
-
-    if (before->sa_flags & SA_SIGINFO) {
-        before->sa_sigaction(number, info, context);
-    } else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN) {
-        before->sa_handler(number);
-    } else if (before->sa_handler == SIG_DFL || info->si_code > 0) {
-        signal(number, SIG_DFL);
-        if (info->si_code <= 0) /* sent by somebody: it comes again when this handler returns */
-            raise(number);
-    }
-}
-
 static void on_bus_error(int number, siginfo_t *info, void *context)
 {
     int saved = errno, done = 0;
@@ -229,13 +213,8 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
         ph_files_unlock();
     }
     if (!done)
-        pass_on(number, info, context);
+        ph_pass_on(&table->before, number, info, context);
     errno = saved;
-}
-
-static int is_nobodys(const struct sigaction *action)
-{
-    return !(action->sa_flags & SA_SIGINFO) && (action->sa_handler == SIG_DFL || action->sa_handler == SIG_IGN);
 }
 
 /* With each file: a process without heaps keeps its handler, and who takes ours away may not know what for. A handler of
@@ -244,7 +223,7 @@ static void watch_faults(void)
 {
     struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_ONSTACK}, now;
 
-    if (sigaction(SIGBUS, NULL, &now) < 0 || (table->is_watching && !is_nobodys(&now)))
+    if (sigaction(SIGBUS, NULL, &now) < 0 || (table->is_watching && !ph_is_nobodys(&now)))
         return;
     sigemptyset(&action.sa_mask);
     table->before = now;

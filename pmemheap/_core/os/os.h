@@ -82,6 +82,8 @@ enum ph_advice {
     PH_ADVISE_POPULATE_WRITE,
     PH_ADVISE_DONTFORK,
     PH_ADVISE_RANDOM, /* no read-ahead: a first touch brings one page in, not a large folio */
+    PH_ADVISE_FENCE,  /* private memory: pages go back, and each access is a SIGSEGV; -EINVAL before Linux 6.13 */
+    PH_ADVISE_UNFENCE, /* the reverse: the pages read zero */
 };
 
 /* ph_reserve -- take [address, address + length) with nothing behind it; anywhere when address is 0.

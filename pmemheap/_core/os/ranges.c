@@ -24,6 +24,10 @@
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#define MADV_GUARD_REMOVE 103
+#endif
 static int protection(int32_t flags)
 {
     return flags & PH_MAP_READONLY ? PROT_READ : PROT_READ | PROT_WRITE;
@@ -207,11 +211,12 @@ int64_t ph_advise(uint64_t address, uint64_t length, int32_t advice)
         [PH_ADVISE_DONTNEED] = MADV_DONTNEED,       [PH_ADVISE_REMOVE] = MADV_REMOVE,
         [PH_ADVISE_HUGEPAGE] = MADV_HUGEPAGE,       [PH_ADVISE_NOHUGEPAGE] = MADV_NOHUGEPAGE,
         [PH_ADVISE_POPULATE_WRITE] = MADV_POPULATE_WRITE, [PH_ADVISE_DONTFORK] = MADV_DONTFORK,
-        [PH_ADVISE_RANDOM] = MADV_RANDOM,
+        [PH_ADVISE_RANDOM] = MADV_RANDOM,           [PH_ADVISE_FENCE] = MADV_GUARD_INSTALL,
+        [PH_ADVISE_UNFENCE] = MADV_GUARD_REMOVE,
     };
     uint64_t mark = 0;
 
-    if (advice < 0 || advice > PH_ADVISE_RANDOM)
+    if (advice < 0 || advice > PH_ADVISE_UNFENCE)
         return -EINVAL;
     if (advice == PH_ADVISE_REMOVE)
         mark = before_range(address, length);

@@ -1,4 +1,5 @@
 /* py/heap.c -- HeapCore: the type from which `Heap` derives; its methods stand in the other files. */
+#include "py/guard.h"
 #include "py/heap_calls.h"
 #include "py/layers.h"
 
@@ -40,6 +41,7 @@ static void heap_dealloc(PyObject *object)
     ph_forget_layers(self);
     ph_close_doors(self);
     ph_heap_leave(self);
+    ph_end_guard(self);
     ph_heap_fini(&self->heap);
     if (self->log != NULL && log_of(self)->homes[arena_of(self)].heap == &self->heap)
         log_of(self)->homes[arena_of(self)].heap = NULL;
@@ -69,7 +71,8 @@ int ph_add_heap_types(PyObject *module)
 {
     static PyMethodDef methods[24];
     PyMethodDef *const behind_doors[] = {ph_own_call_methods, ph_own_batch_methods, ph_control_methods, ph_unit_methods,
-                                         ph_block_methods,    ph_count_methods,     ph_step_methods,    ph_strategy_doors, NULL};
+                                         ph_block_methods,    ph_count_methods,     ph_step_methods,    ph_strategy_doors,
+                                         ph_guard_methods,    NULL};
     const PyMethodDef *const tables[] = {ph_call_methods, ph_batch_methods, ph_strategy_methods, NULL};
     const PyMethodDef *const own_tables[] = {ph_own_call_methods, ph_own_batch_methods, NULL};
 

@@ -47,8 +47,8 @@ PyObject *ph_block_part(struct heap_object *self, const struct ph_block *block, 
 
 int ph_is_heap(PyObject *object);
 
-/* ph_look -- look at the clock, and let Python give back and merge what is due; -1 with an exception set. It may call
- * Python. */
+/* ph_look -- look at the clock, and let Python give back and merge what is due; -1 with an exception set, 1 if the next block is to
+ * be guarded. It may call Python. */
 PH_SELDOM int ph_look(struct heap_object *self);
 
 PH_SELDOM int ph_look_freeing(struct heap_object *self);
@@ -73,7 +73,7 @@ int64_t ph_heap_watch(void);
 /* The public calls, and the same without layers; then the doors of the Python half, of which the last ones are empty in a
  * release. */
 extern PyMethodDef ph_call_methods[], ph_batch_methods[], ph_own_call_methods[], ph_own_batch_methods[], ph_strategy_methods[];
-extern PyMethodDef ph_control_methods[], ph_unit_methods[], ph_block_methods[], ph_count_methods[], ph_step_methods[], ph_strategy_doors[];
+extern PyMethodDef ph_guard_methods[], ph_control_methods[], ph_unit_methods[], ph_block_methods[], ph_count_methods[], ph_step_methods[], ph_strategy_doors[];
 extern PyGetSetDef ph_door_fields[];
 int ph_add_block_bytes_type(PyObject *module);
 int ph_add_region_type(PyObject *module);

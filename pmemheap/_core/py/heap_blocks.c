@@ -1,4 +1,5 @@
 /* py/heap_blocks.c -- single blocks: roots, views, and which there are. */
+#include "block/guard.h"
 #include "py/admit.h"
 #include "py/heap_doors.h"
 
@@ -41,7 +42,7 @@ static PyObject *viewed(PyObject *object, PyObject *ignored)
     PyObject *list = PyList_New(0);
     for (uint64_t i = 0; list != NULL && i < kept; i++) {
         struct ph_block block = ph_block_at(core_of(object), found[i].offset);
-        uint64_t size = block.state == PH_B_NONE ? 0 : ph_block_capacity(&block);
+        uint64_t size = block.state == PH_B_NONE ? 0 : ph_block_usable(&block);
         uint64_t offset = ph_outer((struct heap_object *)object, found[i].offset);
         if (ph_append_new(list, Py_BuildValue("KKI", offset, size, found[i].views)) < 0)
             Py_CLEAR(list);

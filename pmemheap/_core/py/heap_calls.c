@@ -1,6 +1,8 @@
 /* py/heap_calls.c -- malloc, free, realloc and views as methods that keep the GIL: it is the lock of the core, and no method lets
  * it go between two changes. */
+#include "block/guard.h"
 #include "py/door.h"
+#include "py/guard.h"
 #include "py/heap_calls.h"
 #include "py/layers.h"
 
@@ -23,8 +25,12 @@ static inline PyObject *allocated(PyObject *object, PyObject *size_given, PyObje
     PyObject *answer;
     uint64_t size, align = PH_GRANULE;
 
-    if (ph_tick(self) < 0)
-        return NULL;
+    int looked = ph_tick(self);
+    if (PH_UNLIKELY(looked != 0)) {
+        answer = looked < 0 ? NULL : ph_guarded(object, size_given, align_given);
+        if (answer != NULL || PyErr_Occurred())
+            return answer;
+    }
     do {
         int64_t inner = 0;
         if (ph_may_change(self) && read_request(size_given, align_given, &size, &align)) {
@@ -232,7 +238,7 @@ static PyObject *own_view(PyObject *object, PyObject *const *args, Py_ssize_t co
     if (ph_may_view(self) && read_number(values[0], &offset)
         && (values[1] == NULL || values[1] == Py_None || read_number(values[1], &length))) {
         struct ph_block block = ph_block_at(&self->heap, ph_inner(self, offset));
-        uint64_t usable = ph_is_visible(&block) ? ph_block_capacity(&block) : 0;
+        uint64_t usable = ph_is_visible(&block) ? ph_block_usable(&block) : 0;
         if (values[1] == NULL || values[1] == Py_None)
             length = usable;
         if (usable != 0 && length <= usable) {

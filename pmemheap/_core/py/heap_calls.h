@@ -9,7 +9,7 @@
 /* The names of methods of the Python half: of the slow twins of a heap, of a transaction (tx_...), of a map (map_...). */
 struct ph_slow {
     PyObject *of_heap;
-    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *malloc_many, *free_many, *oldest, *reserve;
+    PyObject *malloc, *free, *realloc, *expand, *usable_size, *view, *malloc_many, *free_many, *oldest, *reserve, *refill;
     PyObject *log_upkeep, *mark_in_use, *become_attached, *raise_died, *upkeep;
     PyObject *tx_malloc, *tx_free, *tx_write, *tx_exit, *map_missing, *map_put, *map_remove;
 };

@@ -1,4 +1,5 @@
 /* py/heap_control.c -- what the Python half of a heap asks of the C core: its tables, its state, and what is due. */
+#include "block/guard.h"
 #include "py/heap_calls.h"
 #include "py/heap_doors.h"
 #include "py/layers.h"
@@ -46,6 +47,7 @@ static void shut_one(struct heap_object *self)
 {
     self->state = PH_S_CLOSED;
     self->heap.readonly = 1;
+    ph_guard_forget(&self->heap);
     ph_forget_bounds(&self->heap);
 }
 
@@ -127,6 +129,7 @@ static int is_shut_unused(struct heap_object *self)
         return 0;
     self->state = PH_S_CLOSED;
     h->readonly = 1;
+    ph_guard_forget(h);
     return 1;
 }
 

@@ -1,4 +1,5 @@
 /* py/heap_count.c -- what is described, counted and checked. */
+#include "block/guard.h"
 #include "py/heap_doors.h"
 
 /* (state, first unit, units, class) of what covers the unit of an offset, as far as it is read; (bytes, live views) of the
@@ -25,7 +26,7 @@ static PyObject *place_of(PyObject *object, PyObject *argument)
                                                   : record->state;
     uint64_t room = state == PH_U_LARGE ? ph_room_after(h, unit + record->nunits) : 0;
     return Py_BuildValue("iKIIKIiK", state, (unsigned long long)unit, record->nunits, record->class_index,
-                         (unsigned long long)(block.state == PH_B_NONE ? 0 : ph_block_capacity(&block)),
+                         (unsigned long long)(block.state == PH_B_NONE ? 0 : ph_block_usable(&block)),
                          refs == NULL ? 0 : refs->views, ph_free_refusal(h, offset), (unsigned long long)room);
 }
 

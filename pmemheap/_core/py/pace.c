@@ -8,6 +8,7 @@
  * free count for themselves, and what they free lets the next call of the others look: that one may come much later.
  * Upkeep that is due runs before the call does anything, so that a call that raises has changed nothing, and no commit that is
  * done is reported as refused. */
+#include "block/guard.h"
 #include "py/heap_calls.h"
 #include "py/layers.h"
 
@@ -71,7 +72,7 @@ static int can_give_back(const struct heap_object *self)
     return self->log != NULL && (self->state <= PH_S_CLEAN || self->state == PH_S_UNATTACHED);
 }
 
-int ph_look(struct heap_object *self)
+static int look(struct heap_object *self)
 {
     self->heap.until_look = PH_LOOK_MOST;
     if (self->told != NULL)
@@ -89,11 +90,17 @@ int ph_look(struct heap_object *self)
     return run_upkeep(self, is_due, since >= pace->interval);
 }
 
+int ph_look(struct heap_object *self)
+{
+    int done = look(self);
+    return done == 0 && PH_UNLIKELY(self->heap.guard != NULL) ? ph_guard_due(&self->heap) : done;
+}
+
 /* The same for a call that frees: whether the next of the others looks is left as it is. */
 int ph_look_freeing(struct heap_object *self)
 {
     uint32_t until_look = self->heap.until_look;
-    int done = ph_look(self);
+    int done = look(self);
     self->heap.until_free_look = self->heap.until_look;
     self->heap.until_look = until_look;
     return done;

@@ -76,26 +76,33 @@ static struct code_slot *find_code(struct ph_sites *sites, PyObject *code)
     return slot;
 }
 
-/* file:line, of which the beginning is left out if it is long. */
-static uint32_t name_site(struct ph_recorder *recorder, PyObject *code, int line)
+/* file:line, of which the beginning is left out if it is long; how many bytes, 0: it cannot be told. */
+static uint64_t write_name(PyObject *code, int line, char *name, uint64_t room)
 {
     PyObject *file = file_of(code);
     PyObject *bytes = file == NULL ? NULL : PyUnicode_AsEncodedString(file, "utf-8", "backslashreplace");
-    char name[PH_SITE_MOST], *text;
+    char *text;
     Py_ssize_t length;
-    uint32_t number = 0;
+    uint64_t used = 0;
 
     if (bytes != NULL && PyBytes_AsStringAndSize(bytes, &text, &length) == 0) {
-        Py_ssize_t most = PH_SITE_MOST - 16;
+        Py_ssize_t most = (Py_ssize_t)room - 16;
         for (text += length > most ? length - most : 0; (*text & 0xC0) == 0x80;)
             text++; /* the rest of a letter */
-        int used = snprintf(name, sizeof name, "%s:%d", text, line);
-        number = ph_record_site(recorder, name, (uint64_t)used);
+        used = (uint64_t)snprintf(name, room, "%s:%d", text, line);
     }
     PyErr_Clear();
     Py_XDECREF(file);
     Py_XDECREF(bytes);
-    return number;
+    return used;
+}
+
+static uint32_t name_site(struct ph_recorder *recorder, PyObject *code, int line)
+{
+    char name[PH_SITE_MOST];
+    uint64_t length = write_name(code, line, name, sizeof name);
+
+    return length == 0 ? 0 : ph_record_site(recorder, name, length);
 }
 
 /* The site of a key; 0: not known. */
@@ -203,6 +210,23 @@ uint32_t ph_site_of(struct ph_sites *sites, struct ph_recorder *recorder)
     }
     ph_let_collector(held);
     return (uint32_t)site;
+}
+
+void ph_site_name(struct ph_sites *sites, char *name, uint64_t room)
+{
+    PyObject *code = NULL, *kind, *value, *traceback;
+    int held = ph_hold_collector();
+
+    PyErr_Fetch(&kind, &value, &traceback);
+    PyFrameObject *frame = find_caller(sites, &code);
+    *name = 0;
+    if (frame != NULL) {
+        (void)write_name(code, PyFrame_GetLineNumber(frame), name, room);
+        Py_DECREF(code);
+        Py_DECREF((PyObject *)frame);
+    }
+    PyErr_Restore(kind, value, traceback);
+    ph_let_collector(held);
 }
 
 void ph_sites_fini(struct ph_sites *sites)

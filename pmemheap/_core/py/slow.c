@@ -23,7 +23,7 @@ int ph_slow_init(void)
         {&ph_slow.log_upkeep, "log_upkeep"},         {&ph_slow.mark_in_use, "mark_in_use"},
         {&ph_slow.become_attached, "become_attached"}, {&ph_slow.raise_died, "raise_died"},
         {&ph_slow.upkeep, "upkeep"},                 {&ph_slow.oldest, "oldest"},
-        {&ph_slow.reserve, "reserve"},
+        {&ph_slow.reserve, "reserve"},               {&ph_slow.refill, "refill"},
         {&ph_slow.tx_malloc, "_malloc_slow"},        {&ph_slow.tx_free, "_free_slow"},
         {&ph_slow.tx_write, "_write_slow"},          {&ph_slow.tx_exit, "_exit_slow"},
         {&ph_slow.map_missing, "__missing__"},       {&ph_slow.map_put, "_put_slow"},

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "block/guard.h"
 #include "tx/internal.h"
 
 static void open_undo(struct ph_log *log, uint64_t lsn)
@@ -93,7 +94,7 @@ static int aim_at_first(struct ph_tx *tx, uint64_t offset, uint64_t nbytes, stru
     uint64_t start = offset - local + block->offset;
     if (block->state == PH_B_NONE || (aim->fresh && ph_tx_fresh(tx, start) == NULL)) /* or another transaction's */
         return PH_H_BAD_OFFSET;
-    uint64_t capacity = ph_block_capacity(block);
+    uint64_t capacity = ph_block_usable(block);
     if (nbytes > capacity || local - block->offset > capacity - nbytes)
         return PH_T_OUTSIDE;
     return aim->fresh ? aim_at_fresh(aim, tx, start) : refuse_live(tx, block, start);
