@@ -11,6 +11,7 @@ import pickle
 import random
 import tempfile
 import time
+import tracemalloc
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyperf
 
-from pmemheap import Count, Heap, Record, Ring, Rows
+from pmemheap import Count, Heap, Record, Ring, Rows, Track
 from pmemheap.heap.strategies import Strategy
 
 BLOCKS = 1000
@@ -203,6 +204,31 @@ def pairs_recorded(loops: int) -> float:
         return _pairs(heap, loops)
 
 
+def pairs_tracked(loops: int) -> float:
+    """Do the same while a Track knows which line has made what lives."""
+    with Heap.anonymous() as heap, heap.install(Track()):
+        return _pairs(heap, loops)
+
+
+def pairs_tracked_in_file(loops: int) -> float:
+    """Do the same while it also writes that to a file."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Heap.anonymous() as heap,
+        heap.install(Track(sites=Path(folder) / "sites")),
+    ):
+        return _pairs(heap, loops)
+
+
+def pairs_traced(loops: int) -> float:
+    """Do the same, without a file, while tracemalloc runs."""
+    tracemalloc.start()
+    try:
+        return pairs_tracked(loops)
+    finally:
+        tracemalloc.stop()
+
+
 def _pairs(heap: Heap, loops: int) -> float:
     malloc, free = heap.malloc, heap.free
     start = time.perf_counter()
@@ -267,6 +293,8 @@ PAYLOADS: dict[str, tuple[Strategy, float]] = {
 SECONDS: dict[str, tuple[Load, float]] = {
     "a region of one block": (region_without_blocks, 2e-6),
     "1000 pairs of 64 bytes, recorded: 100 ns an event more": (pairs_recorded, 240e-6),
+    "1000 pairs of 64 bytes, tracked": (pairs_tracked, 150e-6),
+    "1000 pairs of 64 bytes, tracked while tracemalloc runs": (pairs_traced, 700e-6),
     "load of 20 arrays of 1 MB": (loaded, 50e-6),
 }
 """Of a load the time of one round that it must not exceed."""
@@ -283,9 +311,9 @@ def main() -> None:
     runner = pyperf.Runner(metadata={"layer": "strategies"})
     compared = [*FACTORS.values(), *COSTS.values()]
     loads = {load for ours, other, _ in compared for load in (ours, other)}
-    loads |= {load for load, _ in SECONDS.values()}
+    loads |= {load for load, _ in SECONDS.values()} | {pairs_tracked_in_file}
     for load in sorted(loads, key=lambda load: load.__name__):
-        inner = BLOCKS if load in {pairs, pairs_counted, pairs_recorded} else 1
+        inner = BLOCKS if load.__name__.startswith("pairs") else 1
         runner.bench_time_func(f"strategies/{load.__name__}", load, inner_loops=inner)
 
 

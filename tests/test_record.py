@@ -285,6 +285,15 @@ def test_the_heap_that_closes_writes_it(path: Path) -> None:
     assert kinds(path) == [Kind.MADE]
 
 
+def test_the_heap_that_closes_writes_that_of_an_arena(path: Path) -> None:
+    heap = Heap.anonymous()
+    arena = heap.arena("mine")
+    arena.install(Record(path))
+    arena.malloc(100)
+    heap.close()
+    assert kinds(path) == [Kind.MADE]
+
+
 def test_one_that_is_dropped_writes_it(path: Path) -> None:
     class Bump:
         def malloc(self, size: int, align: int = 16) -> int:

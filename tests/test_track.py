@@ -7,21 +7,26 @@ import gc
 import json
 import os
 import random
+import resource
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pmemheap import Heap, OutOfSpaceError, UsageError
+from pmemheap import Heap, OutOfSpaceError, UsageError, native
 from pmemheap.cli import main
+from pmemheap.containers import SortedMap
 from pmemheap.errors import HeapFileError, HeapNotFoundError
 from pmemheap.layers import Count, Fail, Fill, Passing, Track
 from pmemheap.layers.sites import read_sites
+from pmemheap.native import FaultKind
 
 
 def here() -> str:
@@ -116,17 +121,91 @@ def test_a_free_that_fails_below_forgets_nothing(memory: Heap) -> None:
         assert track.live() == known
 
 
-def test_what_goes_by_a_transaction_is_left_out(heap: Heap) -> None:
+def test_what_transactions_containers_and_arenas_do_is_known(heap: Heap) -> None:
     arena = heap.arena("side")
     with heap.install(Track()) as track:
         kept, gone = heap.malloc(100), heap.malloc(100)
         beside = heap.realloc(arena.malloc(100), 5000)
         with heap.transaction() as tx:
             tx.free(gone)
-            tx.malloc(5000)
-        assert track.live().keys() == {kept, beside}
+            made = tx.malloc(5000)
+        assert track.live().keys() == {kept, beside, made}
+        SortedMap(heap, "map")[b"key"] = b"value"
+        assert track.live().keys() == set(dict(heap.blocks())) | {beside}
+        assert all(site.startswith(__file__) for site in track.live().values())
+        arena.drop()
+        assert track.live().keys() == set(dict(heap.blocks()))
+        known = track.live()
         heap.close()
-        assert track.live().keys() == {kept, gone, beside}, "nobody can be asked any more"
+        assert track.live() == known
+
+
+def test_what_goes_with_a_region_is_known(memory: Heap) -> None:
+    memory.free_many([memory.malloc(60_000) for _ in range(12)])  # so that the pool has room
+    with memory.install(Track()) as track:
+        region = native.RegionCore(memory)
+        kept = [region.malloc(size) for size in (32, 4000, 20_000)]
+        mark = region._mark()
+        for size in (32, 4000, 20_000) * 5:
+            region.malloc(size)
+        assert len(track.live()) == 18
+        region._rewind(*mark)
+        assert track.live().keys() == set(kept)
+        region._drop()
+        assert track.live() == {}
+
+
+def test_what_was_aborted_or_refused_is_unknown(heap: Heap) -> None:
+    class AbortError(Exception):
+        pass
+
+    with heap.install(Track()) as track:
+        with suppress(AbortError), heap.transaction() as tx:
+            tx.malloc(100)
+            raise AbortError
+        with pytest.raises(OutOfSpaceError):
+            heap.malloc(1 << 54)
+        assert track.live() == {}
+
+
+def test_the_layer_of_an_arena_knows_that_arena(memory: Heap) -> None:
+    arena = memory.arena("mine")
+    with arena.install(Track()) as own, memory.install(Track()) as track:
+        outside = memory.malloc(100)
+        mine, line = arena.malloc(100), here()
+        assert own.live() == {mine: line}
+        assert track.live().keys() == {outside, mine}
+    memory.free(outside)
+    memory.free(mine)
+    assert own.report() == [(line, 1, 100)], "what it was at the end"
+
+
+def test_a_layer_of_the_user_is_no_caller(memory: Heap) -> None:
+    class Doubled(Passing):
+        def malloc(self, size: int, align: int = 16) -> int:
+            return self.twice(size)
+
+        def twice(self, size: int) -> int:
+            return super().malloc(2 * size)
+
+    with memory.install(Doubled()), memory.install(Track()) as track, memory.install(Doubled()):
+        offset, line = memory.malloc(100), here()
+        assert track.live() == {offset: line}
+        assert track.report() == [(line, 1, 400)]
+
+
+def test_layers_that_come_and_go_in_any_order_know_their_own_time(memory: Heap) -> None:
+    first, second = Track(), Track()
+    memory.install(first)
+    one = memory.malloc(100)
+    memory.install(second)
+    two = memory.malloc(100)
+    memory.uninstall(first)
+    three = memory.malloc(100)
+    memory.free(one)
+    assert first.live().keys() == {one, two}
+    assert second.live().keys() == {two, three}
+    memory.uninstall(second)
 
 
 def test_it_begins_anew_on_another_heap(memory: Heap) -> None:
@@ -230,6 +309,35 @@ def test_threads_are_tracked_exactly(heap: Heap) -> None:
             assert track.live().keys() == set(left)
     finally:
         sys.setswitchinterval(interval)
+
+
+SHORT_OF_MEMORY = """
+import resource, pmemheap
+heap = pmemheap.Heap.anonymous(headroom=1 << 30)
+track = heap.install(pmemheap.Track()).layer
+heap.free_many([heap.malloc(16) for _ in range(3)])
+kept = heap.malloc_many(16, 1 << 18)            # half of the slots of the table
+mapped = int(open("/proc/self/statm").read().split()[0]) * 4096
+before = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (mapped, before[1]))
+unknown = heap.malloc(16)
+assert track.forgotten == 1
+heap.free(unknown)
+heap.free(kept[0])
+known = heap.malloc(16)                         # there is a slot again
+resource.setrlimit(resource.RLIMIT_AS, before)
+more = heap.malloc(16)
+assert track.live().keys() == {known, more, *kept[1:]}
+assert track.forgotten == 1
+heap.check()
+"""
+
+
+def test_a_block_is_forgotten_where_there_is_no_memory_for_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # ---------------------------------------------------------------- the file
@@ -347,28 +455,65 @@ def test_another_file_is_refused(tmp_path: Path, sites: Path) -> None:
         Track(sites=sites)
 
 
-def test_a_full_disk_ends_the_writing_and_nothing_else(
-    memory: Heap, sites: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write = os.write
-
-    def full(fd: int, data: bytes) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    def short(fd: int, data: bytes) -> int:
-        monkeypatch.setattr(os, "write", full)
-        return write(fd, data[:5])
-
+def test_a_full_disk_ends_the_writing_and_nothing_else(memory: Heap, sites: Path) -> None:
     with memory.install(Track(sites=sites)) as track:
         first = memory.malloc(100)
-        monkeypatch.setattr(os, "write", short)
-        second = memory.malloc(100)
-        monkeypatch.setattr(os, "write", write)
+        with native.faults(1, errno.ENOSPC) as fault:
+            second = memory.malloc(100)
+        assert fault.hit == native.Call.PWRITE
         memory.free(memory.malloc(100))
         assert track.live().keys() == {first, second}
         assert track.error is not None
-        assert track.error.errno == errno.ENOSPC
+        assert (track.error.errno, track.error.filename) == (errno.ENOSPC, str(sites))
     assert read_sites(sites).keys() == {first}
+
+
+def test_a_disk_that_gets_full_in_a_record_loses_that_one(memory: Heap, sites: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with memory.install(Track(sites=sites)) as track:
+        offsets = [memory.malloc(100) for _ in range(2)]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (sites.stat().st_size + 5, before[1]))
+        try:
+            memory.free(offsets[0])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, handler)
+        assert track.error is not None
+        assert track.error.errno == errno.EFBIG
+        assert track.live().keys() == {offsets[1]}
+    assert read_sites(sites).keys() == set(offsets)
+
+
+def test_short_writes_are_made_whole(memory: Heap, sites: Path) -> None:
+    with memory.install(Track(sites=sites)) as track:
+        with native.faults(1, kind=FaultKind.SHORT) as fault:
+            offset = memory.malloc(100)
+        assert fault.hit == native.Call.PWRITE
+    assert track.error is None
+    assert read_sites(sites).keys() == {offset}
+
+
+def test_a_child_writes_nothing_into_the_file_of_its_parent(memory: Heap, sites: Path) -> None:
+    with memory.install(Track(sites=sites)):
+        offset = memory.malloc(100)
+        child = os.fork()
+        if child == 0:
+            with suppress(BaseException):
+                memory.malloc(100)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert read_sites(sites).keys() == {offset}
+
+
+def test_names_that_cannot_be_encoded_are_written_as_good_as_can_be(
+    memory: Heap, sites: Path
+) -> None:
+    with memory.install(Track(sites=sites)) as track:
+        space: dict[str, Any] = {"heap": memory}
+        exec(compile("offset = heap.malloc(10)", "\ud800.py", "exec"), space)
+        assert track.live()[space["offset"]] == "\ud800.py:1"
+    assert str(read_sites(sites)[space["offset"]][0]) == r"\ud800.py:1"
 
 
 def test_a_file_that_cannot_be_written_anew_is_left(

@@ -18,7 +18,7 @@ SIZES = st.sampled_from((1, 16, 100, 600, 3000, 9000, 70_000))
 LINES = 5
 
 
-def malloc_at(heap: Heap, line: int, size: int) -> int:
+def malloc_at(heap: Any, line: int, size: int) -> int:
     """Allocate at a line of a file that is nowhere."""
     return int(eval(compile("\n" * line + "heap.malloc(size)", "program.py", "eval")))
 
@@ -30,6 +30,13 @@ def many_at(heap: Heap, line: int, size: int, count: int) -> list[int]:
 
 def realloc_at(heap: Heap, line: int, offset: int, size: int) -> int:
     return int(eval(compile("\n" * line + "heap.realloc(offset, size)", "program.py", "eval")))
+
+
+def commit_at(heap: Heap, line: int, size: int) -> int:
+    code = "with heap.transaction() as tx: made = tx.malloc(size)"
+    space: dict[str, Any] = {"heap": heap, "size": size}
+    exec(compile("\n" * line + code, "program.py", "exec"), space)
+    return int(space["made"])
 
 
 class Known:
@@ -54,12 +61,14 @@ class TrackMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.on: list[Known | Any] = []
         self.live: set[int] = set()
+        self.beside: set[int] = set()  # in an arena
         self.files = 0
 
     def teardown(self) -> None:
         for layer in [*self.heap.layers][::2]:
             self.heap.uninstall(layer)
         self.heap.free_many(sorted(self.live))
+        self.heap.arena("beside").drop()
         assert not list(self.heap.blocks())
         self.heap.close()
         self.folder.cleanup()
@@ -109,6 +118,26 @@ class TrackMachine(RuleBasedStateMachine):
     @rule(line=st.integers(0, LINES), size=SIZES)
     def malloc(self, line: int, size: int) -> None:
         self.made(malloc_at(self.heap, line, size), line, size)
+
+    @rule(line=st.integers(0, LINES), size=st.sampled_from((112, 70_000)))
+    def malloc_in_a_transaction(self, line: int, size: int) -> None:
+        self.made(commit_at(self.heap, line, size), line, size)
+
+    @rule(line=st.integers(0, LINES), size=SIZES)
+    def malloc_in_an_arena(self, line: int, size: int) -> None:
+        offset = malloc_at(self.heap.arena("beside"), line, size)
+        self.made(offset, line, size)
+        self.live.remove(offset)
+        self.beside.add(offset)
+
+    @precondition(lambda self: self.beside)
+    @rule()
+    def drop_the_arena(self) -> None:
+        self.heap.arena("beside").drop()
+        self.live |= self.beside
+        for offset in self.beside:
+            self.freed(offset)
+        self.beside.clear()
 
     @rule(line=st.integers(0, LINES), size=SIZES, count=st.integers(0, 4))
     def malloc_many(self, line: int, size: int, count: int) -> None:
@@ -180,7 +209,7 @@ class TrackMachine(RuleBasedStateMachine):
         for known in self.tracks:
             if known.path is not None:
                 told = read_sites(known.path)
-                found = {offset: told[offset] for offset in told.keys() & self.live}
+                found = {offset: told[offset] for offset in told.keys() & (self.live | self.beside)}
                 assert {o: (s.line - 1, size) for o, (s, size) in found.items()} == known.blocks
 
 

@@ -225,6 +225,11 @@ class Arenas:
         for arena in self.open.values():
             arena.release_heap()
 
+    def end_watch(self) -> None:
+        """Have their layers write what they have; no call comes in any more."""
+        for arena in self.open.values():
+            space_of(arena).core.end_watch()
+
     def close(self) -> None:
         """Close them with their heap."""
         for arena in self.open.values():

@@ -108,7 +108,7 @@ def _viewed_at_close(shared: Shared, views: int) -> BufferError:
 
 def _close_parts(space: Space, when_closed: Callable[[], None]) -> None:
     shared = space.shared
-    shared.flush_records()
+    shared.end_watch()
     shared.arenas.close()
     if shared.scratch is not None:
         shared.scratch.end()
@@ -136,7 +136,7 @@ def let_go(space: Space) -> None:
         with suppress(DurabilityError):
             shared.end_log()
         shared.set_states(State.CLOSED)
-    shared.flush_records()
+    shared.end_watch()
     if shared.file is not None:
         shared.log.detach()
         shared.file.has_views = has_views

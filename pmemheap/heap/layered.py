@@ -1,7 +1,7 @@
 """Layered: the layers of a heap or arena, put on and taken off while it is in use.
 
     heap.malloc ──► top layer ──► its upstream ──► ... ──► the heap
-    a block is made, freed, moved (by whomever) ──► counts, records
+    a block is made, freed, moved (by whomever) ──► counts, tracks, records
 
 Python decides which layers there are; C goes through them. A layer owns no block, so it may come
 and go at any time; a call that is in the middle of one that goes comes to its end as it began.
@@ -9,6 +9,8 @@ and go at any time; a call that is in the middle of one that goes comes to its e
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pmemheap import native
@@ -24,10 +26,10 @@ __all__ = ["Installation", "Layers"]
 
 L = TypeVar("L", bound="Layer")
 
-Told = native.CountCore | native.RecordCore
+Told = native.CountCore | native.TrackCore | native.RecordCore
 
 _CALLS = ("malloc", "free", "usable_size")
-_TOLD = (native.CountCore, native.RecordCore)
+_TOLD = (native.CountCore, native.TrackCore, native.RecordCore)
 _BELOW = (*_TOLD, Guard)
 """Those to whom no call goes: the core does what they are there for."""
 
@@ -127,7 +129,21 @@ class Layers:
 
     def apply(self) -> None:
         """Tell C."""
-        self._space.core.set_layers(self._upstreams, self.told)
+        told = self.told
+        for layer in told:
+            if not isinstance(layer, native.CountCore):
+                for code in _codes(self.all()):
+                    layer._pass_over(code)  # private: a layer is no caller
+        self._space.core.set_layers(self._upstreams, told)
+
+
+def _codes(layers: Iterable[Layer]) -> Iterator[CodeType]:
+    """Yield the code of the methods of layers that are written in Python."""
+    for layer in layers:
+        for kind in type(layer).__mro__:
+            for method in vars(kind).values():
+                if isinstance(method, FunctionType):
+                    yield method.__code__
 
 
 def _require_guardable(space: Space) -> None:

@@ -215,10 +215,11 @@ class Shared:
             self.redo.append(b"", 0, file.file_end, needed=True)
             self.redo.checkpoint()
 
-    def flush_records(self) -> None:
-        """Have the layers that record write what they have, before the heap closes."""
-        for space in self.spaces():
-            space.core.flush_records()
+    def end_watch(self) -> None:
+        """Have the layers that watch write what they have, before the memory goes."""
+        for space in self.spaces()[:1]:  # none, once both are gone
+            space.core.end_watch()
+            self.arenas.end_watch()
 
     # ------------------------------------------------------------ after an interrupt
 

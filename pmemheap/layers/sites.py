@@ -1,13 +1,14 @@
 """Sites: which line made which block, in a file beside a heap, for a later look at it.
 
-    "pmhsite1" | SITE 0 "a.py:12" | MADE 0x1000, 100 bytes, 0 | FREED 0x1000 | ...
+    "pmhsite2" | SITE 1 "a.py:12" | MADE 0x1000, 100 bytes, 1 | FREED 0x1000 | ...
 
-    record      0        4      5       8
-                | CRC-32 | kind | bytes | what it says |        the sum is over all behind it
+    record      0         4      5       8
+                | CRC-32C | kind | bytes | what it says |        the sum is over all behind it
 
-Each record is one write to the end of the file, so a process that is killed loses none. What a
-damaged record said is lost; those behind it are read. When the file is opened to go on, what is
-left of it is written anew. An error of the system ends the writing, and nothing else.
+When the file is opened to go on, this module writes anew what is left of it; the C core adds the
+rest (block/track_file.c). Each record is one write to the end of the file, so a process that is
+killed loses none. What a damaged record said is lost; those behind it are read. An error of the
+system ends the writing, and nothing else.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ import os
 import stat
 import struct
 import weakref
-import zlib
 from collections.abc import Iterator
-from itertools import count
+from contextlib import suppress
 from typing import NamedTuple
 
 from pmemheap.errors import UsageError
+from pmemheap.native import crc32c
+from pmemheap.native.constants import TrackFormat
 from pmemheap.refusals import refusals
 
 __all__ = ["Made", "Site", "SiteFile", "read_sites"]
 
-_MAGIC = b"pmhsite1"
-_SITE, _MADE, _FREED = 1, 2, 3
+_MAGIC = b"pmhsite2"
+_SITE, _MADE, _FREED = TrackFormat.SITE, TrackFormat.MADE, TrackFormat.FREED
 _SUM, _HEAD = struct.Struct("<I"), struct.Struct("<BxH")
 _NUMBER, _BLOCK, _OFFSET = struct.Struct("<I"), struct.Struct("<QQI"), struct.Struct("<Q")
 _LEAST = {_SITE: _NUMBER.size, _MADE: _BLOCK.size, _FREED: _OFFSET.size}
-_TEXT_MOST = 8192
-_TO_APPEND = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+_TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
 class Site(NamedTuple):
@@ -64,7 +65,7 @@ def read_sites(path: str | os.PathLike[str]) -> dict[int, Made]:
 
 
 class SiteFile:
-    """A file of sites that is written.
+    """A file of sites that is to be written.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ class SiteFile:
     found : dict
         What it said when it was opened, as of `read_sites`.
     error : OSError or None
-        What ended the writing.
+        Why it could not be written anew.
 
     Raises
     ------
@@ -85,58 +86,45 @@ class SiteFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.path.realpath(path)
-        self.found = _parsed(_read(self._path, os.O_RDWR | os.O_CREAT), path)
+        self.path = os.path.realpath(path)
+        self.found = _parsed(_read(self.path, os.O_RDWR | os.O_CREAT), path)
         self.error: OSError | None = None
-        self._fd: int | None = None
-        self._numbers: dict[Site, int] = {}
-        self._next = count()
 
-    def begin(self) -> dict[int, Made]:
-        """Put a new file in the place of the old one, with what was found; hand that over.
+    def begin(self, numbers: dict[Site, int]) -> tuple[int, int] | None:
+        """Put a new file in the place of the old one, with what was found.
 
-        A file that cannot be written is not: `error` says why.
+        Parameters
+        ----------
+        numbers : dict
+            Of the sites.
+
+        Returns
+        -------
+        tuple of int, or None
+            A descriptor, to write behind so many bytes; it is closed when the SiteFile goes.
+            None: the old file is as it was, and `error` says why.
         """
-        new = f"{self._path}.new"
-        told = b"".join(self._told(offset, made) for offset, made in self.found.items())
+        data = _MAGIC + b"".join(_site_record(number, site) for site, number in numbers.items())
+        data += b"".join(
+            _record(_MADE, _BLOCK.pack(offset, size, numbers[site]))
+            for offset, (site, size) in self.found.items()
+        )
+        new = f"{self.path}.new"
         try:
-            self._fd = os.open(new, _TO_APPEND, 0o666)
-            weakref.finalize(self, os.close, self._fd)
-            self._write(_MAGIC + told)
-            if self.error is None:
-                os.replace(new, self._path)
+            return self._replaced(new, data), len(data)
         except OSError as error:
             self.error = error
-        found, self.found = self.found, {}
-        return found
+            with suppress(OSError):
+                os.unlink(new)
+            return None
 
-    def note_made(self, offset: int, made: Made) -> None:
-        """Say that a block was made."""
-        self._write(self._told(offset, made))
-
-    def note_freed(self, offset: int) -> None:
-        """Say that a block goes."""
-        self._write(_record(_FREED, _OFFSET.pack(offset)))
-
-    def _told(self, offset: int, made: Made) -> bytes:
-        """Return the record of a block, behind that of its site if it is new."""
-        site, size = made
-        before, number = b"", self._numbers.get(site)
-        if number is None:
-            number = self._numbers[site] = next(self._next)
-            text = str(site).encode("utf-8", "surrogateescape")[-_TEXT_MOST:]
-            before = _record(_SITE, _NUMBER.pack(number) + text)
-        return before + _record(_MADE, _BLOCK.pack(offset, size, number))
-
-    def _write(self, data: bytes) -> None:
-        if self._fd is None or self.error is not None:
-            return
-        try:
-            written = os.write(self._fd, data)
-            while written < len(data):  # the disk is full: the next write says so
-                written += os.write(self._fd, data[written:])
-        except OSError as error:
-            self.error = error
+    def _replaced(self, new: str, data: bytes) -> int:
+        fd = os.open(new, _TO_WRITE, 0o666)
+        weakref.finalize(self, os.close, fd).atexit = False  # calls may write until the end
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+        os.replace(new, self.path)
+        return fd
 
 
 # ---------------------------------------------------------------- records
@@ -144,7 +132,12 @@ class SiteFile:
 
 def _record(kind: int, payload: bytes) -> bytes:
     told = _HEAD.pack(kind, len(payload)) + payload
-    return _SUM.pack(zlib.crc32(told)) + told
+    return _SUM.pack(crc32c(told)) + told
+
+
+def _site_record(number: int, site: Site) -> bytes:
+    text = str(site).encode("utf-8", "surrogateescape")[-TrackFormat.SITE_MOST :]
+    return _record(_SITE, _NUMBER.pack(number) + text)
 
 
 def _read(path: str, flags: int) -> bytes:
@@ -197,7 +190,7 @@ def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
         is_sound = (
             _fits(kind, length)
             and start + length <= len(data)
-            and zlib.crc32(told) == _SUM.unpack_from(data, at)[0]
+            and crc32c(told) == _SUM.unpack_from(data, at)[0]
         )
         if is_sound:
             yield kind, bytes(whole[start : start + length])
@@ -208,4 +201,4 @@ def _fits(kind: int, length: int) -> bool:
     least = _LEAST.get(kind)
     if least is None:
         return False
-    return length == least or (kind == _SITE and least < length <= least + _TEXT_MOST)
+    return length == least or (kind == _SITE and least < length <= least + TrackFormat.SITE_MOST)

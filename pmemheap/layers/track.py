@@ -1,31 +1,36 @@
 """Track: which lines of a program have made the blocks that live.
 
-    malloc ──► upstream ──► offset ──► offset: the line that called, and how much it asked for
-    free ──► forgotten ──► upstream ──► refused: known again
+    a block is made, freed, resized (by whomever) ──► the core ──► offset: line, bytes asked for
+                                                                     │
+    live(), report() ◄───────────────────────────────────────────────┤──► the file
+                                                                     └──► tracemalloc, if it runs
 
-A block is forgotten before it is freed, for another thread may have its place as soon as it is.
+Over another allocator than a heap the layer sees to the calls itself. A block is forgotten there
+before it is freed, for another thread may have its place as soon as it is.
 """
 
 from __future__ import annotations
 
 import os
-import threading
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from operator import index
 from pathlib import Path
-from sys import _getframe as frame_at
 from typing import Any, NamedTuple, final
 
 from pmemheap import native
 from pmemheap.errors import UsageError
-from pmemheap.layers.passing import Passing, heap_under
-from pmemheap.layers.sites import Made, Site, SiteFile
-from pmemheap.native.constants import Refusal
+from pmemheap.layers.passing import Told, heap_under
+from pmemheap.layers.sites import Site, SiteFile
+from pmemheap.native.constants import Refusal, TrackFormat
 from pmemheap.protocols import Allocator
 
 __all__ = ["SiteBlocks", "Track"]
 
-_OURS = str(Path(__file__).parents[1]) + os.sep
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
+_TRACKED = struct.Struct("<QQI?xxx")  # struct ph_tracked
+_LAST = (1 << 64) - 1
 
 
 class SiteBlocks(NamedTuple):
@@ -46,12 +51,20 @@ class SiteBlocks(NamedTuple):
     bytes: int
 
 
+class _Block(NamedTuple):
+    offset: int
+    size: int
+    site: Site
+    is_found: bool
+
+
 @final
-class Track(Passing):
+class Track(native.TrackCore, Told):
     """Live blocks by the line that made them: the innermost caller outside of this package.
 
-    It knows the blocks that were made through it since it was put on; others are freed as ever. A
-    block that `realloc` gave another size was made there.
+    On a heap it knows all blocks that were made since it was put on, in all arenas, whether by
+    calls, transactions or containers; the C core tells it, and no call goes through the layer.
+    Others are freed as ever. A block that `realloc` gave another size was made there.
 
     Parameters
     ----------
@@ -61,12 +74,27 @@ class Track(Passing):
         A file that says the same, for ``pmemheap leaks`` and for later runs: a block that an
         earlier one has left is known as well. It belongs to one heap.
 
+    Attributes
+    ----------
+    domain : int
+        Where the blocks of heaps stand in `tracemalloc`, while that runs.
+    forgotten : int
+        Blocks that are not known because there was no memory for it.
+
     Raises
     ------
     HeapFileError
         There cannot be such a file.
     UsageError
         The file is there, and is another one.
+
+    Notes
+    -----
+    A pair of `malloc` and `free` takes 33 ns more, 0.2 us while tracemalloc runs, 1.7 us with a
+    file. 24 bytes a block, in a table that is at most half full.
+
+    A block of a transaction was made where that was committed, and up to 16 KiB it is not known
+    what was asked for: it has the size that it can hold.
 
     Examples
     --------
@@ -80,66 +108,92 @@ class Track(Passing):
     True
     """
 
+    domain: int = TrackFormat.DOMAIN
+
     def __init__(
         self,
         upstream: Allocator | None = None,
         *,
         sites: str | os.PathLike[str] | None = None,
     ) -> None:
-        super().__init__(upstream)
         self._file = None if sites is None else SiteFile(sites)
-        self._live: dict[int, Made] = {}
-        self._sites: dict[tuple[str, int], Site] = {}
-        self._over: Any = None
-        self._lock = threading.RLock()  # a finalizer may free in the middle
-        self._is_beginning = False
+        self._names: list[tuple[str, int]] = []
+        self._is_writing = False
+        self._begin(_PACKAGE, self._names)
+        Told.__init__(self, upstream)
 
-    def _begin(self) -> dict[int, Made]:
-        """Begin anew over what it stands over now."""
-        with self._lock:
-            if self._over is not self.upstream and not self._is_beginning:
-                self._is_beginning = True
-                try:
-                    self._live = self._first_live()
-                    self._over = self.upstream
-                finally:
-                    self._is_beginning = False
-        return self._live
+    @property
+    def upstream(self) -> Allocator | None:
+        """What it stands over. With another one it begins anew, or its file goes on."""
+        return self.__dict__.get("upstream")
 
-    def _first_live(self) -> dict[int, Made]:
-        """Return what is known when it is put on: nothing, or what the file of the heap says."""
+    @upstream.setter
+    def upstream(self, upstream: Allocator | None) -> None:
+        self.__dict__["upstream"] = upstream
         if self._file is None:
-            return {}
-        return self._file.begin() if self._over is None else self._live
+            self._clear()
+        elif upstream is not None and not self._is_writing:
+            self._is_writing = True
+            self._go_on(self._file)
+
+    def _go_on(self, file: SiteFile) -> None:
+        """Know what the file of the heap says, and write what comes."""
+        sites = dict.fromkeys(site for site, _ in file.found.values())
+        numbers = {site: number for number, site in enumerate(sites, 1)}
+        self._names.extend(numbers)
+        for offset, (site, size) in file.found.items():
+            self._put_found(offset, size, numbers[site])
+        descriptor = file.begin(numbers)
+        file.found = {}
+        if descriptor is not None:
+            self._write_to(*descriptor)
 
     # ------------------------------------------------------------ what it knows
 
     @property
     def error(self) -> OSError | None:
         """What ended the writing of the file, say a full disk; the program goes on."""
-        return None if self._file is None else self._file.error
+        if self._file is None or not self._error:
+            return None if self._file is None else self._file.error
+        return OSError(-self._error, os.strerror(-self._error), self._file.path)
 
     def live(self) -> dict[int, str]:
         """Return the site of each block that lives, by offset.
 
-        While the layer is on a heap, blocks are left out that went without it, in a transaction
-        for example. Afterwards it is what it was when the layer was taken off.
+        When the layer was taken off, or its heap closed, it is what it was then. Of blocks that
+        an earlier run has left, those are left out that do not live any more, as long as the heap
+        can be asked. Over another allocator what it is not told is freed stays, unless a heap lies
+        below that can be asked.
         """
-        return {offset: str(site) for offset, (site, _) in self._known()}
+        return {block.offset: str(block.site) for block in self._known_live()}
 
     def report(self) -> list[SiteBlocks]:
         """Return what lives by site, the most bytes first."""
         sums: defaultdict[Site, list[int]] = defaultdict(lambda: [0, 0])
-        for _, (site, size) in self._known():
-            row = sums[site]
+        for block in self._known_live():
+            row = sums[block.site]
             row[0] += 1
-            row[1] += size
+            row[1] += block.size
         rows = [SiteBlocks(str(site), *row) for site, row in sums.items()]
         return sorted(rows, key=lambda row: (-row.bytes, -row.blocks, row.site))
 
-    def _known(self) -> list[tuple[int, Made]]:
-        live = self._begin().copy()
-        return [(offset, made) for offset, made in live.items() if self._may_live(offset)]
+    def _known_live(self) -> list[_Block]:
+        data = self._blocks()
+        names = [Site(*name) for name in self._names]
+        known = [
+            _Block(key - 1, size, names[site - 1], is_found)
+            for key, size, site, is_found in _TRACKED.iter_unpack(data)
+        ]
+        return [block for block in known if not self._has_gone(block)]
+
+    def _has_gone(self, block: _Block) -> bool:
+        """Tell whether a block is gone and nobody has said so; one that was found is let go."""
+        if self._is_told and not block.is_found:
+            return False
+        has_gone = not self._may_live(block.offset)
+        if has_gone and block.is_found:
+            self._forget_found(block.offset)
+        return has_gone
 
     def _may_live(self, offset: int) -> bool:
         """Tell whether a block is there still, as far as the heap can be asked."""
@@ -152,24 +206,27 @@ class Track(Passing):
             return not _is_gone(heap, offset)
         return True
 
-    # ------------------------------------------------------------ calls
+    # ------------------------------------------------------------ calls, over no heap
 
     def malloc(self, size: int, align: int = 16) -> int:
         """Allocate a block, and remember who did."""
-        offset: int = self.below.malloc(size, align)
-        self._note(offset, (self._caller(), size))
+        offset = super().malloc(size, align)
+        if not self._is_told:
+            self._add_made(offset, size)
         return offset
 
     def free(self, offset: int, deferred: bool = False) -> None:
         """Free a block and forget it."""
-        self._freeing([offset], lambda: Passing.free(self, offset, deferred))
+        if self._is_told:
+            super().free(offset, deferred)
+        else:
+            self._freeing([offset], lambda: Told.free(self, offset, deferred))
 
     def over_malloc_many(self, size: int, count: int) -> Any:
         """Allocate many blocks, and remember who did."""
         offsets = self.below.malloc_many(size, count)
-        made = (self._caller(), size)
         for offset in offsets:
-            self._note(offset, made)
+            self._add_made(offset, size)
         return offsets
 
     def over_free_many(self, offsets: Iterable[int]) -> None:
@@ -180,58 +237,41 @@ class Track(Passing):
     def over_realloc(self, offset: int, size: int) -> int:
         """Give a block another size, and remember who did."""
         to = int(self._freeing([offset], lambda: self.below.realloc(offset, size)))
-        self._note(to, (self._caller(), size))
+        self._add_made(to, size)
         return to
-
-    def _freeing(self, offsets: list[int], call: Callable[[], Any]) -> Any:
-        """Make a call that frees blocks, which are forgotten; known again if it is refused."""
-        made = [(offset, self._forget(offset)) for offset in offsets]
-        try:
-            return call()
-        except BaseException:
-            for one in made:
-                self._remember(*one)
-            raise
 
     def over_expand(self, offset: int, size: int) -> bool:
         """Let a block grow where it is."""
         done = bool(self.below.expand(offset, size))
-        made = self._begin().get(offset)
-        if done and made is not None and size > made[1]:
-            self._note(offset, (made[0], size))
+        if done:
+            self._add_expanded(offset, size)
         return done
 
-    # ------------------------------------------------------------ notes
+    def _freeing(self, each: list[int], call: Callable[[], Any]) -> Any:
+        """Make a call that frees blocks, which are forgotten; known again if it is refused."""
+        offsets = [offset for offset in map(_as_number, each) if 0 <= offset < _LAST]
+        made = [(offset, self._known(offset)) for offset in dict.fromkeys(offsets)]
+        for offset in offsets:
+            self._add_freed(offset)
+        try:
+            return call()
+        except BaseException:
+            for offset, known in made:
+                self._remember(offset, known)
+            raise
 
-    def _caller(self) -> Site:
-        """Return the line outside of this package from which a call came."""
-        frame = frame_at(2)
-        while frame.f_code.co_filename.startswith(_OURS) and frame.f_back is not None:
-            frame = frame.f_back
-        place = frame.f_code.co_filename, frame.f_lineno
-        site = self._sites.get(place)
-        return self._sites.setdefault(place, Site(*place)) if site is None else site
-
-    def _note(self, offset: int, made: Made) -> None:
-        live = self._live if self._over is self.upstream else self._begin()
-        live[offset] = made
-        if self._file is not None:
-            self._file.note_made(offset, made)
-
-    def _forget(self, offset: int) -> Made | None:
-        live = self._live if self._over is self.upstream else self._begin()
-        made = live.pop(offset, None)
-        if made is not None and self._file is not None:
-            self._file.note_freed(offset)
-        return made
-
-    def _remember(self, offset: int, made: Made | None) -> None:
+    def _remember(self, offset: int, known: tuple[int, int] | None) -> None:
         """Know a block again that was not freed after all; its place may be another one's."""
-        if made is None:
-            return
-        place = int(offset)  # what a dictionary takes for the same number may be no offset
-        if self._may_live(place) and place not in self._live:
-            self._note(place, made)
+        if known is not None and self._may_live(offset) and self._known(offset) is None:
+            self._add_again(offset, *known)
+
+
+def _as_number(one: Any) -> int:
+    """Return an integer of any type; for what is none, one that is no offset."""
+    try:
+        return index(one)
+    except TypeError:
+        return _LAST
 
 
 def _is_gone(heap: native.Upstream | native.HeapCore, offset: int) -> bool:

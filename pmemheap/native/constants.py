@@ -57,6 +57,7 @@ __all__ = [
     "State",
     "Table",
     "TraceFormat",
+    "TrackFormat",
     "TxState",
     "UnitState",
     "place",
@@ -449,3 +450,13 @@ class TraceFormat:
     HAS_SITE: int = lib.PH_EVENT_HAS_SITE
     HAS_PLACE: int = lib.PH_EVENT_HAS_PLACE
     HAS_SIZE: int = lib.PH_EVENT_HAS_SIZE
+
+
+class TrackFormat:
+    """Numbers of a file of sites, and of the blocks of a `Track` in tracemalloc."""
+
+    SITE_MOST: int = lib.PH_TRACK_SITE_MOST
+    SITE: int = lib.PH_TRACK_SITE
+    MADE: int = lib.PH_TRACK_MADE
+    FREED: int = lib.PH_TRACK_FREED
+    DOMAIN: int = lib.PH_TRACK_DOMAIN

@@ -452,3 +452,15 @@ enum ph_event_kind {
     PH_EVENT_HAS_PLACE = 32,  /* thread and arena */
     PH_EVENT_HAS_SIZE = 64,
 };
+
+/* ---------------------------------------------------------------- a file of sites, written by a Track: layers/sites.py */
+enum ph_track_numbers {
+    PH_TRACK_SITE_MOST = 8192,   /* bytes of the name of a call site */
+    PH_TRACK_DOMAIN = 0x706D68,  /* of its blocks in tracemalloc: "pmh"; stored nowhere */
+};
+
+enum ph_track_record {
+    PH_TRACK_SITE = 1,
+    PH_TRACK_MADE,
+    PH_TRACK_FREED,
+};

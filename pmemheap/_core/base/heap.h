@@ -177,11 +177,13 @@ struct ph_counters {
 };
 
 struct ph_recorder;
+struct ph_tracker;
 
-/* ph_watch -- who is told what becomes of the blocks of an arena: both lists end with NULL. */
+/* ph_watch -- who is told what becomes of the blocks of an arena: each list ends with NULL. */
 struct ph_watch {
     uint32_t arena;
     struct ph_recorder *const *recorders; /* NULL: there are none */
+    struct ph_tracker *const *trackers;   /* the same */
     struct ph_counters *const *counters;
 };
 

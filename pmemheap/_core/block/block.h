@@ -4,6 +4,7 @@
 #pragma once
 #include "base/checked.h"
 #include "base/recorder.h"
+#include "base/tracker.h"
 #include "journal/journal.h"
 #include "space/space.h"
 
@@ -150,6 +151,27 @@ PH_SELDOM void ph_tell_bits_freed(struct ph_heap *h, uint64_t word, uint64_t bit
 PH_SELDOM void ph_tell_resized(struct ph_heap *h, uint64_t offset, uint64_t asked, uint64_t was_capacity, uint64_t capacity);
 PH_SELDOM void ph_tell_moved(struct ph_heap *h, uint64_t from, uint64_t to, uint64_t asked);
 void ph_tell_all_freed(struct ph_heap *h);
+
+/* The rest only those hear of who track: of blocks that realloc has answered with, in whatever place, and that expand let grow, if
+ * need be. */
+PH_SELDOM void ph_tell_reallocated(struct ph_heap *h, uint64_t offset, uint64_t asked);
+PH_SELDOM void ph_tell_expanded(struct ph_heap *h, uint64_t offset, uint64_t asked);
+
+/* ph_track -- a block of a site is there; an address of 0 is not traced. ph_track_made -- one that was made where the caller stands.
+ * ph_track_resized -- it has another size; ph_track_expanded -- at least; what is not known stays so. ph_track_dropped -- an arena
+ * went with its blocks. ph_track_left -- nobody tells of an arena any more, but to the others: its blocks are traced no longer.
+ * ph_track_clear -- forget all. ph_track_file_... -- the records of these; a file that is not on gets none. */
+void ph_track(struct ph_tracker *t, uint64_t offset, uint64_t size, uint32_t site, uint64_t address);
+void ph_track_made(struct ph_tracker *t, uint64_t offset, uint64_t size, uint64_t address);
+void ph_track_freed(struct ph_tracker *t, uint64_t offset, uint64_t address);
+void ph_track_resized(struct ph_tracker *t, uint64_t offset, uint64_t size, uint64_t address);
+void ph_track_expanded(struct ph_tracker *t, uint64_t offset, uint64_t size, uint64_t address);
+void ph_track_dropped(struct ph_tracker *t, uint64_t arena, uint64_t data);
+void ph_track_left(struct ph_tracker *t, uint64_t arena, uint64_t data, struct ph_tracker *const *others);
+void ph_track_clear(struct ph_tracker *t);
+void ph_track_file_made(struct ph_track_file *f, uint64_t offset, uint64_t size, uint32_t site);
+void ph_track_file_freed(struct ph_track_file *f, uint64_t offset);
+void ph_track_file_site(struct ph_track_file *f, uint32_t number, const char *text, uint64_t length);
 
 /* ph_record -- write an event down, whose site, thread and time are those of now. ph_record_event -- one of which all is told.
  * ph_record_site -- name a call site; its number + 1, 0 if that cannot be. Where there is no memory the recorder goes off.

@@ -1,4 +1,4 @@
-/* block/counters.c -- what becomes of blocks, told to those who count and to those who write it down: the seldom half. */
+/* block/counters.c -- what becomes of blocks, told to those who count, who track, and who write it down: the seldom half. */
 #include "block/block.h"
 
 /* To each of the counters of an arena. */
@@ -25,15 +25,34 @@ static PH_SELDOM void record(struct ph_heap *h, struct ph_event event)
             record(h, (struct ph_event){__VA_ARGS__});        \
     } while (0)
 
+static inline uint64_t outer(const struct ph_heap *h, uint64_t offset)
+{
+    return (uint64_t)h->watch->arena << PH_ARENA_SHIFT | offset;
+}
+
+static inline uint64_t address_of(const struct ph_heap *h, uint64_t offset)
+{
+    return (uint64_t)(uintptr_t)h->data + offset;
+}
+
+/* To each of those who track. */
+#define TRACK(h, track, ...)                                                                                      \
+    do {                                                                                                          \
+        for (struct ph_tracker *const *each_ = (h)->watch->trackers; each_ != NULL && *each_ != NULL; each_++)    \
+            track(*each_, __VA_ARGS__);                                                                           \
+    } while (0)
+
 void ph_tell_made(struct ph_heap *h, uint64_t offset, uint64_t asked, uint64_t capacity)
 {
     COUNT(h, ph_add_made, 1, asked, capacity);
+    TRACK(h, ph_track_made, outer(h, offset), asked, address_of(h, offset));
     RECORD(h, .kind = PH_EVENT_MADE, .offset = offset, .size = asked);
 }
 
 void ph_tell_freed(struct ph_heap *h, uint64_t offset, uint64_t capacity)
 {
     COUNT(h, ph_add_freed, 1, capacity);
+    TRACK(h, ph_track_freed, outer(h, offset), address_of(h, offset));
     RECORD(h, .kind = PH_EVENT_FREED, .offset = offset);
 }
 
@@ -43,11 +62,33 @@ static inline uint64_t count_of(uint64_t bits)
     return (bits & (bits - 1)) == 0 ? 1 : (uint64_t)__builtin_popcountll(bits);
 }
 
+/* The offset of the block of the lowest bit. */
+static inline uint64_t offset_of(uint64_t word, uint64_t bits)
+{
+    return (word << 6 | (uint64_t)__builtin_ctzll(bits)) << PH_GRANULE_SHIFT;
+}
+
 static PH_SELDOM void record_bits(struct ph_heap *h, uint64_t word, uint64_t bits, struct ph_event event)
 {
     for (; bits != 0; bits &= bits - 1) {
-        event.offset = (word << 6 | (uint64_t)__builtin_ctzll(bits)) << PH_GRANULE_SHIFT;
+        event.offset = offset_of(word, bits);
         record(h, event);
+    }
+}
+
+static PH_SELDOM void track_bits_made(struct ph_heap *h, uint64_t word, uint64_t bits, uint64_t asked)
+{
+    for (; bits != 0; bits &= bits - 1) {
+        uint64_t offset = offset_of(word, bits);
+        TRACK(h, ph_track_made, outer(h, offset), asked, address_of(h, offset));
+    }
+}
+
+static PH_SELDOM void track_bits_freed(struct ph_heap *h, uint64_t word, uint64_t bits)
+{
+    for (; bits != 0; bits &= bits - 1) {
+        uint64_t offset = offset_of(word, bits);
+        TRACK(h, ph_track_freed, outer(h, offset), address_of(h, offset));
     }
 }
 
@@ -55,6 +96,8 @@ void ph_tell_bits_made(struct ph_heap *h, uint64_t word, uint64_t bits, uint64_t
 {
     uint64_t count = count_of(bits);
     COUNT(h, ph_add_made, count, asked * count, capacity * count);
+    if (h->watch->trackers != NULL)
+        track_bits_made(h, word, bits, asked);
     if (h->watch->recorders != NULL)
         record_bits(h, word, bits, (struct ph_event){.kind = PH_EVENT_MADE, .size = asked});
 }
@@ -63,6 +106,8 @@ void ph_tell_bits_freed(struct ph_heap *h, uint64_t word, uint64_t bits, uint64_
 {
     uint64_t count = count_of(bits);
     COUNT(h, ph_add_freed, count, capacity * count);
+    if (h->watch->trackers != NULL)
+        track_bits_freed(h, word, bits);
     if (h->watch->recorders != NULL)
         record_bits(h, word, bits, (struct ph_event){.kind = PH_EVENT_FREED});
 }
@@ -70,12 +115,14 @@ void ph_tell_bits_freed(struct ph_heap *h, uint64_t word, uint64_t bits, uint64_
 void ph_tell_resized(struct ph_heap *h, uint64_t offset, uint64_t asked, uint64_t was_capacity, uint64_t capacity)
 {
     COUNT(h, ph_add_resized, was_capacity, capacity);
+    TRACK(h, ph_track_resized, outer(h, offset), asked, address_of(h, offset));
     RECORD(h, .kind = PH_EVENT_RESIZED, .offset = offset, .size = asked);
 }
 
 void ph_tell_moved(struct ph_heap *h, uint64_t from, uint64_t to, uint64_t asked)
 {
     COUNT(h, ph_add_moved, 1);
+    TRACK(h, ph_track_resized, outer(h, to), asked, address_of(h, to));
     RECORD(h, .kind = PH_EVENT_MOVED, .offset = from, .to = to, .size = asked);
 }
 
@@ -89,7 +136,18 @@ void ph_tell_all_freed(struct ph_heap *h)
         bytes += h->classes[i].live * h->classes[i].granules * PH_GRANULE;
     }
     COUNT(h, ph_add_freed, blocks, bytes);
+    TRACK(h, ph_track_dropped, h->watch->arena, address_of(h, 0));
     RECORD(h, .kind = PH_EVENT_DROPPED, .offset = 0);
+}
+
+void ph_tell_reallocated(struct ph_heap *h, uint64_t offset, uint64_t asked)
+{
+    TRACK(h, ph_track_made, outer(h, offset), asked, address_of(h, offset));
+}
+
+void ph_tell_expanded(struct ph_heap *h, uint64_t offset, uint64_t asked)
+{
+    TRACK(h, ph_track_expanded, outer(h, offset), asked, address_of(h, offset));
 }
 
 void ph_add_resized(struct ph_counters *c, uint64_t was_capacity, uint64_t capacity)

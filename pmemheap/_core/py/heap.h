@@ -20,7 +20,7 @@ struct heap_object {
     struct heap_object *next, **link; /* all heaps of this process: py/heap_list.c */
     struct doors *doors;   /* of this heap, if there are any; they do not keep it */
     PyObject *upstreams;   /* tuple of those of its layers, top first, or NULL */
-    PyObject *told;        /* tuple of the CountCores and RecordCores that are told of its blocks, or NULL */
+    PyObject *told;        /* tuple of the CountCores, TrackCores and RecordCores that are told of its blocks, or NULL */
     struct upstream *top;  /* of `upstreams`, the first one whose layer answers calls; NULL: there is none */
     PyObject *weak_references;
 };

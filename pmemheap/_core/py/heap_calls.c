@@ -144,6 +144,17 @@ static int64_t move_logged(struct heap_object *self, uint64_t offset, uint64_t s
     return to < 0 ? PH_H_MOVE_LOGGED : to;
 }
 
+/* The answer of a realloc by Python, which those are told of who track; meanwhile another thread may have freed the block. */
+static PyObject *told_of_answer(struct heap_object *self, PyObject *answer, PyObject *size_given)
+{
+    uint64_t to, size;
+
+    if (self->heap.watch != NULL && answer != NULL && answer != Py_NotImplemented && read_number(answer, &to)
+        && read_number(size_given, &size) && ph_live_at(&self->heap, ph_inner(self, to)).state == PH_B_LIVE)
+        ph_tell_reallocated(&self->heap, ph_inner(self, to), size);
+    return answer;
+}
+
 static PyObject *own_realloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
 {
     static const char *const names[] = {"offset", "size"};
@@ -159,10 +170,12 @@ static PyObject *own_realloc(PyObject *object, PyObject *const *args, Py_ssize_t
             to = ph_realloc(&self->heap, ph_inner(self, offset), size);
             if (to == PH_H_MOVE_LOGGED)
                 to = move_logged(self, ph_inner(self, offset), size);
-            if (to >= 0)
+            if (to >= 0) {
+                PH_TELL(&self->heap, ph_tell_reallocated, (uint64_t)to, size);
                 return appended_offset(self, to);
+            }
         }
-        answer = ph_ask_slow(object, ph_slow.realloc, values[0], values[1], to);
+        answer = told_of_answer(self, ph_ask_slow(object, ph_slow.realloc, values[0], values[1], to), values[1]);
     } while (answer == Py_NotImplemented);
     return answer;
 }
@@ -186,8 +199,10 @@ static PyObject *own_expand(PyObject *object, PyObject *const *args, Py_ssize_t 
         int refusal = 0;
         if (ph_may_change(self) && read_resize(values, &offset, &size)) {
             refusal = ph_expand(&self->heap, ph_inner(self, offset), size);
-            if (refusal == 0)
+            if (refusal == 0) {
+                PH_TELL(&self->heap, ph_tell_expanded, ph_inner(self, offset), size);
                 return ph_append_pending(self) < 0 ? NULL : truth(1);
+            }
             if (refusal == PH_H_MOVE)
                 return truth(0);
         }

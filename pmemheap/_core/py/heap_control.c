@@ -146,7 +146,7 @@ static int look_once_more(struct heap_object *self)
 
 DOOR(tell_all_freed, heap_object, 0, ph_tell_all_freed(&self->heap), done())
 
-DOOR(flush_records, heap_object, 0, ph_write_records(self, 1), done())
+DOOR(end_watch, heap_object, 0, ph_end_watch(self), done())
 
 /* A block that moved by a transaction of Python. */
 static PyObject *tell_of_move(struct heap_object *self, const uint64_t *n)
@@ -227,7 +227,7 @@ PyGetSetDef ph_door_fields[] = {
 PyMethodDef ph_control_methods[] = {
     {"attach", attach, METH_VARARGS, "Set the virtual bases of the four tables, and who keeps them mapped."},
     AS_METHOD("set_bounds", set_bounds, "Set first_unit, end_unit and scanned_to; of the data alone where no tables are."),
-    AS_METHOD("flush_records", flush_records, "Have the records of its blocks write all that they have."),
+    AS_METHOD("end_watch", end_watch, "The memory goes: write all that was recorded of it, and trace none of its blocks any longer."),
     AS_METHOD("tell_moved", tell_moved, "Tell those who watch of a block that moved: from, to, size."),
     AS_METHOD("tell_all_freed", tell_all_freed, "Tell those who watch that all blocks are freed: the arena was dropped."),
     {"set_layers", ph_set_layers, METH_VARARGS, "Set a tuple of Upstreams, top first, and one of CountCores and RecordCores."},

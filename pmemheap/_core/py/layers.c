@@ -9,6 +9,7 @@
 #include "py/heap_calls.h"
 #include "py/counters.h"
 #include "py/record.h"
+#include "py/track.h"
 
 struct upstream {
     PyObject_HEAD
@@ -243,33 +244,57 @@ static int are_upstreams(PyObject *tuple)
 
 static int are_watchers(PyObject *told)
 {
-    for (Py_ssize_t i = 0; i < PyTuple_Size(told); i++)
-        if (!PyObject_TypeCheck(PyTuple_GetItem(told, i), ph_count_type) && !ph_is_record(PyTuple_GetItem(told, i))) {
-            PyErr_SetString(PyExc_TypeError, "set_layers: a tuple of CountCores and RecordCores expected");
+    for (Py_ssize_t i = 0; i < PyTuple_Size(told); i++) {
+        PyObject *one = PyTuple_GetItem(told, i);
+        if (!PyObject_TypeCheck(one, ph_count_type) && !ph_is_record(one) && !ph_is_track(one)) {
+            PyErr_SetString(PyExc_TypeError, "set_layers: a tuple of CountCores, TrackCores and RecordCores expected");
             return 0;
         }
+    }
     return 1;
 }
 
 /* Those of a tuple that watch an arena, as C knows them; NULL with an exception set. */
 static struct ph_watch *make_watch(PyObject *told, uint64_t arena)
 {
-    size_t most = (size_t)PyTuple_Size(told) + 1, counts = 0, records = 0;
-    struct ph_watch *watch = PyMem_Calloc(1, sizeof *watch + 2 * most * sizeof(void *));
+    size_t most = (size_t)PyTuple_Size(told) + 1, counts = 0, records = 0, tracks = 0;
+    struct ph_watch *watch = PyMem_Calloc(1, sizeof *watch + 3 * most * sizeof(void *));
 
     if (watch == NULL)
         return (struct ph_watch *)PyErr_NoMemory();
     struct ph_counters **counters = (void *)(watch + 1);
     struct ph_recorder **recorders = (void *)(counters + most);
+    struct ph_tracker **trackers = (void *)(recorders + most);
     for (Py_ssize_t i = 0; i < PyTuple_Size(told); i++) {
         PyObject *one = PyTuple_GetItem(told, i);
         if (ph_is_record(one))
             recorders[records++] = ph_recorder_of(one);
+        else if (ph_is_track(one))
+            trackers[tracks++] = ph_tracker_of(one);
         else
             counters[counts++] = ph_counters_of(one);
     }
-    *watch = (struct ph_watch){(uint32_t)arena, records == 0 ? NULL : recorders, counters};
+    *watch = (struct ph_watch){
+        (uint32_t)arena, records == 0 ? NULL : recorders, tracks == 0 ? NULL : trackers, counters};
     return watch;
+}
+
+static int is_among(const struct ph_tracker *tracker, struct ph_tracker *const *others)
+{
+    while (*others != NULL && *others != tracker)
+        others++;
+    return *others != NULL;
+}
+
+/* Of those who track this arena and are not among others, no block of it is traced any longer. */
+static void leave_trackers(struct heap_object *self, struct ph_tracker *const *others)
+{
+    struct ph_tracker *const none = NULL, *const *each = self->heap.watch == NULL ? NULL : self->heap.watch->trackers;
+
+    others = others == NULL ? &none : others;
+    for (; each != NULL && *each != NULL; each++)
+        if (!is_among(*each, others))
+            ph_track_left(*each, self->heap.watch->arena, (uint64_t)(uintptr_t)self->heap.data, others);
 }
 
 /* Have those of a tuple told what becomes of blocks, which is kept; NULL: nobody. -1 with an exception set. */
@@ -281,6 +306,7 @@ static int set_told(struct heap_object *self, PyObject *told)
 
     if (told != NULL && PyTuple_Size(told) != 0 && (watch = make_watch(told, self->origin >> PH_ARENA_SHIFT)) == NULL)
         return -1;
+    leave_trackers(self, watch == NULL ? NULL : watch->trackers);
     self->told = Py_XNewRef(told);
     self->heap.watch = watch;
     PyMem_Free((void *)before);
@@ -296,6 +322,12 @@ void ph_write_records(struct heap_object *self, int all)
         if (ph_is_record(PyTuple_GetItem(told, i)))
             (all ? ph_record_flush : ph_record_write)(PyTuple_GetItem(told, i));
     Py_XDECREF(told);
+}
+
+void ph_end_watch(struct heap_object *self)
+{
+    leave_trackers(self, NULL);
+    ph_write_records(self, 1);
 }
 
 static void mark_installed(PyObject *upstreams, int is_installed)
@@ -362,7 +394,8 @@ int ph_add_layer_types(PyObject *module, const PyMethodDef *const *own_tables)
         if ((interned[call] = PyUnicode_InternFromString(names[call])) == NULL)
             return -1;
     }
-    if (ph_add_count_type(module) < 0 || ph_add_record_type(module) < 0 || ph_add_type(module, "Upstream", &upstream_spec) < 0)
+    if (ph_add_count_type(module) < 0 || ph_add_record_type(module) < 0 || ph_add_track_type(module) < 0
+        || ph_add_type(module, "Upstream", &upstream_spec) < 0)
         return -1;
     upstream_type = (PyTypeObject *)PyObject_GetAttrString(module, "Upstream");
     return upstream_type == NULL ? -1 : 0;

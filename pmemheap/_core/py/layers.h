@@ -3,7 +3,7 @@
  *     heap.malloc ──► top.malloc ──► top.upstream.malloc ──► next.malloc ──► ... ──► the heap
  *
  * Each layer that is put on a heap gets an Upstream, which knows the next one. One that was taken off again leads on as it did,
- * for calls that are in the middle of it. No call goes through a layer that only counts or records: the core tells it. */
+ * for calls that are in the middle of it. No call goes through a layer that only counts, tracks or records: the core tells it. */
 #pragma once
 #include "base/hints.h"
 #include "py/heap.h"
@@ -45,10 +45,12 @@ PH_SELDOM PyObject *ph_call_layers(const struct upstream *upstream, PyObject *he
 
 #define PH_OWN(name) {#name, (PyCFunction)(void (*)(void))own_##name, METH_FASTCALL | METH_KEYWORDS, name##_doc}
 
-/* ph_set_layers -- the door for a tuple of Upstreams, top first, and one of the CountCores and RecordCores that are told what
- * becomes of blocks. ph_write_records -- write what is full of these, or all that they have; it may let the GIL go.
+/* ph_set_layers -- the door for a tuple of Upstreams, top first, and one of the CountCores, TrackCores and RecordCores that are
+ * told what becomes of blocks. ph_write_records -- write what is full of these, or all that they have; it may let the GIL go.
+ * ph_end_watch -- the memory of the heap goes: what was recorded is written, and no block of it is traced any longer.
  * ph_forget_layers -- the heap goes. ph_add_layer_types -- `own_tables`: the calls that a heap answers itself. */
 PyObject *ph_set_layers(PyObject *heap, PyObject *lists);
 void ph_write_records(struct heap_object *heap, int all);
+void ph_end_watch(struct heap_object *heap);
 void ph_forget_layers(struct heap_object *heap);
 int ph_add_layer_types(PyObject *module, const PyMethodDef *const *own_tables);

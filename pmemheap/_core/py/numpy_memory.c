@@ -94,7 +94,7 @@ static int reserve(struct heap_object *heap, uint64_t size, int64_t *inner)
 static PH_SELDOM void *asked_for(struct memory *self, uint64_t size)
 {
     PyObject *kind, *value, *traceback;
-    int64_t inner;
+    int64_t inner = 0;
 
     if (size > PH_SIZE_MAX)
         return NULL;

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stddef.h>
 
+#include "block/block.h"
 #include "py/door.h"
 #include "py/sites.h"
 
@@ -105,7 +106,16 @@ static uint32_t site_of(struct ph_recorder *recorder)
 {
     struct record_object *self = (void *)((char *)recorder - offsetof(struct record_object, recorder));
 
-    return ph_site_of(&self->sites, recorder);
+    return ph_site_of(&self->sites);
+}
+
+static uint32_t name_site(struct ph_sites *sites, PyObject *file, int line)
+{
+    struct record_object *self = (void *)((char *)sites - offsetof(struct record_object, sites));
+    char name[PH_SITE_MOST];
+    uint64_t length = ph_site_text(file, line, name, sizeof name);
+
+    return length == 0 ? 0 : ph_record_site(&self->recorder, name, length);
 }
 
 PyDoc_STRVAR(begin_doc, "_begin(fd, own)\n--\n\nRecord into a file from now on; with sites unless `own`, the folder of the package, is None.");
@@ -124,12 +134,19 @@ static PyObject *begin(PyObject *object, PyObject *arguments)
     self->process = ph_process();
     if (own != Py_None) {
         self->sites.own = Py_NewRef(own);
+        self->sites.name = name_site;
         self->recorder.site_of = site_of;
     }
     self->recorder.began = ph_clock();
     self->recorder.is_on = 1;
     (void)ph_recorder_begin(&self->recorder); /* an empty frame, so that the file is a trace from now on */
     return flush(self);
+}
+
+static PyObject *pass_over(PyObject *object, PyObject *code)
+{
+    ph_pass_over(&((struct record_object *)object)->sites, code);
+    return done();
 }
 
 static PyObject *add(struct record_object *self, const uint64_t *n)
@@ -162,6 +179,7 @@ DOOR(record_stop, record_object, 0, stop(self))
 
 static PyMethodDef record_methods[] = {
     {"_begin", begin, METH_VARARGS, begin_doc},
+    {"_pass_over", pass_over, METH_O, "Frames of a code are no callers."},
     AS_METHOD("_add", record_add, "An event of now: its kind, offset, where it went to, size."),
     AS_METHOD("_put", record_put, "An event, all told: kind, site, thread, arena, time, offset, to, size."),
     AS_METHOD("_flush", record_flush, "Write all that was recorded."),

@@ -5,7 +5,7 @@
  *
  * Python finds a line by going through the code from its begin; so that is done once for each instruction.
  *
- * Frames of the package itself are passed over: a slow path of Python, a layer. It is asked in the middle of calls, so nothing
+ * Frames of the package itself are passed over: a slow path of Python, a layer; and those of layers of the user. It is asked in the middle of calls, so nothing
  * here runs Python: no frame, code or str of Python does when it is made or looked at, as long as the collector waits. */
 #include "py/sites.h"
 
@@ -76,11 +76,10 @@ static struct code_slot *find_code(struct ph_sites *sites, PyObject *code)
     return slot;
 }
 
-/* file:line, of which the beginning is left out if it is long; how many bytes, 0: it cannot be told. */
-static uint64_t write_name(PyObject *code, int line, char *name, uint64_t room)
+/* ph_site_text -- file:line, of which the beginning is left out if it is long; how many bytes, 0: it cannot be told. */
+uint64_t ph_site_text(PyObject *file, int line, char *name, uint64_t room)
 {
-    PyObject *file = file_of(code);
-    PyObject *bytes = file == NULL ? NULL : PyUnicode_AsEncodedString(file, "utf-8", "backslashreplace");
+    PyObject *bytes = PyUnicode_AsEncodedString(file, "utf-8", "backslashreplace");
     char *text;
     Py_ssize_t length;
     uint64_t used = 0;
@@ -91,18 +90,18 @@ static uint64_t write_name(PyObject *code, int line, char *name, uint64_t room)
             text++; /* the rest of a letter */
         used = (uint64_t)snprintf(name, room, "%s:%d", text, line);
     }
-    PyErr_Clear();
-    Py_XDECREF(file);
     Py_XDECREF(bytes);
     return used;
 }
 
-static uint32_t name_site(struct ph_recorder *recorder, PyObject *code, int line)
+static uint32_t name_site(struct ph_sites *sites, PyObject *code, int line)
 {
-    char name[PH_SITE_MOST];
-    uint64_t length = write_name(code, line, name, sizeof name);
+    PyObject *file = file_of(code);
+    uint32_t number = file == NULL ? 0 : sites->name(sites, file, line);
 
-    return length == 0 ? 0 : ph_record_site(recorder, name, length);
+    PyErr_Clear();
+    Py_XDECREF(file);
+    return number;
 }
 
 /* The site of a key; 0: not known. */
@@ -121,8 +120,8 @@ static void set_place(struct ph_sites *sites, uint64_t key, uint64_t site)
 }
 
 /* The site of an instruction that has not called before. */
-static PH_SELDOM uint64_t new_place(struct ph_sites *sites, struct ph_recorder *recorder, PyObject *code,
-                                    const struct code_slot *slot, int line, uint64_t key)
+static PH_SELDOM uint64_t new_place(struct ph_sites *sites, PyObject *code, const struct code_slot *slot, int line,
+                                    uint64_t key)
 {
     uint64_t key_of_line = key_of(slot, 1, line), site = find_place(sites, key_of_line);
     PyObject *kind, *value, *traceback;
@@ -131,7 +130,7 @@ static PH_SELDOM uint64_t new_place(struct ph_sites *sites, struct ph_recorder *
         return 0;
     if (site == 0) {
         PyErr_Fetch(&kind, &value, &traceback);
-        site = name_site(recorder, code, line);
+        site = name_site(sites, code, line);
         PyErr_Restore(kind, value, traceback);
         if (site == 0)
             return 0;
@@ -152,12 +151,12 @@ static int instruction_of(PyFrameObject *frame)
     return (int)at;
 }
 
-static uint64_t site_at(struct ph_sites *sites, struct ph_recorder *recorder, PyFrameObject *frame, PyObject *code,
+static uint64_t site_at(struct ph_sites *sites, PyFrameObject *frame, PyObject *code,
                         const struct code_slot *slot)
 {
     uint64_t key = key_of(slot, 0, instruction_of(frame)), site = find_place(sites, key);
 
-    return PH_LIKELY(site != 0) ? site : new_place(sites, recorder, code, slot, PyFrame_GetLineNumber(frame), key);
+    return PH_LIKELY(site != 0) ? site : new_place(sites, code, slot, PyFrame_GetLineNumber(frame), key);
 }
 
 /* The frame that called one, or NULL. */
@@ -194,7 +193,7 @@ static PyFrameObject *find_caller(struct ph_sites *sites, PyObject **code_found)
     return NULL;
 }
 
-uint32_t ph_site_of(struct ph_sites *sites, struct ph_recorder *recorder)
+uint32_t ph_site_of(struct ph_sites *sites)
 {
     int held = ph_hold_collector();
     PyObject *code = NULL;
@@ -204,7 +203,7 @@ uint32_t ph_site_of(struct ph_sites *sites, struct ph_recorder *recorder)
     if (frame != NULL) {
         const struct code_slot *slot = ph_hash_find(&sites->codes, sizeof *slot, (uint64_t)(uintptr_t)code);
         if (slot != NULL)
-            site = site_at(sites, recorder, frame, code, slot);
+            site = site_at(sites, frame, code, slot);
         Py_DECREF(code);
         Py_DECREF((PyObject *)frame);
     }
@@ -221,12 +220,24 @@ void ph_site_name(struct ph_sites *sites, char *name, uint64_t room)
     PyFrameObject *frame = find_caller(sites, &code);
     *name = 0;
     if (frame != NULL) {
-        (void)write_name(code, PyFrame_GetLineNumber(frame), name, room);
+        PyObject *file = file_of(code);
+        if (file != NULL)
+            (void)ph_site_text(file, PyFrame_GetLineNumber(frame), name, room);
+        PyErr_Clear();
+        Py_XDECREF(file);
         Py_DECREF(code);
         Py_DECREF((PyObject *)frame);
     }
     PyErr_Restore(kind, value, traceback);
     ph_let_collector(held);
+}
+
+void ph_pass_over(struct ph_sites *sites, PyObject *code)
+{
+    struct code_slot *slot = sites->own == NULL ? NULL : find_code(sites, code);
+
+    if (slot != NULL)
+        slot->is_own = 1;
 }
 
 void ph_sites_fini(struct ph_sites *sites)
