@@ -24,6 +24,7 @@ from pmemheap import Heap, OutOfSpaceError, UsageError, native
 from pmemheap.cli import main
 from pmemheap.containers import SortedMap
 from pmemheap.errors import HeapFileError, HeapNotFoundError
+from pmemheap.heap.space import space_of
 from pmemheap.layers import Count, Fail, Fill, Passing, Track
 from pmemheap.layers.sites import read_sites
 from pmemheap.native import FaultKind
@@ -166,6 +167,15 @@ def test_what_was_aborted_or_refused_is_unknown(heap: Heap) -> None:
         with pytest.raises(OutOfSpaceError):
             heap.malloc(1 << 54)
         assert track.live() == {}
+
+
+def test_a_core_that_was_not_begun_knows_nothing(memory: Heap) -> None:
+    """As of an object that `__new__` has made."""
+    core = native.TrackCore()
+    space_of(memory).core.set_layers((), (core,))
+    offset = memory.malloc(100)
+    memory.free(memory.realloc(offset, 5000))
+    assert (core.forgotten, core._blocks()) == (3, b"")
 
 
 def test_the_layer_of_an_arena_knows_that_arena(memory: Heap) -> None:
@@ -333,6 +343,7 @@ heap.check()
 """
 
 
+@pytest.mark.unsanitized
 def test_a_block_is_forgotten_where_there_is_no_memory_for_it() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, check=False

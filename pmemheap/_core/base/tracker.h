@@ -31,7 +31,7 @@ struct ph_tracker {
     uint64_t forgotten;          /* blocks, for want of memory */
     uint64_t traced;             /* blocks of which tracemalloc knows */
     struct ph_track_file file;
-    uint32_t (*site_of)(struct ph_tracker *); /* where the caller stands; 0: there is no memory for it */
+    uint32_t (*site_of)(struct ph_tracker *); /* where the caller stands; 0: there is no memory for it; NULL: nobody can say */
     int (*trace)(uint64_t address, uint64_t size); /* whether tracemalloc knows of it now; NULL: there is none */
     void (*untrace)(uint64_t address);
 };

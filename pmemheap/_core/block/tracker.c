@@ -61,7 +61,7 @@ void ph_track(struct ph_tracker *t, uint64_t offset, uint64_t size, uint32_t sit
 
 void ph_track_made(struct ph_tracker *t, uint64_t offset, uint64_t size, uint64_t address)
 {
-    ph_track(t, offset, size, t->site_of(t), address);
+    ph_track(t, offset, size, t->site_of == NULL ? 0 : t->site_of(t), address);
 }
 
 static void forget(struct ph_tracker *t, struct ph_tracked *block, uint64_t address)
