@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -133,7 +135,26 @@ def test_feature_store_keeps_keys_and_vectors_together(tmp_path: Path) -> None:
 
 def test_work_queue_runs(capsys: pytest.CaptureFixture[str]) -> None:
     loaded("work_queue").main()
-    assert "100000 jobs done; the queue holds" in capsys.readouterr().out
+    assert "10000 jobs done; the file takes" in capsys.readouterr().out
+
+
+def test_a_killed_worker_leaves_its_jobs(tmp_path: Path) -> None:
+    path, child = tmp_path / "queue", os.fork()
+    if child == 0:
+        queue = loaded("work_queue").WorkQueue(pmemheap.Heap.create(path, durability="process"))
+        for number in range(100):
+            queue.put(b"%d" % number)
+        for _ in range(30):
+            queue.work(lambda job, scratch: None)
+        queue.work(lambda job, scratch: os.kill(os.getpid(), signal.SIGKILL))
+    os.waitpid(child, 0)
+    left: list[int] = []
+    with pmemheap.Heap.open(path) as heap:
+        queue = loaded("work_queue").WorkQueue(heap)
+        while queue.work(lambda job, scratch: left.append(int(bytes(job)))):
+            pass
+        assert left == list(range(30, 100))
+        assert heap.check()
 
 
 def test_a_job_that_fails_is_the_next_one_still() -> None:
