@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from pmemheap import Count, Heap, Record, UsageError
+from pmemheap import Count, General, Guard, Heap, Record, Ring, UsageError
+from pmemheap.heap.strategies import Strategy
 from pmemheap.layers import Fail, Fill, Passing, Track
 from pmemheap.testing import AllocatorContract
 
@@ -95,6 +96,40 @@ class TestInstalled(Stacked):
             for kind in self.stack:
                 stack.enter_context(heap.install(kind()))
             yield heap
+
+
+STRATEGIES: tuple[Strategy, ...] = (General(), Ring())
+PLACES = [*itertools.product(STRATEGIES, ["none", "process", "power"])]
+
+
+class TestInstalledOnStrategies(AllocatorContract):
+    """Stacks of three layers on arenas of each strategy that serves any size, and in files.
+
+    Where blocks may be guarded, they are.
+    """
+
+    @pytest.fixture(autouse=True, params=PLACES, ids=str)
+    def place(self, request: pytest.FixtureRequest) -> None:
+        self.strategy, self.kind = request.param
+
+    @pytest.fixture(
+        autouse=True,
+        params=[*THREE(KINDS, 3)],
+        ids=lambda stack: "+".join(kind.__name__ for kind in stack),
+    )
+    def stacked(self, request: pytest.FixtureRequest) -> None:
+        self.stack = request.param
+
+    @contextmanager
+    def allocator(self) -> Iterator[Any]:
+        with Heap.anonymous() if self.kind == "none" else in_file(self.kind) as heap:
+            arena = heap.arena("stacked", strategy=self.strategy)
+            with ExitStack() as stack:
+                if self.kind == "none" and self.strategy == General():
+                    stack.enter_context(arena.install(Guard(every=3)))
+                for kind in self.stack:
+                    stack.enter_context(arena.install(kind()))
+                yield arena
 
 
 # ---------------------------------------------------------------- what it finds
