@@ -150,7 +150,8 @@ def emptied_quarantine(space: Space) -> bool:
 def trim(space: Space) -> int:
     """Give free space back; return the bytes that the system counts less."""
     before, redo = footprint(space), space.shared.redo
-    space.core.let_guarded_go()
+    if space.shared.file is None:  # no block of a file is guarded
+        space.core.let_guarded_go()
     if redo is not None:
         redo.sync_log()  # what was freed leaves quarantine
     space.giveback.trim()

@@ -144,8 +144,8 @@ static void gather(struct ph_region *r, uint64_t first)
     link_last(r, first);
     for (uint64_t unit = h->first_unit; unit < h->end_unit; unit++) {
         const struct ph_unit *one = &h->units[unit];
-        if (unit != first && one->state == PH_U_PACKED && one->class_index != PH_IN_REGION_GONE && h->entries[unit].nbytes == first
-            && h->entries[unit].flags == 0)
+        int is_in_none = one->state == PH_U_PACKED && one->sibling == PH_NIL && one->class_index == 0;
+        if (unit != first && is_in_none && h->entries[unit].nbytes == first)
             link_last(r, unit);
     }
 }
