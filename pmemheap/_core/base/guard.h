@@ -7,6 +7,7 @@ struct ph_heap;
 struct ph_unit;
 
 struct ph_guard {
+    uint64_t large_made;    /* large blocks, since there is one */
     uint64_t every;         /* one block of so many is guarded; 0: none is from now on */
     uint32_t limit;         /* guarded blocks at once, with those that were freed and are fenced still */
     uint32_t has_fences;    /* else canaries alone */

@@ -233,7 +233,7 @@ struct ph_heap {
         uint64_t units, blocks, bytes; /* chunks; pieces that live */
     } packed;
     uint64_t freed_units;     /* units given back to the pool or to Python since open */
-    uint64_t *starts;         /* of all classes, one behind the other */
+    struct ph_guard *guard;   /* of its guarded blocks; NULL: there never were any */
     struct ph_refs_table refs;
     struct ph_withheld withheld;
     struct ph_ages ages;
@@ -244,8 +244,7 @@ struct ph_heap {
     struct ph_read_units read_units;
     struct ph_ring ring;
     uint64_t rows_first, rows_end; /* units of the table of rows, if there is a run of it */
-    uint64_t large_made;      /* large blocks, since open */
-    struct ph_guard *guard;   /* of its guarded blocks; NULL: there never were any */
+    uint64_t *starts;         /* of all classes, one behind the other */
     uint64_t spares[PH_SPARES]; /* by granules: offset + 1 of a reserved block that an array has left, or 0 */
 };
 

@@ -7,6 +7,8 @@
 #define PH_UNLIKELY(x) __builtin_expect(!!(x), 0)
 /* Of a function that is seldom called: it is not made part of its callers, which would save registers for it each time. */
 #define PH_SELDOM __attribute__((cold, noinline))
+/* Of what each malloc and free does: it is made part of its callers, however large the rest of the core grows. */
+#define PH_INLINED static inline __attribute__((always_inline))
 
 /* ph_copy_long -- memcpy as the library has it. Where the compiler knows a bound of the length it copies by itself, word by
  * word, which takes longer for some hundred bytes; so that bound is hidden. */

@@ -24,7 +24,7 @@
 /* Blocks that calls of malloc have made. */
 static uint64_t blocks_made(const struct ph_heap *h)
 {
-    uint64_t made = h->large_made;
+    uint64_t made = h->guard->large_made;
     for (uint32_t i = 0; i < h->nclasses; i++)
         made += h->classes[i].mallocs;
     return made;

@@ -1,6 +1,7 @@
 /* block/large.c -- large blocks: whole units, described by one entry.
  *
  * A change of both words of an entry stores first the one whose half-done state is sound: see ph_entry_publish. */
+#include "base/guard.h"
 #include "block/block.h"
 #include "os/os.h"
 
@@ -26,7 +27,8 @@ static struct ph_unit *unit_set(struct ph_heap *h, uint64_t unit, uint64_t nunit
 void ph_large_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
 {
     ph_large_set(h, unit, nunits, nbytes);
-    h->large_made++;
+    if (PH_UNLIKELY(h->guard != NULL))
+        h->guard->large_made++;
     ph_entry_publish(h, unit, ph_entry_word(PH_KIND_LARGE, 0, (uint32_t)nunits), nbytes);
     PH_TELL(h, ph_tell_made, unit << PH_UNIT_SHIFT, nbytes, nunits << PH_UNIT_SHIFT);
 }

@@ -18,19 +18,13 @@ PyDoc_STRVAR(malloc_doc,
 "OutOfSpaceError\n    The heap cannot grow; the message says what refused. Nothing has changed.\n\n"
 "Notes\n-----\nO(1) for up to 252 KiB unless the heap has to fetch units; larger blocks O(log n) in the free extents.");
 
-/* The call itself; `align`: NULL if none was given. */
-static inline PyObject *allocated(PyObject *object, PyObject *size_given, PyObject *align_given)
+/* A block, by the core or its slow twin. */
+PH_INLINED PyObject *allocate(PyObject *object, PyObject *size_given, PyObject *align_given)
 {
     struct heap_object *self = heap_of(object);
     PyObject *answer;
     uint64_t size, align = PH_GRANULE;
 
-    int looked = ph_tick(self);
-    if (PH_UNLIKELY(looked != 0)) {
-        answer = looked < 0 ? NULL : ph_guarded(object, size_given, align_given);
-        if (answer != NULL || PyErr_Occurred())
-            return answer;
-    }
     do {
         int64_t inner = 0;
         if (ph_may_change(self) && read_request(size_given, align_given, &size, &align)) {
@@ -41,6 +35,23 @@ static inline PyObject *allocated(PyObject *object, PyObject *size_given, PyObje
         answer = ph_ask_slow(object, ph_slow.malloc, size_given, align_given, inner);
     } while (answer == Py_NotImplemented);
     return answer;
+}
+
+/* The call is one that has looked at the clock, with an exception, or is to make a guarded block. */
+static PH_SELDOM PyObject *allocate_looking(PyObject *object, PyObject *size_given, PyObject *align_given, int looked)
+{
+    PyObject *guarded = looked < 0 ? NULL : ph_guarded(object, size_given, align_given);
+
+    return guarded != NULL || PyErr_Occurred() ? guarded : allocate(object, size_given, align_given);
+}
+
+/* The call itself; `align`: NULL if none was given. */
+PH_INLINED PyObject *allocated(PyObject *object, PyObject *size_given, PyObject *align_given)
+{
+    int looked = ph_tick(heap_of(object));
+
+    return PH_LIKELY(looked == 0) ? allocate(object, size_given, align_given)
+                                  : allocate_looking(object, size_given, align_given, looked);
 }
 
 static PyObject *own_malloc(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
@@ -68,7 +79,7 @@ PyDoc_STRVAR(free_doc,
 "Notes\n-----\nO(1). May be called by finalizers, also inside `malloc`.");
 
 /* The call itself; `deferred`: NULL if it was not given. */
-static inline PyObject *freed(PyObject *object, PyObject *offset_given, PyObject *deferred_given)
+PH_INLINED PyObject *freed(PyObject *object, PyObject *offset_given, PyObject *deferred_given)
 {
     struct heap_object *self = heap_of(object);
     uint64_t offset;

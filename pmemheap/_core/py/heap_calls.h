@@ -32,7 +32,7 @@ static inline struct heap_object *heap_of(PyObject *object)
 }
 
 /* An exact or convertible int that fits 64 bits; 0 with no exception set when it does not. */
-static inline int read_number(PyObject *object, uint64_t *number)
+PH_INLINED int read_number(PyObject *object, uint64_t *number)
 {
     *number = PyLong_AsUnsignedLongLong(object);
     if (*number != (uint64_t)-1 || !PyErr_Occurred())
@@ -42,7 +42,7 @@ static inline int read_number(PyObject *object, uint64_t *number)
 }
 
 /* What malloc is asked for; 0 with no exception set where that can not be. `align_given`: NULL if none was. */
-static inline int read_request(PyObject *size_given, PyObject *align_given, uint64_t *size, uint64_t *align)
+PH_INLINED int read_request(PyObject *size_given, PyObject *align_given, uint64_t *size, uint64_t *align)
 {
     return read_number(size_given, size) && *size != 0 && *size <= PH_SIZE_MAX
         && (align_given == NULL || (read_number(align_given, align) && *align != 0 && (*align & (*align - 1)) == 0));
