@@ -13,7 +13,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 COMMA := ,
 
-.PHONY: all demo test fuzz differential lint bench compare commits kv peers docs wheel installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo clean
+.PHONY: all demo test fuzz differential lint bench compare commits kv peers recommend docs wheel installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo clean
 
 all: lint test
 
@@ -142,6 +142,10 @@ peers:
 compare: $(VENV)/bench/ready
 	$(VENV)/bench/bin/python benchmarks/compare.py --out benchmarks/results \
 	  $(if $(TRACES),--traces $(TRACES)) $(if $(ONLY),--only $(ONLY))
+
+# What `pmemheap recommend` says of each trace in TRACES=directory, beside the best of all plans: minutes a trace.
+recommend: $(VENV)/test/ready
+	$(VENV)/test/bin/python benchmarks/recommended.py $(TRACES)/*.trace*
 
 docs: $(VENV)/docs/ready
 	$(VENV)/docs/bin/python -m sphinx -W -b html docs docs/_build/html

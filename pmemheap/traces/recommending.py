@@ -28,7 +28,9 @@ from pmemheap.traces.shadow import shadow_program
 from pmemheap.traces.trace import Trace
 from pmemheap.units import KiB
 
-__all__ = ["GAIN", "Measured", "Recommendation", "Shadowed", "best_of", "recommend"]
+__all__ = [
+    "GAIN", "Measured", "Recommendation", "Shadowed", "best_of", "recommend", "touched_peak",
+]  # fmt: skip
 
 GAIN = 0.05
 _SAME_BYTES = 64 * KiB
@@ -148,7 +150,7 @@ def recommend(trace: Trace, passes: int = 5, watch: Watch = lambda *_: None) -> 
     peaks = []
     for done, program in enumerate(kept, len(programs)):
         watch(f"memory: {program.plan.name}", done, total)
-        peaks.append(_touched_peak(program))
+        peaks.append(touched_peak(program))
     times = _times(kept, passes, lambda done: watch("time", total - passes - 1 + done, total))
     rows = zip(kept, peaks, times, strict=True)
     measured = [Measured(program.plan, peak, ns) for program, peak, ns in rows]
@@ -181,7 +183,8 @@ def _least(programs: Sequence[Program], shadowed: Sequence[Shadowed]) -> list[Pr
     return [programs[each] for each in (0, *rest[:_MEASURED_MOST])]
 
 
-def _touched_peak(program: Program) -> int:
+def touched_peak(program: Program) -> int:
+    """Run a program with every block written; return the greatest memory, tables included."""
     with Heap.anonymous() as heap:
 
         def touch(offset: int, size: int) -> None:
