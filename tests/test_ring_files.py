@@ -21,11 +21,12 @@ from pmemheap import CorruptHeapError, Heap, OutOfSpaceError, Ring, UsageError
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.format.layout import HAS_PACKED, SUPERBLOCKS, Table, slot_offset
 from pmemheap.format.superblock import Superblock
+from pmemheap.native.constants import RING_WHOLE
 from pmemheap.offline.examination import examine, open_image
 from pmemheap.repair import repair
 from pmemheap.salvage import salvage
 from pmemheap.testing import AllocatorContract
-from pmemheap.units import MiB
+from pmemheap.units import UNIT, MiB
 
 DURABILITIES = pytest.mark.parametrize("durability", ["process", "power"])
 SIZES = 20, 300, 20, 5000, 70_000, 9000
@@ -216,6 +217,20 @@ def test_an_entry_is_mended_from_the_bits(
     assert any(expected in text for text in findings_of(path))
     with Heap.open(path) as heap, pytest.raises(CorruptHeapError, match="unit entries"):
         heap.arena("queue")
+    repair(path)
+    assert findings_of(path) == []
+    with Heap.open(path) as heap:
+        assert numbers_in(heap) == list(range(600))
+
+
+def test_flags_of_a_large_block_are_mended(tmp_path: Path) -> None:
+    path = tmp_path / "heap"
+    with Heap.create(path, durability="process") as heap:
+        large = next(o for o in filled(heap) if heap.usable_size(o) > RING_WHOLE)
+    image = bytearray(path.read_bytes())
+    image[entries_at(path) + (large & (1 << 55) - 1) // UNIT * 16 + 2] = 9
+    path.write_bytes(image)
+    assert findings_of(path) == ["no flags, 0x9"]
     repair(path)
     assert findings_of(path) == []
     with Heap.open(path) as heap:

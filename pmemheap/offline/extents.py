@@ -209,7 +209,8 @@ def entry_fields(entry: bytes) -> tuple[int, int, int, int, int]:
 def pack_entry(extent: Extent) -> bytes:
     """Return the 16 bytes of an extent's entry."""
     nbytes = 0 if extent.kind == Kind.RUN else extent.nbytes
-    return _ENTRY.pack(extent.kind, extent.class_index, extent.flags, extent.nunits, nbytes)
+    flags = extent.flags if extent.is_chunk else 0
+    return _ENTRY.pack(extent.kind, extent.class_index, flags, extent.nunits, nbytes)
 
 
 # ---------------------------------------------------------------- reading
