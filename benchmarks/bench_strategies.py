@@ -294,7 +294,7 @@ SECONDS: dict[str, tuple[Load, float]] = {
     "a region of one block": (region_without_blocks, 2e-6),
     "1000 pairs of 64 bytes, recorded: 100 ns an event more": (pairs_recorded, 240e-6),
     "1000 pairs of 64 bytes, tracked": (pairs_tracked, 150e-6),
-    "1000 pairs of 64 bytes, tracked while tracemalloc runs": (pairs_traced, 700e-6),
+    "1000 pairs of 64 bytes, tracked while tracemalloc runs": (pairs_traced, 1000e-6),
     "load of 20 arrays of 1 MB": (loaded, 50e-6),
 }
 """Of a load the time of one round that it must not exceed."""

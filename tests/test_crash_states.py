@@ -17,12 +17,13 @@ from pmemheap.errors import CorruptHeapError
 from pmemheap.file import identity
 from pmemheap.testing import CrashStates, Image, Kind
 
-STATES = 20_000
+STATES = 32_000
+"""As many as all programs of one operation leave."""
 
 
 @pytest.mark.slow
 def test_every_crash_leaves_a_committed_state() -> None:
-    findings = search(STATES, seconds=600, workers=2, budget=24)
+    findings = search(STATES, seconds=600, workers=2, budget=12)
     assert not findings.failures, findings.failures[0]
     assert not findings.missing()
     assert findings.seen["states"] >= STATES
