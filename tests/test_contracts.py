@@ -102,6 +102,7 @@ STRATEGIES: tuple[Strategy, ...] = (General(), Ring())
 PLACES = [*itertools.product(STRATEGIES, ["none", "process", "power"])]
 
 
+@pytest.mark.slow
 class TestInstalledOnStrategies(AllocatorContract):
     """Stacks of three layers on arenas of each strategy that serves any size, and in files.
 
