@@ -92,6 +92,7 @@ def fault(body: str, size: int = 64, before: str = "") -> list[str]:
 MADE = "  made at <string>:5"
 
 
+@pytest.mark.unsanitized  # the sanitizers tell of faults themselves
 def test_an_overrun_by_a_byte_names_the_block() -> None:
     first, *sites = fault("ctypes.memset(address + 64, 1, 1)")
     assert re.fullmatch(
@@ -102,12 +103,14 @@ def test_an_overrun_by_a_byte_names_the_block() -> None:
     assert sites == [MADE]
 
 
+@pytest.mark.unsanitized  # the sanitizers tell of faults themselves
 def test_an_underrun_names_the_block() -> None:
     first, *sites = fault("ctypes.string_at(address - 1, 1)", size=2 * UNIT)
     assert first.startswith("pmemheap: underrun: an access 1 byte before the guarded block at ")
     assert sites == [MADE]
 
 
+@pytest.mark.unsanitized  # the sanitizers tell of faults themselves
 @pytest.mark.parametrize(
     "access", ["ctypes.string_at(address + 3, 1)", "ctypes.memset(address + 3, 1, 1)"]
 )
@@ -132,6 +135,7 @@ def test_a_block_freed_by_a_transaction_or_its_last_view_is_fenced_as_well() -> 
         assert guard.check() == GuardStats(made=2, live=0, kept=2)
 
 
+@pytest.mark.unsanitized  # the sanitizers tell of faults themselves
 def test_the_handler_that_was_there_before_has_the_fault_too() -> None:
     enable = "import faulthandler; faulthandler.enable();"
     text = "\n".join(fault("ctypes.memset(address + 64, 1, 1)", before=enable))
@@ -139,10 +143,12 @@ def test_the_handler_that_was_there_before_has_the_fault_too() -> None:
     assert "Fatal Python error: Segmentation fault" in text
 
 
+@pytest.mark.unsanitized  # the sanitizers tell of faults themselves
 def test_a_fault_elsewhere_is_none_of_ours() -> None:
     assert fault("heap.free(offset)\nctypes.string_at(8, 1)") == []
 
 
+@pytest.mark.unsanitized  # the sanitizers tell of faults themselves
 def test_a_fault_in_a_forked_child_is_told() -> None:
     body = """
     if os.fork() == 0:
