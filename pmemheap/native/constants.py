@@ -13,6 +13,9 @@ from enum import IntEnum
 from pmemheap._core._sys import ffi, lib
 
 __all__ = [
+    "CHUNK_FIRST",
+    "CHUNK_RING",
+    "CHUNK_UNITS_MOST",
     "CLOSED",
     "PMEM2_E_ADDRESS_UNALIGNED",
     "PMEM2_E_GRANULARITY_NOT_SET",
@@ -85,6 +88,9 @@ PMEM2_E_MAP_EXISTS: int = lib.PMEM2_E_MAP_EXISTS
 CLOSED: int = lib.PH_ECLOSED
 """Why a reservation refused: it is closed."""
 
+
+CHUNK_UNITS_MOST: int = lib.PH_CHUNK_UNITS_MAX
+"""Units of the longest chunk."""
 
 REGION_MOST: int = lib.PH_REGION_MOST
 """Bytes of the longest block of a region that is kept."""

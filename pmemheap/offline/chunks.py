@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-__all__ = ["CHUNK_UNITS_MOST", "live_pieces", "sound_bits"]
+__all__ = ["live_pieces", "sound_bits"]
 
-CHUNK_UNITS_MOST = 32
 _WORD = 64
 _TOP = 1 << _WORD - 1
 _WORD_MASK = (1 << _WORD) - 1
@@ -33,13 +32,20 @@ def _starts_in(word: int) -> tuple[int, int]:
     return starts, dead
 
 
+def _words(bits: int) -> Iterator[tuple[int, int]]:
+    """Yield the first granule of each word, and the word."""
+    at = 0
+    while rest := bits >> at:
+        yield at, rest & _WORD_MASK
+        at += _WORD
+
+
 def _starts(bits: int) -> tuple[int, int]:
-    starts = dead = at = 0
-    while bits >> at:
-        some, some_dead = _starts_in(bits >> at & _WORD_MASK)
+    starts = dead = 0
+    for at, word in _words(bits):
+        some, some_dead = _starts_in(word)
         starts |= some << at
         dead |= some_dead << at
-        at += _WORD
     return starts, dead
 
 
@@ -60,11 +66,9 @@ def sound_bits(bits: int) -> int:
     All granules from the first one to the mark are in a piece: what lies in front of the first
     start becomes a dead one.
     """
-    sound = at = 0
-    while bits >> at:
-        word = bits >> at & _WORD_MASK
+    sound = 0
+    for at, word in _words(bits):
         starts, _ = _starts_in(word)
         sound |= (word & ~(starts & _TOP)) << at
-        at += _WORD
     is_open = sound and not sound & 1
     return sound | 3 if is_open else sound

@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pmemheap.format import layout
-from pmemheap.native.constants import CHUNK_FIRST, CHUNK_RING, ROW_MOST, Kind
-from pmemheap.offline.chunks import CHUNK_UNITS_MOST
+from pmemheap.native.constants import CHUNK_FIRST, CHUNK_RING, CHUNK_UNITS_MOST, ROW_MOST, Kind
 from pmemheap.offline.extents import Block, Extent, TableReader, extent_of, with_bits
 from pmemheap.offline.image import Image
 from pmemheap.offline.places import ArenaPlaces, Part, Places, arena_of, heap_offset
@@ -105,10 +104,8 @@ def _problem_of_rows(extent: Extent, row_bytes: int) -> tuple[str, str] | None:
         return f"no class, at a multiple of {expected} units", found
     if extent.nbytes != row_bytes:
         return f"rows of {row_bytes} bytes", str(extent.nbytes)
-    if extent.nunits != layout.row_units(row_bytes):
-        return f"{layout.row_units(row_bytes)} units for rows of {row_bytes} bytes", str(
-            extent.nunits
-        )
+    if extent.nunits != expected:
+        return f"{expected} units for rows of {row_bytes} bytes", str(extent.nunits)
     return None
 
 

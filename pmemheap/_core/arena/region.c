@@ -6,7 +6,7 @@
  * it was marked. */
 #include "arena/region.h"
 
-enum { PH_REGION_UNITS_MOST = PH_RUN_UNITS_MAX };
+_Static_assert((int)PH_REGION_MOST == (int)PH_CHUNK_UNITS_MAX * PH_UNIT_BYTES - 4 * PH_GRANULE, "the mark of a chunk behind it [R31]");
 
 void ph_region_init(struct ph_region *r, struct ph_heap *arena)
 {
@@ -35,10 +35,8 @@ static void keep(struct ph_region *r, uint32_t unit)
         unit_at(r, unit)->class_index = PH_IN_REGION_KEPT;
     if (old == PH_NIL || old == unit || old == r->first || unit_at(r, old)->class_index == PH_IN_REGION_MARKED)
         return;
-    struct ph_unit *chunk = unit_at(r, old);
-    chunk->class_index = 0;
-    if (ph_chunk_is_idle(chunk) && ph_chunk_may_go(r->arena))
-        ph_chunk_give_back(r->arena, chunk);
+    unit_at(r, old)->class_index = 0;
+    ph_chunk_let_go(r->arena, unit_at(r, old));
 }
 
 /* Whose the chunk at a unit is, which is about to be one of the region. */
@@ -60,7 +58,7 @@ static int add_chunk(struct ph_region *r, uint64_t granules, uint64_t align, uin
     ph_chunk_make(r->arena, (uint64_t)unit, *nunits, owner_of_next(r, (uint64_t)unit));
     link_last(r, (uint64_t)unit);
     keep(r, (uint32_t)unit);
-    r->units_next = r->units_next * 2 < PH_REGION_UNITS_MOST ? r->units_next * 2 : PH_REGION_UNITS_MOST;
+    r->units_next = ph_chunk_units_after(r->units_next);
     return 0;
 }
 
@@ -101,7 +99,7 @@ static int64_t bump(struct ph_region *r, uint64_t granules, uint64_t align, uint
 static int fits_chunk(uint64_t size, uint64_t align)
 {
     return size <= PH_REGION_MOST && align <= PH_UNIT_BYTES
-        && ph_chunk_units_for(ph_piece_granules(size), ph_piece_align(align)) <= PH_REGION_UNITS_MOST;
+        && ph_chunk_units_for(ph_piece_granules(size), ph_piece_align(align)) <= PH_CHUNK_UNITS_MAX;
 }
 
 int64_t ph_region_malloc_any(struct ph_region *r, uint64_t size, uint64_t align, uint64_t *nunits)
@@ -163,7 +161,7 @@ int ph_region_find(struct ph_region *r, uint64_t offset)
     r->first = (uint32_t)first;
     struct ph_unit *newest = unit_at(r, block.record->prev);
     r->made = newest->child;
-    r->units_next = newest->nunits * 2 < PH_REGION_UNITS_MOST ? newest->nunits * 2 : PH_REGION_UNITS_MOST;
+    r->units_next = ph_chunk_units_after(newest->nunits);
     if (ph_chunk_is_settled(h, newest))
         keep(r, (uint32_t)(newest - h->units));
     return 0;
@@ -287,8 +285,7 @@ static void retire_chunk(struct ph_region *r, struct ph_unit *chunk)
     chunk->class_index = 0;
     if (r->current == (uint32_t)(chunk - r->arena->units))
         r->current = PH_NIL;
-    if (ph_chunk_is_idle(chunk) && ph_chunk_may_go(r->arena))
-        ph_chunk_give_back(r->arena, chunk);
+    ph_chunk_let_go(r->arena, chunk);
 }
 
 /* The same as below in a heap in which what is freed waits for its record [R6]: no mark moves down, and chunks go with the last of

@@ -82,8 +82,8 @@ enum ph_taken {
 enum ph_pool { PH_POOL_MAX = 63 };
 
 /* Bytes of the longest row of an arena of rows; above which a block of a ring has units of its own; of the longest block of a
- * region that is kept. */
-enum ph_longest { PH_ROW_MAX = 65536, PH_RING_WHOLE = 65536, PH_REGION_MOST = 131008 };
+ * region that is kept. Units of the longest chunk. */
+enum ph_longest { PH_ROW_MAX = 65536, PH_RING_WHOLE = 65536, PH_REGION_MOST = 131008, PH_CHUNK_UNITS_MAX = 32 };
 
 /* Where the blocks of an arena come from. */
 enum ph_strategy {

@@ -69,6 +69,7 @@ struct ph_unit {
                                       below which nothing lives; of a guarded block: its number */
     uint32_t has_refs;             /* all but RUN: blocks of it in the table of refs; PH_HEADS_REGION */
 };
+_Static_assert((int)PH_CHUNK_UNITS_MAX <= PH_RUN_UNITS_MAX, "an interior unit finds its head within that distance");
 _Static_assert(sizeof(struct ph_unit) == 32, "two records a cache line");
 
 enum { PH_HEADS_REGION = 1U << 31 }; /* in has_refs: the first piece of the chunk stands for a region */

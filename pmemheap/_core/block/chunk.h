@@ -23,7 +23,9 @@ static inline int ph_heads_region(const struct ph_block *block)
     return ph_is_packed(block) && (block->record->has_refs & PH_HEADS_REGION) != 0
         && block->offset == ph_head_of(block) << PH_UNIT_SHIFT;
 }
-int ph_chunk_may_go(struct ph_heap *h);
+/* ph_chunk_let_go -- a chunk in which nothing is, and which nobody keeps, goes: 1; it is in use: 0; it cannot go now: -1, and
+ * ph_release_idle_runs asks again. */
+int ph_chunk_let_go(struct ph_heap *h, struct ph_unit *chunk);
 /* ph_chunk_is_idle -- whether nothing is in a chunk, and nobody keeps it. */
 static inline int ph_chunk_is_idle(const struct ph_unit *chunk)
 {
@@ -56,6 +58,12 @@ static inline uint64_t ph_chunk_units_for(uint64_t granules, uint64_t align)
 {
     uint64_t most = granules + (align > 1 ? align + 2 : 0) + 2;
     return (most + PH_UNIT_GRANULES - 1) / PH_UNIT_GRANULES;
+}
+
+/* ph_chunk_units_after -- of the chunk that follows one of so many units. */
+static inline uint32_t ph_chunk_units_after(uint32_t nunits)
+{
+    return nunits * 2 < PH_CHUNK_UNITS_MAX ? nunits * 2 : PH_CHUNK_UNITS_MAX;
 }
 
 /* ph_chunk_cut -- a chunk keeps the units that it has filled. */

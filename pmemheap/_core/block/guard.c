@@ -361,10 +361,10 @@ static int64_t begin_life(struct ph_heap *h, struct ph_guarded *one, struct ph_u
 int64_t ph_guard_malloc(struct ph_heap *h, uint64_t size, uint64_t align, uint64_t *nunits)
 {
     struct ph_guard *g = h->guard;
-    if (size > (uint64_t)PH_RUN_UNITS_MAX << PH_UNIT_SHIFT || align > PH_UNIT_BYTES)
+    if (size > (uint64_t)PH_CHUNK_UNITS_MAX << PH_UNIT_SHIFT || align > PH_UNIT_BYTES)
         return PH_H_LARGE;
     struct layout l = layout_of(size, align, (int)g->has_fences);
-    if (l.nunits > PH_RUN_UNITS_MAX)
+    if (l.nunits > PH_CHUNK_UNITS_MAX)
         return PH_H_LARGE;
     struct ph_guarded *one = take_oldest(g, &l);
     if (one != NULL) {

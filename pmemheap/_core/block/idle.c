@@ -8,24 +8,13 @@ static int is_first_of_gone(const struct ph_heap *h, uint64_t head)
     return h->units[head].class_index == PH_IN_REGION_GONE && h->entries[head].flags == PH_CHUNK_FIRST;
 }
 
-/* The chunk at a unit, if it is idle, goes; -1: it is, and cannot. */
-static int release_chunk(struct ph_heap *h, uint64_t head)
-{
-    if (!ph_chunk_is_idle(&h->units[head]))
-        return 0;
-    if (!ph_chunk_may_go(h))
-        return -1;
-    ph_chunk_give_back(h, &h->units[head]);
-    return 1;
-}
-
 /* The first chunks of regions that are none any more go, once there are no others of them, and none to be read. */
 static int release_firsts(struct ph_heap *h)
 {
     int released = 0, all_read = h->scanned_to >= h->end_unit;
     for (uint64_t head = h->first_unit; head < h->end_unit; head++)
         if (h->units[head].state == PH_U_PACKED && is_first_of_gone(h, head)) {
-            released |= all_read && release_chunk(h, head) > 0;
+            released |= all_read && ph_chunk_let_go(h, &h->units[head]) > 0;
             h->idle_runs |= !all_read;
         }
     return released;
@@ -46,18 +35,15 @@ static int release_idle(struct ph_heap *h, uint64_t head)
  * changed then, or one block of its unit was asked for. 1 if there was one. O(units), once after they were read. */
 int ph_release_idle_runs(struct ph_heap *h)
 {
-    int released = 0, has_all_gone = 1;
+    int released = 0;
     if (!h->idle_runs || h->readonly)
         return 0;
     h->idle_runs = 0;
     for (uint64_t head = h->first_unit; head < h->end_unit; head++) {
         int is_chunk = h->units[head].state == PH_U_PACKED && !is_first_of_gone(h, head);
-        int gone = is_chunk ? release_chunk(h, head) : release_idle(h, head);
-        released |= gone > 0;
-        has_all_gone &= gone >= 0;
+        released |= (is_chunk ? ph_chunk_let_go(h, &h->units[head]) : release_idle(h, head)) > 0;
     }
-    h->idle_runs |= !has_all_gone;
-    return has_all_gone ? released | release_firsts(h) : released;
+    return h->idle_runs ? released : released | release_firsts(h);
 }
 
 /* ph_rows_key -- what stands for the whole table in the table of refs: no block begins at such an offset. */

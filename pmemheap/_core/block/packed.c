@@ -83,12 +83,6 @@ void ph_chunk_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, struct ph_
     set_bit(h, unit * PH_UNIT_GRANULES);
 }
 
-/* ph_chunk_may_go -- whether the bits and the entry of a chunk may be cleared; if not, it stays, without a block. */
-int ph_chunk_may_go(struct ph_heap *h)
-{
-    return !h->readonly && ph_journal_reserve(h, PH_RUN_UNITS_MAX * PH_UNIT_WORDS + 3, 0) == 0;
-}
-
 /* The chunk has no piece any more: its units become units of nobody. */
 static void chunk_clear(struct ph_heap *h, struct ph_unit *chunk)
 {
@@ -110,6 +104,24 @@ void ph_chunk_give_back(struct ph_heap *h, struct ph_unit *chunk)
         ph_circle_remove(h, chunk);
     chunk_clear(h, chunk);
     ph_give_back(h, (uint64_t)(chunk - h->units), chunk->nunits);
+}
+
+/* Whether the bits and the entry of a chunk may be cleared. */
+static int may_go(struct ph_heap *h)
+{
+    return !h->readonly && ph_journal_reserve(h, PH_CHUNK_UNITS_MAX * PH_UNIT_WORDS + 3, 0) == 0;
+}
+
+int ph_chunk_let_go(struct ph_heap *h, struct ph_unit *chunk)
+{
+    if (!ph_chunk_is_idle(chunk))
+        return 0;
+    if (!may_go(h)) {
+        h->idle_runs = 1;
+        return -1;
+    }
+    ph_chunk_give_back(h, chunk);
+    return 1;
 }
 
 void ph_chunk_cut(struct ph_heap *h, struct ph_unit *chunk)
@@ -211,7 +223,7 @@ static void merge(struct ph_heap *h, struct ph_unit *chunk, uint64_t start)
 }
 
 /* A piece that is dead may be used again: in a ring, and in a power heap, only once the whole chunk has gone. */
-static void become_free(struct ph_heap *h, struct ph_unit *chunk, uint64_t start, int may_go)
+static void become_free(struct ph_heap *h, struct ph_unit *chunk, uint64_t start, int goes_now)
 {
     if (PH_LIKELY(h->strategy == PH_STRATEGY_GENERAL && !h->is_told))
         merge(h, chunk, start);
@@ -220,12 +232,10 @@ static void become_free(struct ph_heap *h, struct ph_unit *chunk, uint64_t start
             h->guard->freed(h, chunk);
         return;
     }
-    if (!ph_chunk_is_idle(chunk))
-        return;
-    if (may_go && ph_chunk_may_go(h))
-        ph_chunk_give_back(h, chunk);
+    if (goes_now)
+        ph_chunk_let_go(h, chunk);
     else
-        h->idle_runs = 1;
+        h->idle_runs |= ph_chunk_is_idle(chunk);
 }
 
 static void count_gone(struct ph_heap *h, struct ph_unit *chunk, uint64_t capacity)

@@ -31,9 +31,7 @@ static void close_current(struct ph_heap *h)
     struct ph_unit *chunk = ph_unit_at(h, h->ring.current);
     h->ring.current = PH_NIL;
     chunk->class_index = 0;
-    if (ph_chunk_is_idle(chunk))
-        ph_chunk_give_back(h, chunk);
-    else
+    if (ph_chunk_let_go(h, chunk) == 0)
         ph_chunk_cut(h, chunk);
 }
 
@@ -42,9 +40,8 @@ static void let_idle_go(struct ph_heap *h)
 {
     while (h->idle_runs && h->ring.last != PH_NIL) {
         struct ph_unit *oldest = ph_unit_at(h, ph_unit_at(h, h->ring.last)->sibling);
-        if (oldest->state != PH_U_PACKED || !ph_chunk_is_idle(oldest) || !ph_chunk_may_go(h))
+        if (oldest->state != PH_U_PACKED || ph_chunk_let_go(h, oldest) <= 0)
             return;
-        ph_chunk_give_back(h, oldest);
     }
 }
 
@@ -63,7 +60,7 @@ static int open_chunk(struct ph_heap *h, uint64_t granules, uint64_t align)
     h->units[unit].class_index = PH_IN_REGION_KEPT;
     append(h, (uint64_t)unit);
     h->ring.current = (uint32_t)unit;
-    h->ring.units_next = h->ring.units_next * 2 < PH_RUN_UNITS_MAX ? h->ring.units_next * 2 : PH_RUN_UNITS_MAX;
+    h->ring.units_next = ph_chunk_units_after(h->ring.units_next);
     return 0;
 }
 

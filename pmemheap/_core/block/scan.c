@@ -15,7 +15,7 @@ static int is_chunk(const struct ph_heap *h, const struct ph_entry *entry)
 {
     int has_owner = h->strategy == PH_STRATEGY_RING ? entry->flags == PH_CHUNK_RING && entry->nbytes == 0
                                                     : (entry->flags & ~PH_CHUNK_FIRST) == 0;
-    return entry->kind == PH_KIND_PACKED && entry->class_index == 0 && entry->nunits <= PH_RUN_UNITS_MAX && has_owner
+    return entry->kind == PH_KIND_PACKED && entry->class_index == 0 && entry->nunits <= PH_CHUNK_UNITS_MAX && has_owner
         && h->strategy != PH_STRATEGY_ROWS;
 }
 

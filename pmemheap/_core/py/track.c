@@ -158,7 +158,7 @@ DOOR(track_forget_found, track_object, 1, forget_found(self, n[0]))
 static PyMethodDef track_methods[] = {
     {"_begin", begin, METH_VARARGS, begin_doc},
     {"_pass_over", pass_over, METH_O, "Frames of a code are no callers."},
-    AS_METHOD("_add_made", track_add_made, "A block was made, by who calls: offset, bytes asked for."),
+    AS_METHOD("_add_made", track_add_made, "A block was made, at the line that calls: offset, bytes asked for."),
     AS_METHOD("_add_freed", track_add_freed, "A block was freed."),
     AS_METHOD("_add_expanded", track_add_expanded, "A block has grown where it is: offset, bytes asked for."),
     AS_METHOD("_add_again", track_add_again, "A block is there after all: offset, bytes asked for, site."),
