@@ -12,6 +12,7 @@ from pmemheap.errors import CorruptHeapError
 from pmemheap.format.superblock import COUNTS_END, Superblock, newest_superblock
 from pmemheap.layout import ArenaSlot, Durability, HeapState, RootSlot, SegmentKind, SegmentSlot
 from pmemheap.native import crc32c
+from pmemheap.native.constants import StrategyCode
 from pmemheap.units import KiB
 
 words = st.integers(0, 2**64 - 1)
@@ -52,7 +53,9 @@ arenas = st.builds(
     lambda units, name, strategy: ArenaSlot(min(units), max(units), name, strategy),
     st.tuples(st.integers(0, MOST_UNITS), st.integers(0, MOST_UNITS)),
     names(31),
-    st.sampled_from([bytes(7), *map(layout.rows_strategy, (16, 528, 65_536))]),
+    st.sampled_from(
+        [bytes(7), *(layout.packed_strategy(StrategyCode.ROWS, size) for size in (16, 528, 65_536))]
+    ),
 )
 roots = st.builds(RootSlot, names(layout.ROOT_NAME_BYTES), words, words)
 SUPERBLOCK = Superblock(

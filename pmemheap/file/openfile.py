@@ -27,13 +27,7 @@ from pmemheap.file.holes import Holes, blocks_known
 from pmemheap.file.naming import place_of, require_place, temporary_name
 from pmemheap.format import layout
 from pmemheap.format.header import Tables
-from pmemheap.format.layout import (
-    ArenaSlot,
-    Durability,
-    HeapState,
-    SegmentKind,
-    SegmentSlot,
-)
+from pmemheap.format.layout import ArenaSlot, Durability, HeapState, SegmentKind, SegmentSlot
 from pmemheap.format.superblock import Superblock
 from pmemheap.refusals import refusal, refusals
 from pmemheap.units import UNIT, KiB

@@ -81,8 +81,8 @@ __all__ = [
     "Table",
     "damaged",
     "is_strategy",
+    "packed_strategy",
     "row_units",
-    "rows_strategy",
     "slot_offset",
     "spare_slot",
 ]
@@ -276,9 +276,9 @@ def spare_slot(file_off: int, file_bytes: int) -> SegmentSlot:
     return SegmentSlot(SegmentKind.SPARE, file_off, segments * SEGMENT_UNITS, nunits=rest // UNIT)
 
 
-def rows_strategy(row_bytes: int) -> bytes:
-    """Return what the slot of an arena says of its rows."""
-    return bytes([StrategyCode.ROWS, 0, 0]) + (row_bytes // GRANULE).to_bytes(4, "little")
+def packed_strategy(code: StrategyCode, row_bytes: int = 0) -> bytes:
+    """Return what the slot of an arena says of its strategy: its bytes 1 to 7."""
+    return bytes([code, 0, 0]) + (row_bytes // GRANULE).to_bytes(4, "little")
 
 
 def row_units(row_bytes: int) -> int:
@@ -290,15 +290,9 @@ def row_units(row_bytes: int) -> int:
 def is_strategy(strategy: bytes) -> bool:
     """Tell whether there is an arena of that strategy."""
     granules = int.from_bytes(strategy[3:], "little")
-    is_rows = strategy[:3] == bytes([StrategyCode.ROWS, 0, 0])
-    if is_rows:
+    if strategy[:3] == bytes([StrategyCode.ROWS, 0, 0]):
         return 0 < granules <= ROW_MOST // GRANULE
-    return strategy in {bytes(7), ring_strategy()}
-
-
-def ring_strategy() -> bytes:
-    """Return what the slot of a ring says of its strategy."""
-    return bytes([StrategyCode.RING]).ljust(7, b"\0")
+    return strategy in map(packed_strategy, (StrategyCode.GENERAL, StrategyCode.RING))
 
 
 @dataclass(frozen=True)

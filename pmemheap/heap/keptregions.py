@@ -9,7 +9,7 @@ region again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from pmemheap.errors import UsageError
 from pmemheap.format.layout import HAS_PACKED
@@ -19,9 +19,6 @@ from pmemheap.heap.arguments import offset_argument
 from pmemheap.heap.regions import HasScratch, Region
 from pmemheap.heap.space import Space, space_of
 from pmemheap.native.constants import REGION_MOST, Refusal
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["HasRegions", "KeptRegion"]
 
@@ -73,7 +70,7 @@ class KeptRegion(Region):
         """Be the one that is called by an offset; for `HasRegions.region`."""
         space = self._space
         space.supply.read_all()
-        if offset >= 0 and self._find(offset):
+        if self._find(offset):
             raise UsageError(
                 f"{space.name}: what a region is called by expected, found {offset:#x}"
             )
@@ -143,7 +140,7 @@ class HasRegions(HasScratch):
         OutOfSpaceError
             There is no room for a new one.
         """
-        space, regions = self._space, self._space.shared.kept_regions
+        space = self._space
         if space.strategy.is_at_end:
             raise UsageError(
                 f"{space.name}: General() expected for regions, found {space.strategy}"
@@ -154,13 +151,10 @@ class HasRegions(HasScratch):
             return made
         offset = offset_argument(at)
         space.require()
-        known = regions.get(offset)
-        if known is not None and not known.dropped:
-            return known
         found: KeptRegion = space.look(_find, self, offset)
         return found
 
 
 def _find(heap: HasRegions, offset: int) -> KeptRegion:
-    known = space_of(heap).shared.kept_regions.get(offset)  # since it was looked at
+    known = space_of(heap).shared.kept_regions.get(offset)
     return KeptRegion(heap, heap).find(offset) if known is None else known

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pmemheap.heap import units
 from pmemheap.heap.arena import Arena
 from pmemheap.heap.blockspace import BlockSpace
 from pmemheap.heap.insight import HeapStats
@@ -44,11 +45,11 @@ class HasOrder(BlockSpace):
 
     def stats(self) -> RingStats:
         """Return how large and how full it is, and what holds memory back."""
-        whole, own = super().stats(), BlockSpace.stats(self).allocated
-        oldest = self.first()
+        whole, oldest = super().stats(), self.first()
         core, origin = self._space.core, self._space.origin
         spread = 0 if oldest is None else core.usage()[0]["ring_end"] - (oldest ^ origin)
-        return RingStats(**vars(whole), held_by=oldest, held_back=max(spread - own, 0))
+        held_back = max(spread - units.live_bytes(self._space), 0)
+        return RingStats(**vars(whole), held_by=oldest, held_back=held_back)
 
     def __repr__(self) -> str:
         """Show its strategy as well."""

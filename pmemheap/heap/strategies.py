@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pmemheap.errors import UsageError
-from pmemheap.format.layout import ArenaSlot, row_units, rows_strategy
+from pmemheap.format.layout import ArenaSlot, packed_strategy, row_units
 from pmemheap.heap.extras import dtype_argument
 from pmemheap.native.constants import RING_WHOLE, ROW_MOST, StrategyCode
 from pmemheap.units import GRANULE, UNIT, align_up
@@ -32,7 +32,7 @@ __all__ = [
     "strategy_of",
 ]
 
-_CHUNK_MOST, _SLOT_BYTES = 64, 7
+_CHUNK_MOST = 64
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Strategy:
 
     def packed(self) -> bytes:
         """Return what the slot of an arena says of it: its bytes 1 to 7."""
-        return bytes([self.code]).ljust(_SLOT_BYTES, b"\0")
+        return packed_strategy(self.code, self.block_bytes)
 
     def units_wanted(self, size: int, align: int) -> int:
         """Return the units at the end of the arena in which there is a place for a block."""
@@ -167,10 +167,6 @@ class Rows(Strategy):
     def block_bytes(self) -> int:
         """Bytes of a row."""
         return self.nbytes
-
-    def packed(self) -> bytes:
-        """Return what the slot of an arena says of it."""
-        return rows_strategy(self.nbytes)
 
     def rounded(self, size: int) -> int:
         """Return the bytes of a row."""

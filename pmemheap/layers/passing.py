@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
+from operator import index
 from typing import Any
 
 from pmemheap import native
 from pmemheap.errors import UsageError
 from pmemheap.protocols import CAPABILITIES, Allocator
 
-__all__ = ["Passing", "Told", "heap_under"]
+__all__ = ["Passing", "Told", "heap_under", "numbers_below"]
 
 
 def heap_under(layer: Passing) -> native.Upstream | native.HeapCore | None:
@@ -17,6 +20,15 @@ def heap_under(layer: Passing) -> native.Upstream | native.HeapCore | None:
     while heap is not None and not isinstance(heap, native.Upstream | native.HeapCore):
         heap = getattr(heap, "upstream", None)
     return heap
+
+
+def numbers_below(stop: int, each: Iterable[Any]) -> list[int]:
+    """Return those of what a user gives for offsets that are integers from 0 on, of any type."""
+    numbers = []
+    for one in each:
+        with suppress(TypeError):  # of the call itself, which says what is wrong
+            numbers.append(index(one))
+    return [number for number in numbers if 0 <= number < stop]
 
 
 class Passing:

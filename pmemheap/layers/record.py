@@ -7,14 +7,13 @@ import os
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
 from pmemheap import native
 from pmemheap.errors import PmemHeapError
-from pmemheap.layers.passing import Passing, Told
+from pmemheap.layers.passing import Passing, Told, numbers_below
 from pmemheap.native.constants import Event
 from pmemheap.protocols import Allocator
 
@@ -189,7 +188,7 @@ class Record(native.RecordCore, Told):
         What can be no offset the upstream looks at. What it refuses is recorded as made again, and
         as the same block as before.
         """
-        offsets = [offset for offset in map(_as_number, each) if 0 <= offset < _MOST]
+        offsets = numbers_below(_MOST, each)
         for offset in offsets:
             self._add(Event.FREED, offset, 0, 0)
         try:
@@ -203,14 +202,6 @@ class Record(native.RecordCore, Told):
     def _add_moved(self, offset: int, to: int, size: int) -> None:
         self._add(Event.MADE, to, 0, size)
         self._add(Event.MOVED, offset, to, size)
-
-
-def _as_number(one: Any) -> int:
-    """Return an integer of any type; for what is none, one that is no offset."""
-    try:
-        return index(one)
-    except TypeError:
-        return _MOST
 
 
 @atexit.register

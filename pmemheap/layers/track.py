@@ -15,13 +15,12 @@ import os
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from pmemheap import native
 from pmemheap.errors import UsageError
-from pmemheap.layers.passing import Told, heap_under
+from pmemheap.layers.passing import Told, heap_under, numbers_below
 from pmemheap.layers.sites import Site, SiteFile
 from pmemheap.native.constants import Refusal, TrackFormat
 from pmemheap.protocols import Allocator
@@ -249,7 +248,7 @@ class Track(native.TrackCore, Told):
 
     def _freeing(self, each: list[int], call: Callable[[], Any]) -> Any:
         """Make a call that frees blocks, which are forgotten; known again if it is refused."""
-        offsets = [offset for offset in map(_as_number, each) if 0 <= offset < _LAST]
+        offsets = numbers_below(_LAST, each)
         made = [(offset, self._known(offset)) for offset in dict.fromkeys(offsets)]
         for offset in offsets:
             self._add_freed(offset)
@@ -264,14 +263,6 @@ class Track(native.TrackCore, Told):
         """Know a block again that was not freed after all; its place may be another one's."""
         if known is not None and self._may_live(offset) and self._known(offset) is None:
             self._add_again(offset, *known)
-
-
-def _as_number(one: Any) -> int:
-    """Return an integer of any type; for what is none, one that is no offset."""
-    try:
-        return index(one)
-    except TypeError:
-        return _LAST
 
 
 def _is_gone(heap: native.Upstream | native.HeapCore, offset: int) -> bool:

@@ -315,4 +315,4 @@ def region_lives(image: Image, arena: ArenaPlaces, first: int) -> bool:
         return False
     extent = extent_of(image.read(place, layout.ENTRY_WIDTH), arena.index, first, place)
     is_first = extent.is_chunk and extent.flags == CHUNK_FIRST and extent.nbytes == first
-    return is_first and image.read(at, 1)[:1] != b"" and image.read(at, 1)[0] & 7 == 0b101
+    return is_first and int.from_bytes(image.read(at, 1), "little") & 7 == 0b101

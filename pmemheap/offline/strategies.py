@@ -7,14 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pmemheap.format.layout import (
-    ENTRY_WIDTH,
-    ArenaSlot,
-    SegmentSlot,
-    ring_strategy,
-    rows_strategy,
-)
-from pmemheap.native.constants import CHUNK_RING, ROW_MOST, Kind
+from pmemheap.format.layout import ENTRY_WIDTH, SegmentSlot, packed_strategy
+from pmemheap.native.constants import CHUNK_RING, ROW_MOST, Kind, StrategyCode
 from pmemheap.offline.extents import entry_fields, nonzero_at
 from pmemheap.offline.image import Image, data_pieces
 from pmemheap.units import GRANULE
@@ -27,11 +21,11 @@ def strategy_of(image: Image, mine: Sequence[SegmentSlot]) -> bytes:
     for entry in _entries(image, mine):
         kind, class_index, flags, _, nbytes = entry_fields(entry)
         if (kind, class_index, flags, nbytes) == (Kind.PACKED, 0, CHUNK_RING, 0):
-            return ring_strategy()
+            return packed_strategy(StrategyCode.RING)
         is_run = (kind, class_index, flags) == (Kind.ROWS, 0, 0)
         if is_run and 0 < nbytes <= ROW_MOST and nbytes % GRANULE == 0:
-            return rows_strategy(nbytes)
-    return ArenaSlot(0, 0).strategy
+            return packed_strategy(StrategyCode.ROWS, nbytes)
+    return packed_strategy(StrategyCode.GENERAL)
 
 
 def _entries(image: Image, mine: Sequence[SegmentSlot]) -> Iterator[bytes]:

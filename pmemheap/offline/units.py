@@ -79,12 +79,9 @@ class UnitWalk:
     def _count(self, extent: Extent) -> None:
         self.used_units += extent.nunits
         self.blocks += extent.block_count
-        if extent.has_bits:
-            self.runs += 1
-            self.block_bytes += extent.live_bytes
-        else:
-            self.large += 1
-            self.block_bytes += extent.nbytes
+        self.block_bytes += extent.live_bytes
+        self.runs += extent.has_bits
+        self.large += not extent.has_bits
 
     # ------------------------------------------------------------ entries
 
