@@ -128,6 +128,18 @@ class World:
             known.blocks, known.roots, known.arenas = after.blocks, after.roots, after.arenas
             tx.commit()
 
+    def bare_malloc(self, space: Any, size: int, align: int = 16) -> int:
+        """Allocate a block outside of a transaction; of its bytes nothing is known."""
+        with self.bare() as after:
+            offset: int = space.malloc(size, align)
+            after.blocks[offset] = self.heap.usable_size(offset), b""
+        return offset
+
+    def scribble(self, offset: int) -> None:
+        """Store to all of a block whose bytes nobody knows."""
+        with self.heap.view(offset) as view:
+            view[:] = b"?" * len(view)
+
     def close(self) -> None:
         """Close the heap, and let the other thread go."""
         self._thread.shutdown()
@@ -528,11 +540,8 @@ def _change_in_place(world: World, tx: Any, after: Known, name: str) -> None:
 
 @call
 def malloc(world: World, durable: bool) -> None:
-    with world.bare() as after:
-        offset = world.heap.malloc(SMALL)
-        after.blocks[offset] = world.heap.usable_size(offset), b""
-    with world.heap.view(offset) as view:
-        view[:] = b"?" * len(view)
+    offset = world.bare_malloc(world.heap, SMALL)
+    world.scribble(offset)
     world.names[f"m{world.seed()}"] = offset
 
 
@@ -571,10 +580,7 @@ def realloc(world: World, durable: bool) -> None:
 @call
 def grow(world: World, durable: bool) -> None:
     before = world.heap._space.region.end_unit
-    with world.bare() as after:
-        offset = world.heap.malloc(SEGMENT)
-        after.blocks[offset] = world.heap.usable_size(offset), b""
-    world.names[f"g{world.seed()}"] = offset
+    world.names[f"g{world.seed()}"] = world.bare_malloc(world.heap, SEGMENT)
     world.seen["growths"] += world.heap._space.region.end_unit > before
 
 
@@ -584,10 +590,7 @@ def refill_head(world: World, durable: bool) -> None:
     before = world.log.checkpoints
     _cut(world, "head", 0)
     given_back = spare_bytes(world.heap)
-    with world.bare() as after:
-        offset = world.heap.malloc(SEGMENT)
-        after.blocks[offset] = world.heap.usable_size(offset), b""
-    world.names[f"g{world.seed()}"] = offset
+    world.names[f"g{world.seed()}"] = world.bare_malloc(world.heap, SEGMENT)
     # A checkpoint would have synced the tables. The second time there is no head any more.
     is_grown = spare_bytes(world.heap) < given_back and world.log.checkpoints == before
     world.seen["growths into SPARE"] += is_grown
@@ -602,9 +605,7 @@ def spare_bytes(heap: Any) -> int:
 @call
 def grow_odd(world: World, durable: bool) -> None:
     """Grow by no whole number of segments [R25]."""
-    with world.bare() as after:
-        offset = world.heap.malloc(2 * SEGMENT + 40 * UNIT)
-        after.blocks[offset] = world.heap.usable_size(offset), b""
+    offset = world.bare_malloc(world.heap, 2 * SEGMENT + 40 * UNIT)
     world.names[f"g{world.seed()}"] = offset
 
 
@@ -640,10 +641,7 @@ def arena(world: World, durable: bool) -> None:
     with world.bare() as after:
         world.heap.arena("other")
         after.arenas.add("other")
-    with world.bare() as after:
-        offset = world.heap.arena("other").malloc(SMALL)
-        after.blocks[offset] = world.heap.usable_size(offset), b""
-    world.names["in arena"] = offset
+    world.names["in arena"] = world.bare_malloc(world.heap.arena("other"), SMALL)
 
 
 @call
@@ -662,10 +660,7 @@ def arena_drop(world: World, durable: bool) -> None:
 @call
 def row(world: World, durable: bool) -> None:
     table = _table(world)
-    with world.bare() as after:
-        offset = table.malloc(ROW)
-        after.blocks[offset] = ROW, b""
-    world.names[f"row {world.seed()}"] = offset
+    world.names[f"row {world.seed()}"] = world.bare_malloc(table, ROW)
 
 
 @call
@@ -673,11 +668,8 @@ def put(world: World, durable: bool) -> None:
     """Let a block come into a ring behind a pad, and one of its own units close the chunk."""
     ring = _ring(world)
     for size, align in ((SMALL, 512), (SMALL, 16), (SMALL, 2 * UNIT), (SMALL, 16)):
-        with world.bare() as after:
-            offset = ring.malloc(size, align)
-            after.blocks[offset] = ring.usable_size(offset), b""
-        with world.heap.view(offset) as view:
-            view[:] = b"?" * len(view)
+        offset = world.bare_malloc(ring, size, align)
+        world.scribble(offset)
         world.names[f"item {world.seed()}"] = offset
 
 
@@ -704,9 +696,7 @@ def region(world: World, durable: bool) -> None:
         after.blocks[made.offset] = 2 * 16, b""
     world.names[f"region {made.offset}"] = made.offset
     for size in (SMALL, UNIT - 600, SMALL):
-        with world.bare() as after:
-            offset = made.malloc(size)
-            after.blocks[offset] = made.usable_size(offset), b""
+        offset = world.bare_malloc(made, size)
         world.names[f"piece {world.seed()} of {made.offset}"] = offset
     with world.transaction(True) as (tx, after):
         for name in _pieces(world, made):
@@ -747,9 +737,7 @@ def region_rewind(world: World, durable: bool) -> None:
     """Take the newest block of a region back, and let another one have its place [R6]."""
     made = _region(world)
     where = made.mark()
-    with world.bare() as after:
-        offset = made.malloc(MIDDLE)
-        after.blocks[offset] = made.usable_size(offset), b""
+    offset = world.bare_malloc(made, MIDDLE)
     with world.transaction(True) as (tx, after):
         tx.write(offset, mark(world.seed(), 200))
         world.change(after, offset, mark(world._seed, 200))
@@ -758,11 +746,8 @@ def region_rewind(world: World, durable: bool) -> None:
     with world.bare() as after:
         world.note_free(after, "newest")
         made.rewind(where)
-    with world.bare() as after:
-        offset = made.malloc(SMALL)
-        after.blocks[offset] = made.usable_size(offset), b""
-    with world.heap.view(offset) as view:
-        view[:] = b"?" * len(view)
+    offset = world.bare_malloc(made, SMALL)
+    world.scribble(offset)
     world.names[f"piece {world.seed()} of {made.offset}"] = offset
 
 
@@ -881,10 +866,7 @@ def base(durability: str, shape: str) -> Base:
 
 
 def _bulk(world: World, name: str, size: int = SEGMENT) -> None:
-    with world.bare() as after:
-        offset = world.heap.malloc(size)
-        after.blocks[offset] = world.heap.usable_size(offset), b""
-    world.names[name] = offset
+    world.names[name] = world.bare_malloc(world.heap, size)
 
 
 def create_heap(path: Path, durability: str, log_bytes: int = LOG_BYTES) -> Heap:

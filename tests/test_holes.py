@@ -11,13 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from file_looks import medium_of
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pmemheap import Heap, native
 from pmemheap.errors import OutOfSpaceError
-from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.holes import Holes, blocks_known
 from pmemheap.file.logblocks import LogBlocks
 from pmemheap.file.openfile import LOG_FIRST
@@ -27,12 +27,6 @@ from pmemheap.native import Allocate, NativeError
 from pmemheap.units import UNIT, KiB, MiB
 
 RANGES = st.tuples(st.integers(0, 60), st.integers(0, 60)).map(sorted).filter(lambda r: r[0] < r[1])
-
-
-def medium_of(heap: Heap) -> FileMedium:
-    medium = heap._space.shared.medium
-    assert isinstance(medium, FileMedium)
-    return medium
 
 
 @contextmanager

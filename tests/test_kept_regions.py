@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from file_looks import findings_of, medium_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from test_ring import consume
 
 from pmemheap import Heap, OutOfSpaceError, UsageError
-from pmemheap.file.filemedium import FileMedium
 from pmemheap.format.layout import HAS_PACKED
 from pmemheap.heap.keptregions import KeptRegion
 from pmemheap.layers import Count
 from pmemheap.native.constants import REGION_MOST
-from pmemheap.offline.examination import examine, open_image
 from pmemheap.repair import repair
 from pmemheap.salvage import salvage
 from pmemheap.testing import AllocatorContract
@@ -44,17 +43,6 @@ def made(kind: Any, path: Path, **options: Any) -> Heap:
     if kind == "none":
         return Heap.anonymous(**options)
     return Heap.create(path, durability=kind, **options)
-
-
-def medium_of(heap: Heap) -> FileMedium:
-    assert isinstance(heap._space.shared.medium, FileMedium)
-    return heap._space.shared.medium
-
-
-def findings_of(path: Path) -> list[str]:
-    with open_image(path) as image:
-        found = examine(image)
-        return [f"{each.expected}, {each.found}" for each in found.findings if each.is_damage]
 
 
 def live_in(heap: Heap) -> list[int]:

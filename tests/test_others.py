@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from file_looks import medium_of
 
 from pmemheap import CorruptHeapError, DurabilityError, Heap, PmemHeapError, native
 from pmemheap.containers import SortedMap
@@ -21,11 +22,6 @@ from pmemheap.pmem2 import Map, VMReservation
 from pmemheap.units import GRANULE, PAGE, UNIT, MiB
 
 SECONDS = 0.3
-
-
-def medium_of(heap: Heap) -> FileMedium:
-    assert isinstance(heap._space.shared.medium, FileMedium)
-    return heap._space.shared.medium
 
 
 # ---------------------------------------------------------------- bytes under a change

@@ -7,21 +7,16 @@ import random
 from pathlib import Path
 
 import pytest
+from file_looks import medium_of
 from heap_world import redo_of
 
 from pmemheap import Heap, native
-from pmemheap.file.filemedium import FileMedium
 from pmemheap.format.records import OperationType, Record, RecordKind, scan
 from pmemheap.layout import Table
 from pmemheap.testing import copy_as_crashed
 from pmemheap.units import KiB, MiB
 
 KINDS = ["process", "power"]
-
-
-def medium_of(heap: Heap) -> FileMedium:
-    assert isinstance(heap._space.shared.medium, FileMedium)
-    return heap._space.shared.medium
 
 
 def log_of(heap: Heap) -> bytes:

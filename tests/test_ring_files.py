@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from file_looks import findings_of, medium_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from test_ring import Model, ring_of
 
 from pmemheap import CorruptHeapError, Heap, OutOfSpaceError, Ring, UsageError
-from pmemheap.file.filemedium import FileMedium
 from pmemheap.format.layout import HAS_PACKED, SUPERBLOCKS, Table, slot_offset
 from pmemheap.format.superblock import Superblock
 from pmemheap.native.constants import RING_WHOLE
-from pmemheap.offline.examination import examine, open_image
 from pmemheap.repair import repair
 from pmemheap.salvage import salvage
 from pmemheap.testing import AllocatorContract
@@ -48,11 +47,6 @@ class TestRingInPowerFile(TestRingInProcessFile):
     durability = "power"
 
 
-def medium_of(heap: Heap) -> FileMedium:
-    assert isinstance(heap._space.shared.medium, FileMedium)
-    return heap._space.shared.medium
-
-
 def filled(heap: Heap, count: int = 600, seed: int = 1) -> list[int]:
     """Put blocks into the ring that tell their number."""
     ring, rng = ring_of(heap), random.Random(seed)
@@ -65,12 +59,6 @@ def filled(heap: Heap, count: int = 600, seed: int = 1) -> list[int]:
 def numbers_in(heap: Heap) -> list[int]:
     """Return the numbers of the blocks, in order of arrival."""
     return [int.from_bytes(heap.view(offset, 4), "little") for offset, _ in ring_of(heap).blocks()]
-
-
-def findings_of(path: Path) -> list[str]:
-    with open_image(path) as image:
-        found = examine(image)
-        return [f"{each.expected}, {each.found}" for each in found.findings if each.is_damage]
 
 
 # ---------------------------------------------------------------- it is there again

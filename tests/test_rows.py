@@ -15,16 +15,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from file_looks import findings_of, medium_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pmemheap import CorruptHeapError, Heap, OutOfSpaceError, Rows, UsageError
-from pmemheap.file.filemedium import FileMedium
 from pmemheap.format.layout import HAS_ROWS, SUPERBLOCKS, ArenaSlot, Table, slot_offset
 from pmemheap.format.superblock import Superblock
 from pmemheap.heap.rows import RowsArena
-from pmemheap.offline import examine, open_image
 from pmemheap.repair import repair
 from pmemheap.salvage import salvage
 from pmemheap.testing import AllocatorContract
@@ -362,17 +361,6 @@ def test_threads_fill_and_empty_it_while_it_is_trimmed(heap: Heap) -> None:
 # ---------------------------------------------------------------- in a file
 
 DURABILITIES = pytest.mark.parametrize("durability", ["process", "power"])
-
-
-def medium_of(heap: Heap) -> FileMedium:
-    assert isinstance(heap._space.shared.medium, FileMedium)
-    return heap._space.shared.medium
-
-
-def findings_of(path: Path) -> list[str]:
-    with open_image(path) as image:
-        found = examine(image)
-        return [f"{each.expected}, {each.found}" for each in found.findings if each.is_damage]
 
 
 @DURABILITIES
