@@ -39,6 +39,12 @@ def test_runs_waste_at_most_a_sixteenth(one: SizeClass) -> None:
 
 
 def test_packed_classes_say_the_same_to_the_core() -> None:
-    sizes, units = packed_classes()
+    sizes, units, starts = packed_classes()
     assert list(array("I", sizes)) == [one.size for one in CLASSES]
     assert list(array("H", units)) == [one.run_units for one in CLASSES]
+    assert starts == b"".join(map(starts_of, CLASSES))
+
+
+def starts_of(one: SizeClass) -> bytes:
+    bits = sum(1 << block * one.size // GRANULE for block in range(one.run_blocks))
+    return bits.to_bytes(one.run_units * UNIT // GRANULE // 8, "little")

@@ -18,6 +18,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cache
 
+from pmemheap.native import class_starts
 from pmemheap.units import GRANULE, UNIT
 
 __all__ = ["CLASSES", "SizeClass", "class_of", "packed_classes"]
@@ -98,8 +99,11 @@ def class_of(size: int, align: int = GRANULE) -> SizeClass | None:
 
 
 @cache
-def packed_classes() -> tuple[bytes, bytes]:
-    """Return block sizes as uint32 and run lengths as uint16, as the C core takes them."""
-    sizes = array("I", (one.size for one in CLASSES))
-    units = array("H", (one.run_units for one in CLASSES))
-    return sizes.tobytes(), units.tobytes()
+def packed_classes() -> tuple[bytes, bytes, bytes]:
+    """Return block sizes as uint32, run lengths as uint16, and where blocks begin: for the C core.
+
+    The last are a bit a granule, set where a block of a run begins. All heaps share them.
+    """
+    sizes = array("I", (one.size for one in CLASSES)).tobytes()
+    units = array("H", (one.run_units for one in CLASSES)).tobytes()
+    return sizes, units, class_starts(sizes, units)

@@ -3,7 +3,7 @@
 #include "block/block.h"
 
 /* See ph_classes_init. */
-int ph_heap_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *units, uint32_t count);
+int ph_heap_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *units, uint32_t count, const uint64_t *starts);
 void ph_heap_fini(struct ph_heap *h);
 
 int64_t ph_malloc_small(struct ph_heap *h, uint32_t class_index, uint64_t size);

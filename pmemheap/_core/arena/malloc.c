@@ -5,11 +5,11 @@
 #include "arena/arena.h"
 #include "block/guard.h"
 
-/* ph_heap_init -- an empty heap without tables. PH_H_CORRUPT: classes that cannot be; PH_H_NOMEM. */
-int ph_heap_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *run_units, uint32_t count)
+/* ph_heap_init -- an empty heap without tables. PH_H_CORRUPT: classes that cannot be. */
+int ph_heap_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *run_units, uint32_t count, const uint64_t *starts)
 {
     memset(h, 0, sizeof *h);
-    int refused = ph_classes_init(h, sizes, run_units, count);
+    int refused = ph_classes_init(h, sizes, run_units, count, starts);
     if (refused < 0)
         return refused;
     ph_ages_init(&h->ages);
@@ -23,14 +23,14 @@ int ph_heap_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *run_u
 
 void ph_heap_fini(struct ph_heap *h)
 {
-    free(h->starts);
+    free(h->row_starts);
     ph_ages_fini(&h->ages);
     ph_read_units_fini(&h->read_units);
     free(h->refs.blocks.slots);
     free(h->withheld.words.slots);
     free(h->freed.items);
     free(h->dirty.words);
-    h->starts = NULL;
+    h->row_starts = NULL;
     h->refs = (struct ph_refs_table){0};
     h->withheld = (struct ph_withheld){0};
     h->freed = (struct ph_freed_list){0};

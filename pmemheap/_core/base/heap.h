@@ -24,7 +24,7 @@
 enum {
     PH_UNIT_GRANULES = PH_UNIT_BYTES / PH_GRANULE,
     PH_UNIT_WORDS = PH_UNIT_GRANULES / 64,
-    PH_CLASSES_MAX = 96,
+    PH_CLASSES_MAX = 64,
     PH_RUN_UNITS_MAX = 32,  /* an interior unit finds its run's head within this distance */
     PH_BINS = PH_POOL_MAX + 1, /* of exact sizes; the last bin holds all that are longer */
     PH_SMALL_MAX = 16384,   /* no class is larger */
@@ -245,7 +245,7 @@ struct ph_heap {
     struct ph_read_units read_units;
     struct ph_ring ring;
     uint64_t rows_first, rows_end; /* units of the table of rows, if there is a run of it */
-    uint64_t *starts;         /* of all classes, one behind the other */
+    uint64_t *row_starts;     /* `starts` of a class of rows, which no other heap shares; NULL: there is none */
     uint64_t spares[PH_SPARES]; /* by granules: offset + 1 of a reserved block that an array has left, or 0 */
 };
 

@@ -194,8 +194,12 @@ void ph_recorder_fini(struct ph_recorder *r);
     } while (0)
 
 /* ---------------------------------------------------------------- runs */
-/* Geometry of a class: `sizes[i]` bytes (ascending multiples of the granule), `units[i]` per run. */
-int ph_classes_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *units, uint32_t count);
+/* Geometry of a class: `sizes[i]` bytes (ascending multiples of the granule), `units[i]` per run. PH_H_CORRUPT: such classes
+ * cannot be. `starts` have for each word of a run of each class the bits at which blocks begin, and outlive the heap.
+ * ph_starts_words -- how many words these are. ph_starts_fill -- set them in words that are 0. */
+int ph_classes_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *units, uint32_t count, const uint64_t *starts);
+uint64_t ph_starts_words(const uint16_t *units, uint32_t count);
+void ph_starts_fill(uint64_t *starts, const uint32_t *sizes, const uint16_t *units, uint32_t count);
 /* Class that serves `size` bytes at `align`, or -1. */
 int ph_class_of(const struct ph_heap *h, uint64_t size, uint64_t align);
 int ph_class_refill(struct ph_heap *h, struct ph_class *c);

@@ -3,15 +3,30 @@
 
 #include "block/block.h"
 
-static void class_init(struct ph_class *c, uint32_t size, uint16_t run_units, uint64_t *starts)
+static void class_init(struct ph_class *c, uint32_t size, uint16_t run_units, const uint64_t *starts)
 {
     c->current = c->partial = PH_NIL;
     c->granules = size >> PH_GRANULE_SHIFT;
     c->run_units = run_units;
     c->run_blocks = (uint16_t)(run_units * PH_UNIT_GRANULES / c->granules);
     c->starts = starts;
-    for (uint32_t block = 0; block < c->run_blocks; block++)
-        starts[block * c->granules / 64] |= 1ULL << block * c->granules % 64;
+}
+
+uint64_t ph_starts_words(const uint16_t *run_units, uint32_t count)
+{
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < count; i++)
+        total += run_units[i];
+    return total * PH_UNIT_WORDS;
+}
+
+void ph_starts_fill(uint64_t *starts, const uint32_t *sizes, const uint16_t *run_units, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; starts += run_units[i++] * PH_UNIT_WORDS) {
+        uint32_t step = sizes[i] >> PH_GRANULE_SHIFT, end = run_units[i] * PH_UNIT_GRANULES;
+        for (uint32_t granule = 0; granule + step <= end; granule += step)
+            starts[granule / 64] |= 1ULL << granule % 64;
+    }
 }
 
 /* table[i] = first class that holds i * step bytes. */
@@ -24,20 +39,14 @@ static void fill_lookup(uint8_t *table, uint32_t length, uint32_t step, const ui
     }
 }
 
-int ph_classes_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *run_units, uint32_t count)
+int ph_classes_init(struct ph_heap *h, const uint32_t *sizes, const uint16_t *run_units, uint32_t count, const uint64_t *starts)
 {
-    uint64_t total = 0, at = 0;
     if (count == 0 || count > PH_CLASSES_MAX || sizes[count - 1] > PH_ROW_MAX)
         return PH_H_CORRUPT;
-    for (uint32_t i = 0; i < count; i++)
-        total += run_units[i];
-    h->starts = calloc(total * PH_UNIT_WORDS, sizeof *h->starts);
-    if (h->starts == NULL)
-        return PH_H_NOMEM;
     h->nclasses = count;
     h->small_max = sizes[count - 1] < PH_SMALL_MAX ? sizes[count - 1] : PH_SMALL_MAX;
-    for (uint32_t i = 0; i < count; at += run_units[i++])
-        class_init(&h->classes[i], sizes[i], run_units[i], h->starts + at * PH_UNIT_WORDS);
+    for (uint32_t i = 0; i < count; starts += run_units[i++] * PH_UNIT_WORDS)
+        class_init(&h->classes[i], sizes[i], run_units[i], starts);
     fill_lookup(h->class_by_granule, sizeof h->class_by_granule, PH_GRANULE, sizes, count);
     fill_lookup(h->class_by_line, sizeof h->class_by_line, PH_LINE, sizes, count);
     return 0;

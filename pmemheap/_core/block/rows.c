@@ -25,11 +25,14 @@ int ph_rows_begin(struct ph_heap *h, uint32_t granules)
 {
     uint16_t run_units = (uint16_t)(granules / common_factor(granules, PH_UNIT_GRANULES));
     uint32_t size = granules << PH_GRANULE_SHIFT;
-    uint64_t *starts = h->starts;
-    int failure = ph_classes_init(h, &size, &run_units, 1);
+    PH_ASSERT(h->row_starts == NULL);
+    h->row_starts = calloc(ph_starts_words(&run_units, 1), sizeof *h->row_starts);
+    if (h->row_starts == NULL)
+        return PH_H_NOMEM;
+    ph_starts_fill(h->row_starts, &size, &run_units, 1);
+    int failure = ph_classes_init(h, &size, &run_units, 1, h->row_starts);
     if (failure < 0)
         return failure;
-    free(starts);
     h->strategy = PH_STRATEGY_ROWS;
     return 0;
 }

@@ -14,6 +14,9 @@ void ph_log_fini(struct ph_log *log)
         free(log->pages.spare[--log->pages.count]);
     free(log->scratch);
     log->scratch = NULL;
+    free(log->homes);
+    log->homes = NULL;
+    log->homes_room = 0;
     log->capacity = 0;
 }
 
@@ -196,12 +199,29 @@ static void ring_bring(const struct ph_log *log, uint64_t lsn, uint8_t *to, uint
         ph_put(to + first, log->base, length - first);
 }
 
+/* ---------------------------------------------------------------- homes */
+
+struct ph_home *ph_log_home_make(struct ph_log *log, uint32_t arena)
+{
+    PH_ASSERT(arena < PH_ARENAS);
+    if (arena >= log->homes_room) {
+        uint32_t room = arena == 0 ? 1 : 2U << (31 - __builtin_clz(arena));
+        struct ph_home *homes = realloc(log->homes, room * sizeof(*homes));
+        if (homes == NULL)
+            return NULL;
+        memset(homes + log->homes_room, 0, (room - log->homes_room) * sizeof(*homes));
+        log->homes = homes;
+        log->homes_room = room;
+    }
+    return &log->homes[arena];
+}
+
 /* ---------------------------------------------------------------- applying */
 
 const struct ph_home *ph_home_of(const struct ph_log *log, uint64_t off)
 {
     uint64_t arena = off >> PH_ARENA_SHIFT;
-    return arena < PH_ARENAS && log->homes[arena].data != NULL ? &log->homes[arena] : NULL;
+    return arena < log->homes_room && log->homes[arena].data != NULL ? &log->homes[arena] : NULL;
 }
 
 /* Clip [off, off + length) of one arena, `width` bytes a unit, to the units that are mapped. */

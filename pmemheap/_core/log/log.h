@@ -67,10 +67,20 @@ struct ph_log {
     struct ph_pages pages;
     uint64_t records, bytes, syncs; /* since open */
     uint64_t undone, revoked;       /* by the last replay: UNDOs stored, parts of writes left out [R13] */
-    struct ph_home homes[PH_ARENAS];
+    struct ph_home *homes; /* by arena: of those so far */
+    uint32_t homes_room;
 };
 
 void ph_log_fini(struct ph_log *log);
+
+/* ph_log_home_make -- the home of an arena, to be set; NULL: there is no memory. Others move. Pre: arena < PH_ARENAS. */
+struct ph_home *ph_log_home_make(struct ph_log *log, uint32_t arena);
+
+/* ph_log_core -- the core of an arena, NULL if it has none. */
+static inline struct ph_heap *ph_log_core(const struct ph_log *log, uint64_t arena)
+{
+    return arena < log->homes_room ? log->homes[arena].heap : NULL;
+}
 
 /* Building the next record: begin, operations, append. ph_record_op fails with PH_L_NOMEM and leaves the record
  * as it was. ph_record_append returns the LSN behind the record, or a failure with nothing changed: `spare` bytes

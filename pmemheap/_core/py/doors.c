@@ -65,21 +65,59 @@ static PyObject *doors_get(PyObject *object, PyObject *name)
     return heap == NULL ? NULL : bind(method, (PyObject *)heap, NULL);
 }
 
-/* The size classes, as numbers of 32 bits, and the units of their runs, of 16 bits; -1 with an exception set. */
-static int set_classes(struct ph_heap *h, PyObject *size_bytes, PyObject *unit_bytes)
+/* The size classes, as numbers of 32 bits, and the units of their runs, of 16 bits. */
+struct classes {
+    const uint32_t *sizes;
+    const uint16_t *units;
+    uint32_t count;
+};
+
+/* -1 with an exception set. */
+static int read_classes(struct classes *c, PyObject *size_bytes, PyObject *unit_bytes)
 {
     char *sizes, *units;
     Py_ssize_t length, units_length;
 
     if (PyBytes_AsStringAndSize(size_bytes, &sizes, &length) < 0 || PyBytes_AsStringAndSize(unit_bytes, &units, &units_length) < 0)
         return -1;
-    int failure = length / 4 != units_length / 2 ? PH_H_CORRUPT
-        : ph_heap_init(h, (const uint32_t *)sizes, (const uint16_t *)units, (uint32_t)(length / 4));
-    if (failure == PH_H_NOMEM)
-        PyErr_NoMemory();
-    else if (failure < 0)
-        PyErr_Format(PyExc_ValueError, "HeapDoors: ascending sizes up to %d, and a run length for each, expected", PH_SMALL_MAX);
-    return failure;
+    *c = (struct classes){(const uint32_t *)sizes, (const uint16_t *)units, (uint32_t)(length / 4)};
+    if (length / 4 == units_length / 2)
+        return 0;
+    PyErr_SetString(PyExc_ValueError, "size classes: a run length for each size expected");
+    return -1;
+}
+
+PyObject *ph_class_starts(PyObject *module, PyObject *arguments)
+{
+    struct classes c;
+    PyObject *size_bytes, *unit_bytes, *starts;
+
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "SS", &size_bytes, &unit_bytes) || read_classes(&c, size_bytes, unit_bytes) < 0)
+        return NULL;
+    uint64_t length = ph_starts_words(c.units, c.count) * sizeof(uint64_t);
+    if ((starts = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length)) == NULL)
+        return NULL;
+    char *bytes = PyBytes_AsString(starts);
+    memset(bytes, 0, length);
+    ph_starts_fill((uint64_t *)(void *)bytes, c.sizes, c.units, c.count);
+    return starts;
+}
+
+/* Give a heap its size classes; -1 with an exception set. */
+static int set_classes(struct heap_object *heap, PyObject *size_bytes, PyObject *unit_bytes, PyObject *starts)
+{
+    struct classes c;
+
+    if (read_classes(&c, size_bytes, unit_bytes) < 0)
+        return -1;
+    int is_whole = (uint64_t)PyBytes_Size(starts) == ph_starts_words(c.units, c.count) * sizeof(uint64_t);
+    if (!is_whole || ph_heap_init(&heap->heap, c.sizes, c.units, c.count, (const uint64_t *)(const void *)PyBytes_AsString(starts)) < 0) {
+        PyErr_Format(PyExc_ValueError, "HeapDoors: ascending sizes up to %d, and their starts, expected", PH_SMALL_MAX);
+        return -1;
+    }
+    heap->starts = Py_NewRef(starts);
+    return 0;
 }
 
 static PyObject *doors_to(PyTypeObject *type, struct heap_object *heap)
@@ -96,17 +134,17 @@ static PyObject *doors_to(PyTypeObject *type, struct heap_object *heap)
 static PyObject *doors_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
     unsigned long long origin, file;
-    PyObject *object, *sizes, *units;
+    PyObject *object, *sizes, *units, *starts;
 
     (void)keywords;
-    if (!PyArg_ParseTuple(arguments, "OSSKK:HeapDoors", &object, &sizes, &units, &origin, &file))
+    if (!PyArg_ParseTuple(arguments, "OSSSKK:HeapDoors", &object, &sizes, &units, &starts, &origin, &file))
         return NULL;
     struct heap_object *heap = (struct heap_object *)object;
     if (!PyObject_TypeCheck(object, core_type) || heap->doors != NULL) {
         PyErr_SetString(PyExc_TypeError, "HeapDoors: a HeapCore that has none expected");
         return NULL;
     }
-    if (set_classes(&heap->heap, sizes, units) < 0)
+    if (set_classes(heap, sizes, units, starts) < 0)
         return NULL;
     heap->origin = origin;
     heap->file = file;
@@ -128,7 +166,7 @@ static void doors_dealloc(PyObject *object)
     ph_free_object(object);
 }
 
-PyDoc_STRVAR(doors_doc, "HeapDoors(heap, sizes, units, origin, file, /)\n--\n\n"
+PyDoc_STRVAR(doors_doc, "HeapDoors(heap, sizes, units, starts, origin, file, /)\n--\n\n"
 "The methods of a heap that the package calls. Does not keep the heap.\n\n"
 "The heap is empty then. It has got its size classes, what its offsets begin with, and the number of its file.");
 

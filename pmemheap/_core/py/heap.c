@@ -47,6 +47,7 @@ static void heap_dealloc(PyObject *object)
         log_of(self)->homes[arena_of(self)].heap = NULL;
     Py_XDECREF(self->log);
     Py_XDECREF(self->keep);
+    Py_XDECREF(self->starts);
     ph_free_object(object);
 }
 

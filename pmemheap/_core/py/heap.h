@@ -11,6 +11,7 @@ struct heap_object {
     PyObject_HEAD
     struct ph_heap heap;
     PyObject *keep;        /* the address ranges of the tables and of the data */
+    PyObject *starts;      /* bytes: `starts` of its size classes, which all heaps share */
     PyObject *log;         /* LogCore of a heap with transactions, which forgets this core before the core goes */
     uint64_t origin;       /* number of the arena << 55: what the offsets of its blocks begin with */
     uint64_t merge_at;     /* `returned_count` at which Python merges what was freed */
@@ -78,11 +79,13 @@ extern PyGetSetDef ph_door_fields[];
 int ph_add_block_bytes_type(PyObject *module);
 int ph_add_region_type(PyObject *module);
 
-/* ph_add_doors_type -- the type of the doors to the methods of some tables, over the type of heaps, with attributes of its own.
+/* ph_class_starts -- class_starts(sizes, units), a function of the module.
+ * ph_add_doors_type -- the type of the doors to the methods of some tables, over the type of heaps, with attributes of its own.
  * ph_close_doors -- the heap goes.
  * ph_heap_behind -- the heap to which doors lead (borrowed); NULL with an exception set if they are none, or lead nowhere.
  * ph_heap_if_there -- the same without an exception. ph_seen_behind -- to look at: one that is closed and empty if they lead
  * nowhere. */
+PyObject *ph_class_starts(PyObject *module, PyObject *arguments);
 int ph_add_doors_type(PyObject *module, PyTypeObject *core, PyMethodDef *const *tables, PyGetSetDef *fields);
 void ph_close_doors(struct heap_object *heap);
 struct heap_object *ph_heap_behind(PyObject *object);

@@ -39,7 +39,7 @@ DOOR(set_bounds, heap_object, 3, set_units(&self->heap, n[0], n[1], n[2]), done(
 static void end_transactions(struct heap_object *self)
 {
     struct log_object *log = (struct log_object *)self->log;
-    if (log != NULL && log->log.homes[0].heap == &self->heap)
+    if (log != NULL && ph_log_core(&log->log, 0) == &self->heap)
         ph_tx_abort_all(log);
 }
 

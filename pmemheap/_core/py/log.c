@@ -99,7 +99,7 @@ static void forget_maps(struct ph_log *log)
     log->base = log->header = NULL;
     log->fd = -1;
     log->open_undo = 0;
-    for (uint32_t arena = 0; arena < PH_ARENAS; arena++)
+    for (uint32_t arena = 0; arena < log->homes_room; arena++)
         log->homes[arena].data = NULL;
 }
 
@@ -140,7 +140,9 @@ static PyObject *set_home(PyObject *object, PyObject *args)
         return NULL;
     if (arena >= PH_ARENAS)
         return PyErr_Format(PyExc_ValueError, "set_home: an arena below %d expected, %u found", PH_ARENAS, arena);
-    struct ph_home *home = &self->log.homes[arena];
+    struct ph_home *home = ph_log_home_make(&self->log, arena);
+    if (home == NULL)
+        return PyErr_NoMemory();
     *home = (struct ph_home){
         .data = (uint8_t *)(uintptr_t)data, .bits = (uint64_t *)(uintptr_t)bits,
         .entries = (uint8_t *)(uintptr_t)entries, .first_unit = first, .end_unit = end,

@@ -1,6 +1,7 @@
 /* py/module.c -- `_hot`: the door to the C core that keeps the GIL. Extension types, CPython's limited API. */
 #include "py/address_range.h"
 #include "py/door.h"
+#include "py/heap.h"
 #include "py/log.h"
 
 PyDoc_STRVAR(module_doc, "Extension types of pmemheap: calls that cannot block and keep the GIL.");
@@ -40,7 +41,12 @@ static PyObject *watch_files(void *table)
 
 DOOR(share_files, _object, 1, watch_files((void *)(uintptr_t)n[0]))
 
+PyDoc_STRVAR(class_starts_doc,
+             "class_starts(sizes, units, /)\n--\n\n"
+             "The bits at which blocks begin, 64 bits a word, in a run of each size class.");
+
 static PyMethodDef functions[] = {
+    {"class_starts", ph_class_starts, METH_VARARGS, class_starts_doc},
 #ifdef PH_CHECKED
     AS_METHOD("omit", omit, omit_doc),
     AS_METHOD("resolutions", resolutions, resolutions_doc),

@@ -17,7 +17,7 @@ uint64_t ph_count_bare(const struct ph_log *log)
 {
     uint64_t count = 0;
     for (uint64_t arena = 0; log->power && arena < log->arenas; arena++) {
-        const struct ph_heap *h = log->homes[arena].heap;
+        const struct ph_heap *h = ph_log_core(log, arena);
         if (h != NULL)
             count += h->dirty.count + h->freed.count;
     }
@@ -32,7 +32,7 @@ int ph_write_freed(struct ph_log *log, uint64_t offset, uint64_t nbytes)
 int ph_write_bare_frees(struct ph_log *log)
 {
     for (uint64_t arena = 0; log->power && arena < log->arenas; arena++) {
-        const struct ph_heap *h = log->homes[arena].heap;
+        const struct ph_heap *h = ph_log_core(log, arena);
         for (uint64_t i = 0; h != NULL && i < h->freed.count; i++) {
             int failed = ph_write_freed(log, arena << PH_ARENA_SHIFT | h->freed.items[i].offset, h->freed.items[i].nbytes);
             if (failed < 0)
@@ -97,15 +97,15 @@ int64_t ph_flush_much(struct ph_log *log)
     if (!log->power || ph_count_bare(log) <= most)
         return 0;
     for (uint64_t arena = 0; end >= 0 && arena < log->arenas; arena++)
-        if (log->homes[arena].heap != NULL)
-            end = flush_core(log, arena, log->homes[arena].heap, most);
+        if (ph_log_core(log, arena) != NULL)
+            end = flush_core(log, arena, ph_log_core(log, arena), most);
     return end;
 }
 
 void ph_forget_bare(struct ph_log *log)
 {
     for (uint64_t arena = 0; log->power && arena < log->arenas; arena++) {
-        struct ph_heap *h = log->homes[arena].heap;
+        struct ph_heap *h = ph_log_core(log, arena);
         if (h != NULL)
             h->dirty.count = h->freed.count = 0;
     }
@@ -131,7 +131,7 @@ static int64_t flush_word(struct ph_log *log, uint64_t arena, const struct ph_he
 /* Few words, as a rule one; a word may stand there twice. */
 int64_t ph_log_flush(struct ph_log *log, uint64_t arena)
 {
-    struct ph_heap *h = log->homes[arena].heap;
+    struct ph_heap *h = ph_log_core(log, arena);
     struct flushed done = {0};
     int64_t end = PH_L_CORRUPT;
     if (h->dirty.count == 1 && h->freed.count <= 1)

@@ -29,7 +29,7 @@ void ph_tx_disown(const struct ph_log *log, uint64_t offset)
 
 int64_t ph_tx_malloc(struct ph_tx *tx, uint64_t arena, uint64_t size, uint64_t align)
 {
-    struct ph_heap *h = tx->log->homes[arena].heap;
+    struct ph_heap *h = ph_log_core(tx->log, arena);
     if (room_for_fresh(tx) < 0)
         return PH_L_NOMEM;
     int64_t local = ph_reserve_block(h, size, align);

@@ -9,8 +9,7 @@
 /* The core of the arena that an offset belongs to, NULL if there is none. */
 static inline struct ph_heap *ph_core_of(const struct ph_log *log, uint64_t offset)
 {
-    uint64_t arena = offset >> PH_ARENA_SHIFT;
-    return arena < PH_ARENAS ? log->homes[arena].heap : NULL;
+    return ph_log_core(log, offset >> PH_ARENA_SHIFT);
 }
 
 /* The block that begins at an offset; none where there is no such arena. */

@@ -37,7 +37,7 @@ static void add_block(struct ph_tx_list *list, const struct ph_log *log, uint64_
 /* The words of a power heap that bare calls have stored to since the last record. */
 static void add_dirty(struct ph_tx_list *list, const struct ph_log *log, uint64_t arena)
 {
-    const struct ph_heap *h = log->homes[arena].heap;
+    const struct ph_heap *h = ph_log_core(log, arena);
     for (uint64_t i = 0; i < h->dirty.count; i++) {
         uint32_t table;
         uint64_t off = ph_place_of_word(h, arena, h->dirty.words[i], &table);
@@ -110,7 +110,7 @@ int ph_words_collect(struct ph_tx *tx, struct ph_tx_list *list)
     if (ph_list_room(list, (tx->fresh.count + tx->frees.count) * 2 + ph_count_bare(log), sizeof(struct word)) < 0)
         return PH_L_NOMEM;
     for (uint64_t arena = 0; log->power && arena < log->arenas; arena++)
-        if (log->homes[arena].heap != NULL)
+        if (ph_log_core(log, arena) != NULL)
             add_dirty(list, log, arena);
     for (uint64_t i = 0; i < tx->fresh.count; i++)
         if (!ph_fresh(tx)[i].is_cancelled)
