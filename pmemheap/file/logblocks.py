@@ -4,9 +4,9 @@
              ^ tail        ^ limit    ^ reached
 
 Most such heaps log little: growth, roots, now and then a transaction. So a new one has blocks for
-the beginning of its log. A record that would pass the limit is refused by the core, and then all of
-the ring gets them. When the disk is full, what lies between limit and `reached` is left for records
-that must not be refused: those by which space is given back, and the last one.
+the beginning of its log. A record that would pass the limit is refused by the core, and then as
+much again of the ring gets them. When the disk is full, what lies between limit and `reached` is
+left for records that must not be refused: those by which space is given back, and the last one.
 
 A power heap has written its whole log with zeros before it begins, and is none of this.
 """
@@ -63,7 +63,7 @@ class LogBlocks:
         return lsn + (behind + before)[0] - at if holes else None
 
     def extend(self, *, needed: bool) -> None:
-        """Get blocks for all of the ring.
+        """Get blocks for some more of the ring.
 
         Parameters
         ----------
@@ -75,20 +75,24 @@ class LogBlocks:
         OutOfSpaceError
             The disk is full; what has blocks is as before.
         """
+        if self._reached is None:
+            self.limit = 0
+            return
         try:
-            self._back(self._start, self._start + self._size)
+            self._extend_by(self._reached, LOG_FIRST)
         except OutOfSpaceError:
-            if not needed or self._reached is None:
+            if not needed:
                 raise
             if self.limit == self._reached:
-                self._extend_by_page(self._reached)
+                self._extend_by(self._reached, UNIT)
             self.limit = self._reached or 0
         else:
-            self._reached, self.limit = None, 0
+            self.keep()
 
-    def _extend_by_page(self, reached: int) -> None:
+    def _extend_by(self, reached: int, nbytes: int) -> None:
+        """Get blocks for what follows `reached`, from its page on, as far as the ring goes."""
         page = align_down(self._start + reached % self._size, UNIT)
-        self._back(page, page + UNIT)
+        self._back(page, min(page + nbytes, self._start + self._size))
         self._reached = self._first_hole(reached)
 
     def _back(self, start: int, stop: int) -> None:
