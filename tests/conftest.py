@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -67,3 +68,9 @@ def fail(report: pytest.TestReport | pytest.CollectReport, what: str) -> None:
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
     report.outcome = "failed"
     report.longrepr = f"{what}: no skips in CI, {reason}"
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector, which many tests call, look at what tests make alone."""
+    gc.collect()
+    gc.freeze()

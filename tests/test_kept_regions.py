@@ -499,5 +499,5 @@ class Model(RuleBasedStateMachine):
         self.stack.close()
 
 
-TestModel = Model.TestCase
+TestModel = pytest.mark.slow(Model.TestCase)
 TestModel.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

@@ -389,5 +389,5 @@ class Model(RuleBasedStateMachine):
         self.heap.close()
 
 
-TestModel = Model.TestCase
+TestModel = pytest.mark.slow(Model.TestCase)
 TestModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

@@ -348,5 +348,5 @@ class FileModel(Model):
         self.directory.cleanup()
 
 
-TestFileModel = FileModel.TestCase
+TestFileModel = pytest.mark.slow(FileModel.TestCase)
 TestFileModel.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

@@ -621,5 +621,5 @@ class Model(RuleBasedStateMachine):
         self.heap.close()
 
 
-TestModel = Model.TestCase
+TestModel = pytest.mark.slow(Model.TestCase)
 TestModel.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)

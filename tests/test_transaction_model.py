@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from heap_world import contents
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -212,7 +213,7 @@ class PowerMachine(TransactionMachine):
 
 SETTINGS = settings(stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow])
 
-TestProcess = TransactionMachine.TestCase
+TestProcess = pytest.mark.slow(TransactionMachine.TestCase)
 TestProcess.settings = SETTINGS
-TestPower = PowerMachine.TestCase
+TestPower = pytest.mark.slow(PowerMachine.TestCase)
 TestPower.settings = SETTINGS
