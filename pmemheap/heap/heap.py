@@ -39,8 +39,8 @@ from pmemheap.heap.transaction import Savepoint, Transaction
 from pmemheap.native.constants import State
 from pmemheap.protocols import Space
 from pmemheap.refusals import end_with
+from pmemheap.space.asked import prototype_of
 from pmemheap.space.budget import Budget
-from pmemheap.space.checked import prototype_of
 
 __all__ = ["ALIGN_MOST", "DECAY_SECONDS", "SIZE_MOST", "Heap"]
 

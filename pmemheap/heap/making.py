@@ -28,7 +28,7 @@ from pmemheap.space.region import Region
 
 if TYPE_CHECKING:
     from pmemheap.heap.heap import Heap
-    from pmemheap.space.checked import Prototype
+    from pmemheap.space.asked import Prototype
 
 __all__ = ["attached", "attached_reader", "over_file", "over_memory"]
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pmemheap.heap.roots import RootStore
     from pmemheap.heap.space import Space
     from pmemheap.space.anonymous import AnonymousMedium
-    from pmemheap.space.checked import Prototype
+    from pmemheap.space.asked import Prototype
     from pmemheap.space.region import Region
 
 __all__ = ["Shared"]

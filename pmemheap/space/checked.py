@@ -1,62 +1,21 @@
 """Checked: a map of extents that asks a `Space` of the user where, and checks each answer.
 
-    allocate ──► what the Space was not told yet ──► its `allocate` ──► free? ──► taken
+    allocate ──► Asked: the Space ──► free? ──► taken
     the rest ──► the map itself, and noted for the Space
 
-The map is an `ExtentMap`, and always right: what it says is free is free. The Space is told of it
-only in `allocate`, where a request may fail. Whatever goes wrong there, the map is as it was, and
-the Space *stale*: an empty copy takes its place with the next request, and is told what is free.
+The map is an `ExtentMap`, and always right: what it says is free is free.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
-from typing import NoReturn
 
 from sortedcontainers import SortedList
 
-from pmemheap.errors import StrategyError, UsageError
-from pmemheap.protocols import SPACE_MARGIN, Space
+from pmemheap.space.asked import Asked, Change, Prototype
 from pmemheap.space.extents import Extent, ExtentMap
 
-__all__ = ["CheckedMap", "Prototype", "prototype_of"]
-
-
-class Prototype:
-    """What the arenas of a heap get their `Space` from: the first the user's own, others copies."""
-
-    def __init__(self, space: Space) -> None:
-        if isinstance(space, type) or not isinstance(space, Space):
-            raise UsageError(
-                "extents: an object with allocate and deallocate expected, as "
-                f"pmemheap.BestFit(), found {space!r}"
-            )
-        if isinstance(space, Iterable) and (found := list(space)):
-            raise UsageError(f"extents: no free range in a new Space expected, found {found[0]}")
-        self._first: Space | None = space
-        try:
-            self._empty = copy.deepcopy(space)
-        except TypeError as error:
-            raise UsageError(
-                f"extents: a Space that copy.deepcopy copies expected, found {space!r}: {error}"
-            ) from error
-
-    def made(self) -> Space:
-        """Return a Space that has no free range."""
-        first, self._first = self._first, None
-        return copy.deepcopy(self._empty) if first is None else first
-
-
-def prototype_of(space: Space | None) -> Prototype | None:
-    """Return what a heap keeps of the `Space` that it is given, if it is given one.
-
-    Raises
-    ------
-    UsageError
-        It is none, has a free range already, or cannot be copied.
-    """
-    return None if space is None else Prototype(space)
+__all__ = ["CheckedMap"]
 
 
 class CheckedMap(ExtentMap):
@@ -72,7 +31,9 @@ class CheckedMap(ExtentMap):
         As `ExtentMap` has them; there is no wilderness here, these units are free as others are.
     """
 
-    __slots__ = ("_found_at", "_is_stale", "_prototype", "_space", "_starts", "_untold")
+    __slots__ = ("_asked", "_starts", "_untold", "found_at")
+
+    noun = "unit"
 
     def __init__(
         self,
@@ -82,10 +43,9 @@ class CheckedMap(ExtentMap):
         end: int = 0,
     ) -> None:
         super().__init__(wilderness, end)
-        self._prototype, self._found_at = prototype, found_at
-        self._space, self._is_stale = prototype.made(), False
+        self._asked, self.found_at = Asked(prototype), found_at
         self._starts: SortedList[int] = SortedList()
-        self._untold: list[tuple[bool, int, int]] = []  # is it free, start, length
+        self._untold: list[Change] = []
         self.end_wilderness()
 
     # ------------------------------------------------------------ asking the Space
@@ -99,94 +59,46 @@ class CheckedMap(ExtentMap):
             Its answer cannot be. The map is as it was.
         """
         self.coalesce()
-        try:
-            self._tell()
-            start = self._space.allocate(length, align)
-            have = self._checked(start, length, align)
-        except BaseException:
-            self._is_stale = True
-            raise
-        if start is not None and have is not None:
-            self._carve(*have, start, length)
-        return start
+        return self._asked.allocate(self, length, align, lambda start: self._cut(start, length))
 
-    def refusal(self, length: int, align: int) -> str:
-        """Say that the Space has no room, and how much is free."""
-        return (
-            f"{self._call(length, align)}: None found, with {self.free_units} units free, the "
-            f"longest range of {self.longest_merged()}"
-        )
-
-    def _tell(self) -> None:
-        """Tell the Space what has become free or was taken since it was asked the last time."""
-        untold, self._untold = self._untold, []
-        if self._is_stale:
-            self._feed()
-            return
-        for is_free, start, length in untold:
-            if is_free:
-                self._space.deallocate(start, length)
-            elif not self._taken(start, length):
-                self._feed()
-                return
-
-    def _taken(self, start: int, length: int) -> bool:
-        take = getattr(self._space, "take", None)
-        return take is not None and bool(take(start, length))
-
-    def _feed(self) -> None:
-        """Put an empty Space in the place of this one, and tell it all that is free. O(n log n)."""
-        self._space = self._prototype.made()
-        for start, length in self:
-            self._space.deallocate(start, length)
-        self._is_stale = False
-
-    # ------------------------------------------------------------ checking what it says
-
-    def _call(self, length: int, align: int) -> str:
-        return f"{type(self._space).__name__}.allocate({length}, {align})"
-
-    def _checked(self, start: int | None, length: int, align: int) -> Extent | None:
-        """Return the extent that an answer lies in. O(log n); O(n) for None."""
-        if start is None:
-            self._require_no_room(length, align)
-            return None
-        if type(start) is not int:
-            self._refuse(length, align, "a unit, an int, or None", repr(start))
-        if start % align:
-            self._refuse(length, align, f"a multiple of {align}", str(start))
+    def _cut(self, start: int, length: int) -> bool:
+        """Take just these units, wherever in an extent they lie. O(log n)."""
         index = self._starts.bisect_right(start) - 1
         first = self._starts[index] if index >= 0 else start
         have = self._length.get(first, 0)
         if start + length > first + have:
-            where = f"free space at unit {start}"
-            self._refuse(length, align, where, self._found_at(start, length))
-        return first, have
+            return False
+        self._carve(first, have, start, length)
+        return True
 
-    def _require_no_room(self, length: int, align: int) -> None:
-        most = SPACE_MARGIN * max(length, align)
-        if self.longest_merged() >= most:
-            start = next(start for start, have in self if have >= most)
-            found = f"None, with {self._length[start]} free units at unit {start}"
-            self._refuse(length, align, "the first of free units", found)
+    def refusal(self, length: int, align: int) -> str:
+        """Say that the Space has no room, and how much is free."""
+        return (
+            f"{self._asked.call(length, align)}: None found, with {self.free_units} units free, "
+            f"the longest range of {self.longest_merged()}"
+        )
 
-    def _refuse(self, length: int, align: int, expected: str, found: str) -> NoReturn:
-        raise StrategyError(f"{self._call(length, align)}: {expected} expected, {found} found")
+    def changes(self) -> list[Change]:
+        """Take what has become free or was taken since the Space was asked the last time."""
+        untold, self._untold = self._untold, []
+        return untold
+
+    def tell_all(self) -> Iterable[Extent]:
+        """Return what is free; nothing more is to be told."""
+        self._untold = []
+        return self
+
+    def longest_told(self) -> Extent:
+        """Return the longest extent."""
+        self.coalesce()
+        return self._longest(1) or (0, 0)
 
     def check(self) -> None:
         """Verify the map, and that the Space has the same units for free; raises AssertionError."""
         super().check()
         assert list(self._starts) == sorted(self._length), "starts of extents in order"
-        if self._is_stale or self._untold:
-            return
-        name = type(self._space).__name__
-        if isinstance(self._space, Iterable):
-            found = ExtentMap()
-            found.deallocate_many(self._space)
-            assert list(found) == list(self), f"{name}: {list(self)} expected free, {list(found)}"
-        verify = getattr(self._space, "check", None)
-        if verify is not None:
-            verify()
+        if not self._untold:
+            self._asked.check(self)
 
     # ------------------------------------------------------------ what it is told later
 

@@ -10,7 +10,8 @@ from pmemheap.errors import OutOfSpaceError
 from pmemheap.format.layout import DATA_WIDTH
 from pmemheap.native import HeapDoors
 from pmemheap.native.constants import POOL_MOST, UnitState
-from pmemheap.space.checked import CheckedMap, Prototype
+from pmemheap.space.asked import Prototype
+from pmemheap.space.checked import CheckedMap
 from pmemheap.space.ledger import OverBudgetError
 from pmemheap.space.medium import Medium
 from pmemheap.space.region import Region
