@@ -35,7 +35,7 @@ from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
 from pmemheap.heap.keptregions import KeptRegion
 from pmemheap.heap.opening import open_heap as open  # noqa: A004 -- pmemheap.open, as dbm.open
 from pmemheap.heap.regions import Region
-from pmemheap.heap.strategies import General, Ring, Rows
+from pmemheap.heap.strategies import General, Placed, Ring, Rows
 from pmemheap.layers import Count, Fail, Fill, Guard, Record, Track
 from pmemheap.space.budget import Budget
 from pmemheap.space.strategies import BestFit, Buddy, FirstFit, NextFit
@@ -66,6 +66,7 @@ __all__ = [
     "KeptRegion",
     "NextFit",
     "OutOfSpaceError",
+    "Placed",
     "Pmem2Error",
     "PmemHeapError",
     "Record",

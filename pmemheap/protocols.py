@@ -2,7 +2,7 @@
 
     Allocator   blocks, by offset       Heap, Arena, every layer
     Layer       an allocator over another one, its upstream
-    Space       ranges of units, by their start   FirstFit, NextFit, BestFit, Buddy
+    Space       ranges of free space              FirstFit, NextFit, BestFit, Buddy
 
 What every one of them can do stands in the protocol. What only some can do is there, or the method
 is not: ``hasattr(allocator, "view")`` tells. For an `Allocator` these are `realloc`, `expand`,
@@ -58,7 +58,9 @@ SPACE_MARGIN = 4
 class Space(Protocol):
     """Something that chooses where in free space a range lies. It has none when it is made.
 
-    Numbers are units of a heap, 4 KiB each, and count from 0. Some of these calls may be missing:
+    Numbers count from 0: units of a heap, 4 KiB each, if it was given as `extents`, or steps of 32
+    bytes, as `pmemheap.Placed`; what holds for the one holds for the other. Some of these calls may
+    be missing:
 
     ``take(start, length) -> bool``
         Take just this range, where all of it is free; False and no change if not, or if it cannot.

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pmemheap import Count, General, Guard, Heap, Record, Ring, UsageError
+from pmemheap import BestFit, Count, General, Guard, Heap, Placed, Record, Ring, UsageError
 from pmemheap.heap.strategies import Strategy
 from pmemheap.layers import Fail, Fill, Passing, Track
 from pmemheap.testing import AllocatorContract
@@ -99,7 +99,7 @@ class TestInstalled(Stacked):
 
 
 STRATEGIES: tuple[Strategy, ...] = (General(), Ring())
-PLACES = [*itertools.product(STRATEGIES, ["none", "process", "power"])]
+PLACES = [*itertools.product(STRATEGIES, ["none", "process", "power"]), (Placed, "none")]
 
 
 @pytest.mark.slow
@@ -112,6 +112,8 @@ class TestInstalledOnStrategies(AllocatorContract):
     @pytest.fixture(autouse=True, params=PLACES, ids=str)
     def place(self, request: pytest.FixtureRequest) -> None:
         self.strategy, self.kind = request.param
+        if self.strategy is Placed:  # of which each arena has a Space of its own
+            self.strategy = Placed(BestFit())
 
     @pytest.fixture(
         autouse=True,

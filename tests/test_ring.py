@@ -237,7 +237,7 @@ def test_an_arena_keeps_its_strategy(heap: Heap) -> None:
 
 @pytest.mark.parametrize("strategy", [Ring, "ring", 1, pmemheap.heap.strategies.Strategy()])
 def test_what_is_no_strategy_is_refused(heap: Heap, strategy: Any) -> None:
-    with pytest.raises(UsageError, match=r"Ring\(\) or Rows\(\.\.\.\) expected"):
+    with pytest.raises(UsageError, match=r"Rows\(\.\.\.\) or Placed\(\.\.\.\) expected"):
         heap.arena("queue", strategy=strategy)
     assert heap.arenas() == []
 

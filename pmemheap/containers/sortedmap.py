@@ -348,6 +348,11 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
             )
         if code == Refusal.LOG_LARGE:
             raise OutOfSpaceError(f"map {self._name!r}: bytes that a record can hold expected")
+        if code == Refusal.PLACE:
+            raise UsageError(
+                f"map {self._name!r}: a heap without a Space for its blocks expected, found "
+                f"{self._heap.strategy}"
+            )
         space_of(self._heap).raise_code(code)  # tables of the heap that contradict themselves
         assert code in _NO_MEMORY, f"map: code {code}"
         raise MemoryError(f"map {self._name!r}: no memory for a change; nothing has changed")

@@ -37,7 +37,15 @@ from pmemheap.heap.ring import RingArena
 from pmemheap.heap.rows import RowsArena
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
-from pmemheap.heap.strategies import General, Ring, Rows, Strategy, agreed, strategy_of
+from pmemheap.heap.strategies import (
+    General,
+    Placed,
+    Ring,
+    Rows,
+    Strategy,
+    agreed,
+    strategy_of,
+)
 from pmemheap.native.constants import State
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.space.anonymous import AnonymousMedium
@@ -56,6 +64,7 @@ _KINDS: dict[type[Strategy], type[Arena]] = {
     General: Arena,
     Ring: RingArena,
     Rows: RowsArena,
+    Placed: Arena,
 }
 
 # ---------------------------------------------------------------- all of a heap

@@ -108,8 +108,9 @@ class Heap(HasShadow):
         budget : Budget, optional
             Limits what this heap and others have together.
         strategy : Strategy, optional
-            Where the blocks come from, except for those of named arenas: `General`, `Rows` or
-            `Ring`. A heap of rows, or a ring, has besides what an arena of these has.
+            Where the blocks come from, except for those of named arenas: `General`, `Rows`, `Ring`
+            or `Placed`, the last one here alone: no file, and no shared memory, has it. A heap of
+            rows, or a ring, has besides what an arena of these has.
 
         Raises
         ------
@@ -140,7 +141,7 @@ class Heap(HasShadow):
         Parameters and exceptions as `anonymous`.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
-        chosen, kept = prototype_of(extents), strategy_argument(strategy) or General()
+        chosen, kept = prototype_of(extents), strategy_argument(strategy, in_file=True) or General()
         limit = limit_argument(limit)
         medium = openfile.create_memory("pmemheap", limit=limit, strategy=kept.packed())
         self = making.over_file(cls, medium, headroom, decay, chosen, kept, fresh=True)
@@ -193,7 +194,7 @@ class Heap(HasShadow):
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
         path = path_argument(path)
-        chosen, kept = prototype_of(extents), strategy_argument(strategy) or General()
+        chosen, kept = prototype_of(extents), strategy_argument(strategy, in_file=True) or General()
         medium = openfile.create(
             path, durability_argument(durability), limit=limit_argument(limit),
             replace_file=replace, strategy=kept.packed(),
@@ -251,7 +252,7 @@ class Heap(HasShadow):
             The file is not a sound heap; place, expected and found are named.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
-        chosen, wish = prototype_of(extents), strategy_argument(strategy)
+        chosen, wish = prototype_of(extents), strategy_argument(strategy, in_file=True)
         medium = openfile.open_path(
             path_argument(path), readonly=readonly, limit=limit_argument(limit),
             recover=partial(recover, headroom=headroom),

@@ -271,7 +271,7 @@ def explain(space: Space, size: int, align: int, refusal: str) -> Explanation:
     if space.strategy.is_at_end:
         room = (supply.extents.room_at_end() + counters["wilderness_units"]) * UNIT
     needed = nunits + max(align // UNIT - 1, 0)
-    fits = units.has_free_block(space, rounded) or room >= needed * UNIT
+    fits = _has_place(space, size, align, rounded) or room >= needed * UNIT
     possible = not refusal and (
         fits or supply.could_grow(needed) or _can_be_gathered(space, size, align)
     )
@@ -284,6 +284,13 @@ def explain(space: Space, size: int, align: int, refusal: str) -> Explanation:
         space.region.headroom, fits, refusal, room_in_budget=_room_in_budget(space),
     )  # fmt: skip
     return replace(found, advice=_advice(found, nunits * UNIT))
+
+
+def _has_place(space: Space, size: int, align: int, rounded: int) -> bool:
+    """Tell whether a small block fits between others."""
+    if space.placement is not None:
+        return space.placement.has_room(size, align)
+    return units.has_free_block(space, rounded)
 
 
 def _room_in_budget(space: Space) -> int | None:
@@ -303,7 +310,7 @@ def explained(
 
 def _rounded(space: Space, size: int, align: int) -> tuple[int, int]:
     """Return the bytes a block takes, and the units that must be free in one piece for it."""
-    if space.strategy.is_at_end:
+    if not space.strategy.has_classes:
         return space.strategy.rounded(size), space.strategy.units_wanted(size, align)
     found, whole = class_of(size, align), -(-size // UNIT)
     return (whole * UNIT, whole) if found is None else (found.size, found.run_units)
@@ -433,7 +440,10 @@ def check(space: Space) -> CheckReport:
         findings.append(
             f"{place.format(unit=unit)}: {what}: {expected:#x} expected, {found:#x} found"
         )
-    for verify in (space.supply.check, space.region.check):
+    checks = [space.supply.check, space.region.check]
+    if space.placement is not None:
+        checks.append(space.placement.check)
+    for verify in checks:
         try:
             verify()
         except AssertionError as error:

@@ -136,12 +136,13 @@ class HasRegions(HasScratch):
         Raises
         ------
         UsageError
-            There is none of that offset; the heap is closed, forked or read-only, a ring or rows.
+            There is none of that offset; the heap is closed, forked or read-only, or has another
+            strategy than `General`.
         OutOfSpaceError
             There is no room for a new one.
         """
         space = self._space
-        if space.strategy.is_at_end:
+        if not space.strategy.has_classes:
             raise UsageError(
                 f"{space.name}: General() expected for regions, found {space.strategy}"
             )

@@ -131,7 +131,10 @@ def _attached(  # noqa: PLR0913, PLR0917 -- what is opened, and how
 def _put_together(
     kind: type[H], shared: Shared, region: Region, strategy: Strategy | None, *, fresh: bool
 ) -> H:
-    strategy = agreed(shared.name, strategy_of(shared.medium.arenas[0]), strategy)
+    if fresh:
+        strategy = strategy or General()
+    else:
+        strategy = agreed(shared.name, strategy_of(shared.medium.arenas[0]), strategy)
     kind = _showing(kind, strategy)
     heap = new_face(kind, shared, region, shared.name, 0, fresh=fresh, strategy=strategy)
     again = partial(attached_reader, kind, limit=None, headroom=0, decay=None)

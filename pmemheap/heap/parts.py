@@ -60,8 +60,8 @@ class HasArenas(HasRegions):
             Bytes of address space to keep free for its growth, if it is not open yet. By default
             that of the heap, at most 256 GiB.
         strategy : Strategy, optional
-            Where its blocks come from: `General`, `Ring` or `Rows`. One that is there has a
-            strategy already: by default any will do.
+            Where its blocks come from: `General`, `Ring`, `Rows` or `Placed`, the last one in
+            private memory alone. One that is there has a strategy already: by default any will do.
 
         Raises
         ------
@@ -75,8 +75,8 @@ class HasArenas(HasRegions):
         """
         arena_name_argument(name)
         headroom = headroom_argument(headroom)
-        wish = strategy_argument(strategy)
         space, shared = self._space, self._space.shared
+        wish = strategy_argument(strategy, in_file=shared.file is not None)
         space.require()
         if index_of(shared.medium.arenas, name) is None:
             if not create:

@@ -71,7 +71,7 @@ def _describe_place(space: Space, offset: int) -> str:
             return f"{inside} bytes inside of the block at {offset - inside:#x}, of {size} bytes"
         return f"the block of {size} bytes there is free already"
     if state in {UnitState.PACKED, UnitState.PACKED_BODY}:
-        return "no block of a region begins there: freed already, inside of one, or not allocated"
+        return "no block begins there: freed already, inside of one, or not allocated"
     if state == UnitState.LARGE and start != offset:
         return f"{offset - start} bytes inside of the large block at {start:#x}"
     return "no block lies there: freed already, inside of a large block, or never allocated"

@@ -35,8 +35,8 @@ def realloc(space: Space, offset: int, size: int, refusal: int) -> Any:
         raise pinned(space, offset, size)
     if refusal == Refusal.MOVE_LOGGED or (refusal in _UNITS_WANTED and space.shared.redo):
         return _move_or_stay(space, offset, size)
-    if refusal in _UNITS_WANTED:
-        return _move_to_extent(space, offset, size)
+    if refusal in _UNITS_WANTED or refusal == Refusal.PLACE:
+        return _move_to_made(space, offset, size, refusal)
     space.raise_code(refusal)
     units.refill(space, size)
     return NotImplemented
@@ -95,8 +95,12 @@ def _move_or_stay(space: Space, offset: int, size: int) -> int:
         return offset
 
 
-def _move_to_extent(space: Space, offset: int, size: int) -> int:
-    to = units.malloc_extent(space, size, roomy=True)
+def _move_to_made(space: Space, offset: int, size: int, refusal: int) -> int:
+    """Move a block to one that C cannot make."""
+    if refusal == Refusal.PLACE:
+        to = units.malloc_placed(space, size, GRANULE)
+    else:
+        to = units.malloc_extent(space, size, roomy=True)
     refusal = space.core.move_into(offset, to, size)
     if refusal == 0:
         return to

@@ -238,6 +238,5 @@ class Shared:
             space.region.mend()
         self.medium.keep_only([piece for space in spaces for piece in space.region.pieces])
         for space in spaces:
-            space.supply.rebuild()
-            space.mark_rooted()
+            space.rebuild()
         self.medium.in_doubt = False

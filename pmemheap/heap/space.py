@@ -21,11 +21,12 @@ from pmemheap.heap.exiting import is_exiting, leave_at_exit
 from pmemheap.heap.layered import Layers
 from pmemheap.heap.lock import is_changing
 from pmemheap.heap.shared import Shared
-from pmemheap.heap.strategies import General, Strategy
+from pmemheap.heap.strategies import General, Placed, Strategy
 from pmemheap.native.constants import Refusal, State
 from pmemheap.space.chosen import ChosenSupply
 from pmemheap.space.giveback import GiveBack
 from pmemheap.space.ledger import OverBudgetError
+from pmemheap.space.placement import Placement
 from pmemheap.space.region import Region
 from pmemheap.space.size_classes import packed_classes
 from pmemheap.space.supply import Supply
@@ -63,8 +64,8 @@ class Space:
     """
 
     __slots__ = (
-        "_layers", "core", "giveback", "index", "name", "origin", "region", "shared", "strategy",
-        "supply",
+        "_layers", "core", "giveback", "index", "name", "origin", "placement", "region", "shared",
+        "strategy", "supply",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 -- the parts of an arena
@@ -93,6 +94,7 @@ class Space:
             shared.begin_log(unattached=state == State.UNATTACHED)
         self._join_log()
         self.supply = self._first_supply(fresh=fresh)
+        self.placement = self._first_placement()
         self.giveback = GiveBack(self.core, self.supply)
         self._layers: Layers | None = None
         if state != State.UNATTACHED and not shared.readonly:
@@ -116,6 +118,18 @@ class Space:
         if prototype is None or shared.readonly or self.strategy.is_at_end:
             return Supply(self.core, self.region, shared.medium, fresh=fresh)
         return ChosenSupply(self.core, self.region, shared.medium, prototype, fresh=fresh)
+
+    def _first_placement(self) -> Placement | None:
+        if not isinstance(self.strategy, Placed):
+            return None
+        return Placement(self.core, self.supply, self.strategy.prototype)
+
+    def rebuild(self) -> None:
+        """Make the volatile half anew, after an interrupt. O(units)."""
+        self.supply.rebuild()
+        if self.placement is not None:
+            self.placement.rebuild()
+        self.mark_rooted()
 
     def attach_tables(self, tables: tuple[str, ...]) -> None:
         """Tell C where the data and the tables are, those that are mapped."""

@@ -4,8 +4,10 @@
             0 general
             1 ring
             2 rows         16-byte granules of a row
+            3 placed       in memory alone: no file has it
 
-How it is done is the C core's business: `block/slab.c`, `block/ring.c`, `block/rows.c`.
+How it is done is the C core's business: `block/slab.c`, `block/ring.c`, `block/rows.c`,
+`block/placed.c`.
 """
 
 from __future__ import annotations
@@ -16,14 +18,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pmemheap.errors import UsageError
 from pmemheap.format.layout import ArenaSlot, packed_strategy, row_units
 from pmemheap.heap.extras import dtype_argument
-from pmemheap.native.constants import RING_WHOLE, ROW_MOST, StrategyCode
+from pmemheap.native.constants import RING_WHOLE, ROW_MOST, STEP, StrategyCode
+from pmemheap.space.asked import Prototype
+from pmemheap.space.placement import chunk_units, is_placed
 from pmemheap.units import GRANULE, UNIT, align_up
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from pmemheap.protocols import Space
+
 __all__ = [
     "General",
+    "Placed",
     "Ring",
     "Rows",
     "Strategy",
@@ -44,6 +51,10 @@ class Strategy:
     """Whether all blocks come from the end of the arena."""
     has_rows: ClassVar[bool] = False
     """Whether all blocks are of one size."""
+    has_classes: ClassVar[bool] = False
+    """Whether small blocks are rounded up to size classes."""
+    in_files: ClassVar[bool] = True
+    """Whether a file can have it."""
 
     @property
     def block_bytes(self) -> int:
@@ -60,7 +71,7 @@ class Strategy:
         return packed_strategy(self.code, self.block_bytes)
 
     def units_wanted(self, size: int, align: int) -> int:
-        """Return the units at the end of the arena in which there is a place for a block."""
+        """Return the units that have to be free in one piece for a block."""
         return max(-(-size // UNIT) + align // UNIT, _CHUNK_MOST) + 1
 
     def rounded(self, size: int) -> int:
@@ -74,6 +85,8 @@ class Strategy:
 @dataclass(frozen=True)
 class General(Strategy):
     """Blocks of any size, freed in any order: size classes, and whole units by best fit."""
+
+    has_classes: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -185,14 +198,77 @@ class Rows(Strategy):
             )
 
 
-_BY_CODE: dict[int, type[Strategy]] = {kind.code: kind for kind in (General, Ring, Rows)}
+@dataclass(frozen=True)
+class Placed(Strategy):
+    """Blocks that lie where a `Space` of yours says: own policies, and to see how one does.
+
+    It is asked for blocks of up to 16 KiB, in steps of 32 bytes; longer ones get whole units. In
+    heaps in private memory alone.
+
+    Parameters
+    ----------
+    space : Space
+        A new one, such as ``pmemheap.BestFit()``. The first arena that is made of this strategy has
+        it, others have copies.
+
+    Notes
+    -----
+    What is in use the heap keeps, so that a Space cannot damage it. Each answer is looked at: one
+    that is not free, not aligned, outside of the arena or no number is a `StrategyError`, which
+    says what was found there. Nothing has changed then, and a copy of the Space as it was when it
+    was new is told what is free. It may raise, and it may free blocks; it cannot allocate.
+
+    Examples
+    --------
+    >>> import pmemheap
+    >>> heap = pmemheap.Heap.anonymous()
+    >>> arena = heap.arena("mine", strategy=pmemheap.Placed(pmemheap.FirstFit()))
+    >>> first, second, third = (arena.malloc(100) for _ in range(3))
+    >>> arena.free(first)
+    >>> arena.free(third)
+    >>> arena.malloc(60) == first
+    True
+    >>> heap.close()
+    """
+
+    space: Space
+    prototype: Prototype = field(init=False, repr=False, compare=False)
+    code: ClassVar[StrategyCode] = StrategyCode.PLACED
+    in_files: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Look at the Space."""
+        object.__setattr__(self, "prototype", Prototype(self.space, "Placed"))
+
+    def rounded(self, size: int) -> int:
+        """Return the bytes that a block takes: steps of 32; above 16 KiB whole units."""
+        return align_up(size, STEP) if is_placed(size, 1) else super().rounded(size)
+
+    def units_wanted(self, size: int, align: int) -> int:
+        """Return the units of a chunk in which there is room for a block, or those of its own."""
+        return chunk_units(size, align) if is_placed(size, align) else -(-size // UNIT)
 
 
-def strategy_argument(value: object) -> Strategy | None:
-    """Check a strategy that a user gives, if it is given."""
-    if value is None or (isinstance(value, Strategy) and type(value) in _BY_CODE.values()):
+_KINDS: tuple[type[Strategy], ...] = (General, Ring, Rows, Placed)
+_IN_SLOTS = {kind.code: kind for kind in _KINDS if kind.in_files}
+
+
+def strategy_argument(value: object, *, in_file: bool = False) -> Strategy | None:
+    """Check a strategy that a user gives, if it is given; of a heap in a file one that that keeps.
+
+    Raises
+    ------
+    UsageError
+        It is none, or a file cannot have it.
+    """
+    if value is None:
+        return None
+    if isinstance(value, Strategy) and type(value) in _KINDS and (value.in_files or not in_file):
         return value
-    raise UsageError(f"strategy: General(), Ring() or Rows(...) expected, found {value!r}")
+    expected = "General(), Ring(), Rows(...) or Placed(...) expected"
+    if in_file:
+        expected = "General(), Ring() or Rows(...) expected in a file or in shared memory"
+    raise UsageError(f"strategy: {expected}, found {value!r}")
 
 
 def agreed(what: str, have: Strategy, wish: Strategy | None) -> Strategy:
@@ -210,5 +286,5 @@ def agreed(what: str, have: Strategy, wish: Strategy | None) -> Strategy:
 
 def strategy_of(slot: ArenaSlot) -> Strategy:
     """Return the strategy that a slot of the arena table speaks of."""
-    kind = _BY_CODE[slot.strategy[0]]
+    kind = _IN_SLOTS[StrategyCode(slot.strategy[0])]
     return kind(slot.row_bytes) if kind is Rows else kind()

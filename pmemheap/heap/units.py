@@ -24,6 +24,7 @@ __all__ = [
     "live_bytes",
     "malloc",
     "malloc_extent",
+    "malloc_placed",
     "refill",
     "refill_units",
     "take",
@@ -36,9 +37,11 @@ _QUARANTINE_LEAST = 1 << 20
 
 
 def malloc(space: Space, size: int, align: int, refusal: int, *, reserved: bool = False) -> Any:
-    """Allocate a block of whole units, or get what the pool lacks: then NotImplemented."""
+    """Allocate a block that C cannot, or get what the pool lacks: then NotImplemented."""
     if refusal == Refusal.LARGE:
         return malloc_extent(space, size, align, reserved=reserved)
+    if refusal == Refusal.PLACE:
+        return malloc_placed(space, size, align, reserved=reserved)
     space.raise_code(refusal)
     refill(space, size, align)
     return NotImplemented
@@ -50,6 +53,12 @@ def malloc_extent(
     """Allocate a block of whole units, or reserve it."""
     nunits = -(-size // UNIT)
     return space.core.large_make(take(space, nunits, align, roomy=roomy), nunits, size, reserved)
+
+
+def malloc_placed(space: Space, size: int, align: int, *, reserved: bool = False) -> int:
+    """Allocate a block of where a `Space` of the user says, or reserve it."""
+    assert space.placement is not None, "the core asks for it in such an arena alone"
+    return space.placement.malloc(size, align, reserved=reserved)
 
 
 def take(space: Space, nunits: int, align: int, *, roomy: bool) -> int:

@@ -40,13 +40,18 @@ class Work(native.TxCore):
                 if space.strategy.has_rows:
                     space.strategy.require_fit("malloc", size, align)
                 return self._reserve_extent(space, size, align, roomy=roomy)
+            if offset == Refusal.PLACE:
+                offset = units.malloc_placed(space, size, align, reserved=True)
+                return self._owned(space, offset, size)
             space.raise_code(offset)
             units.refill(space, size, align)
 
     def _reserve_extent(self, space: Space, size: int, align: int, *, roomy: bool) -> int:
         nunits = -(-size // UNIT)
         start = units.take(space, nunits, align, roomy=roomy)
-        offset = space.core.large_make(start, nunits, size, True)
+        return self._owned(space, space.core.large_make(start, nunits, size, True), size)
+
+    def _owned(self, space: Space, offset: int, size: int) -> int:
         refused = self._own(offset)
         if refused < 0:
             refuse_in_transaction(space, refused, "malloc", offset, size)

@@ -17,6 +17,7 @@ __all__ = [
     "CHUNK_RING",
     "CHUNK_UNITS_MOST",
     "CLOSED",
+    "PLACED_MOST",
     "PMEM2_E_ADDRESS_UNALIGNED",
     "PMEM2_E_GRANULARITY_NOT_SET",
     "PMEM2_E_GRANULARITY_NOT_SUPPORTED",
@@ -38,6 +39,7 @@ __all__ = [
     "REGION_MOST",
     "RING_WHOLE",
     "ROW_MOST",
+    "STEP",
     "TAKE_ALL",
     "TAKE_OLD",
     "TAKE_RETURNED",
@@ -101,6 +103,12 @@ RING_WHOLE: int = lib.PH_RING_WHOLE
 ROW_MOST: int = lib.PH_ROW_MAX
 """Bytes of the longest row of an arena of rows."""
 
+STEP: int = lib.PH_STEP
+"""Bytes of a step, in which a `Space` counts that says where blocks lie."""
+
+PLACED_MOST: int = lib.PH_PLACED_MOST
+"""Bytes of the longest block that such a one is asked for."""
+
 POOL_MOST: int = lib.PH_POOL_MAX
 """Units of the longest block that C serves from its pool; what is longer is an extent."""
 
@@ -130,6 +138,7 @@ class Refusal:
     ROOTED: int = lib.PH_H_ROOTED
     IN_REGION: int = lib.PH_H_IN_REGION
     DAMAGED: int = lib.PH_H_DAMAGED
+    PLACE: int = lib.PH_H_PLACE
 
     LOG_FULL: int = lib.PH_L_FULL
     LOG_LARGE: int = lib.PH_L_LARGE
@@ -164,6 +173,7 @@ class StrategyCode(IntEnum):
     GENERAL = lib.PH_STRATEGY_GENERAL
     RING = lib.PH_STRATEGY_RING
     ROWS = lib.PH_STRATEGY_ROWS
+    PLACED = lib.PH_STRATEGY_PLACED
 
 
 class Durability(IntEnum):

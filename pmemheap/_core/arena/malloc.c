@@ -30,11 +30,13 @@ void ph_heap_fini(struct ph_heap *h)
     free(h->withheld.words.slots);
     free(h->freed.items);
     free(h->dirty.words);
+    free(h->changes.items);
     h->row_starts = NULL;
     h->refs = (struct ph_refs_table){0};
     h->withheld = (struct ph_withheld){0};
     h->freed = (struct ph_freed_list){0};
     h->dirty = (struct ph_dirty){0};
+    h->changes = (struct ph_changes){0};
 }
 
 /* Mark the blocks `bits` of the current word of a class as live, or PH_H_NOMEM. */
@@ -97,6 +99,8 @@ int64_t ph_malloc(struct ph_heap *h, uint64_t size, uint64_t align)
         return ph_ring_malloc(h, size, align);
     if (PH_UNLIKELY(h->strategy == PH_STRATEGY_ROWS))
         return ph_row_fits(h, size, align) ? ph_malloc_small(h, 0, size) : PH_H_LARGE;
+    if (PH_UNLIKELY(ph_is_placed(h, size, align)))
+        return PH_H_PLACE;
     int64_t unit = ph_large_take(h, size, align);
     if (unit < 0)
         return unit;

@@ -18,6 +18,8 @@ static int64_t take_for_move(struct ph_heap *h, uint64_t size, int grows)
 {
     if (h->strategy == PH_STRATEGY_RING)
         return ph_ring_malloc(h, size, PH_GRANULE);
+    if (ph_is_placed(h, size, PH_GRANULE))
+        return PH_H_PLACE;
     int index = ph_class_of(h, size, PH_GRANULE);
     if (index >= 0 && (!grows || size <= PH_GROWING))
         return ph_malloc_small(h, (uint32_t)index, size);
@@ -145,12 +147,19 @@ static int64_t realloc_large(const struct ph_block *block, uint64_t size, int re
     return (int64_t)block->offset;
 }
 
-/* A piece stays as long as it fits; what is in a ring may move to its end, and what is guarded, to a place like others. */
+/* Whether a piece may move: to the end of a ring, to where a `Space` says, or what is guarded to a place like others. */
+static int may_leave(const struct ph_block *block)
+{
+    uint16_t strategy = block->arena->strategy;
+    return strategy == PH_STRATEGY_RING || strategy == PH_STRATEGY_PLACED || block->record->class_index == PH_IN_GUARD;
+}
+
+/* A piece stays as long as it fits. */
 static int64_t realloc_piece(const struct ph_block *block, uint64_t size, int refused)
 {
     if (size <= ph_block_usable(block))
         return (int64_t)block->offset;
-    if (block->arena->strategy != PH_STRATEGY_RING && block->record->class_index != PH_IN_GUARD)
+    if (!may_leave(block))
         return PH_H_IN_REGION;
     return refused ? refused : move(block, size);
 }

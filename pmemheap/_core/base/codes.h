@@ -48,6 +48,7 @@ enum ph_refusal {
     PH_H_ROOTED = -11,        /* a root names the block: it goes only together with the root */
     PH_H_IN_REGION = -12,     /* realloc: the block would have to move, and only its region knows where to */
     PH_H_DAMAGED = -13,       /* of a guarded block: bytes beside it were overwritten */
+    PH_H_PLACE = -14,         /* the `Space` of a user says where the block lies */
     /* of the log */
     PH_L_FULL = -20,          /* no room before the tail: a checkpoint makes some */
     PH_L_LARGE = -21,         /* more than half of the log: a larger log is needed */
@@ -90,7 +91,11 @@ enum ph_strategy {
     PH_STRATEGY_GENERAL = 0, /* of size classes, or whole units by best fit */
     PH_STRATEGY_RING = 1,    /* of its end, in the order in which they come */
     PH_STRATEGY_ROWS = 2,    /* all of one size, one behind the other */
+    PH_STRATEGY_PLACED = 3,  /* of where the `Space` of a user says; in memory alone, no slot of a file has it */
 };
+
+/* Bytes of a step, in which such a `Space` counts, and of the longest block that it is asked for. */
+enum ph_step { PH_STEP = 32, PH_PLACED_MOST = 16384 };
 
 /* The failures that a commit survives. A file says 0 or 1. */
 enum ph_durability {

@@ -195,6 +195,18 @@ struct ph_ring {
     uint32_t units_next;  /* of the next chunk */
 };
 
+/* ph_changes -- of an arena whose blocks lie where a `Space` of the user says: what that was not told yet. block/changes.c. */
+struct ph_change {
+    uint64_t start, count; /* in steps */
+    uint32_t is_free;      /* else taken: a chunk has gone */
+};
+
+struct ph_changes {
+    struct ph_change *items;
+    uint64_t capacity, count;
+    uint32_t is_lost;      /* one of them could not be noted */
+};
+
 struct ph_guard;
 struct ph_journal;
 
@@ -244,6 +256,7 @@ struct ph_heap {
     /* seldom: what stands before is laid out for the calls */
     struct ph_read_units read_units;
     struct ph_ring ring;
+    struct ph_changes changes;
     uint64_t rows_first, rows_end; /* units of the table of rows, if there is a run of it */
     uint64_t *row_starts;     /* `starts` of a class of rows, which no other heap shares; NULL: there is none */
     uint64_t spares[PH_SPARES]; /* by granules: offset + 1 of a reserved block that an array has left, or 0 */

@@ -275,6 +275,28 @@ int64_t ph_ring_reserve(struct ph_heap *h, uint64_t size, uint64_t align);
 int64_t ph_ring_oldest(struct ph_heap *h);
 uint64_t ph_ring_end(const struct ph_heap *h);
 
+/* ---------------------------------------------------------------- placed: pieces that lie where a `Space` of the user says */
+/* ph_is_placed -- whether a block of this arena lies where a `Space` says; a longer one has units of its own. */
+static inline int ph_is_placed(const struct ph_heap *h, uint64_t size, uint64_t align)
+{
+    return h->strategy == PH_STRATEGY_PLACED && size <= PH_PLACED_MOST && align <= PH_UNIT_BYTES;
+}
+/* ph_placed_begin -- an arena without a block becomes one.
+ * ph_placed_add -- another chunk, of so many units; PH_H_REFILL. ph_placed_put -- a piece at a granule of the table, live or
+ * reserved: its offset; PH_H_BAD_OFFSET if not all of it is free, PH_H_NOMEM. ph_placed_release -- the chunks without a piece go.
+ * ph_placed_next -- the next granules that are free, up to `*end`, of a walk that begins as zeros; 0 at the end.
+ * ph_note_change -- note for the `Space` what became free, or was taken. */
+struct ph_free_walk {
+    const struct ph_unit *chunk;
+    uint64_t unit, at; /* where the next chunk, and the next piece, are looked for */
+};
+void ph_placed_begin(struct ph_heap *h);
+int64_t ph_placed_add(struct ph_heap *h, uint64_t nunits);
+int64_t ph_placed_put(struct ph_heap *h, uint64_t start, uint64_t granules, uint64_t size, int reserved);
+void ph_placed_release(struct ph_heap *h);
+int ph_placed_next(const struct ph_heap *h, struct ph_free_walk *walk, uint64_t *start, uint64_t *end);
+void ph_note_change(struct ph_heap *h, uint64_t start, uint64_t end, int is_free);
+
 /* Of the circle of a region, or of a ring. */
 void ph_circle_append(struct ph_heap *h, uint32_t last, uint64_t unit);
 void ph_circle_remove(struct ph_heap *h, const struct ph_unit *one);

@@ -17,6 +17,21 @@ static inline int is_set(const struct ph_heap *h, uint64_t granule)
     return (*word_of(h, granule) & bit_of(granule)) != 0;
 }
 
+static inline void set_bits(struct ph_heap *h, uint64_t granule, uint64_t bits)
+{
+    ph_store(h, word_of(h, granule), *word_of(h, granule) | bits);
+}
+
+static inline void clear_bits(struct ph_heap *h, uint64_t granule, uint64_t bits)
+{
+    ph_store(h, word_of(h, granule), *word_of(h, granule) & ~bits);
+}
+
+static inline void set_bit(struct ph_heap *h, uint64_t granule)
+{
+    set_bits(h, granule, bit_of(granule));
+}
+
 /* Set bits directly below one of a word. */
 static inline unsigned ones_below(uint64_t word, uint64_t granule)
 {

@@ -17,17 +17,6 @@
 #include "base/guard.h"
 #include "block/chunk_bits.h"
 
-/* ---------------------------------------------------------------- bits */
-static void set_bit(struct ph_heap *h, uint64_t granule)
-{
-    ph_store(h, word_of(h, granule), *word_of(h, granule) | bit_of(granule));
-}
-
-static void clear_bits(struct ph_heap *h, uint64_t granule, uint64_t bits)
-{
-    ph_store(h, word_of(h, granule), *word_of(h, granule) & ~bits);
-}
-
 /* ---------------------------------------------------------------- pieces */
 /* ph_piece_state -- what begins at an offset of a chunk. */
 enum ph_block_state ph_piece_state(const struct ph_heap *h, const struct ph_unit *chunk, uint64_t offset)
@@ -225,7 +214,9 @@ static void merge(struct ph_heap *h, struct ph_unit *chunk, uint64_t start)
 /* A piece that is dead may be used again: in a ring, and in a power heap, only once the whole chunk has gone. */
 static void become_free(struct ph_heap *h, struct ph_unit *chunk, uint64_t start, int goes_now)
 {
-    if (PH_LIKELY(h->strategy == PH_STRATEGY_GENERAL && !h->is_told))
+    if (PH_UNLIKELY(h->strategy == PH_STRATEGY_PLACED))
+        ph_note_change(h, start, end_of(h, chunk, start), 1);
+    if (PH_LIKELY(h->strategy != PH_STRATEGY_RING && !h->is_told))
         merge(h, chunk, start);
     if (PH_UNLIKELY(chunk->class_index == PH_IN_GUARD && h->guard != NULL)) {
         if (chunk->u.packed.live == 0 && chunk->u.packed.withheld == 0)

@@ -20,6 +20,8 @@ int64_t ph_reserve_block(struct ph_heap *h, uint64_t size, uint64_t align)
         return ph_ring_reserve(h, size, align);
     if (PH_UNLIKELY(h->strategy == PH_STRATEGY_ROWS))
         return ph_row_fits(h, size, align) ? ph_run_reserve(h, &h->classes[0]) : PH_H_LARGE;
+    if (PH_UNLIKELY(ph_is_placed(h, size, align)))
+        return PH_H_PLACE;
     int index = ph_class_of(h, size, align);
     if (index >= 0)
         return ph_run_reserve(h, &h->classes[index]);

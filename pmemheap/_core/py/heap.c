@@ -73,7 +73,7 @@ int ph_add_heap_types(PyObject *module)
     static PyMethodDef methods[24];
     PyMethodDef *const behind_doors[] = {ph_own_call_methods, ph_own_batch_methods, ph_control_methods, ph_unit_methods,
                                          ph_block_methods,    ph_count_methods,     ph_step_methods,    ph_strategy_doors,
-                                         ph_guard_methods,    NULL};
+                                         ph_guard_methods,    ph_placed_doors,      NULL};
     const PyMethodDef *const tables[] = {ph_call_methods, ph_batch_methods, ph_strategy_methods, NULL};
     const PyMethodDef *const own_tables[] = {ph_own_call_methods, ph_own_batch_methods, NULL};
 

@@ -74,7 +74,8 @@ int64_t ph_heap_watch(void);
 /* The public calls, and the same without layers; then the doors of the Python half, of which the last ones are empty in a
  * release. */
 extern PyMethodDef ph_call_methods[], ph_batch_methods[], ph_own_call_methods[], ph_own_batch_methods[], ph_strategy_methods[];
-extern PyMethodDef ph_guard_methods[], ph_control_methods[], ph_unit_methods[], ph_block_methods[], ph_count_methods[], ph_step_methods[], ph_strategy_doors[];
+extern PyMethodDef ph_guard_methods[], ph_control_methods[], ph_unit_methods[], ph_block_methods[], ph_count_methods[], ph_step_methods[], ph_strategy_doors[],
+    ph_placed_doors[];
 extern PyGetSetDef ph_door_fields[];
 int ph_add_block_bytes_type(PyObject *module);
 int ph_add_region_type(PyObject *module);

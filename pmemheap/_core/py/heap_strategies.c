@@ -84,6 +84,8 @@ static int begin_strategy(struct ph_heap *h, uint64_t strategy, uint64_t granule
 {
     if (strategy == PH_STRATEGY_RING)
         ph_ring_begin(h);
+    if (strategy == PH_STRATEGY_PLACED)
+        ph_placed_begin(h);
     return strategy == PH_STRATEGY_ROWS ? ph_rows_begin(h, (uint32_t)granules) : 0;
 }
 

@@ -120,6 +120,7 @@ static PyObject *take_units(struct ph_heap *h, uint64_t which)
         ph_array_drop_spares(h);
         ph_release_empties(h);
         ph_rows_cut(h);
+        ph_placed_release(h);
     }
     return take_pool(h, 1, which == PH_TAKE_OLD);
 }
