@@ -88,6 +88,25 @@ static uint64_t malloc_small_many(struct ph_heap *h, uint32_t class_index, uint6
     return done;
 }
 
+static int64_t malloc_units(struct ph_heap *h, uint64_t size, uint64_t align)
+{
+    int64_t unit = ph_large_take(h, size, align);
+    if (unit < 0)
+        return unit;
+    ph_large_make(h, (uint64_t)unit, ph_units_for(size), size);
+    return unit << PH_UNIT_SHIFT;
+}
+
+/* A block of an arena of another strategy than the general one. */
+static int64_t malloc_by_strategy(struct ph_heap *h, uint64_t size, uint64_t align)
+{
+    if (h->strategy == PH_STRATEGY_RING)
+        return ph_ring_malloc(h, size, align);
+    if (h->strategy == PH_STRATEGY_ROWS)
+        return ph_row_fits(h, size, align) ? ph_malloc_small(h, 0, size) : PH_H_LARGE;
+    return ph_is_placed(h, size, align) ? PH_H_PLACE : malloc_units(h, size, align);
+}
+
 int64_t ph_malloc(struct ph_heap *h, uint64_t size, uint64_t align)
 {
     int index = ph_class_of(h, size, align);
@@ -95,17 +114,9 @@ int64_t ph_malloc(struct ph_heap *h, uint64_t size, uint64_t align)
         return ph_malloc_small(h, (uint32_t)index, size);
     if (ph_journal_reserve(h, PH_STORES_MOST, 0) < 0)
         return PH_H_NOMEM;
-    if (PH_UNLIKELY(h->strategy == PH_STRATEGY_RING))
-        return ph_ring_malloc(h, size, align);
-    if (PH_UNLIKELY(h->strategy == PH_STRATEGY_ROWS))
-        return ph_row_fits(h, size, align) ? ph_malloc_small(h, 0, size) : PH_H_LARGE;
-    if (PH_UNLIKELY(ph_is_placed(h, size, align)))
-        return PH_H_PLACE;
-    int64_t unit = ph_large_take(h, size, align);
-    if (unit < 0)
-        return unit;
-    ph_large_make(h, (uint64_t)unit, ph_units_for(size), size);
-    return unit << PH_UNIT_SHIFT;
+    if (PH_UNLIKELY(h->strategy != PH_STRATEGY_GENERAL))
+        return malloc_by_strategy(h, size, align);
+    return malloc_units(h, size, align);
 }
 
 static int refusal_of(const struct ph_block *block)
