@@ -1,181 +1,55 @@
-"""Strategies: each on the load that it is for, beside the general heap.
+"""Strategies: each on the load that it is for, beside the default arena, and beside others.
 
     python benchmarks/bench_strategies.py --fast
 
-`FACTORS` has what each must win by; a test fails when one is missed.
+`FACTORS` has what each must win by; a test fails when one is missed. `OTHERS` has the same loads in
+jemalloc, an obstack (the C library's bump of a pointer), a deque of bytes and plain numpy: they are
+measured, and nothing is promised of them. TLSF is not among them, since no package has it: what
+PyPI calls TLSFAllocator is OffsetAllocator, ranges without memory. jemalloc needs room when Python
+starts: ``export GLIBC_TUNABLES=glibc.rtld.optional_static_tls=16384``, as `make bench` does.
 """
 
 from __future__ import annotations
 
 import pickle
-import random
+import sys
 import tempfile
 import time
 import tracemalloc
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyperf
+from peers import JemallocMethods, Obstack, Peer, PeerUnavailableError
+from strategy_loads import (
+    BLOCKS,
+    QUEUED,
+    Load,
+    batch_then_gone,
+    mixed_then_gone,
+    mixed_then_gone_in_jemalloc,
+    mixed_then_gone_in_obstack,
+    mixed_then_gone_in_region,
+    queue_in_arena,
+    queue_in_jemalloc,
+    queue_in_ring,
+    region_without_blocks,
+    sums_of_array,
+    sums_of_arrays,
+    sums_of_plain_arrays,
+    sums_of_rows,
+    written_queue_in_arena,
+    written_queue_in_jemalloc,
+    written_queue_in_ring,
+    written_queue_of_bytes,
+)
 
-from pmemheap import Count, Heap, Record, Ring, Rows, Track
+from pmemheap import Count, Heap, Record, Ring, Track
 from pmemheap.heap.strategies import Strategy
 
-BLOCKS = 1000
 WARM = 50
-SIZES = [random.Random(5).choice((24, 40, 100, 300, 1000)) for _ in range(BLOCKS)]
-
-Load = Callable[[int], float]
-
-
-# ---------------------------------------------------------------- blocks that die together
-
-
-def mixed_then_gone(loops: int) -> float:
-    """Allocate 1000 blocks of mixed sizes, then free them all, one by one."""
-    with Heap.anonymous() as heap:
-        malloc, free = heap.malloc, heap.free
-        start = time.perf_counter()
-        for _ in range(loops):
-            for offset in [malloc(size) for size in SIZES]:
-                free(offset)
-        return time.perf_counter() - start
-
-
-def mixed_then_gone_in_region(loops: int) -> float:
-    """Do the same in a scratch region, which needs no list of what it has to free."""
-    with Heap.anonymous() as heap:
-        start = time.perf_counter()
-        for _ in range(loops):
-            with heap.scratch() as scratch:
-                malloc = scratch.malloc
-                for size in SIZES:
-                    malloc(size)
-        return time.perf_counter() - start
-
-
-def batch_then_gone(loops: int) -> float:
-    """Allocate 1000 blocks of mixed sizes, and free them in one call."""
-    with Heap.anonymous() as heap:
-        malloc = heap.malloc
-        start = time.perf_counter()
-        for _ in range(loops):
-            heap.free_many([malloc(size) for size in SIZES])
-        return time.perf_counter() - start
-
-
-def region_without_blocks(loops: int) -> float:
-    """Begin and end a region of one block."""
-    with Heap.anonymous() as heap:
-        start = time.perf_counter()
-        for _ in range(loops):
-            with heap.scratch() as scratch:
-                scratch.malloc(100)
-        return time.perf_counter() - start
-
-
-# ---------------------------------------------------------------- queues
-
-QUEUE, STEP = 20_000, 1000
-QUEUED = [min(60_000, int(random.Random(n).lognormvariate(6, 1)) + 1) for n in range(QUEUE)]
-
-
-def _queue(arena: Any, loops: int) -> float:
-    """Put and take 1000 blocks, so often, with 20,000 in the queue; then take all."""
-    malloc, free = arena.malloc, arena.free
-    queue = deque(malloc(size) for size in QUEUED)
-    put, take = queue.append, queue.popleft
-    start = time.perf_counter()
-    for _ in range(loops):
-        for size in QUEUED[:STEP]:
-            put(malloc(size))
-            free(take())
-    end = time.perf_counter()
-    for offset in queue:
-        free(offset)
-    return end - start
-
-
-def queue_in_arena(loops: int) -> float:
-    """Use the default strategy as a queue."""
-    with Heap.anonymous() as heap:
-        return _queue(heap.arena("queue"), loops)
-
-
-def queue_in_ring(loops: int) -> float:
-    """Do the same in a ring."""
-    with Heap.anonymous() as heap:
-        return _queue(heap.arena("queue", strategy=Ring()), loops)
-
-
-def _written(arena: Any, loops: int) -> float:
-    """Do the same with blocks that are written."""
-    malloc, free, view = arena.malloc, arena.free, arena.view
-    data = memoryview(bytes(max(QUEUED)))
-    queue = deque(malloc(size) for size in QUEUED)
-    start = time.perf_counter()
-    for _ in range(loops):
-        for size in QUEUED[:STEP]:
-            offset = malloc(size)
-            view(offset, size)[:] = data[:size]
-            queue.append(offset)
-            free(queue.popleft())
-    return time.perf_counter() - start
-
-
-def written_queue_in_arena(loops: int) -> float:
-    """Use the default strategy as a queue of blocks that are written."""
-    with Heap.anonymous() as heap:
-        return _written(heap.arena("queue"), loops)
-
-
-def written_queue_in_ring(loops: int) -> float:
-    """Do the same in a ring."""
-    with Heap.anonymous() as heap:
-        return _written(heap.arena("queue", strategy=Ring()), loops)
-
-
-def payload(strategy: Strategy) -> float:
-    """Return the payload of a queue, by the memory of the units in use, after three rounds."""
-    with Heap.anonymous() as heap:
-        arena = heap.arena("queue", strategy=strategy)
-        queue = deque(arena.malloc(size) for size in QUEUED)
-        for size in QUEUED * 3:
-            queue.append(arena.malloc(size))
-            arena.free(queue.popleft())
-        return sum(QUEUED) / arena.stats().active
-
-
-# ---------------------------------------------------------------- rows
-
-ROWS = 4_000
-VECTOR = ("f4", 128)
-
-
-def sums_of_arrays(loops: int) -> float:
-    """Sum each of 4,000 vectors that are blocks of their own."""
-    with Heap.anonymous() as heap:
-        vectors = [heap.ndarray(128, "f4") for _ in range(ROWS)]
-        start = time.perf_counter()
-        for _ in range(loops):
-            [vector.sum() for vector in vectors]
-        end = time.perf_counter()
-        del vectors
-        return end - start
-
-
-def sums_of_rows(loops: int) -> float:
-    """Sum each of as many that are rows."""
-    with Heap.anonymous() as heap:
-        table = heap.arena("table", strategy=Rows(VECTOR))
-        table.malloc_many(512, ROWS)
-        table.rows[:] = 0
-        start = time.perf_counter()
-        for _ in range(loops):
-            table.rows.sum(axis=1)
-        return time.perf_counter() - start
 
 
 # ---------------------------------------------------------------- layers
@@ -299,6 +173,17 @@ SECONDS: dict[str, tuple[Load, float]] = {
 }
 """Of a load the time of one round that it must not exceed."""
 
+OTHERS: dict[Load, type[Peer] | None] = {
+    mixed_then_gone_in_obstack: Obstack,
+    mixed_then_gone_in_jemalloc: JemallocMethods,
+    queue_in_jemalloc: JemallocMethods,
+    written_queue_in_jemalloc: JemallocMethods,
+    written_queue_of_bytes: None,
+    sums_of_array: None,
+    sums_of_plain_arrays: None,
+}
+"""Loads of others, and the peer that each needs."""
+
 
 def ratio(ours: Load, other: Load, rounds: int) -> float:
     """Return ours / other, of the least of each, measured by turns; each in memory that is warm."""
@@ -306,12 +191,38 @@ def ratio(ours: Load, other: Load, rounds: int) -> float:
     return min(mine for mine, _ in times) / min(theirs for _, theirs in times)
 
 
+def payload(strategy: Strategy) -> float:
+    """Return the payload of a queue, by the memory of the units in use, after three rounds."""
+    with Heap.anonymous() as heap:
+        arena = heap.arena("queue", strategy=strategy)
+        queue = deque(arena.malloc(size) for size in QUEUED)
+        for size in QUEUED * 3:
+            queue.append(arena.malloc(size))
+            arena.free(queue.popleft())
+        return sum(QUEUED) / arena.stats().active
+
+
+def refusal(peer: type[Peer] | None) -> str:
+    """Tell why a peer is not to be had; nothing if it is."""
+    try:
+        if peer is not None:
+            peer().close()
+    except PeerUnavailableError as error:
+        return str(error)
+    return ""
+
+
 def main() -> None:
-    """Measure all loads with pyperf."""
+    """Measure all loads with pyperf; of others those that are there, and say what is missing."""
     runner = pyperf.Runner(metadata={"layer": "strategies"})
+    runner.argparser.set_defaults(inherit_environ=["GLIBC_TUNABLES"])  # for jemalloc
+    refused = {peer: refusal(peer) for peer in set(OTHERS.values())}
+    if not runner.parse_args().worker:
+        sys.stderr.writelines(f"{reason}\n" for reason in refused.values() if reason)
     compared = [*FACTORS.values(), *COSTS.values()]
     loads = {load for ours, other, _ in compared for load in (ours, other)}
     loads |= {load for load, _ in SECONDS.values()} | {pairs_tracked_in_file}
+    loads |= {load for load, peer in OTHERS.items() if not refused[peer]}
     for load in sorted(loads, key=lambda load: load.__name__):
         inner = BLOCKS if load.__name__.startswith("pairs") else 1
         runner.bench_time_func(f"strategies/{load.__name__}", load, inner_loops=inner)

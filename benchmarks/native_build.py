@@ -32,7 +32,7 @@ BUILD = HERE / "build"
 FLAGS = ["-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Wno-unused-parameter"]
 MISSING = {
     r"fatal error: (\S+): No such file": "header",
-    r"cannot find -l(\S+?):?(?:\s|$)": "library",
+    r"cannot find -l:?(\S+?):?(?:\s|$)": "library",
 }
 
 
@@ -76,10 +76,18 @@ def cffi_peer(
     return module.ffi, module.lib
 
 
-def extension(name: str) -> ModuleType:
-    """Return the extension module ``native/<name>.c``; raises `BuildError` as `cffi_peer`."""
-    text = (NATIVE / f"{name}.c").read_text(encoding="utf-8")
-    return _compiled(name, text, (), lambda target: _write(target, text))
+def extension(name: str, preamble: str, libraries: tuple[str, ...] = ()) -> ModuleType:
+    """Return the extension module ``native/<name>.c`` behind a preamble.
+
+    Raises
+    ------
+    BuildError
+        As `cffi_peer`.
+    ImportError
+        A library cannot be loaded.
+    """
+    text = f"{preamble}\n{(NATIVE / f'{name}.c').read_text(encoding='utf-8')}"
+    return _compiled(name, text, libraries, lambda target: _write(target, text))
 
 
 def _write(target: Path, text: str) -> None:

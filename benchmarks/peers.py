@@ -25,6 +25,7 @@ from native_build import BuildError, cffi_peer, extension
 GiB = 1 << 30
 POOL_BYTES = GiB // 2  # A libpmemobj pool has a fixed size and is allocated whole.
 SHM = Path("/dev/shm")
+ROOM_FOR_TLS = "GLIBC_TUNABLES=glibc.rtld.optional_static_tls=16384"  # Read when Python starts.
 PATTERN = memoryview(bytes(range(1, 256)) * 4096)  # A view: a slice of it takes no memory.
 
 
@@ -159,23 +160,85 @@ def _pmemobj() -> tuple[Any, Any]:
     return _built("pmemobj_peer", "", "pmemobj_peer.c", ("pmemobj",))
 
 
-class GlibcMethods(Peer):
-    """The C library's malloc as methods of an extension type that keep the GIL: the floor."""
+class _MethodPeer(Peer):
+    """A malloc as methods of an extension type that keep the GIL, as those of a heap do."""
 
-    name = "glibc (methods)"
+    preamble = ""
+    libraries: tuple[str, ...] = ()
+    packages = "gcc python3-dev"
 
     def __init__(self) -> None:
-        peer = _method_peer()()
+        peer = _method_peer(self.preamble, self.libraries, self.packages)()
         self.malloc, self.realloc, self.free = peer.malloc, peer.realloc, peer.free
         self.touch = peer.touch  # type: ignore[method-assign]
 
 
 @cache
-def _method_peer() -> Any:
+def _method_peer(preamble: str, libraries: tuple[str, ...], packages: str) -> Any:
     try:
-        return extension("method_peer").MethodPeer
+        return extension("method_peer", preamble, libraries).MethodPeer
     except BuildError as error:
-        raise PeerUnavailableError(f"{error} (apt-get install gcc python3-dev)") from error
+        raise PeerUnavailableError(f"{error} (apt-get install {packages})") from error
+    except ImportError as error:
+        if "static TLS" not in str(error):
+            raise
+        name = libraries[0].lstrip(":")
+        message = f"{name}: no room for its thread-local data (export {ROOM_FOR_TLS})"
+        raise PeerUnavailableError(message) from error
+
+
+class GlibcMethods(_MethodPeer):
+    """The C library's malloc: the floor."""
+
+    name = "glibc (methods)"
+    preamble = """
+        #include <stdlib.h>
+        #define HEAP_MALLOC malloc
+        #define HEAP_REALLOC realloc
+        #define HEAP_FREE free
+    """
+
+
+class JemallocMethods(_MethodPeer):
+    """jemalloc, by the names that only it has: `malloc` is the C library's in this process."""
+
+    name = "jemalloc (methods)"
+    preamble = """
+        #include <stddef.h>
+        void *mallocx(size_t size, int flags);
+        void *rallocx(void *block, size_t size, int flags);
+        void dallocx(void *block, int flags);
+        #define HEAP_MALLOC(size) mallocx((size) + !(size), 0)
+        #define HEAP_REALLOC(block, size) rallocx((block), (size) + !(size), 0)
+        #define HEAP_FREE(block) dallocx((block), 0)
+    """
+    libraries = (":libjemalloc.so.2",)
+    packages = "libjemalloc2"
+
+
+class Obstack(_MethodPeer):
+    """The C library's obstack: a pointer that is bumped. Not one of `PEERS`.
+
+    `free` takes back a block and all that came after it, so that it cannot play traces.
+    """
+
+    name = "obstack (methods)"
+    preamble = """
+        #include <obstack.h>
+        #include <stdlib.h>
+        #define obstack_chunk_alloc malloc
+        #define obstack_chunk_free free
+        static struct obstack peer_stack;
+        static void *bumped(size_t size)
+        {
+            if (peer_stack.chunk == NULL)
+                obstack_begin(&peer_stack, 64 << 10);
+            return obstack_alloc(&peer_stack, size);
+        }
+        #define HEAP_MALLOC bumped
+        #define HEAP_REALLOC(block, size) NULL
+        #define HEAP_FREE(block) obstack_free(&peer_stack, (block))
+    """
 
 
 # ------------------------------------------------------------------------ what Python comes with
@@ -297,6 +360,7 @@ PEERS: dict[str, type[Peer]] = {
         PmemheapAnonymous,
         PmemheapFile,
         GlibcMethods,
+        JemallocMethods,
         GlibcCffi,
         MimallocCffi,
         Pmemobj,

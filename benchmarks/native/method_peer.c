@@ -1,11 +1,11 @@
-/* glibc's malloc as methods of a Python type that keep the GIL: the floor for a call from Python.
+/* The malloc of a library as methods of a Python type that keep the GIL: the floor for a call from
+ * Python. HEAP_MALLOC, HEAP_REALLOC and HEAP_FREE name it; what they include stands in front.
  * Limited API, as pmemheap's own type, so that the comparison is of like with like. */
 
 #define Py_LIMITED_API 0x030B0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 static int as_u64(PyObject *object, uint64_t *value)
@@ -23,7 +23,7 @@ static PyObject *peer_malloc(PyObject *self, PyObject *argument)
 {
     uint64_t size;
     (void)self;
-    return as_u64(argument, &size) < 0 ? NULL : as_int(malloc(size));
+    return as_u64(argument, &size) < 0 ? NULL : as_int(HEAP_MALLOC(size));
 }
 
 static PyObject *peer_realloc(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
@@ -36,7 +36,7 @@ static PyObject *peer_realloc(PyObject *self, PyObject *const *arguments, Py_ssi
     }
     if (as_u64(arguments[0], &block) < 0 || as_u64(arguments[1], &size) < 0)
         return NULL;
-    return as_int(realloc((void *)(uintptr_t)block, size));
+    return as_int(HEAP_REALLOC((void *)(uintptr_t)block, size));
 }
 
 static PyObject *peer_free(PyObject *self, PyObject *argument)
@@ -45,7 +45,7 @@ static PyObject *peer_free(PyObject *self, PyObject *argument)
     (void)self;
     if (as_u64(argument, &block) < 0)
         return NULL;
-    free((void *)(uintptr_t)block);
+    HEAP_FREE((void *)(uintptr_t)block);
     Py_RETURN_NONE;
 }
 
