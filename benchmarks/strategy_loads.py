@@ -20,7 +20,7 @@ from peers import JemallocMethods, Obstack, Peer
 from pmemheap import Heap, Ring, Rows
 
 BLOCKS = 1000
-SIZES = [random.Random(5).choice((24, 40, 100, 300, 1000)) for _ in range(BLOCKS)]
+SIZES = random.Random(5).choices((24, 40, 100, 300, 1000), k=BLOCKS)
 
 Load = Callable[[int], float]
 

@@ -48,7 +48,7 @@ class TestRing(AllocatorContract):
 
 def test_blocks_lie_in_the_order_in_which_they_came(heap: Heap) -> None:
     ring = ring_of(heap)
-    sizes = [random.Random(3).choice([1, 20, 300, 5000, 70_000, 400_000]) for _ in range(500)]
+    sizes = random.Random(3).choices([1, 20, 300, 5000, 70_000, 400_000], k=500)
     offsets = [ring.malloc(size) for size in sizes]
     assert offsets == sorted(offsets)
     assert [offset for offset, _ in ring.blocks()] == offsets
