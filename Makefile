@@ -13,7 +13,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 COMMA := ,
 
-.PHONY: all demo test fuzz differential lint bench compare commits kv peers recommend docs wheel installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo clean
+.PHONY: all demo test fuzz differential lint bench compare commits kv peers recommend docs wheel installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo gallery clean
 
 all: lint test
 
@@ -113,6 +113,11 @@ fifo: $(VENV)/bench/ready
 	$(VENV)/bench/bin/python tests/fifo_load.py plot docs/fifo.svg $(foreach medium,anonymous file,\
 	  build/fifo/$(medium).json build/fifo/$(medium)--never-trim.json)
 
+# The pictures and tables of docs/gallery.md: memory over time, and times, of each strategy beside others. Three minutes.
+gallery: $(VENV)/bench/ready
+	$(VENV)/bench/bin/python benchmarks/gallery.py measure docs/gallery/data.json
+	$(VENV)/bench/bin/python benchmarks/gallery.py draw docs/gallery/data.json docs
+
 lint: $(VENV)/lint,test/ready
 	.ci/titles
 	$(VENV)/lint,test/bin/ruff check $(PYTHON_CODE)
@@ -124,7 +129,7 @@ lint: $(VENV)/lint,test/ready
 	done
 
 # jemalloc, one of the peers, is loaded late and wants room for its thread-local data when Python starts.
-bench compare: export GLIBC_TUNABLES := glibc.rtld.optional_static_tls=16384
+bench compare gallery: export GLIBC_TUNABLES := glibc.rtld.optional_static_tls=16384
 
 bench: $(VENV)/bench/ready
 	for layer in benchmarks/bench_*.py; do $(VENV)/bench/bin/python $$layer --fast --quiet || exit 1; done

@@ -11,6 +11,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -251,3 +252,68 @@ def test_a_strategy_keeps_its_time(what: str) -> None:
 def test_arrays_in_a_heap_cost_little_more(what: Any) -> None:
     tries = (ARRAYS.ratio(*what, rounds=9) for _ in range(5))  # beside other tests
     assert any(ratio <= ARRAYS.RATIOS[what] for ratio in tries), what
+
+
+GALLERY, DOCS = benchmark("gallery"), BENCHMARKS.parent / "docs"
+NUMBER = re.compile(r"-?[0-9.]+")
+
+
+def curves(picture: Path) -> dict[str, list[float]]:
+    """Return the numbers of the path of each curve in a picture."""
+    groups = ElementTree.parse(picture).iter("{http://www.w3.org/2000/svg}g")
+    found = {group.get("id", ""): group[0].get("d", "") for group in groups if len(group)}
+    return {
+        name: [float(number) for number in NUMBER.findall(path)]
+        for name, path in found.items()
+        if name.startswith("panel-")
+    }
+
+
+def expected_curves(strategy: str, data: dict[str, Any]) -> set[str]:
+    loads = [load for name, load in data["memory"].items() if name.startswith(f"{strategy}: ")]
+    return {
+        GALLERY.gid(number, place) for number, load in enumerate(loads) for place in load["held"]
+    }
+
+
+def test_the_gallery_shows_what_was_measured(tmp_path: Path) -> None:
+    data = json.loads((DOCS / "gallery" / "data.json").read_text(encoding="utf-8"))
+    page = (DOCS / "gallery.md").read_text(encoding="utf-8")
+    (tmp_path / "gallery.md").write_text(page, encoding="utf-8")
+    (tmp_path / "gallery").mkdir()
+    GALLERY.draw_all(data, tmp_path)
+    assert (tmp_path / "gallery.md").read_text(encoding="utf-8") == page
+    for strategy in GALLERY.PLACES:
+        shown = DOCS / "gallery" / f"{strategy}.svg"
+        drawn, expected = curves(tmp_path / "gallery" / shown.name), expected_curves(strategy, data)
+        assert drawn.keys() == curves(shown).keys() == expected
+        for name, path in curves(shown).items():
+            assert drawn[name] == pytest.approx(path, abs=0.5), name
+        text = shown.read_text(encoding="utf-8")
+        assert len(text) < 60_000
+        assert all(f">{place}</text>" in text for place in GALLERY.PLACES[strategy])
+        assert f"(gallery/{shown.name})" in page
+
+
+def test_the_gallery_measures_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = {place: GALLERY.PLACES["ring"][place] for place in ("ring", "bytes objects")}
+    monkeypatch.setitem(GALLERY.PLACES, "ring", places)
+    name = "ring: lifetimes alike"
+    load = GALLERY.held(name, 0.1, lambda _: None)
+    assert load["held"].keys() == places.keys()
+    for place, values in load["held"].items():
+        assert len(values) == len(load["at"]) == len(load["payload"])
+        assert 0.9 * max(load["payload"]) < max(values) < 3 * max(load["payload"]), place
+    GALLERY.draw("ring", {"memory": {name: load}}, tmp_path / "ring.svg")
+    drawn = curves(tmp_path / "ring.svg")
+    assert drawn.keys() == expected_curves("ring", {"memory": {name: load}})
+
+
+def test_the_gallery_times_who_is_there() -> None:
+    told: list[str] = []
+    name = "region: 1000 mixed blocks, then all gone"
+    timed = GALLERY.timed(name, 2, told.append)
+    missing = {place for place in GALLERY.TIMES[name] if f"{place}: left out" in " ".join(told)}
+    assert timed.keys() == GALLERY.TIMES[name].keys() - missing
+    assert {"default arena", "region", "obstack"} <= timed.keys()
+    assert all(len(values) == 2 and min(values) > 0 for values in timed.values())
