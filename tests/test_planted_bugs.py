@@ -211,6 +211,7 @@ PLANTED: dict[Rule, Callable[[Path], str | None]] = {
     Rule.R32: search("process: queue"),
     Rule.R33: search("process: region, region-drop"),
     Rule.R34: search("process: region, region-drop"),
+    Rule.R35: search("process: rows, trim"),
     Rule.DAMAGE: damage,
     Rule.DATA_FIRST: search("power: alloc-first"),
     Rule.SPARE_TABLES: search("power: trim-head", budget=8, share=1.0),

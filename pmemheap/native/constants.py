@@ -284,6 +284,7 @@ class Rule(IntEnum):
     R32 = lib.PH_R32
     R33 = lib.PH_R33
     R34 = lib.PH_R34
+    R35 = lib.PH_R35
     DAMAGE = lib.PH_DAMAGE
     DATA_FIRST = lib.PH_DATA_FIRST
     SPARE_TABLES = lib.PH_SPARE_TABLES

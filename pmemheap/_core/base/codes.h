@@ -205,6 +205,7 @@ enum ph_rule {
     PH_R32 = 32,
     PH_R33 = 33,
     PH_R34 = 34,
+    PH_R35 = 35,
     PH_DAMAGE = 40,
     PH_DATA_FIRST = 41,
     PH_SPARE_TABLES = 42,

@@ -58,12 +58,18 @@ int ph_rows_are_viewed(const struct ph_heap *h)
     return ph_refs_find(h, ph_rows_key(h)) != NULL;
 }
 
+/* Whether a run of rows has one that is in use, so that it stays [R35]. */
+static int has_rows(const struct ph_unit *run)
+{
+    return ph_run_occupied(run) > (PH_KEPT(R35) ? 0u : 1u);
+}
+
 /* ph_rows_cut -- the runs at the end of a table in which no row is in use go, unless somebody looks at the whole of it. */
 void ph_rows_cut(struct ph_heap *h)
 {
     for (struct ph_gap table; (table = ph_rows_range(h)).nunits != 0 && !ph_rows_are_viewed(h);) {
         uint64_t head = table.start + table.nunits - h->classes[0].run_units;
-        if (h->units[head].state != PH_U_RUN || ph_run_occupied(&h->units[head]) != 0 || h->readonly
+        if (h->units[head].state != PH_U_RUN || has_rows(&h->units[head]) || h->readonly
             || ph_journal_reserve(h, 2, 0) < 0)
             return;
         ph_run_end(h, head);

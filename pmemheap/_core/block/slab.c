@@ -45,7 +45,7 @@ static void run_clear(struct ph_heap *h, uint64_t head)
 {
     struct ph_unit *run = &h->units[head];
     struct ph_class *c = &h->classes[run->class_index];
-    PH_ASSERT(run->state == PH_U_RUN && ph_run_occupied(run) == 0);
+    PH_ASSERT(run->state == PH_U_RUN && (ph_run_occupied(run) == 0 || !PH_KEPT(R35)));
     ph_entry_withdraw(h, head);
     for (uint32_t i = 0; i < c->run_units; i++)
         run[i].state = PH_U_OTHER;
