@@ -25,21 +25,28 @@ from crash_world import Program, alphabet
 
 FAILURES_SHOWN = 5
 DURABILITIES = ("power", "process")
+ROWS_SHARE = 0.2
+"""Of the programs of three operations: on a heap that has rows itself."""
 
 
 def programs(seed: int) -> Iterator[Program]:
-    """Yield every program of one operation, then those of two in some order, then some of three."""
+    """Yield every program of one operation, then those of two in some order, then some of three.
+
+    Of each length those on a heap that has rows itself are last.
+    """
     chance = random.Random(seed)
-    for count in (1, 2):
+    for count, has_rows in product((1, 2), (False, True)):
         some = [
-            Program(durability, operations)
+            Program(durability, operations, has_rows)
             for durability in DURABILITIES
-            for operations in product(alphabet(), repeat=count)
+            for operations in product(alphabet(has_rows=has_rows), repeat=count)
         ]
         chance.shuffle(some)
         yield from some
     while True:
-        yield Program(chance.choice(DURABILITIES), tuple(chance.choices(alphabet(), k=3)))
+        has_rows = chance.random() < ROWS_SHARE
+        operations = chance.choices(alphabet(has_rows=has_rows), k=3)
+        yield Program(chance.choice(DURABILITIES), tuple(operations), has_rows)
 
 
 def search(

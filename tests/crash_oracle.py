@@ -27,6 +27,7 @@ from crash_world import (
     mark,
     record,
     reproducible,
+    rows_in,
     spare_bytes,
 )
 
@@ -107,9 +108,10 @@ def check_again(fd: int, known: Known) -> None:
         heap.sync()
         heap.trim()
         stats, room = heap.stats(), heap._space.region.nunits * UNIT
+        row = heap._space.strategy.block_bytes
         if stats.blocks or stats.quarantined or stats.reserved or stats.free != room:
             raise WrongHeapError(f"all of {room} bytes free in an emptied heap expected, {stats}")
-        heap.malloc(room)
+        heap.malloc_many(row or room, rows_in(heap) if row else 1)
         if heap._space.region.nunits * UNIT != room:
             raise WrongHeapError(f"an empty heap of {room} bytes has grown for {room}")
 
@@ -362,7 +364,7 @@ def use_again(fd: int, size: int) -> Counter[str]:
         for ring in rings(heap):
             reserve_and_abort(heap, ring)
         tx = heap.transaction()
-        offset = tx.malloc(size)
+        offset = tx.malloc(min(size, heap._space.strategy.block_bytes or size))
         tx.write(offset, mark(1, AFTER_BYTES))
         tx.roots[AFTER] = offset
         seen["growths after a recovery"] += heap._space.core.bounds[1] > end

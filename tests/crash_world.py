@@ -29,7 +29,10 @@ from unittest import mock
 from pmemheap import Heap, Ring, Rows, layout, native
 from pmemheap.errors import OutOfSpaceError
 from pmemheap.file import openfile
+from pmemheap.format.layout import row_units
 from pmemheap.heap.making import over_file
+from pmemheap.heap.rows import HasRows
+from pmemheap.heap.strategies import General, Strategy
 from pmemheap.layout import Durability, SegmentKind
 from pmemheap.testing import Recorder, Recording
 from pmemheap.units import UNIT, MiB
@@ -441,11 +444,22 @@ def rows_abort(world: World, durable: bool) -> None:
     for _ in range(3):
         world.fill(Known(), tx.malloc(ROW, arena=table), "nobody's")
     tx.abort()
+    del world.names["nobody's"]
+
+
+@transaction
+def rows_held(world: World, durable: bool) -> None:
+    """Trim while the only rows of the last runs are reserved; then commit them [R35]."""
+    table = _table(world)
+    with world.transaction(durable) as (tx, after):
+        for _ in range(3):
+            world.fill(after, tx.malloc(ROW, arena=table), f"row {world.seed()}")
+        _trim(world)
 
 
 def _table(world: World) -> Any:
-    """Return the arena of rows, made if there is none."""
-    return _arena(world, "table", Rows(ROW))
+    """Return what has rows: the heap itself, else an arena, made if there is none."""
+    return world.heap if isinstance(world.heap, HasRows) else _arena(world, "table", Rows(ROW))
 
 
 def _arena(world: World, name: str, strategy: Any) -> Any:
@@ -772,8 +786,9 @@ def rows_cut(world: World, durable: bool) -> None:
     table = _table(world)
     world.heap.sync()
     world.synced()
+    before = len(table.live)
     world.heap.trim()
-    world.seen["rows cut"] += len(table.live) == 0
+    world.seen["rows cut"] += len(table.live) < before
     row(world, durable)
 
 
@@ -815,11 +830,19 @@ def _cut(world: World, name: str, bound: int) -> None:
 # ---------------------------------------------------------------- bases
 
 
-SMALL_SHAPE, LARGE_SHAPE, ROOMY_SHAPE = "small", "large", "roomy"
-SHAPES = (SMALL_SHAPE, LARGE_SHAPE, ROOMY_SHAPE)
+SMALL_SHAPE, LARGE_SHAPE, ROOMY_SHAPE, ROWS_SHAPE = "small", "large", "roomy", "rows"
+SHAPES = (SMALL_SHAPE, LARGE_SHAPE, ROOMY_SHAPE, ROWS_SHAPE)
 _NEAR_THE_END = LOG_BYTES - 900, LOG_BYTES - 200  # where the log of a base stands: soon it wraps
 NEEDS_LARGE = {"trim-head", "trim-tail"}
 NEEDS_ROOMY = {"refill-head"}
+WITH_ROWS = {
+    "alloc", "swap", "write", "snapshot", "snapshot-abort", "free", "free-viewed", "two-open",
+    "refill", "rows", "rows-abort", "rows-held", "queue", "malloc", "bare-free", "trim", "row",
+    "rows-cut", "arena-drop", "move-log", "checkpoint", "sync",
+}  # fmt: skip
+"""What a heap can do that has rows itself."""
+LEFT_IN_ROWS = 2
+"""Rows that can still come before such a heap grows."""
 
 
 @dataclass(frozen=True)
@@ -835,14 +858,19 @@ class Base:
 def base(durability: str, shape: str) -> Base:
     """Make a heap of a few marked blocks.
 
-    A large one has a segment to cut off at either end, and a roomy one a larger log as well.
+    A large one has a segment to cut off at either end, and a roomy one a larger log as well. One
+    that has rows itself is almost full.
     """
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         path = Path(directory) / "base"
-        is_roomy = shape == ROOMY_SHAPE
-        heap = create_heap(path, durability, ROOMY_LOG_BYTES if is_roomy else LOG_BYTES)
+        is_roomy, has_rows = shape == ROOMY_SHAPE, shape == ROWS_SHAPE
+        is_large = shape in {LARGE_SHAPE, ROOMY_SHAPE}
+        heap = create_heap(
+            path, durability, ROOMY_LOG_BYTES if is_roomy else LOG_BYTES,
+            Rows(ROW) if has_rows else None,
+        )  # fmt: skip
         world = World(heap, Known(), {})
-        if shape != SMALL_SHAPE:  # two blocks: what comes later covers the entry of the first alone
+        if is_large:  # two blocks: what comes later covers the entry of the first alone
             _bulk(world, "head", SEGMENT // 2)
             _bulk(world, "head of two", SEGMENT // 2)
         for name in "abc":
@@ -852,10 +880,12 @@ def base(durability: str, shape: str) -> Base:
                     tx.roots["a"] = offset
                     after.roots["a"] = offset
         with world.transaction(True) as (tx, after):
-            world.allocate(tx, after, LONG, "long")
+            world.allocate(tx, after, ROW if has_rows else LONG, "long")
             world.allocate(tx, after, UNIT, "behind long")
-        if shape != SMALL_SHAPE:
+        if is_large:
             _bulk(world, "tail")
+        while has_rows and len(world.states[-1].blocks) < rows_in(heap) - LEFT_IN_ROWS:
+            world.bare_malloc(heap, ROW)
         while (
             not is_roomy
             and not _NEAR_THE_END[0] <= world.log.positions()[3] % LOG_BYTES < _NEAR_THE_END[1]
@@ -869,11 +899,22 @@ def _bulk(world: World, name: str, size: int = SEGMENT) -> None:
     world.names[name] = world.bare_malloc(world.heap, size)
 
 
-def create_heap(path: Path, durability: str, log_bytes: int = LOG_BYTES) -> Heap:
+def rows_in(heap: Heap) -> int:
+    """Return the rows of `ROW` bytes for which a heap has units, live ones among them."""
+    first, end, _, _ = heap._space.core.bounds
+    run_units = row_units(ROW)
+    return (end // run_units - -(-first // run_units)) * run_units * UNIT // ROW
+
+
+def create_heap(
+    path: Path, durability: str, log_bytes: int = LOG_BYTES, strategy: Strategy | None = None
+) -> Heap:
     """Make a heap file as `Heap.create` does, with a small log."""
-    wanted = Durability[durability.upper()]
-    medium = openfile.create(path, wanted, limit=None, replace_file=False, log_bytes=log_bytes)
-    heap = over_file(Heap, medium, HEADROOM, None, fresh=True)
+    medium = openfile.create(
+        path, Durability[durability.upper()], limit=None, replace_file=False, log_bytes=log_bytes,
+        strategy=(strategy or General()).packed(),
+    )  # fmt: skip
+    heap = over_file(Heap, medium, HEADROOM, None, strategy=strategy, fresh=True)
     medium.link_name(replace_file=False)
     return heap
 
@@ -892,20 +933,29 @@ class Program:
 
     durability: str
     operations: tuple[str, ...]
+    has_rows: bool = False
+    """Whether the heap itself has rows."""
 
     @property
     def shape(self) -> str:
+        if self.has_rows:
+            return ROWS_SHAPE
         if NEEDS_ROOMY & set(self.operations):
             return ROOMY_SHAPE
         return LARGE_SHAPE if NEEDS_LARGE & set(self.operations) else SMALL_SHAPE
 
     def __str__(self) -> str:
-        return f"{self.durability}: {', '.join(self.operations)}"
+        of_rows = " of rows" if self.has_rows else ""
+        return f"{self.durability}{of_rows}: {', '.join(self.operations)}"
 
 
-def alphabet() -> list[str]:
-    """Return the operations; a transaction durable and lazy."""
-    return [*TRANSACTIONS, *(f"{name} lazy" for name in TRANSACTIONS), *CALLS]
+def alphabet(*, has_rows: bool = False) -> list[str]:
+    """Return the operations, of a heap that has rows itself or of others.
+
+    A transaction is durable and lazy.
+    """
+    every = [*TRANSACTIONS, *(f"{name} lazy" for name in TRANSACTIONS), *CALLS]
+    return [each for each in every if not has_rows or each.partition(" ")[0] in WITH_ROWS]
 
 
 def run(world: World, operation: str) -> None:

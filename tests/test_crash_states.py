@@ -18,7 +18,10 @@ from pmemheap.file import identity
 from pmemheap.testing import CrashStates, Image, Kind
 
 STATES = 32_000
-"""As many as all programs of one operation leave."""
+"""About as many as all programs of one operation leave, on heaps without rows of their own."""
+ON_ROWS = (
+    "rows", "rows-abort", "row", "rows-cut", "swap lazy", "bare-free", "rows-held lazy", "trim",
+)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -27,6 +30,18 @@ def test_every_crash_leaves_a_committed_state() -> None:
     assert not findings.failures, findings.failures[0]
     assert not findings.missing()
     assert findings.seen["states"] >= STATES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_every_crash_of_a_heap_that_has_rows_itself_leaves_a_committed_state(
+    durability: str,
+) -> None:
+    """It grows at the first rows, and is cut at its end once they are gone."""
+    each = Search(budget=2, share=0.01)
+    each.run(Program(durability, ON_ROWS, has_rows=True))
+    assert not each.findings.failures, each.findings.failures[0]
+    assert each.findings.seen["rows cut"]
 
 
 @pytest.mark.slow
