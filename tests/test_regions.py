@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pmemheap import Heap, OutOfSpaceError, UsageError
+from pmemheap.heap import units
 from pmemheap.heap.insight import check
 from pmemheap.heap.regions import Mark, Region
 from pmemheap.layers import Count
@@ -34,7 +35,7 @@ def require_sound(region: Region) -> None:
 
 
 def live_in(region: Region) -> dict[int, int]:
-    return dict(region._face.blocks())
+    return dict(units.blocks(region._space))
 
 
 class TestRegion(AllocatorContract):
@@ -340,7 +341,7 @@ def test_a_close_that_is_refused_leaves_the_regions(memory: Heap) -> None:
         scratch.malloc(10)
         view.release()
     memory.close()
-    assert scratch._face.closed
+    assert scratch._space.closed
 
 
 @pytest.mark.parametrize("size", [100, 1_000_000])
@@ -379,7 +380,10 @@ def test_a_heap_that_is_dropped_takes_its_regions_along_at_once() -> None:
             heap = Heap.anonymous()
             scratch = heap.scratch()
             scratch.malloc(100)
-            gone = [weakref.ref(each) for each in (heap, scratch._face, scratch._space.shared)]
+            gone = [
+                weakref.ref(each)
+                for each in (heap, heap._space.shared.scratch, scratch._space.shared)
+            ]
             if is_closed:
                 heap.close()
             del heap, scratch

@@ -233,8 +233,8 @@ class BlockSpace(native.HeapCore):
 
         It may come and go while threads are at work and blocks live; blocks of before, during and
         after are freed alike. Calls of other arenas go through layers of their own, and what
-        transactions and containers do through none; but a `pmemheap.layers.Count`, `Track` or
-        `Record` on a heap is told of it all.
+        transactions, containers and regions do through none; but a `pmemheap.layers.Count`, `Track`
+        or `Record` on a heap is told of it all.
 
         Parameters
         ----------

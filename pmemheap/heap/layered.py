@@ -116,6 +116,8 @@ class Layers:
         others = shared.arenas.spaces() if self._space is shared.default else ()
         for space in (self._space, *others):
             space.layers.apply()
+        if self._space is shared.default:
+            self.tell_of_scratch(shared.arenas.scratch)
 
     def _set_guard(self, guard: Guard | None) -> None:
         """Let another one guard blocks: the top one."""
@@ -126,6 +128,18 @@ class Layers:
             guard._begin(self._space.core)  # private: of the guard, whose heap it is
         elif before is not None:
             before._end()  # private: as above
+
+    def tell_of_scratch(self, scratch: Space | None) -> None:
+        """Have those whom C tells of the heap told of its scratch regions too.
+
+        No file of sites names their blocks: another run has others at the same offsets.
+        """
+        told = self.told
+        for layer in told:
+            if isinstance(layer, native.TrackCore):
+                layer._leave_out(0 if scratch is None else scratch.index)  # private: of the track
+        if scratch is not None:
+            scratch.core.set_layers((), told)
 
     def apply(self) -> None:
         """Tell C."""

@@ -43,6 +43,10 @@ class ScratchArena(BlockSpace):
 
     __slots__ = ()
 
+    def end_watch(self) -> None:
+        """Have the layers that watch it write what they have; no call comes in any more."""
+        self._space.core.end_watch()
+
     def end(self) -> None:
         """Give its memory back: its heap was closed, and it with that."""
         self._space.shared.log.detach()
@@ -76,6 +80,7 @@ def _made(shared: Shared) -> ScratchArena:
         own = Shared(medium, MemoryRoots(), shared.identity, name, shared.decay)
         face = new_face(ScratchArena, own, region, name, 0, fresh=True, number=number)
         own.enter(space_of(face), Arenas(None, own), _is_in_no_file)
+        shared.default.tell_of_scratch(space_of(face))
     except BaseException:
         region.close()
         raise
@@ -104,7 +109,8 @@ class Region(native.RegionCore):
     Many blocks and their end cost less than half of what they cost in the heap. Single blocks may
     be freed as well, by the region or the heap; their space is used again when all above them, or
     all of their chunk, is free. Offsets are the heap's: `Heap.view` and `Heap.free` take them. It
-    has no roots, and nothing of it outlives the process.
+    has no roots, and nothing of it outlives the process. Of the layers of the heap those see its
+    blocks that count, track and record, and none sees its calls.
 
     Examples
     --------
@@ -120,14 +126,14 @@ class Region(native.RegionCore):
     >>> heap.close()                            # and so are the 1000, since the end of `with`
     """
 
-    __slots__ = ("_face", "_heap", "_space")
+    __slots__ = ("_heap", "_space")
 
     def __new__(cls, heap: HasScratch, face: BlockSpace) -> Self:
         """Make it in an arena of a heap, which it keeps."""
         return super().__new__(cls, face)
 
     def __init__(self, heap: HasScratch, face: BlockSpace) -> None:
-        self._heap, self._face, self._space = heap, face, space_of(face)
+        self._heap, self._space = heap, space_of(face)
 
     def _malloc_slow(self, size: Any, align: Any, refusal: int, nunits: int) -> Any:
         """Get what the core lacks for a block, as `Slow.malloc` does; or say what is wrong."""
@@ -165,15 +171,15 @@ class Region(native.RegionCore):
 
     def free(self, offset: int, deferred: bool = False) -> None:
         """Free one block before the others, as `Heap.free` does."""
-        self._face.free(offset, deferred)
+        self._space.core.free(offset, deferred)
 
     def usable_size(self, offset: int) -> int:
         """Return the bytes that a block can hold."""
-        return self._face.usable_size(offset)
+        return self._space.core.usable_size(offset)
 
     def view(self, offset: int, length: int | None = None) -> memoryview:
         """Return a view of a block, as `Heap.view` does: as long as it lives the region stays."""
-        return self._face.view(offset, length)
+        return self._space.core.view(offset, length)
 
     def realloc(self, offset: int, size: int) -> int:
         """Give a block another size, in place if it fits; else it is copied to the end.
@@ -185,16 +191,17 @@ class Region(native.RegionCore):
         """
         place, nbytes = offset_argument(offset), size_argument(size)
         self._require()
-        have = self._face.usable_size(place)
-        if nbytes <= have:
+        space, core = self._space, self._space.core
+        have = core.usable_size(place)
+        if self._stays(place, nbytes):
             return place
-        space = self._space
-        if place_of(space.core, place).refusal in refusing.HELD:
+        if place_of(core, place).refusal in refusing.HELD:
             raise refusing.pinned(space, place, nbytes)
         to = self.malloc(nbytes)
-        with self._face.view(to, have) as new, self._face.view(place, have) as old:
+        with core.view(to, have) as new, core.view(place, have) as old:
             new[:] = old
-        self._face.free(place)
+        core.free(place)
+        core.tell_moved(place, to, nbytes)
         return to
 
     # ------------------------------------------------------------ going back

@@ -220,6 +220,8 @@ class Shared:
         for space in self.spaces()[:1]:  # none, once both are gone
             space.core.end_watch()
             self.arenas.end_watch()
+        if self.scratch is not None:
+            self.scratch.end_watch()
 
     # ------------------------------------------------------------ after an interrupt
 

@@ -177,6 +177,14 @@ class Space:
             self._layers = Layers(self)
         return self._layers
 
+    def tell_of_scratch(self, scratch: Space) -> None:
+        """Have those whom C tells of the heap told of a new arena of scratch regions too.
+
+        A heap without layers gets none here: they keep it until the collector finds both.
+        """
+        if self._layers is not None:
+            self._layers.tell_of_scratch(scratch)
+
     # ------------------------------------------------------------ views
 
     def own_view(self, offset: int, length: int | None = None) -> memoryview:

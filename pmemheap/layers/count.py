@@ -16,9 +16,10 @@ __all__ = ["Count"]
 class Count(native.CountCore, Told):
     """Counters of the blocks of a heap or arena, or of any allocator that it wraps.
 
-    On a heap it counts all that becomes of blocks, of all arenas, whether by calls, transactions
-    or containers; the C core does that, and no call goes through the layer. Several may count one
-    heap, each from when it was put on it; what it has counted stays when it is taken off.
+    On a heap it counts all that becomes of blocks, of all arenas and scratch regions, whether by
+    calls, transactions or containers; the C core does that, and no call goes through the layer.
+    Several may count one heap, each from when it was put on it; what it has counted stays when it
+    is taken off.
 
     Attributes
     ----------

@@ -26,8 +26,9 @@ class Fail(Passing):
     """Allocations that fail, so that a program can be tested for what it does then.
 
     An allocation is a call of `malloc` or `malloc_many`, or one of `realloc` or `expand` for more
-    than the block can hold. They are numbered from 1, from when the layer was put on a heap. One
-    that fails raises and has changed nothing; an `expand` answers False, as in a full heap.
+    than the block can hold; on a heap no call of a region. They are numbered from 1, from when the
+    layer was put on a heap. One that fails raises and has changed nothing; an `expand` answers
+    False, as in a full heap.
 
     Parameters
     ----------

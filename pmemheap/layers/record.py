@@ -29,9 +29,9 @@ class Record(native.RecordCore, Told):
     """What becomes of the blocks of a heap or arena, or of any allocator that it wraps, in a file.
 
     On a heap it records what `pmemheap.layers.Count` counts: all that becomes of blocks, of all
-    arenas, whether by calls, transactions or containers. The C core does that, and no call goes
-    through the layer. `pmemheap.traces.load` reads the file, and so do the commands that take a
-    trace.
+    arenas and scratch regions, whether by calls, transactions or containers. The C core does that,
+    and no call goes through the layer. `pmemheap.traces.load` reads the file, and so do the
+    commands that take a trace.
 
     Parameters
     ----------

@@ -61,9 +61,10 @@ class _Block(NamedTuple):
 class Track(native.TrackCore, Told):
     """Live blocks by the line that made them: the innermost caller outside of this package.
 
-    On a heap it knows all blocks that were made since it was put on, in all arenas, whether by
-    calls, transactions or containers; the C core tells it, and no call goes through the layer.
-    Others are freed as ever. A block that `realloc` gave another size was made there.
+    On a heap it knows all blocks that were made since it was put on, in all arenas and scratch
+    regions, whether by calls, transactions or containers; the C core tells it, and no call goes
+    through the layer. Others are freed as ever. A block that `realloc` gave another size was made
+    there.
 
     Parameters
     ----------
@@ -71,7 +72,8 @@ class Track(native.TrackCore, Told):
         What it stands over; if left out, `Heap.install` sets it.
     sites : path, optional
         A file that says the same, for ``pmemheap leaks`` and for later runs: a block that an
-        earlier one has left is known as well. It belongs to one heap.
+        earlier one has left is known as well. It belongs to one heap, and says nothing of its
+        scratch regions, which no run leaves.
 
     Attributes
     ----------

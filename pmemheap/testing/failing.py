@@ -90,7 +90,7 @@ def each_malloc_failing(
     Notes
     -----
     What fails is described at `pmemheap.layers.Fail`: calls of the heap that it was given. What it
-    does in transactions, containers and other arenas of the heap does not fail.
+    does in transactions, containers, regions and other arenas of the heap does not fail.
 
     Examples
     --------

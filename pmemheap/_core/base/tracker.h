@@ -22,6 +22,7 @@ struct ph_track_file {
     uint64_t nbytes;   /* of the file */
     uint64_t process;  /* that writes: none that was forked from it */
     int64_t error;     /* a negated errno: why nothing is written any more; 0 */
+    uint64_t left_out; /* the arena of whose blocks it says nothing; 0: of none */
     int32_t fd;
     int32_t is_on;
 };

@@ -35,6 +35,12 @@ static void put(struct ph_track_file *f, enum ph_track_record kind, void *record
     f->is_on = 0;
 }
 
+/* Whether the records are to say what becomes of a block. */
+static int says(const struct ph_track_file *f, uint64_t offset)
+{
+    return f->is_on && (f->left_out == 0 || offset >> PH_ARENA_SHIFT != f->left_out);
+}
+
 void ph_track_file_made(struct ph_track_file *f, uint64_t offset, uint64_t size, uint32_t site)
 {
     struct __attribute__((packed)) {
@@ -42,7 +48,7 @@ void ph_track_file_made(struct ph_track_file *f, uint64_t offset, uint64_t size,
         uint64_t offset, size;
         uint32_t site;
     } record = {.offset = offset, .size = size, .site = site};
-    if (PH_UNLIKELY(f->is_on))
+    if (PH_UNLIKELY(says(f, offset)))
         put(f, PH_TRACK_MADE, &record, sizeof record);
 }
 
@@ -52,7 +58,7 @@ void ph_track_file_freed(struct ph_track_file *f, uint64_t offset)
         struct head head;
         uint64_t offset;
     } record = {.offset = offset};
-    if (PH_UNLIKELY(f->is_on))
+    if (PH_UNLIKELY(says(f, offset)))
         put(f, PH_TRACK_FREED, &record, sizeof record);
 }
 

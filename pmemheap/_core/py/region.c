@@ -103,6 +103,21 @@ static PyObject *take_large(struct region_object *self, uint64_t offset)
 
 DOOR(region_take, region_object, 1, take_large(self, n[0]))
 
+/* Whether a block can hold so many bytes where it is; who watches is told that it has that size now. */
+static PyObject *stays(struct region_object *self, uint64_t offset, uint64_t size)
+{
+    int64_t capacity = ph_may_change(self->heap) ? ph_usable_size(self->region.arena, offset) : PH_H_BAD_OFFSET;
+    int does = capacity >= 0 && size <= (uint64_t)capacity;
+
+    if (does) {
+        PH_TELL(self->region.arena, ph_tell_resized, offset, size, 0, 0);
+        PH_TELL(self->region.arena, ph_tell_reallocated, offset, size);
+    }
+    return truth(does);
+}
+
+DOOR(region_stays, region_object, 2, stays(self, ph_inner(self->heap, n[0]), n[1]))
+
 static PyObject *mark_of(const struct region_object *self)
 {
     struct ph_region_mark mark = ph_region_mark(&self->region);
@@ -151,6 +166,7 @@ static PyMethodDef region_methods[] = {
     AS_METHOD("_begin", region_begin, "Begin a region that is kept: its offset, or the units that the pool lacks, negated."),
     AS_METHOD("_find", region_find, "Be the one that is called by an offset; 0, or a negative code."),
     AS_METHOD("_take", region_take, "A large block becomes one of the region; whether the region is there."),
+    AS_METHOD("_stays", region_stays, "Whether a block can hold so many bytes where it is, which it was asked for."),
     AS_METHOD("_mark", region_mark, "Where it is now: three numbers."),
     AS_METHOD("_rewind", region_rewind, "Go back to such a point; 0, or a negative code."),
     AS_METHOD("_drop", region_drop, "Free all blocks; 0, or a negative code."),

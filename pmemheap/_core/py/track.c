@@ -152,6 +152,7 @@ DOOR(track_known, track_object, 1, known(self, n[0]))
 DOOR(track_blocks, track_object, 0, all_blocks(self))
 DOOR(track_clear, track_object, 0, ph_track_clear(&self->tracker), done())
 DOOR(track_write_to, track_object, 2, write_to(self, n))
+DOOR(track_leave_out, track_object, 1, self->tracker.file.left_out = n[0], done())
 DOOR(track_put_found, track_object, 3, put_found(self, n))
 DOOR(track_forget_found, track_object, 1, forget_found(self, n[0]))
 
@@ -166,6 +167,7 @@ static PyMethodDef track_methods[] = {
     AS_METHOD("_blocks", track_blocks, "All that live, as their structs in C."),
     AS_METHOD("_clear", track_clear, "Forget all."),
     AS_METHOD("_write_to", track_write_to, "Write records to a descriptor from now on, behind so many bytes."),
+    AS_METHOD("_leave_out", track_leave_out, "Write no records of the blocks of an arena; 0: leave none out."),
     AS_METHOD("_put_found", track_put_found, "A block that an earlier run has left: offset, bytes asked for, site."),
     AS_METHOD("_forget_found", track_forget_found, "One of these does not live, unless it was made again."),
     {NULL, NULL, 0, NULL},
