@@ -456,6 +456,17 @@ def test_a_closed_heap_takes_no_layer_and_lets_them_go() -> None:
     assert count.blocks == 1
 
 
+@pytest.mark.parametrize("layer", [Count, Fill, pmemheap.Guard])
+def test_a_heap_stays_until_its_layer_is_taken_off(layer: Callable[[], Any]) -> None:
+    with Heap.anonymous().install(layer()) as installed:
+        gc.collect()
+        below = installed.upstream
+        below.free(below.malloc(10))
+    gc.collect()
+    with pytest.raises(UsageError, match="closed and gone"):
+        below.malloc(10)
+
+
 def test_a_heap_that_goes_with_its_layers_leaves_nothing() -> None:
     heap, layer, count = Heap.anonymous(), Bare(), Count()
     heap.install(layer)

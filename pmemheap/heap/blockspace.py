@@ -266,7 +266,7 @@ class BlockSpace(native.HeapCore):
         space = self._space
         space.require()
         space.alone(lambda: space.layers.put_on(layer))
-        return Installation(space.layers, layer)
+        return Installation(self, space.layers, layer)
 
     def uninstall(self, layer: Layer) -> None:
         """Take a layer off, wherever it stands among others.

@@ -35,7 +35,7 @@ _BELOW = (*_TOLD, Guard)
 
 
 class Installation(Generic[L]):
-    """A layer on a heap; a context manager that takes it off.
+    """A layer on a heap; a context manager that takes it off. It keeps the heap.
 
     Attributes
     ----------
@@ -43,10 +43,10 @@ class Installation(Generic[L]):
         The layer.
     """
 
-    __slots__ = ("_layers", "layer")
+    __slots__ = ("_heap", "_layers", "layer")
 
-    def __init__(self, layers: Layers, layer: L) -> None:
-        self._layers, self.layer = layers, layer
+    def __init__(self, heap: object, layers: Layers, layer: L) -> None:
+        self._heap, self._layers, self.layer = heap, layers, layer
 
     def __enter__(self) -> L:
         """Return the layer."""

@@ -106,7 +106,7 @@ class Mark(NamedTuple):
 class Region(native.RegionCore):
     """Blocks that die together; made by ``heap.scratch()``. A context manager, which drops it.
 
-    Many blocks and their end cost less than half of what they cost in the heap. Single blocks may
+    Many blocks and their end cost half of what they cost in the heap. Single blocks may
     be freed as well, by the region or the heap; their space is used again when all above them, or
     all of their chunk, is free. Offsets are the heap's: `Heap.view` and `Heap.free` take them. It
     has no roots, and nothing of it outlives the process. Of the layers of the heap those see its
