@@ -70,7 +70,12 @@ def fail(report: pytest.TestReport | pytest.CollectReport, what: str) -> None:
     report.longrepr = f"{what}: no skips in CI, {reason}"
 
 
-def pytest_collection_finish() -> None:
-    """Let the collector, which many tests call, look at what tests make alone."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Let the collector, which many tests call, look at what a test makes alone.
+
+    It would go through all that pytest keeps of some ten thousand tests, each time.
+    """
+    if gc.get_freeze_count() == 0:
+        gc.collect()
+        gc.freeze()

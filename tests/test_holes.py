@@ -84,6 +84,28 @@ class HolesMachine(RuleBasedStateMachine):
 TestHoles = HolesMachine.TestCase
 
 
+def test_an_interrupt_in_the_middle_of_a_change_leaves_holes_that_can_be_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, step, which in (("_list_add", "add", (32, 40)), ("_list_remove", "remove", (0, 8))):
+        holes = Holes([(0, 8), (16, 24)])
+        assert holes.within(0, 100) == [(0, 8), (16, 24)]
+        change = getattr(holes._sorted, name)
+
+        def interrupted(key: int, change: Any = change) -> None:
+            change(key)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(holes._sorted, name, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                getattr(holes, step)(*which)
+        holes.cut(20)
+        assert (16, 20) in holes.within(0, 100)
+        holes.add(48, 56)
+        assert (48, 56) in holes.within(0, 100)
+
+
 def test_blocks_that_were_there_at_open_are_expected_wherever_they_are() -> None:
     holes = Holes([(0, 10 * MiB)], known=blocks_known(8 * MiB))
     least = holes.blocks_least(10 * MiB)

@@ -11,6 +11,8 @@ was opened. To take one for a hole that is none costs a system call, the reverse
 from __future__ import annotations
 
 from collections.abc import Iterable
+from threading import get_ident
+from typing import cast
 
 from sortedcontainers import SortedDict
 
@@ -43,17 +45,26 @@ class Holes:
     def __init__(self, ranges: Iterable[tuple[int, int]] = (), known: int = 0) -> None:
         self._first = list(ranges)  # sorted when one is asked for
         self._sorted: SortedDict[int, int] | None = None
+        self._changed_by = 0
         self._known = known
         self.nbytes = sum(stop - start for start, stop in self._first)
 
-    def _sort(self) -> SortedDict[int, int]:
-        """Make the ends of the ranges by their starts."""
-        self._sorted = SortedDict(self._first)
-        return self._sorted
+    def _stops(self) -> SortedDict[int, int]:
+        """Return the ends of the ranges by their starts.
+
+        An interrupt in the middle of a change leaves the dictionary and its sorted list different:
+        the thread that had it sorts once more. What was lost then, `doubted` brings back.
+        """
+        stops = self._sorted
+        if stops is None or self._changed_by == get_ident():
+            ranges = self._first if stops is None else dict.items(cast("dict[int, int]", stops))
+            self._sorted = stops = SortedDict(ranges)
+            self._changed_by = 0
+        return stops
 
     def within(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Return what of a range may have no blocks, by offset."""
-        stops = self._sort() if self._sorted is None else self._sorted
+        stops = self._stops()
         found = []
         for low in stops.islice(max(stops.bisect_right(start) - 1, 0)):
             if low >= stop:
@@ -64,31 +75,35 @@ class Holes:
 
     def add(self, start: int, stop: int) -> None:
         """Note that a range may have no blocks."""
-        stops = self._sort() if self._sorted is None else self._sorted
+        stops = self._stops()
         self.nbytes += stop - start  # first: others look at it, to whom it may be too much
         if stops and stops.peekitem(-1)[1] > start:
             self.remove(start, stop)
         index = stops.bisect_left(start)
         if index and stops.peekitem(index - 1)[1] == start:
             start = stops.peekitem(index - 1)[0]
+        self._changed_by = get_ident()
         stops[start] = stops.pop(stop, stop)
+        self._changed_by = 0
 
     def remove(self, start: int, stop: int) -> None:
         """Note that a range has blocks."""
-        stops = self._sort() if self._sorted is None else self._sorted
+        stops = self._stops()
         for low, high in self.within(start, stop):
             first = stops.keys()[stops.bisect_right(low) - 1]
+            self._changed_by = get_ident()
             last = stops.pop(first)
             self.nbytes -= high - low
             if first < low:
                 stops[first] = low
             if high < last:
                 stops[high] = last
+            self._changed_by = 0
 
     def cut(self, end: int, nbytes: int = 0) -> None:
         """Forget what lies beyond the end of the file, of which so many bytes are cut off next."""
         self._known = max(0, self._known - nbytes)
-        stops = self._sort() if self._sorted is None else self._sorted
+        stops = self._stops()
         if stops and stops.peekitem(-1)[1] > end:
             self.remove(end, stops.peekitem(-1)[1])
 
