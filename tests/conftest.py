@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -68,14 +67,3 @@ def fail(report: pytest.TestReport | pytest.CollectReport, what: str) -> None:
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
     report.outcome = "failed"
     report.longrepr = f"{what}: no skips in CI, {reason}"
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    """Let the collector, which many tests call, look at what a test makes alone.
-
-    It would go through all that pytest keeps of some ten thousand tests, each time.
-    """
-    if gc.get_freeze_count() == 0:
-        gc.collect()
-        gc.freeze()

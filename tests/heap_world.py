@@ -58,7 +58,6 @@ def reserved() -> set[tuple[int, int]]:
     Those of AddressSanitizer's own allocator come and go, and are left out; so do the rests of the
     heaps that the C library makes for threads, each of which ends at a multiple of 64 MiB.
     """
-    gc.unfreeze()  # what was frozen as the tests began, and since
     gc.collect()
     return {
         (each.start, each.stop)

@@ -33,6 +33,15 @@ KINDS = ["none", "process", "power"]
 FILES = pytest.mark.parametrize("durability", KINDS[1:])
 
 
+def setup_module() -> None:
+    """Keep the collector, which is called often here, out of all that pytest has."""
+    gc.freeze()
+
+
+def teardown_module() -> None:
+    gc.unfreeze()
+
+
 @pytest.fixture(params=KINDS)
 def heap(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Heap]:
     with made(request.param, tmp_path / "heap") as heap:

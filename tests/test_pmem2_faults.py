@@ -24,6 +24,15 @@ NUMBERS = [errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EIO]
 MOST_CALLS = 20
 
 
+def setup_module() -> None:
+    """Keep the collector, which is called often here, out of all that pytest has."""
+    gc.freeze()
+
+
+def teardown_module() -> None:
+    gc.unfreeze()
+
+
 @dataclass
 class World:
     """Two reservations and three maps in an arena of their own, and how all of it looks."""
