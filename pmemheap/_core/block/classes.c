@@ -1,6 +1,4 @@
 /* block/classes.c -- size classes: their geometry, and which of them serves a size. */
-#include <stdlib.h>
-
 #include "block/block.h"
 
 static void class_init(struct ph_class *c, uint32_t size, uint16_t run_units, const uint64_t *starts)

@@ -11,25 +11,36 @@
  * when the last view goes. */
 #include "block/block.h"
 
-/* ph_reserve_block -- the same as ph_malloc, but the block is reserved. */
-int64_t ph_reserve_block(struct ph_heap *h, uint64_t size, uint64_t align)
+static int64_t reserve_units(struct ph_heap *h, uint64_t size, uint64_t align)
 {
-    if (ph_withheld_reserve(h, 1) < 0 || ph_journal_reserve(h, PH_STORES_MOST, 0) < 0)
-        return PH_H_NOMEM;
-    if (PH_UNLIKELY(h->strategy == PH_STRATEGY_RING))
-        return ph_ring_reserve(h, size, align);
-    if (PH_UNLIKELY(h->strategy == PH_STRATEGY_ROWS))
-        return ph_row_fits(h, size, align) ? ph_run_reserve(h, &h->classes[0]) : PH_H_LARGE;
-    if (PH_UNLIKELY(ph_is_placed(h, size, align)))
-        return PH_H_PLACE;
-    int index = ph_class_of(h, size, align);
-    if (index >= 0)
-        return ph_run_reserve(h, &h->classes[index]);
     int64_t unit = ph_large_take(h, size, align);
     if (unit < 0)
         return unit;
     ph_reserve_large(h, (uint64_t)unit, ph_units_for(size), size);
     return unit << PH_UNIT_SHIFT;
+}
+
+/* A block of an arena of another strategy than the general one, without a class that serves it. */
+static int64_t reserve_by_strategy(struct ph_heap *h, uint64_t size, uint64_t align)
+{
+    if (h->strategy == PH_STRATEGY_RING)
+        return ph_ring_reserve(h, size, align);
+    if (h->strategy == PH_STRATEGY_ROWS)
+        return ph_row_fits(h, size, align) ? ph_run_reserve(h, &h->classes[0]) : PH_H_LARGE;
+    return ph_is_placed(h, size, align) ? PH_H_PLACE : reserve_units(h, size, align);
+}
+
+/* ph_reserve_block -- the same as ph_malloc, but the block is reserved. */
+int64_t ph_reserve_block(struct ph_heap *h, uint64_t size, uint64_t align)
+{
+    if (ph_withheld_reserve(h, 1) < 0 || ph_journal_reserve(h, PH_STORES_MOST, 0) < 0)
+        return PH_H_NOMEM;
+    int index = ph_class_of(h, size, align);
+    if (index >= 0)
+        return ph_run_reserve(h, &h->classes[index]);
+    if (PH_UNLIKELY(h->strategy != PH_STRATEGY_GENERAL))
+        return reserve_by_strategy(h, size, align);
+    return reserve_units(h, size, align);
 }
 
 /* Of a block of a run, or of a piece, nobody knows any more what was asked for. */
