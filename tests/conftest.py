@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -67,3 +68,11 @@ def fail(report: pytest.TestReport | pytest.CollectReport, what: str) -> None:
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
     report.outcome = "failed"
     report.longrepr = f"{what}: no skips in CI, {reason}"
+
+
+@pytest.fixture(scope="module")
+def frozen() -> Iterator[None]:
+    """Keep the collector, where it is called often, out of all that pytest has."""
+    gc.freeze()
+    yield
+    gc.unfreeze()

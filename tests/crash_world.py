@@ -429,8 +429,7 @@ def rows(world: World, durable: bool) -> None:
     """Commit rows, in one run and the next one, and free one that was there [R35]."""
     table = _table(world)
     with world.transaction(durable) as (tx, after):
-        for _ in range(3):
-            world.fill(after, tx.malloc(ROW, arena=table), f"row {world.seed()}")
+        _put_rows(world, table, tx, after)
         if len(names := _rows(world)) > 3:
             tx.free(world.note_free(after, names[0]))
     world.lap()
@@ -452,9 +451,14 @@ def rows_held(world: World, durable: bool) -> None:
     """Trim while the only rows of the last runs are reserved; then commit them [R35]."""
     table = _table(world)
     with world.transaction(durable) as (tx, after):
-        for _ in range(3):
-            world.fill(after, tx.malloc(ROW, arena=table), f"row {world.seed()}")
+        _put_rows(world, table, tx, after)
         _trim(world)
+
+
+def _put_rows(world: World, table: Any, tx: Any, after: Any) -> None:
+    """Let a transaction make three rows."""
+    for _ in range(3):
+        world.fill(after, tx.malloc(ROW, arena=table), f"row {world.seed()}")
 
 
 def _table(world: World) -> Any:

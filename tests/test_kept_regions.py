@@ -32,14 +32,7 @@ from pmemheap.units import UNIT, MiB
 KINDS = ["none", "process", "power"]
 FILES = pytest.mark.parametrize("durability", KINDS[1:])
 
-
-def setup_module() -> None:
-    """Keep the collector, which is called often here, out of all that pytest has."""
-    gc.freeze()
-
-
-def teardown_module() -> None:
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("frozen")
 
 
 @pytest.fixture(params=KINDS)

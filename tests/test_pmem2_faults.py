@@ -23,14 +23,7 @@ PAGES = 32
 NUMBERS = [errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EIO]
 MOST_CALLS = 20
 
-
-def setup_module() -> None:
-    """Keep the collector, which is called often here, out of all that pytest has."""
-    gc.freeze()
-
-
-def teardown_module() -> None:
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("frozen")
 
 
 @dataclass

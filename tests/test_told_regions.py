@@ -19,13 +19,14 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from test_record_model import offsets_of
 
 from pmemheap import Count, Heap, Record, Track, UsageError, traces
 from pmemheap.cli import main
 from pmemheap.heap.regions import Region
 from pmemheap.layers import Fail, Fill, Passing
 from pmemheap.layers.sites import read_sites
-from pmemheap.native.constants import Event, Format
+from pmemheap.native.constants import Format
 from pmemheap.units import KiB
 
 SIZES = (10, 100, 8 * KiB, 8 * KiB + 1, 300_000)
@@ -382,7 +383,7 @@ class Told:
     def end(self) -> None:
         self.record.close()
         assert self.record.error is None
-        assert alive_in(self.record.path) == self.made
+        assert offsets_of(self.record.path) == self.made
         assert len(traces.load(self.record.path).live_at_end) == len(self.made)
 
 
@@ -499,7 +500,7 @@ class RegionsMachine(RuleBasedStateMachine):
         if to != offset:
             self.freed(offset)
             self.made(to)
-        for told in self.on:  # whoever tracks says that it was made here, wherever it is
+        for told in self.on:  # a Track says that it was made here, wherever it is
             told.tracked.add(to)
 
     @precondition(lambda self: self.regions)
@@ -550,19 +551,6 @@ class RegionsMachine(RuleBasedStateMachine):
         for told in self.on:
             assert told.count.blocks == told.balance
             assert told.track.live().keys() == told.tracked
-
-
-def alive_in(path: Path) -> set[int]:
-    live: set[int] = set()
-    for event in traces.read_events(path):
-        if event.kind == Event.MADE:
-            assert event.offset not in live
-            live.add(event.offset)
-        elif event.kind == Event.FREED:
-            live.discard(event.offset)
-        elif event.kind == Event.DROPPED:
-            live = {at for at in live if at >> Format.ARENA_BITS != event.arena}
-    return live
 
 
 class InFileMachine(RegionsMachine):
