@@ -105,6 +105,7 @@ def pairs_traced(loops: int) -> float:
 
 def _pairs(heap: Heap, loops: int) -> float:
     malloc, free = heap.malloc, heap.free
+    free(malloc(64))  # the heap grows for it
     start = time.perf_counter()
     for _ in range(loops * BLOCKS):
         free(malloc(64))
@@ -164,6 +165,18 @@ PAYLOADS: dict[str, tuple[Strategy, float]] = {
 }
 """Of a strategy the share of payload in the memory in use that it must reach."""
 
+
+def plain_calls(loops: int) -> float:
+    """Call two functions of Python's own for each pair of the loads above."""
+    start = time.perf_counter()
+    for _ in range(loops * BLOCKS):
+        abs(len(QUEUED))
+    return time.perf_counter() - start
+
+
+PLAIN_SECONDS = 36e-6
+"""What a round of those takes on the machine that the bars in seconds are of."""
+
 SECONDS: dict[str, tuple[Load, float]] = {
     "a region of one block": (region_without_blocks, 2e-6),
     "1000 pairs of 64 bytes, recorded: 100 ns an event more": (pairs_recorded, 240e-6),
@@ -189,6 +202,18 @@ def ratio(ours: Load, other: Load, rounds: int) -> float:
     """Return ours / other, of the least of each, measured by turns; each in memory that is warm."""
     times = [(ours(WARM), other(WARM)) for _ in range(rounds)]
     return min(mine for mine, _ in times) / min(theirs for _, theirs in times)
+
+
+def exceeded(load: Load, bar: float, rounds: int) -> bool:
+    """Tell whether a round takes longer than `bar` seconds, by as much as this machine is slower.
+
+    Both are the least of rounds by turns, so that they met the same machine; short ones, so that
+    nobody else comes between.
+    """
+    loops = max(1, int(2e-3 / bar))
+    times = [(load(loops) / loops, plain_calls(WARM) / WARM) for _ in range(rounds)]
+    plain = min(plain for _, plain in times)
+    return min(ours for ours, _ in times) > bar * max(1, plain / PLAIN_SECONDS)
 
 
 def payload(strategy: Strategy) -> float:

@@ -68,6 +68,25 @@ def reserved() -> set[tuple[int, int]]:
     }
 
 
+def added(now: Iterable[tuple[int, int]], before: set[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the parts of ranges that are in none of those of before.
+
+    The kernel shows neighbours as one range, of which a part may go: what others have dropped is
+    collected at any time. So ranges are compared by what they cover, not by where they begin.
+    """
+    found = []
+    for first, stop in sorted(now):
+        start = first
+        for low, high in sorted(before):
+            if high > start and low < stop:
+                if start < low:
+                    found.append((start, low))
+                start = min(high, stop)
+        if start < stop:
+            found.append((start, stop))
+    return found
+
+
 def mapped_files(*words: str) -> list[str]:
     """Return the mapped files whose name has one of the words."""
     return [each.name for each in address_map() if any(word in each.name for word in words)]

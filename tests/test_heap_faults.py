@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from heap_world import contents, descriptors, fill, mapped_files, reserved
+from heap_world import added, contents, descriptors, fill, mapped_files, reserved
 
 from pmemheap import Heap, native
 from pmemheap.errors import DurabilityError, OutOfSpaceError, Pmem2Error, PmemHeapError, UsageError
@@ -148,7 +148,7 @@ class Surroundings:
 
     def assert_as_before(self, *files: str) -> None:
         self.assert_closed(*files)
-        assert reserved() <= self.ranges
+        assert not added(reserved(), self.ranges)
         assert mapped_files(*self.words(self.directory)) == self.files
 
 

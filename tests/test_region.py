@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
-from heap_world import reserved
+from heap_world import added, reserved
 
 from pmemheap import native
 from pmemheap.errors import OutOfSpaceError, UsageError
@@ -166,7 +166,24 @@ def test_closed_region_leaves_no_address_space() -> None:
     region.grow(1, 1)
     region.close()
     region.close()
-    assert reserved() == before
+    assert not added(reserved(), before)
+
+
+@pytest.mark.parametrize(
+    ("now", "rest"),
+    [
+        ({(2, 5)}, []),
+        ({(0, 9)}, []),
+        ({(3, 4), (8, 12)}, [(9, 12)]),
+        ({(0, 30)}, [(9, 20), (25, 30)]),
+        ({(10, 15)}, [(10, 15)]),
+        ({(15, 21), (24, 26)}, [(15, 20), (25, 26)]),
+    ],
+)
+def test_ranges_are_compared_by_what_they_cover(
+    now: set[tuple[int, int]], rest: list[tuple[int, int]]
+) -> None:
+    assert added(now, {(0, 9), (20, 25)}) == rest
 
 
 def lines(region: Region) -> list[tuple[int, int, int]]:

@@ -73,14 +73,15 @@ def tidied(segments: dict[int, SegmentSlot], *, cut: bool) -> SlotChanges:
         Whether the end of the file may go.
     """
     changes: SlotChanges = {}
-    by_place = sorted(segments.items(), key=lambda each: each[1].file_off)
-    for (left, first), (right, second) in pairwise(by_place):
-        before = changes.get(left) or first
-        if before.kind == second.kind == SegmentKind.SPARE:
+    places = {number: segment.file_off for number, segment in segments.items()}
+    by_place = sorted(places, key=places.__getitem__)
+    for left, right in pairwise(by_place):
+        before, after = changes.get(left) or segments[left], segments[right]
+        if before.kind == after.kind == SegmentKind.SPARE:
             changes[left] = None
-            changes[right] = spare_slot(before.file_off, before.file_bytes + second.file_bytes)
-    if cut and by_place and by_place[-1][1].kind == SegmentKind.SPARE:
-        changes[by_place[-1][0]] = None
+            changes[right] = spare_slot(before.file_off, before.file_bytes + after.file_bytes)
+    if cut and by_place and segments[by_place[-1]].kind == SegmentKind.SPARE:
+        changes[by_place[-1]] = None
     return changes
 
 
