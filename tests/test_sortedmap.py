@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pmemheap import Heap
-from pmemheap.containers import SortedMap
+from pmemheap import Heap, Rows
+from pmemheap.containers import SortedMap, Vector
 from pmemheap.containers.sortedmap import KEY_BYTES_MOST
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, UsageError
 from pmemheap.testing import copy_as_crashed
@@ -43,6 +43,17 @@ def test_an_empty_map(heap: Heap) -> None:
         del empty[b"x"]
     assert not empty.discard(b"x")
     empty.check()
+
+
+@pytest.mark.parametrize("row", [512, 4080])
+def test_a_map_wants_rows_that_hold_its_nodes(row: int) -> None:
+    with Heap.anonymous(strategy=Rows(row)) as heap:
+        Vector(heap, "vector", "f8")
+        with pytest.raises(UsageError, match=rf"map 'map': a node: at most {row} bytes.* 4096"):
+            SortedMap(heap, "map")
+        assert list(heap.roots) == ["vector"]
+    with Heap.anonymous(strategy=Rows(NODE)) as heap:
+        filled(heap, 100).check()
 
 
 def test_keys_come_in_order_whatever_the_order_they_were_entered_in(heap: Heap) -> None:

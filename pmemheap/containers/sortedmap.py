@@ -30,6 +30,7 @@ from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, Us
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.space import space_of
 from pmemheap.native.constants import UNPLACED, Format, Refusal
+from pmemheap.units import GRANULE
 
 __all__ = ["KEY_BYTES_MOST", "MapStatistics", "SortedMap"]
 
@@ -113,6 +114,8 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
 
     def _create(self) -> int:
         """Make the map, unless another thread was faster; return where its header lies."""
+        strategy = space_of(self._heap).strategy
+        strategy.require_fit(f"map {self._name!r}: a node", _NODE_BYTES, GRANULE)
         with self._heap.transaction(durable=self._durable) as tx:
             tx._become_writer()  # private: no call of users
             header = tx.roots.get(self._name)
