@@ -46,6 +46,12 @@ def pytest_make_collect_report(
     return report
 
 
+def pytest_collection_finish() -> None:
+    """Keep the collector, which tests call often, out of all that pytest knows of its tests."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(params=["anonymous", "process", "power"])
 def heap(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Heap]:
     """A heap of each kind."""
@@ -68,11 +74,3 @@ def fail(report: pytest.TestReport | pytest.CollectReport, what: str) -> None:
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
     report.outcome = "failed"
     report.longrepr = f"{what}: no skips in CI, {reason}"
-
-
-@pytest.fixture(scope="module")
-def frozen() -> Iterator[None]:
-    """Keep the collector, where it is called often, out of all that pytest has."""
-    gc.freeze()
-    yield
-    gc.unfreeze()

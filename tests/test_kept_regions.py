@@ -32,8 +32,6 @@ from pmemheap.units import UNIT, MiB
 KINDS = ["none", "process", "power"]
 FILES = pytest.mark.parametrize("durability", KINDS[1:])
 
-pytestmark = pytest.mark.usefixtures("frozen")
-
 
 @pytest.fixture(params=KINDS)
 def heap(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Heap]:

@@ -23,8 +23,6 @@ PAGES = 32
 NUMBERS = [errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EIO]
 MOST_CALLS = 20
 
-pytestmark = pytest.mark.usefixtures("frozen")
-
 
 @dataclass
 class World:
