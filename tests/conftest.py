@@ -1,4 +1,4 @@
-"""Hypothesis profiles, and the rule that a skipped test fails where `CI` is set."""
+"""Hypothesis profiles, `--one-of`, and the rule that a skipped test fails where `CI` is set."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -44,6 +45,18 @@ def pytest_make_collect_report(
     if IN_CI and report.skipped:
         fail(report, collector.nodeid)
     return report
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_text = "run one of so many tests, chosen by their names"
+    parser.addoption("--one-of", type=int, default=1, metavar="N", help=help_text)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    one_of = config.getoption("one_of")
+    others = {item for item in items if crc32(item.nodeid.encode()) % one_of}
+    config.hook.pytest_deselected(items=[*others])
+    items[:] = [item for item in items if item not in others]
 
 
 def pytest_collection_finish() -> None:
