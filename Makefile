@@ -41,7 +41,7 @@ fuzz: $(VENV)/test/ready
 
 # Every crash of programs of one to three operations, 2 million states; CI takes 32000 of them.
 crash: $(VENV)/test/ready
-	PYTHONPATH=examples $(VENV)/test/bin/python tests/crash_load.py --states $(or $(STATES),2000000) --seed $(or $(SEED),0)
+	$(VENV)/test/bin/python tests/crash_load.py --states $(or $(STATES),2000000) --seed $(or $(SEED),0)
 
 # The long comparison with the real libpmem2 (apt-get install libpmem2-dev).
 differential: $(VENV)/test/ready
@@ -59,14 +59,14 @@ kill: $(VENV)/test/ready
 	    --seed $(or $(SEED),0) || exit 1; \
 	done
 
-# ROUNDS=200 of SIGKILL at the example store, in each place, of 1 and of 10 operations a commit.
+# ROUNDS=200 of SIGKILL at the key-value store, in each place, of 1 and of 10 operations a commit.
 kvkill: $(VENV)/test/ready
 	for where in ". power" ". process" "/dev/shm process"; do for operations in 1 10; do set -- $$where; \
 	  $(VENV)/test/bin/python tests/kvstore_kill_load.py --rounds $(or $(ROUNDS),200) --where $$1 --durability $$2 \
 	    --operations $$operations --seed $(or $(SEED),0) || exit 1; \
 	done; done
 
-# Random requests to the example server and to a real Redis (apt-get install redis-server), replies compared.
+# Random requests to the store's server and to a real Redis (apt-get install redis-server), replies compared.
 redis: $(VENV)/test/ready
 	for protocol in 2 3; do \
 	  $(VENV)/test/bin/python tests/kvstore_redis_load.py --requests $(or $(REQUESTS),50000) --protocol $$protocol \
@@ -138,7 +138,7 @@ bench: $(VENV)/bench/ready
 commits: $(VENV)/bench/ready | peers
 	$(VENV)/bench/bin/python benchmarks/compare.py --only commits,recovery,bare --out benchmarks/results/commits $(if $(ROUNDS),--rounds $(ROUNDS))
 
-# The key-value store of the examples beside LMDB, RocksDB, LevelDB, SQLite, diskcache and GNU dbm.
+# The key-value store beside LMDB, RocksDB, LevelDB, SQLite, diskcache and GNU dbm.
 kv: $(VENV)/bench/ready
 	$(VENV)/bench/bin/python benchmarks/compare.py --only kv --out benchmarks/results/kv $(if $(ROUNDS),--rounds $(ROUNDS))
 

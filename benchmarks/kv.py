@@ -1,4 +1,4 @@
-"""The key-value store of the examples beside LMDB, RocksDB, LevelDB, SQLite, diskcache and GNU dbm.
+"""`pmemheap.kvstore` beside LMDB, RocksDB, LevelDB, SQLite, diskcache and GNU dbm.
 
     python benchmarks/compare.py --only kv                  everything
     python benchmarks/compare.py --only kv --quick          that it runs

@@ -1,4 +1,4 @@
-"""Key-value stores behind one face: the example store `kvstore`, and others that can be installed.
+"""Key-value stores behind one face: `pmemheap.kvstore`, and others that can be installed.
 
     one operation   a method of the store, which is a commit of its own
     apply           some puts that become part of the store together
@@ -15,7 +15,6 @@ from __future__ import annotations
 import importlib
 import shutil
 import sqlite3
-import sys
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,10 +23,11 @@ from typing import Any
 from peers import PeerUnavailableError
 from workloads import GiB, MiB
 
+from pmemheap.kvstore import KVStore
+
 Pairs = Sequence[tuple[bytes, bytes]]
 MAP_BYTES = 8 * GiB  # Addresses that LMDB takes; the file is as long as its data.
 CACHE_BYTES = 64 * MiB
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
 def imported(module: str, install: str) -> Any:
@@ -86,13 +86,10 @@ class Kv:
 
 
 class Ours(Kv):
-    """`kvstore.KVStore`."""
+    """`pmemheap.kvstore.KVStore`."""
 
     def __init__(self, directory: Path, durability: str) -> None:
-        if str(EXAMPLES) not in sys.path:
-            sys.path.append(str(EXAMPLES))
-        kvstore = imported("kvstore", "pip install -e ., and the directory examples")
-        self._store = store = kvstore.KVStore(directory / "store.kv", durability)
+        self._store = store = KVStore(directory / "store.kv", durability)
         self.get, self.put, self.delete = store.get, store.set, store.delete
         self.scan, self.view, self.apply = store.scan, self._view, self._apply
 

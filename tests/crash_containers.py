@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from crash_world import create_heap
-from kvstore import KVStore
 
 from pmemheap import Heap
 from pmemheap.containers import SortedMap, Vector
+from pmemheap.kvstore import KVStore
 from pmemheap.testing import Crash, Image, Kind, Recorder, Recording, Report, check_states
 from pmemheap.units import MiB
 

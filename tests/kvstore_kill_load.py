@@ -1,4 +1,4 @@
-"""Rounds of random-time SIGKILL on one file of the example store, which lives on through all.
+"""Rounds of random-time SIGKILL on one file of the key-value store, which lives on through all.
 
 parent   fork ─► child: KVStore(path), commits of 1 or 10 operations, each told to a journal before
                         it is made and when it has returned
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import math
 import random
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,13 +26,8 @@ from kill_load import counting_recoveries, kill_after, table
 from kill_oracle import Entry, Journal
 from kill_script import emptied, pattern
 
+from pmemheap.kvstore import KVStore
 from pmemheap.units import KiB, MiB
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
-if str(EXAMPLES) not in sys.path:
-    sys.path.insert(0, str(EXAMPLES))
-
-from kvstore import KVStore  # noqa: E402
 
 KEYS = 400
 TEN = 10

@@ -1,4 +1,4 @@
-"""Random requests to the example server and to a real Redis; their replies have to be the same.
+"""Random requests to the store's server and to a real Redis; their replies have to be the same.
 
     python tests/kvstore_redis_load.py --requests 50000 --protocol 3 --seed 1
 
@@ -20,12 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-
-from kvstore.resp import encode_request
-from kvstore.server import Server
-from kvstore.store import KVStore
 from redis_world import read_reply
+
+from pmemheap.kvstore.resp import encode_request
+from pmemheap.kvstore.server import Server
+from pmemheap.kvstore.store import KVStore
 
 CONNECTIONS = 3
 KEYS = ["a", "b", "c", "dd", "n1", "n2", "f"]

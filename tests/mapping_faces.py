@@ -1,4 +1,4 @@
-"""The mappings of the package and of the example store, each as a `Face` that a test can make.
+"""The mappings of the package and of the key-value store, each as a `Face` that a test can make.
 
 All of them promise what `dict` promises, as far as it fits a file: `test_mapping_contract.py` takes
 every face through the same checks.
@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import kvstore
-from kvstore.spill import AnyKeySpillStore, SpillStore
-from kvstore.store import KVStore
-
-from pmemheap import Heap
+from pmemheap import Heap, kvstore
 from pmemheap.containers import SortedMap
+from pmemheap.kvstore.spill import AnyKeySpillStore, SpillStore
+from pmemheap.kvstore.store import KVStore
 
 __all__ = ["FACES", "Face"]
 

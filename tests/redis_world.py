@@ -1,4 +1,4 @@
-"""What the tests of the example server share: clients, raw streams, commands without a socket."""
+"""What the tests of the store's server share: clients, raw streams, commands without a socket."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, BinaryIO
 
 import pytest
 import redis
-from kvstore.commands import Commands, Session
-from kvstore.resp import encode_request
-from kvstore.server import Server
-from kvstore.store import KVStore
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from pmemheap.kvstore.commands import Commands, Session
+from pmemheap.kvstore.resp import encode_request
+from pmemheap.kvstore.server import Server
+from pmemheap.kvstore.store import KVStore
+
 TOOLS_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 
 

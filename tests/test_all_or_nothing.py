@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,11 +23,9 @@ import pmemheap
 from pmemheap import Heap, native
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.errors import DurabilityError, OutOfSpaceError, PmemHeapError, UsageError
+from pmemheap.kvstore import KVStore
 from pmemheap.native import Call
 from pmemheap.units import KiB, MiB
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-from kvstore import KVStore
 
 ALL = bool(os.environ.get("PMEMHEAP_ALL_REFUSALS"))
 """Refuse each call with each number; else every third one, with one of them."""

@@ -18,9 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import kvstore
 import pytest
-from kvstore import KVStore
 
 import pmemheap
 from pmemheap import (
@@ -35,11 +33,13 @@ from pmemheap import (
     Pmem2Error,
     PmemHeapError,
     UsageError,
+    kvstore,
     native,
 )
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.errors import Portable
 from pmemheap.heap.insight import ExplainedOutOfSpaceError
+from pmemheap.kvstore import KVStore
 from pmemheap.native import NativeError
 from pmemheap.offline import open_image
 from pmemheap.refusals import end_with, refusal, refusals
@@ -58,11 +58,10 @@ def modules(package: ModuleType) -> Iterator[ModuleType]:
 
 
 def exceptions() -> dict[str, type[Exception]]:
-    """All that the package and the example define."""
+    """All that the package defines."""
     return {
         thing.__name__: thing
-        for package in (pmemheap, kvstore)
-        for module in modules(package)
+        for module in modules(pmemheap)
         for thing in vars(module).values()
         if isinstance(thing, type)
         and issubclass(thing, Exception)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import subprocess
 import sys
 import textwrap
@@ -19,7 +18,6 @@ from pmemheap.heap.shared import Shared
 from pmemheap.layout import HeapState
 from pmemheap.offline import examine, open_image
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 HEAD = """
 import atexit, sys, threading, time
 path, durability = sys.argv[1:]
@@ -35,7 +33,7 @@ def daemons(*works):
 
 SCRIPTS = {
     "daemons read": """
-        from kvstore import KVStore
+        from pmemheap.kvstore import KVStore
         store = KVStore(path, durability)
         store.put_many((b"%d" % number, bytes(number * 20)) for number in range(200))
         heap = store._heap
@@ -52,7 +50,7 @@ SCRIPTS = {
         )
     """,
     "daemons write": """
-        from kvstore import KVStore
+        from pmemheap.kvstore import KVStore
         store = KVStore(path, durability)
         heap = store._heap
         numbers = iter(range(1 << 60))
@@ -100,14 +98,14 @@ SCRIPTS = {
             store.sync()
 
         atexit.register(late)
-        from kvstore import KVStore
+        from pmemheap.kvstore import KVStore
         made.append(KVStore(path, durability))
         made[0][b"early"] = b"value"
     """,
     "an early close": """
         made = []
         atexit.register(lambda: made[0].close())
-        from kvstore import KVStore
+        from pmemheap.kvstore import KVStore
         made.append(KVStore(path, durability))
         made[0][b"early"] = b"value"
     """,
@@ -151,7 +149,7 @@ SCRIPTS = {
                 sys.exit(0)
     """,
     "in a generator": """
-        from kvstore import KVStore
+        from pmemheap.kvstore import KVStore
         store = KVStore(path, durability)
 
         def change():
@@ -167,11 +165,10 @@ SCRIPTS = {
 
 
 def run(script: str, path: Path, durability: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES)}
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-W", "error", "-c",
          HEAD + textwrap.dedent(script), str(path), durability],
-        capture_output=True, text=True, check=False, timeout=60, env=environment,
+        capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvstore import KVStore
 
 from pmemheap import CorruptHeapError, Heap, PmemHeapError, UsageError
 from pmemheap.containers import SortedMap
 from pmemheap.heap import gate
 from pmemheap.heap.gate import Gate, Shut
+from pmemheap.kvstore import KVStore
 
 KINDS = ["anonymous", "shared", "process", "power"]
 FILES = ["process", "power"]

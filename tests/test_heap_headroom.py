@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import sys
@@ -13,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvstore import KVStore
 
 import pmemheap
 from pmemheap import Heap, OutOfSpaceError, UsageError
 from pmemheap.containers import Vector
+from pmemheap.kvstore import KVStore
 from pmemheap.units import GiB, MiB, TiB
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @contextmanager
@@ -94,8 +91,8 @@ START = """
     from pmemheap import Heap
     from pmemheap.containers import Vector
     from pmemheap.units import GiB, MiB
-    from kvstore import KVStore
-    from kvstore.sharded import ShardedStore
+    from pmemheap.kvstore import KVStore
+    from pmemheap.kvstore.sharded import ShardedStore
     def used():
         return int(open("/proc/self/statm").read().split()[0]) * 4096
     limit = used() + 2 * GiB
@@ -112,11 +109,9 @@ START = """
 
 def run_limited(text: str, path: Path) -> None:
     program = textwrap.dedent(START) + textwrap.dedent(text)
-    searched = os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": searched}
     run = subprocess.run(
         [sys.executable, "-c", program, str(path)],
-        env=environment, capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (run.returncode, run.stderr) == (0, "")
 

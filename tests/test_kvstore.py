@@ -1,8 +1,7 @@
-"""The example store: what it keeps, by example. `test_kvstore_model.py` lets it crash."""
+"""The key-value store: what it keeps, by example. `test_kvstore_model.py` lets it crash."""
 
 from __future__ import annotations
 
-import doctest
 import stat
 import subprocess
 import sys
@@ -15,14 +14,8 @@ from typing import Any
 import pytest
 
 import pmemheap
-from pmemheap import UsageError
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
-if str(EXAMPLES) not in sys.path:
-    sys.path.insert(0, str(EXAMPLES))
-
-import kvstore  # noqa: E402
-from kvstore import KVStore, deadlines  # noqa: E402
+from pmemheap import UsageError, kvstore
+from pmemheap.kvstore import KVStore, deadlines
 
 NS = 1_000_000_000
 
@@ -399,13 +392,13 @@ def test_stats_are_frozen(store: KVStore) -> None:
 @pytest.mark.slow
 def test_a_store_left_open_at_exit_is_closed(path: Path) -> None:
     program = (
-        "import sys; sys.path.insert(0, sys.argv[2])\n"
-        "from kvstore import KVStore\n"
+        "import sys\n"
+        "from pmemheap.kvstore import KVStore\n"
         "store = KVStore(sys.argv[1], durability=None)\n"
         "store[b'a'] = b'1'\n"
         "store.itself = store\n"
     )
-    subprocess.run([sys.executable, "-c", program, str(path), str(EXAMPLES)], check=True)
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True)
     with KVStore(path, flag="r") as store:
         assert dict(store) == {b"a": b"1"}
 
@@ -511,18 +504,3 @@ def test_open_takes_text_as_dbm_does(path: Path, clock: Clock) -> None:
         db.check()
     with kvstore.open(path, "r") as db:
         assert dict(db) == {b"a": "ä".encode(), b"b": b"\xff", b"d": b"4"}
-
-
-# ---------------------------------------------------------------- documents
-
-
-def test_readme_is_true() -> None:
-    found = doctest.testfile(str(EXAMPLES / "kvstore" / "README.md"), module_relative=False)
-    assert found.attempted > 5
-    assert not found.failed
-
-
-def test_docstrings_are_true() -> None:
-    found = doctest.testmod(kvstore.store)
-    assert found.attempted > 5
-    assert not found.failed

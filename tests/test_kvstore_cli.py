@@ -1,7 +1,8 @@
-"""The command line of the example store, and what it loads and dumps."""
+"""The command line of the key-value store, and what it loads and dumps."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -17,12 +18,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kvstore import cli, loading
-from kvstore.store import KVStore
-from redis_world import EXAMPLES
 
 import pmemheap
 from pmemheap import UsageError, containers
+from pmemheap.kvstore import cli, loading
+from pmemheap.kvstore.__main__ import main
+from pmemheap.kvstore.store import KVStore
 
 NS = 1_000_000_000
 
@@ -207,11 +208,11 @@ def test_load_says_what_was_stored_before(
 
 @pytest.mark.slow
 def test_load_that_is_interrupted_says_what_was_stored(path: Path) -> None:
-    command = [sys.executable, "-m", "kvstore", "load", str(path), "/dev/stdin", "--batch", "10"]
+    module = [sys.executable, "-m", "pmemheap.kvstore"]
+    command = [*module, "load", str(path), "/dev/stdin", "--batch", "10"]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(  # else it ignores SIGINT wherever the tests do, in background jobs
         [*command, "--format", "csv"], stdin=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
     )  # fmt: skip
     signal.signal(signal.SIGINT, before)
     assert process.stdin is not None
@@ -299,7 +300,7 @@ def test_serve_hands_an_open_store_to_the_server(
         options.pop("ready")(1234)
         served.append((store.durability, store.closed, host, port, options))
 
-    monkeypatch.setitem(sys.modules, "kvstore.server", SimpleNamespace(serve=serve))
+    monkeypatch.setitem(sys.modules, "pmemheap.kvstore.server", SimpleNamespace(serve=serve))
     limits = ("--max-request", 1000, "--max-clients", 7)
     assert run("serve", path, "--port", 0, "--durability", "process", *limits) == 0
     assert run("serve", path) == 0
@@ -314,8 +315,8 @@ def test_serve_hands_an_open_store_to_the_server(
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_serve_says_which_port_it_took(path: Path, host: str) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "kvstore", "serve", path, "--port", "0", "--host", host],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
+        [sys.executable, "-m", "pmemheap.kvstore", "serve", path, "--port", "0", "--host", host],
+        stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None
         found = re.fullmatch(rf"{path}: listening at {host}:(\d+)\n", process.stdout.readline())
@@ -344,3 +345,16 @@ def test_failed_commands_say_why(
     assert "--format" in capfd.readouterr().err
     assert not (tmp_path / "b.kv").exists()
     assert run("frobnicate") == 2
+
+
+def test_the_program_says_which_extra_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "typer" else find(name)
+    )
+    assert main([]) == 2
+    assert capfd.readouterr().err == (
+        "kvstore: the command line needs typer: pip install 'pmemheap[kvstore]'\n"
+    )

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-from kvstore.server import Server
-from kvstore.store import KVStore
 from redis_world import client_of, port, run_tool, store
 
 import pmemheap
+from pmemheap.kvstore.server import Server
+from pmemheap.kvstore.store import KVStore
 
 __all__ = ["port", "store"]
 

@@ -1,4 +1,4 @@
-"""Commands of Redis on the example store, without a socket: what they reply, what they change.
+"""Commands of Redis on the key-value store, without a socket: what they reply, what they change.
 
 Replies were compared with those of Redis 7.0.15 by random requests, `kvstore_redis_load.py`.
 """
@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvstore.commands import Limits, keys, keyspace
-from kvstore.commands.registry import table
-from kvstore.commands.running import Commands
 from redis_world import Direct, direct, words_of
+
+from pmemheap.kvstore.commands import Limits, keys, keyspace
+from pmemheap.kvstore.commands.registry import table
+from pmemheap.kvstore.commands.running import Commands
 
 __all__ = ["direct"]
 

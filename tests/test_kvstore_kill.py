@@ -1,4 +1,4 @@
-"""The example store, killed at random times: a sample of `make kvkill`."""
+"""The key-value store, killed at random times: a sample of `make kvkill`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example store against a dict, with expiry, savepoints, views, crashes and reopening.
+"""The key-value store against a dict, with expiry, savepoints, views, crashes and reopening.
 
 A crash is a copy of the file that is made while the store is open: what a process that is killed
 leaves, because all that was stored to the map of the file is in the kernel's memory. What a power
@@ -7,7 +7,6 @@ failure may leave of a short program is tried state by state.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,13 +18,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from pmemheap.kvstore import KVStore
 from pmemheap.testing import Crash, Image, Kind, Recorder, check_states, copy_as_crashed
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
-if str(EXAMPLES) not in sys.path:
-    sys.path.insert(0, str(EXAMPLES))
-
-from kvstore import KVStore  # noqa: E402
 
 NS = 1_000_000_000
 NEVER = 1 << 62

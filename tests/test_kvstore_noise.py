@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvstore.commands import Commands, Session
-from kvstore.resp import encode_request
-from kvstore.server import Server
-from kvstore.store import KVStore
 from kvstore_redis_load import KEYS, request
 from redis_world import client_of, words_of
+
+from pmemheap.kvstore.commands import Commands, Session
+from pmemheap.kvstore.resp import encode_request
+from pmemheap.kvstore.server import Server
+from pmemheap.kvstore.store import KVStore
 
 ROUNDS = int(os.environ.get("KVSTORE_NOISE", "1"))
 CLIENTS = 5

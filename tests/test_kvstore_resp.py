@@ -7,8 +7,9 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kvstore.patterns import glob_pattern, glob_prefix
-from kvstore.resp import (
+
+from pmemheap.kvstore.patterns import glob_pattern, glob_prefix
+from pmemheap.kvstore.resp import (
     NO_ARRAY,
     ProtocolError,
     Reply,

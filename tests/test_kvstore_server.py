@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
-import os
 import signal
 import socket
 import subprocess
@@ -18,19 +17,19 @@ from typing import Any
 
 import pytest
 import redis
-from kvstore import connections
-from kvstore.commands import Commands, Session
-from kvstore.resp import encode_request
-from kvstore.server import Server
-from kvstore.store import KVStore
 from redis_world import (
-    EXAMPLES,
     Counting,
     client_of,
     port,
     store,
     talk,
 )
+
+from pmemheap.kvstore import connections
+from pmemheap.kvstore.commands import Commands, Session
+from pmemheap.kvstore.resp import encode_request
+from pmemheap.kvstore.server import Server
+from pmemheap.kvstore.store import KVStore
 
 __all__ = ["port", "store"]
 
@@ -431,8 +430,8 @@ def test_an_address_in_use_is_an_error_of_start(store: KVStore, port: int) -> No
 
 SERVE = """
 import sys
-from kvstore.server import serve
-from kvstore.store import KVStore
+from pmemheap.kvstore.server import serve
+from pmemheap.kvstore.store import KVStore
 with KVStore(sys.argv[1]) as store:
     serve(store, port=0, ready=lambda port: print(port, flush=True))
 print("closed")
@@ -444,7 +443,6 @@ def server_in_a_process(path: Path) -> subprocess.Popen[str]:
         [sys.executable, "-c", SERVE, path],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
     )
 
 

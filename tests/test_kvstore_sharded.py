@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster
-from kvstore.sharded import PAGE_ITEMS, ShardedStore
-from kvstore.store import KVStore
+
+from pmemheap.kvstore.sharded import PAGE_ITEMS, ShardedStore
+from pmemheap.kvstore.store import KVStore
 
 pytestmark = pytest.mark.slow
 

@@ -1,22 +1,16 @@
-"""The disk space of the example store, after all that it held has been replaced twice."""
+"""The disk space of the key-value store, after all that it held has been replaced twice."""
 
 from __future__ import annotations
 
 import math
 import random
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pmemheap.kvstore import KVStore
 from pmemheap.units import KiB, MiB
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
-if str(EXAMPLES) not in sys.path:
-    sys.path.insert(0, str(EXAMPLES))
-
-from kvstore import KVStore  # noqa: E402
 
 MIXED = (16, 16 * KiB, 20_000_000)
 SMALL = (100, 100, 6_000_000)

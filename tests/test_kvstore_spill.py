@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import zict
 from distributed import Client, LocalCluster
-from kvstore.spill import AnyKeySpillStore, HeapSpillBuffer, SpillStore
-from kvstore.store import KVStore
 
 import pmemheap
 from pmemheap.errors import HeapBusyError
+from pmemheap.kvstore.spill import AnyKeySpillStore, HeapSpillBuffer, SpillStore
+from pmemheap.kvstore.store import KVStore
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
-"""MULTI, EXEC, WATCH on the example store: all or nothing, also when the batch is run again."""
+"""MULTI, EXEC, WATCH on the key-value store: all or nothing, also when the batch is run again."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import redis
-from kvstore.commands import Limits, keyspace, transactions
-from kvstore.store import KVStore
-from redis_world import EXAMPLES, NONE, Counting, Direct, client_of, direct, port, store, talk
+from redis_world import NONE, Counting, Direct, client_of, direct, port, store, talk
 
+from pmemheap.kvstore.commands import Limits, keyspace, transactions
+from pmemheap.kvstore.store import KVStore
 from pmemheap.testing import copy_as_crashed
 
 __all__ = ["direct", "port", "store"]
@@ -291,8 +290,8 @@ def test_counters_by_watch_lose_nothing(port: int) -> None:
 
 TRANSFER = """
 import sys
-from kvstore.server import serve
-from kvstore.store import KVStore
+from pmemheap.kvstore.server import serve
+from pmemheap.kvstore.store import KVStore
 from pmemheap.testing import copy_as_crashed
 with KVStore(sys.argv[1], sys.argv[2]) as store:
     serve(store, port=0, ready=lambda port: print(port, flush=True))
@@ -309,7 +308,7 @@ def test_a_kill_leaves_transactions_whole(tmp_path: Path, durability: str) -> No
     for turn in range(3):
         process = subprocess.Popen(
             [sys.executable, "-c", TRANSFER, path, durability],
-            stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
+            stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert process.stdout is not None
         with process:

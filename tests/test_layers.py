@@ -33,6 +33,7 @@ LAYERS = [
     ["offline"],
     ["repair", "salvage"],
     ["containers", "testing"],
+    ["kvstore"],
     ["traces"],
     ["cli", "__main__"],
 ]
@@ -102,6 +103,30 @@ def test_only_native_sees_the_c_core(path: Path) -> None:
         assert not [name for name in imports_of(path) if name.startswith("pmemheap._core")]
 
 
+FACES = {
+    "pmemheap",
+    "pmemheap.containers",
+    "pmemheap.containers.ordered",  # for classes that are mappings themselves
+    "pmemheap.refusals",
+    "pmemheap.units",
+}
+
+
+def test_the_store_uses_the_public_face_alone() -> None:
+    """So a program outside of the package could be written as `pmemheap.kvstore` is."""
+    found = {
+        name
+        for path in modules()
+        if layer_of(path) == "kvstore"
+        for name in imports_of(path)
+        if layer_of_name(name) != "kvstore"
+    }
+    assert "pmemheap.containers.SortedMap" in found
+    assert {name for name in found if name != "pmemheap"} == {
+        name for name in found if name.rpartition(".")[0] in FACES
+    }
+
+
 @pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_only_public_names_are_imported(path: Path) -> None:
     for name in imports_of(path):
@@ -169,6 +194,8 @@ def test_files_are_short() -> None:
 
 NUMBERED = {
     "errors.py": {"_UNKNOWN"},  # below the core; libpmem2 has the number
+    "kvstore/commands/words.py": {"_EXACT"},  # a limit of `decimal`
+    "kvstore/commands/registry.py": {"FIRST", "FIRST_TWO", "ALL", "PAIRS"},  # as Redis numbers keys
     "testing/cells.py": {"_SIZE"},  # of its own: a cell that is none of the file
 }
 

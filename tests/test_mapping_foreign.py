@@ -21,13 +21,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import kvstore
 import pytest
 import zict
-from kvstore.spill import AnyKeySpillStore, SpillStore
-from kvstore.store import KVStore
 from mapping_faces import FACES, Face
 from zict.tests import utils_test
+
+from pmemheap import kvstore
+from pmemheap.kvstore.spill import AnyKeySpillStore, SpillStore
+from pmemheap.kvstore.store import KVStore
 
 HAS_CPYTHONS = find_spec("test") is not None and find_spec("test.mapping_tests") is not None
 RANGES: dict[str, None] = {

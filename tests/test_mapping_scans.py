@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvstore.store import KVStore
 from mapping_faces import FACES, Face
 
 from pmemheap import UsageError
+from pmemheap.kvstore.store import KVStore
 
 ORDERED = [face for face in FACES if face.ordered]
 VIEWED = [face for face in ORDERED if not face.lists]  # those of dbm are lists of one moment

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -19,16 +18,11 @@ import pmemheap
 from pmemheap import Heap
 from pmemheap.errors import HeapBusyError, HeapExistsError, HeapFileError, HeapNotFoundError
 from pmemheap.file import locks, openfile, snapshotting
+from pmemheap.kvstore.cli import app
+from pmemheap.kvstore.store import KVStore
 from pmemheap.layout import Durability
 from pmemheap.repair import repair, undo
 from pmemheap.salvage import salvage
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
-if str(EXAMPLES) not in sys.path:
-    sys.path.append(str(EXAMPLES))
-
-from kvstore.cli import app  # noqa: E402
-from kvstore.store import KVStore  # noqa: E402
 
 Name = Any
 

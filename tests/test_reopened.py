@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kvstore.store import KVStore
 
 from pmemheap import Heap, PmemHeapError
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.heap.arena import Arena
+from pmemheap.kvstore.store import KVStore
 from pmemheap.units import UNIT, KiB, MiB
 
 Grow = Callable[[Heap, int, int], bool]

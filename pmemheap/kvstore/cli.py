@@ -1,7 +1,7 @@
-"""Cli: the commands of `python -m kvstore`, and the one place where an error ends them.
+"""Cli: the commands of `kvstore`, and the one place where an error ends them.
 
     get, put, delete, scan               one store, keys and values as text
-    load, dump, snapshot                 CSV and JSON lines, see `kvstore.loading`; a copy
+    load, dump, snapshot                 CSV and JSON lines, see `pmemheap.kvstore.loading`; a copy
     stats, check, purge, compact         what it consists of, whether it is sound; its space
     serve                                a server in front of it
 
@@ -29,11 +29,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from kvstore.loading import csv_entries, dump_lines, json_entries, text_lines
-from kvstore.loading import load as load_entries
-from kvstore.patterns import end_of
-from kvstore.store import KVStore
 from pmemheap import CorruptHeapError, DurabilityError, OutOfSpaceError, PmemHeapError, UsageError
+from pmemheap.kvstore.loading import csv_entries, dump_lines, json_entries, text_lines
+from pmemheap.kvstore.loading import load as load_entries
+from pmemheap.kvstore.patterns import end_of
+from pmemheap.kvstore.store import KVStore
 from pmemheap.units import counted
 
 __all__ = ["app", "run"]
@@ -286,7 +286,7 @@ def serve(  # noqa: PLR0913, PLR0917 -- options, all by name
 
     Where it listens is printed when clients can connect.
     """
-    server = importlib.import_module("kvstore.server")  # only this command needs it
+    server = importlib.import_module("pmemheap.kvstore.server")  # only this command needs it
     given = {"max_request": max_request, "max_clients": max_clients}
     limits = {name: value for name, value in given.items() if value is not None}
     with KVStore(path, durability.value) as store:

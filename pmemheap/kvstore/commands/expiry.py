@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kvstore.commands.keyspace import MS, SECOND
-from kvstore.commands.registry import FIRST, Run, in_group
-from kvstore.commands.words import ExpireOptions, moment
-from kvstore.resp import Reply
+from pmemheap.kvstore.commands.keyspace import MS, SECOND
+from pmemheap.kvstore.commands.registry import FIRST, Run, in_group
+from pmemheap.kvstore.commands.words import ExpireOptions, moment
+from pmemheap.kvstore.resp import Reply
 
 if TYPE_CHECKING:
-    from kvstore.commands.running import Commands
-    from kvstore.commands.session import Session
+    from pmemheap.kvstore.commands.running import Commands
+    from pmemheap.kvstore.commands.session import Session
 
 command = in_group("generic")
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvstore.commands.keyspace import MS, SECOND
-from kvstore.commands.lcs import longest_common
-from kvstore.commands.registry import ALL, FIRST, FIRST_TWO, PAIRS, in_group, wrong_number
-from kvstore.commands.words import SetOptions, add_floats, moment, number
-from kvstore.resp import Reply, ReplyError
+from pmemheap.kvstore.commands.keyspace import MS, SECOND
+from pmemheap.kvstore.commands.lcs import longest_common
+from pmemheap.kvstore.commands.registry import ALL, FIRST, FIRST_TWO, PAIRS, in_group, wrong_number
+from pmemheap.kvstore.commands.words import SetOptions, add_floats, moment, number
+from pmemheap.kvstore.resp import Reply, ReplyError
 
 if TYPE_CHECKING:
-    from kvstore.commands.running import Commands
-    from kvstore.commands.session import Session
+    from pmemheap.kvstore.commands.running import Commands
+    from pmemheap.kvstore.commands.session import Session
 
 command = in_group("string")
 

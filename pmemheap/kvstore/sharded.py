@@ -23,7 +23,7 @@ from typing import Any
 
 from distributed import Client
 
-from kvstore.store import KVStore
+from pmemheap.kvstore.store import KVStore
 
 __all__ = ["Shard", "ShardedStore"]
 
@@ -97,7 +97,7 @@ class ShardedStore:
     durability : str
         Of each shard.
     headroom : int, optional
-        Of each shard; see `kvstore.KVStore`.
+        Of each shard; see `pmemheap.kvstore.KVStore`.
 
     Raises
     ------

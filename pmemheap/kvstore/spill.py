@@ -31,9 +31,9 @@ from typing import Any, Literal, cast
 import numpy as np
 from distributed.spill import SpillBuffer
 
-from kvstore.shelf import Wrapped
-from kvstore.store import KVStore
 from pmemheap import DurabilityError, OutOfSpaceError
+from pmemheap.kvstore.shelf import Wrapped
+from pmemheap.kvstore.store import KVStore
 
 __all__ = ["AnyKeySpillStore", "HeapSpillBuffer", "SpillStore"]
 
@@ -185,7 +185,7 @@ class HeapSpillBuffer(SpillBuffer):
     max_spill : int or False
         Bytes that are spilled at most.
     headroom : int, optional
-        Bytes of address space to keep free for the file; see `kvstore.KVStore`.
+        Bytes of address space to keep free for the file; see `pmemheap.kvstore.KVStore`.
 
     Examples
     --------

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from kvstore.commands import Limits
-from kvstore.connections import Hub
-from kvstore.resp import MAX_REQUEST
-from kvstore.store import KVStore
+from pmemheap.kvstore.commands import Limits
+from pmemheap.kvstore.connections import Hub
+from pmemheap.kvstore.resp import MAX_REQUEST
+from pmemheap.kvstore.store import KVStore
 
 __all__ = ["Server", "serve"]
 

@@ -18,9 +18,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from kvstore.commands.keys import Cursors
-from kvstore.commands.keyspace import Keyspace
-from kvstore.commands.registry import (
+from pmemheap.kvstore.commands.keys import Cursors
+from pmemheap.kvstore.commands.keyspace import Keyspace
+from pmemheap.kvstore.commands.registry import (
     Command,
     command_of,
     find,
@@ -28,10 +28,10 @@ from kvstore.commands.registry import (
     unknown_subcommand,
     wrong_number,
 )
-from kvstore.commands.session import Session
-from kvstore.commands.transactions import enqueue
-from kvstore.resp import MAX_REQUEST, Reply, ReplyError, encode
-from kvstore.store import KVStore
+from pmemheap.kvstore.commands.session import Session
+from pmemheap.kvstore.commands.transactions import enqueue
+from pmemheap.kvstore.resp import MAX_REQUEST, Reply, ReplyError, encode
+from pmemheap.kvstore.store import KVStore
 
 __all__ = ["Call", "Commands", "Facts", "Limits"]
 

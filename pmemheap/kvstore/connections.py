@@ -28,10 +28,10 @@ import contextlib
 from collections import deque
 from typing import cast
 
-from kvstore.commands import LAST_WORDS, Call, Commands, Facts, Limits, Session
-from kvstore.resp import ReplyError, RequestParser, encode
-from kvstore.store import KVStore
 from pmemheap import PmemHeapError
+from pmemheap.kvstore.commands import LAST_WORDS, Call, Commands, Facts, Limits, Session
+from pmemheap.kvstore.resp import ReplyError, RequestParser, encode
+from pmemheap.kvstore.store import KVStore
 
 __all__ = ["Connection", "Hub"]
 
@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         self.waiting += self._parser.feed(data)
         if self.waiting:
             self.session.used = self._hub.now()
-            self._hub.wake()
+            self._hub.run_soon()
         else:
             self._end_if_broken()
         before, self._received = self._received, self._received + len(data)
@@ -130,7 +130,7 @@ class Connection(asyncio.Protocol):
         self.is_clogged = False
         self.heed_load()
         if self.waiting:
-            self._hub.wake()
+            self._hub.run_soon()
 
     def answer(self, replies: list[bytes]) -> None:
         """Send the replies of a turn."""
@@ -225,7 +225,7 @@ class Hub:
         self.now = self.loop.time
         self._store = store
         self._connections: set[Connection] = set()
-        self._is_awake = False
+        self._is_due = False
 
     # ------------------------------------------------------------ who is there
 
@@ -264,15 +264,15 @@ class Hub:
 
     # ------------------------------------------------------------ turns
 
-    def wake(self) -> None:
+    def run_soon(self) -> None:
         """Run a turn after what the loop has at hand now."""
-        if not self._is_awake:
-            self._is_awake = True
+        if not self._is_due:
+            self._is_due = True
             self.loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         """Run what waits, and send the replies."""
-        self._is_awake = False
+        self._is_due = False
         taken = self._take()
         calls: list[Call] = [
             (connection.session, request) for connection, requests in taken for request in requests
@@ -288,7 +288,7 @@ class Hub:
             connection.waiting.extendleft(reversed(requests[served:]))
             self._answer(connection, [replies.popleft() for _ in range(served)])
         if self._ready():
-            self.wake()
+            self.run_soon()
 
     def _answer(self, connection: Connection, replies: list[bytes]) -> None:
         """Send the replies of one connection; what fails there is no matter of the others."""

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvstore.commands.registry import ALL, Command, in_group
-from kvstore.commands.session import Queue, Session
-from kvstore.resp import NO_ARRAY, Reply, ReplyError
+from pmemheap.kvstore.commands.registry import ALL, Command, in_group
+from pmemheap.kvstore.commands.session import Queue, Session
+from pmemheap.kvstore.resp import NO_ARRAY, Reply, ReplyError
 
 if TYPE_CHECKING:
-    from kvstore.commands.running import Commands
+    from pmemheap.kvstore.commands.running import Commands
 
 __all__ = ["enqueue", "reset"]
 

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from itertools import islice
 
-from kvstore.commands.session import Session
-from kvstore.store import KVStore
+from pmemheap.kvstore.commands.session import Session
+from pmemheap.kvstore.store import KVStore
 
 __all__ = ["MS", "SECOND", "Keyspace"]
 

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 from decimal import Context, Decimal, InvalidOperation
 
-from kvstore.commands.keyspace import MS, SECOND
-from kvstore.resp import ReplyError, parse_integer
+from pmemheap.kvstore.commands.keyspace import MS, SECOND
+from pmemheap.kvstore.resp import ReplyError, parse_integer
 
 __all__ = [
     "SYNTAX",

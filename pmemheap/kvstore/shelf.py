@@ -15,14 +15,14 @@ from contextlib import AbstractContextManager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kvstore.closing import Closing
-from kvstore.texts import key_bytes, known_key
 from pmemheap.containers import OrderedMapping
 from pmemheap.containers.ordered import KEYS, VALUES, pairs_of
+from pmemheap.kvstore.closing import Closing
+from pmemheap.kvstore.texts import key_bytes, known_key
 
 if TYPE_CHECKING:
-    from kvstore.store import KVStore
     from pmemheap.heap.transaction import Transaction
+    from pmemheap.kvstore.store import KVStore
 
 __all__ = ["Shelf", "TextStore", "Wrapped"]
 

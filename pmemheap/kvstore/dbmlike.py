@@ -1,8 +1,9 @@
 """DbmStore and `open_store`: a store for programs that were written for `dbm`.
 
 As there, keys and values may be str or bytes, str is stored as UTF-8, and bytes come back; `keys`,
-`values` and `items` are lists; what is refused is a `kvstore.error`, which `dbm.error` catches. It
-is the error of pmemheap as well: `UsageError` for a store that is closed or was opened to read.
+`values` and `items` are lists; what is refused is a `pmemheap.kvstore.error`, which `dbm.error`
+catches. It is the error of pmemheap as well: `UsageError` for a store that is closed or was opened
+to read.
 
 Unlike there, keys are in order, and there is all the rest that a `KVStore` has.
 """
@@ -18,11 +19,11 @@ from inspect import isfunction
 from itertools import chain
 from typing import Any, TypeVar
 
-from kvstore.store import KVStore
-from kvstore.storefile import AnyPath
-from kvstore.texts import known_key
 from pmemheap import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.containers.ordered import pairs_of
+from pmemheap.kvstore.store import KVStore
+from pmemheap.kvstore.storefile import AnyPath
+from pmemheap.kvstore.texts import known_key
 
 __all__ = ["DbmError", "DbmStore", "open_store"]
 
@@ -36,7 +37,7 @@ _SPECIAL = frozenset(
 
 
 class DbmError(PmemHeapError, OSError):
-    """What the dbm face refuses: `kvstore.error`."""
+    """What the dbm face refuses: `pmemheap.kvstore.error`."""
 
 
 class DbmUsageError(DbmError, UsageError):

@@ -23,8 +23,8 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Any, NamedTuple
 
-from kvstore.store import KVStore
 from pmemheap import UsageError
+from pmemheap.kvstore.store import KVStore
 
 __all__ = ["Entry", "csv_entries", "dump_lines", "json_entries", "load", "text_lines"]
 

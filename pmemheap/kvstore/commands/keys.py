@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from itertools import count, islice
 from typing import TYPE_CHECKING
 
-from kvstore.commands.registry import ALL, FIRST, FIRST_TWO, in_group
-from kvstore.commands.words import SYNTAX, number, scan_options
-from kvstore.patterns import end_of, glob_pattern, glob_prefix
-from kvstore.resp import Reply, ReplyError, parse_integer
+from pmemheap.kvstore.commands.registry import ALL, FIRST, FIRST_TWO, in_group
+from pmemheap.kvstore.commands.words import SYNTAX, number, scan_options
+from pmemheap.kvstore.patterns import end_of, glob_pattern, glob_prefix
+from pmemheap.kvstore.resp import Reply, ReplyError, parse_integer
 
 if TYPE_CHECKING:
-    from kvstore.commands.running import Commands
-    from kvstore.commands.session import Session
+    from pmemheap.kvstore.commands.running import Commands
+    from pmemheap.kvstore.commands.session import Session
 
 __all__ = ["CURSORS_MOST", "SCANNED_MOST", "Cursors"]
 

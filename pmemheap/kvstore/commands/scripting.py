@@ -18,14 +18,14 @@ from collections.abc import Callable
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any
 
-from kvstore.commands.keyspace import MS
-from kvstore.commands.registry import COUNTED, in_group
-from kvstore.commands.words import moment, number
-from kvstore.resp import Reply, ReplyError
+from pmemheap.kvstore.commands.keyspace import MS
+from pmemheap.kvstore.commands.registry import COUNTED, in_group
+from pmemheap.kvstore.commands.words import moment, number
+from pmemheap.kvstore.resp import Reply, ReplyError
 
 if TYPE_CHECKING:
-    from kvstore.commands.running import Commands
-    from kvstore.commands.session import Session
+    from pmemheap.kvstore.commands.running import Commands
+    from pmemheap.kvstore.commands.session import Session
 
 __all__ = ["digest_of"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from kvstore.resp import ReplyError
+from pmemheap.kvstore.resp import ReplyError
 
 __all__ = ["end_of", "glob_pattern", "glob_prefix"]
 

@@ -28,14 +28,14 @@ from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any, TypeVar, overload
 
-from kvstore.deadlines import Deadlines
-from kvstore.entries import Entries
-from kvstore.figures import StoreStats
-from kvstore.shelf import Shelf, TextStore
-from kvstore.storefile import AnyPath, StoreFile
 from pmemheap import CorruptHeapError
 from pmemheap.containers import OrderedMapping, SortedMap
 from pmemheap.containers.ordered import pairs_of
+from pmemheap.kvstore.deadlines import Deadlines
+from pmemheap.kvstore.entries import Entries
+from pmemheap.kvstore.figures import StoreStats
+from pmemheap.kvstore.shelf import Shelf, TextStore
+from pmemheap.kvstore.storefile import AnyPath, StoreFile
 
 __all__ = ["KVStore"]
 

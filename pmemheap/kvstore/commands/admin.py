@@ -14,16 +14,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvstore.commands.connection import VERSION
-from kvstore.commands.keyspace import SECOND
-from kvstore.commands.registry import FIRST, in_group
-from kvstore.commands.words import SYNTAX, number
-from kvstore.patterns import glob_pattern
-from kvstore.resp import Reply, ReplyError, Verbatim, parse_integer
+from pmemheap.kvstore.commands.connection import VERSION
+from pmemheap.kvstore.commands.keyspace import SECOND
+from pmemheap.kvstore.commands.registry import FIRST, in_group
+from pmemheap.kvstore.commands.words import SYNTAX, number
+from pmemheap.kvstore.patterns import glob_pattern
+from pmemheap.kvstore.resp import Reply, ReplyError, Verbatim, parse_integer
 
 if TYPE_CHECKING:
-    from kvstore.commands.running import Commands
-    from kvstore.commands.session import Session
+    from pmemheap.kvstore.commands.running import Commands
+    from pmemheap.kvstore.commands.session import Session
 
 __all__ = ["Section"]
 

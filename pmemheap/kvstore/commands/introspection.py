@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from kvstore.commands.registry import Command, Keys, find, in_group, table
-from kvstore.commands.words import SYNTAX
-from kvstore.patterns import glob_pattern
-from kvstore.resp import NO_ARRAY, Reply, ReplyError
+from pmemheap.kvstore.commands.registry import Command, Keys, find, in_group, table
+from pmemheap.kvstore.commands.words import SYNTAX
+from pmemheap.kvstore.patterns import glob_pattern
+from pmemheap.kvstore.resp import NO_ARRAY, Reply, ReplyError
 
 if TYPE_CHECKING:
-    from kvstore.commands.running import Commands
-    from kvstore.commands.session import Session
+    from pmemheap.kvstore.commands.running import Commands
+    from pmemheap.kvstore.commands.session import Session
 
 __all__: list[str] = []
 

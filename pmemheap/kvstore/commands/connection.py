@@ -6,14 +6,14 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from kvstore.commands.registry import in_group, quoted
-from kvstore.commands.session import Session, Silence
-from kvstore.commands.transactions import reset as end_transaction
-from kvstore.commands.words import SYNTAX, number
-from kvstore.resp import Reply, ReplyError, Verbatim, parse_integer
+from pmemheap.kvstore.commands.registry import in_group, quoted
+from pmemheap.kvstore.commands.session import Session, Silence
+from pmemheap.kvstore.commands.transactions import reset as end_transaction
+from pmemheap.kvstore.commands.words import SYNTAX, number
+from pmemheap.kvstore.resp import Reply, ReplyError, Verbatim, parse_integer
 
 if TYPE_CHECKING:
-    from kvstore.commands.running import Commands
+    from pmemheap.kvstore.commands.running import Commands
 
 __all__ = ["LAST_WORDS", "VERSION"]
 

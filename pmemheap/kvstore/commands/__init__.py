@@ -10,7 +10,7 @@ session        what is remembered of a connection
 registry       the table of commands, and what is known of each
 """
 
-from kvstore.commands import (
+from pmemheap.kvstore.commands import (
     admin,
     connection,
     expiry,
@@ -20,9 +20,9 @@ from kvstore.commands import (
     strings,
     transactions,
 )
-from kvstore.commands.connection import LAST_WORDS
-from kvstore.commands.running import Call, Commands, Facts, Limits
-from kvstore.commands.session import Session
+from pmemheap.kvstore.commands.connection import LAST_WORDS
+from pmemheap.kvstore.commands.running import Call, Commands, Facts, Limits
+from pmemheap.kvstore.commands.session import Session
 
 __all__ = [
     "LAST_WORDS",

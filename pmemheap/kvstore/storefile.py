@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 import pmemheap
-from kvstore.closing import Closing
+from pmemheap.kvstore.closing import Closing
 from pmemheap.refusals import end_with
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class StoreFile(Closing):
     Parameters
     ----------
     path, flag, durability, durable, limit, headroom
-        As of `kvstore.KVStore`.
+        As of `pmemheap.kvstore.KVStore`.
     """
 
     def __init__(  # noqa: PLR0913 -- options of a file, all by name

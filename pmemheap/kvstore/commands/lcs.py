@@ -10,8 +10,8 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from kvstore.commands.words import SYNTAX, number
-from kvstore.resp import Reply, ReplyError
+from pmemheap.kvstore.commands.words import SYNTAX, number
+from pmemheap.kvstore.resp import Reply, ReplyError
 
 __all__ = ["longest_common"]
 

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from kvstore.resp import Reply, ReplyError, parse_integer
+from pmemheap.kvstore.resp import Reply, ReplyError, parse_integer
 
 if TYPE_CHECKING:
-    from kvstore.commands.running import Commands
-    from kvstore.commands.session import Session
+    from pmemheap.kvstore.commands.running import Commands
+    from pmemheap.kvstore.commands.session import Session
 
 __all__ = [
     "ALL",

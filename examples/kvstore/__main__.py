@@ -1,8 +1,0 @@
-"""`python -m kvstore`."""
-
-import sys
-
-from kvstore.cli import run
-
-if __name__ == "__main__":
-    sys.exit(run())
