@@ -127,10 +127,10 @@ class HeapFileError(UsageError, OSError):
     def __init__(
         self, message: str = "", number: int | None = None, filename: str | None = None
     ) -> None:
-        self.args = (message,)
-        self.errno = self.number if number is None else number
+        self.args: tuple[Any, ...] = (message,)
+        self.errno: int | None = self.number if number is None else number
         if self.errno is not None:
-            self.strerror = os.strerror(self.errno)
+            self.strerror: str = os.strerror(self.errno)
         self.filename = filename
         self.add_note("UsageError: nothing has changed")
 
@@ -142,25 +142,25 @@ class HeapFileError(UsageError, OSError):
 class HeapNotFoundError(HeapFileError, FileNotFoundError):
     """There is no such file, or no such directory for one that is to be made."""
 
-    number = errno.ENOENT
+    number: int = errno.ENOENT
 
 
 class HeapExistsError(HeapFileError, FileExistsError):
     """A file is there that was not to be replaced."""
 
-    number = errno.EEXIST
+    number: int = errno.EEXIST
 
 
 class HeapBusyError(HeapFileError, BlockingIOError):
     """Somebody has the file open: the message says who."""
 
-    number = errno.EAGAIN
+    number: int = errno.EAGAIN
 
 
 class HeapPermissionError(HeapFileError, PermissionError):
     """The system does not let this user have the file."""
 
-    number = errno.EACCES
+    number: int = errno.EACCES
 
 
 class OutOfSpaceError(PmemHeapError, MemoryError):
@@ -193,6 +193,10 @@ class Pmem2Error(PmemHeapError):
     >>> print(Pmem2Error(-12, "ENOMEM", "reservation of 2^62 bytes: no such range"))
     reservation of 2^62 bytes: no such range (ENOMEM, -12)
     """
+
+    code: int
+    name: str
+    message: str
 
     def __init__(self, code: int | str, name: str = "", message: str = "") -> None:
         self.code, self.name, self.message = (

@@ -26,7 +26,7 @@ from pmemheap.cli.show import outlets
 
 __all__ = ["app", "run"]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="pmemheap",
     help="Heaps that grow in place, in memory or in a file: make them, look into them, try them.",
     epilog="Exit codes: 0 done, 1 damage was found, 2 wrong call, 3 corrupt file, 4 no space, "
@@ -34,8 +34,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, create, info, check, dump, leaks, repair, salvage, trim, replay, recommend):
-    app.command()(command)
+for _each in (demo, create, info, check, dump, leaks, repair, salvage, trim, replay, recommend):
+    app.command()(_each)
 app.command("map")(draw_map)
 
 

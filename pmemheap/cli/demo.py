@@ -100,11 +100,14 @@ class Witness:
 class Witnesses:
     """The views and arrays that stay open, by the slot of their record."""
 
+    most: int
+    checks: int
+
     def __init__(self, heap: Heap) -> None:
         self._heap = heap
         self._seen: dict[int, list[Witness]] = {}
         self._own_blocks: dict[int, int] = {}
-        self.with_numpy = importlib.util.find_spec(_NUMPY) is not None
+        self.with_numpy: bool = importlib.util.find_spec(_NUMPY) is not None
         self.most = self.checks = 0
 
     def __len__(self) -> int:
@@ -161,6 +164,9 @@ def _array_address(letters: Any) -> int:
 class Demo:
     """The phases, one method each, on one heap file."""
 
+    loaded_bytes: int
+    verified_bytes: int
+
     def __init__(self, path: Path, durability: str, files: list[Path], root: Path) -> None:
         self.path = path
         self.durability = durability
@@ -169,12 +175,12 @@ class Demo:
         self.phases: list[Phase] = []
         self.maps: dict[str, UnitMap] = {}
         self.digests: dict[str, bytes] = {}
-        self.returned = Returned(0, 0, 0)
+        self.returned: Returned = Returned(0, 0, 0)
         self.loaded_bytes = self.verified_bytes = 0
         self._growths_before = 0
-        self.heap = Heap.create(path, durability=durability)
-        self.library = Library(self.heap)
-        self.witnesses = Witnesses(self.heap)
+        self.heap: Heap = Heap.create(path, durability=durability)
+        self.library: Library = Library(self.heap)
+        self.witnesses: Witnesses = Witnesses(self.heap)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[list[int]]:

@@ -27,7 +27,14 @@ from typing import TYPE_CHECKING, Any
 
 from pmemheap.containers.arraytypes import raw_bytes
 from pmemheap.containers.names import VECTOR_MAGIC
-from pmemheap.containers.vectorstore import BLOCK_MAGIC, COUNTS, ELEMENTS_AT, HEADER, VectorStore
+from pmemheap.containers.vectorstore import (
+    BLOCK_MAGIC,
+    COUNTS,
+    ELEMENTS_AT,
+    HEADER,
+    Counts,
+    VectorStore,
+)
 from pmemheap.errors import UsageError
 from pmemheap.heap.arena import Arena
 from pmemheap.heap.heap import Heap
@@ -145,15 +152,15 @@ class Change:
 
     def __init__(self, store: VectorStore, tx: Transaction) -> None:
         self._store, self._tx = store, tx
-        self.joins = isinstance(tx, Savepoint)
+        self.joins: bool = isinstance(tx, Savepoint)
         try:
             tx.snapshot(store.block, 0)
         except UsageError:
             store.counts(tx.roots)  # says so if the vector was dropped
             raise
-        self.counts = store.counts(tx.roots)
+        self.counts: Counts = store.counts(tx.roots)
         with space_of(store.arena).own_view(store.block, ELEMENTS_AT) as view:
-            self.number = (_CHANGES.unpack_from(view, _CHANGES_AT)[0] + 1) % (1 << 64)
+            self.number: int = (_CHANGES.unpack_from(view, _CHANGES_AT)[0] + 1) % (1 << 64)
             _CHANGES.pack_into(view, _CHANGES_AT, self.number)
 
     def put(self, index: int, raw: memoryview) -> None:

@@ -28,12 +28,12 @@ from typing import Any
 
 from pmemheap import native
 from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
-from pmemheap.file import blocks, locks
+from pmemheap.file import blocks, holes, locks
+from pmemheap.file.headerfile import Journal
 from pmemheap.file.heapfile import HeapFile
 from pmemheap.file.logmaps import LogMaps
 from pmemheap.file.parts import PARTS
 from pmemheap.format import filespace, layout
-from pmemheap.format.filespace import SlotChanges
 from pmemheap.format.header import as_spare
 from pmemheap.format.layout import ArenaSlot, SegmentKind, SegmentSlot, SlotImage, Table
 from pmemheap.native import Allocate, NativeError
@@ -316,11 +316,11 @@ class FileMedium(HeapFile):
 
     def _withdraw(self, pieces: list[Piece], arena: ArenaSlot) -> None:
         spares = {piece.index: as_spare(piece.slot) for piece in pieces if piece.slot is not None}
-        changes: SlotChanges = {**spares, **self._tidied({**self.segments, **spares})}
+        changes: filespace.SlotChanges = {**spares, **self._tidied({**self.segments, **spares})}
         image = Table.ARENAS, pieces[0].arena, arena.pack()
         self.change([image, *filespace.images(changes)], durable=True)
 
-    def _tidied(self, segments: dict[int, SegmentSlot]) -> SlotChanges:
+    def _tidied(self, segments: dict[int, SegmentSlot]) -> filespace.SlotChanges:
         """Return the changes that leave no SPARE segment at the end, unless a reader maps it."""
         try:
             cut = not locks.has_readers(self.lock_fd)
@@ -390,7 +390,7 @@ class FileMedium(HeapFile):
     def doubt_blocks(self) -> None:
         """After an interrupt: anything may be a hole, as in a file that was opened."""
         ranges = self.header.holes(layout.HEADER_BYTES, self.header.slots.end)
-        self.holes = self.holes.doubted(ranges)
+        self.holes: holes.Holes = self.holes.doubted(ranges)
 
     @staticmethod
     def _data_range(piece: Piece, start: int, nunits: int) -> tuple[int, int]:
@@ -481,7 +481,7 @@ class FileMedium(HeapFile):
             for index, slot in self.segments.items()
             if slot.kind == SegmentKind.LOG and slot.file_off != self.header.superblock.log_off
         }
-        changes: SlotChanges = {**spares, **self._tidied({**self.segments, **spares})}
+        changes: filespace.SlotChanges = {**spares, **self._tidied({**self.segments, **spares})}
         self.change(filespace.images(changes), durable=True)
 
     # ------------------------------------------------------------ end
@@ -490,7 +490,7 @@ class FileMedium(HeapFile):
         """Unmap the log, sync, say in the file that it was closed, and let it go."""
         self.logs.unmap()
         super().close()
-        self.journal = None  # which holds the medium
+        self.journal: Journal | None = None  # which holds the medium
 
     def let_go(self) -> None:
         """Unmap what a recovery has mapped, and close the descriptors, as `HeapFile.let_go`."""

@@ -74,9 +74,9 @@ class Header:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self.current = (0, b"")
-        self.slots = Tables()
-        self.image = bytearray()
+        self.current: tuple[int, bytes] = (0, b"")
+        self.slots: Tables = Tables()
+        self.image: bytearray = bytearray()
         self.zero_pages: set[int] = set()
 
     # ------------------------------------------------------------ reading

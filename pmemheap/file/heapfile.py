@@ -93,13 +93,13 @@ class HeapFile:
         Whether the file says that it is in use since it was opened: a recovery has written it.
     """
 
-    fd = -1
-    number = 0
-    lock_fd = -1
+    fd: int = -1
+    number: int = 0
+    lock_fd: int = -1
     pending_name: tuple[Path, Path] | None = None
     _has_begun = False
     has_views = False
-    said_in_use = False
+    said_in_use: bool = False
     beside = False
 
     def __init__(
@@ -111,7 +111,7 @@ class HeapFile:
         limit: int | None = None,
         path: Path | None = None,
     ) -> None:
-        self.header = Header(name)
+        self.header: Header = Header(name)
         self.fd = fd
         self.name = name
         self.readonly = readonly
@@ -119,20 +119,20 @@ class HeapFile:
         try:
             again = None if path is None else str(path)
             status = native.fstat(fd)
-            self.identity = identity.identity_of(status)
+            self.identity: FileIdentity = identity.identity_of(status)
             self.number, self.lock_fd = native.register_file(fd, again, readonly=readonly)
             file_system = native.filesystem_type(fd)
-            self.on_memory = file_system in MEMORY_FILE_SYSTEMS
-            self.watch = Watch(self.number, file_system, is_named=status.links > 0)
-            self.maps = FileMaps(fd, self.number)
+            self.on_memory: bool = file_system in MEMORY_FILE_SYSTEMS
+            self.watch: Watch = Watch(self.number, file_system, is_named=status.links > 0)
+            self.maps: FileMaps = FileMaps(fd, self.number)
         except BaseException:
             self.let_go()
             raise
         self.private = False
         self.journal: Journal | None = None
         self.expected_arenas: dict[int, ArenaSlot] = {}
-        self.holes = Holes()
-        self.sync_failed = False
+        self.holes: Holes = Holes()
+        self.sync_failed: bool = False
         self.is_new = False
         self.in_doubt = False
 

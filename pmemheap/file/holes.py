@@ -47,7 +47,7 @@ class Holes:
         self._sorted: SortedDict[int, int] | None = None
         self._changed_by = 0
         self._known = known
-        self.nbytes = sum(stop - start for start, stop in self._first)
+        self.nbytes: int = sum(stop - start for start, stop in self._first)
 
     def _stops(self) -> SortedDict[int, int]:
         """Return the ends of the ranges by their starts.

@@ -45,7 +45,7 @@ class LogBlocks:
         superblock = medium.header.superblock
         self._start, self._size = superblock.log_off, superblock.log_size
         self._reached = self._first_hole(lsn)
-        self.limit = 0
+        self.limit: int = 0
         self.keep()
 
     def keep(self) -> bool:

@@ -45,17 +45,24 @@ class Recovery:
         As `LogCore.replay` has them.
     """
 
+    end: int
+    chain: int
+    records: int
+    file_end: int
+    commits_from: int
+    undo_from: int
+
     def __init__(self, medium: FileMedium) -> None:
         superblock = medium.header.superblock
         _check_log_place(medium)
-        self.core = native.LogCore()
+        self.core: native.LogCore = native.LogCore()
         self._reservation = VMReservation(superblock.log_size, alignment=UNIT)
         medium.require_length(superblock.log_off + superblock.log_size)
         (self._map,) = medium.maps.place(
             self._reservation, 0, [(superblock.log_off, superblock.log_size)],
             Options(readonly=True),
         )  # fmt: skip
-        self.start = superblock.tail_lsn
+        self.start: int = superblock.tail_lsn
         self.end, self.chain, self.records, _, self.file_end, _, damage = self.core.scan(
             self._map.address, superblock.log_size, self.start, superblock.chain_seed,
             superblock.epoch,

@@ -98,8 +98,8 @@ class RedoLog(native.LogCore):
         self._checkpointed_at = time.monotonic()
         self._depth = 0
         self._is_moving = False
-        self.checkpoints = 0
-        self.moves = 0
+        self.checkpoints: int = 0
+        self.moves: int = 0
         self.syncers: set[int] = set()  # threads that keep others from changing committed bytes
         medium.header.map(medium.maps.place)
         superblock = medium.header.superblock

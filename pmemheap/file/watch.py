@@ -48,10 +48,10 @@ class Watch:
     def __init__(self, number: int, file_system: int, *, is_named: bool) -> None:
         self._number = number
         self._keeps_blocks = file_system in _KEEP_BLOCKS
-        self.counts_blocks = file_system in _COUNT_BLOCKS
+        self.counts_blocks: bool = file_system in _COUNT_BLOCKS
         self._is_named = is_named
-        self.taken = ""
-        self.size_seen = (_UNKNOWN_SIZE, 0)
+        self.taken: str = ""
+        self.size_seen: tuple[int, int] = (_UNKNOWN_SIZE, 0)
         self.asked_by = 0
 
     def look(

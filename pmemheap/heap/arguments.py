@@ -36,7 +36,7 @@ __all__ = [
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 """Types that `open` takes for a name."""
-ALIGN_MOST = GiB
+ALIGN_MOST: int = GiB
 SIZE_MOST = 1 << ARENA_BITS
 
 

@@ -102,7 +102,14 @@ class BlockSpace(native.HeapCore):
         """
         return handles.new_array(self, shape, dtype, align)
 
-    ndarray_at = handles.ndarray_at  # not called from a method here: that costs as much as a view
+    if TYPE_CHECKING:
+
+        def ndarray_at(  # noqa: D102 -- below
+            self, offset: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike = float
+        ) -> np.ndarray[Any, Any]: ...
+    else:
+        # Not called from a method here: that costs as much as a view.
+        ndarray_at = handles.ndarray_at
 
     def dump(self, value: object) -> int:
         """Pickle an object into a new block, with the bytes of its arrays beside the pickle.

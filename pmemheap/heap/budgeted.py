@@ -31,6 +31,9 @@ class HeapMember:
     is in use than since the last time, and enough is free for a segment.
     """
 
+    name: str
+    budget: Budget
+
     def __init__(self, shared: Shared, budget: Budget) -> None:
         self._shared = weakref.ref(shared)
         self.name, self.budget = shared.name, budget

@@ -45,6 +45,8 @@ class Installation(Generic[L]):
 
     __slots__ = ("_heap", "_layers", "layer")
 
+    layer: L
+
     def __init__(self, heap: object, layers: Layers, layer: L) -> None:
         self._heap, self._layers, self.layer = heap, layers, layer
 

@@ -43,7 +43,7 @@ class _Living:
                 yield heap
 
 
-open_heaps = _Living()
+open_heaps: _Living = _Living()
 """The heaps of this process that are not closed."""
 
 

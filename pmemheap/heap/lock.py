@@ -30,7 +30,7 @@ class Lock:
     def __init__(self, name: str) -> None:
         self._name = name
         self._lock = threading.RLock()
-        self.owner = 0
+        self.owner: int = 0
 
     @property
     def is_mine(self) -> bool:

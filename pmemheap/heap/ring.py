@@ -9,6 +9,7 @@ that a queue that runs for ever holds little more than what is in it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pmemheap.heap import units
 from pmemheap.heap.arena import Arena
@@ -41,7 +42,11 @@ class HasOrder(BlockSpace):
 
     __slots__ = ()
 
-    first = BlockSpace._oldest  # private: the same method, which only a ring shows
+    if TYPE_CHECKING:
+
+        def first(self) -> int | None: ...  # noqa: D102 -- below
+    else:
+        first = BlockSpace._oldest  # private: the same method, which only a ring shows
 
     def stats(self) -> RingStats:
         """Return how large and how full it is, and what holds memory back."""

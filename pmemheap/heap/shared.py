@@ -76,6 +76,13 @@ class Shared:
     log: LogCore
     default: Space
     attach_again: Callable[[int], Heap]
+    decay: float | None
+    gate: Gate
+    identity: bytes
+    lock: Lock
+    medium: AnonymousMedium | FileMedium
+    name: str
+    roots: RootStore
 
     def __init__(
         self,
@@ -87,11 +94,11 @@ class Shared:
     ) -> None:
         self.medium, self.roots = medium, roots
         self.identity, self.name, self.decay = identity, name, decay
-        self.instance = os.urandom(8)
-        self.file = medium if isinstance(medium, FileMedium) else None
-        self.readonly = self.file is not None and self.file.readonly
-        self.writable = None if self.readonly else self.file
-        self.is_power = self.writable is not None and self.writable.is_power
+        self.instance: bytes = os.urandom(8)
+        self.file: FileMedium | None = medium if isinstance(medium, FileMedium) else None
+        self.readonly: bool = self.file is not None and self.file.readonly
+        self.writable: FileMedium | None = None if self.readonly else self.file
+        self.is_power: bool = self.writable is not None and self.writable.is_power
         self.lock, self.gate = Lock(name), Gate()
         self.redo: RedoLog | None = None
         self.scratch: ScratchArena | None = None

@@ -68,6 +68,10 @@ class Space:
         "strategy", "supply",
     )  # fmt: skip
 
+    name: str
+    region: Region
+    shared: Shared
+
     def __init__(  # noqa: PLR0913 -- the parts of an arena
         self,
         face: native.HeapCore,
@@ -81,11 +85,11 @@ class Space:
         strategy: Strategy | None = None,
     ) -> None:
         self.shared, self.region, self.name = shared, region, name
-        self.index = arena if number is None else number
-        self.origin = self.index << ARENA_BITS
-        self.strategy = General() if strategy is None else strategy
+        self.index: int = arena if number is None else number
+        self.origin: int = self.index << ARENA_BITS
+        self.strategy: Strategy = General() if strategy is None else strategy
         file = 0 if shared.file is None else shared.file.number
-        self.core = native.HeapDoors(face, *packed_classes(), self.origin, file)
+        self.core: native.HeapDoors = native.HeapDoors(face, *packed_classes(), self.origin, file)
         if self.strategy.code:
             self.core.set_strategy(self.strategy.code, self.strategy.granules)
         state = self._first_state(is_default=arena == 0)
@@ -93,9 +97,9 @@ class Space:
         if arena == 0:
             shared.begin_log(unattached=state == State.UNATTACHED)
         self._join_log()
-        self.supply = self._first_supply(fresh=fresh)
-        self.placement = self._first_placement()
-        self.giveback = GiveBack(self.core, self.supply)
+        self.supply: Supply = self._first_supply(fresh=fresh)
+        self.placement: Placement | None = self._first_placement()
+        self.giveback: GiveBack = GiveBack(self.core, self.supply)
         self._layers: Layers | None = None
         if state != State.UNATTACHED and not shared.readonly:
             self.mark_rooted()

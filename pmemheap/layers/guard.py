@@ -87,9 +87,9 @@ class Guard(Passing):
 
     def __init__(self, *, every: int = 5000, redzones: bool = False, limit: int = 256) -> None:
         super().__init__()
-        self.every = _number("every", every, _EVERY_MOST)
-        self.limit = _number("limit", limit, _LIMIT_MOST)
-        self.redzones = bool(redzones)
+        self.every: int = _number("every", every, _EVERY_MOST)
+        self.limit: int = _number("limit", limit, _LIMIT_MOST)
+        self.redzones: bool = bool(redzones)
         self._core: native.HeapDoors | None = None
 
     def _begin(self, core: native.HeapDoors) -> None:

@@ -89,7 +89,7 @@ class Record(native.RecordCore, Told):
         sites: bool = True,
     ) -> None:
         Passing.__init__(self, upstream)
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._fd = -1
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._begin(self._fd, _PACKAGE if sites else None)

@@ -73,6 +73,9 @@ class Shadow(Passing):
         Why nothing is followed any more: no address space for the twins, say. The program goes on.
     """
 
+    live: int
+    events: int
+
     def __init__(
         self, other: Allocator, held: Callable[[], int], upstream: Allocator | None = None
     ) -> None:

@@ -86,8 +86,8 @@ class SiteFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.path.realpath(path)
-        self.found = _parsed(_read(self.path, os.O_RDWR | os.O_CREAT), path)
+        self.path: str = os.path.realpath(path)
+        self.found: dict[int, Made] = _parsed(_read(self.path, os.O_RDWR | os.O_CREAT), path)
         self.error: OSError | None = None
 
     def begin(self, numbers: dict[Site, int]) -> tuple[int, int] | None:

@@ -139,8 +139,8 @@ class Findings:
 
     def __init__(self) -> None:
         self.kept: list[Finding] = []
-        self.damage = 0
-        self.notes = 0
+        self.damage: int = 0
+        self.notes: int = 0
 
     def add(self, finding: Finding) -> None:
         """Take one more."""

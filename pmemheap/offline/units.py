@@ -56,11 +56,11 @@ class UnitWalk:
         self._places = places
         self._findings = findings
         self._file_size = file_size
-        self.blocks = 0
-        self.block_bytes = 0
-        self.runs = 0
-        self.large = 0
-        self.used_units = 0
+        self.blocks: int = 0
+        self.block_bytes: int = 0
+        self.runs: int = 0
+        self.large: int = 0
+        self.used_units: int = 0
 
     def extents(self) -> Iterator[Extent]:
         """Yield the extents that are sound and own their units, by arena and unit. O(1) memory."""

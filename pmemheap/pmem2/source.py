@@ -198,7 +198,7 @@ class FileSource(Source):
         else:
             size, alignment = status.size, self._page_of_file(status, name)
         super().__init__(name, size, alignment)
-        self.links = status.links
+        self.links: int = status.links
 
     @staticmethod
     def _status(fd: int) -> native.FileStatus:

@@ -37,7 +37,7 @@ class AnonymousMedium:
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
-        self.arenas = {0: ArenaSlot(0, 0)}
+        self.arenas: dict[int, ArenaSlot] = {0: ArenaSlot(0, 0)}
         self._expected: dict[int, ArenaSlot] = {}
         self._units = 0
         least = SEGMENT_UNITS * _ANONYMOUS_WIDTH

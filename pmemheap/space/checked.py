@@ -35,6 +35,8 @@ class CheckedMap(ExtentMap):
 
     noun = "unit"
 
+    found_at: Callable[[int, int], str]
+
     def __init__(
         self,
         prototype: Prototype,

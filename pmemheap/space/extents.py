@@ -93,6 +93,9 @@ class ExtentMap:
         "wilderness",
     )
 
+    end: int
+    wilderness: int
+
     def __init__(self, wilderness: int = 0, end: int = 0) -> None:
         self._length: dict[int, int] = {}
         self._first: dict[int, int] = {}
@@ -100,7 +103,7 @@ class ExtentMap:
         self._recent: dict[int, list[int]] = {}
         self._recent_count = 0
         self.wilderness, self.end = wilderness, end
-        self.free_units = end - wilderness
+        self.free_units: int = end - wilderness
 
     def __iter__(self) -> Iterator[Extent]:
         """Yield the free extents, merged, by address. O(n log n)."""

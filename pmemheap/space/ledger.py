@@ -77,6 +77,9 @@ class Ledger:
         Asked to free so many bytes when there is no room.
     """
 
+    limit: int
+    evict: Callable[[int], object] | None
+
     def __init__(self, limit: int, evict: Callable[[int], object] | None) -> None:
         self.limit, self.evict = limit, evict
         self._members: list[Member] = []

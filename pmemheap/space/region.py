@@ -42,7 +42,7 @@ from pmemheap.units import MiB, TiB, align_up, format_bytes
 
 __all__ = ["DEFAULT_HEADROOM", "Region"]
 
-DEFAULT_HEADROOM = TiB
+DEFAULT_HEADROOM: int = TiB
 """Address space that is kept free behind a heap, unless something else is asked for."""
 _HUGE_TABLE_LEAST = 16 * MiB
 """A volatile table of this size is filled at once when a heap is read: huge pages save faults."""
@@ -91,8 +91,8 @@ class Region:
         self.tables: dict[str, Table] = {}
         self.ledger: Ledger | None = None
         self._reserved = Reserved(self._affordable(headroom, usual, beside) // DATA_WIDTH)
-        self.growths = 0
-        self.shrinks = 0
+        self.growths: int = 0
+        self.shrinks: int = 0
 
     # ------------------------------------------------------------ what it is
 

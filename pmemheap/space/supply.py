@@ -53,7 +53,7 @@ class Supply:
         self._medium = medium
         self.region = region
         first, end = region.first_unit, region.end_unit
-        self.extents = self._map(first if fresh else end, end)
+        self.extents: ExtentMap = self._map(first if fresh else end, end)
         core.set_bounds(first, end, end if fresh else first)
 
     def _map(self, wilderness: int, end: int) -> ExtentMap:

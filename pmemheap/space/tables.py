@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
+from pmemheap import native
 from pmemheap.errors import Pmem2Error
 from pmemheap.format.layout import BITS_WIDTH, DATA_WIDTH, ENTRY_WIDTH
 from pmemheap.pmem2 import VMReservation, space
@@ -49,10 +50,10 @@ class Table:
 
     def __init__(self, name: str, first_unit: int, reservation: VMReservation) -> None:
         self.name = name
-        self.width = WIDTHS[name]
+        self.width: int = WIDTHS[name]
         self.reservation = reservation
-        self.address_range = address_range_of(reservation)
-        self.base = reservation.address - first_unit * self.width
+        self.address_range: native.AddressRange = address_range_of(reservation)
+        self.base: int = reservation.address - first_unit * self.width
 
     def address(self, unit: int) -> int:
         """Address of the record, or of the data, of a unit."""

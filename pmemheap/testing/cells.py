@@ -62,12 +62,12 @@ class Replay:
     def __init__(self, recording: Recording, cell: int, unsynced: Unsynced | None = None) -> None:
         self.recording = recording
         self.cell = cell
-        self.done = 0
-        self.size = len(recording.base)
+        self.done: int = 0
+        self.size: int = len(recording.base)
         self.sizes: list[tuple[int, int]] = [(-1, self.size)]
         self.now: dict[int, bytes] = {}
         self.history: dict[int, list[tuple[int, bytes]]] = {}
-        self.key = 0
+        self.key: int = 0
         self._zeros = bytes(cell)
         self._weights: dict[tuple[int, bytes], int] = {}
         self._size_weights: dict[int, int] = {self.size: 0}

@@ -196,11 +196,14 @@ class AllocatorContract:
 class Model:
     """An allocator at random beside a dictionary of what its blocks hold."""
 
+    allocator: Any
+    sizes: tuple[int, ...]
+
     def __init__(self, allocator: Any, sizes: tuple[int, ...], seed: int) -> None:
         self.allocator, self.sizes = allocator, sizes
-        self.chance = random.Random(seed)
+        self.chance: random.Random = random.Random(seed)
         self.held: dict[int, bytes] = {}
-        self.calls = [self.malloc, self.malloc, self.free]
+        self.calls: list[Callable[[], None]] = [self.malloc, self.malloc, self.free]
         self.calls += [
             call
             for name, call in (("realloc", self.realloc), ("expand", self.expand))

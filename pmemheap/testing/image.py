@@ -44,6 +44,9 @@ class Image:
         A descriptor of it, which belongs to the image.
     """
 
+    fd: int
+    path: str
+
     def __init__(self, replay: Replay, directory: str | None = None) -> None:
         self._replay = replay
         self._directory = directory

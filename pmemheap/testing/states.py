@@ -122,8 +122,8 @@ class CrashStates:
         keep: Callable[[int], bool] | None = None,
     ) -> None:
         self.recording = recording
-        self.replay = Replay(recording, cell, unsynced)
-        self.counts = StateCounts()
+        self.replay: Replay = Replay(recording, cell, unsynced)
+        self.counts: StateCounts = StateCounts()
         self._kinds = kinds
         self._budget = budget
         self._seed = seed

@@ -22,9 +22,9 @@ class CrashedFile:
     __slots__ = ("content", "crash", "description")
 
     def __init__(self, crash: Crash, content: bytes, description: str) -> None:
-        self.crash = crash
-        self.content = content
-        self.description = description
+        self.crash: Crash = crash
+        self.content: bytes = content
+        self.description: str = description
 
     def __repr__(self) -> str:
         """Return what happened; the bytes are many."""

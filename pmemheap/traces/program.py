@@ -136,6 +136,9 @@ class Run:
         An empty one, which stays the caller's.
     """
 
+    program: Program
+    heap: Heap
+
     def __init__(self, program: Program, heap: Heap) -> None:
         self.program, self.heap = program, heap
         self._open: list[Any] = [heap]
