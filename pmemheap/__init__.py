@@ -1,18 +1,80 @@
-"""pmemheap: heaps that grow in place, in memory or in a file, on virtual-memory reservations."""
+"""pmemheap: heaps that grow in place, in memory or in a file, on virtual-memory reservations.
+
+Begin with a heap, a block in it, and a view of the block, which stays where it is:
+
+>>> import pmemheap
+>>> with pmemheap.Heap.anonymous() as heap:     # in a file: pmemheap.open("data.heap", "c")
+...     offset = heap.malloc(100)               # a number: the block is called by it
+...     view = heap.view(offset, 5)             # the heap's own bytes, not a copy
+...     view[:] = b"hello"
+...     large = heap.malloc(1 << 30)            # the heap grows; nothing moves
+...     bytes(view)
+...     del view
+...     heap.free(offset)
+b'hello'
+
+What is where; `help` of each says more:
+
+    Heap, open            a heap: anonymous, shared, create, open, attach; malloc, free, view,
+                          ndarray, dump, roots, transaction, arena, scratch, install, stats, check
+    Block                 a handle of a block, by heap.alloc(size)
+    Transaction           changes that a crash leaves whole or not at all, by heap.transaction()
+    Arena, Region         blocks that are dropped together, by heap.arena(name), heap.scratch()
+    General, Ring, Rows, Placed              strategies: where the blocks of an arena come from
+    FirstFit, NextFit, BestFit, Buddy        where in free space the units of a heap lie
+    Count, Fail, Fill, Guard, Record, Track  layers, put on a heap by heap.install(layer)
+    Budget                a limit for several heaps together
+    PmemHeapError         the base of all errors; pmemheap.errors has their tree
+
+    pmemheap.containers   an ordered map, an array that grows, in a heap
+    pmemheap.layers       the layers, and what yours derives from;  pmemheap.protocols
+    pmemheap.repair       a damaged file mended;  pmemheap.salvage  what can be read of one
+    pmemheap.testing      what a crash can leave of a program, and contracts of allocators
+    pmemheap.traces       allocation traces: load, replay, recommend
+    pmemheap.pmem2        libpmem2's reservations
+    pmemheap.layout       the format of a heap file;  pmemheap.units  KiB, MiB, align_up
+"""
 
 import importlib.util
 import platform
 import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+_PUBLIC_MODULES = (
+    "containers", "errors", "layers", "layout", "pmem2", "protocols", "repair", "salvage",
+    "testing", "traces", "units",
+)  # fmt: skip
+
+
+def _refusal(error: Exception) -> ImportError:
+    """Return what to do about a C core that is missing or does not fit the modules, in a line."""
+    tree = Path(__file__).parent.parent
+    is_there = all(importlib.util.find_spec(f"pmemheap._core.{door}") for door in ("_hot", "_sys"))
+    found = f"another one ({error})" if is_there else "none"
+    todo = "pip install --force-reinstall pmemheap"
+    if (tree / "setup.py").exists():
+        todo = f"pip install {tree}, or, where pmemheap is installed, start Python elsewhere"
+    return ImportError(
+        f"pmemheap: a C core of these sources expected in {tree / 'pmemheap/_core'}, "
+        f"{found} found; run: {todo}"
+    )
+
 
 if not sys.platform.startswith("linux") or platform.machine() not in {"x86_64", "aarch64"}:
     raise ImportError(
         "pmemheap: Linux on x86-64 or aarch64 expected, "
         f"{sys.platform} on {platform.machine()} found"
     )
-if not all(importlib.util.find_spec(f"{__name__}._core.{door}") for door in ("_sys", "_hot")):
-    raise ImportError("pmemheap: the C core is not built; in the source tree run: pip install -e .")
+try:
+    importlib.import_module("pmemheap.native")
+except (ImportError, AttributeError) as error:
+    if "_core" not in str(error):
+        raise
+    raise _refusal(error) from None
 
 from pmemheap.errors import (
     CorruptHeapError,
@@ -29,33 +91,109 @@ from pmemheap.errors import (
     StrategyError,
     UsageError,
 )
+from pmemheap.heap.arena import Arena
+from pmemheap.heap.arguments import AnyPath, DurabilityName, OpenFlag
 from pmemheap.heap.handles import Block
 from pmemheap.heap.heap import Heap
-from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
+from pmemheap.heap.insight import CheckReport, ClassStats, Explanation, HeapStats
 from pmemheap.heap.keptregions import KeptRegion
+from pmemheap.heap.layered import Installation
 from pmemheap.heap.opening import open_heap as open  # noqa: A004 -- pmemheap.open, as dbm.open
-from pmemheap.heap.regions import Region
-from pmemheap.heap.strategies import General, Placed, Ring, Rows
-from pmemheap.layers import Count, Fail, Fill, Guard, Record, Track
-from pmemheap.space.budget import Budget
+from pmemheap.heap.regions import Mark, Region
+from pmemheap.heap.ring import RingArena, RingStats
+from pmemheap.heap.roots import Roots
+from pmemheap.heap.rows import RowsArena
+from pmemheap.heap.strategies import General, Placed, Ring, Rows, Strategy
+from pmemheap.heap.transaction import Savepoint, Transaction
+from pmemheap.heap.transactionroots import TransactionRoots
+from pmemheap.layers import (
+    Count,
+    Fail,
+    Fill,
+    Guard,
+    GuardStats,
+    Passing,
+    Record,
+    Sample,
+    Shadow,
+    SiteBlocks,
+    Track,
+)
+from pmemheap.protocols import Allocator, Layer, Space
+from pmemheap.space.budget import Budget, BudgetReport, Share
 from pmemheap.space.strategies import BestFit, Buddy, FirstFit, NextFit
 
+if TYPE_CHECKING:
+    from pmemheap import (
+        containers as containers,
+    )
+    from pmemheap import (
+        errors as errors,
+    )
+    from pmemheap import (
+        layers as layers,
+    )
+    from pmemheap import (
+        layout as layout,
+    )
+    from pmemheap import (
+        pmem2 as pmem2,
+    )
+    from pmemheap import (
+        protocols as protocols,
+    )
+    from pmemheap import (
+        repair as repair,
+    )
+    from pmemheap import (
+        salvage as salvage,
+    )
+    from pmemheap import (
+        testing as testing,
+    )
+    from pmemheap import (
+        traces as traces,
+    )
+    from pmemheap import (
+        units as units,
+    )
+else:
+
+    def __getattr__(name: str) -> ModuleType:
+        """Import a public module of the package where it is first named."""
+        if name in _PUBLIC_MODULES:
+            return importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return what is meant for users: names, and the public modules."""
+    return sorted({*__all__, *_PUBLIC_MODULES})
+
+
 __all__ = [
+    "Allocator",
+    "AnyPath",
+    "Arena",
     "BestFit",
     "Block",
     "Buddy",
     "Budget",
+    "BudgetReport",
     "CheckReport",
+    "ClassStats",
     "CorruptHeapError",
     "Count",
     "DamagedBlockError",
     "DurabilityError",
+    "DurabilityName",
     "Explanation",
     "Fail",
     "Fill",
     "FirstFit",
     "General",
     "Guard",
+    "GuardStats",
     "Heap",
     "HeapBusyError",
     "HeapExistsError",
@@ -63,18 +201,36 @@ __all__ = [
     "HeapNotFoundError",
     "HeapPermissionError",
     "HeapStats",
+    "Installation",
     "KeptRegion",
+    "Layer",
+    "Mark",
     "NextFit",
+    "OpenFlag",
     "OutOfSpaceError",
+    "Passing",
     "Placed",
     "Pmem2Error",
     "PmemHeapError",
     "Record",
     "Region",
     "Ring",
+    "RingArena",
+    "RingStats",
+    "Roots",
     "Rows",
+    "RowsArena",
+    "Sample",
+    "Savepoint",
+    "Shadow",
+    "Share",
+    "SiteBlocks",
+    "Space",
+    "Strategy",
     "StrategyError",
     "Track",
+    "Transaction",
+    "TransactionRoots",
     "UsageError",
     "__version__",
     "open",

@@ -13,6 +13,7 @@ import os
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from pmemheap.errors import HeapFileError, HeapNotFoundError, UsageError
 from pmemheap.format.layout import ARENA_BITS, Durability
@@ -22,6 +23,8 @@ __all__ = [
     "ALIGN_MOST",
     "SIZE_MOST",
     "AnyPath",
+    "DurabilityName",
+    "OpenFlag",
     "alignment_argument",
     "decay_argument",
     "durability_argument",
@@ -34,8 +37,12 @@ __all__ = [
     "whole_number",
 ]
 
-AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+AnyPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 """Types that `open` takes for a name."""
+DurabilityName: TypeAlias = Literal["power", "process"]
+"""What is synced survives a power failure, or only the end of the process: see `Heap.create`."""
+OpenFlag: TypeAlias = Literal["r", "w", "c", "n"]
+"""Read; write; write, and create it if it is missing; create it anew: see `pmemheap.open`."""
 ALIGN_MOST: int = GiB
 SIZE_MOST = 1 << ARENA_BITS
 
