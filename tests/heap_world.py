@@ -8,14 +8,21 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast, get_args
 
 from address_space import address_map
 
-from pmemheap import Heap
+from pmemheap import DurabilityName, Heap
 from pmemheap.file.redo import RedoLog
 from pmemheap.units import MiB
 
 TESTS = Path(__file__).parent
+
+
+def named(kind: str) -> DurabilityName:
+    """Return the kind of a heap in a file, which is called by its durability, as one."""
+    assert kind in get_args(DurabilityName)
+    return cast("DurabilityName", kind)
 
 
 def redo_of(heap: Heap) -> RedoLog:

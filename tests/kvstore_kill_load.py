@@ -26,6 +26,7 @@ from kill_load import counting_recoveries, kill_after, table
 from kill_oracle import Entry, Journal
 from kill_script import emptied, pattern
 
+from pmemheap import DurabilityName
 from pmemheap.kvstore import KVStore
 from pmemheap.units import KiB, MiB
 
@@ -311,7 +312,7 @@ class Rounds:
     """Kills, one after the other; `counts` says what was met."""
 
     path: Path
-    durability: str
+    durability: DurabilityName
     operations: int
     seed: int = 0
     counts: Counter[str] = field(default_factory=Counter)

@@ -330,7 +330,7 @@ def test_flags(path: Path) -> None:
         store.get(b"a")
     store.close()
     with pytest.raises(UsageError, match="flag"):
-        KVStore(path, flag="x")
+        KVStore(path, flag="x")  # type: ignore[arg-type]
 
 
 def test_a_heap_without_a_store_is_not_read_as_one(path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from heap_world import named
 from kvstore_kill_load import TEN, Rounds
 
 
@@ -19,6 +20,6 @@ def test_killed_at_any_time(tmp_path: Path) -> None:
         for number, (where, durability) in enumerate(places):
             for operations in (1, TEN):
                 path = where / f"{number} {operations}.kv"
-                rounds = Rounds(path, durability, operations, seed=number, counts=counts)
+                rounds = Rounds(path, named(durability), operations, seed=number, counts=counts)
                 rounds.run(16)
     rounds.require()

@@ -18,6 +18,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from pmemheap import DurabilityName
 from pmemheap.kvstore import KVStore
 from pmemheap.testing import Crash, Image, Kind, Recorder, check_states, copy_as_crashed
 
@@ -36,7 +37,7 @@ Model = dict[bytes, tuple[bytes, int]]  # value, deadline
 
 
 class StoreMachine(RuleBasedStateMachine):
-    durability = "process"
+    durability: DurabilityName = "process"
 
     def __init__(self) -> None:
         super().__init__()
@@ -325,7 +326,9 @@ def facts(store: KVStore) -> Facts:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_a_crash_leaves_a_store_between_two_steps(tmp_path: Path, durability: str) -> None:
+def test_a_crash_leaves_a_store_between_two_steps(
+    tmp_path: Path, durability: DurabilityName
+) -> None:
     path = tmp_path / "a.kv"
     KVStore(path, durability).close()
     expected: list[Facts] = [{}]

@@ -26,6 +26,7 @@ import pytest
 from kvstore_redis_load import KEYS, request
 from redis_world import client_of, words_of
 
+from pmemheap import DurabilityName
 from pmemheap.kvstore.commands import Commands, Session
 from pmemheap.kvstore.resp import encode_request
 from pmemheap.kvstore.server import Server
@@ -82,7 +83,7 @@ def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
 @pytest.mark.parametrize("durability", ["power", "process"])
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_pipelines_of_several_clients_are_as_if_each_were_alone(
-    tmp_path: Path, durability: str, seed: int
+    tmp_path: Path, durability: DurabilityName, seed: int
 ) -> None:
     rng = random.Random(seed)
     plans = [[own_request(rng, f"{one}:") for _ in range(400)] for one in range(CLIENTS)]

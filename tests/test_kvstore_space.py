@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from heap_world import named
 
+from pmemheap import DurabilityName
 from pmemheap.kvstore import KVStore
 from pmemheap.units import KiB, MiB
 
@@ -22,7 +24,7 @@ TOGETHER = 20
 class Churned:
     """A store, and a dict that says what is in it."""
 
-    def __init__(self, path: Path, durability: str, sizes: tuple[int, int, int]) -> None:
+    def __init__(self, path: Path, durability: DurabilityName, sizes: tuple[int, int, int]) -> None:
         self.path = path
         self.shortest, self.longest, self.least = sizes
         self.store = KVStore(path, durability, durable=False)  # the space is the same, it is faster
@@ -73,12 +75,14 @@ class Churned:
 
 
 @pytest.fixture(params=["process", "power"])
-def durability(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def durability(request: pytest.FixtureRequest) -> DurabilityName:
+    return named(request.param)
 
 
 @pytest.fixture(params=[MIXED, SMALL], ids=["16 B to 16 KiB", "100 B"])
-def churned(request: pytest.FixtureRequest, durability: str, tmp_path: Path) -> Iterator[Churned]:
+def churned(
+    request: pytest.FixtureRequest, durability: DurabilityName, tmp_path: Path
+) -> Iterator[Churned]:
     """A store in which everything was replaced."""
     it = Churned(tmp_path / "a.kv", durability, request.param)
     with it.store:

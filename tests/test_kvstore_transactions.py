@@ -14,6 +14,7 @@ import pytest
 import redis
 from redis_world import NONE, Counting, Direct, client_of, direct, port, store, talk
 
+from pmemheap import DurabilityName
 from pmemheap.kvstore.commands import Limits, keyspace, transactions
 from pmemheap.kvstore.store import KVStore
 from pmemheap.testing import copy_as_crashed
@@ -300,7 +301,7 @@ with KVStore(sys.argv[1], sys.argv[2]) as store:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("durability", ["power", "process"])
-def test_a_kill_leaves_transactions_whole(tmp_path: Path, durability: str) -> None:
+def test_a_kill_leaves_transactions_whole(tmp_path: Path, durability: DurabilityName) -> None:
     """Money goes to and fro between accounts; a kill in the middle leaves the sum as it was."""
     path = tmp_path / "a.kv"
     with KVStore(path, durability) as store:

@@ -120,7 +120,7 @@ def cpythons_dbm_tests() -> type:
     return TestCPythonsOfDbm
 
 
-def opened(file: Any, flag: str = "r", mode: int = 0o666) -> Any:
+def opened(file: Any, flag: Any = "r", mode: int = 0o666) -> Any:
     """Open a store as `dbm.open` does."""
     return kvstore.open(file, flag, mode, durability="process")
 

@@ -29,7 +29,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from pmemheap import CorruptHeapError, DurabilityError, OutOfSpaceError, PmemHeapError, UsageError
+from pmemheap import (
+    CorruptHeapError,
+    DurabilityError,
+    DurabilityName,
+    OutOfSpaceError,
+    PmemHeapError,
+    UsageError,
+)
 from pmemheap.kvstore.loading import csv_entries, dump_lines, json_entries, text_lines
 from pmemheap.kvstore.loading import load as load_entries
 from pmemheap.kvstore.patterns import end_of
@@ -61,6 +68,11 @@ class Durability(StrEnum):
 
     POWER = "power"
     PROCESS = "process"
+
+    @property
+    def named(self) -> DurabilityName:
+        """The name, as a store takes it."""
+        return "power" if self is Durability.POWER else "process"
 
 
 class Format(StrEnum):
@@ -96,7 +108,7 @@ def put(
 ) -> None:
     """Give a key a value; the store is made if there is none."""
     data = sys.stdin.buffer.read() if value == "-" else os.fsencode(value)
-    with KVStore(path, durability.value) as store:
+    with KVStore(path, durability.named) as store:
         store.set(os.fsencode(key), data, ttl)
 
 
@@ -155,7 +167,7 @@ def load(  # noqa: PLR0913, PLR0917 -- options, all by name
     with (
         _progress() as progress,
         progress.open(source, "rb", description=source.name) as lines,
-        KVStore(path, durability.value) as store,
+        KVStore(path, durability.named) as store,
     ):
         read = csv_entries if form is Format.CSV else json_entries
         with _interrupt_told(path):
@@ -289,7 +301,7 @@ def serve(  # noqa: PLR0913, PLR0917 -- options, all by name
     server = importlib.import_module("pmemheap.kvstore.server")  # only this command needs it
     given = {"max_request": max_request, "max_clients": max_clients}
     limits = {name: value for name, value in given.items() if value is not None}
-    with KVStore(path, durability.value) as store:
+    with KVStore(path, durability.named) as store:
         server.serve(store, host, port, ready=partial(_print_address, path, host), **limits)
 
 

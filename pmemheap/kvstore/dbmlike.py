@@ -19,7 +19,7 @@ from inspect import isfunction
 from itertools import chain
 from typing import Any, TypeVar
 
-from pmemheap import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
+from pmemheap import CorruptHeapError, OpenFlag, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.containers.ordered import pairs_of
 from pmemheap.kvstore.store import KVStore
 from pmemheap.kvstore.storefile import AnyPath
@@ -213,7 +213,7 @@ class DbmStore(KVStore):
         return super().deadline(_known(key))
 
 
-def open_store(path: AnyPath, flag: str = "r", mode: int = 0o666, **options: Any) -> DbmStore:
+def open_store(path: AnyPath, flag: OpenFlag = "r", mode: int = 0o666, **options: Any) -> DbmStore:
     """Open a store as `dbm` does.
 
     Parameters

@@ -23,6 +23,7 @@ from typing import Any
 
 from distributed import Client
 
+from pmemheap import DurabilityName
 from pmemheap.kvstore.store import KVStore
 
 __all__ = ["Shard", "ShardedStore"]
@@ -46,7 +47,7 @@ class Shard:
         directory: str,
         number: int,
         shards: int,
-        durability: str,
+        durability: DurabilityName,
         headroom: int | None = None,
     ) -> None:
         ours = f"-of-{shards}.heap"
@@ -110,7 +111,7 @@ class ShardedStore:
         client: Client,
         directory: str,
         shards: int = 4,
-        durability: str = "power",
+        durability: DurabilityName = "power",
         *,
         headroom: int | None = None,
     ) -> None:

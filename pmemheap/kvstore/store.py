@@ -28,7 +28,7 @@ from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any, TypeVar, overload
 
-from pmemheap import CorruptHeapError
+from pmemheap import CorruptHeapError, DurabilityName, OpenFlag
 from pmemheap.containers import OrderedMapping, SortedMap
 from pmemheap.containers.ordered import pairs_of
 from pmemheap.kvstore.deadlines import Deadlines
@@ -100,8 +100,8 @@ class KVStore(StoreFile, OrderedMapping[bytes, bytes]):
     def __init__(  # noqa: PLR0913 -- options of a file, all by name
         self,
         path: AnyPath,
-        durability: str | None = "power",
-        flag: str = "c",
+        durability: DurabilityName | None = "power",
+        flag: OpenFlag = "c",
         *,
         durable: bool | None = None,
         limit: int | None = None,

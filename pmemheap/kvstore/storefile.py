@@ -35,9 +35,9 @@ class StoreFile(Closing):
     def __init__(  # noqa: PLR0913 -- options of a file, all by name
         self,
         path: AnyPath,
-        flag: str,
+        flag: pmemheap.OpenFlag,
         *,
-        durability: str | None,
+        durability: pmemheap.DurabilityName | None,
         durable: bool | None,
         limit: int | None,
         headroom: int | None,
