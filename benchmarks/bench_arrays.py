@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyperf
 
-from pmemheap import Heap
+from pmemheap import DurabilityName, Heap
 
 SIZES = (10, 1000, 100_000)
 USUAL = 1000
@@ -78,7 +78,7 @@ def in_memory() -> Iterator[None]:
 
 
 @contextmanager
-def in_file(durability: str) -> Iterator[None]:
+def in_file(durability: DurabilityName) -> Iterator[None]:
     """In a heap in a file."""
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -71,10 +71,10 @@ if not sys.platform.startswith("linux") or platform.machine() not in {"x86_64", 
     )
 try:
     importlib.import_module("pmemheap.native")
-except (ImportError, AttributeError) as error:
-    if "_core" not in str(error):
+except (ImportError, AttributeError) as _error:
+    if "_core" not in str(_error):
         raise
-    raise _refusal(error) from None
+    raise _refusal(_error) from None
 
 from pmemheap.errors import (
     CorruptHeapError,

@@ -21,7 +21,7 @@ from pmemheap.errors import UsageError
 from pmemheap.file.naming import new_file, place_of, require_place
 from pmemheap.format import layout
 from pmemheap.format.layout import ArenaSlot, Durability, SegmentKind, SegmentSlot
-from pmemheap.heap.arguments import AnyPath, path_argument
+from pmemheap.heap.arguments import AnyPath, DurabilityName, path_argument
 from pmemheap.heap.heap import Heap
 from pmemheap.offline import (
     Examination,
@@ -88,7 +88,7 @@ def salvage(
     path: AnyPath,
     out: AnyPath,
     *,
-    durability: str | None = None,
+    durability: DurabilityName | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> SalvageReport:
     """Copy what can be read of a heap file into a new heap; the file stays as it is.

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from wreck import of_any_file
 
-from pmemheap import Heap, layout, native
+from pmemheap import DurabilityName, Heap, layout, native
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.format.records import RECORD_HEADER, Record, scan
 from pmemheap.format.superblock import Superblock, newest_superblock
@@ -89,7 +89,7 @@ def samples(home: Path) -> list[Sample]:
     return made
 
 
-def _fill(path: Path, durability: str) -> list[int]:
+def _fill(path: Path, durability: DurabilityName) -> list[int]:
     """Make a heap with everything in it; return the offsets of its blocks."""
     with Heap.create(path, durability=durability, decay=None) as heap:
         offsets = [heap.malloc(size) for size in _SIZES for _ in range(3)]

@@ -41,8 +41,9 @@ from forged import (
     node_image,
     tree_of,
 )
+from heap_world import named
 
-from pmemheap import Heap, PmemHeapError
+from pmemheap import DurabilityName, Heap, PmemHeapError
 from pmemheap.containers import SortedMap
 from pmemheap.units import MiB
 
@@ -58,7 +59,7 @@ _CLEAN = (PmemHeapError, KeyError, BufferError)
 _ENTRY_AT = {"key length": 0, "value length": 2}
 
 
-def make(path: Path, durability: str) -> None:
+def make(path: Path, durability: DurabilityName) -> None:
     """Make the heap that is forged: a map of two levels, with all kinds of entries, and others."""
     with Heap.create(path, durability=durability, decay=None) as heap:
         made = SortedMap(heap, "map")
@@ -364,7 +365,7 @@ def tell(number: int, name: str, what: str | None) -> None:
 def main(heap: str, durability: str, readonly: str, first: str, step: str) -> None:
     base, forged = Path(heap), Path(f"{heap}.{first}.{readonly}")
     if not base.exists():
-        make(base, durability)
+        make(base, named(durability))
     with HeapFile(base) as file:
         found = forgeries(file)
     for number, (name, edits) in enumerate(found[int(first) :: int(step)]):

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from heap_world import named
 
 import pmemheap
 from pmemheap import Heap, native
@@ -77,7 +78,7 @@ def make(kind: str, home: Path, limit: int | None) -> Heap:
         return Heap.anonymous(decay=None, limit=limit)
     if kind == "shared":
         return Heap.shared(decay=None, limit=limit)
-    return Heap.create(home / "data.heap", durability=kind, decay=None, limit=limit)
+    return Heap.create(home / "data.heap", durability=named(kind), decay=None, limit=limit)
 
 
 def file_bytes(heap: Heap) -> int:

@@ -21,7 +21,7 @@ import pytest
 from heap_world import contents, descriptors, fill, mapped_files
 from test_heap_faults import MEDIA, Surroundings, attempt, every_call, make
 
-from pmemheap import Heap, native
+from pmemheap import DurabilityName, Heap, native
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.file import locks
 from pmemheap.file.filemedium import FileMedium
@@ -205,7 +205,7 @@ def test_arenas_grow_and_shrink_past_each_other(heap: Heap) -> None:
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_reopened_heap_finds_its_arenas(tmp_path: Path, durability: str) -> None:
+def test_reopened_heap_finds_its_arenas(tmp_path: Path, durability: DurabilityName) -> None:
     path = tmp_path / "heap"
     with Heap.create(path, durability=durability) as heap:
         for name in ("one", "two", "three"):
@@ -662,7 +662,7 @@ def test_segments_of_a_file_belong_to_one_arena_each(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_what_a_dropped_arena_leaves_behind_the_file_is_cut_before_it_grows(
-    tmp_path: Path, durability: str
+    tmp_path: Path, durability: DurabilityName
 ) -> None:
     """Its old tables were taken for those of the new segment."""
     with Heap.create(tmp_path / "heap", durability=durability) as heap:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pmemheap import Heap, native
+from pmemheap import DurabilityName, Heap, native
 from pmemheap.heap.transaction import Transaction
 from pmemheap.units import KiB
 
@@ -43,7 +43,7 @@ IN_TRANSACTIONS: dict[str, Callable[[Transaction, int], object]] = {
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("durability", ["process", "power"])
 @pytest.mark.parametrize("name", BARE)
-def test_a_bare_call(name: str, durability: str, size: int, tmp_path: Path) -> None:
+def test_a_bare_call(name: str, durability: DurabilityName, size: int, tmp_path: Path) -> None:
     with Heap.create(tmp_path / "heap", durability=durability, decay=None) as heap:
         block = heap.malloc(size)
         calls = 2 if name in ("expand", "realloc") else 1  # the test asks for the size
@@ -56,7 +56,7 @@ def test_a_bare_call(name: str, durability: str, size: int, tmp_path: Path) -> N
 @pytest.mark.parametrize("durability", ["process", "power"])
 @pytest.mark.parametrize("name", IN_TRANSACTIONS)
 def test_a_call_in_a_transaction(
-    name: str, durability: str, size: int, is_new: bool, tmp_path: Path
+    name: str, durability: DurabilityName, size: int, is_new: bool, tmp_path: Path
 ) -> None:
     with Heap.create(tmp_path / "heap", durability=durability, decay=None) as heap:
         block = heap.malloc(size)

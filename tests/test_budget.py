@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from heap_world import named
 
-from pmemheap import Budget, FirstFit, Heap, OutOfSpaceError, UsageError
+from pmemheap import Budget, DurabilityName, FirstFit, Heap, OutOfSpaceError, UsageError
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.errors import HeapExistsError
 from pmemheap.heap import units
@@ -61,7 +62,7 @@ def make(kind: str, tmp_path: Path) -> Iterator[Callable[..., Heap]]:
                 heap = Heap.anonymous(extents=FirstFit(), **options)
             else:
                 path = tmp_path / f"heap{len(list(tmp_path.iterdir()))}"
-                heap = Heap.create(path, durability=kind, **options)
+                heap = Heap.create(path, durability=named(kind), **options)
             return stack.enter_context(heap)
 
         yield made
@@ -468,7 +469,7 @@ def test_a_closed_or_dropped_heap_leaves(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_an_opened_heap_is_read_when_others_want_what_it_has(
-    durability: str, tmp_path: Path
+    durability: DurabilityName, tmp_path: Path
 ) -> None:
     with Heap.create(tmp_path / "heap", durability=durability, decay=None) as heap:
         kept = heap.malloc(ITEM)

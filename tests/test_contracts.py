@@ -12,14 +12,25 @@ from typing import Any
 
 import pytest
 
-from pmemheap import BestFit, Count, General, Guard, Heap, Placed, Record, Ring, UsageError
+from pmemheap import (
+    BestFit,
+    Count,
+    DurabilityName,
+    General,
+    Guard,
+    Heap,
+    Placed,
+    Record,
+    Ring,
+    UsageError,
+)
 from pmemheap.heap.strategies import Strategy
 from pmemheap.layers import Fail, Fill, Passing, Track
 from pmemheap.testing import AllocatorContract
 
 
 @contextmanager
-def in_file(durability: str) -> Iterator[Heap]:
+def in_file(durability: DurabilityName) -> Iterator[Heap]:
     with (
         tempfile.TemporaryDirectory() as folder,
         Heap.create(Path(folder) / "heap", durability=durability) as heap,

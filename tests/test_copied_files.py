@@ -15,7 +15,7 @@ import pytest
 from wreck import look
 
 import pmemheap
-from pmemheap import CorruptHeapError, Heap
+from pmemheap import CorruptHeapError, DurabilityName, Heap
 from pmemheap.cli import main
 from pmemheap.file import identity
 from pmemheap.format.header import read_superblock
@@ -28,14 +28,14 @@ DURABILITIES = ["process", "power"]
 REFUSED = r"a copy of it, .*`heap\.snapshot\(\)` copies a heap that is open"
 
 
-def in_use(path: Path, durability: str = "process") -> Heap:
+def in_use(path: Path, durability: DurabilityName = "process") -> Heap:
     """Return a heap that has changed since it was opened."""
     heap = Heap.create(path, durability=durability, decay=None)
     heap.roots["kept"] = heap.malloc(100)
     return heap
 
 
-def left_in_use(path: Path, durability: str) -> None:
+def left_in_use(path: Path, durability: DurabilityName) -> None:
     """Make a heap whose process ends without a close."""
     child = os.fork()
     if child == 0:
@@ -82,7 +82,7 @@ OPENINGS: list[Callable[[Path], object]] = [
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("durability", DURABILITIES)
 def test_copy_of_heap_in_use_is_refused(
-    durability: str, way: Callable[[Path, Path], object], tmp_path: Path
+    durability: DurabilityName, way: Callable[[Path, Path], object], tmp_path: Path
 ) -> None:
     path, copy = tmp_path / "heap", tmp_path / "copy"
     with in_use(path, durability) as heap:
@@ -100,7 +100,9 @@ def test_copy_of_heap_in_use_is_refused(
 
 
 @pytest.mark.parametrize("durability", DURABILITIES)
-def test_copy_of_heap_whose_process_was_killed_is_refused(durability: str, tmp_path: Path) -> None:
+def test_copy_of_heap_whose_process_was_killed_is_refused(
+    durability: DurabilityName, tmp_path: Path
+) -> None:
     """Nobody can tell whether it was made before the kill. What was killed itself opens."""
     path, copy = tmp_path / "heap", tmp_path / "copy"
     left_in_use(path, durability)
@@ -146,7 +148,7 @@ def test_what_a_killed_process_left_of_a_process_heap_is_not_read_in_a_copy(
 
 @pytest.mark.parametrize("durability", DURABILITIES)
 def test_copy_of_reopened_heap_is_refused_from_its_first_change(
-    durability: str, tmp_path: Path
+    durability: DurabilityName, tmp_path: Path
 ) -> None:
     path, copy = tmp_path / "heap", tmp_path / "copy"
     in_use(path, durability).close()
@@ -180,7 +182,7 @@ def test_copy_of_heap_that_is_as_good_as_closed_is_refused_while_it_is_open(tmp_
 
 @pytest.mark.parametrize("durability", DURABILITIES)
 def test_heap_that_was_killed_behind_a_sync_is_closed_by_the_next_close(
-    durability: str, tmp_path: Path
+    durability: DurabilityName, tmp_path: Path
 ) -> None:
     path, copy = tmp_path / "heap", tmp_path / "copy"
     child = os.fork()
@@ -211,7 +213,7 @@ def test_copy_of_heap_that_the_end_of_the_program_has_closed_opens(tmp_path: Pat
 
 
 @pytest.mark.parametrize("durability", DURABILITIES)
-def test_moved_file_is_the_same_file(durability: str, tmp_path: Path) -> None:
+def test_moved_file_is_the_same_file(durability: DurabilityName, tmp_path: Path) -> None:
     """Under whatever name, also a second one."""
     path, moved, linked = tmp_path / "heap", tmp_path / "moved", tmp_path / "linked"
     left_in_use(path, durability)
@@ -229,7 +231,7 @@ def test_moved_file_is_the_same_file(durability: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("durability", DURABILITIES)
-def test_copy_of_closed_heap_opens(durability: str, tmp_path: Path) -> None:
+def test_copy_of_closed_heap_opens(durability: DurabilityName, tmp_path: Path) -> None:
     path, copy = tmp_path / "heap", tmp_path / "copy"
     in_use(path, durability).close()
     shutil.copyfile(path, copy)
@@ -244,7 +246,9 @@ def test_copy_of_closed_heap_opens(durability: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("durability", DURABILITIES)
-def test_file_made_in_place_of_another_is_itself(durability: str, tmp_path: Path) -> None:
+def test_file_made_in_place_of_another_is_itself(
+    durability: DurabilityName, tmp_path: Path
+) -> None:
     path, copy = tmp_path / "heap", tmp_path / "copy"
     with in_use(path, durability) as heap:
         shutil.copyfile(path, copy)
@@ -263,7 +267,9 @@ def test_file_made_in_place_of_another_is_itself(durability: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("durability", DURABILITIES)
-def test_copy_is_taken_as_it_is_by_repair_and_salvage(durability: str, tmp_path: Path) -> None:
+def test_copy_is_taken_as_it_is_by_repair_and_salvage(
+    durability: DurabilityName, tmp_path: Path
+) -> None:
     """Somebody who knows that nobody changed the heap meanwhile can have it."""
     path, copy, saved = tmp_path / "heap", tmp_path / "copy", tmp_path / "saved"
     with in_use(path, durability):
@@ -370,7 +376,7 @@ def test_copy_of_power_heap_is_told_after_another_boot(
 
 @pytest.mark.parametrize("durability", DURABILITIES)
 def test_inode_and_device_tell_where_no_times_are_kept(
-    durability: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    durability: DurabilityName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         identity, "identity_of", lambda status: FileIdentity(0, status.inode, status.device)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from heap_world import named
 
 from pmemheap import Heap, native
 from pmemheap.containers import SortedMap
@@ -28,7 +29,7 @@ def make(kind: str, path: Path, decay: float | None = DECAY) -> Heap:
         return Heap.anonymous(decay=decay)
     if kind == "shared":
         return Heap.shared(decay=decay)
-    return Heap.create(path, durability=kind, decay=decay)
+    return Heap.create(path, durability=named(kind), decay=decay)
 
 
 @pytest.fixture(params=KINDS)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from heap_world import answer, python
+from heap_world import answer, named, python
 
 from pmemheap import Block, Heap, UsageError
 from pmemheap.testing import copy_as_crashed
@@ -26,7 +26,7 @@ def make(kind: str, path: Path) -> Heap:
         return Heap.anonymous(decay=None)
     if kind == "shared":
         return Heap.shared(decay=None)
-    return Heap.create(path, durability=kind, decay=None)
+    return Heap.create(path, durability=named(kind), decay=None)
 
 
 @pytest.fixture(params=KINDS)

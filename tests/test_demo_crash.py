@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import pmemheap
+from pmemheap import DurabilityName
 from pmemheap.cli import crashes, main
 from pmemheap.cli.crashes import copy_library, kill_in_commits
 from pmemheap.cli.library import Library
@@ -30,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_what_was_acknowledged_is_there_after_a_kill_in_a_commit(
-    path: Path, tmp_path: Path, durability: str
+    path: Path, tmp_path: Path, durability: DurabilityName
 ) -> None:
     copy: Path | None = path
     if durability == "power":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from heap_world import named
 
 from pmemheap import Heap, OutOfSpaceError
 from pmemheap.heap.blockspace import BlockSpace
@@ -37,7 +38,7 @@ class Run:
             case "shared":
                 heap = Heap.shared(limit=self.limit)
             case _:
-                heap = Heap.create(path, durability=kind, limit=self.limit)
+                heap = Heap.create(path, durability=named(kind), limit=self.limit)
         self.live: dict[BlockSpace, list[int]] = {heap: []}
         if self.limit > 4 * MiB and self.rng.random() < 0.5:
             self.live[heap.arena("other")] = []

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from heap_world import redo_of
+from heap_world import named, redo_of
 
-from pmemheap import Heap, native
+from pmemheap import DurabilityName, Heap, native
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.errors import CorruptHeapError, DurabilityError, PmemHeapError, UsageError
 from pmemheap.file.redo import RedoLog
@@ -71,7 +71,7 @@ class Loaded:
             heap = Heap.shared(decay=None)
             path = f"/proc/self/fd/{heap.fileno()}"
         else:
-            heap = Heap.create(path, durability=durability, decay=None)
+            heap = Heap.create(path, durability=named(durability), decay=None)
         table = SortedMap(heap, "table")
         table.put_many((b"%05d" % number, b"v" * 60) for number in range(ENTRIES))
         table[b"large"] = b"x" * 100_000
@@ -215,7 +215,9 @@ def test_file_that_others_change_is_told_of(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_reader_of_a_file_that_is_cut_gets_no_wrong_answer(durability: str, tmp_path: Path) -> None:
+def test_reader_of_a_file_that_is_cut_gets_no_wrong_answer(
+    durability: DurabilityName, tmp_path: Path
+) -> None:
     """It has stored nothing: what is written over the file is checked like any file."""
     todo = [(change, name) for change in (cut, cut_inside) for name in ("get", "scan", "check")]
     assert mistakes(f"{durability} reader", tmp_path, todo) == []
@@ -238,7 +240,7 @@ def test_growth_does_not_make_a_file_long_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_every_walk_over_the_log_ends(durability: str, tmp_path: Path) -> None:
+def test_every_walk_over_the_log_ends(durability: DurabilityName, tmp_path: Path) -> None:
     """Records that wait in the log are written over: they are not taken for records."""
 
     def work(junk: bytes) -> str:
@@ -284,7 +286,9 @@ def test_commit_whose_bytes_went_nowhere_is_no_commit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_value_that_is_cut_is_not_answered_with_zeros(durability: str, tmp_path: Path) -> None:
+def test_value_that_is_cut_is_not_answered_with_zeros(
+    durability: DurabilityName, tmp_path: Path
+) -> None:
     """All that leads to it is there: only its own bytes have gone."""
     with Heap.create(tmp_path / "heap", durability=durability) as heap:
         SortedMap(heap, "table").update({b"small": b"1", b"large": b"x" * 3 * MiB})
@@ -352,7 +356,9 @@ def test_bus_error_that_somebody_sends_is_no_fault(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("durability", ["process", "power"])
 @pytest.mark.parametrize("how", ["removed", "replaced"])
-def test_file_without_a_name_is_told_of(durability: str, how: str, tmp_path: Path) -> None:
+def test_file_without_a_name_is_told_of(
+    durability: DurabilityName, how: str, tmp_path: Path
+) -> None:
     path = tmp_path / "heap"
     heap = Heap.create(path, durability=durability)
     offset = heap.malloc(100)
@@ -371,7 +377,7 @@ def test_file_without_a_name_is_told_of(durability: str, how: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_close_tells_of_a_file_without_a_name(durability: str, tmp_path: Path) -> None:
+def test_close_tells_of_a_file_without_a_name(durability: DurabilityName, tmp_path: Path) -> None:
     heap = Heap.create(tmp_path / "heap", durability=durability)
     heap.malloc(100)
     (tmp_path / "heap").unlink()
@@ -381,7 +387,7 @@ def test_close_tells_of_a_file_without_a_name(durability: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_what_was_not_changed_may_be_removed(durability: str, tmp_path: Path) -> None:
+def test_what_was_not_changed_may_be_removed(durability: DurabilityName, tmp_path: Path) -> None:
     path = tmp_path / "heap"
     Heap.create(path, durability=durability).close()
     heap = Heap.open(path)
@@ -390,7 +396,7 @@ def test_what_was_not_changed_may_be_removed(durability: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_file_may_get_another_name(durability: str, tmp_path: Path) -> None:
+def test_file_may_get_another_name(durability: DurabilityName, tmp_path: Path) -> None:
     heap = Heap.create(tmp_path / "heap", durability=durability)
     os.link(tmp_path / "heap", tmp_path / "second")
     (tmp_path / "heap").rename(tmp_path / "moved")
@@ -448,7 +454,9 @@ def test_interrupted_and_lost_heap_can_be_closed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_holes_before_what_a_kill_left_behind_are_no_cut(durability: str, tmp_path: Path) -> None:
+def test_holes_before_what_a_kill_left_behind_are_no_cut(
+    durability: DurabilityName, tmp_path: Path
+) -> None:
     """A growth that a kill interrupts leaves bytes behind the end, which goes when it is opened."""
     path = tmp_path / "a.heap"
     with Heap.create(path, durability=durability) as heap:
@@ -487,7 +495,7 @@ def meanwhile(
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_superblock_that_this_heap_writes_is_not_somebody_elses(
-    durability: str, after: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    durability: DurabilityName, after: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with Heap.create(tmp_path / "heap", durability=durability) as heap:
         heap.malloc(64)
@@ -506,7 +514,7 @@ def test_superblock_that_this_heap_writes_is_not_somebody_elses(
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_file_that_this_heap_grows_or_cuts_is_not_cut_by_somebody(
-    durability: str, after: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    durability: DurabilityName, after: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with Heap.create(tmp_path / "heap", durability=durability) as heap:
         block, blocks = heap.malloc(64), list[int]()

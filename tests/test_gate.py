@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from heap_world import named
 
-from pmemheap import CorruptHeapError, Heap, PmemHeapError, UsageError
+from pmemheap import CorruptHeapError, DurabilityName, Heap, PmemHeapError, UsageError
 from pmemheap.containers import SortedMap
 from pmemheap.heap import gate
 from pmemheap.heap.gate import Gate, Shut
@@ -33,7 +34,11 @@ def switch_often() -> Iterator[None]:
 def heap_of(kind: str, tmp_path: Path) -> Heap:
     if kind == "anonymous":
         return Heap.anonymous()
-    return Heap.shared() if kind == "shared" else Heap.create(tmp_path / "heap", durability=kind)
+    return (
+        Heap.shared()
+        if kind == "shared"
+        else Heap.create(tmp_path / "heap", durability=named(kind))
+    )
 
 
 class Busy:
@@ -162,7 +167,7 @@ def test_a_commit_beside_close_is_done_or_refused_as_closed(kind: str, tmp_path:
     """It was called a failed sync, or a refusal of what was committed."""
     for number in range(15):
         path = tmp_path / f"{number}"
-        heap = Heap.create(path, durability=kind)
+        heap = Heap.create(path, durability=named(kind))
         done: list[int] = []
         with Busy(put_until_closed(SortedMap(heap, "map"), done)):
             time.sleep(0.002 * number)
@@ -293,7 +298,9 @@ def test_what_is_looked_at_beside_writers_is_sound(kind: str, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("durability", FILES)
-def test_a_store_is_checked_beside_all_that_changes_it(durability: str, tmp_path: Path) -> None:
+def test_a_store_is_checked_beside_all_that_changes_it(
+    durability: DurabilityName, tmp_path: Path
+) -> None:
     with KVStore(tmp_path / "a.kv", durability) as store:
         count = iter(range(1 << 60))
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from heap_world import named
 
 from pmemheap import Block, Heap, UsageError
 from pmemheap.units import UNIT, MiB
@@ -207,7 +208,7 @@ def test_a_pickle_leads_to_no_later_block_of_its_offset(
     """It led to whatever was at the offset."""
     heap = Heap.anonymous()
     if kind != "anonymous":
-        heap = Heap.create(tmp_path / "a.heap", durability=kind)
+        heap = Heap.create(tmp_path / "a.heap", durability=named(kind))
     with heap:
         image = GONE[gone](heap)
         heap.sync()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from heap_world import added, contents, descriptors, fill, mapped_files, reserved
+from heap_world import added, contents, descriptors, fill, mapped_files, named, reserved
 
 from pmemheap import Heap, native
 from pmemheap.errors import DurabilityError, OutOfSpaceError, Pmem2Error, PmemHeapError, UsageError
@@ -31,7 +31,7 @@ def make(medium: str, path: Path) -> Heap:
         return Heap.anonymous(decay=None)
     if medium == "shared":
         return Heap.shared(decay=None)
-    return Heap.create(path, durability=medium, decay=None)
+    return Heap.create(path, durability=named(medium), decay=None)
 
 
 @dataclass

@@ -16,7 +16,7 @@ import pytest
 from heap_world import answer, contents, descriptors, fill, python
 
 import pmemheap
-from pmemheap import Heap, native
+from pmemheap import DurabilityName, Heap, native
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, UsageError
 from pmemheap.native import FaultKind
 from pmemheap.units import UNIT, KiB, MiB
@@ -35,7 +35,7 @@ def blocks_of(path: Path) -> int:
 
 
 @pytest.mark.parametrize("durability", ["power", "process"])
-def test_created_heap_is_small_and_whole(path: Path, durability: str) -> None:
+def test_created_heap_is_small_and_whole(path: Path, durability: DurabilityName) -> None:
     with Heap.create(path, durability=durability) as heap:
         assert heap.durability == durability
         assert path.stat().st_size < 1.5 * MiB
@@ -102,7 +102,7 @@ def test_flags_are_those_of_dbm(path: Path) -> None:
     with pmemheap.open(path, "n") as heap:
         assert contents(heap) == {}
     with pytest.raises(UsageError, match="flag"):
-        pmemheap.open(path, "x")
+        pmemheap.open(path, "x")  # type: ignore[arg-type]
 
 
 def test_existing_file_is_not_replaced_unasked(path: Path) -> None:
@@ -749,7 +749,7 @@ def test_kill_between_calls_loses_nothing(seed: int, path: Path) -> None:
 
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_a_limit_is_kept_and_may_be_another_while_it_is_open(
-    durability: str, tmp_path: Path
+    durability: DurabilityName, tmp_path: Path
 ) -> None:
     path, copy = tmp_path / "a", tmp_path / "b"
     Heap.create(path, durability=durability, limit=8 * MiB).close()

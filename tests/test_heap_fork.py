@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from heap_world import answer, contents, descriptors, fill, python
 
-from pmemheap import Heap, native
+from pmemheap import DurabilityName, Heap, native
 from pmemheap.containers import SortedMap, Vector, vectorchange
 from pmemheap.errors import PmemHeapError, UsageError
 from pmemheap.format.superblock import newest_superblock
@@ -256,7 +256,7 @@ class Family:
     def __init__(self, directory: Path, count: int = 3) -> None:
         self.heaps = [Heap.anonymous(), Heap.shared()]
         for number in range(count):
-            durability = "power" if number % 2 else "process"
+            durability: DurabilityName = "power" if number % 2 else "process"
             self.heaps.append(Heap.create(directory / f"heap{number}", durability=durability))
         self.views = [heap.view(heap.malloc(100)) for heap in self.heaps]
         for heap in self.heaps:

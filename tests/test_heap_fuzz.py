@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fuzz_api import fuzz
+from heap_world import named
 
 from pmemheap import Heap, UsageError
 from pmemheap.heap.transaction import Transaction
@@ -42,7 +43,9 @@ def test_a_heap_can_be_closed_while_one_of_its_transactions_is_dropped(
 ) -> None:
     """It was aborted after its blocks had been unmapped."""
     anonymous = medium == "anonymous"
-    heap = Heap.anonymous() if anonymous else Heap.create(tmp_path / "heap", durability=medium)
+    heap = (
+        Heap.anonymous() if anonymous else Heap.create(tmp_path / "heap", durability=named(medium))
+    )
     transaction = heap.transaction()
     for size in (100, 70_000):
         transaction.malloc(size)
@@ -70,7 +73,7 @@ def test_what_was_collected_for_a_block_goes_when_the_block_is_freed_again(
     """It was stored over the next owner of the same bytes."""
     path = tmp_path / "heap"
     anonymous = medium == "anonymous"
-    heap = Heap.anonymous() if anonymous else Heap.create(path, durability=medium)
+    heap = Heap.anonymous() if anonymous else Heap.create(path, durability=named(medium))
     with heap:
         transaction = heap.transaction()
         block = transaction.malloc(100)

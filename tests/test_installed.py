@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from heap_world import named
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -141,7 +142,7 @@ def test_a_count_agrees_with_the_heaps_own_numbers(
 ) -> None:
     kind = ("anonymous", "process", "power")[seed % 3]
     path = tmp_path_factory.mktemp("counted") / "heap"
-    made = Heap.anonymous() if kind == "anonymous" else Heap.create(path, durability=kind)
+    made = Heap.anonymous() if kind == "anonymous" else Heap.create(path, durability=named(kind))
     with made as heap:
         world = World(heap, seed)
         before = heap.stats()

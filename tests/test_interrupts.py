@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from heap_world import named
 from interrupts import Place, interrupted, places
 
 from pmemheap import Heap, UsageError
@@ -150,7 +151,7 @@ class Copies:
         self.medium = medium
         self.original, self.path = directory / "original", directory / "copy"
         if medium != "anonymous":
-            fill(Heap.create(self.original, durability=medium)).close()
+            fill(Heap.create(self.original, durability=named(medium))).close()
 
     def make(self) -> Heap:
         if self.medium == "anonymous":
@@ -263,7 +264,7 @@ def test_an_interrupted_creation_can_be_done_again(directory: Path, medium: str)
     path = directory / "heap"
 
     def created() -> None:
-        Heap.create(path, durability=medium, replace=True).close()
+        Heap.create(path, durability=named(medium), replace=True).close()
 
     for place, nth in chosen(created):
         with told(place, nth):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import pmemheap
-from pmemheap import Block, Heap, layout, native
+from pmemheap import Block, DurabilityName, Heap, layout, native
 from pmemheap.containers import SortedMap
 from pmemheap.file import identity
 from pmemheap.format.superblock import newest_superblock
@@ -47,7 +47,7 @@ def synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[layout.HeapS
 @pytest.mark.parametrize("durability", ["process", "power"])
 @pytest.mark.parametrize("change", ["malloc", "roots", "view", "transaction", "arena"])
 def test_in_use_is_on_the_medium_before_the_first_change(
-    tmp_path: Path, synced: list[layout.HeapState], durability: str, change: str
+    tmp_path: Path, synced: list[layout.HeapState], durability: DurabilityName, change: str
 ) -> None:
     path = tmp_path / "a.heap"
     with pmemheap.Heap.create(path, durability=durability) as heap:
@@ -108,7 +108,7 @@ FIRST_CALLS: dict[str, Callable[[Heap, int], Any]] = {
 @pytest.mark.parametrize("durability", ["process", "power"])
 @pytest.mark.parametrize("call", FIRST_CALLS)
 def test_any_call_can_be_the_first_of_a_heap_that_was_closed(
-    tmp_path: Path, durability: str, call: str
+    tmp_path: Path, durability: DurabilityName, call: str
 ) -> None:
     path = tmp_path / "a.heap"
     with Heap.create(path, durability=durability) as heap:
@@ -146,7 +146,7 @@ def test_a_child_of_a_heap_that_sleeps_leaves_its_file_alone(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_a_heap_whose_roots_were_read_is_closed_as_it_was(
-    tmp_path: Path, synced: list[layout.HeapState], durability: str
+    tmp_path: Path, synced: list[layout.HeapState], durability: DurabilityName
 ) -> None:
     path = tmp_path / "a.heap"
     with pmemheap.Heap.create(path, durability=durability) as heap:
@@ -160,7 +160,9 @@ def test_a_heap_whose_roots_were_read_is_closed_as_it_was(
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_a_heap_that_was_only_read_is_closed_as_it_was(tmp_path: Path, durability: str) -> None:
+def test_a_heap_that_was_only_read_is_closed_as_it_was(
+    tmp_path: Path, durability: DurabilityName
+) -> None:
     """Reading it finds an empty run, which is given back when it is open, and not before."""
     path = tmp_path / "a.heap"
     with Heap.create(path, durability=durability, decay=None) as heap:
@@ -221,7 +223,7 @@ def test_a_process_heap_in_use_under_another_boot_is_refused(
 
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_what_was_synced_last_is_there_after_another_boot(
-    tmp_path: Path, durability: str, request: pytest.FixtureRequest
+    tmp_path: Path, durability: DurabilityName, request: pytest.FixtureRequest
 ) -> None:
     path, copy = tmp_path / "a.heap", tmp_path / "copy.heap"
     with pmemheap.Heap.create(path, durability=durability) as heap:

@@ -15,7 +15,7 @@ from heap_world import python
 from typer.testing import CliRunner
 
 import pmemheap
-from pmemheap import Heap
+from pmemheap import DurabilityName, Heap
 from pmemheap.errors import HeapBusyError, HeapExistsError, HeapFileError, HeapNotFoundError
 from pmemheap.file import locks, openfile, snapshotting
 from pmemheap.kvstore.cli import app
@@ -149,7 +149,7 @@ def test_nothing_takes_the_place_of_a_heap_that_is_open(user: str, directory: Pa
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_heap_is_not_copied_onto_itself(durability: str) -> None:
+def test_heap_is_not_copied_onto_itself(durability: DurabilityName) -> None:
     with Heap.create("heap", durability=durability) as heap:
         heap.roots["mine"] = heap.malloc(100)
         os.link("heap", "second")

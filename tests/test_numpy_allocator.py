@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from heap_world import named
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from pmemheap import Heap, UsageError
+from pmemheap import DurabilityName, Heap, UsageError
 from pmemheap.heap import arraymemory, units
 from pmemheap.heap.slow import Slow
 from pmemheap.layers import Count
@@ -42,7 +43,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     elif request.param == "shared":
         heap = Heap.shared()
     else:
-        durability = "process" if request.param == "process" else "power"
+        durability = named("process" if request.param == "process" else "power")
         heap = Heap.create(tmp_path / "heap", durability=durability)
     with heap:
         yield heap.arena("arrays") if request.param.startswith("arena") else heap
@@ -256,7 +257,9 @@ def test_what_is_kept_stays_where_it_is(place: Any, size: int) -> None:
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_a_file_has_what_was_kept_and_nothing_else(durability: str, tmp_path: Path) -> None:
+def test_a_file_has_what_was_kept_and_nothing_else(
+    durability: DurabilityName, tmp_path: Path
+) -> None:
     with Heap.create(tmp_path / "heap", durability=durability) as heap:
         arena = heap.arena("arrays")
         with arena.numpy_allocator():
@@ -608,7 +611,7 @@ time.sleep(0.05)
 
 @pytest.mark.parametrize("durability", ["process", "power"])
 @pytest.mark.slow
-def test_arrays_may_live_when_python_ends(durability: str, tmp_path: Path) -> None:
+def test_arrays_may_live_when_python_ends(durability: DurabilityName, tmp_path: Path) -> None:
     run(EXIT, tmp_path / "heap", durability)
     with Heap.open(tmp_path / "heap") as heap:
         assert len(list(heap.blocks())) == 1
@@ -632,7 +635,7 @@ with heap.numpy_allocator():
 
 @pytest.mark.parametrize("durability", ["process", "power"])
 @pytest.mark.slow
-def test_a_kill_leaves_what_was_kept(durability: str, tmp_path: Path) -> None:
+def test_a_kill_leaves_what_was_kept(durability: DurabilityName, tmp_path: Path) -> None:
     run(KILL, tmp_path / "heap", durability, kills=True)
     with Heap.open(tmp_path / "heap") as heap:
         assert len(list(heap.blocks())) == len(heap.roots) == 4
@@ -645,7 +648,9 @@ def test_a_kill_leaves_what_was_kept(durability: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("durability", ["process", "power"])
 @pytest.mark.slow
-def test_no_crash_leaves_a_kept_array_without_its_bytes(durability: str, tmp_path: Path) -> None:
+def test_no_crash_leaves_a_kept_array_without_its_bytes(
+    durability: DurabilityName, tmp_path: Path
+) -> None:
     path = tmp_path / "heap"
     Heap.create(path, durability=durability).close()
     with Recorder(path) as recorder, Heap.open(path) as heap:

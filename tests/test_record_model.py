@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from pmemheap import Heap, OutOfSpaceError, Record, UsageError, native, traces
+from pmemheap import DurabilityName, Heap, OutOfSpaceError, Record, UsageError, native, traces
 from pmemheap.native.constants import Event as Kind
 from pmemheap.native.constants import Format, TraceFormat
 from pmemheap.traces import ALLOCATE, FREE, Event, Trace, frames
@@ -251,7 +251,7 @@ def offsets_of(path: Path) -> set[int]:
 
 
 class InFileMachine(RecordMachine):
-    durability = "process"
+    durability: DurabilityName = "process"
 
     def new_heap(self) -> Heap:
         path = Path(self.folder.name) / "heap"

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pmemheap import Heap, UsageError
+from pmemheap import DurabilityName, Heap, UsageError
 from pmemheap.containers import SortedMap
 from pmemheap.file import snapshotting
 from pmemheap.file.filemedium import FileMedium
@@ -316,7 +316,7 @@ def test_a_transaction_that_is_dropped_with_an_open_savepoint_ends() -> None:
 
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_a_finalizer_may_free_during_a_snapshot(
-    durability: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    durability: DurabilityName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log takes no record meanwhile: it moved to a larger one, again and again."""
     with Heap.create(tmp_path / "heap", durability=durability) as heap:

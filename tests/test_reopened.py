@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pmemheap import Heap, PmemHeapError
+from pmemheap import DurabilityName, Heap, PmemHeapError
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.heap.arena import Arena
 from pmemheap.kvstore.store import KVStore
@@ -34,7 +34,7 @@ def realloc_beside_a_view(heap: Heap, offset: int, size: int) -> bool:
         return heap.realloc(offset, size) == offset
 
 
-def with_gap(path: Path, durability: str, size: int, gap: int) -> None:
+def with_gap(path: Path, durability: DurabilityName, size: int, gap: int) -> None:
     """Make a heap of a block under the root "a", with `gap` free bytes behind it, and others."""
     with Heap.create(path, durability=durability, decay=None) as heap:
         block = heap.roots["a"] = heap.malloc(size + gap)
@@ -48,7 +48,7 @@ def with_gap(path: Path, durability: str, size: int, gap: int) -> None:
 @pytest.mark.parametrize("size", [2 * UNIT, 300 * KiB])
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_a_block_grows_over_the_space_behind_it(
-    tmp_path: Path, durability: str, size: int, gap: int, grow: Grow
+    tmp_path: Path, durability: DurabilityName, size: int, gap: int, grow: Grow
 ) -> None:
     with_gap(tmp_path / "heap", durability, size, gap)
     with Heap.open(tmp_path / "heap", decay=None) as heap:
@@ -73,7 +73,9 @@ def test_a_block_grows_over_what_was_freed_since(tmp_path: Path, grow: Grow) -> 
 
 @pytest.mark.parametrize("grow", [expand, realloc_beside_a_view])
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_the_last_block_grows_with_the_heap(tmp_path: Path, durability: str, grow: Grow) -> None:
+def test_the_last_block_grows_with_the_heap(
+    tmp_path: Path, durability: DurabilityName, grow: Grow
+) -> None:
     with Heap.create(tmp_path / "heap", durability=durability, decay=None) as heap:
         heap.roots["a"] = heap.malloc(300 * KiB)
     with Heap.open(tmp_path / "heap", decay=None) as heap:
@@ -84,7 +86,7 @@ def test_the_last_block_grows_with_the_heap(tmp_path: Path, durability: str, gro
 
 @pytest.mark.parametrize("count", [0, 9_000, 130_000])
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_a_vector_grows_in_place(tmp_path: Path, durability: str, count: int) -> None:
+def test_a_vector_grows_in_place(tmp_path: Path, durability: DurabilityName, count: int) -> None:
     with Heap.create(tmp_path / "heap", durability=durability) as heap:
         Vector(heap, "v", "f8").extend(np.arange(count))
     for opening in range(3):
@@ -100,7 +102,7 @@ def test_a_vector_grows_in_place(tmp_path: Path, durability: str, count: int) ->
 @pytest.mark.parametrize("grow", [expand, realloc_beside_a_view])
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_a_block_grows_over_a_run_without_a_block(
-    tmp_path: Path, durability: str, grow: Grow
+    tmp_path: Path, durability: DurabilityName, grow: Grow
 ) -> None:
     """A size class keeps one in service; read by who only looks, it is no obstacle later."""
     with Heap.create(tmp_path / "heap", durability=durability, decay=None) as heap:
@@ -120,7 +122,7 @@ def test_a_block_grows_over_a_run_without_a_block(
 Answer = Callable[[Heap], Any]
 
 
-def scattered(path: Path, durability: str) -> None:
+def scattered(path: Path, durability: DurabilityName) -> None:
     """Make a heap with room in pieces of many lengths, an arena, a vector, a map, and a limit."""
     with Heap.create(path, durability=durability, decay=None, limit=8 * MiB) as heap:
         Vector(heap, "v", "f8").extend(np.arange(9_000))
@@ -209,7 +211,7 @@ ANSWERS: dict[str, Answer] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_what_a_heap_says_when_it_was_opened_is_what_it_says_after_stats(
-    tmp_path: Path, durability: str
+    tmp_path: Path, durability: DurabilityName
 ) -> None:
     scattered(tmp_path / "made", durability)
     for name, call in ANSWERS.items():
@@ -228,7 +230,7 @@ def test_what_a_heap_says_when_it_was_opened_is_what_it_says_after_stats(
 @pytest.mark.parametrize("durability", ["process", "power"])
 @pytest.mark.parametrize("size", [5000, 300 * KiB, 4 * MiB])
 def test_a_store_that_was_opened_has_the_room_that_it_had(
-    tmp_path: Path, durability: str, size: int
+    tmp_path: Path, durability: DurabilityName, size: int
 ) -> None:
     def filled(store: KVStore) -> int:
         count = 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from heap_world import named
 
 from pmemheap import Heap, OutOfSpaceError, UsageError, native
 from pmemheap.errors import PmemHeapError
@@ -27,7 +28,7 @@ def make(kind: str, path: Path) -> Heap:
         return Heap.anonymous(decay=None)
     if kind == "shared":
         return Heap.shared(decay=None)
-    return Heap.create(path, durability=kind, decay=None)
+    return Heap.create(path, durability=named(kind), decay=None)
 
 
 def opened_anew(heap: Heap, how: str, path: Path) -> Heap:

@@ -20,7 +20,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pmemheap import CorruptHeapError, Heap, OutOfSpaceError, Rows, UsageError
+from pmemheap import CorruptHeapError, DurabilityName, Heap, OutOfSpaceError, Rows, UsageError
 from pmemheap.format.layout import HAS_ROWS, SUPERBLOCKS, ArenaSlot, Table, slot_offset
 from pmemheap.format.superblock import Superblock
 from pmemheap.heap.rows import RowsArena
@@ -51,7 +51,8 @@ class TestRows(AllocatorContract):
 
 
 class TestRowsInProcessFile(AllocatorContract):
-    sizes, aligns, durability = TestRows.sizes, TestRows.aligns, "process"
+    sizes, aligns = TestRows.sizes, TestRows.aligns
+    durability: DurabilityName = "process"
 
     @contextmanager
     def allocator(self) -> Iterator[Any]:

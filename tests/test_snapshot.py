@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from wreck import contents, look, opened, segments
 
-from pmemheap import Heap, native
+from pmemheap import DurabilityName, Heap, native
 from pmemheap.errors import HeapBusyError, HeapExistsError, UsageError
 from pmemheap.file.snapshotting import CopyMethod, copy_heap_file
 from pmemheap.format.superblock import Superblock
@@ -163,7 +163,7 @@ def test_nothing_is_replaced_unless_asked(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_a_heap_goes_on_after_its_snapshot(durability: str, tmp_path: Path) -> None:
+def test_a_heap_goes_on_after_its_snapshot(durability: DurabilityName, tmp_path: Path) -> None:
     path = tmp_path / "copy"
     with Heap.create(tmp_path / "heap", durability=durability, decay=None) as heap:
         with heap.transaction() as tx:
@@ -242,7 +242,9 @@ def test_a_copy_that_fails_leaves_nothing(
 
 @pytest.mark.parametrize("durability", ["process", "power"])
 @pytest.mark.parametrize("ended", ["closed", "killed"])
-def test_a_reader_copies_what_it_reads(durability: str, ended: str, tmp_path: Path) -> None:
+def test_a_reader_copies_what_it_reads(
+    durability: DurabilityName, ended: str, tmp_path: Path
+) -> None:
     path, to = tmp_path / "heap", tmp_path / "copy"
     child = os.fork()
     if child == 0:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pmemheap import Heap, Rows
+from pmemheap import DurabilityName, Heap, Rows
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.containers.sortedmap import KEY_BYTES_MOST
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, UsageError
@@ -491,7 +491,9 @@ def test_threads_change_one_map(heap: Heap) -> None:
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_it_is_there_when_the_heap_is_opened_again(tmp_path: Path, durability: str) -> None:
+def test_it_is_there_when_the_heap_is_opened_again(
+    tmp_path: Path, durability: DurabilityName
+) -> None:
     with Heap.create(tmp_path / "heap", durability=durability) as heap:
         filled(heap, 1000)
     with Heap.open(tmp_path / "heap") as heap:

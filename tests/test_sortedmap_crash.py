@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pmemheap import Heap
+from pmemheap import DurabilityName, Heap
 from pmemheap.containers import SortedMap
 from pmemheap.testing import Crash, Image, Kind, Recorder, check_states
 
@@ -52,7 +52,9 @@ def states() -> list[dict[bytes, bytes]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("durability", ["power", "process"])
-def test_a_crash_leaves_the_map_after_one_of_its_commits(tmp_path: Path, durability: str) -> None:
+def test_a_crash_leaves_the_map_after_one_of_its_commits(
+    tmp_path: Path, durability: DurabilityName
+) -> None:
     path = tmp_path / "heap"
     with Heap.create(path, durability=durability) as heap:
         SortedMap(heap, "map")

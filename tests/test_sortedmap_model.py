@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pmemheap import Heap
+from pmemheap import DurabilityName, Heap
 from pmemheap.containers import SortedMap
 from pmemheap.testing import copy_as_crashed
 
@@ -33,7 +33,7 @@ class MapMachine(RuleBasedStateMachine):
     """The model is a dict, and a stack of dicts for what can be taken back."""
 
     @initialize(durability=st.sampled_from(["process", "power"]))
-    def make(self, durability: str) -> None:
+    def make(self, durability: DurabilityName) -> None:
         self.home = Path(tempfile.mkdtemp())
         self.heap = Heap.create(self.home / "heap", durability=durability)
         self.maps = [SortedMap(self.heap, "map")]

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from heap_world import contents
+from heap_world import contents, named
 
 from pmemheap import Heap
 from pmemheap.errors import UsageError
@@ -25,7 +25,7 @@ def make(kind: str, path: Path) -> Heap:
         return Heap.anonymous(decay=None)
     if kind == "shared":
         return Heap.shared(decay=None)
-    return Heap.create(path, durability=kind, decay=None)
+    return Heap.create(path, durability=named(kind), decay=None)
 
 
 def state(heap: Heap) -> tuple[dict[int, bytes], dict[str, int]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from heap_world import contents
 
-from pmemheap import Heap, native
+from pmemheap import DurabilityName, Heap, native
 from pmemheap.errors import DurabilityError, OutOfSpaceError, UsageError
 from pmemheap.heap.transaction import Transaction
 from pmemheap.native import FaultKind
@@ -203,7 +203,9 @@ def test_a_finalizer_that_frees_inside_of_a_transaction(heap: Heap) -> None:
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_the_log_moves_to_hold_a_large_transaction(tmp_path: Path, durability: str) -> None:
+def test_the_log_moves_to_hold_a_large_transaction(
+    tmp_path: Path, durability: DurabilityName
+) -> None:
     with Heap.create(tmp_path / "data.heap", durability=durability) as heap:
         block = heap.malloc(8 * MiB)
         with heap.transaction() as tx:
@@ -219,7 +221,7 @@ def test_the_log_moves_to_hold_a_large_transaction(tmp_path: Path, durability: s
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_too_large_for_the_largest_log(tmp_path: Path, durability: str) -> None:
+def test_too_large_for_the_largest_log(tmp_path: Path, durability: DurabilityName) -> None:
     with Heap.create(tmp_path / "data.heap", durability=durability) as heap:
         block = heap.malloc(40 * MiB)
         before = dict(heap.blocks())
@@ -314,7 +316,7 @@ def test_after_a_failed_sync_nothing_is_written_any_more(power: Heap, kind: str)
 @pytest.mark.parametrize("durability", ["power", "process"])
 @pytest.mark.parametrize("how", ["removed", "cut"])
 def test_a_file_that_was_taken_away_ends_the_heap(
-    tmp_path: Path, durability: str, how: str
+    tmp_path: Path, durability: DurabilityName, how: str
 ) -> None:
     path = tmp_path / "data.heap"
     heap = Heap.create(path, durability=durability)

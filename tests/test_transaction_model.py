@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pmemheap import Heap
+from pmemheap import DurabilityName, Heap
 from pmemheap.heap.place import place_of
 from pmemheap.heap.transaction import Transaction
 from pmemheap.testing import copy_as_crashed
@@ -44,7 +44,7 @@ class Level:
 class TransactionMachine(RuleBasedStateMachine):
     """Rules are calls; no code is shared with the heap."""
 
-    durability = "process"
+    durability: DurabilityName = "process"
 
     def __init__(self) -> None:
         super().__init__()

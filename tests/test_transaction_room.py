@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from pmemheap import Heap, OutOfSpaceError
+from pmemheap import DurabilityName, Heap, OutOfSpaceError
 from pmemheap.file import openfile
 from pmemheap.heap.making import over_file
 from pmemheap.layout import Durability
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_a_commit_of_many_roots_finds_a_larger_log(tmp_path: Path, durability: str) -> None:
+def test_a_commit_of_many_roots_finds_a_larger_log(
+    tmp_path: Path, durability: DurabilityName
+) -> None:
     path = tmp_path / "heap"
     with Heap.create(path, durability=durability) as heap:
         log = heap._space.shared.redo
@@ -75,7 +77,7 @@ def held_by_a_snapshot(heap: Heap, offset: int) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_a_snapshot_that_keeps_the_log_is_named(tmp_path: Path, durability: str) -> None:
+def test_a_snapshot_that_keeps_the_log_is_named(tmp_path: Path, durability: DurabilityName) -> None:
     def commit() -> None:
         with heap.transaction() as tx:
             tx.free(tx.malloc(60_000))

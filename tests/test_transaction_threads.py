@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from heap_world import named
 
 from pmemheap import Heap
 from pmemheap.errors import UsageError
@@ -82,7 +83,7 @@ def test_what_a_transaction_has_reserved_no_other_one_frees(
 @pytest.mark.parametrize("kind", ["anonymous", "process", "power"])
 def test_no_update_is_lost(tmp_path: Path, kind: str, way: str) -> None:
     path = tmp_path / "data.heap"
-    heap = Heap.anonymous() if kind == "anonymous" else Heap.create(path, durability=kind)
+    heap = Heap.anonymous() if kind == "anonymous" else Heap.create(path, durability=named(kind))
     with heap:
         counter, lock = heap.malloc(16), heap.malloc(16)
         heap.view(counter)[:] = bytes(16)

@@ -17,7 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pmemheap import CorruptHeapError, Heap, OutOfSpaceError, UsageError
+from pmemheap import CorruptHeapError, DurabilityName, Heap, OutOfSpaceError, UsageError
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.containers.vector import VectorStatistics
 from pmemheap.containers.vectorchange import Change
@@ -707,7 +707,10 @@ def recorded(simulator: CrashSimulator, path: Path) -> tuple[Recording, list[lis
 @pytest.mark.slow
 @pytest.mark.parametrize(("durability", "kinds"), [("process", POWER[:1]), ("power", POWER)])
 def test_a_crash_leaves_what_was_done_up_to_some_step(
-    crash_simulator: CrashSimulator, tmp_path: Path, durability: str, kinds: tuple[Kind, ...]
+    crash_simulator: CrashSimulator,
+    tmp_path: Path,
+    durability: DurabilityName,
+    kinds: tuple[Kind, ...],
 ) -> None:
     path = tmp_path / "data.heap"
     with Heap.create(path, durability=durability) as heap:

@@ -25,6 +25,7 @@ from pmemheap.cli.library import Library
 from pmemheap.errors import CorruptHeapError, UsageError
 from pmemheap.format import layout, records
 from pmemheap.format.header import read_superblock
+from pmemheap.heap.arguments import DurabilityName
 from pmemheap.heap.heap import Heap
 from pmemheap.offline.replaying import to_replay
 from pmemheap.testing import kill_at
@@ -237,7 +238,7 @@ def _waiting_records(path: Path) -> int:
 # ---------------------------------------------------------------- the other heap
 
 
-def copy_library(source: Path, directory: Path, durability: str) -> Path | None:
+def copy_library(source: Path, directory: Path, durability: DurabilityName) -> Path | None:
     """Copy the records of a library into a new heap of another durability.
 
     Returns

@@ -42,6 +42,7 @@ from pmemheap.cli.show import output, progress_output, table, write_json
 from pmemheap.cli.unitmap import UnitMap, read_map
 from pmemheap.errors import CorruptHeapError, UsageError
 from pmemheap.format.layout import UNIT_BYTES_IN_FILE
+from pmemheap.heap.arguments import DurabilityName
 from pmemheap.heap.heap import Heap
 from pmemheap.units import PAGE, format_bytes
 
@@ -167,7 +168,9 @@ class Demo:
     loaded_bytes: int
     verified_bytes: int
 
-    def __init__(self, path: Path, durability: str, files: list[Path], root: Path) -> None:
+    def __init__(
+        self, path: Path, durability: DurabilityName, files: list[Path], root: Path
+    ) -> None:
         self.path = path
         self.durability = durability
         self.files = files
@@ -324,7 +327,7 @@ def demo(
     root = source or Path(sysconfig.get_path("stdlib"))
     files = _python_files(root)
     with tempfile.TemporaryDirectory(prefix="pmemheap-") as directory:
-        play = Demo(path or Path(directory) / "demo.heap", durability.value, files, root)
+        play = Demo(path or Path(directory) / "demo.heap", durability.named, files, root)
         play.run()
         kills = _kills(play, Path(directory))
     if as_json:
@@ -336,7 +339,7 @@ def demo(
 
 def _kills(play: Demo, directory: Path) -> list[Kill]:
     """Kill children that write to the demo's heap, and to a copy of the other durability."""
-    other = next(each.value for each in Durability if each.value != play.durability)
+    other: DurabilityName = "process" if play.durability == "power" else "power"
     copy = copy_library(play.path, directory, other)
     paths = [play.path] if copy is None else [play.path, copy]
     return [kill for path in paths for kill in kill_in_commits(path, _KILLS)]

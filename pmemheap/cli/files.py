@@ -14,6 +14,7 @@ from pmemheap.cli import unitmap
 from pmemheap.cli.header import Header, Segment, read_header
 from pmemheap.cli.show import facts, output, print_whole, printable, table, write_json
 from pmemheap.cli.unitmap import Kind, UnitMap, longest_free, read_maps
+from pmemheap.heap.arguments import DurabilityName
 from pmemheap.heap.blockspace import BlockSpace
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.insight import HeapStats
@@ -33,6 +34,11 @@ class Durability(StrEnum):
 
     POWER = "power"
     PROCESS = "process"
+
+    @property
+    def named(self) -> DurabilityName:
+        """The name, as `Heap.create` takes it."""
+        return "power" if self is Durability.POWER else "process"
 
 
 # ---------------------------------------------------------------- create
@@ -58,7 +64,8 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a heap file; it starts at 1.3 MiB and grows when it is used."""
-    with Heap.create(path, durability=durability and durability.value, limit=limit) as heap:
+    named = durability.named if durability else None
+    with Heap.create(path, durability=named, limit=limit) as heap:
         made = {
             "path": str(path),
             "uuid": str(heap.uuid),

@@ -131,7 +131,7 @@ def salvage(
     as_json: AsJson = False,
 ) -> None:
     """Copy every block and root of a wrecked heap file that can be read into a new heap."""
-    report = salvaging.salvage(path, out, durability=durability and durability.value)
+    report = salvaging.salvage(path, out, durability=durability.named if durability else None)
     if as_json:
         write_json({"path": str(path), "new": str(out), "report": report})
     else:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from typing import Literal
 
 from pmemheap.errors import UsageError
+from pmemheap.format.layout import Durability
+from pmemheap.heap.arguments import DurabilityName
 from pmemheap.heap.budgeted import set_budget
 from pmemheap.heap.parts import HasArenas
 from pmemheap.heap.rooted import RootGuard
@@ -31,10 +34,13 @@ class Described(HasArenas):
         return uuid.UUID(bytes=self._space.shared.identity)
 
     @property
-    def durability(self) -> str:
+    def durability(self) -> DurabilityName | Literal["none"]:
         """``"power"``, ``"process"``, or ``"none"`` in anonymous memory."""
         file = self._space.shared.file
-        return "none" if file is None else file.header.superblock.durability.name.lower()
+        if file is None:
+            return "none"
+        is_power = file.header.superblock.durability is Durability.POWER
+        return "power" if is_power else "process"
 
     @property
     def roots(self) -> Roots:

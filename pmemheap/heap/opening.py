@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TypedDict, get_args
 
 from pmemheap.errors import UsageError
-from pmemheap.heap.arguments import AnyPath, path_argument
-from pmemheap.heap.heap import Heap
+from pmemheap.heap.arguments import AnyPath, DurabilityName, OpenFlag, path_argument
+from pmemheap.heap.heap import DECAY_SECONDS, Heap
+from pmemheap.heap.strategies import Strategy
+from pmemheap.protocols import Space
+from pmemheap.space.budget import Budget
 
 __all__ = ["open_heap"]
 
 
-def open_heap(path: AnyPath, flag: str = "r", **options: Any) -> Heap:
+class _Options(TypedDict):
+    """What a file is created and opened with alike."""
+
+    limit: int | None
+    headroom: int | None
+    decay: float | None
+    extents: Space | None
+    budget: Budget | None
+    strategy: Strategy | None
+
+
+def open_heap(  # noqa: PLR0913 -- options of a file, all by name
+    path: AnyPath,
+    flag: OpenFlag = "r",
+    *,
+    durability: DurabilityName | None = None,
+    limit: int | None = None,
+    headroom: int | None = None,
+    decay: float | None = DECAY_SECONDS,
+    extents: Space | None = None,
+    budget: Budget | None = None,
+    strategy: Strategy | None = None,
+) -> Heap:
     """Open a heap file as `dbm` does.
 
     Parameters
@@ -21,8 +46,22 @@ def open_heap(path: AnyPath, flag: str = "r", **options: Any) -> Heap:
         Of the file.
     flag : {"r", "w", "c", "n"}
         Open to read; open to write; the same, and create it if it is missing; create it anew.
-    **options
-        As `Heap.open`, and `Heap.create` for ``durability``.
+    durability : {"power", "process"}, optional
+        As `Heap.create`; a file that is there keeps its own.
+    limit, headroom, decay, extents, budget, strategy
+        As `Heap.open`, and `Heap.create` if it is created.
+
+    Returns
+    -------
+    Heap
+        Open; a context manager that closes it.
+
+    Raises
+    ------
+    UsageError
+        The flag is none of these, or an option is out of range.
+    HeapFileError, CorruptHeapError, OutOfSpaceError
+        As `Heap.open` and `Heap.create`.
 
     Examples
     --------
@@ -34,11 +73,15 @@ def open_heap(path: AnyPath, flag: str = "r", **options: Any) -> Heap:
     ...         heap.usable_size(heap.roots["first"])
     16
     """
+    if flag not in get_args(OpenFlag):
+        raise UsageError(f"flag: 'r', 'w', 'c' or 'n' expected, {flag!r} found")
+    options: _Options = {
+        "limit": limit, "headroom": headroom, "decay": decay, "extents": extents,
+        "budget": budget, "strategy": strategy,
+    }  # fmt: skip
     if flag == "n":
-        return Heap.create(path, replace=True, **options)
+        return Heap.create(path, durability=durability, replace=True, **options)
     if flag == "c" and not os.path.exists(path_argument(path)):
-        return Heap.create(os.path.realpath(path) if os.path.islink(path) else path, **options)
-    if flag in {"w", "c", "r"}:
-        options.pop("durability", None)
-        return Heap.open(path, readonly=flag == "r", **options)
-    raise UsageError(f"flag: 'r', 'w', 'c' or 'n' expected, {flag!r} found")
+        place = os.path.realpath(path) if os.path.islink(path) else path
+        return Heap.create(place, durability=durability, **options)
+    return Heap.open(path, readonly=flag == "r", **options)
