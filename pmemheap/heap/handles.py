@@ -42,6 +42,7 @@ __all__ = [
     "new_array",
     "new_block",
     "offset_of",
+    "shape_argument",
 ]
 
 
@@ -264,7 +265,12 @@ def _shaped(
     shape: int | tuple[int, ...], dtype: npt.DTypeLike
 ) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """Check shape and dtype; return them with the bytes they need."""
-    kind = dtype_argument(dtype)
+    kind, sides = dtype_argument(dtype), shape_argument(shape)
+    return sides, kind, math.prod(sides) * kind.itemsize
+
+
+def shape_argument(shape: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Return the sides of an array; UsageError unless they are whole numbers, 0 or more."""
     try:
         sides = tuple(
             int.__index__(operator.index(side))
@@ -274,7 +280,7 @@ def _shaped(
         raise UsageError(f"shape: whole numbers, 0 or more, expected, {shape!r} found") from error
     if min(sides, default=0) < 0:
         raise UsageError(f"shape: whole numbers, 0 or more, expected, {shape!r} found")
-    return sides, kind, math.prod(sides) * kind.itemsize
+    return sides
 
 
 def new_array(
