@@ -255,3 +255,10 @@ def test_a_store_that_was_opened_has_the_room_that_it_had(
             counts.append(filled(store))
             store.check()
     assert counts[0] == counts[1] > 0
+
+
+def test_a_handle_to_a_block_of_an_arena(tmp_path: Path) -> None:
+    with Heap.create(tmp_path / "heap", durability="process") as heap:
+        offset = heap.arena("arena").malloc(100)
+    with Heap.open(tmp_path / "heap") as heap:
+        assert heap.block(offset).size == 112

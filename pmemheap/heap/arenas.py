@@ -104,6 +104,8 @@ class Arenas:
         """Return the arena in which an offset lies; None if that is the default one, or none."""
         index = offset >> ARENA_BITS
         default = self._shared.default
+        if index and default.core.state == State.UNATTACHED:
+            default.require()
         if index == 0 or default.core.state > State.READONLY:
             return None
         scratch = self.scratch
