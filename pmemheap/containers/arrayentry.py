@@ -1,0 +1,285 @@
+"""Array entry: what the catalogue keeps of an array, in a few bytes.
+
+    key    the name, in UTF-8
+    value  | head | axes | lengths | granule | high | dtype | attributes: JSON, to the end |
+             1      0-1    a number  number    0-1    0-n
+                           an axis
+
+    head   bits 0-4  the dtype: a number of `_COMMON`, or 30, or 31
+           bit  5    there is a high
+           bit  6    there are attributes
+           bit  7    there is a number of axes; else it has one
+
+Numbers are those of LEB128: 7 bits a byte, lowest first. The block of the array begins at 16 times
+the granule. A dtype of 30 has its name in the entry, a byte of length before it; one of 31 has
+fields, and the entry has the 8 bytes of its digest: the description lies under `DESCRIBED` and the
+digest, once for all arrays that have it. So an array of ten numbers takes 5 bytes and its name.
+
+The keys of the catalogue itself begin with a byte of 0, as no name does. They come first, so that
+names that come in their order fill the leaves of the map: that is what leaves at its end do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pmemheap.containers.arraytypes import numpy
+from pmemheap.errors import CorruptHeapError, UsageError
+from pmemheap.units import GRANULE
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = [
+    "DESCRIBED", "FIRST", "MARK", "OWN", "Entry", "decoded", "described", "description",
+    "description_key", "dtype_and_axes", "encoded", "key_of_description", "rows_bytes",
+]  # fmt: skip
+
+OWN = b"\0"
+"""With what the keys of the catalogue itself begin."""
+FIRST = b"\1"
+"""No key of an array is less."""
+MARK = OWN
+"""The key that says that a map is a catalogue of arrays, and of which version."""
+DESCRIBED = OWN + b"d"
+"""In front of the digest of a description, in its key."""
+
+_COMMON = (
+    "|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8", "<c8",
+    "<c16", ">i2", ">u2", ">i4", ">u4", ">i8", ">u8", ">f2", ">f4", ">f8", ">c8", ">c16",
+)  # fmt: skip
+_NUMBER_OF = {name: number for number, name in enumerate(_COMMON)}
+_NAMED, _WITH_FIELDS = 30, 31
+_HAS_HIGH, _HAS_ATTRIBUTES, _HAS_AXES = 1 << 5, 1 << 6, 1 << 7
+_DTYPE_BITS = 31
+_DIGEST_BYTES = 8
+_NUMBER_BYTES_MOST = 9
+_NAME = re.compile(r"[<>|][biufcmMSUV]\d{1,9}(\[\d{0,9}[A-Za-z]{1,2}\])?")
+_dtypes: dict[str, Any] = {}
+
+
+class Entry(NamedTuple):
+    """What there is to know of an array."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+    """Of its block."""
+    high: int = 0
+    """Rows from here on were never committed, if that is more than the length; else 0."""
+    attributes: bytes = b""
+
+    @property
+    def length(self) -> int:
+        """Rows: what the first axis has; 1 without axes."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return math.prod(self.shape[1:]) * int(self.dtype.itemsize)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return math.prod(self.shape) * int(self.dtype.itemsize)
+
+
+def rows_bytes(entry: Entry, rows: int) -> int:
+    """Return the bytes that a block needs for some rows of an array: at least one."""
+    return max(rows * entry.row_bytes, 1)
+
+
+# ---------------------------------------------------------------- types
+
+
+def dtype_and_axes(dtype: npt.DTypeLike) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Return a dtype that an array can have in a heap, and the axes that it brings with it.
+
+    Raises
+    ------
+    UsageError
+        numpy knows none like it; it has Python objects, no bytes, or fields that overlap.
+    """
+    try:
+        whole: np.dtype[Any] = numpy().dtype(dtype)
+    except (TypeError, ValueError, OverflowError, SyntaxError) as error:
+        raise UsageError(f"array: a dtype of numpy expected, {dtype!r} found") from error
+    kind = whole.base
+    if kind.hasobject or (kind.names is None and not _NAME.fullmatch(kind.str)):
+        raise UsageError(
+            f"array: a dtype without Python objects expected, {kind} found: numbers, times, "
+            "strings of fixed length, and structures of them can be kept"
+        )
+    if not kind.itemsize:
+        raise UsageError(f"array: a dtype of at least one byte expected, {kind} found")
+    if kind.names is None:
+        return _plain(kind.str), whole.shape
+    found = described(description(kind))
+    if found != kind:
+        raise UsageError(f"array: fields that lie one behind the other expected, {kind} found")
+    return found, whole.shape
+
+
+def _plain(name: str) -> np.dtype[Any]:
+    """Return the dtype of a name, the same object each time."""
+    dtype: np.dtype[Any] | None = _dtypes.get(name)
+    if dtype is None:
+        dtype = _dtypes[name] = numpy().dtype(name)
+    return dtype
+
+
+def description(dtype: np.dtype[Any]) -> bytes:
+    """Return what describes a dtype with fields: the list that numpy makes of it, as JSON."""
+    try:
+        listed = numpy().lib.format.dtype_to_descr(dtype)
+        return json.dumps(listed, separators=(",", ":"), ensure_ascii=False).encode()
+    except ValueError as error:
+        raise UsageError(
+            f"array: fields that do not overlap, with names in Unicode, expected, {dtype} found"
+        ) from error
+
+
+def described(text: bytes) -> np.dtype[Any]:
+    """Return the dtype of a description; ValueError or TypeError if it is none."""
+    dtype: np.dtype[Any] = numpy().lib.format.descr_to_dtype(_with_tuples(json.loads(text)))
+    if dtype.hasobject or not dtype.itemsize or dtype.names is None:
+        raise ValueError(f"a dtype with fields and without objects expected, {dtype} found")
+    return dtype
+
+
+def _with_tuples(fields: Any) -> Any:
+    """Return a list of fields as numpy wants it: of tuples."""
+    if isinstance(fields, str):
+        if not _NAME.fullmatch(fields):
+            raise ValueError(f"the name of a dtype expected, {fields!r} found")
+        return fields
+    return [
+        (tuple(name) if isinstance(name, list) else name, _with_tuples(kind), *map(tuple, shape))
+        for name, kind, *shape in fields
+    ]
+
+
+def key_of_description(text: bytes) -> bytes:
+    """Return the key under which a description lies: it ends with its digest."""
+    return DESCRIBED + hashlib.blake2b(text, digest_size=_DIGEST_BYTES).digest()
+
+
+def description_key(dtype: np.dtype[Any]) -> bytes:
+    """Return the key under which the description of a dtype with fields lies."""
+    return key_of_description(description(dtype))
+
+
+# ---------------------------------------------------------------- there
+
+
+def encoded(entry: Entry) -> bytes:
+    """Return the value of an entry."""
+    dtype, shape, offset, high, attributes = entry
+    name = dtype.str
+    head = _WITH_FIELDS if dtype.names is not None else _NUMBER_OF.get(name, _NAMED)
+    has_high = high > entry.length
+    parts = bytearray(1)
+    if len(shape) != 1:
+        parts[0] |= _HAS_AXES
+        parts.append(len(shape))
+    for number in (*shape, offset // GRANULE, *([high] * has_high)):
+        _put_number(parts, number)
+    if head == _WITH_FIELDS:
+        parts += description_key(dtype)[len(DESCRIBED) :]
+    elif head == _NAMED:
+        parts.append(len(name))
+        parts += name.encode()
+    parts += attributes
+    parts[0] |= head | _HAS_HIGH * has_high | _HAS_ATTRIBUTES * bool(attributes)
+    return bytes(parts)
+
+
+def _put_number(parts: bytearray, number: int) -> None:
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    parts.append(number)
+
+
+# ---------------------------------------------------------------- and back
+
+
+def decoded(value: bytes, describe: Callable[[bytes], np.dtype[Any]]) -> Entry:
+    """Return the entry of a value.
+
+    Parameters
+    ----------
+    describe : callable
+        Returns the dtype of a digest.
+
+    Raises
+    ------
+    CorruptHeapError
+        It is none; the message does not say whose.
+    """
+    try:
+        return _Reader(value).entry(describe)
+    except IndexError:
+        raise CorruptHeapError(f"an entry expected, {value!r} ends too early") from None
+
+
+class _Reader:
+    """Reads a value from its begin on; IndexError beyond its end."""
+
+    def __init__(self, value: bytes) -> None:
+        self._value, self._at = value, 1
+
+    def entry(self, describe: Callable[[bytes], np.dtype[Any]]) -> Entry:
+        head = self._value[0]
+        axes = self._byte() if head & _HAS_AXES else 1
+        shape = tuple([self._number() for _ in range(axes)])
+        offset = self._number() * GRANULE
+        high = self._number() if head & _HAS_HIGH else 0
+        dtype = self._dtype(head & _DTYPE_BITS, describe)
+        rest = self._value[self._at :]
+        if bool(rest) != bool(head & _HAS_ATTRIBUTES):
+            raise CorruptHeapError(f"no bytes behind an entry expected, {rest!r} found")
+        return Entry(dtype, shape, offset, high, rest)
+
+    def _byte(self) -> int:
+        self._at += 1
+        return self._value[self._at - 1]
+
+    def _bytes(self, count: int) -> bytes:
+        found = self._value[self._at : self._at + count]
+        if len(found) < count:
+            raise IndexError
+        self._at += count
+        return found
+
+    def _number(self) -> int:
+        number = shift = 0
+        while (byte := self._byte()) & 128:
+            number |= (byte & 127) << shift
+            shift += 7
+            if shift >= 7 * _NUMBER_BYTES_MOST:
+                raise CorruptHeapError(f"a number of 63 bits expected, {self._value!r} found")
+        return number | byte << shift
+
+    def _dtype(self, head: int, describe: Callable[[bytes], np.dtype[Any]]) -> np.dtype[Any]:
+        if head < len(_COMMON):
+            return _plain(_COMMON[head])
+        if head == _WITH_FIELDS:
+            return describe(self._bytes(_DIGEST_BYTES))
+        name = self._bytes(self._byte()).decode("ascii", "replace") if head == _NAMED else ""
+        if not _NAME.fullmatch(name):
+            raise CorruptHeapError(f"the name of a dtype expected, {name!r} of {head} found")
+        try:
+            dtype = _plain(name)
+        except (TypeError, ValueError) as error:
+            raise CorruptHeapError(f"the name of a dtype expected, {name!r} found") from error
+        if dtype.str != name or not dtype.itemsize:
+            raise CorruptHeapError(f"the name of a dtype expected, {name!r} found")
+        return dtype
