@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from crash_world import create_heap
 
 from pmemheap import Heap
-from pmemheap.containers import SortedMap, Vector
+from pmemheap.containers import Arrays, SortedMap, Vector
 from pmemheap.kvstore import KVStore
 from pmemheap.testing import Crash, Image, Kind, Recorder, Recording, Report, check_states
 from pmemheap.units import MiB
@@ -62,11 +63,16 @@ def drop(*keys: int) -> Step:
     return step
 
 
+def heap_of(container: Any) -> Heap:
+    heap: Heap = container._heap if isinstance(container, Vector) else container.heap
+    return heap
+
+
 def together(*steps: Step) -> Step:
     """Take steps in one transaction."""
 
     def step(container: Any) -> None:
-        owner = container if hasattr(container, "transaction") else container._heap
+        owner = container if hasattr(container, "transaction") else heap_of(container)
         with owner.transaction():
             for each in steps:
                 each(container)
@@ -174,8 +180,62 @@ class VectorScenario(Scenario):
         assert container[-1] == b"usable"
 
 
+# ---------------------------------------------------------------- named arrays
+
+
+def assign(name: str, key: Any, value: Any) -> Step:
+    return lambda arrays: arrays[name].__setitem__(key, value)
+
+
+def extend(name: str, *rows: bytes) -> Step:
+    return lambda arrays: arrays[name].extend(list(rows))
+
+
+class ArraysScenario(Scenario):
+    """One that moves, one in an arena of its own, and others that come and go beside them."""
+
+    steps: ClassVar = [
+        lambda arrays: arrays.create("grows", 1, "S100", in_place=True),
+        lambda arrays: arrays.update({"a": np.arange(40.0), "b": [[b"x" * 30] * 3]}),
+        extend("grows", b"a" * 90, b"b"),
+        lambda arrays: arrays["a"].append(7),  # moves
+        together(
+            assign("a", slice(None, None, 8), 5), lambda arrays: arrays["b"].attrs.update(unit="mm")
+        ),
+        together(
+            lambda arrays: arrays.rename("b", "c"),
+            lambda arrays: arrays["grows"].resize(1),
+            extend("grows", b"c" * 90, b"d", b"e"),
+            assign("grows", [0, 2], b"f" * 50),
+            lambda arrays: arrays["c"].append([b"y", b"z", b""]),
+        ),
+        lambda arrays: arrays.replace("a", np.zeros(3, [("p", "f4"), ("q", "S700")])),
+        extend("grows", *[b"%d" % number * 30 for number in range(12)]),  # moves the log
+        together(lambda arrays: arrays.drop("grows"), lambda arrays: arrays.rename("c", "grows")),
+        lambda arrays: arrays.clear(),
+    ]
+
+    @contextmanager
+    def opened(self, path: str | Path) -> Iterator[Arrays]:
+        with Heap.open(path, decay=None) as heap:
+            yield Arrays(heap)
+            assert heap.check()
+
+    def content(self, container: Arrays) -> object:
+        assert container.check()
+        return {
+            name: (array.dtype.str, array.shape, array[...].tobytes(), dict(array.attrs))
+            for name, array in container.items()
+        }
+
+    def use(self, container: Arrays) -> None:
+        container.create("usable", 1, in_place=True).append(2)
+        assert container["usable"][1] == 2
+
+
 SCENARIOS: dict[str, Scenario] = {
     "map": MapScenario(), "store": StoreScenario(), "vector": VectorScenario(),
+    "arrays": ArraysScenario(),
 }  # fmt: skip
 
 
