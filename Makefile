@@ -98,6 +98,11 @@ surroundings: $(VENV)/test/ready
 	PMEMHEAP_FILE_CHANGES_ALL=1 PMEMHEAP_FORK_SECONDS=$(or $(SECONDS),60) \
 	  $(VENV)/test/bin/python -m pytest tests/test_file_changed.py tests/test_heap_fork.py -rA --no-header
 
+# Named arrays in the hands of pandas, polars and pyarrow, which are 400 MB: with a copy or without.
+.PHONY: libraries
+libraries: $(VENV)/test,libraries/ready
+	$(VENV)/test,libraries/bin/python -m pytest tests/test_arrays_libraries.py -rA --no-header
+
 # File systems of 4 and 8 MiB that are really full; mounts them, so it wants root.
 disk-full: $(VENV)/test/ready
 	$(VENV)/test/bin/python -m pytest tests/disk_full_load.py -rA --no-header
