@@ -18,9 +18,11 @@ from pmemheap import cli, layout
 from pmemheap.cli import main
 from pmemheap.cli.exits import ExitCode
 from pmemheap.cli.library import Library
-from pmemheap.cli.unitmap import Kind, Piece, UnitMap, draw, legend, read_map, units_per_mark
+from pmemheap.cli.unitmap import draw, legend, units_per_mark
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.layout import RootSlot
+from pmemheap.pictures.model import ArenaMap
+from pmemheap.pictures.pieces import Kind, Piece
 
 TRACE = """\
 # tiny 7 5000
@@ -311,7 +313,7 @@ def test_info_and_map_show_every_arena(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["info", str(path)]) == main(["map", str(path)]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"samples +0 +[\d,]+ +1 +8\.\d+ MiB", printed)
-    assert re.search(r"arena 'samples', from 0x80000000000000\n0x\w+ █{40}", printed)
+    assert re.search(r"arena 'samples', General\(\), from 0x80000000000000\n0x\w+ █{40}", printed)
 
 
 def test_an_arena_of_a_name_that_none_can_have_is_shown(
@@ -418,6 +420,33 @@ def test_map_accounts_for_every_unit(path: Path, capsys: pytest.CaptureFixture[s
     assert "one mark" in lines[-1]
 
 
+def test_a_watched_map_is_drawn_again_beside_a_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "busy.heap"
+    pauses = iter([None, KeyboardInterrupt()])
+
+    def pause(seconds: float) -> None:
+        heap.malloc(1 << 20)
+        if stop := next(pauses):
+            raise stop
+
+    monkeypatch.setattr("pmemheap.cli.mapping.time.sleep", pause)
+    monkeypatch.setattr("pmemheap.cli.mapping.in_a_pipe", lambda: False)
+    with pmemheap.Heap.create(path, durability="process") as heap:
+        assert main(["map", str(path)]) == ExitCode.USAGE
+        assert "no writer expected" in capsys.readouterr().err
+        heap.malloc(1)
+        assert main(["map", str(path), "--watch"]) == 130
+    printed = capsys.readouterr().out
+    assert re.search(r"in 2 blocks, .* free; \d\d:\d\d:\d\d, Ctrl-C ends it", printed)
+
+
+def test_a_pipe_is_not_watched(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["map", str(path), "--watch"]) == ExitCode.USAGE
+    assert "a terminal expected" in capsys.readouterr().err
+
+
 def test_trim_gives_back_and_keeps_the_blocks(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -489,25 +518,13 @@ def test_a_dump_shows_the_operations_of_a_log(
 # -------------------------------------------------------------------------------------------- map
 
 
-def test_a_map_knows_runs_large_blocks_and_what_was_never_used() -> None:
-    with pmemheap.Heap.anonymous() as heap:
-        heap.malloc(100)
-        large = heap.malloc(100_000)
-        gone = heap.malloc(400_000)
-        heap.malloc(400_000)
-        heap.free(gone)
-        found = read_map(heap)
-        kinds = {piece.start: piece.kind for piece in found.pieces}
-        assert kinds[large // 4096] == Kind.LARGE
-        assert kinds[gone // 4096] == Kind.FREE
-        assert found.units_of(Kind.RUN) == 1
-        assert found.units_of(Kind.LARGE) == 25 + 98
-        assert found.pieces[-1].kind == Kind.UNUSED
-
-
 def test_a_drawing_fits_its_width_and_shows_what_most_units_are() -> None:
-    pieces = (Piece(0, 600, Kind.LARGE), Piece(600, 300, Kind.FREE), Piece(900, 124, Kind.UNUSED))
-    found = UnitMap(0, 1024, pieces)
+    pieces = (
+        Piece.whole(0, 600, Kind.LARGE),
+        Piece.whole(600, 300, Kind.FREE),
+        Piece.whole(900, 124, Kind.UNUSED),
+    )
+    found = ArenaMap(0, 1024, pieces)
     lines = draw([found], 40, 2).plain.splitlines()
     assert len(lines) == 2
     assert all(len(line) <= 40 for line in lines)
@@ -517,19 +534,31 @@ def test_a_drawing_fits_its_width_and_shows_what_most_units_are() -> None:
     assert all(len(line) <= 40 for line in legend([found], 40, 16).plain.splitlines())
 
 
+def test_a_mixed_piece_is_drawn_as_what_most_of_it_is() -> None:
+    mixed = Piece.whole(0, 64, Kind.RUN)._replace(run=20, free=44)
+    found = ArenaMap(0, 128, (mixed, Piece.whole(64, 64, Kind.WITHHELD)))
+    assert draw([found], 40, 1).plain.split()[1] == "░" * 16 + "▚" * 16
+
+
+def test_kept_regions_are_named_beside_their_arena() -> None:
+    packed = Piece.whole(0, 8, Kind.PACKED)._replace(regions=2)
+    lines = draw([ArenaMap(0, 8, (packed,))], 40, 1).plain.splitlines()
+    assert lines[0] == "default arena, General(), 2 kept regions"
+
+
 def test_arenas_are_drawn_on_one_scale_with_a_row_each() -> None:
     maps = [
-        UnitMap(0, 1024, (Piece(0, 1024, Kind.LARGE),)),
-        UnitMap(256, 512, (Piece(256, 256, Kind.FREE),), 1, "small\x1b"),
-        UnitMap(0, 4096, (Piece(0, 4096, Kind.RUN),), 2, "large"),
+        ArenaMap(0, 1024, (Piece.whole(0, 1024, Kind.LARGE),)),
+        ArenaMap(256, 512, (Piece.whole(256, 256, Kind.FREE),), 1, "small\x1b"),
+        ArenaMap(0, 4096, (Piece.whole(0, 4096, Kind.RUN),), 2, "large"),
     ]
     lines = draw(maps, 40, 8).plain.splitlines()
     rows = [line for line in lines if line.startswith("0x")]
     assert len(rows) <= 8
     assert all(len(line) <= 40 for line in rows)
     assert [line for line in lines if "arena" in line] == [
-        "arena 'small\\\\x1b', from 0x80000000000000",
-        "arena 'large', from 0x100000000000000",
+        "arena 'small\\\\x1b', General(), from 0x80000000000000",
+        "arena 'large', General(), from 0x100000000000000",
     ]
     marks = "".join(line.split()[1] for line in rows)
     per_mark = units_per_mark(maps, 40, 8)
@@ -537,18 +566,6 @@ def test_arenas_are_drawn_on_one_scale_with_a_row_each() -> None:
         -(-units // per_mark) for units in (1024, 256, 4096)
     ]
     assert units_per_mark(maps, 40, 1) >= units_per_mark(maps, 40, 3) > per_mark
-
-
-def test_fragmentation_merges_free_and_never_used_neighbours() -> None:
-    pieces = (
-        Piece(0, 10, Kind.FREE),
-        Piece(10, 10, Kind.RUN),
-        Piece(20, 10, Kind.FREE),
-        Piece(30, 20, Kind.UNUSED),
-    )
-    found = UnitMap(0, 50, pieces)
-    assert (found.free_units, found.longest_free) == (40, 30)
-    assert found.fragmentation == pytest.approx(0.25)
 
 
 # ------------------------------------------------------------------------------------------- demo

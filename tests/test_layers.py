@@ -35,6 +35,7 @@ LAYERS = [
     ["containers", "testing"],
     ["kvstore"],
     ["traces"],
+    ["pictures"],
     ["cli", "__main__"],
 ]
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}

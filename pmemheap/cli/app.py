@@ -17,8 +17,9 @@ from pmemheap.cli.checking import check
 from pmemheap.cli.demo import demo
 from pmemheap.cli.dumping import dump
 from pmemheap.cli.exits import EXPECTED, ExitCode, code_of, line_of
-from pmemheap.cli.files import create, draw_map, info, trim
+from pmemheap.cli.files import create, info, trim
 from pmemheap.cli.leaking import leaks
+from pmemheap.cli.mapping import draw_map
 from pmemheap.cli.mending import repair, salvage
 from pmemheap.cli.recommending import recommend
 from pmemheap.cli.replaying import replay

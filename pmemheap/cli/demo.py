@@ -39,11 +39,11 @@ from pmemheap.cli.crashes import Kill, copy_library, kill_in_commits
 from pmemheap.cli.files import AsJson, Durability
 from pmemheap.cli.library import Library, address_of
 from pmemheap.cli.show import output, progress_output, table, write_json
-from pmemheap.cli.unitmap import UnitMap, read_map
 from pmemheap.errors import CorruptHeapError, UsageError
 from pmemheap.format.layout import UNIT_BYTES_IN_FILE
 from pmemheap.heap.arguments import DurabilityName
 from pmemheap.heap.heap import Heap
+from pmemheap.pictures.model import ArenaMap, read_arena
 from pmemheap.units import PAGE, format_bytes
 
 __all__ = ["demo"]
@@ -176,7 +176,7 @@ class Demo:
         self.files = files
         self.root = root
         self.phases: list[Phase] = []
-        self.maps: dict[str, UnitMap] = {}
+        self.maps: dict[str, ArenaMap] = {}
         self.digests: dict[str, bytes] = {}
         self.returned: Returned = Returned(0, 0, 0)
         self.loaded_bytes = self.verified_bytes = 0
@@ -265,7 +265,7 @@ class Demo:
                 if any(first <= part < stop for first, stop in _DELETED):
                     self._delete(slot)
             self.witnesses.check()
-        self.maps["after deleting"] = read_map(self.heap)
+        self.maps["after deleting"] = read_arena(self.heap)
 
     def _delete(self, slot: int) -> None:
         self.witnesses.let_go(slot)
@@ -278,7 +278,7 @@ class Demo:
         with self._phase("trim") as returned:
             returned.append(self.heap.trim())
             self.witnesses.check()
-        after = self.maps["after trimming"] = read_map(self.heap)
+        after = self.maps["after trimming"] = read_arena(self.heap)
         head = (after.first_unit - before.first_unit) * UNIT_BYTES_IN_FILE
         tail = (before.end_unit - after.end_unit) * UNIT_BYTES_IN_FILE
         self.returned = Returned(head, max(sum(returned) - head - tail, 0), tail)

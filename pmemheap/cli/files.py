@@ -1,4 +1,4 @@
-"""Files: the commands on a sound heap file: create, info, map, trim."""
+"""Files: the commands on a sound heap file: create, info, trim."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from pmemheap.cli import unitmap
 from pmemheap.cli.header import Header, Segment, read_header
 from pmemheap.cli.show import facts, output, print_whole, printable, table, write_json
-from pmemheap.cli.unitmap import Kind, UnitMap, longest_free, read_maps
+from pmemheap.cli.unitmap import longest_free
 from pmemheap.heap.arguments import DurabilityName
-from pmemheap.heap.blockspace import BlockSpace
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.insight import HeapStats
+from pmemheap.pictures.model import ALL_PIECES, ArenaMap, longest_free, read_arenas
 from pmemheap.units import UNIT, format_bytes, parse_bytes
 
-__all__ = ["AsJson", "Durability", "ExistingHeap", "create", "draw_map", "info", "trim"]
+__all__ = ["AsJson", "Durability", "ExistingHeap", "create", "info", "trim"]
 
 _SEGMENTS_SHOWN = 12
-_MAP_ROWS = 16
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")]
 ExistingHeap = Annotated[Path, typer.Argument(metavar="PATH", help="A heap file.")]
@@ -91,9 +89,8 @@ def info(path: ExistingHeap, as_json: AsJson = False) -> None:
     """Tell what a heap file is and what is in it."""
     with Heap.open(path, readonly=True) as heap:
         header, stats, roots = read_header(heap), heap.stats(), dict(heap.roots)
-        spaces = read_maps(heap)
-        arenas = [_arena_facts(*each) for each in spaces]
-    maps = [each for _, each in spaces]
+        maps = read_arenas(heap, ALL_PIECES)
+    arenas = [_arena_facts(each) for each in maps]
     if as_json:
         document = {"header": header, "roots": roots, "stats": stats, "arenas": arenas}
         write_json({"path": str(path), **document})
@@ -111,17 +108,16 @@ def info(path: ExistingHeap, as_json: AsJson = False) -> None:
         print_whole(console, each)
 
 
-def _arena_facts(space: BlockSpace, units: UnitMap) -> dict[str, Any]:
+def _arena_facts(units: ArenaMap) -> dict[str, Any]:
     """Return what an arena has, in bytes."""
-    own = BlockSpace.stats(space)
     return {
         "arena": units.arena,
         "name": units.name,
         "first_unit": units.first_unit,
         "end_unit": units.end_unit,
-        "blocks": own.blocks,
-        "allocated": own.allocated,
-        "active": own.active,
+        "blocks": units.total("live"),
+        "allocated": units.total("allocated"),
+        "active": (units.nunits - units.free_units) * UNIT,
         "free": units.free_units * UNIT,
         "largest_free": units.longest_free * UNIT,
     }
@@ -140,7 +136,7 @@ def _arena_table(arenas: list[dict[str, Any]]) -> Table:
 
 
 def _header_facts(
-    header: Header, stats: HeapStats, maps: list[UnitMap], roots: dict[str, int]
+    header: Header, stats: HeapStats, maps: list[ArenaMap], roots: dict[str, int]
 ) -> dict[str, str]:
     size = format_bytes
     spare = sum(each.file_bytes for each in header.segments if each.kind == "spare")
@@ -192,7 +188,7 @@ def _class_table(stats: HeapStats) -> Table:
     return made
 
 
-def _segment_table(segments: tuple[Segment, ...], maps: list[UnitMap]) -> Table:
+def _segment_table(segments: tuple[Segment, ...], maps: list[ArenaMap]) -> Table:
     columns = "slot", "kind", "arena", "in file at", "bytes", "units from", "units"
     made = table("segments", *columns, left=0)
     names = {each.arena: printable(each.name) for each in maps}
@@ -208,44 +204,6 @@ def _segment_table(segments: tuple[Segment, ...], maps: list[UnitMap]) -> Table:
     if hidden > 0:
         made.caption = f"and {hidden} more; --json has them all"
     return made
-
-
-# ---------------------------------------------------------------- map
-
-
-def draw_map(
-    path: ExistingHeap,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of the drawing at most.")] = _MAP_ROWS,
-    as_json: AsJson = False,
-) -> None:
-    """Draw the units of a heap file: runs of small blocks, large blocks, free space."""
-    with Heap.open(path, readonly=True) as heap:
-        maps = [each for _, each in read_maps(heap)]
-    if as_json:
-        write_json(
-            {
-                "path": str(path),
-                "unit_bytes": UNIT,
-                "units": {kind.value: sum(each.units_of(kind) for each in maps) for kind in Kind},
-                "arenas": [_map_facts(each) for each in maps],
-            }
-        )
-        return
-    console = output()
-    console.print(unitmap.draw(maps, console.width, rows), end="", soft_wrap=True)
-    per_mark = unitmap.units_per_mark(maps, console.width, rows)
-    console.print(unitmap.legend(maps, console.width, per_mark))
-
-
-def _map_facts(units: UnitMap) -> dict[str, Any]:
-    return {
-        "arena": units.arena,
-        "name": units.name,
-        "first_unit": units.first_unit,
-        "end_unit": units.end_unit,
-        "units": {kind.value: units.units_of(kind) for kind in Kind},
-        "pieces": [(each.start, each.nunits, each.kind.value) for each in units.pieces],
-    }
 
 
 # ---------------------------------------------------------------- trim

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from pmemheap.cli.files import AsJson
 from pmemheap.cli.show import output, progress_output, table, write_json
-from pmemheap.cli.unitmap import read_map
 from pmemheap.heap.heap import Heap
+from pmemheap.pictures.model import read_arena
 from pmemheap.traces import Trace, load, measure, touch_replay
 from pmemheap.units import format_bytes
 
@@ -152,7 +152,7 @@ def _measure_memory(trace: Trace, heap: Heap) -> Memory:
         nonlocal at_peak, fragmentation
         now = heap.stats()
         if now.resident > at_peak.resident:
-            at_peak, fragmentation = now, read_map(heap).fragmentation
+            at_peak, fragmentation = now, read_arena(heap).fragmentation
         return now.resident
 
     def touch(offset: int, size: int) -> None:

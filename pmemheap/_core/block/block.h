@@ -455,6 +455,17 @@ struct ph_piece {
 int ph_walk(const struct ph_heap *h, uint64_t *cursor, struct ph_piece *piece);
 int64_t ph_blocks(const struct ph_heap *h, uint64_t *cursor, uint64_t *offsets, uint64_t *sizes, uint64_t capacity);
 
+/* What some units are: bytes of a block of their runs, 0 if they differ; intervals since the last ones became free, of those
+ * with something behind, UINT64_MAX if none has; then sums: pieces, units by kind, free ones with nothing behind; kept regions
+ * that begin there; blocks that live, and that have room; bytes of those that live, and asked for as far as that is known. */
+struct ph_surveyed {
+    uint64_t start, size, young, nunits, pieces, run_units, packed_units, large_units, withheld_units, free_units, unused_units,
+        bare_units, regions, live, room, allocated, asked;
+};
+enum { PH_SURVEY_SUMS = 3 }; /* its fields from this one on are sums */
+uint64_t ph_survey(const struct ph_heap *h, uint64_t from, uint64_t stop, uint64_t cell, struct ph_surveyed *pieces,
+                   uint64_t capacity);
+
 /* What ph_check finds: `unit` is a unit, or a bin or class where the code says so. */
 struct ph_finding {
     uint64_t unit, expected, found;

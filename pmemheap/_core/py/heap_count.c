@@ -54,6 +54,20 @@ static PyObject *described(PyObject *object, PyObject *ignored)
     return bytes;
 }
 
+/* The fields of struct ph_surveyed of each piece of [from, stop), as uint64, in one step. */
+static PyObject *surveyed(const struct ph_heap *h, uint64_t from, uint64_t stop, uint64_t cell)
+{
+    from = from < h->first_unit ? h->first_unit : from;
+    stop = stop > h->end_unit ? h->end_unit : stop;
+    uint64_t count = ph_survey(h, from, stop, cell, NULL, 0);
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(count * sizeof(struct ph_surveyed)));
+    if (bytes != NULL)
+        ph_survey(h, from, stop, cell, (struct ph_surveyed *)PyBytes_AsString(bytes), count);
+    return bytes;
+}
+
+DOOR(survey, heap_object, 3, surveyed(&self->heap, n[0], n[1], n[2]))
+
 enum { FINDINGS = 64 };
 
 /* (number of findings, [(code, unit, expected, found), ...] of the first ones). */
@@ -132,6 +146,7 @@ static PyObject *usage(PyObject *object, PyObject *ignored)
 PyMethodDef ph_count_methods[] = {
     {"place_of", place_of, METH_O, "What covers the unit of an offset, and the block that begins there."},
     {"described", described, METH_NOARGS, described_doc},
+    AS_METHOD("survey", survey, "What the units of a range are, piece by piece, or by cells of so many units."),
     {"check_core", check, METH_NOARGS, "Verify every structure of the core against every other."},
     {"usage", usage, METH_NOARGS, "Counters of the core, in units, bytes and blocks, and those of its size classes, of one moment."},
     {NULL, NULL, 0, NULL},

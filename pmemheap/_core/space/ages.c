@@ -154,3 +154,15 @@ uint64_t ph_ages_young_end(const struct ph_ages *ages, uint64_t from, uint64_t s
     }
     return end;
 }
+
+/* ph_ages_part -- the unit behind those of the free range [from, stop) that became free in one interval; `age` counts the
+ * intervals since then, -1 where nothing is behind the units. */
+uint64_t ph_ages_part(const struct ph_ages *ages, uint64_t from, uint64_t stop, int64_t *age)
+{
+    uint8_t value, next;
+    uint64_t end = same_until(ages, from, stop, &value), further;
+    while (end < stop && (further = same_until(ages, end, stop, &next), next == value))
+        end = further;
+    *age = value == 0 ? -1 : value <= ages->interval ? ages->interval - value : ages->interval + UINT8_MAX - value;
+    return end;
+}

@@ -43,6 +43,7 @@ void ph_ages_freed(struct ph_ages *ages, uint64_t start, uint64_t nunits);
 void ph_ages_given_back(struct ph_ages *ages, uint64_t start, uint64_t nunits);
 void ph_ages_next(struct ph_ages *ages);
 int ph_ages_old(const struct ph_ages *ages, uint64_t from, uint64_t stop, struct ph_old_part *part);
+uint64_t ph_ages_part(const struct ph_ages *ages, uint64_t from, uint64_t stop, int64_t *age);
 uint64_t ph_ages_young_end(const struct ph_ages *ages, uint64_t from, uint64_t stop);
 
 /* The stamp of one unit, where its chunk has bytes: most of what is freed is short. */

@@ -1,0 +1,123 @@
+"""Mapping: the command that draws what is where in a heap file, in a terminal or as a page.
+
+    map FILE                  a drawing              --json   the pieces
+    map FILE --watch          the same, drawn anew each second until Ctrl-C, also beside a writer
+    map FILE --html PAGE      a page to zoom in      --trace, --sites, --at say what else is in it
+
+A heap that somebody writes to is read by ``--watch`` alone: that looks at the file as it is at this
+moment, and again when half of a change was met.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from pmemheap.cli.files import AsJson, ExistingHeap
+from pmemheap.cli.show import in_a_pipe, output, printable, write_json
+from pmemheap.cli.unitmap import draw, legend, units_per_mark
+from pmemheap.errors import UsageError
+from pmemheap.heap.heap import Heap
+from pmemheap.pictures.model import ALL_PIECES, PIECES_MOST, ArenaMap, read_arenas
+from pmemheap.pictures.pieces import Kind
+from pmemheap.units import UNIT, format_bytes
+
+__all__ = ["draw_map"]
+
+_ROWS = 16
+_WATCH_SECONDS = 1.0
+
+
+def draw_map(
+    path: ExistingHeap,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the drawing at most.")] = _ROWS,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Draw it each second, also while a process writes to it."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw what is where in a heap file: runs of small blocks, large blocks, free space."""
+    if watch:
+        _watch(path, rows, as_json)
+        return
+    with Heap.open(path, readonly=True) as heap:
+        maps = read_arenas(heap, ALL_PIECES if as_json else PIECES_MOST)
+    if as_json:
+        _write_facts(path, maps)
+    else:
+        console = output()
+        console.print(_drawing(console, maps, rows), end="", soft_wrap=True)
+
+
+def _drawing(console: Console, maps: list[ArenaMap], rows: int) -> Text:
+    per_mark = units_per_mark(maps, console.width, rows)
+    drawn = draw(maps, console.width, rows)
+    return drawn.append(legend(maps, console.width, per_mark)).append("\n")
+
+
+def _write_facts(path: Path, maps: list[ArenaMap]) -> None:
+    write_json(
+        {
+            "path": str(path),
+            "unit_bytes": UNIT,
+            "units": {kind.value: sum(each.units_of(kind) for each in maps) for kind in Kind},
+            "arenas": [_facts(each) for each in maps],
+        }
+    )
+
+
+def _facts(units: ArenaMap) -> dict[str, Any]:
+    return {
+        "arena": units.arena,
+        "name": units.name,
+        "strategy": units.strategy,
+        "regions": units.total("regions"),
+        "first_unit": units.first_unit,
+        "end_unit": units.end_unit,
+        "units": {kind.value: units.units_of(kind) for kind in Kind},
+        "pieces": [(each.start, each.nunits, each.kind.value) for each in units.pieces],
+    }
+
+
+# ---------------------------------------------------------------- watching
+
+
+def _watch(path: Path, rows: int, as_json: bool) -> None:
+    if as_json or in_a_pipe():
+        raise UsageError("map --watch: a terminal expected, to draw in again and again, found none")
+    console = output()
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(_watched(console, path, rows), refresh=True)
+            time.sleep(_WATCH_SECONDS)
+
+
+def _watched(console: Console, path: Path, rows: int) -> Group:
+    with _looked_at(path) as heap:
+        maps, stats = read_arenas(heap), heap.stats()
+    told = (
+        f"{printable(str(path))}: {format_bytes(stats.allocated)} in {stats.blocks:,} blocks, "
+        f"{format_bytes(stats.free)} free; {time.strftime('%H:%M:%S')}, Ctrl-C ends it"
+    )
+    return Group(_drawing(console, maps, rows), Text(told))
+
+
+@contextmanager
+def _looked_at(path: Path) -> Iterator[Heap]:
+    """Open a heap file to look at it once, beside its writer if it has one."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with Heap.attach(fd) as heap:
+            yield heap
+    finally:
+        os.close(fd)
