@@ -151,6 +151,35 @@ def test_free_ranges_are_as_long_as_they_can_be() -> None:
     assert ArenaMap(0, 10, (Piece.whole(0, 10, Kind.RUN),)).fragmentation == 0
 
 
+def offsets_of(arena: ArenaMap) -> dict[int, int]:
+    """Return offset and size of the blocks whose places are known."""
+    return {
+        arena.origin + start * UNIT + at: size
+        for start, blocks in arena.places.items()
+        for at, size in blocks
+    }
+
+
+def test_places_of_blocks_in_runs_in_part_and_chunks() -> None:
+    with Heap.anonymous() as heap:
+        many = [heap.malloc(700) for _ in range(300)]
+        for offset in many[1::2]:
+            heap.free(offset)
+        region = heap.region()
+        inside = [region.malloc(100 + n) for n in range(50)]
+        heap.malloc(100_000)
+        [found] = read_arenas(heap, blocks=1 << 20)
+        sizes = dict(heap.blocks())
+        told = {
+            start * UNIT + at: size for start, blocks in found.places.items() for at, size in blocks
+        }
+        assert told.keys() >= {*inside, *many[2::2]}
+        assert told == {offset: sizes[offset] for offset in told}
+        [few] = read_arenas(heap, blocks=40, at=many[-2])
+        assert many[-2] in offsets_of(few)
+        assert len(few.places) < len(found.places)
+
+
 def test_a_reader_beside_a_writer_sees_the_heap_as_it_is_now() -> None:
     with Heap.shared() as heap, Heap.attach(heap.fileno()) as reader:
         before = sum(each.total("live") for each in read_arenas(reader))

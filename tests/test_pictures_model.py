@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_pictures import UNIT, require_whole
@@ -22,6 +23,7 @@ def owners(heap: Heap) -> set[int]:
     }
 
 
+@pytest.mark.slow
 @given(STEPS, st.integers(64, 200), st.integers(0, 59))
 def test_pieces_of_random_heaps_add_up(steps: list[tuple[int, int]], most: int, place: int) -> None:
     with Heap.anonymous(decay=None) as heap:

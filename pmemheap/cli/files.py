@@ -12,7 +12,6 @@ from rich.table import Table
 
 from pmemheap.cli.header import Header, Segment, read_header
 from pmemheap.cli.show import facts, output, print_whole, printable, table, write_json
-from pmemheap.cli.unitmap import longest_free
 from pmemheap.heap.arguments import DurabilityName
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.insight import HeapStats

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +28,12 @@ from pmemheap.cli.show import in_a_pipe, output, printable, write_json
 from pmemheap.cli.unitmap import draw, legend, units_per_mark
 from pmemheap.errors import UsageError
 from pmemheap.heap.heap import Heap
+from pmemheap.layers.sites import read_sites
+from pmemheap.layers.track import SiteBlocks
+from pmemheap.pictures import report
 from pmemheap.pictures.model import ALL_PIECES, PIECES_MOST, ArenaMap, read_arenas
 from pmemheap.pictures.pieces import Kind
+from pmemheap.traces import load
 from pmemheap.units import UNIT, format_bytes
 
 __all__ = ["draw_map"]
@@ -37,19 +42,45 @@ _ROWS = 16
 _WATCH_SECONDS = 1.0
 
 
-def draw_map(
+def draw_map(  # noqa: PLR0913, PLR0917 -- options of the command
     path: ExistingHeap,
     rows: Annotated[int, typer.Option(min=1, help="Rows of the drawing at most.")] = _ROWS,
     watch: Annotated[
         bool,
         typer.Option("--watch", help="Draw it each second, also while a process writes to it."),
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="PAGE", help="Write a page for a browser there, to zoom in."),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="OFFSET", help="Leave nothing out of the page around this offset."),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="TRACE", help="Show what a heap holds while a trace is repeated."),
+    ] = None,
+    sites: Annotated[
+        Path | None,
+        typer.Option(metavar="SITES", help="Show which lines made what lives, from this file."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw what is where in a heap file: runs of small blocks, large blocks, free space."""
     if watch:
         _watch(path, rows, as_json)
-        return
+    elif html is not None:
+        _write_page(path, html, at, trace, sites)
+    elif wanted := [
+        name for name, each in (("at", at), ("trace", trace), ("sites", sites)) if each
+    ]:
+        raise UsageError(f"map --{wanted[0]}: --html PAGE expected with it, found none")
+    else:
+        _draw(path, rows, as_json)
+
+
+def _draw(path: Path, rows: int, as_json: bool) -> None:
     with Heap.open(path, readonly=True) as heap:
         maps = read_arenas(heap, ALL_PIECES if as_json else PIECES_MOST)
     if as_json:
@@ -87,6 +118,40 @@ def _facts(units: ArenaMap) -> dict[str, Any]:
         "units": {kind.value: units.units_of(kind) for kind in Kind},
         "pieces": [(each.start, each.nunits, each.kind.value) for each in units.pieces],
     }
+
+
+# ---------------------------------------------------------------- a page
+
+
+def _write_page(
+    path: Path, html: Path, at: str | None, trace: Path | None, sites: Path | None
+) -> None:
+    offset = None if at is None else _offset(at)
+    calls = None if trace is None else load(trace)
+    with Heap.open(path, readonly=True) as heap:
+        made = None if sites is None else _blocks_by_site(heap, sites)
+        report(heap, html, at=offset, trace=calls, sites=made)
+    size = format_bytes(html.stat().st_size)
+    output().print(f"{printable(str(html))}: a page of {size}", soft_wrap=True)
+
+
+def _offset(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise UsageError(f"map --at: an offset as 0x1000 expected, found {text!r}") from None
+
+
+def _blocks_by_site(heap: Heap, path: Path) -> list[SiteBlocks]:
+    """Return what lives by the lines that a file of `Track` names, the most bytes first."""
+    made = read_sites(path)
+    blocks: Counter[str] = Counter()
+    nbytes: Counter[str] = Counter()
+    for offset, size in heap.blocks():
+        site = str(made[offset][0]) if offset in made else "(unknown)"
+        blocks[site] += 1
+        nbytes[site] += size
+    return [SiteBlocks(site, blocks[site], held) for site, held in nbytes.most_common()]
 
 
 # ---------------------------------------------------------------- watching

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 
 from pmemheap.format.layout import ARENA_BITS
@@ -25,6 +25,7 @@ from pmemheap.heap.space import Space, space_of
 from pmemheap.heap.totals import spaces_of
 from pmemheap.pictures.backing import gaps_of, without_backing
 from pmemheap.pictures.pieces import PIECE, Kind, Piece
+from pmemheap.pictures.places import Places, places_of
 from pmemheap.units import UNIT
 
 __all__ = [
@@ -66,6 +67,8 @@ class ArenaMap:
         Empty for the default arena, `SCRATCH` for that of scratch regions; how it serves blocks.
     cell : int
         Units of a cell; 0 if every piece is one thing.
+    places : dict
+        Where live blocks lie, as far as they were asked for, as of `places_of`.
     """
 
     first_unit: int
@@ -75,6 +78,7 @@ class ArenaMap:
     name: str = ""
     strategy: str = "General()"
     cell: int = 0
+    places: Places = field(default_factory=dict)
 
     @property
     def origin(self) -> int:
@@ -133,7 +137,9 @@ def longest_free(maps: Iterable[ArenaMap]) -> int:
 # ---------------------------------------------------------------- reading
 
 
-def read_arenas(heap: Heap, most: int = PIECES_MOST, at: int | None = None) -> list[ArenaMap]:
+def read_arenas(
+    heap: Heap, most: int = PIECES_MOST, at: int | None = None, blocks: int = 0
+) -> list[ArenaMap]:
     """Return what the units of all arenas of an open heap are now, the default one first.
 
     It looks behind the heap's public face, under the heap's lock: a picture of the insides is no
@@ -146,7 +152,9 @@ def read_arenas(heap: Heap, most: int = PIECES_MOST, at: int | None = None) -> l
     most : int
         Pieces of all arenas at most, about; more become cells.
     at : int, optional
-        An offset: around it no piece becomes part of a cell.
+        An offset: around it no piece becomes part of a cell, and blocks are looked for first.
+    blocks : int
+        Of so many blocks, about, `ArenaMap.places` says where they lie.
 
     Returns
     -------
@@ -158,36 +166,44 @@ def read_arenas(heap: Heap, most: int = PIECES_MOST, at: int | None = None) -> l
     UsageError, CorruptHeapError, HeapBusyError
         The heap is closed; an entry is impossible; the writer gives no moment for a look.
     """
-    return asked(space_of(heap), lambda space: _read_all(space, most, at))
+    return asked(space_of(heap), lambda space: _read_all(space, most, at, blocks))
 
 
-def _read_all(space: Space, most: int, at: int | None) -> list[ArenaMap]:
+def _read_all(space: Space, most: int, at: int | None, blocks: int) -> list[ArenaMap]:
     spaces = spaces_of(space.shared)
     scratch = space.shared.arenas.scratch
     if scratch is not None and not scratch.closed:
         spaces.append(scratch)
     units = max(sum(each.region.nunits for each in spaces), 1)
-    return [_looked_at(each, most * each.region.nunits // units, at) for each in spaces]
+    shares = [each.region.nunits / units for each in spaces]
+    return [
+        _looked_at(each, round(most * share), at, round(blocks * share))
+        for each, share in zip(spaces, shares, strict=True)
+    ]
 
 
 def read_arena(face: Heap | Arena, most: int = ALL_PIECES) -> ArenaMap:
     """Return what the units of one arena of an open heap are now, as `read_arenas`."""
-    return asked(space_of(face), lambda space: _looked_at(space, most, None))
+    return asked(space_of(face), lambda space: _looked_at(space, most, None, 0))
 
 
-def _looked_at(space: Space, most: int, at: int | None) -> ArenaMap:
-    return space.look(_read, space, max(most, _LEAST), at)
+def _looked_at(space: Space, most: int, at: int | None, blocks: int) -> ArenaMap:
+    return space.look(_read, space, max(most, _LEAST), at, blocks)
 
 
-def _read(space: Space, most: int, at: int | None) -> ArenaMap:
+def _read(space: Space, most: int, at: int | None, blocks: int) -> ArenaMap:
     space.supply.read_all()
-    pieces, cell = _pieces(space, most, at)
     file, region = space.shared.file, space.region
+    is_here = at is not None and at >> ARENA_BITS == space.index
+    unit = (at ^ space.origin) // UNIT if at is not None and is_here else None
+    pieces, cell = _pieces(space, most, unit)
+    near = region.first_unit if unit is None else unit
+    places = places_of(space.core, space.origin, pieces, near, blocks)
     if file is not None:
         pieces = without_backing(pieces, gaps_of(file.fd, region.pieces))
     return ArenaMap(
         region.first_unit, region.end_unit, tuple(pieces), space.index, _name_of(space),
-        repr(space.strategy), cell,
+        repr(space.strategy), cell, places,
     )  # fmt: skip
 
 
@@ -197,7 +213,7 @@ def _name_of(space: Space) -> str:
     return SCRATCH if space.index else ""
 
 
-def _pieces(space: Space, most: int, at: int | None) -> tuple[list[Piece], int]:
+def _pieces(space: Space, most: int, unit: int | None) -> tuple[list[Piece], int]:
     """Return all pieces, or cells where there are too many, and the units of a cell."""
     first, end = space.region.first_unit, space.region.end_unit
     border = space.supply.extents.wilderness
@@ -207,8 +223,8 @@ def _pieces(space: Space, most: int, at: int | None) -> tuple[list[Piece], int]:
         return pieces + unused, 0
     cell = 1 << ((border - first) // most).bit_length()
     pieces = _surveyed(space, first, border, cell)
-    if at is not None and at >> ARENA_BITS == space.index:
-        pieces = _opened(space, pieces, (at ^ space.origin) // UNIT, most)
+    if unit is not None and pieces:
+        pieces = _opened(space, pieces, unit, most)
     return pieces + unused, cell
 
 
@@ -219,7 +235,7 @@ def _surveyed(space: Space, start: int, stop: int, cell: int = 0) -> list[Piece]
 
 def _opened(space: Space, pieces: list[Piece], unit: int, most: int) -> list[Piece]:
     """Put what cells consist of in their place, from the cell of a unit on to both sides."""
-    low = high = min(bisect_right(pieces, unit, key=attrgetter("start")), len(pieces)) or 1
+    low = high = bisect_right(pieces, unit, key=attrgetter("start")) or 1
     low, room = low - 1, most // _OPENED_SHARE
     while room > 0 and (low > 0 or high < len(pieces)):
         low, high = max(low - 1, 0), min(high + 1, len(pieces))
