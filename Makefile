@@ -13,7 +13,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 COMMA := ,
 
-.PHONY: all demo test fuzz differential lint bench compare commits kv peers recommend docs wheel installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo gallery clean
+.PHONY: all browser demo screenshots test fuzz differential lint bench compare commits kv peers recommend docs wheel installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo gallery clean
 
 all: lint test
 
@@ -155,6 +155,16 @@ peers:
 compare: $(VENV)/bench/ready
 	$(VENV)/bench/bin/python benchmarks/compare.py --out benchmarks/results \
 	  $(if $(TRACES),--traces $(TRACES)) $(if $(ONLY),--only $(ONLY))
+
+# Chromium, in which the tests look at the page of a heap; as root. Most of a minute, once.
+browser:
+	command -v chromium && command -v chromedriver || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; } || \
+	  echo "going on without chromium: tests that need it are skipped, which fails in CI"
+
+# The pictures of docs/pictures.md, taken in it.
+screenshots: $(VENV)/test/ready browser
+	$(VENV)/test/bin/python tests/screenshots.py docs/pictures
 
 # What `pmemheap recommend` says of each trace in TRACES=directory, beside the best of all plans: minutes a trace.
 recommend: $(VENV)/test/ready

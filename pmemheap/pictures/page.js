@@ -179,7 +179,7 @@ const sizeStep = (size) => Math.max(Math.ceil(Math.log2(size)) - 4, 0);
 const WAYS = {
   kind: {
     colour: (row) => colours.kinds[row.kind],
-    legend: () => KINDS.map((name, i) => [colours.kinds[i], name]),
+    legend: () => [...KINDS.map((name, i) => [colours.kinds[i], name]), [colours.paper, "room for blocks, seen closely"]],
   },
   size: {
     colour: (row) => (isFree(row) ? freeColour(row) : row.size ? hue(sizeStep(row.size)) : row.kind === LARGE ? colours.large : colours.used),
@@ -246,7 +246,7 @@ function paintPiece(shape, brush, index) {
   const row = heap.rows[index], start = heap.starts[index], colour = WAYS[way].colour(row, start);
   const isWide = row.size / shape.scale >= BLOCK_LEAST || (row.kind === PACKED && 64 / shape.scale >= BLOCK_LEAST);
   if (!isWide) { brush.paint(start, heap.starts[index + 1], colour); return; }
-  brush.paint(start, heap.starts[index + 1], row.kind === RUN && !heap.places.has(index) && row.live > 0 && row.live < row.room ? colour : colours.unused);
+  brush.paint(start, heap.starts[index + 1], row.kind === RUN && !heap.places.has(index) && row.live > 0 && row.live < row.room ? colour : colours.paper);
   const line = shape.scale * 0.6;
   eachBlock(index, view.start - start, view.stop - start, (from, to, lives) => {
     if (lives) brush.paint(start + from, start + to - line, colour);
@@ -265,13 +265,17 @@ function draw() {
   if (cursor >= 0) frame(shape, heap.starts[cursor], heap.starts[cursor + 1]);
 }
 
+/* Frame a piece; of the rows between its first and its last one only the sides. */
 function frame(shape, start, stop) {
   const from = (Math.max(start, view.start) - view.start) / shape.scale, to = (Math.min(stop, view.stop) - view.start) / shape.scale;
-  pencil.strokeStyle = colours.cursor;
-  pencil.lineWidth = 2;
-  for (let row = Math.floor(from / shape.width); from < to && row * shape.width < to; row++) {
-    const left = Math.max(from - row * shape.width, 0), right = Math.min(to - row * shape.width, shape.width);
-    pencil.strokeRect(left, row * ROW, Math.max(right - left, 2), ROW - GAP);
+  const first = Math.floor(from / shape.width), last = Math.max(Math.ceil(to / shape.width) - 1, first);
+  pencil.fillStyle = colours.cursor;
+  for (let row = first; from < to && row <= last; row++) {
+    const left = Math.max(from - row * shape.width, 0), right = Math.max(Math.min(to - row * shape.width, shape.width), left + 2);
+    pencil.fillRect(left, row * ROW, 2, ROW - GAP);
+    pencil.fillRect(right - 2, row * ROW, 2, ROW - GAP);
+    if (row === first) pencil.fillRect(left, row * ROW, right - left, 2);
+    if (row === last) pencil.fillRect(left, row * ROW + ROW - GAP - 2, right - left, 2);
   }
 }
 
@@ -342,10 +346,14 @@ function showPiece(index) {
   show(start - span / 8, span * 1.25);
 }
 
+/* The offset that a text names, as Python writes it; -1 if it names none. */
+function parsed(text) {
+  const plain = text.trim().replace(/_/g, "");
+  return /^(0x[0-9a-f]+|[0-9]+)$/i.test(plain) ? BigInt(plain) : -1n;
+}
+
 function goTo(text) {
-  let offset;
-  try { offset = BigInt(text.trim().replace(/_/g, "")); } catch { offset = -1n; }
-  const position = positionOf(offset), field = element("offset");
+  const position = positionOf(parsed(text)), field = element("offset");
   field.setAttribute("aria-invalid", String(position < 0));
   if (position < 0) {
     element("where").textContent = element("said").textContent = `An offset inside of the heap expected, ${text || "nothing"} found.`;
