@@ -20,7 +20,7 @@ import pmemheap
 PACKAGE = Path(pmemheap.__file__).parent
 
 LAYERS = [
-    ["errors", "protocols", "units"],
+    ["errors", "notebook", "protocols", "units"],
     ["_core"],
     ["native"],
     ["refusals", "layers"],

@@ -26,6 +26,7 @@ from pmemheap import native
 from pmemheap.containers.mapcensus import MapCensus, MapStatistics
 from pmemheap.containers.names import MAP_MAGIC, found_kind, stamp_elsewhere, visible_roots
 from pmemheap.containers.ordered import ITEMS, OrderedMapping, pairs_of
+from pmemheap.containers.shown import entries_html
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.space import space_of
@@ -145,6 +146,10 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
     def __repr__(self) -> str:
         """Show the root."""
         return f"<SortedMap {self._name!r} of {self._heap!r}>"
+
+    def _repr_html_(self) -> str:
+        """Show the first entries in a notebook."""
+        return entries_html(f"SortedMap {self._name!r} of {self._heap.name}", self)
 
     def __missing__(self, key: bytes) -> NoReturn:
         """Raise what says that there is no such key."""

@@ -21,6 +21,7 @@ from pmemheap.heap.handles import Block
 from pmemheap.heap.insight import CheckReport, Explanation, HeapStats
 from pmemheap.heap.layered import Installation
 from pmemheap.heap.shared import Shared
+from pmemheap.heap.shown import space_html
 from pmemheap.heap.slow import Slow
 from pmemheap.heap.space import Space
 from pmemheap.heap.strategies import Strategy
@@ -358,6 +359,11 @@ class BlockSpace(native.HeapCore):
         state = State(self._space.core.state).name.lower()
         mapped = self._space.region.mapped_bytes
         return f"<{type(self).__name__}: {self._space.name}, {state}, {mapped} bytes mapped>"
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook, with its statistics: O(units) of a heap that was just opened."""
+        state = State(self._space.core.state).name.lower()
+        return space_html(f"{type(self).__name__}: {self._space.name}", state, self.stats)
 
 
 def _checked(space: Space) -> CheckReport:

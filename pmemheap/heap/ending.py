@@ -16,6 +16,7 @@ from pmemheap.errors import DurabilityError, PmemHeapError
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.format.layout import FileIdentity
 from pmemheap.heap.gate import named
+from pmemheap.heap.outputs import outputs_that_keep
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space
 from pmemheap.heap.viewed import viewed_blocks
@@ -83,8 +84,7 @@ def _require_unused(shared: Shared) -> None:
 
 def _cores(shared: Shared) -> list[HeapDoors]:
     """Return those of all open arenas, the default one first; that of scratch regions as well."""
-    scratch = shared.arenas.scratch
-    return [space.core for space in (*shared.spaces(), scratch) if space is not None]
+    return [space.core for space in shared.spaces_and_scratch()]
 
 
 def _require_unviewed(shared: Shared) -> None:
@@ -103,7 +103,10 @@ def _shut_all(shared: Shared) -> None:
 
 def _viewed_at_close(shared: Shared, views: int) -> BufferError:
     found = viewed_blocks(_cores(shared))
-    return BufferError(f"{shared.name}: no live views expected at close, {views} found: {found}")
+    kept = outputs_that_keep(shared.spaces_and_scratch())
+    return BufferError(
+        f"{shared.name}: no live views expected at close, {views} found: {found}{kept}"
+    )
 
 
 def _close_parts(space: Space, when_closed: Callable[[], None]) -> None:

@@ -14,6 +14,7 @@ from pmemheap.errors import OutOfSpaceError, PmemHeapError
 from pmemheap.format.layout import ARENA_BITS, DATA_WIDTH, SEGMENT_UNITS
 from pmemheap.heap import units
 from pmemheap.heap.place import place_of
+from pmemheap.heap.shown import explanation_html, report_html, stats_html
 from pmemheap.heap.space import Space
 from pmemheap.heap.work import try_reserve
 from pmemheap.native.constants import Finding, Refusal, State
@@ -117,6 +118,10 @@ class HeapStats:
     shrinks: int
     live_views: int
     classes: tuple[ClassStats, ...]
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        return stats_html(self)
 
 
 def list_mappings() -> bytes:
@@ -249,6 +254,10 @@ class Explanation:
         lines.append(f"address space kept free {format_bytes(self.headroom)}")
         lines.extend(self.advice)
         return "; ".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        return explanation_html(self)
 
 
 class ExplainedOutOfSpaceError(OutOfSpaceError):
@@ -424,6 +433,10 @@ class CheckReport:
         if self:
             return f"sound: {counted(self.blocks, 'block')} in {counted(self.units, 'unit')}"
         return "\n".join((counted(self.total, "finding"), *self.findings))
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        return report_html(self)
 
 
 def check(space: Space) -> CheckReport:

@@ -16,7 +16,7 @@ from pmemheap.layers.track import SiteBlocks, Track
 from pmemheap.pictures.model import ArenaMap
 from pmemheap.units import UNIT, format_bytes
 
-__all__ = ["Bar", "class_bars", "free_bars", "large_bars", "sites_of", "totals"]
+__all__ = ["Bar", "class_bars", "free_bars", "large_bars", "sites_of"]
 
 
 class Bar(NamedTuple):
@@ -35,27 +35,6 @@ class Bar(NamedTuple):
     label: str
     cells: tuple[str, ...]
     share: float
-
-
-def totals(stats: HeapStats) -> dict[str, str]:
-    """Return the figures of a heap as a whole, in words."""
-    waste = stats.internal_waste / stats.allocated if stats.allocated else 0.0
-    rows = {
-        "live": f"{format_bytes(stats.allocated)} in {stats.blocks:,} blocks",
-        "in use": f"{format_bytes(stats.active)}, with the free blocks of runs",
-        "free": f"{format_bytes(stats.free)}, longest piece {format_bytes(stats.largest_free)}",
-        "external fragmentation": f"{stats.external_fragmentation:.1%}",
-        "waste inside blocks": f"{format_bytes(stats.internal_waste)}, {waste:.1%} of what lives",
-        "in memory": f"{format_bytes(stats.touched)}, of which tables "
-        f"{format_bytes(stats.metadata_resident)}",
-        "mapped": f"{format_bytes(stats.mapped)}, tables included",
-        "segments": f"{stats.growths:,} added and {stats.shrinks:,} given back since it was opened",
-    }
-    if stats.file_bytes:
-        rows["file"] = (
-            f"{format_bytes(stats.file_bytes)}, of which {format_bytes(stats.file_blocks)} on disk"
-        )
-    return rows
 
 
 def _with_bars(rows: Sequence[tuple[str, tuple[str, ...], int]]) -> list[Bar]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pmemheap.heap.heap import Heap
+from pmemheap.heap.shown import stats_rows
 from pmemheap.layers.track import SiteBlocks
 from pmemheap.pictures import figures
 from pmemheap.pictures.model import ArenaMap, read_arenas
@@ -103,7 +104,7 @@ def page(
         maps, stats = read_arenas(heap, pieces, at, blocks), heap.stats()
         text: str = template.render(
             name=_printable(heap.name), kind=_kind(heap), when=time.strftime("%Y-%m-%d %H:%M:%S"),
-            totals=figures.totals(stats), classes=figures.class_bars(stats),
+            totals=stats_rows(stats), classes=figures.class_bars(stats),
             large=figures.large_bars(maps), free=figures.free_bars(maps), arenas=_arena_rows(maps),
             sites=made[:_SITES_MOST], trace=trace,
             moments=_thinned(moments), cells=any(each.cell for each in maps),

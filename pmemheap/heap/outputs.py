@@ -1,0 +1,89 @@
+"""Outputs: which results of a notebook keep views of a heap.
+
+    In [3]: heap.ndarray(10)     ──► Out[3] ──► the array ──► close() is refused
+
+IPython keeps what a cell shows, and so do its names `_`, `__` and `___`: a program that looks for
+its own views would not find these. IPython is asked if it runs, and never imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+
+from pmemheap.heap.space import Space, space_of
+from pmemheap.native import BlockBytes
+from pmemheap.units import UNIT
+
+__all__ = ["outputs_that_keep"]
+
+_NAMED_MOST = 5
+_HELD_IN = (list, tuple, set, frozenset)
+
+
+def outputs_that_keep(spaces: Iterable[Space]) -> str:
+    """Name the outputs of IPython that keep views of blocks of some arenas, and what lets them go.
+
+    Returns
+    -------
+    str
+        Empty if there are none, or no IPython.
+    """
+    keeps = _keeps(list(spaces))
+    found = [number for number, shown in _outputs() if any(map(keeps, _parts(shown)))]
+    if not found:
+        return ""
+    named = ", ".join(f"Out[{number}]" for number in found[:_NAMED_MOST])
+    more = f" and {len(found) - _NAMED_MOST} more" if len(found) > _NAMED_MOST else ""
+    return f"; IPython keeps {named}{more}, which %reset -f out lets go"
+
+
+def _outputs() -> list[tuple[int, object]]:
+    """Return the outputs of the shell in which we run, by number."""
+    ask = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    shell = ask() if callable(ask) else None
+    outputs = getattr(shell, "user_ns", {}).get("_oh")
+    return list(outputs.items()) if isinstance(outputs, dict) else []
+
+
+def _parts(shown: object) -> Iterator[object]:
+    yield shown
+    if isinstance(shown, _HELD_IN):
+        yield from shown
+    elif isinstance(shown, dict):
+        yield from shown.values()
+
+
+def _keeps(arenas: list[Space]) -> Callable[[object], bool]:
+    """Return what tells whether something is a view, or an array, of a block of some arenas."""
+
+    def keeps(part: object) -> bool:
+        if isinstance(part, memoryview):
+            return _viewed_arena(part) in arenas
+        address = _address_of(part)
+        return address is not None and any(_has(space, address) for space in arenas)
+
+    return keeps
+
+
+def _viewed_arena(view: memoryview) -> Space | None:
+    """Return the arena whose block a view shows, if it shows one and was not released."""
+    try:
+        owner = view.obj
+    except ValueError:
+        return None
+    return space_of(owner.heap) if isinstance(owner, BlockBytes) else None
+
+
+def _has(space: Space, address: int) -> bool:
+    region = space.region
+    unit = (address - region.base("data")) // UNIT
+    return region.first_unit <= unit < region.end_unit
+
+
+def _address_of(part: object) -> int | None:
+    """Return where an array of numpy lies."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(part, numpy.ndarray):
+        return None
+    return int(part.__array_interface__["data"][0])
