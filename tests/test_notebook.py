@@ -144,8 +144,10 @@ def test_close_names_the_outputs_that_keep_views(outputs: dict[int, object]) -> 
     outputs[6] = np.zeros(3)
     outputs[7] = heap
     told = refusal(heap)
-    assert told.endswith("; IPython keeps Out[2], Out[3], Out[5], which %reset -f out lets go")
-    assert refusal(other).count("Out[") == 1
+    assert told.endswith(
+        "; IPython keeps Out[2], Out[3], Out[5], until %xdel _2, %xdel _3, %xdel _5"
+    )
+    assert "IPython keeps Out[4], until" in refusal(other)
     outputs.clear()
     gc.collect()
     heap.close()
@@ -175,6 +177,16 @@ def test_a_view_that_was_released_is_no_reason(outputs: dict[int, object]) -> No
     assert "IPython" not in refusal(heap)
     mine.release()
     heap.close()
+
+
+def test_the_last_results_are_named_when_the_outputs_are_gone(
+    memory: Heap, outputs: dict[int, object]
+) -> None:
+    shell = sys.modules["IPython"].get_ipython()
+    shell.user_ns_hidden = {"_": memory.view(memory.malloc(100)), "__": "", "_i": "1"}
+    way = "get_ipython().user_ns_hidden.pop('_')"
+    assert refusal(memory).endswith(f"; IPython keeps _, until {way}")
+    shell.user_ns_hidden.clear()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
     In [3]: heap.ndarray(10)     ──► Out[3] ──► the array ──► close() is refused
 
 IPython keeps what a cell shows, and so do its names `_`, `__` and `___`: a program that looks for
-its own views would not find these. IPython is asked if it runs, and never imported.
+its own views would not find these. ``%xdel _3`` lets all of them go. ``%reset out`` does not: it
+leaves the last three in a second dictionary. IPython is asked if it runs, and never imported.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pmemheap.units import UNIT
 
 __all__ = ["outputs_that_keep"]
 
+_LAST, _HIDDEN = ("_", "__", "___"), "get_ipython().user_ns_hidden"
 _NAMED_MOST = 5
 _HELD_IN = (list, tuple, set, frozenset)
 
@@ -30,20 +32,27 @@ def outputs_that_keep(spaces: Iterable[Space]) -> str:
         Empty if there are none, or no IPython.
     """
     keeps = _keeps(list(spaces))
-    found = [number for number, shown in _outputs() if any(map(keeps, _parts(shown)))]
+    found = [told for told, shown in _outputs() if any(map(keeps, _parts(shown)))]
     if not found:
         return ""
-    named = ", ".join(f"Out[{number}]" for number in found[:_NAMED_MOST])
+    named = ", ".join(name for name, _ in found[:_NAMED_MOST])
     more = f" and {len(found) - _NAMED_MOST} more" if len(found) > _NAMED_MOST else ""
-    return f"; IPython keeps {named}{more}, which %reset -f out lets go"
+    ways = ", ".join(way for _, way in found[:_NAMED_MOST])
+    return f"; IPython keeps {named}{more}, until {ways}"
 
 
-def _outputs() -> list[tuple[int, object]]:
-    """Return the outputs of the shell in which we run, by number."""
+def _outputs() -> list[tuple[tuple[str, str], object]]:
+    """Return the outputs of the shell in which we run: name and what lets go of it, and the value.
+
+    If there are none, its last results of before.
+    """
     ask = getattr(sys.modules.get("IPython"), "get_ipython", None)
     shell = ask() if callable(ask) else None
-    outputs = getattr(shell, "user_ns", {}).get("_oh")
-    return list(outputs.items()) if isinstance(outputs, dict) else []
+    outputs = getattr(shell, "user_ns", {}).get("_oh") or {}
+    if outputs:
+        return [((f"Out[{n}]", f"%xdel _{n}"), shown) for n, shown in list(outputs.items())]
+    hidden = getattr(shell, "user_ns_hidden", {})
+    return [((name, f"{_HIDDEN}.pop({name!r})"), hidden[name]) for name in _LAST if name in hidden]
 
 
 def _parts(shown: object) -> Iterator[object]:
