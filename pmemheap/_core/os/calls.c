@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/stat.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +18,14 @@
 #include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifndef STATX_TYPE /* musl before 1.2.5 leaves struct statx to the kernel's headers; later ones contradict them */
+#include <linux/stat.h>
+#endif
+
+#ifndef FALLOC_FL_ZERO_RANGE
+#define FALLOC_FL_ZERO_RANGE 0x10 /* glibc has it from the kernel's headers, musl has not got it */
+#endif
 
 #ifndef STATX_ATTR_DAX
 #define STATX_ATTR_DAX 0x00200000
