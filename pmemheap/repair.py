@@ -35,6 +35,7 @@ from pmemheap.offline import Disk, Edit, Examination, Finding, Overlay, examine,
 from pmemheap.offline.backups import Backup, backup_of, newest_copy, unfinished
 from pmemheap.offline.findings import FindingKind, Phase
 from pmemheap.offline.superblocks import applied_edit, recovered, stored_as_next
+from pmemheap.progress import Progress, told
 from pmemheap.refusals import refusals
 
 __all__ = ["Plan", "Step", "apply", "plan", "repair", "undo"]
@@ -80,14 +81,21 @@ class Plan:
         return not self.remaining
 
 
-def plan(disk: Disk) -> Plan:
+def plan(disk: Disk, *, progress: Progress | None = None) -> Plan:
     """Find out what mends a file; changes nothing.
 
     What no repair makes sound is not touched at all: `salvage` reads the more out of a file, the
     less of it was changed.
+
+    Parameters
+    ----------
+    disk : Disk
+        The file.
+    progress : Progress, optional
+        Is told of the units, in each examination anew.
     """
     changes = Overlay(disk)
-    before = found = examine(changes)
+    before = found = examine(changes, progress=progress)
     steps: list[Step] = []
     for _ in range(_ROUNDS_MOST):
         chosen = _lowest(found)
@@ -99,7 +107,7 @@ def plan(disk: Disk) -> Plan:
             break
         else:
             steps += _bring_home(found, changes)
-        found = examine(changes)
+        found = examine(changes, progress=progress)
     remaining = [finding for finding in found.findings if finding.is_damage]
     if remaining:
         return Plan(before, before, Overlay(disk), [], remaining)
@@ -154,11 +162,19 @@ def _bring_home(found: Examination, changes: Overlay) -> list[Step]:
 # ---------------------------------------------------------------- doing it
 
 
-def repair(path: AnyPath) -> tuple[Plan, Path | None]:
+def repair(path: AnyPath, *, progress: Progress | None = None) -> tuple[Plan, Path | None]:
     """Mend a file, or leave it as it is.
 
     A repair that is ended in the middle leaves a file that says so, and cannot be opened: another
     `repair` takes it back and begins anew, `undo` takes it back.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    progress : Progress, optional
+        Is told of the units, in each examination anew; not of what is written. If it raises,
+        nothing has changed.
 
     Returns
     -------
@@ -174,9 +190,13 @@ def repair(path: AnyPath) -> tuple[Plan, Path | None]:
     DurabilityError
         The medium failed. The file may be under repair.
     """
-    with open_image(path, write=True) as disk, _refusals(path, "repair"):
+    with (
+        told(progress) as tell,
+        open_image(path, write=True) as disk,
+        _refusals(path, "repair"),
+    ):
         _require_medium(disk)
-        made = plan(disk)
+        made = plan(disk, progress=tell)
         if not made.steps:
             return made, None
         mark = unfinished(disk)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from pmemheap.errors import UsageError
@@ -41,6 +41,7 @@ from pmemheap.offline.places import Part, arena_of
 from pmemheap.offline.replaying import replay
 from pmemheap.offline.segments import unit_gaps
 from pmemheap.offline.strategies import strategy_of
+from pmemheap.progress import Progress, Steps, told
 from pmemheap.refusals import refusals
 from pmemheap.units import UNIT, align_up
 
@@ -89,7 +90,7 @@ def salvage(
     out: AnyPath,
     *,
     durability: DurabilityName | None = None,
-    on_progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> SalvageReport:
     """Copy what can be read of a heap file into a new heap; the file stays as it is.
 
@@ -103,8 +104,9 @@ def salvage(
         Of the new heap; nothing may be there yet.
     durability : {"power", "process"}, optional
         Of the new heap; that of the old one if left out, as far as it is known.
-    on_progress : callable, optional
-        Is given the number of blocks copied so far, now and then.
+    progress : Progress, optional
+        Is told of the units twice: of those that were examined, and of those that were copied. If
+        it raises, nothing is at `out`.
 
     Raises
     ------
@@ -117,8 +119,8 @@ def salvage(
     name = str(target)
     with refusals(f"heap file {name!r}: creation", name):
         require_place("heap file", target, replace_file=False)
-    with open_image(path) as disk:
-        found = examine(disk)
+    with told(progress) as tell, open_image(path) as disk:
+        found = examine(disk, progress=tell)
         places = _places_of(found)
         view = Overlay(found.image)
         lost = replay(view, found.log.pending, places, found.slots.sound_arenas)
@@ -130,7 +132,7 @@ def salvage(
             new_file("heap file", place_of(target)) as temporary,
             Heap.create(temporary, durability=durability, decay=None) as heap,
         ):
-            report = _Copy(found, view, places, heap, on_progress).run()
+            report = _Copy(found, view, places, heap, tell).run()
             report.lost_writes = [str(each) for each in lost]
     return report
 
@@ -264,13 +266,15 @@ class _Copy:
 
     def __init__(
         self, found: Examination, view: Image, places: Places, heap: Heap,
-        on_progress: Callable[[int], None] | None,
+        progress: Progress | None,
     ) -> None:  # fmt: skip
         self._found = found
         self._view = view
         self._places = places
         self._heap = heap
-        self._on_progress = on_progress
+        # The size counts as endless here: a block that is cut is better than none.
+        self._walk = UnitWalk(view, places, Findings(), 1 << 63)
+        self._steps = Steps(progress, self._walk.units)
         self._pairs = array("Q")
         wrecked = [
             finding.loses
@@ -281,16 +285,14 @@ class _Copy:
 
     def run(self) -> SalvageReport:
         """Copy blocks, roots and the map."""
-        # The size counts as endless here: a block that is cut is better than none.
-        walk = UnitWalk(self._view, self._places, Findings(), 1 << 63)
-        for extent in walk.extents():
+        for extent in self._walk.extents():
             self._copy_extent(extent)
-            if self._on_progress is not None:
-                self._on_progress(self._report.blocks)
+            self._steps.reached(self._walk.passed_units)
         self._copy_roots()
         if self._pairs:
             self._store_map()
         self._heap.sync()
+        self._steps.end()
         return self._report
 
     def _copy_extent(self, extent: Extent) -> None:
@@ -323,6 +325,7 @@ class _Copy:
             have += got
             if data.count(0) != length:
                 self._heap.view(new)[at : at + length] = data
+            self._steps.reached(self._walk.passed_units - (room - at) // UNIT)
         self._note(extent.offset, new, extent.nbytes, is_cut=have < extent.nbytes)
 
     def _read(self, offset: int, length: int) -> tuple[bytes, int]:

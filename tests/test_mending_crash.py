@@ -350,12 +350,16 @@ def salvage_to_the_death(path: Path, out: Path, killed_at: str | None) -> None:
         give_name(*arguments, **options)
         dying_at("named")
 
-    def progress(blocks: int) -> None:
-        if blocks > 1:
+    begun: list[int] = []
+
+    def progress(done: int, total: int) -> None:
+        if done == 0:
+            begun.append(total)
+        elif len(begun) == 2 and done < total:  # it copies
             dying_at("made")
 
     with mock.patch.object(naming, "give_name", naming_at_last):
-        salvage(path, out, on_progress=progress)
+        salvage(path, out, progress=progress)
 
 
 @all_damages

@@ -30,11 +30,13 @@ from pmemheap.format.header import read_superblock
 from pmemheap.format.layout import FileIdentity, HeapState, SegmentKind, SegmentSlot
 from pmemheap.format.superblock import Superblock
 from pmemheap.native import NativeError
+from pmemheap.progress import Progress, Steps
 
 __all__ = ["CopyMethod", "copy_heap_file"]
 
 _FICLONE = 0x40049409
 _COPIED_AT_ONCE = 1 << 20
+_COPIED_BY_KERNEL = 1 << 26
 _ATTEMPTS = 3
 _CANNOT = frozenset(
     {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
@@ -60,6 +62,7 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
     recover: Callable[[Path], None] | None = None,
     new_identity: bool = False,
     replace_file: bool = False,
+    progress: Progress | None = None,
 ) -> CopyMethod:
     """Copy an open heap file to `path`.
 
@@ -77,6 +80,8 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
         Give the copy a uuid of its own.
     replace_file : bool
         Put it in the place of a file that is there.
+    progress : Progress, optional
+        Is told of the bytes of the file.
 
     Raises
     ------
@@ -92,7 +97,7 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
     target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode or 0o600)
     try:
         try:
-            method = _copy_quietly(fd, target, file_end, [*segments])
+            method = _copy_quietly(fd, target, file_end, [*segments], progress)
             require_ours("snapshot")
             if recover is not None:
                 superblock = _recovered(target, temporary, superblock, recover)
@@ -114,11 +119,14 @@ def copy_heap_file(  # noqa: PLR0913 -- what the heap is, and how
 
 
 def _copy_quietly(
-    source: int, target: int, length: int, segments: Collection[SegmentSlot]
-) -> CopyMethod:
+    source: int, target: int, length: int, segments: Collection[SegmentSlot],
+    progress: Progress | None,
+) -> CopyMethod:  # fmt: skip
     """Copy, again if somebody has allocated or freed meanwhile."""
     for _ in range(_ATTEMPTS):
-        method = _copy_bytes(source, target, length)
+        steps = Steps(progress, length)
+        method = _copy_bytes(source, target, length, steps)
+        steps.end()
         if all(_are_equal(source, target, *part) for part in _tables(segments)):
             return method
         native.ftruncate(target, 0)
@@ -134,7 +142,7 @@ def _are_equal(source: int, target: int, offset: int, length: int) -> bool:
     )
 
 
-def _copy_bytes(source: int, target: int, length: int) -> CopyMethod:
+def _copy_bytes(source: int, target: int, length: int, steps: Steps) -> CopyMethod:
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError as error:
@@ -148,10 +156,10 @@ def _copy_bytes(source: int, target: int, length: int) -> CopyMethod:
     for start, stop in _data_ranges(source, length):
         at = start
         if method == CopyMethod.RANGES:
-            at = _copy_range(source, target, start, stop)
+            at = _copy_range(source, target, start, stop, steps)
         if at < stop:
             method = CopyMethod.BYTES
-            _transfer(source, target, at, stop)
+            _transfer(source, target, at, stop, steps)
     return method
 
 
@@ -171,12 +179,13 @@ def _data_ranges(fd: int, end: int, at: int = 0) -> Iterator[tuple[int, int]]:
         at = stop
 
 
-def _copy_range(source: int, target: int, start: int, stop: int) -> int:
+def _copy_range(source: int, target: int, start: int, stop: int, steps: Steps) -> int:
     """Let the kernel copy a range; return how far it came."""
     at = start
     while at < stop:
         try:
-            count = os.copy_file_range(source, target, stop - at, at, at)
+            wanted = min(_COPIED_BY_KERNEL, stop - at)
+            count = os.copy_file_range(source, target, wanted, at, at)
         except OSError as error:
             if error.errno in _CANNOT:
                 return at
@@ -184,13 +193,16 @@ def _copy_range(source: int, target: int, start: int, stop: int) -> int:
         if count == 0:
             return at
         at += count
+        steps.reached(at)
     return at
 
 
-def _transfer(source: int, target: int, start: int, stop: int) -> None:
+def _transfer(source: int, target: int, start: int, stop: int, steps: Steps | None = None) -> None:
     for at in range(start, stop, _COPIED_AT_ONCE):
         data = native.pread(source, min(_COPIED_AT_ONCE, stop - at), at)
         native.pwrite(target, data, at)
+        if steps is not None:
+            steps.reached(at)
 
 
 # ---------------------------------------------------------------- the heap in it

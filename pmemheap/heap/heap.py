@@ -38,6 +38,7 @@ from pmemheap.heap.shadowed import HasShadow
 from pmemheap.heap.strategies import General, Strategy, strategy_argument
 from pmemheap.heap.transaction import Savepoint, Transaction
 from pmemheap.native.constants import State
+from pmemheap.progress import Progress, told
 from pmemheap.protocols import Space
 from pmemheap.refusals import end_with
 from pmemheap.space.asked import prototype_of
@@ -299,10 +300,18 @@ class Heap(HasShadow):
 
     # ------------------------------------------------------------ all arenas
 
-    def trim(self) -> int:
-        """Give free space of all arenas back, as `Arena.trim` does for one."""
+    def trim(self, *, progress: Progress | None = None) -> int:
+        """Give free space of all arenas back, as `Arena.trim` does for one.
+
+        Parameters
+        ----------
+        progress : Progress, optional
+            Is told of the free units, in each arena anew. If it raises, what was given back until
+            then is given back, and the heap is what it was.
+        """
         self._space.require(write=True)
-        return totals.trim(self._space.shared)
+        with told(progress) as tell:
+            return totals.trim(self._space.shared, tell)
 
     def stats(self) -> HeapStats:
         """Return how large and how full the heap is, all arenas together.
@@ -390,7 +399,14 @@ class Heap(HasShadow):
         """
         syncing.sync(self._space)
 
-    def snapshot(self, path: AnyPath, *, new_identity: bool = False, replace: bool = False) -> None:
+    def snapshot(
+        self,
+        path: AnyPath,
+        *,
+        new_identity: bool = False,
+        replace: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
         """Copy the heap, as it is now, into a new file, which opens as a closed heap.
 
         It waits until the transactions that other threads have open end, for 5 seconds at most;
@@ -406,6 +422,8 @@ class Heap(HasShadow):
             Give it a uuid of its own; it keeps that of this heap otherwise, as a copy by ``cp``.
         replace : bool
             Put it in the place of a file that is there.
+        progress : Progress, optional
+            Is told of the bytes of the file. If it raises, there is no copy.
 
         Raises
         ------
@@ -419,8 +437,10 @@ class Heap(HasShadow):
         OutOfSpaceError, DurabilityError
             No room for it; a sync failed.
         """
-        options = {"new_identity": new_identity, "replace_file": replace}
-        copying.copy(self._space, path_argument(path), options, _open_and_close)
+        target = path_argument(path)
+        with told(progress) as tell:
+            options = {"new_identity": new_identity, "replace_file": replace, "progress": tell}
+            copying.copy(self._space, target, options, _open_and_close)
 
     def close(self) -> None:
         """Sync, mark the file as closed, unmap. Closing twice is allowed.

@@ -14,6 +14,7 @@ from pmemheap.heap import beside, insight, units, waiting
 from pmemheap.heap.insight import CheckReport, ClassStats, HeapStats
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
+from pmemheap.progress import Progress
 
 __all__ = ["blocks", "check", "spaces_of", "stats", "trim"]
 
@@ -49,11 +50,11 @@ def _was_dropped(space: Space) -> bool:
     return space.origin != 0 and space.closed and not space.shared.default.closed
 
 
-def trim(shared: Shared) -> int:
+def trim(shared: Shared, progress: Progress | None = None) -> int:
     """Give free space of all arenas back; return the bytes that the system counts less."""
     scratch = [] if shared.scratch is None else [space_of(shared.scratch)]
     spaces = [*spaces_of(shared), *scratch]
-    return sum(_each(spaces, lambda space: space.serve(units.trim, space)))
+    return sum(_each(spaces, lambda space: space.serve(units.trim, space, progress)))
 
 
 def blocks(space: Space) -> Iterable[tuple[int, int]]:

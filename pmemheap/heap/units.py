@@ -9,6 +9,7 @@ from pmemheap import native
 from pmemheap.errors import OutOfSpaceError
 from pmemheap.heap.space import Space
 from pmemheap.native.constants import POOL_MOST, Refusal
+from pmemheap.progress import Progress
 from pmemheap.refusals import refusals
 from pmemheap.space.ledger import OverBudgetError
 from pmemheap.space.size_classes import class_of
@@ -156,14 +157,14 @@ def emptied_quarantine(space: Space) -> bool:
     return space.core.quarantined < held
 
 
-def trim(space: Space) -> int:
+def trim(space: Space, progress: Progress | None = None) -> int:
     """Give free space back; return the bytes that the system counts less."""
     before, redo = footprint(space), space.shared.redo
     if space.shared.file is None:  # no block of a file is guarded
         space.core.let_guarded_go()
     if redo is not None:
         redo.sync_log()  # what was freed leaves quarantine
-    space.giveback.trim()
+    space.giveback.trim(progress)
     if space.strategy.has_rows and space.shared.file is None:
         with refusals(f"{space.name}: give-back of rows"):
             native.check(space.core.give_idle_rows_back(), "madvise")

@@ -30,6 +30,7 @@ from pmemheap.offline.replaying import Unplaced, arenas_written, replay, replay_
 from pmemheap.offline.superblocks import Log, read_log, read_superblocks
 from pmemheap.offline.tables import Slots, check_roots, read_tables
 from pmemheap.offline.units import UnitWalk
+from pmemheap.progress import Progress, Steps
 from pmemheap.refusals import refusal, refusals
 
 __all__ = ["Examination", "examine", "open_image"]
@@ -152,7 +153,12 @@ def _lock(fd: int, name: str, *, write: bool) -> None:
         )
 
 
-def examine(image: Image, on_extent: Callable[[Extent], None] | None = None) -> Examination:
+def examine(
+    image: Image,
+    on_extent: Callable[[Extent], None] | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Examination:
     """Check everything against everything. O(units) time, O(1) memory; nothing is changed.
 
     Parameters
@@ -161,6 +167,8 @@ def examine(image: Image, on_extent: Callable[[Extent], None] | None = None) -> 
         A file, or a file under changes.
     on_extent : callable, optional
         Is given each sound extent.
+    progress : Progress, optional
+        Is told of the units.
     """
     findings = Findings()
     image = _before_repair(image, findings)
@@ -184,7 +192,7 @@ def examine(image: Image, on_extent: Callable[[Extent], None] | None = None) -> 
     )
     _check_placed(made)
     _check_size(made)
-    _walk(made, on_extent)
+    _walk(made, on_extent, progress)
     _check_roots(made)
     _check_unreadable(image, findings)
     if made.is_sound and superblock is not None:
@@ -296,11 +304,16 @@ def _check_size(made: Examination) -> None:
         )  # fmt: skip
 
 
-def _walk(made: Examination, on_extent: Callable[[Extent], None] | None) -> None:
+def _walk(
+    made: Examination, on_extent: Callable[[Extent], None] | None, progress: Progress | None
+) -> None:
     walk = UnitWalk(made.view, made.places, made.findings, made.size)
+    steps = Steps(progress, walk.units)
     for extent in walk.extents():
         if on_extent is not None:
             on_extent(extent)
+        steps.reached(walk.passed_units)
+    steps.end()
     made.blocks, made.block_bytes = walk.blocks, walk.block_bytes
     made.runs, made.large, made.used_units = walk.runs, walk.large, walk.used_units
 

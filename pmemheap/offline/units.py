@@ -49,6 +49,13 @@ class UnitWalk:
         What is wrong goes there.
     file_size : int
         Bytes that the file really has: blocks beyond are cut.
+
+    Attributes
+    ----------
+    blocks, block_bytes, runs, large, used_units : int
+        Live blocks that were found so far, and what they take.
+    passed_units : int
+        How far it has come.
     """
 
     def __init__(self, image: Image, places: Places, findings: Findings, file_size: int) -> None:
@@ -61,9 +68,16 @@ class UnitWalk:
         self.runs: int = 0
         self.large: int = 0
         self.used_units: int = 0
+        self.passed_units: int = 0
+
+    @property
+    def units(self) -> int:
+        """How many units there are, live or not."""
+        return sum(each.end_unit - each.first_unit for each in self._places.arenas.values())
 
     def extents(self) -> Iterator[Extent]:
         """Yield the extents that are sound and own their units, by arena and unit. O(1) memory."""
+        before = 0
         for _, arena in sorted(self._places.arenas.items()):
             reader = TableReader(self._image, arena)
             reached = arena.first_unit
@@ -71,10 +85,12 @@ class UnitWalk:
                 self._check_gap(arena, reached, extent.unit)
                 sound = self._check_inside(arena, extent)
                 reached = extent.stop
+                self.passed_units = before + reached - arena.first_unit
                 if sound is not None:
                     self._count(sound)
                     yield sound
             self._check_gap(arena, reached, arena.end_unit)
+            before += arena.end_unit - arena.first_unit
 
     def _count(self, extent: Extent) -> None:
         self.used_units += extent.nunits

@@ -19,6 +19,7 @@ from operator import itemgetter
 from pmemheap.errors import OutOfSpaceError, PmemHeapError
 from pmemheap.native import HeapDoors
 from pmemheap.native.constants import TAKE_OLD
+from pmemheap.progress import Progress, Steps
 from pmemheap.space.extents import Extent
 from pmemheap.space.supply import Supply
 
@@ -47,10 +48,11 @@ class GiveBack:
         self._freed_units = 0
         self._unchanged = 0
 
-    def trim(self) -> None:
+    def trim(self, progress: Progress | None = None) -> None:
         """Give back whatever is free: whole segments at both ends, pages in between. O(units)."""
         self.cut_ends()
-        self._punch(list(self._supply.extents))
+        extents = self._supply.extents
+        self._punch(list(extents), Steps(progress, extents.free_units))
 
     def cut_ends(self) -> None:
         """Give back whole segments at both ends in which all is free. O(units)."""
@@ -70,12 +72,15 @@ class GiveBack:
             first = region.droppable_head(length + start) if start == first else first
             self._cut(first, end)
 
-    def _punch(self, extents: Iterable[Extent]) -> None:
-        punched = []
+    def _punch(self, extents: Iterable[Extent], steps: Steps) -> None:
+        punched, done = [], 0
         try:
             for start, length in extents:
                 self._supply.region.punch(start, length)
                 punched.append((start, length))
+                done += length
+                steps.reached(done)
+            steps.end()
         finally:
             if punched:
                 self._core.given_back(punched)
@@ -182,7 +187,8 @@ class GiveBack:
         """Give the pages of old units back, the longest parts first; the rest the next time."""
         parts = sorted(self._old_parts(), key=itemgetter(1), reverse=True)
         self._unchanged = 0 if len(parts) > _PUNCHED_AT_ONCE else self._unchanged
-        self._punch((start, length) for start, length, _ in parts[:_PUNCHED_AT_ONCE])
+        chosen = [(start, length) for start, length, _ in parts[:_PUNCHED_AT_ONCE]]
+        self._punch(chosen, Steps(None, 0))
 
     def _cut_old_tail(self, share: float) -> None:
         """Cut off the whole segments at the end in which all is free, and nothing young.
