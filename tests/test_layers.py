@@ -31,7 +31,7 @@ LAYERS = [
     ["file"],
     ["heap"],
     ["offline"],
-    ["repair", "salvage"],
+    ["metrics", "repair", "salvage"],
     ["containers", "testing"],
     ["kvstore"],
     ["traces"],

@@ -16,7 +16,7 @@ from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
 from pmemheap.progress import Progress
 
-__all__ = ["blocks", "check", "spaces_of", "stats", "trim"]
+__all__ = ["blocks", "by_arena", "check", "spaces_of", "stats", "trim"]
 
 _ADDED = (
     "allocated", "reserved", "quarantined", "active", "resident", "touched", "mapped", "metadata",
@@ -79,16 +79,34 @@ def stats(space: Space) -> HeapStats:
     return beside.stats(space, lambda now: _stats(now.shared), space.shared.spaces())
 
 
+def by_arena(space: Space) -> dict[str, HeapStats]:
+    """Return how large and how full each arena is, by its name; the default one first."""
+    found = beside.asked(space, lambda now: _by_arena(now.shared))
+    if not space.shared.is_beside:
+        return found
+    own = {_name(each): each for each in space.shared.spaces()}  # the views of this process
+    views = {name: own[name].core.live_views if name in own else 0 for name in found}
+    return {name: replace(row, live_views=views[name]) for name, row in found.items()}
+
+
+def _name(space: Space) -> str:
+    return space.shared.medium.arenas[space.index].name
+
+
 def _stats(shared: Shared) -> HeapStats:
+    return _total(list(_by_arena(shared).values()))
+
+
+def _by_arena(shared: Shared) -> dict[str, HeapStats]:
     spaces = spaces_of(shared)
     _each(spaces, lambda space: space.look(space.supply.read_all))  # which maps tables
     listed = insight.list_mappings()
 
-    def ask(space: Space) -> HeapStats:
+    def ask(space: Space) -> tuple[str, HeapStats]:
         space.require()
-        return space.look(insight.stats, space, listed)
+        return space.look(lambda: (_name(space), insight.stats(space, listed)))
 
-    return _total(_each(spaces, ask))
+    return dict(_each(spaces, ask))
 
 
 def _total(rows: list[HeapStats]) -> HeapStats:
