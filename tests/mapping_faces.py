@@ -16,6 +16,7 @@ from pmemheap import Heap, kvstore
 from pmemheap.containers import SortedMap
 from pmemheap.kvstore.spill import AnyKeySpillStore, SpillStore
 from pmemheap.kvstore.store import KVStore
+from pmemheap.units import MiB
 
 __all__ = ["FACES", "Face"]
 
@@ -73,6 +74,14 @@ def _expiring(stack: ExitStack, directory: Path) -> KVStore:
     return store
 
 
+def _limited(stack: ExitStack, directory: Path) -> KVStore:
+    return _store(stack, directory, limit=MiB, evict="lru", count_hits=True)
+
+
+def _sub(stack: ExitStack, directory: Path) -> Mapping:
+    return _store(stack, directory).sub("name")
+
+
 def _spill(stack: ExitStack, directory: Path) -> SpillStore:
     return SpillStore(_store(stack, directory))
 
@@ -102,6 +111,8 @@ FACES = [
          str.encode, str.encode, named=False),
     Face("store", _store, str.encode, str.encode, named=False),
     Face("store with deadlines", _expiring, str.encode, str.encode, named=False),
+    Face("store with a limit", _limited, str.encode, str.encode, named=False),
+    Face("sub-store", _sub, str.encode, str.encode, named=False),
     Face("dbm", _dbm, str, str.encode, lists=True, stored=str.encode),
     Face("shelf", lambda stack, home: kvstore.Shelf(_store(stack, home)),
          str, lambda text: (text, 1), default=None, takes_any_value=True),

@@ -259,6 +259,8 @@ def test_a_damaged_store_is_found(path: Path, capfd: pytest.CaptureFixture[str])
     with pmemheap.open(path, "c", durability="process") as heap:
         containers.SortedMap(heap, "kvstore")
         containers.SortedMap(heap, "kvstore.deadlines")[b"a"] = b"soon"
+        for kind in ("tags", "tagged"):
+            containers.SortedMap(heap, f"kvstore.{kind}")
     assert run("check", path) == 3
     assert "8 bytes expected, 4 found" in capfd.readouterr().err
 

@@ -7,6 +7,7 @@ failure may leave of a short program is tried state by state.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pmemheap import DurabilityName
+from pmemheap import DurabilityName, UsageError
 from pmemheap.kvstore import KVStore
 from pmemheap.testing import Crash, Image, Kind, Recorder, check_states, copy_as_crashed
 
@@ -31,9 +32,10 @@ VALUES = st.builds(
     st.sampled_from([0, 1, 40, 900, 1500]),
 )
 SECONDS = st.integers(1, 20)
+TAGS = st.sampled_from([None, "t", "tag"])
 OTHER = st.sampled_from([None, *KEYS.elements])  # type: ignore[attr-defined]
 
-Model = dict[bytes, tuple[bytes, int]]  # value, deadline
+Model = dict[bytes, tuple[bytes, int, str | None]]  # value, deadline, tag
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -79,7 +81,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def live(self, model: Model | None = None) -> dict[bytes, bytes]:
         found = self.model if model is None else model
-        return {key: value for key, (value, end) in sorted(found.items()) if end > self.now}
+        return {key: value for key, (value, end, _) in sorted(found.items()) if end > self.now}
 
     def changed(self) -> None:
         if not self.open_ones:
@@ -90,20 +92,22 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(key=KEYS, value=VALUES)
     def set_plain(self, key: bytes, value: bytes) -> None:
         self.store[key] = value
-        self.model[key] = (value, NEVER)
+        self.model[key] = (value, NEVER, None)
         self.changed()
 
     @rule(key=KEYS, value=VALUES, ttl=SECONDS)
     def set_for_a_while(self, key: bytes, value: bytes, ttl: int) -> None:
         self.store.set(key, value, ttl)
-        self.model[key] = (value, self.now + ttl * NS)
+        self.model[key] = (value, self.now + ttl * NS, None)
         self.changed()
 
-    @rule(pairs=st.lists(st.tuples(KEYS, VALUES), max_size=6), ttl=st.none() | SECONDS)
-    def put_many(self, pairs: list[tuple[bytes, bytes]], ttl: int | None) -> None:
-        self.store.put_many(pairs, batch=4, ttl=ttl)
+    @rule(pairs=st.lists(st.tuples(KEYS, VALUES), max_size=6), ttl=st.none() | SECONDS, tag=TAGS)
+    def put_many(self, pairs: list[tuple[bytes, bytes]], ttl: int | None, tag: str | None) -> None:
+        if tag is not None:
+            pairs = [(key, value) for key, value in pairs if len(key) < 1000]
+        self.store.put_many(pairs, batch=4, ttl=ttl, tag=tag)
         end = NEVER if ttl is None else self.now + ttl * NS
-        self.model.update({key: (value, end) for key, value in pairs})
+        self.model.update({key: (value, end, tag) for key, value in pairs})
         self.changed()
 
     @rule(key=KEYS)
@@ -124,7 +128,7 @@ class StoreMachine(RuleBasedStateMachine):
         expected = self.live().get(key, value)
         assert self.store.setdefault(key, value) == expected
         if key not in self.live():
-            self.model[key] = (value, NEVER)
+            self.model[key] = (value, NEVER, None)
         self.changed()
 
     @rule(key=KEYS, data=st.binary(max_size=5), share=st.floats(0, 1))
@@ -137,7 +141,7 @@ class StoreMachine(RuleBasedStateMachine):
         start = int(share * (len(found) - len(data)))
         self.store.patch(key, start, data)
         patched = found[:start] + data + found[start + len(data) :]
-        self.model[key] = (patched, self.model[key][1])
+        self.model[key] = (patched, *self.model[key][1:])
         while self.views:
             self.release(checked=False)
         self.changed()
@@ -147,7 +151,7 @@ class StoreMachine(RuleBasedStateMachine):
         found = self.live().get(key)
         assert self.store.expire(key, ttl) == (found is not None)
         if found is not None:
-            self.model[key] = (found, self.now + ttl * NS)
+            self.model[key] = (found, self.now + ttl * NS, self.model[key][2])
         self.changed()
 
     @rule(key=KEYS)
@@ -156,7 +160,28 @@ class StoreMachine(RuleBasedStateMachine):
         expires = found is not None and self.model[key][1] != NEVER
         assert self.store.persist(key) == expires
         if found is not None:
-            self.model[key] = (found, NEVER)
+            self.model[key] = (found, NEVER, self.model[key][2])
+        self.changed()
+
+    @rule(tag=TAGS)
+    def evict_tag(self, tag: str | None) -> None:
+        keys = [key for key, (_, _, found) in self.model.items() if found == (tag or "none")]
+        assert self.store.evict_tag(tag or "none") == len(keys)
+        for key in keys:
+            del self.model[key]
+        self.changed()
+
+    @rule(key=KEYS, delta=st.integers(-2, 2))
+    def incr(self, key: bytes, delta: int) -> None:
+        found = self.live().get(key)
+        if found is not None and not re.fullmatch(rb"-?[1-9]\d{0,8}|0", found):
+            with pytest.raises(UsageError):
+                self.store.incr(key, delta)
+            return
+        total = int(found or 0) + delta
+        assert self.store.incr(key, delta) == total
+        kept = (NEVER, None) if found is None else self.model[key][1:]
+        self.model[key] = (b"%d" % total, *kept)
         self.changed()
 
     @rule(seconds=SECONDS)
@@ -235,6 +260,23 @@ class StoreMachine(RuleBasedStateMachine):
         found = self.store.items(start, stop, reverse=reverse)
         assert list(found) == (expected[::-1] if reverse else expected)
 
+    @rule(key=KEYS, steps=st.lists(st.sampled_from(["next", "prev"]), max_size=5))
+    def go(self, key: bytes, steps: list[str]) -> None:
+        keys, cursor = list(self.live()), self.store.cursor()
+        cursor.seek(key)
+        at = next((at for at, each in enumerate(keys) if each >= key), None)
+        for step in steps:
+            assert cursor.key == (None if at is None else keys[at])
+            getattr(cursor, step)()
+            if at is None:
+                at = 0 if step == "next" else len(keys) - 1
+            else:
+                at += 1 if step == "next" else -1
+            at = at if 0 <= at < len(keys) else None
+        assert [*self.store.prefix(key)] == [
+            item for item in self.live().items() if item[0].startswith(key)
+        ]
+
     @rule(key=KEYS)
     def look(self, key: bytes) -> None:
         expected = self.live().get(key)
@@ -243,6 +285,8 @@ class StoreMachine(RuleBasedStateMachine):
         if expected is not None:
             end = self.model[key][1]
             assert self.store.ttl(key) == (None if end == NEVER else (end - self.now) / NS)
+            tag = self.model[key][2]
+            assert self.store.tag(key) == (None if tag is None else tag.encode())
 
     # ------------------------------------------------------------ ends
 

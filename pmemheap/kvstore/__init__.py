@@ -8,16 +8,32 @@ sharded    a store over several heap files, each an actor of Dask
 cli        get, put, delete, scan, load, dump, snapshot, stats, check, purge, compact, serve
 loading    CSV and JSON lines, in and out
 dbmlike    `pmemheap.kvstore.open`: str or bytes, as `dbm` takes them
-store      KVStore: bytes to bytes   storefile  its file       figures    its statistics
-shelf      str keys over a store: pickled values, text
-deadlines  when keys expire          texts      str as keys    closing    the end of a `with` block
+store      KVStore: a file of keys and values, and of sub-stores
+substore   keys and values under a name: what changes them     reading    what does not
+eviction   which key goes when a limit is reached              limiting   how a store gets a limit
+deadlines  when keys expire          tags       groups of keys            counters   numbers, hits
+cursor     from key to key           shelf      str keys: pickled values, text
+storefile  the file of a store       figures    its statistics            entries    its map
+texts      str as keys               closing    the end of a `with` block
 """
 
+from pmemheap.kvstore.cursor import Cursor
 from pmemheap.kvstore.dbmlike import DbmError as error  # noqa: N813 -- as those of dbm name theirs
 from pmemheap.kvstore.dbmlike import DbmStore
 from pmemheap.kvstore.dbmlike import open_store as open  # noqa: A004 -- kvstore.open, as dbm.open
 from pmemheap.kvstore.figures import StoreStats
 from pmemheap.kvstore.shelf import Shelf, TextStore
 from pmemheap.kvstore.store import KVStore
+from pmemheap.kvstore.substore import SubStore
 
-__all__ = ["DbmStore", "KVStore", "Shelf", "StoreStats", "TextStore", "error", "open"]
+__all__ = [
+    "Cursor",
+    "DbmStore",
+    "KVStore",
+    "Shelf",
+    "StoreStats",
+    "SubStore",
+    "TextStore",
+    "error",
+    "open",
+]

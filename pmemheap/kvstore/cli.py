@@ -37,9 +37,9 @@ from pmemheap import (
     PmemHeapError,
     UsageError,
 )
+from pmemheap.kvstore.cursor import end_of
 from pmemheap.kvstore.loading import csv_entries, dump_lines, json_entries, text_lines
 from pmemheap.kvstore.loading import load as load_entries
-from pmemheap.kvstore.patterns import end_of
 from pmemheap.kvstore.store import KVStore
 from pmemheap.units import counted
 

@@ -20,7 +20,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from pmemheap import CorruptHeapError, OpenFlag, OutOfSpaceError, PmemHeapError, UsageError
-from pmemheap.containers.ordered import pairs_of
+from pmemheap.containers.ordered import KEYS, pairs_of
 from pmemheap.kvstore.store import KVStore
 from pmemheap.kvstore.storefile import AnyPath
 from pmemheap.kvstore.texts import known_key
@@ -144,15 +144,34 @@ class DbmStore(KVStore):
         """Return the first `count` entries from `start` on."""
         return super().scan(_encoded(start), count)
 
+    def prefix(self, prefix: Text, *, reverse: bool = False) -> Any:
+        """Return pairs of the keys that begin with a text, in a list."""
+        return list(super().prefix(_encoded(prefix), reverse=reverse))
+
+    def firstkey(self) -> bytes | None:
+        """Return the first key, or None, as `dbm.gnu` does."""
+        return next(iter(self), None)
+
+    def nextkey(self, key: Text) -> bytes | None:
+        """Return the key that comes after one, which need not be there, or None."""
+        found = self._scanned(key, None, False, KEYS)
+        return next((each for each in found if each != _encoded(key)), None)
+
+    def reorganize(self) -> None:
+        """Give back what the store does not need, as `compact`; the name is that of `dbm.gnu`."""
+        self.compact()
+
     # ------------------------------------------------------------ changing
 
-    def set(self, key: Text, value: Any, ttl: float | None = None) -> None:
+    def set(self, key: Text, value: Any, ttl: float | None = None, tag: Text | None = None) -> None:
         """Give a key a value, as `KVStore.set`."""
-        super().set(_encoded(key), _encoded(value), ttl)
+        super().set(_encoded(key), _encoded(value), ttl, tag)
 
-    def set_until(self, key: Text, value: Any, deadline: int | None) -> None:
+    def set_until(
+        self, key: Text, value: Any, deadline: int | None, tag: Text | None = None
+    ) -> None:
         """Give a key a value, as `KVStore.set_until`."""
-        super().set_until(_encoded(key), _encoded(value), deadline)
+        super().set_until(_encoded(key), _encoded(value), deadline, tag)
 
     def __setitem__(self, key: Text, value: Any) -> None:
         """Give a key a value."""
@@ -179,12 +198,25 @@ class DbmStore(KVStore):
         """Change bytes inside of a value; `offset` counts bytes."""
         super().patch(_known(key), offset, _encoded(data))
 
+    def incr(self, key: Text, delta: int = 1, default: int | None = 0) -> int:
+        """Add to a number, as `KVStore.incr`."""
+        return super().incr(_encoded(key), delta, default)
+
+    def decr(self, key: Text, delta: int = 1, default: int | None = 0) -> int:
+        """Subtract from a number, as `KVStore.decr`."""
+        return self.incr(key, -delta, default)
+
     def put_many(
-        self, pairs: Iterable[tuple[Text, Any]], *, batch: int = 256, ttl: float | None = None
+        self,
+        pairs: Iterable[tuple[Text, Any]],
+        *,
+        batch: int = 256,
+        ttl: float | None = None,
+        tag: Text | None = None,
     ) -> None:
         """Give many keys values, as `KVStore.put_many`."""
         encoded = ((_encoded(key), _encoded(value)) for key, value in pairs)
-        super().put_many(encoded, batch=batch, ttl=ttl)
+        super().put_many(encoded, batch=batch, ttl=ttl, tag=tag)
 
     def update(self, other: Any = (), /, **more: Any) -> None:
         """Take over all of a mapping, of anything with `keys`, or of pairs, and named values."""
@@ -211,6 +243,10 @@ class DbmStore(KVStore):
     def deadline(self, key: Text) -> int | None:
         """Return when a key expires, as `KVStore.deadline`."""
         return super().deadline(_known(key))
+
+    def tag(self, key: Text) -> bytes | None:
+        """Return the tag of a key, as `KVStore.tag`."""
+        return super().tag(_known(key))
 
 
 def open_store(path: AnyPath, flag: OpenFlag = "r", mode: int = 0o666, **options: Any) -> DbmStore:

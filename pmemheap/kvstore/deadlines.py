@@ -105,6 +105,10 @@ class Deadlines:
             if self._unpacked(key, stored) <= now:
                 yield key
 
+    def drop_map(self) -> None:
+        """Remove the map, which is empty."""
+        self._table.drop()
+
     def compact(self) -> None:
         """Move what there is together, as `pmemheap.containers.SortedMap.compact`."""
         self._table.compact()

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from pmemheap import HeapStats
     from pmemheap.containers.sortedmap import MapStatistics
+    from pmemheap.kvstore.counters import Hits
+    from pmemheap.kvstore.eviction import EvictionFigures
 
 __all__ = ["StoreStats"]
 
@@ -36,6 +38,15 @@ class StoreStats:
         Length of the file, and what the disk has of it.
     live_views : int
         Views that keep space, and `close` waiting.
+    tagged : int
+        Keys that have a tag.
+    hits, misses : int or None
+        Reads (`get`, ``[]``, `view`) that have found their key, and others, since the store was
+        opened; None if they are not counted.
+    evict : str or None
+        The policy, if the store has a limit.
+    limit, held, evicted : int or None
+        Bytes of keys and values that may be there, and that are; keys that had to go.
     """
 
     durability: str
@@ -52,14 +63,37 @@ class StoreStats:
     file_bytes: int
     file_blocks: int
     live_views: int
+    tagged: int
+    hits: int | None
+    misses: int | None
+    evict: str | None
+    limit: int | None
+    held: int | None
+    evicted: int | None
 
     @classmethod
-    def of(cls, durability: str, tree: MapStatistics, expiring: int, heap: HeapStats) -> Self:
+    def of(  # noqa: PLR0913 -- parts, by name
+        cls,
+        durability: str,
+        tree: MapStatistics,
+        heap: HeapStats,
+        *,
+        expiring: int,
+        tagged: int,
+        hits: Hits | None,
+        eviction: EvictionFigures | None,
+    ) -> Self:
         """Put together what the parts of a store say of themselves."""
         return cls(
             durability=durability, entries=tree.entries, expiring=expiring, height=tree.height,
             key_bytes=tree.key_bytes, value_bytes=tree.value_bytes,
             waste_bytes=tree.waste_bytes, fill=tree.fill, allocated=heap.allocated,
             quarantined=heap.quarantined, free=heap.free, file_bytes=heap.file_bytes,
-            file_blocks=heap.file_blocks, live_views=heap.live_views,
+            file_blocks=heap.file_blocks, live_views=heap.live_views, tagged=tagged,
+            hits=None if hits is None else hits.hits,
+            misses=None if hits is None else hits.misses,
+            evict=None if eviction is None else eviction.policy,
+            limit=None if eviction is None else eviction.limit,
+            held=None if eviction is None else eviction.held,
+            evicted=None if eviction is None else eviction.evicted,
         )  # fmt: skip

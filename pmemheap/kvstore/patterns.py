@@ -1,7 +1,7 @@
 r"""patterns: what keys a pattern of Redis means, ``h[ae]llo*``, as a regular expression.
 
-A scan of keys in order begins with what all of them begin with, `glob_prefix`, and ends at `end_of`
-that.
+A scan of keys in order begins with what all of them begin with, `glob_prefix`, and ends at
+`cursor.end_of` that.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 
 from pmemheap.kvstore.resp import ReplyError
 
-__all__ = ["end_of", "glob_pattern", "glob_prefix"]
+__all__ = ["glob_pattern", "glob_prefix"]
 
 PATTERN_MOST = 4096
 
@@ -75,9 +75,3 @@ def glob_prefix(pattern: bytes) -> bytes:
             break
         prefix += literal
     return prefix
-
-
-def end_of(prefix: bytes) -> bytes | None:
-    """Return the first key behind those that begin with a prefix; None if there is none."""
-    stem = prefix.rstrip(b"\xff")
-    return stem[:-1] + bytes([stem[-1] + 1]) if stem else None

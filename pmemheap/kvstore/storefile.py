@@ -1,6 +1,9 @@
-"""StoreFile: the heap file of a store: opened, transactions, synced, copied, closed.
+"""InHeap and StoreFile: a store in a heap, and the heap file that a store has for itself.
 
-What lies in the file is the matter of what derives from it.
+    InHeap      transactions, sync, and what the heap says of itself
+    StoreFile   the file besides: opened, copied, closed
+
+What lies in the heap is the matter of what derives from them.
 """
 
 from __future__ import annotations
@@ -17,13 +20,66 @@ from pmemheap.refusals import end_with
 if TYPE_CHECKING:
     from pmemheap.heap.transaction import Transaction
 
-__all__ = ["AnyPath", "StoreFile"]
+__all__ = ["AnyPath", "InHeap", "StoreFile"]
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 """What `open` takes as a name of a file."""
 
 
-class StoreFile(Closing):
+class InHeap:
+    """A store in a heap."""
+
+    _heap: pmemheap.Heap
+    _durable: bool | None
+
+    @property
+    def path(self) -> str:
+        """Path of the file."""
+        return self._heap.name
+
+    @property
+    def durability(self) -> str:
+        """``"power"`` or ``"process"``."""
+        return self._heap.durability
+
+    @property
+    def closed(self) -> bool:
+        """Whether it cannot be used any more."""
+        return self._heap.closed
+
+    @property
+    def readonly(self) -> bool:
+        """Whether it was opened to read."""
+        return self._heap.readonly
+
+    def transaction(self, durable: bool | None = None) -> Transaction:
+        """Begin a transaction of this thread: a context manager; it aborts on an error.
+
+        Inside of an open one it is a savepoint: an error takes back what was done in it alone.
+
+        Parameters
+        ----------
+        durable : bool, optional
+            Whether the commit waits until a power failure cannot take it back; if left out, as the
+            store was opened, else it does in a power store.
+
+        Raises
+        ------
+        UsageError
+            The store is closed or read-only.
+        """
+        return self._heap.transaction(durable=self._durable if durable is None else durable)
+
+    def sync(self) -> None:
+        """Wait until everything that was committed is on the medium."""
+        self._heap.sync()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: a store is a file that is open."""
+        raise TypeError(f"{self!r}: cannot be pickled; open the file again")
+
+
+class StoreFile(InHeap, Closing):
     """The file of a store.
 
     Parameters
@@ -66,53 +122,6 @@ class StoreFile(Closing):
             return not self._heap.roots and next(self._heap.blocks(), None) is None
         return False
 
-    @property
-    def path(self) -> str:
-        """Path of the file."""
-        return self._heap.name
-
-    @property
-    def durability(self) -> str:
-        """``"power"`` or ``"process"``."""
-        return self._heap.durability
-
-    @property
-    def closed(self) -> bool:
-        """Whether it cannot be used any more."""
-        return self._heap.closed
-
-    @property
-    def readonly(self) -> bool:
-        """Whether it was opened to read."""
-        return self._heap.readonly
-
-    def __repr__(self) -> str:
-        """Show the file and its promise."""
-        state = "closed" if self.closed else self.durability
-        return f"<{type(self).__name__}: {self.path!r}, {state}>"
-
-    def transaction(self, durable: bool | None = None) -> Transaction:
-        """Begin a transaction of this thread: a context manager; it aborts on an error.
-
-        Inside of an open one it is a savepoint: an error takes back what was done in it alone.
-
-        Parameters
-        ----------
-        durable : bool, optional
-            Whether the commit waits until a power failure cannot take it back; if left out, as the
-            store was opened, else it does in a power store.
-
-        Raises
-        ------
-        UsageError
-            The store is closed or read-only.
-        """
-        return self._heap.transaction(durable=self._durable if durable is None else durable)
-
-    def sync(self) -> None:
-        """Wait until everything that was committed is on the medium."""
-        self._heap.sync()
-
     def snapshot(self, path: AnyPath, *, replace: bool = False) -> None:
         """Copy the store, as it is now, to a new file; see `pmemheap.Heap.snapshot`.
 
@@ -132,7 +141,3 @@ class StoreFile(Closing):
             Views are alive, or a transaction is open; the store stays open.
         """
         self._heap.close()
-
-    def __reduce__(self) -> NoReturn:
-        """Refuse: a store is a file that is open."""
-        raise TypeError(f"{self!r}: cannot be pickled; open the file again")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from pmemheap.kvstore.commands.registry import ALL, FIRST, FIRST_TWO, in_group
 from pmemheap.kvstore.commands.words import SYNTAX, number, scan_options
-from pmemheap.kvstore.patterns import end_of, glob_pattern, glob_prefix
+from pmemheap.kvstore.cursor import end_of
+from pmemheap.kvstore.patterns import glob_pattern, glob_prefix
 from pmemheap.kvstore.resp import Reply, ReplyError, parse_integer
 
 if TYPE_CHECKING:
