@@ -23,6 +23,7 @@ from typing import Any
 from peers import PeerUnavailableError
 from workloads import GiB, MiB
 
+from pmemheap import DurabilityName
 from pmemheap.kvstore import KVStore
 
 Pairs = Sequence[tuple[bytes, bytes]]
@@ -88,7 +89,7 @@ class Kv:
 class Ours(Kv):
     """`pmemheap.kvstore.KVStore`."""
 
-    def __init__(self, directory: Path, durability: str) -> None:
+    def __init__(self, directory: Path, durability: DurabilityName) -> None:
         self._store = store = KVStore(directory / "store.kv", durability)
         self.get, self.put, self.delete = store.get, store.set, store.delete
         self.scan, self.view, self.apply = store.scan, self._view, self._apply

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pmemheap import DurabilityError, Heap, PmemHeapError, native
+from pmemheap import DurabilityError, DurabilityName, Heap, PmemHeapError, native
 from pmemheap.containers import Arrays
 from pmemheap.native import FaultKind
 from pmemheap.units import MiB
@@ -56,7 +56,9 @@ def filled(heap: Heap) -> Arrays:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_what_raises_at_a_system_call_has_not_happened(tmp_path: Path, durability: str) -> None:
+def test_what_raises_at_a_system_call_has_not_happened(
+    tmp_path: Path, durability: DurabilityName
+) -> None:
     refused = 0
     for change in CHANGES:
         for number in (1, 2, 4, 7):

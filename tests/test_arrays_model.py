@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ class ArraysMachine(RuleBasedStateMachine):
         self.views: list[tuple[np.ndarray[Any, Any], bytes]] = []
 
     @initialize(kind=st.sampled_from(["anonymous", "process", "power"]))
-    def begin_with(self, kind: str) -> None:
+    def begin_with(self, kind: Literal["anonymous", "process", "power"]) -> None:
         self.heap = (
             Heap.anonymous() if kind == "anonymous" else Heap.create(self.path, durability=kind)
         )

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pmemheap import CorruptHeapError, OutOfSpaceError, UsageError
+from pmemheap import CorruptHeapError, DurabilityName, OutOfSpaceError, UsageError
 from pmemheap.containers import SortedMap
 from pmemheap.kvstore import KVStore
 from pmemheap.kvstore.substore import SubStore
@@ -381,7 +381,7 @@ def facts(store: KVStore) -> Facts:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_a_crash_leaves_a_limit_kept(tmp_path: Path, durability: str) -> None:
+def test_a_crash_leaves_a_limit_kept(tmp_path: Path, durability: DurabilityName) -> None:
     path = tmp_path / "a.kv"
     KVStore(path, durability, limit=1000, evict="lru").close()
     expected: list[Facts] = [({}, {})]

@@ -31,7 +31,7 @@ class SmallStore(MutableMapping[bytes, bytes]):
     def __init__(
         self,
         path: str,
-        durability: str | None = None,
+        durability: pmemheap.DurabilityName | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         # The heap: one file, which is made if it is not there. What has been committed is in it
