@@ -6,14 +6,18 @@ VERSION := $(if $(filter python3,$(PYTHON)),,$(or $(shell $(PYTHON) -c \
   'import platform; print(platform.python_version())'),$(error PYTHON=$(PYTHON): an interpreter expected)))
 VENV := .venv$(VERSION:%=/%)
 C_SOURCES := $(wildcard pmemheap/_core/*/*.c pmemheap/_core/*/*.h) pmemheap/_core/build_sys.py
-BUILT_FROM := pyproject.toml setup.py $(C_SOURCES)
+BUILT_FROM := pyproject.toml setup.py .ci/constraints.txt $(C_SOURCES)
 PYTHON_CODE := pmemheap tests setup.py $(wildcard benchmarks examples)
+
+# What is beside cffi and sortedcontainers has the releases that are listed there: those of tomorrow change nothing here.
+export PIP_CONSTRAINT := $(CURDIR)/.ci/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 
 WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 COMMA := ,
 
-.PHONY: all browser demo screenshots test fuzz differential lint bench compare commits kv peers recommend docs wheel installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo gallery clean
+.PHONY: all browser demo screenshots test fuzz differential lint bench compare commits kv peers recommend docs wheel constraints installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo gallery clean
 
 all: lint test
 
@@ -181,6 +185,13 @@ wheel:
 	$(VENV)/wheel/bin/python -m build --sdist --outdir dist
 	tar -xf dist/*.tar.gz -C build/sdist --strip-components=1
 	$(VENV)/wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist build/sdist
+
+# The list of releases, made anew from the newest ones that go together with the oldest Python.
+constraints:
+	rm -rf $(VENV)/constraints && $(PYTHON) -m venv $(VENV)/constraints
+	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT $(VENV)/constraints/bin/python -m pip install --quiet \
+	  --disable-pip-version-check build '.[numpy,cli,docs,test,bench,lint]'
+	$(VENV)/constraints/bin/python -m pip freeze --all --exclude pip --exclude pmemheap > .ci/constraints.txt
 
 # The tests of the sdist, outside of this tree, on the wheel in an empty environment.
 installed: wheel
