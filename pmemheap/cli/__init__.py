@@ -9,13 +9,16 @@
     repair    show what would mend it, and do that
     salvage   copy what can be read of a wreck into a new heap
     map       draw its units
+    stats     how large and how full it is, arena by arena; for Prometheus too
+    top       the same, again and again
+    snapshot  copy it into a new file
     trim      give free space back
     replay    run allocation traces, and what they cost
     recommend which strategies a trace asks for, tried and measured
 
 Every command that prints facts prints them as JSON with ``--json``. Facts go to standard output;
 progress and errors to standard error, an error as one line. A reader of the output that goes away
-ends nothing. How a command ends:
+does not keep a command from its work. How a command ends:
 
     0      done
     1      done, and damage was found: `check`; `repair`, if some of it is left
@@ -25,6 +28,7 @@ ends nothing. How a command ends:
     5      the system could not write to the medium
     70     a mistake in pmemheap itself, with a traceback
     130    interrupted
+    141    done, but the reader of the output left before its end
 
 Needs the extra ``cli``; without it, `main` says how to get it.
 """

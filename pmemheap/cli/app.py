@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import pmemheap
 from pmemheap.cli.checking import check
+from pmemheap.cli.completing import show_completion
+from pmemheap.cli.copying import snapshot
 from pmemheap.cli.demo import demo
 from pmemheap.cli.dumping import dump
 from pmemheap.cli.exits import EXPECTED, ExitCode, code_of, line_of
@@ -24,6 +26,7 @@ from pmemheap.cli.mending import repair, salvage
 from pmemheap.cli.recommending import recommend
 from pmemheap.cli.replaying import replay
 from pmemheap.cli.show import outlets
+from pmemheap.cli.watching import stats, top
 
 __all__ = ["app", "run"]
 
@@ -31,11 +34,14 @@ app: typer.Typer = typer.Typer(
     name="pmemheap",
     help="Heaps that grow in place, in memory or in a file: make them, look into them, try them.",
     epilog="Exit codes: 0 done, 1 damage was found, 2 wrong call, 3 corrupt file, 4 no space, "
-    "5 not written to the medium, 70 a mistake in pmemheap, 130 interrupted.",
+    "5 not written to the medium, 70 a mistake in pmemheap, 130 interrupted, 141 the reader left.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _each in (demo, create, info, check, dump, leaks, repair, salvage, trim, replay, recommend):
+for _each in (
+    demo, create, info, check, dump, leaks, repair, salvage, stats, top, snapshot, trim, replay,
+    recommend,
+):  # fmt: skip
     app.command()(_each)
 app.command("map")(draw_map)
 
@@ -60,7 +66,7 @@ def _options(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    with outlets(), _warnings_in_words():
+    with outlets() as out, _warnings_in_words():
         try:
             code = _run(arguments)
             sys.stdout.flush()
@@ -70,7 +76,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         except Exception:  # 1, which Python would end with, says that damage was found
             traceback.print_exc()
             return int(ExitCode.MISTAKE)
-    return code
+    return int(ExitCode.CUT_OFF) if out.is_cut and code == ExitCode.DONE else code
 
 
 @contextmanager
@@ -87,12 +93,15 @@ def _warnings_in_words() -> Iterator[None]:
 
 
 @cache
-def _command() -> Callable[..., object]:
+def _command() -> Any:
     """Return what `app` calls; it would put it together anew at each call."""
     return typer.main.get_command(app)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    words = sys.argv[1:] if arguments is None else arguments
+    if len(words) == 2 and words[0] == "--show-completion":
+        return show_completion(_command(), words[1])
     try:
         _command()(args=arguments, prog_name="pmemheap")
     except SystemExit as done:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from pmemheap.cli.bars import bar
 from pmemheap.cli.exits import ExitCode
 from pmemheap.cli.files import AsJson
 from pmemheap.cli.show import output, printable, write_json
@@ -29,8 +30,8 @@ def check(path: AnyFile, as_json: AsJson = False) -> None:
 
     The file is only read: a log that is not applied yet is applied in memory.
     """
-    with open_image(path) as disk:
-        found = examine(disk)
+    with open_image(path) as disk, bar("checking") as progress:
+        found = examine(disk, progress=progress)
     meaning = _meaning(found)
     if as_json:  # also of what is no heap at all: the exit code tells the two apart
         write_json(_facts(path, found, meaning))

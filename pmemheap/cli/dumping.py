@@ -1,7 +1,7 @@
 """Dumping: the tables of a heap file as they stand there, the log applied where it says so.
 
-A row is data: numbers are numbers, and only a table for people shows some of them in another way,
-as an offset or as an amount.
+A row is data: numbers are numbers, also in a table, where offsets are hexadecimal ones; columns
+have the names of the JSON, and what is not there is a ``-``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from pmemheap.format.records import Operation, OperationType, Record
 from pmemheap.format.superblock import Superblock
 from pmemheap.native.constants import Kind, StrategyCode
 from pmemheap.offline import Examination, Extent, examine, open_image
-from pmemheap.units import format_bytes
 
 __all__ = ["dump"]
 
@@ -36,13 +35,6 @@ class _Offset(int):
 
     def __str__(self) -> str:
         return f"{int(self):#x}"
-
-
-class _Amount(int):
-    """A number of bytes that people read with a unit."""
-
-    def __str__(self) -> str:
-        return format_bytes(int(self))
 
 
 def dump(  # noqa: PLR0913, PLR0917 -- one switch a table
@@ -101,7 +93,7 @@ def dump(  # noqa: PLR0913, PLR0917 -- one switch a table
 
 
 def _print(name: str, lines: list[Row], rows: int) -> None:
-    columns = [column.replace("_", " ") for column in lines[0]] if lines else ["none"]
+    columns = list(lines[0]) if lines else ["none"]
     made = table(name, *columns, left=len(columns))
     for line in lines[:rows]:
         made.add_row(*(_text(value) for value in line.values()))
@@ -112,11 +104,9 @@ def _print(name: str, lines: list[Row], rows: int) -> None:
 
 
 def _text(value: Any) -> str:
-    if value is None:
-        return ""
     if isinstance(value, list):
-        return ", ".join(map(_operation_text, value))
-    return printable(str(value))
+        value = ", ".join(map(_operation_text, value))
+    return "-" if value is None or value == "" else printable(str(value))
 
 
 def _operation_text(operation: Row) -> str:
@@ -190,7 +180,7 @@ def _segments(found: Examination) -> list[Row]:
                 "slot": index,
                 "kind": slot.kind.name.lower(),
                 "at": _Offset(slot.file_off),
-                "bytes": _Amount(slot.file_bytes),
+                "bytes": slot.file_bytes,
                 "arena": slot.arena if is_data else None,
                 "first_unit": slot.first_unit if is_data else None,
                 "units": slot.nunits if is_data else None,

@@ -21,6 +21,7 @@ class ExitCode(IntEnum):
     NO_SPACE = 4
     DURABILITY = 5
     MISTAKE = 70
+    CUT_OFF = 141
 
 
 EXPECTED: tuple[type[Exception], ...] = (PmemHeapError, MemoryError, OSError)

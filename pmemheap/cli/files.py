@@ -10,6 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from pmemheap.cli import unitmap
+from pmemheap.cli.bars import bar
+from pmemheap.cli.completing import heap_files
 from pmemheap.cli.header import Header, Segment, read_header
 from pmemheap.cli.show import facts, output, print_whole, printable, table, write_json
 from pmemheap.heap.arguments import DurabilityName
@@ -23,7 +26,9 @@ __all__ = ["AsJson", "Durability", "ExistingHeap", "create", "info", "trim"]
 _SEGMENTS_SHOWN = 12
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")]
-ExistingHeap = Annotated[Path, typer.Argument(metavar="PATH", help="A heap file.")]
+ExistingHeap = Annotated[
+    Path, typer.Argument(metavar="PATH", help="A heap file.", autocompletion=heap_files)
+]
 
 
 class Durability(StrEnum):
@@ -210,9 +215,9 @@ def _segment_table(segments: tuple[Segment, ...], maps: list[ArenaMap]) -> Table
 
 def trim(path: ExistingHeap, as_json: AsJson = False) -> None:
     """Give the free space of a heap file back to the file system."""
-    with Heap.open(path) as heap:
+    with Heap.open(path) as heap, bar("giving back") as progress:
         before = os.fstat(heap.fileno())
-        returned = heap.trim()
+        returned = heap.trim(progress=progress)
         after = os.fstat(heap.fileno())
     if as_json:
         write_json(

@@ -9,6 +9,7 @@ import typer
 
 from pmemheap import repair as repairing
 from pmemheap import salvage as salvaging
+from pmemheap.cli.bars import bar
 from pmemheap.cli.checking import (
     AnyFile,
     finding_facts,
@@ -48,13 +49,14 @@ def repair(
         _undo(path, undo, as_json=as_json)
         return
     backup = None
-    if apply:
-        with open_image(path) as disk:
-            require_heap(path, repairing.plan(disk).before)
-        plan, backup = repairing.repair(path)
-    else:
-        with open_image(path) as disk:
-            plan = repairing.plan(disk)
+    with bar("examining") as progress:
+        if apply:
+            with open_image(path) as disk:
+                require_heap(path, repairing.plan(disk, progress=progress).before)
+            plan, backup = repairing.repair(path, progress=progress)
+        else:
+            with open_image(path) as disk:
+                plan = repairing.plan(disk, progress=progress)
     if as_json:
         write_json(_plan_facts(path, plan, backup, applied=apply))
         require_heap(path, plan.before)
@@ -131,7 +133,9 @@ def salvage(
     as_json: AsJson = False,
 ) -> None:
     """Copy every block and root of a wrecked heap file that can be read into a new heap."""
-    report = salvaging.salvage(path, out, durability=durability.named if durability else None)
+    chosen = durability.named if durability else None
+    with bar("salvaging") as progress:
+        report = salvaging.salvage(path, out, durability=chosen, progress=progress)
     if as_json:
         write_json({"path": str(path), "new": str(out), "report": report})
     else:

@@ -20,7 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from pmemheap.cli.files import AsJson
-from pmemheap.cli.show import output, progress_output, table, write_json
+from pmemheap.cli.show import output, print_whole, progress_output, table, write_json
+from pmemheap.cli.unitmap import read_map
 from pmemheap.heap.heap import Heap
 from pmemheap.pictures.model import read_arena
 from pmemheap.traces import Trace, load, measure, touch_replay
@@ -96,7 +97,7 @@ def replay(
     if as_json:
         write_json({"passes": passes, "heap": str(file or "anonymous"), "traces": done})
     else:
-        output().print(_table(done, passes))
+        print_whole(output(), _table(done, passes))
 
 
 def _replay_all(

@@ -3,8 +3,9 @@
     command --> Console | write_json --> Outlet --> standard output
 
 A reader of the output may leave at any time, as `head` does: an `Outlet` drops what is printed
-after that, and the command ends as it would have ended. Names and paths are data: nothing in them
-is read as markup, and what cannot be printed is escaped. In a pipe no table is cut.
+after that, and the command ends its work. Names and paths are data: nothing in them is read as
+markup, and what cannot be printed is escaped. In a pipe no table is cut and no sentence is wrapped.
+Where only ASCII can be shown, an `Outlet` says so, and rich draws its tables with it.
 """
 
 from __future__ import annotations
@@ -47,14 +48,25 @@ class Outlet:
     """A text stream whose reader may leave: what is written afterwards goes nowhere.
 
     Other errors, as of a full disk, are raised once: what the stream still holds is dropped.
+
+    Attributes
+    ----------
+    is_cut : bool
+        Whether the reader has left before all was written.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.is_cut = False
 
     def __getattr__(self, name: str) -> Any:
         """Be the stream in everything else."""
         return getattr(self._stream, name)
+
+    @property
+    def encoding(self) -> str:
+        """What can be shown; names are written as the stream writes them."""
+        return "ascii" if _is_plain() else self._stream.encoding or "utf-8"
 
     def write(self, text: str) -> int:
         """Write, or drop."""
@@ -73,6 +85,17 @@ class Outlet:
                 _lead_nowhere(self._stream.fileno())
             if not isinstance(error, BrokenPipeError):
                 raise
+            self.is_cut = True
+
+
+def _is_plain() -> bool:
+    """Tell whether the terminal or the locale has no more than ASCII.
+
+    Where LANG is C, Python sets LC_CTYPE to C.UTF-8 for itself.
+    """
+    named = (os.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))
+    locale = next((each for each in named if each and each != "C.UTF-8"), "")
+    return os.environ.get("TERM") == "dumb" or locale in {"C", "POSIX"}
 
 
 def _lead_nowhere(descriptor: int) -> None:
@@ -84,22 +107,23 @@ def _lead_nowhere(descriptor: int) -> None:
         os.close(nowhere)
 
 
-def _opened(stream: TextIO | None) -> TextIO:
+def _opened(stream: TextIO | None) -> Outlet:
     """Return an outlet for a standard stream; None is one that was closed before we began."""
     if stream is None:
-        return io.StringIO()
+        return Outlet(io.StringIO())
     if isinstance(stream, io.TextIOWrapper):  # an odd name must not end a command
         stream.reconfigure(errors="backslashreplace")
-    return cast("TextIO", Outlet(stream))
+    return Outlet(stream)
 
 
 @contextmanager
-def outlets() -> Iterator[None]:
-    """Put outlets in the place of the standard streams."""
+def outlets() -> Iterator[Outlet]:
+    """Put outlets in the place of the standard streams; return that of the output."""
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(_opened, streams)
+    out, err = map(_opened, streams)
+    sys.stdout, sys.stderr = cast("TextIO", out), cast("TextIO", err)
     try:
-        yield
+        yield out
     finally:
         sys.stdout, sys.stderr = streams
 
@@ -114,8 +138,9 @@ def in_a_pipe() -> bool:
 
 def output() -> Console:
     """Return the console for facts."""
-    wide = _WIDTH_IN_A_PIPE if in_a_pipe() and "COLUMNS" not in os.environ else None
-    return Console(highlight=False, markup=False, emoji=False, width=wide)
+    is_piped = in_a_pipe()
+    wide = _WIDTH_IN_A_PIPE if is_piped and "COLUMNS" not in os.environ else None
+    return Console(highlight=False, markup=False, emoji=False, width=wide, soft_wrap=is_piped)
 
 
 def progress_output() -> Console:
