@@ -82,7 +82,7 @@ class Plan:
 
 
 def plan(disk: Disk, *, progress: Progress | None = None) -> Plan:
-    """Find out what mends a file; changes nothing.
+    """Return what mends a file; change nothing.
 
     What no repair makes sound is not touched at all: `salvage` reads the more out of a file, the
     less of it was changed.
@@ -222,7 +222,7 @@ def _refusals(path: AnyPath, during: str) -> AbstractContextManager[None]:
 
 
 def apply(disk: Disk, made: Plan) -> Path:
-    """Store the changes of a plan that succeeds, after a backup of all that they change.
+    """Store the changes of a plan that succeeds, after a backup; return the path of that.
 
     Everything else is durable before the superblock that says that the file is sound.
     """

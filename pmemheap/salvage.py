@@ -108,6 +108,11 @@ def salvage(
         Is told of the units twice: of those that were examined, and of those that were copied. If
         it raises, nothing is at `out`.
 
+    Returns
+    -------
+    SalvageReport
+        What was copied, and what is lost.
+
     Raises
     ------
     UsageError

@@ -90,7 +90,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def format_bytes(count: int) -> str:
-    """Write a byte count for people: exact below 1 KiB or where it is round, else two decimals.
+    """Return a byte count for people: exact below 1 KiB or where it is round, else two decimals.
 
     Examples
     --------
@@ -104,7 +104,7 @@ def format_bytes(count: int) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """Read a byte count as people write it: ``"4096"``, ``"64K"``, ``"1.5 GiB"``; powers of 1024.
+    """Return a byte count that people write: ``"4096"``, ``"64K"``, ``"1.5 GiB"``; powers of 1024.
 
     Raises
     ------

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import get_args
+from types import ModuleType
+from typing import Any, get_args
 
 import pytest
 
@@ -75,6 +81,124 @@ def test_types_are_installed() -> None:
     files = resources.files("pmemheap")
     for name in ("py.typed", "_core/_hot.pyi", "_core/_sys.pyi"):
         assert files.joinpath(name).is_file(), name
+
+
+# ---------------------------------------------------------------- signatures and docstrings
+
+
+def public_modules() -> Iterator[ModuleType]:
+    yield pmemheap
+    yield from (importlib.import_module(f"pmemheap.{name}") for name in MODULES)
+
+
+def public_callables() -> Iterator[tuple[str, Any]]:
+    """Yield what users call, by name: functions, classes, and their methods, those in C too."""
+    seen = set[int]()
+    for module in public_modules():
+        for name in module.__all__:
+            found = getattr(module, name)
+            if id(found) in seen or not (inspect.isclass(found) or inspect.isroutine(found)):
+                continue
+            seen.add(id(found))
+            yield f"{module.__name__}.{name}", found
+            if inspect.isclass(found):
+                yield from methods_of(f"{module.__name__}.{name}", found)
+
+
+def methods_of(name: str, found: type) -> Iterator[tuple[str, Any]]:
+    """Yield the public methods that a class of ours has of us."""
+    for each in dir(found):
+        owner = next((base for base in found.__mro__ if each in vars(base)), object)
+        method = getattr(found, each)
+        ours = owner.__module__.split(".")[0] == "pmemheap"
+        if ours and not each.startswith("_") and inspect.isroutine(method):
+            yield f"{name}.{each}", method
+
+
+def stub_returns() -> dict[str, bool]:
+    """Tell for each method in C whether it returns anything."""
+    text = (PACKAGE / "_core/_hot.pyi").read_text(encoding="utf-8")
+    return {
+        node.name: ast.unparse(node.returns) != "None"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef) and node.returns is not None
+    }
+
+
+RETURNS = stub_returns()
+SAYS_RETURNS = re.compile(r"\b[Rr]eturn|\b[Yy]ield|^Tell|\btell whether")
+
+
+def returns_something(found: Any, signature: inspect.Signature) -> bool:
+    if inspect.isclass(found):
+        return False
+    if signature.return_annotation is inspect.Signature.empty:
+        return RETURNS[found.__name__]
+    return str(signature.return_annotation) not in {"None", "NoReturn", "Iterator[None]"}
+
+
+def defects_of(name: str, found: Any) -> Iterator[str]:
+    doc = inspect.getdoc(found)
+    if not doc:
+        yield f"{name}: a docstring expected, none found"
+    if inspect.isclass(found) and issubclass(found, Exception):
+        return  # one message, as those of Python
+    try:
+        signature = inspect.signature(found)
+    except ValueError:
+        yield f"{name}: a signature expected, none found"
+        return
+    if returns_something(found, signature) and not SAYS_RETURNS.search(doc or ""):
+        yield f"{name}: a docstring that says what it returns expected, found {doc!r:.60}"
+
+
+def test_every_public_callable_says_how_it_is_called_and_what_it_returns() -> None:
+    found = dict(public_callables())
+    assert "pmemheap.Heap.malloc" in found
+    assert "pmemheap.open" in found
+    assert [defect for each in found.items() for defect in defects_of(*each)] == []
+
+
+def stub_parameters(kind: str) -> dict[str, tuple[list[str], list[str]]]:
+    """Return what the public methods of a stub take: by position alone, and by name too."""
+    text = (PACKAGE / "_core/_hot.pyi").read_text(encoding="utf-8")
+    found = next(
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ClassDef) and node.name == kind
+    )
+    return {
+        node.name: ([each.arg for each in node.args.posonlyargs], [x.arg for x in node.args.args])
+        for node in found.body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+        if not node.decorator_list
+    }
+
+
+def parameters(found: Any) -> tuple[list[str], list[str]]:
+    """Return what a method takes: by position alone, and by name too; `self` as a stub has it."""
+    alone, named = list[str](), list[str]()
+    for each in inspect.signature(found).parameters.values():
+        (alone if each.kind is each.POSITIONAL_ONLY else named).append(each.name)
+    return (alone, named) if alone != ["self"] else ([], ["self", *named])
+
+
+@pytest.mark.parametrize(
+    ("found", "stub"),
+    [
+        (pmemheap.Heap, "_Calls"), (pmemheap.Region, "RegionCore"),
+        (pmemheap.Transaction, "TxCore"), (pmemheap.containers.SortedMap, "MapCore"),
+    ],
+)  # fmt: skip
+def test_signature_of_a_method_in_c_is_that_of_its_stub(found: type, stub: str) -> None:
+    known = stub_parameters(stub)
+    assert known
+    for name, expected in known.items():
+        assert parameters(getattr(found, name)) == expected, name
+
+
+def test_signature_of_malloc_has_its_default() -> None:
+    assert str(inspect.signature(pmemheap.Heap.malloc)) == "(self, /, size, align=16)"
 
 
 # ---------------------------------------------------------------- a core that is missing

@@ -48,7 +48,7 @@ class OrderedMapping(MutableMapping[K, V]):
 
     @abstractmethod
     def exclusive(self) -> AbstractContextManager[object]:
-        """Begin a transaction in which the values read stay true until the commit."""
+        """Return a context in which the values read stay true until its transaction commits."""
 
     def __iter__(self) -> Iterator[K]:
         """Yield the keys in their order."""

@@ -159,7 +159,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Begin a transaction in which what is read stays true until the commit.
+        """Yield in a transaction in which what is read stays true until the commit.
 
         So what was read may decide what is written: no other transaction changes anything
         meanwhile. Inside of an open transaction it is a savepoint.
@@ -428,7 +428,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
             self._census().require_sound(self._place)
 
     def statistics(self) -> MapStatistics:
-        """Count what the map consists of. O(n)."""
+        """Count what the map consists of; return the counts. O(n)."""
         with self._heap.paused():
             return self._census().statistics()
 

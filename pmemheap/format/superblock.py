@@ -94,7 +94,7 @@ class Superblock:
 
     @classmethod
     def unpack(cls, image: bytes, offset: int) -> Self:
-        """Read the copy at `offset` of the file.
+        """Return the copy at `offset` of the file.
 
         Raises
         ------
@@ -107,7 +107,7 @@ class Superblock:
 
     @classmethod
     def unpack_any(cls, image: bytes, offset: int) -> Self:
-        """Read the copy at `offset` of the file, whatever features it has; errors as `unpack`."""
+        """Return the copy at `offset` of the file, whatever features it has; errors as `unpack`."""
         thing = "superblock"
         if len(image) < SUPERBLOCK_BYTES:
             raise damaged(thing, offset, "length", SUPERBLOCK_BYTES, len(image))

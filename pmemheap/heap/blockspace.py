@@ -347,7 +347,7 @@ class BlockSpace(native.HeapCore):
         )
 
     def check(self) -> CheckReport:
-        """Verify every structure against every other, as `Heap.check` does for all arenas."""
+        """Verify its structures; return what `Heap.check` does for all arenas."""
         return beside.asked(self._space, _checked)
 
     def blocks(self) -> Iterator[tuple[int, int]]:

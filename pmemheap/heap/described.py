@@ -64,7 +64,7 @@ class Described(HasArenas):
         set_budget(self._space, budget)
 
     def fileno(self) -> int:
-        """Descriptor of the file or the shared memory.
+        """Return the descriptor of the file or the shared memory.
 
         Raises
         ------

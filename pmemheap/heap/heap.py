@@ -114,6 +114,11 @@ class Heap(HasShadow):
             or `Placed`, the last one here alone: no file, and no shared memory, has it. A heap of
             rows, or a ring, has besides what an arena of these has.
 
+        Returns
+        -------
+        Heap
+            Empty; a context manager that closes it.
+
         Raises
         ------
         UsageError
@@ -141,6 +146,11 @@ class Heap(HasShadow):
 
         It lives until the last process that has it open, or holds its `fileno`, lets it go.
         Parameters and exceptions as `anonymous`.
+
+        Returns
+        -------
+        Heap
+            Empty; its writer is this process.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
         chosen, kept = prototype_of(extents), strategy_argument(strategy, in_file=True) or General()
@@ -181,6 +191,11 @@ class Heap(HasShadow):
             As `anonymous`.
         strategy : Strategy, optional
             As `anonymous`. It is kept in the file.
+
+        Returns
+        -------
+        Heap
+            Empty, and open to be written.
 
         Raises
         ------
@@ -239,6 +254,11 @@ class Heap(HasShadow):
         strategy : Strategy, optional
             What it must have been created with; if left out, any will do.
 
+        Returns
+        -------
+        Heap
+            What was committed is in it; one that was cut off is recovered first.
+
         Raises
         ------
         UsageError
@@ -284,6 +304,11 @@ class Heap(HasShadow):
             `blocks` and `explain` look at the heap anew. False: become the writer, which only one
             process can be.
 
+        Returns
+        -------
+        Heap
+            With a descriptor of its own.
+
         Raises
         ------
         HeapFileError
@@ -301,7 +326,7 @@ class Heap(HasShadow):
     # ------------------------------------------------------------ all arenas
 
     def trim(self, *, progress: Progress | None = None) -> int:
-        """Give free space of all arenas back, as `Arena.trim` does for one.
+        """Give free space of all arenas back, as `Arena.trim` of one; return how many bytes.
 
         Parameters
         ----------

@@ -57,7 +57,7 @@ class KeptRegion(Region):
         return self._offset
 
     def begin(self) -> Self:
-        """Make it; for `HasRegions.region`."""
+        """Make it, and return it; for `HasRegions.region`."""
         space = self._space
         mark_feature(space.shared.medium, HAS_PACKED)
         while (answer := self._begin()) < 0:
@@ -67,7 +67,7 @@ class KeptRegion(Region):
         return self
 
     def find(self, offset: int) -> Self:
-        """Be the one that is called by an offset; for `HasRegions.region`."""
+        """Be the one that is called by an offset, and return it; for `HasRegions.region`."""
         space = self._space
         space.supply.read_all()
         if self._find(offset):

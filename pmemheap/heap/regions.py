@@ -184,6 +184,11 @@ class Region(native.RegionCore):
     def realloc(self, offset: int, size: int) -> int:
         """Give a block another size, in place if it fits; else it is copied to the end.
 
+        Returns
+        -------
+        int
+            Its offset, a new one if it was copied.
+
         Raises
         ------
         UsageError, BufferError, OutOfSpaceError

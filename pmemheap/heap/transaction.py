@@ -134,7 +134,7 @@ class Transaction(Work):
         return new_array(self._face_of(arena), shape, dtype, align)
 
     def dump(self, value: object, arena: BlockSpace | None = None) -> int:
-        """Pickle an object into a block that is reserved, as `Heap.dump` does."""
+        """Pickle an object into a block that is reserved, as `Heap.dump`; return its offset."""
         self._require_usable()
         return pickled.dump(self._face_of(arena), value)
 

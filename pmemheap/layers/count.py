@@ -57,7 +57,7 @@ class Count(native.CountCore, Told):
         Told.__init__(self, upstream)
 
     def malloc(self, size: int, align: int = 16) -> int:
-        """Allocate a block."""
+        """Allocate a block; return its offset."""
         offset = super().malloc(size, align)
         if not self._is_told:
             self._add_made(size, self.usable_size(offset))
@@ -71,7 +71,7 @@ class Count(native.CountCore, Told):
             self._add_freed(capacity)
 
     def over_realloc(self, offset: int, size: int) -> int:
-        """Give a block another size."""
+        """Give a block another size; return where it is then."""
         before = self.usable_size(offset)
         to: int = self.below.realloc(offset, size)
         after = self.usable_size(to)
@@ -84,7 +84,7 @@ class Count(native.CountCore, Told):
         return to
 
     def over_expand(self, offset: int, size: int) -> bool:
-        """Let a block grow where it is."""
+        """Let a block grow where it is; tell whether it has."""
         before = self.usable_size(offset)
         done: bool = self.below.expand(offset, size)
         if done:
@@ -92,7 +92,7 @@ class Count(native.CountCore, Told):
         return done
 
     def over_malloc_many(self, size: int, count: int) -> Any:
-        """Allocate many blocks."""
+        """Allocate many blocks; return their offsets."""
         offsets = self.below.malloc_many(size, count)
         for offset in offsets:
             self._add_made(size, self.usable_size(offset))

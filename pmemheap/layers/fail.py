@@ -114,24 +114,24 @@ class Fail(Passing):
     # ------------------------------------------------------------ calls
 
     def malloc(self, size: int, align: int = 16) -> int:
-        """Allocate a block, or fail."""
+        """Allocate a block, or fail; return its offset."""
         self._pass("malloc", size)
         return super().malloc(size, align)
 
     def over_malloc_many(self, size: int, count: int) -> Any:
-        """Allocate many blocks, or fail."""
+        """Allocate many blocks, or fail; return their offsets."""
         if count:
             self._pass("malloc_many", size, count)
         return self.below.malloc_many(size, count)
 
     def over_realloc(self, offset: int, size: int) -> int:
-        """Give a block another size, or fail if it grows."""
+        """Give a block another size, or fail if it grows; return where it is then."""
         if self._grows(offset, size):
             self._pass("realloc", offset, size)
         return int(self.below.realloc(offset, size))
 
     def over_expand(self, offset: int, size: int) -> bool:
-        """Let a block grow where it is, or not."""
+        """Let a block grow where it is, or not; tell whether it has."""
         if self._grows(offset, size) and self._fails("expand", offset, size):
             return False
         return bool(self.below.expand(offset, size))

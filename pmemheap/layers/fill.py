@@ -77,13 +77,13 @@ class Fill(Passing):
     # ------------------------------------------------------------ made
 
     def malloc(self, size: int, align: int = 16) -> int:
-        """Allocate a block and fill it."""
+        """Allocate a block and fill it; return its offset."""
         offset: int = self.below.malloc(size, align)
         self._fill_new((offset,))
         return offset
 
     def over_malloc_many(self, size: int, count: int) -> Any:
-        """Allocate many blocks and fill them."""
+        """Allocate many blocks and fill them; return their offsets."""
         offsets = self.below.malloc_many(size, count)
         self._fill_new(offsets)
         return offsets
@@ -160,7 +160,7 @@ class Fill(Passing):
     # ------------------------------------------------------------ of another size
 
     def over_expand(self, offset: int, size: int) -> bool:
-        """Let a block grow where it is, and fill what is new."""
+        """Let a block grow where it is, and fill what is new; tell whether it has."""
         before = self._capacity(offset)
         done: bool = self.below.expand(offset, size)
         if done:
@@ -168,7 +168,7 @@ class Fill(Passing):
         return done
 
     def over_realloc(self, offset: int, size: int) -> int:
-        """Give a block another size, fill what is new, poison what it leaves."""
+        """Give a block another size, fill and poison what changes; return where it is then."""
         before = self._capacity(offset)
         if before is not None and self._freed is not None and self._would_go(offset):
             return self._resized(offset, size, before)

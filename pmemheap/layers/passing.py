@@ -74,7 +74,7 @@ class Passing:
         return self.upstream
 
     def malloc(self, size: int, align: int = 16) -> int:
-        """Allocate a block."""
+        """Allocate a block; return its offset."""
         return int(self.below.malloc(size, align))
 
     def free(self, offset: int, deferred: bool = False) -> None:

@@ -144,7 +144,7 @@ class Record(native.RecordCore, Told):
     # ------------------------------------------------------------ the calls
 
     def malloc(self, size: int, align: int = 16) -> int:
-        """Allocate a block."""
+        """Allocate a block; return its offset."""
         offset = super().malloc(size, align)
         if not self._is_told:
             self._add(Event.MADE, offset, 0, size)
@@ -158,7 +158,7 @@ class Record(native.RecordCore, Told):
             self._freeing([offset], lambda: Passing.free(self, offset, deferred))
 
     def over_malloc_many(self, size: int, count: int) -> Any:
-        """Allocate many blocks."""
+        """Allocate many blocks; return their offsets."""
         offsets = self.below.malloc_many(size, count)
         for offset in offsets:
             self._add(Event.MADE, offset, 0, size)
@@ -170,13 +170,13 @@ class Record(native.RecordCore, Told):
         self._freeing(each, lambda: self.below.free_many(each))
 
     def over_realloc(self, offset: int, size: int) -> int:
-        """Give a block another size."""
+        """Give a block another size; return where it is then."""
         to: int = self._freeing([offset], lambda: self.below.realloc(offset, size))
         self._add_moved(offset, to, size)
         return to
 
     def over_expand(self, offset: int, size: int) -> bool:
-        """Let a block grow where it is."""
+        """Let a block grow where it is; tell whether it has."""
         done: bool = self.below.expand(offset, size)
         if done:
             self._add(Event.RESIZED, offset, 0, size)

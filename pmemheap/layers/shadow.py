@@ -110,7 +110,7 @@ class Shadow(Passing):
     # ------------------------------------------------------------ the calls
 
     def malloc(self, size: int, align: int = 16) -> int:
-        """Allocate a block and its twin."""
+        """Allocate a block and its twin; return the offset of the block."""
         offset = super().malloc(size, align)
         self._follow(self._make, offset, size, align)
         return offset
@@ -120,7 +120,7 @@ class Shadow(Passing):
         self._freeing([offset], lambda: Passing.free(self, offset, deferred))
 
     def over_malloc_many(self, size: int, count: int) -> Any:
-        """Allocate many blocks and their twins."""
+        """Allocate many blocks and their twins; return the offsets of the blocks."""
         offsets = self.below.malloc_many(size, count)
         for offset in offsets:
             self._follow(self._make, int(offset), size, 16)
@@ -132,7 +132,7 @@ class Shadow(Passing):
         self._freeing(each, lambda: self.below.free_many(each))
 
     def over_realloc(self, offset: int, size: int) -> int:
-        """Give a block and its twin another size."""
+        """Give a block and its twin another size; return where the block is then."""
         twins = self._taken([offset])
         try:
             to: int = self.below.realloc(offset, size)
@@ -144,7 +144,7 @@ class Shadow(Passing):
         return to
 
     def over_expand(self, offset: int, size: int) -> bool:
-        """Let a block grow where it is; its twin grows as it can."""
+        """Tell whether a block grew where it is; its twin grows as it can."""
         done: bool = self.below.expand(offset, size)
         for twin in self._taken([offset]).values() if done else ():
             self._follow(self._resize, offset, twin, size)

@@ -210,7 +210,7 @@ class Track(native.TrackCore, Told):
     # ------------------------------------------------------------ calls, over no heap
 
     def malloc(self, size: int, align: int = 16) -> int:
-        """Allocate a block, and remember who did."""
+        """Allocate a block, and remember who did; return its offset."""
         offset = super().malloc(size, align)
         if not self._is_told:
             self._add_made(offset, size)
@@ -224,7 +224,7 @@ class Track(native.TrackCore, Told):
             self._freeing([offset], lambda: Told.free(self, offset, deferred))
 
     def over_malloc_many(self, size: int, count: int) -> Any:
-        """Allocate many blocks, and remember who did."""
+        """Allocate many blocks, and remember who did; return their offsets."""
         offsets = self.below.malloc_many(size, count)
         for offset in offsets:
             self._add_made(offset, size)
@@ -236,13 +236,13 @@ class Track(native.TrackCore, Told):
         self._freeing(each, lambda: self.below.free_many(each))
 
     def over_realloc(self, offset: int, size: int) -> int:
-        """Give a block another size, and remember who did."""
+        """Give a block another size, and remember who did; return where it is then."""
         to = int(self._freeing([offset], lambda: self.below.realloc(offset, size)))
         self._add_made(to, size)
         return to
 
     def over_expand(self, offset: int, size: int) -> bool:
-        """Let a block grow where it is."""
+        """Let a block grow where it is; tell whether it has."""
         done = bool(self.below.expand(offset, size))
         if done:
             self._add_expanded(offset, size)

@@ -80,7 +80,7 @@ class Map:
         *,
         sharing: Sharing = "shared",
     ) -> Map:
-        """Place memory that reads zero at `offset` of a reservation.
+        """Place memory that reads zero at `offset` of a reservation; return its map.
 
         Parameters
         ----------
@@ -113,7 +113,7 @@ class Map:
         access: Access = "rw",
         granularity: Granularity | None = Granularity.PAGE,
     ) -> Map:
-        """Place a piece of a file at `offset` of a reservation.
+        """Place a piece of a file at `offset` of a reservation; return its map.
 
         Parameters
         ----------

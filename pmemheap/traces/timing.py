@@ -51,7 +51,7 @@ class Timing:
     pass_seconds: tuple[float, ...]
 
     def net_ns(self, seconds: float) -> float:
-        """Nanoseconds an operation of a pass that took `seconds`, net of the loop."""
+        """Return nanoseconds an operation of a pass that took `seconds`, net of the loop."""
         return (seconds - self.loop_seconds) / max(self.operations, 1) * 1e9
 
     @property

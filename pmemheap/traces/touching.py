@@ -34,7 +34,7 @@ class Touched:
     sample_count: int
 
     def utilisation(self, trace: Trace) -> float:
-        """Peak of live payload as a share of the peak of touched memory."""
+        """Return the peak of live payload as a share of the peak of touched memory."""
         return trace.peak_live_bytes / self.peak_bytes if self.peak_bytes else math.nan
 
 
@@ -44,7 +44,7 @@ def touch_replay(
     touch: Callable[[Handle, int], object],
     sample: Callable[[], int],
 ) -> Touched:
-    """Replay a trace and use what it allocates: a `TouchReplay` made and run in one call."""
+    """Replay a trace and use what it allocates, as `TouchReplay`; return what it touched."""
     return TouchReplay(trace).run(allocator, touch, sample)
 
 

@@ -174,7 +174,7 @@ FIELD(address_range_end, address_range, number(self->range->end))
 FIELD(address_range_size, address_range, number(self->range->stop - self->range->start))
 FIELD(address_range_headroom, address_range, number(self->range->end - self->range->stop))
 
-PyDoc_STRVAR(split_doc, "split(shown, length, /)\n--\n\n"
+PyDoc_STRVAR(split_doc, "split($self, shown, length, /)\n--\n\n"
                         "Make the first `length` bytes a range of its own, of which `shown` are shown; the rest is headroom.\n\n"
                         "Whole pages, and fewer than are shown here; nothing may be mapped there.");
 

@@ -81,7 +81,7 @@ FIELD(get_heap, block_bytes, Py_NewRef((PyObject *)self->heap))
 FIELD(get_offset, block_bytes, number(ph_outer(self->heap, self->offset)))
 
 PyDoc_STRVAR(become_own_doc,
-"_become_own()\n--\n\n"
+"_become_own($self, /)\n--\n\n"
 "Be for the use of the package alone: who looks through it asks afterwards whether the heap is lost.");
 
 DOOR(become_own, block_bytes, 0, self->heap->own_views += !self->is_own, self->is_own = 1, done())

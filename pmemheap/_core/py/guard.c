@@ -85,7 +85,7 @@ static void begin(struct heap_object *self, uint64_t every)
 }
 
 PyDoc_STRVAR(set_guard_doc,
-"set_guard(every, limit, has_fences, own)\n--\n\n"
+"set_guard($self, every, limit, has_fences, own, /)\n--\n\n"
 "Guard one block in `every` from now on, at most so many at once; `own` is the folder of the package. 0: none.");
 
 static PyObject *set_guard(PyObject *object, PyObject *arguments)

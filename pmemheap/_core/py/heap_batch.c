@@ -35,7 +35,7 @@ static uint64_t take_many(struct heap_object *self, uint64_t size, uint64_t coun
 }
 
 PyDoc_STRVAR(malloc_many_doc,
-"malloc_many(size, count)\n--\n\n"
+"malloc_many($self, /, size, count)\n--\n\n"
 "Allocate `count` blocks of `size` bytes in one call: all of them or none.\n\n"
 "Returns\n-------\nmemoryview\n    Writable, format ``Q`` (uint64), shape ``(count,)``: the offsets.\n\n"
 "Raises\n------\nUsageError, OutOfSpaceError\n    As `malloc`; nothing stays allocated, unless another thread closed the heap meanwhile.\n\n"
@@ -222,7 +222,7 @@ static PyObject *free_items(PyObject *object, PyObject *iterable)
 }
 
 PyDoc_STRVAR(free_many_doc,
-"free_many(offsets)\n--\n\n"
+"free_many($self, offsets, /)\n--\n\n"
 "Free many blocks in one call: all of them or none.\n\n"
 "Parameters\n----------\n"
 "offsets : buffer of uint64, or iterable of int\n    What `malloc_many` returned, an ``array('Q')``, a numpy array of uint64, a list.\n\n"

@@ -7,7 +7,7 @@
 #include "py/layers.h"
 
 PyDoc_STRVAR(malloc_doc,
-"malloc(size, align=16)\n--\n\n"
+"malloc($self, /, size, align=16)\n--\n\n"
 "Allocate a block and return its offset.\n\n"
 "Parameters\n----------\n"
 "size : int\n    Bytes, at least 1.\n"
@@ -67,7 +67,7 @@ static PyObject *own_malloc(PyObject *object, PyObject *const *args, Py_ssize_t 
 }
 
 PyDoc_STRVAR(free_doc,
-"free(offset, deferred=False)\n--\n\n"
+"free($self, /, offset, deferred=False)\n--\n\n"
 "Free the block at `offset`.\n\n"
 "Parameters\n----------\n"
 "offset : int\n    What `malloc` returned.\n"
@@ -115,7 +115,7 @@ static inline int read_resize(PyObject *const *values, uint64_t *offset, uint64_
 }
 
 PyDoc_STRVAR(realloc_doc,
-"realloc(offset, size)\n--\n\n"
+"realloc($self, /, offset, size)\n--\n\n"
 "Resize a block, in place where it can, and return its offset.\n\n"
 "Parameters\n----------\n"
 "offset : int\n    Of a live block.\n"
@@ -192,7 +192,7 @@ static PyObject *own_realloc(PyObject *object, PyObject *const *args, Py_ssize_t
 }
 
 PyDoc_STRVAR(expand_doc,
-"expand(offset, size)\n--\n\n"
+"expand($self, /, offset, size)\n--\n\n"
 "Make a block hold at least `size` bytes where it is.\n\n"
 "Returns\n-------\nbool\n    Whether it does now. The block never moves and never shrinks; views of it stay valid.\n\n"
 "Raises\n------\nUsageError\n    No live block begins there, or the size is out of range.");
@@ -223,8 +223,8 @@ static PyObject *own_expand(PyObject *object, PyObject *const *args, Py_ssize_t 
 }
 
 PyDoc_STRVAR(usable_size_doc,
-"usable_size(offset)\n--\n\n"
-"Bytes that the block at `offset` can hold: at least what was asked for. O(1).\n\n"
+"usable_size($self, offset, /)\n--\n\n"
+"Return the bytes that the block at `offset` can hold: at least what was asked for. O(1).\n\n"
 "Raises\n------\nUsageError\n    No live block begins there.");
 
 static PyObject *own_usable_size(PyObject *object, PyObject *argument)
@@ -243,7 +243,7 @@ static PyObject *own_usable_size(PyObject *object, PyObject *argument)
 }
 
 PyDoc_STRVAR(view_doc,
-"view(offset, length=None)\n--\n\n"
+"view($self, /, offset, length=None)\n--\n\n"
 "Return a memoryview of the block at `offset`, read-only in a heap that is.\n\n"
 "Parameters\n----------\n"
 "offset : int\n    Of a live block.\n"

@@ -30,7 +30,7 @@ static PyObject *place_of(PyObject *object, PyObject *argument)
                          refs == NULL ? 0 : refs->views, ph_free_refusal(h, offset), (unsigned long long)room);
 }
 
-PyDoc_STRVAR(described_doc, "described()\n--\n\nStart, length and state of each piece that is described, as uint64, in one step.");
+PyDoc_STRVAR(described_doc, "described($self, /)\n--\n\nStart, length and state of each piece that is described, as uint64, in one step.");
 
 static PyObject *described(PyObject *object, PyObject *ignored)
 {

@@ -4,7 +4,7 @@
 #include "py/heap_calls.h"
 
 PyDoc_STRVAR(oldest_doc,
-"first()\n--\n\n"
+"_oldest($self, /)\n--\n\n"
 "Return the offset of the oldest live block, None if there is none. O(1) where blocks go in the order in which they came.\n\n"
 "Raises\n------\nUsageError\n    The heap is closed or forked.");
 

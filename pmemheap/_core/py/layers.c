@@ -123,14 +123,14 @@ static PyObject *upstream_free_refusal(PyObject *object, PyObject *argument)
 #define AS_CALL(name, doc) {#name, (PyCFunction)(void (*)(void))upstream_##name, METH_FASTCALL | METH_KEYWORDS, doc}
 
 static PyMethodDef upstream_methods[] = {
-    AS_CALL(malloc, "malloc(size, align=16)\n--\n\nAs of the heap."),
-    AS_CALL(free, "free(offset, deferred=False)\n--\n\nAs of the heap."),
-    {"usable_size", upstream_usable_size, METH_O, "usable_size(offset)\n--\n\nAs of the heap."},
-    AS_CALL(realloc, "realloc(offset, size)\n--\n\nAs of the heap."),
-    AS_CALL(expand, "expand(offset, size)\n--\n\nAs of the heap."),
-    AS_CALL(malloc_many, "malloc_many(size, count)\n--\n\nAs of the heap."),
-    {"free_many", upstream_free_many, METH_O, "free_many(offsets)\n--\n\nAs of the heap."},
-    AS_CALL(view, "view(offset, length=None)\n--\n\nAs of the heap."),
+    AS_CALL(malloc, "malloc($self, /, size, align=16)\n--\n\nAs of the heap."),
+    AS_CALL(free, "free($self, /, offset, deferred=False)\n--\n\nAs of the heap."),
+    {"usable_size", upstream_usable_size, METH_O, "usable_size($self, offset, /)\n--\n\nAs of the heap."},
+    AS_CALL(realloc, "realloc($self, /, offset, size)\n--\n\nAs of the heap."),
+    AS_CALL(expand, "expand($self, /, offset, size)\n--\n\nAs of the heap."),
+    AS_CALL(malloc_many, "malloc_many($self, /, size, count)\n--\n\nAs of the heap."),
+    {"free_many", upstream_free_many, METH_O, "free_many($self, offsets, /)\n--\n\nAs of the heap."},
+    AS_CALL(view, "view($self, /, offset, length=None)\n--\n\nAs of the heap."),
     {"_free_refusal", upstream_free_refusal, METH_O, "Why the heap would refuse a free; 0: it would not."},
     {NULL, NULL, 0, NULL},
 };

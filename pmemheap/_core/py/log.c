@@ -20,7 +20,7 @@ DOOR(is_gone, log_object, 0, truth(ph_log_is_gone(&self->log)))
 /* ---------------------------------------------------------------- positions */
 
 PyDoc_STRVAR(begin_doc,
-"_begin(base, size, place, power, header, tail, head, epoch, chain, txid, file_end, /)\n--\n\n"
+"_begin($self, base, size, place, power, header, tail, head, epoch, chain, txid, file_end, /)\n--\n\n"
 "Write to the ring at `base` from `head` on. `header`: address of the mapped header area; `place`: offset of the ring\n"
 "in its file.");
 
@@ -50,7 +50,7 @@ static PyObject *begin(PyObject *object, PyObject *args)
 }
 
 PyDoc_STRVAR(move_doc,
-"_move(base, size, place, epoch, /)\n--\n\n"
+"_move($self, base, size, place, epoch, /)\n--\n\n"
 "Go on in another ring; nothing of the old one is needed any more [R28].");
 
 static PyObject *move(PyObject *object, PyObject *args)
@@ -107,7 +107,7 @@ DOOR(detach, log_object, 0, forget_maps(&self->log), done())
 
 DOOR(is_dead, log_object, 0, truth(self->log.dead))
 
-PyDoc_STRVAR(room_doc, "_room(nbytes, /)\n--\n\nWhy a record of so many bytes, or of as many as the last one that was refused,\n"
+PyDoc_STRVAR(room_doc, "_room($self, nbytes, /)\n--\n\nWhy a record of so many bytes, or of as many as the last one that was refused,\n"
 "could not be appended; 0 if it could.");
 
 static int64_t room_for(const struct ph_log *log, uint64_t bytes)
@@ -123,7 +123,7 @@ DOOR(room, log_object, 1, code(room_for(&self->log, ph_record_bytes(n[0]))))
 /* ---------------------------------------------------------------- homes */
 
 PyDoc_STRVAR(set_home_doc,
-"set_home(arena, data, bits, entries, first_unit, end_unit, doors, /)\n--\n\n"
+"set_home($self, arena, data, bits, entries, first_unit, end_unit, doors, /)\n--\n\n"
 "Where the images of an arena go, by virtual base addresses, and the doors of the heap whose freed blocks leave quarantine.\n"
 "With doors None there is nobody yet: in recovery. With data 0 the arena has no home any more.");
 
@@ -156,7 +156,7 @@ static PyObject *set_home(PyObject *object, PyObject *args)
 /* ---------------------------------------------------------------- records */
 
 PyDoc_STRVAR(change_doc,
-"_change(operations, count, file_end, /)\n--\n\n"
+"_change($self, operations, count, file_end, /)\n--\n\n"
 "Append encoded operations as one record; the LSN behind it, or a negative code with nothing changed.");
 
 static PyObject *change(PyObject *object, PyObject *args)
@@ -176,7 +176,7 @@ static PyObject *change(PyObject *object, PyObject *args)
 /* ---------------------------------------------------------------- recovery */
 
 PyDoc_STRVAR(scan_doc,
-"scan(base, size, tail, chain, epoch, /)\n--\n\n"
+"scan($self, base, size, tail, chain, epoch, /)\n--\n\n"
 "Read the ring at `base`: (end, chain, records, undos, file_end, txid, damage) of what is accepted; damage is the LSN\n"
 "of a record that proves that acknowledged work behind the end is lost, or 0.");
 
@@ -199,7 +199,7 @@ static PyObject *scan(PyObject *object, PyObject *args)
 }
 
 PyDoc_STRVAR(header_tables_doc,
-"header_tables(start, end, commits_from, header, /)\n--\n\n"
+"header_tables($self, start, end, commits_from, header, /)\n--\n\n"
 "Apply what records from `commits_from` on say of roots, segments and arenas to a bytearray of the header area.");
 
 static PyObject *header_tables(PyObject *object, PyObject *args)
@@ -215,7 +215,7 @@ static PyObject *header_tables(PyObject *object, PyObject *args)
 }
 
 PyDoc_STRVAR(replay_doc,
-"replay(start, end, commits_from, undo_from, header, /)\n--\n\n"
+"replay($self, start, end, commits_from, undo_from, header, /)\n--\n\n"
 "Bring the records of [start, end) home, the header tables to the address `header`; 0 or a negative code.");
 
 DOOR(replay, log_object, 5,
@@ -240,7 +240,7 @@ static int append_range(void *context, int table, uint64_t off, uint64_t length)
     return ph_append_new(ranges->list, Py_BuildValue("iKK", table, ranges->first, ranges->stop - ranges->first));
 }
 
-PyDoc_STRVAR(ranges_doc, "ranges(start, end, /)\n--\n\n"
+PyDoc_STRVAR(ranges_doc, "ranges($self, start, end, /)\n--\n\n"
 "What the records of [start, end) write to or rely on: (table, offset, length) in whole pages of the table or of the\n"
 "data; table -1 is data that is written, -2 data that is there already.");
 

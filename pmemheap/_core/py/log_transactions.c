@@ -4,7 +4,7 @@
 
 DOOR(current, log_object, 0, ph_tx_current(self))
 
-PyDoc_STRVAR(outer_doc, "outer()\n--\n\nThe open transaction of this thread, or None; False if it may begin none now.");
+PyDoc_STRVAR(outer_doc, "outer($self, /)\n--\n\nThe open transaction of this thread, or None; False if it may begin none now.");
 
 static PyObject *outer_of(const struct log_object *self)
 {
@@ -18,11 +18,11 @@ static PyObject *outer_of(const struct log_object *self)
 
 DOOR(outer, log_object, 0, outer_of(self))
 
-PyDoc_STRVAR(gate_doc, "gate(what, /)\n--\n\nLet nobody begin a transaction (1), or commit one (2), for a moment; 0: let all.");
+PyDoc_STRVAR(gate_doc, "gate($self, what, /)\n--\n\nLet nobody begin a transaction (1), or commit one (2), for a moment; 0: let all.");
 
 DOOR(set_gate, log_object, 1, self->gate = (int)n[0], done())
 
-PyDoc_STRVAR(is_committing_doc, "is_committing()\n--\n\nWhether a commit is under way, in any thread.");
+PyDoc_STRVAR(is_committing_doc, "is_committing($self, /)\n--\n\nWhether a commit is under way, in any thread.");
 
 /* One that belongs to no transaction object has the writer's lock for as long as it syncs. */
 static int is_under_way(struct log_object *self)

@@ -8,7 +8,7 @@
 #include <structmember.h>
 
 PyDoc_STRVAR(node_doc,
-"_node(offset, level, /)\n--\n\n"
+"_node($self, offset, level, /)\n--\n\n"
 "The bytes of a node, as this thread sees it; None if there is none of that level.");
 
 static PyObject *node_at(PyObject *object, PyObject *args)
@@ -36,7 +36,7 @@ static PyObject *header_of(PyObject *object, PyObject *ignored)
 }
 
 PyDoc_STRVAR(stamp_doc,
-"_stamp()\n--\n\n"
+"_stamp($self, /)\n--\n\n"
 "The eight bytes with which the header begins, and whether it is the one that was attached; None if nothing lies there.");
 
 static PyObject *stamp(PyObject *object, PyObject *ignored)
@@ -57,7 +57,7 @@ static PyObject *stamp(PyObject *object, PyObject *ignored)
 DOOR(bad, map_object, 0, number(self->map.bad))
 
 PyDoc_STRVAR(attach_doc,
-"_attach(space, header, alone, beside, /)\n--\n\n"
+"_attach($self, space, header, alone, beside, /)\n--\n\n"
 "Be the map whose header lies at an offset of a HeapCore. `alone`: changes outside of a transaction are committed in C;\n"
 "`beside`: another process may change the heap meanwhile.");
 
@@ -118,9 +118,9 @@ static void map_dealloc(PyObject *object)
 
 static PyMethodDef own_methods[] = {
     {"_node", node_at, METH_VARARGS, node_doc},
-    {"_header", header_of, METH_NOARGS, "_header()\n--\n\nOffset of the root, entries, height."},
+    {"_header", header_of, METH_NOARGS, "_header($self, /)\n--\n\nOffset of the root, entries, height."},
     {"_stamp", stamp, METH_NOARGS, stamp_doc},
-    AS_METHOD("_bad", bad, "_bad()\n--\n\nOffset of the node at which a contradiction was found."),
+    AS_METHOD("_bad", bad, "_bad($self, /)\n--\n\nOffset of the node at which a contradiction was found."),
     {"_attach", attach, METH_VARARGS, attach_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -128,7 +128,7 @@ int ph_map_assign(PyObject *object, PyObject *key, PyObject *value)
 }
 
 PyDoc_STRVAR(discard_doc,
-"discard(key, /)\n--\n\n"
+"discard($self, key, /)\n--\n\n"
 "Remove a key if it is there; tell whether it was. Its space is free when no view of it lives.");
 
 static PyObject *discard(PyObject *object, PyObject *key)
@@ -138,7 +138,7 @@ static PyObject *discard(PyObject *object, PyObject *key)
 }
 
 PyDoc_STRVAR(put_doc,
-"_put(key, value, placed, /)\n--\n\n"
+"_put($self, key, value, placed, /)\n--\n\n"
 "In the open transaction of this thread: 1 if the key was there, 0, or a negative code. `placed`: the fresh block that\n"
 "has the value, or -1.");
 
@@ -153,7 +153,7 @@ static PyObject *put(PyObject *object, PyObject *const *args, Py_ssize_t count)
 }
 
 PyDoc_STRVAR(remove_doc,
-"_remove(key, /)\n--\n\nIn the open transaction of this thread: 1 if the key was there, 0, or a negative code.");
+"_remove($self, key, /)\n--\n\nIn the open transaction of this thread: 1 if the key was there, 0, or a negative code.");
 
 static PyObject *remove_by_code(PyObject *object, PyObject *key)
 {
@@ -161,7 +161,7 @@ static PyObject *remove_by_code(PyObject *object, PyObject *key)
 }
 
 PyDoc_STRVAR(patch_doc,
-"_patch(key, start, data, /)\n--\n\n"
+"_patch($self, key, start, data, /)\n--\n\n"
 "In the open transaction of this thread: 1 if the key is there, 0, or a negative code.");
 
 /* Where a range begins; one that no value reaches for a number that is too large or less than 0. -1 with an exception
@@ -204,7 +204,7 @@ static PyObject *patch(PyObject *object, PyObject *args)
 }
 
 PyDoc_STRVAR(pack_doc,
-"_pack(key, /)\n--\n\n"
+"_pack($self, key, /)\n--\n\n"
 "In the open transaction of this thread, move the entries of a few leaves from a key on together: the key to go on\n"
 "from, None at the end, or a negative code.");
 
@@ -229,7 +229,7 @@ static PyObject *pack(PyObject *object, PyObject *argument)
     return code == 0 ? Py_NewRef(Py_None) : PyBytes_FromStringAndSize((const char *)next.bytes, (Py_ssize_t)next.length);
 }
 
-PyDoc_STRVAR(make_doc, "_make(space, /)\n--\n\nA new map, in the open transaction of this thread: offset of its header, or a code.");
+PyDoc_STRVAR(make_doc, "_make($self, space, /)\n--\n\nA new map, in the open transaction of this thread: offset of its header, or a code.");
 
 static PyObject *make(PyObject *object, PyObject *ignored)
 {

@@ -152,7 +152,7 @@ static PyObject *next(PyObject *object)
     return NULL;
 }
 
-PyDoc_STRVAR(take_doc, "take(count, /)\n--\n\nA list of the next entries, at most `count` of them.");
+PyDoc_STRVAR(take_doc, "take($self, count, /)\n--\n\nA list of the next entries, at most `count` of them.");
 
 struct row {
     const struct map_iterator *self;

@@ -56,7 +56,7 @@ PyObject *ph_map_subscript(PyObject *object, PyObject *key)
 }
 
 PyDoc_STRVAR(get_doc,
-"get(key, default=None, /)\n--\n\n"
+"get($self, key, default=None, /)\n--\n\n"
 "Return a copy of the value of a key, or `default`. O(log n).\n\n"
 "Raises\n------\nCorruptHeapError\n    The map contradicts itself there.");
 
@@ -89,7 +89,7 @@ Py_ssize_t ph_map_length(PyObject *object)
 }
 
 PyDoc_STRVAR(view_doc,
-"view(key, /)\n--\n\n"
+"view($self, key, /)\n--\n\n"
 "Return a read-only memoryview of the value of a key, in place.\n\n"
 "It stays valid, with these bytes, until it is released: the space of a value that is removed or replaced meanwhile\n"
 "is kept. `patch` shows through it. While a transaction, of any thread, is about to change the node of a short value, or\n"
@@ -143,7 +143,7 @@ static PyObject *view(PyObject *object, PyObject *key)
 }
 
 PyDoc_STRVAR(count_doc,
-"_count(low, high, /)\n--\n\n"
+"_count($self, low, high, /)\n--\n\n"
 "The number of entries from `low` up to, without, `high`; None: no bound. O(leaves between them).");
 
 /* A bound of a range, which None leaves open; -1 with an exception set. */
@@ -179,7 +179,7 @@ static PyObject *count_range(PyObject *object, PyObject *const *args, Py_ssize_t
 }
 
 PyDoc_STRVAR(iterate_doc,
-"_iterate(low, high, back, what, skips, /)\n--\n\n"
+"_iterate($self, low, high, back, what, skips, /)\n--\n\n"
 "An iterator from `low` up to, without, `high`, or `back` from there, over the keys (0), values (1) or both (2). None: no\n"
 "bound. `skips`: without the keys for which `_skip` is true.");
 

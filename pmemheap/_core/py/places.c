@@ -74,7 +74,7 @@ static void places_dealloc(PyObject *object)
 
 /* ---------------------------------------------------------------- borders */
 
-PyDoc_STRVAR(extend_doc, "extend(length, left, /)\n--\n\nShow `length` bytes more; see ph_range_extend.");
+PyDoc_STRVAR(extend_doc, "extend($self, length, left, /)\n--\n\nShow `length` bytes more; see ph_range_extend.");
 
 static PyObject *extend(struct places *self, uint64_t length, uint64_t left)
 {
@@ -104,7 +104,7 @@ static int64_t shrink_locked(struct places *self, uint64_t offset, uint64_t leng
     return offset == 0 ? ph_range_cut_head(range, length) : ph_range_cut_tail(range, length, keep);
 }
 
-PyDoc_STRVAR(shrink_doc, "shrink(offset, length, keep, /)\n--\n\n"
+PyDoc_STRVAR(shrink_doc, "shrink($self, offset, length, keep, /)\n--\n\n"
                          "Give bytes at one end back; at the tail they become headroom if `keep`.");
 
 static PyObject *shrink(struct places *self, uint64_t offset, uint64_t length, int keep)
@@ -117,7 +117,7 @@ static PyObject *shrink(struct places *self, uint64_t offset, uint64_t length, i
 
 DOOR(places_shrink, places, 3, shrink(self, n[0], n[1], n[2] != 0))
 
-PyDoc_STRVAR(release_doc, "release()\n--\n\n"
+PyDoc_STRVAR(release_doc, "release($self, /)\n--\n\n"
                           "Give the whole range back, if it is empty: 0 also if that has been done.\n\n"
                           "Returns the number of exporters that live without a map, if there are any, or a code.");
 

@@ -132,7 +132,7 @@ static int64_t do_job(struct places *self, const struct job *job)
 }
 
 PyDoc_STRVAR(place_doc,
-             "place(offset, length, unit, flags, fd, pieces, maps, exporters, /)\n--\n\n"
+             "place($self, offset, length, unit, flags, fd, pieces, maps, exporters, /)\n--\n\n"
              "Map `length` bytes at `offset`, and list a map for each exporter, which gets its part of them.\n\n"
              "`pieces` are offsets and lengths in the file, one after the other; fd -1: anonymous memory.\n"
              "Returns 0, or a code with nothing changed.");

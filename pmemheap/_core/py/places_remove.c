@@ -45,7 +45,7 @@ static void release_entry(const struct entry *entry)
 }
 
 PyDoc_STRVAR(remove_doc,
-             "remove(exporter, /)\n--\n\n"
+             "remove($self, exporter, /)\n--\n\n"
              "Unmap what an exporter shows, whose range stays reserved, and strike its map off; 0 if it is not listed.\n\n"
              "Returns the number of its exports, if there are any, or a negated errno, with nothing changed.");
 
@@ -103,7 +103,7 @@ static int64_t take_row(struct places *self, const struct entry *first, const st
 }
 
 PyDoc_STRVAR(remove_row_doc,
-             "remove_row(first, last, /)\n--\n\n"
+             "remove_row($self, first, last, /)\n--\n\n"
              "Do what `remove` does of all exporters from one to another, which lie next to each other, in one step.\n\n"
              "Returns their number, or with nothing changed a negated errno: EBUSY if one has exports, EINVAL if a map is\n"
              "not listed or there is a gap between two.");

@@ -10,7 +10,7 @@ static PyObject *found_map(const struct places *self, size_t index)
     return map;
 }
 
-PyDoc_STRVAR(find_doc, "find(offset, length, /)\n--\n\n"
+PyDoc_STRVAR(find_doc, "find($self, offset, length, /)\n--\n\n"
                        "Return the lowest map with a byte in [offset, offset + length), or None.");
 
 static PyObject *places_find(PyObject *object, PyObject *arguments)
@@ -28,7 +28,7 @@ static PyObject *places_find(PyObject *object, PyObject *arguments)
     return found_map(self, stop <= start ? self->count : first_meeting(self, (uint64_t)start, (uint64_t)stop, 0));
 }
 
-PyDoc_STRVAR(nth_doc, "nth(index, /)\n--\n\nReturn a map by its place, from the end if negative, or None.");
+PyDoc_STRVAR(nth_doc, "nth($self, index, /)\n--\n\nReturn a map by its place, from the end if negative, or None.");
 
 static PyObject *places_nth(PyObject *object, PyObject *argument)
 {
@@ -43,7 +43,7 @@ static PyObject *places_nth(PyObject *object, PyObject *argument)
     return found_map(self, index < 0 ? self->count : (size_t)index);
 }
 
-PyDoc_STRVAR(beside_doc, "beside(exporter, step, /)\n--\n\n"
+PyDoc_STRVAR(beside_doc, "beside($self, exporter, step, /)\n--\n\n"
                          "Return the map `step` places above that of an exporter: None if there is none. "
                          "NotImplemented: the exporter is not listed.");
 
@@ -65,7 +65,7 @@ static PyObject *places_beside(PyObject *object, PyObject *arguments)
     return found_map(self, (size_t)(entry - self->entries + step)); /* below the first: past all */
 }
 
-PyDoc_STRVAR(all_doc, "all()\n--\n\nReturn a list of all maps, lowest first.");
+PyDoc_STRVAR(all_doc, "all($self, /)\n--\n\nReturn a list of all maps, lowest first.");
 
 static PyObject *places_all(PyObject *object, PyObject *unused)
 {

@@ -118,7 +118,7 @@ static uint32_t name_site(struct ph_sites *sites, PyObject *file, int line)
     return length == 0 ? 0 : ph_record_site(&self->recorder, name, length);
 }
 
-PyDoc_STRVAR(begin_doc, "_begin(fd, own)\n--\n\nRecord into a file from now on; with sites unless `own`, the folder of the package, is None.");
+PyDoc_STRVAR(begin_doc, "_begin($self, fd, own, /)\n--\n\nRecord into a file from now on; with sites unless `own`, the folder of the package, is None.");
 
 static PyObject *begin(PyObject *object, PyObject *arguments)
 {

@@ -154,7 +154,7 @@ static PyGetSetDef region_fields[] = {
 };
 
 PyDoc_STRVAR(malloc_doc,
-"malloc(size, align=16)\n--\n\n"
+"malloc($self, /, size, align=16)\n--\n\n"
 "Allocate a block of the region and return its offset, as `Heap.malloc` does.\n\n"
 "Raises\n------\n"
 "UsageError\n    Size or alignment out of range; the region was dropped, the heap is closed.\n"

@@ -69,7 +69,7 @@ static uint32_t site_of(struct ph_tracker *tracker)
 
 /* ---------------------------------------------------------------- doors */
 
-PyDoc_STRVAR(begin_doc, "_begin(own, names)\n--\n\nName sites in a list from now on; `own` is the folder of the package.");
+PyDoc_STRVAR(begin_doc, "_begin($self, own, names, /)\n--\n\nName sites in a list from now on; `own` is the folder of the package.");
 
 static PyObject *begin(PyObject *object, PyObject *arguments)
 {

@@ -34,7 +34,7 @@ static int tx_init(PyObject *object, PyObject *args, PyObject *keywords)
     return PyErr_Occurred() ? -1 : 0;
 }
 
-PyDoc_STRVAR(wait_writer_doc, "_wait_writer()\n--\n\nWait until no other transaction changes committed bytes.");
+PyDoc_STRVAR(wait_writer_doc, "_wait_writer($self, /)\n--\n\nWait until no other transaction changes committed bytes.");
 
 static PyObject *wait_writer(PyObject *object, PyObject *ignored)
 {
@@ -56,7 +56,7 @@ static PyObject *wait_writer(PyObject *object, PyObject *ignored)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(finish_doc, "_finish()\n--\n\nAbort what is still open, and let other transactions go on.");
+PyDoc_STRVAR(finish_doc, "_finish($self, /)\n--\n\nAbort what is still open, and let other transactions go on.");
 
 DOOR(finish_tx, tx_object, 0, self->log != NULL ? ph_tx_end(self) : (void)0, done())
 

@@ -2,7 +2,7 @@
 #include "py/tx.h"
 
 PyDoc_STRVAR(malloc_doc,
-"malloc(size, align=16, arena=None)\n--\n\n"
+"malloc($self, /, size, align=16, arena=None)\n--\n\n"
 "Reserve a block, which is allocated when the transaction commits, and return its offset.\n\n"
 "Parameters, exceptions and cost as `Heap.malloc`; `arena`: another one than the default arena of the heap. The\n"
 "bytes of the block can be stored to at once, through `Heap.view`.");
@@ -41,7 +41,7 @@ static PyObject *tx_malloc(PyObject *object, PyObject *const *args, Py_ssize_t c
 }
 
 PyDoc_STRVAR(free_doc,
-"free(block, deferred=False)\n--\n\n"
+"free($self, /, block, deferred=False)\n--\n\n"
 "Free a block, by offset or handle, when the transaction commits.\n\n"
 "Parameters\n----------\n"
 "block : int or Block\n    Offset or handle.\n"
@@ -62,7 +62,7 @@ static PyObject *tx_free(PyObject *object, PyObject *const *args, Py_ssize_t cou
 }
 
 PyDoc_STRVAR(write_doc,
-"write(offset, data)\n--\n\n"
+"write($self, offset, data, /)\n--\n\n"
 "Store bytes when the transaction commits; at once in a block that it has allocated.\n\n"
 "Parameters\n----------\n"
 "offset : int\n    Anywhere in a live block.\n"
@@ -93,7 +93,7 @@ static PyObject *tx_write(PyObject *object, PyObject *const *args, Py_ssize_t co
 
 DOOR(try_malloc, tx_object, 3, code(is_begun(self) ? ph_tx_malloc(&self->tx, n[0], n[1], n[2]) : PH_T_ENDED))
 
-PyDoc_STRVAR(own_doc, "_own(offset, /)\n--\n\nTake a block that was reserved outside, or give it back and say why not.");
+PyDoc_STRVAR(own_doc, "_own($self, offset, /)\n--\n\nTake a block that was reserved outside, or give it back and say why not.");
 
 static int64_t own_or_disown(struct tx_object *self, uint64_t offset)
 {
@@ -121,7 +121,7 @@ static PyObject *try_write(PyObject *object, PyObject *args)
 }
 
 PyDoc_STRVAR(carry_doc,
-"_carry(offset, length, to, /)\n--\n\n"
+"_carry($self, offset, length, to, /)\n--\n\n"
 "Store what was collected for a range of one block to another block; a negative code if that is not one of its own.");
 
 static int64_t carry_over(struct tx_object *self, uint64_t offset, uint64_t length, uint64_t to)
@@ -138,7 +138,7 @@ static int64_t carry_over(struct tx_object *self, uint64_t offset, uint64_t leng
 DOOR(carry, tx_object, 3, code(carry_over(self, n[0], n[1], n[2])))
 
 PyDoc_STRVAR(snapshot_doc,
-"_snapshot(offset, length, /)\n--\n\nAppend the UNDO record; the LSN that must be durable before the bytes change, or 0.");
+"_snapshot($self, offset, length, /)\n--\n\nAppend the UNDO record; the LSN that must be durable before the bytes change, or 0.");
 
 static int64_t append_undo(struct tx_object *self, uint64_t offset, uint64_t length)
 {

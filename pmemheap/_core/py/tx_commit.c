@@ -35,7 +35,7 @@ static int64_t commit_now(struct tx_object *self, const void *operations, uint64
 }
 
 PyDoc_STRVAR(commit_doc,
-"_commit(operations, count, durable, /)\n--\n\n"
+"_commit($self, operations, count, durable, /)\n--\n\n"
 "Append the record, with encoded operations of others in it, and wait until it is durable where it has to be.\n"
 "Returns the LSN behind it, or a negative code with nothing changed (PH_L_DEAD: the outcome is unknown).");
 
@@ -139,7 +139,7 @@ static PyObject *tx_enter(PyObject *object, PyObject *ignored)
     return Py_NewRef(object);
 }
 
-PyDoc_STRVAR(exit_doc, "__exit__(kind, value, traceback)\n--\n\nCommit, or abort when an exception leaves the block.");
+PyDoc_STRVAR(exit_doc, "__exit__($self, kind, value, traceback, /)\n--\n\nCommit, or abort when an exception leaves the block.");
 
 static PyObject *tx_exit(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {

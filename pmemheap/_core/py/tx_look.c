@@ -20,7 +20,7 @@ static PyObject *rooted_frees(PyObject *object, PyObject *ignored)
     return list;
 }
 
-PyDoc_STRVAR(fresh_doc, "_fresh()\n--\n\nBytes reserved, and the reserved blocks as (offset, nbytes).");
+PyDoc_STRVAR(fresh_doc, "_fresh($self, /)\n--\n\nBytes reserved, and the reserved blocks as (offset, nbytes).");
 
 static PyObject *fresh(PyObject *object, PyObject *ignored)
 {
@@ -37,7 +37,7 @@ static PyObject *fresh(PyObject *object, PyObject *ignored)
     return list;
 }
 
-PyDoc_STRVAR(snapshots_doc, "_snapshots()\n--\n\nWhat may have to be undone, as (offset, nbytes).");
+PyDoc_STRVAR(snapshots_doc, "_snapshots($self, /)\n--\n\nWhat may have to be undone, as (offset, nbytes).");
 
 static PyObject *snapshots(PyObject *object, PyObject *ignored)
 {

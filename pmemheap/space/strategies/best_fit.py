@@ -33,7 +33,7 @@ class BestFit(Ranges):
         self._by_length: SortedList[tuple[int, int]] = SortedList()
 
     def allocate(self, length: int, align: int) -> int | None:
-        """Take units from the tightest range that has them. O(log n); aligned ones O(n)."""
+        """Take from the tightest range with room; return the first. O(log n), aligned ones O(n)."""
         for have, start in self._by_length.irange((length, 0)):
             first = place_in(start, have, length, align)
             if first is not None:

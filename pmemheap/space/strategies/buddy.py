@@ -36,7 +36,7 @@ class Buddy:
         return iter(sorted((start, 1 << order) for order in _ORDERS for start in self._free[order]))
 
     def allocate(self, length: int, align: int) -> int | None:
-        """Take units from the lowest of the smallest blocks that have them. O(log n)."""
+        """Take units of the lowest of the smallest blocks that have them; return the first."""
         for order in _ORDERS[(max(length, align) - 1).bit_length() :]:
             if self._free[order]:
                 start: int = self._free[order].pop(0)
@@ -61,7 +61,7 @@ class Buddy:
         self._free[order].add(start)
 
     def take(self, start: int, length: int) -> bool:
-        """Take just these units; False, with nothing changed, if not all of them are free."""
+        """Take just these units; return False, with nothing changed, if not all are free."""
         found, reached = [], start
         while reached < start + length:
             if (block := self._block_of(reached)) is None:

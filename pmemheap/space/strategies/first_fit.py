@@ -27,7 +27,7 @@ class FirstFit(Ranges):
     """
 
     def allocate(self, length: int, align: int) -> int | None:
-        """Take units from the lowest range that has them. O(n)."""
+        """Take units from the lowest range with room; return the first. O(n)."""
         for start, have in self._length.items():
             first = place_in(start, have, length, align)
             if first is not None:

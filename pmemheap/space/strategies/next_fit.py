@@ -36,7 +36,7 @@ class NextFit(Ranges):
         self._reached = 0
 
     def allocate(self, length: int, align: int) -> int | None:
-        """Take units from the next range that has them. O(n), but mostly O(log n)."""
+        """Take units from the next range with room; return the first. O(n), but mostly O(log n)."""
         for start, have in chain(self._from(self._reached), self._length.items()):
             first = place_in(start, have, length, align)
             if first is not None:

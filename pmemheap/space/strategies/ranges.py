@@ -47,7 +47,7 @@ class Ranges:
         self._insert(start, length)
 
     def take(self, start: int, length: int) -> bool:
-        """Take just this range; False, with nothing changed, if not all of it is free. O(log n)."""
+        """Take just this range; return False and change nothing if it is not all free. O(log n)."""
         found = self._at_or_before(start)
         if found is None or sum(found) < start + length:
             return False
