@@ -127,11 +127,17 @@ gallery: $(VENV)/bench/ready
 	$(VENV)/bench/bin/python benchmarks/gallery.py measure docs/gallery/data.json
 	$(VENV)/bench/bin/python benchmarks/gallery.py draw docs/gallery/data.json docs
 
+# What a user's type checker finds: the types of all public names, and of the examples as somebody else's code.
+PYRIGHT = PYTHONPATH=$(CURDIR) $(VENV)/lint,test/bin/pyright --pythonpath $(VENV)/lint,test/bin/python
+
 lint: $(VENV)/lint,test/ready
 	.ci/titles
 	$(VENV)/lint,test/bin/ruff check $(PYTHON_CODE)
 	$(VENV)/lint,test/bin/ruff format --check $(PYTHON_CODE)
 	$(VENV)/lint,test/bin/mypy
+	mkdir -p build
+	$(PYRIGHT) --verifytypes pmemheap --ignoreexternal >build/types.txt || { cat build/types.txt; exit 1; }
+	$(PYRIGHT) examples/*.py
 	for source in pmemheap/_core/*/*.c; do \
 	  $(CC) $(WARNINGS) -Ipmemheap/_core -DPy_LIMITED_API=0x030B0000 $$($(PYTHON) -c \
 	    'import sysconfig; print("-isystem", sysconfig.get_path("include"))') $$source || exit 1; \
