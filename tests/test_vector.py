@@ -122,6 +122,29 @@ def test_an_array_keeps_the_heap_open(memory: Heap) -> None:
     v.append(2)
 
 
+def test_an_array_is_not_surprised_by_elements_that_come_again(heap: Heap) -> None:
+    v: Vector[int] = Vector(heap, "v", "i8")
+    v.extend(range(6))
+    array = v.array
+    v.truncate(4)
+    v.pop()
+    with pytest.raises(BufferError, match="elements were that they may show, 1 found"):
+        v.append(77)
+    with pytest.raises(BufferError):
+        v.extend([77, 78])
+    with heap.transaction(), pytest.raises(BufferError):
+        v.append(77)
+    assert (array.tolist(), v[:].tolist()) == (list(range(6)), [0, 1, 2])
+    del array
+    v.append(77)
+    array = v.array
+    v.append(78)
+    with heap.transaction():
+        v.append(79)
+    assert (array.tolist(), v[:].tolist()) == ([0, 1, 2, 77], [0, 1, 2, 77, 78, 79])
+    assert v.check()
+
+
 def test_capacity_is_there_at_once(memory: Heap) -> None:
     v = Vector(memory, "v", "i8", capacity=1_000_000)
     statistics = v.statistics()
@@ -562,7 +585,7 @@ class VectorMachine(RuleBasedStateMachine):
         self.vectors = [Vector(self.heap, "v", "i8"), Vector(self.heap, "v")]
         self.model: list[int] = []
         self.open: list[tuple[Any, list[int]]] = []
-        self.held: list[np.ndarray[Any, Any]] = []
+        self.held: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
 
     @property
     def vector(self) -> Vector:
@@ -572,15 +595,21 @@ class VectorMachine(RuleBasedStateMachine):
 
     values = st.integers(-(2**63), 2**63 - 1)
 
+    def _grow(self, grow: Callable[[], None], some: list[int]) -> None:
+        try:
+            grow()
+        except BufferError:
+            assert self.held
+        else:
+            self.model.extend(some)
+
     @rule(value=values)
     def append(self, value: int) -> None:
-        self.vector.append(value)
-        self.model.append(value)
+        self._grow(lambda: self.vector.append(value), [value])
 
     @rule(some=st.lists(values, max_size=8), times=st.sampled_from([1, 1, 1, 2000]))
     def extend(self, some: list[int], times: int) -> None:
-        self.vector.extend(np.array(some * times, "i8"))
-        self.model.extend(some * times)
+        self._grow(lambda: self.vector.extend(np.array(some * times, "i8")), some * times)
 
     @precondition(lambda self: self.model)
     @rule()
@@ -597,6 +626,7 @@ class VectorMachine(RuleBasedStateMachine):
     @rule(where=st.integers(0, 2**20), value=values)
     def set_one(self, where: int, value: int) -> None:
         self.vector[where % len(self.model)] = self.model[where % len(self.model)] = value
+        self._look_again()
 
     @rule(picked=st.slices(12), value=values)
     def set_slice(self, picked: slice, value: int) -> None:
@@ -604,6 +634,7 @@ class VectorMachine(RuleBasedStateMachine):
         self.vector[picked] = np.arange(len(indices)) + value // 2
         for at, index in enumerate(indices):
             self.model[index] = at + value // 2
+        self._look_again()
 
     @precondition(lambda self: len(self.open) < 3)
     @rule()
@@ -620,10 +651,19 @@ class VectorMachine(RuleBasedStateMachine):
     def abort(self) -> None:
         tx, self.model = self.open.pop()
         tx.abort()
+        self._look_again()
 
     @rule()
     def hold(self) -> None:
-        self.held.append(self.vector.array)
+        self.held.append((array := self.vector.array, array.copy()))
+
+    def _look_again(self) -> None:
+        """What was stored to elements, or taken back, is seen through arrays."""
+        self.held = [(array, array.copy()) for array, _ in self.held]
+
+    @rule()
+    def let_go(self) -> None:
+        self.held.clear()
 
     @precondition(lambda self: not self.open)
     @rule()
@@ -634,7 +674,8 @@ class VectorMachine(RuleBasedStateMachine):
     def both_are_the_same(self) -> None:
         assert len(self.vector) == len(self.model)
         assert (self.vector.array == np.array(self.model, "i8")).all()
-        assert {array.ctypes.data for array in self.held} <= {self.vector.array.ctypes.data}
+        assert {array.ctypes.data for array, _ in self.held} <= {self.vector.array.ctypes.data}
+        assert all((array == shown).all() for array, shown in self.held)
         assert self.vector.check()
 
     def teardown(self) -> None:

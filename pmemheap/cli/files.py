@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from pmemheap.cli import unitmap
 from pmemheap.cli.bars import bar
 from pmemheap.cli.completing import heap_files
 from pmemheap.cli.header import Header, Segment, read_header

@@ -21,7 +21,6 @@ from rich.table import Table
 
 from pmemheap.cli.files import AsJson
 from pmemheap.cli.show import output, print_whole, progress_output, table, write_json
-from pmemheap.cli.unitmap import read_map
 from pmemheap.heap.heap import Heap
 from pmemheap.pictures.model import read_arena
 from pmemheap.traces import Trace, load, measure, touch_replay

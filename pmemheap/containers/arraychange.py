@@ -31,10 +31,10 @@ from pmemheap.containers.arraylives import Life
 from pmemheap.containers.arraypick import Picked
 from pmemheap.containers.arraystore import LARGE_BYTES, ArrayStore
 from pmemheap.containers.arraytypes import raw_bytes
-from pmemheap.errors import OutOfSpaceError, PmemHeapError, UsageError
+from pmemheap.containers.unseen import kept_views
+from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.heap.arena import Arena
 from pmemheap.heap.place import place_of
-from pmemheap.heap.space import space_of
 from pmemheap.heap.transaction import Savepoint, Transaction
 from pmemheap.native.constants import UnitState
 from pmemheap.refusals import end_with
@@ -63,7 +63,6 @@ class Change:
         self._store, self._tx = store, tx
         self.joins = isinstance(tx, Savepoint)
         self.made: list[Arena] = []
-        self.emptied: list[int] = []
         try:
             tx.write(store.place, b"")  # others wait from here on
         except UsageError:
@@ -110,9 +109,11 @@ class Change:
 
     def free(self, entry: Entry, deferred: bool) -> None:
         """Free the block of an array; BufferError if views live and it is not to wait for them."""
-        self._tx.free(entry.offset, deferred)
-        if self._store.space_at(entry.offset).origin:
-            self.emptied.append(entry.offset)
+        if deferred:
+            self._tx.free(entry.offset, True)
+            return
+        kept_views(self._store.space_at(entry.offset), entry.offset)  # those that go may go
+        self._tx.free(entry.offset)
 
     def make_room(self, name: str, entry: Entry, rows: int, life: Life) -> Entry:
         """Make room for rows; return the entry, with another block if the array had to move."""
@@ -123,7 +124,10 @@ class Change:
         room = wanted + (wanted // 2 if wanted < _SMALL_BYTES else wanted // 8)
         is_apart = self._store.space_at(entry.offset).origin != 0
         moved = entry._replace(offset=self._reserved(room, is_apart), high=0)
-        self._store.own(moved)[...] = self._store.own(entry)
+        if entry.nbytes:
+            space = self._store.space_at(entry.offset)
+            with space.own_view(entry.offset, entry.nbytes) as old:
+                self._tx.write(moved.offset, old)  # which stores it at once
         self.free(entry, False)
         life.move_to(self._store.heap, moved.offset)
         return moved
@@ -147,7 +151,7 @@ class Change:
 
     def _require_unseen(self, name: str, entry: Entry, why: str) -> None:
         """Raise BufferError if views of an array live."""
-        views = place_of(self._store.space_at(entry.offset).core, entry.offset).views
+        views = kept_views(self._store.space_at(entry.offset), entry.offset)
         if views:
             raise BufferError(
                 f"array {name!r}: no live views or arrays expected {why} {views} found"
@@ -233,7 +237,6 @@ class Changing:
         traceback: TracebackType | None,
     ) -> None:
         """Commit, or take it back, and the arenas that it has made."""
-        change = self._change
         try:
             self._tx.__exit__(kind, value, traceback)
         except BaseException as error:
@@ -241,21 +244,11 @@ class Changing:
             raise
         if value is not None:
             self._drop_made(value)
-        elif change.emptied and not change.joins:
-            _give_back(self._store, change.emptied)
 
     def _drop_made(self, error: BaseException) -> None:
         if not self._change.joins:
             for arena in self._change.made:
                 end_with(error, arena.drop)
-
-
-def _give_back(store: ArrayStore, emptied: list[int]) -> None:
-    """Give the memory of arenas back in which arrays were."""
-    arenas = space_of(store.heap).shared.arenas
-    for offset in emptied:
-        with suppress(PmemHeapError, BufferError, MemoryError):
-            arenas.face(store.space_at(offset)).trim()
 
 
 class Appending(NamedTuple):

@@ -83,7 +83,8 @@ class Entry(NamedTuple):
     @property
     def row_bytes(self) -> int:
         """Bytes of a row."""
-        return math.prod(self.shape[1:]) * int(self.dtype.itemsize)
+        itemsize = int(self.dtype.itemsize)
+        return itemsize if len(self.shape) < 2 else math.prod(self.shape[1:]) * itemsize
 
     @property
     def nbytes(self) -> int:
@@ -182,23 +183,32 @@ def description_key(dtype: np.dtype[Any]) -> bytes:
 def encoded(entry: Entry) -> bytes:
     """Return the value of an entry."""
     dtype, shape, offset, high, attributes = entry
-    name = dtype.str
-    head = _WITH_FIELDS if dtype.names is not None else _NUMBER_OF.get(name, _NAMED)
-    has_high = high > entry.length
+    head, tail = _packed_dtype(dtype)
     parts = bytearray(1)
     if len(shape) != 1:
-        parts[0] |= _HAS_AXES
+        head |= _HAS_AXES
         parts.append(len(shape))
-    for number in (*shape, offset // GRANULE, *([high] * has_high)):
+    for number in shape:
         _put_number(parts, number)
-    if head == _WITH_FIELDS:
-        parts += description_key(dtype)[len(DESCRIBED) :]
-    elif head == _NAMED:
-        parts.append(len(name))
-        parts += name.encode()
-    parts += attributes
-    parts[0] |= head | _HAS_HIGH * has_high | _HAS_ATTRIBUTES * bool(attributes)
+    _put_number(parts, offset // GRANULE)
+    if high > entry.length:
+        head |= _HAS_HIGH
+        _put_number(parts, high)
+    parts += tail
+    if attributes:
+        head |= _HAS_ATTRIBUTES
+        parts += attributes
+    parts[0] = head
     return bytes(parts)
+
+
+def _packed_dtype(dtype: np.dtype[Any]) -> tuple[int, bytes]:
+    """Return what an entry has of a dtype: a part of its head, and bytes."""
+    if dtype.names is not None:
+        return _WITH_FIELDS, description_key(dtype)[len(DESCRIBED) :]
+    name = dtype.str
+    number = _NUMBER_OF.get(name)
+    return (_NAMED, bytes([len(name)]) + name.encode()) if number is None else (number, b"")
 
 
 def _put_number(parts: bytearray, number: int) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, overload
 
 from pmemheap.containers import vectorchange
 from pmemheap.containers.arraytypes import numpy, plain_dtype, raw_bytes
@@ -30,6 +30,13 @@ from pmemheap.heap.insight import CheckReport
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from typing_extensions import TypeVar
+
+    E = TypeVar("E", default=Any)
+else:
+    from typing import TypeVar
+
+    E = TypeVar("E")
 
 __all__ = ["Vector", "VectorStatistics"]
 
@@ -57,8 +64,10 @@ class VectorStatistics:
     block_bytes: int
 
 
-class Vector:
+class Vector(Generic[E]):
     """A typed one-dimensional array in a heap, found by the name of a root.
+
+    ``Vector[float]`` says to a type checker what the elements are; without it they are `Any`.
 
     Opens the vector under the name, or makes one if a dtype is given and there is none. Calls
     inside of an open transaction of the same thread are part of it; outside, each is one by itself.
@@ -151,11 +160,18 @@ class Vector:
     def array(self) -> np.ndarray[Any, Any]:
         """The elements themselves, as a numpy array of the present length.
 
-        It stays valid, at its address, while the vector grows; it does not become longer. As long
-        as it lives the heap cannot be closed, nor the vector dropped. Stores through it are those
-        of a view: seen at once, and not part of any transaction.
+        It stays valid, at its address, while the vector grows; it does not become longer, and what
+        `truncate` and `pop` take away it shows as it was. As long as it lives the heap cannot be
+        closed, nor the vector dropped. Stores through it are those of a view: seen at once, and not
+        part of any transaction.
         """
         return self._store.elements(self._store.arena.view)
+
+    @overload
+    def __getitem__(self, key: int) -> E: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> np.ndarray[Any, Any]: ...
 
     def __getitem__(self, key: int | slice) -> Any:
         """Return an element, or a copy of a slice as an array.
@@ -170,7 +186,7 @@ class Vector:
         """
         return self._store.copied(key if isinstance(key, slice) else operator.index(key))
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[E]:
         """Yield the elements that there are now."""
         return iter(self[:])
 
@@ -185,7 +201,7 @@ class Vector:
 
     # ------------------------------------------------------------ changing
 
-    def append(self, value: Any) -> None:
+    def append(self, value: E) -> None:
         """Add an element at the end.
 
         Parameters
@@ -197,12 +213,14 @@ class Vector:
         ------
         UsageError
             It is no scalar; the heap is read-only or closed.
+        BufferError
+            Arrays live that may show elements that were taken away from there. Nothing has changed.
         OutOfSpaceError, DurabilityError
             As those of a transaction.
         """
         vectorchange.append(self._store, self._one(value))
 
-    def extend(self, values: Iterable[Any] | np.ndarray[Any, Any]) -> None:
+    def extend(self, values: Iterable[E] | np.ndarray[Any, Any]) -> None:
         """Add elements at the end: all of them or none.
 
         Parameters
@@ -215,6 +233,8 @@ class Vector:
         ------
         UsageError
             They have another number of dimensions; the heap is read-only or closed.
+        BufferError
+            As `append`.
         OutOfSpaceError, DurabilityError
             As those of a transaction.
         """
@@ -227,19 +247,22 @@ class Vector:
         if len(array):
             vectorchange.append(self._store, array)
 
-    def pop(self) -> Any:
+    def pop(self) -> E:
         """Take the last element away and return it; IndexError if there is none."""
         with self._heap.transaction() as tx:
             change = Change(self._store, tx)
             length = change.counts.length
             if not length:
                 raise IndexError(f"vector {self.name!r}: pop: an element expected, none found")
-            value = self._store.copied(length - 1)
+            value: E = self._store.copied(length - 1)
             change.end(length - 1)
         return value
 
     def truncate(self, length: int) -> None:
         """Take elements away at the end, until `length` are left; their space stays as room.
+
+        Arrays that show them keep them as they are: as long as arrays live, nothing grows over them
+        (BufferError of `append` and `extend`).
 
         Raises
         ------

@@ -11,6 +11,9 @@ Two ways to change it:
   element is anybody's: there they are stored at once, and written, so that the commit has them.
   Elements below `high` may be committed and are snapshotted before.
 
+Elements that were taken away lie between length and `high`. Arrays may show them: as long as some
+live nothing grows over them (BufferError). Without arrays the next growth takes `high` down.
+
 Every change begins with a snapshot, if only of no bytes: it waits until no other transaction
 changes committed bytes. So what was read after it stays as it is until the commit. `changes` counts
 them, also those that are aborted: who appends in parts sees whether somebody was there in between.
@@ -27,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from pmemheap.containers.arraytypes import raw_bytes
 from pmemheap.containers.names import VECTOR_MAGIC
+from pmemheap.containers.unseen import kept_views
 from pmemheap.containers.vectorstore import (
     BLOCK_MAGIC,
     COUNTS,
@@ -175,11 +179,27 @@ class Change:
                 view[start:] = raw
         self._tx.write(block + start, raw)
 
+    def begin_growth(self) -> None:
+        """Raise BufferError if arrays live that may show what lies behind the end."""
+        place, length, high = self.counts
+        if high == length:
+            return
+        store = self._store
+        views = kept_views(space_of(store.arena), store.block)
+        if views:
+            raise BufferError(
+                f"vector {store.name!r}: no live arrays expected where elements were that they may "
+                f"show, {views} found"
+            )
+        if not self.joins:
+            self.counts = Counts(place, length, length)
+
     def end(self, length: int) -> None:
         """Set the length."""
         place, store = self.counts.place, self._store
+        high = max(length, self.counts.high)
         if not self.joins:
-            self._tx.write(place + _LENGTHS_AT, _LENGTHS.pack(length, length))
+            self._tx.write(place + _LENGTHS_AT, _LENGTHS.pack(length, high))
             return
         if store.heap.roots[store.name] == place:
             place = self._tx.malloc(COUNTS.size)
@@ -187,7 +207,6 @@ class Change:
             self._tx.free(self.counts.place, deferred=True)  # others may be reading them
         else:
             self._tx.snapshot(place, COUNTS.size)  # of a block of this transaction: no sync
-        high = max(length, self.counts.high)
         with space_of(store.heap).own_view(place, COUNTS.size) as view:
             COUNTS.pack_into(view, 0, VECTOR_MAGIC, store.block, length, high)
 
@@ -198,6 +217,7 @@ def append(store: VectorStore, values: np.ndarray[Any, Any]) -> None:
     with store.heap.transaction() as tx:
         change = Change(store, tx)
         if change.joins or len(raw) <= _PART_BYTES:
+            change.begin_growth()
             length = change.counts.length
             store.reserve(length + len(values))
             change.put(length, raw)
@@ -216,6 +236,7 @@ def _append_in_parts(store: VectorStore, raw: memoryview) -> bool:
             change = Change(store, tx)
             if start and change.number != seen + 1:
                 return False
+            change.begin_growth()
             length, seen = change.counts.length, change.number
             store.reserve(length + len(raw) // itemsize)
             change.put(length + start // itemsize, raw[start : start + step])

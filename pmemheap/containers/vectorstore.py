@@ -13,7 +13,7 @@ nobody else gets, so `expand` can always let the block grow where it stands.
 
 Invariants, checked by `VectorStore.checked`:
   1. length <= high <= elements for which the block has room;
-  2. no element at `high` or behind it is committed;
+  2. no element at `high` or behind it is committed, or was since an array could show it;
   3. the arena has no other block: that is what keeps the space behind it free.
 
 What is found damaged is looked at again while no other thread changes the heap: a change that was
