@@ -122,6 +122,11 @@ fifo: $(VENV)/bench/ready
 	$(VENV)/bench/bin/python tests/fifo_load.py plot docs/fifo.svg $(foreach medium,anonymous file,\
 	  build/fifo/$(medium).json build/fifo/$(medium)--never-trim.json)
 
+# Named arrays beside h5py, zarr and numpy.memmap: 100,000 small and ten large ones. COUNT=2000 takes a minute.
+.PHONY: arrays
+arrays: $(VENV)/bench/ready
+	$(VENV)/bench/bin/python benchmarks/bench_named_arrays.py table $(or $(COUNT),100000)
+
 # The pictures and tables of docs/gallery.md: memory over time, and times, of each strategy beside others. Three minutes.
 gallery: $(VENV)/bench/ready
 	$(VENV)/bench/bin/python benchmarks/gallery.py measure docs/gallery/data.json
