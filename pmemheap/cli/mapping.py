@@ -26,7 +26,7 @@ from rich.text import Text
 from pmemheap.cli.files import AsJson, ExistingHeap
 from pmemheap.cli.show import in_a_pipe, output, printable, write_json
 from pmemheap.cli.unitmap import draw, legend, units_per_mark
-from pmemheap.errors import UsageError
+from pmemheap.errors import HeapBusyError, UsageError
 from pmemheap.heap.heap import Heap
 from pmemheap.layers.sites import read_sites
 from pmemheap.layers.track import SiteBlocks
@@ -180,9 +180,17 @@ def _watched(console: Console, path: Path, rows: int) -> Group:
 @contextmanager
 def _looked_at(path: Path) -> Iterator[Heap]:
     """Open a heap file to look at it once, beside its writer if it has one."""
+    try:
+        heap = Heap.open(path, readonly=True)
+    except HeapBusyError:
+        heap = _attached(path)
+    with heap:
+        yield heap
+
+
+def _attached(path: Path) -> Heap:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with Heap.attach(fd) as heap:
-            yield heap
+        return Heap.attach(fd)
     finally:
         os.close(fd)

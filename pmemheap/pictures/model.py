@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from pmemheap.errors import UsageError
 from pmemheap.format.layout import ARENA_BITS
 from pmemheap.heap.arena import Arena
 from pmemheap.heap.beside import asked
@@ -175,11 +176,15 @@ def _read_all(space: Space, most: int, at: int | None, blocks: int) -> list[Aren
     if scratch is not None and not scratch.closed:
         spaces.append(scratch)
     units = max(sum(each.region.nunits for each in spaces), 1)
-    shares = [each.region.nunits / units for each in spaces]
-    return [
-        _looked_at(each, round(most * share), at, round(blocks * share))
-        for each, share in zip(spaces, shares, strict=True)
-    ]
+    maps = []
+    for each in spaces:
+        share = each.region.nunits / units
+        try:
+            maps.append(_looked_at(each, round(most * share), at, round(blocks * share)))
+        except UsageError:
+            if space.closed or not each.closed:  # else another thread has dropped the arena
+                raise
+    return maps
 
 
 def read_arena(face: Heap | Arena, most: int = ALL_PIECES) -> ArenaMap:
@@ -218,11 +223,10 @@ def _pieces(space: Space, most: int, unit: int | None) -> tuple[list[Piece], int
     first, end = space.region.first_unit, space.region.end_unit
     border = space.supply.extents.wilderness
     unused = [Piece.whole(border, end - border, Kind.UNUSED)] if border < end else []
-    pieces = _surveyed(space, first, border)
-    if len(pieces) <= most:
-        return pieces + unused, 0
     cell = 1 << ((border - first) // most).bit_length()
     pieces = _surveyed(space, first, border, cell)
+    if sum(piece.pieces for piece in pieces) <= most:
+        return _surveyed(space, first, border) + unused, 0
     if unit is not None and pieces:
         pieces = _opened(space, pieces, unit, most)
     return pieces + unused, cell

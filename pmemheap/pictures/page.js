@@ -221,7 +221,7 @@ function grid() {
 }
 
 function fillPixels(shape, from, to, colour) {
-  pencil.fillStyle = colour;
+  if (colour !== ink) pencil.fillStyle = ink = colour;
   for (let row = Math.floor(from / shape.width); row * shape.width < to; row++) {
     const left = Math.max(from - row * shape.width, 0), right = Math.min(to - row * shape.width, shape.width);
     pencil.fillRect(left, row * ROW, right - left, ROW - GAP);
@@ -260,6 +260,7 @@ function draw() {
   pencil.setTransform(ratio, 0, 0, ratio, 0, 0);
   pencil.clearRect(0, 0, shape.width, canvas.clientHeight);
   const brush = painter(shape);
+  ink = "";
   for (let i = pieceAt(view.start); i < heap.rows.length && heap.starts[i] < view.stop; i++) paintPiece(shape, brush, i);
   brush.flush();
   if (cursor >= 0) frame(shape, heap.starts[cursor], heap.starts[cursor + 1]);
@@ -450,7 +451,7 @@ function drawTimeline() {
 // ---------------------------------------------------------------- begin
 
 const heap = unpack(), view = { start: 0, stop: heap.end };
-let way = "kind", cursor = -1, drag = null, waiting = false;
+let way = "kind", ink = "", cursor = -1, drag = null, waiting = false;
 
 function begin() {
   readColours();
