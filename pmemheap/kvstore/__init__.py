@@ -5,6 +5,7 @@ commands   what their requests mean            resp         how they are written
 patterns   of keys, as KEYS and SCAN have them
 spill      the slow layer of a zict, of a Dask worker
 sharded    a store over several heap files, each an actor of Dask
+asyncstore for asyncio: one thread, shared commits             memoizing  results of functions
 cli        get, put, delete, scan, load, dump, snapshot, stats, check, purge, compact, serve
 loading    CSV and JSON lines, in and out
 dbmlike    `pmemheap.kvstore.open`: str or bytes, as `dbm` takes them
@@ -17,16 +18,19 @@ storefile  the file of a store       figures    its statistics            entrie
 texts      str as keys               closing    the end of a `with` block
 """
 
+from pmemheap.kvstore.asyncstore import AsyncKVStore
 from pmemheap.kvstore.cursor import Cursor
 from pmemheap.kvstore.dbmlike import DbmError as error  # noqa: N813 -- as those of dbm name theirs
 from pmemheap.kvstore.dbmlike import DbmStore
 from pmemheap.kvstore.dbmlike import open_store as open  # noqa: A004 -- kvstore.open, as dbm.open
 from pmemheap.kvstore.figures import StoreStats
+from pmemheap.kvstore.memoizing import memoize
 from pmemheap.kvstore.shelf import Shelf, TextStore
 from pmemheap.kvstore.store import KVStore
 from pmemheap.kvstore.substore import SubStore
 
 __all__ = [
+    "AsyncKVStore",
     "Cursor",
     "DbmStore",
     "KVStore",
@@ -35,5 +39,6 @@ __all__ = [
     "SubStore",
     "TextStore",
     "error",
+    "memoize",
     "open",
 ]
