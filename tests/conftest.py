@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Generator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from zlib import crc32
 
@@ -21,6 +22,8 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 pytest_plugins = ["pmemheap.testing.plugin"]
+
+collect_ignore = [] if find_spec("pyarrow") else ["test_kvstore_arrow.py"]
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 

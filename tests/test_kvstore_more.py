@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dbm
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -342,3 +343,12 @@ def test_the_face_of_dbm(path: Path) -> None:
             db.incr("a")
     with kvstore.open(path) as db, pytest.raises(dbm.error):
         db["a"] = "1"
+
+
+# ---------------------------------------------------------------- extras
+
+
+def test_a_table_says_which_extra_it_needs(store: KVStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'pmemheap\[arrow\]'"):
+        store.to_arrow()

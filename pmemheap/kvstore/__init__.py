@@ -6,6 +6,7 @@ patterns   of keys, as KEYS and SCAN have them
 spill      the slow layer of a zict, of a Dask worker
 sharded    a store over several heap files, each an actor of Dask
 asyncstore for asyncio: one thread, shared commits             memoizing  results of functions
+arrow      tables of Apache Arrow
 cli        get, put, delete, scan, load, dump, snapshot, stats, check, purge, compact, serve
 loading    CSV and JSON lines, in and out
 dbmlike    `pmemheap.kvstore.open`: str or bytes, as `dbm` takes them

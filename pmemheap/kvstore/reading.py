@@ -20,6 +20,7 @@ from typing import Any, TypeVar, overload
 
 from pmemheap.containers import OrderedMapping
 from pmemheap.containers.ordered import ItemsRange
+from pmemheap.kvstore import arrow
 from pmemheap.kvstore.counters import Hits
 from pmemheap.kvstore.cursor import Cursor, end_of
 from pmemheap.kvstore.deadlines import Deadlines
@@ -198,6 +199,10 @@ class Reading(InHeap, OrderedMapping[bytes, bytes]):
     def tags(self) -> list[bytes]:
         """Return the tags that some key has, in the order of their lengths and bytes."""
         return list(self._tags.names())
+
+    def to_arrow(self, start: bytes | None = None, stop: bytes | None = None) -> Any:
+        """Return the entries of a range as a `pyarrow.Table`; see `pmemheap.kvstore.arrow`."""
+        return arrow.to_arrow(self, start, stop)
 
     @property
     def expiring(self) -> int:

@@ -27,6 +27,7 @@ from typing import Any
 from pmemheap import CorruptHeapError, Heap, PmemHeapError
 from pmemheap.containers import SortedMap
 from pmemheap.containers.ordered import pairs_of
+from pmemheap.kvstore import arrow
 from pmemheap.kvstore.counters import Hits, number_bytes, number_of
 from pmemheap.kvstore.deadlines import Deadlines
 from pmemheap.kvstore.entries import Entries
@@ -299,6 +300,10 @@ class SubStore(Reading):
                     self._map[key] = value
                     if self._extra:  # from here on nobody else can store a deadline
                         self._put_extra(key, value, deadline, named)
+
+    def from_arrow(self, table: Any, *, batch: int = BATCH) -> int:
+        """Store the rows of a `pyarrow.Table`; return how many. See `pmemheap.kvstore.arrow`."""
+        return arrow.from_arrow(self, table, batch=batch)
 
     def update(self, other: Any = (), /, **more: Any) -> None:
         """Take over all of a mapping, of anything with `keys`, or of pairs; as `put_many`."""
