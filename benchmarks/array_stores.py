@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pmemheap import Heap
+from pmemheap import DurabilityName, Heap
 from pmemheap.containers import Arrays
 
 Rows = np.ndarray[Any, Any]
@@ -67,7 +67,7 @@ class Store(ABC):
 
 class Pmemheap(Store):
     title = "pmemheap, process"
-    durability: ClassVar[str] = "process"
+    durability: ClassVar[DurabilityName] = "process"
 
     def start(self) -> None:
         path = self.home / "arrays.heap"

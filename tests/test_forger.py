@@ -22,7 +22,7 @@ from pmemheap.format.superblock import Superblock
 from pmemheap.layout import ArenaSlot, RootSlot, SegmentSlot, Table
 
 FORGER = Path(__file__).parent / "forger.py"
-COUNT = 500
+COUNT = 300
 STRUCTURES = {
     "superblock", "shared", "segment", "arena", "root", "entry", "bits", "record", "operation",
     "map", "node", "leaf", "inner", "apart", "counts", "vector",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import pytest
 from hypothesis import given
@@ -19,10 +19,11 @@ from pmemheap.pictures.model import read_arenas
 SIZES = st.one_of(st.integers(1, 600), st.integers(1, 40_000), st.just(1 << 20))
 STEPS = st.lists(st.tuples(st.integers(0, 9), SIZES), min_size=1, max_size=60)
 KINDS = st.sampled_from(["anonymous", "placed", "process", "power"])
+Kind: TypeAlias = Literal["anonymous", "placed", "process", "power"]
 WITHIN = (1 << ARENA_BITS) - 1
 
 
-def made(kind: str, folder: str) -> Heap:
+def made(kind: Kind, folder: str) -> Heap:
     if kind == "anonymous":
         return Heap.anonymous(decay=None)
     if kind == "placed":
@@ -30,7 +31,7 @@ def made(kind: str, folder: str) -> Heap:
     return Heap.create(Path(folder, "a.heap"), durability=kind, decay=None)
 
 
-def places_of(heap: Heap, kind: str) -> list[Any]:
+def places_of(heap: Heap, kind: Kind) -> list[Any]:
     """Return what blocks can be had from: the heap twice, arenas, a region."""
     rows = heap.arena("rows", strategy=pmemheap.Rows(48))
     queue = heap.arena("queue", strategy=pmemheap.Ring())
@@ -62,7 +63,7 @@ def change(heap: Heap, places: list[Any], live: list[int], what: int, size: int)
 @pytest.mark.slow
 @given(KINDS, STEPS, st.integers(64, 200), st.integers(0, 59))
 def test_pieces_of_random_heaps_add_up(
-    kind: str, steps: list[tuple[int, int]], most: int, place: int
+    kind: Kind, steps: list[tuple[int, int]], most: int, place: int
 ) -> None:
     with TemporaryDirectory() as folder, made(kind, folder) as heap:
         places = places_of(heap, kind)

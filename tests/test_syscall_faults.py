@@ -24,7 +24,7 @@ from pmemheap.units import KiB
 
 pytestmark = pytest.mark.slow
 
-STRIDE = 331
+STRIDE = 499
 
 
 @pytest.fixture
