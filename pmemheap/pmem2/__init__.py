@@ -23,7 +23,7 @@ from pmemheap.native.constants import (
     PMEM2_E_SOURCE_EMPTY,
     PMEM2_E_VM_RESERVATION_NOT_EMPTY,
 )
-from pmemheap.pmem2.mapping import Map
+from pmemheap.pmem2.mapping import Access, Map, Sharing
 from pmemheap.pmem2.reservation import VMReservation
 from pmemheap.pmem2.source import Granularity, Source
 
@@ -45,8 +45,10 @@ __all__ = [
     "PMEM2_E_OFFSET_UNALIGNED",
     "PMEM2_E_SOURCE_EMPTY",
     "PMEM2_E_VM_RESERVATION_NOT_EMPTY",
+    "Access",
     "Granularity",
     "Map",
+    "Sharing",
     "Source",
     "VMReservation",
 ]

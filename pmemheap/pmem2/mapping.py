@@ -22,7 +22,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Literal, NoReturn, Self, SupportsIndex
+from typing import Literal, NoReturn, Self, SupportsIndex, TypeAlias
 
 from pmemheap import native
 from pmemheap.errors import DurabilityError, UsageError
@@ -34,10 +34,12 @@ from pmemheap.pmem2.reservation import VMReservation, place, remove, remove_row
 from pmemheap.pmem2.source import AnonymousSource, FileSource, Granularity, Options, Pieces, Source
 from pmemheap.units import PAGE, align_down
 
-__all__ = ["Map", "place_row"]
+__all__ = ["Access", "Map", "Sharing", "place_row"]
 
-Sharing = Literal["shared", "private"]
-Access = Literal["rw", "r"]
+Sharing: TypeAlias = Literal["shared", "private"]
+"""Whether stores are seen by others, or are copies: see `Map.anonymous` and `Map.file`."""
+Access: TypeAlias = Literal["rw", "r"]
+"""Whether a map may be stored to: see `Map.file`."""
 
 
 class Map:

@@ -12,7 +12,7 @@ those of what chooses where in free space units lie.
 from pmemheap.testing.cells import LINE, SECTOR
 from pmemheap.testing.contracts import AllocatorContract
 from pmemheap.testing.copies import copy_as_crashed, restamp
-from pmemheap.testing.driver import check_states
+from pmemheap.testing.driver import CheckOptions, check_states
 from pmemheap.testing.failing import Outcome, each_malloc_failing
 from pmemheap.testing.image import Image
 from pmemheap.testing.kills import kill_at
@@ -25,6 +25,7 @@ __all__ = [
     "LINE",
     "SECTOR",
     "AllocatorContract",
+    "CheckOptions",
     "Crash",
     "CrashStates",
     "Failure",

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from typing import TypedDict
 
 from pmemheap.errors import UsageError
 from pmemheap.testing.cells import SECTOR
@@ -26,13 +27,28 @@ from pmemheap.testing.recorder import Crash, Kind, Recorder, Recording
 from pmemheap.testing.report import Failure, Report, describe
 from pmemheap.testing.states import CrashStates, State
 
-__all__ = ["check_states"]
+__all__ = ["CheckOptions", "check_states"]
 
 Check = Callable[[Image, Crash], object]
 Recover = Callable[[Image], object]
 
 _PROGRESS = struct.Struct("<QQ?")  # events before the crash, key, whether the recovery was crashed
 _CHANCES = 1 << 20
+
+
+class CheckOptions(TypedDict, total=False):
+    """What `check_states` takes by name."""
+
+    kinds: tuple[Kind, ...]
+    cell: int
+    budget: int
+    seed: int
+    workers: int
+    recover: Recover | None
+    recovery_share: float
+    recovery_budget: int
+    directory: str | None
+    stop_after: int
 
 
 def check_states(  # noqa: PLR0913 -- what to check, and independent choices with defaults

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Unpack
 
 import pytest
 
-from pmemheap.testing.driver import check_states
+from pmemheap.testing.driver import CheckOptions, check_states
 from pmemheap.testing.image import Image
 from pmemheap.testing.recorder import Crash, Recorder, Recording
 from pmemheap.testing.report import Report
@@ -35,7 +35,9 @@ class CrashSimulator:
         Defaults for `check_states`.
     """
 
-    def __init__(self, name: str, reports: list[tuple[str, Report]], **options: Any) -> None:
+    def __init__(
+        self, name: str, reports: list[tuple[str, Report]], **options: Unpack[CheckOptions]
+    ) -> None:
         self._name = name
         self._reports = reports
         self._options = options
@@ -46,10 +48,14 @@ class CrashSimulator:
         return Recorder(file)
 
     def check(
-        self, recording: Recording, open_and_check: Callable[[Image, Crash], object], **options: Any
+        self,
+        recording: Recording,
+        open_and_check: Callable[[Image, Crash], object],
+        **options: Unpack[CheckOptions],
     ) -> Report:
         """Do `check_states`, and let the test fail with the first state that was refused."""
-        report = check_states(recording, open_and_check, **{**self._options, **options})
+        chosen: CheckOptions = {**self._options, **options}
+        report = check_states(recording, open_and_check, **chosen)
         self._reports.append((self._name, report))
         report.require()
         return report
