@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeAlias
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_pictures import UNIT, require_whole
 
@@ -61,6 +61,7 @@ def change(heap: Heap, places: list[Any], live: list[int], what: int, size: int)
 
 
 @pytest.mark.slow
+@settings(max_examples=max(10, settings().max_examples // 4))
 @given(KINDS, STEPS, st.integers(64, 200), st.integers(0, 59))
 def test_pieces_of_random_heaps_add_up(
     kind: Kind, steps: list[tuple[int, int]], most: int, place: int

@@ -136,6 +136,7 @@ def test_sites_come_from_the_track_on_the_heap() -> None:
     assert re.search(r"test_pictures_page\.py:\d+</th><td>1</td><td>1000 B</td>", text)
 
 
+@pytest.mark.slow
 def test_a_timeline_shows_growth_and_what_came_back() -> None:
     trace = parse(TRACE.splitlines(), "tiny")
     found = timeline_of(trace)
@@ -200,6 +201,17 @@ def test_without_jinja2_the_error_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ImportError, match=r"pip install 'pmemheap\[html\]'"):
         page.page(heap)
+
+
+@pytest.mark.parametrize("wrong", [-1, 1 << 64, "0x10"])
+def test_what_is_no_offset_is_refused(heap: Heap, wrong: Any) -> None:
+    with pytest.raises((pmemheap.UsageError, TypeError), match="offset"):
+        page.page(heap, at=wrong)
+
+
+def test_an_offset_in_no_arena_leaves_the_page_as_it_is(heap: Heap) -> None:
+    told = data_of(page.page(heap, at=99 << 55))
+    assert told["arenas"] == data_of(page.page(heap))["arenas"]
 
 
 def test_a_place_that_cannot_be_written_is_named(heap: Heap, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from pmemheap.heap.arguments import offset_argument
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.shown import stats_rows
 from pmemheap.layers.track import SiteBlocks
@@ -70,7 +71,7 @@ def report(
     ImportError
         There is no jinja2; the message says how to get it.
     UsageError
-        The heap is closed.
+        The heap is closed; `at` is no offset.
     HeapFileError
         The page cannot be written.
 
@@ -97,6 +98,7 @@ def page(
 ) -> str:
     """Return the text of the page that `report` writes."""
     template = _template()
+    at = None if at is None else offset_argument(at)
     moments = [] if trace is None else timeline_of(trace)
     made = figures.sites_of(heap) if sites is None else sites
     pieces, blocks = _PIECES_MOST, _BLOCKS_MOST
