@@ -239,6 +239,9 @@ def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture
     assert re.search(r"\(unknown\)</th><td>1</td>", text)
     assert re.search(r"test_pictures_page\.py:\d+</th><td>1</td>", text)
     assert "calls of tiny are repeated" in text
+    assert main(["map", str(path), "--html", str(made), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"path": str(path), "page": str(made), "page_bytes": made.stat().st_size}
     assert main(["map", str(path), "--at", "0x10"]) == ExitCode.USAGE
     assert main(["map", str(path), "--html", str(made), "--at", "ten"]) == ExitCode.USAGE
     said = capsys.readouterr().err

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console, Group
@@ -71,11 +71,11 @@ def draw_map(  # noqa: PLR0913, PLR0917 -- options of the command
     if watch:
         _watch(path, rows, as_json)
     elif html is not None:
-        _write_page(path, html, at, trace, sites)
-    elif wanted := [
-        name for name, each in (("at", at), ("trace", trace), ("sites", sites)) if each
-    ]:
-        raise UsageError(f"map --{wanted[0]}: --html PAGE expected with it, found none")
+        _write_page(path, html, _Wanted(at, trace, sites))
+        _print_page(path, html, as_json)
+    elif at or trace or sites:
+        name = "at" if at else "trace" if trace else "sites"
+        raise UsageError(f"map --{name}: --html PAGE expected with it, found none")
     else:
         _draw(path, rows, as_json)
 
@@ -123,16 +123,29 @@ def _facts(units: ArenaMap) -> dict[str, Any]:
 # ---------------------------------------------------------------- a page
 
 
-def _write_page(
-    path: Path, html: Path, at: str | None, trace: Path | None, sites: Path | None
-) -> None:
-    offset = None if at is None else _offset(at)
-    calls = None if trace is None else load(trace)
+class _Wanted(NamedTuple):
+    """What a page is to say besides."""
+
+    at: str | None
+    trace: Path | None
+    sites: Path | None
+
+
+def _write_page(path: Path, html: Path, wanted: _Wanted) -> None:
+    offset = None if wanted.at is None else _offset(wanted.at)
+    calls = None if wanted.trace is None else load(wanted.trace)
     with Heap.open(path, readonly=True) as heap:
-        made = None if sites is None else _blocks_by_site(heap, sites)
+        made = None if wanted.sites is None else _blocks_by_site(heap, wanted.sites)
         report(heap, html, at=offset, trace=calls, sites=made)
-    size = format_bytes(html.stat().st_size)
-    output().print(f"{printable(str(html))}: a page of {size}", soft_wrap=True)
+
+
+def _print_page(path: Path, html: Path, as_json: bool) -> None:
+    nbytes = html.stat().st_size
+    if as_json:
+        write_json({"path": str(path), "page": str(html), "page_bytes": nbytes})
+    else:
+        said = f"{printable(str(html))}: a page of {format_bytes(nbytes)}"
+        output().print(said, soft_wrap=True)
 
 
 def _offset(text: str) -> int:
