@@ -291,7 +291,7 @@ class BlockSpace(native.HeapCore):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers that are on it, top first: the last one that was installed."""
+        """The layers that are on it, top first; on top is the last one that was installed."""
         return self._space.layers.all()
 
     # ------------------------------------------------------------ space and insight

@@ -44,7 +44,7 @@ class Described(HasArenas):
 
     @property
     def roots(self) -> Roots:
-        """Names by which the heap is entered again: a mapping of str to offset, which keeps it."""
+        """Names by which the heap is entered again, a mapping of str to offset, which keeps it."""
         return Roots(self._space.shared.roots, RootGuard(self))
 
     @property

@@ -53,7 +53,7 @@ class KeptRegion(Region):
 
     @property
     def offset(self) -> int:
-        """What it is called by: the offset of a block that stands for it."""
+        """The offset of a block that stands for it, by which it is called."""
         return self._offset
 
     def begin(self) -> Self:

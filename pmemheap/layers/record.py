@@ -99,7 +99,7 @@ class Record(native.RecordCore, Told):
 
     @property
     def error(self) -> OSError | None:
-        """Why nothing is recorded any more: the disk is full, say. The program goes on."""
+        """Why nothing is recorded any more, such as a full disk. The program goes on."""
         code = -self._error
         return OSError(code, os.strerror(code), str(self.path)) if code else None
 

@@ -48,7 +48,7 @@ class Replay:
     ----------
     now : dict of int to bytes
         Cells that were stored to, as the process sees them.
-    history : dict of int to list of (int, bytes)
+    history : dict of int to list of tuple of int and bytes
         Cells that the medium may have otherwise: (event, content), the oldest possible first, and
         the last is `now`. Negative events are before the recording.
     size, sizes

@@ -71,7 +71,7 @@ def each_malloc_failing(
         Returns the heap for one run, or an arena, or any allocator; in memory if left out. A
         context manager is left after the run. To test files:
         ``lambda: Heap.create(path, replace=True)``.
-    raises : exception type or tuple of them
+    raises : exception type or tuple of exception type
         What the program may raise when an allocation fails.
     error : callable
         Makes the exception of an allocation that fails from a message.
