@@ -13,6 +13,7 @@ import commits
 import kv
 import kv_bench
 from budgets import SYNTHETIC, Verdict
+from figures import figure
 from plots import plot
 from results import Results, Row, geometric_mean
 from rich.console import Console
@@ -27,16 +28,6 @@ COMMITS = frozenset({commits.DURABLE, commits.LAZY})
 
 
 # ------------------------------------------------------------------------------------------- cells
-
-
-def figure(value: float) -> str:
-    """Write a number with three digits that count, as people read it."""
-    if math.isnan(value):
-        return "-"
-    if value == 0:
-        return "0"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{digits}f}"
 
 
 def _cell(row: Row | None) -> str:

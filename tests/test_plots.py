@@ -1,0 +1,131 @@
+"""The plots of benchmarks: the ratios that they show, numbers at axes, what is committed."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+for needed in ("pyperf", "matplotlib", "rich"):
+    pytest.importorskip(needed, reason="benchmarks need more: pip install pmemheap[bench,cli]")
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+SHOWN = [BENCHMARKS / "results" / name for name in ("", "kv", "commits")]
+
+
+def benchmark(name: str) -> Any:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+PLOTS, RESULTS, REPORT, FIGURES = map(benchmark, ("plots", "results", "report", "figures"))
+
+
+def texts(picture: Path) -> list[str]:
+    return re.findall(r">([^<>]+)</text>", picture.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "words"),
+    [
+        (1, "", "1"), (10, "", "10"), (1000, "", "1 k"), (2_500_000, "", "2.5 M"),
+        (0.5, "ns", "0.5 ns"), (1000, "ns", "1 us"), (1.5e6, "ns", "1.5 ms"), (2e9, "ns", "2 s"),
+        (512, "bytes", "512 B"), (1 << 20, "bytes", "1 MiB"), (1 << 36, "bytes", "64 GiB"),
+        (0.25, "ratio", "1/4"), (1, "ratio", "1"), (16, "ratio", "16"),
+    ],
+)  # fmt: skip
+def test_the_mark_of_an_axis_is_short(value: float, unit: str, words: str) -> None:
+    assert FIGURES.mark(value, unit) == words
+
+
+def made(*rows: tuple[str, str, str, str, tuple[float, ...]]) -> Any:
+    return RESULTS.Results([RESULTS.Row(*row) for row in rows])
+
+
+def test_less_is_left_of_one_whatever_is_measured() -> None:
+    """Times and bytes by ours over theirs; shares and rates, where more is better, by theirs."""
+    results = made(
+        ("micro", "a", "pmemheap", "ns", (4.0, 2.0)),
+        ("micro", "a", "pmemheap (process file)", "ns", (9.0,)),
+        ("micro", "a", "other", "ns", (8.0, 9.0)),
+        ("micro", "b", "pmemheap", "ns", (1.0,)),
+        ("micro", "b", "other", "ns", (1.0,)),
+        ("micro", "c", "other", "ns", (1.0,)),
+        ("utilisation", "a", "pmemheap", "share", (0.8,)),
+        ("utilisation", "a", "other", "share", (0.4,)),
+        ("commits, durable", "1", "pmemheap", "commits/s", (1.0, 3.0, 100.0)),
+        ("commits, durable", "1", "other", "commits/s", (12.0,)),
+        ("kv, memory", "a", "pmemheap", "MiB", (0.0,)),
+        ("kv, memory", "a", "other", "MiB", (1.0,)),
+    )
+    assert PLOTS.ratios(results, "micro", ["a", "b", "c"]) == {
+        "other": {"geometric mean": 0.5, "a": 0.25, "b": 1.0}
+    }
+    assert PLOTS.ratios(results, "utilisation", ["a"])["other"]["a"] == 0.5
+    assert PLOTS.ratios(results, "commits, durable", ["1"])["other"]["1"] == 4.0
+    assert PLOTS.ratios(results, "kv, memory", ["a"]) == {}
+
+
+def test_a_table_is_read_as_it_was_written() -> None:
+    results = made(
+        ("traces, warm", "gcc-c", "pmemheap", "ns", (1234.0, 2000.0)),
+        ("traces, warm", "gcc-c", "glibc (cffi)", "ns", (0.25, 0.25)),
+        ("traces, warm", "boat", "pmemheap", "ns", (7.0, 7.0)),
+        ("commits, lazy", "1 operation", "pmemheap, process", "commits/s", (9.0, 3.0)),
+        ("commits, lazy", "1 operation", "LMDB, sync=False", "commits/s", (6.0, 6.0)),
+    )
+    lines = []
+    for section in results.sections():
+        lines += [
+            f"## {section}",
+            "",
+            f"| {' | '.join(REPORT.header(results, section))} |",
+            "|---|",
+        ]
+        lines += [f"| {' | '.join(cells)} |" for cells in REPORT.body(results, section)]
+    found = PLOTS.results_of("\n".join(lines))
+    assert {(row.section, row.case, row.contender) for row in found.rows} == {
+        (row.section, row.case, row.contender) for row in results.rows
+    }
+    for row in results.rows:
+        same = found.find(row.section, row.case, row.contender)
+        assert (same.best, same.median) == (row.best, pytest.approx(row.median, abs=1.6))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("directory", SHOWN, ids=lambda path: path.name)
+def test_a_plot_shows_what_its_table_has(directory: Path, tmp_path: Path) -> None:
+    results = PLOTS.results_of((directory / "compare.md").read_text(encoding="utf-8"))
+    PLOTS.plot(results, tmp_path / "compare.svg")
+    shown = directory / "compare.svg"
+    assert texts(tmp_path / "compare.svg") == texts(shown)
+    panels = [panel for panel in PLOTS.PANELS if panel.section in results.sections()]
+    assert texts(shown).count("geometric mean") == len(panels) > 1
+    assert {panel.title for panel in panels} <= set(texts(shown))
+    assert "fill: #ffffff" not in shown.read_text(encoding="utf-8")  # It fits a dark page.
+
+
+@pytest.mark.slow
+def test_a_dot_beyond_the_axis_is_a_triangle_at_its_edge(tmp_path: Path) -> None:
+    results = made(
+        ("kv, disk", "a", "pmemheap", "x", (1000.0,)), ("kv, disk", "a", "other", "x", (1.0,))
+    )
+    drawn: dict[str, dict[int, float]] = {}
+
+    class Axis:
+        def plot(self, places: list[float], rows: list[int], **look: Any) -> None:
+            drawn[look["marker"]] = dict(zip(rows, places, strict=True))
+
+    PLOTS._dots(Axis(), {0: 1000.0, 1: 2.0, 2: 0.001, 3: 0.5}, 32.0, {"marker": "o"})
+    assert drawn == {">": {0: 32.0}, "o": {1: 2.0, 3: 0.5}, "<": {2: 1 / 32}}
+    PLOTS.plot(results, tmp_path / "far.svg")
+    assert "16" in texts(tmp_path / "far.svg")
+    PLOTS.plot(made(("kv, disk", "a", "pmemheap", "x", (1.0,))), tmp_path / "alone.svg")
+    assert not (tmp_path / "alone.svg").exists()
