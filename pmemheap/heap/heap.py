@@ -142,15 +142,10 @@ class Heap(HasShadow):
         budget: Budget | None = None,
         strategy: Strategy | None = None,
     ) -> Self:
-        """Make a heap in shared memory (a memfd) that other processes can attach to.
+        """Return a new heap in shared memory (a memfd) that other processes can attach to.
 
         It lives until the last process that has it open, or holds its `fileno`, lets it go.
         Parameters and exceptions as `anonymous`.
-
-        Returns
-        -------
-        Heap
-            Empty; its writer is this process.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
         chosen, kept = prototype_of(extents), strategy_argument(strategy, in_file=True) or General()
@@ -462,10 +457,9 @@ class Heap(HasShadow):
         OutOfSpaceError, DurabilityError
             No room for it; a sync failed.
         """
-        target = path_argument(path)
         with told(progress) as tell:
             options = {"new_identity": new_identity, "replace_file": replace, "progress": tell}
-            copying.copy(self._space, target, options, _open_and_close)
+            copying.copy(self._space, path_argument(path), options, _open_and_close)
 
     def close(self) -> None:
         """Sync, mark the file as closed, unmap. Closing twice is allowed.
