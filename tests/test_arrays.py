@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pmemheap import CorruptHeapError, Heap, OutOfSpaceError, UsageError
 from pmemheap.containers import Array, Arrays, SortedMap, Vector
+from pmemheap.containers.arrayentry import key_of_description
 from pmemheap.containers.arraystore import LARGE_BYTES
 from pmemheap.units import KiB, MiB
 
 FIELDS = np.dtype([("a", "<i4"), ("b", [("x", "<f8", (2,)), ("y", "S3")]), ("t", "<M8[ms]")])
 
 OVERLAPPING = np.dtype({"names": ["a", "b"], "formats": ["i4", "i2"], "offsets": [0, 2]})
+
+
+def leb128(number: int) -> bytes:
+    parts = [number >> shift & 127 | 128 for shift in range(0, max(number.bit_length(), 1), 7)]
+    return bytes([*parts[:-1], parts[-1] & 127])
 
 
 class GivenUpError(Exception):
@@ -115,6 +124,7 @@ def test_create_and_its_defaults(memory: Heap) -> None:
         (lambda a: a.create("x"), "a shape or data expected, found neither"),
         (lambda a: a.create("x", 3, data=[1]), "a shape or data expected, found both"),
         (lambda a: a.create("x", data=[1], fill=0), "data or fill expected"),
+        (lambda a: a.create("x", (1,) * 99), "a shape that numpy can have expected"),
         (lambda a: a.create("x", (2, -1)), "whole numbers, 0 or more"),
         (lambda a: a.create("x", 2, attrs={"a": object()}), "attributes for JSON expected"),
         (lambda a: a.create("x", 2, attrs={1: 2}), "attributes with names expected"),
@@ -569,6 +579,16 @@ def test_another_thread_sees_what_is_committed(heap: Heap) -> None:
     assert seen == [([1], ["a"]), ([1, 2, 3], ["a", "b"])]
 
 
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Let threads take turns all the time."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hasty")
 def test_threads_work_side_by_side(memory: Heap) -> None:
     arrays = Arrays(memory)
     arrays.create("all", 0, "i8")
@@ -581,6 +601,7 @@ def test_threads_work_side_by_side(memory: Heap) -> None:
                 mine[f"{number}"] = np.full(i, number)
                 mine["all"].append(number)
             assert set(mine[f"{number}"][:].tolist()) <= {number}
+            assert len(mine["all"][:]) > i
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -634,7 +655,7 @@ def test_an_array_that_is_extended_in_parts_beside_another_thread(
         (b"", "ends too early"),
         (b"\x0b", "ends too early"),
         (b"\x0b\x03" + b"\xff" * 9 + b"\x01", "a number of 63 bits expected"),
-        (b"\x0b\x03\x01", "a block of 24 bytes expected|a block expected"),
+        (b"\x0b\x03\x01", "a block of 24 bytes|a block expected"),
         (b"\x1d\x03\x01", "the name of a dtype expected, '' of 29 found"),
         (b"\x1e\x03\x01\x03|O8", "the name of a dtype expected, '|O8'"),
         (b"\x1e\x03\x01\x05<i008", "the name of a dtype expected"),
@@ -652,6 +673,55 @@ def test_damage_is_named(memory: Heap, value: bytes, message: str) -> None:
     assert not arrays.check()
 
 
+NUMBERS = st.integers(0, 2**64).map(leb128)
+ENTRIES = st.builds(
+    lambda head, parts, tail: bytes([head]) + b"".join(parts) + tail,
+    st.integers(0, 255),
+    st.lists(st.one_of(NUMBERS, st.sampled_from([b"\0", b"\1", b"\xff"])), max_size=6),
+    st.one_of(
+        st.binary(max_size=12), st.sampled_from([b"\3<f8", b"\2S0", b"[" * 9000, b'{"a":1}'])
+    ),
+)
+
+
+def test_a_forged_entry_is_an_exception_of_ours(memory: Heap) -> None:
+    arrays, entries = Arrays(memory), SortedMap(memory, "arrays")
+
+    @settings(max_examples=60)
+    @given(value=ENTRIES)
+    def look_at(value: bytes) -> None:
+        entries[b"a"] = value
+        looks: list[Callable[[Array], object]] = [
+            lambda a: a[...], lambda a: a.view(), lambda a: a.shape, lambda a: [*a.attrs],
+        ]  # fmt: skip
+        for look in looks:
+            with suppress(CorruptHeapError):
+                look(arrays["a"])
+        arrays.check()
+        with suppress(CorruptHeapError):
+            repr(arrays)
+
+    look_at()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"[]", b"7", b"[7]", b'[["a"]]', b'[["a","O"]]', b'[["a","f8,f8"]]', b'"<f8"', b"{}",
+     b'[["a","<f8",[-1]]]', b'[["a","<f8",[1000000000,1000000000]]]', b"[" * 9000, b'[["a","|S0"]]',
+     b'[["a",7]]', b'[["a","<f8",7]]', b'[["a","<f8"],["a","<f8"]]', b'[[7,"<f8"]]',
+     b'[[["a"],"<f8"]]',
+     b'[["a","<f8",["b"]]]', b'[["a","<f8",[99999999999999999999]]]'],
+)  # fmt: skip
+def test_a_forged_description_is_damage(memory: Heap, text: bytes) -> None:
+    arrays, entries = Arrays(memory), SortedMap(memory, "arrays")
+    arrays["a"] = np.zeros(3, FIELDS)
+    key = key_of_description(text)
+    entries[key] = text
+    entries[b"a"] = entries[b"a"][:-8] + key[-8:]
+    with pytest.raises(CorruptHeapError, match="array 'a': a list of fields expected"):
+        arrays["a"]
+
+
 def test_check_finds_blocks_that_are_shared_short_or_nobodys(memory: Heap) -> None:
     arrays = Arrays(memory)
     arrays.create("a", 10, in_place=True)
@@ -667,7 +737,7 @@ def test_check_finds_blocks_that_are_shared_short_or_nobodys(memory: Heap) -> No
         "no blocks but those",
     ):
         assert message in found
-    with pytest.raises(CorruptHeapError, match="a block of 800 bytes expected"):
+    with pytest.raises(CorruptHeapError, match="a block of 800 bytes for"):
         arrays["c"][:]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -274,6 +275,27 @@ def test_threads_append_side_by_side(memory: Heap) -> None:
     for thread in threads:
         thread.join()
     assert sorted(Vector(memory, "v")) == sorted(list(range(4)) * 50)
+
+
+def test_readers_are_waited_for_where_elements_come_again(memory: Heap) -> None:
+    v = Vector(memory, "v", "i8")
+    v.extend(range(1000))
+    before, stop = sys.getswitchinterval(), threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            assert len(v[:]) >= 999
+
+    reader = threading.Thread(target=read)
+    sys.setswitchinterval(1e-5)
+    reader.start()
+    for number in range(200):
+        v.pop()
+        v.append(number)
+    stop.set()
+    reader.join()
+    sys.setswitchinterval(before)
+    assert (len(v), v[-1]) == (1000, 199)
 
 
 def test_an_aborted_append_beside_one_in_parts(

@@ -68,18 +68,30 @@ class Array:
 
     def _now(self) -> Entry:
         """Return the entry as this thread sees it; UsageError if it is that of another array."""
-        return self._entry_of(self._store.catalogue.get(self._key))
+        return self._seen_now()[1]
 
-    def _entry_of(self, value: bytes | None) -> Entry:
+    def _seen_now(self) -> tuple[bytes, Entry]:
+        """Return it with its value.
+
+        Another thread may move the array between the look at the value and that at the block.
+        """
+        value = self._store.catalogue.get(self._key)
+        while (entry := self._entry_of(value)) is None:
+            before, value = value, self._store.catalogue.get(self._key)
+            if value == before:
+                raise self._gone()
+        assert value is not None, "it has an entry"
+        return value, entry
+
+    def _entry_of(self, value: bytes | None) -> Entry | None:
+        """Return the entry of a value; None if it is none of this array, as far as it is known."""
         if value is None:
-            raise self._gone()
+            return None
         seen, entry = self._seen
         if value != seen:
             entry = self._store.entry(self._name, value)
             self._seen = value, entry
-        if not self._life.has(entry.offset):
-            raise self._gone()
-        return entry
+        return entry if self._life.has(entry.offset) else None
 
     def _gone(self) -> UsageError:
         space_of(self._store.heap).require()
@@ -88,7 +100,10 @@ class Array:
         )
 
     def _found(self, change: Change) -> Entry:
-        return self._entry_of(change.value(self._key))
+        entry = self._entry_of(change.value(self._key))
+        if entry is None:
+            raise self._gone()
+        return entry
 
     @property
     def name(self) -> str:
@@ -156,30 +171,44 @@ class Array:
         lives the heap cannot be closed, nor the array dropped or replaced unless that is deferred.
         Stores through it are seen at once, and are part of no transaction.
         """
-        array = self._looked(lambda entry: self._store.shown(entry, self._store.heap.view))
-        self._life.shown = max(self._life.shown, len(array) if array.ndim else 1)
-        return array
-
-    def _looked(self, look: Callable[[Entry], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        """Return the rows through a view, of a moment in which they were those of the array."""
         catalogue, key = self._store.catalogue, self._key
         while True:
-            value = catalogue.get(key)
-            entry = self._entry_of(value)
+            value, entry = self._seen_now()
             try:
-                array = look(entry)
-            except UsageError as error:
-                space_of(self._store.heap).require()
-                if catalogue.get(key) != value:
-                    continue
-                what = f"a block of {entry.nbytes} bytes expected: {error}"
-                raise self._store.damage(self._name, what) from error
-            if catalogue.get(key) == value:
+                array = self._store.shown(entry)
+            except (UsageError, ValueError, OverflowError) as error:  # of the heap, or of numpy
+                self._require_moved(value, entry, error)
+                continue
+            if catalogue.get(key) == value:  # so the block was that of the array
+                self._life.shown = max(self._life.shown, entry.length)
                 return array
+
+    def _require_moved(self, value: bytes, entry: Entry, error: Exception) -> None:
+        """Raise what is damaged, unless the entry has changed since."""
+        if self._store.catalogue.get(self._key) == value:
+            what = f"a block of {entry.nbytes} bytes for {entry.shape} expected: {error}"
+            raise self._store.damage(self._name, what) from error
 
     def __getitem__(self, key: Any) -> Any:
         """Return elements as numpy does it, as a copy: ``a.view()[key]`` is without one."""
-        found = self._looked(self._store.own)[key]
+        while True:
+            value, entry = self._seen_now()
+            try:
+                glance = self._store.glance(entry)
+            except (UsageError, ValueError, OverflowError) as error:
+                self._require_moved(value, entry, error)
+                continue
+            with glance as view:
+                if self._store.catalogue.get(self._key) == value:
+                    return self._copied(entry, view, key)
+
+    def _copied(self, entry: Entry, view: memoryview, key: Any) -> Any:
+        """Return elements that a view shows, as a copy."""
+        try:
+            rows = numpy().ndarray(entry.shape, entry.dtype, view)
+        except ValueError as error:
+            raise self._store.damage(self._name, f"a shape for numpy expected: {error}") from error
+        found = rows[key]
         if isinstance(found, (numpy().ndarray, numpy().void)):
             found = found.copy()
         space_of(self._store.heap).require_kept()
@@ -312,7 +341,7 @@ class Array:
             return {}
         try:
             found = json.loads(entry.attributes)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise self._store.damage(

@@ -31,7 +31,7 @@ from pmemheap.containers.arraylives import Life
 from pmemheap.containers.arraypick import Picked
 from pmemheap.containers.arraystore import LARGE_BYTES, ArrayStore
 from pmemheap.containers.arraytypes import raw_bytes
-from pmemheap.containers.unseen import kept_views
+from pmemheap.containers.glances import kept_views
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.heap.arena import Arena
 from pmemheap.heap.place import place_of
@@ -95,7 +95,12 @@ class Change:
         if entry.dtype.names is not None:
             self._store.describe_once(entry.dtype)
         made = entry._replace(offset=self._reserved(rows_bytes(entry, entry.length), in_place))
-        return made, self._store.own(made)
+        try:
+            return made, self._store.own(made)
+        except ValueError as error:  # more axes, or longer ones, than numpy has
+            raise UsageError(
+                f"array: a shape that numpy can have expected, {entry.shape} found: {error}"
+            ) from error
 
     def _reserved(self, nbytes: int, in_place: bool) -> int:
         if in_place or nbytes >= LARGE_BYTES:

@@ -60,6 +60,8 @@ _HAS_HIGH, _HAS_ATTRIBUTES, _HAS_AXES = 1 << 5, 1 << 6, 1 << 7
 _DTYPE_BITS = 31
 _DIGEST_BYTES = 8
 _NUMBER_BYTES_MOST = 9
+_AXES_MOST = 64
+_BYTES_MOST = 1 << 56
 _NAME = re.compile(r"[<>|][biufcmMSUV]\d{1,9}(\[\d{0,9}[A-Za-z]{1,2}\])?")
 _dtypes: dict[str, Any] = {}
 
@@ -253,6 +255,8 @@ class _Reader:
         offset = self._number() * GRANULE
         high = self._number() if head & _HAS_HIGH else 0
         dtype = self._dtype(head & _DTYPE_BITS, describe)
+        if axes > _AXES_MOST or math.prod(shape) * dtype.itemsize > _BYTES_MOST:
+            raise CorruptHeapError(f"a shape expected, {shape} of {dtype} found")
         rest = self._value[self._at :]
         if bool(rest) != bool(head & _HAS_ATTRIBUTES):
             raise CorruptHeapError(f"no bytes behind an entry expected, {rest!r} found")

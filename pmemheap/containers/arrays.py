@@ -128,10 +128,13 @@ class Arrays(OrderedMapping[str, Any]):
         key = _key_or_none(name)
         while key is not None and (value := store.catalogue.get(key)) is not None:
             try:
-                return Array(store, name, key, value)
-            except UsageError as error:  # another thread may have dropped it meanwhile
+                array = Array(store, name, key, value)
+            except UsageError as error:
                 if store.catalogue.get(key) == value:
                     raise store.damage(name, f"a block expected: {error}") from error
+            else:
+                if store.catalogue.get(key) == value:  # so the block was that of the array
+                    return array
         return None
 
     def __contains__(self, name: object) -> bool:

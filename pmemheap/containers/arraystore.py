@@ -16,7 +16,7 @@ was that of the array when the view was there, and the view keeps it from being 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pmemheap.containers import arrayentry
 from pmemheap.containers.arrayentry import DESCRIBED, FIRST, MARK, OWN, Entry
 from pmemheap.containers.arraytypes import numpy
+from pmemheap.containers.glances import Glance
 from pmemheap.containers.names import visible_roots
 from pmemheap.containers.sortedmap import SortedMap
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, UsageError
@@ -96,7 +97,7 @@ class ArrayStore:
             )
         try:
             return arrayentry.described(text)
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, LookupError, OverflowError, RecursionError) as error:
             raise CorruptHeapError(f"a list of fields expected, {text!r} found") from error
 
     def describe_once(self, dtype: np.dtype[Any]) -> None:
@@ -128,15 +129,21 @@ class ArrayStore:
         usable = self.heap.usable_size(entry.offset)
         return usable // entry.row_bytes if entry.row_bytes else 1 << 52
 
-    def shown(self, entry: Entry, look: Callable[[int, int], memoryview]) -> np.ndarray[Any, Any]:
-        """Return the rows through one or the other kind of view; UsageError without the block."""
-        view = look(entry.offset, max(entry.nbytes, 1))
+    def shown(self, entry: Entry) -> np.ndarray[Any, Any]:
+        """Return the rows, through a view of users; UsageError without the block."""
+        view = self.heap.view(entry.offset, max(entry.nbytes, 1))
         array: np.ndarray[Any, Any] = numpy().ndarray(entry.shape, entry.dtype, view)
         return array
 
+    def glance(self, entry: Entry) -> Glance:
+        """Return a view of the rows for a moment, in any thread; UsageError without the block."""
+        return Glance(self.space_at(entry.offset), entry.offset, max(entry.nbytes, 1))
+
     def own(self, entry: Entry) -> np.ndarray[Any, Any]:
-        """Return the rows for the use of the package alone."""
-        return self.shown(entry, self.space_at(entry.offset).own_view)
+        """Return the rows for a change, in which nobody else can be."""
+        view = self.space_at(entry.offset).own_view(entry.offset, max(entry.nbytes, 1))
+        array: np.ndarray[Any, Any] = numpy().ndarray(entry.shape, entry.dtype, view)
+        return array
 
     # ------------------------------------------------------------ arenas
 

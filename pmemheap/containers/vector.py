@@ -165,7 +165,7 @@ class Vector(Generic[E]):
         closed, nor the vector dropped. Stores through it are those of a view: seen at once, and not
         part of any transaction.
         """
-        return self._store.elements(self._store.arena.view)
+        return self._store.elements()
 
     @overload
     def __getitem__(self, key: int) -> E: ...

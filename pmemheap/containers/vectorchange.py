@@ -29,8 +29,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pmemheap.containers.arraytypes import raw_bytes
+from pmemheap.containers.glances import kept_views
 from pmemheap.containers.names import VECTOR_MAGIC
-from pmemheap.containers.unseen import kept_views
 from pmemheap.containers.vectorstore import (
     BLOCK_MAGIC,
     COUNTS,
@@ -38,6 +38,7 @@ from pmemheap.containers.vectorstore import (
     HEADER,
     Counts,
     VectorStore,
+    shown,
 )
 from pmemheap.errors import UsageError
 from pmemheap.heap.arena import Arena
@@ -182,15 +183,16 @@ class Change:
     def begin_growth(self) -> None:
         """Raise BufferError if arrays live that may show what lies behind the end."""
         place, length, high = self.counts
-        if high == length:
-            return
         store = self._store
+        if max(high, shown.get(store.arena, 0)) <= length:
+            return
         views = kept_views(space_of(store.arena), store.block)
         if views:
             raise BufferError(
                 f"vector {store.name!r}: no live arrays expected where elements were that they may "
                 f"show, {views} found"
             )
+        shown.pop(store.arena, None)
         if not self.joins:
             self.counts = Counts(place, length, length)
 

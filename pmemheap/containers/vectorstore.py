@@ -23,12 +23,14 @@ committed between two reads looks like damage.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmemheap.containers.arraytypes import named_dtype, numpy
+from pmemheap.containers.glances import Glance
 from pmemheap.containers.names import VECTOR_MAGIC, found_kind, visible_roots
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.heap.arena import Arena
@@ -40,12 +42,24 @@ from pmemheap.units import UNIT, MiB
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["BLOCK_MAGIC", "COUNTS", "ELEMENTS_AT", "HEADER", "Counts", "VectorStore", "find_store"]
+__all__ = [
+    "BLOCK_MAGIC",
+    "COUNTS",
+    "ELEMENTS_AT",
+    "HEADER",
+    "Counts",
+    "VectorStore",
+    "find_store",
+    "shown",
+]
 
 COUNTS = struct.Struct("<8sQQQ")  # magic, offset of the block, length, high
 BLOCK_MAGIC = b"PHVECTOR"
 HEADER = struct.Struct("<8sQ32s16x")  # magic, changes, dtype
 ELEMENTS_AT = HEADER.size
+
+shown: weakref.WeakKeyDictionary[Arena, int] = weakref.WeakKeyDictionary()
+"""How long the longest array was that a vector has shown; what it showed may be taken back."""
 
 
 class Counts(NamedTuple):
@@ -104,18 +118,25 @@ class VectorStore:
         """Return the number of elements for which the block has room."""
         return (self.arena.usable_size(self.block) - ELEMENTS_AT) // self.dtype.itemsize
 
-    def elements(self, look: Callable[[int, int], memoryview]) -> np.ndarray[Any, Any]:
-        """Return the elements through one or the other kind of view."""
+    def elements(self) -> np.ndarray[Any, Any]:
+        """Return the elements, through a view of users."""
         length = self.counts(visible_roots(self.heap)).length
-        view = look(self.block, ELEMENTS_AT + length * self.dtype.itemsize)
+        view = self.arena.view(self.block, ELEMENTS_AT + length * self.dtype.itemsize)
+        shown[self.arena] = max(length, shown.get(self.arena, 0))
+        return self._over(length, view)
+
+    def _over(self, length: int, view: memoryview) -> np.ndarray[Any, Any]:
         array: np.ndarray[Any, Any] = numpy().ndarray((length,), self.dtype, view, ELEMENTS_AT)
         return array
 
     def copied(self, key: int | slice) -> Any:
         """Return an element, or a copy of a slice."""
-        found = self.elements(space_of(self.arena).own_view)[key]
-        if isinstance(key, slice):
-            found = found.copy()
+        length = self.counts(visible_roots(self.heap)).length
+        nbytes = ELEMENTS_AT + length * self.dtype.itemsize
+        with Glance(space_of(self.arena), self.block, nbytes) as view:
+            found = self._over(length, view)[key]
+            if isinstance(key, slice):
+                found = found.copy()
         space_of(self.heap).require_kept()
         return found
 
