@@ -129,6 +129,22 @@ def test_a_number_has_64_bits(store: KVStore) -> None:
     assert store.decr(b"m", 1 << 63) == -(1 << 63)
 
 
+def test_a_key_is_added_once(store: KVStore, clock: Clock) -> None:
+    assert store.add(b"a", b"1", ttl=5, tag="t")
+    assert not store.add(b"a", b"2")
+    assert (store[b"a"], store.ttl(b"a"), store.tag(b"a")) == (b"1", 5, b"t")
+    clock.now += 5 * NS
+    added = []
+    threads = [
+        threading.Thread(target=lambda: added.append(store.add(b"a", b"3"))) for _ in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (sorted(added), store.ttl(b"a")) == ([False] * 4 + [True], None)
+
+
 def test_threads_count_together(store: KVStore) -> None:
     def work() -> None:
         for _ in range(100):
@@ -334,7 +350,7 @@ def test_the_face_of_dbm(path: Path) -> None:
         assert db.prefix("a") == [(b"a", b"y"), (b"ab", b"x")]
         assert (db.incr("b"), db.decr("b", 5), db["b"]) == (2, -3, b"-3")
         db.set("t", "1", tag="tag")
-        db.put_many([("u", "2")], tag="tag")
+        assert (db.add("u", "2", tag="tag"), db.add("u", "3")) == (True, False)
         assert (db.tag("t"), db.evict_tag("tag")) == (b"tag", 2)
         cursor = db.cursor()
         assert (cursor.seek(b"aa"), cursor.item(), cursor.next()) == (True, (b"ab", b"x"), True)

@@ -35,10 +35,10 @@ class Cursor(Generic[K, V]):
     mapping : OrderedMapping
         Whose keys it goes through. What it hands out is what the mapping has at that moment.
 
-    Attributes
-    ----------
-    key : key or None
-        Where it stands; None before the first step, and when the last one led nowhere.
+    Notes
+    -----
+    ``cursor.key`` is where it stands; None before the first step, and when the last one led
+    nowhere.
 
     Examples
     --------

@@ -167,6 +167,12 @@ class DbmStore(KVStore):
         """Give a key a value, as `KVStore.set`."""
         super().set(_encoded(key), _encoded(value), ttl, tag)
 
+    def add(
+        self, key: Text, value: Any, ttl: float | None = None, tag: Text | None = None
+    ) -> bool:
+        """Give a key a value if it is not there, as `KVStore.add`."""
+        return super().add(_encoded(key), value, ttl, tag)
+
     def set_until(
         self, key: Text, value: Any, deadline: int | None, tag: Text | None = None
     ) -> None:

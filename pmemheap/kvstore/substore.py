@@ -207,6 +207,18 @@ class SubStore(Reading):
                 return
         self.set(key, value)
 
+    def add(
+        self, key: bytes, value: Any, ttl: float | None = None, tag: str | bytes | None = None
+    ) -> bool:
+        """Give a key a value, as `set`, if it is not there; tell whether it was not."""
+        if key in self:
+            return False
+        with self.exclusive():
+            is_new = key not in self  # another thread may have been faster
+            if is_new:
+                self.set(key, value, ttl, tag)
+        return is_new
+
     def delete(self, key: bytes) -> bool:
         """Remove a key if it is there; tell whether it was."""
         if not self._extra:
