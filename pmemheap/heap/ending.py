@@ -84,7 +84,8 @@ def _require_unused(shared: Shared) -> None:
 
 def _cores(shared: Shared) -> list[HeapDoors]:
     """Return those of all open arenas, the default one first; that of scratch regions as well."""
-    return [space.core for space in shared.spaces_and_scratch()]
+    scratch = shared.arenas.scratch
+    return [space.core for space in (*shared.spaces(), scratch) if space is not None]
 
 
 def _require_unviewed(shared: Shared) -> None:
