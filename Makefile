@@ -17,7 +17,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 COMMA := ,
 
-.PHONY: all browser demo screenshots test fuzz differential lint bench compare commits kv peers recommend docs wheel constraints installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo gallery clean
+.PHONY: all browser demo pictures screenshots test fuzz differential lint bench compare commits kv peers recommend docs wheel constraints installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo gallery clean
 
 all: lint test
 
@@ -177,9 +177,12 @@ browser:
 	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; } || \
 	  echo "going on without chromium: tests that need it are skipped, which fails in CI"
 
-# The pictures of docs/pictures.md, taken in it.
-screenshots: $(VENV)/test/ready browser
-	$(VENV)/test/bin/python tests/screenshots.py docs/pictures
+# The tests that look at pages and notebooks, and the pictures of docs/pictures.md.
+pictures: $(VENV)/test,pictures/ready browser
+	$(VENV)/test,pictures/bin/python -m pytest tests/test_pictures*.py tests/test_notebook*.py $(PYTEST_OPTIONS)
+
+screenshots: $(VENV)/test,pictures/ready browser
+	$(VENV)/test,pictures/bin/python tests/screenshots.py docs/pictures
 
 # What `pmemheap recommend` says of each trace in TRACES=directory, beside the best of all plans: minutes a trace.
 recommend: $(VENV)/test/ready
@@ -206,7 +209,7 @@ constraints:
 
 # The tests of the sdist, outside of this tree, on the wheel in an empty environment.
 installed: wheel
-	.ci/installed $(PYTHON) -n 2 --dist worksteal -m "not checked" $(PYTEST_OPTIONS)
+	EXTRAS=pictures .ci/installed $(PYTHON) -n 2 --dist worksteal -m "not checked" $(PYTEST_OPTIONS)
 
 # A copy of the tree, build/$(1), whose C core asserts and can leave rules of recovery out, built in the environment $(2).
 define BUILD_CHECKED

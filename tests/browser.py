@@ -1,7 +1,8 @@
-"""A headless Chromium, driven by selenium: apt-get install chromium chromium-driver."""
+"""A headless Chromium, driven by selenium: `make pictures` gets both."""
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 __all__ = ["HAS_BROWSER", "browser", "set_dark"]
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-HAS_BROWSER = CHROMIUM is not None and DRIVER is not None
+HAS_BROWSER = bool(CHROMIUM and DRIVER and importlib.util.find_spec("selenium"))
 # The first one: Chromium will not run as root otherwise. The pages are our own.
 ARGUMENTS = ("--no-sandbox", "--headless=new", "--disable-gpu", "--disable-dev-shm-usage")
 

@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-nbclient = pytest.importorskip("nbclient")
-nbformat = pytest.importorskip("nbformat")
-
+REASON = "nbclient and nbformat expected: make pictures"
 NOTEBOOK = Path(__file__).parent.parent / "examples" / "heap.ipynb"
 
 
@@ -26,6 +24,8 @@ def printed(cell: Any) -> str:
 def test_the_notebook_shows_a_heap_and_closes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    nbclient = pytest.importorskip("nbclient", reason=REASON)
+    nbformat = pytest.importorskip("nbformat", reason=REASON)
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "TMPDIR"):
         monkeypatch.setenv(name, str(tmp_path))
     book = nbformat.read(NOTEBOOK, as_version=4)

@@ -21,7 +21,7 @@ from pmemheap.traces import parse
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not HAS_BROWSER, reason="chromium and chromium-driver expected: make browser"
+        not HAS_BROWSER, reason="chromium, its driver, selenium expected: make pictures"
     ),
 ]
 
