@@ -209,7 +209,7 @@ constraints:
 
 # The tests of the sdist, outside of this tree, on the wheel in an empty environment.
 installed: wheel
-	EXTRAS=pictures .ci/installed $(PYTHON) -n 2 --dist worksteal -m "not checked" $(PYTEST_OPTIONS)
+	EXTRAS=pictures,libraries .ci/installed $(PYTHON) -n 2 --dist worksteal -m "not checked" $(PYTEST_OPTIONS)
 
 # A copy of the tree, build/$(1), whose C core asserts and can leave rules of recovery out, built in the environment $(2).
 define BUILD_CHECKED

@@ -58,6 +58,7 @@ napoleon_type_aliases = {
     "iterable": ":py:class:`iterable <collections.abc.Iterable>`",
     "key": ":py:class:`key <object>`",
     "mapping": ":py:class:`mapping <collections.abc.Mapping>`",
+    "mutable sequence": ":py:class:`mutable sequence <collections.abc.MutableSequence>`",
     "path": ":py:class:`path <os.PathLike>`",
     "path-like": ":py:class:`path-like <os.PathLike>`",
     "scalar": ":py:class:`scalar <object>`",
@@ -74,7 +75,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Variables of types; and what heaps hand over to objects that no caller makes.
     (r"py:.*", r".*\.(K|V|L|Handle|timing.Allocator)"),
-    (r"py:.*", r"(.*\.)?(BlockSpace|HasScratch|Layers|RootStore|TapeEvent)"),
+    (r"py:.*", r"(.*\.)?(BlockSpace|HasScratch|Layers|Offer|Options|RootStore|TapeEvent)"),
     (r"py:.*", r"collections\.abc\.Mapping\[str"),  # a default that Sphinx cannot read
     (r"py:.*", r"(pmemheap\.heap\.roots\.Guard|pmemheap\.native\.constants\.State)"),
 ]
