@@ -23,6 +23,7 @@ INCLUDED = {
 
 project = "pmemheap"
 author = "pmemheap authors"
+copyright = "2026, pmemheap authors"  # noqa: A001 -- that is what Sphinx calls it
 version = release = pmemheap.__version__
 
 extensions = [

@@ -14,6 +14,7 @@ from pmemheap import containers, layers, pmem2, protocols, testing, traces
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+PACKAGE = Path(pmemheap.__file__).parent  # elsewhere, where it is installed
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
 TEXTS = [*PAGES, *ROOT.glob("*.md"), *(ROOT / "examples").rglob("*.md")]
 DIAGRAMS = sorted((DOCS / "diagrams").glob("*.svg"))
@@ -41,6 +42,8 @@ def fault(page: Path, link: str) -> str:
         return ""
     file, _, anchor = link.partition("#")
     target = (page.parent / file).resolve() if file else page
+    if target.is_relative_to(ROOT / "pmemheap"):
+        target = PACKAGE / target.relative_to(ROOT / "pmemheap")
     if not target.exists():
         return f"{page.relative_to(ROOT)}: {link}: no such file"
     if anchor and target.suffix == ".md" and anchor not in anchors(target):
