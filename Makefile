@@ -204,7 +204,7 @@ wheel:
 constraints:
 	rm -rf $(VENV)/constraints && $(PYTHON) -m venv $(VENV)/constraints
 	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT $(VENV)/constraints/bin/python -m pip install --quiet \
-	  --disable-pip-version-check build '.[numpy,cli,docs,test,libraries,bench,lint]'
+	  --disable-pip-version-check build '.[numpy,cli,docs,test,pictures,libraries,bench,lint]'
 	$(VENV)/constraints/bin/python -m pip freeze --all --exclude pip --exclude pmemheap > .ci/constraints.txt
 
 # The tests of the sdist, outside of this tree, on the wheel in an empty environment.

@@ -167,9 +167,7 @@ class DbmStore(KVStore):
         """Give a key a value, as `KVStore.set`."""
         super().set(_encoded(key), _encoded(value), ttl, tag)
 
-    def add(
-        self, key: Text, value: Any, ttl: float | None = None, tag: Text | None = None
-    ) -> bool:
+    def add(self, key: Text, value: Any, ttl: float | None = None, tag: Text | None = None) -> bool:
         """Give a key a value if it is not there, as `KVStore.add`."""
         return super().add(_encoded(key), value, ttl, tag)
 
