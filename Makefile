@@ -17,7 +17,7 @@ WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 COMMA := ,
 
-.PHONY: all browser demo pictures screenshots test fuzz differential lint bench compare commits kv peers recommend docs wheel constraints installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo gallery clean
+.PHONY: all browser demo pictures screenshots test fuzz differential lint bench compare commits kv peers recommend docs wheel constraints installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo gallery scaling clean
 
 all: lint test
 
@@ -131,6 +131,11 @@ arrays: $(VENV)/bench/ready
 gallery: $(VENV)/bench/ready
 	$(VENV)/bench/bin/python benchmarks/gallery.py measure docs/gallery/data.json
 	$(VENV)/bench/bin/python benchmarks/gallery.py draw docs/gallery/data.json docs
+
+# Costs beside more and more blocks, free extents and bytes of heap, and their picture. Three minutes.
+scaling: $(VENV)/bench/ready
+	$(VENV)/bench/bin/python benchmarks/scaling.py measure benchmarks/results/scaling/data.json $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(VENV)/bench/bin/python benchmarks/scaling.py draw benchmarks/results/scaling/data.json benchmarks/results/scaling/scaling.svg
 
 # What a user's type checker finds: the types of all public names, and of the examples as somebody else's code.
 PYRIGHT = PYTHONPATH=$(CURDIR) $(VENV)/lint,test/bin/pyright --pythonpath $(VENV)/lint,test/bin/python

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ def benchmark(name: str) -> Any:
 
 
 PLOTS, RESULTS, REPORT, FIGURES = map(benchmark, ("plots", "results", "report", "figures"))
+SCALING, SCALED = benchmark("scaling"), BENCHMARKS / "results" / "scaling"
 
 
 def texts(picture: Path) -> list[str]:
@@ -129,3 +131,36 @@ def test_a_dot_beyond_the_axis_is_a_triangle_at_its_edge(tmp_path: Path) -> None
     assert "16" in texts(tmp_path / "far.svg")
     PLOTS.plot(made(("kv, disk", "a", "pmemheap", "x", (1.0,))), tmp_path / "alone.svg")
     assert not (tmp_path / "alone.svg").exists()
+
+
+# ----------------------------------------------------------------------------------------- scaling
+
+
+@pytest.mark.slow
+def test_scaling_measures_every_line_and_draws_it(tmp_path: Path) -> None:
+    places: list[str] = []
+    data = SCALING.measure(1, quick=True, tell=places.append)
+    assert len(places) == 6
+    whole = json.loads((SCALED / "data.json").read_text(encoding="utf-8"))
+    assert data["machine"].keys() == whole["machine"].keys()
+    for panel, lines in whole["panels"].items():
+        assert lines.keys() == data["panels"][panel].keys()
+        for rounds in data["panels"][panel].values():
+            assert [int(place) for place in rounds] == list(SCALING.QUICK[panel])
+            assert all(len(values) == 1 and values[0] > 1 for values in rounds.values())
+        for rounds in lines.values():
+            assert tuple(map(int, rounds)) == SCALING.PANELS[panel][2]
+    SCALING.draw(data, tmp_path / "quick.svg")
+    assert set(SCALING.PANELS) <= set(texts(tmp_path / "quick.svg"))
+
+
+@pytest.mark.slow
+def test_the_scaling_that_is_shown_is_what_was_measured(tmp_path: Path) -> None:
+    data = json.loads((SCALED / "data.json").read_text(encoding="utf-8"))
+    SCALING.draw(data, tmp_path / "scaling.svg")
+    numbers = re.compile(r"-?\d+\.\d+")
+    drawn, shown = (
+        [float(each) for each in numbers.findall(path.read_text(encoding="utf-8"))]
+        for path in (tmp_path / "scaling.svg", SCALED / "scaling.svg")
+    )
+    assert drawn == pytest.approx(shown, abs=0.5)
