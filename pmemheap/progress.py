@@ -13,8 +13,7 @@ the call, which says how it leaves the heap then, and leaves the call as it is.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 __all__ = ["Progress", "Steps", "told"]
 
@@ -78,23 +77,33 @@ class _StoppedError(BaseException):
         self.error = error
 
 
-@contextmanager
-def told(progress: Progress | None) -> Iterator[Progress | None]:
-    """Return what is to be called in the place of a function, whose exceptions then stay its own.
+class told:  # noqa: N801 -- used as a function, as those of contextlib are
+    """Give what is to be called in the place of a function, whose exceptions then stay its own.
 
     An OSError of it, say, is no refusal of the system that would have to do with the heap.
-    """
-    if progress is None:
-        yield None
-        return
 
-    def tell(done: int, total: int) -> None:
+    Examples
+    --------
+    >>> with told(lambda done, total: print(done, total)) as tell:
+    ...     tell(1, 2)
+    1 2
+    """
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+
+    def __enter__(self) -> Progress | None:
+        """Return it; None in the place of None."""
+        return None if self._progress is None else self._tell
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Raise what the function has raised."""
+        if isinstance(error, _StoppedError):
+            raise error.error from error.error.__cause__
+
+    def _tell(self, done: int, total: int) -> None:
+        assert self._progress is not None, "it was not given out"
         try:
-            progress(done, total)
+            self._progress(done, total)
         except Exception as error:
             raise _StoppedError(error) from None
-
-    try:
-        yield tell
-    except _StoppedError as stopped:
-        raise stopped.error from stopped.error.__cause__

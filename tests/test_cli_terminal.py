@@ -55,6 +55,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # ---------------------------------------------------------------------------------------- in pipes
 
 
+@pytest.mark.slow
 def test_nothing_is_wrapped_in_a_pipe(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sentence = "The bytes inside the blocks are yours: pmemheap keeps no checksum of them."
     assert main(["check", "a.heap"]) == 0
@@ -124,6 +125,7 @@ def test_where_boxes_can_be_shown_they_are(path: Path, capsys: pytest.CaptureFix
     assert "───" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_stream_of_ascii_takes_every_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pmemheap.Heap.open(path) as heap:
         heap.roots["größe"] = heap.malloc(8)
@@ -149,6 +151,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "words"),
     [

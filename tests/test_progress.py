@@ -85,6 +85,7 @@ def passes(told: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
     yield from (told[start:stop] for start, stop in itertools.pairwise([*starts, len(told)]))
 
 
+@pytest.mark.slow
 @by_call
 def test_a_long_call_tells_how_far_it_is(call: Call, path: Path) -> None:
     if call in ON_DAMAGE:
@@ -112,7 +113,7 @@ def test_what_the_function_raises_stops_the_call(call: Call, path: Path) -> None
     before, held = state(path), [] if call in ON_DAMAGE else blocks(path)
     last = PASSES.get(call, 1)
     errors: itertools.cycle[Exception] = itertools.cycle(
-        [ValueError("enough"), OSError(errno.EIO, "no terminal")]
+        [ValueError("enough"), OSError(errno.EIO, "no terminal"), StopIteration()]
     )
     for place in [(1, 0.0), (1, 0.5), (last, 0.5), (last, 1.0)]:
         error = next(errors)

@@ -38,7 +38,7 @@ from pmemheap.cli import unitmap
 from pmemheap.cli.crashes import Kill, copy_library, kill_in_commits
 from pmemheap.cli.files import AsJson, Durability
 from pmemheap.cli.library import Library, address_of
-from pmemheap.cli.show import output, progress_output, table, write_json
+from pmemheap.cli.show import output, print_whole, progress_output, table, write_json
 from pmemheap.errors import CorruptHeapError, UsageError
 from pmemheap.format.layout import UNIT_BYTES_IN_FILE
 from pmemheap.heap.arguments import DurabilityName
@@ -385,7 +385,7 @@ def _print(play: Demo) -> None:
             format_bytes(each.disk_bytes), str(each.growths),
             format_bytes(each.returned_bytes) if each.returned_bytes else "",
         )  # fmt: skip
-    console.print(made)
+    print_whole(console, made)
     console.print()
     for sentence in _sentences(play):
         console.print(Text(sentence))
@@ -408,7 +408,7 @@ def _print_kills(kills: list[Kill]) -> None:
             kill.durability, str(kill.step), str(kill.acknowledged), str(kill.in_flight),
             str(kill.found), str(kill.waiting), f"{kill.seconds * 1e3:.1f}",
         )  # fmt: skip
-    console.print(made)
+    print_whole(console, made)
     console.print()
     durabilities = list(dict.fromkeys(kill.durability for kill in kills))
     if len(durabilities) == 1:
