@@ -138,7 +138,7 @@ scaling: $(VENV)/bench/ready
 	$(VENV)/bench/bin/python benchmarks/scaling.py draw benchmarks/results/scaling/data.json benchmarks/results/scaling/scaling.svg
 
 # What a user's type checker finds: the types of all public names, and of the examples as somebody else's code.
-PYRIGHT = PYTHONPATH=$(CURDIR) $(VENV)/lint,test/bin/pyright --pythonpath $(VENV)/lint,test/bin/python
+PYRIGHT = PATH="$(CURDIR)/$(VENV)/lint,test/bin:$$PATH" PYTHONPATH=$(CURDIR) pyright
 
 lint: $(VENV)/lint,test/ready
 	.ci/titles
@@ -147,7 +147,7 @@ lint: $(VENV)/lint,test/ready
 	$(VENV)/lint,test/bin/mypy
 	mkdir -p build
 	$(PYRIGHT) --verifytypes pmemheap --ignoreexternal >build/types.txt || { cat build/types.txt; exit 1; }
-	$(PYRIGHT) examples/*.py
+	$(PYRIGHT) examples/*.py examples/*/*.py
 	for source in pmemheap/_core/*/*.c; do \
 	  $(CC) $(WARNINGS) -Ipmemheap/_core -DPy_LIMITED_API=0x030B0000 $$($(PYTHON) -c \
 	    'import sysconfig; print("-isystem", sysconfig.get_path("include"))') $$source || exit 1; \

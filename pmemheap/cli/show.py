@@ -57,7 +57,7 @@ class Outlet:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self.is_cut = False
+        self.is_cut: bool = False
 
     def __getattr__(self, name: str) -> Any:
         """Be the stream in everything else."""

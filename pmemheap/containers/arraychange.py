@@ -61,7 +61,7 @@ class Change:
 
     def __init__(self, store: ArrayStore, tx: Transaction) -> None:
         self._store, self._tx = store, tx
-        self.joins = isinstance(tx, Savepoint)
+        self.joins: bool = isinstance(tx, Savepoint)
         self.made: list[Arena] = []
         try:
             tx.write(store.place, b"")  # others wait from here on

@@ -51,6 +51,9 @@ class Life:
 
     __slots__ = ("__weakref__", "_blocks", "changes", "shown")
 
+    changes: int
+    shown: int
+
     def __init__(self) -> None:
         self._blocks: dict[int, Block] = {}
         self.changes = self.shown = 0

@@ -15,7 +15,7 @@ Nothing is made again when a heap is opened: the catalogue is a `SortedMap`, an 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -96,7 +96,7 @@ class Arrays(OrderedMapping[str, Any]):
     def __init__(self, heap: Heap, name: str = "arrays") -> None:
         self._store = find_store(heap, name)
 
-    __eq__ = object.__eq__
+    __eq__: Callable[[object, object], bool] = object.__eq__
     __hash__ = object.__hash__
 
     @property

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ARENAS_MOST", "LARGE_BYTES", "ArrayStore", "find_store", "key_of"]
 
-LARGE_BYTES = MiB
+LARGE_BYTES: int = MiB
 """An array of that size gets an arena: in a file one has 1 MiB at least."""
 ARENAS_MOST = 128
 """Of the 255 of a heap."""

@@ -45,7 +45,7 @@ from pmemheap.units import counted
 
 __all__ = ["app", "run"]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="kvstore",
     help="An ordered store of keys and values in one heap file.",
     no_args_is_help=True,

@@ -26,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from typing import cast
 
 from pmemheap import PmemHeapError
@@ -60,9 +61,9 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self, hub: Hub, number: int) -> None:
-        self.session = Session(number)
+        self.session: Session = Session(number)
         self.waiting: deque[list[bytes]] = deque()
-        self.is_clogged = False
+        self.is_clogged: bool = False
         self._has_ended = False
         self._is_lingering = False
         self._has_sent = False
@@ -220,9 +221,9 @@ class Hub:
     """
 
     def __init__(self, store: KVStore, limits: Limits) -> None:
-        self.commands = Commands(store, limits, Facts())
-        self.loop = asyncio.get_running_loop()
-        self.now = self.loop.time
+        self.commands: Commands = Commands(store, limits, Facts())
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.now: Callable[[], float] = self.loop.time
         self._store = store
         self._connections: set[Connection] = set()
         self._is_due = False

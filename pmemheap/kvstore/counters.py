@@ -34,8 +34,8 @@ class Hits:
     """How many reads have found their key, and how many have not; in memory, since the opening."""
 
     def __init__(self) -> None:
-        self.hits = 0
-        self.misses = 0
+        self.hits: int = 0
+        self.misses: int = 0
         self._lock = threading.Lock()
 
     def count(self, *, is_hit: bool) -> None:

@@ -98,7 +98,7 @@ class Eviction:
         self._noted: dict[bytes, Rank] = {}  # how often since the rank was written, and when last
         found = self.figures()
         self._number = 0 if found is None else found.number
-        self.notes_uses = found is not None and found.policy != "ttl"
+        self.notes_uses: bool = found is not None and found.policy != "ttl"
 
     def figures(self) -> EvictionFigures | None:
         """Return what is stored; None before `begin`.

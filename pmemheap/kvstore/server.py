@@ -137,7 +137,7 @@ class Server:
         max_request: int = MAX_REQUEST,
         max_clients: int = MAX_CLIENTS,
     ) -> None:
-        self.port = port
+        self.port: int = port
         self._arguments = (store, host, port, _limits(max_request, max_clients))
         self._ready = threading.Event()
         self._error: BaseException | None = None

@@ -203,8 +203,8 @@ class HeapSpillBuffer(SpillBuffer):
     ) -> None:
         directory = Path(worker_local_directory, "storage")
         super().__init__(str(directory), target, max_spill)
-        self.path = directory.absolute() / "spill.heap"
-        self.store = KVStore(str(self.path), "process", flag="n", headroom=headroom)
+        self.path: Path = directory.absolute() / "spill.heap"
+        self.store: KVStore = KVStore(str(self.path), "process", flag="n", headroom=headroom)
         below = AnyKeySpillStore(SpillStore(self.store))
         self._slow_uncached.d = cast("MutableMapping[Any, bytes]", below)
 

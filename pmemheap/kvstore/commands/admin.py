@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pmemheap.kvstore.commands.connection import VERSION
 from pmemheap.kvstore.commands.keyspace import SECOND
-from pmemheap.kvstore.commands.registry import FIRST, in_group
+from pmemheap.kvstore.commands.registry import FIRST, Group, in_group
 from pmemheap.kvstore.commands.words import SYNTAX, number
 from pmemheap.kvstore.patterns import glob_pattern
 from pmemheap.kvstore.resp import Reply, ReplyError, Verbatim, parse_integer
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Section"]
 
-command = in_group("server")
+command: Group = in_group("server")
 
 Section = dict[str, object]
 

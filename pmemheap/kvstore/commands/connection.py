@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pmemheap.kvstore.commands.registry import in_group, quoted
+from pmemheap.kvstore.commands.registry import Group, in_group, quoted
 from pmemheap.kvstore.commands.session import Session, Silence
 from pmemheap.kvstore.commands.transactions import reset as end_transaction
 from pmemheap.kvstore.commands.words import SYNTAX, number
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LAST_WORDS", "VERSION"]
 
-command = in_group("connection")
+command: Group = in_group("connection")
 
 VERSION = "7.0.0"
 """Of the Redis whose replies these are, for clients that ask."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pmemheap.kvstore.commands.keyspace import MS, SECOND
-from pmemheap.kvstore.commands.registry import FIRST, Run, in_group
+from pmemheap.kvstore.commands.registry import FIRST, Group, Run, in_group
 from pmemheap.kvstore.commands.words import ExpireOptions, moment
 from pmemheap.kvstore.resp import Reply
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pmemheap.kvstore.commands.running import Commands
     from pmemheap.kvstore.commands.session import Session
 
-command = in_group("generic")
+command: Group = in_group("generic")
 
 
 def _expire(name: str, unit: int, summary: str, *, counts_from_1970: bool) -> Run:
@@ -34,14 +34,19 @@ def _expire(name: str, unit: int, summary: str, *, counts_from_1970: bool) -> Ru
     return run
 
 
-for name, since, unit, from_1970, summary in [
-    ("expire", "1.0.0", SECOND, False, "Let a key expire after some seconds."),
-    ("pexpire", "2.6.0", MS, False, "Let a key expire after some milliseconds."),
-    ("expireat", "1.2.0", SECOND, True, "Let a key expire at a second since 1970."),
-    ("pexpireat", "2.6.0", MS, True, "Let a key expire at a millisecond since 1970."),
-]:
-    enter = command(name.upper(), since, 2, flags="write fast", keys=FIRST, uses="RW update")
-    enter(_expire(name, unit, summary, counts_from_1970=from_1970))
+def _enter_expire() -> None:
+    """Enter EXPIRE and its like."""
+    for name, since, unit, from_1970, summary in [
+        ("expire", "1.0.0", SECOND, False, "Let a key expire after some seconds."),
+        ("pexpire", "2.6.0", MS, False, "Let a key expire after some milliseconds."),
+        ("expireat", "1.2.0", SECOND, True, "Let a key expire at a second since 1970."),
+        ("pexpireat", "2.6.0", MS, True, "Let a key expire at a millisecond since 1970."),
+    ]:
+        enter = command(name.upper(), since, 2, flags="write fast", keys=FIRST, uses="RW update")
+        enter(_expire(name, unit, summary, counts_from_1970=from_1970))
+
+
+_enter_expire()
 
 
 def _asked(on: Commands, key: bytes, answer: Callable[[int], int]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from pmemheap.kvstore.commands.registry import Command, Keys, find, in_group, table
+from pmemheap.kvstore.commands.registry import Command, Group, Keys, find, in_group, table
 from pmemheap.kvstore.commands.words import SYNTAX
 from pmemheap.kvstore.patterns import glob_pattern
 from pmemheap.kvstore.resp import NO_ARRAY, Reply, ReplyError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-command = in_group("server")
+command: Group = in_group("server")
 
 _NAMES_MOST = 1000  # at a time: what is told of one is much longer than its name
 _NO_KEYS = Keys(0, 0, 0)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import count, islice
 from typing import TYPE_CHECKING
 
-from pmemheap.kvstore.commands.registry import ALL, FIRST, FIRST_TWO, in_group
+from pmemheap.kvstore.commands.registry import ALL, FIRST, FIRST_TWO, Group, in_group
 from pmemheap.kvstore.commands.words import SYNTAX, number, scan_options
 from pmemheap.kvstore.cursor import end_of
 from pmemheap.kvstore.patterns import glob_pattern, glob_prefix
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CURSORS_MOST", "SCANNED_MOST", "Cursors"]
 
-command = in_group("generic")
+command: Group = in_group("generic")
 
 CURSORS_MOST = 10_000
 SCANNED_MOST = 10_000

@@ -30,6 +30,7 @@ __all__ = [
     "PAIRS",
     "UNLIMITED",
     "Command",
+    "Group",
     "Keys",
     "Run",
     "command_of",
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 Run = Callable[["Commands", "Session", list[bytes]], Reply]
+Group = Callable[..., Callable[[Run], Run]]
+"""Takes the facts of a command, as `in_group` has them, and returns what enters it."""
 
 UNLIMITED = 1 << 30
 _CATEGORIES = {"string": "string", "generic": "keyspace", "connection": "connection",
@@ -155,7 +158,7 @@ def command_of(request: Sequence[bytes]) -> Command | None:
     return found or _unlisted.get(name.upper())
 
 
-def in_group(group: str) -> Callable[..., Callable[[Run], Run]]:
+def in_group(group: str) -> Group:
     """Return the decorator that enters the functions of a module."""
 
     def command(  # noqa: PLR0913 -- the facts of a command

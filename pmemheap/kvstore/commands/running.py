@@ -96,15 +96,15 @@ class Commands:
         self, store: KVStore, limits: Limits | None = None, facts: Facts | None = None
     ) -> None:
         self.store = store
-        self.keys = Keyspace(store)
-        self.limits = limits or Limits()
-        self.facts = facts or Facts()
+        self.keys: Keyspace = Keyspace(store)
+        self.limits: Limits = limits or Limits()
+        self.facts: Facts = facts or Facts()
         self.sessions: dict[int, Session] = {}
-        self.cursors = Cursors()
+        self.cursors: Cursors = Cursors()
         self.scripts: dict[str, str] = {}
-        self.commands_run = 0
-        self.saved_at = time.time()
-        self.is_batch = False
+        self.commands_run: int = 0
+        self.saved_at: float = time.time()
+        self.is_batch: bool = False
         self._uses = self.keys.uses
 
     # ------------------------------------------------------------ running

@@ -19,7 +19,7 @@ from hashlib import sha1
 from typing import TYPE_CHECKING, Any
 
 from pmemheap.kvstore.commands.keyspace import MS
-from pmemheap.kvstore.commands.registry import COUNTED, in_group
+from pmemheap.kvstore.commands.registry import COUNTED, Group, in_group
 from pmemheap.kvstore.commands.words import moment, number
 from pmemheap.kvstore.resp import Reply, ReplyError
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["digest_of"]
 
-command = in_group("scripting")
+command: Group = in_group("scripting")
 
 Script = Callable[["Commands", bytes, list[bytes]], Reply]
 

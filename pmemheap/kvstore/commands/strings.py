@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 from pmemheap.kvstore.commands.keyspace import MS, SECOND
 from pmemheap.kvstore.commands.lcs import longest_common
-from pmemheap.kvstore.commands.registry import ALL, FIRST, FIRST_TWO, PAIRS, in_group, wrong_number
+from pmemheap.kvstore.commands.registry import (
+    ALL,
+    FIRST,
+    FIRST_TWO,
+    PAIRS,
+    Group,
+    in_group,
+    wrong_number,
+)
 from pmemheap.kvstore.commands.words import SetOptions, add_floats, moment, number
 from pmemheap.kvstore.resp import Reply, ReplyError
 
@@ -14,7 +22,7 @@ if TYPE_CHECKING:
     from pmemheap.kvstore.commands.running import Commands
     from pmemheap.kvstore.commands.session import Session
 
-command = in_group("string")
+command: Group = in_group("string")
 
 _OK = "OK"
 _OF_SET = frozenset({b"NX", b"XX", b"GET", b"KEEPTTL"})

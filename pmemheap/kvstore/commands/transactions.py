@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pmemheap.kvstore.commands.registry import ALL, Command, in_group
+from pmemheap.kvstore.commands.registry import ALL, Command, Group, in_group
 from pmemheap.kvstore.commands.session import Queue, Session
 from pmemheap.kvstore.resp import NO_ARRAY, Reply, ReplyError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["enqueue", "reset"]
 
-command = in_group("transactions")
+command: Group = in_group("transactions")
 
 _OK = "OK"
 _ANY_TIME = "fast noscript loading stale allow_busy"

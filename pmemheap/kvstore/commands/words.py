@@ -105,8 +105,12 @@ class SetOptions:
         NX, XX, or nothing.
     """
 
+    keeps: bool
+    persists: bool
+    gets: bool
+
     def __init__(self, words: Sequence[bytes], flags: frozenset[bytes]) -> None:
-        self.condition = b""
+        self.condition: bytes = b""
         self.keeps = self.persists = self.gets = False
         self._time: tuple[bytes, bytes] | None = None
         rest = iter(words)
