@@ -26,11 +26,13 @@ What is where; `help` of each says more:
     Budget                a limit for several heaps together
     PmemHeapError         the base of all errors; pmemheap.errors has their tree
 
-    pmemheap.containers   an ordered map, an array that grows, in a heap
+    pmemheap.containers   an ordered map, an array that grows, arrays by name, in a heap
+    pmemheap.kvstore      a store of keys and values in a file, as dbm has it
     pmemheap.layers       the layers, and what yours derives from;  pmemheap.protocols
     pmemheap.repair       a damaged file mended;  pmemheap.salvage  what can be read of one
     pmemheap.testing      what a crash can leave of a program, and contracts of allocators
     pmemheap.traces       allocation traces: load, replay, recommend
+    pmemheap.pictures     what is where in a heap;  pmemheap.metrics  figures, for Prometheus
     pmemheap.pmem2        libpmem2's reservations
     pmemheap.layout       the format of a heap file;  pmemheap.units  KiB, MiB, align_up
 """
@@ -45,8 +47,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _PUBLIC_MODULES = (
-    "containers", "errors", "layers", "layout", "pmem2", "protocols", "repair", "salvage",
-    "testing", "traces", "units",
+    "containers", "errors", "kvstore", "layers", "layout", "metrics", "pictures", "pmem2",
+    "progress", "protocols", "repair", "salvage", "testing", "traces", "units",
 )  # fmt: skip
 
 
@@ -131,13 +133,25 @@ if TYPE_CHECKING:
         errors as errors,
     )
     from pmemheap import (
+        kvstore as kvstore,
+    )
+    from pmemheap import (
         layers as layers,
     )
     from pmemheap import (
         layout as layout,
     )
     from pmemheap import (
+        metrics as metrics,
+    )
+    from pmemheap import (
+        pictures as pictures,
+    )
+    from pmemheap import (
         pmem2 as pmem2,
+    )
+    from pmemheap import (
+        progress as progress,
     )
     from pmemheap import (
         protocols as protocols,

@@ -24,10 +24,10 @@ from pmemheap.layout import Durability
 
 PACKAGE = Path(pmemheap.__file__).parent
 MODULES = [
-    "containers", "errors", "layers", "layout", "pmem2", "protocols", "repair", "salvage",
-    "testing", "traces", "units",
+    "containers", "errors", "kvstore", "layers", "layout", "metrics", "pictures", "pmem2",
+    "progress", "protocols", "repair", "salvage", "testing", "traces", "units",
 ]  # fmt: skip
-INTERNAL = {"file", "format", "heap", "native", "offline", "refusals", "space"}
+INTERNAL = {"file", "format", "heap", "native", "notebook", "offline", "refusals", "space"}
 
 
 # ---------------------------------------------------------------- names

@@ -163,7 +163,7 @@ class Arrays(OrderedMapping[str, Any]):
         return len(self._keys(low, high, False))
 
     def exclusive(self) -> AbstractContextManager[object]:
-        """Begin a transaction in which what is read stays true until the commit."""
+        """Return a transaction in which what is read stays true until the commit."""
         return self._store.catalogue.exclusive()
 
     # ------------------------------------------------------------ making
@@ -230,7 +230,7 @@ class Arrays(OrderedMapping[str, Any]):
         *,
         deferred: bool = False,
     ) -> Array:
-        """Give a name another array, with the attributes of the old one.
+        """Give a name another array, with the attributes of the old one; return it.
 
         Parameters
         ----------
@@ -400,7 +400,7 @@ class Arrays(OrderedMapping[str, Any]):
             return arrayreport.checked(self._store)
 
     def statistics(self) -> ArraysStatistics:
-        """Count what there is. O(arrays)."""
+        """Return how much there is. O(arrays)."""
         with self.heap.paused():
             return arrayreport.counted(self._store)
 

@@ -25,10 +25,10 @@ from functools import partial
 from itertools import groupby, islice
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
-from pmemheap import OutOfSpaceError, UsageError
-from pmemheap.kvstore.store import KVStore
+from pmemheap import DurabilityName, OpenFlag, OutOfSpaceError, UsageError
+from pmemheap.kvstore.store import KVStore, StoreOptions
 from pmemheap.kvstore.storefile import AnyPath
 
 __all__ = ["AsyncKVStore"]
@@ -94,14 +94,22 @@ class AsyncKVStore:
         self._is_over = False
 
     @classmethod
-    async def open(cls, path: AnyPath, *arguments: Any, **options: Any) -> Self:
-        """Open a store, in a thread; arguments as of `KVStore`."""
-        return cls(await asyncio.to_thread(KVStore, path, *arguments, **options))
+    async def open(
+        cls,
+        path: AnyPath,
+        durability: DurabilityName | None = "power",
+        flag: OpenFlag = "c",
+        **options: Unpack[StoreOptions],
+    ) -> Self:
+        """Open a store, in a thread, and return it; arguments as of `KVStore`."""
+        return cls(await asyncio.to_thread(KVStore, path, durability, flag, **options))
 
     # ------------------------------------------------------------ calls
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function with the store; what it changes is committed as a whole, or not at all.
+        """Call a function with the store, and return its result; it is one change.
+
+        What it changes is committed as a whole, or not at all.
 
         It is called again when the commit that it was to share had no room: so it changes nothing
         but the store.
@@ -144,16 +152,24 @@ class AsyncKVStore:
         return await self._asked(Kind.CHANGE, self.store.pop, key, *default)
 
     async def incr(self, key: bytes, delta: int = 1, default: int | None = 0) -> int:
-        """Add to a number, as `KVStore.incr`."""
+        """Add to a number, as `KVStore.incr`; return the sum."""
         return await self._asked(Kind.CHANGE, self.store.incr, key, delta, default)
 
     async def expire(self, key: bytes, ttl: float) -> bool:
-        """Let a key expire, as `KVStore.expire`."""
+        """Let a key expire, as `KVStore.expire`; tell whether there is such a key."""
         return await self._asked(Kind.CHANGE, self.store.expire, key, ttl)
 
-    async def put_many(self, pairs: Iterable[tuple[bytes, Any]], **options: Any) -> None:
+    async def put_many(
+        self,
+        pairs: Iterable[tuple[bytes, Any]],
+        *,
+        batch: int = 256,
+        ttl: float | None = None,
+        tag: str | bytes | None = None,
+    ) -> None:
         """Give many keys values, as `KVStore.put_many`."""
-        await self._asked(Kind.ALONE, partial(self.store.put_many, list(pairs), **options))
+        put_many = partial(self.store.put_many, batch=batch, ttl=ttl, tag=tag)
+        await self._asked(Kind.ALONE, put_many, list(pairs))
 
     async def evict_tag(self, tag: str | bytes) -> int:
         """Remove all keys that have a tag; return how many."""
@@ -168,7 +184,7 @@ class AsyncKVStore:
         await self._asked(Kind.ALONE, self.store.clear)
 
     async def compact(self) -> int:
-        """Give back what the store does not need, as `KVStore.compact`."""
+        """Give back what the store does not need, as `KVStore.compact`; return the bytes."""
         return await self._asked(Kind.ALONE, self.store.compact)
 
     async def sync(self) -> None:

@@ -62,23 +62,23 @@ class Cursor(Generic[K, V]):
         self.key: K | None = None
 
     def first(self) -> bool:
-        """Go to the first key; tell whether there is one, as all steps do."""
+        """Go to the first key; tell whether there is one."""
         return self._step(None, None, back=False)
 
     def last(self) -> bool:
-        """Go to the last key."""
+        """Go to the last key; tell whether there is one."""
         return self._step(None, None, back=True)
 
     def seek(self, key: K) -> bool:
-        """Go to a key, or to the next one if it is not there."""
+        """Go to a key, or to the next one if it is not there; tell whether there is one."""
         return self._step(key, None, back=False)
 
     def next(self) -> bool:
-        """Go to the next key; from nowhere to the first one."""
+        """Go to the next key, from nowhere to the first one; tell whether there is one."""
         return self._step(self.key, None, back=False, beyond=self.key)
 
     def prev(self) -> bool:
-        """Go to the key before; from nowhere to the last one."""
+        """Go to the key before, from nowhere to the last one; tell whether there is one."""
         return self._step(None, self.key, back=True)
 
     def item(self) -> tuple[K, V]:

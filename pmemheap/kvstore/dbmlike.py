@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import wraps
@@ -19,7 +20,14 @@ from inspect import isfunction
 from itertools import chain
 from typing import Any, TypeVar
 
-from pmemheap import CorruptHeapError, OpenFlag, OutOfSpaceError, PmemHeapError, UsageError
+from pmemheap import (
+    CorruptHeapError,
+    DurabilityName,
+    OpenFlag,
+    OutOfSpaceError,
+    PmemHeapError,
+    UsageError,
+)
 from pmemheap.containers.ordered import KEYS, pairs_of
 from pmemheap.kvstore.store import KVStore
 from pmemheap.kvstore.storefile import AnyPath
@@ -203,11 +211,11 @@ class DbmStore(KVStore):
         super().patch(_known(key), offset, _encoded(data))
 
     def incr(self, key: Text, delta: int = 1, default: int | None = 0) -> int:
-        """Add to a number, as `KVStore.incr`."""
+        """Add to a number, as `KVStore.incr`; return the sum."""
         return super().incr(_encoded(key), delta, default)
 
     def decr(self, key: Text, delta: int = 1, default: int | None = 0) -> int:
-        """Subtract from a number, as `KVStore.decr`."""
+        """Subtract from a number, as `KVStore.decr`; return the difference."""
         return self.incr(key, -delta, default)
 
     def put_many(
@@ -229,15 +237,15 @@ class DbmStore(KVStore):
     # ------------------------------------------------------------ expiry, and the whole
 
     def expire(self, key: Text, ttl: float) -> bool:
-        """Let a key expire, as `KVStore.expire`."""
+        """Let a key expire, as `KVStore.expire`; tell whether there is such a key."""
         return super().expire(key, ttl)  # type: ignore[arg-type]
 
     def expire_at(self, key: Text, deadline: int) -> bool:
-        """Let a key expire, as `KVStore.expire_at`."""
+        """Let a key expire, as `KVStore.expire_at`; tell whether there is such a key."""
         return super().expire_at(_known(key), deadline)
 
     def persist(self, key: Text) -> bool:
-        """Let a key not expire, as `KVStore.persist`."""
+        """Let a key not expire, as `KVStore.persist`; tell whether it would have."""
         return super().persist(_known(key))
 
     def ttl(self, key: Text) -> float | None:
@@ -253,8 +261,20 @@ class DbmStore(KVStore):
         return super().tag(_known(key))
 
 
-def open_store(path: AnyPath, flag: OpenFlag = "r", mode: int = 0o666, **options: Any) -> DbmStore:
-    """Open a store as `dbm` does.
+def open_store(  # noqa: PLR0913 -- options of a file, all but the first ones by name
+    path: AnyPath,
+    flag: OpenFlag = "r",
+    mode: int = 0o666,
+    *,
+    durability: DurabilityName | None = "power",
+    durable: bool | None = None,
+    limit: int | None = None,
+    evict: str | None = None,
+    count_hits: bool = False,
+    headroom: int | None = None,
+    clock: Callable[[], int] = time.time_ns,
+) -> DbmStore:
+    """Open a store as `dbm` does, and return it.
 
     Parameters
     ----------
@@ -264,7 +284,7 @@ def open_store(path: AnyPath, flag: OpenFlag = "r", mode: int = 0o666, **options
         Open to read; open to write; the same, and create it if it is missing; create it anew.
     mode : int
         Permissions of a file that is created, of which the umask takes some away.
-    **options
+    durability, durable, limit, evict, count_hits, headroom, clock
         As `KVStore`.
 
     Raises
@@ -273,7 +293,10 @@ def open_store(path: AnyPath, flag: OpenFlag = "r", mode: int = 0o666, **options
         There is no such file, or it is in use; see `DbmError` for what else is one.
     """
     is_new = flag == "n" or (flag == "c" and not os.path.exists(path))
-    store = DbmStore(path, flag=flag, **options)
+    store = DbmStore(
+        path, durability, flag, durable=durable, limit=limit, evict=evict, count_hits=count_hits,
+        headroom=headroom, clock=clock,
+    )  # fmt: skip
     if is_new and mode & 0o666 != 0o666:
         os.chmod(path, os.stat(path).st_mode & mode & _ALL)
     return store

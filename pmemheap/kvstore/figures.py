@@ -83,7 +83,7 @@ class StoreStats:
         hits: Hits | None,
         eviction: EvictionFigures | None,
     ) -> Self:
-        """Put together what the parts of a store say of themselves."""
+        """Return what the parts of a store say of themselves, put together."""
         return cls(
             durability=durability, entries=tree.entries, expiring=expiring, height=tree.height,
             key_bytes=tree.key_bytes, value_bytes=tree.value_bytes,

@@ -103,11 +103,11 @@ class Wrapped(Closing, OrderedMapping[str, V]):
         self.store.clear()
 
     def transaction(self, durable: bool | None = None) -> Transaction:
-        """Begin a transaction, as that of the store."""
+        """Return a transaction, as that of the store."""
         return self.store.transaction(durable)
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Begin a transaction in which what is read stays true, as that of the store."""
+        """Return a transaction in which what is read stays true, as that of the store."""
         return self.store.exclusive()
 
     def sync(self) -> None:

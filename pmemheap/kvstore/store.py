@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict, Unpack
 
 from pmemheap import CorruptHeapError, DurabilityName, OpenFlag, UsageError
 from pmemheap.kvstore.eviction import require_policy
@@ -22,10 +22,21 @@ from pmemheap.kvstore.shelf import Shelf, TextStore
 from pmemheap.kvstore.storefile import AnyPath, StoreFile
 from pmemheap.kvstore.substore import SubStore, root_of
 
-__all__ = ["KVStore"]
+__all__ = ["KVStore", "StoreOptions"]
 
 _NAME_BYTES_MOST = 25
 _NAMED = root_of("", "") + "/"
+
+
+class StoreOptions(TypedDict, total=False):
+    """Options by name of what opens a store; `KVStore` has what they mean."""
+
+    durable: bool | None
+    limit: int | None
+    evict: str | None
+    count_hits: bool
+    headroom: int | None
+    clock: Callable[[], int]
 
 
 class KVStore(StoreFile, SubStore):
@@ -115,14 +126,26 @@ class KVStore(StoreFile, SubStore):
                 self.evict()
 
     @classmethod
-    def shelf(cls, path: AnyPath, **options: Any) -> Shelf:
-        """Open a store of pickled values under str keys; options as `KVStore`."""
-        return Shelf(cls(path, **options))
+    def shelf(
+        cls,
+        path: AnyPath,
+        durability: DurabilityName | None = "power",
+        flag: OpenFlag = "c",
+        **options: Unpack[StoreOptions],
+    ) -> Shelf:
+        """Return a store of pickled values under str keys, open; arguments as `KVStore`."""
+        return Shelf(cls(path, durability, flag, **options))
 
     @classmethod
-    def text(cls, path: AnyPath, **options: Any) -> TextStore:
-        """Open a store of str values under str keys; options as `KVStore`."""
-        return TextStore(cls(path, **options))
+    def text(
+        cls,
+        path: AnyPath,
+        durability: DurabilityName | None = "power",
+        flag: OpenFlag = "c",
+        **options: Unpack[StoreOptions],
+    ) -> TextStore:
+        """Return a store of str values under str keys, open; arguments as `KVStore`."""
+        return TextStore(cls(path, durability, flag, **options))
 
     # ------------------------------------------------------------ sub-stores
 

@@ -53,7 +53,7 @@ class InHeap:
         return self._heap.readonly
 
     def transaction(self, durable: bool | None = None) -> Transaction:
-        """Begin a transaction of this thread: a context manager; it aborts on an error.
+        """Return a transaction of this thread: a context manager; it aborts on an error.
 
         Inside of an open one it is a savepoint: an error takes back what was done in it alone.
 

@@ -128,7 +128,7 @@ class SubStore(Reading):
         self._look_closely()
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Begin a transaction in which what is read stays true until the commit.
+        """Return a transaction in which what is read stays true until the commit.
 
         So what was read may decide what is written: no other transaction changes anything
         meanwhile.
@@ -289,7 +289,7 @@ class SubStore(Reading):
         return int(digits)
 
     def decr(self, key: bytes, delta: int = 1, default: int | None = 0) -> int:
-        """Subtract from a number, as `incr` adds."""
+        """Subtract from a number, as `incr` adds; return the difference."""
         return self.incr(key, -delta, default)
 
     # ------------------------------------------------------------ many keys
@@ -411,7 +411,7 @@ class SubStore(Reading):
             self._hits.reset()
 
     def stats(self) -> StoreStats:
-        """Count what the store consists of. O(keys). What is said of the file is of all of it."""
+        """Return what the store consists of. O(keys). What is said of the file is of all of it."""
         with self._heap.paused():
             figures = None if self._eviction is None else self._eviction.figures()
             return StoreStats.of(
