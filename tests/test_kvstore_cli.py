@@ -306,11 +306,14 @@ def test_serve_hands_an_open_store_to_the_server(
     limits = ("--max-request", 1000, "--max-clients", 7)
     assert run("serve", path, "--port", 0, "--durability", "process", *limits) == 0
     assert run("serve", path) == 0
+    assert run("serve", path, "--limit", 5000, "--evict", "lru") == 0
+    with KVStore(path, flag="r") as store:
+        assert (store.stats().evict, store.stats().limit) == ("lru", 5000)
     given = {"max_request": 1000, "max_clients": 7}
     assert served == [
-        ("process", False, "127.0.0.1", 0, given), ("process", False, "127.0.0.1", 6379, {}),
+        ("process", False, "127.0.0.1", 0, given), *[("process", False, "127.0.0.1", 6379, {})] * 2,
     ]  # fmt: skip
-    assert capfd.readouterr().out == f"{path}: listening at 127.0.0.1:1234\n" * 2
+    assert capfd.readouterr().out == f"{path}: listening at 127.0.0.1:1234\n" * 3
 
 
 @pytest.mark.slow

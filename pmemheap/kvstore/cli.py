@@ -75,6 +75,15 @@ class Durability(StrEnum):
         return "power" if self is Durability.POWER else "process"
 
 
+class Policy(StrEnum):
+    """What goes when a limit is reached."""
+
+    LRU = "lru"
+    LFU = "lfu"
+    TTL = "ttl"
+    NONE = "none"
+
+
 class Format(StrEnum):
     """What a file to load is."""
 
@@ -292,6 +301,13 @@ def serve(  # noqa: PLR0913, PLR0917 -- options, all by name
     max_clients: Annotated[
         int | None, typer.Option(min=1, help="Connections at a time; 10000 if left out.")
     ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="BYTES", help="Of keys and values, with --evict.")
+    ] = None,
+    evict: Annotated[
+        Policy | None,
+        typer.Option(help="What goes at the limit; the store remembers both. none: no limit."),
+    ] = None,
     durability: Promise = Durability.POWER,
 ) -> None:
     """Serve a store to Redis clients until interrupted; it is made if there is none.
@@ -301,7 +317,8 @@ def serve(  # noqa: PLR0913, PLR0917 -- options, all by name
     server = importlib.import_module("pmemheap.kvstore.server")  # only this command needs it
     given = {"max_request": max_request, "max_clients": max_clients}
     limits = {name: value for name, value in given.items() if value is not None}
-    with KVStore(path, durability.named) as store:
+    policy = None if evict is None else evict.value
+    with KVStore(path, durability.named, limit=limit, evict=policy) as store:
         server.serve(store, host, port, ready=partial(_print_address, path, host), **limits)
 
 

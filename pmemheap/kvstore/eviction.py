@@ -9,9 +9,11 @@
     "lfu"    how often it was used, when it was used last
     "ttl"    its deadline, when it was stored; without a deadline it is never evicted
 
-*When* is a number that each use takes from one counter. Whoever stores a key evicts others in the
-same transaction until what is held is within the limit: a crash leaves all of it or nothing, and no
-commit is above the limit.
+*When* is a number that each use takes from one counter. The figures have one that is at least that
+of every rank, so that those of the next opening come behind.
+
+Whoever stores a key evicts others in the same transaction until what is held is within the limit: a
+crash leaves all of it or nothing, and no commit is above the limit.
 
 A read never writes. It notes its use in memory, and ranks are brought up to date when it matters:
 the key that would go, but was used since its rank was written, gets a new rank, and the one that is
@@ -23,6 +25,7 @@ renews at most 256 ranks like that; if that many were used since, the lowest of 
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -96,6 +99,7 @@ class Eviction:
         self._ranks = ranks
         self._order = order
         self._noted: dict[bytes, Rank] = {}  # how often since the rank was written, and when last
+        self._lock = threading.Lock()  # of what is in memory: readers note uses beside a change
         found = self.figures()
         self._number = 0 if found is None else found.number
         self.notes_uses: bool = found is not None and found.policy != "ttl"
@@ -154,20 +158,33 @@ class Eviction:
 
     def note(self, key: bytes) -> None:
         """Note that a key was used, in memory alone."""
-        times, _ = self._noted.pop(key, (0, 0))
-        self._number += 1
-        self._noted[bytes(key)] = times + 1, self._number
-        if len(self._noted) > _NOTED_MOST:
-            self._noted.pop(next(iter(self._noted)), None)
+        used = bytes(key)
+        with self._lock:
+            times, _ = self._noted.pop(used, (0, 0))
+            self._number += 1
+            self._noted[used] = times + 1, self._number
+            if len(self._noted) > _NOTED_MOST:
+                del self._noted[next(iter(self._noted))]
+
+    def _taken(self, key: bytes) -> Rank:
+        """Return what was noted of a key, and forget it."""
+        with self._lock:
+            return self._noted.pop(key, (0, 0))
+
+    def _next_number(self, least: int) -> int:
+        with self._lock:
+            self._number = max(self._number, least) + 1
+            return self._number
 
     def flush(self, most: int) -> bool:
         """Write up to so many uses that are noted; tell whether there may be more."""
-        for key in list(islice(self._noted, most)):
-            rank = self._rank_of(key)
-            if rank is not None:
-                self._renew(key, rank)
-            self._noted.pop(key, None)
-        return bool(self._noted)
+        with self._lock:
+            keys = list(islice(self._noted, most))
+        for key in keys:
+            self._renew(key)
+        figures = self._found()
+        self._order[b""] = replace(figures, number=max(self._number, figures.number)).packed()
+        return len(keys) == most
 
     # ------------------------------------------------------------ changes of the store
 
@@ -186,16 +203,16 @@ class Eviction:
                 f"the store, expected, {nbytes} found"
             )
         before = self._take_out(key)
-        times, _ = self._noted.pop(key, (0, 0))
-        self._number = max(self._number, figures.number) + 1
+        times, _ = self._taken(key)
+        number = self._next_number(figures.number)
         major = {
             "lru": 0,
             "lfu": times + 1 + (before[0] if before else 0),
             "ttl": _NEVER if deadline is None else deadline,
         }[figures.policy]
-        self._put(key, (major, self._number), nbytes)
+        self._put(key, (major, number), nbytes)
         held = figures.held + nbytes - (before[2] if before else 0)
-        self._order[b""] = replace(figures, held=held, number=self._number).packed()
+        self._order[b""] = replace(figures, held=held, number=number).packed()
 
     def moved(self, key: bytes, deadline: int | None) -> None:
         """Enter another deadline of a key that is there."""
@@ -205,11 +222,14 @@ class Eviction:
     def removed(self, key: bytes, *, evicted: bool = False) -> None:
         """Forget a key that goes."""
         before = self._take_out(key)
-        self._noted.pop(key, None)
         if before is not None:
+            self._taken(bytes(key))
             figures = self._found()
             self._order[b""] = replace(
-                figures, held=figures.held - before[2], evicted=figures.evicted + evicted
+                figures,
+                held=figures.held - before[2],
+                number=max(self._number, figures.number),  # that of a rank that was renewed, too
+                evicted=figures.evicted + evicted,
             ).packed()
 
     def surplus(self, kept: bytes | None = None) -> Iterator[bytes]:
@@ -228,10 +248,10 @@ class Eviction:
         renewed = _RENEWED_MOST
         while (figures := self._found()).held > figures.limit:
             while (found := self._lowest(kept)) is not None:
-                rank, key = found
+                _, key = found
                 if not renewed or key not in self._noted:
                     break
-                self._renew(key, rank)
+                self._renew(key)
                 renewed -= 1
             if found is None or (not self.notes_uses and found[0][0] == _NEVER):
                 raise OutOfSpaceError(
@@ -266,10 +286,6 @@ class Eviction:
         major, minor, nbytes = _ENTRY.unpack(stored)
         return major, minor, nbytes
 
-    def _rank_of(self, key: bytes) -> Rank | None:
-        found = self._entry(key)
-        return None if found is None else found[:2]
-
     def _put(self, key: bytes, rank: Rank, nbytes: int) -> None:
         self._ranks[key] = _ENTRY.pack(*rank, nbytes)
         self._order[_RANK.pack(*rank)] = key
@@ -281,12 +297,15 @@ class Eviction:
             self._order.discard(_RANK.pack(*found[:2]))
         return found
 
-    def _renew(self, key: bytes, rank: Rank) -> None:
-        """Write the rank that a key has by the uses that are noted."""
-        times, last = self._noted.pop(key)
-        found = self._take_out(key)
+    def _renew(self, key: bytes) -> None:
+        """Write the rank that a key has by the uses that are noted.
+
+        Whoever calls it writes the figures afterwards: their number is at least that of each rank.
+        """
+        times, last = self._taken(key)
+        found = self._take_out(key) if times else None
         if found is not None:
-            major = rank[0] + times if self._found().policy == "lfu" else rank[0]
+            major = found[0] + times if self._found().policy == "lfu" else found[0]
             self._put(key, (major, last), found[2])
 
     # ------------------------------------------------------------ the whole

@@ -61,8 +61,9 @@ def opened_limit(  # noqa: PLR0913, PLR0917 -- the maps of a store, and what was
         if figures is None or figures.policy != evict:
             eviction.clear()
             _rank_all(entries, deadlines, eviction, str(evict))
-        with entries.exclusive():
-            eviction.begin(str(evict), wanted)
+        if figures is None or (figures.policy, figures.limit) != (evict, wanted):
+            with entries.exclusive():
+                eviction.begin(str(evict), wanted)
         return eviction
     if evict is None and figures is not None:
         return eviction
