@@ -77,6 +77,17 @@ def test_a_large_value_drives_many_out(lru: KVStore) -> None:
     assert keys_of(lru) == b"x"
 
 
+def test_room_is_made_before(lru: KVStore) -> None:
+    lru.evict()
+    assert len(lru) == 9
+    lru.evict(room=650)
+    assert keys_of(lru) == b"ghi"
+    lru[b"i"] = bytes(749)
+    assert (keys_of(lru), lru.stats().evicted) == (b"ghi", 6)
+    with pytest.raises(OutOfSpaceError, match="at most 1000 bytes expected, 1001 found"):
+        lru.evict(room=1001)
+
+
 def test_the_key_used_least_goes(path: Path) -> None:
     with opened(path, "lfu") as store:
         fill(store)

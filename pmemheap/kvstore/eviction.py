@@ -142,11 +142,16 @@ class Eviction:
         self._order[b""] = replace(found, policy=policy, limit=limit).packed()
         self.notes_uses = policy != "ttl"
 
-    @property
-    def is_above(self) -> bool:
-        """Whether more is held than the limit allows."""
+    def is_above(self, room: int = 0) -> bool:
+        """Tell whether more is held than the limit allows beside so many bytes."""
         figures = self._found()
-        return figures.held > figures.limit
+        return figures.held + room > figures.limit
+
+    def require_room(self, room: int) -> None:
+        """Refuse room that is more than the limit; OutOfSpaceError."""
+        figures = self._found()
+        if room > figures.limit:
+            raise OutOfSpaceError(f"room: at most {figures.limit} bytes expected, {room} found")
 
     def _found(self) -> EvictionFigures:
         found = self.figures()
@@ -232,13 +237,15 @@ class Eviction:
                 evicted=figures.evicted + evicted,
             ).packed()
 
-    def surplus(self, kept: bytes | None = None) -> Iterator[bytes]:
+    def surplus(self, kept: bytes | None = None, room: int = 0) -> Iterator[bytes]:
         """Yield the keys that have to go, one by one: each is removed before the next is asked for.
 
         Parameters
         ----------
         kept : bytes, optional
             Is not among them.
+        room : int
+            Bytes to have free.
 
         Raises
         ------
@@ -246,7 +253,7 @@ class Eviction:
             What is left above the limit has no deadline, and deadlines decide.
         """
         renewed = _RENEWED_MOST
-        while (figures := self._found()).held > figures.limit:
+        while self.is_above(room):
             while (found := self._lowest(kept)) is not None:
                 _, key = found
                 if not renewed or key not in self._noted:
@@ -254,6 +261,7 @@ class Eviction:
                 self._renew(key)
                 renewed -= 1
             if found is None or (not self.notes_uses and found[0][0] == _NEVER):
+                figures = self._found()
                 raise OutOfSpaceError(
                     f"{self._order!r}: {figures.held} bytes held, {figures.limit} allowed: a key "
                     "that may be evicted expected, none has a deadline"

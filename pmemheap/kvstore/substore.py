@@ -389,11 +389,28 @@ class SubStore(Reading):
 
     # ------------------------------------------------------------ the whole
 
-    def evict(self) -> None:
-        """Remove keys until what is held is within the limit, in transactions of 256."""
-        while self._eviction is not None and self._eviction.is_above:
+    def evict(self, room: int = 0) -> None:
+        """Remove keys as a put does, in transactions of 256, until there is room below the limit.
+
+        Parameters
+        ----------
+        room : int
+            Bytes of the key and value that are to come. A put that drives some ten thousand keys
+            out does not fit into one transaction: this makes room for it before.
+
+        Raises
+        ------
+        OutOfSpaceError
+            The limit is lower than that; no other key has a deadline, and deadlines decide. Keys
+            may have been removed.
+        """
+        eviction = self._eviction
+        if eviction is None:
+            return
+        eviction.require_room(room)
+        while eviction.is_above(room):
             with self.exclusive():
-                for key in islice(self._eviction.surplus(), BATCH):
+                for key in islice(eviction.surplus(room=room), BATCH):
                     self._drop(key, evicted=True)
 
     def _write_uses(self) -> None:
