@@ -353,11 +353,14 @@ STEPS: list[Callable[[KVStore], object]] = [
     lambda store: store.patch(b"b", 5, b"!"),
     lambda store: store.set(b"a", b"4"),
     lambda store: store.expire(b"c", 100),
+    lambda store: store.set(b"d", b"5", ttl=100, tag="t"),
+    lambda store: store.incr(b"d"),
     lambda store: store.pop(b"c"),
+    lambda store: store.evict_tag("t"),
     lambda store: store.clear(),
 ]
 KINDS = {"process": (Kind.KILL,), "power": (Kind.KILL, Kind.POWER)}
-Facts = dict[bytes, tuple[bytes, float | None]]
+Facts = dict[bytes, tuple[bytes, float | None, bytes | None]]
 
 
 def clock() -> int:
@@ -365,7 +368,7 @@ def clock() -> int:
 
 
 def facts(store: KVStore) -> Facts:
-    return {key: (value, store.ttl(key)) for key, value in store.items()}
+    return {key: (value, store.ttl(key), store.tag(key)) for key, value in store.items()}
 
 
 @pytest.mark.slow

@@ -251,6 +251,13 @@ def test_check_finds_a_tag_without_a_key(path: Path) -> None:
     store.close()
 
 
+def test_shelves_have_tags(path: Path) -> None:
+    with KVStore.shelf(path, durability="process") as shelf:
+        shelf.set("a", [1, 2], tag="t")
+        shelf["b"] = None
+        assert (shelf.store.evict_tag("t"), dict(shelf)) == (1, {"b": None})
+
+
 # ---------------------------------------------------------------- sub-stores
 
 

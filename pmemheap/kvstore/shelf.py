@@ -60,9 +60,11 @@ class Wrapped(Closing, OrderedMapping[str, V]):
         """Give a key a value."""
         self.store.set(key_bytes(key), self.dumps(value))
 
-    def set(self, key: str, value: V, ttl: float | None = None) -> None:
-        """Give a key a value, for `ttl` seconds if that is given."""
-        self.store.set(key_bytes(key), self.dumps(value), ttl)
+    def set(
+        self, key: str, value: V, ttl: float | None = None, tag: str | bytes | None = None
+    ) -> None:
+        """Give a key a value, for `ttl` seconds and with a tag if these are given."""
+        self.store.set(key_bytes(key), self.dumps(value), ttl, tag)
 
     def __delitem__(self, key: str) -> None:
         """Remove a key; KeyError if it is not there."""

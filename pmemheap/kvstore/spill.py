@@ -60,10 +60,12 @@ class SpillStore(Wrapped[bytes]):
         """Return bytes as they are."""
         return data
 
-    def set(self, key: str, value: Any, ttl: float | None = None) -> None:
-        """Keep a value, for `ttl` seconds if that is given."""
+    def set(
+        self, key: str, value: Any, ttl: float | None = None, tag: str | bytes | None = None
+    ) -> None:
+        """Keep a value, for `ttl` seconds and with a tag if these are given."""
         with _full_disk():
-            super().set(key, value, ttl)
+            super().set(key, value, ttl, tag)
 
     def __setitem__(self, key: str, value: Any) -> None:
         """Keep a value."""
