@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -195,9 +194,8 @@ def test_a_closed_heap_is_refused_in_words() -> None:
 
 
 @pytest.mark.slow
-def test_sixteen_gibibytes_are_read_by_pieces(tmp_path: Path) -> None:
-    path = tmp_path / "large.heap"
-    with Heap.create(path, durability="process") as heap:
+def test_sixteen_gibibytes_are_read_by_pieces() -> None:
+    with Heap.anonymous() as heap:
         for offset in [heap.malloc(1 << 30) for _ in range(16)][::2]:
             heap.free(offset)
         heap.malloc_many(500, 10_000)
@@ -205,4 +203,3 @@ def test_sixteen_gibibytes_are_read_by_pieces(tmp_path: Path) -> None:
         assert found.nunits * UNIT >= 16 << 30
         assert len(found.pieces) < 5000
         require_whole([found], heap)
-    assert os.path.getsize(path) >= 16 << 30
