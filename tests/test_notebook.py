@@ -186,6 +186,11 @@ def test_the_last_results_are_named_when_the_outputs_are_gone(
     shell.user_ns_hidden = {"_": memory.view(memory.malloc(100)), "__": "", "_i": "1"}
     way = "get_ipython().user_ns_hidden.pop('_')"
     assert refusal(memory).endswith(f"; IPython keeps _, until {way}")
+    outputs[9] = "another one"
+    assert refusal(memory).endswith(f"; IPython keeps _, until {way}")
+    outputs[9] = shell.user_ns_hidden["_"]
+    assert refusal(memory).endswith("; IPython keeps Out[9], until %xdel _9")
+    outputs.clear()
     shell.user_ns_hidden.clear()
 
 

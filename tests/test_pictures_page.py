@@ -16,6 +16,7 @@ import pmemheap
 from pmemheap import Heap, Track
 from pmemheap.cli import main
 from pmemheap.cli.exits import ExitCode
+from pmemheap.layers.track import SiteBlocks
 from pmemheap.pictures import page, report
 from pmemheap.pictures.figures import free_bars, large_bars
 from pmemheap.pictures.model import ArenaMap, read_arenas
@@ -113,8 +114,10 @@ def test_a_page_needs_no_network_and_takes_nothing_of_a_name_for_markup(
 def test_a_name_that_is_no_text_is_escaped(tmp_path: Path) -> None:
     path = tmp_path / "odd\udcff.heap"
     with Heap.create(path, durability="process") as heap:
-        report(heap, tmp_path / "odd.html")
-    assert "odd\\udcff.heap" in (tmp_path / "odd.html").read_text(encoding="utf-8")
+        report(heap, tmp_path / "odd.html", sites=[SiteBlocks("line\udcfe.py:1", 1, 1)])
+    text = (tmp_path / "odd.html").read_text(encoding="utf-8")
+    assert "odd\\udcff.heap" in text
+    assert "line\\udcfe.py:1" in text
 
 
 def test_figures_of_a_page_are_those_of_the_heap(heap: Heap) -> None:

@@ -44,15 +44,18 @@ def outputs_that_keep(spaces: Iterable[Space]) -> str:
 def _outputs() -> list[tuple[tuple[str, str], object]]:
     """Return the outputs of the shell in which we run: name and what lets go of it, and the value.
 
-    If there are none, its last results of before.
+    Its last results are among them if they are none of the outputs any more.
     """
     ask = getattr(sys.modules.get("IPython"), "get_ipython", None)
     shell = ask() if callable(ask) else None
-    outputs = getattr(shell, "user_ns", {}).get("_oh") or {}
-    if outputs:
-        return [((f"Out[{n}]", f"%xdel _{n}"), shown) for n, shown in list(outputs.items())]
-    hidden = getattr(shell, "user_ns_hidden", {})
-    return [((name, f"{_HIDDEN}.pop({name!r})"), hidden[name]) for name in _LAST if name in hidden]
+    outputs = dict(getattr(shell, "user_ns", {}).get("_oh") or {})
+    hidden = dict(getattr(shell, "user_ns_hidden", {}))
+    known = {id(shown) for shown in outputs.values()}
+    last = [name for name in _LAST if name in hidden and id(hidden[name]) not in known]
+    return [
+        *(((f"Out[{n}]", f"%xdel _{n}"), shown) for n, shown in outputs.items()),
+        *(((name, f"{_HIDDEN}.pop({name!r})"), hidden[name]) for name in last),
+    ]
 
 
 def _parts(shown: object) -> Iterator[object]:

@@ -1,7 +1,7 @@
-"""Figures: the numbers of a page beside its map: sizes, free ranges, waste, who made what.
+"""Figures: the numbers of a page beside its map: sizes, free ranges, who made what.
 
-HeapStats ──► totals, classes             pieces ──► large blocks, free ranges
-Track     ──► sites                       a trace, replayed ──► timeline
+HeapStats ──► classes          pieces ──► large blocks, free ranges
+Track     ──► sites
 """
 
 from __future__ import annotations

@@ -104,8 +104,8 @@ def page(
     pieces, blocks = _PIECES_MOST, _BLOCKS_MOST
     while True:
         maps, stats = read_arenas(heap, pieces, at, blocks), heap.stats()
-        text: str = template.render(
-            name=_printable(heap.name), kind=_kind(heap), when=time.strftime("%Y-%m-%d %H:%M:%S"),
+        text = template.render(
+            name=heap.name, kind=_kind(heap), when=time.strftime("%Y-%m-%d %H:%M:%S"),
             totals=stats_rows(stats), classes=figures.class_bars(stats),
             large=figures.large_bars(maps), free=figures.free_bars(maps), arenas=_arena_rows(maps),
             sites=made[:_SITES_MOST], trace=trace,
@@ -113,8 +113,9 @@ def page(
             data=_json(_document(maps, moments, at)), format_bytes=format_bytes,
             style=_asset("page.css"), script=_asset("page.js"),
         )  # fmt: skip
-        if len(text.encode()) <= PAGE_BYTES_MOST:
-            return text
+        page_bytes: bytes = text.encode("utf-8", "backslashreplace")  # a path need not be text
+        if len(page_bytes) <= PAGE_BYTES_MOST:
+            return page_bytes.decode()
         pieces, blocks = pieces // 2, blocks // 2
 
 
@@ -129,11 +130,6 @@ def _template() -> Any:
 
 def _asset(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _printable(name: str) -> str:
-    """Return a name with escapes for bytes of a path that are no text."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _kind(heap: Heap) -> str:
