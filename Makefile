@@ -7,7 +7,7 @@ VERSION := $(if $(filter python3,$(PYTHON)),,$(or $(shell $(PYTHON) -c \
 VENV := .venv$(VERSION:%=/%)
 C_SOURCES := $(wildcard pmemheap/_core/*/*.c pmemheap/_core/*/*.h) pmemheap/_core/build_sys.py
 BUILT_FROM := pyproject.toml setup.py .ci/constraints.txt $(C_SOURCES)
-PYTHON_CODE := pmemheap tests setup.py $(wildcard benchmarks examples)
+PYTHON_CODE := pmemheap tests setup.py $(wildcard docs/conf.py benchmarks examples)
 
 # What is beside cffi and sortedcontainers has the releases that are listed there: those of tomorrow change nothing here.
 export PIP_CONSTRAINT := $(CURDIR)/.ci/constraints.txt
