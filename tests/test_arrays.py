@@ -602,6 +602,9 @@ def test_threads_work_side_by_side(memory: Heap) -> None:
                 mine["all"].append(number)
             assert set(mine[f"{number}"][:].tolist()) <= {number}
             assert len(mine["all"][:]) > i
+            neighbour = (number + 1) % 4
+            with suppress(UsageError, KeyError):  # replaced meanwhile, or not there yet
+                assert set(mine[f"{neighbour}"][:].tolist()) <= {neighbour}
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +30,7 @@ from pmemheap.containers import arrayentry
 from pmemheap.containers.arrayentry import Entry, rows_bytes
 from pmemheap.containers.arraylives import Life
 from pmemheap.containers.arraypick import Picked
-from pmemheap.containers.arraystore import LARGE_BYTES, ArrayStore
+from pmemheap.containers.arraystore import LARGE_BYTES, ArrayStore, is_empty
 from pmemheap.containers.arraytypes import raw_bytes
 from pmemheap.containers.glances import kept_views
 from pmemheap.errors import OutOfSpaceError, UsageError
@@ -112,13 +113,14 @@ class Change:
             return self._tx.malloc(nbytes, UNIT)
         return self._tx.malloc(nbytes)
 
-    def free(self, entry: Entry, deferred: bool) -> None:
+    def free(self, name: str, entry: Entry, deferred: bool) -> None:
         """Free the block of an array; BufferError if views live and it is not to wait for them."""
-        if deferred:
-            self._tx.free(entry.offset, True)
-            return
-        kept_views(self._store.space_at(entry.offset), entry.offset)  # those that go may go
-        self._tx.free(entry.offset)
+        if not deferred:
+            self._require_unseen(name, entry, "where its block is freed,")
+            with suppress(BufferError):  # another thread copies rows: it goes with that
+                self._tx.free(entry.offset)
+                return
+        self._tx.free(entry.offset, True)
 
     def make_room(self, name: str, entry: Entry, rows: int, life: Life) -> Entry:
         """Make room for rows; return the entry, with another block if the array had to move."""
@@ -133,7 +135,7 @@ class Change:
             space = self._store.space_at(entry.offset)
             with space.own_view(entry.offset, entry.nbytes) as old:
                 self._tx.write(moved.offset, old)  # which stores it at once
-        self.free(entry, False)
+        self.free(name, entry, False)
         life.move_to(self._store.heap, moved.offset)
         return moved
 
@@ -253,7 +255,14 @@ class Changing:
     def _drop_made(self, error: BaseException) -> None:
         if not self._change.joins:
             for arena in self._change.made:
-                end_with(error, arena.drop)
+                end_with(error, partial(self._drop_empty, arena))
+
+    def _drop_empty(self, arena: Arena) -> None:
+        """Drop an arena, unless another change has used it since; none does meanwhile."""
+        with self._store.heap.transaction() as tx:
+            tx.write(self._store.place, b"")
+            if is_empty(arena):
+                arena.drop()
 
 
 class Appending(NamedTuple):

@@ -259,7 +259,7 @@ class Arrays(OrderedMapping[str, Any]):
         old = self._store.entry(name, value)
         is_apart = self._store.space_at(old.offset).origin != 0
         array = self._made(change, name, new, old.attributes, is_apart)
-        change.free(old, deferred)
+        change.free(name, old, deferred)
         return array
 
     def _made(
@@ -343,7 +343,7 @@ class Arrays(OrderedMapping[str, Any]):
         if key is None or (value := change.value(key)) is None:
             raise KeyError(name)
         change.remove(key)
-        change.free(self._store.entry(name, value), deferred)
+        change.free(name, self._store.entry(name, value), deferred)
 
     def __delitem__(self, name: str) -> None:
         """Remove an array, if no views of it live."""

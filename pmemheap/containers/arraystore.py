@@ -36,7 +36,7 @@ from pmemheap.units import MiB
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["ARENAS_MOST", "LARGE_BYTES", "ArrayStore", "find_store", "key_of"]
+__all__ = ["ARENAS_MOST", "LARGE_BYTES", "ArrayStore", "find_store", "is_empty", "key_of"]
 
 LARGE_BYTES: int = MiB
 """An array of that size gets an arena: in a file one has 1 MiB at least."""
@@ -158,7 +158,7 @@ class ArrayStore:
                 except OutOfSpaceError:
                     return None, False
             arena = self.heap.arena(name)
-            if _is_empty(arena):
+            if is_empty(arena):
                 return arena, False
         return None, False
 
@@ -168,7 +168,7 @@ class ArrayStore:
         return [self.heap.arena(name) for name in self.heap.arenas() if name in possible]
 
 
-def _is_empty(arena: Arena) -> bool:
+def is_empty(arena: Arena) -> bool:
     """Tell whether an arena has neither blocks nor what an open transaction may make one."""
     counters = space_of(arena).core.usage()[0]
     used = counters["reserved_blocks"] + counters["pins"] + counters["live_views"]
