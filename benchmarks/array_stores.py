@@ -6,6 +6,7 @@ What cannot be imported is not measured: `stores` names it.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
