@@ -109,11 +109,3 @@ def test_other_platforms_are_told(
         importlib.reload(pmemheap)
     monkeypatch.undo()
     importlib.reload(pmemheap)
-
-
-def test_a_tree_without_the_c_core_says_how_to_build_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install -e \."):
-        importlib.reload(pmemheap)
-    monkeypatch.undo()
-    importlib.reload(pmemheap)
