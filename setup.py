@@ -8,6 +8,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from runpy import run_path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -16,7 +17,9 @@ from setuptools.errors import CCompilerError
 CORE = Path("pmemheap/_core")
 LINK_TIME = [["-flto=auto", "-flto-partition=one", "-O2"], ["-flto=auto", "-O2"]]
 CHECKED = [("PH_CHECKED", "1")] if os.environ.get("PMEMHEAP_CHECKED") else []
+SOURCES = run_path(str(CORE / "sources.py"))
 MINOR = min(sys.version_info.minor, 12)
+BUILT_OF = f"{SOURCES['checksum'](SOURCES['c_sources']()):#x}u"
 LIMITED_API = f"{0x03000000 | MINOR << 16:#010x}"
 
 
@@ -55,7 +58,7 @@ hot = Extension(
     sources=sorted(str(source) for source in CORE.glob("*/*.c")),
     depends=sorted(str(header) for header in CORE.glob("*/*.h")),
     include_dirs=[str(CORE)],
-    define_macros=[("Py_LIMITED_API", LIMITED_API), *CHECKED],
+    define_macros=[("Py_LIMITED_API", LIMITED_API), ("PH_SOURCES", BUILT_OF), *CHECKED],
     py_limited_api=True,
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
 )

@@ -66,6 +66,13 @@ def _refusal(error: Exception) -> ImportError:
     )
 
 
+def _require_same_sources() -> None:
+    """Refuse a core that is older than the sources that it lies among, and not built of them."""
+    sources = importlib.import_module("pmemheap._core.sources")
+    core = importlib.import_module("pmemheap._core._hot")
+    sources.require_built_of(sources.c_sources(), Path(str(core.__file__)), core.SOURCES)
+
+
 if not sys.platform.startswith("linux") or platform.machine() not in {"x86_64", "aarch64"}:
     raise ImportError(
         "pmemheap: Linux on x86-64 or aarch64 expected, "
@@ -73,6 +80,8 @@ if not sys.platform.startswith("linux") or platform.machine() not in {"x86_64", 
     )
 try:
     importlib.import_module("pmemheap.native")
+    if (Path(__file__).parent.parent / "setup.py").exists():
+        _require_same_sources()
 except (ImportError, AttributeError) as _error:
     if "_core" not in str(_error):
         raise

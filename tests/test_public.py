@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 
 import pmemheap
 from pmemheap import DurabilityName, OpenFlag
+from pmemheap._core import sources
 from pmemheap.heap.strategies import Strategy
 from pmemheap.layout import Durability
 
@@ -238,4 +240,59 @@ def test_a_core_of_other_sources_says_what_to_do(tmp_path: Path) -> None:
     told = refusal_in(tree)
     assert told.startswith("ImportError: pmemheap: a C core of these sources expected in ")
     assert "another one (cannot import name 'AddressRange'" in told
+    assert told.endswith("start Python elsewhere")
+
+
+# ---------------------------------------------------------------- a core that is too old
+
+
+def source_tree(tmp_path: Path) -> tuple[Path, Path]:
+    """Make a source and a library of it, both of this moment."""
+    source, library = tmp_path / "py/one.c", tmp_path / "_hot.so"
+    source.parent.mkdir()
+    source.write_text("int one;", encoding="utf-8")
+    library.touch()
+    os.utime(source, ns=(1, 1))
+    return source, library
+
+
+@pytest.mark.parametrize("text", ["int two;", "int one; "])
+def test_a_core_that_is_older_than_a_change_is_refused(tmp_path: Path, text: str) -> None:
+    source, library = source_tree(tmp_path)
+    known = sources.checksum([source])
+    source.write_text(text, encoding="utf-8")
+    os.utime(library, ns=(2, 2))
+    with pytest.raises(ImportError, match="_core was built before its sources were changed"):
+        sources.require_built_of(sources.c_sources(tmp_path), library, known)
+
+
+def test_a_core_of_the_same_sources_is_taken_whatever_their_times(tmp_path: Path) -> None:
+    source, library = source_tree(tmp_path)
+    known = sources.checksum([source])
+    sources.require_built_of([source], library, known)
+    os.utime(source)
+    os.utime(library, ns=(2, 2))
+    sources.require_built_of([source], library, known)
+    sources.require_built_of([], library, known)
+
+
+def test_a_checksum_is_of_names_too(tmp_path: Path) -> None:
+    source, _ = source_tree(tmp_path)
+    known = sources.checksum([source])
+    assert sources.checksum([source.rename(tmp_path / "py/two.c")]) != known
+
+
+@pytest.mark.slow
+def test_a_tree_whose_sources_changed_says_what_to_do(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(PACKAGE, tree / "pmemheap")
+    changed = next(tree.glob("pmemheap/_core/*/*.c"))
+    code = "import pmemheap; print(pmemheap.__file__)"
+    with changed.open("a", encoding="utf-8") as file:
+        file.write("\n")
+    child = [sys.executable, "-c", code]
+    assert subprocess.check_output(child, cwd=tree, text=True).startswith(str(tree))
+    (tree / "setup.py").touch()  # now it is a source tree
+    told = refusal_in(tree)
+    assert "another one (_core was built before its sources were changed) found" in told
     assert told.endswith("start Python elsewhere")

@@ -2,6 +2,8 @@ from collections.abc import Iterator
 from types import CodeType, TracebackType
 from typing import Any, Literal, Self
 
+SOURCES: int
+
 class AddressRange:
     def __init__(
         self,

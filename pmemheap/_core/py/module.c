@@ -4,6 +4,10 @@
 #include "py/heap.h"
 #include "py/log.h"
 
+#ifndef PH_SOURCES
+#define PH_SOURCES 0 /* outside of a build, as where syntax is checked */
+#endif
+
 PyDoc_STRVAR(module_doc, "Extension types of pmemheap: calls that cannot block and keep the GIL.");
 
 PyDoc_STRVAR(share_faults_doc,
@@ -98,6 +102,16 @@ static int require_no_older_python(void)
     return -1;
 }
 
+/* What `sources.py` made of the sources at the build; an import in their tree makes it again. */
+static int add_sources(PyObject *module)
+{
+    PyObject *number = PyLong_FromUnsignedLong(PH_SOURCES);
+    int result = PyModule_AddObjectRef(module, "SOURCES", number);
+
+    Py_XDECREF(number);
+    return result;
+}
+
 static int execute(PyObject *module)
 {
     if (require_no_older_python() < 0)
@@ -114,7 +128,7 @@ static int execute(PyObject *module)
         PyErr_NoMemory();
         return -1;
     }
-    if (add_types(module) < 0)
+    if (add_types(module) < 0 || add_sources(module) < 0)
         return -1;
     first_module = Py_NewRef(module);
     return 0;
