@@ -52,6 +52,7 @@ autodoc_typehints = "signature"
 napoleon_google_docstring = False
 napoleon_preprocess_types = True
 napoleon_type_aliases = {
+    "array_like": ":py:data:`array_like <numpy.typing.ArrayLike>`",
     "buffer": ":py:class:`buffer <collections.abc.Buffer>`",
     "callable": ":py:class:`callable <collections.abc.Callable>`",
     "dtype": ":py:class:`dtype <numpy.dtype>`",
@@ -75,8 +76,11 @@ intersphinx_mapping = {
 nitpicky = True
 nitpick_ignore_regex = [
     # Variables of types; and what heaps hand over to objects that no caller makes.
-    (r"py:.*", r".*\.(K|V|L|Handle|timing.Allocator)"),
-    (r"py:.*", r"(.*\.)?(BlockSpace|HasScratch|Layers|Offer|Options|RootStore|TapeEvent)"),
+    (r"py:.*", r"(.*\.)?~?(E|K|L|P|R|T|V)"),
+    (r"py:.*", r".*\.(Handle|timing.Allocator)"),
+    (r"py:.*", r"(.*\.)?(ArrayStore|BlockSpace|HasScratch|Layers|Offer|Options|RootStore)"),
+    (r"py:.*", r"(.*\.)?TapeEvent"),
+    (r"py:.*", r"pyarrow\..*"),  # an extra: no inventory of it is kept here
     (r"py:.*", r"collections\.abc\.Mapping\[str"),  # a default that Sphinx cannot read
     (r"py:.*", r"(pmemheap\.heap\.roots\.Guard|pmemheap\.native\.constants\.State)"),
 ]
@@ -124,6 +128,8 @@ def resolve(
         for full, entry in python.objects.items()
         if full.rpartition(".")[2] == name and entry.objtype in kinds and not entry.aliased
     }
+    if len(found) > 1:  # of the same last name: the module that is named before it decides
+        found = {full for full in found if full.endswith(f".{target}")}
     if len(found) != 1:
         return None
     return python.resolve_xref(env, node["refdoc"], app.builder, "obj", found.pop(), node, content)

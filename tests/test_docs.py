@@ -10,13 +10,26 @@ from types import ModuleType
 import pytest
 
 import pmemheap
-from pmemheap import containers, layers, pmem2, protocols, testing, traces
+from pmemheap import (
+    containers,
+    kvstore,
+    layers,
+    metrics,
+    pictures,
+    pmem2,
+    protocols,
+    testing,
+    traces,
+)
+from pmemheap.kvstore import arrow
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PACKAGE = Path(pmemheap.__file__).parent  # elsewhere, where it is installed
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
 TEXTS = [*PAGES, *ROOT.glob("*.md"), *(ROOT / "examples").rglob("*.md")]
+MODULES = [pmemheap, arrow, containers, kvstore, layers, metrics, pictures, pmem2, protocols]
+MODULES += [testing, traces]
 DIAGRAMS = sorted((DOCS / "diagrams").glob("*.svg"))
 
 
@@ -76,11 +89,7 @@ def test_every_page_is_in_the_index_once() -> None:
     assert set(listed.values()) == {1}
 
 
-@pytest.mark.parametrize(
-    "module",
-    [pmemheap, containers, layers, pmem2, protocols, testing, traces],
-    ids=lambda module: str(module.__name__),
-)
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.__name__))
 def test_every_public_name_is_in_the_reference(module: ModuleType) -> None:
     """By its own name, wherever it is listed, or among the members of its module."""
     listed = set(re.findall(r"[\w]+", (DOCS / "api.rst").read_text()))

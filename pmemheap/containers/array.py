@@ -143,7 +143,7 @@ class Array:
 
     @property
     def attrs(self) -> Attributes:
-        """Its attributes: a mapping, of which each change is a transaction."""
+        """Its attributes, a mapping of which each change is a transaction."""
         self._now()
         return Attributes(self)
 

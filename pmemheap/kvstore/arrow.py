@@ -98,9 +98,10 @@ def from_arrow(store: SubStore, table: Any, *, batch: int = _BATCH) -> int:
     ----------
     store : SubStore
         A store, or one that `KVStore.sub` makes.
-    table : Table, RecordBatch, RecordBatchReader, or an iterable of batches
-        Has the columns ``key`` and ``value``, binary or text, and may have ``deadline``, a
-        timestamp, and ``tag``, binary or text. Others are passed over.
+    table : pyarrow.Table, pyarrow.RecordBatch, or iterable
+        The rows; an iterable, such as a reader, yields batches. It has the columns ``key`` and
+        ``value``, binary or text, and may have ``deadline``, a timestamp, and ``tag``, binary or
+        text. Others are passed over.
     batch : int
         Rows of a transaction; all in the one that is open.
 

@@ -211,5 +211,5 @@ class Reading(InHeap, OrderedMapping[bytes, bytes]):
 
     @property
     def clock(self) -> Callable[[], int]:
-        """What tells the time: nanoseconds since 1970."""
+        """What tells the time, in nanoseconds since 1970."""
         return self._deadlines.clock

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pmemheap.errors import UsageError
-from pmemheap.native import crc32c
+from pmemheap.native import constants, crc32c
 from pmemheap.native.constants import Event as Kind
 from pmemheap.native.constants import Format, TraceFormat
 from pmemheap.traces.trace import expect
@@ -65,7 +65,7 @@ class Event(NamedTuple):
         Numbers; the threads are counted as they came.
     """
 
-    kind: Kind
+    kind: constants.Event
     offset: int
     to: int
     size: int
