@@ -509,8 +509,9 @@ class Rounds:
 def require_sound(store: KVStore) -> None:
     """Verify a store, and that each block of its heap is one of its maps."""
     store.check()
-    maps = [store._map.statistics(), store._deadlines._table.statistics()]
-    used = sum(1 + each.nodes + each.apart for each in maps)  # 1: the header
+    maps = [store._map, store._deadlines._table, store._tags._of, store._tags._keys]
+    held = [each.statistics() for each in maps]
+    used = sum(1 + each.nodes + each.apart for each in held)  # 1: the header
     blocks = sum(1 for _ in store._heap.blocks())
     assert blocks == used, f"{used} blocks expected, {blocks} found"
 

@@ -184,10 +184,10 @@ def _watched(console: Console, path: Path, rows: int) -> Group:
     with _looked_at(path) as heap:
         maps, stats = read_arenas(heap), heap.stats()
     told = (
-        f"{printable(str(path))}: {format_bytes(stats.allocated)} in {stats.blocks:,} blocks, "
+        f"{format_bytes(stats.allocated)} in {stats.blocks:,} blocks, "
         f"{format_bytes(stats.free)} free; {time.strftime('%H:%M:%S')}, Ctrl-C ends it"
     )
-    return Group(_drawing(console, maps, rows), Text(told))
+    return Group(_drawing(console, maps, rows), Text(printable(str(path))), Text(told))
 
 
 @contextmanager

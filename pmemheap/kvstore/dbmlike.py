@@ -176,7 +176,7 @@ class DbmStore(KVStore):
         super().set(_encoded(key), _encoded(value), ttl, tag)
 
     def add(self, key: Text, value: Any, ttl: float | None = None, tag: Text | None = None) -> bool:
-        """Give a key a value if it is not there, as `KVStore.add`."""
+        """Give a key a value if it is not there; return whether it was not, as `KVStore.add`."""
         return super().add(_encoded(key), value, ttl, tag)
 
     def set_until(
