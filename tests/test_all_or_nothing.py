@@ -189,10 +189,10 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 def places(name: str) -> Iterator[int]:
     """Yield which call of an operation to refuse: the later, the wider apart, since they repeat."""
-    nth = 1 if ALL else 1 + sum(name.encode()) % 3
+    nth = 1 if ALL else 1 + sum(name.encode()) % 5
     while nth < CALLS_MOST:
         yield nth
-        nth += 1 if ALL else max(3, nth // 8)
+        nth += 1 if ALL else max(5, nth // 5)
 
 
 def attempts(kind: str, home: Path, name: str, number: int) -> Iterator[int]:

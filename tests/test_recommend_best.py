@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_recommend import Load, fifo, one_size, recorded, request
+from test_recommend import Load, fifo, one_size, recorded
 
 from pmemheap import traces
 from pmemheap.traces.groups import groups_of
@@ -24,7 +24,7 @@ def search(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("load", [fifo, one_size, request])
+@pytest.mark.parametrize("load", [fifo, one_size])
 def test_what_is_recommended_holds_little_more_than_the_best(
     tmp_path: Path, load: Load, search: Any
 ) -> None:
