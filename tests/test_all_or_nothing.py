@@ -340,7 +340,7 @@ def test_a_store_whose_maps_cannot_be_made_leaves_no_file(
     def refuse(*_: object) -> None:
         raise OutOfSpaceError("on purpose")
 
-    monkeypatch.setattr(KVStore, "_maps", refuse)
+    monkeypatch.setattr(KVStore, "_enter_maps", refuse)
     for flag in ("c", "n"):
         with pytest.raises(OutOfSpaceError):
             KVStore(tmp_path / "store", flag=flag)
