@@ -12,23 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kvstore_world import Clock
 
 import pmemheap
 from pmemheap import UsageError, kvstore
 from pmemheap.kvstore import KVStore, deadlines
-
-NS = 1_000_000_000
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_700_000_000 * NS
-
-    def __call__(self) -> int:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += int(seconds * NS)
 
 
 @pytest.fixture

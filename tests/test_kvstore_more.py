@@ -11,21 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kvstore_world import NS, Clock
 
 from pmemheap import CorruptHeapError, UsageError, kvstore
 from pmemheap.containers import SortedMap
 from pmemheap.kvstore import KVStore
 from pmemheap.kvstore.substore import SubStore
-
-NS = 1_000_000_000
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_700_000_000 * NS
-
-    def __call__(self) -> int:
-        return self.now
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@
 *When* is a number that each use takes from one counter. The figures have one that is at least that
 of every rank, so that those of the next opening come behind.
 
-Whoever stores a key evicts others in the same transaction until what is held is within the limit: a
-crash leaves all of it or nothing, and no commit is above the limit.
+A change that stores a key evicts others in the same transaction until what is held is within the
+limit: a crash leaves all of it or nothing, and no commit is above the limit.
 
 A read never writes. It notes its use in memory, and ranks are brought up to date when it matters:
 the key that would go, but was used since its rank was written, gets a new rank, and the one that is
@@ -308,7 +308,7 @@ class Eviction:
     def _renew(self, key: bytes) -> None:
         """Write the rank that a key has by the uses that are noted.
 
-        Whoever calls it writes the figures afterwards: their number is at least that of each rank.
+        The caller writes the figures afterwards: their number is at least that of each rank.
         """
         times, last = self._taken(key)
         found = self._take_out(key) if times else None

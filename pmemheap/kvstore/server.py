@@ -87,7 +87,7 @@ def serve(  # noqa: PLR0913 -- options, by name
     store : KVStore
         Open; used by this thread only, meanwhile.
     host : str
-        Address to listen on. Whoever can reach it can read and change everything.
+        Address to listen on. Every client that can reach it can read and change everything.
     port : int
         0: any that is free.
     max_request : int

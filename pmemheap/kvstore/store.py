@@ -221,7 +221,7 @@ class KVStore(StoreFile, SubStore):
     def drop_sub(self, name: str) -> bool:
         """Remove a sub-store with all its keys; tell whether there was one.
 
-        The keys go in transactions of 256, what is left in one. Whoever uses it afterwards gets a
+        The keys go in transactions of 256, what is left in one. Who uses it afterwards gets a
         UsageError.
         """
         if name not in self.subs():

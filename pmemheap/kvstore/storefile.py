@@ -117,7 +117,7 @@ class StoreFile(InHeap, Closing):
             raise
 
     def _is_empty(self) -> bool:
-        """Tell whether there is nothing in it, whoever may have made it meanwhile."""
+        """Tell whether there is nothing in it; another thread may have made it meanwhile."""
         with suppress(pmemheap.PmemHeapError):
             return not self._heap.roots and next(self._heap.blocks(), None) is None
         return False

@@ -87,7 +87,7 @@ class Commands:
     Attributes
     ----------
     sessions : dict
-        All connections, by their numbers; whoever accepts one enters it.
+        All connections, by their numbers; the server that accepts one enters it.
     is_batch : bool
         What is run now is part of a transaction of more.
     """
