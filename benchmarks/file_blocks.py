@@ -41,7 +41,7 @@ def peak_bytes(trace: Trace, durability: Any, folder: Path) -> int:
                 peak = max(peak, os.fstat(descriptor).st_blocks * 512)
         peak = max(peak, os.fstat(descriptor).st_blocks * 512)
         beside = heap._space.region.residency()["units"]  # private: no figure of its own
-        return peak + beside.proportional
+        return peak + beside.resident
 
 
 def main() -> None:

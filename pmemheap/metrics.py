@@ -55,7 +55,7 @@ _OF_ARENAS = (
     _Metric("quarantined_bytes", "quarantined", "In blocks that were freed and must wait."),
     _Metric("active_bytes", "active", "In runs and large blocks."),
     _Metric("resident_bytes", "resident", "Of memory in use, tables included."),
-    _Metric("touched_bytes", "touched", "Of memory as the kernel counts it (Pss)."),
+    _Metric("touched_bytes", "touched", "Of memory as the kernel counts it for this process."),
     _Metric("mapped_bytes", "mapped", "Of address space with something behind it."),
     _Metric("metadata_bytes", "metadata", "Of tables, mapped."),
     _Metric("metadata_resident_bytes", "metadata_resident", "Of tables, in memory."),

@@ -29,7 +29,7 @@ from pmemheap.heap import totals
 from pmemheap.heap.arena import Arena
 from pmemheap.heap.place import place_of
 from pmemheap.layout import ARENA_BITS, ArenaSlot, ArenaState, RootSlot
-from pmemheap.native import Call, FaultKind, NativeError
+from pmemheap.native import Call, FaultKind, NativeError, residency
 from pmemheap.units import UNIT, KiB, MiB
 
 
@@ -49,12 +49,17 @@ def arena_of(offset: int) -> int:
 # ---------------------------------------------------------------- making and using
 
 
-def test_statistics_of_all_arenas_list_the_mappings_once(heap: Heap) -> None:
+@pytest.mark.parametrize("kernel_counts", [False, True])
+def test_statistics_of_all_arenas_list_the_mappings_once(
+    heap: Heap, monkeypatch: pytest.MonkeyPatch, *, kernel_counts: bool
+) -> None:
     for name in ("first", "second", "third"):
         heap.arena(name).malloc(1000)
+    if not kernel_counts:
+        monkeypatch.setattr(residency, "_PAGEMAP", "/nowhere")
     with mock.patch.object(native, "list_mappings", wraps=native.list_mappings) as listing:
         assert heap.stats().blocks == 3
-    assert listing.call_count == 1
+    assert listing.call_count == (0 if kernel_counts else 1)
 
 
 def test_an_arena_has_offsets_of_its_own(heap: Heap) -> None:

@@ -31,8 +31,6 @@ from pmemheap.native import (
     Lock,
     NativeError,
     Places,
-    Residency,
-    residency,
 )
 from pmemheap.native.constants import (
     CLOSED,
@@ -479,26 +477,6 @@ def test_byte_locks_belong_to_the_open_file(tmp_path: Path) -> None:
 def test_a_lock_on_a_closed_file_is_an_error() -> None:
     with pytest.raises(NativeError):
         native.lock_byte(999_999, 0, Lock.WRITE)
-
-
-def test_residency_counts_touched_pages(line: AddressRange) -> None:
-    native.map_anonymous(line.start, 8 * PAGE)
-    ranges = {"here": (line.start, line.start + PAGE), "there": (line.start + PAGE, line.stop)}
-    assert native.residencies(ranges)["here"].resident == 0
-    native.memory(line.start, 2 * PAGE, line)[:] = b"x" * 2 * PAGE
-    found = native.residencies(ranges)
-    assert found["here"].resident == found["here"].proportional == 2 * PAGE
-    assert found["there"].resident == 0
-
-
-def test_without_proc_nothing_is_known_of_residency(
-    line: AddressRange, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(residency, "_SMAPS", "/nowhere")
-    native.map_anonymous(line.start, PAGE)
-    native.memory(line.start, PAGE, line)[:] = b"x" * PAGE
-    found = native.residencies({"here": (line.start, line.stop)})
-    assert found == {"here": Residency(0, 0, 0)}
 
 
 # ---------------------------------------------------------------- flush and checksum

@@ -7,8 +7,8 @@ from cffi import FFI
 HEADERS = ("base/codes.h", "base/format.h", "base/crc32c.h", "os/os.h")
 INCLUDED = ("os/seam.h", "os/tape.h", "os/tape_record.h", "os/file_table.h", "os/signals.h")
 SOURCES = (
-    "base/crc32c.c", "os/calls.c", "os/faults.c", "os/file_table.c", "os/flush.c", "os/ranges.c",
-    "os/taking_over.c", "os/tape.c", "os/tape_record.c",
+    "base/crc32c.c", "os/calls.c", "os/faults.c", "os/file_table.c", "os/flush.c",
+    "os/pagemap.c", "os/ranges.c", "os/taking_over.c", "os/tape.c", "os/tape_record.c",
 )  # fmt: skip
 
 CORE = Path(__file__).parent  # relative: setuptools wants it so

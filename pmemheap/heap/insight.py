@@ -6,7 +6,7 @@ what the file system counts. All functions run under the heap's lock.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from pmemheap import native
@@ -68,7 +68,8 @@ class HeapStats:
         Of memory that is in use, tables included: `touched`, but all that is active counts, also
         where it was never stored to.
     touched : int
-        Of memory as the kernel counts it now, shared pages by their part (Pss), tables included.
+        Of memory as the kernel counts it for this process now, tables included. What other
+        processes have mapped too counts whole in each.
     mapped : int
         Of address space with something behind it, tables included.
     metadata, metadata_resident : int
@@ -124,8 +125,13 @@ class HeapStats:
         return stats_html(self)
 
 
-def list_mappings() -> bytes:
-    """Return what `stats` of several arenas can share.
+def memory_of(space: Space, listing: Callable[[], bytes] = native.list_mappings) -> dict[str, int]:
+    """Return the memory behind each table of an arena as the kernel counts it.
+
+    Parameters
+    ----------
+    listing : callable, optional
+        As `native.residencies` has it.
 
     Raises
     ------
@@ -133,19 +139,19 @@ def list_mappings() -> bytes:
         The system refuses.
     """
     with refusals("resident memory of a heap"):
-        return native.list_mappings()
+        found = space.region.residency(listing)
+    return {name: each.resident for name, each in found.items()}
 
 
-def stats(space: Space, listed: bytes | None = None) -> HeapStats:
-    """Collect the statistics of an arena."""
+def stats(space: Space, listing: Callable[[], bytes] = native.list_mappings) -> HeapStats:
+    """Collect the statistics of an arena; `listing` as `memory_of` has it."""
     supply, region, file = space.supply, space.region, space.shared.file
     supply.read_all()
     counters, rows = space.core.usage()
     classes, small_bytes, small_waste = _classes(rows)
-    with refusals("resident memory of a heap"):
-        residency = region.residency(listed)
-    touched = sum(each.proportional for each in residency.values())
-    metadata = touched - residency["data"].proportional
+    memory = memory_of(space, listing)
+    touched = sum(memory.values())
+    metadata = touched - memory["data"]
     active = UNIT * units.used(counters)
     free, longest = supply.free_units(), max(supply.longest(), counters["pool_longest_units"])
     file_bytes, file_blocks = (0, 0) if file is None else file.allocated()

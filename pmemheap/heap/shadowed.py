@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, cast
 
+from pmemheap import native
 from pmemheap.heap import insight, making, units
 from pmemheap.heap.blockspace import BlockSpace
 from pmemheap.heap.described import Described
@@ -33,11 +35,10 @@ def held_bytes(heap: BlockSpace) -> int:
 
 def touched_bytes(heap: BlockSpace) -> int:
     """Return the memory of a heap and its regions as the kernel counts it, tables included."""
-    listed = insight.list_mappings()
+    listing = cache(native.list_mappings)
     return sum(
-        each.proportional
+        sum(insight.memory_of(space, listing).values())
         for space in space_of(heap).shared.spaces_and_scratch()
-        for each in space.region.residency(listed).values()
     )
 
 

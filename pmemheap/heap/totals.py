@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import cache
 from itertools import groupby, pairwise
 from typing import TypeVar
 
+from pmemheap import native
 from pmemheap.errors import UsageError
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.format.layout import ARENA_BITS, ArenaState, SegmentKind
@@ -100,11 +102,11 @@ def _stats(shared: Shared) -> HeapStats:
 def _by_arena(shared: Shared) -> dict[str, HeapStats]:
     spaces = spaces_of(shared)
     _each(spaces, lambda space: space.look(space.supply.read_all))  # which maps tables
-    listed = insight.list_mappings()
+    listing = cache(native.list_mappings)
 
     def ask(space: Space) -> tuple[str, HeapStats]:
         space.require()
-        return space.look(lambda: (_name(space), insight.stats(space, listed)))
+        return space.look(lambda: (_name(space), insight.stats(space, listing)))
 
     return dict(_each(spaces, ask))
 

@@ -16,7 +16,7 @@ own.
 
     failures    NativeError                 files       bytes, blocks, locks, syncs
     ranges      memory: maps, stores        checksums   CRC32C
-    seam, tape  for tests                   residency   what /proc says of mappings
+    seam, tape  for tests                   residency   what the kernel counts behind ranges
     constants   the numbers of the C core   rules       those of recovery, which a test leaves out
 """
 

@@ -1,30 +1,37 @@
-"""Residency: what the kernel counts for mappings, as /proc lists them."""
+"""Residency: what the kernel counts for ranges: by the page tables, or as /proc lists mappings."""
 
 from __future__ import annotations
 
+import errno
 import re
 from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import zip_longest
+
+from pmemheap._core._sys import ffi, lib
+from pmemheap.native.failures import check
 
 __all__ = ["Residency", "free_memory", "list_mappings", "residencies"]
 
 
+_PAGEMAP = "/proc/self/pagemap"
 _SMAPS = "/proc/self/smaps"
+_NOT_TOLD = (-errno.ENOTTY, -errno.ENOSYS, -errno.EPERM)
 _MAPPING = re.compile(rb"^([0-9a-f]+)-[0-9a-f]+ ", re.MULTILINE)
-_MEMORY = re.compile(rb"^(Rss|Pss|Swap): +(\d+) kB$", re.MULTILINE)
+_MEMORY = re.compile(rb"^(Rss|Swap): +(\d+) kB$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Residency:
     """Memory behind a range, in bytes.
 
-    `resident` counts pages that are in memory, `proportional` a shared page by its part (Pss),
-    `swapped` those that have been moved out.
+    `resident` counts pages that are in memory, those that other processes share with this one as a
+    whole; `swapped` those that have been moved out.
     """
 
     resident: int
-    proportional: int
     swapped: int
 
 
@@ -44,28 +51,52 @@ def list_mappings() -> bytes:
 
 
 def residencies(
-    ranges: dict[str, tuple[int, int]], listed: bytes | None = None
+    ranges: Mapping[str, tuple[int, int]], listing: Callable[[], bytes] = list_mappings
 ) -> dict[str, Residency]:
-    """Return what the kernel counts for the mappings that begin inside each of some ranges.
+    """Return what the kernel counts for some ranges.
 
     Parameters
     ----------
     ranges : dict of str to (int, int)
-        Name to ``[start, stop)``; ranges do not overlap.
-    listed : bytes, optional
-        What `list_mappings` has returned, if it is asked for several of them.
+        Name to ``[start, stop)`` of whole pages; ranges do not overlap, and mappings lie in one.
+    listing : callable, optional
+        `list_mappings`, or what returns the same list to several calls. It is needed where the
+        kernel does not count by range (before Linux 6.7).
 
     Returns
     -------
     dict of str to Residency
-        O(mappings of the process). All zero where there is no /proc.
+        O(pages in the ranges that have memory), with `listing` O(mappings of the process). All
+        zero where there is no /proc.
 
     Raises
     ------
     OSError
-        They cannot be listed.
+        They cannot be counted.
     """
-    listed = list_mappings() if listed is None else listed
+    found = _counted(ranges)
+    return _listed(ranges, listing()) if found is None else found
+
+
+def _counted(ranges: Mapping[str, tuple[int, int]]) -> dict[str, Residency] | None:
+    """Count by the page tables; None where the kernel does not."""
+    try:
+        pagemap = open(_PAGEMAP, "rb", buffering=0)  # noqa: SIM115 - only the opening may be refused
+    except (FileNotFoundError, PermissionError):
+        return None
+    memory, found = ffi.new("struct ph_memory *"), {}
+    with closing(pagemap):
+        for name, (start, stop) in ranges.items():
+            result = lib.ph_count_memory(pagemap.fileno(), start, stop, memory)
+            if result in _NOT_TOLD:
+                return None
+            check(result, "pagemap")
+            found[name] = Residency(memory.resident, memory.swapped)
+    return found
+
+
+def _listed(ranges: Mapping[str, tuple[int, int]], listed: bytes) -> dict[str, Residency]:
+    """Add up the mappings that begin inside each range."""
     found = {name: Counter[bytes]() for name in ranges}
     headers = [*_MAPPING.finditer(listed)]
     for header, following in zip_longest(headers, headers[1:]):
@@ -75,7 +106,7 @@ def residencies(
             stop = len(listed) if following is None else following.start()
             for field, kilobytes in _MEMORY.findall(listed, header.end(), stop):
                 found[name][field] += int(kilobytes) * 1024
-    return {name: Residency(of[b"Rss"], of[b"Pss"], of[b"Swap"]) for name, of in found.items()}
+    return {name: Residency(of[b"Rss"], of[b"Swap"]) for name, of in found.items()}
 
 
 def free_memory() -> list[int]:

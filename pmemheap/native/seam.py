@@ -56,6 +56,7 @@ class Call(IntEnum):
     MEMFD = lib.PH_CALL_MEMFD
     CACHESTAT = lib.PH_CALL_CACHESTAT
     MINCORE = lib.PH_CALL_MINCORE
+    PAGEMAP = lib.PH_CALL_PAGEMAP
 
 
 @dataclass

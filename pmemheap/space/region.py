@@ -436,22 +436,24 @@ class Region:
 
     # ------------------------------------------------------------ insight, end
 
-    def residency(self, listed: bytes | None = None) -> dict[str, native.Residency]:
-        """Return what the kernel counts behind each table. O(mappings of the process).
+    def residency(
+        self, listing: Callable[[], bytes] = native.list_mappings
+    ) -> dict[str, native.Residency]:
+        """Return what the kernel counts behind each table.
 
         Parameters
         ----------
-        listed : bytes, optional
+        listing : callable, optional
             As `native.residencies` has it.
 
         Raises
         ------
         OSError
-            It cannot be read: there is no file descriptor left.
+            It cannot be counted: there is no file descriptor left.
         """
         lines = {name: table.address_range for name, table in self.tables.items()}
         ranges = {name: (line.start, line.end) for name, line in lines.items()}
-        return native.residencies(ranges, listed)
+        return native.residencies(ranges, listing)
 
     def check(self) -> None:
         """Verify that segments and tables agree; raises AssertionError."""

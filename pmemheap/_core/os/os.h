@@ -36,6 +36,7 @@ enum ph_call {
     PH_CALL_MEMFD,
     PH_CALL_CACHESTAT,
     PH_CALL_MINCORE,
+    PH_CALL_PAGEMAP,
     PH_CALL_COUNT,
 };
 
@@ -108,6 +109,15 @@ int64_t ph_map_privately(int32_t fd, uint64_t offset, uint64_t address, uint64_t
 int64_t ph_forbid(uint64_t address, uint64_t length);
 int64_t ph_map_zeros(uint64_t address, uint64_t length);
 int64_t ph_advise(uint64_t address, uint64_t length, int32_t advice);
+
+struct ph_memory {
+    uint64_t resident, swapped; /* bytes */
+};
+
+/* ph_count_memory -- the memory behind whole pages, by a descriptor of /proc/self/pagemap: what is in memory, and what was
+ * moved out. Pages that were only read and never stored to are neither. Before Linux 6.15 a fenced page counts as moved
+ * out. -ENOTTY before 6.7, which has no call for it. */
+int64_t ph_count_memory(int32_t fd, uint64_t start, uint64_t stop, struct ph_memory *out);
 
 /* ---------------------------------------------------------------- files */
 enum ph_allocate_mode {
