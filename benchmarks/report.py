@@ -14,7 +14,6 @@ import kv
 import kv_bench
 from budgets import SYNTHETIC, Verdict
 from figures import figure
-from plots import plot
 from results import Results, Row, geometric_mean
 from rich.console import Console
 from rich.table import Table
@@ -150,6 +149,8 @@ def write(
     text = json.dumps(_without_nan(document), indent=1)
     (directory / "compare.json").write_text(text + "\n", encoding="utf-8")
     (directory / "compare.md").write_text(_markdown(results, verdicts, machine), encoding="utf-8")
+    from plots import plot  # noqa: PLC0415 -- a second of matplotlib in each contender's process
+
     plot(results, directory / "compare.svg")
 
 
