@@ -39,7 +39,7 @@ else
 test: installed
 endif
 
-# Random calls of the whole API with hostile arguments; CI takes 20 seconds of it.
+# Random calls of the whole API with hostile arguments; CI takes 12 seconds of it.
 fuzz: $(VENV)/test/ready
 	$(VENV)/test/bin/python tests/fuzz_api.py --seconds $(or $(SECONDS),600) --seed $(or $(SEED),0)
 

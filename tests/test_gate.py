@@ -282,7 +282,7 @@ def test_what_is_looked_at_beside_writers_is_sound(kind: str, tmp_path: Path) ->
             heap.free(kept.pop())
 
     with Busy(put(found, b"a"), put(found, b"b"), commit_two(heap, "c"), bare):
-        until = time.monotonic() + 2
+        until = time.monotonic() + 1
         looks = 0
         while time.monotonic() < until:
             found.check()
@@ -315,7 +315,7 @@ def test_a_store_is_checked_beside_all_that_changes_it(
                 store.compact()
 
         with Busy(change, change):
-            until = time.monotonic() + 2
+            until = time.monotonic() + 1
             while time.monotonic() < until:
                 store.check()
                 store.stats()

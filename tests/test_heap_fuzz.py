@@ -13,7 +13,7 @@ from pmemheap import Heap, UsageError
 from pmemheap.heap.transaction import Transaction
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
-SECONDS = 20 if IN_CI else 8
+SECONDS = 12 if IN_CI else 8
 
 
 @pytest.mark.slow

@@ -361,7 +361,7 @@ def change_layers(heap: Heap, until: float) -> None:
 
 def test_layers_come_and_go_beside_threads(heap: Heap) -> None:
     """Everything that is made is freed, whatever it goes through; the count is exact."""
-    until = time.monotonic() + 1.5
+    until = time.monotonic() + 0.7
     with heap.install(Count()) as count, ThreadPoolExecutor(3) as pool:
         users = [pool.submit(use, heap, seed, until) for seed in range(3)]
         change_layers(heap, until)
