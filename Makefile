@@ -43,7 +43,7 @@ endif
 fuzz: $(VENV)/test/ready
 	$(VENV)/test/bin/python tests/fuzz_api.py --seconds $(or $(SECONDS),600) --seed $(or $(SEED),0)
 
-# Every crash of programs of one to three operations, 2 million states; CI takes 32000 of them.
+# Every crash of programs of one to three operations, 2 million states; CI takes 16000 of them.
 crash: $(VENV)/test/ready
 	$(VENV)/test/bin/python tests/crash_load.py --states $(or $(STATES),2000000) --seed $(or $(SEED),0)
 

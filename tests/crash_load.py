@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -50,16 +51,26 @@ def programs(seed: int) -> Iterator[Program]:
 
 
 def search(
-    states: int, seconds: float, workers: int, *, seed: int = 0, budget: int = 64
+    states: int,
+    seconds: float,
+    workers: int,
+    *,
+    seed: int = 0,
+    budget: int = 64,
+    share: float = 0.02,
 ) -> Findings:
-    """Crash programs until enough states were looked at, or the time is up."""
+    """Crash programs until enough states were looked at, or the time is up.
+
+    `budget` and `share` are those of `Search`.
+    """
     context = multiprocessing.get_context("fork")
     end = time.monotonic() + seconds
     running = []
     for rank in range(workers):
         receiver, sender = context.Pipe(duplex=False)
-        share = rank, workers, -(-states // workers), end, seed, budget
-        child = context.Process(target=work, args=(share, sender))
+        part = rank, workers, -(-states // workers), end
+        each = Search(budget=budget, share=share, seed=seed)
+        child = context.Process(target=work, args=(part, each, sender))
         child.start()
         sender.close()
         running.append((child, receiver))
@@ -73,14 +84,14 @@ def search(
     return findings
 
 
-def work(share: tuple[int, int, int, float, int, int], sender: Connection) -> None:
-    """Do every n-th program."""
-    rank, workers, states, end, seed, budget = share
-    findings, met = Findings(), set[int]()
-    for number, program in enumerate(programs(seed)):
+def work(part: tuple[int, int, int, float], like: Search, sender: Connection) -> None:
+    """Do every n-th program by searches of one kind."""
+    rank, workers, states, end = part
+    findings = Findings()
+    for number, program in enumerate(programs(like.seed)):
         if number % workers != rank:
             continue
-        each = Search(budget=budget, share=0.02, seed=seed, met=met)
+        each = replace(like, findings=Findings())
         each.run(program)
         findings.add(each.findings)
         enough = findings.seen["states"] >= states or time.monotonic() > end
