@@ -48,7 +48,7 @@ def test_every_crash_of_a_heap_that_has_rows_itself_leaves_a_committed_state(
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", alphabet())
 def test_a_process_heap_survives_a_signal_anywhere(operation: str) -> None:
-    each = Search(share=0.01)
+    each = Search(share=0.002)
     each.run(Program("process", (operation, operation)))
     assert not each.findings.failures, each.findings.failures[0]
 
