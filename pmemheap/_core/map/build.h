@@ -8,7 +8,7 @@ enum {
     PH_EDITS_MOST = 3 * PH_MAP_HEIGHT_MOST,
     PH_FREES_MOST = 3 * PH_MAP_HEIGHT_MOST + 1,
     PH_EDIT_RANGES = 3,
-    PH_BUILD_ENTRIES = 2 * (PH_NODE_ENTRIES_MOST + 1), /* of two nodes, and one that is about to be added */
+    PH_BUILD_ENTRIES = 4 * (PH_NODE_ENTRIES_MOST + 1), /* of a few nodes, and one that is about to be added */
 };
 
 /* A node with new bytes: all of a new one, up to three ranges of one in place. */

@@ -2,8 +2,8 @@
 #include "map/build.h"
 
 enum {
-    PH_NODE_PACKED = PH_MAP_NODE * 15 / 16, /* what a leaf has when leaves are packed: the next keys find some room */
-    PH_PACKED_MOST = 8,                     /* leaves at a time */
+    PH_NODE_PACKED = PH_MAP_NODE * 15 / 16, /* what one of three leaves has: the next keys of all find some room */
+    PH_PACKED_MOST = 16,                    /* leaves at a time */
 };
 
 /* Neighbours below one node, and what is made of them. */
@@ -30,21 +30,25 @@ static int gather(struct ph_map_build *b, const uint8_t *parent, struct pack *pa
         int more = ph_map_read_entries(b, leaf, pack->count);
         if (more < 0)
             return more;
+        const struct ph_map_item *first = &b->entries[pack->count];
+        if (more > 0 && pack->count > 0 && ph_item_order(first - 1, first) >= 0)
+            return ph_map_fail(b->map, *child, PH_M_CORRUPT);
         pack->count += (uint32_t)more;
         pack->taken++;
     }
     return 0;
 }
 
-/* Divide the entries into leaves that are nearly full. */
+/* Divide the entries into leaves that are full, or nearly so. */
 static void divide(const struct ph_map_build *b, struct pack *pack)
 {
-    uint32_t nbytes = PH_MAP_NODE;
+    uint32_t nbytes = PH_MAP_NODE, most = 0;
     for (uint32_t i = 0; i < pack->count; i++) {
         uint32_t more = PH_NODE_SLOT + ph_entry_bytes(&b->entries[i]);
-        if (nbytes + more > PH_NODE_PACKED) {
+        if (nbytes + more > most) {
             if (pack->groups == PH_PACKED_MOST)
                 return;
+            most = pack->groups % 3 == 2 ? PH_NODE_PACKED : PH_MAP_NODE;
             pack->start[pack->groups++] = i;
             nbytes = PH_NODE_FIRST;
         }
