@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdlib.h>
 
+#include "base/hints.h"
+
 /* The image of a header: it as the transaction leaves it, and where in the transaction the number of entries was
  * collected last. */
 struct header_image {
@@ -35,9 +37,8 @@ int ph_map_give_up(struct ph_map_build *b, int failure)
 {
     for (uint32_t i = 0; i < b->made_count; i++)
         ph_tx_free(b->tx, b->made[i]);
-    for (uint32_t i = 0; i < b->edit_count; i++)
-        ph_page_give(b->tx->log, b->edits[i].bytes);
-    b->edit_count = b->made_count = 0;
+    ph_map_drop_edits(b);
+    b->made_count = 0;
     return failure;
 }
 
@@ -57,15 +58,55 @@ struct ph_map_edit *ph_map_edit_of(struct ph_map_build *b, uint64_t offset)
     struct ph_map_edit *edit = &b->edits[b->edit_count];
     if (bytes == NULL)
         return NULL;
-    *edit = (struct ph_map_edit){.offset = offset, .bytes = bytes};
+    edit->offset = offset;
+    edit->bytes = bytes;
+    edit->rest = edit->range_count = 0;
     b->edit_count++;
     return edit;
 }
 
-void ph_map_edit_range(struct ph_map_edit *edit, uint32_t i, uint32_t from, uint32_t length)
+void ph_map_drop_edits(struct ph_map_build *b)
 {
-    edit->from[i] = from;
-    edit->length[i] = length;
+    while (b->edit_count != 0)
+        ph_page_give(b->tx->log, b->edits[--b->edit_count].bytes);
+}
+
+/* A range beside the last one makes that longer. */
+int ph_map_edit_range(struct ph_map_edit *edit, uint32_t from, uint32_t length)
+{
+    uint32_t last = edit->range_count - 1;
+    if (length == 0)
+        return 0;
+    if (edit->range_count != 0 && from + length == edit->from[last]) {
+        edit->from[last] = (uint16_t)from;
+        edit->length[last] = (uint16_t)(edit->length[last] + length);
+        return 0;
+    }
+    if (edit->range_count == PH_EDIT_RANGES)
+        return -1;
+    edit->from[edit->range_count] = (uint16_t)from;
+    edit->length[edit->range_count++] = (uint16_t)length;
+    return 0;
+}
+
+/* All but the room between slots and entries is copied. What stays as it is at home can wait until somebody looks at it; and
+ * nobody looks at the image of a leaf when the transaction has no second call. The header is read once, and what is looked at
+ * is what is copied: another process may write to the file meanwhile. */
+int ph_map_copy_node(const struct ph_map_build *b, struct ph_map_edit *edit, const uint8_t *node, uint32_t level, int whole)
+{
+    struct ph_node header = ph_node_header(node);
+    __asm__ volatile("" : : : "memory"); /* not read again by what the compiler makes of it */
+    if (!ph_node_header_is_sound(&header, level))
+        return PH_M_CORRUPT;
+    memcpy(edit->bytes, node, ph_node_slot(header.count));
+    memcpy(edit->bytes, &header, sizeof header);
+    if (level == 0 && b->map->is_alone)
+        return 0;
+    if (level == 0 && !whole && node == b->map->heap->data + ph_local(edit->offset))
+        edit->rest = header.top;
+    else
+        ph_copy_long(edit->bytes + header.top, node + header.top, PH_MAP_NODE - header.top);
+    return 0;
 }
 
 void ph_map_free_later(struct ph_map_build *b, uint64_t offset)
@@ -81,8 +122,7 @@ uint32_t ph_map_bytes_of(const struct ph_map_item *entries, uint32_t count)
     return nbytes;
 }
 
-/* Whether a node can be made of entries. Of a node that is damaged they may overlap, or stand in another order. */
-static int can_be_node(const struct ph_map_item *entries, uint32_t count, uint32_t level)
+int ph_map_can_be_node(const struct ph_map_item *entries, uint32_t count, uint32_t level)
 {
     for (uint32_t i = level != 0 ? 2 : 1; i < count; i++)
         if (ph_item_order(&entries[i - 1], &entries[i]) >= 0)
@@ -92,14 +132,14 @@ static int can_be_node(const struct ph_map_item *entries, uint32_t count, uint32
 
 int64_t ph_map_make_node(struct ph_map_build *b, uint32_t level, const struct ph_map_item *entries, uint32_t count)
 {
-    if (!can_be_node(entries, count, level))
+    if (!ph_map_can_be_node(entries, count, level))
         return PH_M_CORRUPT;
     int64_t offset = ph_map_make_block(b, PH_MAP_NODE);
     struct ph_map_edit *edit = offset < 0 ? NULL : ph_map_edit_of(b, (uint64_t)offset);
     if (edit == NULL)
         return offset < 0 ? offset : PH_L_NOMEM;
     ph_node_fill(edit->bytes, level, entries, count);
-    edit->length[0] = PH_MAP_NODE;
+    ph_map_edit_range(edit, 0, PH_MAP_NODE);
     return offset;
 }
 
@@ -167,8 +207,8 @@ static int reserve_all(struct ph_map_build *b)
 {
     uint64_t ranges = 2, nbytes = sizeof b->header;
     for (uint32_t i = 0; i < b->edit_count; i++)
-        for (int k = 0; !b->edits[i].aim.at_once && k < PH_EDIT_RANGES; k++) {
-            ranges += b->edits[i].length[k] != 0;
+        for (uint32_t k = 0; !b->edits[i].aim.at_once && k < b->edits[i].range_count; k++) {
+            ranges++;
             nbytes += b->edits[i].length[k];
         }
     if (!b->map->is_alone && ph_tx_image_room(b->tx, b->edit_count + 1) < 0)
@@ -178,13 +218,12 @@ static int reserve_all(struct ph_map_build *b)
 
 static void store_edit(struct ph_map_build *b, struct ph_map_edit *edit)
 {
-    for (int i = 0; i < PH_EDIT_RANGES; i++)
-        if (edit->length[i] != 0)
-            ph_tx_store(b->tx, &edit->aim, edit->offset + edit->from[i], edit->bytes + edit->from[i], edit->length[i]);
+    for (uint32_t i = 0; i < edit->range_count; i++)
+        ph_tx_store(b->tx, &edit->aim, edit->offset + edit->from[i], edit->bytes + edit->from[i], edit->length[i]);
     if (b->map->is_alone)
         ph_page_give(b->tx->log, edit->bytes);
     else
-        ph_tx_image_keep(b->tx, edit->offset, edit->bytes);
+        ph_tx_image_keep(b->tx, edit->offset, edit->bytes, edit->rest);
 }
 
 /* The number of entries changes most often: what was collected for it is changed, as far as that is no other savepoint's. */
@@ -210,10 +249,10 @@ static void store_header(struct ph_map_build *b, const struct ph_tx_aim *aim, st
 /* The image of the header, made if there is none; NULL: no memory. */
 static struct header_image *header_image(struct ph_map_build *b)
 {
-    uint8_t *bytes = ph_tx_image(b->tx, b->map->header);
+    uint8_t *bytes = ph_tx_image(b->tx, b->map->header, NULL);
     if (bytes == NULL && (bytes = ph_page_take(b->tx->log)) != NULL) {
         *(struct header_image *)bytes = (struct header_image){.header = b->before, .count_write = UINT64_MAX};
-        ph_tx_image_keep(b->tx, b->map->header, bytes);
+        ph_tx_image_keep(b->tx, b->map->header, bytes, 0);
     }
     return (struct header_image *)bytes;
 }

@@ -7,15 +7,17 @@
 enum {
     PH_EDITS_MOST = 3 * PH_MAP_HEIGHT_MOST,
     PH_FREES_MOST = 3 * PH_MAP_HEIGHT_MOST + 1,
-    PH_EDIT_RANGES = 3,
+    PH_EDIT_RANGES = 20,
     PH_BUILD_ENTRIES = 4 * (PH_NODE_ENTRIES_MOST + 1), /* of a few nodes, and one that is about to be added */
 };
 
-/* A node with new bytes: all of a new one, up to three ranges of one in place. */
+/* A node with new bytes: all of a new one, a few ranges of one in place. */
 struct ph_map_edit {
     uint64_t offset;
     uint8_t *bytes;
-    uint32_t from[PH_EDIT_RANGES], length[PH_EDIT_RANGES];
+    uint32_t rest; /* where the entries begin that are as at home, and were not copied; 0: all are there */
+    uint32_t range_count;
+    uint16_t from[PH_EDIT_RANGES], length[PH_EDIT_RANGES];
     struct ph_tx_aim aim;
 };
 
@@ -43,9 +45,15 @@ int ph_map_emit(struct ph_map_build *b);
 int64_t ph_map_make_block(struct ph_map_build *b, uint64_t nbytes);
 /* ph_map_make_node -- a new node of some entries, whose keys have to ascend; its offset. */
 int64_t ph_map_make_node(struct ph_map_build *b, uint32_t level, const struct ph_map_item *entries, uint32_t count);
-/* ph_map_edit_of -- an edit of the node at an offset, without bytes yet; NULL: no memory. */
+/* ph_map_edit_of -- an edit of the node at an offset, without bytes yet; NULL: no memory.
+ * ph_map_edit_range -- one more range of it is stored; -1: it has too many already. */
 struct ph_map_edit *ph_map_edit_of(struct ph_map_build *b, uint64_t offset);
-void ph_map_edit_range(struct ph_map_edit *edit, uint32_t i, uint32_t from, uint32_t length);
+int ph_map_edit_range(struct ph_map_edit *edit, uint32_t from, uint32_t length);
+/* ph_map_drop_edits -- as if nothing had been edited.
+ * ph_map_copy_node -- copy a node to change it in place. `whole`: also the entries of a leaf, which change. 0 or
+ * PH_M_CORRUPT. */
+void ph_map_drop_edits(struct ph_map_build *b);
+int ph_map_copy_node(const struct ph_map_build *b, struct ph_map_edit *edit, const uint8_t *node, uint32_t level, int whole);
 /* ph_map_free_later -- free a block when the change is handed over. */
 void ph_map_free_later(struct ph_map_build *b, uint64_t offset);
 
@@ -63,18 +71,29 @@ static inline struct ph_map_item ph_map_item_of(const void *key, uint64_t nkey, 
                                 .said = (uint16_t)nvalue};
 }
 
+/* What happens to one node: a child is replaced, an entry goes, an entry comes, in this order. */
+struct ph_map_change {
+    int has_child, takes, adds;
+    uint32_t child_at, take_at, add_at;
+    uint64_t child;
+    struct ph_map_item entry;
+};
+
 /* What becomes of one node: the node above has to know of it. */
 struct ph_map_outcome {
     uint64_t left, right;
     uint8_t separator[PH_MAP_KEY_MOST]; /* from which key on the right one has them */
     uint16_t nseparator;
     int has_right;
+    uint32_t shared_at; /* the entry above that led to `right`, which was there already; 0: it is a new node */
+    uint64_t left_was;  /* where `left` was */
 };
 
 /* ph_map_stays -- the outcome of a node that is where it was, alone. The separator means nothing then, and stays as it is. */
 static inline void ph_map_stays(struct ph_map_outcome *outcome, uint64_t offset)
 {
-    outcome->left = offset;
+    outcome->left = outcome->left_was = offset;
+    outcome->shared_at = 0;
     outcome->right = 0;
     outcome->nseparator = 0;
     outcome->has_right = 0;
@@ -83,6 +102,36 @@ static inline void ph_map_stays(struct ph_map_outcome *outcome, uint64_t offset)
 /* ph_map_separate -- the shortest key that is greater than all on the left and no greater than those on the right. */
 void ph_map_separate(struct ph_map_outcome *outcome, uint32_t level, const struct ph_map_item *left,
                      const struct ph_map_item *right);
+/* ph_map_has_views -- whether anybody looks at values in a block. */
+int ph_map_has_views(const struct ph_map *map, uint64_t block);
+/* ph_map_can_be_node -- whether a node can be made of entries. Of a node that is damaged they may overlap, or stand in
+ * another order. */
+int ph_map_can_be_node(const struct ph_map_item *entries, uint32_t count, uint32_t level);
+/* ph_map_arrange -- let a node at an offset, whose bytes are `node`, have other entries: in its place if nobody looks at its
+ * values, as a new one else. `at`: where it is then. 0 or a failure. */
+int ph_map_arrange(struct ph_map_build *b, uint64_t offset, uint32_t level, const uint8_t *node,
+                   const struct ph_map_item *entries, uint32_t count, uint64_t *at);
+/* A node beside another one. */
+struct ph_map_neighbour {
+    uint64_t offset;
+    const uint8_t *node;
+    uint32_t at, used; /* the entry above that leads to it; its bytes without waste */
+};
+
+/* `above` leads to the node above a node and the one beside it. 1; 0: that cannot be done; or a failure.
+ * ph_map_find_room -- find one beside a leaf that has room for some of its entries.
+ * ph_map_share_some -- move some of them there, and make a change of the leaf itself.
+ * ph_map_share -- divide the entries of both evenly; the first `count` of b->entries are those of the leaf as changed.
+ * ph_map_merge -- make one node of both; b->entries as before. `change` is what happens to the node above. */
+int ph_map_find_room(struct ph_map_build *b, const struct ph_map_step *above, const uint8_t *leaf,
+                     struct ph_map_neighbour *found);
+int ph_map_share_some(struct ph_map_build *b, const struct ph_map_step *above, const uint8_t *leaf,
+                      const struct ph_map_neighbour *other, const struct ph_map_change *change,
+                      struct ph_map_outcome *outcome);
+int ph_map_share(struct ph_map_build *b, const struct ph_map_step *above, const uint8_t *leaf,
+                 const struct ph_map_neighbour *other, uint32_t count, struct ph_map_outcome *outcome);
+int ph_map_merge(struct ph_map_build *b, const struct ph_map_step *above, uint32_t level, uint32_t count,
+                 struct ph_map_change *change);
 /* ph_map_carry_up -- tell the nodes above what became of the one at `depth`. */
 int ph_map_carry_up(struct ph_map_build *b, const struct ph_map_cursor *cursor, uint32_t depth,
                     struct ph_map_outcome *below);

@@ -1,32 +1,22 @@
 /* map/change.c -- changing a map: put, remove, patch. map/build.c has the steps. */
-#include "base/hints.h"
 #include "map/build.h"
 
 enum {
-    PH_NODE_SLACK = PH_MAP_NODE / 8, /* a node that would have less room after it was made anew is split */
-    PH_NODE_LOW = PH_MAP_NODE / 4,   /* one with less in it is merged with a neighbour, up to: */
-    PH_NODE_MERGED = PH_MAP_NODE * 3 / 4,
-};
-
-/* What happens to one node: a child is replaced, an entry goes, an entry comes, in this order. */
-struct change {
-    int has_child, takes, adds;
-    uint32_t child_at, take_at, add_at;
-    uint64_t child;
-    struct ph_map_item entry;
+    PH_NODE_SLACK = PH_MAP_NODE / 32, /* a node that would have less room without its waste is full */
+    PH_NODE_LOW = PH_MAP_NODE / 2,    /* one with less in it is merged with a neighbour */
 };
 
 /* ---------------------------------------------------------------- one node */
 
 /* Whether a node of so many entries has the places of a change. They were found in it, but others may write to a file. */
-static int has_places(const struct change *change, uint32_t count)
+static int has_places(const struct ph_map_change *change, uint32_t count)
 {
     return (!change->has_child || change->child_at < count) && (!change->takes || change->take_at < count)
         && (!change->adds || change->add_at + change->takes <= count);
 }
 
 /* The entries of a node as a change leaves them. */
-static int changed_entries(struct ph_map_build *b, const uint8_t *node, struct change *change)
+static int changed_entries(struct ph_map_build *b, const uint8_t *node, struct ph_map_change *change)
 {
     int count = ph_map_read_entries(b, node, 0);
     if (count < 0)
@@ -50,49 +40,46 @@ static int changed_entries(struct ph_map_build *b, const uint8_t *node, struct c
     return count;
 }
 
-static int replace_child(struct ph_map_edit *edit, const struct change *change)
+static int replace_child(struct ph_map_edit *edit, const struct ph_map_change *change)
 {
     struct ph_map_item entry;
     if (ph_node_entry(edit->bytes, change->child_at, &entry) < 0 || entry.said != sizeof change->child)
         return PH_M_CORRUPT;
     uint32_t at = (uint32_t)(entry.value - edit->bytes);
     memcpy(edit->bytes + at, &change->child, sizeof change->child);
-    ph_map_edit_range(edit, 1, at, sizeof change->child);
-    return 0;
-}
-
-/* Copy a node to change it in place: all but the room between slots and entries. Nobody looks at the image of a leaf
- * when the transaction has no second call: header and slots will do then. The header is read once, and what is looked at
- * is what is copied: another process may write to the file meanwhile. 0 or PH_M_CORRUPT. */
-static int copy_node(const struct ph_map_build *b, uint8_t *bytes, const uint8_t *node, uint32_t level)
-{
-    struct ph_node header = ph_node_header(node);
-    __asm__ volatile("" : : : "memory"); /* not read again by what the compiler makes of it */
-    if (!ph_node_header_is_sound(&header, level))
-        return PH_M_CORRUPT;
-    memcpy(bytes, node, ph_node_slot(header.count));
-    memcpy(bytes, &header, sizeof header);
-    if (!b->map->is_alone || level != 0)
-        ph_copy_long(bytes + header.top, node + header.top, PH_MAP_NODE - header.top);
+    ph_map_edit_range(edit, at, sizeof change->child);
     return 0;
 }
 
 /* Whether a copied node has the places of a change, and `need` bytes of room that no entry uses. */
-static int can_take(const uint8_t *bytes, const struct change *change, uint32_t need)
+static int can_take(const uint8_t *bytes, const struct ph_map_change *change, uint32_t need)
 {
     return has_places(change, ph_node_count(bytes)) && need <= ph_node_room(bytes)
         && (!change->adds || ph_node_room_is_free(bytes));
 }
 
+/* Header and slots that are others now: one, if an entry has come for another; else all. */
+static void note_slots(struct ph_map_edit *edit, const struct ph_map_change *change, uint32_t prefix)
+{
+    struct ph_node header = ph_node_header(edit->bytes);
+    uint32_t at = ph_node_slot(change->take_at);
+    if (!change->takes || !change->adds || change->take_at != change->add_at || header.prefix != prefix) {
+        ph_map_edit_range(edit, 0, ph_node_slot(header.count));
+        return;
+    }
+    ph_map_edit_range(edit, 0, PH_NODE_FIRST);
+    ph_map_edit_range(edit, at, PH_NODE_SLOT);
+}
+
 /* A change of a node where it is, for which there is room. */
 static int amend_in_place(struct ph_map_build *b, uint64_t offset, uint32_t level, const uint8_t *node,
-                          const struct change *change, uint32_t need)
+                          const struct ph_map_change *change, uint32_t need)
 {
     struct ph_map_edit *edit = ph_map_edit_of(b, offset);
     if (edit == NULL)
         return PH_L_NOMEM;
     uint8_t *bytes = edit->bytes;
-    if (copy_node(b, bytes, node, level) < 0 || !can_take(bytes, change, need))
+    if (ph_map_copy_node(b, edit, node, level, 0) < 0 || !can_take(bytes, change, need))
         return ph_map_fail(b->map, offset, PH_M_CORRUPT);
     if (change->has_child && replace_child(edit, change) < 0)
         return PH_M_CORRUPT;
@@ -100,16 +87,16 @@ static int amend_in_place(struct ph_map_build *b, uint64_t offset, uint32_t leve
         ph_node_take(bytes, node, change->take_at);
     if (change->adds) {
         uint32_t at = ph_node_add(bytes, node, change->add_at, &change->entry);
-        ph_map_edit_range(edit, 2, at, ph_entry_bytes(&change->entry));
+        ph_map_edit_range(edit, at, ph_entry_bytes(&change->entry));
     }
     if (change->takes || change->adds)
-        ph_map_edit_range(edit, 0, 0, ph_node_slot(ph_node_count(bytes)));
+        note_slots(edit, change, ph_node_header(node).prefix);
     return 0;
 }
 
 /* How many entries stay on the left: half of the bytes; all but the new one if that is the last, as keys that come in
  * order want it. */
-static uint32_t split_point(const struct ph_map_item *entries, uint32_t count, const struct change *change)
+static uint32_t split_point(const struct ph_map_item *entries, uint32_t count, const struct ph_map_change *change)
 {
     if (change->adds && change->add_at == count - 1)
         return count - 1;
@@ -121,22 +108,22 @@ static uint32_t split_point(const struct ph_map_item *entries, uint32_t count, c
 
 /* Entries from `at` on leave a node, in place. */
 static int truncate_node(struct ph_map_build *b, uint64_t offset, uint32_t level, const uint8_t *node,
-                         const struct change *change, uint32_t at)
+                         const struct ph_map_change *change, uint32_t at)
 {
     struct ph_map_edit *edit = ph_map_edit_of(b, offset);
     if (edit == NULL)
         return PH_L_NOMEM;
-    if (copy_node(b, edit->bytes, node, level) < 0)
+    if (ph_map_copy_node(b, edit, node, level, 0) < 0)
         return ph_map_fail(b->map, offset, PH_M_CORRUPT);
     if (change->has_child && change->child_at < at && replace_child(edit, change) < 0)
         return PH_M_CORRUPT;
     while (ph_node_count(edit->bytes) > at)
         ph_node_take(edit->bytes, node, ph_node_count(edit->bytes) - 1);
-    ph_map_edit_range(edit, 0, 0, PH_NODE_FIRST);
+    ph_map_edit_range(edit, 0, PH_NODE_FIRST);
     return 0;
 }
 
-static int split(struct ph_map_build *b, uint64_t offset, uint32_t level, const uint8_t *node, const struct change *change,
+static int split(struct ph_map_build *b, uint64_t offset, uint32_t level, const uint8_t *node, const struct ph_map_change *change,
                  uint32_t count, struct ph_map_outcome *outcome)
 {
     const struct ph_map_item *entries = b->entries;
@@ -149,16 +136,33 @@ static int split(struct ph_map_build *b, uint64_t offset, uint32_t level, const 
     outcome->has_right = 1;
     if ((!change->adds || change->add_at >= left) && (!change->takes || change->take_at >= left))
         return truncate_node(b, offset, level, node, change, left);
-    int64_t remade = ph_map_make_node(b, level, entries, left);
-    if (remade < 0)
-        return (int)remade;
-    ph_map_free_later(b, offset);
-    outcome->left = (uint64_t)remade;
-    return 0;
+    return ph_map_arrange(b, offset, level, node, entries, left, &outcome->left);
 }
 
-/* Change one node, where it is, or made anew, or as two. */
-static int modify(struct ph_map_build *b, uint64_t offset, uint32_t level, struct change *change, struct ph_map_outcome *outcome)
+/* Move entries of a leaf that is full to one beside it. 1; 0: none has room; or a failure. */
+static int share(struct ph_map_build *b, const struct ph_map_step *above, const uint8_t *leaf, struct ph_map_change *change,
+                 struct ph_map_outcome *outcome)
+{
+    struct ph_map_neighbour other;
+    int done = ph_map_find_room(b, above, leaf, &other);
+    if (done <= 0)
+        return done;
+    done = ph_map_share_some(b, above, leaf, &other, change, outcome);
+    if (done == 0) {
+        int count = changed_entries(b, leaf, change);
+        done = count < 0 ? count : ph_map_share(b, above, leaf, &other, (uint32_t)count, outcome);
+    }
+    outcome->has_right = 1;
+    outcome->shared_at = above->at > other.at ? above->at : other.at;
+    if (done == 0)
+        ph_map_stays(outcome, above[1].node);
+    return done;
+}
+
+/* Change one node, where it is, or made anew, or with a neighbour, or as two. `above` leads to a leaf; NULL: it is the root,
+ * or no leaf. */
+static int modify(struct ph_map_build *b, uint64_t offset, uint32_t level, struct ph_map_change *change,
+                  const struct ph_map_step *above, struct ph_map_outcome *outcome)
 {
     const uint8_t *node = ph_map_node(b->map, offset, level);
     ph_map_stays(outcome, offset);
@@ -167,18 +171,17 @@ static int modify(struct ph_map_build *b, uint64_t offset, uint32_t level, struc
     uint32_t need = change->adds ? ph_entry_bytes(&change->entry) + (change->takes ? 0 : PH_NODE_SLOT) : 0;
     if (need <= ph_node_room(node))
         return amend_in_place(b, offset, level, node, change, need);
+    int is_last = change->adds && change->add_at + !change->takes > ph_node_count(node);
+    if (above != NULL && !is_last && ph_node_used(node) + need + PH_NODE_SLACK > PH_MAP_NODE) {
+        int shared = share(b, above, node, change, outcome);
+        if (shared != 0)
+            return shared;
+    }
     int count = changed_entries(b, node, change);
     if (count < 0)
         return count;
-    uint32_t nbytes = ph_map_bytes_of(b->entries, (uint32_t)count);
-    if (count < 2 || nbytes + PH_NODE_SLACK <= PH_MAP_NODE) {
-        int64_t remade = ph_map_make_node(b, level, b->entries, (uint32_t)count);
-        if (remade < 0)
-            return (int)remade;
-        ph_map_free_later(b, offset);
-        outcome->left = (uint64_t)remade;
-        return 0;
-    }
+    if (count < 2 || ph_map_bytes_of(b->entries, (uint32_t)count) + PH_NODE_SLACK <= PH_MAP_NODE)
+        return ph_map_arrange(b, offset, level, node, b->entries, (uint32_t)count, &outcome->left);
     return split(b, offset, level, node, change, (uint32_t)count, outcome);
 }
 
@@ -223,6 +226,20 @@ static int grow(struct ph_map_build *b, const struct ph_map_outcome *outcome)
     return 0;
 }
 
+/* What happens to a node, whose entry `at` has led to one below. */
+static struct ph_map_change change_above(uint32_t at, const struct ph_map_outcome *below)
+{
+    struct ph_map_change change = {.has_child = below->left != below->left_was, .child_at = at, .child = below->left,
+                                   .adds = below->has_right, .add_at = at + 1};
+    change.entry = ph_map_item_of(below->separator, below->nseparator, &below->right, 8);
+    if (below->shared_at != 0) {
+        change.child_at = below->shared_at - 1;
+        change.takes = 1;
+        change.take_at = change.add_at = below->shared_at;
+    }
+    return change;
+}
+
 int ph_map_carry_up(struct ph_map_build *b, const struct ph_map_cursor *cursor, uint32_t depth,
                     struct ph_map_outcome *below)
 {
@@ -230,12 +247,10 @@ int ph_map_carry_up(struct ph_map_build *b, const struct ph_map_cursor *cursor, 
     while (depth-- > 0) {
         const struct ph_map_step *step = &cursor->path[depth];
         struct ph_map_outcome *now = &kept[depth & 1];
-        struct change change = {.has_child = below->left != step[1].node, .child_at = step->at, .child = below->left,
-                                .adds = below->has_right, .add_at = step->at + 1};
+        struct ph_map_change change = change_above(step->at, below);
         if (!change.has_child && !change.adds)
             return 0;
-        change.entry = ph_map_item_of(below->separator, below->nseparator, &below->right, 8);
-        int failed = modify(b, step->node, cursor->height - 1 - depth, &change, now);
+        int failed = modify(b, step->node, cursor->height - 1 - depth, &change, NULL, now);
         if (failed < 0)
             return failed;
         below = now;
@@ -244,25 +259,19 @@ int ph_map_carry_up(struct ph_map_build *b, const struct ph_map_cursor *cursor, 
     return below->has_right ? grow(b, below) : 0;
 }
 
-static int has_views(const struct ph_map *map, uint64_t block)
-{
-    const struct ph_refs *refs = ph_refs_find(map->heap, ph_local(block));
-    return refs != NULL && refs->views != 0;
-}
-
 /* Other bytes of the same length, where they are; nobody may be looking. 1, 0: that cannot be done, or a failure. */
 static int overwrite(struct ph_map_build *b, const struct ph_map_cursor *cursor, const struct ph_map_value *old,
                      const void *value, uint64_t nvalue)
 {
-    if (old->is_apart || old->length != nvalue || has_views(b->map, old->block))
+    if (old->is_apart || old->length != nvalue || ph_map_has_views(b->map, old->block))
         return 0;
     struct ph_map_edit *edit = ph_map_edit_of(b, old->block);
     if (edit == NULL)
         return 0;
-    if (copy_node(b, edit->bytes, cursor->leaf, 0) < 0)
+    if (ph_map_copy_node(b, edit, cursor->leaf, 0, 1) < 0)
         return ph_map_fail(b->map, old->block, PH_M_CORRUPT);
     memcpy(edit->bytes + old->start, value, nvalue);
-    ph_map_edit_range(edit, 0, (uint32_t)old->start, (uint32_t)nvalue);
+    ph_map_edit_range(edit, (uint32_t)old->start, (uint32_t)nvalue);
     return 1;
 }
 
@@ -282,9 +291,9 @@ static int build_put(struct ph_map_build *b, const struct ph_map_cursor *cursor,
     if (cursor->height == 0)
         return insert_first(b, entry);
     const struct ph_map_step *leaf = &cursor->path[cursor->height - 1];
-    struct change change = {.takes = cursor->found, .take_at = leaf->at, .adds = 1, .add_at = leaf->at, .entry = *entry};
+    struct ph_map_change change = {.takes = cursor->found, .take_at = leaf->at, .adds = 1, .add_at = leaf->at, .entry = *entry};
     struct ph_map_outcome outcome;
-    int failed = modify(b, leaf->node, 0, &change, &outcome);
+    int failed = modify(b, leaf->node, 0, &change, cursor->height > 1 ? leaf - 1 : NULL, &outcome);
     b->header.count += !cursor->found;
     return failed < 0 ? failed : ph_map_carry_up(b, cursor, cursor->height - 1, &outcome);
 }
@@ -316,46 +325,6 @@ int ph_map_put(struct ph_map *map, const void *key, uint64_t nkey, const void *v
 
 /* ---------------------------------------------------------------- remove */
 
-/* Merge a node, of which `entries` has what is left, with a neighbour; 0: there is none with room for it. `above` has
- * them both; on return it says what happens to it. */
-static int merge(struct ph_map_build *b, const struct ph_map_step *step, uint32_t level, uint32_t count, struct change *above)
-{
-    const uint8_t *parent = ph_map_node(b->map, step->node, level + 1);
-    uint32_t nchildren = parent == NULL ? 0 : ph_node_count(parent);
-    if (nchildren < 2)
-        return parent == NULL ? b->map->why : 0;
-    uint32_t right = step->at + 1 < nchildren ? step->at + 1 : step->at, other = right == step->at ? right - 1 : right;
-    struct ph_map_item to_right;
-    uint64_t neighbour;
-    if (ph_map_child(parent, other, &neighbour) < 0 || ph_node_entry(parent, right, &to_right) < 0)
-        return PH_M_CORRUPT;
-    const uint8_t *node = ph_map_node(b->map, neighbour, level);
-    int more = node == NULL ? b->map->why : ph_map_read_entries(b, node, count);
-    if (more < 0)
-        return more;
-    uint32_t all = count + (uint32_t)more;
-    if (other < step->at) { /* the neighbour comes first */
-        struct ph_map_item own[PH_NODE_ENTRIES_MOST];
-        memcpy(own, b->entries, count * sizeof *own);
-        memmove(b->entries, b->entries + count, (uint32_t)more * sizeof *own);
-        memcpy(b->entries + more, own, count * sizeof *own);
-    }
-    uint32_t border = other < step->at ? (uint32_t)more : count;
-    if (level != 0 && border < all) { /* a first key says nothing: the key above does */
-        b->entries[border].key = to_right.key;
-        b->entries[border].nkey = to_right.nkey;
-    }
-    if (ph_map_bytes_of(b->entries, all) > PH_NODE_MERGED)
-        return 0;
-    int64_t merged = ph_map_make_node(b, level, b->entries, all);
-    if (merged < 0)
-        return merged == PH_M_CORRUPT ? PH_M_CORRUPT : 0;
-    ph_map_free_later(b, step[1].node);
-    ph_map_free_later(b, neighbour);
-    *above = (struct change){.has_child = 1, .child_at = right - 1, .child = (uint64_t)merged, .takes = 1, .take_at = right};
-    return 1;
-}
-
 /* A root above the leaves with one child is none. */
 static int shrink(struct ph_map_build *b)
 {
@@ -381,7 +350,7 @@ static int shrink(struct ph_map_build *b)
 static int build_remove(struct ph_map_build *b, const struct ph_map_cursor *cursor)
 {
     uint32_t last = cursor->height - 1;
-    struct change change = {.takes = 1, .take_at = cursor->path[last].at};
+    struct ph_map_change change = {.takes = 1, .take_at = cursor->path[last].at};
     for (uint32_t depth = last;; depth--) {
         const struct ph_map_step *step = &cursor->path[depth];
         uint32_t level = last - depth;
@@ -389,7 +358,7 @@ static int build_remove(struct ph_map_build *b, const struct ph_map_cursor *curs
         int count = node == NULL ? b->map->why : changed_entries(b, node, &change);
         if (count < 0)
             return count;
-        struct change above = {0};
+        struct ph_map_change above = {0};
         int merged = 0;
         if (depth == 0 && count == 0) {
             ph_map_free_later(b, step->node);
@@ -399,10 +368,10 @@ static int build_remove(struct ph_map_build *b, const struct ph_map_cursor *curs
         }
         if (count == 0) {
             ph_map_free_later(b, step->node);
-            above = (struct change){.takes = 1, .take_at = step[-1].at};
+            above = (struct ph_map_change){.takes = 1, .take_at = step[-1].at};
             merged = 1;
         } else if (depth > 0 && ph_map_bytes_of(b->entries, (uint32_t)count) < PH_NODE_LOW) {
-            merged = merge(b, step - 1, level, (uint32_t)count, &above);
+            merged = ph_map_merge(b, step - 1, level, (uint32_t)count, &above);
         }
         if (merged < 0)
             return merged;
@@ -450,10 +419,10 @@ int ph_map_patch(struct ph_map *map, const void *key, uint64_t nkey, uint64_t st
     struct ph_map_edit *edit = node == NULL || nbytes == 0 ? NULL : ph_map_edit_of(b, value.block);
     if (edit == NULL)
         return node == NULL ? map->why : nbytes == 0 ? 1 : PH_L_NOMEM;
-    if (copy_node(b, edit->bytes, node, 0) < 0)
+    if (ph_map_copy_node(b, edit, node, 0, 1) < 0)
         return ph_map_give_up(b, ph_map_fail(map, value.block, PH_M_CORRUPT));
     memcpy(edit->bytes + value.start + start, bytes, nbytes);
-    ph_map_edit_range(edit, 0, (uint32_t)(value.start + start), (uint32_t)nbytes);
+    ph_map_edit_range(edit, (uint32_t)(value.start + start), (uint32_t)nbytes);
     int failed = ph_map_emit(b);
     return failed < 0 ? failed : 1;
 }

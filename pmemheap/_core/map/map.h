@@ -7,11 +7,12 @@
  *     as base/format.h shows it: header, slots, room, entries
  *
  * Slots stand in the order of the keys, which have their first `prefix` bytes in common; a hint is the next two, so
- * that a search touches few entries; that a key is not there is confirmed by the keys around its place. An entry that
- * was added is never moved within its node: what is removed becomes waste, and a node without room is made anew
- * elsewhere. So a view of a value shows that value for as long as it lives: the node is freed with the last view. In a
- * leaf a value that is too long for it lies in a block apart, and the entry has { u64 offset; u64 bytes }. Above the
- * leaves a value is the offset of a node, and the first key of a node counts as less than every other, whatever it is.
+ * that a search touches few entries; that a key is not there is confirmed by the keys around its place. What is removed
+ * becomes waste. A leaf without room gives entries to one beside it, or is split; its entries move within it, unless
+ * somebody looks at a value: then the leaf is made anew elsewhere. So a view of a value shows that value for as long as it
+ * lives: the node is freed with the last view. In a leaf a value that is too long for it lies in a block apart, and the
+ * entry has { u64 offset; u64 bytes }. Above the leaves a value is the offset of a node, and the first key of a node counts
+ * as less than every other, whatever it is.
  *
  * All of it may be damaged: each number is checked where it is used, against the node or the block that it speaks of,
  * and a walk ends where it does not get on. Such a failure is PH_M_CORRUPT.

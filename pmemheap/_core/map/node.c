@@ -105,16 +105,13 @@ static void set_u16(uint8_t *node, uint32_t at, uint32_t number)
     memcpy(node + at, &word, sizeof word);
 }
 
-/* Store an entry below `top`; where it lies. */
-static uint32_t put_below(uint8_t *node, uint32_t top, const struct ph_map_item *entry)
+void ph_node_put(uint8_t *node, uint32_t at, const struct ph_map_item *entry)
 {
-    PH_ASSERT(top <= PH_MAP_NODE && ph_entry_bytes(entry) <= top);
-    uint32_t at = top - ph_entry_bytes(entry);
+    PH_ASSERT(at >= PH_NODE_FIRST && at + ph_entry_bytes(entry) <= PH_MAP_NODE);
     set_u16(node, at, entry->nkey);
     set_u16(node, at + 2, entry->said);
     memcpy(node + at + 4, entry->key, entry->nkey);
     memcpy(node + at + 4 + entry->nkey, entry->value, entry->nvalue);
-    return at;
 }
 
 static void set_slot(uint8_t *node, uint32_t i, uint32_t at, const struct ph_map_item *entry, uint32_t prefix)
@@ -131,20 +128,40 @@ static uint32_t common(const struct ph_map_item *left, const struct ph_map_item 
     return i;
 }
 
-void ph_node_fill(uint8_t *node, uint32_t level, const struct ph_map_item *entries, uint32_t count)
+void ph_node_head(uint8_t *node, uint32_t level, const struct ph_map_item *entries, const uint16_t *at, uint32_t count)
 {
-    uint32_t top = PH_MAP_NODE, first = level != 0;
+    uint32_t first = level != 0, top = PH_MAP_NODE, used = 0;
     uint32_t prefix = count > first + 1 ? common(&entries[first], &entries[count - 1]) : 0;
-    memset(node, 0, PH_MAP_NODE);
     for (uint32_t i = 0; i < count; i++) {
-        top = put_below(node, top, &entries[i]);
-        set_slot(node, i, top, &entries[i], prefix);
+        set_slot(node, i, at[i], &entries[i], prefix);
+        top = at[i] < top ? at[i] : top;
+        used += ph_entry_bytes(&entries[i]);
     }
     struct ph_node header = {
         .magic = PH_NODE_MAGIC, .level = (uint8_t)level, .count = (uint16_t)count, .top = (uint16_t)top,
-        .prefix = (uint16_t)prefix,
+        .waste = (uint16_t)(PH_MAP_NODE - top - used), .prefix = (uint16_t)prefix,
     };
     memcpy(node, &header, sizeof header);
+}
+
+void ph_node_fill(uint8_t *node, uint32_t level, const struct ph_map_item *entries, uint32_t count)
+{
+    uint16_t at[PH_NODE_ENTRIES_MOST];
+    uint32_t top = PH_MAP_NODE;
+    memset(node, 0, PH_MAP_NODE);
+    for (uint32_t i = 0; i < count; i++) {
+        top -= ph_entry_bytes(&entries[i]);
+        at[i] = (uint16_t)top;
+        ph_node_put(node, top, &entries[i]);
+    }
+    ph_node_head(node, level, entries, at, count);
+}
+
+uint32_t ph_node_used(const uint8_t *node)
+{
+    struct ph_node header = ph_node_header(node);
+    uint32_t entries = PH_MAP_NODE - header.top;
+    return ph_node_slot(header.count) + entries - (header.waste < entries ? header.waste : entries);
 }
 
 uint32_t ph_node_room(const uint8_t *node)
@@ -193,8 +210,7 @@ static void set_prefix(uint8_t *node, const uint8_t *from, uint32_t prefix)
             set_u16(node, ph_node_slot(i) + 2, hint_of(entry.key, entry.nkey, prefix));
 }
 
-/* A node whose keys have less in common with a new one than among themselves. */
-static void shorten_prefix(uint8_t *node, const uint8_t *from, uint32_t i, const struct ph_map_item *entry)
+void ph_node_meet(uint8_t *node, const uint8_t *from, uint32_t i, const struct ph_map_item *entry)
 {
     struct ph_node header = ph_node_header(node);
     uint32_t first = header.level != 0;
@@ -206,15 +222,39 @@ static void shorten_prefix(uint8_t *node, const uint8_t *from, uint32_t i, const
         set_prefix(node, from, prefix);
 }
 
-uint32_t ph_node_add(uint8_t *node, const uint8_t *from, uint32_t i, const struct ph_map_item *entry)
+uint32_t ph_node_insert(uint8_t *node, uint32_t i, const struct ph_map_item *entry)
 {
-    shorten_prefix(node, from, i, entry);
     struct ph_node header = ph_node_header(node);
     uint8_t *at = node + ph_node_slot(i);
-    header.top = (uint16_t)put_below(node, header.top, entry);
+    PH_ASSERT(ph_entry_bytes(entry) <= header.top);
+    header.top = (uint16_t)(header.top - ph_entry_bytes(entry));
+    ph_node_put(node, header.top, entry);
     memmove(at + PH_NODE_SLOT, at, (size_t)PH_NODE_SLOT * (header.count - i));
     set_slot(node, i, header.top, entry, header.prefix);
     header.count++;
     memcpy(node, &header, sizeof header);
     return header.top;
+}
+
+uint32_t ph_node_add(uint8_t *node, const uint8_t *from, uint32_t i, const struct ph_map_item *entry)
+{
+    ph_node_meet(node, from, i, entry);
+    return ph_node_insert(node, i, entry);
+}
+
+void ph_node_move(uint8_t *node, uint32_t i, uint32_t to, const struct ph_map_item *entry)
+{
+    ph_node_put(node, to, entry);
+    set_u16(node, ph_node_slot(i), to);
+}
+
+int ph_node_settle(uint8_t *node, uint32_t top)
+{
+    struct ph_node header = ph_node_header(node);
+    if (top < header.top || top - header.top > header.waste)
+        return -1;
+    header.waste = (uint16_t)(header.waste - (top - header.top));
+    header.top = (uint16_t)top;
+    memcpy(node, &header, sizeof header);
+    return 0;
 }

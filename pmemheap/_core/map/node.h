@@ -110,8 +110,14 @@ static inline int ph_node_is_sound(const uint8_t *node, uint32_t level)
  * ph_node_leads -- whether the keys of a node above the leaves agree that entry `at` leads to a key. */
 int ph_node_find(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *at, int *found);
 int ph_node_leads(const uint8_t *node, const void *key, uint64_t nkey, uint32_t at);
-/* ph_node_fill -- make a node of entries that fit. */
+/* ph_node_fill -- make a node of entries that fit.
+ * ph_node_put -- store one at a byte of a node, to which no slot leads.
+ * ph_node_head -- make header and slots for entries that lie at `at`. */
 void ph_node_fill(uint8_t *node, uint32_t level, const struct ph_map_item *entries, uint32_t count);
+void ph_node_put(uint8_t *node, uint32_t at, const struct ph_map_item *entry);
+void ph_node_head(uint8_t *node, uint32_t level, const struct ph_map_item *entries, const uint16_t *at, uint32_t count);
+/* ph_node_used -- bytes that a node has without its waste, as its header has them. */
+uint32_t ph_node_used(const uint8_t *node);
 /* ph_node_room -- bytes for one more entry and its slot. */
 uint32_t ph_node_room(const uint8_t *node);
 /* ph_node_room_is_free -- whether no entry begins in that room. O(entries). */
@@ -119,8 +125,16 @@ int ph_node_room_is_free(const uint8_t *node);
 /* Header and slots of `node` are changed; entries, which stay where they are, are read in `from`: the node itself, or
  * what it was copied from.
  * ph_node_take -- remove entry `i`: its bytes become waste.
- * ph_node_add -- add an entry before entry `i`; where it lies. Pre: there is room. */
+ * ph_node_add -- add an entry before entry `i`; where it lies. Pre: there is room. It is in two parts:
+ * ph_node_meet -- let the slots leave out no more of each key than a new entry has in common with them.
+ * ph_node_insert -- add it.
+ * ph_node_move -- let entry `i`, which is `entry`, lie elsewhere.
+ * ph_node_settle -- the lowest entry lies at `top` now; -1: the header contradicts. */
 void ph_node_take(uint8_t *node, const uint8_t *from, uint32_t i);
 uint32_t ph_node_add(uint8_t *node, const uint8_t *from, uint32_t i, const struct ph_map_item *entry);
+void ph_node_meet(uint8_t *node, const uint8_t *from, uint32_t i, const struct ph_map_item *entry);
+uint32_t ph_node_insert(uint8_t *node, uint32_t i, const struct ph_map_item *entry);
+void ph_node_move(uint8_t *node, uint32_t i, uint32_t to, const struct ph_map_item *entry);
+int ph_node_settle(uint8_t *node, uint32_t top);
 
 #endif

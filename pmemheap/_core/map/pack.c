@@ -122,7 +122,7 @@ static int build_pack(struct ph_map_build *b, const struct ph_map_cursor *cursor
     int64_t parent = above == NULL ? b->map->why : remake_parent(b, above, pack);
     if (parent <= 0)
         return (int)parent;
-    struct ph_map_outcome outcome = {.left = (uint64_t)parent};
+    struct ph_map_outcome outcome = {.left = (uint64_t)parent, .left_was = step->node};
     for (uint32_t i = 0; i < pack->taken; i++)
         ph_map_free_later(b, pack->old[i]);
     ph_map_free_later(b, step->node);

@@ -39,7 +39,7 @@ static const uint8_t *rebuild(struct ph_map *map, uint64_t offset, const uint8_t
     memcpy(bytes, home, nbytes);
     memset(bytes + nbytes, 0xFF, PH_PAGE_BYTES - nbytes);
     ph_tx_overlay(tx, offset, nbytes, bytes);
-    ph_tx_image_keep(tx, offset, bytes);
+    ph_tx_image_keep(tx, offset, bytes, 0);
     return bytes;
 }
 
@@ -56,7 +56,8 @@ static inline const uint8_t *page_at_home(struct ph_map *map, uint64_t offset, u
 /* The same as the transaction leaves it. */
 static const uint8_t *page_in_tx(struct ph_map *map, uint64_t offset, uint64_t nbytes)
 {
-    const uint8_t *image = ph_tx_image(map->tx, offset), *page = page_at_home(map, offset, nbytes);
+    const uint8_t *page = page_at_home(map, offset, nbytes);
+    const uint8_t *image = page == NULL ? NULL : ph_tx_image(map->tx, offset, page);
     if (image != NULL || page == NULL)
         return image;
     return map->tx->images.has_strays && ph_tx_touches(map->tx, offset) ? rebuild(map, offset, page, nbytes) : page;
@@ -131,10 +132,13 @@ static int child_for_key(const uint8_t *node, const void *key, uint64_t nkey, ui
     return 0;
 }
 
-/* Let the processor fetch what will be looked at first of a node, all at once. */
+/* Let the processor fetch what will be looked at first of a node, all at once; and what says that it is a block, if it may
+ * be changed. */
 static void look_ahead(const struct ph_map *map, uint64_t offset)
 {
     const uint8_t *node = map->heap->data + ph_local(offset);
+    if (map->tx != NULL)
+        __builtin_prefetch(&map->heap->units[ph_local(offset) >> PH_UNIT_SHIFT]);
     for (uint32_t i = 0; i < PH_MAP_LINES_AHEAD; i++)
         __builtin_prefetch(node + (size_t)PH_MAP_LINE * i);
 }

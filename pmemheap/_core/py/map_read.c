@@ -103,7 +103,7 @@ static int wants_copy(const struct ph_map *map, const struct ph_map_value *value
     const struct ph_refs *refs = ph_refs_find(map->heap, value->block & ((1ULL << PH_ARENA_SHIFT) - 1));
     if (value->is_apart)
         return map->tx != NULL && ph_tx_touches(map->tx, value->block);
-    return (refs != NULL && refs->changes != 0) || (map->tx != NULL && ph_tx_image(map->tx, value->block) != NULL);
+    return (refs != NULL && refs->changes != 0) || (map->tx != NULL && ph_tx_has_image(map->tx, value->block));
 }
 
 /* A view of what lies at home; NULL with an exception set, or with none where the block is none or too short. */

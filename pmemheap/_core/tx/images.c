@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hints.h"
 #include "tx/internal.h"
 
 uint8_t *ph_page_take(struct ph_log *log)
@@ -29,10 +30,21 @@ static struct ph_image *find(const struct ph_tx *tx, uint64_t offset)
     return ph_hash_find(&tx->images.pages, sizeof(struct ph_image), offset + 1);
 }
 
-uint8_t *ph_tx_image(const struct ph_tx *tx, uint64_t offset)
+uint8_t *ph_tx_image(const struct ph_tx *tx, uint64_t offset, const uint8_t *home)
+{
+    struct ph_image *image = find(tx, offset);
+    if (image == NULL || image->bytes == NULL)
+        return NULL;
+    if (image->rest != 0)
+        ph_copy_long(image->bytes + image->rest, home + image->rest, PH_PAGE_BYTES - image->rest);
+    image->rest = 0;
+    return image->bytes;
+}
+
+int ph_tx_has_image(const struct ph_tx *tx, uint64_t offset)
 {
     const struct ph_image *image = find(tx, offset);
-    return image == NULL ? NULL : image->bytes;
+    return image != NULL && image->bytes != NULL;
 }
 
 int ph_tx_image_room(struct ph_tx *tx, uint64_t more)
@@ -40,13 +52,14 @@ int ph_tx_image_room(struct ph_tx *tx, uint64_t more)
     return ph_hash_room(&tx->images.pages, sizeof(struct ph_image), more) < 0 ? PH_L_NOMEM : 0;
 }
 
-void ph_tx_image_keep(struct ph_tx *tx, uint64_t offset, uint8_t *bytes)
+void ph_tx_image_keep(struct ph_tx *tx, uint64_t offset, uint8_t *bytes, uint64_t rest)
 {
     struct ph_image *image = find(tx, offset);
     if (image == NULL)
         image = ph_hash_place(&tx->images.pages, sizeof *image, offset + 1);
     ph_page_give(tx->log, image->bytes);
     image->bytes = bytes;
+    image->rest = rest;
 }
 
 /* It stays in the table: an image without bytes has to be made again. */
@@ -57,6 +70,7 @@ void ph_tx_image_drop(struct ph_tx *tx, uint64_t offset)
         return;
     ph_page_give(tx->log, image->bytes);
     image->bytes = NULL;
+    image->rest = 0;
 }
 
 void ph_tx_images_drop(struct ph_tx *tx)

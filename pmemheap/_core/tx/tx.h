@@ -35,6 +35,7 @@ struct ph_tx_list {
 struct ph_image {
     uint64_t key; /* offset of the page + 1 */
     uint8_t *bytes; /* NULL: it was dropped */
+    uint64_t rest;  /* from which byte on the page is as at home, and not copied yet; 0: it is all there */
 };
 
 struct ph_images {
@@ -127,16 +128,20 @@ static inline uint64_t ph_tx_hash(uint64_t offset)
 
 /* Images, see tx/images.c. Memory of PH_PAGE_BYTES each:
  * ph_page_take -- NULL: there is none. ph_page_give -- back again; NULL is allowed.
- * ph_tx_image -- the page at an offset as the transaction leaves it; NULL: there is no image of it.
- * ph_tx_image_keep -- `bytes` are the image of the page from now on. Pre: ph_tx_image_room.
+ * ph_tx_image -- the page at an offset as the transaction leaves it; NULL: there is no image of it. `home`: where the page
+ * lies, for what was not copied yet.
+ * ph_tx_has_image -- whether there is one.
+ * ph_tx_image_keep -- `bytes` are the image of the page from now on; from `rest` on, if that is not 0, it is as at home,
+ * and is copied when somebody looks. Pre: ph_tx_image_room.
  * ph_tx_image_drop -- what changes the page is not in its image.
  * ph_tx_overlay -- put what was collected for [offset, offset + nbytes) of one block over a copy of these bytes.
  * ph_tx_touches -- whether something was collected for the block at an offset. */
 uint8_t *ph_page_take(struct ph_log *log);
 void ph_page_give(struct ph_log *log, uint8_t *bytes);
-uint8_t *ph_tx_image(const struct ph_tx *tx, uint64_t offset);
+uint8_t *ph_tx_image(const struct ph_tx *tx, uint64_t offset, const uint8_t *home);
+int ph_tx_has_image(const struct ph_tx *tx, uint64_t offset);
 int ph_tx_image_room(struct ph_tx *tx, uint64_t more);
-void ph_tx_image_keep(struct ph_tx *tx, uint64_t offset, uint8_t *bytes);
+void ph_tx_image_keep(struct ph_tx *tx, uint64_t offset, uint8_t *bytes, uint64_t rest);
 void ph_tx_image_drop(struct ph_tx *tx, uint64_t offset);
 void ph_tx_overlay(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes, uint8_t *to);
 int ph_tx_touches(const struct ph_tx *tx, uint64_t offset);
