@@ -1,0 +1,145 @@
+"""How full the leaves of a map are: after loads in any order, after churn, after `compact`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from forged import HeapFile, tree_of
+
+from pmemheap import CorruptHeapError, Heap
+from pmemheap.containers import SortedMap
+
+NODE = 4096
+VALUE = b"v" * 100
+
+Length = Callable[[random.Random], int]
+
+
+def loaded(heap: Heap, draw: random.Random, count: int, length: Length) -> dict[bytes, bytes]:
+    """Fill a map with keys in no order; return what it has."""
+    entries = {draw.randbytes(24): b"v" * length(draw) for _ in range(count)}
+    SortedMap(heap, "map").update(entries)
+    return entries
+
+
+def churn(made: SortedMap, entries: dict[bytes, bytes], draw: random.Random, times: int) -> None:
+    """Remove an entry and put another one, time after time."""
+    keys = list(entries)
+    for _ in range(times):
+        at = draw.randrange(len(keys))
+        value = entries.pop(keys[at])
+        del made[keys[at]]
+        keys[at] = draw.randbytes(24)
+        made[keys[at]] = entries[keys[at]] = value
+
+
+def nodes_of_live(made: SortedMap) -> float:
+    """Return the bytes of all nodes for each byte of keys and values."""
+    parts = made.statistics()
+    return parts.nodes * NODE / (parts.key_bytes + parts.value_bytes)
+
+
+def require(made: SortedMap, entries: dict[bytes, bytes]) -> float:
+    """Compare a map with what it has to have; return how full its leaves are."""
+    made.check()
+    assert dict(made) == entries
+    return made.statistics().fill
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "length", [lambda _: 100, lambda draw: draw.randrange(200)], ids=["equal", "of all lengths"]
+)
+def test_leaves_stay_full(memory: Heap, length: Length) -> None:
+    """Records of 24 and some 100 bytes; a B+tree that splits at once has 0.63, 0.51, and 0.47."""
+    draw = random.Random(1)
+    entries = loaded(memory, draw, 6000, length)
+    made = SortedMap(memory, "map")
+    assert require(made, entries) > 0.73
+    churn(made, entries, draw, 6000)
+    assert require(made, entries) > 0.67
+    made.compact()
+    assert nodes_of_live(made) < 1.15
+    churn(made, entries, draw, 6000)
+    assert require(made, entries) > 0.65
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_keys_in_order_fill_their_leaves(memory: Heap, step: int) -> None:
+    made = SortedMap(memory, "map")
+    made.update({b"%024d" % number: VALUE for number in range(1000)[::step]})
+    made.check()
+    assert made.statistics().fill > (0.85 if step == 1 else 0.75)
+
+
+def test_a_view_keeps_its_bytes_while_leaves_share(memory: Heap) -> None:
+    """Of every leaf a value is shown: none of them moves."""
+    draw = random.Random(2)
+    made = SortedMap(memory, "map")
+    entries = {draw.randbytes(8): draw.randbytes(draw.randrange(1, 200)) for _ in range(400)}
+    made.update(entries)
+    views = {key: made.view(key) for key in list(entries)[::10]}
+    more = {draw.randbytes(8): draw.randbytes(draw.randrange(1, 200)) for _ in range(600)}
+    made.update(more)
+    for key in draw.sample(sorted(more), 400):
+        del made[key], more[key]
+    assert {key: bytes(view) for key, view in views.items()} == {key: entries[key] for key in views}
+    require(made, {**entries, **more})
+
+
+def test_a_transaction_that_is_taken_back_leaves_leaves_as_they_were(heap: Heap) -> None:
+    draw = random.Random(3)
+    entries = loaded(heap, draw, 400, lambda _: 100)
+    made = SortedMap(heap, "map")
+    before = made.statistics()
+    for _ in range(5):
+        transaction = heap.transaction()
+        for _ in range(60):
+            made[draw.randbytes(24)] = draw.randbytes(draw.randrange(200))
+        made.check()
+        transaction.abort()
+        assert made.statistics() == before
+    require(made, entries)
+
+
+def fields() -> list[tuple[int, bytes]]:
+    """Return what is written over the header of a leaf: where, and which bytes."""
+    return [
+        (at, number.to_bytes(2, "little"))
+        for at in (6, 8, 10, 12)  # count, top, waste, prefix
+        for number in (0, 1, 15, 100, 4000, 4096, 0xFFFF)
+    ] + [(0, b"none"), (4, b"\x01")]
+
+
+@pytest.mark.slow
+def test_a_forged_neighbour_is_damage_or_none(tmp_path: Path) -> None:
+    """Leaves around a damaged one fill up: what is told is damage, and nothing else is lost."""
+    path = tmp_path / "heap"
+    keys = [b"%04d" % number for number in range(0, 600, 2)]
+    with Heap.create(path, durability="process", decay=None) as heap:
+        SortedMap(heap, "map").update(dict.fromkeys(keys, VALUE))
+    whole = path.read_bytes()
+    with HeapFile(path) as file:
+        leaf = tree_of(file, "map").levels[0][3]
+    inside = {entry.key for entry in leaf.entries}
+    told = 0
+    for at, forged in fields():
+        path.write_bytes(whole)
+        with HeapFile(path) as file:
+            file.write(leaf.offset + at, forged)
+        with Heap.open(path) as heap:
+            made = SortedMap(heap, "map")
+            for number in range(1, 600, 2):
+                try:
+                    made[b"%04d" % number] = VALUE
+                except CorruptHeapError:
+                    told += 1
+            for key in keys:
+                if key not in inside:
+                    with suppress(CorruptHeapError):  # where the damaged leaf is asked as well
+                        assert made[key] == VALUE
+    assert told > len(fields())
