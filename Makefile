@@ -47,6 +47,12 @@ fuzz: $(VENV)/test/ready
 crash: $(VENV)/test/ready
 	$(VENV)/test/bin/python tests/crash_load.py --states $(or $(STATES),2000000) --seed $(or $(SEED),0)
 
+# Readers beside a writer: every interleaving of small worlds, each rule of the protocol left out; half an hour.
+.PHONY: model
+model: $(VENV)/test/ready
+	$(VENV)/test/bin/python tests/readers_model.py --states $(or $(STATES),1000000) --steps $(or $(STEPS),3000000) \
+	  --seed $(or $(SEED),0)
+
 # The long comparison with the real libpmem2 (apt-get install libpmem2-dev).
 differential: $(VENV)/test/ready
 	PMEMHEAP_DIFFERENTIAL_STEPS=$(or $(STEPS),100000) \
