@@ -59,13 +59,13 @@ def test_leaves_stay_full(memory: Heap, length: Length) -> None:
     draw = random.Random(1)
     entries = loaded(memory, draw, 6000, length)
     made = SortedMap(memory, "map")
-    assert require(made, entries) > 0.73
+    assert require(made, entries) > 0.7
     churn(made, entries, draw, 6000)
-    assert require(made, entries) > 0.67
+    assert require(made, entries) > 0.64
     made.compact()
     assert nodes_of_live(made) < 1.15
     churn(made, entries, draw, 6000)
-    assert require(made, entries) > 0.65
+    assert require(made, entries) > 0.64
 
 
 @pytest.mark.parametrize("step", [1, -1])
@@ -73,7 +73,7 @@ def test_keys_in_order_fill_their_leaves(memory: Heap, step: int) -> None:
     made = SortedMap(memory, "map")
     made.update({b"%024d" % number: VALUE for number in range(1000)[::step]})
     made.check()
-    assert made.statistics().fill > (0.85 if step == 1 else 0.75)
+    assert made.statistics().fill > (0.85 if step == 1 else 0.7)
 
 
 def test_a_view_keeps_its_bytes_while_leaves_share(memory: Heap) -> None:

@@ -2,7 +2,7 @@
 #include "map/build.h"
 
 enum {
-    PH_SHARED_LEAST = PH_MAP_NODE / 8,    /* what a leaf has to have free so that others move there, */
+    PH_SHARED_LEAST = PH_MAP_NODE / 4,    /* what a leaf has to have free so that others move there, */
     PH_CHURNED_LEAST = PH_MAP_NODE / 16,  /* and where records come and go */
     PH_NODE_ROOMY = PH_MAP_NODE * 5 / 8,  /* another one is not looked for */
     PH_NODE_MERGED = PH_MAP_NODE * 7 / 8, /* two nodes become one up to this */
