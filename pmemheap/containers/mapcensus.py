@@ -42,7 +42,7 @@ class MapStatistics:
     apart, apart_bytes : int
         Values in blocks of their own, and their bytes.
     waste_bytes : int
-        In leaves: what was removed or replaced, until the leaf is made anew.
+        In leaves: what was removed or replaced, until a leaf has no other room.
     """
 
     entries: int

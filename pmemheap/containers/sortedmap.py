@@ -9,8 +9,9 @@ begins, where space comes from, and what an error says. A map is opened by readi
 is made again. Every change is one of a transaction: of the one that the thread has open, or of one
 of its own. Other threads see the committed map.
 
-Values are read in place. An entry never moves within its node, and a node that is made anew is
-freed when its last view goes: so a view of a value keeps its bytes, whatever happens to the map.
+Values are read in place. An entry never moves within a node in which somebody views a value, and a
+node that is made anew is freed when its last view goes: so a view of a value keeps its bytes,
+whatever happens to the map.
 
 What must hold is said, and verified, in `mapcensus`.
 """
