@@ -13,6 +13,9 @@ PYTHON_CODE := pmemheap tests setup.py $(wildcard docs/conf.py benchmarks exampl
 export PIP_CONSTRAINT := $(CURDIR)/.ci/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 
+# pip would compile each module of each library, which takes a third of its time; Python compiles those it imports.
+export PIP_COMPILE := 0
+
 WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 COMMA := ,
@@ -25,6 +28,13 @@ all: lint test
 $(VENV)/%/ready: $(BUILT_FROM)
 	test -x $(VENV)/$*/bin/python || $(PYTHON) -m venv $(VENV)/$*
 	$(VENV)/$*/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+# What runs in this tree alone needs what it imports, and no package: .venv/<extras>/imports. Nothing is compiled.
+$(VENV)/%/imports: pyproject.toml .ci/constraints.txt .ci/requirements
+	test -x $(VENV)/$*/bin/python || $(PYTHON) -m venv $(VENV)/$*
+	$(VENV)/$*/bin/python .ci/requirements $* >$(VENV)/$*/requirements.txt
+	$(VENV)/$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $(VENV)/$*/requirements.txt
 	touch $@
 
 demo: $(VENV)/cli,numpy/ready
@@ -146,7 +156,7 @@ scaling: $(VENV)/bench/ready
 # What a user's type checker finds: the types of all public names, and of the examples as somebody else's code.
 PYRIGHT = PATH="$(CURDIR)/$(VENV)/lint,test/bin:$$PATH" PYTHONPATH=$(CURDIR) pyright
 
-lint: $(VENV)/lint,test/ready
+lint: $(VENV)/lint,test/imports
 	.ci/titles
 	$(VENV)/lint,test/bin/ruff check $(PYTHON_CODE)
 	$(VENV)/lint,test/bin/ruff format --check $(PYTHON_CODE)
@@ -199,15 +209,16 @@ screenshots: $(VENV)/test,pictures/ready browser
 recommend: $(VENV)/test/ready
 	$(VENV)/test/bin/python benchmarks/recommended.py $(TRACES)/*.trace*
 
-docs: $(VENV)/docs/ready
+docs: $(VENV)/docs/imports
+	$(VENV)/docs/bin/python setup.py --quiet build_ext --inplace
 	$(VENV)/docs/bin/python -m sphinx -W -b html docs docs/_build/html
 
-# The sdist, and the wheel that pip makes of it.
+# The sdist, and the wheel that pip makes of it, apart from all but what pyproject.toml asks for.
 wheel:
 	test -x $(VENV)/wheel/bin/python || $(PYTHON) -m venv $(VENV)/wheel
-	$(VENV)/wheel/bin/python -m pip install --quiet --disable-pip-version-check build
+	$(VENV)/wheel/bin/python -m pip install --quiet --disable-pip-version-check build setuptools cffi
 	rm -rf dist build/sdist && mkdir -p build/sdist
-	$(VENV)/wheel/bin/python -m build --sdist --outdir dist
+	$(VENV)/wheel/bin/python -m build --sdist --no-isolation --outdir dist
 	tar -xf dist/*.tar.gz -C build/sdist --strip-components=1
 	$(VENV)/wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist build/sdist
 
@@ -223,18 +234,20 @@ installed: wheel
 	EXTRAS=pictures,libraries .ci/installed $(PYTHON) -n 2 --dist worksteal -m "not checked" $(PYTEST_OPTIONS)
 
 # A copy of the tree, build/$(1), whose C core asserts and can leave rules of recovery out, built in the environment $(2).
+# Python in .venv/$(1) finds it first, then what the tests import. Files that others write meanwhile are left out.
+SITE_PACKAGES = $$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 define BUILD_CHECKED
-	test -x $(VENV)/$(1)/bin/python || $(PYTHON) -m venv $(VENV)/$(1)
-	rm -rf build/$(1) && mkdir -p build/$(1)
-	cp -r pyproject.toml setup.py MANIFEST.in README.md LICENSE pmemheap tests \
-	  $(wildcard benchmarks examples) build/$(1)/
-	find build/$(1) -name '*.so' -delete
-	cd build/$(1) && PMEMHEAP_CHECKED=1 $(2) \
-	  $(CURDIR)/$(VENV)/$(1)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	rm -rf build/$(1) $(VENV)/$(1) && mkdir -p build/$(1)
+	find pyproject.toml setup.py MANIFEST.in README.md LICENSE pmemheap tests $(wildcard benchmarks examples) \
+	  -name __pycache__ -prune -o -type f ! -name '*.so' -print0 | xargs -0 cp --parents --target-directory build/$(1)
+	$(PYTHON) -m venv --without-pip $(VENV)/$(1)
+	printf '%s\n' "$(CURDIR)/build/$(1)" "$(call SITE_PACKAGES,$(CURDIR)/$(VENV)/lint$(COMMA)test)" \
+	  >"$(call SITE_PACKAGES,$(VENV)/$(1))/tree.pth"
+	cd build/$(1) && PMEMHEAP_CHECKED=1 $(2) $(CURDIR)/$(VENV)/$(1)/bin/python setup.py --quiet build_ext --inplace
 endef
 
 # The tests that need such a core: planted bugs.
-checked:
+checked: $(VENV)/lint,test/imports
 	$(call BUILD_CHECKED,checked)
 	cd build/checked && $(CURDIR)/$(VENV)/checked/bin/python -m pytest -p no:cacheprovider -n 2 --dist worksteal \
 	  -m checked $(PYTEST_OPTIONS) $$(grep -l mark.checked tests/*.py)
@@ -246,7 +259,7 @@ RUN_SANITIZED = cd build/sanitized && LD_PRELOAD="$$($(CC) -print-file-name=liba
 
 # The tests in it. Nothing that measures: it would measure the sanitizers. Nor what they change themselves: they take
 # the signals of faults, say each refusal of memory, and need more address space than the limits that are tested.
-sanitize:
+sanitize: $(VENV)/lint,test/imports
 	$(BUILD_SANITIZED)
 	$(RUN_SANITIZED) -m pytest -p no:cacheprovider --capture=sys -m "not unsanitized" $(PYTEST_OPTIONS) \
 	  --ignore=tests/test_benchmarks.py tests
@@ -254,7 +267,7 @@ sanitize:
 # Every field of every structure of a heap file forged, COUNT=20000 files: an hour. With SANITIZE=1 by the core above.
 FORGE = tests/forger.py --count $(or $(COUNT),20000) --seed $(or $(SEED),0) --jobs $(or $(JOBS),2)
 ifdef SANITIZE
-forge:
+forge: $(VENV)/lint,test/imports
 	$(BUILD_SANITIZED)
 	$(RUN_SANITIZED) $(FORGE)
 else
