@@ -185,7 +185,7 @@ _SLOTS = {
     ),
     "root": (
         Table.ROOTS, layout.ROOT_SLOTS, 16,
-        {"off": (0, 8), "len": (8, 8), "name_len": (20, 1), "name": (21, 4)},
+        {"off": (0, 8), "copy": (8, 8), "name_len": (20, 1), "name": (21, 4)},
     ),
 }  # fmt: skip
 

@@ -32,6 +32,7 @@ from crash_world import (
     reproducible,
     run,
 )
+from map_reach import search_changes
 
 from pmemheap import layout, native
 from pmemheap.errors import CorruptHeapError, DurabilityError, PmemHeapError
@@ -176,6 +177,25 @@ def damage(directory: Path) -> str | None:
     return None
 
 
+def given_again(directory: Path) -> str | None:
+    """What a commit frees while there may be readers is given to nobody."""
+    for durability in ("process", "power"):
+        start = base(durability, "small")
+        fd = native.memfd_create("read")
+        os.write(fd, start.image)
+        heap = attach(fd)
+        with heap.transaction() as tx:
+            offset = tx.malloc(700)
+        log = heap._space.shared.log
+        log._set_copies(1, 1)
+        with heap.transaction() as tx:
+            tx.free(offset)
+        if log._tagged()[0] == 0 or offset in {heap.malloc(700) for _ in range(10)}:
+            return f"{durability}: a block that readers may have was given to somebody else"
+        heap.close()
+    return None
+
+
 PLANTED: dict[Rule, Callable[[Path], str | None]] = {
     Rule.R1: search("power: two-open lazy, two-open"),
     Rule.R2: search("power: snapshot-crowd", budget=4, share=0.0),
@@ -216,6 +236,8 @@ PLANTED: dict[Rule, Callable[[Path], str | None]] = {
     Rule.DATA_FIRST: search("power: alloc-first"),
     Rule.SPARE_TABLES: search("power: trim-head", budget=8, share=1.0),
     Rule.REWOUND: search("power: region-rewind", budget=16, share=0.0),
+    Rule.Q3: given_again,
+    Rule.Q5: lambda directory: search_changes(directory / "heap", steps=60),
     Rule.SPARE_SYNC: search("power: refill-head", share=0.0),
 }
 

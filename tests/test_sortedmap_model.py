@@ -13,6 +13,7 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from map_reach import begin_copying
 
 from pmemheap import DurabilityName, Heap
 from pmemheap.containers import SortedMap
@@ -32,15 +33,27 @@ values = st.builds(lambda byte, size: bytes([byte]) * size, st.integers(0, 255),
 class MapMachine(RuleBasedStateMachine):
     """The model is a dict, and a stack of dicts for what can be taken back."""
 
+    copies = False
+    """Whether others may read, so that nothing that a commit can reach is changed in place."""
+
     @initialize(durability=st.sampled_from(["process", "power"]))
     def make(self, durability: DurabilityName) -> None:
         self.home = Path(tempfile.mkdtemp())
-        self.heap = Heap.create(self.home / "heap", durability=durability)
-        self.maps = [SortedMap(self.heap, "map")]
+        self.attach(Heap.create(self.home / "heap", durability=durability))
         self.turn = 0
         self.model: dict[bytes, bytes] = {}
         self.open: list[tuple[object, dict[bytes, bytes]]] = []
         self.views: list[tuple[memoryview, bytes]] = []
+
+    def attach(self, heap: Heap) -> None:
+        self.heap = heap
+        if self.copies:
+            begin_copying(heap)
+        self.maps = [SortedMap(heap, "map")]
+
+    def let_go(self) -> None:
+        """Release what keeps the heap from being closed."""
+        self.views = []
 
     @property
     def map(self) -> SortedMap:
@@ -90,7 +103,8 @@ class MapMachine(RuleBasedStateMachine):
         new = data.draw(st.binary(max_size=min(len(old) - start, 20)))
         self.map.patch(key, start, new)
         self.model[key] = old[:start] + new + old[start + len(new) :]
-        self.views = []  # it shows through them
+        if not self.copies:
+            self.views = []  # it shows through them
 
     @precondition(lambda self: self.model and not self.open)
     @rule(data=st.data())
@@ -139,10 +153,9 @@ class MapMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.open)
     @rule()
     def open_again(self) -> None:
-        self.views = []
+        self.let_go()
         self.heap.close()
-        self.heap = Heap.open(self.home / "heap")
-        self.maps = [SortedMap(self.heap, "map")]
+        self.attach(Heap.open(self.home / "heap"))
 
     @invariant()
     def is_the_dict(self) -> None:
@@ -162,7 +175,7 @@ class MapMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "maps"):
             return
-        self.views = []
+        self.let_go()
         while self.open:
             self.abort()
         self.heap.check()

@@ -30,6 +30,7 @@ from pmemheap.containers.ordered import ITEMS, OrderedMapping, pairs_of
 from pmemheap.containers.shown import entries_html
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.heap.heap import Heap
+from pmemheap.heap.snapshots import Snapshot
 from pmemheap.heap.space import space_of
 from pmemheap.native.constants import UNPLACED, Format, Refusal
 from pmemheap.units import GRANULE
@@ -98,10 +99,32 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
 
     _default = b""
 
-    def __init__(self, heap: Heap, name: str, *, durable: bool | None = None) -> None:
-        self._heap = heap
+    def __init__(self, heap: Heap | Snapshot, name: str, *, durable: bool | None = None) -> None:
         self._name = name
         self._durable = durable
+        if isinstance(heap, Snapshot):
+            self._show(heap)
+        else:
+            self._be_of(heap)
+        self._require_map()
+        self._header()
+
+    def _show(self, snapshot: Snapshot) -> None:
+        """Be the map as of a commit, to be read."""
+        heap = self._heap = snapshot.heap
+        place = snapshot.place(self._name)
+        if place is None:
+            raise UsageError(f"map: a root {self._name!r} of {snapshot!r} expected, found none")
+        self._place, self._pin = place, snapshot.pin
+        self._attach(heap, place, False, False)
+
+    def _be_of(self, heap: Heap) -> None:
+        self._heap, name, durable = heap, self._name, self._durable
+        if space_of(heap).shared.follows:
+            raise UsageError(
+                f"map {name!r}: a snapshot expected beside the writer, as of heap.read(), found "
+                f"{heap!r}"
+            )
         place = visible_roots(heap).get(name)
         if place is None and heap.readonly:
             raise UsageError(f"map: a root {name!r} of {heap!r} expected, found none")
@@ -111,8 +134,6 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
             place = self._create()
         self._place = place
         self._attach(heap, place, not durable or heap.durability != "process", beside)
-        self._require_map()
-        self._header()
 
     def _create(self) -> int:
         """Make the map, unless another thread was faster; return where its header lies."""
@@ -203,6 +224,8 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
     def patch(self, key: bytes, start: int, data: Any) -> None:
         """Change bytes of a value in place, at a cost that does not depend on its length.
 
+        Where other processes may read, the value is copied, once in each transaction.
+
         Parameters
         ----------
         start : int
@@ -220,12 +243,18 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         with self._heap.transaction(durable=self._durable) as tx:
             found = self._patch(key, start, data)
             if found < 0:
-                found = self._retried(tx, self._patch_once, key, start, data)
+                found = self._retried(tx, self._patch_once, tx, key, start, data)
         if not found:
             raise KeyError(key)
 
-    def _patch_once(self, key: bytes, start: int, data: Any) -> int:
+    def _patch_once(self, tx: Any, key: bytes, start: int, data: Any) -> int:
         code: int = self._patch(key, start, data)
+        if code in {Refusal.REFILL, Refusal.LARGE}:  # the value, or its node, is to be copied
+            value = bytearray(self[key])
+            with memoryview(data) as new:
+                value[start : start + new.nbytes] = new.cast("B")
+            self._put_in(tx, key, value)
+            return 1
         if code == Refusal.MAP_OUTSIDE:
             raise UsageError(
                 f"map {self._name!r}: {memoryview(data).nbytes} bytes from {start} inside "

@@ -20,12 +20,14 @@ from pmemheap.containers import vectorchange
 from pmemheap.containers.arraytypes import numpy, plain_dtype, raw_bytes
 from pmemheap.containers.names import visible_roots
 from pmemheap.containers.vectorchange import Change
-from pmemheap.containers.vectorstore import find_store
+from pmemheap.containers.vectorshown import shown_store
+from pmemheap.containers.vectorstore import VectorStore, find_store
 from pmemheap.errors import UsageError
 from pmemheap.heap.arenas import arena_name_argument
 from pmemheap.heap.arguments import whole_number
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.insight import CheckReport
+from pmemheap.heap.snapshots import Snapshot
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,8 +76,9 @@ class Vector(Generic[E]):
 
     Parameters
     ----------
-    heap : Heap
-        Where it lives.
+    heap : Heap or Snapshot
+        Where it lives. Of a snapshot it is to be read, and as long as it was; what is assigned to
+        its elements later is seen, and what is appended where elements had been taken away.
     name : str
         1 to 31 bytes of UTF-8: of its root, and of the arena that it has to itself.
     dtype : dtype, optional
@@ -114,14 +117,19 @@ class Vector(Generic[E]):
 
     def __init__(
         self,
-        heap: Heap,
+        heap: Heap | Snapshot,
         name: str,
         dtype: npt.DTypeLike | None = None,
         *,
         capacity: int = 0,
         headroom: int | None = None,
     ) -> None:
-        self._heap, name = heap, arena_name_argument(name)
+        name = arena_name_argument(name)
+        if isinstance(heap, Snapshot):
+            self._heap = heap.heap
+            self._store: VectorStore = shown_store(heap, name)
+            return
+        self._heap = heap
         room = whole_number("vector: capacity", capacity, 0, _COUNT_MOST)
         wanted = None if dtype is None else plain_dtype(dtype)
         vectorchange.make_missing(heap, name, wanted, room, headroom)

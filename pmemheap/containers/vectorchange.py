@@ -156,6 +156,7 @@ class Change:
     """
 
     def __init__(self, store: VectorStore, tx: Transaction) -> None:
+        store.require_live()
         self._store, self._tx = store, tx
         self.joins: bool = isinstance(tx, Savepoint)
         try:

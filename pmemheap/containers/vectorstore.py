@@ -51,6 +51,7 @@ __all__ = [
     "VectorStore",
     "find_store",
     "shown",
+    "stored_dtype",
 ]
 
 COUNTS = struct.Struct("<8sQQQ")  # magic, offset of the block, length, high
@@ -79,6 +80,9 @@ class VectorStore:
     arena: Arena
     block: int
     dtype: np.dtype[Any]
+
+    def require_live(self) -> None:
+        """Refuse a change of what is only shown, as of a commit."""
 
     def counts(self, roots: Mapping[str, int]) -> Counts:
         """Return the counts to which a root leads.
@@ -210,7 +214,7 @@ def _store_or_reason(heap: Heap, name: str, headroom: int | None) -> VectorStore
     for finding in _findings(name, arena, place, counts):
         return CorruptHeapError(finding)
     block = COUNTS.unpack(counts)[1]
-    dtype = _stored_dtype(_bytes_at(arena, block, ELEMENTS_AT))
+    dtype = stored_dtype(_bytes_at(arena, block, ELEMENTS_AT))
     return VectorStore(heap, name, arena, block, dtype)
 
 
@@ -234,7 +238,7 @@ def _findings(name: str, arena: Arena, place: int, counts: bytes) -> Iterator[st
         yield _finding(name, where, f"a block of arena {name!r}", f"{block:#x}")
         return
     try:
-        dtype = _stored_dtype(header)
+        dtype = stored_dtype(header)
     except CorruptHeapError as error:
         yield f"vector {name!r}: header at offset {block:#x}: {error}"
         return
@@ -248,7 +252,7 @@ def _finding(name: str, where: str, expected: str, found: str) -> str:
     return f"vector {name!r}: {where}: {expected} expected, {found} found"
 
 
-def _stored_dtype(header: bytes) -> np.dtype[Any]:
+def stored_dtype(header: bytes) -> np.dtype[Any]:
     """Return the dtype that a header names; CorruptHeapError, without the place, if it is none."""
     magic, _, stored = HEADER.unpack(header)
     if magic != BLOCK_MAGIC:

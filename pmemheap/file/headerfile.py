@@ -147,13 +147,13 @@ class Header:
 
     # ------------------------------------------------------------ storing
 
-    def map(self, place: Place) -> None:
+    def map(self, place: Place, *, readonly: bool = False) -> None:
         """Map the area to store to it, if it is not mapped yet; the file was looked at."""
         if self._map is None:
             with refusals(f"heap file {self._name!r}: header"):
                 self._reservation = VMReservation(layout.HEADER_BYTES, alignment=UNIT)
                 pieces = [(0, layout.HEADER_BYTES)]
-                (self._map,) = place(self._reservation, 0, pieces, Options())
+                (self._map,) = place(self._reservation, 0, pieces, Options(readonly=readonly))
 
     def unmap(self) -> None:
         """Unmap the area, if it is mapped."""
@@ -204,6 +204,19 @@ class Header:
         """Say that all before an LSN is home, and nothing is to be undone [R22], [R23]."""
         self._store(layout.SHARED_PAGE, struct.pack("<Q", applied_lsn))
         self._store(layout.SHARED_PAGE + 8, bytes(8))
+
+    # ------------------------------------------------------------ the shared page
+
+    def word(self, name: str) -> int:
+        """Return a word of the shared page, which another process may be storing to."""
+        assert self._map is not None
+        with self._map.view as view:
+            return int.from_bytes(view[layout.SHARED_WORDS[name]], "little")
+
+    def store_word(self, name: str, value: int) -> None:
+        """Store a word of the shared page, whole."""
+        place = layout.SHARED_WORDS[name]
+        self._store(place.start, value.to_bytes(place.stop - place.start, "little"))
 
     def _store(self, offset: int, data: bytes) -> None:
         """Store to the area: the one way by which Python changes persistent bytes."""

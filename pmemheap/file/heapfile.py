@@ -65,12 +65,12 @@ class HeapFile:
     private : bool
         Whether what is mapped is a copy of this process that it may store to, also in a file
         opened read-only: set by the recovery of such a file.
-    beside : bool
-        Whether it is read beside a writer, in another process, that may change it.
+    beside, follows : bool
+        Whether it is read beside a writer, in another process, that may change it; that copies.
+    layout : int
+        Number of the segments and arenas that a reader which follows has seen last.
     in_doubt : bool
         Whether an interrupt has torn a change out: the next change repairs the heap first.
-    identity : FileIdentity
-        Which file it is.
     number : int
         That of the file among those of this process; see `native.register_file`.
     watch : Watch
@@ -79,8 +79,6 @@ class HeapFile:
         Maps it.
     pending_name : tuple of Path and Path, optional
         The temporary name of a new file, and the one that `link_name` is to give it.
-    is_new : bool
-        Whether it was made, and not opened.
     expected_arenas : dict of int to ArenaSlot
         New arenas, until the change that brings their first segment.
     holes : Holes
@@ -100,7 +98,8 @@ class HeapFile:
     _has_begun = False
     has_views = False
     said_in_use: bool = False
-    beside = False
+    beside = follows = False
+    layout: int = 0
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from pmemheap import native
 from pmemheap.errors import CorruptHeapError, DurabilityError, HeapBusyError
 from pmemheap.format import layout
 from pmemheap.native import Lock, NativeError
+from pmemheap.native.constants import ReaderGate
 
 __all__ = [
     "become_reader",
@@ -26,6 +27,7 @@ __all__ = [
     "holder",
     "is_running",
     "leave",
+    "lets_readers_in",
     "look_beside_writer",
     "require_no_user",
     "require_no_writer",
@@ -78,6 +80,21 @@ def is_running(process: int) -> bool:
     return True
 
 
+def lets_readers_in(fd: int) -> bool:
+    """Tell whether the writer of a heap file says that others may read beside it.
+
+    To be asked by who has a reader's lock: a writer shuts the gate before it looks for readers.
+    """
+    gate = layout.SHARED_WORDS["gate"]
+    return native.pread(fd, 4, gate.start) == ReaderGate.MAY.to_bytes(4, "little")
+
+
+def shut_gate(fd: int) -> None:
+    """Say that nobody may read beside this writer, which has not looked for readers yet."""
+    if lets_readers_in(fd):
+        native.pwrite(fd, bytes(4), layout.SHARED_WORDS["gate"].start)
+
+
 def require_sole_writer(fd: int, name: str) -> None:
     """Become the writer of the heap file `name`.
 
@@ -91,6 +108,7 @@ def require_sole_writer(fd: int, name: str) -> None:
             f"heap file {name!r}: no other writer expected, process {holder(fd)} has it open",
             filename=name,
         )
+    shut_gate(fd)
     if has_readers(fd):
         _raise_read(name)
 

@@ -21,6 +21,7 @@ from pmemheap import native
 from pmemheap.errors import CorruptHeapError, HeapBusyError, HeapFileError, UsageError
 from pmemheap.file import blocks, identity, locks
 from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.following import follow_layout
 from pmemheap.file.headerfile import TABLE_PAGES
 from pmemheap.file.heapfile import MEMORY_FILE_SYSTEMS
 from pmemheap.file.holes import Holes, blocks_known
@@ -199,6 +200,7 @@ def adopt(  # noqa: PLR0913 -- what is opened, and how
     readonly: bool,
     limit: int | None = None,
     beside: bool = False,
+    follow: bool = True,
     recover: Callable[[FileMedium], None] | None = None,
     path: Path | None = None,
 ) -> FileMedium:
@@ -208,6 +210,8 @@ def adopt(  # noqa: PLR0913 -- what is opened, and how
     ----------
     beside : bool
         Let a reader in beside a living writer, as an attached reader of shared memory is.
+    follow : bool
+        Let a reader follow a writer that copies what snapshots may show.
     recover : callable, optional
         Called under the lock when `header.superblock` is known and nothing is mapped yet. It may
         bring the file to its committed state, read the header anew, or change its `image`.
@@ -219,7 +223,10 @@ def adopt(  # noqa: PLR0913 -- what is opened, and how
         medium.beside = beside and readonly
         try:
             _require_regular(fd, name)
-            _lock(medium, beside=beside)
+            _lock(medium, beside=beside, follow=follow)
+            if medium.follows:
+                follow_layout(medium)
+                return medium
             medium.header.read(fd)
             identity.require_original(
                 medium.header.superblock, medium.identity, fd, name, readonly=readonly
@@ -249,13 +256,16 @@ def _require_regular(fd: int, name: str) -> None:
         )
 
 
-def _lock(medium: FileMedium, *, beside: bool) -> None:
+def _lock(medium: FileMedium, *, beside: bool, follow: bool) -> None:
     """Become the writer, or one of the readers."""
     if not medium.readonly:
         locks.require_sole_writer(medium.lock_fd, medium.name)
         return
     locks.become_reader(medium.lock_fd)
-    if not beside:
+    is_written = locks.has_writer(medium.lock_fd)
+    if follow and is_written and locks.lets_readers_in(medium.lock_fd):
+        medium.beside = medium.follows = True
+    elif not beside:
         locks.require_no_writer(medium.lock_fd, medium.name)
 
 

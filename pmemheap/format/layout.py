@@ -55,6 +55,8 @@ __all__ = [
     "LOCK_WRITER",
     "LOG_BYTES",
     "MAGIC",
+    "PINS",
+    "PIN_ERA_SHIFT",
     "ROOT_NAME_BYTES",
     "ROOT_SLOTS",
     "ROOT_TABLE",
@@ -62,6 +64,7 @@ __all__ = [
     "SEGMENT_TABLE",
     "SEGMENT_UNITS",
     "SHARED_PAGE",
+    "SHARED_WORDS",
     "SHARED_WRITER_PID",
     "SLOT_BYTES",
     "SUPERBLOCKS",
@@ -93,6 +96,19 @@ SUPERBLOCKS = Format.SUPERBLOCKS
 SUPERBLOCK_BYTES = width("ph_superblock")
 SHARED_PAGE = Format.SHARED
 SHARED_WRITER_PID = SHARED_PAGE + place("ph_shared_page", "writer_pid")
+SHARED_WORDS = {
+    name: slice(
+        SHARED_PAGE + place("ph_shared_page", name),
+        SHARED_PAGE + place("ph_shared_page", name) + length,
+    )
+    for name, length in {
+        "commit_seq": 8, "layout_seq": 8, "era": 8, "gate": 4, "roots_used": 8,
+    }.items()
+}  # fmt: skip
+"""Where the words of the shared page lie by which readers go."""
+PINS = 1 << 62
+"""A pin is a lock on byte ``PINS + (era << PIN_ERA_SHIFT | process)``."""
+PIN_ERA_SHIFT = Format.PIN_ERA_SHIFT
 LOCK_WRITER, LOCK_READER = Format.LOCK_WRITER, Format.LOCK_READER
 SEGMENT_TABLE, SEGMENT_SLOTS = Format.SEGMENTS, Format.SEGMENT_SLOTS
 ARENA_TABLE, ARENA_SLOTS = Format.ARENAS, Format.ARENA_SLOTS
@@ -368,11 +384,15 @@ class ArenaSlot:
 
 @dataclass(frozen=True)
 class RootSlot:
-    """One slot of the root table: a named heap offset."""
+    """One slot of the root table: a named heap offset.
+
+    `copy` is the offset of a block with the bytes of the named one as of the last commit, which is
+    there as long as the heap has readers in other processes; 0 without one.
+    """
 
     name: str
     off: int
-    len: int = 0
+    copy: int = 0
 
     SEAL_AT: ClassVar = place("ph_root_slot", "crc")
     _FORMAT = struct.Struct("<QQIB43s")
@@ -381,7 +401,7 @@ class RootSlot:
         """Return the 64 bytes of it."""
         image = bytearray(SLOT_BYTES)
         name = self.name.encode()
-        self._FORMAT.pack_into(image, 0, self.off, self.len, 0, len(name), name)
+        self._FORMAT.pack_into(image, 0, self.off, self.copy, 0, len(name), name)
         return _seal(image, self.SEAL_AT)
 
     @classmethod
@@ -401,8 +421,8 @@ class RootSlot:
     @classmethod
     def read(cls, image: bytes, offset: int) -> Self:
         """Read the slot at `offset` of the file, which is in use and whose seal is right."""
-        off, length, _, name_length, name = cls._FORMAT.unpack_from(image)
-        return cls(_decode(name[:name_length], "root slot", offset), off, length)
+        off, copy, _, name_length, name = cls._FORMAT.unpack_from(image)
+        return cls(_decode(name[:name_length], "root slot", offset), off, copy)
 
 
 def _decode(name: bytes, thing: str, offset: int) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 from pmemheap.errors import PmemHeapError, UsageError
 from pmemheap.format.layout import ARENA_BITS, ArenaState
 from pmemheap.heap.blockspace import BlockSpace, new_face
+from pmemheap.heap.readers import require_unread
 from pmemheap.heap.roots import Roots
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
@@ -126,6 +127,7 @@ class Arena(BlockSpace):
     def _drop_unused(self) -> None:
         space, medium = self._space, self._space.shared.medium
         _require_no_roots(space)
+        require_unread(space.shared, f"{space.name}: drop")
         pieces = space.region.pieces
         while not space.core.shut_unused():  # in one step: a refusal has never been closed before
             _require_unused(space)

@@ -49,6 +49,7 @@ from pmemheap.heap.strategies import (
 from pmemheap.native.constants import State
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.space.anonymous import AnonymousMedium
+from pmemheap.space.following import FollowingRegion
 from pmemheap.space.region import Region
 from pmemheap.units import GiB
 
@@ -187,7 +188,8 @@ class Arenas:
         wish = self._shared.default.region.headroom_wish
         if headroom is None and wish is not None:
             headroom = min(wish, _HEADROOM_MOST)
-        region = Region(
+        follows = isinstance(medium, FileMedium) and medium.follows
+        region = (FollowingRegion if follows else Region)(
             medium, headroom, usual=_HEADROOM_MOST, arena=index,
             first_unit=0 if slot is None else slot.first_unit,
             beside=self._shared.regions,

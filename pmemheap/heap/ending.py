@@ -15,6 +15,7 @@ from contextlib import suppress
 from pmemheap.errors import DurabilityError, PmemHeapError
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.format.layout import FileIdentity
+from pmemheap.heap import readers
 from pmemheap.heap.gate import named
 from pmemheap.heap.outputs import outputs_that_keep
 from pmemheap.heap.shared import Shared
@@ -32,16 +33,20 @@ _EXIT_SECONDS = 0.5
 # ---------------------------------------------------------------- close
 
 
-def close(space: Space, when_closed: Callable[[], None]) -> None:
+def close(space: Space, before: Callable[[], None], when_closed: Callable[[], None]) -> None:
     """Close a heap; an interrupt may have left it half closed.
 
     Parameters
     ----------
+    before : callable
+        Called when nothing speaks against it, while transactions are possible still.
     when_closed : callable
         Called when nothing is open any more.
     """
     if space.core.state != State.CLOSED:
         _require_unviewed(space.shared)
+        if not space.shared.log.begun():
+            before()
     with transactions_ended(space):
         space.alone(lambda: _close_locked(space, when_closed))
 
@@ -89,7 +94,8 @@ def _cores(shared: Shared) -> list[HeapDoors]:
 
 
 def _require_unviewed(shared: Shared) -> None:
-    """Raise BufferError if blocks have live views."""
+    """Raise BufferError if blocks have live views, or snapshots are alive."""
+    readers.require_none(shared, f"{shared.name}: close")
     views = sum(core.live_views for core in _cores(shared))
     if views:
         raise _viewed_at_close(shared, views)

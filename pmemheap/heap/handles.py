@@ -43,6 +43,7 @@ __all__ = [
     "new_block",
     "offset_of",
     "shape_argument",
+    "shaped",
 ]
 
 
@@ -261,7 +262,7 @@ def _numpy() -> Any:
     return np
 
 
-def _shaped(
+def shaped(
     shape: int | tuple[int, ...], dtype: npt.DTypeLike
 ) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """Check shape and dtype; return them with the bytes they need."""
@@ -287,7 +288,7 @@ def new_array(
     heap: BlockSpace, shape: int | tuple[int, ...], dtype: npt.DTypeLike, align: int
 ) -> np.ndarray[Any, Any]:
     """Allocate a block and return it as an array of zeros; joins as `new_block` does."""
-    sides, kind, nbytes = _shaped(shape, dtype)
+    sides, kind, nbytes = shaped(shape, dtype)
     offset = allocate(heap, max(nbytes, 1), align)
     try:
         array = _checked_array_at(heap, offset, sides, kind)
@@ -332,7 +333,7 @@ def _checked_array_at(
     heap: BlockSpace, offset: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike
 ) -> np.ndarray[Any, Any]:
     """Return a block as an array, or say what is wrong with what was asked for."""
-    sides, kind, nbytes = _shaped(shape, dtype)
+    sides, kind, nbytes = shaped(shape, dtype)
     view = heap.view(offset)
     if nbytes > len(view):
         raise UsageError(

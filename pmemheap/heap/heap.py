@@ -1,7 +1,9 @@
 """Heap: blocks in memory that grows without moving. The face of the package.
 
     Heap          making, arenas, durability and end
+    HasTotals     all arenas together
     HasShadow     other strategies beside it
+    HasSnapshots  as of a commit
     Described     what it is: name, identity, roots
     HasScratch    regions
     BlockSpace    handles and arrays, layers, space and insight
@@ -12,14 +14,13 @@ A call that raises has changed nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Self, cast
 
 from pmemheap.file import openfile
 from pmemheap.file.recovery import recover
-from pmemheap.heap import copying, ending, making, syncing, totals, waiting
+from pmemheap.heap import copying, ending, making, syncing, waiting
 from pmemheap.heap.arguments import (
     ALIGN_MOST,
     SIZE_MOST,
@@ -32,11 +33,11 @@ from pmemheap.heap.arguments import (
     path_argument,
 )
 from pmemheap.heap.budgeted import joined
-from pmemheap.heap.insight import CheckReport, HeapStats
 from pmemheap.heap.living import open_heaps
-from pmemheap.heap.shadowed import HasShadow
+from pmemheap.heap.readers import dismiss, with_readers
 from pmemheap.heap.strategies import General, Strategy, strategy_argument
 from pmemheap.heap.transaction import Savepoint, Transaction
+from pmemheap.heap.whole import HasTotals
 from pmemheap.native.constants import State
 from pmemheap.progress import Progress, told
 from pmemheap.protocols import Space
@@ -49,7 +50,7 @@ __all__ = ["ALIGN_MOST", "DECAY_SECONDS", "SIZE_MOST", "Heap"]
 DECAY_SECONDS = 10.0
 
 
-class Heap(HasShadow):
+class Heap(HasTotals):
     """A heap of blocks, addressed by offset, that grows in place.
 
     Made by `Heap.anonymous`, `Heap.shared`, `Heap.create`, `Heap.open` and `Heap.attach`; a context
@@ -141,18 +142,19 @@ class Heap(HasShadow):
         extents: Space | None = None,
         budget: Budget | None = None,
         strategy: Strategy | None = None,
+        readers: bool = False,
     ) -> Self:
         """Return a new heap in shared memory (a memfd) that other processes can attach to.
 
         It lives until the last process that has it open, or holds its `fileno`, lets it go.
-        Parameters and exceptions as `anonymous`.
+        Parameters and exceptions as `anonymous`, and `readers` as of `open`.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
         chosen, kept = prototype_of(extents), strategy_argument(strategy, in_file=True) or General()
         limit = limit_argument(limit)
         medium = openfile.create_memory("pmemheap", limit=limit, strategy=kept.packed())
         self = making.over_file(cls, medium, headroom, decay, chosen, kept, fresh=True)
-        return joined(self, budget)
+        return with_readers(joined(self, budget), readers)
 
     @classmethod
     def create(  # noqa: PLR0913 -- options of a file, all by name
@@ -167,6 +169,7 @@ class Heap(HasShadow):
         extents: Space | None = None,
         budget: Budget | None = None,
         strategy: Strategy | None = None,
+        readers: bool = False,
     ) -> Self:
         """Make a heap in a new file, of 1.3 MiB to begin with.
 
@@ -186,6 +189,8 @@ class Heap(HasShadow):
             As `anonymous`.
         strategy : Strategy, optional
             As `anonymous`. It is kept in the file.
+        readers : bool
+            As `open`.
 
         Returns
         -------
@@ -212,7 +217,7 @@ class Heap(HasShadow):
             replace_file=replace, strategy=kept.packed(),
         )  # fmt: skip
         self = making.over_file(cls, medium, headroom, decay, chosen, kept, fresh=True)
-        joined(self, budget)
+        with_readers(joined(self, budget), readers)
         try:
             medium.link_name(replace_file=replace)
         except BaseException as error:
@@ -232,6 +237,7 @@ class Heap(HasShadow):
         extents: Space | None = None,
         budget: Budget | None = None,
         strategy: Strategy | None = None,
+        readers: bool = False,
     ) -> Self:
         """Open the heap in a file; the time does not depend on its size.
 
@@ -248,6 +254,9 @@ class Heap(HasShadow):
             As `anonymous`.
         strategy : Strategy, optional
             What it must have been created with; if left out, any will do.
+        readers : bool
+            Let other processes read beside this one, each in a snapshot: see `read`. What they may
+            look at is copied when it changes, which makes changes of containers slower.
 
         Returns
         -------
@@ -275,7 +284,7 @@ class Heap(HasShadow):
             recover=partial(recover, headroom=headroom),
         )  # fmt: skip
         self = making.over_file(cls, medium, headroom, decay, chosen, wish, fresh=False)
-        return joined(self, budget)
+        return with_readers(joined(self, budget), readers)
 
     @classmethod
     def attach(
@@ -317,51 +326,6 @@ class Heap(HasShadow):
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
         attach = making.attached_reader if readonly else making.attached
         return attach(cls, fd, limit_argument(limit), headroom, decay)
-
-    # ------------------------------------------------------------ all arenas
-
-    def trim(self, *, progress: Progress | None = None) -> int:
-        """Give free space of all arenas back, as `Arena.trim` of one; return how many bytes.
-
-        Parameters
-        ----------
-        progress : Progress, optional
-            Is told of the free units, in each arena anew. If it raises, what was given back until
-            then is given back, and the heap is what it was.
-        """
-        self._space.require(write=True)
-        with told(progress) as tell:
-            return totals.trim(self._space.shared, tell)
-
-    def stats(self) -> HeapStats:
-        """Return how large and how full the heap is, all arenas together.
-
-        O(mappings), and O(units) the first time. A reader that was attached beside a writer looks
-        at the heap as it is now; HeapBusyError if the writer gives it no moment for that.
-        """
-        return totals.stats(self._space)
-
-    def check(self) -> CheckReport:
-        """Verify every structure against every other, while no thread changes them. O(units).
-
-        Returns
-        -------
-        CheckReport
-            True if nothing was found; its `findings` are sentences.
-
-        Raises
-        ------
-        HeapBusyError
-            The heap was attached beside a writer, which gives it no moment for a look.
-        """
-        return totals.check(self._space)
-
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        """Yield ``(offset, usable size)`` of the live blocks of all arenas, by offset.
-
-        Blocks that come or go while it runs may or may not be in it. O(1) memory.
-        """
-        yield from totals.blocks(self._space)
 
     # ------------------------------------------------------------ durability, end
 
@@ -479,7 +443,7 @@ class Heap(HasShadow):
             core.state = State.CLOSED
             open_heaps.discard(self)
         if core.state != State.CLOSED or self in open_heaps:
-            ending.close(self._space, lambda: open_heaps.discard(self))
+            ending.close(self._space, partial(dismiss, self), lambda: open_heaps.discard(self))
 
     def __del__(self) -> None:
         """Close a heap that is dropped; memory stays for as long as views of it live."""

@@ -408,6 +408,8 @@ _FINDINGS: dict[int, tuple[str, str]] = {
     Finding.CHUNK_WITHHELD: ("chunk at unit {unit}", "withheld pieces"),
     Finding.CHUNK_BODY: ("unit {unit}", "record of a chunk's further unit"),
     Finding.CHUNK_COUNT: ("heap", "units, pieces and bytes in chunks"),
+    Finding.TAGGED: ("unit {unit}", "bytes in quarantine that wait for readers"),
+    Finding.TAG_ERA: ("unit {unit}", "an era that is no older than the one before"),
 }
 
 

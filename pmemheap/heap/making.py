@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pmemheap.file import openfile
 from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.following import FollowedRoots
 from pmemheap.file.locks import look_beside_writer
 from pmemheap.file.naming import opened_again
 from pmemheap.file.recovery import recover, replay_private
@@ -24,6 +25,7 @@ from pmemheap.heap.space import space_of
 from pmemheap.heap.strategies import General, Ring, Rows, Strategy, agreed, strategy_of
 from pmemheap.refusals import end_with
 from pmemheap.space.anonymous import AnonymousMedium
+from pmemheap.space.following import FollowingRegion
 from pmemheap.space.region import Region
 
 if TYPE_CHECKING:
@@ -58,12 +60,14 @@ def over_file(  # noqa: PLR0913, PLR0917 -- a medium, options, and whether it is
     """Return the heap in a file, which belongs to it from now on, if that is its strategy."""
     try:
         medium.shadowed = medium.is_power and not medium.readonly
-        region = medium.region or Region(medium, headroom)
+        kind_of_region = FollowingRegion if medium.follows else Region
+        region = medium.region or kind_of_region(medium, headroom)
         medium.region = None
         try:
             _map_tables(medium, region)
             name = f"heap {medium.name!r}"
-            shared = Shared(medium, medium, medium.header.superblock.uuid, name, decay)
+            roots = FollowedRoots(medium) if medium.follows else medium
+            shared = Shared(medium, roots, medium.header.superblock.uuid, name, decay)
             shared.extents = extents
             return _put_together(kind, shared, region, strategy, fresh=fresh)
         except BaseException:
@@ -89,15 +93,23 @@ def attached(
     return _attached(kind, fd, os.O_RDWR, limit, headroom, decay)
 
 
-def attached_reader(
-    kind: type[H], fd: int, limit: int | None, headroom: int | None, decay: float | None
-) -> H:
-    """Return the heap behind a descriptor, which stays the caller's, as a reader."""
+def attached_reader(  # noqa: PLR0913 -- what is opened, and how
+    kind: type[H], fd: int, limit: int | None, headroom: int | None, decay: float | None,
+    *, follow: bool = True,
+) -> H:  # fmt: skip
+    """Return the heap behind a descriptor, which stays the caller's, as a reader.
+
+    Parameters
+    ----------
+    follow : bool
+        Be a reader of snapshots, if the writer lets those in.
+    """
     own = opened_again(fd, os.O_RDONLY)
     try:
         return look_beside_writer(
             own, f"descriptor {fd}",
-            lambda: _attached(kind, fd, os.O_RDONLY, limit, headroom, decay), lambda _: True,
+            lambda: _attached(kind, fd, os.O_RDONLY, limit, headroom, decay, follow=follow),
+            lambda _: True,
         )  # fmt: skip
     finally:
         os.close(own)
@@ -119,11 +131,11 @@ def _class_of(extra: Any, plain: Any, prefix: str) -> Any:
 
 def _attached(  # noqa: PLR0913, PLR0917 -- what is opened, and how
     kind: type[H], fd: int, flags: int, limit: int | None, headroom: int | None,
-    decay: float | None,
+    decay: float | None, *, follow: bool = False,
 ) -> H:  # fmt: skip
     medium = openfile.adopt(
         opened_again(fd, flags), f"descriptor {fd}", readonly=flags == os.O_RDONLY,
-        limit=limit, beside=True, recover=partial(recover, headroom=headroom),
+        limit=limit, beside=True, follow=follow, recover=partial(recover, headroom=headroom),
     )  # fmt: skip
     return over_file(kind, medium, headroom, decay, fresh=False)
 
@@ -137,7 +149,7 @@ def _put_together(
         strategy = agreed(shared.name, strategy_of(shared.medium.arenas[0]), strategy)
     kind = _showing(kind, strategy)
     heap = new_face(kind, shared, region, shared.name, 0, fresh=fresh, strategy=strategy)
-    again = partial(attached_reader, kind, limit=None, headroom=0, decay=None)
+    again = partial(attached_reader, kind, limit=None, headroom=0, decay=None, follow=False)
     shared.enter(space_of(heap), Arenas(heap, shared), again)
     open_heaps.add(heap)
     return heap

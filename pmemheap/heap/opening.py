@@ -24,6 +24,7 @@ class _Options(TypedDict):
     extents: Space | None
     budget: Budget | None
     strategy: Strategy | None
+    readers: bool
 
 
 def open_heap(  # noqa: PLR0913 -- options of a file, all by name
@@ -37,6 +38,7 @@ def open_heap(  # noqa: PLR0913 -- options of a file, all by name
     extents: Space | None = None,
     budget: Budget | None = None,
     strategy: Strategy | None = None,
+    readers: bool = False,
 ) -> Heap:
     """Open a heap file as `dbm` does.
 
@@ -48,7 +50,7 @@ def open_heap(  # noqa: PLR0913 -- options of a file, all by name
         Open to read; open to write; the same, and create it if it is missing; create it anew.
     durability : {"power", "process"}, optional
         As `Heap.create`; a file that is there keeps its own.
-    limit, headroom, decay, extents, budget, strategy
+    limit, headroom, decay, extents, budget, strategy, readers
         As `Heap.open`, and `Heap.create` if it is created.
 
     Returns
@@ -77,7 +79,7 @@ def open_heap(  # noqa: PLR0913 -- options of a file, all by name
         raise UsageError(f"flag: 'r', 'w', 'c' or 'n' expected, {flag!r} found")
     options: _Options = {
         "limit": limit, "headroom": headroom, "decay": decay, "extents": extents,
-        "budget": budget, "strategy": strategy,
+        "budget": budget, "strategy": strategy, "readers": readers,
     }  # fmt: skip
     if flag == "n":
         return Heap.create(path, durability=durability, replace=True, **options)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from pmemheap import native
 from pmemheap.heap import insight, making, units
 from pmemheap.heap.blockspace import BlockSpace
-from pmemheap.heap.described import Described
+from pmemheap.heap.snapshots import HasSnapshots
 from pmemheap.heap.space import space_of
 from pmemheap.heap.strategies import Strategy
 from pmemheap.layers.shadow import Shadow
@@ -51,7 +51,7 @@ def _allocator(heap: Heap, strategy: Strategy | Callable[[Heap], Allocator] | No
     return strategy(heap)
 
 
-class HasShadow(Described):
+class HasShadow(HasSnapshots):
     """A base of `Heap`: what has shadows."""
 
     __slots__ = ()

@@ -26,6 +26,7 @@ from pmemheap.native.constants import State
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pmemheap.file.pins import Pins
     from pmemheap.format.layout import RootSlot
     from pmemheap.heap.arenas import Arenas
     from pmemheap.heap.budgeted import HeapMember
@@ -62,6 +63,8 @@ class Shared:
         Opens the heap behind a descriptor once more, to look at it as it is now.
     kept_regions : WeakValueDictionary
         The regions that somebody has, by what they are called by: each is there once.
+    pins : Pins or None
+        The snapshots of this process, if there may be any.
     instance : bytes
         Tells this opening of the heap from others of the same file.
     """
@@ -69,7 +72,7 @@ class Shared:
     __slots__ = (
         "__weakref__", "arenas", "attach_again", "decay", "default", "extents", "file", "gate",
         "identity", "instance", "is_power", "kept_regions", "lock", "log", "medium", "member",
-        "name", "readonly", "redo", "roots", "scratch", "writable",
+        "name", "pins", "readonly", "redo", "roots", "scratch", "writable",
     )  # fmt: skip
 
     arenas: Arenas
@@ -101,6 +104,7 @@ class Shared:
         self.is_power: bool = self.writable is not None and self.writable.is_power
         self.lock, self.gate = Lock(name), Gate()
         self.redo: RedoLog | None = None
+        self.pins: Pins | None = None
         self.scratch: ScratchArena | None = None
         self.kept_regions: WeakValueDictionary[int, KeptRegion] = WeakValueDictionary()
         self.extents: Prototype | None = None
@@ -121,6 +125,11 @@ class Shared:
     def is_beside(self) -> bool:
         """Whether another process may change the heap: a reader that was attached beside it."""
         return self.file is not None and self.file.beside
+
+    @property
+    def follows(self) -> bool:
+        """Whether it is a reader in another process, beside a writer that copies."""
+        return self.file is not None and self.file.follows
 
     @property
     def root_slots(self) -> list[RootSlot]:

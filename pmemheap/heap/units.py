@@ -7,6 +7,7 @@ from typing import Any
 
 from pmemheap import native
 from pmemheap.errors import OutOfSpaceError
+from pmemheap.heap import readers
 from pmemheap.heap.space import Space
 from pmemheap.native.constants import POOL_MOST, Refusal
 from pmemheap.progress import Progress
@@ -136,25 +137,27 @@ def _units_for_pool(size: int, align: int) -> int:
 
 
 def _release_quarantine(space: Space) -> None:
-    """Before a heap grows: let go what was freed and only waits for a sync [R6]."""
-    redo = space.shared.redo
-    if redo is None or not space.shared.is_power:
+    """Before a heap grows: let go what was freed and only waits for a sync [R6], or for readers."""
+    shared = space.shared
+    readers.recycle_if_worth(shared, space.region.nunits * UNIT)
+    redo = shared.redo
+    if redo is None or not shared.is_power:
         return
-    held = space.core.quarantined
+    held = space.core.unsynced
     if held > max(_QUARANTINE_LEAST, space.region.nunits * UNIT // _QUARANTINE_SHARE):
         redo.sync_log()
 
 
 def emptied_quarantine(space: Space) -> bool:
     """Let go all that waits for a sync, or is kept for a guard; tell whether that was anything."""
-    if space.core.let_guarded_go():
+    if space.core.let_guarded_go() or readers.recycle(space.shared):
         return True
-    redo, held = space.shared.redo, space.core.quarantined
+    redo, held = space.shared.redo, space.core.unsynced
     if redo is None or not space.shared.is_power or not held:
         return False
     redo.sync_log()
     space.core.append_pending()
-    return space.core.quarantined < held
+    return space.core.unsynced < held
 
 
 def trim(space: Space, progress: Progress | None = None) -> int:
@@ -164,6 +167,7 @@ def trim(space: Space, progress: Progress | None = None) -> int:
         space.core.let_guarded_go()
     if redo is not None:
         redo.sync_log()  # what was freed leaves quarantine
+    readers.recycle(space.shared)
     space.giveback.trim(progress)
     if space.strategy.has_rows and space.shared.file is None:
         with refusals(f"{space.name}: give-back of rows"):
@@ -183,7 +187,7 @@ def cut_ends(space: Space) -> None:
 
 def free_soon(space: Space) -> int:
     """Return the units that are free, or only wait for a sync. O(1)."""
-    return space.supply.free_units() + space.core.quarantined // UNIT
+    return space.supply.free_units() + space.core.unsynced // UNIT
 
 
 def used(counters: Mapping[str, int]) -> int:

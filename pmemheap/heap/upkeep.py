@@ -117,7 +117,7 @@ def _give_back(space: Space, is_idle: bool) -> None:
     if is_idle and shared.is_power and redo is not None and _is_much(shared, redo.size):
         space.mark_in_use_locked()
     is_open = space.core.state == State.OPEN
-    held = sum(each.core.quarantined for each in shared.spaces())
+    held = sum(each.core.unsynced for each in shared.spaces())
     if redo is not None and is_open and _is_much(shared, held):
         redo.sync_log()  # nobody else may do so
     for each in shared.spaces():

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pmemheap import native
 from pmemheap.errors import OutOfSpaceError
 from pmemheap.file.filemedium import FileMedium
@@ -14,7 +16,7 @@ from pmemheap.file.redo import INLINE_MOST
 from pmemheap.heap import refusing, units, upkeep
 from pmemheap.heap.refusing import raise_died, refuse_in_transaction
 from pmemheap.heap.space import Space
-from pmemheap.native.constants import Refusal, TxState
+from pmemheap.native.constants import Format, Refusal, TxState
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.units import GRANULE, UNIT
 
@@ -75,7 +77,11 @@ class Work(native.TxCore):
                 refuse_in_transaction(space, end, "commit", 0, 0)
             if self._state()[0] != TxState.OPEN:
                 raise_died(space)
-            if self._fits_record(space):
+            if end == Refusal.REFILL:
+                space.shared.default.as_owner(
+                    partial(units.refill, space.shared.default, Format.ROOT_COPY)
+                )
+            elif self._fits_record(space):
                 upkeep.make_log_room(space, end, self._log_bytes() + len(operations))
 
     def _prepare_fresh(self, space: Space) -> None:

@@ -248,7 +248,7 @@ class Scan(IntEnum):
 
 
 class Rule(IntEnum):
-    """Rules without which a recovery would go wrong; `docs/crash-consistency.md` explains each."""
+    """Rules without which recoveries or readers go wrong; see `docs/crash-consistency.md`."""
 
     R1 = lib.PH_R1
     R2 = lib.PH_R2
@@ -290,6 +290,8 @@ class Rule(IntEnum):
     SPARE_TABLES = lib.PH_SPARE_TABLES
     SPARE_SYNC = lib.PH_SPARE_SYNC
     REWOUND = lib.PH_REWOUND
+    Q3 = lib.PH_Q3
+    Q5 = lib.PH_Q5
 
 
 class Finding(IntEnum):
@@ -330,6 +332,8 @@ class Finding(IntEnum):
     CHUNK_WITHHELD = lib.PH_F_CHUNK_WITHHELD
     CHUNK_BODY = lib.PH_F_CHUNK_BODY
     CHUNK_COUNT = lib.PH_F_CHUNK_COUNT
+    TAGGED = lib.PH_F_TAGGED
+    TAG_ERA = lib.PH_F_TAG_ERA
 
 
 # ---------------------------------------------------------------- what a file holds
@@ -371,6 +375,8 @@ class Format:
     ARENA_SLOTS: int = lib.PH_ARENA_SLOTS
     ROOTS: int = lib.PH_ROOTS_AT
     ROOT_SLOTS: int = lib.PH_ROOT_SLOTS
+    ROOT_COPY: int = lib.PH_ROOT_COPY
+    PIN_ERA_SHIFT: int = lib.PH_PIN_ERA_SHIFT
     HEADER: int = lib.PH_HEADER_BYTES
     SLOT: int = lib.PH_SLOT_BYTES
     LOG: int = lib.PH_LOG_BYTES
@@ -395,6 +401,13 @@ class HeapState(IntEnum):
 
     CLEAN = lib.PH_FILE_CLEAN
     IN_USE = lib.PH_FILE_IN_USE
+
+
+class ReaderGate(IntEnum):
+    """Whether others may read a heap beside its writer."""
+
+    NONE = lib.PH_READERS_NONE
+    MAY = lib.PH_READERS_MAY
 
 
 class SegmentKind(IntEnum):

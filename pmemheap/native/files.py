@@ -27,6 +27,7 @@ __all__ = [
     "file_is_lost",
     "file_is_own",
     "filesystem_type",
+    "find_lock",
     "fstat",
     "fsync",
     "ftruncate",
@@ -45,6 +46,7 @@ __all__ = [
 HUGETLBFS = 0x958458F6
 TMPFS = 0x01021994
 OVERLAY = 0x794C7630
+_NO_LOCK = (1 << 63) - 1
 _NOT_TOLD = (-errno.ENOSYS, -errno.EOPNOTSUPP, -errno.EPERM)
 
 
@@ -196,6 +198,12 @@ def lock_byte(fd: int, position: int, lock: Lock) -> bool:
 def probe_lock(fd: int, position: int, lock: Lock = Lock.WRITE) -> Lock:
     """Return the lock of others that stands in the way of `lock` on a byte, or ``Lock.NONE``."""
     return Lock(check(lib.ph_probe_lock(fd, position, lock), "probe_lock"))
+
+
+def find_lock(fd: int, position: int, length: int) -> int | None:
+    """Return where a lock of others begins that touches a range of bytes; None: there is none."""
+    found = check(lib.ph_find_lock(fd, position, length), "find_lock")
+    return None if found == _NO_LOCK else found
 
 
 def memfd_create(name: str) -> int:

@@ -31,6 +31,7 @@ void ph_heap_fini(struct ph_heap *h)
     free(h->freed.items);
     free(h->dirty.words);
     free(h->changes.items);
+    ph_tags_fini(&h->tags);
     h->row_starts = NULL;
     h->refs = (struct ph_refs_table){0};
     h->withheld = (struct ph_withheld){0};
@@ -44,6 +45,7 @@ static inline int claim(struct ph_heap *h, struct ph_class *c, uint64_t bits, ui
 {
     if (ph_try_store(h, &h->bits[c->word], h->bits[c->word] | bits) < 0)
         return PH_H_NOMEM;
+    PH_ASSERT(ph_bits_are_untagged(h, c->word, bits));
     c->mask ^= bits;
     struct ph_unit *run = ph_unit_at(h, c->current);
     run->u.run.live = (uint16_t)(run->u.run.live + count);

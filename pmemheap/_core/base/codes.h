@@ -211,6 +211,8 @@ enum ph_rule {
     PH_SPARE_TABLES = 42,
     PH_SPARE_SYNC = 43,
     PH_REWOUND = 44,
+    PH_Q3 = 53, /* of readers of snapshots: 50 and the number */
+    PH_Q5 = 55,
 };
 
 /* Findings of a check of the allocator. */
@@ -250,4 +252,6 @@ enum ph_finding_code {
     PH_F_CHUNK_WITHHELD, /* pieces of a chunk that are withheld: in the table, counted */
     PH_F_CHUNK_BODY,
     PH_F_CHUNK_COUNT,
+    PH_F_TAGGED,         /* bytes of a tag that are in quarantine */
+    PH_F_TAG_ERA,        /* a tag that is older than the one before */
 };

@@ -37,6 +37,7 @@ enum ph_header_area {
     PH_SHARED_AT = 0x2000,
     PH_LOCK_WRITER_AT = 0x3000, /* locked bytes, which hold nothing */
     PH_LOCK_READER_AT = 0x3001,
+    PH_PIN_ERA_SHIFT = 22,      /* a pin is a lock on byte 1 << 62 | era << 22 | process */
     PH_SEGMENTS_AT = 0x4000,
     PH_SEGMENT_SLOTS = 1024,
     PH_ARENAS_AT = 0x14000,
@@ -116,18 +117,32 @@ PH_STORED(ph_superblock, backup, 169);
 PH_STORED(ph_superblock, zeros, 424);
 PH_STORED_BYTES(ph_superblock, 512);
 
-/* ph_shared_page -- words that a process heap keeps up to date by plain stores. */
+/* ph_shared_page -- words that are kept up to date by plain stores: what recovery of a process heap needs, and what readers
+ * in other processes go by. A sequence is odd while slots of its tables are being stored. */
 struct ph_shared_page {
     uint64_t applied;       /* LSN up to which the log is home */
     uint64_t open_undo;     /* LSN of the first UNDO of the open transaction, 0 without one */
-    uint64_t zeros[3];
-    uint64_t writer_pid;
+    uint64_t commit_seq;    /* goes up by two with each change of roots */
+    uint64_t layout_seq;    /* with each change of segments or arenas */
+    uint64_t era;           /* that a reader's pin names; 0: no writer has had readers yet */
+    uint32_t writer_pid;
+    uint32_t gate;          /* enum ph_reader_gate */
+    uint64_t roots_used;    /* slots of the root table from here on are free */
 };
 PH_STORED(ph_shared_page, applied, 0);
 PH_STORED(ph_shared_page, open_undo, 8);
-PH_STORED(ph_shared_page, zeros, 16);
+PH_STORED(ph_shared_page, commit_seq, 16);
+PH_STORED(ph_shared_page, layout_seq, 24);
+PH_STORED(ph_shared_page, era, 32);
 PH_STORED(ph_shared_page, writer_pid, 40);
-PH_STORED_BYTES(ph_shared_page, 48);
+PH_STORED(ph_shared_page, gate, 44);
+PH_STORED(ph_shared_page, roots_used, 48);
+PH_STORED_BYTES(ph_shared_page, 56);
+
+enum ph_reader_gate {
+    PH_READERS_NONE = 0,    /* the writer edits in place: nobody can read beside it */
+    PH_READERS_MAY = 1,     /* it copies what a commit can reach */
+};
 
 /* ---------------------------------------------------------------- slots of the header tables
  * 64 bytes each, all zero if it is free; `crc` is the CRC-32C of the slot, itself as zero. */
@@ -191,20 +206,25 @@ PH_STORED(ph_arena_slot, zeros, 56);
 PH_STORED(ph_arena_slot, crc, 60);
 PH_STORED_BYTES(ph_arena_slot, 64);
 
-/*   0     8     16    20       21     64
- *   | off | len | crc | length | name |        */
+/*   0     8      16    20       21     64
+ *   | off | copy | crc | length | name |        */
 struct ph_root_slot {
-    uint64_t off, len;
+    uint64_t off;
+    uint64_t copy;          /* a block with the bytes of that at `off` as of the last commit, for readers; 0: none */
     uint32_t crc;
     uint8_t name_length;
     char name[43];
 };
 PH_STORED(ph_root_slot, off, 0);
-PH_STORED(ph_root_slot, len, 8);
+PH_STORED(ph_root_slot, copy, 8);
 PH_STORED(ph_root_slot, crc, 16);
 PH_STORED(ph_root_slot, name_length, 20);
 PH_STORED(ph_root_slot, name, 21);
 PH_STORED_BYTES(ph_root_slot, 64);
+
+enum ph_root_numbers {
+    PH_ROOT_COPY = 64, /* bytes of a copy; larger blocks get none */
+};
 
 /* ---------------------------------------------------------------- tables of a segment */
 

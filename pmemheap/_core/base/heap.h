@@ -164,6 +164,20 @@ struct ph_freed_list {
     uint64_t capacity, count;
 };
 
+/* ph_tags -- what was freed in a heap that may have readers of snapshots, in the order in which it got its tags [Q3]. */
+struct ph_tag {
+    uint64_t era; /* in which the free was applied */
+    uint64_t offset, nbytes; /* blocks that lie in one piece */
+};
+
+struct ph_tags {
+    struct ph_tag *items; /* a ring; its capacity is a power of two */
+    uint64_t capacity, first, count;
+    uint64_t awaited;     /* frees that get a tag when their record is applied; there is room for these tags */
+    uint64_t bytes;       /* with a tag */
+    const uint64_t *era;  /* that of the log; NULL: nothing gets a tag */
+};
+
 struct ph_dirty {
     uint64_t **words;     /* addresses of words of the shadow tables that were stored to */
     uint64_t capacity, count;
@@ -257,6 +271,7 @@ struct ph_heap {
     struct ph_read_units read_units;
     struct ph_ring ring;
     struct ph_changes changes;
+    struct ph_tags tags;
     uint64_t rows_first, rows_end; /* units of the table of rows, if there is a run of it */
     uint64_t *row_starts;     /* `starts` of a class of rows, which no other heap shares; NULL: there is none */
     uint64_t spares[PH_SPARES]; /* by granules: offset + 1 of a reserved block that an array has left, or 0 */

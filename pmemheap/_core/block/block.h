@@ -353,6 +353,22 @@ static inline uint64_t ph_free_mask(const struct ph_heap *h, const struct ph_cla
     return c->starts[word - head * PH_UNIT_WORDS] & ~h->bits[word] & ~ph_withheld_in(h, word);
 }
 
+/* ---------------------------------------------------------------- what waits for readers of snapshots [Q3] */
+/* ph_units_are_untagged, ph_bits_are_untagged -- whether nothing that was freed in units, or in the blocks that begin at bits of a word,
+ * has a tag; O(tags), for what a checked core asserts. */
+static inline int ph_units_are_untagged(const struct ph_heap *h, uint64_t unit, uint64_t nunits)
+{
+    return !ph_is_tagged(&h->tags, unit << PH_UNIT_SHIFT, nunits << PH_UNIT_SHIFT);
+}
+
+static inline int ph_bits_are_untagged(const struct ph_heap *h, uint64_t word, uint64_t bits)
+{
+    for (; bits != 0; bits &= bits - 1)
+        if (ph_is_tagged(&h->tags, (word << 6 | (uint64_t)__builtin_ctzll(bits)) << PH_GRANULE_SHIFT, PH_GRANULE))
+            return 0;
+    return 1;
+}
+
 /* ---------------------------------------------------------------- steps */
 /* ph_block_free -- free a live block at once; nothing refers to it. ph_block_retire -- free it, but its space waits for a
  * release: that of its record, of which the journal is told [R6], or of the caller. Pre: ph_room_to_retire. */
@@ -401,6 +417,9 @@ static inline int ph_is_retired(const struct ph_block *block)
     const struct ph_refs *refs = ph_refs_of(block);
     return block->state == PH_B_QUARANTINED && (refs == NULL || !refs->is_released);
 }
+
+/* ph_each_retired -- call `act` for the blocks that lie in one piece in a range, as long as they wait so; how many bytes these are. */
+uint64_t ph_each_retired(struct ph_heap *h, uint64_t offset, uint64_t nbytes, void (*act)(const struct ph_block *block));
 
 int ph_refs_held(const struct ph_block *block);
 int ph_refs_refusal(const struct ph_block *block);

@@ -257,6 +257,27 @@ static void check_counters(struct check *k)
     expect(k, PH_F_WITHHELD_BYTES, h->first_unit, k->withheld.freed_bytes, h->withheld.freed_bytes);
 }
 
+/* What has a tag is in quarantine, and waits for nothing else. */
+static void leave_alone(const struct ph_block *block)
+{
+    (void)block;
+}
+
+static void check_tags(struct check *k)
+{
+    const struct ph_tags *tags = &k->h->tags;
+    uint64_t bytes = 0, era = 0;
+    for (uint64_t i = 0; i < tags->count; i++) {
+        const struct ph_tag *tag = ph_tags_at(tags, i);
+        uint64_t unit = tag->offset >> PH_UNIT_SHIFT;
+        expect(k, PH_F_TAGGED, unit, tag->nbytes, ph_each_retired(k->h, tag->offset, tag->nbytes, leave_alone));
+        expect(k, PH_F_TAG_ERA, unit, 1, tag->era >= era);
+        bytes += tag->nbytes;
+        era = tag->era;
+    }
+    expect(k, PH_F_TAGGED, k->h->first_unit, bytes, tags->bytes);
+}
+
 /* Units between two pieces belong to nobody here: no record, no entry, no bit. */
 static void check_gap(struct check *k, uint64_t start, uint64_t stop)
 {
@@ -287,5 +308,6 @@ int64_t ph_check(struct ph_heap *h, struct ph_finding *findings, uint64_t capaci
     check_gap(&k, reached, h->end_unit);
     check_lists(&k);
     check_counters(&k);
+    check_tags(&k);
     return (int64_t)k.count;
 }

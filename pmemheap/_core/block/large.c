@@ -15,6 +15,7 @@ static void count_large(struct ph_heap *h, const struct ph_unit *head, int by)
 static struct ph_unit *unit_set(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes, uint8_t state)
 {
     struct ph_unit *head = &h->units[unit];
+    PH_ASSERT(ph_units_are_untagged(h, unit, nunits));
     head->state = state;
     head->class_index = 0;
     head->nunits = (uint32_t)nunits;
@@ -60,7 +61,7 @@ void ph_large_clear(struct ph_heap *h, uint64_t unit)
 void ph_large_resize(struct ph_heap *h, uint64_t unit, uint64_t nunits, uint64_t nbytes)
 {
     struct ph_unit *head = &h->units[unit];
-    PH_ASSERT(head->state == PH_U_LARGE && nunits != 0);
+    PH_ASSERT(head->state == PH_U_LARGE && nunits != 0 && ph_units_are_untagged(h, unit, nunits));
     PH_TELL(h, ph_tell_resized, unit << PH_UNIT_SHIFT, nbytes, (uint64_t)head->nunits << PH_UNIT_SHIFT, nunits << PH_UNIT_SHIFT);
     count_large(h, head, -1);
     head->nunits = (uint32_t)nunits;

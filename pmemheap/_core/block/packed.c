@@ -66,6 +66,7 @@ void ph_chunk_set(struct ph_heap *h, uint64_t unit, uint64_t nunits)
 /* ph_chunk_make -- units of nobody become an empty chunk: without a bit it is one that has gone. */
 void ph_chunk_make(struct ph_heap *h, uint64_t unit, uint64_t nunits, struct ph_owner owner)
 {
+    PH_ASSERT(ph_units_are_untagged(h, unit, nunits));
     ph_clear_stray_bits(h, unit, nunits);
     ph_chunk_set(h, unit, nunits);
     ph_entry_publish(h, unit, ph_chunk_entry(nunits, owner.flags), owner.first);
@@ -150,6 +151,7 @@ static int64_t make_room(struct ph_heap *h, struct ph_unit *chunk, uint64_t gran
     mark += (mark & 63) == 63 && PH_KEPT(R31); /* [R31] */
     if (mark >= first_of(h, chunk) + (uint64_t)chunk->nunits * PH_UNIT_GRANULES)
         return PH_H_REFILL;
+    PH_ASSERT(!ph_is_tagged(&h->tags, fill << PH_GRANULE_SHIFT, ((uint64_t)mark - fill) << PH_GRANULE_SHIFT));
     if (start != fill)
         ph_chunk_pad(h, chunk, start);
     return (int64_t)mark;

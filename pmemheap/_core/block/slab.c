@@ -127,6 +127,7 @@ int ph_class_refill(struct ph_heap *h, struct ph_class *c)
     if (head < 0)
         return (int)head;
     uint32_t class_index = (uint32_t)(c - h->classes);
+    PH_ASSERT(ph_units_are_untagged(h, (uint64_t)head, c->run_units));
     ph_clear_stray_bits(h, (uint64_t)head, c->run_units);
     run_set(h, (uint64_t)head, class_index);
     ph_entry_publish(h, (uint64_t)head, ph_run_entry(h, class_index), ph_row_bytes(h));
@@ -218,6 +219,7 @@ int64_t ph_run_reserve(struct ph_heap *h, struct ph_class *c)
             return refill;
     }
     uint64_t bit = c->mask & -c->mask;
+    PH_ASSERT(ph_bits_are_untagged(h, c->word, bit));
     c->mask ^= bit;
     ph_withheld_flip_reserved(h, ph_withheld_make(h, c->word), bit, c->granules * PH_GRANULE);
     count_withheld(h, ph_unit_at(h, c->current), 1);

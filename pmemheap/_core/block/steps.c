@@ -114,6 +114,19 @@ void ph_release(const struct ph_block *block)
         set_free(block);
 }
 
+uint64_t ph_each_retired(struct ph_heap *h, uint64_t offset, uint64_t nbytes, void (*act)(const struct ph_block *block))
+{
+    uint64_t at = offset, end = offset + nbytes;
+    while (at < end) {
+        struct ph_block block = ph_block_at(h, at);
+        if (!ph_is_retired(&block))
+            break;
+        at += ph_block_capacity(&block);
+        act(&block);
+    }
+    return at - offset;
+}
+
 /* The last view or pin of a released block has gone. There is no record in a heap that was closed meanwhile. */
 static void release_last(struct ph_heap *h, uint64_t offset)
 {

@@ -34,7 +34,13 @@ static const struct ph_journal direct = {
 
 void ph_set_journal(struct ph_heap *h, enum ph_durability durability)
 {
-    h->journal = durability == PH_POWER ? &ph_journal_redo : durability == PH_PROCESS ? &direct : &none;
+    int is_tagged = h->tags.era != NULL && PH_KEPT(Q3); /* [Q3] */
+    if (durability == PH_POWER)
+        h->journal = is_tagged ? &ph_journal_redo_tagged : &ph_journal_redo;
+    else if (durability == PH_PROCESS)
+        h->journal = is_tagged ? &ph_journal_direct_tagged : &direct;
+    else
+        h->journal = &none;
     h->is_told = h->journal->is_told;
 }
 

@@ -9,20 +9,39 @@
 /* Stores of one call at the most: empty runs that go, a new run with stray bits in it, and the block. */
 enum { PH_STORES_MOST = 2 * PH_CLASSES_MAX + PH_RUN_UNITS_MAX * PH_UNIT_WORDS + 8 };
 
-/* ph_journal -- who is told of what a bare call stores and frees. An arena has one of three: none, direct, redo. */
+/* ph_journal -- who is told of what a bare call stores and frees. An arena has one of these: none, direct, redo; or one of the last
+ * two with tags, as long as there may be readers of snapshots. */
 struct ph_journal {
     uint32_t durability; /* enum ph_durability: what a change outlives */
     uint32_t is_told;    /* of each store before it happens, and of each free, which waits for its record [R6] */
     uint32_t may_move;   /* a block may move: nobody can find one of the two stores without the other */
     uint32_t repeats;    /* a word that a record has changed may be stored once more after a release of what that freed */
+    uint32_t is_tagged;  /* what is freed waits on when its record is home: with a tag, until it is recycled [Q3] */
     /* reserve -- room for so many stores and frees, which then cannot fail; PH_H_NOMEM. */
     int (*reserve)(struct ph_heap *h, uint64_t stores, uint64_t frees);
     void (*store)(struct ph_heap *h, uint64_t *at);
     void (*freed)(struct ph_heap *h, uint64_t offset, uint64_t nbytes);
 };
-extern const struct ph_journal ph_journal_redo;
+extern const struct ph_journal ph_journal_redo, ph_journal_direct_tagged, ph_journal_redo_tagged;
 
+/* ph_set_journal -- that of a durability, with tags if there is an era. */
 void ph_set_journal(struct ph_heap *h, enum ph_durability durability);
+
+/* ph_tags_room -- room for so many tags more; PH_H_NOMEM. ph_tag -- a tag for what was freed; pre: room. ph_tag_awaited -- the same when
+ * the record of a free that is awaited is home. ph_tags_take -- the oldest tag, if its era is below a bound. ph_is_tagged -- whether a
+ * byte of a range has a tag; O(tags). */
+int ph_tags_room(struct ph_tags *tags, uint64_t more);
+void ph_tag(struct ph_tags *tags, uint64_t offset, uint64_t nbytes);
+void ph_tag_awaited(struct ph_tags *tags, uint64_t offset, uint64_t nbytes);
+int ph_tags_take(struct ph_tags *tags, uint64_t bound, struct ph_tag *tag);
+int ph_is_tagged(const struct ph_tags *tags, uint64_t offset, uint64_t nbytes);
+void ph_tags_fini(struct ph_tags *tags);
+
+/* ph_tags_at -- one of them, by age. */
+static inline const struct ph_tag *ph_tags_at(const struct ph_tags *tags, uint64_t index)
+{
+    return &tags->items[(tags->first + index) & (tags->capacity - 1)];
+}
 
 static inline int ph_journal_reserve(struct ph_heap *h, uint64_t stores, uint64_t frees)
 {

@@ -15,7 +15,9 @@ void ph_log_fini(struct ph_log *log)
     free(log->scratch);
     log->scratch = NULL;
     free(log->homes);
+    free(log->roots);
     log->homes = NULL;
+    log->roots = NULL;
     log->homes_room = 0;
     log->capacity = 0;
 }
@@ -289,18 +291,31 @@ void ph_apply_bytes(const struct ph_log *log, uint64_t off, uint64_t length, uin
         ring_bring(log, payload + (inside - off), home->data + ph_local(inside), count);
 }
 
-/* Let freed blocks that lie in one piece out of quarantine [R6]. */
+/* It stays in quarantine until a recycle [Q3]. */
+static void tag(const struct ph_block *block)
+{
+    ph_tag_awaited(&block->arena->tags, block->offset, ph_block_capacity(block));
+}
+
+/* Let freed blocks that lie in one piece out of quarantine [R6], or have them wait on. */
 static void release_retired(const struct ph_log *log, uint64_t off, uint64_t nbytes)
 {
     const struct ph_home *home = ph_home_of(log, off);
-    uint64_t local = ph_local(off), end = local + nbytes;
-    while (home != NULL && home->heap != NULL && local < end) {
-        struct ph_block block = ph_block_at(home->heap, local);
-        if (!ph_is_retired(&block))
-            break;
-        local += ph_block_capacity(&block);
-        ph_release(&block);
-    }
+    if (home != NULL && home->heap != NULL)
+        ph_each_retired(home->heap, ph_local(off), nbytes, home->heap->journal->is_tagged ? tag : ph_release);
+}
+
+/* In which order a record goes home beside readers: where units lie, what is reached, what leads there [Q10, Q13]; then what
+ * was freed gets its tag [Q3]. */
+enum stage { STAGE_LAYOUT, STAGE_REACHED, STAGE_ROOTS, STAGE_FREED, STAGES };
+
+static enum stage stage_of(const struct ph_op *op)
+{
+    if (op->type == PH_OP_FREE)
+        return STAGE_FREED;
+    if (op->type != PH_OP_META || op->flags < PH_TABLE_ROOTS)
+        return STAGE_REACHED;
+    return op->flags == PH_TABLE_ROOTS ? STAGE_ROOTS : STAGE_LAYOUT;
 }
 
 static void apply_op(struct ph_log *log, const struct ph_op *op, uint64_t payload)
@@ -373,6 +388,48 @@ static int apply_ops(struct ph_log *log, uint64_t at, const struct ph_record *re
     return 1;
 }
 
+/* Which stages a record has, a bit each; 0 if its operations do not fit into it. */
+static uint32_t stages_of(const struct ph_log *log, uint64_t at, const struct ph_record *record)
+{
+    uint64_t end = at - sizeof *record + record->total_len;
+    uint32_t found = 1U << STAGE_REACHED;
+    for (uint32_t i = 0; i < record->nops; i++) {
+        struct ph_op op;
+        ph_next_op(log, &at, &op);
+        if (at > end)
+            return 0;
+        found |= 1U << stage_of(&op);
+    }
+    return found;
+}
+
+static void apply_stage(struct ph_log *log, uint64_t at, const struct ph_record *record, enum stage stage)
+{
+    for (uint32_t i = 0; i < record->nops; i++) {
+        struct ph_op op;
+        uint64_t payload = ph_next_op(log, &at, &op);
+        if (stage_of(&op) == stage)
+            apply_op(log, &op, payload);
+    }
+}
+
+/* The same beside readers, who go by the two sequences. */
+static int apply_in_stages(struct ph_log *log, uint64_t at, const struct ph_record *record)
+{
+    static const uint32_t sequence_at[STAGES] = {[STAGE_LAYOUT] = PH_LAYOUT_SEQ_AT, [STAGE_ROOTS] = PH_COMMIT_SEQ_AT};
+    uint32_t stages = stages_of(log, at, record);
+    for (uint32_t stage = 0; stage < STAGES; stage++) {
+        if (!(stages >> stage & 1))
+            continue;
+        if (sequence_at[stage] != 0)
+            ph_sequence_open(log, sequence_at[stage]);
+        apply_stage(log, at, record, stage);
+        if (sequence_at[stage] != 0)
+            ph_sequence_close(log, sequence_at[stage]);
+    }
+    return stages != 0;
+}
+
 static void apply_freed_word(struct ph_log *log, const struct ph_record *record)
 {
     ph_apply_word(log, record);
@@ -389,7 +446,8 @@ int ph_log_apply(struct ph_log *log, uint64_t upto)
         if (sound && record.kind == PH_RECORD_WORD)
             apply_freed_word(log, &record);
         else if (sound && record.kind == PH_RECORD_COMMIT)
-            sound = apply_ops(log, log->applied + sizeof record, &record);
+            sound = log->copies ? apply_in_stages(log, log->applied + sizeof record, &record)
+                                : apply_ops(log, log->applied + sizeof record, &record);
         if (!sound)
             break;
         log->changes += record.kind == PH_RECORD_COMMIT;

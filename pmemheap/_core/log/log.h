@@ -20,6 +20,9 @@ enum {
     PH_OTHER_EPOCH_AT = PH_OTHER_SUPERBLOCK_AT + offsetof(struct ph_superblock, epoch),
     PH_APPLIED_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, applied),
     PH_OPEN_UNDO_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, open_undo),
+    PH_COMMIT_SEQ_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, commit_seq),
+    PH_LAYOUT_SEQ_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, layout_seq),
+    PH_ROOTS_USED_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, roots_used),
 };
 
 /* ph_home -- where the images of one arena go; bases are virtual, as those of ph_heap. `data` NULL: not mapped. */
@@ -61,7 +64,11 @@ struct ph_log {
     uint8_t power, dead, frozen;
     uint8_t lost;      /* dead, and what is mapped is the heap's no more: nothing is to be read or put back either */
     uint8_t awaited;   /* the record that is being built is synced as soon as it is appended */
+    uint8_t copies;    /* there may be readers of snapshots: what a commit can reach is copied, not edited in place [Q5] */
     uint16_t arenas;   /* homes from here on are not in use */
+    uint64_t era;      /* what is freed now gets this as its tag [Q3]; from 1 on */
+    struct ph_root_slot *roots; /* the root table as of the last commit, while it copies; NULL */
+    uint64_t roots_used; /* slots from here on are free */
     uint64_t begun;                 /* transactions, since open */
     uint64_t changes;               /* of bytes of blocks, or of what a transaction makes of them, since open */
     struct ph_pages pages;
@@ -72,6 +79,14 @@ struct ph_log {
 };
 
 void ph_log_fini(struct ph_log *log);
+
+/* ph_log_copies -- let readers in, or no more: `copies`, from `era` on. PH_L_NOMEM. Pre: all that was appended is applied. */
+int ph_log_copies(struct ph_log *log, int copies, uint64_t era);
+
+/* ph_capture -- copy the root table of a mapped header as one commit left it: `to` has room for all slots. Returns how many are
+ * in use at the most; PH_L_FULL: the sequence stays odd. `sequence` is what it was, and what it is now. */
+uint64_t ph_sequence_now(const uint8_t *header);
+int64_t ph_capture(const uint8_t *header, uint64_t *sequence, struct ph_root_slot *to);
 
 /* ph_log_home_make -- the home of an arena, to be set; NULL: there is no memory. Others move. Pre: arena < PH_ARENAS. */
 struct ph_home *ph_log_home_make(struct ph_log *log, uint32_t arena);
@@ -102,6 +117,20 @@ int ph_log_room(const struct ph_log *log, uint64_t bytes, uint64_t spare);
 /* ph_log_apply -- bring the records that end at `upto` or before it home, and let the freed out of quarantine.
  * PH_L_GONE: the log is dead, since its file was changed by somebody else. */
 int ph_log_apply(struct ph_log *log, uint64_t upto);
+/* ph_set_copies -- there may be readers of snapshots, in an era or a later one: what is freed gets tags; or there are none any more: all
+ * that has a tag is recycled. PH_L_NOMEM with nothing changed.
+ * ph_set_era -- what is freed from now on has another tag; never an older one.
+ * ph_recycle -- what has a tag below a bound becomes free: how many bytes. What it stores is noted, as that of a call.
+ * ph_tags_join -- an arena has a log, or another one.
+ * ph_tagged -- bytes and tags of all arenas, and the oldest era, 0 without one. */
+struct ph_tagged {
+    uint64_t bytes, count, oldest;
+};
+int ph_set_copies(struct ph_log *log, int copies, uint64_t era);
+void ph_set_era(struct ph_log *log, uint64_t era);
+uint64_t ph_recycle(struct ph_log *log, uint64_t bound);
+void ph_tags_join(const struct ph_log *log, struct ph_heap *h);
+struct ph_tagged ph_tagged(const struct ph_log *log);
 /* ph_log_has_header -- whether the header is still the one of the heap that was opened. */
 int ph_log_has_header(const struct ph_log *log);
 /* ph_log_chain_at -- CRC that the record at `lsn` continues: the chain seed of a superblock with that tail. */

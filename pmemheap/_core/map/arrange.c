@@ -4,7 +4,8 @@
  * below all entries, those that come, and those that lie lowest, fill the gaps that others have left. Entries of different
  * sizes leave pieces of gaps, which are waste: if that is too much, all of them are laid anew.
  *
- * Only a leaf that nobody looks at is changed so: a view shows its value for as long as it lives. */
+ * Only a node whose bytes need not stay is changed so: a view shows its value for as long as it lives, and others may
+ * read the nodes of a commit. */
 #include "base/hints.h"
 #include "map/build.h"
 
@@ -183,11 +184,16 @@ int ph_map_has_views(const struct ph_map *map, uint64_t block)
     return refs != NULL && refs->views != 0;
 }
 
+int ph_map_is_kept(const struct ph_map_build *b, uint64_t offset)
+{
+    return ph_map_has_views(b->map, offset) || (ph_map_copies(b) && !ph_tx_has_made(b->tx, offset));
+}
+
 int ph_map_arrange(struct ph_map_build *b, uint64_t offset, uint32_t level, const uint8_t *node,
                    const struct ph_map_item *entries, uint32_t count, uint64_t *at)
 {
     *at = offset;
-    if (level != 0 || !ph_map_has_views(b->map, offset))
+    if (!ph_map_is_kept(b, offset))
         return arrange_in_place(b, offset, level, node, entries, count);
     int64_t remade = ph_map_make_node(b, level, entries, count);
     if (remade < 0)

@@ -27,10 +27,15 @@ struct ph_map_build *ph_map_begin(struct ph_map *map, int *failed)
         return NULL;
     b->map = map;
     b->tx = map->tx;
-    b->edit_count = b->made_count = b->free_count = 0;
-    *failed = ph_map_header_of(map, &b->before);
-    b->header = b->before;
+    *failed = ph_map_header_of(map, &b->header);
+    ph_map_continue(b);
     return *failed < 0 ? NULL : b;
+}
+
+void ph_map_continue(struct ph_map_build *b)
+{
+    b->edit_count = b->made_count = b->free_count = 0;
+    b->before = b->header;
 }
 
 int ph_map_give_up(struct ph_map_build *b, int failure)
@@ -216,6 +221,14 @@ static int reserve_all(struct ph_map_build *b)
     return ph_tx_reserve(b->tx, b->map->heap, ranges, nbytes, b->free_count);
 }
 
+/* A copy needs no image: its block is new, so that it stores at once. */
+static void store_copy(struct ph_map_build *b, const struct ph_map_edit *edit)
+{
+    ph_tx_store(b->tx, &edit->aim, edit->offset, edit->copied, PH_MAP_NODE);
+    if (edit->child_at != 0)
+        ph_tx_store(b->tx, &edit->aim, edit->offset + edit->child_at, &edit->child, sizeof edit->child);
+}
+
 static void store_edit(struct ph_map_build *b, struct ph_map_edit *edit)
 {
     for (uint32_t i = 0; i < edit->range_count; i++)
@@ -278,7 +291,10 @@ int ph_map_emit(struct ph_map_build *b)
     if (failed < 0)
         return ph_map_give_up(b, failed);
     for (uint32_t i = 0; i < b->edit_count; i++)
-        store_edit(b, &b->edits[i]);
+        if (b->edits[i].bytes == NULL)
+            store_copy(b, &b->edits[i]);
+        else
+            store_edit(b, &b->edits[i]);
     store_header(b, &header, image);
     for (uint32_t i = 0; i < b->free_count; i++)
         ph_tx_free_deferred(b->tx, b->frees[i]); /* looked at, and there is room */

@@ -11,11 +11,15 @@ enum {
     PH_BUILD_ENTRIES = 4 * (PH_NODE_ENTRIES_MOST + 1), /* of a few nodes, and one that is about to be added */
 };
 
-/* A node with new bytes: all of a new one, a few ranges of one in place. */
+/* A node with new bytes: all of a new one, a few ranges of one in place; or a copy of another node, which may have another
+ * child. */
 struct ph_map_edit {
     uint64_t offset;
-    uint8_t *bytes;
-    uint32_t rest; /* where the entries begin that are as at home, and were not copied; 0: all are there */
+    uint8_t *bytes;        /* NULL: it is a copy of `copied` */
+    const uint8_t *copied;
+    uint64_t child;
+    uint32_t child_at;     /* where in the copy `child` goes; 0: nowhere */
+    uint32_t rest;         /* where the entries begin that are as at home, and were not copied; 0: all are there */
     uint32_t range_count;
     uint16_t from[PH_EDIT_RANGES], length[PH_EDIT_RANGES];
     struct ph_tx_aim aim;
@@ -36,6 +40,8 @@ struct ph_map_build {
 
 /* ph_map_begin -- begin a change with the transaction of the map; NULL: `failed` says why. */
 struct ph_map_build *ph_map_begin(struct ph_map *map, int *failed);
+/* ph_map_continue -- begin another one behind one that was handed over. */
+void ph_map_continue(struct ph_map_build *b);
 /* ph_map_give_up -- the blocks that were made go back; nothing has changed. Returns `failure`. */
 int ph_map_give_up(struct ph_map_build *b, int failure);
 /* ph_map_emit -- let all of it happen, or, with a failure, nothing. */
@@ -56,6 +62,20 @@ void ph_map_drop_edits(struct ph_map_build *b);
 int ph_map_copy_node(const struct ph_map_build *b, struct ph_map_edit *edit, const uint8_t *node, uint32_t level, int whole);
 /* ph_map_free_later -- free a block when the change is handed over. */
 void ph_map_free_later(struct ph_map_build *b, uint64_t offset);
+
+/* ph_map_copies -- whether what a commit can reach is copied, not edited in place: others may be reading it [Q5].
+ * ph_map_renew -- let the first `count` nodes of a path be nodes that the transaction has made: copies of those that are
+ * not. 0, or a failure with nothing changed; the change that is being built begins anew.
+ * ph_map_own -- the same, if that is so. */
+static inline int ph_map_copies(const struct ph_map_build *b)
+{
+    return b->tx->log->copies && PH_KEPT(Q5);
+}
+int ph_map_renew(struct ph_map_build *b, struct ph_map_cursor *cursor, uint32_t count);
+static inline int ph_map_own(struct ph_map_build *b, struct ph_map_cursor *cursor, uint32_t count)
+{
+    return ph_map_copies(b) ? ph_map_renew(b, cursor, count) : 0;
+}
 
 /* ph_map_refusal -- what stops a block from being changed or freed: that there is none where nodes lead to is damage. */
 int ph_map_refusal(struct ph_map *map, uint64_t offset, int refused);
@@ -102,13 +122,15 @@ static inline void ph_map_stays(struct ph_map_outcome *outcome, uint64_t offset)
 /* ph_map_separate -- the shortest key that is greater than all on the left and no greater than those on the right. */
 void ph_map_separate(struct ph_map_outcome *outcome, uint32_t level, const struct ph_map_item *left,
                      const struct ph_map_item *right);
-/* ph_map_has_views -- whether anybody looks at values in a block. */
+/* ph_map_has_views -- whether anybody looks at values in a block.
+ * ph_map_is_kept -- whether the bytes of a node stay as they are: that is so, or others may have it as of a commit [Q5]. */
 int ph_map_has_views(const struct ph_map *map, uint64_t block);
+int ph_map_is_kept(const struct ph_map_build *b, uint64_t offset);
 /* ph_map_can_be_node -- whether a node can be made of entries. Of a node that is damaged they may overlap, or stand in
  * another order. */
 int ph_map_can_be_node(const struct ph_map_item *entries, uint32_t count, uint32_t level);
-/* ph_map_arrange -- let a node at an offset, whose bytes are `node`, have other entries: in its place if nobody looks at its
- * values, as a new one else. `at`: where it is then. 0 or a failure. */
+/* ph_map_arrange -- let a node at an offset, whose bytes are `node`, have other entries: in its place if its bytes need not
+ * stay, as a new one else. `at`: where it is then. 0 or a failure. */
 int ph_map_arrange(struct ph_map_build *b, uint64_t offset, uint32_t level, const uint8_t *node,
                    const struct ph_map_item *entries, uint32_t count, uint64_t *at);
 /* A node beside another one. */

@@ -307,6 +307,7 @@ int ph_map_put(struct ph_map *map, const void *key, uint64_t nkey, const void *v
     int failed;
     struct ph_map_build *b = ph_map_begin(map, &failed);
     if (b == NULL || (failed = ph_map_descend(map, &b->header, key, nkey, &cursor)) < 0
+        || (failed = ph_map_own(b, &cursor, cursor.height)) < 0
         || (cursor.found && (failed = ph_map_found(map, &cursor, &old)) < 0))
         return failed;
     int is_done = cursor.found && placed == PH_MAP_NOWHERE ? overwrite(b, &cursor, &old, value, nvalue) : 0;
@@ -389,7 +390,7 @@ int ph_map_remove(struct ph_map *map, const void *key, uint64_t nkey)
     struct ph_map_build *b = ph_map_begin(map, &failed);
     if (b == NULL || (failed = ph_map_descend(map, &b->header, key, nkey, &cursor)) < 0 || !cursor.found)
         return failed;
-    if ((failed = ph_map_found(map, &cursor, &old)) < 0)
+    if ((failed = ph_map_own(b, &cursor, cursor.height)) < 0 || (failed = ph_map_found(map, &cursor, &old)) < 0)
         return failed;
     if ((failed = build_remove(b, &cursor)) < 0 || (failed = shrink(b)) < 0)
         return ph_map_give_up(b, failed);
@@ -402,28 +403,67 @@ int ph_map_remove(struct ph_map *map, const void *key, uint64_t nkey)
 
 /* ---------------------------------------------------------------- patch */
 
-int ph_map_patch(struct ph_map *map, const void *key, uint64_t nkey, uint64_t start, const void *bytes, uint64_t nbytes)
+/* Other bytes of a value of a leaf, where they are. */
+static int patch_here(struct ph_map_build *b, const struct ph_map_cursor *cursor, uint64_t at, const void *bytes,
+                      uint64_t nbytes)
 {
-    struct ph_map_value value;
-    int found;
-    struct ph_map_build *b = ph_map_begin(map, &found);
-    if (b == NULL || (found = ph_map_get(map, key, nkey, &value)) <= 0)
-        return found;
-    if (start > value.length || nbytes > value.length - start)
-        return PH_M_OUTSIDE;
-    if (value.is_apart) {
-        int failed = nbytes == 0 ? 0 : ph_tx_write(b->tx, value.block + start, bytes, nbytes);
-        return failed < 0 ? ph_map_refusal(map, value.block, failed) : 1;
-    }
-    const uint8_t *node = ph_map_node(map, value.block, 0);
-    struct ph_map_edit *edit = node == NULL || nbytes == 0 ? NULL : ph_map_edit_of(b, value.block);
+    uint64_t offset = cursor->path[cursor->height - 1].node;
+    struct ph_map_edit *edit = ph_map_edit_of(b, offset);
     if (edit == NULL)
-        return node == NULL ? map->why : nbytes == 0 ? 1 : PH_L_NOMEM;
-    if (ph_map_copy_node(b, edit, node, 0, 1) < 0)
-        return ph_map_give_up(b, ph_map_fail(map, value.block, PH_M_CORRUPT));
-    memcpy(edit->bytes + value.start + start, bytes, nbytes);
-    ph_map_edit_range(edit, (uint32_t)(value.start + start), (uint32_t)nbytes);
-    int failed = ph_map_emit(b);
-    return failed < 0 ? failed : 1;
+        return PH_L_NOMEM;
+    if (ph_map_copy_node(b, edit, cursor->leaf, 0, 1) < 0)
+        return ph_map_fail(b->map, offset, PH_M_CORRUPT);
+    memcpy(edit->bytes + at, bytes, nbytes);
+    ph_map_edit_range(edit, (uint32_t)at, (uint32_t)nbytes);
+    return 0;
 }
 
+/* A copy of a value apart, for the transaction to change; the entry leads to it. */
+static int copy_apart(struct ph_map_build *b, const struct ph_map_cursor *cursor, struct ph_map_value *value)
+{
+    struct ph_map_item entry;
+    int64_t to = ph_map_make_block(b, value->length);
+    int failed = to < 0 ? (int)to : ph_tx_write(b->tx, (uint64_t)to, value->bytes, value->length);
+    if (failed < 0)
+        return failed;
+    ph_tx_carry(b->tx, value->block, value->length, (uint64_t)to);
+    ph_map_free_later(b, value->block);
+    value->block = (uint64_t)to;
+    if (ph_node_entry(cursor->leaf, cursor->path[cursor->height - 1].at, &entry) < 0 || entry.said != PH_NODE_APART)
+        return PH_M_CORRUPT;
+    return patch_here(b, cursor, (uint64_t)(entry.value - cursor->leaf), &value->block, sizeof value->block);
+}
+
+static int patch_apart(struct ph_map_build *b, const struct ph_map_cursor *cursor, struct ph_map_value *value,
+                       uint64_t start, const void *bytes, uint64_t nbytes)
+{
+    int is_kept = ph_map_copies(b) && !ph_tx_has_made(b->tx, value->block);
+    int failed = is_kept ? copy_apart(b, cursor, value) : 0;
+    if (failed == 0 && (failed = ph_tx_write(b->tx, value->block + start, bytes, nbytes)) < 0)
+        failed = ph_map_refusal(b->map, value->block, failed);
+    return failed;
+}
+
+int ph_map_patch(struct ph_map *map, const void *key, uint64_t nkey, uint64_t start, const void *bytes, uint64_t nbytes)
+{
+    struct ph_map_cursor cursor;
+    struct ph_map_value value;
+    int failed;
+    struct ph_map_build *b = ph_map_begin(map, &failed);
+    if (b == NULL || (failed = ph_map_descend(map, &b->header, key, nkey, &cursor)) < 0 || !cursor.found)
+        return failed;
+    if ((failed = ph_map_found(map, &cursor, &value)) < 0)
+        return failed;
+    if (start > value.length || nbytes > value.length - start)
+        return PH_M_OUTSIDE;
+    if (nbytes == 0)
+        return 1;
+    if ((failed = ph_map_own(b, &cursor, cursor.height)) < 0 || (failed = ph_map_found(map, &cursor, &value)) < 0)
+        return failed;
+    failed = value.is_apart ? patch_apart(b, &cursor, &value, start, bytes, nbytes)
+                            : patch_here(b, &cursor, value.start + start, bytes, nbytes);
+    if (failed < 0)
+        return ph_map_give_up(b, failed);
+    failed = b->edit_count == 0 ? 0 : ph_map_emit(b);
+    return failed < 0 ? failed : 1;
+}

@@ -37,6 +37,7 @@ struct ph_map {
     uint64_t arena, header; /* number of the arena; offset of the header block */
     uint32_t id;            /* that its header has to have */
     uint8_t is_alone;       /* the transaction has no second call: it keeps no images */
+    uint8_t is_fixed;       /* as of a commit: nothing of it changes, and no table describes what was freed since */
     uint8_t is_beside;      /* another process may change the heap meanwhile: tables that were read may be old */
     struct ph_tx *tx;       /* whose changes are seen; NULL: what is committed */
     struct ph_map_build *build; /* scratch of changes, made with the first */

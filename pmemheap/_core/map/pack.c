@@ -151,6 +151,8 @@ int ph_map_pack(struct ph_map *map, const void *key, uint64_t nkey, struct ph_ma
     divide(b, &pack);
     if (more < 0 || pack.groups >= pack.taken || pack.groups == 0)
         return more;
+    if ((failed = ph_map_own(b, &cursor, depth)) < 0)
+        return failed;
     int is_last = pack.first + pack.taken == ph_node_count(parent);
     int packed = build_pack(b, &cursor, &pack);
     if (packed <= 0)

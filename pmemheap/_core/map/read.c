@@ -366,7 +366,7 @@ static int apart_is_sound(struct ph_map *map, const struct ph_map_value *value)
 {
     if (value->bytes == NULL)
         return PH_M_CORRUPT;
-    if (map->is_beside)
+    if (map->is_beside || map->is_fixed)
         return 1;
     if (map->heap->first_unit == map->heap->end_unit)
         return PH_M_UNMAPPED;

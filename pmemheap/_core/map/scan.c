@@ -18,6 +18,8 @@ static uint64_t number_of(const struct ph_tx *tx)
 /* A reader beside a writer sees no count go on. */
 static int is_in_place(const struct ph_map *map, const struct ph_log *log, const struct ph_map_scan *scan)
 {
+    if (map->is_fixed)
+        return scan->has_place;
     return scan->has_place && !map->is_beside && log != NULL && scan->changes == log->changes
         && scan->tx == number_of(map->tx);
 }

@@ -193,7 +193,8 @@ int ph_map_share_some(struct ph_map_build *b, const struct ph_map_step *above, c
     struct share share = {.b = b, .leaf = leaf, .change = change, .all = ph_node_count(leaf) + 1,
                           .is_left = other->at < above->at};
     uint32_t need = PH_NODE_SLOT + ph_entry_bytes(&change->entry), used = ph_node_used(leaf) + need;
-    if (used <= other->used || change->takes || change->add_at >= share.all || ph_map_has_views(b->map, above[1].node))
+    if (used <= other->used || change->takes || change->add_at >= share.all || ph_map_is_kept(b, above[1].node)
+        || (ph_map_copies(b) && !ph_tx_has_made(b->tx, other->offset)))
         return 0;
     look_ahead(&share);
     int done = choose(&share, (used - other->used) / 2, ph_node_room(other->node));

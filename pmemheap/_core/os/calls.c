@@ -233,6 +233,17 @@ int64_t ph_probe_lock(int32_t fd, uint64_t position, int32_t lock)
     return what.l_type == F_UNLCK ? PH_LOCK_NONE : what.l_type == F_RDLCK ? PH_LOCK_READ : PH_LOCK_WRITE;
 }
 
+int64_t ph_find_lock(int32_t fd, uint64_t position, uint64_t length)
+{
+    struct flock what;
+    int64_t result = describe_lock(&what, position, PH_LOCK_WRITE);
+
+    what.l_len = (off_t)length;
+    if (result == 0)
+        result = PH_CALL(PH_CALL_FCNTL, fcntl(fd, F_OFD_GETLK, &what));
+    return result < 0 ? result : what.l_type == F_UNLCK ? INT64_MAX : (int64_t)what.l_start;
+}
+
 int64_t ph_memory_file(const char *name)
 {
     return PH_CALL(PH_CALL_MEMFD, memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));

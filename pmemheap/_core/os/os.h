@@ -174,6 +174,8 @@ int64_t ph_sync_all(int32_t fd);
 int64_t ph_lock_byte(int32_t fd, uint64_t position, int32_t lock);
 /* ph_probe_lock -- the enum ph_lock that stands in the way of taking `lock` there; PH_LOCK_NONE if it could be had. */
 int64_t ph_probe_lock(int32_t fd, uint64_t position, int32_t lock);
+/* ph_find_lock -- where a lock of others begins that touches [position, position + length); INT64_MAX if there is none. */
+int64_t ph_find_lock(int32_t fd, uint64_t position, uint64_t length);
 /* ph_memory_file -- a memfd that can be sealed. */
 int64_t ph_memory_file(const char *name);
 

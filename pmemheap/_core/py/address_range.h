@@ -42,6 +42,8 @@ int ph_start_eras(void);
 
 int ph_is_address_range(PyObject *object);
 int ph_is_exporter(PyObject *object);
+/* ph_memory_view -- a read-only memoryview of bytes that are there for as long as `keep` lives. */
+PyObject *ph_memory_view(const void *bytes, uint64_t length, PyObject *keep);
 /* ph_address_range_pin -- count (change +1) or discount (-1) an exporter on an address range, which is not given back while there are
  * any. Does nothing for an object of another type. */
 void ph_address_range_pin(PyObject *object, Py_ssize_t change);

@@ -10,6 +10,8 @@
 #include "py/address_range.h"
 #include "py/door.h"
 
+static PyTypeObject *exporter_type;
+
 PyDoc_STRVAR(exporter_doc,
              "Exporter(address, length, readonly, keep, /)\n--\n\n"
              "A buffer over the `length` bytes at `address`, which are there for as long as `keep` lives.\n\n"
@@ -45,6 +47,21 @@ static PyObject *exporter_new(PyTypeObject *type, PyObject *arguments, PyObject 
     self->keep = Py_NewRef(keep);
     ph_address_range_pin(keep, +1);
     return (PyObject *)self;
+}
+
+PyObject *ph_memory_view(const void *bytes, uint64_t length, PyObject *keep)
+{
+    struct exporter *self = ph_new_object(exporter_type);
+    if (self == NULL)
+        return NULL;
+    self->address = (char *)(uintptr_t)bytes;
+    self->length = (Py_ssize_t)length;
+    self->readonly = 1;
+    self->state = EXPORTER_OPEN;
+    self->keep = Py_NewRef(keep);
+    PyObject *view = PyMemoryView_FromObject((PyObject *)self);
+    Py_DECREF((PyObject *)self);
+    return view;
 }
 
 static int exporter_traverse(PyObject *object, visitproc visit, void *arg)
@@ -136,5 +153,6 @@ static PyType_Spec exporter_spec = {
 
 int ph_add_exporter_type(PyObject *module)
 {
-    return ph_add_type(module, "Exporter", &exporter_spec);
+    exporter_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &exporter_spec, NULL);
+    return exporter_type == NULL ? -1 : PyModule_AddObjectRef(module, "Exporter", (PyObject *)exporter_type);
 }

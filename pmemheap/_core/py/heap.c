@@ -15,6 +15,7 @@ struct ph_heap *ph_join_log(struct heap_object *self, PyObject *log)
     PyObject *old = self->log;
 
     self->log = Py_NewRef(log);
+    ph_tags_join(log_of(self), &self->heap);
     Py_XDECREF(old);
     return &self->heap;
 }

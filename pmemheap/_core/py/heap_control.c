@@ -211,7 +211,7 @@ SHOWN(get_bounds, Py_BuildValue("KKKK", self->heap.first_unit, self->heap.end_un
                                 self->heap.recorded_to))
 
 SHOWN(get_live_views, number(self->heap.refs.views))
-SHOWN(get_quarantined, number(self->heap.withheld.freed_bytes))
+SHOWN(get_unsynced, number(self->heap.withheld.freed_bytes - self->heap.tags.bytes))
 SHOWN(get_freed_units, number(self->heap.freed_units))
 
 PyGetSetDef ph_door_fields[] = {
@@ -220,7 +220,7 @@ PyGetSetDef ph_door_fields[] = {
     {"bounds", get_bounds, NULL, "(first_unit, end_unit, scanned_to, recorded_to).", NULL},
     {"live_views", get_live_views, NULL, "Views of blocks that are alive.", NULL},
     {"freed_units", get_freed_units, NULL, "Units that have become free since the heap was opened.", NULL},
-    {"quarantined", get_quarantined, NULL, "Bytes that were freed and may not be used again yet.", NULL},
+    {"unsynced", get_unsynced, NULL, "Bytes in quarantine that wait for a sync or a view, not for readers of snapshots.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -89,7 +89,7 @@ static PyObject *check(PyObject *object, PyObject *ignored)
 static PyObject *counters(const struct ph_heap *h)
 {
     return Py_BuildValue(
-        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
+        "{sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK sK}",
         "wilderness_units", (unsigned long long)(h->wilderness_end - h->wilderness),
         "pool_free_units", (unsigned long long)h->pool_free,
         "pool_longest_units", (unsigned long long)ph_pool_longest(h),
@@ -110,7 +110,8 @@ static PyObject *counters(const struct ph_heap *h)
         "reserved_bytes", (unsigned long long)h->withheld.reserved_bytes,
         "quarantined_blocks", (unsigned long long)h->withheld.freed_blocks,
         "quarantined_units", (unsigned long long)h->withheld.freed_units,
-        "quarantined_bytes", (unsigned long long)h->withheld.freed_bytes);
+        "quarantined_bytes", (unsigned long long)h->withheld.freed_bytes,
+        "tagged_bytes", (unsigned long long)h->tags.bytes);
 }
 
 /* [(block size, run units, blocks a run, runs, live, mallocs, requested bytes, withheld), ...] */

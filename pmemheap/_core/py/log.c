@@ -87,6 +87,21 @@ DOOR(set_tail, log_object, 1, self->log.tail = n[0], done())
 /* How far the ring has blocks of the file system, as an LSN; 0: it has all. */
 DOOR(set_limit, log_object, 1, self->log.limit = n[0], done())
 
+/* There may be readers of snapshots, from the era `n[1]` on, or no more. */
+DOOR(set_copies, log_object, 2, ph_log_copies(&self->log, n[0] != 0, n[1]) < 0 ? PyErr_NoMemory() : done())
+
+DOOR(set_era, log_object, 1, ph_set_era(&self->log, n[0]), done())
+DOOR(recycle, log_object, 1, number(ph_recycle(&self->log, n[0])))
+
+static PyObject *tagged_in(const struct ph_log *log)
+{
+    struct ph_tagged all = ph_tagged(log);
+
+    return Py_BuildValue("KKK", (unsigned long long)all.bytes, (unsigned long long)all.count, (unsigned long long)all.oldest);
+}
+
+DOOR(tagged, log_object, 0, tagged_in(&self->log))
+
 DOOR(die, log_object, 0, self->log.dead = PH_KEPT(R7), done()) /* [R7] */
 
 /* Nanoseconds between two upkeeps of the heap, from now on; UINT64_MAX: none. */
@@ -299,6 +314,10 @@ static PyMethodDef log_methods[] = {
     AS_METHOD("replayed", replayed, "What the last replay did: UNDOs that it stored, parts of writes that it left out."),
     AS_METHOD("_chain_at", chain_at, NULL),
     AS_METHOD("_set_limit", set_limit, NULL),
+    AS_METHOD("_set_copies", set_copies, "Whether there may be readers of snapshots, and the era; without, what has a tag is free."),
+    AS_METHOD("_set_era", set_era, "The tag of what is freed from now on; one that is older changes nothing."),
+    AS_METHOD("_recycle", recycle, "What has a tag below an era becomes free: bytes."),
+    AS_METHOD("_tagged", tagged, "(bytes, tags, oldest era) of what was freed and waits for readers."),
     AS_METHOD("_set_tail", set_tail, NULL),
     AS_METHOD("freeze", freeze, NULL),
     AS_METHOD("_die", die, NULL),

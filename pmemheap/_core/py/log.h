@@ -62,6 +62,9 @@ struct ph_tx *ph_tx_here(const struct log_object *log, int to_change, int *busy)
 int ph_begin_autocommit(PyObject *heap, struct ph_tx *tx);
 int ph_end_autocommit(PyObject *heap, struct ph_tx *tx, int keeps);
 
+PyObject *ph_capture_roots(PyObject *module, PyObject *args);
+extern const char ph_capture_doc[];
+
 int ph_add_log_type(PyObject *module);
 int ph_add_map_type(PyObject *module);
 int ph_add_tx_type(PyObject *module);

@@ -79,7 +79,7 @@ static PyObject *attach(PyObject *object, PyObject *args)
     if (self->space == NULL)
         self->space = Py_NewRef(space);
     self->map = (struct ph_map){.heap = &ph_space_of(self)->heap, .arena = ph_space_of(self)->origin >> PH_ARENA_SHIFT,
-                                .header = place, .is_beside = (uint8_t)beside};
+                                .header = place, .is_fixed = self->pin != NULL, .is_beside = (uint8_t)beside};
     self->may_be_alone = (char)alone;
     ph_map_note_maker(self);
     if (ph_map_look(object) < 0)
@@ -93,6 +93,7 @@ static int traverse(PyObject *object, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(ph_map_of(object)->space);
+    Py_VISIT(ph_map_of(object)->pin);
     Py_VISIT(ph_map_of(object)->skip);
     return 0;
 }
@@ -112,6 +113,7 @@ static void map_dealloc(PyObject *object)
     ph_map_fini(&self->map);
     ph_tx_fini(&self->alone);
     Py_XDECREF(self->space);
+    Py_XDECREF(self->pin);
     Py_XDECREF(self->skip);
     ph_free_object(object);
 }
@@ -127,6 +129,7 @@ static PyMethodDef own_methods[] = {
 
 static PyMemberDef map_members[] = {
     {"_space", T_OBJECT, offsetof(struct map_object, space), READONLY, NULL},
+    {"_pin", T_OBJECT, offsetof(struct map_object, pin), 0, NULL},
     {"_skip", T_OBJECT, offsetof(struct map_object, skip), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };

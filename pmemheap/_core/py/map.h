@@ -7,6 +7,7 @@ struct map_object {
     PyObject_HEAD
     struct ph_map map;
     PyObject *space;    /* HeapCore in which it lies */
+    PyObject *pin;      /* of the snapshot that it shows, which views keep; NULL: it is the map as it is now */
     PyObject *skip;     /* tells whether the iterators that ask for it leave a key out; NULL: all keys are there */
     struct ph_tx alone; /* of changes outside of a transaction */
     char may_be_alone;  /* they commit as C can commit alone */

@@ -12,7 +12,7 @@ static int64_t begin_change(PyObject *object, struct ph_tx **tx, int (*tick)(str
     int busy = 0;
 
     *tx = NULL;
-    if (self->space == NULL)
+    if (self->space == NULL || self->pin != NULL)
         return PH_M_NO_TX;
     if (tick(ph_space_of(self)) < 0)
         return PH_M_RAISED;

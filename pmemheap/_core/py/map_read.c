@@ -1,4 +1,5 @@
 /* py/map_read.c -- reads: what the open transaction of their thread has made of the map, else what is committed. */
+#include "py/address_range.h"
 #include "py/heap_calls.h"
 #include "py/map.h"
 
@@ -119,6 +120,8 @@ static PyObject *view_home(const struct map_object *self, const struct ph_map_va
 static PyObject *view_of(PyObject *object, const struct ph_map_value *value)
 {
     const struct map_object *self = ph_map_of(object);
+    if (self->pin != NULL)
+        return ph_memory_view(value->bytes, value->length, self->pin);
     if (!wants_copy(&self->map, value)) {
         PyObject *made = view_home(self, value);
         return made == NULL && !PyErr_Occurred() ? ph_map_refuse(object, PH_M_CORRUPT) : made;

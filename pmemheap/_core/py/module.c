@@ -50,6 +50,7 @@ PyDoc_STRVAR(class_starts_doc,
              "The bits at which blocks begin, 64 bits a word, in a run of each size class.");
 
 static PyMethodDef functions[] = {
+    {"capture", ph_capture_roots, METH_VARARGS, ph_capture_doc},
     {"class_starts", ph_class_starts, METH_VARARGS, class_starts_doc},
 #ifdef PH_CHECKED
     AS_METHOD("omit", omit, omit_doc),

@@ -19,13 +19,13 @@ static uint64_t piece(const struct ph_tx_block *blocks, uint64_t count, uint64_t
 
 /* Fresh bytes of a power heap: in the record, or, if they are durable already, by name. In a process heap no older
  * image can be replayed over them. */
-static int write_fresh(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes)
+static int write_fresh(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes, int is_durable)
 {
     struct ph_log *log = tx->log;
     const uint64_t range[2] = {nbytes, 0};
     if (!log->power)
         return 0;
-    if (ph_tx_fresh_is_durable(tx))
+    if (is_durable)
         return ph_record_op(log, PH_OP_FRESH, 0, offset, range, sizeof range);
     const uint8_t *data = ph_core_of(log, offset)->data + ph_local(offset);
     return ph_record_op(log, PH_OP_WRITE, PH_WRITE_IS_HOME, offset, data, (uint32_t)nbytes);
@@ -41,16 +41,26 @@ static int write_final(const struct ph_tx *tx, const struct ph_tx_bytes *one)
                         (uint32_t)one->nbytes);
 }
 
-static int write_bytes(struct ph_tx *tx)
+/* The bytes of reserved blocks `from` to `to` of the list. */
+static int write_all_fresh(const struct ph_tx *tx, uint64_t from, uint64_t to, int is_durable)
 {
     int failed = 0;
-    for (uint64_t i = 0; failed == 0 && i < tx->fresh.count;) {
+    for (uint64_t i = from; failed == 0 && i < to;) {
         const struct ph_tx_block *first = &ph_fresh(tx)[i];
         if (first->is_cancelled)
             i++;
         else
-            failed = write_fresh(tx, first->offset, piece(ph_fresh(tx), tx->fresh.count, &i));
+            failed = write_fresh(tx, first->offset, piece(ph_fresh(tx), to, &i), is_durable);
     }
+    return failed;
+}
+
+static int write_bytes(struct ph_tx *tx)
+{
+    uint64_t copies = tx->copies_from < tx->fresh.count ? tx->copies_from : tx->fresh.count;
+    int failed = write_all_fresh(tx, 0, copies, ph_tx_fresh_is_durable(tx));
+    if (failed == 0)
+        failed = write_all_fresh(tx, copies, tx->fresh.count, 0);
     for (uint64_t i = 0; failed == 0 && i < tx->snapshots.count; i++)
         failed = write_final(tx, &ph_snapshots(tx)[i]);
     for (uint64_t i = 0; failed == 0 && i < tx->writes.count; i++) {
@@ -99,6 +109,7 @@ static void change_sides(struct ph_tx *tx)
         if (!ph_frees(tx)[i].is_cancelled) {
             struct ph_block block = ph_resolve_known(log, ph_frees(tx)[i].offset, PH_B_LIVE);
             ph_retire(&block);
+            block.arena->tags.awaited += block.arena->journal->is_tagged;
         }
 }
 
@@ -135,9 +146,12 @@ static void go_home(struct ph_log *log)
 /* Room for everything that must not fail once the record is appended. */
 static int reserve_all(struct ph_tx *tx)
 {
-    for (uint64_t i = 0; i < tx->frees.count; i++)
-        if (ph_withheld_reserve(ph_core_of(tx->log, ph_frees(tx)[i].offset), tx->frees.count) < 0)
+    for (uint64_t i = 0; i < tx->frees.count; i++) {
+        struct ph_heap *h = ph_core_of(tx->log, ph_frees(tx)[i].offset);
+        if (ph_withheld_reserve(h, tx->frees.count) < 0
+            || (h->journal->is_tagged && ph_tags_room(&h->tags, tx->frees.count) < 0))
             return PH_L_NOMEM;
+    }
     return 0;
 }
 
@@ -161,12 +175,10 @@ static int64_t append_commit(struct ph_tx *tx, const void *others, uint64_t leng
     return ph_record_append(log, PH_RECORD_COMMIT, tx->txid, log->promised - tx->promise);
 }
 
-int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint16_t count)
+static int64_t commit(struct ph_tx *tx, const void *others, uint64_t length, uint16_t count)
 {
     struct ph_log *log = tx->log;
     int64_t end = 0;
-    if (is_empty(tx, count))
-        return 0;
     if (ph_tx_next_rooted(tx, 0) != tx->frees.count)
         return PH_H_ROOTED;
     if (log->base != NULL && !log->power && !PH_KEPT(R27))
@@ -198,6 +210,27 @@ int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint
         ph_tx_unpin_changes(tx);
     ph_tx_close_undo(tx);
     return end;
+}
+
+/* Beside readers: with copies of what roots name. */
+static int64_t commit_with_copies(struct ph_tx *tx, const void *others, uint64_t length, uint16_t count)
+{
+    int failed = ph_tx_copy_roots(tx, others, length, count);
+    if (failed < 0)
+        return failed;
+    int64_t end = commit(tx, tx->told.items, tx->told.count, tx->told_ops);
+    if (end < 0)
+        ph_tx_drop_copies(tx);
+    else
+        ph_tx_keep_copies(tx);
+    return end;
+}
+
+int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint16_t count)
+{
+    if (is_empty(tx, count))
+        return 0;
+    return tx->log->copies ? commit_with_copies(tx, others, length, count) : commit(tx, others, length, count);
 }
 
 /* ---------------------------------------------------------------- records of others */

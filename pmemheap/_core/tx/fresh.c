@@ -62,6 +62,11 @@ struct ph_tx_block *ph_tx_fresh(const struct ph_tx *tx, uint64_t offset)
     return NULL;
 }
 
+int ph_tx_has_made(const struct ph_tx *tx, uint64_t offset)
+{
+    return ph_tx_fresh(tx, offset) != NULL;
+}
+
 struct ph_tx_block *ph_tx_fresh_of(const struct ph_tx *tx, const struct ph_tx_bytes *one)
 {
     uint64_t arena = one->offset >> PH_ARENA_SHIFT << PH_ARENA_SHIFT;

@@ -10,13 +10,14 @@ void ph_tx_init(struct ph_tx *tx, struct ph_log *log)
 {
     memset(tx, 0, sizeof *tx);
     tx->log = log;
+    tx->copies_from = UINT64_MAX;
     tx->number = ++log->begun;
 }
 
 void ph_tx_fini(struct ph_tx *tx)
 {
     struct ph_tx_list *lists[] = {&tx->fresh, &tx->index, &tx->frees, &tx->writes, &tx->snapshots,
-                                  &tx->savepoints, &tx->kept, &tx->words};
+                                  &tx->savepoints, &tx->kept, &tx->words, &tx->told, &tx->named};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         free(lists[i]->items);
     ph_tx_images_drop(tx);

@@ -53,6 +53,9 @@ struct ph_tx {
     struct ph_tx_list savepoints; /* ph_tx_savepoint */
     struct ph_tx_list kept;      /* ph_tx_bytes: snapshots as they were at a savepoint */
     struct ph_tx_list words;     /* scratch of the commit */
+    struct ph_tx_list told, named; /* the same beside readers, tx/rootcopies.c: operations of others, and slots in them */
+    uint64_t copies_from;        /* reserved blocks from here on are copies for readers, which the record carries */
+    uint16_t told_ops;
     struct ph_images images;
     uint8_t *buffer;
     uint64_t used, capacity;
@@ -86,6 +89,8 @@ int64_t ph_tx_malloc(struct ph_tx *tx, uint64_t arena, uint64_t size, uint64_t a
 int ph_tx_own(struct ph_tx *tx, uint64_t offset);
 /* ph_tx_disown -- give such a block back. */
 void ph_tx_disown(const struct ph_log *log, uint64_t offset);
+/* ph_tx_has_made -- whether the transaction has reserved the block that begins at `offset`. */
+int ph_tx_has_made(const struct ph_tx *tx, uint64_t offset);
 int ph_tx_free(struct ph_tx *tx, uint64_t offset);
 /* ph_tx_may_name -- 0 if a root may name the block at `offset` once the transaction has committed: it is live, or
  * reserved by it, and not freed by it. */

@@ -1,0 +1,82 @@
+/* log/publish.c -- what readers in other processes go by: words of the shared page beside the tables of the header.
+ *
+ *     commit_seq   8      9 ............. 9      10           a commit: its blocks are home, then its roots, and then what
+ *     roots        A      A  A and B   ...B      B            it frees gets a tag
+ *
+ * A reader copies the roots between two looks at an even number that stays the same: they are those of one commit. If the
+ * writer is killed between, the number stays odd: readers keep the snapshot that they have, and who opens the file anew reads
+ * the record that was cut off in the log. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "log/record.h"
+
+static void add_to_word(const struct ph_log *log, uint32_t at)
+{
+    uint64_t *word = (uint64_t *)(log->header + at);
+    ph_put_word(word, *word + 1);
+}
+
+void ph_sequence_open(const struct ph_log *log, uint32_t at)
+{
+    if (log->header == NULL)
+        return;
+    add_to_word(log, at);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the slots come after it */
+}
+
+void ph_sequence_close(const struct ph_log *log, uint32_t at)
+{
+    if (log->header != NULL)
+        add_to_word(log, at);
+}
+
+int ph_log_copies(struct ph_log *log, int copies, uint64_t era)
+{
+    struct ph_root_slot *roots = NULL;
+    if (copies && log->header != NULL && (roots = malloc(PH_ROOT_SLOTS * sizeof *roots)) == NULL)
+        return PH_L_NOMEM;
+    if (ph_set_copies(log, copies, era) < 0) {
+        free(roots);
+        return PH_L_NOMEM;
+    }
+    free(log->roots);
+    log->roots = roots;
+    if (roots == NULL)
+        return 0;
+    memcpy(log->roots, log->header + PH_ROOTS_AT, PH_ROOT_SLOTS * sizeof *log->roots);
+    for (log->roots_used = PH_ROOT_SLOTS; log->roots_used != 0 && log->roots[log->roots_used - 1].name_length == 0;)
+        log->roots_used--;
+    ph_put_word((uint64_t *)(log->header + PH_ROOTS_USED_AT), log->roots_used);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- readers */
+
+enum { PH_LOOKS_MOST = 100000 }; /* at a sequence that is odd: some milliseconds */
+
+static uint64_t word_at(const uint8_t *header, uint32_t at)
+{
+    return __atomic_load_n((const uint64_t *)(header + at), __ATOMIC_ACQUIRE);
+}
+
+uint64_t ph_sequence_now(const uint8_t *header)
+{
+    return word_at(header, PH_COMMIT_SEQ_AT);
+}
+
+int64_t ph_capture(const uint8_t *header, uint64_t *sequence, struct ph_root_slot *to)
+{
+    for (uint32_t looks = 0; looks < PH_LOOKS_MOST; looks++) {
+        uint64_t before = word_at(header, PH_COMMIT_SEQ_AT), used = word_at(header, PH_ROOTS_USED_AT);
+        if (before & 1 || used > PH_ROOT_SLOTS)
+            continue;
+        memcpy(to, header + PH_ROOTS_AT, used * sizeof *to);
+        __atomic_thread_fence(__ATOMIC_ACQUIRE); /* the copy is read before the sequence is again */
+        if (word_at(header, PH_COMMIT_SEQ_AT) != before)
+            continue;
+        *sequence = before;
+        return (int64_t)used;
+    }
+    return PH_L_FULL;
+}

@@ -1,0 +1,195 @@
+/* tx/rootcopies.c -- copies of what roots name, for readers of snapshots.
+ *
+ *     slot "stock" --> off    the header of a map, 32 bytes: changed in place
+ *                  --> copy   the same bytes as of the last commit, in a block that never changes
+ *
+ * A block of up to 64 bytes that a root names is read as of a commit: each commit that changes it, or the root, makes a copy
+ * of it anew, names that in the slot and frees the one before. So what containers have changed in place, headers and counts,
+ * stays where it is, and what a reader follows from the roots that it has captured never changes [Q5]. */
+#include <string.h>
+
+#include "base/crc32c.h"
+#include "tx/internal.h"
+
+/* A root that changes, or the block that it names: where in what is told its slot lies. */
+struct named {
+    uint64_t index, at;
+};
+
+static struct named *named_of(const struct ph_tx *tx)
+{
+    return tx->named.items;
+}
+
+static uint8_t *told_of(const struct ph_tx *tx)
+{
+    return tx->told.items;
+}
+
+static int name(struct ph_tx *tx, uint64_t index, uint64_t at)
+{
+    if (index >= PH_ROOT_SLOTS)
+        return 0;
+    if (ph_list_room(&tx->named, 1, sizeof(struct named)) < 0)
+        return PH_L_NOMEM;
+    named_of(tx)[tx->named.count++] = (struct named){index, at};
+    return 0;
+}
+
+/* Find the slots in the operations of others. */
+static int name_given(struct ph_tx *tx, uint16_t count)
+{
+    uint64_t at = 0;
+    for (uint16_t i = 0; i < count && at + sizeof(struct ph_op) <= tx->told.count; i++) {
+        struct ph_op op;
+        memcpy(&op, told_of(tx) + at, sizeof op);
+        at += sizeof op;
+        int failed = 0;
+        if (op.type == PH_OP_META && op.flags == PH_TABLE_ROOTS && op.len == PH_SLOT_BYTES)
+            failed = name(tx, op.off / PH_SLOT_BYTES, at);
+        if (failed < 0)
+            return failed;
+        at += (op.len + 7) & ~7U;
+    }
+    return 0;
+}
+
+static int is_named(const struct ph_tx *tx, uint64_t index)
+{
+    for (uint64_t i = 0; i < tx->named.count; i++)
+        if (named_of(tx)[i].index == index)
+            return 1;
+    return 0;
+}
+
+/* Whether the transaction changes bytes of the live block at an offset. */
+static int changes(const struct ph_tx *tx, uint64_t offset)
+{
+    const struct ph_heap *h = ph_core_of(tx->log, offset);
+    const struct ph_refs *refs = h == NULL ? NULL : ph_refs_find(h, ph_local(offset));
+    return refs != NULL && refs->changes != 0;
+}
+
+/* Add operations for the slots whose blocks the transaction changes. */
+static int name_changed(struct ph_tx *tx)
+{
+    const struct ph_log *log = tx->log;
+    if (tx->writes.count + tx->snapshots.count == 0)
+        return 0;
+    for (uint64_t i = 0; i < log->roots_used; i++) {
+        const struct ph_root_slot *slot = &log->roots[i];
+        if (slot->name_length == 0 || !changes(tx, slot->off) || is_named(tx, i))
+            continue;
+        struct ph_op op = {.type = PH_OP_META, .flags = PH_TABLE_ROOTS, .len = sizeof *slot, .off = i * sizeof *slot};
+        if (ph_list_room(&tx->told, sizeof op + sizeof *slot, 1) < 0 || name(tx, i, tx->told.count + sizeof op) < 0)
+            return PH_L_NOMEM;
+        memcpy(told_of(tx) + tx->told.count, &op, sizeof op);
+        memcpy(told_of(tx) + tx->told.count + sizeof op, slot, sizeof *slot);
+        tx->told.count += sizeof op + sizeof *slot;
+    }
+    return 0;
+}
+
+/* A copy of the block at an offset as the transaction leaves it; 0: it is too large for one, or there is none. */
+static int64_t copy_block(struct ph_tx *tx, uint64_t offset)
+{
+    struct ph_block block = ph_resolve(tx->log, offset);
+    uint8_t bytes[PH_ROOT_COPY] = {0};
+    uint64_t nbytes = ph_is_visible(&block) ? ph_block_capacity(&block) : 0;
+    if (nbytes == 0 || nbytes > sizeof bytes)
+        return 0;
+    int64_t copy = ph_tx_malloc(tx, 0, sizeof bytes, PH_GRANULE);
+    if (copy < 0)
+        return copy;
+    memcpy(bytes, block.arena->data + block.offset, nbytes);
+    ph_tx_overlay(tx, offset, nbytes, bytes);
+    int failed = ph_tx_write(tx, (uint64_t)copy, bytes, sizeof bytes);
+    return failed < 0 ? failed : copy;
+}
+
+/* Let a slot that is told of name a copy of its own. */
+static int renew_copy(struct ph_tx *tx, const struct named *named)
+{
+    struct ph_root_slot slot;
+    uint64_t before = tx->log->roots[named->index].copy;
+    if (before != 0)
+        ph_tx_free_deferred(tx, before); /* refused: somebody else has freed it */
+    memcpy(&slot, told_of(tx) + named->at, sizeof slot);
+    if (slot.name_length == 0)
+        return 0;
+    int64_t copy = copy_block(tx, slot.off);
+    if (copy < 0)
+        return (int)copy;
+    slot.copy = (uint64_t)copy;
+    slot.crc = ph_crc32c_but((const uint8_t *)&slot, sizeof slot, offsetof(struct ph_root_slot, crc));
+    memcpy(told_of(tx) + named->at, &slot, sizeof slot);
+    return 0;
+}
+
+static int renew_all(struct ph_tx *tx)
+{
+    int failed = 0;
+    for (uint64_t i = 0; failed == 0 && i < tx->named.count; i++)
+        failed = renew_copy(tx, &named_of(tx)[i]);
+    return failed;
+}
+
+/* Readers copy the slots of new roots as well from now on. More than are in use does no harm. */
+static void use_slots(const struct ph_tx *tx)
+{
+    struct ph_log *log = tx->log;
+    uint64_t used = log->roots_used;
+    for (uint64_t i = 0; i < tx->named.count; i++)
+        used = named_of(tx)[i].index >= used ? named_of(tx)[i].index + 1 : used;
+    if (used == log->roots_used)
+        return;
+    log->roots_used = used;
+    if (log->header != NULL)
+        ph_put_word((uint64_t *)(log->header + PH_ROOTS_USED_AT), used);
+}
+
+int ph_tx_copy_roots(struct ph_tx *tx, const void *others, uint64_t length, uint16_t count)
+{
+    tx->named.count = tx->told.count = 0;
+    if (ph_list_room(&tx->told, length, 1) < 0)
+        return PH_L_NOMEM;
+    if (length != 0)
+        memcpy(told_of(tx), others, length);
+    tx->told.count = length;
+    int failed = name_given(tx, count);
+    uint64_t given = tx->named.count;
+    if (failed < 0 || (failed = name_changed(tx)) < 0)
+        return failed;
+    tx->told_ops = (uint16_t)(count + (tx->named.count - given));
+    use_slots(tx);
+    if (ph_tx_savepoint(tx) < 0)
+        return PH_L_NOMEM;
+    tx->copies_from = tx->fresh.count;
+    uint64_t bytes = tx->fresh_bytes, made = tx->fresh_changes;
+    failed = renew_all(tx);
+    if (failed < 0)
+        ph_tx_drop_copies(tx);
+    tx->fresh_bytes = bytes; /* copies travel in the record, whatever else was made durable before it */
+    tx->fresh_changes = made;
+    return failed;
+}
+
+void ph_tx_drop_copies(struct ph_tx *tx)
+{
+    uint64_t bytes = tx->fresh_bytes, made = tx->fresh_changes;
+    ph_tx_rollback(tx);
+    tx->copies_from = UINT64_MAX;
+    tx->fresh_bytes = bytes;
+    tx->fresh_changes = made;
+}
+
+void ph_tx_keep_copies(struct ph_tx *tx)
+{
+    struct ph_log *log = tx->log;
+    for (uint64_t i = 0; i < tx->named.count; i++) {
+        const struct named *one = &named_of(tx)[i];
+        memcpy(&log->roots[one->index], told_of(tx) + one->at, sizeof *log->roots);
+    }
+    tx->kept.count = ph_savepoints(tx)[--tx->savepoints.count].kept;
+    tx->copies_from = UINT64_MAX;
+}

@@ -1,0 +1,120 @@
+"""Following: the header of a heap file as a reader beside a living writer sees it.
+
+    layout          segments and arenas of one moment, and its number
+    FollowedRoots   the roots of now
+
+The tables of the header change meanwhile. Each has a number in the shared page that is odd while
+slots are being stored: what was read between two looks at the same even number is of one moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pmemheap import native
+from pmemheap.errors import HeapBusyError, UsageError
+from pmemheap.file import locks
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.format import layout
+from pmemheap.format.header import Tables, read_superblock, read_tables
+from pmemheap.format.layout import RootSlot
+from pmemheap.format.superblock import Superblock
+
+__all__ = ["FollowedRoots", "captured", "follow_layout", "named_slots"]
+
+_NO_SEQUENCE = 1  # odd: that of no moment
+_ROOT_BYTES = layout.ROOT_SLOTS * layout.SLOT_BYTES
+
+
+def follow_layout(medium: FileMedium) -> None:
+    """Take superblock, segments and arenas of a file that its writer changes meanwhile.
+
+    Raises
+    ------
+    CorruptHeapError
+        They contradict each other, though there is no writer.
+    HeapBusyError
+        They do each time, and there is a writer.
+    """
+    number, block, tables = locks.look_beside_writer(
+        medium.lock_fd,
+        f"heap file {medium.name!r}",
+        lambda: _look(medium),
+        lambda seen: seen[0] % 2 == 0,
+    )
+    header = medium.header
+    header.superblock, header.slots, header.image = block, tables, bytearray()
+    medium.layout = number
+
+
+def _look(medium: FileMedium) -> tuple[int, Superblock, Tables]:
+    """Return the number of the layout, odd if it changed meanwhile; superblock and tables."""
+    image = bytearray(layout.HEADER_BYTES)
+    native.pread_into(medium.fd, image, 0)
+    number = _number(medium, image)
+    image[layout.ROOT_TABLE : layout.ROOT_TABLE + _ROOT_BYTES] = bytes(
+        _ROOT_BYTES
+    )  # of another moment
+    block, _ = read_superblock(image)
+    tables = read_tables(image, block, medium.name)
+    return number, block, tables
+
+
+def _number(medium: FileMedium, image: bytearray) -> int:
+    word = layout.SHARED_WORDS["layout_seq"]
+    now = native.pread(medium.fd, 8, word.start)
+    before = bytes(image[word])
+    return int.from_bytes(before, "little") if now == before else _NO_SEQUENCE
+
+
+def named_slots(slots: bytes) -> Iterator[tuple[int, RootSlot]]:
+    """Yield index and slot of the roots in the slots of a table.
+
+    Raises
+    ------
+    CorruptHeapError
+        A slot is damaged.
+    """
+    width = layout.SLOT_BYTES
+    for index in range(len(slots) // width):
+        root = RootSlot.unpack(
+            slots[index * width : (index + 1) * width], layout.ROOT_TABLE + index * width
+        )
+        if root is not None:
+            yield index, root
+
+
+class FollowedRoots:
+    """The roots of a heap that a writer in another process changes: each look sees those of now."""
+
+    def __init__(self, medium: FileMedium) -> None:
+        self._medium = medium
+
+    @property
+    def roots(self) -> dict[int, RootSlot]:
+        """Those of this moment, by the numbers of their slots."""
+        return dict(named_slots(captured(self._medium)[1]))
+
+    def change_roots(self, puts: dict[str, RootSlot], drops: set[str]) -> None:
+        """Refuse."""
+        raise UsageError(f"heap file {self._medium.name!r}: a writer expected, found a reader")
+
+
+def captured(medium: FileMedium) -> tuple[int, bytes]:
+    """Return the number of the last commit that changed roots, and the slots that it left.
+
+    Raises
+    ------
+    HeapBusyError
+        The writer was stopped, or killed, in the middle of a commit.
+    """
+    header = medium.header
+    header.map(medium.maps.place, readonly=medium.readonly)
+    found = native.capture(header.address, _NO_SEQUENCE)
+    if not found:
+        raise HeapBusyError(
+            f"heap file {medium.name!r}: a whole commit expected, process "
+            f"{locks.holder(medium.lock_fd)} stays in the middle of one",
+            filename=medium.name,
+        )
+    return found

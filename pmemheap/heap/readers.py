@@ -1,0 +1,231 @@
+"""Readers: what a heap does so that snapshots of it can be read, here and in other processes.
+
+    admit      from now on a commit copies what a snapshot may show, and the file says so
+    begin      a pin, and the roots of the commit that is the last one now
+    recycle    what was freed before the oldest pin is free again
+    dismiss    before the heap closes: no reader comes any more, the copies of roots go
+
+A heap that nobody may read beside its writer edits in place, and pays nothing for all this.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from pmemheap.errors import UsageError
+from pmemheap.file import pins
+from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.following import captured, follow_layout
+from pmemheap.file.pins import Pin, Pins
+from pmemheap.heap.shared import Shared
+from pmemheap.heap.space import space_of
+from pmemheap.native.constants import ReaderGate
+from pmemheap.refusals import end_with
+from pmemheap.space.following import FollowingRegion
+
+if TYPE_CHECKING:
+    from pmemheap.heap.heap import Heap
+
+__all__ = [
+    "admit",
+    "begin",
+    "dismiss",
+    "recycle",
+    "recycle_if_worth",
+    "require_none",
+    "require_unread",
+    "with_readers",
+]
+
+H = TypeVar("H", bound="Heap")
+
+_RECYCLED_LEAST = 1 << 20
+_RECYCLED_SHARE = 8
+
+
+def admit(heap: Heap) -> None:
+    """Let readers in beside this process, the writer.
+
+    Raises
+    ------
+    UsageError
+        The heap is in no file.
+    """
+    space = space_of(heap)
+    file = space.shared.writable
+    if file is None:
+        raise UsageError(f"{space.name}: a heap in a file that may be changed expected for readers")
+    space.require(write=True)
+    space.serve(_begin_copies, space.shared, file)
+    with heap.transaction() as tx:
+        tx.roots.update(heap.roots)  # each gets a copy
+    header = file.header
+    for name in "commit_seq", "layout_seq":
+        header.store_word(name, header.word(name) + header.word(name) % 2)
+    header.store_word("gate", ReaderGate.MAY)
+
+
+def _begin_copies(shared: Shared, file: FileMedium) -> None:
+    assert shared.redo is not None
+    shared.redo.sync_log()
+    era = file.header.word("era") + 1
+    shared.log._set_copies(True, era)  # private: no call of users
+    file.header.store_word("era", era)
+    shared.pins = Pins(None)
+
+
+def with_readers(heap: H, wanted: bool) -> H:
+    """Return a heap that was opened, with readers if they are wanted."""
+    try:
+        tidy(heap)
+        if wanted:
+            admit(heap)
+    except BaseException as error:
+        end_with(error, heap.close)
+        raise
+    return heap
+
+
+def dismiss(heap: Heap) -> None:
+    """Let no reader in any more; what the file has for them goes. Those that have it keep it."""
+    shared = space_of(heap).shared
+    file = shared.writable
+    if file is None or shared.pins is None:
+        return
+    file.header.store_word("gate", ReaderGate.NONE)
+    space_of(heap).serve(_end_copies, shared, file)
+    tidy(heap)
+
+
+def _end_copies(shared: Shared, file: FileMedium) -> None:
+    assert shared.redo is not None
+    shared.redo.sync_log()
+    shared.log._set_copies(False, file.header.word("era"))  # private: no call of users
+    file.header.reread()
+    shared.pins = None
+
+
+def tidy(heap: Heap) -> None:
+    """Free the copies of roots that a writer has left, whose file has no readers."""
+    file = space_of(heap).shared.writable
+    if file is None:
+        return
+    left = [root for root in list(file.roots.values()) if root.copy]
+    if left:
+        with heap.transaction() as tx:
+            for root in left:
+                with suppress(UsageError):  # somebody has freed it already
+                    tx.free(root.copy)
+            tx.roots.update({root.name: root.off for root in left})
+
+
+def recycle(shared: Shared) -> int:
+    """Let what was freed before the oldest pin be free, here; return its bytes.
+
+    What was freed since somebody has begun a snapshot that is read still stays as it is.
+    """
+    file = shared.writable
+    if file is None or shared.pins is None:
+        return 0
+    era = file.header.word("era") + 1
+    shared.log._set_era(era)  # private: no call of users
+    file.header.store_word("era", era)
+    found = pins.oldest(file.lock_fd, era)
+    bounds = [era, *shared.pins.eras[:1], *([] if found is None else found[:1])]
+    nbytes = shared.log._recycle(min(bounds))  # private: no call of users
+    for space in shared.spaces() if nbytes and shared.is_power else ():
+        space.core.append_pending()
+    return nbytes
+
+
+def recycle_if_worth(shared: Shared, heap_bytes: int) -> None:
+    """Do the same when enough was freed for it."""
+    if shared.pins is not None and shared.writable is not None:
+        nbytes, _, _ = shared.log._tagged()  # private: no call of users
+        if nbytes >= max(_RECYCLED_LEAST, heap_bytes // _RECYCLED_SHARE):
+            recycle(shared)
+
+
+# ---------------------------------------------------------------- snapshots
+
+
+def begin(heap: Heap) -> tuple[Pin, int, bytes]:
+    """Return a pin, the number of the last commit, and the slots of the roots that it left.
+
+    Raises
+    ------
+    UsageError
+        The heap is open to be changed, and not for readers.
+    HeapBusyError
+        The writer stays in the middle of a commit.
+    """
+    space = space_of(heap)
+    shared = space.shared
+    space.require()
+    if shared.writable is not None and shared.pins is not None:
+        return (_pinned(shared, heap), *captured(shared.writable))
+    if shared.file is None or not shared.readonly:
+        raise UsageError(
+            f"{space.name}: a heap opened with readers=True, or readonly, expected for a snapshot"
+        )
+    if shared.pins is None:
+        shared.pins = Pins(shared.file)
+    return space.look(_begin_beside, shared, heap)
+
+
+def _pinned(shared: Shared, heap: Heap) -> Pin:
+    assert shared.file is not None
+    assert shared.pins is not None
+    return Pin(shared.pins, shared.file.header.word("era"), heap)
+
+
+def _begin_beside(shared: Shared, heap: Heap) -> tuple[Pin, int, bytes]:
+    """Do the same in a reader: what the roots lead to has to be mapped before they are believed."""
+    file = shared.file
+    assert file is not None
+    if not file.follows:
+        slots = b"".join(root.pack() for root in file.roots.values())
+        return Pin(Pins(None), 0, heap), 0, slots
+    file.header.map(file.maps.place, readonly=True)
+    while True:
+        pin = _pinned(shared, heap)
+        _follow(shared, file)
+        commit, slots = captured(file)
+        if file.header.word("layout_seq") == file.layout:
+            return pin, commit, slots
+
+
+def _follow(shared: Shared, file: FileMedium) -> None:
+    """Map what the writer has added since the last look."""
+    if file.header.word("layout_seq") == file.layout:
+        return
+    follow_layout(file)
+    for space in shared.spaces():
+        region = space.region
+        assert isinstance(region, FollowingRegion)
+        pieces = file.pieces(space.index)
+        if pieces:
+            region.follow(pieces)
+            read_to = space.core.bounds[2]
+            end = region.end_unit
+            space.core.set_bounds(region.first_unit, end, min(read_to, end))
+
+
+def require_unread(shared: Shared, what: str) -> None:
+    """Raise BufferError if anybody has a snapshot that may show what is to go."""
+    file = shared.writable
+    if file is None or shared.pins is None:
+        return
+    require_none(shared, what)
+    found = pins.oldest(file.lock_fd, file.header.word("era") + 1)
+    if found is not None:
+        raise BufferError(
+            f"{what}: no snapshot that may show it expected, process {found[1]} has one"
+        )
+
+
+def require_none(shared: Shared, what: str) -> None:
+    """Raise BufferError if this process has snapshots, or views of one."""
+    if shared.pins is not None and shared.pins.eras:
+        raise BufferError(f"{what}: no snapshot that may show it expected, this process has one")

@@ -1,0 +1,232 @@
+"""Snapshots: a heap as of one commit, read in the writer's process or beside it.
+
+heap.read() ──► Snapshot ──► roots, and what they lead to, as of one commit
+                   │
+                   └──► Pin ◄── views and arrays: as long as one lives, nothing of it is used again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from pmemheap import native
+from pmemheap.errors import UsageError
+from pmemheap.file.following import named_slots
+from pmemheap.file.pins import Pin
+from pmemheap.heap import readers
+from pmemheap.heap.arguments import offset_argument, whole_number
+from pmemheap.heap.described import Described
+from pmemheap.heap.extras import numpy
+from pmemheap.heap.handles import shaped
+from pmemheap.heap.space import Space, space_of
+from pmemheap.units import UNIT
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pmemheap.heap.heap import Heap
+
+__all__ = ["HasSnapshots", "Snapshot"]
+
+
+class SnapshotRoots(Mapping[str, int]):
+    """The roots of a snapshot: name to offset."""
+
+    def __init__(self, slots: bytes) -> None:
+        self._slots = slots
+        self._roots: dict[str, tuple[int, int]] | None = None
+
+    def _read(self) -> dict[str, tuple[int, int]]:
+        if self._roots is None:
+            self._roots = {root.name: (root.off, root.copy) for _, root in named_slots(self._slots)}
+        return self._roots
+
+    def place(self, name: str) -> int | None:
+        """Return where what a root names is to be read, as of the commit; None if there is none."""
+        offset, copy = self._read().get(name, (None, 0))
+        return copy or offset
+
+    def __getitem__(self, name: str) -> int:
+        """Return the offset under a name."""
+        return self._read()[name][0]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        """Return the number of roots."""
+        return len(self._read())
+
+    def __repr__(self) -> str:
+        """Show them as a dictionary."""
+        return f"SnapshotRoots({dict(self)!r})"
+
+
+class Snapshot:
+    """The roots of a heap, and all that can be reached from them, as of one commit.
+
+    Made by `Heap.read`. Views and arrays of it keep address and bytes until the last of them goes,
+    also when the snapshot was closed, refreshed or dropped, whatever the writer does meanwhile.
+    Bytes that a program changes in place, without a transaction or by ``tx.write`` in a block of
+    more than 64 bytes, are seen as they change.
+
+    Examples
+    --------
+    >>> import pmemheap, tempfile, os
+    >>> from pmemheap.containers import SortedMap
+    >>> directory = tempfile.TemporaryDirectory()
+    >>> heap = pmemheap.open(os.path.join(directory.name, "data.heap"), "c", readers=True)
+    >>> stock = SortedMap(heap, "stock")
+    >>> stock[b"apple"] = b"5"
+    >>> with heap.read() as before:                # in another process: of a heap opened readonly
+    ...     stock[b"apple"] = b"6"
+    ...     seen = SortedMap(before, "stock")[b"apple"]
+    ...     seen, before.refresh(), SortedMap(before, "stock")[b"apple"]
+    (b'5', True, b'6')
+    >>> heap.close(); directory.cleanup()
+    """
+
+    def __init__(self, heap: Heap) -> None:
+        self._heap = heap
+        self._pin: Pin | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pin, self._commit, slots = readers.begin(self._heap)
+        self._roots = SnapshotRoots(slots)
+
+    @property
+    def heap(self) -> Heap:
+        """The heap that it is of."""
+        return self._heap
+
+    @property
+    def commit(self) -> int:
+        """Number of the commit: of two snapshots the later one has the greater, or the same."""
+        return self._commit // 2
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._pin is None
+
+    @property
+    def roots(self) -> SnapshotRoots:
+        """The roots as of the commit, a mapping of str to offset."""
+        self._require_pin()
+        return self._roots
+
+    def place(self, name: str) -> int | None:
+        """Return where the bytes are that a root names, for containers; None without such a root.
+
+        A block of up to 64 bytes is changed in place, and has a copy for each commit.
+        """
+        self._require_pin()
+        return self._roots.place(name)
+
+    @property
+    def pin(self) -> Pin:
+        """What keeps all that it shows, for containers: to be held by what shows bytes of it."""
+        return self._require_pin()
+
+    def refresh(self) -> bool:
+        """Go on to the commit that is the last one now; tell whether there is a newer one.
+
+        What was taken before keeps what it shows.
+        """
+        self._require_pin()
+        before = self._commit
+        self._begin()
+        return self._commit != before
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """Return a read-only view of some bytes.
+
+        Parameters
+        ----------
+        offset, length : int
+            Anywhere in the heap: a snapshot reads no tables, so the caller has to know the length.
+
+        Raises
+        ------
+        UsageError
+            The snapshot is closed, or the range is not mapped.
+        """
+        place, nbytes = (
+            offset_argument(offset),
+            whole_number("view: length", length, 0, (1 << 55) - 1),
+        )
+        pin = self._require_pin()
+        space = self._space_of(place)
+        first, end = space.region.first_unit * UNIT, space.region.end_unit * UNIT
+        local = place ^ space.origin
+        if not first <= local <= local + nbytes <= end:
+            raise UsageError(
+                f"snapshot of {space.name}: view: a range within bytes {first} to {end} of the "
+                f"arena expected, found {nbytes} bytes at {local}"
+            )
+        return memoryview(native.Exporter(space.address_of(place), nbytes, True, pin))
+
+    def ndarray_at(
+        self, offset: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike = float
+    ) -> np.ndarray[Any, Any]:
+        """Return a read-only array over some bytes, without a copy; exceptions as of `view`."""
+        sides, kind, nbytes = shaped(shape, dtype)
+        array: np.ndarray[Any, Any] = numpy().ndarray(sides, kind, self.view(offset, nbytes))
+        return array
+
+    def _space_of(self, offset: int) -> Space:
+        space = space_of(self._heap)
+        return space.arena_of(offset) or space
+
+    def _require_pin(self) -> Pin:
+        pin = self._pin
+        if pin is None:
+            raise UsageError(f"snapshot of {self._heap.name}: an open one expected, it was closed")
+        return pin
+
+    def close(self) -> None:
+        """Let it go; views and arrays of it keep what they show. Closing twice is allowed."""
+        self._pin = None
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Show heap and commit."""
+        return f"<Snapshot of {self._heap!r} as of commit {self.commit}>"
+
+
+class HasSnapshots(Described):
+    """The base of `Heap` that is read as of a commit."""
+
+    __slots__ = ()
+
+    def read(self: Any) -> Snapshot:
+        """Begin a snapshot: the roots, and all that they lead to, as of the last commit.
+
+        Returns
+        -------
+        Snapshot
+            A context manager.
+
+        Raises
+        ------
+        UsageError
+            The heap was opened to be changed, without ``readers=True``, or is closed.
+        HeapBusyError
+            The writer was stopped in the middle of a commit.
+
+        Notes
+        -----
+        A few microseconds: one lock of the kernel in a reader, none in the writer's process.
+        """
+        return Snapshot(self)
