@@ -86,6 +86,14 @@ kvkill: $(VENV)/test/ready
 	    --operations $$operations --seed $(or $(SEED),0) || exit 1; \
 	done; done
 
+# Eight readers and a writer of one file, ROUNDS=300 of SIGKILL at any of them, in each place. Ten minutes and more.
+.PHONY: readers
+readers: $(VENV)/test/ready
+	for where in ". power" ". process" "/dev/shm process" "memfd process"; do set -- $$where; \
+	  $(VENV)/test/bin/python tests/readers_load.py --rounds $(or $(ROUNDS),300) --where $$1 --durability $$2 \
+	    --seed $(or $(SEED),0) || exit 1; \
+	done
+
 # Random requests to the store's server and to a real Redis (apt-get install redis-server), replies compared.
 redis: $(VENV)/test/ready
 	for protocol in 2 3; do \

@@ -34,6 +34,14 @@ class Scenario(ABC):
 
     steps: ClassVar[list[Step]]
 
+    def __init__(self, *, readers: bool = False) -> None:
+        self.readers = readers
+        """Whether others may read beside it: then what a commit can reach is copied."""
+
+    def heap(self, path: str | Path) -> Heap:
+        """Open the heap, as it is opened for the container."""
+        return Heap.open(path, decay=None, readers=self.readers)
+
     @contextmanager
     @abstractmethod
     def opened(self, path: str | Path) -> Iterator[Any]:
@@ -103,7 +111,7 @@ class MapScenario(Scenario):
 
     @contextmanager
     def opened(self, path: str | Path) -> Iterator[SortedMap]:
-        with Heap.open(path, decay=None) as heap:
+        with self.heap(path) as heap:
             yield SortedMap(heap, "map")
             assert heap.check()
 
@@ -167,7 +175,7 @@ class VectorScenario(Scenario):
 
     @contextmanager
     def opened(self, path: str | Path) -> Iterator[Vector]:
-        with Heap.open(path, decay=None) as heap:
+        with self.heap(path) as heap:
             yield Vector(heap, "vector", "S800")
             assert heap.check()
 
@@ -220,7 +228,7 @@ class ArraysScenario(Scenario):
 
     @contextmanager
     def opened(self, path: str | Path) -> Iterator[Arrays]:
-        with Heap.open(path, decay=None) as heap:
+        with self.heap(path) as heap:
             yield Arrays(heap)
             assert heap.check()
 
@@ -238,7 +246,9 @@ class ArraysScenario(Scenario):
 
 SCENARIOS: dict[str, Scenario] = {
     "map": MapScenario(), "store": StoreScenario(), "vector": VectorScenario(),
-    "arrays": ArraysScenario(),
+    "arrays": ArraysScenario(), "map beside readers": MapScenario(readers=True),
+    "vector beside readers": VectorScenario(readers=True),
+    "arrays beside readers": ArraysScenario(readers=True),
 }  # fmt: skip
 
 

@@ -343,7 +343,7 @@ def test_an_arena_that_was_dropped_is_closed_for_who_still_asks_it() -> None:
         heap.arena("one").drop()
         heap.arena("two")  # in the slot of the first, of which nothing is left
         assert space.closed
-        assert space.core.live_views == space.core.quarantined == 0
+        assert space.core.live_views == space.core.unsynced == 0
         for ask in (
             lambda: space.look(lambda: None),
             lambda: space.serve(lambda: None),
