@@ -17,6 +17,7 @@ import pmemheap
 from pmemheap import Heap, HeapBusyError, UsageError
 from pmemheap.containers import SortedMap, Vector
 from pmemheap.file import pins
+from pmemheap.heap.readers import recycle
 from pmemheap.heap.space import space_of
 
 KEYS = [b"key %d" % i for i in range(500)]
@@ -362,6 +363,25 @@ def test_snapshots_outlive_a_killed_writer(
             assert heap.check()
             assert int(SortedMap(heap, "table")[b"n"]) >= said
             assert not [root for root in space_of(heap).shared.root_slots if root.copy]
+
+
+def test_a_refresh_keeps_its_pin_within_an_era(heap: Heap) -> None:
+    table = SortedMap(heap, "table")
+    with Heap.open(path_of(heap), readonly=True) as reader, reader.read() as snap:
+        pin = snap.pin
+        assert not snap.refresh()
+        table[b"a"] = b"1"
+        assert snap.refresh()
+        assert snap.pin is pin
+        assert dict(SortedMap(snap, "table").items()) == {b"a": b"1"}
+        space = space_of(heap)
+        space.serve(recycle, space.shared)
+        assert not snap.refresh()
+        table[b"a"] = b"2"
+        assert snap.refresh()
+        assert snap.pin.era > pin.era
+        assert dict(SortedMap(snap, "table").items()) == {b"a": b"2"}
+        del pin
 
 
 def test_a_pin_whose_file_went_before_leaves_others_alone(

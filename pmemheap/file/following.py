@@ -10,6 +10,7 @@ slots are being stored: what was read between two looks at the same even number 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from pmemheap import native
 from pmemheap.errors import HeapBusyError, UsageError
@@ -20,14 +21,19 @@ from pmemheap.format.header import Tables, read_superblock, read_tables
 from pmemheap.format.layout import RootSlot
 from pmemheap.format.superblock import Superblock
 
-__all__ = ["FollowedRoots", "captured", "follow_layout", "named_slots"]
+__all__ = ["Captured", "FollowedRoots", "captured", "follow_layout", "named_slots"]
 
 _NO_SEQUENCE = 1  # odd: that of no moment
 _ROOT_BYTES = layout.ROOT_SLOTS * layout.SLOT_BYTES
 
 
-def follow_layout(medium: FileMedium) -> None:
+def follow_layout(medium: FileMedium) -> int:
     """Take superblock, segments and arenas of a file that its writer changes meanwhile.
+
+    Returns
+    -------
+    int
+        Their number: that of the medium as soon as they are mapped.
 
     Raises
     ------
@@ -44,7 +50,7 @@ def follow_layout(medium: FileMedium) -> None:
     )
     header = medium.header
     header.superblock, header.slots, header.image = block, tables, bytearray()
-    medium.layout = number
+    return number
 
 
 def _look(medium: FileMedium) -> tuple[int, Superblock, Tables]:
@@ -93,15 +99,28 @@ class FollowedRoots:
     @property
     def roots(self) -> dict[int, RootSlot]:
         """Those of this moment, by the numbers of their slots."""
-        return dict(named_slots(captured(self._medium)[1]))
+        return dict(named_slots(captured(self._medium).slots))
 
     def change_roots(self, puts: dict[str, RootSlot], drops: set[str]) -> None:
         """Refuse."""
         raise UsageError(f"heap file {self._medium.name!r}: a writer expected, found a reader")
 
 
-def captured(medium: FileMedium) -> tuple[int, bytes]:
-    """Return the number of the last commit that changed roots, and the slots that it left.
+class Captured(NamedTuple):
+    """The roots as of a commit."""
+
+    commit: int
+    """Its number, twice."""
+    slots: bytes
+    """What it left of the table of roots."""
+    era: int
+    """That of pins, a little later."""
+    layout: int
+    """Number of the segments and arenas, a little later: it is at least that of the commit."""
+
+
+def captured(medium: FileMedium) -> Captured:
+    """Return the roots as of the last commit.
 
     Raises
     ------
@@ -117,4 +136,4 @@ def captured(medium: FileMedium) -> tuple[int, bytes]:
             f"{locks.holder(medium.lock_fd)} stays in the middle of one",
             filename=medium.name,
         )
-    return found
+    return Captured(*found)

@@ -225,7 +225,7 @@ def adopt(  # noqa: PLR0913 -- what is opened, and how
             _require_regular(fd, name)
             _lock(medium, beside=beside, follow=follow)
             if medium.follows:
-                follow_layout(medium)
+                medium.layout = follow_layout(medium)
                 return medium
             medium.header.read(fd)
             identity.require_original(

@@ -19,7 +19,7 @@ from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.following import captured, follow_layout
 from pmemheap.file.pins import Pin, Pins
 from pmemheap.heap.shared import Shared
-from pmemheap.heap.space import space_of
+from pmemheap.heap.space import Space, space_of
 from pmemheap.native.constants import ReaderGate
 from pmemheap.refusals import end_with
 from pmemheap.space.following import FollowingRegion
@@ -164,14 +164,15 @@ def begin(heap: Heap) -> tuple[Pin, int, bytes]:
     shared = space.shared
     space.require()
     if shared.writable is not None and shared.pins is not None:
-        return (_pinned(shared, heap), *captured(shared.writable))
+        pin = _pinned(shared, heap)
+        return (pin, *captured(shared.writable)[:2])
     if shared.file is None or not shared.readonly:
         raise UsageError(
             f"{space.name}: a heap opened with readers=True, or readonly, expected for a snapshot"
         )
     if shared.pins is None:
         shared.pins = Pins(shared.file)
-    return space.look(_begin_beside, shared, heap)
+    return _begin_beside(space, heap)
 
 
 def _pinned(shared: Shared, heap: Heap) -> Pin:
@@ -180,27 +181,29 @@ def _pinned(shared: Shared, heap: Heap) -> Pin:
     return Pin(shared.pins, shared.file.header.word("era"), heap)
 
 
-def _begin_beside(shared: Shared, heap: Heap) -> tuple[Pin, int, bytes]:
+def _begin_beside(space: Space, heap: Heap) -> tuple[Pin, int, bytes]:
     """Do the same in a reader: what the roots lead to has to be mapped before they are believed."""
+    shared = space.shared
     file = shared.file
     assert file is not None
     if not file.follows:
         slots = b"".join(root.pack() for root in file.roots.values())
         return Pin(Pins(None), 0, heap), 0, slots
-    file.header.map(file.maps.place, readonly=True)
+    if not file.header.address:
+        space.look(file.header.map, file.maps.place, readonly=True)
     while True:
         pin = _pinned(shared, heap)
-        _follow(shared, file)
-        commit, slots = captured(file)
-        if file.header.word("layout_seq") == file.layout:
-            return pin, commit, slots
+        found = captured(file)
+        if found.layout == file.layout:
+            return pin, found.commit, found.slots
+        space.look(_follow, shared, file)
 
 
 def _follow(shared: Shared, file: FileMedium) -> None:
     """Map what the writer has added since the last look."""
     if file.header.word("layout_seq") == file.layout:
         return
-    follow_layout(file)
+    number = follow_layout(file)
     for space in shared.spaces():
         region = space.region
         assert isinstance(region, FollowingRegion)
@@ -210,6 +213,7 @@ def _follow(shared: Shared, file: FileMedium) -> None:
             read_to = space.core.bounds[2]
             end = region.end_unit
             space.core.set_bounds(region.first_unit, end, min(read_to, end))
+    file.layout = number  # now: other threads begin snapshots by it
 
 
 def require_unread(shared: Shared, what: str) -> None:

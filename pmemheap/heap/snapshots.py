@@ -20,6 +20,7 @@ from pmemheap.heap.described import Described
 from pmemheap.heap.extras import numpy
 from pmemheap.heap.handles import shaped
 from pmemheap.heap.space import Space, space_of
+from pmemheap.native.constants import State
 from pmemheap.units import UNIT
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pmemheap.heap.heap import Heap
 
 __all__ = ["HasSnapshots", "Snapshot"]
+
+_MAPPED = frozenset((State.OPEN, State.CLEAN, State.READONLY))
 
 
 class SnapshotRoots(Mapping[str, int]):
@@ -97,6 +100,9 @@ class Snapshot:
     def _begin(self) -> None:
         self._pin, self._commit, slots = readers.begin(self._heap)
         self._roots = SnapshotRoots(slots)
+        space = space_of(self._heap)
+        self._core, self._file = space.core, space.shared.file
+        self._header = 0 if self._file is None else self._file.header.address
 
     @property
     def heap(self) -> Heap:
@@ -137,10 +143,22 @@ class Snapshot:
 
         What was taken before keeps what it shows.
         """
-        self._require_pin()
+        pin = self._require_pin()
         before = self._commit
+        if self._header and self._core.state in _MAPPED:
+            found = native.capture(self._header, before)
+            if found is None:
+                return False
+            if found and found[2] == pin.era and self._shows(found[3]):
+                self._commit, self._roots = found[0], SnapshotRoots(found[1])
+                return True
         self._begin()
         return self._commit != before
+
+    def _shows(self, layout: int) -> bool:
+        """Tell whether what commits lead to is mapped, as far as a layout says."""
+        file = self._file
+        return file is not None and (not file.follows or file.layout == layout)
 
     def view(self, offset: int, length: int) -> memoryview:
         """Return a read-only view of some bytes.

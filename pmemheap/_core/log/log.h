@@ -22,6 +22,7 @@ enum {
     PH_OPEN_UNDO_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, open_undo),
     PH_COMMIT_SEQ_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, commit_seq),
     PH_LAYOUT_SEQ_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, layout_seq),
+    PH_ERA_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, era),
     PH_ROOTS_USED_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, roots_used),
 };
 
