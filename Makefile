@@ -146,6 +146,11 @@ fifo: $(VENV)/bench/ready
 	$(VENV)/bench/bin/python tests/fifo_load.py plot docs/fifo.svg $(foreach medium,anonymous file,\
 	  build/fifo/$(medium).json build/fifo/$(medium)--never-trim.json)
 
+# Snapshots beside a writer: what they cost both, beside LMDB. COUNT=20000 takes a minute.
+.PHONY: snapshots
+snapshots: $(VENV)/bench/ready
+	$(VENV)/bench/bin/python benchmarks/bench_readers.py table $(or $(COUNT),100000)
+
 # Named arrays beside h5py, zarr and numpy.memmap: 100,000 small and ten large ones. COUNT=2000 takes a minute.
 .PHONY: arrays
 arrays: $(VENV)/bench/ready
