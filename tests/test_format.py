@@ -51,7 +51,7 @@ def places(form: struct.Struct, start: int = 0) -> Iterator[int]:
             "ph_arena_slot", ArenaSlot._FORMAT, "state",
             "state strategy first_unit end_unit name_length name",
         ),
-        ("ph_root_slot", RootSlot._FORMAT, "off", "off len crc name_length name"),
+        ("ph_root_slot", RootSlot._FORMAT, "off", "off copy crc name_length name"),
         ("ph_entry", extents._ENTRY, "kind", "kind class_index flags nunits nbytes"),
         (
             "ph_record", records._HEADER, "magic",

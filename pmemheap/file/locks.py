@@ -29,10 +29,11 @@ __all__ = [
     "leave",
     "lets_readers_in",
     "look_beside_writer",
+    "require_no_readers",
     "require_no_user",
     "require_no_writer",
     "require_sole_user",
-    "require_sole_writer",
+    "require_writer",
 ]
 
 T = TypeVar("T")
@@ -83,32 +84,47 @@ def is_running(process: int) -> bool:
 def lets_readers_in(fd: int) -> bool:
     """Tell whether the writer of a heap file says that others may read beside it.
 
-    To be asked by who has a reader's lock: a writer shuts the gate before it looks for readers.
+    To be asked by who has a reader's lock: see `require_no_readers`.
     """
-    gate = layout.SHARED_WORDS["gate"]
-    return native.pread(fd, 4, gate.start) == ReaderGate.MAY.to_bytes(4, "little")
+    return int.from_bytes(_gate(fd), "little") == ReaderGate.MAY
 
 
-def shut_gate(fd: int) -> None:
-    """Say that nobody may read beside this writer, which has not looked for readers yet."""
-    if lets_readers_in(fd):
-        native.pwrite(fd, bytes(4), layout.SHARED_WORDS["gate"].start)
+def _gate(fd: int) -> bytes:
+    place = layout.SHARED_WORDS["gate"]
+    return native.pread(fd, place.stop - place.start, place.start)
 
 
-def require_sole_writer(fd: int, name: str) -> None:
-    """Become the writer of the heap file `name`.
+def require_writer(fd: int, name: str) -> None:
+    """Become the writer of the heap file `name`, which others may be reading.
 
     Raises
     ------
     HeapBusyError
-        Somebody else writes or reads.
+        Somebody else writes.
     """
     if not (become_writer(fd) or (_collect(fd) and become_writer(fd))):
         raise HeapBusyError(
             f"heap file {name!r}: no other writer expected, process {holder(fd)} has it open",
             filename=name,
         )
-    shut_gate(fd)
+
+
+def require_no_readers(fd: int, name: str, gate: bytes) -> None:
+    """Let nobody read beside the writer, which this descriptor is.
+
+    Parameters
+    ----------
+    gate : bytes
+        The word of the file that lets readers in, as it is: a killed writer may have left it so.
+        Readers look at it when they have their lock, so it is shut before these are looked for.
+
+    Raises
+    ------
+    HeapBusyError
+        Somebody reads.
+    """
+    if any(gate):
+        native.pwrite(fd, bytes(len(gate)), layout.SHARED_WORDS["gate"].start)
     if has_readers(fd):
         _raise_read(name)
 
@@ -145,7 +161,8 @@ def require_sole_user(fd: int, name: str) -> None:
     HeapBusyError
         Somebody else writes or reads.
     """
-    require_sole_writer(fd, name)
+    require_writer(fd, name)
+    require_no_readers(fd, name, _gate(fd))
     if not native.lock_byte(fd, layout.LOCK_READER, Lock.WRITE):
         _raise_read(name)
 

@@ -228,6 +228,9 @@ def adopt(  # noqa: PLR0913 -- what is opened, and how
                 medium.layout = follow_layout(medium)
                 return medium
             medium.header.read(fd)
+            if not readonly:
+                gate = bytes(medium.header.image[layout.SHARED_WORDS["gate"]])
+                locks.require_no_readers(medium.lock_fd, name, gate)
             identity.require_original(
                 medium.header.superblock, medium.identity, fd, name, readonly=readonly
             )
@@ -259,7 +262,7 @@ def _require_regular(fd: int, name: str) -> None:
 def _lock(medium: FileMedium, *, beside: bool, follow: bool) -> None:
     """Become the writer, or one of the readers."""
     if not medium.readonly:
-        locks.require_sole_writer(medium.lock_fd, medium.name)
+        locks.require_writer(medium.lock_fd, medium.name)
         return
     locks.become_reader(medium.lock_fd)
     is_written = locks.has_writer(medium.lock_fd)

@@ -154,7 +154,7 @@ class Heap(HasTotals):
         limit = limit_argument(limit)
         medium = openfile.create_memory("pmemheap", limit=limit, strategy=kept.packed())
         self = making.over_file(cls, medium, headroom, decay, chosen, kept, fresh=True)
-        return with_readers(joined(self, budget), readers)
+        return with_readers(self if budget is None else joined(self, budget), readers)
 
     @classmethod
     def create(  # noqa: PLR0913 -- options of a file, all by name
@@ -284,7 +284,7 @@ class Heap(HasTotals):
             recover=partial(recover, headroom=headroom),
         )  # fmt: skip
         self = making.over_file(cls, medium, headroom, decay, chosen, wish, fresh=False)
-        return with_readers(joined(self, budget), readers)
+        return with_readers(self if budget is None else joined(self, budget), readers)
 
     @classmethod
     def attach(

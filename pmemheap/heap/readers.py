@@ -11,6 +11,7 @@ A heap that nobody may read beside its writer edits in place, and pays nothing f
 from __future__ import annotations
 
 from contextlib import suppress
+from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
 from pmemheap.errors import UsageError
@@ -42,6 +43,7 @@ H = TypeVar("H", bound="Heap")
 
 _RECYCLED_LEAST = 1 << 20
 _RECYCLED_SHARE = 8
+_COPY = attrgetter("copy")
 
 
 def admit(heap: Heap) -> None:
@@ -77,8 +79,11 @@ def _begin_copies(shared: Shared, file: FileMedium) -> None:
 
 def with_readers(heap: H, wanted: bool) -> H:
     """Return a heap that was opened, with readers if they are wanted."""
+    file = space_of(heap).shared.writable
+    is_left = file is not None and any(map(_COPY, file.header.slots.roots.values()))
     try:
-        tidy(heap)
+        if is_left:
+            tidy(heap)
         if wanted:
             admit(heap)
     except BaseException as error:

@@ -139,7 +139,8 @@ def _units_for_pool(size: int, align: int) -> int:
 def _release_quarantine(space: Space) -> None:
     """Before a heap grows: let go what was freed and only waits for a sync [R6], or for readers."""
     shared = space.shared
-    readers.recycle_if_worth(shared, space.region.nunits * UNIT)
+    if shared.pins is not None:
+        readers.recycle_if_worth(shared, space.region.nunits * UNIT)
     redo = shared.redo
     if redo is None or not shared.is_power:
         return
@@ -167,7 +168,8 @@ def trim(space: Space, progress: Progress | None = None) -> int:
         space.core.let_guarded_go()
     if redo is not None:
         redo.sync_log()  # what was freed leaves quarantine
-    readers.recycle(space.shared)
+    if space.shared.pins is not None:
+        readers.recycle(space.shared)
     space.giveback.trim(progress)
     if space.strategy.has_rows and space.shared.file is None:
         with refusals(f"{space.name}: give-back of rows"):
