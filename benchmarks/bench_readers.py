@@ -31,6 +31,8 @@ import pyperf
 
 from pmemheap import Heap
 from pmemheap.containers import SortedMap
+from pmemheap.heap.readers import recycle
+from pmemheap.heap.space import space_of
 from pmemheap.units import GiB
 
 lmdb: Any = importlib.import_module("lmdb") if importlib.util.find_spec("lmdb") else None
@@ -193,12 +195,14 @@ def refreshes(store: Ours) -> Iterator[Line]:
     snap = store.snap
     assert snap is not None
 
+    space = space_of(store.heap)
+
     def commit() -> None:
         store.put(key_of(0))
 
     def era() -> None:
         commit()
-        store.heap.trim()
+        space.serve(recycle, space.shared)
 
     (nothing,) = in_turns([lambda _: snap.refresh()], store.count, CALLS * 5)
     (empty,) = in_turns([lambda _: None], store.count, CALLS * 5)

@@ -365,6 +365,30 @@ def test_snapshots_outlive_a_killed_writer(
             assert not [root for root in space_of(heap).shared.root_slots if root.copy]
 
 
+def test_shared_memory_is_read_by_its_descriptor() -> None:
+    with Heap.shared(readers=True) as heap, Heap.attach(heap.fileno()) as reader:
+        table = SortedMap(heap, "table")
+        fill(table, b"first")
+        with reader.read() as snap:
+            for value in b"second", b"x" * 4000:
+                fill(table, value)
+                heap.trim()
+            assert {*SortedMap(snap, "table").values()} == {b"first"}
+            assert snap.refresh()
+            assert {*SortedMap(snap, "table").values()} == {b"x" * 4000}
+        assert reader.stats().blocks == heap.stats().blocks
+        del snap
+
+
+def test_a_descriptor_of_a_heap_that_is_edited_in_place_gives_no_snapshot() -> None:
+    with (
+        Heap.shared() as heap,
+        Heap.attach(heap.fileno()) as reader,
+        pytest.raises(UsageError, match="this one edits in place"),
+    ):
+        reader.read()
+
+
 def test_a_refresh_keeps_its_pin_within_an_era(heap: Heap) -> None:
     table = SortedMap(heap, "table")
     with Heap.open(path_of(heap), readonly=True) as reader, reader.read() as snap:

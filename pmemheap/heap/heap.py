@@ -305,8 +305,9 @@ class Heap(HasTotals):
         readonly : bool
             Read what the heap holds now, also beside its writer: what the writer frees or changes
             later is not kept from changing, and its growth is not followed, but `stats`, `check`,
-            `blocks` and `explain` look at the heap anew. False: become the writer, which only one
-            process can be.
+            `blocks` and `explain` look at the heap anew. Beside a writer with ``readers=True``
+            snapshots are kept and growth is followed: see `read`. False: become the writer, which
+            only one process can be.
 
         Returns
         -------

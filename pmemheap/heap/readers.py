@@ -191,6 +191,11 @@ def _begin_beside(space: Space, heap: Heap) -> tuple[Pin, int, bytes]:
     shared = space.shared
     file = shared.file
     assert file is not None
+    if file.beside and not file.follows:
+        raise UsageError(
+            f"{space.name}: a writer with readers=True expected for a snapshot, this one edits in "
+            "place"
+        )
     if not file.follows:
         slots = b"".join(root.pack() for root in file.roots.values())
         return Pin(Pins(None), 0, heap), 0, slots
