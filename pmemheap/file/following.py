@@ -128,7 +128,8 @@ def captured(medium: FileMedium) -> Captured:
         The writer was stopped, or killed, in the middle of a commit.
     """
     header = medium.header
-    header.map(medium.maps.place, readonly=medium.readonly)
+    if not header.address:
+        header.map(medium.maps.place, readonly=medium.readonly)
     found = native.capture(header.address, _NO_SEQUENCE)
     if not found:
         raise HeapBusyError(

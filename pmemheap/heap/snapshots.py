@@ -8,6 +8,7 @@ heap.read() ──► Snapshot ──► roots, and what they lead to, as of one
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 from pmemheap import native
@@ -34,6 +35,12 @@ __all__ = ["HasSnapshots", "Snapshot"]
 _MAPPED = frozenset((State.OPEN, State.CLEAN, State.READONLY))
 
 
+@lru_cache(maxsize=16)
+def _roots_in(slots: bytes) -> dict[str, tuple[int, int]]:
+    """Return name to offset and copy; many snapshots are of one commit."""
+    return {root.name: (root.off, root.copy) for _, root in named_slots(slots)}
+
+
 class SnapshotRoots(Mapping[str, int]):
     """The roots of a snapshot: name to offset."""
 
@@ -43,7 +50,7 @@ class SnapshotRoots(Mapping[str, int]):
 
     def _read(self) -> dict[str, tuple[int, int]]:
         if self._roots is None:
-            self._roots = {root.name: (root.off, root.copy) for _, root in named_slots(self._slots)}
+            self._roots = _roots_in(self._slots)
         return self._roots
 
     def place(self, name: str) -> int | None:
