@@ -18,6 +18,7 @@ What is where; `help` of each says more:
     Heap, open            a heap: anonymous, shared, create, open, attach; malloc, free, view,
                           ndarray, dump, roots, transaction, arena, scratch, install, stats, check
     Block                 a handle of a block, by heap.alloc(size)
+    Snapshot              a heap as of one commit, also beside its writer, by heap.read()
     Transaction           changes that a crash leaves whole or not at all, by heap.transaction()
     Arena, Region         blocks that are dropped together, by heap.arena(name), heap.scratch()
     General, Ring, Rows, Placed              strategies: where the blocks of an arena come from
@@ -114,6 +115,7 @@ from pmemheap.heap.regions import Mark, Region
 from pmemheap.heap.ring import RingArena, RingStats
 from pmemheap.heap.roots import Roots
 from pmemheap.heap.rows import RowsArena
+from pmemheap.heap.snapshots import Snapshot
 from pmemheap.heap.strategies import General, Placed, Ring, Rows, Strategy
 from pmemheap.heap.transaction import Savepoint, Transaction
 from pmemheap.heap.transactionroots import TransactionRoots
@@ -248,6 +250,7 @@ __all__ = [
     "Shadow",
     "Share",
     "SiteBlocks",
+    "Snapshot",
     "Space",
     "Strategy",
     "StrategyError",

@@ -16,16 +16,17 @@ import numpy as np
 
 import pmemheap
 from pmemheap.containers import SortedMap, Vector
+from pmemheap.kvstore import KVStore
 
 DURABILITIES = ("process", "power")
 
 
 class Reader:
-    """A process that has a heap file open to read, and one snapshot of it."""
+    """A process that has a heap file open to read, and one snapshot of it; or a store."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, store: bool = False) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(path)],
+            [sys.executable, __file__, str(path), *["store"][:store]],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -80,8 +81,11 @@ def main() -> None:
         "pmemheap": pmemheap,
     }
     try:
-        names["heap"] = pmemheap.Heap.open(sys.argv[1], readonly=True)
-        names["snap"] = names["heap"].read()
+        if "store" in sys.argv:
+            names["store"] = KVStore(sys.argv[1], flag="r")
+        else:
+            names["heap"] = pmemheap.Heap.open(sys.argv[1], readonly=True)
+            names["snap"] = names["heap"].read()
     except pmemheap.PmemHeapError as error:
         names["refused"] = str(error)
     for line in sys.stdin:

@@ -176,7 +176,7 @@ def begin(heap: Heap) -> tuple[Pin, int, bytes]:
             f"{space.name}: a heap opened with readers=True, or readonly, expected for a snapshot"
         )
     if shared.pins is None:
-        shared.pins = Pins(shared.file)
+        shared.pins = Pins(shared.file if shared.follows else None)
     return _begin_beside(space, heap)
 
 
@@ -198,7 +198,8 @@ def _begin_beside(space: Space, heap: Heap) -> tuple[Pin, int, bytes]:
         )
     if not file.follows:
         slots = b"".join(root.pack() for root in file.roots.values())
-        return Pin(Pins(None), 0, heap), 0, slots
+        assert shared.pins is not None
+        return Pin(shared.pins, 0, heap), 0, slots
     if not file.header.address:
         space.look(file.header.map, file.maps.place, readonly=True)
     while True:

@@ -17,6 +17,7 @@ deadlines  when keys expire          tags       groups of keys            counte
 cursor     from key to key           shelf      str keys: pickled values, text
 storefile  the file of a store       figures    its statistics            entries    its map
 texts      str as keys               closing    the end of a `with` block
+shown      StoreSnapshot: a store as of one commit
 """
 
 from pmemheap.kvstore.asyncstore import AsyncKVStore
@@ -27,6 +28,7 @@ from pmemheap.kvstore.dbmlike import open_store as open  # noqa: A004 -- kvstore
 from pmemheap.kvstore.figures import StoreStats
 from pmemheap.kvstore.memoizing import memoize
 from pmemheap.kvstore.shelf import Shelf, TextStore
+from pmemheap.kvstore.shown import StoreSnapshot
 from pmemheap.kvstore.store import KVStore
 from pmemheap.kvstore.substore import SubStore
 
@@ -36,6 +38,7 @@ __all__ = [
     "DbmStore",
     "KVStore",
     "Shelf",
+    "StoreSnapshot",
     "StoreStats",
     "SubStore",
     "TextStore",

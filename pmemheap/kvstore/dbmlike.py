@@ -272,6 +272,7 @@ def open_store(  # noqa: PLR0913 -- options of a file, all but the first ones by
     evict: str | None = None,
     count_hits: bool = False,
     headroom: int | None = None,
+    readers: bool = False,
     clock: Callable[[], int] = time.time_ns,
 ) -> DbmStore:
     """Open a store as `dbm` does, and return it.
@@ -284,7 +285,7 @@ def open_store(  # noqa: PLR0913 -- options of a file, all but the first ones by
         Open to read; open to write; the same, and create it if it is missing; create it anew.
     mode : int
         Permissions of a file that is created, of which the umask takes some away.
-    durability, durable, limit, evict, count_hits, headroom, clock
+    durability, durable, limit, evict, count_hits, headroom, readers, clock
         As `KVStore`.
 
     Raises
@@ -295,7 +296,7 @@ def open_store(  # noqa: PLR0913 -- options of a file, all but the first ones by
     is_new = flag == "n" or (flag == "c" and not os.path.exists(path))
     store = DbmStore(
         path, durability, flag, durable=durable, limit=limit, evict=evict, count_hits=count_hits,
-        headroom=headroom, clock=clock,
+        headroom=headroom, readers=readers, clock=clock,
     )  # fmt: skip
     if is_new and mode & 0o666 != 0o666:
         os.chmod(path, os.stat(path).st_mode & mode & _ALL)

@@ -10,15 +10,20 @@ itself: `_FAST` names are bound to the instance, so `store.get` *is* the map's m
 `_look_closely` takes these names away again, and then the methods of the class are found, which
 look at deadlines and note uses. It is called by the first deadline, and when a store is opened that
 has a deadline, counts hits, or evicts by uses.
+
+`_source` is what the maps are read of: the heap itself, or, where another process may change it, a
+snapshot of it. Maps of a snapshot hold what they show back, so they go when a store is closed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
-from typing import Any, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, overload
 
-from pmemheap.containers import OrderedMapping
+from pmemheap import Heap, Snapshot, UsageError
+from pmemheap.containers import OrderedMapping, SortedMap
 from pmemheap.containers.ordered import ItemsRange
 from pmemheap.kvstore import arrow
 from pmemheap.kvstore.counters import Hits
@@ -29,10 +34,16 @@ from pmemheap.kvstore.eviction import Eviction
 from pmemheap.kvstore.storefile import InHeap
 from pmemheap.kvstore.tags import Tags, tag_bytes
 
-__all__ = ["Reading"]
+__all__ = ["Reading", "root_of"]
 
 T = TypeVar("T")
 _FAST = ("get", "view", "scan", "patch")
+_MAPS = ("_map", "_deadlines", "_tags", "_eviction")
+
+
+def root_of(kind: str, name: str) -> str:
+    """Return the root of one of the maps of a name."""
+    return "kvstore" + (f".{kind}" if kind else "") + (f"/{name}" if name else "")
 
 
 class Reading(InHeap, OrderedMapping[bytes, bytes]):
@@ -40,6 +51,8 @@ class Reading(InHeap, OrderedMapping[bytes, bytes]):
 
     _default = b""
 
+    _source: Heap | Snapshot
+    _name: str
     _map: Entries
     _deadlines: Deadlines
     _tags: Tags
@@ -49,6 +62,37 @@ class Reading(InHeap, OrderedMapping[bytes, bytes]):
     """Whether a key may have a deadline; never false again while the store is open."""
     _looks: bool
     """Whether a read does more than to read."""
+
+    def _enter_maps(self, clock: Callable[[], int]) -> None:
+        self._map = Entries(self._source, root_of("", self._name), durable=self._durable)
+        self._deadlines = Deadlines(self._opened("deadlines"), clock)
+        self._tags = Tags(self._opened("tags"), self._opened("tagged"))
+
+    def _opened(self, kind: str) -> SortedMap:
+        return SortedMap(self._source, root_of(kind, self._name), durable=self._durable)
+
+    def _begin_reading(self) -> None:
+        """Answer from the maps that have been entered."""
+        self._expiring = len(self._deadlines) > 0
+        notes = self._eviction is not None and self._eviction.notes_uses
+        self._looks = self._expiring or self._hits is not None or notes
+        if self._expiring:
+            self._map.hide(self._deadlines.is_over)
+        if not self._looks:
+            self._bind_fast()
+
+    def _leave_maps(self) -> None:
+        """Hold nothing back any more: what is asked from now on is a UsageError."""
+        self._look_closely()
+        for name in _MAPS:
+            with suppress(AttributeError):
+                delattr(self, name)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Refuse what a closed store has no more."""
+        if name in _MAPS:
+            raise UsageError(f"{self!r}: an open store expected, it was closed")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _bind_fast(self) -> None:
         """Let the map itself answer what needs no look at anything else."""

@@ -16,11 +16,14 @@ import time
 from collections.abc import Callable
 from typing import TypedDict, Unpack
 
+import pmemheap
 from pmemheap import CorruptHeapError, DurabilityName, OpenFlag, UsageError
 from pmemheap.kvstore.eviction import require_policy
+from pmemheap.kvstore.reading import root_of
 from pmemheap.kvstore.shelf import Shelf, TextStore
+from pmemheap.kvstore.shown import StoreSnapshot
 from pmemheap.kvstore.storefile import AnyPath, StoreFile
-from pmemheap.kvstore.substore import SubStore, root_of
+from pmemheap.kvstore.substore import SubStore
 
 __all__ = ["KVStore", "StoreOptions"]
 
@@ -36,6 +39,7 @@ class StoreOptions(TypedDict, total=False):
     evict: str | None
     count_hits: bool
     headroom: int | None
+    readers: bool
     clock: Callable[[], int]
 
 
@@ -63,6 +67,9 @@ class KVStore(StoreFile, SubStore):
         Whether `stats` tells how many reads found their key. Each read costs more.
     headroom : int, optional
         Bytes of address space to keep free for growth; see `pmemheap.Heap.create`.
+    readers : bool
+        Let other processes open the file to read while this one changes it, and let `read` begin
+        snapshots. Each change of a map copies the nodes that it changes.
     clock : callable
         Nanoseconds since 1970, for deadlines.
 
@@ -91,7 +98,8 @@ class KVStore(StoreFile, SubStore):
     Notes
     -----
     Keys have at most 1024 bytes. Any thread may use a store; one transaction changes it at a time,
-    others wait for its end. ``store.get`` and its like change when the first key gets a deadline:
+    others wait for its end. A store that was opened to read shows one commit of its writer, until
+    `refresh`. ``store.get`` and its like change when the first key gets a deadline:
     who keeps such a method in a variable takes it anew, or opens a store that has deadlines.
     """
 
@@ -106,6 +114,7 @@ class KVStore(StoreFile, SubStore):
         evict: str | None = None,
         count_hits: bool = False,
         headroom: int | None = None,
+        readers: bool = False,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         if evict not in {None, "none"}:
@@ -113,13 +122,15 @@ class KVStore(StoreFile, SubStore):
         of_file = limit if evict in {None, "none"} else None
         StoreFile.__init__(
             self, path, flag, durability=durability, durable=durable, limit=of_file,
-            headroom=headroom,
+            headroom=headroom, readers=readers,
         )  # fmt: skip
         self._subs: dict[str, SubStore] = {}
+        self._source, self._clock = self._heap, clock
         self._lock = threading.Lock()
         with self.closed_on_error():
+            source = self._heap.read() if self.readonly else self._heap
             SubStore.__init__(
-                self, self._heap, "", durable=durable, clock=clock, limit=limit, evict=evict,
+                self, source, "", durable=durable, clock=clock, limit=limit, evict=evict,
                 count_hits=count_hits,
             )  # fmt: skip
             if not self.readonly:
@@ -146,6 +157,44 @@ class KVStore(StoreFile, SubStore):
     ) -> TextStore:
         """Return a store of str values under str keys, open; arguments as `KVStore`."""
         return TextStore(cls(path, durability, flag, **options))
+
+    # ------------------------------------------------------------ commits
+
+    def read(self) -> StoreSnapshot:
+        """Begin a snapshot: the store and its sub-stores as of the last commit.
+
+        Returns
+        -------
+        StoreSnapshot
+            A context manager. Its keys and values are bytes.
+
+        Raises
+        ------
+        UsageError
+            The store was opened to be changed, without ``readers=True``, or is closed.
+
+        Notes
+        -----
+        Keys that have expired by the clock are left out, as always. Of an `open` that takes texts
+        it has the bytes.
+        """
+        return StoreSnapshot(self._heap.read(), self.clock)
+
+    def refresh(self) -> bool:
+        """Go on to the last commit of the writer; tell whether there is a newer one.
+
+        A store that may be changed always shows the last one. Views and snapshots that were taken
+        before keep what they show. A thread that reads meanwhile may see both commits: what has to
+        be of one, it reads from a `read` of its own.
+        """
+        if isinstance(self._source, pmemheap.Heap) or not self._source.refresh():
+            return False
+        with self._lock:
+            for name in set(self._subs).difference(self.subs()):
+                self._subs.pop(name)._leave_maps()  # private: no call of users
+            for each in [self, *self._subs.values()]:
+                each._reopen()  # private: no call of users
+        return True
 
     # ------------------------------------------------------------ sub-stores
 
@@ -192,7 +241,7 @@ class KVStore(StoreFile, SubStore):
             raise UsageError(f"limit of sub-store {name!r}: evict expected as well, none found")
         with self._lock:
             found = self._subs.get(name)
-            if found is None or root_of("", name) not in self._heap.roots:
+            if found is None or root_of("", name) not in self._source.roots:
                 found = self._subs[name] = self._opened_sub(name, limit, evict, count_hits)
         return found
 
@@ -206,7 +255,7 @@ class KVStore(StoreFile, SubStore):
                 f"{name!r} found"
             )
         found = SubStore(
-            self._heap, name, durable=self._durable, clock=self.clock, limit=limit, evict=evict,
+            self._source, name, durable=self._durable, clock=self.clock, limit=limit, evict=evict,
             count_hits=count_hits,
         )  # fmt: skip
         if not found.readonly:
@@ -215,7 +264,7 @@ class KVStore(StoreFile, SubStore):
 
     def subs(self) -> list[str]:
         """Return the names of the sub-stores, sorted."""
-        roots = self._heap.roots
+        roots = self._source.roots
         return sorted(root.removeprefix(_NAMED) for root in roots if root.startswith(_NAMED))
 
     def drop_sub(self, name: str) -> bool:
@@ -275,4 +324,22 @@ class KVStore(StoreFile, SubStore):
         """
         for each in [self, *self._subs.values()]:
             each._write_uses()  # private: no call of users
-        super().close()
+        if isinstance(self._source, pmemheap.Heap) or self.closed:
+            super().close()
+        else:
+            self._close_reading(self._source)
+
+    def _close_reading(self, source: pmemheap.Snapshot) -> None:
+        """Close a store that holds a snapshot, which goes first; after a refusal it has one."""
+        open_ones = [self, *self._subs.values()]
+        for each in open_ones:
+            each._leave_maps()  # private: no call of users
+        source.close()
+        try:
+            super().close()
+        except BufferError:
+            self._source = self._heap.read()
+            for each in open_ones:
+                each._source = self._source
+                each._open_maps(self._clock, None, None)  # private: no call of users
+            raise

@@ -84,7 +84,7 @@ class StoreFile(InHeap, Closing):
 
     Parameters
     ----------
-    path, flag, durability, durable, limit, headroom
+    path, flag, durability, durable, limit, headroom, readers
         As of `pmemheap.kvstore.KVStore`.
     """
 
@@ -97,11 +97,13 @@ class StoreFile(InHeap, Closing):
         durable: bool | None,
         limit: int | None,
         headroom: int | None,
+        readers: bool,
     ) -> None:
         self._is_new = flag in {"c", "n"} and not os.path.lexists(path)
         self._heap = pmemheap.open(
-            os.fsdecode(path), flag, durability=durability, limit=limit, headroom=headroom
-        )
+            os.fsdecode(path), flag, durability=durability, limit=limit, headroom=headroom,
+            readers=readers and flag != "r",
+        )  # fmt: skip
         self._durable = durable
 
     @contextmanager

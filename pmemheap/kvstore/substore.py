@@ -24,27 +24,19 @@ from contextlib import AbstractContextManager, suppress
 from itertools import islice
 from typing import Any
 
-from pmemheap import CorruptHeapError, Heap, PmemHeapError
-from pmemheap.containers import SortedMap
+from pmemheap import CorruptHeapError, Heap, PmemHeapError, Snapshot
 from pmemheap.containers.ordered import pairs_of
 from pmemheap.kvstore import arrow
 from pmemheap.kvstore.counters import Hits, number_bytes, number_of
-from pmemheap.kvstore.deadlines import Deadlines
-from pmemheap.kvstore.entries import Entries
 from pmemheap.kvstore.figures import StoreStats
 from pmemheap.kvstore.limiting import opened_limit
-from pmemheap.kvstore.reading import Reading
-from pmemheap.kvstore.tags import Tags, tag_bytes
+from pmemheap.kvstore.reading import Reading, root_of
+from pmemheap.kvstore.tags import tag_bytes
 
 __all__ = ["BATCH", "SubStore"]
 
 BATCH = 256
 """Keys in a transaction of those calls that make several."""
-
-
-def root_of(kind: str, name: str) -> str:
-    """Return the root of one of the maps of a name."""
-    return "kvstore" + (f".{kind}" if kind else "") + (f"/{name}" if name else "")
 
 
 class SubStore(Reading):
@@ -55,8 +47,8 @@ class SubStore(Reading):
 
     Parameters
     ----------
-    heap : Heap
-        Open.
+    source : Heap or Snapshot
+        Open; a snapshot for a store that is read, and never changed.
     name : str
         Its name; empty for the store itself.
     durable : bool or None
@@ -69,7 +61,7 @@ class SubStore(Reading):
 
     def __init__(  # noqa: PLR0913 -- options, by name
         self,
-        heap: Heap,
+        source: Heap | Snapshot,
         name: str,
         *,
         durable: bool | None,
@@ -78,21 +70,23 @@ class SubStore(Reading):
         evict: str | None = None,
         count_hits: bool = False,
     ) -> None:
-        self._heap, self._durable, self._name = heap, durable, name
-        self._open_maps(clock)
+        self._heap = source if isinstance(source, Heap) else source.heap
+        self._source, self._durable, self._name = source, durable, name
         self._hits = Hits() if count_hits else None
-        self._expiring = len(self._deadlines) > 0
-        has_limit = root_of("order", name) in heap.roots
+        self._open_maps(clock, limit, evict)
+
+    def _open_maps(self, clock: Callable[[], int], limit: int | None, evict: str | None) -> None:
+        if not self.readonly and root_of("tagged", self._name) not in self._source.roots:
+            with self.transaction():  # a new one gets all or none
+                self._enter_maps(clock)
+        else:
+            self._enter_maps(clock)
+        has_limit = root_of("order", self._name) in self._source.roots
         self._eviction = opened_limit(
             self._map, self._deadlines, self._opened, has_limit, limit, evict
         )
-        notes = self._eviction is not None and self._eviction.notes_uses
-        self._looks = self._expiring or count_hits or notes
+        self._begin_reading()
         self._extra = self._expiring or len(self._tags) > 0 or self._eviction is not None
-        if self._expiring:
-            self._map.hide(self._deadlines.is_over)
-        if not self._looks:
-            self._bind_fast()
 
     @property
     def name(self) -> str:
@@ -105,20 +99,11 @@ class SubStore(Reading):
         name = f" {self._name!r} of" if self._name else ":"
         return f"<{type(self).__name__}{name} {self.path!r}, {state}>"
 
-    def _open_maps(self, clock: Callable[[], int]) -> None:
-        if not self._heap.readonly and root_of("tagged", self._name) not in self._heap.roots:
-            with self.transaction():  # a new one gets all or none
-                self._enter_maps(clock)
-        else:
-            self._enter_maps(clock)
-
-    def _enter_maps(self, clock: Callable[[], int]) -> None:
-        self._map = Entries(self._heap, root_of("", self._name), durable=self._durable)
-        self._deadlines = Deadlines(self._opened("deadlines"), clock)
-        self._tags = Tags(self._opened("tags"), self._opened("tagged"))
-
-    def _opened(self, kind: str) -> SortedMap:
-        return SortedMap(self._heap, root_of(kind, self._name), durable=self._durable)
+    def _reopen(self) -> None:
+        """Show what the snapshot shows now."""
+        clock = self.clock
+        self._look_closely()
+        self._open_maps(clock, None, None)
 
     def _start_expiring(self, deadline: int) -> None:
         """Look at deadlines from now on; called before one is stored, which has to be one."""
