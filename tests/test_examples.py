@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,18 @@ def loaded(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
+
+
+@pytest.mark.slow
+def test_readers_see_whole_commits_however_they_are_started() -> None:
+    found = subprocess.run(
+        [sys.executable, EXAMPLES / "readers.py"], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.splitlines() == [
+        "spawn: all sums are 5000",
+        "fork: all sums are 5000",
+        "loaders have read each table in place",
+    ]
 
 
 @pytest.fixture

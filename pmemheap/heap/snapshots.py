@@ -118,7 +118,7 @@ class Snapshot:
 
     @property
     def commit(self) -> int:
-        """Number of the commit: of two snapshots the later one has the greater, or the same."""
+        """Number of the commit; of two snapshots the later one has the greater, or the same."""
         return self._commit // 2
 
     @property

@@ -119,7 +119,7 @@ class StoreSnapshot(Closing, Shown):
 
     @property
     def commit(self) -> int:
-        """Number of the commit: of two snapshots the later one has the greater, or the same."""
+        """Number of the commit; of two snapshots the later one has the greater, or the same."""
         return self._snapshot.commit
 
     def sub(self, name: str) -> Shown:
