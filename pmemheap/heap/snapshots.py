@@ -235,6 +235,11 @@ class HasSnapshots(Described):
 
     __slots__ = ()
 
+    @property
+    def follows(self: Any) -> bool:
+        """Whether it was opened beside a writer with readers, and is read by `read`."""
+        return space_of(self).shared.follows
+
     def read(self: Any) -> Snapshot:
         """Begin a snapshot: the roots, and all that they lead to, as of the last commit.
 

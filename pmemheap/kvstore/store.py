@@ -98,7 +98,7 @@ class KVStore(StoreFile, SubStore):
     Notes
     -----
     Keys have at most 1024 bytes. Any thread may use a store; one transaction changes it at a time,
-    others wait for its end. A store that was opened to read shows one commit of its writer, until
+    others wait for its end. A store that is read beside its writer shows one commit, until
     `refresh`. ``store.get`` and its like change when the first key gets a deadline:
     who keeps such a method in a variable takes it anew, or opens a store that has deadlines.
     """
@@ -128,7 +128,7 @@ class KVStore(StoreFile, SubStore):
         self._source, self._clock = self._heap, clock
         self._lock = threading.Lock()
         with self.closed_on_error():
-            source = self._heap.read() if self.readonly else self._heap
+            source = self._heap.read() if self._heap.follows else self._heap
             SubStore.__init__(
                 self, source, "", durable=durable, clock=clock, limit=limit, evict=evict,
                 count_hits=count_hits,
@@ -183,7 +183,7 @@ class KVStore(StoreFile, SubStore):
     def refresh(self) -> bool:
         """Go on to the last commit of the writer; tell whether there is a newer one.
 
-        A store that may be changed always shows the last one. Views and snapshots that were taken
+        Any other store shows the last one by itself. Views and snapshots that were taken
         before keep what they show. A thread that reads meanwhile may see both commits: what has to
         be of one, it reads from a `read` of its own.
         """
