@@ -35,6 +35,9 @@ class Pin:
 
     __slots__ = ("_pins", "era", "keep")
 
+    era: int
+    keep: object
+
     def __init__(self, pins: Pins, era: int, keep: object) -> None:
         self._pins, self.era, self.keep = pins, era, keep
         pins._take(era)
