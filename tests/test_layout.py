@@ -57,7 +57,8 @@ arenas = st.builds(
         [bytes(7), *(layout.packed_strategy(StrategyCode.ROWS, size) for size in (16, 528, 65_536))]
     ),
 )
-roots = st.builds(RootSlot, names(layout.ROOT_NAME_BYTES), words, words)
+copies = st.integers(0, (1 << 51) - 1).map(lambda granule: granule * 16)
+roots = st.builds(RootSlot, names(layout.ROOT_NAME_BYTES), words, copies)
 SUPERBLOCK = Superblock(
     7, b"u" * 16, Durability.POWER, HeapState.CLEAN, 1355776, 0x28000, 128 * KiB, 64, 1 << 32,
     b"b" * 16,

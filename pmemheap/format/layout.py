@@ -422,6 +422,8 @@ class RootSlot:
     def read(cls, image: bytes, offset: int) -> Self:
         """Read the slot at `offset` of the file, which is in use and whose seal is right."""
         off, copy, _, name_length, name = cls._FORMAT.unpack_from(image)
+        if copy % GRANULE or copy >> ARENA_BITS:
+            raise damaged("root slot", offset, "copy", "a block of the default arena", hex(copy))
         return cls(_decode(name[:name_length], "root slot", offset), off, copy)
 
 

@@ -21,7 +21,7 @@ from pmemheap.file.following import captured, follow_layout
 from pmemheap.file.pins import Pin, Pins
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
-from pmemheap.native.constants import ReaderGate
+from pmemheap.native.constants import Format, ReaderGate
 from pmemheap.refusals import end_with
 from pmemheap.space.following import FollowingRegion
 
@@ -121,7 +121,8 @@ def tidy(heap: Heap) -> None:
         with heap.transaction() as tx:
             for root in left:
                 with suppress(UsageError):  # somebody has freed it already
-                    tx.free(root.copy)
+                    if heap.usable_size(root.copy) == Format.ROOT_COPY:
+                        tx.free(root.copy)
             tx.roots.update({root.name: root.off for root in left})
 
 
