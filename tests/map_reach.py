@@ -1,4 +1,4 @@
-"""What a commit of a map can reach, and whether its bytes stay: for who reads it as it was then.
+"""What a commit of a map can reach, and whether its bytes stay, as readers of that commit need it.
 
     header -> nodes -> long values    each as it lies in the heap, not as a transaction has it
 

@@ -58,9 +58,8 @@ def _look(medium: FileMedium) -> tuple[int, Superblock, Tables]:
     image = bytearray(layout.HEADER_BYTES)
     native.pread_into(medium.fd, image, 0)
     number = _number(medium, image)
-    image[layout.ROOT_TABLE : layout.ROOT_TABLE + _ROOT_BYTES] = bytes(
-        _ROOT_BYTES
-    )  # of another moment
+    roots = slice(layout.ROOT_TABLE, layout.ROOT_TABLE + _ROOT_BYTES)
+    image[roots] = bytes(_ROOT_BYTES)  # those are of another moment
     block, _ = read_superblock(image)
     tables = read_tables(image, block, medium.name)
     return number, block, tables

@@ -84,7 +84,7 @@ def is_running(process: int) -> bool:
 def lets_readers_in(fd: int) -> bool:
     """Tell whether the writer of a heap file says that others may read beside it.
 
-    To be asked by who has a reader's lock: see `require_no_readers`.
+    To be asked with a reader's lock: see `require_no_readers`.
     """
     return int.from_bytes(_gate(fd), "little") == ReaderGate.MAY
 

@@ -33,8 +33,9 @@ class HasTotals(HasShadow):
     def stats(self) -> HeapStats:
         """Return how large and how full the heap is, all arenas together.
 
-        O(mappings), and O(units) the first time. A reader that was attached beside a writer looks
-        at the heap as it is now; HeapBusyError if the writer gives it no moment for that.
+        O(pages that have memory), and O(units) the first time. A reader that was attached beside a
+        writer looks at the heap as it is now; HeapBusyError if the writer gives it no moment for
+        that.
         """
         return totals.stats(self._space)
 

@@ -17,7 +17,8 @@ snapshot of it. Maps of a snapshot hold what they show back, so they go when a s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Any, NoReturn, TypeVar, overload
@@ -34,9 +35,10 @@ from pmemheap.kvstore.eviction import Eviction
 from pmemheap.kvstore.storefile import InHeap
 from pmemheap.kvstore.tags import Tags, tag_bytes
 
-__all__ = ["Reading", "root_of"]
+__all__ = ["Reading", "go_on", "root_of", "subs_of"]
 
 T = TypeVar("T")
+R = TypeVar("R", bound="Reading")
 _FAST = ("get", "view", "scan", "patch")
 _MAPS = ("_map", "_deadlines", "_tags", "_eviction")
 
@@ -44,6 +46,26 @@ _MAPS = ("_map", "_deadlines", "_tags", "_eviction")
 def root_of(kind: str, name: str) -> str:
     """Return the root of one of the maps of a name."""
     return "kvstore" + (f".{kind}" if kind else "") + (f"/{name}" if name else "")
+
+
+_NAMED = root_of("", "") + "/"
+
+
+def subs_of(roots: Iterable[str]) -> list[str]:
+    """Return the names of the sub-stores that have these roots, sorted."""
+    return sorted(root.removeprefix(_NAMED) for root in roots if root.startswith(_NAMED))
+
+
+def go_on(store: Reading, subs: dict[str, R], roots: Iterable[str]) -> None:
+    """Have a store and its open sub-stores show what their snapshot shows now, with these roots.
+
+    A sub-store that has been dropped is closed.
+    """
+    for name in set(subs).difference(subs_of(roots)):
+        subs.pop(name)._leave_maps()  # private: no call of users
+    shown: list[Reading] = [store, *subs.values()]
+    for each in shown:
+        each._reopen()  # private: no call of users
 
 
 class Reading(InHeap, OrderedMapping[bytes, bytes]):
@@ -80,6 +102,10 @@ class Reading(InHeap, OrderedMapping[bytes, bytes]):
             self._map.hide(self._deadlines.is_over)
         if not self._looks:
             self._bind_fast()
+
+    @abstractmethod
+    def _reopen(self) -> None:
+        """Show what the snapshot shows now."""
 
     def _leave_maps(self) -> None:
         """Hold nothing back any more: what is asked from now on is a UsageError."""

@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pmemheap import Snapshot, UsageError
 from pmemheap.kvstore.closing import Closing
-from pmemheap.kvstore.reading import Reading, root_of
+from pmemheap.kvstore.reading import Reading, go_on, subs_of
 
 if TYPE_CHECKING:
     from pmemheap.heap.transaction import Transaction
 
 __all__ = ["Shown", "StoreSnapshot"]
-
-_NAMED = root_of("", "") + "/"
 
 
 class Shown(Reading):
@@ -137,8 +135,7 @@ class StoreSnapshot(Closing, Shown):
 
     def subs(self) -> list[str]:
         """Return the names of the sub-stores, sorted."""
-        roots = self._snapshot.roots
-        return sorted(root.removeprefix(_NAMED) for root in roots if root.startswith(_NAMED))
+        return subs_of(self._snapshot.roots)
 
     def refresh(self) -> bool:
         """Go on to the commit that is the last one now; tell whether there is a newer one.
@@ -147,10 +144,7 @@ class StoreSnapshot(Closing, Shown):
         """
         if not self._snapshot.refresh():
             return False
-        for name in set(self._subs).difference(self.subs()):
-            self._subs.pop(name)._leave_maps()  # private: no call of users
-        for each in [self, *self._subs.values()]:
-            each._reopen()  # private: no call of users
+        go_on(self, self._subs, self._snapshot.roots)
         return True
 
     def close(self) -> None:

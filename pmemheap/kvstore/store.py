@@ -19,7 +19,7 @@ from typing import TypedDict, Unpack
 import pmemheap
 from pmemheap import CorruptHeapError, DurabilityName, OpenFlag, UsageError
 from pmemheap.kvstore.eviction import require_policy
-from pmemheap.kvstore.reading import root_of
+from pmemheap.kvstore.reading import go_on, root_of, subs_of
 from pmemheap.kvstore.shelf import Shelf, TextStore
 from pmemheap.kvstore.shown import StoreSnapshot
 from pmemheap.kvstore.storefile import AnyPath, StoreFile
@@ -28,7 +28,6 @@ from pmemheap.kvstore.substore import SubStore
 __all__ = ["KVStore", "StoreOptions"]
 
 _NAME_BYTES_MOST = 25
-_NAMED = root_of("", "") + "/"
 
 
 class StoreOptions(TypedDict, total=False):
@@ -190,10 +189,7 @@ class KVStore(StoreFile, SubStore):
         if isinstance(self._source, pmemheap.Heap) or not self._source.refresh():
             return False
         with self._lock:
-            for name in set(self._subs).difference(self.subs()):
-                self._subs.pop(name)._leave_maps()  # private: no call of users
-            for each in [self, *self._subs.values()]:
-                each._reopen()  # private: no call of users
+            go_on(self, self._subs, self._source.roots)
         return True
 
     # ------------------------------------------------------------ sub-stores
@@ -264,8 +260,7 @@ class KVStore(StoreFile, SubStore):
 
     def subs(self) -> list[str]:
         """Return the names of the sub-stores, sorted."""
-        roots = self._source.roots
-        return sorted(root.removeprefix(_NAMED) for root in roots if root.startswith(_NAMED))
+        return subs_of(self._source.roots)
 
     def drop_sub(self, name: str) -> bool:
         """Remove a sub-store with all its keys; tell whether there was one.

@@ -86,7 +86,8 @@ int ph_log_copies(struct ph_log *log, int copies, uint64_t era);
 
 /* ph_capture -- copy the root table of a mapped header as one commit left it: `to` has room for all slots. Returns how many are
  * in use at the most; PH_L_FULL: the sequence stays odd. `sequence` is what it was, and what it is now. */
-uint64_t ph_sequence_now(const uint8_t *header);
+/* ph_shared_word -- a word of the shared page, which another process may be storing to. */
+uint64_t ph_shared_word(const uint8_t *header, uint32_t at);
 int64_t ph_capture(const uint8_t *header, uint64_t *sequence, struct ph_root_slot *to);
 
 /* ph_log_home_make -- the home of an arena, to be set; NULL: there is no memory. Others move. Pre: arena < PH_ARENAS. */

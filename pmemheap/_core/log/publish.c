@@ -55,25 +55,21 @@ int ph_log_copies(struct ph_log *log, int copies, uint64_t era)
 
 enum { PH_LOOKS_MOST = 100000 }; /* at a sequence that is odd: some milliseconds */
 
-static uint64_t word_at(const uint8_t *header, uint32_t at)
+uint64_t ph_shared_word(const uint8_t *header, uint32_t at)
 {
     return __atomic_load_n((const uint64_t *)(header + at), __ATOMIC_ACQUIRE);
-}
-
-uint64_t ph_sequence_now(const uint8_t *header)
-{
-    return word_at(header, PH_COMMIT_SEQ_AT);
 }
 
 int64_t ph_capture(const uint8_t *header, uint64_t *sequence, struct ph_root_slot *to)
 {
     for (uint32_t looks = 0; looks < PH_LOOKS_MOST; looks++) {
-        uint64_t before = word_at(header, PH_COMMIT_SEQ_AT), used = word_at(header, PH_ROOTS_USED_AT);
+        uint64_t before = ph_shared_word(header, PH_COMMIT_SEQ_AT);
+        uint64_t used = ph_shared_word(header, PH_ROOTS_USED_AT);
         if (before & 1 || used > PH_ROOT_SLOTS)
             continue;
         memcpy(to, header + PH_ROOTS_AT, used * sizeof *to);
         __atomic_thread_fence(__ATOMIC_ACQUIRE); /* the copy is read before the sequence is again */
-        if (word_at(header, PH_COMMIT_SEQ_AT) != before)
+        if (ph_shared_word(header, PH_COMMIT_SEQ_AT) != before)
             continue;
         *sequence = before;
         return (int64_t)used;

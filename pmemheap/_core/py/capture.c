@@ -8,26 +8,23 @@ const char ph_capture_doc[] =
 "era, sequence of the layout), the last two as they are after the roots were copied.\n"
 "An empty tuple: a commit is half done, and stays so.";
 
-static unsigned long long word_of(unsigned long long header, uint32_t at)
-{
-    return __atomic_load_n((const uint64_t *)(uintptr_t)(header + at), __ATOMIC_ACQUIRE);
-}
-
 PyObject *ph_capture_roots(PyObject *module, PyObject *args)
 {
     struct ph_root_slot slots[PH_ROOT_SLOTS];
-    unsigned long long header, known;
+    unsigned long long address, known;
     uint64_t sequence;
 
     (void)module;
-    if (!PyArg_ParseTuple(args, "KK", &header, &known))
+    if (!PyArg_ParseTuple(args, "KK", &address, &known))
         return NULL;
-    if (ph_sequence_now((const uint8_t *)(uintptr_t)header) == known)
+    const uint8_t *header = (const uint8_t *)(uintptr_t)address;
+    if (ph_shared_word(header, PH_COMMIT_SEQ_AT) == known)
         return Py_NewRef(Py_None);
-    int64_t used = ph_capture((const uint8_t *)(uintptr_t)header, &sequence, slots);
+    int64_t used = ph_capture(header, &sequence, slots);
     if (used < 0)
         return PyTuple_New(0);
     return Py_BuildValue("KNKK", (unsigned long long)sequence,
                          PyBytes_FromStringAndSize((const char *)slots, (Py_ssize_t)used * PH_SLOT_BYTES),
-                         word_of(header, PH_ERA_AT), word_of(header, PH_LAYOUT_SEQ_AT));
+                         (unsigned long long)ph_shared_word(header, PH_ERA_AT),
+                         (unsigned long long)ph_shared_word(header, PH_LAYOUT_SEQ_AT));
 }
