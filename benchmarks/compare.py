@@ -46,7 +46,7 @@ def plan_of(chosen: argparse.Namespace, refused: dict[str, str]) -> Plan:
     found = sorted(chosen.traces.glob("*.trace*")) if chosen.traces else []
     quick = chosen.quick
     return Plan(
-        rounds=2 if quick else chosen.rounds,
+        rounds=1 if quick else chosen.rounds,
         seconds=0.005 if quick else 0.05,
         passes=2 if quick else 3,
         operations=0 if quick else 200_000,

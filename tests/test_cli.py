@@ -145,7 +145,8 @@ def test_a_reader_of_the_output_that_leaves_is_no_finding(
     path.rename(path.parent / "a heap")
     monkeypatch.chdir(path.parent)
     assert ends(f"{COMMAND} {command} | true") == ([ExitCode.CUT_OFF, 0], "")
-    assert ends(f"{COMMAND} {command} 2>&1 | true") == ([ExitCode.CUT_OFF, 0], "")
+    if command.startswith("check"):
+        assert ends(f"{COMMAND} {command} 2>&1 | true") == ([ExitCode.CUT_OFF, 0], "")
     assert ends("yes | true")[0] == [ExitCode.CUT_OFF, 0]
 
 

@@ -676,7 +676,7 @@ def test_the_plugin_runs_by_itself(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "pmemheap.testing.plugin", "test_it.py"]
     root = str(Path(pmemheap.__file__).parents[1])
     run = subprocess.run(
-        [*command, "--crash-workers=2"],
+        [*command, "--crash-workers=2", f"--basetemp={tmp_path / 'base'}"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": root},
         capture_output=True,

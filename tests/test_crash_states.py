@@ -27,7 +27,7 @@ ON_ROWS = (
 @pytest.mark.slow
 def test_every_crash_leaves_a_committed_state() -> None:
     """A few power failures an event, few crashes of recoveries; `make crash` takes more of both."""
-    findings = search(STATES, seconds=600, workers=2, budget=4, share=0.005)
+    findings = search(STATES, seconds=600, workers=2, budget=3, share=0.002)
     assert not findings.failures, findings.failures[0]
     assert not findings.missing()
     assert findings.seen["states"] >= STATES
@@ -48,7 +48,7 @@ def test_every_crash_of_a_heap_that_has_rows_itself_leaves_a_committed_state(
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", alphabet())
 def test_a_process_heap_survives_a_signal_anywhere(operation: str) -> None:
-    each = Search(share=0.002)
+    each = Search(share=0.001)
     each.run(Program("process", (operation, operation)))
     assert not each.findings.failures, each.findings.failures[0]
 

@@ -22,8 +22,8 @@ from pmemheap.format.superblock import Superblock
 from pmemheap.layout import ArenaSlot, RootSlot, SegmentSlot, Table
 
 FORGER = Path(__file__).parent / "forger.py"
-COUNT = 210
-"""Two of each kind of field; `make forge` takes 20000, with all commands on each."""
+COUNT = 106
+"""One of each kind of field; `make forge` takes 20000, with all commands on each."""
 STRUCTURES = {
     "superblock", "shared", "segment", "arena", "root", "entry", "bits", "record", "operation",
     "map", "node", "leaf", "inner", "apart", "counts", "vector",

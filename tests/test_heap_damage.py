@@ -15,7 +15,7 @@ from pmemheap.errors import CorruptHeapError, UsageError
 from pmemheap.format.superblock import Superblock
 
 ALL = bool(os.environ.get("PMEMHEAP_DAMAGE_ALL"))
-STRIDES = {"flips": 101, "truncations": 17, "garbage": 9, "sealed": 17}
+STRIDES = {"flips": 199, "truncations": 29, "garbage": 11, "sealed": 37}
 CODE = """
 import sys
 from damage_load import main

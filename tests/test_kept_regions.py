@@ -500,4 +500,4 @@ class Model(RuleBasedStateMachine):
 
 
 TestModel = pytest.mark.slow(Model.TestCase)
-TestModel.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestModel.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)

@@ -14,8 +14,8 @@ from pmemheap import DurabilityName
 from pmemheap.kvstore import KVStore
 from pmemheap.units import KiB, MiB
 
-MIXED = (16, 16 * KiB, 20_000_000)
-SMALL = (100, 100, 6_000_000)
+MIXED = (16, 16 * KiB, 10_000_000)
+SMALL = (100, 100, 3_000_000)
 """Bytes of the shortest and of the longest value, and of all that is live."""
 
 TOGETHER = 20
