@@ -528,15 +528,15 @@ offsets = list(heap.malloc_many(16, 80_000))[::2]
 heap.sync()
 libc.malloc_trim(0)
 
-def leave_64_kib():
+def leave_256_kib():
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 16), resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 18), resource.RLIM_INFINITY))
 
 count = 0
 try:
     while True:
         if count % 64 == 0:  # the log may have given something back
-            leave_64_kib()
+            leave_256_kib()
         free(offsets[count])
         count += 1
 except MemoryError:

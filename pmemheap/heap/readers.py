@@ -14,7 +14,7 @@ from contextlib import suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
-from pmemheap.errors import UsageError
+from pmemheap.errors import HeapBusyError, UsageError
 from pmemheap.file import pins
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.following import captured, follow_layout
@@ -74,7 +74,7 @@ def _begin_copies(shared: Shared, file: FileMedium) -> None:
     era = file.header.word("era") + 1
     shared.log._set_copies(True, era)  # private: no call of users
     file.header.store_word("era", era)
-    shared.pins = Pins(None)
+    shared.pins = Pins(0, file.header.address, None)
 
 
 def with_readers(heap: H, wanted: bool) -> H:
@@ -170,21 +170,24 @@ def begin(heap: Heap) -> tuple[Pin, int, bytes]:
     shared = space.shared
     space.require()
     if shared.writable is not None and shared.pins is not None:
-        pin = _pinned(shared, heap)
+        pin = _pinned(space, heap)
         return (pin, *captured(shared.writable)[:2])
     if shared.file is None or not shared.readonly:
         raise UsageError(
             f"{space.name}: a heap opened with readers=True, or readonly, expected for a snapshot"
         )
-    if shared.pins is None:
-        shared.pins = Pins(shared.file if shared.follows else None)
     return _begin_beside(space, heap)
 
 
-def _pinned(shared: Shared, heap: Heap) -> Pin:
-    assert shared.file is not None
-    assert shared.pins is not None
-    return Pin(shared.pins, shared.file.header.word("era"), heap)
+def _pinned(space: Space, heap: Heap) -> Pin:
+    pins = space.shared.pins
+    assert pins is not None
+    try:
+        return pins.pin(heap)
+    except OSError as error:
+        raise HeapBusyError(
+            f"{space.name}: a lock of the kernel expected, which a snapshot needs, found {error}"
+        ) from error
 
 
 def _begin_beside(space: Space, heap: Heap) -> tuple[Pin, int, bytes]:
@@ -199,12 +202,14 @@ def _begin_beside(space: Space, heap: Heap) -> tuple[Pin, int, bytes]:
         )
     if not file.follows:
         slots = b"".join(root.pack() for root in file.roots.values())
-        assert shared.pins is not None
-        return Pin(shared.pins, 0, heap), 0, slots
+        shared.pins = shared.pins or Pins(0, 0, None)
+        return _pinned(space, heap), 0, slots
     if not file.header.address:
         space.look(file.header.map, file.maps.place, readonly=True)
+    if shared.pins is None:
+        shared.pins = Pins(file.number, file.header.address, file.layout)
     while True:
-        pin = _pinned(shared, heap)
+        pin = _pinned(space, heap)
         found = captured(file)
         if found.layout == file.layout:
             return pin, found.commit, found.slots
@@ -226,6 +231,8 @@ def _follow(shared: Shared, file: FileMedium) -> None:
             end = region.end_unit
             space.core.set_bounds(region.first_unit, end, min(read_to, end))
     file.layout = number  # now: other threads begin snapshots by it
+    if shared.pins is not None:
+        shared.pins.layout = number
 
 
 def require_unread(shared: Shared, what: str) -> None:

@@ -21,7 +21,6 @@ from pmemheap.heap.described import Described
 from pmemheap.heap.extras import numpy
 from pmemheap.heap.handles import shaped
 from pmemheap.heap.space import Space, space_of
-from pmemheap.native.constants import State
 from pmemheap.units import UNIT
 
 if TYPE_CHECKING:
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from pmemheap.heap.heap import Heap
 
 __all__ = ["HasSnapshots", "Snapshot"]
-
-_MAPPED = frozenset((State.OPEN, State.CLEAN, State.READONLY))
 
 
 @lru_cache(maxsize=16)
@@ -75,7 +72,7 @@ class SnapshotRoots(Mapping[str, int]):
         return f"SnapshotRoots({dict(self)!r})"
 
 
-class Snapshot:
+class Snapshot(native.SnapshotCore):
     """The roots of a heap, and all that can be reached from them, as of one commit.
 
     Made by `Heap.read`. Views and arrays of it keep address and bytes until the last of them goes,
@@ -101,15 +98,18 @@ class Snapshot:
 
     def __init__(self, heap: Heap) -> None:
         self._heap = heap
-        self._pin: Pin | None = None
-        self._begin()
+        shared = space_of(heap).shared
+        if shared.pins is None or not self._begin(heap, shared.pins):
+            self._go_on()
 
-    def _begin(self) -> None:
-        self._pin, self._commit, slots = readers.begin(self._heap)
-        self._roots = SnapshotRoots(slots)
-        space = space_of(self._heap)
-        self._core, self._file = space.core, space.shared.file
-        self._header = 0 if self._file is None else self._file.header.address
+    def _go_on(self) -> bool:
+        """Begin, or go on to the last commit, when C could not do it alone."""
+        before = self._sequence
+        if self._slots is not None:
+            self._require_pin()
+        pin, sequence, slots = readers.begin(self._heap)
+        self._begin_as(self._heap, pin, sequence, slots)
+        return sequence != before
 
     @property
     def heap(self) -> Heap:
@@ -119,7 +119,7 @@ class Snapshot:
     @property
     def commit(self) -> int:
         """Number of the commit; of two snapshots the later one has the greater, or the same."""
-        return self._commit // 2
+        return self._sequence // 2
 
     @property
     def closed(self) -> bool:
@@ -130,7 +130,10 @@ class Snapshot:
     def roots(self) -> SnapshotRoots:
         """The roots as of the commit, a mapping of str to offset."""
         self._require_pin()
-        return self._roots
+        seen: SnapshotRoots | None = self._seen
+        if seen is None:
+            seen = self._seen = SnapshotRoots(self._slots)
+        return seen
 
     def place(self, name: str) -> int | None:
         """Return where the bytes are that a root names, for containers; None without such a root.
@@ -138,34 +141,13 @@ class Snapshot:
         A block of up to 64 bytes is changed in place, and has a copy for each commit.
         """
         self._require_pin()
-        return self._roots.place(name)
+        place = self._place(name)
+        return self.roots.place(name) if place is None else place
 
     @property
     def pin(self) -> Pin:
         """What keeps all that it shows, for containers: to be held by what shows bytes of it."""
         return self._require_pin()
-
-    def refresh(self) -> bool:
-        """Go on to the commit that is the last one now; tell whether there is a newer one.
-
-        What was taken before keeps what it shows.
-        """
-        pin = self._require_pin()
-        before = self._commit
-        if self._header and self._core.state in _MAPPED:
-            found = native.capture(self._header, before)
-            if found is None:
-                return False
-            if found and found[2] == pin.era and self._shows(found[3]):
-                self._commit, self._roots = found[0], SnapshotRoots(found[1])
-                return True
-        self._begin()
-        return self._commit != before
-
-    def _shows(self, layout: int) -> bool:
-        """Tell whether what commits lead to is mapped, as far as a layout says."""
-        file = self._file
-        return file is not None and (not file.follows or file.layout == layout)
 
     def view(self, offset: int, length: int) -> memoryview:
         """Return a read-only view of some bytes.
@@ -212,10 +194,6 @@ class Snapshot:
         if pin is None:
             raise UsageError(f"snapshot of {self._heap.name}: an open one expected, it was closed")
         return pin
-
-    def close(self) -> None:
-        """Let it go; views and arrays of it keep what they show. Closing twice is allowed."""
-        self._pin = None
 
     def __enter__(self) -> Self:
         """Return itself."""

@@ -288,6 +288,19 @@ int32_t ph_file_is_own(uint64_t number)
     return number > table->inherited;
 }
 
+int64_t ph_file_lock_byte(uint64_t number, uint64_t position, int32_t lock)
+{
+    const struct file *file;
+    int64_t result = -EBADF;
+
+    ph_files_lock();
+    file = ph_file_is_own(number) ? file_of(number) : NULL;
+    if (file != NULL && !file->is_released)
+        result = ph_lock_byte(file->lock_fd < 0 ? file->fd : file->lock_fd, position, lock);
+    ph_files_unlock();
+    return result;
+}
+
 int32_t ph_file_is_lost(uint64_t number)
 {
     struct file *file;

@@ -195,6 +195,9 @@ void ph_file_release(uint64_t number, int32_t keep);
 /* ph_file_will_map -- `count` pieces, each an offset and a length, are about to be mapped one behind the other at
  * `address`; they count as mapped until the range is unmapped. -ENOMEM, -EBADF: nothing has changed. */
 int64_t ph_file_will_map(uint64_t number, uint64_t address, const uint64_t *pieces, uint64_t count, int32_t flags);
+/* ph_file_lock_byte -- take, change or drop the lock of a file that is open here on one byte, as ph_lock_byte does. -EBADF: it is
+ * closed, or its locks are those of a parent. */
+int64_t ph_file_lock_byte(uint64_t number, uint64_t position, int32_t lock);
 /* ph_file_is_own -- whether this process has entered it, and not one that this is a fork of. */
 int32_t ph_file_is_own(uint64_t number);
 /* ph_file_is_lost -- whether a page of a map was found to have no page of the file behind it. */

@@ -3,6 +3,7 @@
 #include "py/door.h"
 #include "py/heap.h"
 #include "py/log.h"
+#include "py/pins.h"
 
 #ifndef PH_SOURCES
 #define PH_SOURCES 0 /* outside of a build, as where syntax is checked */
@@ -68,7 +69,7 @@ static int add_types(PyObject *module)
         ph_add_address_range_type, ph_add_exporter_type, ph_add_places_type,
         ph_add_handle_type,        ph_add_heap_types,    ph_add_region_type,
         ph_add_log_type,           ph_add_tx_type,       ph_add_map_type,
-        ph_add_numpy_memory,
+        ph_add_numpy_memory,       ph_add_pins_types,   ph_add_snapshot_type,
     };
 
     for (size_t i = 0; i < sizeof(adders) / sizeof(*adders); i++)
