@@ -40,7 +40,7 @@ __all__ = ["Reading", "go_on", "root_of", "subs_of"]
 T = TypeVar("T")
 R = TypeVar("R", bound="Reading")
 _FAST = ("get", "view", "scan", "patch")
-_MAPS = ("_map", "_deadlines", "_tags", "_eviction")
+_MAPS = ("_map", "_deadlines", "_tags")
 
 
 def root_of(kind: str, name: str) -> str:
@@ -66,6 +66,22 @@ def go_on(store: Reading, subs: dict[str, R], roots: Iterable[str]) -> None:
     shown: list[Reading] = [store, *subs.values()]
     for each in shown:
         each._reopen()  # private: no call of users
+
+
+class _Gone:
+    """What a closed store has instead of its maps: each use is a UsageError.
+
+    With a `__getattr__` of the store itself Python would look up all of its attributes slowly.
+    """
+
+    def __init__(self, store: object) -> None:
+        self._store = store
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise UsageError(f"{self._store!r}: an open store expected, it was closed")
+
+    __getattr__ = __getitem__ = __setitem__ = __delitem__ = _refuse
+    __contains__ = __len__ = __iter__ = __reversed__ = _refuse
 
 
 class Reading(InHeap, OrderedMapping[bytes, bytes]):
@@ -110,25 +126,20 @@ class Reading(InHeap, OrderedMapping[bytes, bytes]):
     def _leave_maps(self) -> None:
         """Hold nothing back any more: what is asked from now on is a UsageError."""
         self._look_closely()
+        gone = _Gone(self)
         for name in _MAPS:
-            with suppress(AttributeError):
-                delattr(self, name)
-
-    def __getattr__(self, name: str) -> NoReturn:
-        """Refuse what a closed store has no more."""
-        if name in _MAPS:
-            raise UsageError(f"{self!r}: an open store expected, it was closed")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            setattr(self, name, gone)
+        self._eviction = None
 
     def _bind_fast(self) -> None:
         """Let the map itself answer what needs no look at anything else."""
-        for name in _FAST:  # not by __dict__: when an object has made it, all attributes are slower
+        for name in _FAST:  # not by __dict__, nor vars(): once it was made, attributes are slower
             setattr(self, name, getattr(self._map, name))
 
     def _look_closely(self) -> None:
         self._looks = True
         for name in _FAST:
-            if name in vars(self):
+            with suppress(AttributeError):
                 delattr(self, name)
 
     # ------------------------------------------------------------ one key
