@@ -70,11 +70,10 @@ PyObject *ph_map_iterate(PyObject *map, PyObject *const *args, Py_ssize_t count)
 static int copy_entry(const struct map_iterator *self, struct ph_map *map, const uint8_t *at, uint64_t length,
                       const struct ph_map_value *found, PyObject **key, PyObject **value)
 {
-    if (self->what != PH_SCAN_VALUES || self->skips)
-        *key = PyBytes_FromStringAndSize((const char *)at, (Py_ssize_t)length);
-    if (self->what != PH_SCAN_KEYS)
-        *value = ph_map_bytes(map, found);
-    return PyErr_Occurred() ? -1 : 0;
+    if ((self->what != PH_SCAN_VALUES || self->skips)
+        && (*key = PyBytes_FromStringAndSize((const char *)at, (Py_ssize_t)length)) == NULL)
+        return -1;
+    return self->what != PH_SCAN_KEYS && (*value = ph_map_bytes(map, found)) == NULL ? -1 : 0;
 }
 
 /* 1: the next entry, copied; 0: there is none; -1 with an exception set. A look may run Python code, which may take the
