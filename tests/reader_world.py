@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,11 +23,17 @@ DURABILITIES = ("process", "power")
 
 
 class Reader:
-    """A process that has a heap file open to read, and one snapshot of it; or a store."""
+    """A process that has a heap file open to read, and one snapshot of it; or a store.
 
-    def __init__(self, path: Path, *, store: bool = False) -> None:
+    Parameters
+    ----------
+    follows : bool
+        Also where there is no writer yet.
+    """
+
+    def __init__(self, path: Path, *, store: bool = False, follows: bool = False) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(path), *["store"][:store]],
+            [sys.executable, __file__, str(path), *["store"][:store], *["follows"][:follows]],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -72,6 +79,16 @@ class Reader:
         self._process.wait()
 
 
+def news(source: Any) -> bool:
+    """Refresh until there is a newer commit; False: there was none for 20 seconds."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        if source.refresh():
+            return True
+        time.sleep(0.001)
+    return False
+
+
 def main() -> None:
     """Answer until there is nothing to answer."""
     names: dict[str, Any] = {
@@ -79,12 +96,13 @@ def main() -> None:
         "Vector": Vector,
         "np": np,
         "pmemheap": pmemheap,
+        "news": news,
     }
     try:
         if "store" in sys.argv:
-            names["store"] = KVStore(sys.argv[1], flag="r")
+            names["store"] = KVStore(sys.argv[1], flag="r", readers="follows" in sys.argv)
         else:
-            names["heap"] = pmemheap.Heap.open(sys.argv[1], readonly=True)
+            names["heap"] = pmemheap.open(sys.argv[1], "r", readers="follows" in sys.argv)
             names["snap"] = names["heap"].read()
     except pmemheap.PmemHeapError as error:
         names["refused"] = str(error)

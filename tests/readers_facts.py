@@ -56,11 +56,13 @@ class Board:
     """Words that a process and its parent share, and what is wrong as text: both outlive a kill."""
 
     WORDS = (
-        "acknowledged", "stop", "commits", "aborts", "arrays made", "arrays dropped", "trims",
-        "compactions", "maps cleared", "arenas made", "arenas dropped", "checks by the writer",
+        "acknowledged", "stop", "found", "commits", "aborts", "arrays made", "arrays dropped",
+        "trims", "compactions", "maps cleared", "arenas made", "arenas dropped",
+        "checks by the writer",
         "recycled beside readers", "checks of the newest", "checks of an older one", "refreshes",
         "refreshes with news", "snapshots", "views looked at later",
         "refused for a while", "met a half commit", "patches",
+        "kept out for a while", "let go for a writer",
     )  # fmt: skip
     _TEXT = 1024
 
@@ -78,7 +80,7 @@ class Board:
         self[name] += by
 
     def counts(self) -> Counter[str]:
-        return Counter({name: self[name] for name in self.WORDS[2:] if self[name]})
+        return Counter({name: self[name] for name in self.WORDS[3:] if self[name]})
 
     @property
     def text(self) -> str:
@@ -190,12 +192,22 @@ def prepare(heap: Heap, number: int = 0) -> None:
 
 def run_writer(board: Board, path: Path, seed: int) -> None:
     """Commit until the end comes."""
-    heap = pmemheap.open(path, "w", readers=True)
+    heap = _taken_over(board, path)
     writer = _Writer(heap, board, random.Random(seed))
+    board["found"] = writer.facts.number + 1
     while not board["stop"]:
         writer.step()
     del writer
     heap.close()
+
+
+def _taken_over(board: Board, path: Path) -> Heap:
+    """Open it, also beside readers; one that is just coming may be in the way."""
+    while True:
+        try:
+            return pmemheap.open(path, "w", readers=True)
+        except HeapBusyError:
+            board.count("kept out for a while")
 
 
 class _AbortedError(Exception):
@@ -368,7 +380,7 @@ def run_reader(board: Board, path: Path, seed: int) -> None:
 def _opened(board: Board, path: Path) -> Heap | None:
     """Open it; None: the writer is opening it, or somebody looks whether there are readers."""
     try:
-        return Heap.open(path, readonly=True)
+        return Heap.open(path, readonly=True, readers=True)
     except HeapBusyError:
         return None
 
@@ -385,9 +397,9 @@ class _Old:
 class _Reader:
     def __init__(self, heap: Heap, board: Board, rng: random.Random) -> None:
         self.heap, self.board, self.rng = heap, board, rng
+        self.old: list[_Old] = []
         self.snap = self._begun()
         self.last = 0
-        self.old: list[_Old] = []
 
     def step(self) -> None:
         chance = self.rng.random()
@@ -411,16 +423,26 @@ class _Reader:
                 return self.heap.read()
             except HeapBusyError:
                 self.board.count("met a half commit")
+                self.old.clear()  # they may keep a new writer out, as the last one does
+                if hasattr(self, "snap"):
+                    self.snap.close()
                 if self.board["stop"]:
                     os._exit(0)
                 time.sleep(0.002)
 
     def go_on(self) -> None:
         before = self.snap.commit
+        if self.snap.is_wanted:
+            self.look_again()
+            self.old.clear()
+            self.board.count("let go for a writer")
         try:
             news = self.snap.refresh()
         except HeapBusyError:
             self.board.count("met a half commit")
+            if self.snap.is_between:
+                self.old.clear()
+                self.snap = self._begun()
             return
         expect(news == (self.snap.commit != before), "refresh", news, before, self.snap.commit)
         expect(self.snap.commit >= before, "refresh: commit", self.snap.commit, "after", before)
@@ -435,7 +457,12 @@ class _Reader:
 
     def keep(self) -> None:
         """Keep the snapshot, or views of it alone; go on with a new one."""
-        snap, rng = self.snap, self.rng
+        self.old.append(self._kept(self.snap))
+        self.snap = self._begun()
+        self.board.count("snapshots")
+
+    def _kept(self, snap: Snapshot) -> _Old:
+        rng = self.rng
         facts = whole(snap)
         left = SortedMap(snap, "left")
         keys = list(left)
@@ -445,9 +472,7 @@ class _Reader:
         kept = None if rng.random() < 0.4 else snap
         if kept is None and rng.random() < 0.5:
             snap.close()
-        self.old.append(_Old(kept, facts, [(view, crc32(view)) for view in views]))
-        self.snap = self._begun()
-        self.board.count("snapshots")
+        return _Old(kept, facts, [(view, crc32(view)) for view in views])
 
     def look_again(self) -> None:
         for old in self.old:

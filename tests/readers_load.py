@@ -3,7 +3,7 @@
 parent   fork ─► a writer: random transactions, arrays that grow, frees, trims; it tells each commit
          fork ─► eight readers: snapshots, refreshed or new, checked whole; old ones again later
          a while, SIGKILL (sometimes SIGSTOP before it, sometimes a request to end) ─► another one
-         the writer has ended ─► the readers go on, then end; open, compare, check, a new writer
+         the writer has ended ─► the readers go on: a new writer beside them; or they end: compare
 
 Each commit leaves facts that all its bytes must agree with: see `readers_facts.py`.
 
@@ -41,7 +41,8 @@ SOON = (
     "views looked at later", "readers killed", "writers killed", "aborts", "arrays made",
 )  # fmt: skip
 LATER = (
-    "writers ended", "readers ended", "stopped for a while", "trims", "compactions",
+    "writers ended", "writers beside readers", "readers ended", "stopped for a while", "trims",
+    "compactions",
     "arrays dropped", "maps cleared", "arenas dropped", "checks by the writer",
     "checks after the writer", "recycled beside readers",
 )  # fmt: skip
@@ -138,6 +139,7 @@ class Rounds:
                     break
                 self._round()
             self._end_writer(kill=False)
+            self._end_readers()
             self._settle()
         except FoundError as error:
             raise FoundError(f"round {self.counts['rounds']}, seed {self.seed}: {error}") from error
@@ -166,11 +168,20 @@ class Rounds:
         self._stop_some()
         if self.rng.random() < 0.25:
             self._end_writer(kill=self.rng.random() < 0.8)
-            self._settle()
+            if self.rng.random() < 0.5:
+                self._end_readers()
+                self._settle()
+            else:
+                self.counts["writers beside readers"] += 1
+                self._go_on(self.readers)  # one that stays stopped keeps the writer out
             self._start_writer()
         else:
             self._end_reader(self.rng.choice(self.readers))
-        for process in (self.writer, *self.readers):
+        self._go_on([self.writer, *self.readers])
+
+    @staticmethod
+    def _go_on(processes: list[Process]) -> None:
+        for process in processes:
             os.kill(process.pid, signal.SIGCONT)
 
     def _fill_up(self) -> None:
@@ -203,6 +214,9 @@ class Rounds:
         self.writer = Process(lambda board: run_writer(board, self.path, seed))
         first = self.acknowledged
         self.writer.wait_for(lambda board: board["acknowledged"] > first, "a commit")
+        found = self.writer.board["found"] - 1
+        if found not in {first, first + 1}:
+            raise FoundError(f"commit {first} or the next one expected, {found} found")
 
     def _end_writer(self, *, kill: bool) -> None:
         """End it; the readers go on for a while, and see all that it has told of."""
@@ -215,6 +229,8 @@ class Rounds:
         before = self._checks()
         time.sleep(self.rng.uniform(0, LONGEST))
         self.counts["checks after the writer"] += self._checks() - before
+
+    def _end_readers(self) -> None:
         while self.readers:
             self._end_reader(self.readers[-1])
 

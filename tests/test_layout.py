@@ -202,6 +202,7 @@ def test_layout_is_that_of_format_1() -> None:
     """The numbers of the published format, not computed from the module's own constants."""
     assert layout.SUPERBLOCKS == (0, 0x1000)
     assert (layout.LOCK_WRITER, layout.LOCK_READER) == (0x3000, 0x3001)
+    assert layout.LOCK_FOLLOWER == 0x3002
     assert (layout.SEGMENT_TABLE, layout.ARENA_TABLE) == (0x4000, 0x14000)
     assert (layout.ROOT_TABLE, layout.HEADER_BYTES) == (0x18000, 0x28000)
     image = SUPERBLOCK.pack()

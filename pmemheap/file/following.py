@@ -9,7 +9,8 @@ slots are being stored: what was read between two looks at the same even number 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from pmemheap import native
@@ -21,8 +22,19 @@ from pmemheap.format.header import Tables, read_superblock, read_tables
 from pmemheap.format.layout import RootSlot
 from pmemheap.format.superblock import Superblock
 
-__all__ = ["Captured", "FollowedRoots", "captured", "follow_layout", "named_slots"]
+__all__ = [
+    "PATIENCE",
+    "Captured",
+    "FollowedRoots",
+    "captured",
+    "follow_layout",
+    "named_slots",
+    "wait_for_commit",
+]
 
+PATIENCE = 2.0
+"""Seconds for which a reader waits for a writer that is in the middle of a commit."""
+_PAUSE = 0.001
 _NO_SEQUENCE = 1  # odd: that of no moment
 _ROOT_BYTES = layout.ROOT_SLOTS * layout.SLOT_BYTES
 
@@ -98,7 +110,9 @@ class FollowedRoots:
     @property
     def roots(self) -> dict[int, RootSlot]:
         """Those of this moment, by the numbers of their slots."""
-        return dict(named_slots(captured(self._medium).slots))
+        while (found := captured(self._medium)) is None:
+            wait_for_commit(self._medium)
+        return dict(named_slots(found.slots))
 
     def change_roots(self, puts: dict[str, RootSlot], drops: set[str]) -> None:
         """Refuse."""
@@ -118,22 +132,40 @@ class Captured(NamedTuple):
     """Number of the segments and arenas, a little later: it is at least that of the commit."""
 
 
-def captured(medium: FileMedium) -> Captured:
-    """Return the roots as of the last commit.
-
-    Raises
-    ------
-    HeapBusyError
-        The writer was stopped, or killed, in the middle of a commit.
-    """
+def captured(medium: FileMedium) -> Captured | None:
+    """Return the roots as of the last commit; None if one is half done."""
     header = medium.header
     if not header.address:
         header.map(medium.maps.place, readonly=medium.readonly)
     found = native.capture(header.address, _NO_SEQUENCE)
-    if not found:
-        raise HeapBusyError(
-            f"heap file {medium.name!r}: a whole commit expected, process "
-            f"{locks.holder(medium.lock_fd)} stays in the middle of one",
-            filename=medium.name,
-        )
-    return Captured(*found)
+    return Captured(*found) if found else None
+
+
+def wait_for_commit(medium: FileMedium, let_go: Callable[[], object] = bool) -> None:
+    """Wait while a commit is half done, or a new writer is taking over.
+
+    Parameters
+    ----------
+    let_go : callable
+        Called before it waits: what the caller has pinned keeps a new writer out.
+
+    Raises
+    ------
+    HeapBusyError
+        The writer was stopped, or killed, in the middle of it.
+    """
+    header, until = medium.header, time.monotonic() + PATIENCE
+    while header.word("commit_seq") % 2 or header.word("layout_seq") % 2:
+        is_written = locks.has_writer(medium.lock_fd)
+        if not is_written or time.monotonic() > until:
+            end = (
+                "stays in the middle of one, or waits until this process keeps no older snapshot"
+                if is_written
+                else "has ended in the middle of one"
+            )
+            raise HeapBusyError(
+                f"heap file {medium.name!r}: a whole commit expected, the writer {end}",
+                filename=medium.name,
+            )
+        let_go()
+        time.sleep(_PAUSE)

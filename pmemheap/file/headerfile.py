@@ -218,6 +218,15 @@ class Header:
         place = layout.SHARED_WORDS[name]
         self._store(place.start, value.to_bytes(place.stop - place.start, "little"))
 
+    def note_roots(self) -> None:
+        """Say how many slots of roots are in use: readers that come before a writer go by that."""
+        assert self._map is not None
+        with self._map.view as view:
+            table = bytes(view[layout.ROOT_TABLE :][: layout.ROOT_SLOTS * layout.SLOT_BYTES])
+        used = -(-len(table.rstrip(b"\0")) // layout.SLOT_BYTES)
+        if self.word("roots_used") != used:
+            self.store_word("roots_used", used)
+
     def _store(self, offset: int, data: bytes) -> None:
         """Store to the area: the one way by which Python changes persistent bytes."""
         assert self._map is not None

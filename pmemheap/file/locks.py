@@ -20,8 +20,10 @@ from pmemheap.native import Lock, NativeError
 from pmemheap.native.constants import ReaderGate
 
 __all__ = [
+    "become_follower",
     "become_reader",
     "become_writer",
+    "has_followers",
     "has_readers",
     "has_writer",
     "holder",
@@ -40,6 +42,7 @@ T = TypeVar("T")
 
 _LOOKS_MOST = 100
 _PAUSE = 0.002
+_MOMENT = 0.1
 _PROCESSES_END = 1 << 31
 
 
@@ -53,14 +56,29 @@ def become_reader(fd: int) -> None:
     native.lock_byte(fd, layout.LOCK_READER, Lock.READ)
 
 
+def become_follower(fd: int) -> None:
+    """Take a lock of those that read beside a writer, for the reader's lock that this one has."""
+    native.lock_byte(fd, layout.LOCK_FOLLOWER, Lock.READ)
+    native.lock_byte(fd, layout.LOCK_READER, Lock.NONE)
+
+
 def has_writer(fd: int) -> bool:
     """Tell whether somebody else has the heap open for writing."""
     return native.probe_lock(fd, layout.LOCK_WRITER, Lock.READ) != Lock.NONE
 
 
 def has_readers(fd: int) -> bool:
-    """Tell whether somebody else reads."""
-    return native.probe_lock(fd, layout.LOCK_READER, Lock.WRITE) != Lock.NONE
+    """Tell whether somebody else reads, beside a writer or not."""
+    return native.find_lock(fd, layout.LOCK_READER, 2) is not None  # and the byte of followers
+
+
+def has_followers(fd: int) -> bool:
+    """Tell whether somebody else reads who has come beside a writer, and goes on with the next."""
+    return _is_locked(fd, layout.LOCK_FOLLOWER)
+
+
+def _is_locked(fd: int, place: int) -> bool:
+    return native.probe_lock(fd, place, Lock.WRITE) != Lock.NONE
 
 
 def holder(fd: int) -> int:
@@ -109,7 +127,7 @@ def require_writer(fd: int, name: str) -> None:
         )
 
 
-def require_no_readers(fd: int, name: str, gate: bytes) -> None:
+def require_no_readers(fd: int, name: str, gate: bytes, *, followers: bool = False) -> None:
     """Let nobody read beside the writer, which this descriptor is.
 
     Parameters
@@ -117,6 +135,9 @@ def require_no_readers(fd: int, name: str, gate: bytes) -> None:
     gate : bytes
         The word of the file that lets readers in, as it is: a killed writer may have left it so.
         Readers look at it when they have their lock, so it is shut before these are looked for.
+    followers : bool
+        Those may stay who came beside a writer before. Others get a moment: a follower has a
+        reader's lock for as long as it takes to look for the writer.
 
     Raises
     ------
@@ -125,8 +146,18 @@ def require_no_readers(fd: int, name: str, gate: bytes) -> None:
     """
     if any(gate):
         native.pwrite(fd, bytes(len(gate)), layout.SHARED_WORDS["gate"].start)
-    if has_readers(fd):
+    if has_readers(fd) and not (followers and _are_followers(fd)):
         _raise_read(name)
+
+
+def _are_followers(fd: int) -> bool:
+    """Tell whether those who read are all followers, a moment later at most."""
+    until = time.monotonic() + _MOMENT
+    while is_other := _is_locked(fd, layout.LOCK_READER):
+        if time.monotonic() > until:
+            break
+        time.sleep(_PAUSE)
+    return not is_other
 
 
 def _collect(fd: int) -> bool:
@@ -163,8 +194,9 @@ def require_sole_user(fd: int, name: str) -> None:
     """
     require_writer(fd, name)
     require_no_readers(fd, name, _gate(fd))
-    if not native.lock_byte(fd, layout.LOCK_READER, Lock.WRITE):
-        _raise_read(name)
+    for place in (layout.LOCK_READER, layout.LOCK_FOLLOWER):
+        if not native.lock_byte(fd, place, Lock.WRITE):
+            _raise_read(name)
 
 
 def _raise_read(name: str) -> NoReturn:
@@ -174,8 +206,8 @@ def _raise_read(name: str) -> NoReturn:
 
 
 def leave(fd: int) -> None:
-    """Let both locks go, whichever there is."""
-    for place in (layout.LOCK_WRITER, layout.LOCK_READER):
+    """Let the locks go, whichever there are."""
+    for place in (layout.LOCK_WRITER, layout.LOCK_READER, layout.LOCK_FOLLOWER):
         with suppress(NativeError):
             native.lock_byte(fd, place, Lock.NONE)
 

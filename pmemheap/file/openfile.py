@@ -26,6 +26,8 @@ from pmemheap.file.headerfile import TABLE_PAGES
 from pmemheap.file.heapfile import MEMORY_FILE_SYSTEMS
 from pmemheap.file.holes import Holes, blocks_known
 from pmemheap.file.naming import place_of, require_place, temporary_name
+from pmemheap.file.recovery import needs_no_recovery
+from pmemheap.file.takingover import take_over
 from pmemheap.format import layout
 from pmemheap.format.header import Tables
 from pmemheap.format.layout import ArenaSlot, Durability, HeapState, SegmentKind, SegmentSlot
@@ -169,8 +171,9 @@ def open_path(
     readonly: bool,
     limit: int | None,
     recover: Callable[[FileMedium], None] | None = None,
+    readers: bool = False,
 ) -> FileMedium:
-    """Open a heap file; `recover` as in `adopt`.
+    """Open a heap file; `recover` and `readers` as in `adopt`.
 
     Raises
     ------
@@ -190,7 +193,9 @@ def open_path(
         fd = os.open(path, flags | os.O_NONBLOCK)
     except OSError as error:
         raise refusal(f"heap file {str(path)!r}", error) from error
-    return adopt(fd, str(path), readonly=readonly, limit=limit, recover=recover, path=path)
+    return adopt(
+        fd, str(path), readonly=readonly, limit=limit, recover=recover, readers=readers, path=path
+    )
 
 
 def adopt(  # noqa: PLR0913 -- what is opened, and how
@@ -202,6 +207,7 @@ def adopt(  # noqa: PLR0913 -- what is opened, and how
     beside: bool = False,
     follow: bool = True,
     recover: Callable[[FileMedium], None] | None = None,
+    readers: bool = False,
     path: Path | None = None,
 ) -> FileMedium:
     """Open the heap behind a descriptor, which belongs to the medium from now on.
@@ -215,6 +221,9 @@ def adopt(  # noqa: PLR0913 -- what is opened, and how
     recover : callable, optional
         Called under the lock when `header.superblock` is known and nothing is mapped yet. It may
         bring the file to its committed state, read the header anew, or change its `image`.
+    readers : bool
+        Of a writer: let those go on who have come before. Of a reader without a writer: let one
+        come, and follow it.
     path : Path, optional
         By which the file was opened.
     """
@@ -224,13 +233,18 @@ def adopt(  # noqa: PLR0913 -- what is opened, and how
         try:
             _require_regular(fd, name)
             _lock(medium, beside=beside, follow=follow)
+            if not medium.follows:
+                medium.header.read(fd)
+                if readonly and readers and not medium.beside:
+                    _wait_for_writer(medium)
             if medium.follows:
                 medium.layout = follow_layout(medium)
                 return medium
-            medium.header.read(fd)
             if not readonly:
                 gate = bytes(medium.header.image[layout.SHARED_WORDS["gate"]])
-                locks.require_no_readers(medium.lock_fd, name, gate)
+                locks.require_no_readers(medium.lock_fd, name, gate, followers=readers)
+                if readers and locks.has_followers(medium.lock_fd):
+                    take_over(medium)
             identity.require_original(
                 medium.header.superblock, medium.identity, fd, name, readonly=readonly
             )
@@ -268,8 +282,27 @@ def _lock(medium: FileMedium, *, beside: bool, follow: bool) -> None:
     is_written = locks.has_writer(medium.lock_fd)
     if follow and is_written and locks.lets_readers_in(medium.lock_fd):
         medium.beside = medium.follows = True
+        locks.become_follower(medium.lock_fd)
     elif not beside:
         locks.require_no_writer(medium.lock_fd, medium.name)
+
+
+def _wait_for_writer(medium: FileMedium) -> None:
+    """Become a reader that follows, though there is no writer yet.
+
+    Raises
+    ------
+    HeapBusyError
+        The last writer was killed: the next one has to recover the heap first.
+    """
+    if not needs_no_recovery(medium):
+        raise HeapBusyError(
+            f"heap file {medium.name!r}: a writer expected that recovers it, found none; without "
+            "readers=True it is read as it is, and no writer may come meanwhile",
+            filename=medium.name,
+        )
+    medium.beside = medium.follows = True
+    locks.become_follower(medium.lock_fd)
 
 
 def _read_tables(medium: FileMedium, *, recovered: bool) -> None:

@@ -27,7 +27,7 @@ from pmemheap.pmem2.source import Options
 from pmemheap.space.region import Region
 from pmemheap.units import UNIT
 
-__all__ = ["Recovery", "recover", "replay_private"]
+__all__ = ["Recovery", "needs_no_recovery", "recover", "replay_private"]
 
 _TABLE_NAMES = {int(Table.ENTRIES): "entries", int(Table.BITS): "bits"}
 _HEADER_TABLES = {int(Table.ROOTS), int(Table.SEGMENTS), int(Table.ARENAS)}
@@ -159,7 +159,7 @@ def recover(medium: FileMedium, headroom: int | None = None) -> None:
     DurabilityError
         The medium could not be read or written.
     """
-    if medium.header.was_closed and _ends_at_tail(medium):
+    if needs_no_recovery(medium):
         if medium.is_power and not medium.readonly:
             medium.sync_all("open")
         return
@@ -180,6 +180,11 @@ def recover(medium: FileMedium, headroom: int | None = None) -> None:
     finally:
         if medium.recovery is not recovery:
             recovery.close()
+
+
+def needs_no_recovery(medium: FileMedium) -> bool:
+    """Tell whether a file whose header was read was closed, and nothing came after that."""
+    return medium.header.was_closed and _ends_at_tail(medium)
 
 
 def _is_left_alone(medium: FileMedium) -> bool:

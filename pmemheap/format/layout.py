@@ -51,6 +51,7 @@ __all__ = [
     "HAS_PACKED",
     "HAS_ROWS",
     "HEADER_BYTES",
+    "LOCK_FOLLOWER",
     "LOCK_READER",
     "LOCK_WRITER",
     "LOG_BYTES",
@@ -102,7 +103,7 @@ SHARED_WORDS = {
         SHARED_PAGE + place("ph_shared_page", name) + length,
     )
     for name, length in {
-        "commit_seq": 8, "layout_seq": 8, "era": 8, "gate": 4,
+        "commit_seq": 8, "layout_seq": 8, "era": 8, "gate": 4, "roots_used": 8,
     }.items()
 }  # fmt: skip
 """Where the words of the shared page lie by which readers go."""
@@ -110,6 +111,7 @@ PINS = 1 << 62
 """A pin is a lock on byte ``PINS + (era << PIN_ERA_SHIFT | process)``."""
 PIN_ERA_SHIFT = Format.PIN_ERA_SHIFT
 LOCK_WRITER, LOCK_READER = Format.LOCK_WRITER, Format.LOCK_READER
+LOCK_FOLLOWER = Format.LOCK_FOLLOWER
 SEGMENT_TABLE, SEGMENT_SLOTS = Format.SEGMENTS, Format.SEGMENT_SLOTS
 ARENA_TABLE, ARENA_SLOTS = Format.ARENAS, Format.ARENA_SLOTS
 ROOT_TABLE, ROOT_SLOTS = Format.ROOTS, Format.ROOT_SLOTS

@@ -256,7 +256,9 @@ class Heap(HasTotals):
             What it must have been created with; if left out, any will do.
         readers : bool
             Let other processes read beside this one, each in a snapshot: see `read`. What they may
-            look at is copied when it changes, which makes changes of containers slower.
+            look at is copied when it changes, which makes changes of containers slower. Those that
+            read already go on; it waits up to 5 seconds for snapshots that they hold. With
+            `readonly`: let a writer come later, and follow it.
 
         Returns
         -------
@@ -281,7 +283,7 @@ class Heap(HasTotals):
         chosen, wish = prototype_of(extents), strategy_argument(strategy, in_file=True)
         medium = openfile.open_path(
             path_argument(path), readonly=readonly, limit=limit_argument(limit),
-            recover=partial(recover, headroom=headroom),
+            recover=partial(recover, headroom=headroom), readers=readers,
         )  # fmt: skip
         self = making.over_file(cls, medium, headroom, decay, chosen, wish, fresh=False)
         return with_readers(self if budget is None else joined(self, budget), readers)

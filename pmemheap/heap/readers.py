@@ -10,6 +10,7 @@ A heap that nobody may read beside its writer edits in place, and pays nothing f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pmemheap.errors import HeapBusyError, UsageError
 from pmemheap.file import pins
 from pmemheap.file.filemedium import FileMedium
-from pmemheap.file.following import captured, follow_layout
+from pmemheap.file.following import captured, follow_layout, wait_for_commit
 from pmemheap.file.pins import Pin, Pins
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
@@ -84,7 +85,7 @@ def with_readers(heap: H, wanted: bool) -> H:
     try:
         if is_left:
             tidy(heap)
-        if wanted:
+        if wanted and not space_of(heap).shared.readonly:
             admit(heap)
     except BaseException as error:
         end_with(error, heap.close)
@@ -96,7 +97,10 @@ def dismiss(heap: Heap) -> None:
     """Let no reader in any more; what the file has for them goes. Those that have it keep it."""
     shared = space_of(heap).shared
     file = shared.writable
-    if file is None or shared.pins is None:
+    if file is None or not file.header.address:
+        return
+    if shared.pins is None:
+        file.header.note_roots()
         return
     file.header.store_word("gate", ReaderGate.NONE)
     space_of(heap).serve(_end_copies, shared, file)
@@ -156,8 +160,13 @@ def recycle_if_worth(shared: Shared, heap_bytes: int) -> None:
 # ---------------------------------------------------------------- snapshots
 
 
-def begin(heap: Heap) -> tuple[Pin, int, bytes]:
+def begin(heap: Heap, let_go: Callable[[], object]) -> tuple[Pin, int, bytes]:
     """Return a pin, the number of the last commit, and the slots of the roots that it left.
+
+    Parameters
+    ----------
+    let_go : callable
+        Called before it waits for a writer: what the caller has pinned keeps a new one out.
 
     Raises
     ------
@@ -170,13 +179,14 @@ def begin(heap: Heap) -> tuple[Pin, int, bytes]:
     shared = space.shared
     space.require()
     if shared.writable is not None and shared.pins is not None:
-        pin = _pinned(space, heap)
-        return (pin, *captured(shared.writable)[:2])
+        pin, found = _pinned(space, heap), captured(shared.writable)
+        assert found is not None  # the writer is this process
+        return pin, found.commit, found.slots
     if shared.file is None or not shared.readonly:
         raise UsageError(
             f"{space.name}: a heap opened with readers=True, or readonly, expected for a snapshot"
         )
-    return _begin_beside(space, heap)
+    return _begin_beside(space, heap, let_go)
 
 
 def _pinned(space: Space, heap: Heap) -> Pin:
@@ -190,7 +200,7 @@ def _pinned(space: Space, heap: Heap) -> Pin:
         ) from error
 
 
-def _begin_beside(space: Space, heap: Heap) -> tuple[Pin, int, bytes]:
+def _begin_beside(space: Space, heap: Heap, let_go: Callable[[], object]) -> tuple[Pin, int, bytes]:
     """Do the same in a reader: what the roots lead to has to be mapped before they are believed."""
     shared = space.shared
     file = shared.file
@@ -209,11 +219,14 @@ def _begin_beside(space: Space, heap: Heap) -> tuple[Pin, int, bytes]:
     if shared.pins is None:
         shared.pins = Pins(file.number, file.header.address, file.layout)
     while True:
-        pin = _pinned(space, heap)
-        found = captured(file)
-        if found.layout == file.layout:
+        pin, found = _pinned(space, heap), captured(file)
+        if found is None or found.layout % 2:
+            del pin
+            wait_for_commit(file, let_go)
+        elif found.layout == file.layout:
             return pin, found.commit, found.slots
-        space.look(_follow, shared, file)
+        else:
+            space.look(_follow, shared, file)
 
 
 def _follow(shared: Shared, file: FileMedium) -> None:

@@ -12,7 +12,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 from pmemheap import native
-from pmemheap.errors import UsageError
+from pmemheap.errors import HeapBusyError, UsageError
+from pmemheap.file import locks
 from pmemheap.file.following import named_slots
 from pmemheap.file.pins import Pin
 from pmemheap.heap import readers
@@ -96,6 +97,9 @@ class Snapshot(native.SnapshotCore):
     >>> heap.close(); directory.cleanup()
     """
 
+    is_between = False
+    """Whether its commit was let go for a new writer: `refresh` begins with the next one."""
+
     def __init__(self, heap: Heap) -> None:
         self._heap = heap
         shared = space_of(heap).shared
@@ -105,11 +109,16 @@ class Snapshot(native.SnapshotCore):
     def _go_on(self) -> bool:
         """Begin, or go on to the last commit, when C could not do it alone."""
         before = self._sequence
-        if self._slots is not None:
+        if self._slots is not None and not self.is_between:
             self._require_pin()
-        pin, sequence, slots = readers.begin(self._heap)
+        pin, sequence, slots = readers.begin(self._heap, self._let_go)
         self._begin_as(self._heap, pin, sequence, slots)
+        self.is_between = False
         return sequence != before
+
+    def _let_go(self) -> None:
+        self.is_between = self._slots is not None
+        super().close()
 
     @property
     def heap(self) -> Heap:
@@ -124,7 +133,12 @@ class Snapshot(native.SnapshotCore):
     @property
     def closed(self) -> bool:
         """Whether it was closed."""
-        return self._pin is None
+        return self._pin is None and not self.is_between
+
+    def close(self) -> None:
+        """Let it go; views and arrays of it keep what they show. Closing twice is allowed."""
+        self.is_between = False
+        super().close()
 
     @property
     def roots(self) -> SnapshotRoots:
@@ -148,6 +162,15 @@ class Snapshot(native.SnapshotCore):
     def pin(self) -> Pin:
         """What keeps all that it shows, for containers: to be held by what shows bytes of it."""
         return self._require_pin()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a new writer waits for it to go, with all views of it.
+
+        `refresh` lets it go, and waits for that writer. It is true for the moment of a commit too.
+        """
+        file = space_of(self._heap).shared.file
+        return self._is_half_done and file is not None and locks.has_writer(file.lock_fd)
 
     def view(self, offset: int, length: int) -> memoryview:
         """Return a read-only view of some bytes.
@@ -191,6 +214,11 @@ class Snapshot(native.SnapshotCore):
 
     def _require_pin(self) -> Pin:
         pin = self._pin
+        if self.is_between:
+            raise HeapBusyError(
+                f"snapshot of {self._heap.name}: a commit expected, it was let go for a new "
+                "writer; refresh it"
+            )
         if pin is None:
             raise UsageError(f"snapshot of {self._heap.name}: an open one expected, it was closed")
         return pin

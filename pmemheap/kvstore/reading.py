@@ -23,7 +23,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, NoReturn, TypeVar, overload
 
-from pmemheap import Heap, Snapshot, UsageError
+from pmemheap import Heap, HeapBusyError, Snapshot, UsageError
 from pmemheap.containers import OrderedMapping, SortedMap
 from pmemheap.containers.ordered import ItemsRange
 from pmemheap.kvstore import arrow
@@ -35,7 +35,7 @@ from pmemheap.kvstore.eviction import Eviction
 from pmemheap.kvstore.storefile import InHeap
 from pmemheap.kvstore.tags import Tags, tag_bytes
 
-__all__ = ["Reading", "go_on", "root_of", "subs_of"]
+__all__ = ["Reading", "go_on", "refreshed", "root_of", "subs_of"]
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Reading")
@@ -68,14 +68,34 @@ def go_on(store: Reading, subs: dict[str, R], roots: Iterable[str]) -> None:
         each._reopen()  # private: no call of users
 
 
+def refreshed(source: Snapshot, readings: Iterable[Reading]) -> bool:
+    """Let a snapshot go on, and tell whether there is a newer commit; for a new writer all goes."""
+    if source.is_wanted:
+        _leave_all(readings)
+    try:
+        return source.refresh()
+    except HeapBusyError:
+        if not source.is_between:  # the writer was killed in a commit: what is shown stays
+            raise
+        _leave_all(readings)  # it was not wanted a moment before
+        return source.refresh()
+
+
+def _leave_all(readings: Iterable[Reading]) -> None:
+    for each in readings:
+        each._leave_maps()  # private: no call of users
+
+
 class _Gone:
     """What a closed store has instead of its maps: each use is a UsageError.
 
     With a `__getattr__` of the store itself Python would look up all of its attributes slowly.
     """
 
-    def __init__(self, store: object) -> None:
+    def __init__(self, store: object, clock: Callable[[], int] | None) -> None:
         self._store = store
+        self.clock = clock
+        """Of the deadlines: the store may go on, with maps of a later commit."""
 
     def _refuse(self, *_: object) -> NoReturn:
         raise UsageError(f"{self._store!r}: an open store expected, it was closed")
@@ -126,7 +146,7 @@ class Reading(InHeap, OrderedMapping[bytes, bytes]):
     def _leave_maps(self) -> None:
         """Hold nothing back any more: what is asked from now on is a UsageError."""
         self._look_closely()
-        gone = _Gone(self)
+        gone = _Gone(self, getattr(getattr(self, "_deadlines", None), "clock", None))
         for name in _MAPS:
             setattr(self, name, gone)
         self._eviction = None

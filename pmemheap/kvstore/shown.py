@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pmemheap import Snapshot, UsageError
 from pmemheap.kvstore.closing import Closing
-from pmemheap.kvstore.reading import Reading, go_on, subs_of
+from pmemheap.kvstore.reading import Reading, go_on, refreshed, subs_of
 
 if TYPE_CHECKING:
     from pmemheap.heap.transaction import Transaction
@@ -142,7 +142,7 @@ class StoreSnapshot(Closing, Shown):
 
         A sub-store that has been dropped meanwhile is closed.
         """
-        if not self._snapshot.refresh():
+        if not refreshed(self._snapshot, [self, *self._subs.values()]):
             return False
         go_on(self, self._subs, self._snapshot.roots)
         return True

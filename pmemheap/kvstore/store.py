@@ -19,7 +19,7 @@ from typing import TypedDict, Unpack
 import pmemheap
 from pmemheap import CorruptHeapError, DurabilityName, OpenFlag, UsageError
 from pmemheap.kvstore.eviction import require_policy
-from pmemheap.kvstore.reading import go_on, root_of, subs_of
+from pmemheap.kvstore.reading import go_on, refreshed, root_of, subs_of
 from pmemheap.kvstore.shelf import Shelf, TextStore
 from pmemheap.kvstore.shown import StoreSnapshot
 from pmemheap.kvstore.storefile import AnyPath, StoreFile
@@ -186,7 +186,9 @@ class KVStore(StoreFile, SubStore):
         before keep what they show. A thread that reads meanwhile may see both commits: what has to
         be of one, it reads from a `read` of its own.
         """
-        if isinstance(self._source, pmemheap.Heap) or not self._source.refresh():
+        if isinstance(self._source, pmemheap.Heap):
+            return False
+        if not refreshed(self._source, [self, *self._subs.values()]):
             return False
         with self._lock:
             go_on(self, self._subs, self._source.roots)

@@ -102,7 +102,7 @@ class StoreFile(InHeap, Closing):
         self._is_new = flag in {"c", "n"} and not os.path.lexists(path)
         self._heap = pmemheap.open(
             os.fsdecode(path), flag, durability=durability, limit=limit, headroom=headroom,
-            readers=readers and flag != "r",
+            readers=readers,
         )  # fmt: skip
         self._durable = durable
 

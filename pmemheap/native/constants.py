@@ -369,6 +369,7 @@ class Format:
     SHARED: int = lib.PH_SHARED_AT
     LOCK_WRITER: int = lib.PH_LOCK_WRITER_AT
     LOCK_READER: int = lib.PH_LOCK_READER_AT
+    LOCK_FOLLOWER: int = lib.PH_LOCK_FOLLOWER_AT
     SEGMENTS: int = lib.PH_SEGMENTS_AT
     SEGMENT_SLOTS: int = lib.PH_SEGMENT_SLOTS
     ARENAS: int = lib.PH_ARENAS_AT

@@ -142,7 +142,8 @@ def open_image(path: AnyPath, *, write: bool = False) -> Iterator[Disk]:
 def _lock(fd: int, name: str, *, write: bool) -> None:
     if write:
         free = locks.become_writer(fd)
-        free = free and native.lock_byte(fd, layout.LOCK_READER, Lock.WRITE)
+        for place in (layout.LOCK_READER, layout.LOCK_FOLLOWER):
+            free = free and native.lock_byte(fd, place, Lock.WRITE)
     else:
         locks.become_reader(fd)
         free = not locks.has_writer(fd)

@@ -37,6 +37,7 @@ enum ph_header_area {
     PH_SHARED_AT = 0x2000,
     PH_LOCK_WRITER_AT = 0x3000, /* locked bytes, which hold nothing */
     PH_LOCK_READER_AT = 0x3001,
+    PH_LOCK_FOLLOWER_AT = 0x3002, /* of readers beside a writer */
     PH_PIN_ERA_SHIFT = 22,      /* a pin is a lock on byte 1 << 62 | era << 22 | process */
     PH_SEGMENTS_AT = 0x4000,
     PH_SEGMENT_SLOTS = 1024,

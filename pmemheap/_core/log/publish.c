@@ -11,24 +11,22 @@
 
 #include "log/record.h"
 
-static void add_to_word(const struct ph_log *log, uint32_t at)
-{
-    uint64_t *word = (uint64_t *)(log->header + at);
-    ph_put_word(word, *word + 1);
-}
-
+/* A sequence that is odd already, since somebody was killed or has taken over, stays so until the first commit is whole. */
 void ph_sequence_open(const struct ph_log *log, uint32_t at)
 {
     if (log->header == NULL)
         return;
-    add_to_word(log, at);
+    uint64_t *word = (uint64_t *)(log->header + at);
+    ph_put_word(word, (*word | 1) + (*word & 1) * 2);
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the slots come after it */
 }
 
 void ph_sequence_close(const struct ph_log *log, uint32_t at)
 {
-    if (log->header != NULL)
-        add_to_word(log, at);
+    if (log->header == NULL)
+        return;
+    uint64_t *word = (uint64_t *)(log->header + at);
+    ph_put_word(word, *word + 1);
 }
 
 int ph_log_copies(struct ph_log *log, int copies, uint64_t era)

@@ -223,6 +223,19 @@ static PyMethodDef snapshot_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static int is_half_done(const struct snapshot_object *self)
+{
+    return self->pin != NULL && self->pin->pins->header != NULL && self->core->state <= PH_S_READONLY
+        && (ph_shared_word(self->pin->pins->header, PH_COMMIT_SEQ_AT) & 1);
+}
+
+FIELD(snapshot_is_half_done, snapshot_object, truth(is_half_done(self)))
+
+static PyGetSetDef snapshot_attributes[] = {
+    {"_is_half_done", snapshot_is_half_done, NULL, "Whether a commit is being made, or a writer takes over.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMemberDef snapshot_members[] = {
     {"_pin", T_OBJECT, offsetof(struct snapshot_object, pin), READONLY, NULL},
     {"_slots", T_OBJECT, offsetof(struct snapshot_object, slots), READONLY, NULL},
@@ -238,6 +251,7 @@ static PyType_Slot snapshot_slots[] = {
     {Py_tp_dealloc, snapshot_dealloc},
     {Py_tp_methods, snapshot_methods},
     {Py_tp_members, snapshot_members},
+    {Py_tp_getset, snapshot_attributes},
     {0, NULL},
 };
 

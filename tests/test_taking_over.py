@@ -1,0 +1,224 @@
+"""A new writer beside readers that were there before it: after a close, a kill, or none at all."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from reader_world import DURABILITIES, Reader
+
+import pmemheap
+from pmemheap import Heap, HeapBusyError
+from pmemheap.containers import SortedMap
+from pmemheap.file import takingover
+from pmemheap.file.headerfile import Header
+from pmemheap.heap.space import space_of
+from pmemheap.kvstore import KVStore
+
+VALUE = "SortedMap(snap, 'table')[b'k']"
+ON = "news(snap), " + VALUE
+KILLED = """
+import os, signal, sys
+import pmemheap
+from pmemheap.containers import SortedMap
+heap = pmemheap.open(sys.argv[1], "w", readers=True)
+table = SortedMap(heap, "table")
+for number in range(50):
+    table[b"k"] = b"%d" % number
+    table[b"%d" % number] = bytes(900)
+print(flush=True)
+sys.stdin.readline()
+with heap.transaction() as tx:
+    table[b"k"] = b"never"
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(params=DURABILITIES)
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A store of one map, which was closed."""
+    path = tmp_path / "a.heap"
+    with Heap.create(path, durability=request.param) as heap:
+        SortedMap(heap, "table")[b"k"] = b"before"
+    return path
+
+
+@contextmanager
+def written(path: Path) -> Iterator[SortedMap]:
+    """Open it to be changed, beside readers."""
+    with pmemheap.open(path, "w", readers=True) as heap:
+        yield SortedMap(heap, "table")
+        assert heap.check()
+
+
+@contextmanager
+def beside(call: Callable[[], Heap]) -> Iterator[Future[Heap]]:
+    """Do a call in another thread, since it waits for readers."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(call)
+
+
+def opened(path: Path) -> Heap:
+    return pmemheap.open(path, "w", readers=True)
+
+
+def header_of(heap: Heap) -> Header:
+    file = space_of(heap).shared.writable
+    assert file is not None
+    return file.header
+
+
+def test_a_reader_goes_on_to_the_next_writer(path: Path) -> None:
+    with written(path) as table:
+        reader = Reader(path)
+        assert reader(VALUE) == b"before"
+        table[b"k"] = b"first"
+        assert reader(ON) == (True, b"first")
+    with reader, beside(lambda: opened(path)) as made:
+        assert reader(ON) == (True, b"first")
+        with made.result() as heap:
+            table = SortedMap(heap, "table")
+            table[b"k"] = b"second"
+            assert reader(ON) == (True, b"second")
+            heap.malloc(8 << 20)  # its layout is followed too
+            table[b"k"] = b"third"
+            assert reader(ON)[1] == b"third"
+
+
+def test_a_reader_without_snapshots_keeps_nobody_waiting(path: Path) -> None:
+    with written(path):
+        reader = Reader(path)
+        assert reader(VALUE) == b"before"
+    with reader:
+        reader("snap.close()")
+        with mock.patch.object(takingover, "PATIENCE", 0.0), written(path) as table:
+            table[b"k"] = b"after"
+            assert reader("[snap := heap.read()] and " + VALUE) == b"after"
+            reader("snap.close()")
+
+
+@pytest.mark.parametrize("kept", ["view", "snapshot"])
+def test_who_keeps_a_snapshot_keeps_the_writer_out_and_is_named(path: Path, kept: str) -> None:
+    with written(path):
+        reader = Reader(path)
+        assert reader(VALUE) == b"before"
+    with reader:
+        if kept == "view":
+            reader("[view := SortedMap(snap, 'table').view(b'k'), snap.close()] and None")
+        named = f"no snapshot in other processes expected .* process {reader.pid} has kept one"
+        with (
+            mock.patch.object(takingover, "PATIENCE", 0.05),
+            pytest.raises(HeapBusyError, match=named),
+        ):
+            opened(path)
+        # The file is as it was: the reader goes on, and so does another one.
+        assert reader("[snap := heap.read()] and " + VALUE) == b"before"
+        with Reader(path, follows=True) as other:
+            assert other(VALUE) == b"before"
+            assert other("snap.refresh()") is False
+        reader("[snap.close(), view := None] and None")
+        with written(path) as table:
+            table[b"k"] = b"after"
+
+
+def test_a_writer_that_lets_no_readers_in_is_refused(path: Path) -> None:
+    with written(path):
+        reader = Reader(path)
+        assert reader("snap.close()") is None
+    with reader:
+        with pytest.raises(HeapBusyError, match="no reader expected"):
+            pmemheap.open(path, "w")
+        with pytest.raises(HeapBusyError, match="no reader expected"):
+            Heap.create(path, replace=True)
+
+
+@pytest.mark.slow
+def test_a_killed_writer_is_followed_by_the_next_one(path: Path) -> None:
+    """What it has committed is there, of the transaction that it died in is nothing."""
+    for _ in range(3):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert writer.stdout is not None
+        assert writer.stdin is not None
+        writer.stdout.readline()
+        with Reader(path) as reader:
+            assert reader(VALUE) == b"49"
+            writer.communicate("\n")
+            assert writer.returncode == -signal.SIGKILL
+            assert reader(VALUE) == b"49"
+            with pytest.raises(HeapBusyError, match="a writer expected that recovers it"):
+                pmemheap.open(path, "r", readers=True)
+            with beside(lambda: opened(path)) as made:
+                assert reader(ON)[1] == b"49"
+                with made.result() as heap:
+                    table = SortedMap(heap, "table")
+                    assert heap.check()
+                    assert len(table) == 51
+                    table[b"k"] = b"after"
+                    assert reader(ON)[1] == b"after"
+
+
+def test_a_reader_may_come_before_the_writer(path: Path) -> None:
+    with Reader(path, follows=True) as reader:
+        assert reader(VALUE) == b"before"
+        assert reader("heap.follows") is True
+        with beside(lambda: opened(path)) as made:
+            assert reader(ON)[1] == b"before"
+            with made.result() as heap:
+                SortedMap(heap, "table")[b"k"] = b"after"
+                assert reader(ON)[1] == b"after"
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_a_store_goes_on_to_the_next_writer(
+    tmp_path: Path, durability: pmemheap.DurabilityName
+) -> None:
+    path = tmp_path / "a.kv"
+    with KVStore(path, durability, readers=True) as store:
+        store.sub("names")[b"k"] = store[b"k"] = b"1"
+        reader = Reader(path, store=True)
+        assert reader("[sub := store.sub('names'), commit := store.read()] and sub[b'k']") == b"1"
+    with reader, ThreadPoolExecutor(1) as pool:
+        made = pool.submit(lambda: KVStore(path, durability, readers=True))
+        assert reader("commit.close()") is None
+        assert reader("news(store), store[b'k'], sub[b'k']") == (True, b"1", b"1")
+        with made.result() as store:
+            store.sub("names")[b"k"] = b"2"
+            assert reader("store.refresh(), sub[b'k'], store[b'k']") == (True, b"2", b"1")
+
+
+def test_an_interrupt_while_it_waits_leaves_the_file_as_it_was(path: Path) -> None:
+    with written(path):
+        reader = Reader(path)
+        assert reader(VALUE) == b"before"
+    with reader:
+        with (
+            mock.patch("pmemheap.file.takingover.time.sleep", side_effect=KeyboardInterrupt),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            opened(path)
+        assert reader("snap.refresh()") is False
+        assert reader("[snap := heap.read()] and " + VALUE) == b"before"
+
+
+def test_what_an_opening_leaves_odd_is_made_even(path: Path) -> None:
+    """A writer was killed in the middle of a commit, or while it took over."""
+    with written(path) as table:
+        header = header_of(table.heap)
+        place = {name: header.word(name) for name in ("commit_seq", "layout_seq")}
+    with Reader(path, follows=True) as reader:
+        reader("snap.close()")
+        with opened(path) as heap:
+            header = header_of(heap)
+            for name, before in place.items():
+                assert header.word(name) > before
+                assert header.word(name) % 2 == 0
