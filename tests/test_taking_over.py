@@ -21,6 +21,7 @@ from pmemheap.file import takingover
 from pmemheap.file.headerfile import Header
 from pmemheap.heap.space import space_of
 from pmemheap.kvstore import KVStore
+from pmemheap.testing import copy_as_crashed
 
 VALUE = "SortedMap(snap, 'table')[b'k']"
 ON = "news(snap), " + VALUE
@@ -165,6 +166,21 @@ def test_a_killed_writer_is_followed_by_the_next_one(path: Path) -> None:
                     assert len(table) == 51
                     table[b"k"] = b"after"
                     assert reader(ON)[1] == b"after"
+
+
+def test_a_writer_without_readers_ends_what_a_killed_one_has_left(path: Path) -> None:
+    with opened(path) as heap:
+        header = header_of(heap)
+        for name in "commit_seq", "layout_seq":
+            header.store_word(name, header.word(name) + 1)  # as a kill leaves them
+        copy_as_crashed(path, path.with_suffix(".killed"))
+        for name in "commit_seq", "layout_seq":
+            header.store_word(name, header.word(name) + 1)
+    with pmemheap.open(path.with_suffix(".killed"), "w") as heap:
+        heap.roots["more"] = heap.malloc(8)
+    with Reader(path.with_suffix(".killed"), follows=True) as reader:
+        assert reader(VALUE) == b"before"
+        assert reader("sorted(snap.roots)") == ["more", "table"]
 
 
 def test_a_reader_may_come_before_the_writer(path: Path) -> None:

@@ -218,14 +218,21 @@ class Header:
         place = layout.SHARED_WORDS[name]
         self._store(place.start, value.to_bytes(place.stop - place.start, "little"))
 
-    def note_roots(self) -> None:
-        """Say how many slots of roots are in use: readers that come before a writer go by that."""
+    def settle(self) -> None:
+        """Say what readers go by that come before a writer: all roots, and no half of a commit.
+
+        A writer without readers has not said how many slots of roots are in use; one before it may
+        have been killed in the middle of a commit.
+        """
         assert self._map is not None
         with self._map.view as view:
             table = bytes(view[layout.ROOT_TABLE :][: layout.ROOT_SLOTS * layout.SLOT_BYTES])
-        used = -(-len(table.rstrip(b"\0")) // layout.SLOT_BYTES)
-        if self.word("roots_used") != used:
-            self.store_word("roots_used", used)
+        said = {"roots_used": -(-len(table.rstrip(b"\0")) // layout.SLOT_BYTES)}
+        for name in "commit_seq", "layout_seq":
+            said[name] = self.word(name) + self.word(name) % 2
+        for name, value in said.items():
+            if self.word(name) != value:
+                self.store_word(name, value)
 
     def _store(self, offset: int, data: bytes) -> None:
         """Store to the area: the one way by which Python changes persistent bytes."""

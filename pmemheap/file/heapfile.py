@@ -462,6 +462,7 @@ class HeapFile:
                 was_closed = self.is_clean and self.header.superblock.file == FileIdentity()
                 if was_closed or not self.header.address:  # an interrupt came after all of this
                     return
+                self.header.settle()
                 self.sync_file("close")
                 self._write_superblock(
                     state=HeapState.CLEAN, file_end=self.header.slots.end, file=FileIdentity()

@@ -63,10 +63,8 @@ def admit(heap: Heap) -> None:
     space.serve(_begin_copies, space.shared, file)
     with heap.transaction() as tx:
         tx.roots.update(heap.roots)  # each gets a copy
-    header = file.header
-    for name in "commit_seq", "layout_seq":
-        header.store_word(name, header.word(name) + header.word(name) % 2)
-    header.store_word("gate", ReaderGate.MAY)
+    file.header.settle()
+    file.header.store_word("gate", ReaderGate.MAY)
 
 
 def _begin_copies(shared: Shared, file: FileMedium) -> None:
@@ -97,10 +95,7 @@ def dismiss(heap: Heap) -> None:
     """Let no reader in any more; what the file has for them goes. Those that have it keep it."""
     shared = space_of(heap).shared
     file = shared.writable
-    if file is None or not file.header.address:
-        return
-    if shared.pins is None:
-        file.header.note_roots()
+    if file is None or shared.pins is None:
         return
     file.header.store_word("gate", ReaderGate.NONE)
     space_of(heap).serve(_end_copies, shared, file)

@@ -97,8 +97,7 @@ class Snapshot(native.SnapshotCore):
     >>> heap.close(); directory.cleanup()
     """
 
-    is_between = False
-    """Whether its commit was let go for a new writer: `refresh` begins with the next one."""
+    _is_between: bool = False
 
     def __init__(self, heap: Heap) -> None:
         self._heap = heap
@@ -109,15 +108,15 @@ class Snapshot(native.SnapshotCore):
     def _go_on(self) -> bool:
         """Begin, or go on to the last commit, when C could not do it alone."""
         before = self._sequence
-        if self._slots is not None and not self.is_between:
+        if self._slots is not None and not self._is_between:
             self._require_pin()
         pin, sequence, slots = readers.begin(self._heap, self._let_go)
         self._begin_as(self._heap, pin, sequence, slots)
-        self.is_between = False
+        self._is_between = False
         return sequence != before
 
     def _let_go(self) -> None:
-        self.is_between = self._slots is not None
+        self._is_between = self._slots is not None
         super().close()
 
     @property
@@ -133,11 +132,11 @@ class Snapshot(native.SnapshotCore):
     @property
     def closed(self) -> bool:
         """Whether it was closed."""
-        return self._pin is None and not self.is_between
+        return self._pin is None and not self._is_between
 
     def close(self) -> None:
         """Let it go; views and arrays of it keep what they show. Closing twice is allowed."""
-        self.is_between = False
+        self._is_between = False
         super().close()
 
     @property
@@ -171,6 +170,11 @@ class Snapshot(native.SnapshotCore):
         """
         file = space_of(self._heap).shared.file
         return self._is_half_done and file is not None and locks.has_writer(file.lock_fd)
+
+    @property
+    def is_between(self) -> bool:
+        """Whether its commit was let go for a new writer, whose first one `refresh` begins with."""
+        return self._is_between
 
     def view(self, offset: int, length: int) -> memoryview:
         """Return a read-only view of some bytes.
@@ -214,7 +218,7 @@ class Snapshot(native.SnapshotCore):
 
     def _require_pin(self) -> Pin:
         pin = self._pin
-        if self.is_between:
+        if self._is_between:
             raise HeapBusyError(
                 f"snapshot of {self._heap.name}: a commit expected, it was let go for a new "
                 "writer; refresh it"
