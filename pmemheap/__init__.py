@@ -18,7 +18,7 @@ What is where; `help` of each says more:
     Heap, open            a heap: anonymous, shared, create, open, attach; malloc, free, view,
                           ndarray, dump, roots, transaction, arena, scratch, install, stats, check
     Block                 a handle of a block, by heap.alloc(size)
-    Snapshot              a heap as of one commit, also beside its writer, by heap.read()
+    Snapshot, Reader      a heap as of one commit, by heap.read(); who has one, by heap.readers()
     Transaction           changes that a crash leaves whole or not at all, by heap.transaction()
     Arena, Region         blocks that are dropped together, by heap.arena(name), heap.scratch()
     General, Ring, Rows, Placed              strategies: where the blocks of an arena come from
@@ -107,6 +107,7 @@ from pmemheap.heap.arena import Arena
 from pmemheap.heap.arguments import AnyPath, DurabilityName, OpenFlag
 from pmemheap.heap.handles import Block
 from pmemheap.heap.heap import Heap
+from pmemheap.heap.holding import Reader
 from pmemheap.heap.insight import CheckReport, ClassStats, Explanation, HeapStats
 from pmemheap.heap.keptregions import KeptRegion
 from pmemheap.heap.layered import Installation
@@ -237,6 +238,7 @@ __all__ = [
     "Placed",
     "Pmem2Error",
     "PmemHeapError",
+    "Reader",
     "Record",
     "Region",
     "Ring",

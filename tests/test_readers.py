@@ -252,6 +252,29 @@ def test_a_heap_with_snapshots_is_not_closed(heap: Heap) -> None:
     del view
 
 
+def test_readers_are_named_with_what_they_hold(heap: Heap) -> None:
+    table = SortedMap(heap, "table")
+    fill(table, b"first")
+    assert heap.readers() == []
+    with Reader(path_of(heap)) as reader:
+        assert reader("len(SortedMap(snap, 'table'))") == len(KEYS)
+        fill(table, b"second, which is longer")
+        heap.sync()
+        recycle(space_of(heap).shared)
+        mine = heap.read()
+        theirs, own = heap.readers()
+        assert (theirs.pid, own.pid) == (reader.pid % 2**22, os.getpid())
+        assert theirs.era < own.era
+        assert theirs.held_bytes >= 3 * 4096  # the leaves of the first commit
+        assert own.held_bytes == 0
+        kept = reader("[other := heap.read()] and None")
+        assert kept is None
+        assert [each.pid for each in heap.readers()].count(reader.pid % 2**22) == 2
+        mine.close()
+    assert recycle(space_of(heap).shared) >= theirs.held_bytes
+    assert heap.readers() == []
+
+
 def test_a_snapshot_changes_nothing(heap: Heap) -> None:
     table = SortedMap(heap, "table")
     table[b"a"] = b"1"

@@ -21,6 +21,7 @@ from pmemheap.heap.arguments import offset_argument, whole_number
 from pmemheap.heap.described import Described
 from pmemheap.heap.extras import numpy
 from pmemheap.heap.handles import shaped
+from pmemheap.heap.holding import Reader, readers_of
 from pmemheap.heap.space import Space, space_of
 from pmemheap.units import UNIT
 
@@ -249,6 +250,22 @@ class HasSnapshots(Described):
     def follows(self: Any) -> bool:
         """Whether it was opened beside a writer with readers, and is read by `read`."""
         return space_of(self).shared.follows
+
+    def readers(self: Any) -> list[Reader]:
+        """Return which processes have snapshots of this heap, the oldest snapshots first.
+
+        Returns
+        -------
+        list of Reader
+            One for each process and age, this process among them; empty in a heap that lets no
+            readers in. O(readers + what was freed since).
+
+        Raises
+        ------
+        UsageError
+            The heap is closed.
+        """
+        return readers_of(space_of(self))
 
     def read(self: Any) -> Snapshot:
         """Begin a snapshot: the roots, and all that they lead to, as of the last commit.

@@ -124,7 +124,8 @@ int ph_log_apply(struct ph_log *log, uint64_t upto);
  * ph_set_era -- what is freed from now on has another tag; never an older one.
  * ph_recycle -- what has a tag below a bound becomes free: how many bytes. What it stores is noted, as that of a call.
  * ph_tags_join -- an arena has a log, or another one.
- * ph_tagged -- bytes and tags of all arenas, and the oldest era, 0 without one. */
+ * ph_tagged -- bytes and tags of all arenas, and the oldest era, 0 without one.
+ * ph_tagged_since -- bytes of the tags that are not below an era: what a pin of it keeps. O(those tags). */
 struct ph_tagged {
     uint64_t bytes, count, oldest;
 };
@@ -133,6 +134,7 @@ void ph_set_era(struct ph_log *log, uint64_t era);
 uint64_t ph_recycle(struct ph_log *log, uint64_t bound);
 void ph_tags_join(const struct ph_log *log, struct ph_heap *h);
 struct ph_tagged ph_tagged(const struct ph_log *log);
+uint64_t ph_tagged_since(const struct ph_log *log, uint64_t era);
 /* ph_log_has_header -- whether the header is still the one of the heap that was opened. */
 int ph_log_has_header(const struct ph_log *log);
 /* ph_log_chain_at -- CRC that the record at `lsn` continues: the chain seed of a superblock with that tail. */

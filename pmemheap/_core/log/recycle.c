@@ -45,6 +45,16 @@ struct ph_tagged ph_tagged(const struct ph_log *log)
     return all;
 }
 
+uint64_t ph_tagged_since(const struct ph_log *log, uint64_t era)
+{
+    uint64_t bytes = 0;
+    uint32_t arena = 0;
+    for (const struct ph_heap *h; (h = next_core(log, &arena)) != NULL;)
+        for (uint64_t i = h->tags.count; i-- > 0 && ph_tags_at(&h->tags, i)->era >= era;)
+            bytes += ph_tags_at(&h->tags, i)->nbytes;
+    return bytes;
+}
+
 void ph_set_era(struct ph_log *log, uint64_t era)
 {
     if (era > log->era)

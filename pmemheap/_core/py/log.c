@@ -101,6 +101,7 @@ static PyObject *tagged_in(const struct ph_log *log)
 }
 
 DOOR(tagged, log_object, 0, tagged_in(&self->log))
+DOOR(tagged_since, log_object, 1, number(ph_tagged_since(&self->log, n[0])))
 
 DOOR(die, log_object, 0, self->log.dead = PH_KEPT(R7), done()) /* [R7] */
 
@@ -317,6 +318,7 @@ static PyMethodDef log_methods[] = {
     AS_METHOD("_set_copies", set_copies, "Whether there may be readers of snapshots, and the era; without, what has a tag is free."),
     AS_METHOD("_set_era", set_era, "The tag of what is freed from now on; one that is older changes nothing."),
     AS_METHOD("_recycle", recycle, "What has a tag below an era becomes free: bytes."),
+    AS_METHOD("_tagged_since", tagged_since, "Bytes that were freed in an era or later, and wait for readers."),
     AS_METHOD("_tagged", tagged, "(bytes, tags, oldest era) of what was freed and waits for readers."),
     AS_METHOD("_set_tail", set_tail, NULL),
     AS_METHOD("freeze", freeze, NULL),
