@@ -20,7 +20,7 @@ from pmemheap.pmem2.source import FileSource, Options
 from pmemheap.units import PAGE, MiB
 
 PAGES = 32
-NUMBERS = [errno.ENOMEM, errno.EIO]
+NUMBERS = [errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EIO]
 MOST_CALLS = 20
 
 

@@ -137,7 +137,7 @@ def captured(medium: FileMedium) -> Captured | None:
     header = medium.header
     if not header.address:
         header.map(medium.maps.place, readonly=medium.readonly)
-    found = native.capture(header.address, _NO_SEQUENCE)
+    found = native.capture(header.address)
     return Captured(*found) if found else None
 
 

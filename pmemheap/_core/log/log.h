@@ -84,9 +84,9 @@ void ph_log_fini(struct ph_log *log);
 /* ph_log_copies -- let readers in, or no more: `copies`, from `era` on. PH_L_NOMEM. Pre: all that was appended is applied. */
 int ph_log_copies(struct ph_log *log, int copies, uint64_t era);
 
-/* ph_capture -- copy the root table of a mapped header as one commit left it: `to` has room for all slots. Returns how many are
+/* ph_shared_word -- a word of the shared page, which another process may be storing to.
+ * ph_capture -- copy the root table of a mapped header as one commit left it: `to` has room for all slots. Returns how many are
  * in use at the most; PH_L_FULL: the sequence stays odd. `sequence` is what it was, and what it is now. */
-/* ph_shared_word -- a word of the shared page, which another process may be storing to. */
 uint64_t ph_shared_word(const uint8_t *header, uint32_t at);
 int64_t ph_capture(const uint8_t *header, uint64_t *sequence, struct ph_root_slot *to);
 

@@ -11,22 +11,25 @@
 
 #include "log/record.h"
 
+static uint64_t *word_of(const struct ph_log *log, uint32_t at)
+{
+    return (uint64_t *)(log->header + at);
+}
+
 /* A sequence that is odd already, since somebody was killed or has taken over, stays so until the first commit is whole. */
 void ph_sequence_open(const struct ph_log *log, uint32_t at)
 {
     if (log->header == NULL)
         return;
-    uint64_t *word = (uint64_t *)(log->header + at);
+    uint64_t *word = word_of(log, at);
     ph_put_word(word, (*word | 1) + (*word & 1) * 2);
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the slots come after it */
 }
 
 void ph_sequence_close(const struct ph_log *log, uint32_t at)
 {
-    if (log->header == NULL)
-        return;
-    uint64_t *word = (uint64_t *)(log->header + at);
-    ph_put_word(word, *word + 1);
+    if (log->header != NULL)
+        ph_put_word(word_of(log, at), *word_of(log, at) + 1);
 }
 
 int ph_log_copies(struct ph_log *log, int copies, uint64_t era)

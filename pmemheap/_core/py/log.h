@@ -62,6 +62,8 @@ struct ph_tx *ph_tx_here(const struct log_object *log, int to_change, int *busy)
 int ph_begin_autocommit(PyObject *heap, struct ph_tx *tx);
 int ph_end_autocommit(PyObject *heap, struct ph_tx *tx, int keeps);
 
+/* ph_captured -- the slots of a mapped header as one commit left them: bytes; NULL: a commit is half done, or an exception is set. */
+PyObject *ph_captured(const uint8_t *header, uint64_t *sequence);
 PyObject *ph_capture_roots(PyObject *module, PyObject *args);
 extern const char ph_capture_doc[];
 

@@ -25,15 +25,6 @@ static struct snapshot_object *snapshot_of(PyObject *object)
     return (struct snapshot_object *)object;
 }
 
-/* Bytes of the slots as of the last commit, and its sequence; NULL: a commit is half done, or an exception is set. */
-static PyObject *captured(const uint8_t *header, uint64_t *sequence)
-{
-    static struct ph_root_slot slots[PH_ROOT_SLOTS]; /* under the GIL */
-    int64_t used = ph_capture(header, sequence, slots);
-
-    return used < 0 ? NULL : PyBytes_FromStringAndSize((const char *)slots, (Py_ssize_t)used * PH_SLOT_BYTES);
-}
-
 /* Whether what commits lead to is mapped. A layout is as new as the commits that were captured before it was read. */
 static int is_mapped(const struct pins_object *pins)
 {
@@ -73,7 +64,7 @@ static int begin(struct snapshot_object *self, struct pins_object *pins)
     struct pin_object *pin = ph_pin_era(pins, (PyObject *)self->core, &failed);
     if (pin == NULL)
         return failed < 0 ? 0 : -1;
-    PyObject *slots = captured(pins->header, &sequence);
+    PyObject *slots = ph_captured(pins->header, &sequence);
     if (slots == NULL || !is_mapped(pins)) {
         Py_XDECREF(slots);
         Py_DECREF((PyObject *)pin);
@@ -120,7 +111,7 @@ static PyObject *refresh(PyObject *object, PyObject *ignored)
     if (ph_shared_word(pins->header, PH_COMMIT_SEQ_AT) == self->sequence)
         Py_RETURN_FALSE;
     if (ph_shared_word(pins->header, PH_ERA_AT) == self->pin->era) { /* what is captured under this pin is kept by it [Q2] */
-        PyObject *slots = captured(pins->header, &sequence);
+        PyObject *slots = ph_captured(pins->header, &sequence);
         if (slots != NULL && is_mapped(pins)) {
             show(self, slots, sequence);
             Py_RETURN_TRUE;
