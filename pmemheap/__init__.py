@@ -38,11 +38,9 @@ What is where; `help` of each says more:
     pmemheap.layout       the format of a heap file;  pmemheap.units  KiB, MiB, align_up
 """
 
-import importlib.util
-import platform
+import importlib
+import os
 import sys
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -52,17 +50,58 @@ _PUBLIC_MODULES = (
     "progress", "protocols", "repair", "salvage", "testing", "traces", "units",
 )  # fmt: skip
 
+_NAMES = {
+    "errors": """
+        CorruptHeapError DamagedBlockError DurabilityError HeapBusyError HeapExistsError
+        HeapFileError HeapNotFoundError HeapPermissionError OutOfSpaceError Pmem2Error
+        PmemHeapError StrategyError UsageError
+    """,
+    "heap.arena": "Arena",
+    "heap.arguments": "AnyPath DurabilityName OpenFlag",
+    "heap.handles": "Block",
+    "heap.heap": "Heap",
+    "heap.holding": "Reader",
+    "heap.insight": "CheckReport ClassStats Explanation HeapStats",
+    "heap.keptregions": "KeptRegion",
+    "heap.layered": "Installation",
+    "heap.opening": "open",
+    "heap.regions": "Mark Region",
+    "heap.ring": "RingArena RingStats",
+    "heap.roots": "Roots",
+    "heap.rows": "RowsArena",
+    "heap.snapshots": "Snapshot",
+    "heap.strategies": "General Placed Ring Rows Strategy",
+    "heap.transaction": "Savepoint Transaction",
+    "heap.transactionroots": "TransactionRoots",
+    "layers": "Count Fail Fill Guard GuardStats Passing Record Sample Shadow SiteBlocks Track",
+    "protocols": "Allocator Layer Space",
+    "space.budget": "Budget BudgetReport Share",
+    "space.strategies": "BestFit Buddy FirstFit NextFit",
+}
+"""By module what is public here; a module is imported when one of its names is first used."""
+
+_PLACES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+
+_TREE = os.path.dirname(os.path.dirname(__file__))
+
+
+def _is_tree() -> bool:
+    """Return whether this package lies among the sources that it is built of."""
+    return os.path.exists(f"{_TREE}/setup.py")
+
 
 def _refusal(error: Exception) -> ImportError:
     """Return what to do about a C core that is missing or does not fit the modules, in a line."""
-    tree = Path(__file__).parent.parent
-    is_there = all(importlib.util.find_spec(f"pmemheap._core.{door}") for door in ("_hot", "_sys"))
+    from importlib.util import find_spec  # noqa: PLC0415 -- slow to import
+
+    is_there = all(find_spec(f"pmemheap._core.{door}") for door in ("_hot", "_sys"))
     found = f"another one ({error})" if is_there else "none"
     todo = "pip install --force-reinstall pmemheap"
-    if (tree / "setup.py").exists():
-        todo = f"pip install {tree}, or, where pmemheap is installed, start Python elsewhere"
+    if _is_tree():
+        todo = f"pip install {_TREE}, or, where pmemheap is installed, start Python elsewhere"
     return ImportError(
-        f"pmemheap: a C core of these sources expected in {tree / 'pmemheap/_core'}, "
+        f"pmemheap: a C core of these sources expected in {_TREE}/pmemheap/_core, "
         f"{found} found; run: {todo}"
     )
 
@@ -71,71 +110,22 @@ def _require_same_sources() -> None:
     """Refuse a core that is older than the sources that it lies among, and not built of them."""
     sources = importlib.import_module("pmemheap._core.sources")
     core = importlib.import_module("pmemheap._core._hot")
-    sources.require_built_of(sources.c_sources(), Path(str(core.__file__)), core.SOURCES)
+    sources.require_built_of(sources.c_sources(), str(core.__file__), core.SOURCES)
 
 
-if not sys.platform.startswith("linux") or platform.machine() not in {"x86_64", "aarch64"}:
+if not sys.platform.startswith("linux") or os.uname().machine not in {"x86_64", "aarch64"}:
     raise ImportError(
         "pmemheap: Linux on x86-64 or aarch64 expected, "
-        f"{sys.platform} on {platform.machine()} found"
+        f"{sys.platform} on {os.uname().machine} found"
     )
 try:
     importlib.import_module("pmemheap.native")
-    if (Path(__file__).parent.parent / "setup.py").exists():
+    if _is_tree():
         _require_same_sources()
 except (ImportError, AttributeError) as _error:
     if "_core" not in str(_error):
         raise
     raise _refusal(_error) from None
-
-from pmemheap.errors import (
-    CorruptHeapError,
-    DamagedBlockError,
-    DurabilityError,
-    HeapBusyError,
-    HeapExistsError,
-    HeapFileError,
-    HeapNotFoundError,
-    HeapPermissionError,
-    OutOfSpaceError,
-    Pmem2Error,
-    PmemHeapError,
-    StrategyError,
-    UsageError,
-)
-from pmemheap.heap.arena import Arena
-from pmemheap.heap.arguments import AnyPath, DurabilityName, OpenFlag
-from pmemheap.heap.handles import Block
-from pmemheap.heap.heap import Heap
-from pmemheap.heap.holding import Reader
-from pmemheap.heap.insight import CheckReport, ClassStats, Explanation, HeapStats
-from pmemheap.heap.keptregions import KeptRegion
-from pmemheap.heap.layered import Installation
-from pmemheap.heap.opening import open_heap as open  # noqa: A004 -- pmemheap.open, as dbm.open
-from pmemheap.heap.regions import Mark, Region
-from pmemheap.heap.ring import RingArena, RingStats
-from pmemheap.heap.roots import Roots
-from pmemheap.heap.rows import RowsArena
-from pmemheap.heap.snapshots import Snapshot
-from pmemheap.heap.strategies import General, Placed, Ring, Rows, Strategy
-from pmemheap.heap.transaction import Savepoint, Transaction
-from pmemheap.heap.transactionroots import TransactionRoots
-from pmemheap.layers import (
-    Count,
-    Fail,
-    Fill,
-    Guard,
-    GuardStats,
-    Passing,
-    Record,
-    Sample,
-    Shadow,
-    SiteBlocks,
-    Track,
-)
-from pmemheap.protocols import Allocator, Layer, Space
-from pmemheap.space.budget import Budget, BudgetReport, Share
-from pmemheap.space.strategies import BestFit, Buddy, FirstFit, NextFit
 
 if TYPE_CHECKING:
     from pmemheap import (
@@ -183,13 +173,65 @@ if TYPE_CHECKING:
     from pmemheap import (
         units as units,
     )
+    from pmemheap.errors import (
+        CorruptHeapError,
+        DamagedBlockError,
+        DurabilityError,
+        HeapBusyError,
+        HeapExistsError,
+        HeapFileError,
+        HeapNotFoundError,
+        HeapPermissionError,
+        OutOfSpaceError,
+        Pmem2Error,
+        PmemHeapError,
+        StrategyError,
+        UsageError,
+    )
+    from pmemheap.heap.arena import Arena
+    from pmemheap.heap.arguments import AnyPath, DurabilityName, OpenFlag
+    from pmemheap.heap.handles import Block
+    from pmemheap.heap.heap import Heap
+    from pmemheap.heap.holding import Reader
+    from pmemheap.heap.insight import CheckReport, ClassStats, Explanation, HeapStats
+    from pmemheap.heap.keptregions import KeptRegion
+    from pmemheap.heap.layered import Installation
+    from pmemheap.heap.opening import open as open  # noqa: A004 -- as dbm.open
+    from pmemheap.heap.regions import Mark, Region
+    from pmemheap.heap.ring import RingArena, RingStats
+    from pmemheap.heap.roots import Roots
+    from pmemheap.heap.rows import RowsArena
+    from pmemheap.heap.snapshots import Snapshot
+    from pmemheap.heap.strategies import General, Placed, Ring, Rows, Strategy
+    from pmemheap.heap.transaction import Savepoint, Transaction
+    from pmemheap.heap.transactionroots import TransactionRoots
+    from pmemheap.layers import (
+        Count,
+        Fail,
+        Fill,
+        Guard,
+        GuardStats,
+        Passing,
+        Record,
+        Sample,
+        Shadow,
+        SiteBlocks,
+        Track,
+    )
+    from pmemheap.protocols import Allocator, Layer, Space
+    from pmemheap.space.budget import Budget, BudgetReport, Share
+    from pmemheap.space.strategies import BestFit, Buddy, FirstFit, NextFit
 else:
 
-    def __getattr__(name: str) -> ModuleType:
-        """Import a public module of the package where it is first named."""
+    def __getattr__(name: str) -> object:
+        """Import a public module of the package, or the module of a name, when it is first used."""
         if name in _PUBLIC_MODULES:
             return importlib.import_module(f"{__name__}.{name}")
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

@@ -27,6 +27,7 @@ from pmemheap.containers import SortedMap
 from pmemheap.units import MiB
 
 PACKAGE = str(Path(pmemheap.__file__).parent)
+NOT_COUNTED = f"{PACKAGE}/dataclass.py"  # nor are methods that the standard library makes
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def counted(work: Callable[[], object]) -> Count:
 
     def look(frame: FrameType, event: str, what: Any) -> None:
         nonlocal python, crossings
-        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
+        file = frame.f_code.co_filename
+        if event == "call" and file.startswith(PACKAGE) and file != NOT_COUNTED:
             python += 1
         elif event == "c_call" and _is_of_the_core(what):
             crossings += 1

@@ -267,7 +267,7 @@ def test_a_missing_extra_is_named_with_its_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "_NEEDED", ("typer", "no_such_module"))
-    assert main(["--version"]) == ExitCode.USAGE
+    assert main(["info", "heap"]) == ExitCode.USAGE
     message = "needs no_such_module: pip install 'pmemheap[cli]'\n"
     assert capsys.readouterr().err.endswith(message)
 

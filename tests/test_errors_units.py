@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
-import platform
 import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -104,7 +105,7 @@ def test_other_platforms_are_told(
     monkeypatch: pytest.MonkeyPatch, system: str, machine: str
 ) -> None:
     monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=machine))
     with pytest.raises(ImportError, match="Linux on x86-64 or aarch64 expected"):
         importlib.reload(pmemheap)
     monkeypatch.undo()

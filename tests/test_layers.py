@@ -20,7 +20,7 @@ import pmemheap
 PACKAGE = Path(pmemheap.__file__).parent
 
 LAYERS = [
-    ["errors", "notebook", "progress", "protocols", "units"],
+    ["dataclass", "errors", "notebook", "progress", "protocols", "units"],
     ["_core"],
     ["native"],
     ["refusals", "layers"],

@@ -29,7 +29,17 @@ MODULES = [
     "containers", "errors", "kvstore", "layers", "layout", "metrics", "pictures", "pmem2",
     "progress", "protocols", "repair", "salvage", "testing", "traces", "units",
 ]  # fmt: skip
-INTERNAL = {"file", "format", "heap", "native", "notebook", "offline", "refusals", "space"}
+INTERNAL = {
+    "dataclass",
+    "file",
+    "format",
+    "heap",
+    "native",
+    "notebook",
+    "offline",
+    "refusals",
+    "space",
+}
 
 
 # ---------------------------------------------------------------- names
@@ -63,6 +73,11 @@ def test_what_is_public_elsewhere_is_here_too() -> None:
         Strategy.__name__, *(each.__name__ for each in Strategy.__subclasses__()),
     }  # fmt: skip
     assert names <= set(pmemheap.__all__)
+
+
+def test_every_name_has_its_module() -> None:
+    assert {*vars(pmemheap)["_PLACES"], "__version__"} == {*pmemheap.__all__}
+    assert all(getattr(pmemheap, name) is not None for name in pmemheap.__all__)
 
 
 def test_an_unknown_name_is_no_module() -> None:

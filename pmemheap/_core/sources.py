@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from zlib import crc32
 
@@ -27,7 +28,7 @@ def c_sources(core: Path = CORE) -> list[Path]:
     return [*core.glob("*/*.[ch]")]
 
 
-def require_built_of(sources: list[Path], library: Path, known: int) -> None:
+def require_built_of(sources: list[Path], library: str | Path, known: int) -> None:
     """Refuse a core that was built of other sources than those that lie beside it.
 
     Only sources that are younger than the core are read. Where there are none nothing is known.
@@ -37,7 +38,7 @@ def require_built_of(sources: list[Path], library: Path, known: int) -> None:
     ImportError
         It was built of other ones.
     """
-    built_at = library.stat().st_mtime_ns
+    built_at = os.stat(library).st_mtime_ns
     is_younger = any(source.stat().st_mtime_ns > built_at for source in sources)
     if is_younger and checksum(sources) != known:
         raise ImportError("_core was built before its sources were changed")

@@ -39,6 +39,8 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
+from pmemheap import __version__
+
 __all__ = ["main"]
 
 _NEEDED = ("typer", "rich")
@@ -57,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code, see this module's opening. It does not raise.
     """
+    given = sys.argv[1:] if arguments is None else arguments
+    if [*given] == ["--version"]:  # at once: all commands take long to import
+        sys.stdout.write(f"pmemheap {__version__}\n")
+        return 0
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         sys.stderr.write(

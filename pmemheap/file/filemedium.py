@@ -22,11 +22,11 @@ import resource
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from pmemheap import native
+from pmemheap.dataclass import replace
 from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
 from pmemheap.file import blocks, holes, locks
 from pmemheap.file.headerfile import Journal

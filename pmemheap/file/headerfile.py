@@ -9,7 +9,7 @@ It knows neither when a store is to be synced nor whether the file can be truste
 
 from __future__ import annotations
 
-import secrets
+import os
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -250,4 +250,4 @@ def next_epoch(superblock: Superblock, *, opened: bool = False) -> int:
     if omitted(Rule.R15):
         return superblock.epoch
     counter = (superblock.epoch >> 32) + opened
-    return counter << 32 | secrets.randbits(32)
+    return counter << 32 | int.from_bytes(os.urandom(4))

@@ -20,10 +20,10 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 from pmemheap import native
+from pmemheap.dataclass import replace
 from pmemheap.errors import DurabilityError, UsageError
 from pmemheap.file import identity, locks
 from pmemheap.file.filemaps import FileMaps

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,7 +56,7 @@ def opened_again(fd: int, flags: int) -> int:
 
 def temporary_name(place: Path) -> Path:
     """Return a name beside `place` that no file has."""
-    return place.parent / f".{place.name[:_CHARACTERS_KEPT]}.{secrets.token_hex(8)}"
+    return place.parent / f".{place.name[:_CHARACTERS_KEPT]}.{os.urandom(8).hex()}"
 
 
 def require_place(what: str, path: Path, *, replace_file: bool) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -140,9 +139,9 @@ def _format(medium: FileMedium, durability: Durability, log_bytes: int, strategy
             blocks.write_zeros(fd, page, UNIT)
     arena = ArenaSlot(0, _FIRST_UNITS, strategy=strategy)
     superblock = Superblock(
-        generation=1, uuid=secrets.token_bytes(16), durability=durability,
+        generation=1, uuid=os.urandom(16), durability=durability,
         state=HeapState.CLEAN, file_end=first, log_off=layout.HEADER_BYTES,
-        log_size=log_bytes, tail_lsn=64, epoch=1 << 32 | secrets.randbits(32),
+        log_size=log_bytes, tail_lsn=64, epoch=1 << 32 | int.from_bytes(os.urandom(4)),
         boot_id=identity.boot_id(), limit=limit or 0,
         features_incompat=arena.feature,
     )  # fmt: skip

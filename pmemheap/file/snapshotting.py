@@ -15,14 +15,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
 from pmemheap import native
+from pmemheap.dataclass import replace
 from pmemheap.errors import UsageError
 from pmemheap.file.naming import give_name, place_of, require_place, temporary_name
 from pmemheap.format import layout
@@ -213,8 +212,8 @@ def _close_heap(fd: int, superblock: Superblock, file_end: int, *, new_identity:
     opened = superblock.epoch >> 32
     closed = superblock.successor(
         state=HeapState.CLEAN, file_end=file_end,
-        epoch=(opened + 1) << 32 | secrets.randbits(32),
-        uuid=secrets.token_bytes(16) if new_identity else superblock.uuid, file=FileIdentity(),
+        epoch=(opened + 1) << 32 | int.from_bytes(os.urandom(4)),
+        uuid=os.urandom(16) if new_identity else superblock.uuid, file=FileIdentity(),
     )  # fmt: skip
     native.pwrite(fd, bytes(4), layout.SHARED_WRITER_PID)
     native.pwrite(fd, closed.pack(), layout.SUPERBLOCKS[0])

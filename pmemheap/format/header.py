@@ -10,10 +10,10 @@ belong to no arena's range, and logs that the superblock does not name [R28]. Th
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TypeVar
 
+from pmemheap.dataclass import dataclass, field
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError
 from pmemheap.format import layout
 from pmemheap.format.layout import (
@@ -56,7 +56,7 @@ _EMPTY_GROUP = bytes(_GROUP * layout.SLOT_BYTES)
 _EMPTY_HALVES = tuple(bytes(n * layout.SLOT_BYTES) for n in (32, 16, 8, 4, 2, 1))  # of a group
 
 
-@dataclass
+@dataclass()
 class Tables:
     """The slots in use, by index.
 

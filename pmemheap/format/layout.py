@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+from pmemheap.dataclass import dataclass, replace
 from pmemheap.errors import CorruptHeapError
 from pmemheap.native import crc32c, crc32c_but
 from pmemheap.native.constants import (

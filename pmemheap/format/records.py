@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
+from pmemheap.dataclass import dataclass, field
 from pmemheap.errors import CorruptHeapError, UsageError
 from pmemheap.format.layout import ARENA_BITS, Table
 from pmemheap.native import crc32c

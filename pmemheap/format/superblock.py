@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass, replace
 from typing import Self
 
+from pmemheap.dataclass import dataclass, replace
 from pmemheap.errors import CorruptHeapError
 from pmemheap.format.layout import (
     BACKUP_NAME_BYTES,
@@ -158,7 +158,7 @@ class Superblock:
         CorruptHeapError
             Generation or epoch are as great as no heap makes them: nobody could read the next.
         """
-        made = replace(self, generation=self.generation + 1, **changes)  # type: ignore[arg-type]
+        made = replace(self, generation=self.generation + 1, **changes)
         if max(made.generation, made.epoch) >= COUNTS_END:
             raise CorruptHeapError(
                 "superblock: generation and epoch that can be counted on, below 2^62, expected, "

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import weakref
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pmemheap.dataclass import replace
 from pmemheap.errors import OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.recovery import replay_private

@@ -9,9 +9,9 @@ Views and headroom are those of this process.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import TypeVar
 
+from pmemheap.dataclass import replace
 from pmemheap.errors import UsageError
 from pmemheap.file.locks import look_beside_writer
 from pmemheap.heap.insight import CheckReport, HeapStats

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pmemheap.errors import UsageError
 from pmemheap.format.layout import Durability
@@ -13,6 +12,9 @@ from pmemheap.heap.parts import HasArenas
 from pmemheap.heap.rooted import RootGuard
 from pmemheap.heap.roots import Roots
 from pmemheap.space.budget import Budget
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 __all__ = ["Described"]
 
@@ -29,9 +31,11 @@ class Described(HasArenas):
         return shared.name if shared.file is None else shared.file.name
 
     @property
-    def uuid(self) -> uuid.UUID:
+    def uuid(self) -> UUID:
         """Identity of the heap, kept in its file."""
-        return uuid.UUID(bytes=self._space.shared.identity)
+        from uuid import UUID  # noqa: PLC0415 -- slow to import
+
+        return UUID(bytes=self._space.shared.identity)
 
     @property
     def durability(self) -> DurabilityName | Literal["none"]:

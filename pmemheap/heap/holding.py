@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
+from pmemheap.dataclass import dataclass
 from pmemheap.file import pins
 from pmemheap.heap.space import Space
 

@@ -7,9 +7,9 @@ what the file system counts. All functions run under the heap's lock.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 
 from pmemheap import native
+from pmemheap.dataclass import dataclass, field, replace
 from pmemheap.errors import OutOfSpaceError, PmemHeapError
 from pmemheap.format.layout import ARENA_BITS, DATA_WIDTH, SEGMENT_UNITS
 from pmemheap.heap import units

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,7 +47,7 @@ def over_memory(  # noqa: PLR0913, PLR0917 -- options
     region = Region(medium, headroom)
     medium.expect_arena(0, ArenaSlot(0, 0, strategy=(strategy or General()).packed()))
     region.grow(1, 1)
-    shared = Shared(medium, MemoryRoots(), uuid.uuid4().bytes, "anonymous heap", decay)
+    shared = Shared(medium, MemoryRoots(), os.urandom(16), "anonymous heap", decay)
     shared.extents = extents
     return _put_together(kind, shared, region, strategy, fresh=True)
 

@@ -12,7 +12,7 @@ from pmemheap.heap.strategies import Strategy
 from pmemheap.protocols import Space
 from pmemheap.space.budget import Budget
 
-__all__ = ["open_heap"]
+__all__ = ["open"]
 
 
 class _Options(TypedDict):
@@ -27,7 +27,7 @@ class _Options(TypedDict):
     readers: bool
 
 
-def open_heap(  # noqa: PLR0913 -- options of a file, all by name
+def open(  # noqa: A001, PLR0913 -- as dbm.open; options of a file, all by name
     path: AnyPath,
     flag: OpenFlag = "r",
     *,
@@ -69,9 +69,9 @@ def open_heap(  # noqa: PLR0913 -- options of a file, all by name
     --------
     >>> import tempfile, os
     >>> with tempfile.TemporaryDirectory() as directory:
-    ...     with open_heap(os.path.join(directory, "data.heap"), "c") as heap:
+    ...     with open(os.path.join(directory, "data.heap"), "c") as heap:
     ...         heap.roots["first"] = heap.malloc(10)
-    ...     with open_heap(os.path.join(directory, "data.heap")) as heap:
+    ...     with open(os.path.join(directory, "data.heap")) as heap:
     ...         heap.usable_size(heap.roots["first"])
     16
     """

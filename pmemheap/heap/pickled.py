@@ -12,7 +12,6 @@ long as one of them lives.
 
 from __future__ import annotations
 
-import pickle
 from functools import partial
 from struct import Struct
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,8 @@ _PROTOCOL = 5
 
 def dump(heap: BlockSpace, value: object) -> int:
     """Store an object in a new block; return its offset. Joins a transaction as `alloc` does."""
+    import pickle  # noqa: PLC0415 -- slow to import
+
     buffers: list[memoryview] = []
     data = pickle.dumps(
         value, _PROTOCOL, buffer_callback=lambda buffer: buffers.append(buffer.raw())
@@ -79,6 +80,8 @@ def load(heap: BlockSpace, offset: int) -> Any:
             f"{offset:#x}, found {len(view)} bytes"
         )
     data, table = view[begin : begin + length], view[_HEADER.size : begin]
+    import pickle  # noqa: PLC0415 -- slow to import
+
     return pickle.loads(data, buffers=list(_buffers(view, table, offset)))
 
 

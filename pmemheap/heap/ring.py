@@ -8,9 +8,9 @@ that a queue that runs for ever holds little more than what is in it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pmemheap.dataclass import dataclass
 from pmemheap.heap import units
 from pmemheap.heap.arena import Arena
 from pmemheap.heap.blockspace import BlockSpace

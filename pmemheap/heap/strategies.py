@@ -12,9 +12,9 @@ How it is done is the C core's business: `block/slab.c`, `block/ring.c`, `block/
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pmemheap.dataclass import dataclass, field
 from pmemheap.errors import UsageError
 from pmemheap.format.layout import ArenaSlot, packed_strategy, row_units
 from pmemheap.heap.extras import dtype_argument

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import cache
 from itertools import groupby, pairwise
 from typing import TypeVar
 
 from pmemheap import native
+from pmemheap.dataclass import replace
 from pmemheap.errors import UsageError
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.format.layout import ARENA_BITS, ArenaState, SegmentKind

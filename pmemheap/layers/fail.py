@@ -9,7 +9,6 @@ malloc ──► number 1, 2, 3, ... ──► the n-th, or one of a share? ─�
 from __future__ import annotations
 
 import operator
-import random
 import threading
 from collections.abc import Callable
 from typing import Any, final
@@ -83,7 +82,9 @@ class Fail(Passing):
         self._begin()
 
     def _begin(self) -> None:
-        self._over, self._chance = self.upstream, random.Random(self._seed)
+        from random import Random  # noqa: PLC0415 -- slow to import
+
+        self._over, self._chance = self.upstream, Random(self._seed)
         self._calls = self._failed = 0
         self._last = ""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import os
-from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from pmemheap import native
@@ -14,7 +13,7 @@ from pmemheap.layers.passing import Passing
 
 __all__ = ["Guard", "GuardStats"]
 
-_PACKAGE = str(Path(__file__).parent.parent) + os.sep
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _EVERY_MOST = 1 << 40
 _LIMIT_MOST = 1 << 16
 

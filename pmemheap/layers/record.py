@@ -19,7 +19,7 @@ from pmemheap.protocols import Allocator
 
 __all__ = ["Record"]
 
-_PACKAGE = str(Path(__file__).parent.parent) + os.sep
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _MOST = 1 << 64
 _open: weakref.WeakSet[Record] = weakref.WeakSet()
 

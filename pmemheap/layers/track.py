@@ -15,7 +15,6 @@ import os
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from pmemheap import native
@@ -27,7 +26,7 @@ from pmemheap.protocols import Allocator
 
 __all__ = ["SiteBlocks", "Track"]
 
-_PACKAGE = str(Path(__file__).parents[1]) + os.sep
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _TRACKED = struct.Struct("<QQI?xxx")  # struct ph_tracked
 _LAST = (1 << 64) - 1
 

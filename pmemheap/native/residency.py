@@ -7,10 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import zip_longest
 
 from pmemheap._core._sys import ffi, lib
+from pmemheap.dataclass import dataclass
 from pmemheap.native.failures import check
 
 __all__ = ["Residency", "free_memory", "list_mappings", "residencies"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import IntEnum
 
 from pmemheap._core import _hot
 from pmemheap._core._sys import lib
+from pmemheap.dataclass import dataclass
 from pmemheap.errors import UsageError
 from pmemheap.native.failures import check
 
@@ -59,7 +59,7 @@ class Call(IntEnum):
     PAGEMAP = lib.PH_CALL_PAGEMAP
 
 
-@dataclass
+@dataclass()
 class Fault:
     """The outcome of an armed fault: `hit` is the call that was refused or cut short, if any."""
 

@@ -19,13 +19,13 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
 from typing import SupportsIndex
 
 from pmemheap import native
+from pmemheap.dataclass import dataclass
 from pmemheap.errors import Pmem2Error
 from pmemheap.native import constants as codes
 from pmemheap.pmem2.codes import refused

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 
 from pmemheap import native
+from pmemheap.dataclass import replace
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.format.layout import BITS_WIDTH, DATA_WIDTH, SEGMENT_UNITS, ArenaSlot
 from pmemheap.native import Advice

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from pmemheap.dataclass import dataclass
 from pmemheap.errors import UsageError
 from pmemheap.space.ledger import Ledger
 from pmemheap.units import format_bytes

@@ -26,10 +26,11 @@ heap locks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 from sortedcontainers import SortedList
+
+from pmemheap.dataclass import dataclass
 
 __all__ = ["Extent", "ExtentMap", "ExtentStatistics"]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import Protocol
 
+from pmemheap.dataclass import dataclass, field
 from pmemheap.format.layout import ArenaSlot, SegmentSlot
 from pmemheap.pmem2 import Map, VMReservation
 

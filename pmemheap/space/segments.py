@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
+from pmemheap.dataclass import dataclass, field
 from pmemheap.errors import Pmem2Error
 from pmemheap.pmem2 import Map
 from pmemheap.pmem2.mapping import close_row

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from dataclasses import dataclass
 from functools import cache
 
+from pmemheap.dataclass import dataclass
 from pmemheap.native import class_starts
 from pmemheap.units import GRANULE, UNIT
 
