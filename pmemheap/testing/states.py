@@ -248,7 +248,7 @@ class _Mix:
         yield self._keyed(*self._oldest())
         yield self._keyed({}, self.replay.size)
         regular = list(chain(self._singles(), self._prefixes(), self._suffixes()))
-        left = budget - 2
+        left = max(0, budget - 2)
         if len(regular) > left:
             regular = chance.sample(regular, left)
         yield from regular
