@@ -718,3 +718,23 @@ def test_compact_of_a_small_map_changes_nothing(heap: Heap, count: int) -> None:
     before = made.statistics()
     made.compact()
     assert made.statistics() == before
+
+
+def test_pairs_that_are_kept_stay_as_they_are() -> None:
+    """A pair that nobody has kept may be given again with other contents, a kept one never."""
+    with Heap.anonymous() as heap:
+        made = SortedMap(heap, "map")
+        expected = [(b"%04d" % number, b"%d" % number) for number in range(1000)]
+        with heap.transaction():
+            made.update(expected)
+        kept, seen = [], []
+        for number, pair in enumerate(made.items()):
+            if number % 3 == 0:
+                kept.append(pair)
+            seen.append(pair[0])
+        assert kept == expected[::3]
+        assert seen == [key for key, _ in expected]
+        assert [(key, value) for key, value in made.items()] == expected
+        assert len({*made.items()}) == len(expected)
+        first, second = iter(made.items()), iter(made.items())
+        assert list(zip(first, second, strict=True)) == [(pair, pair) for pair in expected]

@@ -114,6 +114,7 @@ struct ph_map_scan {
     uint64_t changes, tx; /* what `cursor` rests on: the changes of the log so far, the number of the transaction */
     struct ph_map_cursor cursor;
     struct ph_map_key ahead; /* the key of the entry that is next */
+    uint16_t at, nkey, said; /* while the place is good: where that entry lies in its leaf, and its header */
 };
 /* ph_map_scan_next -- 1: key and value of the next entry; 0: there is none; or a failure. `value` may be NULL. */
 int ph_map_scan_next(struct ph_map *map, const struct ph_log *log, struct ph_map_scan *scan, const uint8_t **key,

@@ -46,6 +46,12 @@ static inline uint32_t ph_entry_bytes(const struct ph_map_item *entry)
     return 4u + entry->nkey + entry->nvalue;
 }
 
+/* ph_entry_value_bytes -- bytes in an entry of a value of which it says so much. */
+static inline uint16_t ph_entry_value_bytes(uint16_t said)
+{
+    return said == PH_NODE_APART ? PH_NODE_REFERENCE : said;
+}
+
 /* ph_entry_at -- the entry that lies at a byte of a node; -1 if none does. The caller may rely on it: the entry lies inside of
  * the node, behind its slots, and the key is no longer than a key may be. */
 static inline int ph_entry_at(const uint8_t *node, uint32_t at, struct ph_map_item *entry)
@@ -54,7 +60,7 @@ static inline int ph_entry_at(const uint8_t *node, uint32_t at, struct ph_map_it
         return -1;
     entry->nkey = ph_node_u16(node, at);
     entry->said = ph_node_u16(node, at + 2);
-    entry->nvalue = entry->said == PH_NODE_APART ? PH_NODE_REFERENCE : entry->said;
+    entry->nvalue = ph_entry_value_bytes(entry->said);
     entry->key = node + at + 4;
     entry->value = entry->key + entry->nkey;
     return entry->nkey <= PH_MAP_KEY_MOST && at + ph_entry_bytes(entry) <= PH_MAP_NODE ? 0 : -1;

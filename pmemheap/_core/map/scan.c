@@ -108,14 +108,31 @@ static int behind(struct ph_map *map, struct ph_map_scan *scan, const uint8_t **
     return (scan->back ? order >= 0 : order <= 0) ? PH_M_CORRUPT : 1;
 }
 
-static void stand_on(const struct ph_map *map, const struct ph_log *log, struct ph_map_scan *scan,
+static void stand_on(const struct ph_map *map, const struct ph_log *log, struct ph_map_scan *scan, const uint8_t *leaf,
                      const struct ph_map_item *next)
 {
+    scan->at = (uint16_t)(next->key - leaf);
+    scan->nkey = next->nkey;
+    scan->said = next->said;
     scan->ahead.length = next->nkey;
     memcpy(scan->ahead.bytes, next->key, next->nkey); /* no longer than PH_MAP_KEY_MOST: ph_entry_at */
     scan->has_ahead = scan->has_place = 1;
     scan->changes = log == NULL ? 0 : log->changes;
     scan->tx = number_of(map->tx);
+}
+
+/* The entry that the scan stands on, as it was read when it came there: 1, with its leaf. */
+static int stood_on(struct ph_map *map, const struct ph_map_scan *scan, const uint8_t **leaf, struct ph_map_item *entry)
+{
+    *leaf = ph_map_node(map, scan->cursor.path[scan->cursor.height - 1].node, 0);
+    if (*leaf == NULL)
+        return map->why;
+    entry->key = *leaf + scan->at;
+    entry->value = entry->key + scan->nkey;
+    entry->nkey = scan->nkey;
+    entry->said = scan->said;
+    entry->nvalue = ph_entry_value_bytes(scan->said);
+    return 1;
 }
 
 /* Look for the place again: 1 if there is an entry there. */
@@ -140,7 +157,7 @@ static int first(struct ph_map *map, const struct ph_log *log, struct ph_map_sca
     scan->has_place = 0;
     if (scan->is_done)
         return 0;
-    return is_good ? entry_here(map, scan, leaf, entry) : look_again(map, scan, leaf, entry);
+    return is_good ? stood_on(map, scan, leaf, entry) : look_again(map, scan, leaf, entry);
 }
 
 static int value_here(struct ph_map *map, const struct ph_map_scan *scan, const uint8_t *leaf,
@@ -163,7 +180,7 @@ int ph_map_scan_next(struct ph_map *map, const struct ph_log *log, struct ph_map
     *nkey = entry.nkey;
     more = behind(map, scan, &leaf, &entry, &next);
     if (more > 0)
-        stand_on(map, log, scan, &next);
+        stand_on(map, log, scan, leaf, &next);
     return more < 0 ? more : 1;
 }
 
@@ -190,7 +207,7 @@ int ph_map_scan_many(struct ph_map *map, const struct ph_log *log, struct ph_map
     if (given == 0 || (more < 0 && more != PH_M_UNMAPPED))
         return more;
     if (more != 0) {
-        stand_on(map, log, scan, &entry);
+        stand_on(map, log, scan, leaf, &entry);
         scan->has_place = more > 0; /* else its key is looked for: the cursor may have left it */
     }
     return given;

@@ -10,6 +10,7 @@ struct map_iterator {
     PyObject_HEAD
     PyObject *map;         /* NULL: it has come to its end */
     PyObject *low, *high;  /* bytes that the bounds lie in, or NULL */
+    PyObject *pair;        /* the last one that was given, to be given again when nobody else has it; or NULL */
     struct ph_map_scan scan;
     int what;
     char skips;
@@ -51,7 +52,7 @@ PyObject *ph_map_iterate(PyObject *map, PyObject *const *args, Py_ssize_t count)
     if (self == NULL)
         return NULL;
     self->map = Py_NewRef(map);
-    self->low = self->high = NULL;
+    self->low = self->high = self->pair = NULL;
     memset(&self->scan, 0, offsetof(struct ph_map_scan, cursor));
     self->scan.back = (uint8_t)back;
     self->what = (int)what;
@@ -118,8 +119,8 @@ static int is_skipped(const struct map_iterator *self, PyObject *held, PyObject 
     return skipped;
 }
 
-/* The key, the value or the pair, as the iterator was asked for; steals both. The pair is made last: the garbage collector, which may run for it, may do
- * anything to the map. */
+/* The key, the value or a new pair, as the iterator was asked for; steals both. The pair is made last: the garbage
+ * collector, which may run for it, may do anything to the map. */
 static PyObject *wanted(const struct map_iterator *self, PyObject *key, PyObject *value)
 {
     if (self->what == PH_SCAN_KEYS)
@@ -127,6 +128,24 @@ static PyObject *wanted(const struct map_iterator *self, PyObject *key, PyObject
     PyObject *pair = self->what == PH_SCAN_VALUES ? Py_NewRef(value) : PyTuple_Pack(2, key, value);
     Py_XDECREF(key);
     Py_DECREF(value);
+    return pair;
+}
+
+/* The same; the last pair is given again, as the items of a dict are, where a tuple does not keep its hash. */
+static PyObject *wanted_again(struct map_iterator *self, PyObject *key, PyObject *value)
+{
+    if (self->what != PH_SCAN_ITEMS)
+        return wanted(self, key, value);
+    if (self->pair != NULL && Py_REFCNT(self->pair) == 1) {
+        PyTuple_SetItem(self->pair, 0, key);
+        PyTuple_SetItem(self->pair, 1, value);
+        return Py_NewRef(self->pair);
+    }
+    PyObject *pair = wanted(self, key, value);
+    if (pair != NULL && Py_Version < 0x030E0000) {
+        Py_XDECREF(self->pair);
+        self->pair = Py_NewRef(pair);
+    }
     return pair;
 }
 
@@ -140,7 +159,7 @@ static PyObject *next(PyObject *object)
         skipped = more > 0 ? is_skipped(self, held, key) : 0;
         Py_DECREF(held);
         if (more > 0 && skipped == 0)
-            return wanted(self, key, value);
+            return wanted_again(self, key, value);
         Py_XDECREF(key);
         Py_XDECREF(value);
         if (more < 0 || skipped < 0)
@@ -246,6 +265,7 @@ static void dealloc(PyObject *object)
     Py_CLEAR(self->map);
     Py_CLEAR(self->low);
     Py_CLEAR(self->high);
+    Py_CLEAR(self->pair);
     PyObject_GC_Del(object);
     Py_DECREF(type);
 }
