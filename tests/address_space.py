@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from bisect import bisect_right
+from itertools import takewhile
 from typing import NamedTuple
 
 from pmemheap.units import PAGE
@@ -16,26 +18,36 @@ class Range(NamedTuple):
     name: str
 
 
-def address_map() -> list[Range]:
-    """Return /proc/self/maps."""
-    found = []
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            borders, permissions, *_ = line.split()
-            start, stop = (int(number, 16) for number in borders.split("-"))
-            found.append(Range(start, stop, permissions, line[73:].strip()))
-    return found
+def address_map(start: int = 0, stop: int = 1 << 64) -> list[Range]:
+    """Return what of /proc/self/maps touches a range: in order there, and maybe thousands."""
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+        lines = file.readlines()
+    first = bisect_right(lines, start, key=lambda line: _borders(line)[1])
+    return [
+        _range(line) for line in takewhile(lambda line: _borders(line)[0] < stop, lines[first:])
+    ]
+
+
+def _borders(line: str) -> tuple[int, int]:
+    start, stop = line.split(maxsplit=1)[0].split("-")
+    return int(start, 16), int(stop, 16)
+
+
+def _range(line: str) -> Range:
+    return Range(*_borders(line), line.split(maxsplit=2)[1], line[73:].strip())
 
 
 def mapped_bytes(start: int, stop: int) -> int:
     """Return how many bytes of a range have anything mapped, reserved or not."""
-    return sum(max(0, min(stop, each.stop) - max(start, each.start)) for each in address_map())
+    return sum(
+        max(0, min(stop, each.stop) - max(start, each.start)) for each in address_map(start, stop)
+    )
 
 
 def permissions(start: int, stop: int) -> str:
     """Describe a range page by page: ``-`` reserved, ``w`` writable, ``r`` readable, ``.`` hole."""
     text = ["."] * ((stop - start) // PAGE)
-    for each in address_map():
+    for each in address_map(start, stop):
         letter = {"---": "-", "r--": "r", "rw-": "w"}.get(each.permissions[:3], "?")
         first, last = max(start, each.start), min(stop, each.stop)
         for page in range((first - start) // PAGE, (last - start) // PAGE):

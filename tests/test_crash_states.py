@@ -17,7 +17,7 @@ from pmemheap.errors import CorruptHeapError
 from pmemheap.file import identity
 from pmemheap.testing import CrashStates, Image, Kind
 
-STATES = 16_000
+STATES = 11_000
 """About as many as all programs of one operation leave, on heaps without rows of their own."""
 ON_ROWS = (
     "rows", "rows-abort", "row", "rows-cut", "swap lazy", "bare-free", "rows-held lazy", "trim",
@@ -27,7 +27,7 @@ ON_ROWS = (
 @pytest.mark.slow
 def test_every_crash_leaves_a_committed_state() -> None:
     """A few power failures an event, few crashes of recoveries; `make crash` takes more of both."""
-    findings = search(STATES, seconds=600, workers=2, budget=3, share=0.002)
+    findings = search(STATES, seconds=600, workers=2, budget=2, share=0.001)
     assert not findings.failures, findings.failures[0]
     assert not findings.missing()
     assert findings.seen["states"] >= STATES

@@ -190,12 +190,12 @@ def use_when_killed(path: Path) -> None:
 def chosen(call: Callable[[], Any]) -> Iterator[tuple[Place, int]]:
     """Choose places of a call, of each the first times that it gets there and the last.
 
-    By default every third place that no call before has got to, which its name decides.
+    By default every sixth place that no call before has got to, which its name decides.
     """
     for place, count in places(call).items():
         if ALL:
             yield from ((place, nth) for nth in sorted({1, min(2, count), count}))
-        elif place not in _tried and crc32(f"{place}, {place.instruction}".encode()) % 3 == 0:
+        elif place not in _tried and crc32(f"{place}, {place.instruction}".encode()) % 6 == 0:
             yield place, 1
         _tried.add(place)
 
