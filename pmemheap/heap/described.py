@@ -14,7 +14,7 @@ from pmemheap.heap.roots import Roots
 from pmemheap.space.budget import Budget
 
 if TYPE_CHECKING:
-    from uuid import UUID
+    import uuid
 
 __all__ = ["Described"]
 
@@ -31,7 +31,7 @@ class Described(HasArenas):
         return shared.name if shared.file is None else shared.file.name
 
     @property
-    def uuid(self) -> UUID:
+    def uuid(self) -> uuid.UUID:
         """Identity of the heap, kept in its file."""
         from uuid import UUID  # noqa: PLC0415 -- slow to import
 
