@@ -19,6 +19,8 @@ What is where; `help` of each says more:
                           ndarray, dump, roots, transaction, arena, scratch, install, stats, check
     Block                 a handle of a block, by heap.alloc(size)
     Snapshot, Reader      a heap as of one commit, by heap.read(); who has one, by heap.readers()
+    Held                  a limit for what snapshots hold back, by heap.held
+    SharedArray           bytes of a heap on their way to other processes, by heap.share(array)
     Transaction           changes that a crash leaves whole or not at all, by heap.transaction()
     Arena, Region         blocks that are dropped together, by heap.arena(name), heap.scratch()
     General, Ring, Rows, Placed              strategies: where the blocks of an arena come from
@@ -54,13 +56,13 @@ _NAMES = {
     "errors": """
         CorruptHeapError DamagedBlockError DurabilityError HeapBusyError HeapExistsError
         HeapFileError HeapNotFoundError HeapPermissionError OutOfSpaceError Pmem2Error
-        PmemHeapError StrategyError UsageError
+        PmemHeapError SnapshotGoneError StrategyError UsageError
     """,
     "heap.arena": "Arena",
     "heap.arguments": "AnyPath DurabilityName OpenFlag",
     "heap.handles": "Block",
     "heap.heap": "Heap",
-    "heap.holding": "Reader",
+    "heap.holding": "Held Reader",
     "heap.insight": "CheckReport ClassStats Explanation HeapStats",
     "heap.keptregions": "KeptRegion",
     "heap.layered": "Installation",
@@ -69,6 +71,7 @@ _NAMES = {
     "heap.ring": "RingArena RingStats",
     "heap.roots": "Roots",
     "heap.rows": "RowsArena",
+    "heap.sharing": "SharedArray",
     "heap.snapshots": "Snapshot",
     "heap.strategies": "General Placed Ring Rows Strategy",
     "heap.transaction": "Savepoint Transaction",
@@ -185,6 +188,7 @@ if TYPE_CHECKING:
         OutOfSpaceError,
         Pmem2Error,
         PmemHeapError,
+        SnapshotGoneError,
         StrategyError,
         UsageError,
     )
@@ -192,7 +196,7 @@ if TYPE_CHECKING:
     from pmemheap.heap.arguments import AnyPath, DurabilityName, OpenFlag
     from pmemheap.heap.handles import Block
     from pmemheap.heap.heap import Heap
-    from pmemheap.heap.holding import Reader
+    from pmemheap.heap.holding import Held, Reader
     from pmemheap.heap.insight import CheckReport, ClassStats, Explanation, HeapStats
     from pmemheap.heap.keptregions import KeptRegion
     from pmemheap.heap.layered import Installation
@@ -201,6 +205,7 @@ if TYPE_CHECKING:
     from pmemheap.heap.ring import RingArena, RingStats
     from pmemheap.heap.roots import Roots
     from pmemheap.heap.rows import RowsArena
+    from pmemheap.heap.sharing import SharedArray
     from pmemheap.heap.snapshots import Snapshot
     from pmemheap.heap.strategies import General, Placed, Ring, Rows, Strategy
     from pmemheap.heap.transaction import Savepoint, Transaction
@@ -269,6 +274,7 @@ __all__ = [
     "HeapNotFoundError",
     "HeapPermissionError",
     "HeapStats",
+    "Held",
     "Installation",
     "KeptRegion",
     "Layer",
@@ -293,8 +299,10 @@ __all__ = [
     "Savepoint",
     "Shadow",
     "Share",
+    "SharedArray",
     "SiteBlocks",
     "Snapshot",
+    "SnapshotGoneError",
     "Space",
     "Strategy",
     "StrategyError",

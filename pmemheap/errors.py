@@ -3,6 +3,7 @@
     PmemHeapError
       +-- UsageError        (ValueError)     the caller's mistake; nothing has changed
       |     +-- DamagedBlockError            bytes beside a guarded block were overwritten
+      |     +-- SnapshotGoneError            what another process sent was let go meanwhile
       |     +-- HeapFileError (OSError)      a file that the system, or another user of it, refuses
       |           +-- HeapNotFoundError      (FileNotFoundError)
       |           +-- HeapExistsError        (FileExistsError)
@@ -36,6 +37,7 @@ __all__ = [
     "OutOfSpaceError",
     "Pmem2Error",
     "PmemHeapError",
+    "SnapshotGoneError",
     "StrategyError",
     "UsageError",
 ]
@@ -161,6 +163,10 @@ class HeapPermissionError(HeapFileError, PermissionError):
     """The system does not let this user have the file."""
 
     number: int = errno.EACCES
+
+
+class SnapshotGoneError(UsageError):
+    """What another process sent, a snapshot or an array, was let go there before it came here."""
 
 
 class OutOfSpaceError(PmemHeapError, MemoryError):

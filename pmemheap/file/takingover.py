@@ -1,7 +1,7 @@
 """Taking over: a writer opens a heap file whose readers go on after the end of the last writer.
 
     commit_seq, layout_seq   odd: nobody begins a snapshot
-    era                      goes up
+    era                      goes up; the floor with it: nobody adopts a snapshot
     pins                     go: a reader lets its own go when it is asked to go on, and waits
     recovery, tables         as without readers: nobody has a snapshot of what is free
     commit_seq, layout_seq   even, when the first commit of the new writer is whole
@@ -38,11 +38,12 @@ def take_over(medium: FileMedium) -> None:
     """
     header = medium.header
     header.map(medium.maps.place)
-    before = {name: header.word(name) for name in _SEQUENCES}
-    for name, value in before.items():
-        header.store_word(name, value | 1)
+    before = {name: header.word(name) for name in (*_SEQUENCES, "floor")}
+    for name in _SEQUENCES:
+        header.store_word(name, before[name] | 1)
     era = header.word("era") + 1
     header.store_word("era", era)
+    header.store_word("floor", era)
     try:
         _wait_for_pins(medium, era)
     except BaseException:

@@ -103,7 +103,7 @@ SHARED_WORDS = {
         SHARED_PAGE + place("ph_shared_page", name) + length,
     )
     for name, length in {
-        "commit_seq": 8, "layout_seq": 8, "era": 8, "gate": 4, "roots_used": 8,
+        "commit_seq": 8, "layout_seq": 8, "era": 8, "gate": 4, "roots_used": 8, "floor": 8,
     }.items()
 }  # fmt: skip
 """Where the words of the shared page lie by which readers go."""

@@ -114,7 +114,7 @@ def attached_reader(  # noqa: PLR0913 -- what is opened, and how
         os.close(own)
 
 
-def _showing(kind: type[H], strategy: Strategy) -> type[H]:
+def showing(kind: type[H], strategy: Strategy) -> type[H]:
     """Return the kind of heap that has what a strategy has besides, made of another kind."""
     plain: Any = kind.__bases__[1] if issubclass(kind, tuple(_EXTRAS.values())) else kind
     extra: Any = _EXTRAS.get(type(strategy))
@@ -146,7 +146,7 @@ def _put_together(
         strategy = strategy or General()
     else:
         strategy = agreed(shared.name, strategy_of(shared.medium.arenas[0]), strategy)
-    kind = _showing(kind, strategy)
+    kind = showing(kind, strategy)
     heap = new_face(kind, shared, region, shared.name, 0, fresh=fresh, strategy=strategy)
     again = partial(attached_reader, kind, limit=None, headroom=0, decay=None, follow=False)
     shared.enter(space_of(heap), Arenas(heap, shared), again)

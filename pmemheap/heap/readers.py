@@ -2,6 +2,7 @@
 
     admit      from now on a commit copies what a snapshot may show, and the file says so
     begin      a pin, and the roots of the commit that is the last one now
+    adopt      a pin of an older commit, which another process has pinned
     recycle    what was freed before the oldest pin is free again
     dismiss    before the heap closes: no reader comes any more, the copies of roots go
 
@@ -10,16 +11,18 @@ A heap that nobody may read beside its writer edits in place, and pays nothing f
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
-from pmemheap.errors import HeapBusyError, UsageError
+from pmemheap.errors import HeapBusyError, SnapshotGoneError, UsageError
 from pmemheap.file import pins
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.following import captured, follow_layout, wait_for_commit
 from pmemheap.file.pins import Pin, Pins
+from pmemheap.heap.holding import Ages
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
 from pmemheap.native.constants import Format, ReaderGate
@@ -31,8 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "admit",
+    "adopt",
     "begin",
     "dismiss",
+    "pins_of",
     "recycle",
     "recycle_if_worth",
     "require_none",
@@ -45,6 +50,7 @@ H = TypeVar("H", bound="Heap")
 _RECYCLED_LEAST = 1 << 20
 _RECYCLED_SHARE = 8
 _COPY = attrgetter("copy")
+_LOOKS, _PAUSE = 50, 0.001  # how often, and when, a floor is looked at that a writer may be raising
 
 
 def admit(heap: Heap) -> None:
@@ -73,6 +79,9 @@ def _begin_copies(shared: Shared, file: FileMedium) -> None:
     era = file.header.word("era") + 1
     shared.log._set_copies(True, era)  # private: no call of users
     file.header.store_word("era", era)
+    file.header.store_word("floor", era)
+    shared.ages = Ages()
+    shared.ages.begin(era, file.header.word("commit_seq") // 2, era)
     shared.pins = Pins(0, file.header.address, None)
 
 
@@ -107,7 +116,7 @@ def _end_copies(shared: Shared, file: FileMedium) -> None:
     shared.redo.sync_log()
     shared.log._set_copies(False, file.header.word("era"))  # private: no call of users
     file.header.reread()
-    shared.pins = None
+    shared.pins = shared.ages = None
 
 
 def tidy(heap: Heap) -> None:
@@ -128,27 +137,40 @@ def tidy(heap: Heap) -> None:
 def recycle(shared: Shared) -> int:
     """Let what was freed before the oldest pin be free, here; return its bytes.
 
-    What was freed since somebody has begun a snapshot that is read still stays as it is.
+    What was freed since somebody has begun a snapshot that is read still stays as it is. While it
+    looks, nobody adopts a snapshot, then those whose eras lie above all that was recycled [Q4].
     """
     file = shared.writable
     if file is None or shared.pins is None:
         return 0
-    era = file.header.word("era") + 1
+    header = file.header
+    floor, era = header.word("floor"), header.word("era") + 1
     shared.log._set_era(era)  # private: no call of users
-    file.header.store_word("era", era)
+    header.store_word("era", era)
+    header.store_word("floor", era)
     found = pins.oldest(file.lock_fd, era)
-    bounds = [era, *shared.pins.eras[:1], *([] if found is None else found[:1])]
-    nbytes = shared.log._recycle(min(bounds))  # private: no call of users
+    bound = min([era, *shared.pins.eras[:1], *([] if found is None else found[:1])])
+    nbytes = shared.log._recycle(bound)  # private: no call of users
+    header.store_word("floor", max(floor, bound))
+    if shared.ages is not None:
+        shared.ages.begin(era, header.word("commit_seq") // 2, bound)
     for space in shared.spaces() if nbytes and shared.is_power else ():
         space.core.append_pending()
     return nbytes
 
 
 def recycle_if_worth(shared: Shared, heap_bytes: int) -> None:
-    """Do the same when enough was freed for it."""
+    """Do the same when enough was freed for it.
+
+    Half of what a reader may hold back is enough: one that goes on as often never holds more.
+    """
     if shared.pins is not None and shared.writable is not None:
         nbytes, _, _ = shared.log._tagged()  # private: no call of users
-        if nbytes >= max(_RECYCLED_LEAST, heap_bytes // _RECYCLED_SHARE):
+        least = max(_RECYCLED_LEAST, heap_bytes // _RECYCLED_SHARE)
+        held = shared.ages and shared.ages.held
+        if held and held.nbytes is not None:
+            least = min(least, held.nbytes // 2)
+        if nbytes >= least:
             recycle(shared)
 
 
@@ -171,57 +193,113 @@ def begin(heap: Heap, let_go: Callable[[], object]) -> tuple[Pin, int, bytes]:
         The writer stays in the middle of a commit.
     """
     space = space_of(heap)
-    shared = space.shared
     space.require()
-    if shared.writable is not None and shared.pins is not None:
-        pin, found = _pinned(space, heap), captured(shared.writable)
+    pins = pins_of(space)
+    file = space.shared.file
+    assert file is not None
+    if space.shared.writable is not None:
+        pin, found = _pinned(space, lambda: pins.pin(heap)), captured(file)
         assert found is not None  # the writer is this process
         return pin, found.commit, found.slots
-    if shared.file is None or not shared.readonly:
+    if not file.follows:
+        slots = b"".join(root.pack() for root in file.roots.values())
+        return _pinned(space, lambda: pins.pin(heap)), 0, slots
+    return _begin_beside(space, file, lambda: pins.pin(heap), let_go)
+
+
+def adopt(heap: Heap, era: int, layout: int) -> Pin:
+    """Return a pin of an era that is pinned elsewhere, with all mapped that was then.
+
+    Parameters
+    ----------
+    layout : int
+        Number of the segments and arenas that are wanted.
+
+    Raises
+    ------
+    SnapshotGoneError
+        The era was let go, and what was freed since may be in use again.
+    UsageError, HeapBusyError
+        As `begin`.
+    """
+    space = space_of(heap)
+    space.require()
+    file, pins = space.shared.file, pins_of(space)
+    pin = _pinned(space, lambda: pins.adopt(era, heap))
+    if file is None or not file.header.address:
+        return pin
+    _require_kept(space, file, era)
+    while file.follows and file.layout < layout:
+        if file.header.word("layout_seq") % 2:
+            wait_for_commit(file)
+        space.look(_follow, space.shared, file)
+    return pin
+
+
+def _require_kept(space: Space, file: FileMedium, era: int) -> None:
+    """Raise SnapshotGoneError if what was freed in an era may be in use; wait for a look [Q4]."""
+    for _ in range(_LOOKS):
+        if file.header.word("floor") <= era:
+            return
+        time.sleep(_PAUSE)
+    raise SnapshotGoneError(
+        f"{space.name}: a snapshot expected that its process keeps until this one has it, it was "
+        "let go there"
+    )
+
+
+def pins_of(space: Space) -> Pins:
+    """Return the pins of this process on a heap that shows snapshots.
+
+    Raises
+    ------
+    UsageError
+        The heap is open to be changed and not for readers, or its writer lets nobody in.
+    """
+    shared = space.shared
+    file = shared.file
+    if shared.pins is not None:
+        return shared.pins
+    if file is None or not shared.readonly:
         raise UsageError(
             f"{space.name}: a heap opened with readers=True, or readonly, expected for a snapshot"
         )
-    return _begin_beside(space, heap, let_go)
-
-
-def _pinned(space: Space, heap: Heap) -> Pin:
-    pins = space.shared.pins
-    assert pins is not None
-    try:
-        return pins.pin(heap)
-    except OSError as error:
-        raise HeapBusyError(
-            f"{space.name}: a lock of the kernel expected, which a snapshot needs, found {error}"
-        ) from error
-
-
-def _begin_beside(space: Space, heap: Heap, let_go: Callable[[], object]) -> tuple[Pin, int, bytes]:
-    """Do the same in a reader: what the roots lead to has to be mapped before they are believed."""
-    shared = space.shared
-    file = shared.file
-    assert file is not None
     if file.beside and not file.follows:
         raise UsageError(
             f"{space.name}: a writer with readers=True expected for a snapshot, this one edits in "
             "place"
         )
     if not file.follows:
-        slots = b"".join(root.pack() for root in file.roots.values())
-        shared.pins = shared.pins or Pins(0, 0, None)
-        return _pinned(space, heap), 0, slots
+        shared.pins = Pins(0, 0, None)
+        return shared.pins
     if not file.header.address:
         space.look(file.header.map, file.maps.place, readonly=True)
-    if shared.pins is None:
-        shared.pins = Pins(file.number, file.header.address, file.layout)
+    shared.pins = shared.pins or Pins(file.number, file.header.address, file.layout)
+    return shared.pins
+
+
+def _pinned(space: Space, pin: Callable[[], Pin]) -> Pin:
+    try:
+        return pin()
+    except OSError as error:
+        raise HeapBusyError(
+            f"{space.name}: a lock of the kernel expected, which a snapshot needs, found {error}"
+        ) from error
+
+
+def _begin_beside(
+    space: Space, file: FileMedium, begin: Callable[[], Pin], let_go: Callable[[], object]
+) -> tuple[Pin, int, bytes]:
+    """Do the same in a reader: what the roots lead to has to be mapped before they are believed."""
     while True:
-        pin, found = _pinned(space, heap), captured(file)
+        pin, found = _pinned(space, begin), captured(file)
         if found is None or found.layout % 2:
             del pin
             wait_for_commit(file, let_go)
         elif found.layout == file.layout:
             return pin, found.commit, found.slots
         else:
-            space.look(_follow, shared, file)
+            space.look(_follow, space.shared, file)
 
 
 def _follow(shared: Shared, file: FileMedium) -> None:

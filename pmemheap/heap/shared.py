@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pmemheap.heap.arenas import Arenas
     from pmemheap.heap.budgeted import HeapMember
     from pmemheap.heap.heap import Heap
+    from pmemheap.heap.holding import Ages
     from pmemheap.heap.keptregions import KeptRegion
     from pmemheap.heap.regions import ScratchArena
     from pmemheap.heap.roots import RootStore
@@ -65,14 +66,16 @@ class Shared:
         The regions that somebody has, by what they are called by: each is there once.
     pins : Pins or None
         The snapshots of this process, if there may be any.
+    ages : Ages or None
+        When eras began, and a limit for old snapshots, if there may be any.
     instance : bytes
         Tells this opening of the heap from others of the same file.
     """
 
     __slots__ = (
-        "__weakref__", "arenas", "attach_again", "decay", "default", "extents", "file", "gate",
-        "identity", "instance", "is_power", "kept_regions", "lock", "log", "medium", "member",
-        "name", "pins", "readonly", "redo", "roots", "scratch", "writable",
+        "__weakref__", "ages", "arenas", "attach_again", "decay", "default", "extents", "file",
+        "gate", "identity", "instance", "is_power", "kept_regions", "lock", "log", "medium",
+        "member", "name", "pins", "readonly", "redo", "roots", "scratch", "writable",
     )  # fmt: skip
 
     arenas: Arenas
@@ -105,6 +108,7 @@ class Shared:
         self.lock, self.gate = Lock(name), Gate()
         self.redo: RedoLog | None = None
         self.pins: Pins | None = None
+        self.ages: Ages | None = None
         self.scratch: ScratchArena | None = None
         self.kept_regions: WeakValueDictionary[int, KeptRegion] = WeakValueDictionary()
         self.extents: Prototype | None = None

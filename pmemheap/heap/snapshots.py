@@ -20,10 +20,11 @@ from pmemheap.heap import readers
 from pmemheap.heap.arguments import offset_argument, whole_number
 from pmemheap.heap.described import Described
 from pmemheap.heap.extras import numpy
-from pmemheap.heap.handles import shaped
-from pmemheap.heap.holding import Reader, readers_of
-from pmemheap.heap.space import Space, space_of
-from pmemheap.units import UNIT
+from pmemheap.heap.handles import Block, shaped
+from pmemheap.heap.holding import Held, Reader, readers_of, set_held
+from pmemheap.heap.places import HeapPlace, heap_at, heap_place
+from pmemheap.heap.sharing import Era, SharedArray, adopted, era_of, exported, share
+from pmemheap.heap.space import space_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,6 +117,11 @@ class Snapshot(native.SnapshotCore):
         self._is_between = False
         return sequence != before
 
+    def _adopt(self, heap: Heap, pin: Pin, sequence: int, slots: bytes) -> None:
+        """Show what another process has sent."""
+        self._heap = heap
+        self._begin_as(heap, pin, sequence, slots)
+
     def _let_go(self) -> None:
         self._is_between = self._slots is not None
         super().close()
@@ -195,15 +201,7 @@ class Snapshot(native.SnapshotCore):
             whole_number("view: length", length, 0, (1 << 55) - 1),
         )
         pin = self._require_pin()
-        space = self._space_of(place)
-        first, end = space.region.first_unit * UNIT, space.region.end_unit * UNIT
-        local = place ^ space.origin
-        if not first <= local <= local + nbytes <= end:
-            raise UsageError(
-                f"snapshot of {space.name}: view: a range within bytes {first} to {end} of the "
-                f"arena expected, found {nbytes} bytes at {local}"
-            )
-        return memoryview(native.Exporter(space.address_of(place), nbytes, True, pin))
+        return memoryview(exported(self._heap, place, nbytes, pin, "snapshot"))
 
     def ndarray_at(
         self, offset: int, shape: int | tuple[int, ...], dtype: npt.DTypeLike = float
@@ -212,10 +210,6 @@ class Snapshot(native.SnapshotCore):
         sides, kind, nbytes = shaped(shape, dtype)
         array: np.ndarray[Any, Any] = numpy().ndarray(sides, kind, self.view(offset, nbytes))
         return array
-
-    def _space_of(self, offset: int) -> Space:
-        space = space_of(self._heap)
-        return space.arena_of(offset) or space
 
     def _require_pin(self) -> Pin:
         pin = self._pin
@@ -236,9 +230,22 @@ class Snapshot(native.SnapshotCore):
         """Close it."""
         self.close()
 
+    def __reduce__(self) -> tuple[object, tuple[HeapPlace, Era, int, bytes]]:
+        """Pickle heap, era, commit and roots: it has to stay open here until the other one is."""
+        era = era_of(self._heap, self._require_pin())
+        return _met, (heap_place(self._heap), era, self._sequence, self._slots)
+
     def __repr__(self) -> str:
         """Show heap and commit."""
         return f"<Snapshot of {self._heap!r} as of commit {self.commit}>"
+
+
+def _met(place: HeapPlace, era: Era, sequence: int, slots: bytes) -> Snapshot:
+    """Return the snapshot that another process has sent."""
+    heap = heap_at(place)
+    made = Snapshot.__new__(Snapshot)
+    made._adopt(heap, adopted(heap, era), sequence, slots)
+    return made
 
 
 class HasSnapshots(Described):
@@ -266,6 +273,52 @@ class HasSnapshots(Described):
             The heap is closed.
         """
         return readers_of(space_of(self))
+
+    @property
+    def held(self: Any) -> Held | None:
+        """What snapshots may hold back, a limit of this opening with ``readers=True``; or None.
+
+        Raises
+        ------
+        UsageError
+            It is no `Held`; the heap is closed, or lets no readers in.
+        """
+        ages = space_of(self).shared.ages
+        return None if ages is None else ages.held
+
+    @held.setter
+    def held(self: Any, held: Held | None) -> None:
+        set_held(space_of(self), held)
+
+    def share(self: Any, what: Block | memoryview | np.ndarray[Any, Any]) -> SharedArray:
+        """Return bytes of this heap for other processes, which read them without a copy.
+
+        Parameters
+        ----------
+        what : Block, memoryview or ndarray
+            Of this heap, or of a snapshot of it. It can be a part, also one with strides.
+
+        Returns
+        -------
+        SharedArray
+            To be pickled: an argument of `multiprocessing`, of an executor, of a task.
+
+        Raises
+        ------
+        UsageError
+            It lies elsewhere; the heap is closed, in private memory, or open to be changed
+            without ``readers=True``.
+
+        Notes
+        -----
+        The others see bytes that this process changes in place as they change.
+        """
+        return share(self, what)
+
+    def __reduce__(self: Any) -> tuple[object, tuple[HeapPlace]]:
+        """Pickle where it is: another process opens it to read, once, or has it open already."""
+        space_of(self).require()
+        return heap_at, (heap_place(self),)
 
     def read(self: Any) -> Snapshot:
         """Begin a snapshot: the roots, and all that they lead to, as of the last commit.

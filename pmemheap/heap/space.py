@@ -18,6 +18,7 @@ from pmemheap import native
 from pmemheap.errors import CorruptHeapError, DurabilityError, PmemHeapError, UsageError
 from pmemheap.format.layout import ARENA_BITS
 from pmemheap.heap.exiting import is_exiting, leave_at_exit
+from pmemheap.heap.holding import tell_due
 from pmemheap.heap.layered import Layers
 from pmemheap.heap.lock import is_changing
 from pmemheap.heap.shared import Shared
@@ -211,6 +212,8 @@ class Space:
 
     def serve(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a change of the volatile structures, alone; repair them first if one was torn out."""
+        if self.shared.ages is not None and self.shared.ages.due:
+            tell_due(self, self.shared.ages)
         self.core.upkeep_if_due()
         if self.core.state == _FORKED:  # as `alone`, but for the call
             self.require()

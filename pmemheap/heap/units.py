@@ -8,6 +8,7 @@ from typing import Any
 from pmemheap import native
 from pmemheap.errors import OutOfSpaceError
 from pmemheap.heap import readers
+from pmemheap.heap.holding import require_held
 from pmemheap.heap.space import Space
 from pmemheap.native.constants import POOL_MOST, Refusal
 from pmemheap.progress import Progress
@@ -141,6 +142,7 @@ def _release_quarantine(space: Space) -> None:
     shared = space.shared
     if shared.pins is not None:
         readers.recycle_if_worth(shared, space.region.nunits * UNIT)
+        require_held(space)
     redo = shared.redo
     if redo is None or not shared.is_power:
         return

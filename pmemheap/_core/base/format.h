@@ -129,6 +129,7 @@ struct ph_shared_page {
     uint32_t writer_pid;
     uint32_t gate;          /* enum ph_reader_gate */
     uint64_t roots_used;    /* slots of the root table from here on are free */
+    uint64_t floor;         /* what was freed in an older era may be in use again: a snapshot of one cannot be adopted */
 };
 PH_STORED(ph_shared_page, applied, 0);
 PH_STORED(ph_shared_page, open_undo, 8);
@@ -138,7 +139,8 @@ PH_STORED(ph_shared_page, era, 32);
 PH_STORED(ph_shared_page, writer_pid, 40);
 PH_STORED(ph_shared_page, gate, 44);
 PH_STORED(ph_shared_page, roots_used, 48);
-PH_STORED_BYTES(ph_shared_page, 56);
+PH_STORED(ph_shared_page, floor, 56);
+PH_STORED_BYTES(ph_shared_page, 64);
 
 enum ph_reader_gate {
     PH_READERS_NONE = 0,    /* the writer edits in place: nobody can read beside it */

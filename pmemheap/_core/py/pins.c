@@ -75,13 +75,17 @@ static void let_go(struct pins_object *pins, uint64_t era)
 
 /* ---------------------------------------------------------------- Pin */
 
-struct pin_object *ph_pin_era(struct pins_object *pins, PyObject *keep, int64_t *failed)
+uint64_t ph_era_now(const struct pins_object *pins)
+{
+    return pins->header == NULL ? 0 : ph_shared_word(pins->header, PH_ERA_AT);
+}
+
+struct pin_object *ph_pin_era(struct pins_object *pins, uint64_t era, PyObject *keep, int64_t *failed)
 {
     struct pin_object *self = ph_new_object(pin_type);
     *failed = 0;
     if (self == NULL)
         return NULL;
-    uint64_t era = pins->header == NULL ? 0 : ph_shared_word(pins->header, PH_ERA_AT);
     *failed = take(pins, era);
     if (*failed < 0) {
         Py_DECREF((PyObject *)self);
@@ -200,13 +204,32 @@ PyDoc_STRVAR(pin_doc, "pin($self, keep, /)\n--\n\nA Pin of the era that is now, 
 static PyObject *pin(PyObject *object, PyObject *keep)
 {
     int64_t failed;
-    struct pin_object *made = ph_pin_era((struct pins_object *)object, keep, &failed);
+    struct pins_object *self = (struct pins_object *)object;
+    struct pin_object *made = ph_pin_era(self, ph_era_now(self), keep, &failed);
 
+    return made == NULL && failed < 0 ? ph_raise_errno(failed) : (PyObject *)made;
+}
+
+PyDoc_STRVAR(adopt_doc,
+"adopt($self, era, keep, /)\n--\n\nA Pin of an era that somebody else has pinned. The floor, looked at afterwards, says whether it came in time.");
+
+static PyObject *adopt(PyObject *object, PyObject *args)
+{
+    unsigned long long era;
+    PyObject *keep;
+    int64_t failed;
+
+    if (!PyArg_ParseTuple(args, "KO:adopt", &era, &keep))
+        return NULL;
+    if (era >= 1ULL << (62 - PH_PIN_ERA_SHIFT))
+        return PyErr_Format(PyExc_ValueError, "Pins.adopt: era: at most 40 bits expected, %llu found", era);
+    struct pin_object *made = ph_pin_era((struct pins_object *)object, era, keep, &failed);
     return made == NULL && failed < 0 ? ph_raise_errno(failed) : (PyObject *)made;
 }
 
 static PyMethodDef pins_methods[] = {
     {"pin", pin, METH_O, pin_doc},
+    {"adopt", adopt, METH_VARARGS, adopt_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -28,7 +28,9 @@ struct pin_object {
 
 int ph_is_pins(PyObject *object);
 int ph_is_pin(PyObject *object);
-/* ph_pin_era -- a pin of the era that is now; NULL: `failed` is a negated errno, or there is an exception if it is 0. */
-struct pin_object *ph_pin_era(struct pins_object *pins, PyObject *keep, int64_t *failed);
+/* ph_pin_era -- a pin of an era; NULL: `failed` is a negated errno, or there is an exception if it is 0. */
+struct pin_object *ph_pin_era(struct pins_object *pins, uint64_t era, PyObject *keep, int64_t *failed);
+/* ph_era_now -- the era that is now; 0: nobody changes the heap. */
+uint64_t ph_era_now(const struct pins_object *pins);
 int ph_add_pins_types(PyObject *module);
 int ph_add_snapshot_type(PyObject *module);

@@ -61,7 +61,7 @@ static int begin(struct snapshot_object *self, struct pins_object *pins)
     int64_t failed;
     if (pins->header == NULL || self->core->state > PH_S_READONLY)
         return 0;
-    struct pin_object *pin = ph_pin_era(pins, (PyObject *)self->core, &failed);
+    struct pin_object *pin = ph_pin_era(pins, ph_era_now(pins), (PyObject *)self->core, &failed);
     if (pin == NULL)
         return failed < 0 ? 0 : -1;
     PyObject *slots = ph_captured(pins->header, &sequence);
