@@ -94,6 +94,11 @@ readers: $(VENV)/test/ready
 	    --seed $(or $(SEED),0) || exit 1; \
 	done
 
+# A reader beside a writer whose header is damaged meanwhile, ROUNDS=5000 times. A minute.
+.PHONY: readers-forged
+readers-forged: $(VENV)/test/ready
+	$(VENV)/test/bin/python tests/readers_forged.py --rounds $(or $(ROUNDS),5000) --seed $(or $(SEED),0)
+
 # Random requests to the store's server and to a real Redis (apt-get install redis-server), replies compared.
 redis: $(VENV)/test/ready
 	for protocol in 2 3; do \
@@ -103,6 +108,7 @@ redis: $(VENV)/test/ready
 
 # Every system call of a script refused, with each errno, and Python short of memory: an hour.
 faults: $(VENV)/test/ready
+	PMEMHEAP_FAULTS_ALL=1 $(VENV)/test/bin/python -m pytest tests/test_heap_faults.py -rA --no-header
 	for durability in process power; do \
 	  $(VENV)/test/bin/python tests/fault_load.py --durability $$durability --stride $(or $(STRIDE),1) \
 	    --memory 1000 || exit 1; \
@@ -149,7 +155,9 @@ fifo: $(VENV)/bench/ready
 # Snapshots beside a writer: what they cost both, beside LMDB. COUNT=20000 takes a minute.
 .PHONY: snapshots
 snapshots: $(VENV)/bench/ready
-	$(VENV)/bench/bin/python benchmarks/bench_readers.py table $(or $(COUNT),100000)
+	mkdir -p benchmarks/results/readers
+	$(VENV)/bench/bin/python benchmarks/bench_readers.py table $(or $(COUNT),100000) | tee benchmarks/results/readers/table.md
+	$(VENV)/bench/bin/python benchmarks/readers_plot.py benchmarks/results/readers/table.md benchmarks/results/readers/throughput.svg
 
 # Named arrays beside h5py, zarr and numpy.memmap: 100,000 small and ten large ones. COUNT=2000 takes a minute.
 .PHONY: arrays

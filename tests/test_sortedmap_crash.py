@@ -79,7 +79,7 @@ def test_a_crash_leaves_the_map_after_one_of_its_commits(
             assert found[b"usable"] == b"yes"
 
     kinds = (Kind.KILL, Kind.POWER) if durability == "power" else (Kind.KILL,)
-    report = check_states(recorder.recording, look, kinds=kinds, budget=8)
+    report = check_states(recorder.recording, look, kinds=kinds, budget=6)
     report.require(distinct=300 if durability == "power" else 50)
 
 
@@ -107,4 +107,4 @@ def test_a_commit_of_several_keys_is_all_there_or_not_at_all(tmp_path: Path) -> 
                 values
             )
 
-    check_states(recorder.recording, look, budget=3).require(distinct=50)
+    check_states(recorder.recording, look, budget=2).require(distinct=50)
