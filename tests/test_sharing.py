@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from distributed import Client, LocalCluster
 
 from pmemheap import Heap, SharedArray, Snapshot, SnapshotGoneError, UsageError
 from pmemheap.containers import SortedMap
@@ -253,6 +254,24 @@ def test_executors_take_them(file: Heap) -> None:
         concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as executor,
     ):
         assert {each[0] for each in executor.map(summed, [shared] * 4)} == {2000.0}
+
+
+@pytest.mark.slow
+def test_dask_workers_take_them(file: Heap, tmp_path: Path) -> None:
+    table = file.ndarray(1 << 20, "f8")
+    table[:] = 1
+    with (
+        file.share(table) as shared,
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0,
+            local_directory=os.fspath(tmp_path),
+        ) as cluster,
+        Client(cluster) as client,
+    ):  # fmt: skip
+        found = client.gather(client.map(summed, [shared] * 4, pure=False))
+    assert {total for total, _, _ in found} == {float(table.size)}
+    assert max(grown for _, grown, _ in found) < 4 << 10
+    gc.collect()  # the scheduler, in this process, has unpickled it too
 
 
 INHERITED: list[Any] = []

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from pmemheap import native
-from pmemheap.errors import HeapBusyError, UsageError
+from pmemheap.errors import CorruptHeapError, HeapBusyError, UsageError
 from pmemheap.file import locks
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.format import layout
@@ -133,11 +133,22 @@ class Captured(NamedTuple):
 
 
 def captured(medium: FileMedium) -> Captured | None:
-    """Return the roots as of the last commit; None if one is half done."""
+    """Return the roots as of the last commit; None if one is half done.
+
+    Raises
+    ------
+    CorruptHeapError
+        More slots of roots are said to be in use than there are.
+    """
     header = medium.header
     if not header.address:
         header.map(medium.maps.place, readonly=medium.readonly)
     found = native.capture(header.address)
+    if not found and (used := header.word("roots_used")) > layout.ROOT_SLOTS:
+        raise CorruptHeapError(
+            f"heap file {medium.name!r}: roots: at most {layout.ROOT_SLOTS} slots in use expected, "
+            f"{used} found"
+        )
     return Captured(*found) if found else None
 
 

@@ -26,6 +26,7 @@ from pmemheap.heap.holding import Ages
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
 from pmemheap.native.constants import Format, ReaderGate
+from pmemheap.native.rules import Rule, omitted
 from pmemheap.refusals import end_with
 from pmemheap.space.following import FollowingRegion
 
@@ -147,11 +148,13 @@ def recycle(shared: Shared) -> int:
     floor, era = header.word("floor"), header.word("era") + 1
     shared.log._set_era(era)  # private: no call of users
     header.store_word("era", era)
-    header.store_word("floor", era)
+    if not omitted(Rule.Q4):
+        header.store_word("floor", era)
     found = pins.oldest(file.lock_fd, era)
     bound = min([era, *shared.pins.eras[:1], *([] if found is None else found[:1])])
     nbytes = shared.log._recycle(bound)  # private: no call of users
-    header.store_word("floor", max(floor, bound))
+    if not omitted(Rule.Q4):
+        header.store_word("floor", max(floor, bound))
     if shared.ages is not None:
         shared.ages.begin(era, header.word("commit_seq") // 2, bound)
     for space in shared.spaces() if nbytes and shared.is_power else ():

@@ -291,7 +291,10 @@ class Rule(IntEnum):
     SPARE_SYNC = lib.PH_SPARE_SYNC
     REWOUND = lib.PH_REWOUND
     Q3 = lib.PH_Q3
+    Q4 = lib.PH_Q4
     Q5 = lib.PH_Q5
+    Q6 = lib.PH_Q6
+    Q14 = lib.PH_Q14
 
 
 class Finding(IntEnum):

@@ -211,8 +211,11 @@ enum ph_rule {
     PH_SPARE_TABLES = 42,
     PH_SPARE_SYNC = 43,
     PH_REWOUND = 44,
-    PH_Q3 = 53, /* of readers of snapshots: 50 and the number */
+    PH_Q3 = 53, /* of readers of snapshots: 50 and the number, and the last bit of a word */
+    PH_Q4 = 54,
     PH_Q5 = 55,
+    PH_Q6 = 56,
+    PH_Q14 = 63,
 };
 
 /* Findings of a check of the allocator. */

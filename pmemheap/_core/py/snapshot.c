@@ -25,10 +25,10 @@ static struct snapshot_object *snapshot_of(PyObject *object)
     return (struct snapshot_object *)object;
 }
 
-/* Whether what commits lead to is mapped. A layout is as new as the commits that were captured before it was read. */
+/* Whether what commits lead to is mapped. A layout is as new as the commits that were captured before it was read [Q14]. */
 static int is_mapped(const struct pins_object *pins)
 {
-    return pins->layout == PH_ANY_LAYOUT || ph_shared_word(pins->header, PH_LAYOUT_SEQ_AT) == pins->layout;
+    return pins->layout == PH_ANY_LAYOUT || !PH_KEPT(Q14) || ph_shared_word(pins->header, PH_LAYOUT_SEQ_AT) == pins->layout;
 }
 
 static void show(struct snapshot_object *self, PyObject *slots, uint64_t sequence)

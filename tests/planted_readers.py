@@ -1,0 +1,81 @@
+"""What gives it away that a rule of readers is left out, each in a heap of its own."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+from pmemheap import Heap, HeapBusyError, SnapshotGoneError, UsageError
+from pmemheap.file import takingover
+from pmemheap.units import MiB
+
+SIZE = 5000
+
+
+def _with_block(path: Path) -> Heap:
+    heap = Heap.create(path, durability="process", readers=True)
+    with heap.transaction() as tx:
+        block = tx.alloc(SIZE)
+        block.view[:] = b"a" * SIZE
+        tx.roots["block"] = block.offset
+    return heap
+
+
+def _use_again(heap: Heap) -> None:
+    """Free the block, and write to what is free."""
+    with heap.transaction() as tx:
+        tx.free(tx.roots.pop("block"))
+    heap.trim()
+    for _ in range(20):
+        heap.alloc(SIZE).view[:] = b"b" * SIZE
+
+
+def adopted_late(directory: Path) -> str | None:
+    """An array that its sender has let go is gone, or as it was."""
+    with _with_block(directory / "heap") as heap:
+        with heap.share(heap.view(heap.roots["block"], SIZE)) as shared:
+            sent = pickle.dumps(shared)
+        _use_again(heap)
+        late = pickle.loads(sent)
+        try:
+            found = bytes(late.view)
+        except SnapshotGoneError:
+            return None
+        finally:
+            late.close()
+    return None if found == b"a" * SIZE else "an array that was let go has bytes of another block"
+
+
+def taken_over(directory: Path) -> str | None:
+    """A writer does not take over while a snapshot is held."""
+    path = directory / "heap"
+    writer = _with_block(path)
+    snap = Heap.open(path, readonly=True).read()
+    view = snap.view(snap.roots["block"], SIZE)
+    writer.close()
+    takingover.PATIENCE = 0.1  # in this process, which ends
+    try:
+        heap = Heap.open(path, readers=True)
+    except HeapBusyError:
+        return None
+    with heap:
+        _use_again(heap)
+    found = bytes(view)
+    return f"a writer has taken over beside a snapshot; bytes of it are {found[:1]!r} now"
+
+
+def unmapped(directory: Path) -> str | None:
+    """What a commit leads to is mapped before its roots are believed."""
+    path = directory / "heap"
+    with _with_block(path) as heap, Heap.open(path, readonly=True) as reader, reader.read() as snap:
+        with heap.transaction() as tx:
+            block = tx.alloc(8 * MiB)
+            block.view[-4:] = b"last"
+            tx.roots["large"] = block.offset
+            del block
+        snap.refresh()
+        try:
+            found = bytes(snap.view(snap.roots["large"] + 8 * MiB - 4, 4))
+        except UsageError as error:
+            return str(error)
+    return None if found == b"last" else f"bytes that were stored expected, {found!r} found"
