@@ -36,7 +36,6 @@ class _Field:
         self.init = init
         self.repr = repr
         self.compare = compare
-
         self.annotation: Any = None
 
     def standard(self) -> Any:
@@ -168,7 +167,7 @@ def _refuse_change(self: Any, name: str, *_value: object) -> None:
 
 
 class _Asked:
-    """What the standard library asks a dataclass: made of it when it asks."""
+    """What the standard library asks a dataclass: made of it when it asks for the first time."""
 
     NAMES: Final = ("__dataclass_fields__", "__dataclass_params__", "__signature__")
 
@@ -181,11 +180,13 @@ class _Asked:
         if self._name == "__signature__" and asked.__init__ is not vars(self._owner)["__init__"]:
             raise AttributeError(self._name)  # a class of its own way to be made
         twin = self._twin()
-        if self._name != "__signature__":
-            return getattr(twin, self._name)
-        from inspect import signature  # noqa: PLC0415 -- costs what this module saves
+        if self._name == "__signature__":
+            from inspect import signature  # noqa: PLC0415 -- costs what this module saves
 
-        return signature(twin)
+            return signature(twin)
+        found = getattr(twin, self._name)
+        setattr(self._owner, self._name, found)
+        return found
 
     def _twin(self) -> type:
         """Return a dataclass of the standard library with the same fields."""

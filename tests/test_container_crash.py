@@ -19,4 +19,4 @@ def test_a_crash_leaves_a_container_as_a_commit_did(
 ) -> None:
     share = 0.01 if durability == "power" else 0.04  # of about ten times as many crashes
     report = crash(name, tmp_path / "heap", durability, budget=2, share=share)
-    report.require(distinct=60, recoveries=1, nested=10)
+    report.require(distinct=60, recoveries=1, nested=3)

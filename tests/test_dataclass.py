@@ -166,3 +166,9 @@ print(*({*sys.modules} - before))
     slow = {"dataclasses", "inspect", "platform", "secrets", "hashlib", "uuid", "html", "pickle"}
     assert not slow & {*names.split()}
     assert int(count) <= 45
+
+
+def test_what_the_standard_library_asks_is_made_once() -> None:
+    made = _point(dataclass, field)
+    assert made.__dataclass_fields__ is made.__dataclass_fields__
+    assert made.__dataclass_params__ is made.__dataclass_params__

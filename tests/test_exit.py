@@ -70,10 +70,10 @@ SCRIPTS = {
         )
     """,
     "a daemon is in a transaction": """
-        import pmemheap
+        from pmemheap import Heap
 
         def work():
-            heap = pmemheap.Heap.create(path, durability=durability)
+            heap = Heap.create(path, durability=durability)
             view = heap.view(heap.malloc(100))
             with heap.transaction() as tx:
                 tx.malloc(10)

@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -271,7 +272,11 @@ def test_dask_workers_take_them(file: Heap, tmp_path: Path) -> None:
         found = client.gather(client.map(summed, [shared] * 4, pure=False))
     assert {total for total, _, _ in found} == {float(table.size)}
     assert max(grown for _, grown, _ in found) < 4 << 10
-    gc.collect()  # the scheduler, in this process, has unpickled it too
+    del client, cluster
+    until = time.monotonic() + 20
+    while file.readers() and time.monotonic() < until:
+        gc.collect()  # the scheduler, in this process, has unpickled it too
+        time.sleep(0.05)
 
 
 INHERITED: list[Any] = []
@@ -364,7 +369,7 @@ def test_what_is_sent_is_right_or_gone(file: Heap, hurry: bool) -> None:
     child = multiprocessing.get_context("spawn").Process(target=receive, args=(theirs,))
     child.start()
     kept: list[SharedArray] = []
-    for number in range(400):
+    for number in range(150):
         with file.transaction() as tx:
             block = tx.alloc(3000 + number % 7 * 5000)
             block.view[:] = bytes([number % 251]) * block.size
@@ -382,7 +387,7 @@ def test_what_is_sent_is_right_or_gone(file: Heap, hurry: bool) -> None:
     seen = ours.recv()
     child.join()
     assert seen["wrong"] == 0
-    assert seen["right"] > 400
+    assert seen["right"] > 100
     assert seen["gone"] > 0 or not hurry
     while kept:
         kept.pop().close()

@@ -51,7 +51,7 @@ H = TypeVar("H", bound="Heap")
 _RECYCLED_LEAST = 1 << 20
 _RECYCLED_SHARE = 8
 _COPY = attrgetter("copy")
-_LOOKS, _PAUSE = 50, 0.001  # how often, and when, a floor is looked at that a writer may be raising
+_LOOKS, _PAUSE = 20, 0.001  # how often, and when, a floor is looked at that a writer may be raising
 
 
 def admit(heap: Heap) -> None:
