@@ -29,10 +29,13 @@ from pmemheap.pmem2.source import Options, Pieces
 from pmemheap.refusals import refusals
 from pmemheap.units import UNIT
 
-__all__ = ["TABLE_PAGES", "Header", "Journal", "next_epoch"]
+__all__ = ["SEQUENCES", "TABLE_PAGES", "Header", "Journal", "next_epoch"]
 
 TABLE_PAGES = range(layout.LOCK_WRITER, layout.HEADER_BYTES, UNIT)
 """Offsets of the pages of the header that may read zero: of locks, and of tables of slots."""
+
+SEQUENCES = ("commit_seq", "layout_seq")
+"""Words of the shared page that are odd while slots are being stored."""
 
 Place = Callable[[VMReservation, int, Pieces, Options], list[Map]]
 
@@ -228,7 +231,7 @@ class Header:
         with self._map.view as view:
             table = bytes(view[layout.ROOT_TABLE :][: layout.ROOT_SLOTS * layout.SLOT_BYTES])
         said = {"roots_used": -(-len(table.rstrip(b"\0")) // layout.SLOT_BYTES)}
-        for name in "commit_seq", "layout_seq":
+        for name in SEQUENCES:
             said[name] = self.word(name) + self.word(name) % 2
         for name, value in said.items():
             if self.word(name) != value:

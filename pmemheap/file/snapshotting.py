@@ -23,6 +23,7 @@ from pathlib import Path
 from pmemheap import native
 from pmemheap.dataclass import replace
 from pmemheap.errors import UsageError
+from pmemheap.file.headerfile import next_epoch
 from pmemheap.file.naming import give_name, place_of, require_place, temporary_name
 from pmemheap.format import layout
 from pmemheap.format.header import read_superblock
@@ -209,10 +210,9 @@ def _transfer(source: int, target: int, start: int, stop: int, steps: Steps | No
 
 def _close_heap(fd: int, superblock: Superblock, file_end: int, *, new_identity: bool) -> None:
     """Say in both superblocks of a copy that it is closed, in a new epoch [R15]."""
-    opened = superblock.epoch >> 32
     closed = superblock.successor(
         state=HeapState.CLEAN, file_end=file_end,
-        epoch=(opened + 1) << 32 | int.from_bytes(os.urandom(4)),
+        epoch=next_epoch(superblock, opened=True),
         uuid=os.urandom(16) if new_identity else superblock.uuid, file=FileIdentity(),
     )  # fmt: skip
     native.pwrite(fd, bytes(4), layout.SHARED_WRITER_PID)

@@ -17,6 +17,7 @@ import time
 from pmemheap.errors import HeapBusyError
 from pmemheap.file import pins
 from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.headerfile import SEQUENCES
 from pmemheap.native.rules import Rule, omitted
 
 __all__ = ["PATIENCE", "take_over"]
@@ -24,7 +25,6 @@ __all__ = ["PATIENCE", "take_over"]
 PATIENCE = 5.0
 """Seconds in which readers have to let their snapshots go."""
 _PAUSE = 0.002
-_SEQUENCES = ("commit_seq", "layout_seq")
 
 
 def take_over(medium: FileMedium) -> None:
@@ -39,8 +39,8 @@ def take_over(medium: FileMedium) -> None:
     """
     header = medium.header
     header.map(medium.maps.place)
-    before = {name: header.word(name) for name in (*_SEQUENCES, "floor")}
-    for name in _SEQUENCES:
+    before = {name: header.word(name) for name in (*SEQUENCES, "floor")}
+    for name in SEQUENCES:
         header.store_word(name, before[name] | 1)
     era = header.word("era") + 1
     header.store_word("era", era)

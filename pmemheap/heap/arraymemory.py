@@ -28,7 +28,7 @@ from pmemheap.units import UNIT
 if TYPE_CHECKING:
     from pmemheap.heap.blockspace import BlockSpace
 
-__all__ = ["allocator", "keep", "kept_offset"]
+__all__ = ["allocator", "keep", "kept_offset", "located"]
 
 _NUMPY = "numpy._core._multiarray_umath", "numpy.core._multiarray_umath"  # of 2, and of 1
 
@@ -131,7 +131,11 @@ def _fact(array: Any, name: str) -> Any:
 
 def _block_of(face: BlockSpace, array: Any) -> tuple[Space, int] | None:
     """Return arena and offset of the first byte of an array, if it lies in the heap."""
-    address = _fact(array, "__array_interface__")["data"][0]
+    return located(face, _fact(array, "__array_interface__")["data"][0])
+
+
+def located(face: BlockSpace, address: int) -> tuple[Space, int] | None:
+    """Return arena and offset of a byte of this process, if it lies in the heap."""
     for space in space_of(face).shared.spaces():
         if space.closed:
             continue

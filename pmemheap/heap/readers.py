@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
@@ -197,17 +198,17 @@ def begin(heap: Heap, let_go: Callable[[], object]) -> tuple[Pin, int, bytes]:
     """
     space = space_of(heap)
     space.require()
-    pins = pins_of(space)
+    begin_pin = partial(pins_of(space).pin, heap)
     file = space.shared.file
     assert file is not None
     if space.shared.writable is not None:
-        pin, found = _pinned(space, lambda: pins.pin(heap)), captured(file)
+        pin, found = _pinned(space, begin_pin), captured(file)
         assert found is not None  # the writer is this process
         return pin, found.commit, found.slots
     if not file.follows:
         slots = b"".join(root.pack() for root in file.roots.values())
-        return _pinned(space, lambda: pins.pin(heap)), 0, slots
-    return _begin_beside(space, file, lambda: pins.pin(heap), let_go)
+        return _pinned(space, begin_pin), 0, slots
+    return _begin_beside(space, file, begin_pin, let_go)
 
 
 def adopt(heap: Heap, era: int, layout: int) -> Pin:
@@ -227,8 +228,8 @@ def adopt(heap: Heap, era: int, layout: int) -> Pin:
     """
     space = space_of(heap)
     space.require()
-    file, pins = space.shared.file, pins_of(space)
-    pin = _pinned(space, lambda: pins.adopt(era, heap))
+    file = space.shared.file
+    pin = _pinned(space, partial(pins_of(space).adopt, era, heap))
     if file is None or not file.header.address:
         return pin
     _require_kept(space, file, era)

@@ -17,6 +17,7 @@ from pmemheap import native
 from pmemheap.errors import PmemHeapError, SnapshotGoneError, UsageError
 from pmemheap.file.pins import Pin
 from pmemheap.heap import readers
+from pmemheap.heap.arraymemory import located
 from pmemheap.heap.extras import numpy
 from pmemheap.heap.handles import Block
 from pmemheap.heap.places import HeapPlace, heap_at, heap_place, session_of
@@ -212,8 +213,7 @@ class SharedArray:
     def _meet_again(self) -> None:
         """Open the heap in this process, a forked child, and pin what it is of."""
         self._heap = heap_at(self._place)
-        pin = adopted(self._heap, self._era)
-        self._shown = exported(self._heap, self._extent.offset, self.nbytes, pin, "shared array")
+        self._shown = _adopted_bytes(self._heap, self._era, self._extent)
         self._process = os.getpid()
 
     def close(self) -> None:
@@ -239,12 +239,16 @@ class SharedArray:
         return f"<SharedArray of {self._heap.name}, {state}>"
 
 
+def _adopted_bytes(heap: Heap, era: Era, extent: Extent) -> native.Exporter:
+    return exported(heap, extent.offset, extent.nbytes, adopted(heap, era), "shared array")
+
+
 def _met(place: HeapPlace, era: Era, extent: Extent) -> SharedArray:
     """Return what was sent. One that has gone says so when it is used: a pool would end of it."""
     heap = heap_at(place)
     shown: native.Exporter | PmemHeapError
     try:
-        shown = exported(heap, extent.offset, extent.nbytes, adopted(heap, era), "shared array")
+        shown = _adopted_bytes(heap, era, extent)
     except PmemHeapError as error:
         shown = error.with_traceback(None)  # its frames have a pin
         shown.__context__ = None
@@ -279,10 +283,7 @@ def _extent_of_array(heap: Heap, array: Any) -> Extent:
         reach = (side - 1) * stride if array.size else 0
         low, high = low + min(reach, 0), high + max(reach, 0)
     nbytes = high - low + array.itemsize if array.size else 0
-    for space in space_of(heap).shared.spaces():
-        byte = low - space.region.base("data")
-        if not space.closed and space.region.first_unit <= byte // UNIT < space.region.end_unit:
-            return Extent(
-                space.origin | byte, nbytes, array.dtype, array.shape, array.strides, first - low
-            )
-    raise UsageError(f"share: an array of {heap.name} expected, found one that lies elsewhere")
+    found = located(heap, low)
+    if found is None:
+        raise UsageError(f"share: an array of {heap.name} expected, found one that lies elsewhere")
+    return Extent(found[1], nbytes, array.dtype, array.shape, array.strides, first - low)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import operator
-import os
 from typing import Any, NamedTuple, final
 
 from pmemheap import native
 from pmemheap.errors import UsageError
 from pmemheap.layers.guarded import Guarded, damaged
-from pmemheap.layers.passing import Passing
+from pmemheap.layers.passing import PACKAGE, Passing
 
 __all__ = ["Guard", "GuardStats"]
 
-_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _EVERY_MOST = 1 << 40
 _LIMIT_MOST = 1 << 16
 
@@ -93,13 +91,13 @@ class Guard(Passing):
 
     def _begin(self, core: native.HeapDoors) -> None:
         """Guard blocks of an arena from now on."""
-        core.set_guard(self.every, self.limit, not self.redzones, _PACKAGE)
+        core.set_guard(self.every, self.limit, not self.redzones, PACKAGE)
         self._core = core
 
     def _end(self) -> None:
         """Guard none any more."""
         if self._core is not None:
-            self._core.set_guard(0, 0, False, _PACKAGE)
+            self._core.set_guard(0, 0, False, PACKAGE)
 
     def check(self) -> GuardStats:
         """Look at the canaries of all guarded blocks that live; O(them).

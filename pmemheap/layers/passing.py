@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from operator import index
@@ -11,7 +12,10 @@ from pmemheap import native
 from pmemheap.errors import UsageError
 from pmemheap.protocols import CAPABILITIES, Allocator
 
-__all__ = ["Passing", "Told", "heap_under", "numbers_below"]
+__all__ = ["PACKAGE", "Passing", "Told", "heap_under", "numbers_below"]
+
+PACKAGE: str = os.path.dirname(os.path.dirname(__file__)) + os.sep
+"""What the files of this package begin with: no line of theirs is the site of a block."""
 
 
 def heap_under(layer: Passing) -> native.Upstream | native.HeapCore | None:

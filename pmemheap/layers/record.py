@@ -13,13 +13,12 @@ from typing import Any, Self, final
 
 from pmemheap import native
 from pmemheap.errors import PmemHeapError
-from pmemheap.layers.passing import Passing, Told, numbers_below
+from pmemheap.layers.passing import PACKAGE, Passing, Told, numbers_below
 from pmemheap.native.constants import Event
 from pmemheap.protocols import Allocator
 
 __all__ = ["Record"]
 
-_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _MOST = 1 << 64
 _open: weakref.WeakSet[Record] = weakref.WeakSet()
 
@@ -92,7 +91,7 @@ class Record(native.RecordCore, Told):
         self.path: Path = Path(path)
         self._fd = -1
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        self._begin(self._fd, _PACKAGE if sites else None)
+        self._begin(self._fd, PACKAGE if sites else None)
         _open.add(self)
 
     # ------------------------------------------------------------ the file

@@ -19,14 +19,13 @@ from typing import Any, NamedTuple, final
 
 from pmemheap import native
 from pmemheap.errors import UsageError
-from pmemheap.layers.passing import Told, heap_under, numbers_below
+from pmemheap.layers.passing import PACKAGE, Told, heap_under, numbers_below
 from pmemheap.layers.sites import Site, SiteFile
 from pmemheap.native.constants import Refusal, TrackFormat
 from pmemheap.protocols import Allocator
 
 __all__ = ["SiteBlocks", "Track"]
 
-_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _TRACKED = struct.Struct("<QQI?xxx")  # struct ph_tracked
 _LAST = (1 << 64) - 1
 
@@ -119,7 +118,7 @@ class Track(native.TrackCore, Told):
         self._file = None if sites is None else SiteFile(sites)
         self._names: list[tuple[str, int]] = []
         self._is_writing = False
-        self._begin(_PACKAGE, self._names)
+        self._begin(PACKAGE, self._names)
         Told.__init__(self, upstream)
 
     @property

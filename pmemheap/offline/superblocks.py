@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pmemheap.errors import CorruptHeapError
+from pmemheap.file.headerfile import next_epoch
 from pmemheap.file.identity import boot_id, is_left_copy
 from pmemheap.format import layout
 from pmemheap.format.layout import Durability, FileIdentity, HeapState, SegmentKind, SegmentSlot
@@ -330,11 +330,10 @@ def _checked(
 
 def recovered(superblock: Superblock, log: Log) -> dict[str, object]:
     """Return the fields of the superblock behind a replay of the log [R14, R15]."""
-    opened = superblock.epoch >> 32
     return {
         "tail_lsn": log.scan.end_lsn,
         "chain_seed": log.scan.seed,
-        "epoch": (opened + 1) << 32 | secrets.randbits(32),
+        "epoch": next_epoch(superblock, opened=True),
         "file_end": log.scan.file_end or superblock.file_end,
         "state": HeapState.CLEAN,
     }
