@@ -7,14 +7,17 @@ import gc
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client
 
 from pmemheap import Heap, SharedArray, Snapshot, SnapshotGoneError, UsageError
 from pmemheap.containers import SortedMap
@@ -257,26 +260,46 @@ def test_executors_take_them(file: Heap) -> None:
         assert {each[0] for each in executor.map(summed, [shared] * 4)} == {2000.0}
 
 
+CLUSTER = """
+import sys
+from distributed import LocalCluster
+
+settings = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
+with LocalCluster(n_workers=2, local_directory=sys.argv[1], **settings) as cluster:
+    print(cluster.scheduler_address, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def dask_cluster(directory: Path) -> Iterator[str]:
+    """The address of a cluster with a process for its scheduler, which unpickles what passes."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CLUSTER, os.fspath(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.fspath(Path(__file__).parent)},
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.communicate()
+    assert process.returncode == 0
+
+
 @pytest.mark.slow
 def test_dask_workers_take_them(file: Heap, tmp_path: Path) -> None:
     table = file.ndarray(1 << 20, "f8")
     table[:] = 1
-    with (
-        file.share(table) as shared,
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0,
-            local_directory=os.fspath(tmp_path),
-        ) as cluster,
-        Client(cluster) as client,
-    ):  # fmt: skip
-        found = client.gather(client.map(summed, [shared] * 4, pure=False))
-    assert {total for total, _, _ in found} == {float(table.size)}
-    assert max(grown for _, grown, _ in found) < 4 << 10
-    del client, cluster
-    until = time.monotonic() + 20
-    while file.readers() and time.monotonic() < until:
-        gc.collect()  # the scheduler, in this process, has unpickled it too
-        time.sleep(0.05)
+    with file.share(table) as shared:
+        with dask_cluster(tmp_path) as address, Client(address) as client:
+            found = client.gather(client.map(summed, [shared] * 4, pure=False))
+        assert {total for total, _, _ in found} == {float(table.size)}
+        assert max(grown for _, grown, _ in found) < 4 << 10
+        until = time.monotonic() + 20
+        while len(file.readers()) > 1 and time.monotonic() < until:
+            time.sleep(0.05)  # workers end soon after their scheduler
+        assert [reader.pid for reader in file.readers()] == [os.getpid()]
 
 
 INHERITED: list[Any] = []
