@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 import pmemheap
-from pmemheap.containers import SortedMap, Vector
+from pmemheap.containers import Arrays, SortedMap, Vector
 from pmemheap.kvstore import KVStore
 
 DURABILITIES = ("process", "power")
@@ -92,6 +92,7 @@ def news(source: Any) -> bool:
 def main() -> None:
     """Answer until there is nothing to answer."""
     names: dict[str, Any] = {
+        "Arrays": Arrays,
         "SortedMap": SortedMap,
         "Vector": Vector,
         "np": np,

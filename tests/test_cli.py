@@ -254,7 +254,7 @@ def test_no_space_ends_with_4(
 def test_a_heap_that_is_being_written_is_refused(path: Path) -> None:
     with pmemheap.Heap.open(path):
         done = subprocess.run(
-            [sys.executable, "-m", "pmemheap", "info", str(path)],
+            [sys.executable, "-m", "pmemheap", "trim", str(path)],
             capture_output=True,
             text=True,
             check=False,

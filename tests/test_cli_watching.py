@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -69,6 +70,36 @@ def test_stats_for_prometheus(looked_at: Path, capsys: pytest.CaptureFixture[str
     }
     assert found == {"": 30, "names": 1}
     assert main(["stats", str(looked_at), "--prometheus", "--json"]) == ExitCode.USAGE
+
+
+# ------------------------------------------------------------------------------------------- info
+
+
+def test_info_names_the_writer(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told() -> tuple[str, dict[str, object]]:
+        assert main(["info", str(path)]) == 0
+        found = re.search(r"^ *state +(.*?) *$", capsys.readouterr().out, re.M)
+        assert found
+        assert main(["info", str(path), "--json"]) == 0
+        header = json.loads(capsys.readouterr().out)["header"]
+        return found[1], {name: header[name] for name in ("closed", "writer", "commit")}
+
+    me = os.getpid()
+    before = {"closed": True, "writer": None, "commit": None}
+    assert told() == ("closed; opened for writing 1 time", before)
+    with pmemheap.Heap.open(path) as heap:
+        heap.malloc(10)
+        assert told() == (
+            f"open: process {me} writes; opened for writing 2 times",
+            {"closed": False, "writer": me, "commit": None},
+        )
+    with pmemheap.Heap.open(path, readers=True) as heap:
+        heap.roots["a"] = heap.malloc(10)
+        commit = heap.read().commit
+        assert told() == (
+            f"open: process {me} writes, commit {commit} is there; opened for writing 3 times",
+            {"closed": False, "writer": me, "commit": commit},
+        )
 
 
 def test_what_is_no_heap_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from pmemheap.cli.bars import bar
 from pmemheap.cli.completing import heap_files
 from pmemheap.cli.header import Header, Segment, read_header
+from pmemheap.cli.looking import looked_at
 from pmemheap.cli.show import facts, output, print_whole, printable, table, write_json
 from pmemheap.heap.arguments import DurabilityName
 from pmemheap.heap.heap import Heap
@@ -89,8 +90,8 @@ def create(
 
 
 def info(path: ExistingHeap, as_json: AsJson = False) -> None:
-    """Tell what a heap file is and what is in it."""
-    with Heap.open(path, readonly=True) as heap:
+    """Tell what a heap file is and what is in it, also beside its writer."""
+    with looked_at(path) as heap:
         header, stats, roots = read_header(heap), heap.stats(), dict(heap.roots)
         maps = read_arenas(heap, ALL_PIECES)
     arenas = [_arena_facts(each) for each in maps]
@@ -172,6 +173,9 @@ def _state(header: Header) -> str:
     times = f"opened for writing {header.opened} time{'' if header.opened == 1 else 's'}"
     if header.closed:
         return f"closed; {times}"
+    if header.writer is not None:
+        commit = "" if header.commit is None else f", commit {header.commit} is there"
+        return f"open: process {header.writer} writes{commit}; {times}"
     return f"not closed: its last writer was ended from outside; {times}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from pmemheap.file import locks
 from pmemheap.format import layout
 from pmemheap.format.layout import HeapState, SegmentKind, SegmentSlot
 from pmemheap.format.superblock import newest_superblock
@@ -39,6 +40,10 @@ class Header:
         Identity and promise of the heap.
     closed : bool
         Whether its last writer closed it.
+    writer : int or None
+        The process that has it open to write.
+    commit : int or None
+        The commit that is there, of a heap beside a writer with readers.
     version, generation : int
         Of the format, and of the superblock: it counts every store of one.
     opened : int
@@ -54,6 +59,8 @@ class Header:
     uuid: str
     durability: str
     closed: bool
+    writer: int | None
+    commit: int | None
     version: int
     generation: int
     opened: int
@@ -71,13 +78,16 @@ def read_header(heap: Heap) -> Header:
     CorruptHeapError
         It is damaged.
     """
-    image = os.pread(heap.fileno(), layout.HEADER_BYTES, 0)
+    fd = heap.fileno()
+    image = os.pread(fd, layout.HEADER_BYTES, 0)
     first, second = (image[at : at + layout.SUPERBLOCK_BYTES] for at in layout.SUPERBLOCKS)
     block, _ = newest_superblock((first, second))
     return Header(
         uuid=str(heap.uuid),
         durability=heap.durability,
         closed=block.state == HeapState.CLEAN,
+        writer=locks.holder(fd) if locks.has_writer(fd) else None,
+        commit=_commit(heap) if heap.follows else None,
         version=layout.VERSION,
         generation=block.generation,
         opened=(block.epoch >> 32) - 1,
@@ -86,6 +96,11 @@ def read_header(heap: Heap) -> Header:
         limit=block.limit or None,
         segments=_segments(image),
     )
+
+
+def _commit(heap: Heap) -> int:
+    with heap.read() as snapshot:
+        return snapshot.commit
 
 
 def _segments(image: bytes) -> tuple[Segment, ...]:

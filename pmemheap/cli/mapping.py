@@ -10,11 +10,8 @@ moment, and again when half of a change was met.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -24,9 +21,10 @@ from rich.live import Live
 from rich.text import Text
 
 from pmemheap.cli.files import AsJson, ExistingHeap
+from pmemheap.cli.looking import looked_at
 from pmemheap.cli.show import in_a_pipe, output, printable, write_json
 from pmemheap.cli.unitmap import draw, legend, units_per_mark
-from pmemheap.errors import HeapBusyError, UsageError
+from pmemheap.errors import UsageError
 from pmemheap.heap.heap import Heap
 from pmemheap.layers.sites import read_sites
 from pmemheap.layers.track import SiteBlocks
@@ -181,29 +179,10 @@ def _watch(path: Path, rows: int, as_json: bool) -> None:
 
 
 def _watched(console: Console, path: Path, rows: int) -> Group:
-    with _looked_at(path) as heap:
+    with looked_at(path) as heap:
         maps, stats = read_arenas(heap), heap.stats()
     told = (
         f"{format_bytes(stats.allocated)} in {stats.blocks:,} blocks, "
         f"{format_bytes(stats.free)} free; {time.strftime('%H:%M:%S')}, Ctrl-C ends it"
     )
     return Group(_drawing(console, maps, rows), Text(printable(str(path))), Text(told))
-
-
-@contextmanager
-def _looked_at(path: Path) -> Iterator[Heap]:
-    """Open a heap file to look at it once, beside its writer if it has one."""
-    try:
-        heap = Heap.open(path, readonly=True)
-    except HeapBusyError:
-        heap = _attached(path)
-    with heap:
-        yield heap
-
-
-def _attached(path: Path) -> Heap:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return Heap.attach(fd)
-    finally:
-        os.close(fd)

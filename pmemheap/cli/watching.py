@@ -1,14 +1,10 @@
 """Watching: the commands that show how large and how full a heap is, also while it is in use.
 
-    closed   ──► opened, as a reader          in use ──► attached, beside its writer
-
-A look takes some milliseconds and ends with the file closed again. While it lasts the heap has a
-reader: a program that opens it for writing at that moment is refused, as beside any reader.
+A look takes some milliseconds and ends with the file closed again; see `looking`.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -22,9 +18,9 @@ from rich.table import Table
 
 from pmemheap.cli.exits import EXPECTED, line_of
 from pmemheap.cli.files import AsJson, ExistingHeap
+from pmemheap.cli.looking import looked_at
 from pmemheap.cli.show import in_a_pipe, output, print_whole, printable, table, write_json
-from pmemheap.errors import CorruptHeapError, HeapBusyError, UsageError
-from pmemheap.heap.heap import Heap
+from pmemheap.errors import UsageError
 from pmemheap.heap.insight import HeapStats
 from pmemheap.metrics import by_arena, exposition_of
 from pmemheap.units import format_bytes
@@ -112,24 +108,8 @@ class Watched:
 
 def _look(path: Path) -> Looks:
     """Return the statistics of the arenas, as the file or its writer has them now."""
-    try:
-        with Heap.open(path, readonly=True, headroom=0, decay=None) as heap:
-            return by_arena(heap)
-    except HeapBusyError:
-        return _look_beside(path)
-
-
-def _look_beside(path: Path) -> Looks:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with Heap.attach(fd, headroom=0, decay=None) as heap:
-            return by_arena(heap)
-    except HeapBusyError as error:
-        raise HeapBusyError(f"heap file {str(path)!r}: {error}", filename=str(path)) from error
-    except CorruptHeapError as error:
-        raise CorruptHeapError(f"heap file {str(path)!r}: {error}") from error
-    finally:
-        os.close(fd)
+    with looked_at(path) as heap:
+        return by_arena(heap)
 
 
 def _rates(arenas: Looks, before: Looks, seconds: float) -> Rates:

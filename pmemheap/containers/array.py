@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pmemheap.containers.arraychange import Appending, Change, Changing
 from pmemheap.containers.arrayentry import Entry
-from pmemheap.containers.arraylives import Life, life_at
+from pmemheap.containers.arraylives import Life
 from pmemheap.containers.arraypick import pick
 from pmemheap.containers.arraystore import ArrayStore
 from pmemheap.containers.arraytypes import numpy
@@ -62,7 +62,7 @@ class Array:
     def __init__(self, store: ArrayStore, name: str, key: bytes, value: bytes) -> None:
         self._store, self._name, self._key = store, name, key
         self._seen = value, store.entry(name, value)
-        self._life: Life = life_at(store.heap, self._seen[1].offset)
+        self._life: Life = store.life_of(self._seen[1])
 
     # ------------------------------------------------------------ what it is
 

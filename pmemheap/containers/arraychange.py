@@ -226,6 +226,7 @@ class Changing:
     __slots__ = ("_change", "_store", "_tx")
 
     def __init__(self, store: ArrayStore) -> None:
+        store.require_changeable()
         self._store, self._tx = store, store.heap.transaction()
 
     def __enter__(self) -> Change:

@@ -6,6 +6,8 @@ Invariants, checked by `checked`:
   3. no two arrays have the same block;
   4. in the arenas for arrays there are no other blocks.
 
+Of a snapshot, which reads no tables, a block is what is mapped, and 4 is not looked at.
+
 The callers have paused the heap.
 """
 
@@ -13,8 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pmemheap.containers.arrayentry import Entry, rows_bytes
+from pmemheap.containers.arraysshown import ShownArrays
 from pmemheap.containers.arraystore import ArrayStore
 from pmemheap.errors import CorruptHeapError, UsageError
 from pmemheap.heap.insight import CheckReport
@@ -57,6 +61,13 @@ class ArraysStatistics:
     arenas: int
 
 
+class _Owner(NamedTuple):
+    """The array that has a block."""
+
+    name: str
+    block_bytes: int
+
+
 def counted(store: ArrayStore) -> ArraysStatistics:
     """Count what there is."""
     arrays = nbytes = name_bytes = block_bytes = 0
@@ -64,7 +75,7 @@ def counted(store: ArrayStore) -> ArraysStatistics:
         arrays += 1
         nbytes += entry.nbytes
         name_bytes += len(key)
-        block_bytes += store.heap.usable_size(entry.offset)
+        block_bytes += store.usable_bytes(entry)
     tree = store.catalogue.statistics()
     catalogue_bytes = tree.nodes * _NODE_BYTES + tree.apart_bytes
     arenas = len(store.arenas())
@@ -78,24 +89,25 @@ def _entries(store: ArrayStore) -> Iterator[tuple[bytes, Entry]]:
 
 def checked(store: ArrayStore) -> CheckReport:
     """Verify what must hold."""
-    owners: dict[int, str] = {}
+    owners: dict[int, _Owner] = {}
     try:
         store.catalogue.check()
         findings = list(_array_findings(store, owners))
     except CorruptHeapError as error:
         return CheckReport((str(error),), 1, 0, 0)
-    findings += _arena_findings(store, owners)
-    units = sum(-(-store.heap.usable_size(offset) // UNIT) for offset in owners)
+    if not isinstance(store, ShownArrays):
+        findings += _arena_findings(store, owners)
+    units = sum(-(-owner.block_bytes // UNIT) for owner in owners.values())
     return CheckReport(tuple(findings[:_FINDINGS_MOST]), len(findings), len(owners), units)
 
 
-def _array_findings(store: ArrayStore, owners: dict[int, str]) -> Iterator[str]:
+def _array_findings(store: ArrayStore, owners: dict[int, _Owner]) -> Iterator[str]:
     """Yield what is wrong with each array; note whose each block is."""
     for key, value in store.entries():
         name = key.decode("utf-8", "backslashreplace")
         try:
             entry = store.entry(name, value)
-            usable = store.heap.usable_size(entry.offset)
+            usable = store.usable_bytes(entry)
         except (CorruptHeapError, UsageError) as error:
             yield f"array {name!r}: an entry that leads to a block expected: {error}"
             continue
@@ -105,14 +117,15 @@ def _array_findings(store: ArrayStore, owners: dict[int, str]) -> Iterator[str]:
                 f"array {name!r}: block at offset {entry.offset:#x}: {wanted} bytes expected, "
                 f"{usable} found"
             )
-        if (other := owners.setdefault(entry.offset, name)) is not name:
+        owner = _Owner(name, usable)
+        if (other := owners.setdefault(entry.offset, owner)) is not owner:
             yield (
-                f"array {name!r}: a block of its own expected, found that of array {other!r} at "
-                f"offset {entry.offset:#x}"
+                f"array {name!r}: a block of its own expected, found that of array {other.name!r} "
+                f"at offset {entry.offset:#x}"
             )
 
 
-def _arena_findings(store: ArrayStore, owners: dict[int, str]) -> Iterator[str]:
+def _arena_findings(store: ArrayStore, owners: dict[int, _Owner]) -> Iterator[str]:
     for arena in store.arenas():
         for offset, _ in arena.blocks():
             refusal = place_of(space_of(arena).core, offset).refusal

@@ -7,6 +7,7 @@
     arraystore.py     catalogue, blocks, arenas: where an array lies, and how it is read
     arraylives.py     whether an array that was looked up is still the one of that name
     arrayentry.py     what is kept of an array, in a few bytes; dtypes
+    arraysshown.py    those of a snapshot
     arrayreport.py    check and statistics
     arraytable.py     how arrays are shown
 
@@ -25,13 +26,15 @@ from pmemheap.containers.array import Array, packed_attributes
 from pmemheap.containers.arraychange import Change, Changing
 from pmemheap.containers.arrayentry import DESCRIBED, FIRST, Entry, description_key, dtype_and_axes
 from pmemheap.containers.arrayreport import ArraysStatistics
-from pmemheap.containers.arraystore import find_store, key_of
+from pmemheap.containers.arraysshown import shown_arrays
+from pmemheap.containers.arraystore import ArrayStore, find_store, key_of
 from pmemheap.containers.arraytypes import numpy
 from pmemheap.containers.ordered import ITEMS, KEYS, OrderedMapping, pairs_of
 from pmemheap.errors import UsageError
 from pmemheap.heap.handles import shape_argument
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.insight import CheckReport
+from pmemheap.heap.snapshots import Snapshot
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,8 +62,10 @@ class Arrays(OrderedMapping[str, Any]):
 
     Parameters
     ----------
-    heap : Heap
-        Where they live. A read-only one is enough for arrays that exist.
+    heap : Heap or Snapshot
+        Where they live. A read-only one is enough for arrays that exist. Those of a snapshot are to
+        be read: names, shapes, types and attributes as of the commit. What is assigned to elements
+        later is seen, and so is what is appended where rows had been taken away.
     name : str
         Of the root: 1 to 27 bytes of UTF-8.
 
@@ -93,8 +98,12 @@ class Arrays(OrderedMapping[str, Any]):
     >>> heap.close()
     """
 
-    def __init__(self, heap: Heap, name: str = "arrays") -> None:
-        self._store = find_store(heap, name)
+    def __init__(self, heap: Heap | Snapshot, name: str = "arrays") -> None:
+        self._store: ArrayStore
+        if isinstance(heap, Snapshot):
+            self._store = shown_arrays(heap, name)
+        else:
+            self._store = find_store(heap, name)
 
     __eq__: Callable[[object, object], bool] = object.__eq__
     __hash__ = object.__hash__
@@ -164,6 +173,7 @@ class Arrays(OrderedMapping[str, Any]):
 
     def exclusive(self) -> AbstractContextManager[object]:
         """Return a transaction in which what is read stays true until the commit."""
+        self._store.require_changeable()
         return self._store.catalogue.exclusive()
 
     # ------------------------------------------------------------ making

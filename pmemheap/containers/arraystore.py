@@ -17,12 +17,14 @@ was that of the array when the view was there, and the view keeps it from being 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pmemheap.containers import arrayentry
 from pmemheap.containers.arrayentry import DESCRIBED, FIRST, MARK, OWN, Entry
+from pmemheap.containers.arraylives import Life, life_at
 from pmemheap.containers.arraytypes import numpy
 from pmemheap.containers.glances import Glance
 from pmemheap.containers.names import visible_roots
@@ -36,7 +38,10 @@ from pmemheap.units import MiB
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["ARENAS_MOST", "LARGE_BYTES", "ArrayStore", "find_store", "is_empty", "key_of"]
+__all__ = [
+    "ARENAS_MOST", "LARGE_BYTES", "ArrayStore", "find_store", "is_empty", "key_of",
+    "require_catalogue",
+]  # fmt: skip
 
 LARGE_BYTES: int = MiB
 """An array of that size gets an arena: in a file one has 1 MiB at least."""
@@ -117,6 +122,15 @@ class ArrayStore:
         """Yield keys and values of the arrays, in the order of their names."""
         return islice(self.catalogue.items(FIRST), count)
 
+    # ------------------------------------------------------------ changes
+
+    def require_changeable(self) -> None:
+        """Raise UsageError if nothing can be changed."""
+
+    def life_of(self, entry: Entry) -> Life:
+        """Return what knows whether an array is still the same; UsageError without its block."""
+        return life_at(self.heap, entry.offset)
+
     # ------------------------------------------------------------ bytes
 
     def space_at(self, offset: int) -> Space:
@@ -126,8 +140,11 @@ class ArrayStore:
 
     def capacity(self, entry: Entry) -> int:
         """Return the rows for which the block of an array has room."""
-        usable = self.heap.usable_size(entry.offset)
-        return usable // entry.row_bytes if entry.row_bytes else 1 << 52
+        return self.usable_bytes(entry) // entry.row_bytes if entry.row_bytes else 1 << 52
+
+    def usable_bytes(self, entry: Entry) -> int:
+        """Return the bytes of the block of an array; UsageError without it."""
+        return self.heap.usable_size(entry.offset)
 
     def shown(self, entry: Entry) -> np.ndarray[Any, Any]:
         """Return the rows, through a view of users; UsageError without the block."""
@@ -135,7 +152,7 @@ class ArrayStore:
         array: np.ndarray[Any, Any] = numpy().ndarray(entry.shape, entry.dtype, view)
         return array
 
-    def glance(self, entry: Entry) -> Glance:
+    def glance(self, entry: Entry) -> AbstractContextManager[memoryview]:
         """Return a view of the rows for a moment, in any thread; UsageError without the block."""
         return Glance(self.space_at(entry.offset), entry.offset, max(entry.nbytes, 1))
 
@@ -165,7 +182,8 @@ class ArrayStore:
     def arenas(self) -> list[Arena]:
         """Return the arenas that are there for arrays, empty ones as well."""
         possible = {f"{self.name}.{number}" for number in range(ARENAS_MOST)}
-        return [self.heap.arena(name) for name in self.heap.arenas() if name in possible]
+        found = possible.intersection(self.heap.arenas())
+        return [self.heap.arena(name, create=False) for name in found]
 
 
 def is_empty(arena: Arena) -> bool:
@@ -193,14 +211,19 @@ def find_store(heap: Heap, name: str) -> ArrayStore:
     if visible_roots(heap).get(name) is None and not heap.readonly:
         _make(heap, name)
     catalogue = SortedMap(heap, name)
+    require_catalogue(catalogue)
+    return ArrayStore(heap, catalogue, _place(visible_roots(heap), name))
+
+
+def require_catalogue(catalogue: SortedMap) -> None:
+    """Raise UsageError if a map is no catalogue of arrays."""
     found = catalogue.get(MARK)
     if found != _VERSION:
         what = "a SortedMap" if found is None else f"one with {found!r}"
         raise UsageError(
-            f"arrays {name!r}: a root of that name that leads to Arrays expected, it leads to "
-            f"{what}"
+            f"arrays {catalogue.name!r}: a root of that name that leads to Arrays expected, it "
+            f"leads to {what}"
         )
-    return ArrayStore(heap, catalogue, _place(visible_roots(heap), name))
 
 
 def _make(heap: Heap, name: str) -> None:
