@@ -7,6 +7,9 @@ VERSION := $(if $(filter python3,$(PYTHON)),,$(or $(shell $(PYTHON) -c \
 VENV := .venv$(VERSION:%=/%)
 C_SOURCES := $(wildcard pmemheap/_core/*/*.c pmemheap/_core/*/*.h) pmemheap/_core/build_sys.py
 BUILT_FROM := pyproject.toml setup.py .ci/constraints.txt $(C_SOURCES)
+COMMA := ,
+# What lint and tests in this tree import; EXTRAS=pictures,libraries for the tests of these as well.
+TOOLS := $(VENV)/lint,test$(EXTRAS:%=$(COMMA)%)
 PYTHON_CODE := pmemheap tests setup.py $(wildcard docs/conf.py benchmarks examples)
 
 # What is beside cffi and sortedcontainers has the releases that are listed there: those of tomorrow change nothing here.
@@ -18,7 +21,6 @@ export PIP_COMPILE := 0
 
 WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
-COMMA := ,
 
 .PHONY: all browser demo pictures screenshots test fuzz differential lint bench compare commits kv peers recommend docs wheel constraints installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo gallery scaling clean
 
@@ -175,13 +177,13 @@ scaling: $(VENV)/bench/ready
 	$(VENV)/bench/bin/python benchmarks/scaling.py draw benchmarks/results/scaling/data.json benchmarks/results/scaling/scaling.svg
 
 # What a user's type checker finds: the types of all public names, and of the examples as somebody else's code.
-PYRIGHT = PATH="$(CURDIR)/$(VENV)/lint,test/bin:$$PATH" PYTHONPATH=$(CURDIR) pyright
+PYRIGHT = PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" PYTHONPATH=$(CURDIR) pyright
 
-lint: $(VENV)/lint,test/imports
+lint: $(TOOLS)/imports
 	.ci/titles
-	$(VENV)/lint,test/bin/ruff check $(PYTHON_CODE)
-	$(VENV)/lint,test/bin/ruff format --check $(PYTHON_CODE)
-	$(VENV)/lint,test/bin/mypy
+	$(TOOLS)/bin/ruff check $(PYTHON_CODE)
+	$(TOOLS)/bin/ruff format --check $(PYTHON_CODE)
+	$(TOOLS)/bin/mypy
 	mkdir -p build
 	$(PYRIGHT) --verifytypes pmemheap --ignoreexternal >build/types.txt || { cat build/types.txt; exit 1; }
 	$(PYRIGHT) examples/*.py examples/*/*.py
@@ -250,6 +252,11 @@ constraints:
 	  --disable-pip-version-check build '.[numpy,cli,docs,test,pictures,libraries,bench,lint]'
 	$(VENV)/constraints/bin/python -m pip freeze --all --exclude pip --exclude pmemheap > .ci/constraints.txt
 
+# Where these tools are, for .ci/installed.
+.PHONY: tools
+tools: $(TOOLS)/imports
+	@echo $(CURDIR)/$(TOOLS)
+
 # The tests of the sdist, outside of this tree, on the wheel in an empty environment.
 installed: wheel
 	EXTRAS=pictures,libraries .ci/installed $(PYTHON) -n 2 --dist worksteal -m "not checked" $(PYTEST_OPTIONS)
@@ -262,13 +269,13 @@ define BUILD_CHECKED
 	find pyproject.toml setup.py MANIFEST.in README.md LICENSE pmemheap tests $(wildcard benchmarks examples) \
 	  -name __pycache__ -prune -o -type f ! -name '*.so' -print0 | xargs -0 cp --parents --target-directory build/$(1)
 	$(PYTHON) -m venv --without-pip $(VENV)/$(1)
-	printf '%s\n' "$(CURDIR)/build/$(1)" "$(call SITE_PACKAGES,$(CURDIR)/$(VENV)/lint$(COMMA)test)" \
+	printf '%s\n' "$(CURDIR)/build/$(1)" "$(call SITE_PACKAGES,$(CURDIR)/$(TOOLS))" \
 	  >"$(call SITE_PACKAGES,$(VENV)/$(1))/tree.pth"
 	cd build/$(1) && PMEMHEAP_CHECKED=1 $(2) $(CURDIR)/$(VENV)/$(1)/bin/python setup.py --quiet build_ext --inplace
 endef
 
 # The tests that need such a core: planted bugs.
-checked: $(VENV)/lint,test/imports
+checked: $(TOOLS)/imports
 	$(call BUILD_CHECKED,checked)
 	cd build/checked && $(CURDIR)/$(VENV)/checked/bin/python -m pytest -p no:cacheprovider -n 2 --dist worksteal \
 	  -m checked $(PYTEST_OPTIONS) $$(grep -l mark.checked tests/*.py)
@@ -280,7 +287,7 @@ RUN_SANITIZED = cd build/sanitized && LD_PRELOAD="$$($(CC) -print-file-name=liba
 
 # The tests in it. Nothing that measures: it would measure the sanitizers. Nor what they change themselves: they take
 # the signals of faults, say each refusal of memory, and need more address space than the limits that are tested.
-sanitize: $(VENV)/lint,test/imports
+sanitize: $(TOOLS)/imports
 	$(BUILD_SANITIZED)
 	$(RUN_SANITIZED) -m pytest -p no:cacheprovider --capture=sys -m "not unsanitized" $(PYTEST_OPTIONS) \
 	  --ignore=tests/test_benchmarks.py tests
@@ -288,7 +295,7 @@ sanitize: $(VENV)/lint,test/imports
 # Every field of every structure of a heap file forged, COUNT=20000 files: an hour. With SANITIZE=1 by the core above.
 FORGE = tests/forger.py --count $(or $(COUNT),20000) --seed $(or $(SEED),0) --jobs $(or $(JOBS),2)
 ifdef SANITIZE
-forge: $(VENV)/lint,test/imports
+forge: $(TOOLS)/imports
 	$(BUILD_SANITIZED)
 	$(RUN_SANITIZED) $(FORGE)
 else

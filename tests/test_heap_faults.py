@@ -170,10 +170,10 @@ class Shot:
 def every_call(number: int, kind: FaultKind = FaultKind.ERROR) -> Iterator[Shot]:
     """Yield a shot for the first call, the second, ..., until a run passes without hitting.
 
-    Of those after the first 30 every third, unless all are wanted: `make faults`.
+    Of those after the first 30 every fifth, unless all are wanted: `make faults`.
     """
     for nth in range(1, CALLS_MOST):
-        if nth > _FIRST and nth % 3 and not ALL:
+        if nth > _FIRST and nth % 5 and not ALL:
             continue
         shot = Shot(nth, number, kind)
         yield shot
