@@ -3,6 +3,7 @@
     extend      a longer file, whose beginning has blocks    or zeros, written
     back        blocks where there may be none               nothing: there are no holes
     clear       a hole                                       or zeros, written
+    sync_new    the range, and the length of the file        or all of it
 
 A store to a map of what has blocks cannot fail for want of space.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from pmemheap import native
 from pmemheap.errors import OutOfSpaceError
@@ -19,7 +21,10 @@ from pmemheap.file.holes import Holes
 from pmemheap.native import Allocate, NativeError
 from pmemheap.units import UNIT, format_bytes
 
-__all__ = ["as_out_of_space", "back", "changed", "clear", "extend", "write_zeros"]
+if TYPE_CHECKING:
+    from pmemheap.file.watch import Watch
+
+__all__ = ["as_out_of_space", "back", "changed", "clear", "extend", "sync_new", "write_zeros"]
 
 _ZEROS = UNIT  # written at a time: what is written at once, the page cache may sync at once
 
@@ -64,6 +69,17 @@ def write_zeros(fd: int, offset: int, length: int) -> None:
     chunk = bytes(_ZEROS)
     for at in range(offset, offset + length, _ZEROS):
         native.pwrite(fd, chunk[: offset + length - at], at)
+
+
+def sync_new(fd: int, start: int, stop: int, watch: Watch) -> None:
+    """Wait until a new range of a file is durable, and until the file reaches so far.
+
+    A sync of all that is dirty takes up to a hundred times as long.
+    """
+    if watch.syncs_length:
+        native.sync_part(fd, start, stop - start)
+    else:
+        native.fsync(fd)
 
 
 @contextmanager

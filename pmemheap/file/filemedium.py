@@ -202,18 +202,18 @@ class FileMedium(HeapFile):
                 if thread != threading.get_ident() or size > self.header.slots.end:
                     self.cut_surplus()  # which could not be cut before; it has old tables
                 used = index in self.segments
+                start, stop = slot.file_off, slot.file_stop
                 if used:
                     self._take_spare(slot, needed)
                 else:
-                    start, stop = slot.file_off, slot.file_stop
                     blocks.extend(self.fd, start, start + needed, stop, self.holes)
                 if slot.kind == SegmentKind.LOG and (used or self.is_power):
                     # Written, even where it reads zero: else each sync commits an extent.
                     blocks.write_zeros(self.fd, slot.file_off, slot.file_bytes)
-            unsynced = omitted(Rule.R16) or (used and omitted(Rule.SPARE_SYNC))
-            if self.is_power and not unsynced:
-                self.sync_file("growth")  # [R16]
-            self.maps.note_size(slot.file_stop)
+            if self.is_power and not (omitted(Rule.R16) or (used and omitted(Rule.SPARE_SYNC))):
+                with self.noting_failed_sync("growth"):  # [R16]
+                    blocks.sync_new(self.lock_fd, *filespace.unsynced(slot, used), self.watch)
+            self.maps.note_size(stop)
         except BaseException:
             self._give_up(index, slot)
             raise

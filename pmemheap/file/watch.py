@@ -28,6 +28,8 @@ _KEEP_BLOCKS = {native.TMPFS, _EXT4, _XFS}
 """File systems on which only holes have no blocks: others may compress."""
 _COUNT_BLOCKS = {native.TMPFS, _EXT4}
 """Those that free nothing by themselves of what they count; xfs does, behind the end of a file."""
+_SYNC_LENGTH = {native.TMPFS, _EXT4, _XFS}
+"""Those on which a sync of a range makes durable all that the file is, but for its other data."""
 
 
 class Watch:
@@ -37,6 +39,8 @@ class Watch:
     ----------
     counts_blocks : bool
         Whether the file has at any time the blocks that were counted, but for those given back.
+    syncs_length : bool
+        Whether a sync of a range makes the length and the blocks of the file durable.
     taken : str
         What somebody else has done to the file, as far as it was noticed.
     size_seen : tuple of int and int
@@ -49,6 +53,7 @@ class Watch:
         self._number = number
         self._keeps_blocks = file_system in _KEEP_BLOCKS
         self.counts_blocks: bool = file_system in _COUNT_BLOCKS
+        self.syncs_length: bool = file_system in _SYNC_LENGTH
         self._is_named = is_named
         self.taken: str = ""
         self.size_seen: tuple[int, int] = (_UNKNOWN_SIZE, 0)

@@ -30,6 +30,7 @@ __all__ = [
     "images",
     "placed",
     "tidied",
+    "unsynced",
 ]
 
 SlotChanges = dict[int, SegmentSlot | None]
@@ -89,6 +90,16 @@ def images(changes: SlotChanges) -> list[SlotImage]:
     """Return changes of the segment table as the images of slots."""
     empty = SegmentSlot(SegmentKind.NONE, 0, 0)
     return [(Table.SEGMENTS, index, (slot or empty).pack()) for index, slot in changes.items()]
+
+
+def unsynced(slot: SegmentSlot, used: bool) -> tuple[int, int]:
+    """Return from where to where a new segment has to be durable before the heap has it.
+
+    The zeros of a log; tables of zeros, where data was before; or all of it, so that the file is as
+    long, and where it was as long before, nothing comes back.
+    """
+    is_taken_over = used and slot.kind == SegmentKind.DATA
+    return slot.file_off, slot.data_off if is_taken_over else slot.file_stop
 
 
 def backed_bytes(slot: SegmentSlot, nunits: int) -> int:

@@ -85,6 +85,7 @@ from pmemheap.native.files import (
     pwrite,
     register_file,
     release_file,
+    sync_part,
 )
 from pmemheap.native.ranges import (
     BEST_FLUSH,
@@ -219,6 +220,7 @@ __all__ = [
     "resolutions",
     "set_numpy_memory",
     "store",
+    "sync_part",
     "system_calls",
     "tape_end",
     "tape_is_on",

@@ -40,6 +40,7 @@ __all__ = [
     "pwrite",
     "register_file",
     "release_file",
+    "sync_part",
 ]
 
 
@@ -126,6 +127,11 @@ def fallocate(fd: int, offset: int, length: int, mode: Allocate = Allocate.EXTEN
 def ftruncate(fd: int, length: int) -> None:
     """Set the size of a file; what is new reads zero and has no blocks."""
     check(lib.ph_truncate(fd, length), "ftruncate")
+
+
+def sync_part(fd: int, offset: int, length: int) -> None:
+    """Wait until whole pages of a file are durable, and until the file reaches so far."""
+    check(lib.ph_sync_part(fd, offset, length), "msync")
 
 
 def fsync(fd: int) -> None:

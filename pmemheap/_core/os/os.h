@@ -159,6 +159,8 @@ int64_t ph_write(int32_t fd, const void *buffer, uint64_t length, uint64_t offse
 int64_t ph_cached(int32_t fd, uint64_t offset, uint64_t length);
 int64_t ph_cached_by_map(int32_t fd, uint64_t offset, uint64_t length);
 int64_t ph_sync_range(uint64_t address, uint64_t length);
+/* ph_sync_part -- the same of whole pages of a file that are not mapped; of all where there is no room to map them. */
+int64_t ph_sync_part(int32_t fd, uint64_t offset, uint64_t length);
 /* ph_now -- nanoseconds of the monotonic clock, some milliseconds late: it costs no system call. */
 uint64_t ph_now(void);
 /* ph_clock -- nanoseconds of the monotonic clock. ph_thread -- a number that no other thread has as long as this one lives, not 0. */

@@ -231,3 +231,19 @@ int64_t ph_sync_range(uint64_t address, uint64_t length)
     return after_range(mark, PH_CALL(PH_CALL_MSYNC, msync(ph_pointer(address), length, MS_SYNC)), PH_TAPE_SYNC_RANGE,
                        address, length);
 }
+
+int64_t ph_sync_part(int32_t fd, uint64_t offset, uint64_t length)
+{
+    struct ph_tape_event event = {.kind = PH_TAPE_SYNC_RANGE, .offset = offset, .length = length};
+    ph_files_lock(); /* no child gets the map: it would keep the locks of the descriptor */
+    int64_t at = PH_CALL(PH_CALL_MMAP, mmap(NULL, length, PROT_READ, MAP_SHARED, fd, (off_t)offset));
+    if (at >= 0)
+        madvise(ph_pointer((uint64_t)at), length, MADV_DONTFORK);
+    ph_files_unlock();
+    if (at < 0)
+        return ph_sync_all(fd);
+    uint64_t mark = before(fd, PH_TAPE_SYNC_RANGE);
+    int64_t result = after(mark, PH_CALL(PH_CALL_MSYNC, msync(ph_pointer((uint64_t)at), length, MS_SYNC)), event, NULL);
+    munmap(ph_pointer((uint64_t)at), length);
+    return result;
+}
