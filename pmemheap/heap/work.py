@@ -18,11 +18,13 @@ from pmemheap.heap.refusing import raise_died, refuse_in_transaction
 from pmemheap.heap.space import Space
 from pmemheap.native.constants import Format, Refusal, TxState
 from pmemheap.native.rules import Rule, omitted
-from pmemheap.units import GRANULE, UNIT
+from pmemheap.units import GRANULE, UNIT, MiB
 
 __all__ = ["Work", "move", "try_reserve"]
 
 _RANGES_SYNCED_ONE_BY_ONE = 8
+_SCATTERED_MOST = 2 * MiB
+"""Of more ranges: to write them twice takes less than to sync all that is dirty in the file."""
 
 
 class Work(native.TxCore):
@@ -93,7 +95,7 @@ class Work(native.TxCore):
         if self._fits_record(space):
             return
         changes = self._fresh_changes()
-        ranges = self._fresh()
+        ranges = _joined(self._fresh())
         file = space.shared.file
         assert file is not None
         if not omitted(Rule.DATA_FIRST):
@@ -105,7 +107,23 @@ class Work(native.TxCore):
         redo = space.shared.redo
         if redo is None or not space.shared.is_power or self._fresh_is_durable():
             return True
-        return self._fresh_bytes() <= min(INLINE_MOST, redo.size // 4)
+        nbytes, most = self._fresh_bytes(), redo.size // 4
+        if nbytes <= min(INLINE_MOST, most):
+            return True
+        is_scattered = len(_joined(self._fresh())) > _RANGES_SYNCED_ONE_BY_ONE
+        return is_scattered and nbytes <= min(_SCATTERED_MOST, most)
+
+
+def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return (offset, bytes) in order, neighbours as one."""
+    joined: list[tuple[int, int]] = []
+    for offset, nbytes in sorted(ranges):
+        if joined and sum(joined[-1]) == offset:
+            first, before = joined.pop()
+            joined.append((first, before + nbytes))
+        else:
+            joined.append((offset, nbytes))
+    return joined
 
 
 def _sync_ranges(space: Space, file: FileMedium, ranges: list[tuple[int, int]]) -> None:

@@ -57,6 +57,14 @@ int64_t ph_map_make_block(struct ph_map_build *b, uint64_t nbytes)
     return offset;
 }
 
+int64_t ph_map_make_page(struct ph_map_build *b)
+{
+    int64_t offset = ph_map_make_block(b, PH_MAP_NODE);
+    if (offset >= 0)
+        ph_tx_say_node(b->tx);
+    return offset;
+}
+
 struct ph_map_edit *ph_map_edit_of(struct ph_map_build *b, uint64_t offset)
 {
     uint8_t *bytes = ph_page_take(b->tx->log);
@@ -139,7 +147,7 @@ int64_t ph_map_make_node(struct ph_map_build *b, uint32_t level, const struct ph
 {
     if (!ph_map_can_be_node(entries, count, level))
         return PH_M_CORRUPT;
-    int64_t offset = ph_map_make_block(b, PH_MAP_NODE);
+    int64_t offset = ph_map_make_page(b);
     struct ph_map_edit *edit = offset < 0 ? NULL : ph_map_edit_of(b, (uint64_t)offset);
     if (edit == NULL)
         return offset < 0 ? offset : PH_L_NOMEM;

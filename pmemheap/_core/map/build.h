@@ -49,6 +49,8 @@ int ph_map_emit(struct ph_map_build *b);
 
 /* ph_map_make_block -- a block of the transaction; its offset. */
 int64_t ph_map_make_block(struct ph_map_build *b, uint64_t nbytes);
+/* ph_map_make_page -- one that is to be a node. */
+int64_t ph_map_make_page(struct ph_map_build *b);
 /* ph_map_make_node -- a new node of some entries, whose keys have to ascend; its offset. */
 int64_t ph_map_make_node(struct ph_map_build *b, uint32_t level, const struct ph_map_item *entries, uint32_t count);
 /* ph_map_edit_of -- an edit of the node at an offset, without bytes yet; NULL: no memory.

@@ -18,7 +18,7 @@ static uint32_t place_of_child(const uint8_t *node, uint32_t at)
 /* Let a node of a path be copied; the step leads to the copy. */
 static int copy_node(struct ph_map_build *b, struct ph_map_step *step, const uint8_t *node)
 {
-    int64_t to = ph_map_make_block(b, PH_MAP_NODE);
+    int64_t to = ph_map_make_page(b);
     if (to < 0)
         return (int)to;
     b->edits[b->edit_count++] = (struct ph_map_edit){.offset = (uint64_t)to, .copied = node};

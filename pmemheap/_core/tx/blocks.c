@@ -21,6 +21,11 @@ int ph_tx_own(struct ph_tx *tx, uint64_t offset)
     return 0;
 }
 
+void ph_tx_say_node(struct ph_tx *tx)
+{
+    ph_fresh(tx)[tx->fresh.count - 1].is_node = 1;
+}
+
 void ph_tx_disown(const struct ph_log *log, uint64_t offset)
 {
     struct ph_block block = ph_resolve_known(log, offset, PH_B_RESERVED);

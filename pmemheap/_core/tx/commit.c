@@ -4,15 +4,21 @@
 
 #include "tx/internal.h"
 
-enum { PH_PIECE_MOST = 1 << 20 }; /* of neighbouring blocks in one operation */
+enum {
+    PH_PIECE_MOST = 1 << 20, /* of neighbouring blocks in one operation */
+    PH_ROOM_LEAST = 64,      /* of a node, to be left out: that costs one operation more */
+};
 
 /* ---------------------------------------------------------------- the record */
 
-/* Bytes from block `*i` of a list on that lie in one piece, over blocks that are not cancelled; `*i` moves behind them. */
+/* Bytes from block `*i` of a list on that lie in one piece, over blocks of one kind that are not cancelled; `*i` moves behind
+ * them. */
 static uint64_t piece(const struct ph_tx_block *blocks, uint64_t count, uint64_t *i)
 {
     uint64_t start = blocks[*i].offset, stop = start + blocks[*i].nbytes;
-    while (++*i < count && !blocks[*i].is_cancelled && blocks[*i].offset == stop && stop - start < PH_PIECE_MOST)
+    uint8_t is_node = blocks[*i].is_node;
+    while (++*i < count && !blocks[*i].is_cancelled && blocks[*i].offset == stop && blocks[*i].is_node == is_node
+           && stop - start < PH_PIECE_MOST)
         stop += blocks[*i].nbytes;
     return stop - start;
 }
@@ -29,6 +35,19 @@ static int write_fresh(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes,
         return ph_record_op(log, PH_OP_FRESH, 0, offset, range, sizeof range);
     const uint8_t *data = ph_core_of(log, offset)->data + ph_local(offset);
     return ph_record_op(log, PH_OP_WRITE, PH_WRITE_IS_HOME, offset, data, (uint32_t)nbytes);
+}
+
+/* A new node of a map travels without its room, as it is now: what was collected for it comes behind. */
+static int write_node(const struct ph_tx *tx, uint64_t offset)
+{
+    const uint8_t *data = ph_core_of(tx->log, offset)->data + ph_local(offset);
+    struct ph_node node;
+    memcpy(&node, data, sizeof node);
+    uint64_t room = PH_NODE_FIRST + PH_NODE_SLOT * (uint64_t)node.count;
+    if (node.magic != PH_NODE_MAGIC || node.top >= PH_MAP_NODE || room + PH_ROOM_LEAST > node.top)
+        return write_fresh(tx, offset, PH_MAP_NODE, 0);
+    int failed = write_fresh(tx, offset, room, 0);
+    return failed < 0 ? failed : write_fresh(tx, offset + node.top, PH_MAP_NODE - node.top, 0);
 }
 
 /* [R19] The final bytes of a snapshot; in a process heap they are where they belong. */
@@ -49,6 +68,8 @@ static int write_all_fresh(const struct ph_tx *tx, uint64_t from, uint64_t to, i
         const struct ph_tx_block *first = &ph_fresh(tx)[i];
         if (first->is_cancelled)
             i++;
+        else if (first->is_node && !is_durable && tx->log->power)
+            failed = write_node(tx, ph_fresh(tx)[i++].offset);
         else
             failed = write_fresh(tx, first->offset, piece(ph_fresh(tx), to, &i), is_durable);
     }

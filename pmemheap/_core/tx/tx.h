@@ -13,6 +13,7 @@ struct ph_tx_block {
     uint64_t nbytes;
     uint8_t is_cancelled; /* of a reserved block: enum below */
     uint8_t is_written;   /* bytes of it were collected */
+    uint8_t is_node;      /* of a map: the room between its slots and its entries means nothing */
 };
 
 enum {
@@ -85,6 +86,8 @@ void ph_tx_restart(struct ph_tx *tx);
 
 /* Failures are those of the allocator core and of the log; a failure has changed nothing. */
 int64_t ph_tx_malloc(struct ph_tx *tx, uint64_t arena, uint64_t size, uint64_t align);
+/* ph_tx_say_node -- the block that was reserved last is to be a node of a map. */
+void ph_tx_say_node(struct ph_tx *tx);
 /* ph_tx_own -- a block that was reserved outside, by ph_reserve_large, is the transaction's. */
 int ph_tx_own(struct ph_tx *tx, uint64_t offset);
 /* ph_tx_disown -- give such a block back. */
