@@ -43,6 +43,7 @@ _OLD_SECONDS = 30.0
 _LOG_GROWTH = 4
 _PROCESS_LOG_MOST = 1 << 20  # a checkpoint syncs nothing there, it only costs its 0.1 ms
 _READY_LEAST = 1 << 20
+_LOG_SHARE = 32  # of a closed heap at most
 _SOON_SECONDS = 10.0
 
 
@@ -444,6 +445,13 @@ class RedoLog(native.LogCore):
         self._move(log.address, size, offset, epoch)
         self._blocks = None
         medium.logs.take_next()
+
+    def end(self, data_bytes: int) -> None:
+        """Let the homes catch up before the heap closes; a log that is large beside them goes."""
+        if self.size > data_bytes // _LOG_SHARE:
+            with suppress(OutOfSpaceError):  # a full disk has no room for the small one
+                self.shrink()
+        self.checkpoint()
 
     def shrink(self) -> None:
         """Move to a small log when this one is large and nothing keeps it; cut the file."""

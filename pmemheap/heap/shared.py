@@ -22,6 +22,7 @@ from pmemheap.heap.gate import Gate
 from pmemheap.heap.lock import Lock
 from pmemheap.native import LogCore
 from pmemheap.native.constants import State
+from pmemheap.units import UNIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,14 +69,16 @@ class Shared:
         The snapshots of this process, if there may be any.
     ages : Ages or None
         When eras began, and a limit for old snapshots, if there may be any.
+    filled_to : int
+        No block from here on in the file was filled by a call; see `filling`.
     instance : bytes
         Tells this opening of the heap from others of the same file.
     """
 
     __slots__ = (
         "__weakref__", "ages", "arenas", "attach_again", "decay", "default", "extents", "file",
-        "gate", "identity", "instance", "is_power", "kept_regions", "lock", "log", "medium",
-        "member", "name", "pins", "readonly", "redo", "roots", "scratch", "writable",
+        "filled_to", "gate", "identity", "instance", "is_power", "kept_regions", "lock", "log",
+        "medium", "member", "name", "pins", "readonly", "redo", "roots", "scratch", "writable",
     )  # fmt: skip
 
     arenas: Arenas
@@ -101,6 +104,7 @@ class Shared:
         self.medium, self.roots = medium, roots
         self.identity, self.name, self.decay = identity, name, decay
         self.instance: bytes = os.urandom(8)
+        self.filled_to: int = 0
         self.file: FileMedium | None = medium if isinstance(medium, FileMedium) else None
         self.readonly: bool = self.file is not None and self.file.readonly
         self.writable: FileMedium | None = None if self.readonly else self.file
@@ -233,7 +237,7 @@ class Shared:
         file = self.file
         if self.redo is not None and file is not None and not (file.is_clean or file.sync_failed):
             self.redo.append(b"", 0, file.file_end, needed=True)
-            self.redo.checkpoint()
+            self.redo.end(sum(space.region.nunits for space in self.spaces()) * UNIT)
 
     def end_watch(self) -> None:
         """Have the layers that watch write what they have, before the memory goes."""
