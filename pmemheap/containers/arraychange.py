@@ -35,6 +35,7 @@ from pmemheap.containers.arraytypes import raw_bytes
 from pmemheap.containers.glances import kept_views
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.heap.arena import Arena
+from pmemheap.heap.filling import fill
 from pmemheap.heap.place import place_of
 from pmemheap.heap.transaction import Savepoint, Transaction
 from pmemheap.native.constants import UnitState
@@ -102,6 +103,13 @@ class Change:
             raise UsageError(
                 f"array: a shape that numpy can have expected, {entry.shape} found: {error}"
             ) from error
+
+    def fill(self, entry: Entry, rows: np.ndarray[Any, Any], data: np.ndarray[Any, Any]) -> None:
+        """Give rows that `make` has returned their elements."""
+        if data.dtype == entry.dtype and data.flags.c_contiguous:
+            fill(self._tx, entry.offset, raw_bytes(data.reshape(-1)))
+        else:
+            rows[...] = data
 
     def _reserved(self, nbytes: int, in_place: bool) -> int:
         if in_place or nbytes >= LARGE_BYTES:

@@ -278,7 +278,7 @@ class Arrays(OrderedMapping[str, Any]):
         """Make a block with the rows of a new array, and give a name its entry."""
         made, rows = change.make(Entry(new.dtype, new.shape, 0, 0, attributes), in_place)
         if new.rows is not None:
-            rows[...] = new.rows
+            change.fill(made, rows, new.rows)
         elif new.fill is None:
             rows.reshape(-1).view("u1").fill(0)
         else:
