@@ -112,22 +112,39 @@ def _initializer(cls: type, fields: dict[str, _Field]) -> Callable[..., None]:
         if each.default_factory is not _MISSING
     }
     has_more = hasattr(cls, "__post_init__")
+    count = len(names)
+    store = _store_in_slots if "__slots__" in vars(cls) else _store
 
     def __init__(self: Any, *args: Any, **named: Any) -> None:  # noqa: N807
+        if len(args) == count and not named:
+            store(self, zip(names, args, strict=True))
+        else:
+            store(self, completed(self, args, named).items())
+        if has_more:
+            self.__post_init__()
+
+    def completed(self: Any, args: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+        """Return the values of all fields, in their order."""
         given = dict(zip(names, args, strict=False)) | named
-        count = len(given)
+        is_once = len(given) == len(args) + len(named)
         given = defaults | given
         for name, make in factories.items():
             if name not in given:
                 given[name] = make()
-        if count != len(args) + len(named) or given.keys() != names.keys():
+        if not is_once or given.keys() != names.keys():
             raise TypeError(_fault(type(self).__name__, names, args, named))
-        for name in names:
-            _set(self, name, given[name])
-        if has_more:
-            self.__post_init__()
+        return {name: given[name] for name in names}
 
     return __init__
+
+
+def _store(self: Any, values: Iterable[tuple[str, Any]]) -> None:
+    self.__dict__.update(values)
+
+
+def _store_in_slots(self: Any, values: Iterable[tuple[str, Any]]) -> None:
+    for name, value in values:
+        _set(self, name, value)
 
 
 def _fault(cls: str, names: Iterable[str], args: tuple[Any, ...], named: dict[str, Any]) -> str:
