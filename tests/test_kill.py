@@ -53,7 +53,7 @@ def test_killed_before_a_change_of_the_file(
 
 def test_killed_at_any_time(place: tuple[Path, str]) -> None:
     rounds = Rounds(*place, seed=1)
-    rounds.run(30, most=180)  # a slow machine meets less in as many
+    rounds.run(20, most=180)  # a slow machine meets less in as many
     rounds.require()
 
 

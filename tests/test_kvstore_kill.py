@@ -21,5 +21,5 @@ def test_killed_at_any_time(tmp_path: Path) -> None:
             for operations in (1, TEN):
                 path = where / f"{number} {operations}.kv"
                 rounds = Rounds(path, named(durability), operations, seed=number, counts=counts)
-                rounds.run(16)
+                rounds.run(10)
     rounds.require()
