@@ -121,9 +121,9 @@ class Ages:
             del self._begun[old]
 
     def since(self, era: int, commit: int) -> tuple[float, int]:
-        """Return seconds and commits since the end of an era; 0 of one that goes on."""
-        began, number = self._begun.get(era + 1, (None, 0))
-        return (0.0, 0) if began is None else (time.monotonic() - began, commit - number)
+        """Return seconds and commits since an era had ended; 0 where that is not known."""
+        ended = next((begun for later, begun in self._begun.items() if later > era), None)
+        return (0.0, 0) if ended is None else (time.monotonic() - ended[0], commit - ended[1])
 
     def has_age(self, seconds: float | None) -> bool:
         """Tell whether an era that somebody may have pinned ended longer ago than that."""

@@ -163,7 +163,7 @@ def recycle(shared: Shared) -> int:
     return nbytes
 
 
-def recycle_if_worth(shared: Shared, heap_bytes: int) -> None:
+def recycle_if_worth(shared: Shared, heap_bytes: int) -> int:
     """Do the same when enough was freed for it.
 
     Half of what a reader may hold back is enough: one that goes on as often never holds more.
@@ -175,7 +175,8 @@ def recycle_if_worth(shared: Shared, heap_bytes: int) -> None:
         if held and held.nbytes is not None:
             least = min(least, held.nbytes // 2)
         if nbytes >= least:
-            recycle(shared)
+            return recycle(shared)
+    return 0
 
 
 # ---------------------------------------------------------------- snapshots

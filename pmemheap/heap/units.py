@@ -118,8 +118,12 @@ def _refill_end(space: Space, nunits: int) -> None:
 
 
 def refill_units(space: Space, nunits: int) -> None:
-    """Bring the pool nearer to a range of so many units, 64 at most."""
-    _release_quarantine(space)
+    """Bring the pool nearer to a range of so many units, 64 at most.
+
+    What was released may do. To add to it each time would let a heap grow for ever.
+    """
+    if _release_quarantine(space):
+        return
     try:
         space.supply.refill(nunits)
     except OverBudgetError:
@@ -137,18 +141,22 @@ def _units_for_pool(size: int, align: int) -> int:
     return min(-(-size // UNIT), POOL_MOST) if found is None else found.run_units
 
 
-def _release_quarantine(space: Space) -> None:
-    """Before a heap grows: let go what was freed and only waits for a sync [R6], or for readers."""
-    shared = space.shared
+def _release_quarantine(space: Space) -> bool:
+    """Before a heap grows: let go what was freed and only waits for a sync [R6], or for readers.
+
+    Tell whether that was anything.
+    """
+    shared, released = space.shared, 0
     if shared.pins is not None:
-        readers.recycle_if_worth(shared, space.region.nunits * UNIT)
+        released = readers.recycle_if_worth(shared, space.region.nunits * UNIT)
         require_held(space)
     redo = shared.redo
     if redo is None or not shared.is_power:
-        return
+        return released > 0
     held = space.core.unsynced
     if held > max(_QUARANTINE_LEAST, space.region.nunits * UNIT // _QUARANTINE_SHARE):
         redo.sync_log()
+    return released > 0 or space.core.unsynced < held
 
 
 def emptied_quarantine(space: Space) -> bool:

@@ -170,12 +170,17 @@ struct ph_tag {
     uint64_t offset, nbytes; /* blocks that lie in one piece */
 };
 
+struct ph_era {
+    uint64_t now;   /* what is freed gets this as its tag; from 1 on */
+    uint64_t freed; /* bytes that got it */
+};
+
 struct ph_tags {
     struct ph_tag *items; /* a ring; its capacity is a power of two */
     uint64_t capacity, first, count;
     uint64_t awaited;     /* frees that get a tag when their record is applied; there is room for these tags */
     uint64_t bytes;       /* with a tag */
-    const uint64_t *era;  /* that of the log; NULL: nothing gets a tag */
+    struct ph_era *era;   /* that of the log; NULL: nothing gets a tag */
 };
 
 struct ph_dirty {

@@ -46,13 +46,15 @@ void ph_tag(struct ph_tags *tags, uint64_t offset, uint64_t nbytes)
 {
     struct ph_tag *newest = tags->count == 0 ? NULL : (struct ph_tag *)ph_tags_at(tags, tags->count - 1);
     PH_ASSERT(!ph_is_tagged(tags, offset, nbytes));
+    uint64_t era = tags->era->now;
     tags->bytes += nbytes;
-    if (newest != NULL && continues(newest, *tags->era, offset)) {
+    tags->era->freed += nbytes;
+    if (newest != NULL && continues(newest, era, offset)) {
         newest->nbytes += nbytes;
         return;
     }
-    PH_ASSERT(tags->count < tags->capacity && (newest == NULL || newest->era <= *tags->era));
-    tags->items[(tags->first + tags->count++) & (tags->capacity - 1)] = (struct ph_tag){*tags->era, offset, nbytes};
+    PH_ASSERT(tags->count < tags->capacity && (newest == NULL || newest->era <= era));
+    tags->items[(tags->first + tags->count++) & (tags->capacity - 1)] = (struct ph_tag){era, offset, nbytes};
 }
 
 /* A log that somebody has changed may free more than it did: that gets no tag, and stays in quarantine. */

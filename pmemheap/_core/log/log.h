@@ -67,7 +67,7 @@ struct ph_log {
     uint8_t awaited;   /* the record that is being built is synced as soon as it is appended */
     uint8_t copies;    /* there may be readers of snapshots: what a commit can reach is copied, not edited in place [Q5] */
     uint16_t arenas;   /* homes from here on are not in use */
-    uint64_t era;      /* what is freed now gets this as its tag [Q3]; from 1 on */
+    struct ph_era era; /* the tag of what is freed [Q3] */
     struct ph_root_slot *roots; /* the root table as of the last commit, while it copies; NULL */
     uint64_t roots_used; /* slots from here on are free */
     uint64_t begun;                 /* transactions, since open */
@@ -121,7 +121,8 @@ int ph_log_room(const struct ph_log *log, uint64_t bytes, uint64_t spare);
 int ph_log_apply(struct ph_log *log, uint64_t upto);
 /* ph_set_copies -- there may be readers of snapshots, in an era or a later one: what is freed gets tags; or there are none any more: all
  * that has a tag is recycled. PH_L_NOMEM with nothing changed.
- * ph_set_era -- what is freed from now on has another tag; never an older one.
+ * ph_set_era -- what is freed from now on has another tag; never an older one. ph_end_era -- the same, and readers see it, when much was
+ * freed: what they begin then keeps nothing of before.
  * ph_recycle -- what has a tag below a bound becomes free: how many bytes. What it stores is noted, as that of a call.
  * ph_tags_join -- an arena has a log, or another one.
  * ph_tagged -- bytes and tags of all arenas, and the oldest era, 0 without one.
@@ -131,8 +132,9 @@ struct ph_tagged {
 };
 int ph_set_copies(struct ph_log *log, int copies, uint64_t era);
 void ph_set_era(struct ph_log *log, uint64_t era);
+void ph_end_era(struct ph_log *log);
 uint64_t ph_recycle(struct ph_log *log, uint64_t bound);
-void ph_tags_join(const struct ph_log *log, struct ph_heap *h);
+void ph_tags_join(struct ph_log *log, struct ph_heap *h);
 struct ph_tagged ph_tagged(const struct ph_log *log);
 uint64_t ph_tagged_since(const struct ph_log *log, uint64_t era);
 /* ph_log_has_header -- whether the header is still the one of the heap that was opened. */

@@ -6,6 +6,8 @@
  */
 #include "log/log.h"
 
+enum { PH_ERA_BYTES = 512 * 1024 }; /* freed in an era */
+
 /* What is told of the arenas of a log, one after the other. */
 static struct ph_heap *next_core(const struct ph_log *log, uint32_t *arena)
 {
@@ -57,11 +59,19 @@ uint64_t ph_tagged_since(const struct ph_log *log, uint64_t era)
 
 void ph_set_era(struct ph_log *log, uint64_t era)
 {
-    if (era > log->era)
-        log->era = era;
+    if (era > log->era.now)
+        log->era = (struct ph_era){.now = era};
 }
 
-void ph_tags_join(const struct ph_log *log, struct ph_heap *h)
+void ph_end_era(struct ph_log *log)
+{
+    if (PH_LIKELY(log->era.freed < PH_ERA_BYTES) || log->header == NULL)
+        return;
+    ph_set_era(log, log->era.now + 1);
+    ph_put_word((uint64_t *)(log->header + PH_ERA_AT), log->era.now);
+}
+
+void ph_tags_join(struct ph_log *log, struct ph_heap *h)
 {
     h->tags.era = log->copies ? &log->era : NULL;
     ph_set_journal(h, (enum ph_durability)h->journal->durability);
@@ -77,7 +87,7 @@ static int make_room(const struct ph_log *log)
     return 0;
 }
 
-static void begin_tags(const struct ph_log *log)
+static void begin_tags(struct ph_log *log)
 {
     uint32_t arena = 0;
     for (struct ph_heap *h; (h = next_core(log, &arena)) != NULL;) {
@@ -86,7 +96,7 @@ static void begin_tags(const struct ph_log *log)
     }
 }
 
-static void end_tags(const struct ph_log *log)
+static void end_tags(struct ph_log *log)
 {
     uint32_t arena = 0;
     for (struct ph_heap *h; (h = next_core(log, &arena)) != NULL;) {

@@ -230,6 +230,7 @@ static int64_t commit(struct ph_tx *tx, const void *others, uint64_t length, uin
     if (!log->awaited)
         ph_tx_unpin_changes(tx);
     ph_tx_close_undo(tx);
+    ph_end_era(log);
     return end;
 }
 
