@@ -10,6 +10,8 @@ except `format_bytes`, which is for eyes. This module imports nothing of ours.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = [
     "GRANULE",
     "PAGE",
@@ -24,6 +26,7 @@ __all__ = [
     "format_bytes",
     "is_aligned",
     "is_power_of_two",
+    "merged",
     "parse_bytes",
 ]
 
@@ -75,6 +78,24 @@ def is_power_of_two(value: int) -> bool:
     [1, 2, 4, 8]
     """
     return value > 0 and value & (value - 1) == 0
+
+
+def merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ranges (start, length) by start, of which those that touch are one.
+
+    Examples
+    --------
+    >>> merged([(8, 2), (0, 4), (4, 4)])
+    [(0, 10)]
+    """
+    found: list[tuple[int, int]] = []
+    for start, length in sorted(ranges):
+        if found and sum(found[-1]) == start:
+            first, before = found.pop()
+            found.append((first, before + length))
+        else:
+            found.append((start, length))
+    return found
 
 
 def counted(count: int, noun: str) -> str:

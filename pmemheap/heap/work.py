@@ -18,7 +18,7 @@ from pmemheap.heap.refusing import raise_died, refuse_in_transaction
 from pmemheap.heap.space import Space
 from pmemheap.native.constants import Format, Refusal, TxState
 from pmemheap.native.rules import Rule, omitted
-from pmemheap.units import GRANULE, UNIT, MiB
+from pmemheap.units import GRANULE, UNIT, MiB, merged
 
 __all__ = ["Work", "move", "try_reserve"]
 
@@ -95,7 +95,7 @@ class Work(native.TxCore):
         if self._fits_record(space):
             return
         changes = self._fresh_changes()
-        ranges = _joined(self._fresh())
+        ranges = merged(self._fresh())
         file = space.shared.file
         assert file is not None
         if not omitted(Rule.DATA_FIRST):
@@ -110,20 +110,8 @@ class Work(native.TxCore):
         nbytes, most = self._fresh_bytes(), redo.size // 4
         if nbytes <= min(INLINE_MOST, most):
             return True
-        is_scattered = len(_joined(self._fresh())) > _RANGES_SYNCED_ONE_BY_ONE
+        is_scattered = len(merged(self._fresh())) > _RANGES_SYNCED_ONE_BY_ONE
         return is_scattered and nbytes <= min(_SCATTERED_MOST, most)
-
-
-def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return (offset, bytes) in order, neighbours as one."""
-    joined: list[tuple[int, int]] = []
-    for offset, nbytes in sorted(ranges):
-        if joined and sum(joined[-1]) == offset:
-            first, before = joined.pop()
-            joined.append((first, before + nbytes))
-        else:
-            joined.append((offset, nbytes))
-    return joined
 
 
 def _sync_ranges(space: Space, file: FileMedium, ranges: list[tuple[int, int]]) -> None:

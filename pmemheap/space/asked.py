@@ -15,6 +15,7 @@ from typing import NoReturn, Protocol
 
 from pmemheap.errors import StrategyError, UsageError
 from pmemheap.protocols import SPACE_MARGIN, Space
+from pmemheap.units import merged
 
 __all__ = ["Asked", "Change", "FreeRanges", "Prototype", "prototype_of"]
 
@@ -188,20 +189,8 @@ class Asked:
         if self._is_stale:
             return
         if isinstance(self._space, Iterable):
-            found, expected = _merged(self._space), list(ranges)
+            found, expected = merged(self._space), list(ranges)
             assert found == expected, f"{self.name}: {expected} expected free, {found}"
         verify = getattr(self._space, "check", None)
         if verify is not None:
             verify()
-
-
-def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return ranges by start, of which those that touch are one."""
-    found: list[tuple[int, int]] = []
-    for start, length in sorted(ranges):
-        if found and sum(found[-1]) == start:
-            first, before = found.pop()
-            found.append((first, before + length))
-        else:
-            found.append((start, length))
-    return found
