@@ -17,8 +17,8 @@ from pmemheap.errors import CorruptHeapError
 from pmemheap.file import identity
 from pmemheap.testing import CrashStates, Image, Kind
 
-STATES = 8_000
-"""About three in four of what programs of one operation leave, on heaps without own rows."""
+STATES = 9_000
+"""About four in five of what programs of one operation leave, on heaps without own rows."""
 ON_ROWS = (
     "rows", "rows-abort", "row", "rows-cut", "swap lazy", "bare-free", "rows-held lazy", "trim",
 )  # fmt: skip
