@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _MISSING: Final = object()
-_set = object.__setattr__
 
 
 class _Field:
@@ -113,13 +112,12 @@ def _initializer(cls: type, fields: dict[str, _Field]) -> Callable[..., None]:
     }
     has_more = hasattr(cls, "__post_init__")
     count = len(names)
-    store = _store_in_slots if "__slots__" in vars(cls) else _store
 
     def __init__(self: Any, *args: Any, **named: Any) -> None:  # noqa: N807
         if len(args) == count and not named:
-            store(self, zip(names, args, strict=True))
+            self.__dict__.update(zip(names, args, strict=True))
         else:
-            store(self, completed(self, args, named).items())
+            self.__dict__.update(completed(self, args, named))
         if has_more:
             self.__post_init__()
 
@@ -136,15 +134,6 @@ def _initializer(cls: type, fields: dict[str, _Field]) -> Callable[..., None]:
         return {name: given[name] for name in names}
 
     return __init__
-
-
-def _store(self: Any, values: Iterable[tuple[str, Any]]) -> None:
-    self.__dict__.update(values)
-
-
-def _store_in_slots(self: Any, values: Iterable[tuple[str, Any]]) -> None:
-    for name, value in values:
-        _set(self, name, value)
 
 
 def _fault(cls: str, names: Iterable[str], args: tuple[Any, ...], named: dict[str, Any]) -> str:

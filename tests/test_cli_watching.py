@@ -102,6 +102,18 @@ def test_info_names_the_writer(path: Path, capsys: pytest.CaptureFixture[str]) -
         )
 
 
+def test_damage_that_is_met_beside_the_writer_names_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def contradicted(_: pmemheap.Heap) -> None:
+        raise pmemheap.CorruptHeapError("descriptor 5: a sound table expected")
+
+    monkeypatch.setattr("pmemheap.cli.watching.by_arena", contradicted)
+    with pmemheap.Heap.open(path):
+        assert main(["stats", str(path)]) == ExitCode.CORRUPT
+    assert str(path) in capsys.readouterr().err
+
+
 def test_what_is_no_heap_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     garbage = tmp_path / "garbage"
     garbage.write_bytes(bytes(2 << 20))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from heap_world import redo_of
 
 from pmemheap import DurabilityName, Heap, OutOfSpaceError
 from pmemheap.containers import SortedMap
-from pmemheap.file.redo import RedoLog
 from pmemheap.format import layout
 from pmemheap.format.superblock import newest_superblock
 from pmemheap.testing import Crash, Image, Kind
@@ -17,12 +17,6 @@ from pmemheap.units import KiB, MiB
 
 DURABILITIES = ["process", "power"]
 CONTENT = {b"%d" % number: b"v" * 300 for number in range(100)}
-
-
-def redo_of(heap: Heap) -> RedoLog:
-    redo = heap._space.shared.redo
-    assert redo is not None
-    return redo
 
 
 def log_bytes(path: Path) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pmemheap.errors import CorruptHeapError, HeapBusyError
@@ -23,21 +23,36 @@ __all__ = ["looked_at"]
 @contextmanager
 def looked_at(path: Path) -> Iterator[Heap]:
     """Open a heap file to look at it once."""
-    try:
-        heap = Heap.open(path, readonly=True, headroom=0, decay=None)
-    except HeapBusyError:
-        heap = _attached(path)
-    with heap:
-        yield heap
+    heap = _opened(path)
+    if heap is not None:
+        with heap:
+            yield heap
+    else:
+        with _named(path), _attached(path) as attached:
+            yield attached
+
+
+def _opened(path: Path) -> Heap | None:
+    """Open a heap file; None if somebody writes to it who lets no readers in."""
+    with suppress(HeapBusyError):
+        return Heap.open(path, readonly=True, headroom=0, decay=None)
+    return None
 
 
 def _attached(path: Path) -> Heap:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return Heap.attach(fd, headroom=0, decay=None)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say which file it is: an attached heap knows its descriptor."""
+    try:
+        yield
     except HeapBusyError as error:
         raise HeapBusyError(f"heap file {str(path)!r}: {error}", filename=str(path)) from error
     except CorruptHeapError as error:
         raise CorruptHeapError(f"heap file {str(path)!r}: {error}") from error
-    finally:
-        os.close(fd)

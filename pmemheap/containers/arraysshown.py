@@ -9,20 +9,16 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 from pmemheap.containers.arrayentry import Entry, rows_bytes
 from pmemheap.containers.arraylives import Life
 from pmemheap.containers.arraystore import ArrayStore, require_catalogue
-from pmemheap.containers.arraytypes import numpy
 from pmemheap.containers.sortedmap import SortedMap
 from pmemheap.errors import UsageError
 from pmemheap.file.pins import Pin
 from pmemheap.heap.sharing import exported
 from pmemheap.heap.snapshots import Snapshot
-
-if TYPE_CHECKING:
-    import numpy as np
 
 __all__ = ["shown_arrays"]
 
@@ -65,18 +61,14 @@ class ShownArrays(ArrayStore):
         """Return the number of rows: there are to be no more."""
         return entry.length
 
-    def shown(self, entry: Entry) -> np.ndarray[Any, Any]:
-        """Return the rows, read-only; UsageError if they are not mapped."""
-        array: np.ndarray[Any, Any] = numpy().ndarray(entry.shape, entry.dtype, self._view(entry))
-        return array
-
-    def glance(self, entry: Entry) -> AbstractContextManager[memoryview]:
-        """Return a view of the rows; UsageError if they are not mapped."""
-        return nullcontext(self._view(entry))
-
-    def _view(self, entry: Entry) -> memoryview:
+    def view(self, entry: Entry) -> memoryview:
+        """Return the bytes of the rows, read-only; UsageError if they are not mapped."""
         nbytes = rows_bytes(entry, entry.length)
         return memoryview(exported(self.heap, entry.offset, nbytes, self.pin, "snapshot"))
+
+    def glance(self, entry: Entry) -> AbstractContextManager[memoryview]:
+        """Return `view`, which keeps nobody from anything."""
+        return nullcontext(self.view(entry))
 
 
 def shown_arrays(snapshot: Snapshot, name: str) -> ShownArrays:

@@ -23,7 +23,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pmemheap.containers import arrayentry
-from pmemheap.containers.arrayentry import DESCRIBED, FIRST, MARK, OWN, Entry
+from pmemheap.containers.arrayentry import DESCRIBED, FIRST, MARK, OWN, Entry, rows_bytes
 from pmemheap.containers.arraylives import Life, life_at
 from pmemheap.containers.arraytypes import numpy
 from pmemheap.containers.glances import Glance
@@ -146,10 +146,13 @@ class ArrayStore:
         """Return the bytes of the block of an array; UsageError without it."""
         return self.heap.usable_size(entry.offset)
 
+    def view(self, entry: Entry) -> memoryview:
+        """Return the bytes of the rows, a view of users; UsageError without the block."""
+        return self.heap.view(entry.offset, rows_bytes(entry, entry.length))
+
     def shown(self, entry: Entry) -> np.ndarray[Any, Any]:
-        """Return the rows, through a view of users; UsageError without the block."""
-        view = self.heap.view(entry.offset, max(entry.nbytes, 1))
-        array: np.ndarray[Any, Any] = numpy().ndarray(entry.shape, entry.dtype, view)
+        """Return the rows, over `view`."""
+        array: np.ndarray[Any, Any] = numpy().ndarray(entry.shape, entry.dtype, self.view(entry))
         return array
 
     def glance(self, entry: Entry) -> AbstractContextManager[memoryview]:
@@ -182,8 +185,8 @@ class ArrayStore:
     def arenas(self) -> list[Arena]:
         """Return the arenas that are there for arrays, empty ones as well."""
         possible = {f"{self.name}.{number}" for number in range(ARENAS_MOST)}
-        found = possible.intersection(self.heap.arenas())
-        return [self.heap.arena(name, create=False) for name in found]
+        names = (name for name in self.heap.arenas() if name in possible)
+        return [self.heap.arena(name, create=False) for name in names]
 
 
 def is_empty(arena: Arena) -> bool:

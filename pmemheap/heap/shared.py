@@ -171,6 +171,11 @@ class Shared:
         """Return the memory of the open arenas."""
         return [space.region for space in self.spaces()]
 
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of the units of all open arenas."""
+        return sum(space.region.nunits for space in self.spaces()) * UNIT
+
     def spaces_and_scratch(self) -> list[Space]:
         """Return the open arenas, that of scratch regions as the last."""
         spaces = list(self.spaces())
@@ -237,7 +242,7 @@ class Shared:
         file = self.file
         if self.redo is not None and file is not None and not (file.is_clean or file.sync_failed):
             self.redo.append(b"", 0, file.file_end, needed=True)
-            self.redo.end(sum(space.region.nunits for space in self.spaces()) * UNIT)
+            self.redo.end(self.data_bytes)
 
     def end_watch(self) -> None:
         """Have the layers that watch write what they have, before the memory goes."""

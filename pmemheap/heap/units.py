@@ -146,17 +146,18 @@ def _release_quarantine(space: Space) -> bool:
 
     Tell whether that was anything.
     """
-    shared, released = space.shared, 0
+    shared, has_released = space.shared, False
     if shared.pins is not None:
-        released = readers.recycle_if_worth(shared, space.region.nunits * UNIT)
+        has_released = readers.recycle_if_worth(shared, space.region.nunits * UNIT) > 0
         require_held(space)
     redo = shared.redo
     if redo is None or not shared.is_power:
-        return released > 0
+        return has_released
     held = space.core.unsynced
     if held > max(_QUARANTINE_LEAST, space.region.nunits * UNIT // _QUARANTINE_SHARE):
         redo.sync_log()
-    return released > 0 or space.core.unsynced < held
+        has_released |= space.core.unsynced < held
+    return has_released
 
 
 def emptied_quarantine(space: Space) -> bool:

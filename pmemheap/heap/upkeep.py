@@ -12,7 +12,6 @@ from pmemheap.heap.lock import is_changing
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space
 from pmemheap.native.constants import State
-from pmemheap.units import UNIT
 
 __all__ = ["make_log_ready", "make_log_room", "run"]
 
@@ -127,8 +126,7 @@ def _give_back(space: Space, is_idle: bool) -> None:
 
 
 def _is_much(shared: Shared, nbytes: int) -> bool:
-    units = sum(space.region.nunits for space in shared.spaces())
-    return nbytes > DECAY_SHARE * UNIT * units
+    return nbytes > DECAY_SHARE * shared.data_bytes
 
 
 def _stop_decay(space: Space, error: Exception) -> None:
