@@ -91,6 +91,42 @@ def test_a_view_keeps_its_bytes_while_leaves_share(memory: Heap) -> None:
     require(made, {**entries, **more})
 
 
+def full_leaves(made: SortedMap, count: int) -> list[list[int]]:
+    """Put even numbers in order until so many leaves are full; return what is in each."""
+    leaves: list[list[int]] = []
+    for number in range(0, 1 << 16, 2):
+        before = made.statistics().leaves
+        made[b"%08d" % number] = VALUE
+        if made.statistics().leaves > before:
+            if len(leaves) == count:
+                del made[b"%08d" % number]
+                break
+            leaves.append([])
+        leaves[-1].append(number)
+    return leaves
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+def test_a_full_leaf_shares_with_one_whose_room_is_waste(heap: Heap, where: str) -> None:
+    """A leaf that was split keeps its first half where it lay, all over the node."""
+    made = SortedMap(heap, "map")
+    leaves = full_leaves(made, 3)
+    split = leaves[1]
+    made[b"%08d" % (split[len(split) * 3 // 4] + 1)] = VALUE
+    parts = made.statistics()
+    assert (parts.leaves, parts.waste_bytes > NODE // 4) == (4, True)
+    if where == "behind":
+        made[b"%08d" % (leaves[0][5] + 1)] = VALUE
+    else:
+        for more in range(len(split) // 2 + 2):
+            made[b"%08d.%02d" % (split[-3], more)] = VALUE[3:]
+    after = made.statistics()
+    assert after.leaves == 4
+    assert after.waste_bytes < NODE // 8
+    made.check()
+    assert len(made) == after.entries == len(dict(made))
+
+
 def test_a_transaction_that_is_taken_back_leaves_leaves_as_they_were(heap: Heap) -> None:
     draw = random.Random(3)
     entries = loaded(heap, draw, 400, lambda _: 100)

@@ -1,8 +1,9 @@
 /* map/share.c -- moving entries of a full leaf to one beside it that has room, so that it need not be split.
  *
  * The usual case touches little: the leaf beside gets the entries below its own; in the full one those that lie lowest
- * move to where others were. Of either only the entries that move are read. Where that will not do, because somebody
- * looks at values, or waste is in the way, both are arranged anew (map/neighbours.c). */
+ * move to where others were. Of either only the entries that move are read. The leaf beside is arranged anew if its room is
+ * waste, as that of one that was split; both are (map/neighbours.c) where that will not do: somebody looks at values, or
+ * waste of the full one is in the way. */
 #include "map/build.h"
 
 enum {
@@ -21,6 +22,7 @@ struct share {
     uint32_t all;      /* entries of the leaf with the new one, */
     uint32_t moved;    /* those of them that move, */
     uint32_t taken;    /* and those of these that are there already */
+    uint32_t nbytes;   /* of those that move, with their slots */
     int is_left;       /* they go to the leaf before */
     struct ph_map_item items[PH_SHARED_MOST], stays; /* from the edge on; the one behind them, which stays */
     struct gap gaps[PH_SHARED_MOST];                 /* where they lie, from the highest on */
@@ -57,18 +59,17 @@ static void keep_gap(struct share *share, const struct ph_map_item *item)
 /* Choose the entries that move: about `want` bytes, `room` at most. */
 static int choose(struct share *share, uint32_t want, uint32_t room)
 {
-    uint32_t nbytes = 0;
     for (uint32_t i = 0;; i++) {
         struct ph_map_item item;
         if (item_at(share, i, &item) < 0 || (i > 0 && !is_inward(share, &share->items[i - 1], &item)))
             return PH_M_CORRUPT;
         uint32_t more = PH_NODE_SLOT + ph_entry_bytes(&item);
-        if (i == PH_SHARED_MOST || i + 1 == share->all || nbytes + more / 2 > want || nbytes + more > room) {
+        if (i == PH_SHARED_MOST || i + 1 == share->all || share->nbytes + more / 2 > want || share->nbytes + more > room) {
             share->stays = item;
             return i != 0;
         }
         share->items[share->moved++] = item;
-        nbytes += more;
+        share->nbytes += more;
         if ((share->is_left ? i : share->all - 1 - i) != share->change->add_at)
             keep_gap(share, &item);
     }
@@ -154,9 +155,28 @@ static int give(struct share *share, uint64_t offset)
     return 1;
 }
 
+/* Change a leaf whose room is waste. */
+static int receive_anew(const struct share *share, const struct ph_map_neighbour *other)
+{
+    struct ph_map_build *b = share->b;
+    uint64_t at;
+    int count = ph_map_read_entries(b, other->node, share->is_left ? 0 : share->moved);
+    struct ph_map_item *own = share->is_left ? b->entries : b->entries + share->moved, *come = b->entries;
+    if (count <= 0 || ph_map_bytes_of(own, (uint32_t)count) != other->used)
+        return PH_M_CORRUPT;
+    if (share->is_left)
+        come += count;
+    for (uint32_t i = 0; i < share->moved; i++)
+        come[share->is_left ? i : share->moved - 1 - i] = share->items[i];
+    int failed = ph_map_arrange(b, other->offset, 0, other->node, b->entries, (uint32_t)count + share->moved, &at);
+    return failed < 0 ? failed : 1;
+}
+
 /* Change the leaf that has room. */
 static int receive(const struct share *share, const struct ph_map_neighbour *other)
 {
+    if (share->nbytes > ph_node_room(other->node))
+        return receive_anew(share, other);
     struct ph_map_edit *edit = ph_map_edit_of(share->b, other->offset);
     struct ph_map_item edge;
     if (edit == NULL)
@@ -197,7 +217,8 @@ int ph_map_share_some(struct ph_map_build *b, const struct ph_map_step *above, c
         || (ph_map_copies(b) && !ph_tx_has_made(b->tx, other->offset)))
         return 0;
     look_ahead(&share);
-    int done = choose(&share, (used - other->used) / 2, ph_node_room(other->node));
+    uint32_t room = ph_map_is_kept(b, other->offset) ? ph_node_room(other->node) : PH_MAP_NODE - other->used;
+    int done = choose(&share, (used - other->used) / 2, room);
     if (done > 0)
         done = give(&share, above[1].node);
     if (done > 0)
