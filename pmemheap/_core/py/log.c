@@ -303,6 +303,7 @@ static void log_dealloc(PyObject *object)
         PyThread_free_lock(self->syncing);
     if (self->writer != NULL)
         PyThread_free_lock(self->writer);
+    ph_tx_fini(&self->spare);
     ph_log_fini(&self->log);
     ph_free_object(object);
 }

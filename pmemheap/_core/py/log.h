@@ -22,6 +22,7 @@ struct log_object {
     PyThread_type_lock writer;  /* held by the transaction that changes committed bytes */
     int has_writer;             /* the same, as far as who has the GIL can tell */
     struct tx_object *open;     /* the open transactions */
+    struct ph_tx spare;         /* memory of one that has ended, for the next */
     int gate;                   /* what a thread that wants the heap as it is lets nobody do meanwhile */
     struct ph_pace pace;
 };

@@ -23,7 +23,7 @@ static int tx_init(PyObject *object, PyObject *args, PyObject *keywords)
     self->heap = Py_NewRef(heap);
     self->thread = PyThread_get_thread_ident();
     self->durable = (char)durable;
-    ph_tx_init(&self->tx, &self->log->log);
+    ph_tx_start(&self->tx, &self->log->log, &self->log->spare);
     self->next = self->log->open;
     self->link = &self->log->open;
     if (self->next != NULL)
@@ -68,7 +68,7 @@ static void tx_dealloc(PyObject *object)
 
     if (self->log != NULL) {
         ph_tx_end(self);
-        ph_tx_fini(&self->tx);
+        ph_tx_leave(&self->tx, &self->log->spare);
         Py_DECREF(self->log);
         Py_DECREF(self->heap);
     }

@@ -119,6 +119,14 @@ int ph_tx_reserve(struct ph_tx *tx, struct ph_heap *h, uint64_t ranges, uint64_t
            ? PH_L_NOMEM : 0;
 }
 
+/* Whether the bytes that were collected last are of the same block, which is pinned for them then. */
+static int is_pinned(const struct ph_tx *tx, const struct ph_tx_aim *aim, uint64_t offset)
+{
+    const struct ph_tx_bytes *last = ph_writes(tx) + tx->writes.count - 1;
+    return tx->writes.count != 0 && !last->fresh && last->start == aim->block.offset
+        && last->offset >> PH_ARENA_SHIFT == offset >> PH_ARENA_SHIFT;
+}
+
 void ph_tx_store(struct ph_tx *tx, const struct ph_tx_aim *aim, uint64_t offset, const void *bytes, uint64_t nbytes)
 {
     uint64_t at = tx->used;
@@ -127,14 +135,16 @@ void ph_tx_store(struct ph_tx *tx, const struct ph_tx_aim *aim, uint64_t offset,
         ph_put(aim->block.arena->data + ph_local(offset), bytes, nbytes);
         return;
     }
+    uint8_t pinned = !aim->fresh && !tx->is_brief && PH_KEPT(R26) && !is_pinned(tx, aim, offset);
     if (aim->fresh)
         ph_tx_fresh(tx, offset - ph_local(offset) + aim->block.offset)->is_written = 1;
-    else if (PH_KEPT(R26))
+    else if (pinned)
         ph_pin_change(&aim->block); /* room in the table of refs is reserved */
     memcpy(tx->buffer + at, bytes, nbytes);
     tx->used += nbytes;
     ph_writes(tx)[tx->writes.count++] = (struct ph_tx_bytes){
         .offset = offset, .nbytes = nbytes, .at = at, .start = aim->block.offset, .fresh = aim->fresh,
+        .pinned = pinned,
     };
 }
 
@@ -210,8 +220,8 @@ void ph_tx_drop_writes(struct ph_tx *tx, uint64_t count)
 {
     while (tx->writes.count > count) {
         const struct ph_tx_bytes *one = &ph_writes(tx)[--tx->writes.count];
-        if (!one->fresh)
-            ph_tx_unpin_change(ph_core_of(tx->log, one->offset), one->start);
+        if (one->pinned)
+            ph_unpin_change(ph_core_of(tx->log, one->offset), one->start);
     }
 }
 

@@ -6,6 +6,11 @@
 
 #include "tx/internal.h"
 
+enum {
+    PH_LEFT_ITEMS = 4096,   /* a transaction leaves no more memory than for so many of each kind, */
+    PH_LEFT_BYTES = 1 << 18 /* and so many collected bytes */
+};
+
 void ph_tx_init(struct ph_tx *tx, struct ph_log *log)
 {
     memset(tx, 0, sizeof *tx);
@@ -31,8 +36,42 @@ void ph_tx_restart(struct ph_tx *tx)
     if (tx->index.count != 0)
         memset(tx->index.items, 0, tx->index.capacity * sizeof(uint32_t));
     tx->fresh.count = tx->index.count = tx->frees.count = tx->writes.count = tx->snapshots.count = 0;
+    tx->savepoints.count = tx->kept.count = tx->told.count = tx->named.count = 0;
+    tx->copies_from = UINT64_MAX;
     tx->used = tx->fresh_bytes = tx->fresh_changes = tx->fresh_durable = tx->rollbacks = 0;
     tx->images.has_strays = 0;
+    tx->told_ops = 0;
     tx->txid = 0;
     tx->number = ++tx->log->begun;
+}
+
+void ph_tx_start(struct ph_tx *tx, struct ph_log *log, struct ph_tx *spare)
+{
+    if (spare->log == NULL) {
+        ph_tx_init(tx, log);
+        return;
+    }
+    *tx = *spare;
+    memset(spare, 0, sizeof *spare);
+    ph_tx_restart(tx);
+}
+
+static int is_small(const struct ph_tx *tx)
+{
+    const struct ph_tx_list *lists[] = {&tx->fresh, &tx->frees, &tx->writes, &tx->snapshots, &tx->kept};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        if (lists[i]->capacity > PH_LEFT_ITEMS)
+            return 0;
+    return tx->images.pages.capacity <= PH_LEFT_ITEMS && tx->capacity <= PH_LEFT_BYTES;
+}
+
+void ph_tx_leave(struct ph_tx *tx, struct ph_tx *spare)
+{
+    if (spare->log != NULL || !is_small(tx)) {
+        ph_tx_fini(tx);
+        return;
+    }
+    ph_tx_images_drop(tx);
+    *spare = *tx;
+    memset(tx, 0, sizeof *tx);
 }

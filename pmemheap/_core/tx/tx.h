@@ -25,7 +25,8 @@ struct ph_tx_bytes {
     uint64_t offset, nbytes;
     uint64_t at;   /* where the bytes lie in the buffer */
     uint64_t start; /* where the block begins, as a byte index in its arena: that of the pin */
-    uint8_t fresh; /* in a block of this transaction: no pin, no log */
+    uint8_t fresh;  /* in a block of this transaction: no pin, no log */
+    uint8_t pinned; /* the block has a pin for them, and for those of it that stand behind */
 };
 
 struct ph_tx_list {
@@ -49,7 +50,7 @@ struct ph_tx {
     struct ph_tx_list fresh;     /* ph_tx_block: reserved */
     struct ph_tx_list index;     /* uint32_t: where in `fresh` an offset stands */
     struct ph_tx_list frees;     /* ph_tx_block: pinned */
-    struct ph_tx_list writes;    /* ph_tx_bytes: collected, pinned */
+    struct ph_tx_list writes;    /* ph_tx_bytes: collected */
     struct ph_tx_list snapshots; /* ph_tx_bytes: the old bytes, pinned */
     struct ph_tx_list savepoints; /* ph_tx_savepoint */
     struct ph_tx_list kept;      /* ph_tx_bytes: snapshots as they were at a savepoint */
@@ -67,6 +68,7 @@ struct ph_tx {
     uint64_t number;             /* of those of its log: no two have the same */
     uint64_t rollbacks;          /* how often it went back to a savepoint */
     uint32_t txid;
+    uint8_t is_brief;            /* nothing else runs before it ends: the blocks that it changes need no pins */
 };
 
 struct ph_tx_savepoint {
@@ -83,6 +85,10 @@ void ph_tx_init(struct ph_tx *tx, struct ph_log *log);
 void ph_tx_fini(struct ph_tx *tx);
 /* ph_tx_restart -- another transaction with the memory of one that was committed or aborted. */
 void ph_tx_restart(struct ph_tx *tx);
+/* ph_tx_start -- a transaction, with the memory that one before has left to `spare`, if it has.
+ * ph_tx_leave -- what ph_tx_fini does; its memory is left, if that is not much. */
+void ph_tx_start(struct ph_tx *tx, struct ph_log *log, struct ph_tx *spare);
+void ph_tx_leave(struct ph_tx *tx, struct ph_tx *spare);
 
 /* Failures are those of the allocator core and of the log; a failure has changed nothing. */
 int64_t ph_tx_malloc(struct ph_tx *tx, uint64_t arena, uint64_t size, uint64_t align);
