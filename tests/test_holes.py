@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pmemheap import Heap, native
 from pmemheap.errors import OutOfSpaceError
+from pmemheap.file import blocks
 from pmemheap.file.holes import Holes, blocks_known
 from pmemheap.file.logblocks import LogBlocks
 from pmemheap.file.openfile import LOG_FIRST
@@ -38,6 +39,31 @@ def full_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "fallocate", refuse)
         yield
+
+
+def test_what_was_found_free_is_used_a_while_without_another_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, looks = [100.0], []
+    monkeypatch.setattr(blocks, "monotonic", lambda: clock[0])
+
+    def look() -> int:
+        looks.append(clock[0])
+        return 80 * MiB
+
+    memory = blocks.FreeMemory("a.heap", look)
+    for _ in range(3):
+        memory.require(4 * MiB)  # 10 MiB are an eighth
+    assert len(looks) == 1
+    memory.require(4 * MiB)
+    assert len(looks) == 2
+    clock[0] += 1
+    memory.require(1)
+    assert len(looks) == 3
+    with pytest.raises(OutOfSpaceError, match=r"'a\.heap' cannot grow by 81 MiB: .* 80 MiB found"):
+        memory.require(81 * MiB)
+    memory.require(1)
+    assert len(looks) == 5  # what was refused has not been used
 
 
 def blocks_of(path: Path) -> int:

@@ -143,14 +143,10 @@ class FileMedium(HeapFile):
             free += native.free_memory()
         return min(free, default=None)
 
-    def _require_memory(self, length: int) -> None:
-        """Ask first in memory: it fills every page it allocates, until the kernel kills."""
-        free = self.disk_free() if self.on_memory else None
-        if free is not None and length > free:
-            raise OutOfSpaceError(
-                f"heap file {self.name!r} cannot grow by {format_bytes(length)}: as much memory "
-                f"expected to be free, {format_bytes(free)} found"
-            )
+    @cached_property
+    def _memory(self) -> blocks.FreeMemory:
+        """What it may fill, if it lies in memory."""
+        return blocks.FreeMemory(self.name, self.disk_free)
 
     def _place_data(self, first_unit: int, nunits: int, arena: int) -> tuple[int, SegmentSlot]:
         """Choose index and file offset for a new segment of an arena."""
@@ -194,7 +190,8 @@ class FileMedium(HeapFile):
     def _obtain(self, index: int, slot: SegmentSlot, at_least: int) -> None:
         """Get a segment, what is not data reading zero; durable in a power heap."""
         needed = filespace.backed_bytes(slot, at_least)
-        self._require_memory(needed)
+        if self.on_memory:
+            self._memory.require(needed)
         self.require_ours("growth")  # a file that was cut must not become long again
         try:
             with blocks.as_out_of_space(self.name, needed):
@@ -379,7 +376,7 @@ class FileMedium(HeapFile):
             if not found or found[0][0] >= stop:
                 return
             if self.on_memory:
-                self._require_memory(length)
+                self._memory.require(length)
             elif found[0][0] <= offset and found[0][1] > stop:
                 assert piece.slot is not None
                 end = min(found[0][1], piece.slot.file_stop)

@@ -18,6 +18,7 @@ __all__ = ["Residency", "free_memory", "list_mappings", "residencies"]
 
 _PAGEMAP = "/proc/self/pagemap"
 _SMAPS = "/proc/self/smaps"
+_FREE = b"\nMemAvailable:", b"\nSwapFree:"
 _NOT_TOLD = (-errno.ENOTTY, -errno.ENOSYS, -errno.EPERM)
 _MAPPING = re.compile(rb"^([0-9a-f]+)-[0-9a-f]+ ", re.MULTILINE)
 _MEMORY = re.compile(rb"^(Rss|Swap): +(\d+) kB$", re.MULTILINE)
@@ -112,8 +113,8 @@ def _listed(ranges: Mapping[str, tuple[int, int]], listed: bytes) -> dict[str, R
 def free_memory() -> list[int]:
     """Return the bytes of memory, swapped or not, that the system still has; [] without /proc."""
     try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            sizes = dict(line.split(":", 1) for line in lines)
-        return [sum(int(sizes[name].split()[0]) << 10 for name in ("MemAvailable", "SwapFree"))]
-    except (OSError, ValueError, KeyError):
+        with open("/proc/meminfo", "rb", buffering=0) as file:
+            text = file.read()
+        return [sum(int(text.split(name, 1)[1].split(None, 1)[0]) << 10 for name in _FREE)]
+    except (OSError, ValueError, IndexError):
         return []
