@@ -40,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 def test_forged_files_have_clean_outcomes(half: int, tmp_path: Path) -> None:
     """A documented refusal or a right answer; no signal, no hang, no file touched beside."""
     command = [sys.executable, str(FORGER), "--count", str(COUNT), "--home", str(tmp_path)]
-    command += ["--share", f"{half}/2", "--thin", "23"]
+    command += ["--share", f"{half}/2", "--thin", "31"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert re.search(rf"^{COUNT // 2} forged, 0 unclean", done.stdout, re.M)
