@@ -103,6 +103,31 @@ def test_roots_of_several_names_are_of_one_commit(heap: Heap) -> None:
             assert left == right == n
 
 
+def test_roots_that_change_by_themselves_are_shown(heap: Heap) -> None:
+    """They went past what a commit tells readers, and past what it knows of the slots itself."""
+    tables = [SortedMap(heap, name) for name in ("first", "second")]
+    for number, table in enumerate(tables):
+        table[b"k"] = b"%d" % number
+    first, second = heap.roots["first"], heap.roots["second"]
+    with Reader(path_of(heap)) as reader:
+        heap.roots["block"] = heap.malloc(5000)
+        heap.sync()
+        assert reader("snap.refresh(), 'block' in snap.roots") == (True, True)
+        heap.roots.update(first=second, second=first)
+        heap.sync()
+        assert reader("snap.refresh(), SortedMap(snap, 'first')[b'k']") == (True, b"1")
+        tables[0][b"k"] = b"changed"  # its header is what the other root names now
+        assert heap.roots["first"] == second
+        heap.sync()
+        assert reader("snap.refresh(), SortedMap(snap, 'second')[b'k']") == (True, b"changed")
+        for number in range(60):  # each has a copy: more than one run of them
+            heap.roots[f"more{number}"] = heap.malloc(64)
+        assert heap.roots.pop("block") > 0
+        heap.sync()
+        assert reader("snap.refresh(), len(snap.roots), 'block' in snap.roots") == (True, 62, False)
+    assert heap.check()
+
+
 def test_what_is_removed_stays_in_older_snapshots(heap: Heap) -> None:
     table = SortedMap(heap, "table")
     fill(table, b"v" * 100)

@@ -30,7 +30,7 @@ from pmemheap.native.rules import Rule, omitted
 from pmemheap.pmem2 import Map
 from pmemheap.units import UNIT
 
-__all__ = ["INLINE_MOST", "ROOM_WANTED", "RedoLog", "slot_operations"]
+__all__ = ["INLINE_MOST", "ROOM_WANTED", "CopyWantsRoomError", "RedoLog", "slot_operations"]
 
 INLINE_MOST = Format.INLINE_MOST
 """Fresh bytes that a record carries; more are synced before it."""
@@ -83,6 +83,10 @@ def _dropped_ranges(slots: Iterable[SlotImage]) -> bytes:
             ranges += _OPERATION.pack(OperationType.FREE, 0, 0, 8, index << layout.ARENA_BITS)
             ranges += struct.pack("<Q", slot.end_unit * UNIT)
     return ranges
+
+
+class CopyWantsRoomError(Exception):
+    """A copy of what a root names, for readers, has no place: the pool is to be refilled."""
 
 
 class RedoLog(native.LogCore):
@@ -148,6 +152,8 @@ class RedoLog(native.LogCore):
         try:
             self._medium.begin_use()
             while (end := self._change(operations, count, file_end)) < 0:
+                if end == Refusal.REFILL:
+                    raise CopyWantsRoomError
                 self.make_room(end, 2 * len(operations), needed=needed)
         finally:
             self._depth -= 1

@@ -19,13 +19,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from pmemheap.file.redo import CopyWantsRoomError
 from pmemheap.format.layout import RootSlot
-from pmemheap.heap import refusing
+from pmemheap.heap import refusing, units
 from pmemheap.heap.lock import is_changing
 from pmemheap.heap.place import place_of
 from pmemheap.heap.space import Space, space_of
 from pmemheap.native import TxCore
-from pmemheap.native.constants import Refusal
+from pmemheap.native.constants import Format, Refusal
 
 if TYPE_CHECKING:
     from pmemheap.heap.blockspace import BlockSpace
@@ -126,6 +127,11 @@ class RootGuard:
         space = space_of(self._heap)
 
         def change_roots(puts: dict[str, RootSlot], drops: set[str]) -> None:
-            change(space, puts, drops, lambda: store.change_roots(puts, drops))
+            default = space.shared.default
+            while True:
+                try:
+                    return change(space, puts, drops, lambda: store.change_roots(puts, drops))
+                except CopyWantsRoomError:
+                    units.refill(default, Format.ROOT_COPY)
 
         return space.serve(work, change_roots)

@@ -257,8 +257,25 @@ int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint
 
 /* ---------------------------------------------------------------- records of others */
 
+/* Beside readers: a root that changes is told of with a copy of what it names, as in a transaction. */
+static int64_t change_with_copies(struct ph_log *log, const void *operations, uint64_t length, uint16_t count,
+                                  uint64_t file_end)
+{
+    struct ph_tx none;
+    uint64_t before = log->file_end;
+    ph_tx_init(&none, log);
+    log->file_end = file_end;
+    int64_t end = ph_tx_commit(&none, operations, length, count);
+    if (end < 0)
+        log->file_end = before;
+    ph_tx_fini(&none);
+    return end == 0 ? (int64_t)log->head : end;
+}
+
 int64_t ph_log_change(struct ph_log *log, const void *operations, uint64_t length, uint16_t count, uint64_t file_end)
 {
+    if (log->copies)
+        return change_with_copies(log, operations, length, count, file_end);
     struct ph_tx none;
     uint64_t before = log->file_end;
     int64_t end = ph_flush_much(log);
