@@ -62,7 +62,7 @@ class Board:
         "recycled beside readers", "checks of the newest", "checks of an older one", "refreshes",
         "refreshes with news", "snapshots", "views looked at later",
         "refused for a while", "met a half commit", "patches",
-        "kept out for a while", "let go for a writer",
+        "kept out for a while", "let go for a writer", "kept over a writers end",
     )  # fmt: skip
     _TEXT = 1024
 
@@ -423,25 +423,32 @@ class _Reader:
                 return self.heap.read()
             except HeapBusyError:
                 self.board.count("met a half commit")
-                self.old.clear()  # they may keep a new writer out, as the last one does
+                self._let_some_go()
                 if hasattr(self, "snap"):
                     self.snap.close()
                 if self.board["stop"]:
                     os._exit(0)
                 time.sleep(0.002)
 
+    def _let_some_go(self) -> None:
+        """Let go of what a new writer has to grow for; or keep it, and look at it later."""
+        if self.rng.random() < 0.5:
+            self.old.clear()
+        else:
+            self.board.count("kept over a writers end", len(self.old))
+
     def go_on(self) -> None:
         before = self.snap.commit
         if self.snap.is_wanted:
             self.look_again()
-            self.old.clear()
+            self._let_some_go()
             self.board.count("let go for a writer")
         try:
             news = self.snap.refresh()
         except HeapBusyError:
             self.board.count("met a half commit")
             if self.snap.is_between:
-                self.old.clear()
+                self._let_some_go()
                 self.snap = self._begun()
             return
         expect(news == (self.snap.commit != before), "refresh", news, before, self.snap.commit)

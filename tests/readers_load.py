@@ -44,7 +44,7 @@ LATER = (
     "writers ended", "writers beside readers", "readers ended", "stopped for a while", "trims",
     "compactions",
     "arrays dropped", "maps cleared", "arenas dropped", "checks by the writer",
-    "checks after the writer", "recycled beside readers",
+    "checks after the writer", "recycled beside readers", "kept over a writers end",
 )  # fmt: skip
 _MANY = 300
 

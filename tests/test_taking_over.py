@@ -105,14 +105,114 @@ def test_a_reader_without_snapshots_keeps_nobody_waiting(path: Path) -> None:
             reader("snap.close()")
 
 
+SHOWN = "sorted(SortedMap(snap, 'table').items())"
+ENDS = """
+import os, signal, sys
+import pmemheap
+from pmemheap.containers import SortedMap
+heap = pmemheap.open(sys.argv[1], "w", readers=True)
+heap.roots["block"] = heap.malloc(200_000)
+table = SortedMap(heap, "table")
+for number in range(300):
+    table[b"%03d" % number] = b"a" * (30 * number % 1000)
+print(flush=True)
+sys.stdin.readline()
+for number in range(300):
+    table[b"%03d" % number] = b"b" * number
+for number in range(10, 200):
+    del table[b"%03d" % number]
+with heap.transaction() as tx:
+    tx.free(heap.roots["block"])
+    tx.roots["block"] = tx.malloc(10)
+if sys.argv[2] == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+heap.close()
+"""
+
+
+@contextmanager
+def shown_from_before(path: Path, end: str) -> Iterator[tuple[Reader, list[tuple[bytes, bytes]]]]:
+    """A reader with a snapshot of what its writer has freed since, and what that shows."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", ENDS, str(path), end],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    with Reader(path) as reader:
+        shown = reader(SHOWN)
+        assert None is reader(
+            "[block := snap.view(snap.roots['block'], 200_000), "
+            "item := SortedMap(snap, 'table').view(b'031')] and None"
+        )
+        writer.communicate("\n")
+        assert writer.returncode in {0, -signal.SIGKILL}
+        yield reader, shown
+
+
+def churn(table: SortedMap) -> None:
+    """Use whatever a heap thinks is free: small blocks, nodes, large ones."""
+    heap = table.heap
+    blocks = [heap.malloc(size) for size in range(16, 3000, 16) for _ in range(20)]
+    blocks += [heap.malloc(100_000) for _ in range(20)]
+    for offset in blocks:
+        heap.view(offset)[:] = b"c" * heap.usable_size(offset)
+    for number in range(600):
+        table[b"more%03d" % number] = b"d" * (number % 700)
+    for offset in blocks:
+        heap.free(offset)
+    heap.trim()
+    assert heap.check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["closed", "killed"])
+def test_what_is_shown_from_before_stays(path: Path, end: str) -> None:
+    """The next writer, and the one after it, use nothing of it until it is let go."""
+    with shown_from_before(path, end) as (reader, shown):
+        for _ in range(2):
+            with written(path) as table:
+                assert {key for key, _ in shown} - set(table)
+                churn(table)
+                assert reader(SHOWN) == shown
+                assert reader("set(block[:])") == {0}
+                assert reader("bytes(item)") == b"a" * 930
+                table.compact()
+                churn(table)
+                table.heap.trim()
+                assert reader(SHOWN) == shown
+        with written(path) as table:
+            before = path.stat().st_blocks
+            reader("[snap.refresh(), block.release(), item.release()] and None")
+            churn(table)  # what was free before is used from now on, and given back
+            assert path.stat().st_blocks < before / 2
+            growths = table.heap.stats().growths
+            for _ in range(3):
+                churn(table)
+            assert table.heap.stats().growths <= growths + 1
+            assert reader("snap.refresh(), len(SortedMap(snap, 'table'))")[1] == len(table)
+
+
 @pytest.mark.parametrize("kept", ["view", "snapshot"])
-def test_who_keeps_a_snapshot_keeps_the_writer_out_and_is_named(path: Path, kept: str) -> None:
-    with written(path):
+def test_who_keeps_a_snapshot_keeps_nobody_out(path: Path, kept: str) -> None:
+    with written(path) as table:
         reader = Reader(path)
         assert reader(VALUE) == b"before"
+        table[b"k"] = b"freed"
     with reader:
         if kept == "view":
             reader("[view := SortedMap(snap, 'table').view(b'k'), snap.close()] and None")
+        with written(path) as table:
+            table[b"k"] = b"after"
+            assert [each.pid for each in table.heap.readers()] == [reader.pid]
+            assert reader("bytes(view)" if kept == "view" else VALUE) == b"before"
+            assert reader("[snap := heap.read()] and " + VALUE) == b"after"
+
+
+def test_a_snapshot_of_a_file_that_had_no_readers_keeps_the_writer_out(path: Path) -> None:
+    """It shows what roots name itself, which a writer changes in place."""
+    with Reader(path, follows=True) as reader:
+        assert reader(VALUE) == b"before"
         named = f"no snapshot in other processes expected .* process {reader.pid} has kept one"
         with (
             mock.patch.object(takingover, "PATIENCE", 0.05),
@@ -124,7 +224,7 @@ def test_who_keeps_a_snapshot_keeps_the_writer_out_and_is_named(path: Path, kept
         with Reader(path, follows=True) as other:
             assert other(VALUE) == b"before"
             assert other("snap.refresh()") is False
-        reader("[snap.close(), view := None] and None")
+        reader("snap.close()")
         with written(path) as table:
             table[b"k"] = b"after"
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import resource
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -62,9 +62,12 @@ class FileMedium(HeapFile):
         Whether a region maps the tables privately beside their homes; set before it maps anything.
     region : Region or None
         The default arena, of which a recovery has mapped the homes.
+    is_shown : callable, optional
+        As `Medium` has it.
     """
 
     shadowed = False
+    is_shown: Callable[[], bool] | None = None
     recovery: Any = None
     region: Region | None = None
 

@@ -158,7 +158,7 @@ def wait_for_commit(medium: FileMedium, let_go: Callable[[], object] = bool) -> 
     Parameters
     ----------
     let_go : callable
-        Called before it waits: what the caller has pinned keeps a new writer out.
+        Called before it waits: a new writer uses nothing that what the caller has pinned may show.
 
     Raises
     ------
@@ -169,11 +169,7 @@ def wait_for_commit(medium: FileMedium, let_go: Callable[[], object] = bool) -> 
     while header.word("commit_seq") % 2 or header.word("layout_seq") % 2:
         is_written = locks.has_writer(medium.lock_fd)
         if not is_written or time.monotonic() > until:
-            end = (
-                "stays in the middle of one, or waits until this process keeps no older snapshot"
-                if is_written
-                else "has ended in the middle of one"
-            )
+            end = "stays in the middle of one" if is_written else "has ended in the middle of one"
             raise HeapBusyError(
                 f"heap file {medium.name!r}: a whole commit expected, the writer {end}",
                 filename=medium.name,

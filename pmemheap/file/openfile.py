@@ -243,7 +243,7 @@ def adopt(  # noqa: PLR0913 -- what is opened, and how
                 gate = bytes(medium.header.image[layout.SHARED_WORDS["gate"]])
                 locks.require_no_readers(medium.lock_fd, name, gate, followers=readers)
                 if readers and locks.has_followers(medium.lock_fd):
-                    take_over(medium)
+                    take_over(medium, gate)
             identity.require_original(
                 medium.header.superblock, medium.identity, fd, name, readonly=readonly
             )

@@ -3,11 +3,16 @@
     commit_seq, layout_seq   odd: nobody begins a snapshot
     era                      goes up; the floor with it: nobody adopts a snapshot
     pins [Q6]                go: a reader lets its own go when it is asked to go on, and waits
-    recovery, tables         as without readers: nobody has a snapshot of what is free
+    recovery                 as without readers: what a snapshot shows has one image in the log
+    free space               as without readers, or not used while a pin of before is there
     commit_seq, layout_seq   even, when the first commit of the new writer is whole
 
-A reader that keeps a snapshot, or a view of one, keeps the writer out; it is named then. A writer
-that is killed meanwhile leaves the sequences odd, and the next one begins anew.
+A snapshot, or a view of one, may show what the last writer had freed: the tables say that it is
+free. So the heap grows as long as somebody keeps one. What roots name is changed in place: a
+snapshot has a copy of that, which a writer with readers makes. Of a file that such a writer has
+not left, or left when there were no readers, it has none: then who keeps one keeps the writer out,
+and is named. A writer that is killed meanwhile leaves the sequences odd, and the next one begins
+anew.
 """
 
 from __future__ import annotations
@@ -18,24 +23,34 @@ from pmemheap.errors import HeapBusyError
 from pmemheap.file import pins
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.headerfile import SEQUENCES
+from pmemheap.native.constants import ReaderGate
 from pmemheap.native.rules import Rule, omitted
 
 __all__ = ["PATIENCE", "take_over"]
 
 PATIENCE = 5.0
-"""Seconds in which readers have to let their snapshots go."""
+"""Seconds in which readers have to let snapshots go that have no copies of what roots name."""
+_MOMENT = 0.05
+"""Seconds in which readers that go on let others go: then all free space can be used."""
 _PAUSE = 0.002
 
 
-def take_over(medium: FileMedium) -> None:
-    """Keep readers from beginning snapshots, and wait until none is left.
+def take_over(medium: FileMedium, gate: bytes) -> None:
+    """Keep readers from beginning snapshots, and wait a moment until none is left.
 
-    Pre: this process is the writer; nothing of the file was changed yet.
+    Pre: this process is the writer; nothing of the file was changed yet. Afterwards the medium
+    tells whether snapshots of before are left.
+
+    Parameters
+    ----------
+    gate : bytes
+        The word of the file that lets readers in, as the last writer has left it.
 
     Raises
     ------
     HeapBusyError
-        A process keeps a snapshot, or a view of one. The readers go on as before.
+        A process keeps a snapshot that has no copies, or a view of one. The readers go on as
+        before.
     """
     header = medium.header
     header.map(medium.maps.place)
@@ -45,21 +60,35 @@ def take_over(medium: FileMedium) -> None:
     era = header.word("era") + 1
     header.store_word("era", era)
     header.store_word("floor", era)
+    has_copies = int.from_bytes(gate, "little") == ReaderGate.MAY
     try:
-        _wait_for_pins(medium, era)
+        _wait_for_pins(medium, era, _MOMENT if has_copies else PATIENCE)
+        if _find_pin(medium, era) and not omitted(Rule.Q6):
+            if not has_copies:
+                raise _kept(medium, era)
+            medium.is_shown = lambda: _find_pin(medium, era) is not None
     except BaseException:
         for name, value in before.items():
             header.store_word(name, value)
         raise
 
 
-def _wait_for_pins(medium: FileMedium, era: int) -> None:
-    until = time.monotonic() + PATIENCE
-    while not omitted(Rule.Q6) and (found := pins.oldest(medium.lock_fd, era + 1)) is not None:
-        if time.monotonic() > until:
-            raise HeapBusyError(
-                f"heap file {medium.name!r}: no snapshot in other processes expected for a new "
-                f"writer, process {found[1]} has kept one, or a view of one, for {PATIENCE:g} s",
-                filename=medium.name,
-            )
+def _wait_for_pins(medium: FileMedium, era: int, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while _find_pin(medium, era) and time.monotonic() < until:
         time.sleep(_PAUSE)
+
+
+def _find_pin(medium: FileMedium, era: int) -> tuple[int, int] | None:
+    """Return the oldest snapshot of an era, or of one before it, as `pins.oldest` does."""
+    return pins.oldest(medium.lock_fd, era + 1)
+
+
+def _kept(medium: FileMedium, era: int) -> HeapBusyError:
+    _, process = _find_pin(medium, era) or (0, 0)
+    return HeapBusyError(
+        f"heap file {medium.name!r}: no snapshot in other processes expected of a file whose last "
+        f"writer had no readers, process {process} has kept one, or a view of one, for "
+        f"{PATIENCE:g} s",
+        filename=medium.name,
+    )

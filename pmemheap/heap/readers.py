@@ -19,7 +19,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
 from pmemheap.errors import HeapBusyError, SnapshotGoneError, UsageError
-from pmemheap.file import pins
+from pmemheap.file import locks, pins
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.following import captured, follow_layout, wait_for_commit
 from pmemheap.file.pins import Pin, Pins
@@ -78,6 +78,8 @@ def admit(heap: Heap) -> None:
 def _begin_copies(shared: Shared, file: FileMedium) -> None:
     assert shared.redo is not None
     shared.redo.sync_log()
+    if shared.is_power:  # no replay stores an older image of what was changed in place
+        shared.redo.checkpoint()
     era = file.header.word("era") + 1
     shared.log._set_copies(True, era)  # private: no call of users
     file.header.store_word("era", era)
@@ -92,7 +94,9 @@ def with_readers(heap: H, wanted: bool) -> H:
     file = space_of(heap).shared.writable
     is_left = file is not None and any(map(_COPY, file.header.slots.roots.values()))
     try:
-        if is_left:
+        if (
+            file is not None and is_left and file.is_shown is None
+        ):  # else each goes when a root gets another
             tidy(heap)
         if wanted and not space_of(heap).shared.readonly:
             admit(heap)
@@ -103,10 +107,13 @@ def with_readers(heap: H, wanted: bool) -> H:
 
 
 def dismiss(heap: Heap) -> None:
-    """Let no reader in any more; what the file has for them goes. Those that have it keep it."""
+    """Let no reader in any more, and free what the file has for them, unless there are some.
+
+    They go on: the next writer changes in place what roots name, of which they need copies.
+    """
     shared = space_of(heap).shared
     file = shared.writable
-    if file is None or shared.pins is None:
+    if file is None or shared.pins is None or locks.has_followers(file.lock_fd):
         return
     file.header.store_word("gate", ReaderGate.NONE)
     space_of(heap).serve(_end_copies, shared, file)
@@ -188,7 +195,7 @@ def begin(heap: Heap, let_go: Callable[[], object]) -> tuple[Pin, int, bytes]:
     Parameters
     ----------
     let_go : callable
-        Called before it waits for a writer: what the caller has pinned keeps a new one out.
+        Called before it waits for a writer, who uses nothing that what the caller has pinned shows.
 
     Raises
     ------

@@ -171,7 +171,7 @@ class Snapshot(native.SnapshotCore):
 
     @property
     def is_wanted(self) -> bool:
-        """Whether a new writer waits for it to go, with all views of it.
+        """Whether a new writer comes, which could use what it and its views may show.
 
         `refresh` lets it go, and waits for that writer. It is true for the moment of a commit too.
         """

@@ -32,6 +32,7 @@ class AnonymousMedium:
     """
 
     tables: tuple[str, ...] = ("data", "bits")
+    is_shown = None
     maybe_holes = False
     in_doubt = False
 

@@ -57,6 +57,8 @@ class GiveBack:
     def cut_ends(self) -> None:
         """Give back whole segments at both ends in which all is free. O(units)."""
         supply, region = self._supply, self._supply.region
+        if supply.shown is not None and supply.is_shown():
+            return
         supply.read_all()
         supply.take_all_back()
         supply.extents.end_wilderness()  # it may have file blocks as well
@@ -96,6 +98,8 @@ class GiveBack:
 
     def _cut(self, first: int, end: int) -> None:
         """Let the heap be what lies in ``[first, end)``; the rest is free, and no wilderness."""
+        if self._supply.shown is not None:
+            return
         bounds = first, end
         region, extents = self._supply.region, self._supply.extents
         old_first, old_end = region.first_unit, region.end_unit

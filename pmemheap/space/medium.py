@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from pmemheap.dataclass import dataclass, field
@@ -38,6 +38,10 @@ class Medium(Protocol):
     @property
     def arenas(self) -> dict[int, ArenaSlot]:
         """The slots of arenas in use, by index."""
+
+    @property
+    def is_shown(self) -> Callable[[], bool] | None:
+        """Tells whether snapshots of before it was opened may show what is free; None: none do."""
 
     @property
     def tables(self) -> tuple[str, ...]:

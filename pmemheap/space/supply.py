@@ -15,6 +15,8 @@ interrupt left it in doubt.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError
 from pmemheap.format.layout import BACKED_UNITS
 from pmemheap.native import HeapDoors
@@ -46,6 +48,11 @@ class Supply:
         Its memory, with at least one segment.
     fresh : bool
         Whether nothing has ever been allocated in it.
+
+    Attributes
+    ----------
+    shown : callable, optional
+        As `Medium.is_shown`, until it has said no.
     """
 
     def __init__(self, core: HeapDoors, region: Region, medium: Medium, *, fresh: bool) -> None:
@@ -55,6 +62,10 @@ class Supply:
         first, end = region.first_unit, region.end_unit
         self.extents: ExtentMap = self._map(first if fresh else end, end)
         core.set_bounds(first, end, end if fresh else first)
+        self.shown: Callable[[], bool] | None = None if fresh else medium.is_shown
+        self._shown_to: int = end if self.shown else first
+        if self.shown is not None:
+            core.set_is_shown(True)
 
     def _map(self, wilderness: int, end: int) -> ExtentMap:
         """Return a map in which the units from `wilderness` on are free, and no others."""
@@ -234,6 +245,8 @@ class Supply:
         CorruptHeapError
             An entry is impossible.
         """
+        if self.shown is not None and self.is_shown():
+            return False
         pool_below = 0 if self._medium.maybe_holes else POOL_MOST + 1
         found = self._core.find_units(_READ_UNITS, pool_below, at_least)
         if found is None:
@@ -252,6 +265,16 @@ class Supply:
         while (more := self._core.adopt_step(_READ_UNITS)) is not False:
             if more is None:
                 raise _impossible_entry(self._core.bounds[3])
+
+    def is_shown(self) -> bool:
+        """Tell whether snapshots of before the heap was opened may show what is free in it.
+
+        Then it is not read, and nothing of it is used: the heap grows.
+        """
+        if self.shown is not None and not self.shown():
+            self.shown = None
+            self._core.set_is_shown(False)
+        return self.shown is not None
 
     def merge_freed(self) -> None:
         """Take back and merge what was freed in C: now and then, lest one call has to do it all."""
@@ -304,9 +327,10 @@ class Supply:
     def append(self, nunits: int, at_least: int) -> None:
         """Let the region grow, as `Region.grow` does, in a heap of which all is known."""
         region = self.region
+        read_to = None if self.shown is None else self._core.bounds[2]
         region.grow(nunits, at_least)
         end = region.end_unit
-        self._core.set_bounds(region.first_unit, end, end)
+        self._core.set_bounds(region.first_unit, end, end if read_to is None else read_to)
         self.extents.grow(end)
 
     def could_grow(self, nunits: int) -> bool:
@@ -357,8 +381,12 @@ class Supply:
         return max(extents.longest(), wild)
 
     def check(self) -> None:
-        """Verify that every unit is described by the core or free here, and none by both."""
+        """Verify that every unit is described by the core or free here, and none by both.
+
+        What was free before a new writer came belongs to nobody as long as it may be shown.
+        """
         self.read_all()
+        unread_to = self._shown_to if self.is_shown() else 0
         extents = self.extents
         extents.check()
         ranges = [(start, nunits) for start, nunits, _ in self.pieces()] + list(extents)
@@ -366,11 +394,11 @@ class Supply:
             ranges.append((extents.wilderness, extents.end - extents.wilderness))
         reached = self.region.first_unit
         for start, nunits in sorted(ranges):
-            assert start == reached, (
+            assert start == reached or reached < start <= unread_to, (
                 f"unit {reached}: one owner expected, found the next at {start}"
             )
             reached = start + nunits
-        assert reached == self.region.end_unit, f"units end at {reached}"
+        assert max(reached, unread_to) == self.region.end_unit, f"units end at {reached}"
 
 
 def _impossible_entry(unit: int) -> CorruptHeapError:

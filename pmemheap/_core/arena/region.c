@@ -162,7 +162,7 @@ int ph_region_find(struct ph_region *r, uint64_t offset)
     struct ph_unit *newest = unit_at(r, block.record->prev);
     r->made = newest->child;
     r->units_next = ph_chunk_units_after(newest->nunits);
-    if (ph_chunk_is_settled(h, newest))
+    if (ph_chunk_is_settled(h, newest) && !h->is_shown) /* what was above its mark may be shown */
         keep(r, (uint32_t)(newest - h->units));
     return 0;
 }

@@ -67,12 +67,15 @@ struct ph_unit {
     uint32_t child, sibling, prev; /* FREE, partial RUN: address-ordered pairing heap; RETURNED: sibling = next; in a region:
                                       number, next and previous one of its circle; a chunk of a ring: a granule of it
                                       below which nothing lives; of a guarded block: its number */
-    uint32_t has_refs;             /* all but RUN: blocks of it in the table of refs; PH_HEADS_REGION */
+    uint32_t has_refs;             /* all but RUN: blocks of it in the table of refs; PH_HEADS_REGION. RUN: PH_RUN_IS_SHOWN */
 };
 _Static_assert((int)PH_CHUNK_UNITS_MAX <= PH_RUN_UNITS_MAX, "an interior unit finds its head within that distance");
 _Static_assert(sizeof(struct ph_unit) == 32, "two records a cache line");
 
-enum { PH_HEADS_REGION = 1U << 31 }; /* in has_refs: the first piece of the chunk stands for a region */
+enum {
+    PH_RUN_IS_SHOWN = 1,        /* in has_refs: what is free in the run may be shown, and is not offered */
+    PH_HEADS_REGION = 1U << 31, /* in has_refs: the first piece of the chunk stands for a region */
+};
 
 /* What a chunk, or a large block, is to its region. */
 enum ph_in_region {
@@ -250,6 +253,7 @@ struct ph_heap {
     uint16_t strategy;        /* enum ph_strategy */
     uint32_t nclasses;
     uint32_t readonly;
+    uint32_t is_shown; /* snapshots of before it was opened may show what is free of that: block/shown.c */
     uint32_t until_look;      /* calls until the clock is looked at again; freeing much makes it the next one */
     uint32_t until_free_look; /* the same of calls that free: after the last one of many the next call looks */
     uint32_t freed_since;     /* units, since that was so */

@@ -226,6 +226,7 @@ static inline uint32_t ph_run_occupied(const struct ph_unit *run)
 int ph_release_empties(struct ph_heap *h);
 int64_t ph_units_take(struct ph_heap *h, uint64_t nunits);
 int ph_release_idle_runs(struct ph_heap *h);
+void ph_end_shown(struct ph_heap *h);
 
 /* ---------------------------------------------------------------- large blocks */
 int64_t ph_large_take(struct ph_heap *h, uint64_t size, uint64_t align);

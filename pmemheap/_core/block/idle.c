@@ -24,7 +24,7 @@ static int release_firsts(struct ph_heap *h)
 static int release_idle(struct ph_heap *h, uint64_t head)
 {
     struct ph_unit *record = &h->units[head];
-    if (record->state != PH_U_RUN || ph_run_occupied(record) != 0 || h->classes[record->class_index].current == (uint32_t)head
+    if (record->state != PH_U_RUN || record->has_refs == PH_RUN_IS_SHOWN || ph_run_occupied(record) != 0 || h->classes[record->class_index].current == (uint32_t)head
         || !ph_run_may_go(h))
         return 0;
     ph_run_end(h, head);
@@ -69,7 +69,7 @@ void ph_rows_cut(struct ph_heap *h)
 {
     for (struct ph_gap table; (table = ph_rows_range(h)).nunits != 0 && !ph_rows_are_viewed(h);) {
         uint64_t head = table.start + table.nunits - h->classes[0].run_units;
-        if (h->units[head].state != PH_U_RUN || has_rows(&h->units[head]) || h->readonly
+        if (h->units[head].state != PH_U_RUN || has_rows(&h->units[head]) || h->readonly || h->is_shown
             || ph_journal_reserve(h, 2, 0) < 0)
             return;
         ph_run_end(h, head);

@@ -99,7 +99,7 @@ void ph_chunk_give_back(struct ph_heap *h, struct ph_unit *chunk)
 /* Whether the bits and the entry of a chunk may be cleared. */
 static int may_go(struct ph_heap *h)
 {
-    return !h->readonly && ph_journal_reserve(h, PH_CHUNK_UNITS_MAX * PH_UNIT_WORDS + 3, 0) == 0;
+    return !h->readonly && !h->is_shown && ph_journal_reserve(h, PH_CHUNK_UNITS_MAX * PH_UNIT_WORDS + 3, 0) == 0;
 }
 
 int ph_chunk_let_go(struct ph_heap *h, struct ph_unit *chunk)

@@ -31,6 +31,7 @@ static void run_set(struct ph_heap *h, uint64_t head, uint32_t class_index)
     run->u.run.blocks = c->run_blocks;
     run->u.run.refs = 0;
     run->u.run.withheld = 0;
+    run->has_refs = 0;
     for (uint16_t i = 1; i < c->run_units; i++) {
         run[i].state = PH_U_RUN_BODY;
         run[i].back = i;
@@ -160,6 +161,8 @@ static void offer(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits
 {
     struct ph_unit *run = &h->units[head];
     struct ph_class *c = &h->classes[run->class_index];
+    if (PH_UNLIKELY(run->has_refs == PH_RUN_IS_SHOWN))
+        return;
     if (c->current == (uint32_t)head) {
         current_freed(h, c, head, word, bits);
     } else if (ph_run_occupied(run) == 0 && ph_run_may_go(h)) {
@@ -308,7 +311,9 @@ int ph_run_adopt(struct ph_heap *h, uint64_t head, uint32_t class_index)
     run_set(h, head, class_index);
     h->units[head].u.run.live = (uint16_t)live;
     c->live += live;
-    if (live < c->run_blocks)
+    if (h->is_shown)
+        h->units[head].has_refs = PH_RUN_IS_SHOWN;
+    else if (live < c->run_blocks)
         ph_pair_insert(h, &c->partial, head);
     return 0;
 }

@@ -177,6 +177,16 @@ static PyObject *given_back(PyObject *object, PyObject *ranges)
     Py_RETURN_NONE;
 }
 
+static void set_shown(struct ph_heap *h, int shown)
+{
+    if (shown)
+        h->is_shown = 1;
+    else
+        ph_end_shown(h);
+}
+
+DOOR(set_is_shown, heap_object, 1, set_shown(&self->heap, n[0] != 0), done())
+
 DOOR(next_interval, heap_object, 0, ph_ages_next(&self->heap.ages), done())
 
 enum { GAPS = 256 };
@@ -231,6 +241,7 @@ PyMethodDef ph_unit_methods[] = {
     {"old_parts", old_parts, METH_O, "The parts of free ranges, or of the pool's, that were freed before this interval."},
     AS_METHOD("young_end", young_end, "The unit behind the last one of a range that was freed in this interval."),
     {"given_back", given_back, METH_O, "Note that nothing is behind the units of ranges any more."},
+    AS_METHOD("set_is_shown", set_is_shown, "Say whether snapshots of others may show what is free, and so is not to be used."),
     AS_METHOD("next_interval", next_interval, "Begin another interval of decay."),
     {NULL, NULL, 0, NULL},
 };
