@@ -307,6 +307,7 @@ static void release_retired(const struct ph_log *log, uint64_t off, uint64_t nby
 
 /* In which order a record goes home beside readers: where units lie, what is reached, what leads there [Q10, Q13]; then what
  * was freed gets its tag [Q3]. */
+enum { PH_OPS_READ = 24 };
 enum stage { STAGE_LAYOUT, STAGE_REACHED, STAGE_ROOTS, STAGE_FREED, STAGES };
 
 static enum stage stage_of(const struct ph_op *op)
@@ -388,24 +389,45 @@ static int apply_ops(struct ph_log *log, uint64_t at, const struct ph_record *re
     return 1;
 }
 
-/* Which stages a record has, a bit each; 0 if its operations do not fit into it. */
-static uint32_t stages_of(const struct ph_log *log, uint64_t at, const struct ph_record *record)
+/* Operations of a record that were read: all, of most records, so that each is read once for all stages. */
+struct read_ops {
+    uint32_t count;
+    uint64_t next; /* where the one behind them begins */
+    struct {
+        struct ph_op op;
+        uint64_t payload;
+    } each[PH_OPS_READ];
+};
+
+/* Read the first ones. Returns which stages the record has, a bit each; 0 if its operations do not fit into it. */
+static uint32_t read_ops(const struct ph_log *log, uint64_t at, const struct ph_record *record, struct read_ops *read)
 {
     uint64_t end = at - sizeof *record + record->total_len;
     uint32_t found = 1U << STAGE_REACHED;
+    read->count = 0;
     for (uint32_t i = 0; i < record->nops; i++) {
         struct ph_op op;
-        ph_next_op(log, &at, &op);
+        uint64_t payload = ph_next_op(log, &at, &op);
         if (at > end)
             return 0;
         found |= 1U << stage_of(&op);
+        if (i < PH_OPS_READ) {
+            read->each[i].op = op;
+            read->each[i].payload = payload;
+            read->count = i + 1;
+            read->next = at;
+        }
     }
     return found;
 }
 
-static void apply_stage(struct ph_log *log, uint64_t at, const struct ph_record *record, enum stage stage)
+static void apply_stage(struct ph_log *log, const struct ph_record *record, const struct read_ops *read, enum stage stage)
 {
-    for (uint32_t i = 0; i < record->nops; i++) {
+    uint64_t at = read->next;
+    for (uint32_t i = 0; i < read->count; i++)
+        if (stage_of(&read->each[i].op) == stage)
+            apply_op(log, &read->each[i].op, read->each[i].payload);
+    for (uint32_t i = read->count; i < record->nops; i++) {
         struct ph_op op;
         uint64_t payload = ph_next_op(log, &at, &op);
         if (stage_of(&op) == stage)
@@ -417,13 +439,14 @@ static void apply_stage(struct ph_log *log, uint64_t at, const struct ph_record 
 static int apply_in_stages(struct ph_log *log, uint64_t at, const struct ph_record *record)
 {
     static const uint32_t sequence_at[STAGES] = {[STAGE_LAYOUT] = PH_LAYOUT_SEQ_AT, [STAGE_ROOTS] = PH_COMMIT_SEQ_AT};
-    uint32_t stages = stages_of(log, at, record);
+    struct read_ops read;
+    uint32_t stages = read_ops(log, at, record, &read);
     for (uint32_t stage = 0; stage < STAGES; stage++) {
         if (!(stages >> stage & 1))
             continue;
         if (sequence_at[stage] != 0)
             ph_sequence_open(log, sequence_at[stage]);
-        apply_stage(log, at, record, stage);
+        apply_stage(log, record, &read, stage);
         if (sequence_at[stage] != 0)
             ph_sequence_close(log, sequence_at[stage]);
     }

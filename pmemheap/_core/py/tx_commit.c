@@ -115,7 +115,7 @@ int ph_begin_autocommit(PyObject *heap, struct ph_tx *tx)
     } else {
         ph_tx_restart(tx);
     }
-    tx->is_brief = !log->log.power && !log->log.copies; /* see lock_alone; copies of what it touches are made by its pins */
+    tx->is_brief = !log->log.power; /* see lock_alone */
     return 1;
 }
 

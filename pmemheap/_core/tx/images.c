@@ -99,8 +99,7 @@ int ph_tx_touches(const struct ph_tx *tx, uint64_t offset)
 {
     if (tx->writes.count == 0)
         return 0;
-    const struct ph_refs *refs = ph_refs_find(ph_core_of(tx->log, offset), ph_local(offset));
-    if (refs != NULL && refs->changes != 0) /* only the writer changes committed bytes, and this one has some collected */
+    if (ph_tx_changes(tx, offset))
         return 1;
     const struct ph_tx_block *block = ph_tx_fresh(tx, offset);
     return block != NULL && block->is_written;

@@ -62,14 +62,6 @@ static int is_named(const struct ph_tx *tx, uint64_t index)
     return 0;
 }
 
-/* Whether the transaction changes bytes of the live block at an offset. */
-static int changes(const struct ph_tx *tx, uint64_t offset)
-{
-    const struct ph_heap *h = ph_core_of(tx->log, offset);
-    const struct ph_refs *refs = h == NULL ? NULL : ph_refs_find(h, ph_local(offset));
-    return refs != NULL && refs->changes != 0;
-}
-
 /* Add operations for the slots whose blocks the transaction changes. */
 static int name_changed(struct ph_tx *tx)
 {
@@ -78,7 +70,7 @@ static int name_changed(struct ph_tx *tx)
         return 0;
     for (uint64_t i = 0; i < log->roots_used; i++) {
         const struct ph_root_slot *slot = &log->roots[i];
-        if (slot->name_length == 0 || !changes(tx, slot->off) || is_named(tx, i))
+        if (slot->name_length == 0 || !ph_tx_changes(tx, slot->off) || is_named(tx, i))
             continue;
         struct ph_op op = {.type = PH_OP_META, .flags = PH_TABLE_ROOTS, .len = sizeof *slot, .off = i * sizeof *slot};
         if (ph_list_room(&tx->told, sizeof op + sizeof *slot, 1) < 0 || name(tx, i, tx->told.count + sizeof op) < 0)

@@ -3,6 +3,8 @@
 
 #include "tx/internal.h"
 
+enum { PH_SORTED_FEW = 16 };
+
 /* One word of the bits or entries of an arena that a record changes. */
 struct word {
     uint64_t off; /* arena << 55 | byte index in the table */
@@ -53,13 +55,28 @@ static int by_place(const void *left, const void *right)
     return a->off < b->off ? -1 : a->off > b->off;
 }
 
+/* Most records change few words. */
+static void sort_words(struct word *words, uint64_t count)
+{
+    if (count > PH_SORTED_FEW) {
+        qsort(words, count, sizeof *words, by_place);
+        return;
+    }
+    for (uint64_t i = 1; i < count; i++) {
+        struct word one = words[i];
+        uint64_t at = i;
+        for (; at > 0 && by_place(&words[at - 1], &one) > 0; at--)
+            words[at] = words[at - 1];
+        words[at] = one;
+    }
+}
+
 /* Sort, and let each word stand there once with the image that it will have: [R1] committed state and own changes. */
 static void merge_words(struct ph_tx_list *list)
 {
     struct word *words = words_of(list);
     uint64_t kept = 0;
-    if (list->count > 1)
-        qsort(words, list->count, sizeof *words, by_place);
+    sort_words(words, list->count);
     for (uint64_t i = 0; i < list->count; i++) {
         uint64_t before = kept > 0 && words[kept - 1].at == words[i].at ? words[--kept].image : *words[i].at;
         words[kept] = words[i];
