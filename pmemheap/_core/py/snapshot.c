@@ -54,6 +54,19 @@ static void set_core(struct snapshot_object *self, PyObject *heap)
     Py_XDECREF(old);
 }
 
+/* Show the last commit under the pin that is there, which keeps it [Q2]. As `begin`. */
+static int capture(struct snapshot_object *self, const struct pins_object *pins)
+{
+    uint64_t sequence;
+    PyObject *slots = ph_captured(pins->header, &sequence);
+    if (slots != NULL && is_mapped(pins)) {
+        show(self, slots, sequence);
+        return 1;
+    }
+    Py_XDECREF(slots);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
 /* Begin anew. 1; 0: Python has to; or -1 with an exception set. */
 static int begin(struct snapshot_object *self, struct pins_object *pins)
 {
@@ -102,23 +115,17 @@ PyDoc_STRVAR(refresh_doc,
 static PyObject *refresh(PyObject *object, PyObject *ignored)
 {
     struct snapshot_object *self = snapshot_of(object);
-    uint64_t sequence;
 
     (void)ignored;
     if (self->pin == NULL || self->pin->pins->header == NULL || self->core->state > PH_S_READONLY)
         return PyObject_CallMethod(object, "_go_on", NULL);
-    const struct pins_object *pins = self->pin->pins;
+    struct pins_object *pins = self->pin->pins;
     if (ph_shared_word(pins->header, PH_COMMIT_SEQ_AT) == self->sequence)
         Py_RETURN_FALSE;
-    if (ph_shared_word(pins->header, PH_ERA_AT) == self->pin->era) { /* what is captured under this pin is kept by it [Q2] */
-        PyObject *slots = ph_captured(pins->header, &sequence);
-        if (slots != NULL && is_mapped(pins)) {
-            show(self, slots, sequence);
-            Py_RETURN_TRUE;
-        }
-        Py_XDECREF(slots);
-    }
-    return PyErr_Occurred() ? NULL : PyObject_CallMethod(object, "_go_on", NULL);
+    int gone_on = ph_era_now(pins) == self->pin->era ? capture(self, pins) : begin(self, pins);
+    if (gone_on == 0)
+        return PyObject_CallMethod(object, "_go_on", NULL);
+    return gone_on < 0 ? NULL : Py_NewRef(Py_True);
 }
 
 PyDoc_STRVAR(begin_as_doc,
