@@ -10,9 +10,9 @@ from journeys import JOURNEYS, Count, counted
 from pmemheap import Heap
 
 BUDGETS = {
-    "growth": Count(python=306, crossings=40, system=16),  # a map and a sync of it: not all data
+    "growth": Count(python=303, crossings=40, system=16),  # a map and a sync of it: not all data
     "opening after a crash": Count(python=642, crossings=73, system=44),
-    "first put": Count(python=258, crossings=33, system=17),
+    "first put": Count(python=251, crossings=33, system=17),
     "trim of nine segments": Count(python=581, crossings=63, system=31),
     "durable commit": Count(python=11, crossings=7, system=5),
 }

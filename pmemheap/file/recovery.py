@@ -160,9 +160,7 @@ def recover(medium: FileMedium, headroom: int | None = None) -> None:
         The medium could not be read or written.
     """
     if needs_no_recovery(medium):
-        if medium.is_power and not medium.readonly:
-            medium.sync_all("open")
-        return
+        return  # what nobody has synced yet, as in a copy, is before the first change
     is_left = medium.is_power and not _drop_cache(medium)
     medium.header.read(medium.fd)
     if not medium.is_power and _is_left_alone(medium):
