@@ -319,14 +319,38 @@ def test_a_snapshot_changes_nothing(heap: Heap) -> None:
     assert heap.check()
 
 
-def test_an_arena_that_is_shown_is_not_dropped(heap: Heap) -> None:
+def test_an_arena_that_is_shown_elsewhere_is_dropped_and_kept(heap: Heap) -> None:
+    size = 3 << 20
     arena = heap.arena("part")
-    block = arena.malloc(100)
+    heap.roots["block"] = offset = arena.malloc(size)
+    arena.view(offset)[:] = b"a" * arena.usable_size(offset)
+    heap.sync()
     with Reader(path_of(heap)) as reader:
-        assert reader("snap.commit") >= 0
-        with pytest.raises(BufferError, match=f"process {reader.pid}"):
-            arena.drop()
-    arena.free(block)
+        assert reader(f"(block := snap.view(snap.roots['block'], {size})) is None") is False
+        del heap.roots["block"]
+        arena.drop()
+        heap.trim()
+        used = [heap.malloc(size) for _ in range(3)]
+        for each in used:
+            heap.view(each)[:] = b"b" * heap.usable_size(each)
+        again = heap.arena("part")
+        heap.view(again.malloc(size))[:] = b"c" * size
+        again.drop()
+        heap.sync()
+        assert reader("set(block[:])") == {ord("a")}
+        assert reader("snap.refresh(), 'block' in snap.roots") == (True, False)
+        assert reader("set(block[:])") == {ord("a")}
+        before = path_of(heap).stat()
+        reader("block.release()")
+        heap.arena("third").malloc(size)  # lies where the others did
+        assert path_of(heap).stat().st_size == before.st_size
+    assert heap.check()
+
+
+def test_an_arena_that_is_shown_here_is_not_dropped(heap: Heap) -> None:
+    arena = heap.arena("part")
+    with heap.read(), pytest.raises(BufferError, match="this process has one"):
+        arena.drop()
     arena.drop()
 
 

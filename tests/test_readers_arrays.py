@@ -23,6 +23,8 @@ heap = pmemheap.open(sys.argv[1], "w", readers=True)
 print("open", flush=True)
 sys.stdin.readline()  # until readers have what they look at
 table = SortedMap(heap, "table")
+del heap.roots["part"]
+heap.arena("shown").drop()
 arenas = [heap, *(heap.arena(f"arena {n}") for n in range(19))]
 before = sum(each.stats().growths for each in arenas)
 for number in range(400):
@@ -51,12 +53,13 @@ sys.stdin.readline()
 
 @pytest.mark.parametrize("durability", DURABILITIES)
 def test_they_stay(tmp_path: Path, durability: pmemheap.DurabilityName) -> None:
-    """60 growths, a trim of head and tail, a compact, and the writer's SIGKILL."""
+    """60 growths, a trim of head and tail, a compact, a drop, and the writer's SIGKILL."""
     path = tmp_path / "a.heap"
     with Heap.create(path, durability=durability) as heap:
         SortedMap(heap, "table").update({b"%d" % n: b"value %d" % n for n in range(500)})
-        for name in "first", "last", "large":
-            heap.roots[name] = offset = heap.malloc(1 << 20 if name == "large" else 5000)
+        for name in "first", "last", "large", "part":
+            arena = heap.arena("shown") if name == "part" else heap
+            heap.roots[name] = offset = arena.malloc(1 << 20 if name in {"large", "part"} else 5000)
             heap.view(offset)[:] = name[:1].encode() * heap.usable_size(offset)
     writer = subprocess.Popen(
         [sys.executable, "-c", _WRITER, str(path), str(GROWTHS)],
@@ -66,7 +69,7 @@ def test_they_stay(tmp_path: Path, durability: pmemheap.DurabilityName) -> None:
     assert writer.stdout is not None
     assert writer.stdout.readline() == "open\n"
     with Reader(path) as reader:
-        names = {"first": 5000, "last": 5000, "large": 1 << 20}
+        names = {"first": 5000, "last": 5000, "large": 1 << 20, "part": 1 << 20}
         for name, size in names.items():
             shown = f"snap.ndarray_at(snap.roots[{name!r}], {size}, 'u1')"
             reader(f"({name} := {shown}) is None")

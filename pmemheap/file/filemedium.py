@@ -28,11 +28,12 @@ from typing import Any
 from pmemheap import native
 from pmemheap.dataclass import replace
 from pmemheap.errors import OutOfSpaceError, Pmem2Error, UsageError
-from pmemheap.file import blocks, holes, locks
+from pmemheap.file import blocks, holes, locks, shownspace
 from pmemheap.file.headerfile import Journal
 from pmemheap.file.heapfile import HeapFile
 from pmemheap.file.logmaps import LogMaps
 from pmemheap.file.parts import PARTS
+from pmemheap.file.shownspace import ShownSpace
 from pmemheap.format import filespace, layout
 from pmemheap.format.header import as_spare
 from pmemheap.format.layout import ArenaSlot, SegmentKind, SegmentSlot, SlotImage, Table
@@ -62,12 +63,13 @@ class FileMedium(HeapFile):
         Whether a region maps the tables privately beside their homes; set before it maps anything.
     region : Region or None
         The default arena, of which a recovery has mapped the homes.
-    is_shown : callable, optional
-        As `Medium` has it.
+    is_shown, shown : callable, ShownSpace, optional
+        As `Medium` has it; which SPARE segments others may show.
     """
 
     shadowed = False
     is_shown: Callable[[], bool] | None = None
+    shown: ShownSpace | None = None
     recovery: Any = None
     region: Region | None = None
 
@@ -89,11 +91,9 @@ class FileMedium(HeapFile):
         return shadowed if self.shadowed else ("data", "bits", "entries")
 
     def step(self, nunits: int) -> int:
-        """Return units to grow by: a fifth, so that slots last and opening is quick.
+        """Return units to grow by: a fifth, twice that when half of the slots are used.
 
-        Each segment is a map at open. When half of the slots are used it is twice as much.
-
-        A memory file system fills every page it allocates: no more than 64 MiB at a time there.
+        Each segment is a map at open. A memory file system fills every page that it allocates.
         """
         step = max(layout.SEGMENT_UNITS, nunits // 5)
         if len(self.segments) > layout.SEGMENT_SLOTS // 2:
@@ -166,15 +166,15 @@ class FileMedium(HeapFile):
         A DATA segment takes all of a SPARE one when half of the slots are used.
         """
         segments = self.header.slots.segments
-        index = filespace.fitting_spare(segments, slot.file_bytes)
+        free = segments if self.shown is None else self.shown.spares(self)
+        index = filespace.fitting_spare(free, slot.file_bytes)
         if index is None:
             slot = replace(slot, file_off=self.header.slots.end)
             index = filespace.free_index(segments)
         else:
             old = segments[index]
             slot = replace(slot, file_off=old.file_off)
-            crowded = len(segments) > layout.SEGMENT_SLOTS // 2
-            if crowded and slot.kind == SegmentKind.DATA:
+            if slot.kind == SegmentKind.DATA and len(segments) > layout.SEGMENT_SLOTS // 2:
                 slot = replace(slot, capacity=old.capacity, nunits=old.capacity)
             if old.file_bytes > slot.file_bytes and filespace.free_index(segments) is None:
                 index = None
@@ -224,8 +224,7 @@ class FileMedium(HeapFile):
         if slot.kind == SegmentKind.DATA and not omitted(Rule.SPARE_TABLES):
             self.holes.punched(slot.data_off - slot.file_off)
             blocks.clear(self.fd, slot.file_off, slot.data_off - slot.file_off)
-        start = slot.file_off
-        blocks.back(self.fd, self.name, start, start + needed, self.holes)
+        blocks.back(self.fd, self.name, slot.file_off, slot.file_off + needed, self.holes)
 
     def abandon(self, piece: Piece) -> None:
         """Give the blocks of a piece back that never became part of the heap."""
@@ -313,6 +312,7 @@ class FileMedium(HeapFile):
     def drop_arena(self, pieces: list[Piece]) -> None:
         """Take an arena with all its segments out of the heap, as `withdraw` does [R17, R24]."""
         self._withdraw(pieces, self.arenas[pieces[0].arena].dropped())
+        self.shown = shownspace.after_drop(self, pieces)
 
     def _withdraw(self, pieces: list[Piece], arena: ArenaSlot) -> None:
         spares = {piece.index: as_spare(piece.slot) for piece in pieces if piece.slot is not None}
@@ -343,15 +343,15 @@ class FileMedium(HeapFile):
             self.change(filespace.images(self._tidied(self.segments)), durable=True)
             if not locks.has_readers(self.lock_fd):
                 self.cut_surplus()
-        for slot in self.segments.values():
+        for slot in (self.segments if self.shown is None else self.shown.spares(self)).values():
             if slot.kind == SegmentKind.SPARE:
                 self._punch(slot.file_off, slot.file_bytes)
 
     def has_spare_below(self, piece: Piece) -> bool:
         """Tell whether a segment could lie lower in the file than this one."""
         assert piece.slot is not None
-        least = layout.SEGMENT_UNITS * layout.UNIT_BYTES_IN_FILE
-        spare = filespace.fitting_spare(self.segments, least)
+        free = self.segments if self.shown is None else self.shown.spares(self)
+        spare = filespace.fitting_spare(free, layout.SEGMENT_UNITS * layout.UNIT_BYTES_IN_FILE)
         return spare is not None and self.segments[spare].file_off < piece.slot.file_off
 
     def punch(self, piece: Piece, address: int, start: int, nunits: int) -> None:

@@ -23,6 +23,7 @@ from pmemheap.errors import HeapBusyError
 from pmemheap.file import pins
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.headerfile import SEQUENCES
+from pmemheap.file.shownspace import ShownSpace
 from pmemheap.native.constants import ReaderGate
 from pmemheap.native.rules import Rule, omitted
 
@@ -67,6 +68,7 @@ def take_over(medium: FileMedium, gate: bytes) -> None:
             if not has_copies:
                 raise _kept(medium, era)
             medium.is_shown = lambda: _find_pin(medium, era) is not None
+            medium.shown = ShownSpace()
     except BaseException:
         for name, value in before.items():
             header.store_word(name, value)

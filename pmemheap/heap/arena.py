@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from pmemheap.errors import PmemHeapError, UsageError
 from pmemheap.format.layout import ARENA_BITS, ArenaState
 from pmemheap.heap.blockspace import BlockSpace, new_face
-from pmemheap.heap.readers import require_unread
+from pmemheap.heap.readers import recycle, require_none
 from pmemheap.heap.roots import Roots
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
@@ -95,10 +95,13 @@ class Arena(BlockSpace):
     def drop(self) -> None:
         """Free all blocks and give their space back, in O(1) calls; the arena is closed then.
 
+        Snapshots in other processes keep what they show: the space is given back when they go.
+
         Raises
         ------
         BufferError
-            Views of its blocks, or transactions that use it, are alive. Nothing has changed.
+            Views of its blocks, transactions that use it, or snapshots in this process are alive.
+            Nothing has changed.
         UsageError
             The heap is closed, read-only or forked, or the arena was dropped already; or a root
             leads into it.
@@ -127,13 +130,14 @@ class Arena(BlockSpace):
     def _drop_unused(self) -> None:
         space, medium = self._space, self._space.shared.medium
         _require_no_roots(space)
-        require_unread(space.shared, f"{space.name}: drop")
+        require_none(space.shared, f"{space.name}: drop")
         pieces = space.region.pieces
         while not space.core.shut_unused():  # in one step: a refusal has never been closed before
             _require_unused(space)
         medium.drop_arena(pieces)
         self.end()
         with suppress(PmemHeapError):  # the next give-back tries again
+            recycle(space.shared)  # another era begins, whose snapshots do not show it
             medium.release(pieces)
 
     @property

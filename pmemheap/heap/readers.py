@@ -43,7 +43,6 @@ __all__ = [
     "recycle",
     "recycle_if_worth",
     "require_none",
-    "require_unread",
     "with_readers",
 ]
 
@@ -331,19 +330,6 @@ def _follow(shared: Shared, file: FileMedium) -> None:
     file.layout = number  # now: other threads begin snapshots by it
     if shared.pins is not None:
         shared.pins.layout = number
-
-
-def require_unread(shared: Shared, what: str) -> None:
-    """Raise BufferError if anybody has a snapshot that may show what is to go."""
-    file = shared.writable
-    if file is None or shared.pins is None:
-        return
-    require_none(shared, what)
-    found = pins.oldest(file.lock_fd, file.header.word("era") + 1)
-    if found is not None:
-        raise BufferError(
-            f"{what}: no snapshot that may show it expected, process {found[1]} has one"
-        )
 
 
 def require_none(shared: Shared, what: str) -> None:
