@@ -294,21 +294,6 @@ void ph_tx_unpin_changes(struct ph_tx *tx)
     ph_tx_drop_writes(tx, 0);
 }
 
-/* The pins of the block tell; a brief one has none, and few bytes. */
-int ph_tx_changes(const struct ph_tx *tx, uint64_t offset)
-{
-    struct ph_heap *h = ph_core_of(tx->log, offset);
-    const struct ph_refs *refs = h == NULL || tx->is_brief ? NULL : ph_refs_find(h, ph_local(offset));
-    if (refs != NULL && refs->changes != 0)
-        return 1;
-    for (uint64_t i = 0; tx->is_brief && i < tx->writes.count; i++) {
-        const struct ph_tx_bytes *one = &ph_writes(tx)[i];
-        if (!one->fresh && one->offset - ph_local(one->offset) + one->start == offset)
-            return 1;
-    }
-    return 0;
-}
-
 int ph_tx_changes_homes(const struct ph_tx *tx)
 {
     return tx->writes.count != 0 || tx->snapshots.count != 0;

@@ -95,6 +95,21 @@ void ph_tx_overlay(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes, uin
     }
 }
 
+/* The pins of the block tell; a brief one has none, and few bytes. */
+int ph_tx_changes(const struct ph_tx *tx, uint64_t offset)
+{
+    struct ph_heap *h = ph_core_of(tx->log, offset);
+    const struct ph_refs *refs = h == NULL || tx->is_brief ? NULL : ph_refs_find(h, ph_local(offset));
+    if (refs != NULL && refs->changes != 0)
+        return 1;
+    for (uint64_t i = 0; tx->is_brief && i < tx->writes.count; i++) {
+        const struct ph_tx_bytes *one = &ph_writes(tx)[i];
+        if (!one->fresh && one->offset - ph_local(one->offset) + one->start == offset)
+            return 1;
+    }
+    return 0;
+}
+
 int ph_tx_touches(const struct ph_tx *tx, uint64_t offset)
 {
     if (tx->writes.count == 0)
