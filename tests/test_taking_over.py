@@ -193,6 +193,19 @@ def test_what_is_shown_from_before_stays(path: Path, end: str) -> None:
             assert reader("snap.refresh(), len(SortedMap(snap, 'table'))")[1] == len(table)
 
 
+def test_who_fails_before_it_lets_readers_in_leaves_what_is_shown(path: Path) -> None:
+    """The writer after it has to know that snapshots have copies of what roots name."""
+    with shown_from_before(path, "killed") as (reader, shown):
+        with (
+            mock.patch("pmemheap.heap.readers.admit", side_effect=MemoryError),
+            pytest.raises(MemoryError),
+        ):
+            opened(path)
+        with written(path) as table:
+            churn(table)
+            assert reader(SHOWN) == shown
+
+
 @pytest.mark.parametrize("kept", ["view", "snapshot"])
 def test_who_keeps_a_snapshot_keeps_nobody_out(path: Path, kept: str) -> None:
     with written(path) as table:

@@ -61,7 +61,9 @@ def take_over(medium: FileMedium, gate: bytes) -> None:
     era = header.word("era") + 1
     header.store_word("era", era)
     header.store_word("floor", era)
-    has_copies = int.from_bytes(gate, "little") == ReaderGate.MAY
+    has_copies = int.from_bytes(gate, "little") in {ReaderGate.MAY, ReaderGate.STAY}
+    if has_copies:  # the next writer knows, if this one is killed before it lets readers in
+        header.store_word("gate", ReaderGate.STAY)
     try:
         _wait_for_pins(medium, era, _MOMENT if has_copies else PATIENCE)
         if _find_pin(medium, era) and not omitted(Rule.Q6):

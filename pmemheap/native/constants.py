@@ -412,6 +412,7 @@ class ReaderGate(IntEnum):
 
     NONE = lib.PH_READERS_NONE
     MAY = lib.PH_READERS_MAY
+    STAY = lib.PH_READERS_STAY
 
 
 class SegmentKind(IntEnum):

@@ -145,6 +145,7 @@ PH_STORED_BYTES(ph_shared_page, 64);
 enum ph_reader_gate {
     PH_READERS_NONE = 0,    /* the writer edits in place: nobody can read beside it */
     PH_READERS_MAY = 1,     /* it copies what a commit can reach */
+    PH_READERS_STAY = 2,    /* it takes over from such a writer: nobody can begin, and who reads has copies of roots */
 };
 
 /* ---------------------------------------------------------------- slots of the header tables
