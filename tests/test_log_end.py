@@ -9,6 +9,7 @@ from heap_world import redo_of
 
 from pmemheap import DurabilityName, Heap, OutOfSpaceError
 from pmemheap.containers import SortedMap
+from pmemheap.file.shownspace import ShownSpace
 from pmemheap.format import layout
 from pmemheap.format.superblock import newest_superblock
 from pmemheap.testing import Crash, Image, Kind
@@ -44,6 +45,27 @@ def test_one_that_is_large_beside_the_data_goes(durability: DurabilityName, tmp_
     assert log_bytes(path) == layout.LOG_BYTES
     with Heap.open(path) as heap:
         assert dict(SortedMap(heap, "table").items()) == CONTENT | {b"last": b"one"}
+        assert heap.check()
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_one_that_lies_behind_free_space_goes(durability: DurabilityName, tmp_path: Path) -> None:
+    """Beside snapshots of before no SPARE segment is used: a log goes to the end of the file."""
+    path = tmp_path / "heap"
+    heap = Heap.create(path, durability=durability, decay=None)
+    empty = path.stat().st_size
+    SortedMap(heap, "table").update(CONTENT)
+    large, medium = heap.malloc(20 * MiB), redo_of(heap)._medium
+    redo_of(heap).move(512 * KiB)
+    heap.free(large)
+    medium.is_shown, medium.shown = lambda: True, ShownSpace()
+    heap.trim()
+    assert path.stat().st_size > 20 * MiB
+    medium.is_shown = medium.shown = None
+    heap.close()
+    assert path.stat().st_size < empty + 4 * MiB
+    with Heap.open(path) as heap:
+        assert dict(SortedMap(heap, "table").items()) == CONTENT
         assert heap.check()
 
 

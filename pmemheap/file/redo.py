@@ -23,7 +23,7 @@ from pmemheap.errors import DurabilityError, OutOfSpaceError, PmemHeapError
 from pmemheap.file.filemedium import LOG_MOST, FileMedium
 from pmemheap.file.headerfile import next_epoch
 from pmemheap.file.logblocks import LogBlocks
-from pmemheap.format import layout
+from pmemheap.format import filespace, layout
 from pmemheap.format.layout import ArenaSlot, ArenaState, SlotImage, Table
 from pmemheap.native.constants import Format, OperationType, Refusal
 from pmemheap.native.rules import Rule, omitted
@@ -453,15 +453,31 @@ class RedoLog(native.LogCore):
         medium.logs.take_next()
 
     def end(self, data_bytes: int) -> None:
-        """Let the homes catch up before the heap closes; a log that is large beside them goes."""
-        if self.size > data_bytes // _LOG_SHARE:
-            with suppress(OutOfSpaceError):  # a full disk has no room for the small one
+        """Let the homes catch up before the heap closes; a log that is large beside them goes.
+
+        So does one that lies behind space of which there is no other use.
+        """
+        with suppress(OutOfSpaceError):  # a full disk has no room for the small one
+            if self._keeps_file_long():
+                self._give_back()
+            elif self.size > data_bytes // _LOG_SHARE:
                 self.shrink()
         self.checkpoint()
 
+    def _keeps_file_long(self) -> bool:
+        """Tell whether the log ends the file, and would fit into a SPARE segment before it."""
+        medium, block = self._medium, self._medium.header.superblock
+        if block.log_off + block.log_size != medium.file_end:
+            return False
+        spares = medium.segments if medium.shown is None else medium.shown.spares(medium)
+        return filespace.fitting_spare(spares, layout.LOG_BYTES) is not None
+
     def shrink(self) -> None:
         """Move to a small log when this one is large and nothing keeps it; cut the file."""
-        large = self._medium.header.superblock.log_size > layout.LOG_BYTES
-        if large and not self.positions()[4]:
+        if self._medium.header.superblock.log_size > layout.LOG_BYTES:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if not self.positions()[4]:
             self.move(layout.LOG_BYTES)
             self._medium.release([])
