@@ -350,9 +350,8 @@ class FileMedium(HeapFile):
     def has_spare_below(self, piece: Piece) -> bool:
         """Tell whether a segment could lie lower in the file than this one."""
         assert piece.slot is not None
-        free = self.segments if self.shown is None else self.shown.spares(self)
-        spare = filespace.fitting_spare(free, layout.SEGMENT_UNITS * layout.UNIT_BYTES_IN_FILE)
-        return spare is not None and self.segments[spare].file_off < piece.slot.file_off
+        least = layout.SEGMENT_UNITS * layout.UNIT_BYTES_IN_FILE
+        return shownspace.is_spare_below(self, piece.slot.file_off, least)
 
     def punch(self, piece: Piece, address: int, start: int, nunits: int) -> None:
         """Give file blocks of units back."""

@@ -23,7 +23,8 @@ from pmemheap.errors import DurabilityError, OutOfSpaceError, PmemHeapError
 from pmemheap.file.filemedium import LOG_MOST, FileMedium
 from pmemheap.file.headerfile import next_epoch
 from pmemheap.file.logblocks import LogBlocks
-from pmemheap.format import filespace, layout
+from pmemheap.file.shownspace import is_spare_below
+from pmemheap.format import layout
 from pmemheap.format.layout import ArenaSlot, ArenaState, SlotImage, Table
 from pmemheap.native.constants import Format, OperationType, Refusal
 from pmemheap.native.rules import Rule, omitted
@@ -467,10 +468,8 @@ class RedoLog(native.LogCore):
     def _keeps_file_long(self) -> bool:
         """Tell whether the log ends the file, and would fit into a SPARE segment before it."""
         medium, block = self._medium, self._medium.header.superblock
-        if block.log_off + block.log_size != medium.file_end:
-            return False
-        spares = medium.segments if medium.shown is None else medium.shown.spares(medium)
-        return filespace.fitting_spare(spares, layout.LOG_BYTES) is not None
+        is_last = block.log_off + block.log_size == medium.file_end
+        return is_last and is_spare_below(medium, block.log_off, layout.LOG_BYTES)
 
     def shrink(self) -> None:
         """Move to a small log when this one is large and nothing keeps it; cut the file."""

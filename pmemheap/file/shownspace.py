@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pmemheap.file import locks, pins
+from pmemheap.format.filespace import fitting_spare
 from pmemheap.format.layout import SegmentKind, SegmentSlot
 from pmemheap.native import NativeError
 
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     from pmemheap.file.filemedium import FileMedium
     from pmemheap.space.medium import Piece
 
-__all__ = ["ShownSpace", "after_drop"]
+__all__ = ["ShownSpace", "after_drop", "is_spare_below"]
+
+
+def is_spare_below(medium: FileMedium, file_off: int, nbytes: int) -> bool:
+    """Tell whether a segment of so many bytes would find a place before a byte of the file."""
+    free = medium.segments if medium.shown is None else medium.shown.spares(medium)
+    spare = fitting_spare(free, nbytes)
+    return spare is not None and medium.segments[spare].file_off < file_off
 
 
 def after_drop(medium: FileMedium, pieces: list[Piece]) -> ShownSpace | None:

@@ -65,10 +65,15 @@ def take_over(medium: FileMedium, gate: bytes) -> None:
     if has_copies:  # the next writer knows, if this one is killed before it lets readers in
         header.store_word("gate", ReaderGate.STAY)
     try:
-        _wait_for_pins(medium, era, _MOMENT if has_copies else PATIENCE)
-        if _find_pin(medium, era) and not omitted(Rule.Q6):
+        found = _pin_after(medium, era, _MOMENT if has_copies else PATIENCE)
+        if found is not None and not omitted(Rule.Q6):
             if not has_copies:
-                raise _kept(medium, era)
+                raise HeapBusyError(
+                    f"heap file {medium.name!r}: no snapshot in other processes expected of a file "
+                    f"whose last writer had no readers, process {found[1]} has kept one, or a view "
+                    f"of one, for {PATIENCE:g} s",
+                    filename=medium.name,
+                )
             medium.is_shown = lambda: _find_pin(medium, era) is not None
             medium.shown = ShownSpace()
     except BaseException:
@@ -77,22 +82,14 @@ def take_over(medium: FileMedium, gate: bytes) -> None:
         raise
 
 
-def _wait_for_pins(medium: FileMedium, era: int, seconds: float) -> None:
+def _pin_after(medium: FileMedium, era: int, seconds: float) -> tuple[int, int] | None:
+    """Wait at most so long until there is none; return what `_find_pin` has found last."""
     until = time.monotonic() + seconds
-    while _find_pin(medium, era) and time.monotonic() < until:
+    while (found := _find_pin(medium, era)) is not None and time.monotonic() < until:
         time.sleep(_PAUSE)
+    return found
 
 
 def _find_pin(medium: FileMedium, era: int) -> tuple[int, int] | None:
     """Return the oldest snapshot of an era, or of one before it, as `pins.oldest` does."""
     return pins.oldest(medium.lock_fd, era + 1)
-
-
-def _kept(medium: FileMedium, era: int) -> HeapBusyError:
-    _, process = _find_pin(medium, era) or (0, 0)
-    return HeapBusyError(
-        f"heap file {medium.name!r}: no snapshot in other processes expected of a file whose last "
-        f"writer had no readers, process {process} has kept one, or a view of one, for "
-        f"{PATIENCE:g} s",
-        filename=medium.name,
-    )

@@ -91,11 +91,13 @@ def _begin_copies(shared: Shared, file: FileMedium) -> None:
 def with_readers(heap: H, wanted: bool) -> H:
     """Return a heap that was opened, with readers if they are wanted."""
     file = space_of(heap).shared.writable
-    is_left = file is not None and any(map(_COPY, file.header.slots.roots.values()))
+    is_left = (
+        file is not None
+        and file.is_shown is None  # else each goes when its root gets another
+        and any(map(_COPY, file.header.slots.roots.values()))
+    )
     try:
-        if (
-            file is not None and is_left and file.is_shown is None
-        ):  # else each goes when a root gets another
+        if is_left:
             tidy(heap)
         if wanted and not space_of(heap).shared.readonly:
             admit(heap)

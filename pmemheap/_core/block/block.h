@@ -218,6 +218,12 @@ void ph_run_cancel(const struct ph_block *block);
 int ph_run_may_go(struct ph_heap *h);
 void ph_run_end(struct ph_heap *h, uint64_t head);
 
+/* ph_run_is_shown -- whether what is free in it may be shown by snapshots of before, and is not offered: block/shown.c. */
+static inline int ph_run_is_shown(const struct ph_unit *run)
+{
+    return run->has_refs == PH_RUN_IS_SHOWN;
+}
+
 static inline uint32_t ph_run_occupied(const struct ph_unit *run)
 {
     return (uint32_t)run->u.run.live + run->u.run.withheld;

@@ -86,7 +86,7 @@ static void check_run(struct check *k, uint64_t head)
     k->runs[run->class_index]++;
     k->run_units += c->run_units;
     k->withheld_of[run->class_index] += withheld;
-    k->roomy[run->class_index] += live + withheld < c->run_blocks && c->current != (uint32_t)head && run->has_refs != PH_RUN_IS_SHOWN;
+    k->roomy[run->class_index] += live + withheld < c->run_blocks && c->current != (uint32_t)head && !ph_run_is_shown(run);
 }
 
 static void check_chunk(struct check *k, uint64_t head)

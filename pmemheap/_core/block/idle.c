@@ -24,8 +24,8 @@ static int release_firsts(struct ph_heap *h)
 static int release_idle(struct ph_heap *h, uint64_t head)
 {
     struct ph_unit *record = &h->units[head];
-    if (record->state != PH_U_RUN || record->has_refs == PH_RUN_IS_SHOWN || ph_run_occupied(record) != 0 || h->classes[record->class_index].current == (uint32_t)head
-        || !ph_run_may_go(h))
+    if (record->state != PH_U_RUN || ph_run_is_shown(record) || ph_run_occupied(record) != 0
+        || h->classes[record->class_index].current == (uint32_t)head || !ph_run_may_go(h))
         return 0;
     ph_run_end(h, head);
     return 1;

@@ -11,7 +11,7 @@ void ph_end_shown(struct ph_heap *h)
     h->is_shown = 0;
     for (uint64_t head = h->first_unit; head < h->end_unit; head++) {
         struct ph_unit *run = &h->units[head];
-        if (run->state != PH_U_RUN || run->has_refs != PH_RUN_IS_SHOWN)
+        if (run->state != PH_U_RUN || !ph_run_is_shown(run))
             continue;
         run->has_refs = 0;
         uint32_t occupied = ph_run_occupied(run);

@@ -161,7 +161,7 @@ static void offer(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits
 {
     struct ph_unit *run = &h->units[head];
     struct ph_class *c = &h->classes[run->class_index];
-    if (PH_UNLIKELY(run->has_refs == PH_RUN_IS_SHOWN))
+    if (PH_UNLIKELY(ph_run_is_shown(run)))
         return;
     if (c->current == (uint32_t)head) {
         current_freed(h, c, head, word, bits);

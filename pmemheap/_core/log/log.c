@@ -307,7 +307,6 @@ static void release_retired(const struct ph_log *log, uint64_t off, uint64_t nby
 
 /* In which order a record goes home beside readers: where units lie, what is reached, what leads there [Q10, Q13]; then what
  * was freed gets its tag [Q3]. */
-enum { PH_OPS_READ = 24 };
 enum stage { STAGE_LAYOUT, STAGE_REACHED, STAGE_ROOTS, STAGE_FREED, STAGES };
 
 static enum stage stage_of(const struct ph_op *op)
@@ -388,6 +387,8 @@ static int apply_ops(struct ph_log *log, uint64_t at, const struct ph_record *re
     }
     return 1;
 }
+
+enum { PH_OPS_READ = 24 };
 
 /* Operations of a record that were read: all, of most records, so that each is read once for all stages. */
 struct read_ops {

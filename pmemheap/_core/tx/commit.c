@@ -257,45 +257,19 @@ int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint
 
 /* ---------------------------------------------------------------- records of others */
 
-/* Beside readers: a root that changes is told of with a copy of what it names, as in a transaction. */
-static int64_t change_with_copies(struct ph_log *log, const void *operations, uint64_t length, uint16_t count,
-                                  uint64_t file_end)
-{
-    struct ph_tx none;
-    uint64_t before = log->file_end;
-    ph_tx_init(&none, log);
-    log->file_end = file_end;
-    int64_t end = ph_tx_commit(&none, operations, length, count);
-    if (end < 0)
-        log->file_end = before;
-    ph_tx_fini(&none);
-    return end == 0 ? (int64_t)log->head : end;
-}
-
+/* The commit of a transaction that has nothing else. What goes ahead of it says nothing of where the file is to end. */
 int64_t ph_log_change(struct ph_log *log, const void *operations, uint64_t length, uint16_t count, uint64_t file_end)
 {
-    if (log->copies)
-        return change_with_copies(log, operations, length, count, file_end);
     struct ph_tx none;
     uint64_t before = log->file_end;
     int64_t end = ph_flush_much(log);
     if (end < 0)
         return end;
     ph_tx_init(&none, log);
-    end = ph_words_collect(&none, &none.words);
-    if (end == 0 && count == 0 && none.words.count == 0 && ph_count_bare(log) == 0) {
-        ph_tx_fini(&none);
-        return (int64_t)log->head;
-    }
     log->file_end = file_end;
-    if (end == 0)
-        end = append_commit(&none, operations, length, count);
-    if (end < 0)
+    end = ph_tx_commit(&none, operations, length, count);
+    if (end <= 0)
         log->file_end = before;
-    else
-        ph_forget_bare(log);
     ph_tx_fini(&none);
-    if (end >= 0 && !log->power)
-        go_home(log);
-    return end;
+    return end == 0 ? (int64_t)log->head : end;
 }
