@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def client() -> Iterator[Any]:
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None,
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address="localhost:0",
         ) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip

@@ -292,7 +292,7 @@ def test_a_dask_worker_spills_and_computes(tmp_path: Path) -> None:
     data = (HeapSpillBuffer, {"target": 2_000_000})
     with (
         LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None,
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="localhost:0",
             local_directory=os.fspath(tmp_path), data=data, memory_limit=0,
         ) as cluster,
         Client(cluster) as client,

@@ -264,7 +264,7 @@ CLUSTER = """
 import sys
 from distributed import LocalCluster
 
-settings = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
+settings = {"threads_per_worker": 1, "dashboard_address": "localhost:0", "memory_limit": 0}
 with LocalCluster(n_workers=2, local_directory=sys.argv[1], **settings) as cluster:
     print(cluster.scheduler_address, flush=True)
     sys.stdin.read()
