@@ -7,6 +7,8 @@
 
 #include "base/checked.h"
 
+enum { PH_VALUE_LINES = 2 }; /* fetched of a value ahead: of 100 bytes and a key of 24 */
+
 /* The two bytes of a key from `prefix` on, in their order; none counts as 0. */
 static uint32_t hint_of(const uint8_t *key, uint64_t nkey, uint32_t prefix)
 {
@@ -61,6 +63,14 @@ static int heed_prefix(const uint8_t *node, const struct ph_node *header, const 
     return 0;
 }
 
+/* Let the processor fetch what lies behind the first line of an entry, before that line, which says how long the entry is,
+ * is there: whoever finds a key looks at its value next. A tenth of a lookup. */
+static void fetch_value(const struct ph_map_item *entry)
+{
+    for (uint32_t i = 1; i <= PH_VALUE_LINES; i++)
+        __builtin_prefetch(entry->key + (size_t)PH_MAP_LINE * i);
+}
+
 int ph_node_find(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *at, int *found)
 {
     struct ph_node header = ph_node_header(node);
@@ -79,6 +89,8 @@ int ph_node_find(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *
         if (order == 0) {
             if (ph_node_entry(node, middle, &entry) < 0)
                 return -1;
+            if (header.level == 0)
+                fetch_value(&entry);
             order = ph_key_order(entry.key, entry.nkey, key, nkey);
             if (order == 0) {
                 *at = middle;
