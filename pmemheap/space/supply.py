@@ -322,7 +322,9 @@ class Supply:
         """Let the region grow so that `nunits` more units are free in one piece at its end."""
         have = 0 if exactly else self.extents.room_at_end()
         self._back(self.region.end_unit - have, have)  # or it is refused when the heap has grown
-        self.append(self._medium.step(self.region.nunits), max(nunits - have, 1))
+        region = self.region
+        used = region.nunits if self.shown is None else region.end_unit - self._shown_to
+        self.append(self._medium.step(used), max(nunits - have, 1))
 
     def append(self, nunits: int, at_least: int) -> None:
         """Let the region grow, as `Region.grow` does, in a heap of which all is known."""
