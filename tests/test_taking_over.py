@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from unittest import mock
 
@@ -15,13 +17,15 @@ import pytest
 from reader_world import DURABILITIES, Reader
 
 import pmemheap
-from pmemheap import Heap, HeapBusyError
+from pmemheap import Heap, HeapBusyError, layout
 from pmemheap.containers import SortedMap
-from pmemheap.file import takingover
+from pmemheap.file import locks, takingover
 from pmemheap.file.headerfile import Header
 from pmemheap.heap.space import space_of
 from pmemheap.kvstore import KVStore
+from pmemheap.native.constants import ReaderGate
 from pmemheap.testing import copy_as_crashed
+from pmemheap.units import UNIT
 
 VALUE = "SortedMap(snap, 'table')[b'k']"
 ON = "news(snap), " + VALUE
@@ -305,6 +309,40 @@ def test_a_reader_may_come_before_the_writer(path: Path) -> None:
             with made.result() as heap:
                 SortedMap(heap, "table")[b"k"] = b"after"
                 assert reader(ON)[1] == b"after"
+
+
+def test_a_reader_waits_for_a_writer_that_is_opening(path: Path) -> None:
+    """Who is opening a heap has the writer's lock for a while before it lets readers in."""
+    with written(path) as table:
+        header = header_of(table.heap)
+        header.store_word("gate", ReaderGate.NONE)
+        with pytest.raises(HeapBusyError, match="no writer expected"):
+            Heap.open(path, readonly=True, timeout=0)
+        with beside(lambda: Heap.open(path, readonly=True, timeout=20)) as made:
+            time.sleep(0.05)
+            assert not made.done()
+            assert not locks.has_readers(table.heap.fileno())
+            header.store_word("gate", ReaderGate.MAY)
+            with made.result() as reader, reader.read() as snap:
+                assert SortedMap(snap, "table")[b"k"] == b"before"
+
+
+def test_takeovers_beside_a_snapshot_grow_the_file_by_what_they_need(path: Path) -> None:
+    """It is not a share of the file each time, of which the next writer could use nothing."""
+    with written(path) as table:
+        kept = Heap.open(path, readonly=True)
+        snap = kept.read()
+        table[b"k"] = b"after"
+    sizes = []
+    for _ in range(40):
+        with written(path) as table:
+            table[b"k"] = b"again"
+        sizes.append(path.stat().st_size)
+    steps = {after - before for before, after in pairwise(sizes)}
+    assert max(steps) <= 2 * layout.SEGMENT_UNITS * UNIT
+    assert SortedMap(snap, "table")[b"k"] == b"before"
+    snap.close()
+    kept.close()
 
 
 @pytest.mark.parametrize("durability", DURABILITIES)

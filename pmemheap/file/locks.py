@@ -62,6 +62,33 @@ def become_follower(fd: int) -> None:
     native.lock_byte(fd, layout.LOCK_READER, Lock.NONE)
 
 
+def follow(fd: int, timeout: float) -> bool:
+    """Become a reader: one that follows if there is a writer that lets readers in.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds for which a writer that does not is given time: it may be opening the heap, and who
+        has a reader's lock keeps it from that.
+
+    Returns
+    -------
+    bool
+        Whether it follows.
+    """
+    until = time.monotonic() + timeout
+    while True:
+        become_reader(fd)
+        is_written = has_writer(fd)
+        if is_written and lets_readers_in(fd):
+            become_follower(fd)
+            return True
+        if not is_written or time.monotonic() >= until:
+            return False
+        native.lock_byte(fd, layout.LOCK_READER, Lock.NONE)
+        time.sleep(_PAUSE)
+
+
 def has_writer(fd: int) -> bool:
     """Tell whether somebody else has the heap open for writing."""
     return native.probe_lock(fd, layout.LOCK_WRITER, Lock.READ) != Lock.NONE
@@ -247,6 +274,7 @@ def look_beside_writer(
             if is_still or is_sound(found):
                 return found
             seen = str(found)
+        native.tape_wait()
         time.sleep(_PAUSE)
     raise HeapBusyError(
         f"{name}: a writer that rests for a moment expected, process {holder(fd)} changes the heap "

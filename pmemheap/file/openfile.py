@@ -164,15 +164,16 @@ def _format(medium: FileMedium, durability: Durability, log_bytes: int, strategy
 # ---------------------------------------------------------------- a file that is there
 
 
-def open_path(
+def open_path(  # noqa: PLR0913 -- what is opened, and how
     path: Path,
     *,
     readonly: bool,
     limit: int | None,
     recover: Callable[[FileMedium], None] | None = None,
     readers: bool = False,
+    timeout: float = 0,
 ) -> FileMedium:
-    """Open a heap file; `recover` and `readers` as in `adopt`.
+    """Open a heap file; `recover`, `readers` and `timeout` as in `adopt`.
 
     Raises
     ------
@@ -193,8 +194,9 @@ def open_path(
     except OSError as error:
         raise refusal(f"heap file {str(path)!r}", error) from error
     return adopt(
-        fd, str(path), readonly=readonly, limit=limit, recover=recover, readers=readers, path=path
-    )
+        fd, str(path), readonly=readonly, limit=limit, recover=recover, readers=readers,
+        timeout=timeout, path=path,
+    )  # fmt: skip
 
 
 def adopt(  # noqa: PLR0913 -- what is opened, and how
@@ -207,6 +209,7 @@ def adopt(  # noqa: PLR0913 -- what is opened, and how
     follow: bool = True,
     recover: Callable[[FileMedium], None] | None = None,
     readers: bool = False,
+    timeout: float = 0,
     path: Path | None = None,
 ) -> FileMedium:
     """Open the heap behind a descriptor, which belongs to the medium from now on.
@@ -223,6 +226,8 @@ def adopt(  # noqa: PLR0913 -- what is opened, and how
     readers : bool
         Of a writer: let those go on who have come before. Of a reader without a writer: let one
         come, and follow it.
+    timeout : float
+        Of a reader: seconds for a writer that is opening the heap, to let readers in.
     path : Path, optional
         By which the file was opened.
     """
@@ -231,7 +236,7 @@ def adopt(  # noqa: PLR0913 -- what is opened, and how
         medium.beside = beside and readonly
         try:
             _require_regular(fd, name)
-            _lock(medium, beside=beside, follow=follow)
+            _lock(medium, beside=beside, follow=follow, timeout=timeout)
             if not medium.follows:
                 medium.header.read(fd)
                 if readonly and readers and not medium.beside:
@@ -272,17 +277,16 @@ def _require_regular(fd: int, name: str) -> None:
         )
 
 
-def _lock(medium: FileMedium, *, beside: bool, follow: bool) -> None:
+def _lock(medium: FileMedium, *, beside: bool, follow: bool, timeout: float) -> None:
     """Become the writer, or one of the readers."""
     if not medium.readonly:
         locks.require_writer(medium.lock_fd, medium.name)
         return
-    locks.become_reader(medium.lock_fd)
-    is_written = locks.has_writer(medium.lock_fd)
-    if follow and is_written and locks.lets_readers_in(medium.lock_fd):
+    if follow and locks.follow(medium.lock_fd, timeout):
         medium.beside = medium.follows = True
-        locks.become_follower(medium.lock_fd)
-    elif not beside:
+        return
+    locks.become_reader(medium.lock_fd)
+    if not beside:
         locks.require_no_writer(medium.lock_fd, medium.name)
 
 

@@ -238,6 +238,7 @@ class Heap(HasTotals):
         budget: Budget | None = None,
         strategy: Strategy | None = None,
         readers: bool = False,
+        timeout: float = 0.1,
     ) -> Self:
         """Open the heap in a file; the time does not depend on its size.
 
@@ -259,6 +260,9 @@ class Heap(HasTotals):
             look at is copied when it changes, which makes changes of containers slower. Those that
             read already go on; it waits up to 5 seconds for snapshots that they hold. With
             `readonly`: let a writer come later, and follow it.
+        timeout : float
+            Of a reader: seconds for which it waits for a writer that lets no readers in, since it
+            is just opening the heap, or for ever.
 
         Returns
         -------
@@ -283,7 +287,7 @@ class Heap(HasTotals):
         chosen, wish = prototype_of(extents), strategy_argument(strategy, in_file=True)
         medium = openfile.open_path(
             path_argument(path), readonly=readonly, limit=limit_argument(limit),
-            recover=partial(recover, headroom=headroom), readers=readers,
+            recover=partial(recover, headroom=headroom), readers=readers, timeout=timeout,
         )  # fmt: skip
         self = making.over_file(cls, medium, headroom, decay, chosen, wish, fresh=False)
         return with_readers(self if budget is None else joined(self, budget), readers)
