@@ -96,6 +96,11 @@ readers: $(VENV)/test/ready
 	    --seed $(or $(SEED),0) || exit 1; \
 	done
 
+# A writer and a reader by turns, COUNT=1000000 random schedules and all with up to three changes of hand. An hour.
+.PHONY: pairs
+pairs: $(VENV)/test/ready
+	$(VENV)/test/bin/python tests/pairs_load.py --count $(or $(COUNT),1000000) --seed $(or $(SEED),0)
+
 # A reader beside a writer whose header is damaged meanwhile, ROUNDS=5000 times. A minute.
 .PHONY: readers-forged
 readers-forged: $(VENV)/test/ready

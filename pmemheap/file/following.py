@@ -175,4 +175,5 @@ def wait_for_commit(medium: FileMedium, let_go: Callable[[], object] = bool) -> 
                 filename=medium.name,
             )
         let_go()
+        native.tape_wait()
         time.sleep(_PAUSE)

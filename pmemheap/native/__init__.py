@@ -123,12 +123,16 @@ from pmemheap.native.tape import (
     TapeEvent,
     TapeKind,
     tape_end,
+    tape_hand_at,
     tape_is_on,
     tape_kill,
     tape_map,
     tape_note,
     tape_start,
+    tape_step,
     tape_steps,
+    tape_turns,
+    tape_wait,
 )
 
 __all__ = [
@@ -223,12 +227,16 @@ __all__ = [
     "sync_part",
     "system_calls",
     "tape_end",
+    "tape_hand_at",
     "tape_is_on",
     "tape_kill",
     "tape_map",
     "tape_note",
     "tape_start",
+    "tape_step",
     "tape_steps",
+    "tape_turns",
+    "tape_wait",
     "unmap",
 ]
 

@@ -290,10 +290,13 @@ class Rule(IntEnum):
     SPARE_TABLES = lib.PH_SPARE_TABLES
     SPARE_SYNC = lib.PH_SPARE_SYNC
     REWOUND = lib.PH_REWOUND
+    Q2 = lib.PH_Q2
     Q3 = lib.PH_Q3
     Q4 = lib.PH_Q4
     Q5 = lib.PH_Q5
     Q6 = lib.PH_Q6
+    Q10 = lib.PH_Q10
+    Q11 = lib.PH_Q11
     Q14 = lib.PH_Q14
 
 

@@ -14,12 +14,16 @@ __all__ = [
     "TapeEvent",
     "TapeKind",
     "tape_end",
+    "tape_hand_at",
     "tape_is_on",
     "tape_kill",
     "tape_map",
     "tape_note",
     "tape_start",
+    "tape_step",
     "tape_steps",
+    "tape_turns",
+    "tape_wait",
 ]
 
 
@@ -57,6 +61,9 @@ class TapeEvent(NamedTuple):
     step: int
     begin: int
     data: bytes
+
+
+_NEVER = 2**64 - 1
 
 
 def _share_tape(tape: Any) -> None:
@@ -146,6 +153,43 @@ def tape_map(address: int, length: int, offset: int) -> None:
     """Tell the tape of a shared map of its file that was there before it."""
     if tape_is_on():
         lib.ph_tape_map(address, length, offset)
+
+
+def tape_turns(fd: int, told: int, granted: int) -> None:
+    """Let this process and another one work by turns on the file behind `fd`; for tests.
+
+    Nothing is recorded. `tape_hand_at` begins.
+
+    Parameters
+    ----------
+    fd : int
+    told, granted : int
+        Descriptors of pipes: before the step at which it waits the process writes a word to `told`,
+        twice the number of steps, plus 1 if it cannot go on before the other one has; then it reads
+        one from `granted`: the step before which it waits next.
+    """
+    _make_tape(fd, _NEVER)
+    lib.ph_tape_hands(lib.ph_tape_state(), told, granted)
+
+
+def tape_hand_at(step: int) -> None:
+    """Count steps from 0 on, and wait before this one; 0: there are no turns any more.
+
+    Looks at what others change are steps as well, and all system calls of the seam.
+    """
+    lib.ph_tape_hand_at(step)
+
+
+def tape_step() -> None:
+    """Count a step of the program's own, if there is a tape whose steps are scheduled."""
+    if tape_is_on():
+        lib.ph_tape_look()
+
+
+def tape_wait() -> None:
+    """Let the other one go on, if there is a tape whose steps are scheduled."""
+    if tape_is_on():
+        lib.ph_tape_wait()
 
 
 def tape_steps() -> int:

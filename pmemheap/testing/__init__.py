@@ -7,6 +7,7 @@ heaps and for whatever else is written by stores to shared maps. See docs/crash-
 `AllocatorContract` has the tests of an allocator, which a class of yours inherits, `SpaceContract`
 those of what chooses where in free space units lie.
 `each_malloc_failing` runs a program with each of its allocations failing, one at a time.
+`pairs` runs a writer and a reader in two processes, by turns.
 """
 
 from pmemheap.testing.cells import LINE, SECTOR
@@ -16,6 +17,7 @@ from pmemheap.testing.driver import CheckOptions, check_states
 from pmemheap.testing.failing import Outcome, each_malloc_failing
 from pmemheap.testing.image import Image
 from pmemheap.testing.kills import kill_at
+from pmemheap.testing.pairs import PairsReport, Schedule, pairs, step
 from pmemheap.testing.recorder import Crash, Kind, Note, Recorder, Recording
 from pmemheap.testing.report import Failure, Report
 from pmemheap.testing.spaces import SpaceContract
@@ -33,14 +35,18 @@ __all__ = [
     "Kind",
     "Note",
     "Outcome",
+    "PairsReport",
     "Recorder",
     "Recording",
     "Report",
+    "Schedule",
     "SpaceContract",
     "State",
     "check_states",
     "copy_as_crashed",
     "each_malloc_failing",
     "kill_at",
+    "pairs",
     "restamp",
+    "step",
 ]

@@ -211,10 +211,13 @@ enum ph_rule {
     PH_SPARE_TABLES = 42,
     PH_SPARE_SYNC = 43,
     PH_REWOUND = 44,
-    PH_Q3 = 53, /* of readers of snapshots: 50 and the number, and the last bit of a word */
+    PH_Q2 = 52, /* of readers of snapshots: 50 and the number, and the last bit of a word */
+    PH_Q3 = 53,
     PH_Q4 = 54,
     PH_Q5 = 55,
     PH_Q6 = 56,
+    PH_Q10 = 60,
+    PH_Q11 = 61,
     PH_Q14 = 63,
 };
 

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "log/record.h"
 
 static uint64_t *word_of(const struct ph_log *log, uint32_t at)
@@ -22,6 +23,8 @@ void ph_sequence_open(const struct ph_log *log, uint32_t at)
     if (log->header == NULL)
         return;
     uint64_t *word = word_of(log, at);
+    if (!PH_KEPT(Q10))
+        return;
     ph_put_word(word, (*word | 1) + (*word & 1) * 2);
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the slots come after it */
 }
@@ -29,7 +32,7 @@ void ph_sequence_open(const struct ph_log *log, uint32_t at)
 void ph_sequence_close(const struct ph_log *log, uint32_t at)
 {
     if (log->header != NULL)
-        ph_put_word(word_of(log, at), *word_of(log, at) + 1);
+        ph_put_word(word_of(log, at), *word_of(log, at) + (PH_KEPT(Q10) ? 1 : 2)); /* [Q10] */
 }
 
 int ph_log_copies(struct ph_log *log, int copies, uint64_t era)
@@ -58,6 +61,8 @@ enum { PH_LOOKS_MOST = 100000 }; /* at a sequence that is odd: some milliseconds
 
 uint64_t ph_shared_word(const uint8_t *header, uint32_t at)
 {
+    if (ph_tape_on())
+        ph_tape_look();
     return __atomic_load_n((const uint64_t *)(header + at), __ATOMIC_ACQUIRE);
 }
 
@@ -66,11 +71,13 @@ int64_t ph_capture(const uint8_t *header, uint64_t *sequence, struct ph_root_slo
     for (uint32_t looks = 0; looks < PH_LOOKS_MOST; looks++) {
         uint64_t before = ph_shared_word(header, PH_COMMIT_SEQ_AT);
         uint64_t used = ph_shared_word(header, PH_ROOTS_USED_AT);
+        if (ph_tape_on() && before & 1)
+            ph_tape_wait();
         if (before & 1 || used > PH_ROOT_SLOTS)
             continue;
         memcpy(to, header + PH_ROOTS_AT, used * sizeof *to);
         __atomic_thread_fence(__ATOMIC_ACQUIRE); /* the copy is read before the sequence is again */
-        if (ph_shared_word(header, PH_COMMIT_SEQ_AT) != before)
+        if (PH_KEPT(Q11) && ph_shared_word(header, PH_COMMIT_SEQ_AT) != before) /* [Q11] */
             continue;
         *sequence = before;
         return (int64_t)used;

@@ -1,5 +1,6 @@
 /* os/faults.c -- what a test has refused of the system calls, and how many there were. */
 #include "os/seam.h"
+#include "os/tape.h"
 
 static struct ph_faults own_faults;
 static struct ph_faults *faults = &own_faults;
@@ -42,6 +43,8 @@ static void note_hit(enum ph_call call)
 /* Count a call; return 0 to make it, or the negated errno it is to fail with. */
 int64_t ph_refusal(enum ph_call call)
 {
+    if (ph_tape_on())
+        ph_tape_look();
     uint64_t number = __atomic_add_fetch(&faults->calls, 1, __ATOMIC_RELAXED);
     uint64_t at = __atomic_load_n(&faults->at, __ATOMIC_ACQUIRE);
 

@@ -243,6 +243,8 @@ struct ph_tape {
     uint64_t device, inode;
     uint64_t steps;   /* told so far: stores, writes, syncs, changes of the file; not notes and maps */
     uint64_t kill_at; /* SIGKILL before this step; 0 = never */
+    uint64_t hand_at; /* wait for a word before this step; UINT64_MAX: before none; 0: what others do is not scheduled */
+    int32_t told, granted; /* descriptors: who waits says so in one, and reads the word from the other; -1: none */
     int32_t fd;       /* of the tape's own; -1: nothing is recorded */
     int32_t error;    /* errno that ended the recording; 0 = none */
     int32_t lock;
@@ -274,6 +276,15 @@ void ph_tape_note(uint32_t kind, uint64_t number);
 /* ph_tape_map, ph_tape_unmap -- a shared map of the file came, or a range is one no longer. */
 void ph_tape_map(uint64_t address, uint64_t length, uint64_t offset);
 void ph_tape_unmap(uint64_t address, uint64_t length);
+/* ph_tape_hands -- let this process and another work by turns once `hand_at` is set. Before that step a word is written to `told`,
+ * steps << 1, and one is read from `granted`: the next `hand_at`. What only looks is a step as well.
+ * ph_tape_hand_at -- count steps from 0 on, and wait before this one.
+ * ph_tape_look -- a look at what the other one changes, or a system call, comes next.
+ * ph_tape_wait -- nothing can be done before the other one has: steps << 1 | 1 is written. */
+void ph_tape_hands(struct ph_tape *tape, int32_t told, int32_t granted);
+void ph_tape_hand_at(uint64_t hand_at);
+void ph_tape_look(void);
+void ph_tape_wait(void);
 /* ph_tape_watches -- whether a descriptor is one of the tape's file. Pre: there is a tape. */
 int32_t ph_tape_watches(int32_t fd);
 /* ph_tape_flush, ph_tape_fence -- cache lines were flushed; a fence has come. */

@@ -41,9 +41,20 @@ static void drop_lock(struct ph_tape *t)
     __atomic_store_n(&t->lock, 0, __ATOMIC_RELEASE);
 }
 
+/* Let the other one go on. If it has gone for good, so does this one. */
+static void hand_over(struct ph_tape *t, uint64_t waits)
+{
+    uint64_t word = t->steps << 1 | waits;
+    if (write(t->told, &word, sizeof word) != sizeof word || read(t->granted, &word, sizeof word) != sizeof word)
+        kill(getpid(), SIGKILL);
+    t->hand_at = word;
+}
+
 static void step(struct ph_tape *t)
 {
     t->steps++;
+    if (t->steps == t->hand_at)
+        hand_over(t, 0);
     if (t->steps != t->kill_at)
         return;
     kill(getpid(), SIGKILL);
@@ -61,7 +72,7 @@ int64_t ph_tape_make(int32_t fd, uint64_t kill_at, struct ph_tape **out)
 
     if (t == NULL)
         return -ENOMEM;
-    t->fd = -1;
+    t->fd = t->told = t->granted = -1;
     if (fstat(fd, &st) < 0 || (kill_at == 0 && (t->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0)) < 0)) {
         error = errno;
         free(t);
@@ -253,6 +264,34 @@ void ph_tape_fence(void)
 void ph_put_at(uint64_t address, const void *from, uint64_t length)
 {
     ph_put((void *)(uintptr_t)address, from, length);
+}
+
+/* ---------------------------------------------------------------- turns */
+
+void ph_tape_hands(struct ph_tape *tape, int32_t told, int32_t granted)
+{
+    tape->told = told;
+    tape->granted = granted;
+}
+
+void ph_tape_hand_at(uint64_t hand_at)
+{
+    ph_tape->steps = 0;
+    ph_tape->hand_at = hand_at;
+}
+
+void ph_tape_look(void)
+{
+    struct ph_tape *t = ph_tape;
+
+    if (t->hand_at != 0) /* who works by turns has one thread */
+        step(t);
+}
+
+void ph_tape_wait(void)
+{
+    if (ph_tape->hand_at != 0)
+        hand_over(ph_tape, 1);
 }
 
 /* ---------------------------------------------------------------- system calls */

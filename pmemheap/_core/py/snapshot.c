@@ -9,6 +9,7 @@
 #include <string.h>
 #include <structmember.h>
 
+#include "base/checked.h"
 #include "base/crc32c.h"
 
 struct snapshot_object {
@@ -74,10 +75,11 @@ static int begin(struct snapshot_object *self, struct pins_object *pins)
     int64_t failed;
     if (pins->header == NULL || self->core->state > PH_S_READONLY)
         return 0;
+    PyObject *early = PH_KEPT(Q2) ? NULL : ph_captured(pins->header, &sequence);
     struct pin_object *pin = ph_pin_era(pins, ph_era_now(pins), (PyObject *)self->core, &failed);
     if (pin == NULL)
         return failed < 0 ? 0 : -1;
-    PyObject *slots = ph_captured(pins->header, &sequence);
+    PyObject *slots = early != NULL ? early : ph_captured(pins->header, &sequence); /* [Q2] */
     if (slots == NULL || !is_mapped(pins)) {
         Py_XDECREF(slots);
         Py_DECREF((PyObject *)pin);
