@@ -10,13 +10,14 @@ import typer
 from rich.text import Text
 
 from pmemheap.cli.bars import bar
+from pmemheap.cli.beside import Checked, check_beside
 from pmemheap.cli.exits import ExitCode
 from pmemheap.cli.files import AsJson
 from pmemheap.cli.show import output, printable, write_json
-from pmemheap.errors import CorruptHeapError
+from pmemheap.errors import CorruptHeapError, HeapBusyError
 from pmemheap.format.layout import Durability, HeapState
 from pmemheap.offline import Examination, Finding, FindingKind, examine, open_image
-from pmemheap.units import UNIT, format_bytes
+from pmemheap.units import UNIT, counted, format_bytes
 
 __all__ = ["AnyFile", "check", "finding_facts", "print_findings", "print_verdict", "require_heap"]
 
@@ -28,10 +29,15 @@ AnyFile = Annotated[Path, typer.Argument(metavar="PATH", help="A heap file, soun
 def check(path: AnyFile, as_json: AsJson = False) -> None:
     """Verify every structure of a heap file against every other; ends with 1 if one is damaged.
 
-    The file is only read: a log that is not applied yet is applied in memory.
+    The file is only read: a log that is not applied yet is applied in memory. Beside a writer that
+    lets readers in, the blocks of a moment at which it rests are checked.
     """
-    with open_image(path) as disk, bar("checking") as progress:
-        found = examine(disk, progress=progress)
+    try:
+        with open_image(path) as disk, bar("checking") as progress:
+            found = examine(disk, progress=progress)
+    except HeapBusyError as busy:
+        _say_beside(path, check_beside(path, busy), as_json=as_json)
+        return
     meaning = _meaning(found)
     if as_json:  # also of what is no heap at all: the exit code tells the two apart
         write_json(_facts(path, found, meaning))
@@ -41,6 +47,35 @@ def check(path: AnyFile, as_json: AsJson = False) -> None:
         _print(path, found, meaning)
     if not found.is_sound:
         raise typer.Exit(ExitCode.FINDINGS)
+
+
+def _say_beside(path: Path, found: Checked, *, as_json: bool) -> None:
+    report = found.report
+    if as_json:
+        write_json(
+            {
+                "path": str(path), "sound": bool(report), "writer": found.writer,
+                "commit": found.commit, "blocks": report.blocks, "units": report.units,
+                "total": report.total, "findings": list(report.findings),
+            }
+        )  # fmt: skip
+    else:
+        _print_beside(path, found)
+    if not report:
+        raise typer.Exit(ExitCode.FINDINGS)
+
+
+def _print_beside(path: Path, found: Checked) -> None:
+    report, console = found.report, output()
+    verdict = "sound" if report else counted(report.total, "finding")
+    style = "bold green" if report else "bold red"
+    held = f"{counted(report.blocks, 'block')} in {counted(report.units, 'unit')}"
+    print_verdict(verdict, style, f"{path}: {held}, as of commit {found.commit:,}")
+    for finding in report.findings:
+        console.print(printable(f"  {finding}"), soft_wrap=True)
+    console.print(
+        f"Process {found.writer} goes on writing: superblocks and log were not looked at."
+    )
 
 
 def require_heap(path: Path, found: Examination) -> None:

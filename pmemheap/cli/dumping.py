@@ -12,15 +12,19 @@ from typing import Annotated, Any
 
 import typer
 
+from pmemheap.cli.beside import HeaderTables, tables_beside
 from pmemheap.cli.checking import AnyFile
 from pmemheap.cli.files import AsJson
 from pmemheap.cli.show import in_a_pipe, output, print_whole, printable, table, write_json
+from pmemheap.errors import HeapBusyError
 from pmemheap.format import layout
+from pmemheap.format.header import Tables
 from pmemheap.format.layout import ArenaState, SegmentKind, Table
 from pmemheap.format.records import Operation, OperationType, Record
 from pmemheap.format.superblock import Superblock
 from pmemheap.native.constants import Kind, StrategyCode
 from pmemheap.offline import Examination, Extent, examine, open_image
+from pmemheap.offline.slots import Slots
 
 __all__ = ["dump"]
 
@@ -55,7 +59,10 @@ def dump(  # noqa: PLR0913, PLR0917 -- one switch a table
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the tables of a heap file, as they are; all but the units if none is named."""
+    """Print the tables of a heap file, as they are; all but the units if none is named.
+
+    Beside a writer that lets readers in there are those of the header, its log and units change.
+    """
     shown = rows or (sys.maxsize if as_json or in_a_pipe() else _ROWS_ON_A_TERMINAL)
     extents: list[Extent] = []
 
@@ -63,16 +70,24 @@ def dump(  # noqa: PLR0913, PLR0917 -- one switch a table
         if units and len(extents) <= shown:  # one more than is shown: the others are counted
             extents.append(extent)
 
-    with open_image(path) as disk:
-        found = examine(disk, keep)
+    found: Examination | HeaderTables
+    try:
+        with open_image(path) as disk:
+            found = examine(disk, keep)
+    except HeapBusyError as busy:
+        if log or units:
+            raise
+        found = tables_beside(path, busy)
     makers: dict[str, tuple[bool, Callable[[], list[Row]]]] = {
         "superblocks": (superblocks, lambda: _superblocks(found)),
-        "log": (log, lambda: [_record(each) for each in found.log.scan.records]),
-        "segments": (segments, lambda: _segments(found)),
-        "arenas": (arenas, lambda: _arenas(found)),
-        "roots": (roots, lambda: _roots(found)),
+        "log": (log, lambda: _records(found)),
+        "segments": (segments, lambda: _segments(found.slots)),
+        "arenas": (arenas, lambda: _arenas(found.slots)),
+        "roots": (roots, lambda: _roots(found.slots)),
         "units": (units, lambda: [_extent(each) for each in extents]),
     }
+    if isinstance(found, HeaderTables):
+        del makers["log"]
     named = any(wanted for wanted, _ in makers.values())
     tables = {
         name: make()
@@ -81,15 +96,19 @@ def dump(  # noqa: PLR0913, PLR0917 -- one switch a table
     }
     if as_json:
         whole = all(len(lines) <= shown for lines in tables.values())
-        facts = {"path": str(path), "damage": found.findings.damage, "whole": whole}
+        facts = {"path": str(path), "damage": _damage(found), "whole": whole}
         write_json(facts | {name: lines[:shown] for name, lines in tables.items()})
         return
     for row in tables.get("arenas", ()):
         row["name"] = row["name"] or ("(default)" if row["slot"] == 0 else "")
     for name, lines in tables.items():
         _print(name, lines, shown)
-    if not found.is_sound:
-        output().print(f"{found.findings.damage} findings: `pmemheap check` names them")
+    if _damage(found):
+        output().print(f"{_damage(found)} findings: `pmemheap check` names them")
+
+
+def _damage(found: Examination | HeaderTables) -> int:
+    return found.findings.damage if isinstance(found, Examination) else 0
 
 
 def _print(name: str, lines: list[Row], rows: int) -> None:
@@ -117,7 +136,7 @@ def _operation_text(operation: Row) -> str:
 # ---------------------------------------------------------------- rows
 
 
-def _superblocks(found: Examination) -> list[Row]:
+def _superblocks(found: Examination | HeaderTables) -> list[Row]:
     return [
         _superblock(index, block, counts=index == found.current)
         for index, block in enumerate(found.copies)
@@ -149,6 +168,11 @@ _SUPERBLOCK_COLUMNS = (
 )  # fmt: skip
 
 
+def _records(found: Examination | HeaderTables) -> list[Row]:
+    records = found.log.scan.records if isinstance(found, Examination) else ()
+    return [_record(each) for each in records]
+
+
 def _record(record: Record) -> Row:
     return {
         "lsn": record.lsn,
@@ -171,9 +195,9 @@ def _operation(operation: Operation) -> Row:
     }
 
 
-def _segments(found: Examination) -> list[Row]:
+def _segments(slots: Slots | Tables) -> list[Row]:
     lines = []
-    for index, slot in sorted(found.slots.segments.items(), key=lambda each: each[1].file_off):
+    for index, slot in sorted(slots.segments.items(), key=lambda each: each[1].file_off):
         is_data = slot.kind == SegmentKind.DATA
         lines.append(
             {
@@ -190,7 +214,7 @@ def _segments(found: Examination) -> list[Row]:
     return lines
 
 
-def _arenas(found: Examination) -> list[Row]:
+def _arenas(slots: Slots | Tables) -> list[Row]:
     return [
         {
             "slot": index,
@@ -201,14 +225,14 @@ def _arenas(found: Examination) -> list[Row]:
             "strategy": StrategyCode(arena.strategy[0]).name.lower(),
             "row_bytes": arena.row_bytes or None,
         }
-        for index, arena in sorted(found.slots.arenas.items())
+        for index, arena in sorted(slots.arenas.items())
     ]
 
 
-def _roots(found: Examination) -> list[Row]:
+def _roots(slots: Slots | Tables) -> list[Row]:
     return [
         {"slot": index, "name": root.name, "offset": _Offset(root.off)}
-        for index, root in sorted(found.slots.roots.items())
+        for index, root in sorted(slots.roots.items())
     ]
 
 
