@@ -133,7 +133,7 @@ static int ring_write(const struct ph_log *log, uint64_t at, const uint8_t *byte
 
 static void ring_store(struct ph_log *log, uint64_t lsn, const uint8_t *bytes, uint64_t length)
 {
-    uint64_t at = lsn % log->size, first = ph_ring_first(log, lsn, length);
+    uint64_t at = ph_ring_at(log, lsn), first = ph_ring_first(log, at, length);
     if (ring_write(log, at, bytes, first, length))
         return;
     ph_put(log->base + at, bytes, first);
@@ -179,7 +179,7 @@ int64_t ph_record_word(struct ph_log *log, uint64_t off, uint64_t image, uint64_
         .nops = (uint16_t)freed_granules, .kind = PH_RECORD_WORD, .pad = (uint8_t)bit,
     };
     record.crc = ph_crc32c(log->chain, (const uint8_t *)&record + 8, sizeof record - 8);
-    ph_put(log->base + log->head % log->size, &record, sizeof record); /* aligned: it never wraps */
+    ph_put(log->base + ph_ring_at(log, log->head), &record, sizeof record); /* aligned: it never wraps */
     return appended(log, &record);
 }
 
@@ -187,15 +187,16 @@ int64_t ph_record_word(struct ph_log *log, uint64_t off, uint64_t image, uint64_
 
 void ph_ring_read(const struct ph_log *log, uint64_t lsn, void *to, uint64_t length)
 {
-    uint64_t at = lsn % log->size, first = ph_ring_first(log, lsn, length);
+    uint64_t at = ph_ring_at(log, lsn), first = ph_ring_first(log, at, length);
     memcpy(to, log->base + at, first);
-    memcpy((uint8_t *)to + first, log->base, length - first);
+    if (first < length)
+        memcpy((uint8_t *)to + first, log->base, length - first);
 }
 
 /* Copy `length` bytes of the ring to a home. */
 static void ring_bring(const struct ph_log *log, uint64_t lsn, uint8_t *to, uint64_t length)
 {
-    uint64_t at = lsn % log->size, first = ph_ring_first(log, lsn, length);
+    uint64_t at = ph_ring_at(log, lsn), first = ph_ring_first(log, at, length);
     ph_put(to, log->base + at, first);
     if (first < length)
         ph_put(to + first, log->base, length - first);
@@ -256,10 +257,14 @@ void ph_apply_header(const struct ph_log *log, const struct ph_op *op, uint64_t 
 static void bring_words(const struct ph_log *log, const struct ph_op *op, uint64_t payload, uint64_t width,
                         const struct ph_home *home, uint8_t *table)
 {
-    uint64_t off = op->off, length = clip(home, width, &off, op->len);
+    uint64_t off = op->off, length = clip(home, width, &off, op->len), lsn = payload + (off - op->off);
+    const uint8_t *piece = ph_ring_piece(log, lsn, length);
     for (uint64_t i = 0; i < length; i += 8) {
         uint64_t word;
-        ph_ring_read(log, payload + (off - op->off) + i, &word, 8);
+        if (piece != NULL)
+            memcpy(&word, piece + i, sizeof word);
+        else
+            ph_ring_read(log, lsn + i, &word, sizeof word);
         uint64_t *at = (uint64_t *)(table + ph_local(off) + i);
         if (*at != word)
             ph_put_word(at, word);
@@ -333,13 +338,21 @@ static void apply_op(struct ph_log *log, const struct ph_op *op, uint64_t payloa
 
 uint64_t ph_record_at(const struct ph_log *log, uint64_t lsn, struct ph_record *record)
 {
-    ph_ring_read(log, lsn, record, sizeof *record);
+    const uint8_t *piece = ph_ring_piece(log, lsn, sizeof *record);
+    if (piece != NULL)
+        memcpy(record, piece, sizeof *record);
+    else
+        ph_ring_read(log, lsn, record, sizeof *record);
     return lsn + sizeof *record;
 }
 
 uint64_t ph_op_at(const struct ph_log *log, uint64_t at, struct ph_op *op)
 {
-    ph_ring_read(log, at, op, sizeof *op);
+    const uint8_t *piece = ph_ring_piece(log, at, sizeof *op);
+    if (piece != NULL)
+        memcpy(op, piece, sizeof *op);
+    else
+        ph_ring_read(log, at, op, sizeof *op);
     return at + sizeof *op;
 }
 

@@ -13,11 +13,26 @@ static inline uint64_t ph_padded(uint64_t length)
     return (length + 7) & ~7ULL;
 }
 
-/* How many of `length` bytes from an LSN on lie before the end of the ring; the others are at its start. */
-static inline uint64_t ph_ring_first(const struct ph_log *log, uint64_t lsn, uint64_t length)
+/* Where in the ring an LSN lies. Sizes that are chosen here are powers of two, and a division takes longer than to read what
+ * lies there. */
+static inline uint64_t ph_ring_at(const struct ph_log *log, uint64_t lsn)
 {
-    uint64_t room = log->size - lsn % log->size;
+    uint64_t mask = log->size - 1;
+    return (log->size & mask) == 0 ? lsn & mask : lsn % log->size;
+}
+
+/* How many of `length` bytes from a place of the ring on lie before its end; the others are at its start. */
+static inline uint64_t ph_ring_first(const struct ph_log *log, uint64_t at, uint64_t length)
+{
+    uint64_t room = log->size - at;
     return room < length ? room : length;
+}
+
+/* The bytes from an LSN on, or NULL if they do not lie in one piece. */
+static inline const uint8_t *ph_ring_piece(const struct ph_log *log, uint64_t lsn, uint64_t length)
+{
+    uint64_t at = ph_ring_at(log, lsn);
+    return length <= log->size - at ? log->base + at : NULL;
 }
 
 void ph_ring_read(const struct ph_log *log, uint64_t lsn, void *to, uint64_t length);

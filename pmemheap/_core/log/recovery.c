@@ -6,8 +6,8 @@
 
 static uint32_t ring_crc(const struct ph_log *log, uint64_t lsn, uint64_t length, uint32_t seed)
 {
-    uint64_t first = ph_ring_first(log, lsn, length);
-    uint32_t crc = ph_crc32c(seed, log->base + lsn % log->size, first);
+    uint64_t at = ph_ring_at(log, lsn), first = ph_ring_first(log, at, length);
+    uint32_t crc = ph_crc32c(seed, log->base + at, first);
     return first < length ? ph_crc32c(crc, log->base, length - first) : crc;
 }
 
