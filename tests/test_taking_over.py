@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -325,6 +326,27 @@ def test_a_reader_waits_for_a_writer_that_is_opening(path: Path) -> None:
             header.store_word("gate", ReaderGate.MAY)
             with made.result() as reader, reader.read() as snap:
                 assert SortedMap(snap, "table")[b"k"] == b"before"
+
+
+def test_a_writer_of_shared_memory_is_followed_by_the_next_one() -> None:
+    """Its descriptor outlives it: a parent that started it has one, and so have its readers."""
+    with Heap.shared(readers=True) as heap:
+        fd = os.dup(heap.fileno())
+        SortedMap(heap, "table")[b"k"] = b"before"
+    with Heap.attach(fd, readonly=False, readers=True) as heap:
+        reader = Heap.attach(fd)
+        with reader.read() as snap:
+            SortedMap(heap, "table")[b"k"] = b"after"
+            heap.close()
+            with Heap.attach(fd, readonly=False, readers=True) as again:
+                assert SortedMap(again, "table")[b"k"] == b"after"
+                assert SortedMap(snap, "table")[b"k"] == b"before"
+                SortedMap(again, "table")[b"k"] = b"last"
+                assert snap.refresh()
+                assert SortedMap(snap, "table")[b"k"] == b"last"
+                assert again.check()
+        reader.close()
+    os.close(fd)
 
 
 def test_takeovers_beside_a_snapshot_grow_the_file_by_what_they_need(path: Path) -> None:

@@ -293,7 +293,7 @@ class Heap(HasTotals):
         return with_readers(self if budget is None else joined(self, budget), readers)
 
     @classmethod
-    def attach(
+    def attach(  # noqa: PLR0913 -- options of a file, all by name
         cls,
         fd: int,
         *,
@@ -301,6 +301,7 @@ class Heap(HasTotals):
         limit: int | None = None,
         headroom: int | None = None,
         decay: float | None = DECAY_SECONDS,
+        readers: bool = False,
     ) -> Self:
         """Open the shared heap behind a descriptor, which stays the caller's.
 
@@ -314,6 +315,8 @@ class Heap(HasTotals):
             `blocks` and `explain` look at the heap anew. Beside a writer with ``readers=True``
             snapshots are kept and growth is followed: see `read`. False: become the writer, which
             only one process can be.
+        readers : bool
+            Of a writer, as of `open`: those that read already go on.
 
         Returns
         -------
@@ -331,8 +334,10 @@ class Heap(HasTotals):
             What the descriptor leads to is not a sound heap.
         """
         headroom, decay = headroom_argument(headroom), decay_argument(decay)
-        attach = making.attached_reader if readonly else making.attached
-        return attach(cls, fd, limit_argument(limit), headroom, decay)
+        if readonly:
+            return making.attached_reader(cls, fd, limit_argument(limit), headroom, decay)
+        made = making.attached(cls, fd, limit_argument(limit), headroom, decay, readers=readers)
+        return with_readers(made, readers)
 
     # ------------------------------------------------------------ durability, end
 

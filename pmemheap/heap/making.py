@@ -85,11 +85,12 @@ def _map_tables(medium: FileMedium, region: Region) -> None:
         replay_private(medium, region, 0)
 
 
-def attached(
-    kind: type[H], fd: int, limit: int | None, headroom: int | None, decay: float | None
-) -> H:
+def attached(  # noqa: PLR0913 -- what is opened, and how
+    kind: type[H], fd: int, limit: int | None, headroom: int | None, decay: float | None,
+    *, readers: bool,
+) -> H:  # fmt: skip
     """Return the heap behind a descriptor, which stays the caller's, as its writer."""
-    return _attached(kind, fd, os.O_RDWR, limit, headroom, decay)
+    return _attached(kind, fd, os.O_RDWR, limit, headroom, decay, readers=readers)
 
 
 def attached_reader(  # noqa: PLR0913 -- what is opened, and how
@@ -130,11 +131,12 @@ def _class_of(extra: Any, plain: Any, prefix: str) -> Any:
 
 def _attached(  # noqa: PLR0913, PLR0917 -- what is opened, and how
     kind: type[H], fd: int, flags: int, limit: int | None, headroom: int | None,
-    decay: float | None, *, follow: bool = False,
+    decay: float | None, *, follow: bool = False, readers: bool = False,
 ) -> H:  # fmt: skip
     medium = openfile.adopt(
         opened_again(fd, flags), f"descriptor {fd}", readonly=flags == os.O_RDONLY,
-        limit=limit, beside=True, follow=follow, recover=partial(recover, headroom=headroom),
+        limit=limit, beside=True, follow=follow, readers=readers,
+        recover=partial(recover, headroom=headroom),
     )  # fmt: skip
     return over_file(kind, medium, headroom, decay, fresh=False)
 
