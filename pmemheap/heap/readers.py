@@ -18,6 +18,7 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
+from pmemheap import native
 from pmemheap.errors import HeapBusyError, SnapshotGoneError, UsageError
 from pmemheap.file import locks, pins
 from pmemheap.file.filemedium import FileMedium
@@ -254,6 +255,7 @@ def _require_kept(space: Space, file: FileMedium, era: int) -> None:
     for _ in range(_LOOKS):
         if file.header.word("floor") <= era:
             return
+        native.tape_wait()
         time.sleep(_PAUSE)
     raise SnapshotGoneError(
         f"{space.name}: a snapshot expected that its process keeps until this one has it, it was "
