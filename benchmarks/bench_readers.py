@@ -332,6 +332,8 @@ def beside_a_writer(
 def throughputs(home: Path, count: int) -> Iterator[Line]:
     """Reads of several processes beside a writer that does not stop."""
     ours = Ours(home / "many", count, durability="process", readers=True)
+    assert ours.snap is not None
+    ours.snap.close()  # nobody keeps an old commit, in either
     other = None if lmdb is None else Lmdb(home / "many-lmdb", count, sync=False)
     for processes in PROCESSES:
         title = f"{processes} process{'es' if processes > 1 else ''} and a writer"
