@@ -237,63 +237,70 @@ def decoded(value: bytes, describe: Callable[[bytes], np.dtype[Any]]) -> Entry:
         It is none; the message does not say whose.
     """
     try:
-        return _Reader(value).entry(describe)
+        return _entry(value, describe)
     except IndexError:
         raise CorruptHeapError(f"an entry expected, {value!r} ends too early") from None
 
 
-class _Reader:
-    """Reads a value from its begin on; IndexError beyond its end."""
+def _entry(value: bytes, describe: Callable[[bytes], np.dtype[Any]]) -> Entry:
+    """Read a value from its begin on; IndexError beyond its end."""
+    head, at, axes = value[0], 1, 1
+    if head & _HAS_AXES:
+        axes, at = value[1], 2
+    numbers = []  # sides, offset, and how far it has been shown
+    for _ in range(axes + (2 if head & _HAS_HIGH else 1)):
+        number, at = value[at], at + 1
+        if number > 127:
+            number, at = _long_number(value, at, number & 127)
+        numbers.append(number)
+    high = numbers.pop() if head & _HAS_HIGH else 0
+    offset = numbers.pop() * GRANULE
+    code = head & _DTYPE_BITS
+    if code < len(_COMMON):
+        dtype = _plain(_COMMON[code])
+    else:
+        dtype, at = _other_dtype(value, at, code, describe)
+    shape = tuple(numbers)
+    if axes > _AXES_MOST or math.prod(shape) * dtype.itemsize > _BYTES_MOST:
+        raise CorruptHeapError(f"a shape expected, {shape} of {dtype} found")
+    rest = value[at:]
+    if bool(rest) != bool(head & _HAS_ATTRIBUTES):
+        raise CorruptHeapError(f"no bytes behind an entry expected, {rest!r} found")
+    return Entry(dtype, shape, offset, high, rest)
 
-    def __init__(self, value: bytes) -> None:
-        self._value, self._at = value, 1
 
-    def entry(self, describe: Callable[[bytes], np.dtype[Any]]) -> Entry:
-        head = self._value[0]
-        axes = self._byte() if head & _HAS_AXES else 1
-        shape = tuple([self._number() for _ in range(axes)])
-        offset = self._number() * GRANULE
-        high = self._number() if head & _HAS_HIGH else 0
-        dtype = self._dtype(head & _DTYPE_BITS, describe)
-        if axes > _AXES_MOST or math.prod(shape) * dtype.itemsize > _BYTES_MOST:
-            raise CorruptHeapError(f"a shape expected, {shape} of {dtype} found")
-        rest = self._value[self._at :]
-        if bool(rest) != bool(head & _HAS_ATTRIBUTES):
-            raise CorruptHeapError(f"no bytes behind an entry expected, {rest!r} found")
-        return Entry(dtype, shape, offset, high, rest)
+def _long_number(value: bytes, at: int, number: int) -> tuple[int, int]:
+    """Return a number whose low seven bits are known, and where what follows it begins."""
+    shift = 7
+    while (byte := value[at]) & 128:
+        number |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if shift >= 7 * _NUMBER_BYTES_MOST:
+            raise CorruptHeapError(f"a number of 63 bits expected, {value!r} found")
+    return number | byte << shift, at + 1
 
-    def _byte(self) -> int:
-        self._at += 1
-        return self._value[self._at - 1]
 
-    def _bytes(self, count: int) -> bytes:
-        found = self._value[self._at : self._at + count]
-        if len(found) < count:
-            raise IndexError
-        self._at += count
-        return found
+def _other_dtype(
+    value: bytes, at: int, code: int, describe: Callable[[bytes], np.dtype[Any]]
+) -> tuple[np.dtype[Any], int]:
+    """Return a dtype that has bytes of its own, and where what follows it begins."""
+    if code == _WITH_FIELDS:
+        return describe(_bytes(value, at, _DIGEST_BYTES)), at + _DIGEST_BYTES
+    length = value[at] if code == _NAMED else 0
+    name = _bytes(value, at + 1, length).decode("ascii", "replace")
+    if not _NAME.fullmatch(name):
+        raise CorruptHeapError(f"the name of a dtype expected, {name!r} of {code} found")
+    try:
+        dtype = _plain(name)
+    except (TypeError, ValueError) as error:
+        raise CorruptHeapError(f"the name of a dtype expected, {name!r} found") from error
+    if dtype.str != name or not dtype.itemsize:
+        raise CorruptHeapError(f"the name of a dtype expected, {name!r} found")
+    return dtype, at + 1 + length
 
-    def _number(self) -> int:
-        number = shift = 0
-        while (byte := self._byte()) & 128:
-            number |= (byte & 127) << shift
-            shift += 7
-            if shift >= 7 * _NUMBER_BYTES_MOST:
-                raise CorruptHeapError(f"a number of 63 bits expected, {self._value!r} found")
-        return number | byte << shift
 
-    def _dtype(self, head: int, describe: Callable[[bytes], np.dtype[Any]]) -> np.dtype[Any]:
-        if head < len(_COMMON):
-            return _plain(_COMMON[head])
-        if head == _WITH_FIELDS:
-            return describe(self._bytes(_DIGEST_BYTES))
-        name = self._bytes(self._byte()).decode("ascii", "replace") if head == _NAMED else ""
-        if not _NAME.fullmatch(name):
-            raise CorruptHeapError(f"the name of a dtype expected, {name!r} of {head} found")
-        try:
-            dtype = _plain(name)
-        except (TypeError, ValueError) as error:
-            raise CorruptHeapError(f"the name of a dtype expected, {name!r} found") from error
-        if dtype.str != name or not dtype.itemsize:
-            raise CorruptHeapError(f"the name of a dtype expected, {name!r} found")
-        return dtype
+def _bytes(value: bytes, at: int, count: int) -> bytes:
+    found = value[at : at + count]
+    if len(found) < count:
+        raise IndexError
+    return found
