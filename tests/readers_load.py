@@ -184,11 +184,13 @@ class Rounds:
         for process in processes:
             os.kill(process.pid, signal.SIGCONT)
 
-    def _fill_up(self) -> None:
+    def _fill_up(self, *, waits: bool = True) -> None:
         while len(self.readers) < READERS:
             seed = self.rng.randrange(1 << 60)
             self.readers.append(Process(lambda board: run_reader(board, self.path, seed)))  # noqa: B023 -- forks at once
-        if self.rng.random() < 0.7:  # else what comes next meets some that are just opening it
+        if (
+            waits and self.rng.random() < 0.7
+        ):  # else what comes next meets some that are just opening it
             for process in self.readers:
                 process.wait_for(lambda board: board["checks of the newest"] > 0, "a check")
 
@@ -225,7 +227,9 @@ class Rounds:
         self.acknowledged = self.writer.board["acknowledged"]
         self._count(self.writer)
         if self.rng.random() < 0.5:
-            self._fill_up()  # they come when there is no writer
+            self._fill_up(
+                waits=False
+            )  # they come when there is no writer, or wait for one to recover it
         before = self._checks()
         time.sleep(self.rng.uniform(0, LONGEST))
         self.counts["checks after the writer"] += self._checks() - before
