@@ -30,7 +30,7 @@ _CHANGES_MOST = 6
 """Of hand, in a random schedule."""
 
 Name = Literal["writer", "reader"]
-step = native.tape_step
+step: Callable[[], None] = native.tape_step
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class Party:
         self._open.update((self._told, self._granted, self._link.fileno()))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # forks beside threads
-            self.pid = os.fork()
+            self.pid: int = os.fork()
         if self.pid == 0:
             for fd in self._open:
                 os.close(fd)
@@ -117,7 +117,10 @@ class Party:
 
     def renew(self) -> None:
         """Be about to begin."""
-        self.steps, self.has_begun, self.is_done, self.waits = 0, False, False, False
+        self.steps: int = 0
+        self.has_begun: bool = False
+        self.is_done: bool = False
+        self.waits: bool = False
         self.found: Any = None
 
     def go(self, steps: int) -> None:
