@@ -17,7 +17,7 @@ from pmemheap.testing import Crash, PairsReport, Schedule, pairs
 from pmemheap.testing.parts import Begin
 
 BEGINS: tuple[Begin, ...] = ("read", "refresh", "open")
-SCHEDULES = {"put": 5000, "slide": 5000, "both": 5000, "append": 5000, "moved": 300, "large": 300}
+SCHEDULES = {"put": 6000, "slide": 6000, "both": 6000, "append": 2000, "moved": 200, "large": 200}
 """Random ones, by what a round takes; with those of other worlds 50,000 in all."""
 OTHERS = 1500
 OPENED = 80
