@@ -6,7 +6,7 @@ what the file system counts. All functions run under the heap's lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pmemheap import native
 from pmemheap.dataclass import dataclass, field, replace
@@ -61,6 +61,8 @@ class HeapStats:
     reserved, quarantined : int
         In blocks of open transactions, and of arrays of `numpy_allocator`; in blocks that were
         freed but may not be used again until that is durable, or until their last view goes.
+        `quarantined` has also all that was free when the writer came, as long as there are
+        snapshots of before that may show it.
     active : int
         In runs and large blocks: `allocated`, `reserved`, `quarantined`, and the free blocks of
         runs.
@@ -159,7 +161,7 @@ def stats(space: Space, listing: Callable[[], bytes] = native.list_mappings) -> 
     return HeapStats(
         allocated=small_bytes + large + counters["packed_bytes"],
         reserved=counters["reserved_bytes"],
-        quarantined=counters["quarantined_bytes"],
+        quarantined=counters["quarantined_bytes"] + UNIT * _shown_units(space, counters, free),
         active=active,
         resident=max(touched, active + metadata),
         touched=touched,
@@ -181,6 +183,14 @@ def stats(space: Space, listing: Callable[[], bytes] = native.list_mappings) -> 
         live_views=counters["live_views"],
         classes=classes,
     )
+
+
+def _shown_units(space: Space, counters: Mapping[str, int], free: int) -> int:
+    """Return the units that are neither in use nor free: snapshots of before may show them."""
+    supply = space.supply
+    if supply.shown is None or not supply.is_shown():
+        return 0
+    return space.region.nunits - units.used(counters) - free
 
 
 def _classes(counted: Sequence[tuple[int, ...]]) -> tuple[tuple[ClassStats, ...], int, int]:
