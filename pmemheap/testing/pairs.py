@@ -133,7 +133,7 @@ def pairs(  # noqa: PLR0913 -- what to run, and independent choices with default
     Notes
     -----
     Both run in forks of this process: they see what it has. Snapshots of the last rounds are kept
-    and read again. O(steps ** (changes - 1)) rounds of some 0.2 ms; a kill takes some 20.
+    and read again. O(steps ** (changes - 1)) rounds of 0.3 to 1 ms; a kill takes 20 to 50.
     """
     at = Path(path)
     with Heap.create(at, durability=durability, readers=True) as heap:
