@@ -29,39 +29,26 @@ struct ph_unit *ph_live_record(struct ph_heap *h, uint64_t offset)
     return live_in_chunk(h, record, offset);
 }
 
-/* What a unit of a state holds: none of a block, one block from its first byte on, many; or it is inside of such units. */
-enum holds { HOLDS_NONE, HOLDS_ONE, HOLDS_MANY, HOLDS_PART };
-
-static const uint8_t holds[] = {
-    [PH_U_OTHER] = HOLDS_NONE, [PH_U_RUN] = HOLDS_MANY, [PH_U_RUN_BODY] = HOLDS_PART, [PH_U_LARGE] = HOLDS_ONE,
-    [PH_U_RESERVED] = HOLDS_ONE, [PH_U_QUARANTINE] = HOLDS_ONE, [PH_U_PACKED] = HOLDS_MANY, [PH_U_PACKED_BODY] = HOLDS_PART,
-};
-
-static inline struct ph_unit *holder_of(struct ph_unit *record, uint64_t offset)
+/* Whether a record is that of a run, or of units of one block. */
+static int begins_block(const struct ph_unit *record)
 {
-    uint8_t held = holds[record->state];
-    if (held == HOLDS_PART)
-        return record - record->back;
-    return held == HOLDS_MANY || (held == HOLDS_ONE && offset % PH_UNIT_BYTES == 0) ? record : NULL;
-}
-
-/* The same of a unit that may not have been read yet. */
-static __attribute__((noinline)) struct ph_unit *holder_read(struct ph_heap *h, uint64_t offset)
-{
-    uint64_t unit = offset >> PH_UNIT_SHIFT;
-    if (unit >= h->recorded_to)
-        ph_scan_unit(h, unit);
-    return holder_of(&h->units[unit], offset);
+    return record->state == PH_U_RUN || record->state == PH_U_LARGE || record->state == PH_U_RESERVED
+        || record->state == PH_U_QUARANTINE || record->state == PH_U_PACKED;
 }
 
 /* The record of the run, or of the units, of which a block at `offset` is or would be; else NULL. */
-static inline struct ph_unit *record_of(struct ph_heap *h, uint64_t offset)
+static struct ph_unit *record_of(struct ph_heap *h, uint64_t offset)
 {
     uint64_t unit = offset >> PH_UNIT_SHIFT;
     if (unit - h->first_unit >= h->end_unit - h->first_unit || offset % PH_GRANULE)
         return NULL;
     struct ph_unit *record = &h->units[unit];
-    return PH_UNLIKELY(record->state == PH_U_OTHER) ? holder_read(h, offset) : holder_of(record, offset);
+    if (record->state == PH_U_OTHER && unit >= h->recorded_to)
+        ph_scan_unit(h, unit);
+    if (record->state == PH_U_RUN_BODY || record->state == PH_U_PACKED_BODY)
+        return record - record->back;
+    int holds_many = record->state == PH_U_RUN || record->state == PH_U_PACKED;
+    return begins_block(record) && (holds_many || offset % PH_UNIT_BYTES == 0) ? record : NULL;
 }
 
 static enum ph_block_state state_in_run(const struct ph_heap *h, uint64_t offset)
