@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
+from pairs_worlds import WORLDS
+
 from pmemheap import Heap, SnapshotGoneError, UsageError
+from pmemheap.testing import pairs
 from pmemheap.units import MiB
 
 SIZE = 5000
@@ -27,6 +31,21 @@ def _use_again(heap: Heap) -> None:
     heap.trim()
     for _ in range(20):
         heap.alloc(SIZE).view[:] = b"b" * SIZE
+
+
+def by_turns(name: str) -> Callable[[Path], str | None]:
+    """Return a search through the schedules of a writer and a reader."""
+
+    def found(directory: Path) -> str | None:
+        world = WORLDS[name]
+        path = directory / "heap"
+        try:
+            pairs(path, world.write, world.read, world.check, setup=world.setup, kills=0)
+        except AssertionError as error:
+            return str(error)
+        return None
+
+    return found
 
 
 def adopted_late(directory: Path) -> str | None:
