@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -436,7 +438,8 @@ def test_a_watched_map_is_drawn_again_beside_a_writer(
         if stop := next(pauses):
             raise stop
 
-    monkeypatch.setattr("pmemheap.cli.mapping.time.sleep", pause)
+    clock = SimpleNamespace(sleep=pause, strftime=time.strftime)
+    monkeypatch.setattr("pmemheap.cli.mapping.time", clock)
     monkeypatch.setattr("pmemheap.cli.mapping.in_a_pipe", lambda: False)
     with pmemheap.Heap.create(path, durability="process") as heap:
         assert main(["map", str(path)]) == ExitCode.USAGE

@@ -338,21 +338,13 @@ static void apply_op(struct ph_log *log, const struct ph_op *op, uint64_t payloa
 
 uint64_t ph_record_at(const struct ph_log *log, uint64_t lsn, struct ph_record *record)
 {
-    const uint8_t *piece = ph_ring_piece(log, lsn, sizeof *record);
-    if (piece != NULL)
-        memcpy(record, piece, sizeof *record);
-    else
-        ph_ring_read(log, lsn, record, sizeof *record);
+    ph_ring_take(log, lsn, record, sizeof *record);
     return lsn + sizeof *record;
 }
 
 uint64_t ph_op_at(const struct ph_log *log, uint64_t at, struct ph_op *op)
 {
-    const uint8_t *piece = ph_ring_piece(log, at, sizeof *op);
-    if (piece != NULL)
-        memcpy(op, piece, sizeof *op);
-    else
-        ph_ring_read(log, at, op, sizeof *op);
+    ph_ring_take(log, at, op, sizeof *op);
     return at + sizeof *op;
 }
 

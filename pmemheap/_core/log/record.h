@@ -36,6 +36,17 @@ static inline const uint8_t *ph_ring_piece(const struct ph_log *log, uint64_t ls
 }
 
 void ph_ring_read(const struct ph_log *log, uint64_t lsn, void *to, uint64_t length);
+
+/* The same of a few bytes, whose number the compiler knows. */
+static inline void ph_ring_take(const struct ph_log *log, uint64_t lsn, void *to, uint64_t length)
+{
+    const uint8_t *piece = ph_ring_piece(log, lsn, length);
+    if (piece != NULL)
+        memcpy(to, piece, length);
+    else
+        ph_ring_read(log, lsn, to, length);
+}
+
 /* ph_record_at, ph_op_at -- copy what lies there; the LSN behind it. */
 uint64_t ph_record_at(const struct ph_log *log, uint64_t lsn, struct ph_record *record);
 uint64_t ph_op_at(const struct ph_log *log, uint64_t at, struct ph_op *op);
