@@ -192,10 +192,8 @@ lint: $(TOOLS)/imports
 	mkdir -p build
 	$(PYRIGHT) --verifytypes pmemheap --ignoreexternal >build/types.txt || { cat build/types.txt; exit 1; }
 	$(PYRIGHT) examples/*.py examples/*/*.py
-	for source in pmemheap/_core/*/*.c; do \
-	  $(CC) $(WARNINGS) -Ipmemheap/_core -DPy_LIMITED_API=0x030B0000 $$($(PYTHON) -c \
-	    'import sysconfig; print("-isystem", sysconfig.get_path("include"))') $$source || exit 1; \
-	done
+	$(CC) $(WARNINGS) -Ipmemheap/_core -DPy_LIMITED_API=0x030B0000 -isystem $$($(PYTHON) -c \
+	  'import sysconfig; print(sysconfig.get_path("include"))') pmemheap/_core/*/*.c
 
 # jemalloc, one of the peers, is loaded late and wants room for its thread-local data when Python starts.
 bench compare gallery: export GLIBC_TUNABLES := glibc.rtld.optional_static_tls=16384

@@ -7,12 +7,13 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
-from pairs_worlds import WORLDS, sent_world
+from pairs_worlds import WORLDS, run
 
-from pmemheap.testing import PairsReport, pairs
+from pmemheap.testing import PairsReport
 from pmemheap.testing.parts import Begin
 
 BEGINS: tuple[Begin, ...] = ("read", "refresh", "open")
@@ -21,13 +22,9 @@ RARE = {"open": 0.2, "moved": 0.2, "large": 0.2}
 CHANGES = 3
 
 
-def run(name: str, begin: Begin, count: int, seed: int, directory: str) -> PairsReport:
+def run_in(directory: str, name: str, begin: Begin, count: int, seed: int) -> PairsReport:
     with tempfile.TemporaryDirectory(dir=directory) as home:
-        world = sent_world(Path(home)) if name == "sent" else WORLDS[name]
-        return pairs(
-            Path(home) / "heap", world.write, world.read, world.check, setup=world.setup,
-            begin=begin, changes=CHANGES, schedules=count, seed=seed,
-        )  # fmt: skip
+        return run(Path(home), name, begin, changes=CHANGES, schedules=count, seed=seed)
 
 
 def say(line: str) -> None:
@@ -40,19 +37,21 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1_000_000, help="random schedules, in all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", action="append", help="a world")
     parser.add_argument("--where", default="/dev/shm")
     options = parser.parse_args()
+    named = [*product([*WORLDS, "sent"], BEGINS), ("last", "last")]
     shares = {
         (name, begin): RARE.get(name, 1) * RARE.get(begin, 1)
-        for name in [*WORLDS, "sent"]
-        for begin in BEGINS
+        for name, begin in named
+        if not options.only or name in options.only
     }
     each = options.count / sum(shares.values())
     rounds = kills = 0
     start = time.monotonic()
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         running = {
-            pool.submit(run, *which, int(each * share) + 1, options.seed, options.where): which
+            pool.submit(run_in, options.where, *which, int(each * share) + 1, options.seed): which
             for which, share in shares.items()
         }
         for done in as_completed(running):

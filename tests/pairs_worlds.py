@@ -8,12 +8,14 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pmemheap import Heap, Snapshot, SnapshotGoneError
 from pmemheap.containers import SortedMap, Vector
-from pmemheap.testing import Crash, step
+from pmemheap.testing import Crash, PairsReport, pairs, step
+from pmemheap.testing.parts import Begin
 from pmemheap.units import KiB, MiB
 
 KEYS = 40
@@ -55,6 +57,7 @@ def _put(heap: Heap, number: int) -> None:
         entries[b"last"] = b"%d" % number
 
 
+@lru_cache(maxsize=64)
 def _put_state(number: int) -> dict[bytes, bytes]:
     last = range(max(0, number - KEYS + 1), number + 1)
     found = {b"%02d" % (n % KEYS): _pattern(n, 20 + n % 80) for n in last}
@@ -71,6 +74,7 @@ def _slide(heap: Heap, number: int) -> None:
             del entries[key]
 
 
+@lru_cache(maxsize=64)
 def _slide_state(number: int) -> dict[bytes, bytes]:
     last = range(max(0, number - WINDOW + 1), number + 1)
     return {b"%08d" % n: _pattern(n, 200) for n in last}
@@ -100,6 +104,16 @@ def _long(snap: Snapshot) -> bytes:
     first = bytes(view[:4096])
     step()
     return first + bytes(view[4096:])
+
+
+@lru_cache(maxsize=1)
+def _last_map(heap: Heap) -> SortedMap:
+    return SortedMap(heap, "map")
+
+
+def _last_long(heap: Heap) -> bytes:
+    """Look a value up in the map as of the last commit."""
+    return _last_map(heap)[b"long"]
 
 
 def _change_both(heap: Heap, number: int) -> None:
@@ -264,3 +278,19 @@ WORLDS = {
     "large": World(_replace_large, _ends, _ends_state),
     "append": World(_append, _elements, _elements_state),
 }
+LAST = World(_put_long, _last_long, lambda n: _pattern(n, _long_size(n)))
+"""For a reader of the heap itself, without a snapshot."""
+
+
+def world_named(name: str, directory: Path) -> World:
+    """Return one of WORLDS, or LAST, or one that sends arrays by way of a directory."""
+    return sent_world(directory) if name == "sent" else {**WORLDS, "last": LAST}[name]
+
+
+def run(home: Path, name: str, begin: Begin = "read", **options: Any) -> PairsReport:
+    """Let a writer and a reader of a world take turns, in a directory of their own."""
+    world = world_named(name, home)
+    return pairs(
+        home / "heap", world.write, world.read, world.check,
+        setup=world.setup, begin=begin, **options,
+    )  # fmt: skip

@@ -6,10 +6,10 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
-from pairs_worlds import WORLDS
+from pairs_worlds import run
 
 from pmemheap import Heap, SnapshotGoneError, UsageError
-from pmemheap.testing import pairs
+from pmemheap.testing.parts import Begin
 from pmemheap.units import MiB
 
 SIZE = 5000
@@ -33,14 +33,12 @@ def _use_again(heap: Heap) -> None:
         heap.alloc(SIZE).view[:] = b"b" * SIZE
 
 
-def by_turns(name: str) -> Callable[[Path], str | None]:
+def by_turns(name: str, begin: Begin = "read") -> Callable[[Path], str | None]:
     """Return a search through the schedules of a writer and a reader."""
 
     def found(directory: Path) -> str | None:
-        world = WORLDS[name]
-        path = directory / "heap"
         try:
-            pairs(path, world.write, world.read, world.check, setup=world.setup, kills=0)
+            run(directory, name, begin, kills=0)
         except AssertionError as error:
             return str(error)
         return None

@@ -62,7 +62,7 @@ class Board:
         "recycled beside readers", "checks of the newest", "checks of an older one", "refreshes",
         "refreshes with news", "snapshots", "views looked at later",
         "refused for a while", "met a half commit", "patches",
-        "kept out for a while", "let go for a writer", "kept over a writers end",
+        "lookups", "kept out for a while", "let go for a writer", "kept over a writers end",
     )  # fmt: skip
     _TEXT = 1024
 
@@ -398,6 +398,8 @@ class _Reader:
     def __init__(self, heap: Heap, board: Board, rng: random.Random) -> None:
         self.heap, self.board, self.rng = heap, board, rng
         self.old: list[_Old] = []
+        self.left: SortedMap | None = None
+        self.found: dict[bytes, int] = {}
         self.snap = self._begun()
         self.last = 0
 
@@ -409,6 +411,8 @@ class _Reader:
             self.keep()
         elif chance < 0.75:
             self.look_again()
+        elif chance < 0.85:
+            self.look_up()
         elif chance < 0.95:
             self.check()
         else:
@@ -461,6 +465,22 @@ class _Reader:
         expect(facts.number >= self.last, "commit", facts.number, "after", self.last)
         self.last = facts.number
         self.board.count("checks of the newest")
+
+    def look_up(self) -> None:
+        """Look some keys up in the map as of the last commit, each by itself."""
+        keys = self.rng.choices([*SortedMap(self.snap, "left"), b"none"], k=20)
+        try:
+            self.left = self.left or SortedMap(self.heap, "left")
+            found = [(key, value) for key in keys if (value := self.left.get(key)) is not None]
+        except HeapBusyError:
+            self.board.count("met a half commit")
+            return
+        for key, value in found:
+            number = _number(value)
+            expect(value == value_of(key, number, value[8:-4]), "a lookup of", key, "crc")
+            expect(number >= self.found.get(key, 0), "a lookup of", key, "is of an earlier commit")
+            self.found[key] = number
+        self.board.count("lookups", len(found))
 
     def keep(self) -> None:
         """Keep the snapshot, or views of it alone; go on with a new one."""

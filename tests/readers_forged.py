@@ -88,10 +88,12 @@ def run(path: Path, rounds: int, seed: int) -> Counter[str]:
         reader("setattr(pmemheap.file.following, 'PATIENCE', 0.01)")
         reader("(old := snap.view(snap.roots['block'], 100)) is None")
         reader("(old_map := SortedMap(snap, 'table')) is None")
+        reader("(last := SortedMap(heap, 'table')) is None")
         shown = (heap.roots["block"], b"b" * 100, VALUES)
         looks: dict[str, object] = {
             _OLD: (b"b" * 100, VALUES[b"7"], len(VALUES)),
             f"(now := heap.read()) and ({_SHOWN}), now.close()": (shown, None),
+            "last[b'7'], b'8' in last, last.get(b'9')": (VALUES[b"7"], True, VALUES[b"9"]),
             f"(other := pmemheap.open({str(path)!r})) and (now := other.read()) and ({_SHOWN}),"
             " now.close(), other.close()": (shown, None, None),
         }

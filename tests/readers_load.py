@@ -37,7 +37,7 @@ LONGEST = 0.15
 PATIENCE = 60.0
 MEMFD = "memfd"
 SOON = (
-    "commits", "checks of the newest", "checks of an older one", "refreshes with news",
+    "commits", "lookups", "checks of the newest", "checks of an older one", "refreshes with news",
     "views looked at later", "readers killed", "writers killed", "aborts", "arrays made",
 )  # fmt: skip
 LATER = (

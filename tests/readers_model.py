@@ -10,6 +10,7 @@ Any process may be killed between two steps; a clock ticks at any time.
     readers_writer    edits, commits, looks           readers_opening  recovery by the next writer
     readers_recycler  eras, floor, quarantine         readers_reader   attach, pin, capture, adopt
     readers_layout    units that come and go, Q13-15  readers_power    two tables, a power cut, Q12
+    readers_lookup    what takes no pin, Q19
 
 `RULES` names what may be left out and the world in which that goes wrong; with all rules nothing
 does. Not in the model: Q1 and Q16 (calls of the kernel), readers in the writer's own process,
@@ -38,6 +39,9 @@ Where the model follows more than the pages said, since without it the search fo
    although somebody holds it. A reader that has locked reads `era` again, and locks the newer one
    if it has changed; the floor that is raised for a look has a mark, and an adopter waits until the
    look is over or nobody holds 0x3000. A writer that dies within a look may still refuse.
+
+8. Q19. A lookup without a pin: era, roots, blocks, then the floor. What commits that were published
+   before the era was read lead to is not stored to before the floor is above that era.
 
 What the code needs under one lock: a look and its tags with each free's choice between a tag and
 `beside`; the clock and the taking of what lies beside; a raised floor with a recycling. With more
@@ -184,6 +188,7 @@ COPIES = Bounds(
 )
 """The writer knows of readers from the start; a block is made anew, the old one recycled."""
 REPEATS = COPIES._replace(blocks=4, transactions=2)
+LOOKS_UP = REPEATS._replace(lookups=True)
 SENDS = COPIES._replace(sends=True)
 HOLDS = SENDS._replace(readers=2)
 EDITS = Bounds(readers=1, kinds=(EDIT_0,), lease=0)
@@ -294,6 +299,8 @@ RULES: dict[str, tuple[str, Make]] = {
     "Q15 cancels": ("* cuts units that have grown again", GROWS),
     "Q17 private": ("attaches to what a writer left half edited", beside(DIES)),
     "Q17 believes": ("believes its copy although a writer came", beside(DIES)),
+    "Q19 floor": ("* believes a lookup whatever the floor is", beside(LOOKS_UP)),
+    "Q19 era first": ("* looks up, then reads the era", beside(LOOKS_UP)),
 }
 """What each name leaves out, and where that is wrong. `*`: the pages do not have the rule."""
 
@@ -310,6 +317,8 @@ LARGER: dict[str, World[Any]] = {
     "views of older snapshots": Beside(
         REPEATS._replace(kinds=(PUT_0, UNLINK_0), views=True, recyclings=2, transactions=3)
     ),
+    "lookups": Beside(LOOKS_UP._replace(readers=2, recyclings=2, kinds=(PUT_0, UNLINK_0), kills=1)),
+    "lookups, edits": Beside(LEASES._replace(lookups=True, kinds=(EDIT_0, PUT_0), kills=1)),
     "late frees": Beside(LEASES._replace(readers=2, kinds=(EDIT_0, UNLINK_0), recyclings=1)),
     "after a power cut": Beside(EDITS._replace(readers=2, rebooted=True, kills=1)),
     "one lease": Beside(

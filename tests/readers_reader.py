@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from readers_lookup import Lookups
 from readers_state import COPY, GATES, ROOTS, SHUT, Bounds, File, Ghost, Reader, Snapshot, State
 
 Step = tuple[str, State]
@@ -19,6 +20,7 @@ class Readers:
     def __init__(self, bounds: Bounds, out: frozenset[str]) -> None:
         self.bounds = bounds
         self.out = out
+        self.lookups = Lookups(out)
 
     def steps(self, state: State) -> Iterator[Step]:
         for index, reader in enumerate(state.readers):
@@ -39,6 +41,9 @@ class Readers:
             yield from self._in(reader, state)
         elif reader.pc == "waits" and reader.wait:
             return
+        elif reader.pc.startswith("lookup"):
+            for label, changed in self.lookups.steps(reader, state):
+                yield label, changed, ghost
         else:
             for label, changed in self._attaches(reader, state):
                 yield label, changed, ghost
@@ -114,6 +119,9 @@ class Readers:
         era = state.file.era
         there = "reads seq" if "Q2 lock first" in self.out else "locks"
         yield f"reads era {era}", reader._replace(pc=there, era=era), state.ghost
+        if self.bounds.lookups:
+            for label, changed in self.lookups.begins(reader, state):
+                yield label, changed, state.ghost
         mail = state.ghost.mail
         if mail is None:
             return

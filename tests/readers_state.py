@@ -159,6 +159,8 @@ class Bounds(NamedTuple):
     sends: bool = False
     views: bool = False
     """A reader may keep its old snapshot while it takes a new one."""
+    lookups: bool = False
+    """A reader may look something up without a pin."""
     lease: int = 1
     starts_in: int = EDIT
     rebooted: bool = False

@@ -249,6 +249,7 @@ PLANTED: dict[Rule, Callable[[Path], str | None]] = {
     Rule.Q10: by_turns("both"),
     Rule.Q11: by_turns("both"),
     Rule.Q14: unmapped,
+    Rule.Q19: by_turns("last", "last"),
     Rule.Q5: lambda directory: search_changes(directory / "heap", steps=60),
     Rule.SPARE_SYNC: search("power: refill-head", share=0.0),
 }

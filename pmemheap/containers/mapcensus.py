@@ -71,8 +71,9 @@ class MapCensus:
         Offset of the root, entries, height.
     node : callable
         Return the bytes of the node at an offset that is of a level; None if there is none.
-    usable_size : callable
-        Return the bytes of the block at an offset; UsageError if there is none.
+    usable_size : callable, optional
+        Return the bytes of the block at an offset; UsageError if there is none. None: the map is as
+        of a commit, of whose blocks some may have been freed since.
     wrong : callable
         Return what to raise for an offset, what is expected there, and what was found.
     """
@@ -81,7 +82,7 @@ class MapCensus:
         self,
         header: tuple[int, int, int],
         node: Callable[[int, int], bytes | None],
-        usable_size: Callable[[int], int],
+        usable_size: Callable[[int], int] | None,
         wrong: Callable[[int, str, str], PmemHeapError],
     ) -> None:
         root, self._count, self._height = header
@@ -177,6 +178,8 @@ class MapCensus:
             self._value_bytes += length
 
     def _require_block(self, offset: int, nbytes: int, what: str) -> None:
+        if self._usable_size is None:
+            return
         try:
             usable = self._usable_size(offset)
         except UsageError as error:

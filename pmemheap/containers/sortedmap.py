@@ -31,6 +31,7 @@ from pmemheap.containers.shown import entries_html
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
 from pmemheap.heap.filling import fill
 from pmemheap.heap.heap import Heap
+from pmemheap.heap.readers import pins_of
 from pmemheap.heap.snapshots import Snapshot
 from pmemheap.heap.space import space_of
 from pmemheap.native.constants import UNPLACED, Format, Refusal
@@ -105,6 +106,9 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         self._durable = durable
         if isinstance(heap, Snapshot):
             self._show(heap)
+        elif space_of(heap).shared.follows:
+            self._be_last(heap)
+            return
         else:
             self._be_of(heap)
         self._require_map()
@@ -119,13 +123,21 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
         self._place, self._pin = place, snapshot.pin
         self._attach(heap, place, False, False)
 
+    def _be_last(self, heap: Heap) -> None:
+        """Be the map as of the last commit, whichever that is, beside a writer."""
+        self._heap = heap
+        self._place = self._as_read()._place
+        self._follow(pins_of(space_of(heap)), self._name.encode())
+        self._attach(heap, self._place, False, False)
+
+    def _as_read(self) -> SortedMap:
+        """Return the map as of a new snapshot; for what is more than one lookup."""
+        found = SortedMap(self._heap.read(), self._name)
+        found._skip = self._skip  # private: of the C half
+        return found
+
     def _be_of(self, heap: Heap) -> None:
         self._heap, name, durable = heap, self._name, self._durable
-        if space_of(heap).shared.follows:
-            raise UsageError(
-                f"map {name!r}: a snapshot expected beside the writer, as of heap.read(), found "
-                f"{heap!r}"
-            )
         place = visible_roots(heap).get(name)
         if place is None and heap.readonly:
             raise UsageError(f"map: a root {name!r} of {heap!r} expected, found none")
@@ -464,4 +476,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
             return self._census().statistics()
 
     def _census(self) -> MapCensus:
-        return MapCensus(self._header(), self._node, self._heap.usable_size, self._damage)
+        if self._pins is not None:
+            return self._as_read()._census()
+        usable_size = self._heap.usable_size if self._pin is None else None
+        return MapCensus(self._header(), self._node, usable_size, self._damage)

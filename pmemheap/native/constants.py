@@ -2,8 +2,7 @@
 
     _core/codes.h, base/format.h ──► cffi ──► this module ──► everybody
 
-They are typed in the two headers alone; here each gets a name. A number that is missing there is
-an AttributeError when the package is imported.
+They are typed in the two headers alone; one that is missing there is an AttributeError here.
 """
 
 from __future__ import annotations
@@ -298,6 +297,7 @@ class Rule(IntEnum):
     Q10 = lib.PH_Q10
     Q11 = lib.PH_Q11
     Q14 = lib.PH_Q14
+    Q19 = lib.PH_Q19
 
 
 class Finding(IntEnum):

@@ -101,15 +101,16 @@ def pairs(  # noqa: PLR0913 -- what to run, and independent choices with default
         Given the heap and a number, 1, 2, ...: one transaction, after which all is as that number
         says, whatever there was before. A writer that is killed in it leaves number or number - 1.
     read : callable
-        Given a `Snapshot`: what it shows, as an object that can be pickled and compared. Where it
-        calls `step` the writer may overtake it.
+        Given a `Snapshot`, or what `begin` says: what it shows, as an object that can be pickled
+        and compared. Where it calls `step` the writer may overtake it.
     check : callable
         Given what was read, and a `Crash` of the numbers that may be seen, ``least <= k <= most``:
         it raises if that is not so.
     setup : callable
         Given the new heap: makes number 0.
-    begin : {"read", "refresh", "open"}
-        The reader's part: a new snapshot, going on with one, or opening the heap for a new one.
+    begin : {"read", "refresh", "open", "last"}
+        The reader's part: a new snapshot, going on with one, opening the heap for a new one, or the
+        heap itself, of which each lookup in a map shows the last commit: `read` is given that.
     changes : int
         All schedules with up to so many changes of hand are run.
     schedules : int

@@ -15,7 +15,7 @@ from pmemheap.testing.turns import Part, Turns
 
 __all__ = ["BUSY", "Begin", "reader_part", "writer_part"]
 
-Begin = Literal["read", "refresh", "open"]
+Begin = Literal["read", "refresh", "open", "last"]
 Read = Callable[[Any], object]
 
 BUSY = "busy"
@@ -48,6 +48,9 @@ def reader_part(path: Path, read: Read, begin: Begin) -> Part:
             heap = None
             if begin != "open":
                 heap = stack.enter_context(Heap.open(path, readonly=True))
+            if begin == "last":
+                turns.serve(lambda: (_last(heap, read), ""))
+                return
             if begin == "refresh" and heap is not None:
                 snap = stack.enter_context(heap.read())
                 turns.serve(_Refreshed(snap, read).turn)
@@ -57,6 +60,13 @@ def reader_part(path: Path, read: Read, begin: Begin) -> Part:
             turns.serve(reader.turn)
 
     return serve
+
+
+def _last(heap: Heap | None, read: Read) -> object:
+    try:
+        return read(heap)
+    except HeapBusyError:
+        return BUSY
 
 
 class _Refreshed:

@@ -211,7 +211,8 @@ enum ph_rule {
     PH_SPARE_TABLES = 42,
     PH_SPARE_SYNC = 43,
     PH_REWOUND = 44,
-    PH_Q2 = 52, /* of readers of snapshots: 50 and the number, and the last bit of a word */
+    PH_Q19 = 51, /* of readers of snapshots: 50 and the number, up to the last bit of a word, and one that is left */
+    PH_Q2 = 52,
     PH_Q3 = 53,
     PH_Q4 = 54,
     PH_Q5 = 55,

@@ -23,6 +23,7 @@ enum {
     PH_COMMIT_SEQ_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, commit_seq),
     PH_LAYOUT_SEQ_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, layout_seq),
     PH_ERA_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, era),
+    PH_FLOOR_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, floor),
     PH_ROOTS_USED_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, roots_used),
 };
 
@@ -86,9 +87,15 @@ int ph_log_copies(struct ph_log *log, int copies, uint64_t era);
 
 /* ph_shared_word -- a word of the shared page, which another process may be storing to.
  * ph_capture -- copy the root table of a mapped header as one commit left it: `to` has room for all slots. Returns how many are
- * in use at the most; PH_L_FULL: the sequence stays odd. `sequence` is what it was, and what it is now. */
+ * in use at the most; PH_L_FULL: the sequence stays odd. `sequence` is what it was, and what it is now.
+ * ph_capture_root -- the same of one name: `place` is what ph_root_place makes of the slots. 0 or PH_L_FULL.
+ * ph_root_place -- where the bytes are that a root names in some slots, as of the commit; PH_NO_ROOT: none does, or its slot is
+ * damaged. */
+#define PH_NO_ROOT UINT64_MAX
 uint64_t ph_shared_word(const uint8_t *header, uint32_t at);
 int64_t ph_capture(const uint8_t *header, uint64_t *sequence, struct ph_root_slot *to);
+int64_t ph_capture_root(const uint8_t *header, const char *name, uint64_t length, uint64_t *sequence, uint64_t *place);
+uint64_t ph_root_place(const struct ph_root_slot *slots, uint64_t used, const char *name, uint64_t length);
 
 /* ph_log_home_make -- the home of an arena, to be set; NULL: there is no memory. Others move. Pre: arena < PH_ARENAS. */
 struct ph_home *ph_log_home_make(struct ph_log *log, uint32_t arena);

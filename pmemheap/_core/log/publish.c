@@ -6,10 +6,12 @@
  * A reader copies the roots between two looks at an even number that stays the same: they are those of one commit. If the
  * writer is killed between, the number stays odd: readers keep the snapshot that they have, and who opens the file anew reads
  * the record that was cut off in the log. */
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/crc32c.h"
 #include "log/record.h"
 
 static uint64_t *word_of(const struct ph_log *log, uint32_t at)
@@ -66,7 +68,35 @@ uint64_t ph_shared_word(const uint8_t *header, uint32_t at)
     return __atomic_load_n((const uint64_t *)(header + at), __ATOMIC_ACQUIRE);
 }
 
-int64_t ph_capture(const uint8_t *header, uint64_t *sequence, struct ph_root_slot *to)
+uint64_t ph_root_place(const struct ph_root_slot *slots, uint64_t used, const char *name, uint64_t length)
+{
+    for (uint64_t i = 0; length - 1 < sizeof slots->name && i < used; i++) {
+        if (slots[i].name_length != length || memcmp(slots[i].name, name, length) != 0)
+            continue;
+        struct ph_root_slot slot = slots[i];
+        if (slot.crc != ph_crc32c_but((const uint8_t *)&slot, sizeof slot, offsetof(struct ph_root_slot, crc)))
+            break;
+        return slot.copy != 0 ? slot.copy : slot.off;
+    }
+    return PH_NO_ROOT;
+}
+
+/* What is to be taken between two looks at the number of the commit: the place that `name` has, or all slots. */
+struct capture {
+    const char *name;
+    uint64_t length, *place;
+    struct ph_root_slot *to;
+};
+
+static void take(const struct capture *wanted, const struct ph_root_slot *slots, uint64_t used)
+{
+    if (wanted->name != NULL)
+        *wanted->place = ph_root_place(slots, used, wanted->name, wanted->length);
+    else
+        memcpy(wanted->to, slots, used * sizeof *slots);
+}
+
+static int64_t look(const uint8_t *header, uint64_t *sequence, const struct capture *wanted)
 {
     for (uint32_t looks = 0; looks < PH_LOOKS_MOST; looks++) {
         uint64_t before = ph_shared_word(header, PH_COMMIT_SEQ_AT);
@@ -75,12 +105,23 @@ int64_t ph_capture(const uint8_t *header, uint64_t *sequence, struct ph_root_slo
             ph_tape_wait();
         if (before & 1 || used > PH_ROOT_SLOTS)
             continue;
-        memcpy(to, header + PH_ROOTS_AT, used * sizeof *to);
-        __atomic_thread_fence(__ATOMIC_ACQUIRE); /* the copy is read before the sequence is again */
+        take(wanted, (const struct ph_root_slot *)(header + PH_ROOTS_AT), used);
+        __atomic_thread_fence(__ATOMIC_ACQUIRE); /* the slots are read before the sequence is again */
         if (PH_KEPT(Q11) && ph_shared_word(header, PH_COMMIT_SEQ_AT) != before) /* [Q11] */
             continue;
         *sequence = before;
         return (int64_t)used;
     }
     return PH_L_FULL;
+}
+
+int64_t ph_capture(const uint8_t *header, uint64_t *sequence, struct ph_root_slot *to)
+{
+    return look(header, sequence, &(struct capture){.to = to});
+}
+
+int64_t ph_capture_root(const uint8_t *header, const char *name, uint64_t length, uint64_t *sequence, uint64_t *place)
+{
+    int64_t used = look(header, sequence, &(struct capture){.name = name, .length = length, .place = place});
+    return used < 0 ? used : 0;
 }

@@ -2,6 +2,7 @@
 #include "py/heap_calls.h"
 #include "py/door.h"
 #include "py/map.h"
+#include "py/pins.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -54,6 +55,24 @@ static PyObject *stamp(PyObject *object, PyObject *ignored)
     return found;
 }
 
+PyDoc_STRVAR(follow_doc,
+"_follow($self, pins, root, /)\n--\n\n"
+"Be the map that a root leads to as of the last commit, whichever that is: another process changes the heap.");
+
+static PyObject *follow(PyObject *object, PyObject *args)
+{
+    struct map_object *self = ph_map_of(object);
+    PyObject *pins, *root;
+
+    if (!PyArg_ParseTuple(args, "OS", &pins, &root))
+        return NULL;
+    if (!ph_is_pins(pins) || self->pins != NULL)
+        return PyErr_Format(PyExc_TypeError, "map: Pins expected, once, found %R", pins);
+    self->root = Py_NewRef(root);
+    self->pins = Py_NewRef(pins);
+    Py_RETURN_NONE;
+}
+
 DOOR(bad, map_object, 0, number(self->map.bad))
 
 PyDoc_STRVAR(attach_doc,
@@ -79,7 +98,7 @@ static PyObject *attach(PyObject *object, PyObject *args)
     if (self->space == NULL)
         self->space = Py_NewRef(space);
     self->map = (struct ph_map){.heap = &ph_space_of(self)->heap, .arena = ph_space_of(self)->origin >> PH_ARENA_SHIFT,
-                                .header = place, .is_fixed = self->pin != NULL, .is_beside = (uint8_t)beside};
+                                .header = place, .is_fixed = self->pin != NULL || self->pins != NULL, .is_beside = (uint8_t)beside};
     self->may_be_alone = (char)alone;
     ph_map_note_maker(self);
     if (ph_map_look(object) < 0)
@@ -94,6 +113,7 @@ static int traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(ph_map_of(object)->space);
     Py_VISIT(ph_map_of(object)->pin);
+    Py_VISIT(ph_map_of(object)->pins);
     Py_VISIT(ph_map_of(object)->skip);
     return 0;
 }
@@ -114,6 +134,8 @@ static void map_dealloc(PyObject *object)
     ph_tx_fini(&self->alone);
     Py_XDECREF(self->space);
     Py_XDECREF(self->pin);
+    Py_XDECREF(self->pins);
+    Py_XDECREF(self->root);
     Py_XDECREF(self->skip);
     ph_free_object(object);
 }
@@ -123,6 +145,7 @@ static PyMethodDef own_methods[] = {
     {"_header", header_of, METH_NOARGS, "_header($self, /)\n--\n\nOffset of the root, entries, height."},
     {"_stamp", stamp, METH_NOARGS, stamp_doc},
     AS_METHOD("_bad", bad, "_bad($self, /)\n--\n\nOffset of the node at which a contradiction was found."),
+    {"_follow", follow, METH_VARARGS, follow_doc},
     {"_attach", attach, METH_VARARGS, attach_doc},
     {NULL, NULL, 0, NULL},
 };
@@ -130,6 +153,7 @@ static PyMethodDef own_methods[] = {
 static PyMemberDef map_members[] = {
     {"_space", T_OBJECT, offsetof(struct map_object, space), READONLY, NULL},
     {"_pin", T_OBJECT, offsetof(struct map_object, pin), 0, NULL},
+    {"_pins", T_OBJECT, offsetof(struct map_object, pins), READONLY, NULL},
     {"_skip", T_OBJECT, offsetof(struct map_object, skip), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };

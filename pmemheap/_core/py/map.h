@@ -8,6 +8,9 @@ struct map_object {
     struct ph_map map;
     PyObject *space;    /* HeapCore in which it lies */
     PyObject *pin;      /* of the snapshot that it shows, which views keep; NULL: it is the map as it is now */
+    PyObject *pins;     /* Pins of a heap that another process changes: it is the map as of the last commit; NULL */
+    PyObject *root;     /* bytes: the name of its root, for that */
+    uint64_t era, sequence; /* of the last lookup there [Q19] */
     PyObject *skip;     /* tells whether the iterators that ask for it leave a key out; NULL: all keys are there */
     struct ph_tx alone; /* of changes outside of a transaction */
     char may_be_alone;  /* they commit as C can commit alone */
@@ -62,6 +65,14 @@ int ph_map_kept(PyObject *map, int result);
 int ph_map_tables(PyObject *map);
 /* ph_map_bytes -- a copy of a value. */
 PyObject *ph_map_bytes(const struct ph_map *map, const struct ph_map_value *value);
+
+/* Beside a writer in another process:
+ * ph_map_last -- look a key up as of the last commit. 1: there is one, and `value`, unless it is NULL, has a copy of it; 0: there
+ * is none; PH_M_UNSEEN: a snapshot has to be asked; -1 with an exception set.
+ * ph_map_read -- the map that a call reads: itself, or one of a new snapshot. NULL with an exception set. */
+enum { PH_M_UNSEEN = 2 };
+int ph_map_last(PyObject *map, PyObject *key, PyObject **value);
+PyObject *ph_map_read(PyObject *map);
 
 /* map._iterate(low, high, back, what, skips): an iterator over keys, values or items. */
 PyObject *ph_map_iterate(PyObject *map, PyObject *const *args, Py_ssize_t count);

@@ -48,10 +48,13 @@ PyObject *ph_map_iterate(PyObject *map, PyObject *const *args, Py_ssize_t count)
     int back = PyObject_IsTrue(args[2]), skips = PyObject_IsTrue(args[4]);
     if (PyErr_Occurred())
         return NULL;
-    struct map_iterator *self = PyObject_GC_New(struct map_iterator, iterator_type);
-    if (self == NULL)
+    PyObject *read = ph_map_read(map);
+    struct map_iterator *self = read == NULL ? NULL : PyObject_GC_New(struct map_iterator, iterator_type);
+    if (self == NULL) {
+        Py_XDECREF(read);
         return NULL;
-    self->map = Py_NewRef(map);
+    }
+    self->map = read;
     self->low = self->high = self->pair = NULL;
     memset(&self->scan, 0, offsetof(struct ph_map_scan, cursor));
     self->scan.back = (uint8_t)back;

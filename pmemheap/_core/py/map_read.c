@@ -35,11 +35,30 @@ int64_t ph_map_find_none(PyObject *object)
     return ph_map_look(object) < 0 ? PH_M_RAISED : 0;
 }
 
+static PyObject *value_or(PyObject *object, PyObject *key, PyObject *missing);
+
+/* The same beside a writer in another process. */
+static PyObject *last_value_or(PyObject *object, PyObject *key, PyObject *missing)
+{
+    PyObject *value = NULL;
+    int found = ph_map_last(object, key, &value);
+    if (found == 0)
+        return Py_XNewRef(missing);
+    if (found != PH_M_UNSEEN)
+        return value;
+    PyObject *read = ph_map_read(object);
+    value = read == NULL ? NULL : value_or(read, key, missing);
+    Py_XDECREF(read);
+    return value;
+}
+
 /* The value of a key, or `missing`, a new reference, if there is none; NULL with an exception set. */
 static PyObject *value_or(PyObject *object, PyObject *key, PyObject *missing)
 {
     struct bytes_in in;
     struct ph_map_value value;
+    if (ph_map_of(object)->pins != NULL)
+        return last_value_or(object, key, missing);
     int found = find(object, key, &in, &value);
     PyObject *bytes = found > 0 ? ph_map_bytes(&ph_map_of(object)->map, &value) : NULL;
 
@@ -68,7 +87,7 @@ static PyObject *get(PyObject *object, PyObject *const *args, Py_ssize_t count)
     return value_or(object, args[0], count == 2 ? args[1] : Py_None);
 }
 
-int ph_map_contains(PyObject *object, PyObject *key)
+static int contains(PyObject *object, PyObject *key)
 {
     struct bytes_in in;
     int found = find(object, key, &in, NULL);
@@ -77,7 +96,18 @@ int ph_map_contains(PyObject *object, PyObject *key)
     return found;
 }
 
-Py_ssize_t ph_map_length(PyObject *object)
+int ph_map_contains(PyObject *object, PyObject *key)
+{
+    int found = ph_map_of(object)->pins == NULL ? PH_M_UNSEEN : ph_map_last(object, key, NULL);
+    if (found != PH_M_UNSEEN)
+        return found;
+    PyObject *read = ph_map_read(object);
+    found = read == NULL ? -1 : contains(read, key);
+    Py_XDECREF(read);
+    return found;
+}
+
+static Py_ssize_t length(PyObject *object)
 {
     uint64_t count;
 
@@ -87,6 +117,14 @@ Py_ssize_t ph_map_length(PyObject *object)
     if (failed < 0)
         ph_map_refuse(object, failed);
     return failed < 0 || ph_map_kept(object, 0) < 0 ? -1 : (Py_ssize_t)count;
+}
+
+Py_ssize_t ph_map_length(PyObject *object)
+{
+    PyObject *read = ph_map_read(object);
+    Py_ssize_t count = read == NULL ? -1 : length(read);
+    Py_XDECREF(read);
+    return count;
 }
 
 PyDoc_STRVAR(view_doc,
@@ -132,7 +170,7 @@ static PyObject *view_of(PyObject *object, const struct ph_map_value *value)
     return made;
 }
 
-static PyObject *view(PyObject *object, PyObject *key)
+static PyObject *view_in(PyObject *object, PyObject *key)
 {
     struct bytes_in in;
     struct ph_map_value value;
@@ -143,6 +181,14 @@ static PyObject *view(PyObject *object, PyObject *key)
 
     ph_release_bytes(&in);
     return found == 0 ? PyObject_CallMethodObjArgs(object, ph_slow.map_missing, key, NULL) : made;
+}
+
+static PyObject *view(PyObject *object, PyObject *key)
+{
+    PyObject *read = ph_map_read(object);
+    PyObject *made = read == NULL ? NULL : view_in(read, key);
+    Py_XDECREF(read);
+    return made;
 }
 
 PyDoc_STRVAR(count_doc,
@@ -160,13 +206,11 @@ static int read_bound(PyObject *object, const char *what, struct bytes_in *in)
     return failed;
 }
 
-static PyObject *count_range(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *count_in(PyObject *object, PyObject *const *args)
 {
     struct bytes_in low, high;
     uint64_t count = 0;
 
-    if (nargs != 2)
-        return PyErr_Format(PyExc_TypeError, "_count() takes 2 arguments (%zd given)", nargs);
     if (read_bound(args[0], "start", &low) < 0)
         return NULL;
     int failed = read_bound(args[1], "stop", &high), raised = failed < 0 || ph_map_look(object) < 0;
@@ -179,6 +223,16 @@ static PyObject *count_range(PyObject *object, PyObject *const *args, Py_ssize_t
     ph_release_bytes(&low);
     ph_release_bytes(&high);
     return raised || failed < 0 ? NULL : PyLong_FromUnsignedLongLong(count);
+}
+
+static PyObject *count_range(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2)
+        return PyErr_Format(PyExc_TypeError, "_count() takes 2 arguments (%zd given)", nargs);
+    PyObject *read = ph_map_read(object);
+    PyObject *counted = read == NULL ? NULL : count_in(read, args);
+    Py_XDECREF(read);
+    return counted;
 }
 
 PyDoc_STRVAR(iterate_doc,

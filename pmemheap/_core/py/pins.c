@@ -80,6 +80,11 @@ uint64_t ph_era_now(const struct pins_object *pins)
     return pins->header == NULL ? 0 : ph_shared_word(pins->header, PH_ERA_AT);
 }
 
+int ph_is_mapped(const struct pins_object *pins)
+{
+    return pins->layout == PH_ANY_LAYOUT || !PH_KEPT(Q14) || ph_shared_word(pins->header, PH_LAYOUT_SEQ_AT) == pins->layout;
+}
+
 struct pin_object *ph_pin_era(struct pins_object *pins, uint64_t era, PyObject *keep, int64_t *failed)
 {
     struct pin_object *self = ph_new_object(pin_type);

@@ -32,5 +32,8 @@ int ph_is_pin(PyObject *object);
 struct pin_object *ph_pin_era(struct pins_object *pins, uint64_t era, PyObject *keep, int64_t *failed);
 /* ph_era_now -- the era that is now; 0: nobody changes the heap. */
 uint64_t ph_era_now(const struct pins_object *pins);
+/* ph_is_mapped -- whether what commits lead to is mapped. A layout is as new as the commits that were captured before it was
+ * read [Q14]. */
+int ph_is_mapped(const struct pins_object *pins);
 int ph_add_pins_types(PyObject *module);
 int ph_add_snapshot_type(PyObject *module);

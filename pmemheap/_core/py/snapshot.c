@@ -9,8 +9,6 @@
 #include <string.h>
 #include <structmember.h>
 
-#include "base/checked.h"
-#include "base/crc32c.h"
 
 struct snapshot_object {
     PyObject_HEAD
@@ -24,12 +22,6 @@ struct snapshot_object {
 static struct snapshot_object *snapshot_of(PyObject *object)
 {
     return (struct snapshot_object *)object;
-}
-
-/* Whether what commits lead to is mapped. A layout is as new as the commits that were captured before it was read [Q14]. */
-static int is_mapped(const struct pins_object *pins)
-{
-    return pins->layout == PH_ANY_LAYOUT || !PH_KEPT(Q14) || ph_shared_word(pins->header, PH_LAYOUT_SEQ_AT) == pins->layout;
 }
 
 static void show(struct snapshot_object *self, PyObject *slots, uint64_t sequence)
@@ -60,7 +52,7 @@ static int capture(struct snapshot_object *self, const struct pins_object *pins)
 {
     uint64_t sequence;
     PyObject *slots = ph_captured(pins->header, &sequence);
-    if (slots != NULL && is_mapped(pins)) {
+    if (slots != NULL && ph_is_mapped(pins)) {
         show(self, slots, sequence);
         return 1;
     }
@@ -80,7 +72,7 @@ static int begin(struct snapshot_object *self, struct pins_object *pins)
     if (pin == NULL)
         return failed < 0 ? 0 : -1;
     PyObject *slots = early != NULL ? early : ph_captured(pins->header, &sequence); /* [Q2] */
-    if (slots == NULL || !is_mapped(pins)) {
+    if (slots == NULL || !ph_is_mapped(pins)) {
         Py_XDECREF(slots);
         Py_DECREF((PyObject *)pin);
         return PyErr_Occurred() ? -1 : 0;
@@ -152,16 +144,6 @@ PyDoc_STRVAR(place_doc,
 "_place($self, name, /)\n--\n\n"
 "Where the bytes are that a root names, as of the commit; None without such a root, or if its slot is damaged.");
 
-static const struct ph_root_slot *slot_named(const struct snapshot_object *self, const char *name, Py_ssize_t length)
-{
-    const struct ph_root_slot *slots = (const struct ph_root_slot *)PyBytes_AsString(self->slots);
-    Py_ssize_t used = PyBytes_Size(self->slots) / PH_SLOT_BYTES;
-    for (Py_ssize_t i = 0; i < used; i++)
-        if (slots[i].name_length == length && memcmp(slots[i].name, name, (size_t)length) == 0)
-            return &slots[i];
-    return NULL;
-}
-
 static PyObject *place(PyObject *object, PyObject *name)
 {
     const struct snapshot_object *self = snapshot_of(object);
@@ -169,11 +151,13 @@ static PyObject *place(PyObject *object, PyObject *name)
     const char *text = PyUnicode_AsUTF8AndSize(name, &length);
     if (text == NULL)
         return NULL;
-    const struct ph_root_slot *slot = self->slots == NULL || length > (Py_ssize_t)sizeof slot->name || length == 0
-                                          ? NULL : slot_named(self, text, length);
-    if (slot == NULL || slot->crc != ph_crc32c_but((const uint8_t *)slot, sizeof *slot, offsetof(struct ph_root_slot, crc)))
+    uint64_t found = PH_NO_ROOT;
+    if (self->slots != NULL)
+        found = ph_root_place((const struct ph_root_slot *)PyBytes_AsString(self->slots),
+                              (uint64_t)PyBytes_Size(self->slots) / PH_SLOT_BYTES, text, (uint64_t)length);
+    if (found == PH_NO_ROOT)
         Py_RETURN_NONE;
-    return number(slot->copy != 0 ? slot->copy : slot->off);
+    return number(found);
 }
 
 PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\nLet it go; views and arrays of it keep what they show. Closing twice is allowed.");
