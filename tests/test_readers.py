@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,6 +262,17 @@ def test_a_writer_does_not_open_beside_readers(tmp_path: Path) -> None:
         assert reader("snap.commit") == 0
         with pytest.raises(HeapBusyError, match="no reader expected"):
             Heap.open(tmp_path / "a.heap", readers=True)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [(-1, UsageError), (float("nan"), UsageError), ("1", TypeError), (None, TypeError)],
+)
+def test_a_timeout_is_seconds(tmp_path: Path, timeout: Any, error: type[Exception]) -> None:
+    path = tmp_path / "a.heap"
+    Heap.create(path).close()
+    with pytest.raises(error, match="timeout: seconds"):
+        Heap.open(path, readonly=True, timeout=timeout)
 
 
 def test_a_heap_with_snapshots_is_not_closed(heap: Heap) -> None:

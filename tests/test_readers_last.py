@@ -174,6 +174,27 @@ def test_the_end_of_the_writer_and_a_new_one(tmp_path: Path) -> None:
             assert reader("heap.close(), last[b'k']").startswith("UsageError: heap ")
 
 
+def test_nobody_waits_for_a_commit_that_is_half_done(heap: Heap, reader: Reader) -> None:
+    """As after the end of a writer in the middle of one, or while it is stopped there."""
+    reader("setattr(pmemheap.file.following, 'PATIENCE', 0.01)")
+    reader("(snap := heap.read()) is None, last.get(b'k')")
+    file = space_of(heap).shared.file
+    assert file is not None
+    header, sequence = file.header, file.header.word("commit_seq")
+    header.store_word("commit_seq", sequence | 1)
+    assert reader(f"last[{key_of(3)!r}], snap.refresh(), snap.is_wanted") == (b"3", False, True)
+    assert reader("heap.read()").startswith("HeapBusyError: heap file")
+    assert reader("SortedMap(snap, 'table')[b'key 000004'], len(SortedMap(snap, 'table'))") == (
+        b"4",
+        COUNT,
+    )
+    header.store_word("layout_seq", header.word("layout_seq") | 1)  # a new writer takes over
+    assert reader(f"last[{key_of(3)!r}]").startswith("HeapBusyError: heap file")
+    header.store_word("layout_seq", header.word("layout_seq") - 1)
+    header.store_word("commit_seq", sequence)
+    assert reader(f"last[{key_of(3)!r}], snap.refresh()") == (b"3", False)
+
+
 def test_a_lookup_is_no_call_of_the_system(tmp_path: Path) -> None:
     path = tmp_path / "a.heap"
     with Heap.create(path, durability="process", readers=True) as heap:

@@ -34,6 +34,7 @@ __all__ = [
     "packed_offsets",
     "path_argument",
     "size_argument",
+    "timeout_argument",
     "whole_number",
 ]
 
@@ -105,6 +106,15 @@ def decay_argument(value: object) -> float | None:
     if math.isnan(value):
         raise UsageError("decay: seconds, 0 or more, or None expected, nan found")
     return max(0.0, float(value))
+
+
+def timeout_argument(value: object) -> float:
+    """Return seconds, 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"timeout: seconds expected, found {value!r}")
+    if not value >= 0:  # nan as well
+        raise UsageError(f"timeout: seconds, 0 or more, expected, found {value!r}")
+    return float(value)
 
 
 def path_argument(value: AnyPath) -> Path:

@@ -31,6 +31,7 @@ from pmemheap.heap.arguments import (
     headroom_argument,
     limit_argument,
     path_argument,
+    timeout_argument,
 )
 from pmemheap.heap.budgeted import joined
 from pmemheap.heap.living import open_heaps
@@ -287,7 +288,8 @@ class Heap(HasTotals):
         chosen, wish = prototype_of(extents), strategy_argument(strategy, in_file=True)
         medium = openfile.open_path(
             path_argument(path), readonly=readonly, limit=limit_argument(limit),
-            recover=partial(recover, headroom=headroom), readers=readers, timeout=timeout,
+            recover=partial(recover, headroom=headroom), readers=readers,
+            timeout=timeout_argument(timeout),
         )  # fmt: skip
         self = making.over_file(cls, medium, headroom, decay, chosen, wish, fresh=False)
         return with_readers(self if budget is None else joined(self, budget), readers)

@@ -33,8 +33,7 @@ static int see(struct map_object *self)
     if (pins->header == NULL)
         return 0;
     self->era = ph_era_now(pins);
-    uint64_t now = ph_shared_word(pins->header, PH_COMMIT_SEQ_AT);
-    int seen = (now == self->sequence && now != 0) || go_on(self, pins);
+    int seen = (self->sequence != 0 && ph_is_last(pins, self->sequence)) || go_on(self, pins);
     if (ph_tape_on())
         ph_tape_look();
     return seen;

@@ -85,6 +85,12 @@ int ph_is_mapped(const struct pins_object *pins)
     return pins->layout == PH_ANY_LAYOUT || !PH_KEPT(Q14) || ph_shared_word(pins->header, PH_LAYOUT_SEQ_AT) == pins->layout;
 }
 
+int ph_is_last(const struct pins_object *pins, uint64_t sequence)
+{
+    uint64_t now = ph_shared_word(pins->header, PH_COMMIT_SEQ_AT);
+    return now == sequence || (now == (sequence | 1) && ph_is_mapped(pins));
+}
+
 struct pin_object *ph_pin_era(struct pins_object *pins, uint64_t era, PyObject *keep, int64_t *failed)
 {
     struct pin_object *self = ph_new_object(pin_type);

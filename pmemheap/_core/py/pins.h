@@ -35,5 +35,8 @@ uint64_t ph_era_now(const struct pins_object *pins);
 /* ph_is_mapped -- whether what commits lead to is mapped. A layout is as new as the commits that were captured before it was
  * read [Q14]. */
 int ph_is_mapped(const struct pins_object *pins);
+/* ph_is_last -- whether no later commit than one that was captured is there: the next one may be half done, as long as it is not
+ * that of a new writer, who makes the number of the layout odd before he changes anything. */
+int ph_is_last(const struct pins_object *pins, uint64_t sequence);
 int ph_add_pins_types(PyObject *module);
 int ph_add_snapshot_type(PyObject *module);

@@ -104,7 +104,7 @@ PyDoc_STRVAR(refresh_doc,
 "refresh($self, /)\n--\n\n"
 "Go on to the commit that is the last one now; tell whether there is a newer one.\n\n"
 "What was taken before keeps what it shows. 60 ns when there is none.\n\n"
-"Raises\n------\nUsageError\n    The snapshot, or its heap, is closed.\nHeapBusyError\n    The writer was stopped in the middle of a commit.");
+"Raises\n------\nUsageError\n    The snapshot, or its heap, is closed.\nHeapBusyError\n    A new writer was stopped while it took over, or one in the middle of the next commit but one.");
 
 static PyObject *refresh(PyObject *object, PyObject *ignored)
 {
@@ -114,7 +114,7 @@ static PyObject *refresh(PyObject *object, PyObject *ignored)
     if (self->pin == NULL || self->pin->pins->header == NULL || self->core->state > PH_S_READONLY)
         return PyObject_CallMethod(object, "_go_on", NULL);
     struct pins_object *pins = self->pin->pins;
-    if (ph_shared_word(pins->header, PH_COMMIT_SEQ_AT) == self->sequence)
+    if (ph_is_last(pins, self->sequence))
         Py_RETURN_FALSE;
     int gone_on = ph_era_now(pins) == self->pin->era ? capture(self, pins) : begin(self, pins);
     if (gone_on == 0)
