@@ -15,7 +15,7 @@ from contextlib import suppress
 from pmemheap.errors import DurabilityError, PmemHeapError
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.format.layout import FileIdentity
-from pmemheap.heap import readers
+from pmemheap.heap import readers, totals, units
 from pmemheap.heap.gate import named
 from pmemheap.heap.outputs import outputs_that_keep
 from pmemheap.heap.shared import Shared
@@ -24,10 +24,12 @@ from pmemheap.heap.viewed import viewed_blocks
 from pmemheap.heap.waiting import transactions_ended
 from pmemheap.native import HeapDoors
 from pmemheap.native.constants import State
+from pmemheap.units import UNIT, MiB
 
-__all__ = ["close", "let_go", "rest"]
+__all__ = ["close", "give_back_much", "let_go", "rest"]
 
 _EXIT_SECONDS = 0.5
+_FREE_LEAST = MiB
 
 
 # ---------------------------------------------------------------- close
@@ -49,6 +51,22 @@ def close(space: Space, before: Callable[[], None], when_closed: Callable[[], No
             before()
     with transactions_ended(space):
         space.alone(lambda: _close_locked(space, when_closed))
+
+
+def give_back_much(space: Space) -> None:
+    """Give back what is free before a file is closed, where that is most of its blocks.
+
+    What is refused is no reason to stay open; the end says what is wrong with the file.
+    """
+    shared = space.shared
+    file = shared.writable
+    if file is None or shared.decay is None or space.core.state != State.OPEN:
+        return
+    used = sum(each.region.nunits - units.free_soon(each) for each in shared.spaces()) * UNIT
+    with suppress(PmemHeapError):
+        has = file.allocated()[1] - file.header.superblock.log_size
+        if has - used > max(_FREE_LEAST, has // 2):
+            totals.trim(shared)
 
 
 def _close_locked(space: Space, when_closed: Callable[[], None]) -> None:

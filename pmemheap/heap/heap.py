@@ -289,7 +289,7 @@ class Heap(HasTotals):
         medium = openfile.open_path(
             path_argument(path), readonly=readonly, limit=limit_argument(limit),
             recover=partial(recover, headroom=headroom), readers=readers,
-            timeout=timeout_argument(timeout),
+            timeout=timeout_argument(timeout) if readonly else 0.0,
         )  # fmt: skip
         self = making.over_file(cls, medium, headroom, decay, chosen, wish, fresh=False)
         return with_readers(self if budget is None else joined(self, budget), readers)
@@ -442,6 +442,8 @@ class Heap(HasTotals):
     def close(self) -> None:
         """Sync, mark the file as closed, unmap. Closing twice is allowed.
 
+        A file gets smaller first if most of its blocks are free, unless `decay` is None.
+
         It waits until the transactions that other threads have open end, for 5 seconds at most;
         none begins meanwhile.
 
@@ -457,7 +459,11 @@ class Heap(HasTotals):
             core.state = State.CLOSED
             open_heaps.discard(self)
         if core.state != State.CLOSED or self in open_heaps:
-            ending.close(self._space, partial(dismiss, self), lambda: open_heaps.discard(self))
+            ending.close(self._space, self._tidy, lambda: open_heaps.discard(self))
+
+    def _tidy(self) -> None:
+        dismiss(self)
+        ending.give_back_much(self._space)
 
     def __del__(self) -> None:
         """Close a heap that is dropped; memory stays for as long as views of it live."""
