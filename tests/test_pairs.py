@@ -56,9 +56,10 @@ def test_a_lookup_without_a_snapshot_is_of_a_whole_commit(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_array_that_is_sent_is_as_it_was_or_gone(home: Path) -> None:
-    report = run(home, "sent", schedules=500, kills=KILLS)
-    assert report.rounds > 500
+@pytest.mark.parametrize(("begin", "count"), [("read", 500), ("open", 40)])
+def test_an_array_that_is_sent_is_as_it_was_or_gone(home: Path, begin: Begin, count: int) -> None:
+    report = run(home, "sent", begin, schedules=count, kills=KILLS)
+    assert report.rounds > count
 
 
 def test_a_heap_on_a_medium(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from distributed import Client
 
 from pmemheap import Heap, SharedArray, Snapshot, SnapshotGoneError, UsageError
 from pmemheap.containers import SortedMap
-from pmemheap.heap.living import open_heaps
 
 METHODS = ["fork", "spawn", "forkserver"]
 
@@ -202,16 +201,42 @@ def test_one_of_an_older_snapshot_is_kept_as_long(heap: Heap) -> None:
     shared.close()
 
 
+@pytest.mark.parametrize("ends", ["is killed", "closes"])
+def test_one_whose_writer_has_let_it_go_and_ended_is_gone(tmp_path: Path, ends: str) -> None:
+    """Who opens the heap when nobody writes asks for the floor as well."""
+    path, letter = tmp_path / "heap", tmp_path / "letter"
+    writer = os.fork()
+    if writer == 0:
+        heap = Heap.create(path, durability="process", readers=True)
+        block = heap.alloc(5000)
+        block.view[:] = b"a" * 5000
+        with heap.share(block) as shared:
+            letter.write_bytes(pickle.dumps(shared))
+        heap.free(block.offset)
+        del block
+        churn(heap)
+        if ends == "closes":
+            heap.close()
+        os._exit(0)
+    assert os.waitpid(writer, 0)[1] == 0
+    with Heap.open(path, readonly=True):
+        late: SharedArray = pickle.loads(letter.read_bytes())
+        with pytest.raises(SnapshotGoneError, match="it was let go there"):
+            _ = late.view
+        late.close()
+
+
 def test_another_writer_is_another_session(tmp_path: Path) -> None:
     path = tmp_path / "heap"
     with Heap.create(path, readers=True) as heap:
         heap.roots["block"] = heap.malloc(100)
         with heap.share(heap.block(heap.roots["block"])) as shared, heap.read() as snap:
             pickles = pickle.dumps(shared), pickle.dumps(snap)
-    assert len(pickle.loads(pickles[0]).view) >= 100, "nobody has changed anything"
-    gc.collect()
-    for heap in [each for each in open_heaps if each.name == str(path)]:
-        heap.close()
+    with Heap.open(path, readonly=True):
+        closed: SharedArray = pickle.loads(pickles[0])
+        with pytest.raises(SnapshotGoneError, match="it was let go there"):
+            _ = closed.view
+        closed.close()
     with Heap.open(path) as heap:
         heap.free(heap.roots.pop("block"))
     late: SharedArray = pickle.loads(pickles[0])

@@ -24,6 +24,7 @@ from pmemheap.file import locks, pins
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.following import captured, follow_layout, wait_for_commit
 from pmemheap.file.pins import Pin, Pins
+from pmemheap.format import layout
 from pmemheap.heap.holding import Ages
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
@@ -125,7 +126,10 @@ def dismiss(heap: Heap) -> None:
 def _end_copies(shared: Shared, file: FileMedium) -> None:
     assert shared.redo is not None
     shared.redo.sync_log()
-    shared.log._set_copies(False, file.header.word("era"))  # private: no call of users
+    era = file.header.word("era") + 1  # what is freed has no tag from now on
+    shared.log._set_copies(False, era)  # private: no call of users
+    file.header.store_word("era", era)
+    file.header.store_word("floor", era)
     file.header.reread()
     shared.pins = shared.ages = None
 
@@ -240,7 +244,9 @@ def adopt(heap: Heap, era: int, layout: int) -> Pin:
     space.require()
     file = space.shared.file
     pin = _pinned(space, partial(pins_of(space).adopt, era, heap))
-    if file is None or not file.header.address:
+    if (
+        file is None or era == 0
+    ):  # sent by one who reads where nobody writes: the session says enough
         return pin
     _require_kept(space, file, era)
     while file.follows and file.layout < layout:
@@ -253,14 +259,23 @@ def adopt(heap: Heap, era: int, layout: int) -> Pin:
 def _require_kept(space: Space, file: FileMedium, era: int) -> None:
     """Raise SnapshotGoneError if what was freed in an era may be in use; wait for a look [Q4]."""
     for _ in range(_LOOKS):
-        if file.header.word("floor") <= era:
+        if _floor(file) <= era:
             return
+        if not file.header.address:  # nobody changes it
+            break
         native.tape_wait()
         time.sleep(_PAUSE)
     raise SnapshotGoneError(
         f"{space.name}: a snapshot expected that its process keeps until this one has it, it was "
         "let go there"
     )
+
+
+def _floor(file: FileMedium) -> int:
+    if file.header.address:
+        return file.header.word("floor")
+    place = layout.SHARED_WORDS["floor"]
+    return int.from_bytes(native.pread(file.fd, place.stop - place.start, place.start), "little")
 
 
 def pins_of(space: Space) -> Pins:

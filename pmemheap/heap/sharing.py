@@ -21,7 +21,7 @@ from pmemheap.heap.arraymemory import located
 from pmemheap.heap.extras import numpy
 from pmemheap.heap.handles import Block
 from pmemheap.heap.places import HeapPlace, heap_at, heap_place, session_of
-from pmemheap.heap.space import space_of
+from pmemheap.heap.space import Space, space_of
 from pmemheap.units import UNIT
 
 if TYPE_CHECKING:
@@ -78,12 +78,17 @@ def adopted(heap: Heap, era: Era) -> Pin:
         It was let go there, or another writer has opened the heap since.
     """
     space = space_of(heap)
+    _require_session(space, era)
     pin = readers.adopt(heap, era.era, era.layout)
+    _require_session(space, era)  # now nobody uses it again who has not begun to
+    return pin
+
+
+def _require_session(space: Space, era: Era) -> None:
     if session_of(space) != era.session:
         raise SnapshotGoneError(
             f"{space.name}: the writer expected whose bytes were sent, another one has opened it"
         )
-    return pin
 
 
 def pinned(heap: Heap) -> tuple[Pin, Era]:
