@@ -8,7 +8,8 @@
 
 enum {
     PH_LEFT_ITEMS = 4096,   /* a transaction leaves no more memory than for so many of each kind, */
-    PH_LEFT_BYTES = 1 << 18 /* and so many collected bytes */
+    PH_LEFT_BYTES = 1 << 18, /* and so many collected bytes */
+    PH_LEFT_SLOTS = 256,     /* of the table of its blocks */
 };
 
 void ph_tx_init(struct ph_tx *tx, struct ph_log *log)
@@ -31,10 +32,20 @@ void ph_tx_fini(struct ph_tx *tx)
     memset(tx, 0, sizeof *tx);
 }
 
+/* A table that was made for many blocks is not cleared again and again for few. */
+static void clear_index(struct ph_tx_list *index)
+{
+    if (index->capacity > PH_LEFT_SLOTS) {
+        free(index->items);
+        *index = (struct ph_tx_list){.items = NULL};
+    } else if (index->count != 0) {
+        memset(index->items, 0, index->capacity * sizeof(uint32_t));
+    }
+}
+
 void ph_tx_restart(struct ph_tx *tx)
 {
-    if (tx->index.count != 0)
-        memset(tx->index.items, 0, tx->index.capacity * sizeof(uint32_t));
+    clear_index(&tx->index);
     tx->fresh.count = tx->index.count = tx->frees.count = tx->writes.count = tx->snapshots.count = 0;
     tx->savepoints.count = tx->kept.count = tx->told.count = tx->named.count = 0;
     tx->copies_from = UINT64_MAX;
