@@ -353,7 +353,7 @@ def test_log_moves(medium: FileMedium) -> None:
     small, place = medium.allocate_log(64 * KiB)
     assert (small, place.file_off) == (0, layout.HEADER_BYTES)
     assert not any(Path(medium.name).read_bytes()[place.file_off : place.file_stop])
-    medium.abandon_log(small, place)
+    medium.give_up(small, place)
     assert bytes(log.view[:6]) == b"second"
 
 

@@ -215,7 +215,7 @@ class FileMedium(HeapFile):
                     blocks.sync_new(self.lock_fd, *filespace.unsynced(slot, used), self.watch)
             self.maps.note_size(stop)
         except BaseException:
-            self._give_up(index, slot)
+            self.give_up(index, slot)
             raise
 
     def _take_spare(self, slot: SegmentSlot, needed: int) -> None:
@@ -229,9 +229,10 @@ class FileMedium(HeapFile):
     def abandon(self, piece: Piece) -> None:
         """Give the blocks of a piece back that never became part of the heap."""
         assert piece.slot is not None
-        self._give_up(piece.index, piece.slot)
+        self.give_up(piece.index, piece.slot)
 
-    def _give_up(self, index: int, slot: SegmentSlot) -> None:
+    def give_up(self, index: int, slot: SegmentSlot) -> None:
+        """Give the blocks of a segment, or of a log, back that never became part of the file."""
         if self.sync_failed:  # a record that names the segment may be durable [R7]
             return
         with suppress(NativeError):
@@ -265,11 +266,8 @@ class FileMedium(HeapFile):
         """
         own = self.private or (self.shadowed and table in {"bits", "entries"})
         is_new = self.is_new or pieces[-1].index not in self.segments
-        options = Options(
-            shared=not own,
-            readonly=self.readonly and not self.private,
-            by_page=is_new and table != "data",
-        )
+        by_page, readonly = is_new and table != "data", self.readonly and not self.private
+        options = Options(shared=not own, readonly=readonly, by_page=by_page)
         places = list(map(PARTS[table], pieces))
         return self.maps.place(reservation, offset, places, options)
 
@@ -450,7 +448,7 @@ class FileMedium(HeapFile):
         Returns
         -------
         tuple of int and SegmentSlot
-            What `log_slots` and `abandon_log` want.
+            What `log_slots` and `give_up` want.
 
         Raises
         ------
@@ -469,12 +467,8 @@ class FileMedium(HeapFile):
         """Return the slots to change to make a new log part of the file."""
         return filespace.images(filespace.placed(self.segments, index, slot))
 
-    def abandon_log(self, index: int, slot: SegmentSlot) -> None:
-        """Give the blocks of a log back that never became part of the file."""
-        self._give_up(index, slot)
-
     def drop_logs(self) -> None:
-        """Turn every log that the superblock does not name into SPARE, durably [R28]."""
+        """Turn every log that the superblock does not name into SPARE, durably [R28]; punch it."""
         spares = {
             index: as_spare(slot)
             for index, slot in self.segments.items()
@@ -482,6 +476,9 @@ class FileMedium(HeapFile):
         }
         changes: filespace.SlotChanges = {**spares, **self._tidied({**self.segments, **spares})}
         self.change(filespace.images(changes), durable=True)
+        with suppress(OutOfSpaceError):  # the next give-back asks again
+            for index in spares.keys() & self.segments.keys():
+                self._punch(spares[index].file_off, spares[index].file_bytes)
 
     # ------------------------------------------------------------ end
 

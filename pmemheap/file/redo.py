@@ -398,7 +398,7 @@ class RedoLog(native.LogCore):
             medium.change(medium.log_slots(index, slot), durable=True)
         except PmemHeapError:  # an interrupt may come after the record: then the file stays long
             if index not in medium.segments:
-                medium.abandon_log(index, slot)
+                medium.give_up(index, slot)
             raise
         moved = False
         try:
