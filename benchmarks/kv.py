@@ -24,6 +24,7 @@ new, E scans of 1 to 100 records and 5 % inserts, F 50 % read and written back.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import multiprocessing
 import os
@@ -38,12 +39,17 @@ from kv_bench import (
     COMMITS_TIMES,
     DISK,
     DURABLE,
+    DURABLE_DISK,
+    LONGS,
     MEMORY,
-    PHASES,
+    ORDERS,
     TIMES,
+    WRITTEN,
     Bench,
     Figures,
     Scale,
+    batches_of,
+    phase_of,
     reopen_of,
     scale_of,
 )
@@ -55,19 +61,20 @@ from stores import power_refusal, settle
 from workloads import KiB
 
 SECTION_OF = {"process": TIMES, "power": DURABLE}
-BEFORE = {"process": (), "power": ("fill",)}
 TURNS = {
     "process": (
         *("fill", "load", "get", "view", "update", "scan"),
         *("mix A", "mix B", "mix C", "mix D", "mix E", "mix F"),
         *("churn", "compact", "reopen", "empty"),
         *("load sized", "churn", "compact", "empty"),
-        "big",
+        *LONGS,
     ),
-    "power": ("commit one", "commit many", "reopen"),
+    "power": ("fill", "commit one", "commit many", "churn many", "reopen", *LONGS),
 }
 """What each contender does in each round."""
-UNITS = {DISK: "x", MEMORY: "MiB"}  # Others are times.
+UNITS = {DISK: "x", DURABLE_DISK: "x", MEMORY: "MiB", WRITTEN: "B"}  # Others are times.
+BATCHED = {False: (10_000, 100_000), True: (100, 200)}
+"""By whether it is quick: records that are put in batches; as many as a large store has, once."""
 ONE_SYNC, FILE = "one sync of the disk", "file"
 SYNCED_BYTES = 4 * KiB
 
@@ -128,7 +135,7 @@ def _serve(group: str, name: str, scale: Scale, pipe: Connection) -> None:
         while (asked := pipe.recv()) is not None:
             settle(bench.directory)
             try:
-                pipe.send(PHASES[asked](bench))
+                pipe.send(phase_of(asked)(bench))
             except PeerUnavailableError as refused:
                 pipe.send(refused)
         bench.close()
@@ -157,16 +164,16 @@ def _measure(group: str, plan: Plan, results: Results, log: Log) -> None:
     scale = scale_of(plan)
     with contextlib.ExitStack() as opened:
         contenders = dict(_opened(group, scale, results, opened))
-        for phase in BEFORE[group]:
-            log(f"kv, {group}: {phase}")
-            _take_turns(phase, contenders, defaultdict(lambda: defaultdict(list)))
         for number in range(plan.rounds):
             log(f"kv, {group}: round {number + 1} of {plan.rounds}")
+            order = dict(list(contenders.items())[:: -1 if number % 2 else 1])
+            _put_batches(BATCHED[plan.quick], order, taken, results)
             for phase in TURNS[group]:
-                _take_turns(phase, contenders, taken)
+                _take_turns(phase, order, taken)
             if group == "power":
                 taken[DURABLE][ONE_SYNC, FILE].append(_sync_us(plan.seconds * COMMITS_TIMES))
         log(f"kv, {group}: {scale.large} records")
+        _put_batches((scale.large,), contenders, taken, results)
         grown = _grown(group, scale, contenders, results)
         for _ in range(plan.rounds):
             _take_turns("reopen large", grown, taken)
@@ -199,6 +206,18 @@ def _take_turns(phase: str, contenders: Contenders, taken: Taken) -> None:
     for name, contender in contenders.items():
         for section, case, value in contender.turn(phase):
             taken[section][case, name].append(value)
+
+
+def _put_batches(
+    counts: Sequence[int], contenders: Contenders, taken: Taken, results: Results
+) -> None:
+    """Let all put so many records, in order and in none, into an empty store."""
+    for count, order in itertools.product(counts, ORDERS):
+        for name, contender in contenders.items():
+            try:
+                _take_turns(batches_of(count, order), {name: contender}, taken)
+            except PeerUnavailableError as refused:
+                results.skipped[f"kv, {count:,} {order} on {name}"] = str(refused)
 
 
 def _grown(group: str, scale: Scale, contenders: Contenders, results: Results) -> Contenders:
@@ -241,15 +260,15 @@ def _add(taken: Taken, results: Results) -> None:
 def best_peer(
     results: Results, section: str, case: str, names: Sequence[str] | None = None
 ) -> float:
-    """Return the least that others took, or those of these names; NaN where nobody did it."""
+    """Return the least median of others, or of these names; NaN where nobody did it."""
     chosen = [name for name in results.contenders(section) if name != OURS]
-    bests = [results.best(section, case, name) for name in names or chosen]
-    return min((best for best in bests if not math.isnan(best)), default=math.nan)
+    taken = [results.median(section, case, name) for name in (chosen if names is None else names)]
+    return min((each for each in taken if not math.isnan(each)), default=math.nan)
 
 
 def ratio_to_best_peer(
     results: Results, section: str, case: str, names: Sequence[str] | None = None
 ) -> float:
-    """Return our least by theirs; NaN where one is missing, or theirs is nothing."""
+    """Return our median by theirs; NaN where one is missing, or theirs is nothing."""
     theirs = best_peer(results, section, case, names)
-    return results.best(section, case, OURS) / theirs if theirs else math.nan
+    return results.median(section, case, OURS) / theirs if theirs else math.nan

@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, cycle, islice
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ from stores import settle
 from workloads import KiB, MiB
 
 TIMES, DURABLE, DISK, MEMORY = "kv, process", "kv, power", "kv, disk", "kv, memory"
-SECTIONS = (TIMES, DISK, MEMORY, DURABLE)
+DURABLE_DISK, WRITTEN = "kv, power: disk", "kv, power: bytes written"
+SECTIONS = (TIMES, DISK, MEMORY, DURABLE, DURABLE_DISK, WRITTEN)
+DISK_OF = {TIMES: DISK, DURABLE: DURABLE_DISK}
 LOAD, GET, VIEW, UPDATE, CHURN = "load", "get", "view", "update", "churn: delete + insert"
 REOPEN = "reopen and get"
 
@@ -38,7 +41,8 @@ VALUES = 997  # Different ones; what a key gets next is another one than it has.
 LEAST_BYTES, MOST_BYTES = 16, 16 * KiB  # Of values of many sizes.
 SIZED = "16 B-16 KiB"
 SCANNED = 25
-SCAN = f"scan of {SCANNED}"
+SCANS = (1, 10, SCANNED, 100)
+SCAN, SCAN_BACK = f"scan of {SCANNED}", f"scan of {SCANNED}, back"
 MOST_SCANNED = 100  # In mix E.
 BATCH = 100
 COMMIT, COMMIT_MANY = "commit of 1", f"commit of {BATCH}"
@@ -47,6 +51,8 @@ SPREAD = 0x9E37_79B9_7F4A_7C15  # Odd: numbers times this, modulo 2**64, come in
 ZIPF = 0.99
 BIG_BYTES = MiB
 BIG = "1 MiB"
+LONGS = {"4 KiB": (4 * KiB, 32), "64 KiB": (64 * KiB, 8), BIG: (BIG_BYTES, 1)}
+"""Length of a value, and how many there are for each of 1 MiB."""
 PATCH_BYTES = 4 * KiB
 PATCH = f"{BIG}: patch of {PATCH_BYTES // KiB} KiB"
 PATCHES = 8  # Of each long value: one would show little but what the first one costs.
@@ -80,7 +86,7 @@ class Scale:
     sized : int
         Records with values of many sizes.
     large : int
-        Records of 100 bytes in the store that is only reopened.
+        Records of 100 bytes in the store that is only reopened, and in that of the last batches.
     operations, scans, bigs, reopenings : int
         Of one turn: single ones, scans, values of 1 MiB, and closings with an opening each.
     seconds : float
@@ -111,6 +117,15 @@ def reopen_of(records: int) -> str:
 def key_of(number: int) -> bytes:
     """Return the key of the record that was inserted as the number-th."""
     return b"user%020d" % (number * SPREAD % 2**64)
+
+
+def ordered_key_of(number: int) -> bytes:
+    """Return a key that is greater than those of lesser numbers."""
+    return b"user%020d" % number
+
+
+ORDERS = {"in order": ordered_key_of, "in no order": key_of}
+"""Keys of records that are put in batches."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +226,8 @@ class Bench:
         records = self._fresh(self._scale.records)
         batches = [records[start : start + BATCH] for start in range(0, len(records), BATCH)]
         took = _each(apply, [(batch,) for batch in batches])
-        return [self._time(f"load, {BATCH} a commit", took * len(batches) / len(records))]
+        time = self._time(f"load, {BATCH} a commit", took * len(batches) / len(records))
+        return [time, self._disk(f"loaded, {BATCH} a commit")]
 
     def load(self) -> Figures:
         return self._load(self._small)
@@ -238,7 +254,25 @@ class Bench:
             delete(victim)
             put(key, value)
 
-        return [self._time(CHURN, _each(replace, drawn)), self._disk("churned")]
+        return [self._time(CHURN, _each(replace, drawn)), *self._churned()]
+
+    def churn_many(self) -> Figures:
+        """The same, a hundred a commit."""
+        change = self.store.change
+        if change is None:
+            return []
+        drawn = [self._replacement() for _ in range(self._kind.churned)]
+        batches = [(drawn[start : start + BATCH],) for start in range(0, len(drawn), BATCH)]
+        took = _each(change, batches) * len(batches) / len(drawn)
+        return [self._time(f"{CHURN}, {BATCH} a commit", took), *self._churned()]
+
+    def _churned(self) -> Figures:
+        """What the disk has then, and when the store is closed."""
+        opened = self._disk("churned")
+        self.close()
+        closed = self._disk("churned, closed")
+        self.store = self._make(self.directory)
+        return [opened, closed]
 
     def _replacement(self) -> tuple[bytes, bytes, bytes]:
         """Return the key of a record that has to go, and a fresh record."""
@@ -285,10 +319,18 @@ class Bench:
         return calibrated(loop, self._scale.seconds * READS_TIMES) * 1e6
 
     def scan(self) -> Figures:
-        if self.store.scan is None:
+        """Read neighbours from some key on, and back from there."""
+        scan, back = self.store.scan, self.store.scan_back
+        if scan is None:
             return []
-        starts = [(key, SCANNED) for key in self._some(self._scale.scans)]
-        return [self._time(SCAN, _each(self.store.scan, starts))]
+        figures = []
+        for count in SCANS:
+            starts = [(key, count) for key in self._some(self._scale.scans)]
+            figures.append(self._time(f"scan of {count}", _each(scan, starts)))
+        if back is not None:
+            starts = [(key, SCANNED) for key in self._some(self._scale.scans)]
+            figures.append(self._time(SCAN_BACK, _each(back, starts)))
+        return figures
 
     def _verify(self) -> None:
         """Make sure that it keeps what it was given: no store wins by losing records."""
@@ -392,15 +434,18 @@ class Bench:
 
     # ------------------------------------------------------------ long values
 
-    def big(self) -> Figures:
-        """Put, get, view and patch values of 1 MiB, in a store that has nothing else."""
+    def long(self, label: str) -> Figures:
+        """Put and get values of one length, in a store that has nothing else; patch the longest."""
+        nbytes, share = LONGS[label]
         self._renew(self._small)
-        self._live += [key_of(number) for number in range(self._scale.bigs)]
-        pairs = [(key, self._rng.randbytes(BIG_BYTES)) for key in self._live]
+        self._live += [key_of(number) for number in range(self._scale.bigs * share)]
+        pairs = [(key, self._rng.randbytes(nbytes)) for key in self._live]
         put = _each(self.store.put_long, pairs)
         settle(self.directory)
         get = _each(self.store.get_long, [(key,) for key in self._live])
-        figures = [self._time(f"{BIG}: put", put), self._time(f"{BIG}: get", get)]
+        figures = [self._time(f"{label}: put", put), self._time(f"{label}: get", get)]
+        if label != BIG or self._section != TIMES:
+            return figures
         if self.store.view is not None:
             figures.append(self._time(f"{BIG}: view", self._reads(self.store.view)))
         return [*figures, self._time(PATCH, self._patches())]
@@ -418,31 +463,53 @@ class Bench:
 
     # ------------------------------------------------------------ commits
 
+    def batches(self, count: int, order: str) -> Figures:
+        """Put so many records into an empty store, in commits of 100.
+
+        Raises
+        ------
+        PeerUnavailableError
+            It takes too long.
+        """
+        self._renew(self._small)
+        apply, key = self.store.apply, ORDERS[order]
+        if apply is None:
+            return []
+        began = time.perf_counter()
+        for start in range(0, count, BATCH):
+            if time.perf_counter() - began > LONGEST_LOAD:
+                raise PeerUnavailableError(f"loading took more than {LONGEST_LOAD:.0f} s")
+            numbers = range(start, min(start + BATCH, count))
+            apply(list(zip(map(key, numbers), self._kind.values, strict=False)))
+        took = (time.perf_counter() - began) / count * 1e6
+        return [self._time(f"{BATCH} a commit, {count:,} {order}", took)]
+
     def commit_one(self) -> Figures:
         put = self.store.put
 
         def commit(pairs: Pairs) -> None:
             put(*pairs[0])
 
-        return [self._time(COMMIT, self._commits(commit, 1))]
+        return self._commits(COMMIT, commit, 1)
 
     def commit_many(self) -> Figures:
         apply = self.store.apply
         if apply is None:
             return []
-        return [self._time(COMMIT_MANY, self._commits(apply, BATCH))]
+        return self._commits(COMMIT_MANY, apply, BATCH)
 
-    def _commits(self, commit: Callable[[Pairs], None], operations: int) -> float:
-        """Return the microseconds of a commit."""
+    def _commits(self, case: str, commit: Callable[[Pairs], None], operations: int) -> Figures:
+        """Return the microseconds of a commit, and the bytes that the disk gets for each put."""
         batches = [
             list(zip(self._some(operations), self._kind.values, strict=False)) for _ in range(BATCH)
         ]
         done, limit = 0, self._scale.seconds * COMMITS_TIMES
-        began = time.perf_counter()
+        before, began = written_bytes(), time.perf_counter()
         while (took := time.perf_counter() - began) < limit:
             commit(batches[done % BATCH])
             done += 1
-        return took / done * 1e6
+        written = (written_bytes() - before) / done / operations
+        return [self._time(case, took / done * 1e6), (WRITTEN, case, written)]
 
     # ------------------------------------------------------------ the disk and memory
 
@@ -452,7 +519,7 @@ class Bench:
         for path in self.directory.rglob("*"):
             with contextlib.suppress(FileNotFoundError):  # Some stores clean up by themselves.
                 taken += path.stat().st_blocks * BLOCK_BYTES if path.is_file() else 0
-        return DISK, self._kind.label + case, taken / sum(self._bytes.values())
+        return DISK_OF[self._section], self._kind.label + case, taken / sum(self._bytes.values())
 
     def memory(self) -> Figures:
         """Load it and run all mixes: the memory of the process, beyond what it had before.
@@ -483,6 +550,12 @@ def _each(call: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> flo
     return (time.perf_counter() - began) / len(arguments) * 1e6
 
 
+def written_bytes() -> int:
+    """Return what this process has had written; a page of a file counts when it is dirtied."""
+    lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes"))
+
+
 def _resident_mib() -> tuple[float, float]:
     """Return the resident memory of this process: anonymous, and of files that it has mapped."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
@@ -511,10 +584,25 @@ PHASES: dict[str, Callable[[Bench], Figures]] = {
     "reopen": Bench.reopen,
     "empty": Bench.empty,
     "load sized": Bench.load_sized,
-    "big": Bench.big,
+    "churn many": Bench.churn_many,
+    **{label: partial(Bench.long, label=label) for label in LONGS},
     "commit one": Bench.commit_one,
     "commit many": Bench.commit_many,
     "grow": Bench.grow,
     "reopen large": Bench.reopen_large,
     "memory": Bench.memory,
 }
+
+
+def batches_of(count: int, order: str) -> str:
+    """Return the name of the phase that puts so many records in commits of 100."""
+    return f"batches: {count} {order}"
+
+
+def phase_of(name: str) -> Callable[[Bench], Figures]:
+    """Return a workload by its name."""
+    kind, _, what = name.partition(": ")
+    if kind != "batches":
+        return PHASES[name]
+    count, _, order = what.partition(" ")
+    return lambda bench: bench.batches(int(count), order)

@@ -27,6 +27,8 @@ from pmemheap import DurabilityName
 from pmemheap.kvstore import KVStore
 
 Pairs = Sequence[tuple[bytes, bytes]]
+Changes = Sequence[tuple[bytes, bytes, bytes]]
+"""A key that goes, and a pair that comes."""
 MAP_BYTES = 8 * GiB  # Addresses that LMDB takes; the file is as long as its data.
 CACHE_BYTES = 64 * MiB
 
@@ -48,18 +50,24 @@ class Kv:
         Of one key; `get` returns a copy.
     scan : callable or None
         Return so many entries from a key on, in order.
+    scan_back : callable or None
+        Return so many entries back from a key, without it.
     view : callable or None
         Read the first byte of a value where it lies.
     apply : callable or None
         Put some pairs, all or none.
+    change : callable or None
+        Delete some keys and put as many pairs, all or none.
     """
 
     get: Callable[[bytes], Any]
     put: Callable[[bytes, bytes], Any]
     delete: Callable[[bytes], Any]
     scan: Callable[[bytes, int], Sequence[Any]] | None = None
+    scan_back: Callable[[bytes, int], Sequence[Any]] | None = None
     view: Callable[[bytes], int] | None = None
     apply: Callable[[Pairs], None] | None = None
+    change: Callable[[Changes], None] | None = None
 
     def put_long(self, key: bytes, value: bytes) -> None:
         """Put a value of a megabyte or so."""
@@ -93,6 +101,16 @@ class Ours(Kv):
         self._store = store = KVStore(directory / "store.kv", durability)
         self.get, self.put, self.delete = store.get, store.set, store.delete
         self.scan, self.view, self.apply = store.scan, self._view, self._apply
+        self.scan_back, self.change = self._scan_back, self._change
+
+    def _scan_back(self, key: bytes, count: int) -> Sequence[Any]:
+        return list(islice(self._store.items(stop=key, reverse=True), count))
+
+    def _change(self, changes: Changes) -> None:
+        with self._store.transaction():
+            for victim, key, value in changes:
+                self._store.delete(victim)
+                self._store.set(key, value)
 
     def _view(self, key: bytes) -> int:
         with self._store.view(key) as view:
@@ -127,6 +145,7 @@ class Lmdb(Kv):
         self._open()
         self.get, self.put, self.delete = self._get, self._put, self._delete
         self.scan, self.view, self.apply = self._scan, self._view, self._apply
+        self.scan_back, self.change = self._scan_back, self._change
 
     def _open(self) -> None:
         self._env = self._lmdb.open(str(self._path), map_size=MAP_BYTES, **self._options)
@@ -146,6 +165,18 @@ class Lmdb(Kv):
     def _scan(self, key: bytes, count: int) -> Sequence[Any]:
         with self._env.begin() as transaction, transaction.cursor() as cursor:
             return list(islice(cursor, count)) if cursor.set_range(key) else []
+
+    def _scan_back(self, key: bytes, count: int) -> Sequence[Any]:
+        with self._env.begin() as transaction, transaction.cursor() as cursor:
+            behind = cursor.set_range(key)
+            found = cursor.iterprev()
+            return list(islice(found, 1 if behind else 0, count + (1 if behind else 0)))
+
+    def _change(self, changes: Changes) -> None:
+        with self._env.begin(write=True) as transaction:
+            for victim, key, value in changes:
+                transaction.delete(victim)
+                transaction.put(key, value)
 
     def _view(self, key: bytes) -> int:
         with self._env.begin(buffers=True) as transaction:
@@ -187,10 +218,22 @@ class RocksDb(Kv):
         database.set_write_options(options)
         self._options = options
         self.get, self.put, self.delete = database.get, database.put, database.delete
-        self.scan, self.apply = self._scan, self._apply
+        self.scan, self.apply, self.change = self._scan, self._apply, self._change
+        self.scan_back = self._scan_back
 
     def _scan(self, key: bytes, count: int) -> Sequence[Any]:
         return list(islice(self._database.items(from_key=key), count))
+
+    def _scan_back(self, key: bytes, count: int) -> Sequence[Any]:
+        found = self._database.items(backwards=True, from_key=key)
+        return [entry for entry in islice(found, count + 1) if entry[0] != key][:count]
+
+    def _change(self, changes: Changes) -> None:
+        batch = self._module.WriteBatch(raw_mode=True)
+        for victim, key, value in changes:
+            batch.delete(victim)
+            batch.put(key, value)
+        self._database.write(batch, self._options)
 
     def _apply(self, pairs: Pairs) -> None:
         batch = self._module.WriteBatch(raw_mode=True)
@@ -217,7 +260,8 @@ class LevelDb(Kv):
         self.put, self.delete = self._database.put, self._database.delete
         if sync:
             self.put, self.delete = self._put, self._delete
-        self.scan, self.apply = self._scan, self._apply
+        self.scan, self.apply, self.change = self._scan, self._apply, self._change
+        self.scan_back = self._scan_back
 
     def _put(self, key: bytes, value: bytes) -> None:
         self._database.put(key, value, sync=True)
@@ -228,6 +272,16 @@ class LevelDb(Kv):
     def _scan(self, key: bytes, count: int) -> Sequence[Any]:
         with self._database.iterator(start=key) as entries:
             return list(islice(entries, count))
+
+    def _scan_back(self, key: bytes, count: int) -> Sequence[Any]:
+        with self._database.iterator(stop=key, reverse=True) as entries:
+            return list(islice(entries, count))
+
+    def _change(self, changes: Changes) -> None:
+        with self._database.write_batch(transaction=True, sync=self._sync) as batch:
+            for victim, key, value in changes:
+                batch.delete(victim)
+                batch.put(key, value)
 
     def _apply(self, pairs: Pairs) -> None:
         with self._database.write_batch(transaction=True, sync=self._sync) as batch:
@@ -257,6 +311,8 @@ class Sqlite(Kv):
     GET = "SELECT value FROM store WHERE key = ?"
     PUT = "INSERT OR REPLACE INTO store VALUES (?, ?)"
     SCAN = "SELECT key, value FROM store WHERE key >= ? ORDER BY key LIMIT ?"
+    SCAN_BACK = "SELECT key, value FROM store WHERE key < ? ORDER BY key DESC LIMIT ?"
+    DELETE = "DELETE FROM store WHERE key = ?"
 
     def __init__(self, directory: Path, synchronous: str) -> None:
         self._database = sqlite3.connect(directory / "sqlite", isolation_level=None)
@@ -268,7 +324,8 @@ class Sqlite(Kv):
         for table in self.TABLES:
             execute(table)
         self.get, self.put, self.delete = self._get, self._put, self._delete
-        self.scan, self.apply = self._scan, self._apply
+        self.scan, self.apply, self.change = self._scan, self._apply, self._change
+        self.scan_back = self._scan_back
 
     def _get(self, key: bytes) -> Any:
         found = self._execute(self.GET, (key,)).fetchone()
@@ -278,10 +335,19 @@ class Sqlite(Kv):
         self._execute(self.PUT, (key, value))
 
     def _delete(self, key: bytes) -> None:
-        self._execute("DELETE FROM store WHERE key = ?", (key,))
+        self._execute(self.DELETE, (key,))
 
     def _scan(self, key: bytes, count: int) -> Sequence[Any]:
         return self._execute(self.SCAN, (key, count)).fetchall()
+
+    def _scan_back(self, key: bytes, count: int) -> Sequence[Any]:
+        return self._execute(self.SCAN_BACK, (key, count)).fetchall()
+
+    def _change(self, changes: Changes) -> None:
+        self._execute("BEGIN")
+        self._database.executemany(self.DELETE, [(victim,) for victim, _, _ in changes])
+        self._database.executemany(self.PUT, [(key, value) for _, key, value in changes])
+        self._execute("COMMIT")
 
     def _apply(self, pairs: Pairs) -> None:
         self._execute("BEGIN")
@@ -321,7 +387,13 @@ class DiskCache(Kv):
             sqlite_synchronous=synchronous,
         )
         self.get, self.put, self.delete = cache.get, cache.set, cache.delete
-        self.apply = self._apply
+        self.apply, self.change = self._apply, self._change
+
+    def _change(self, changes: Changes) -> None:
+        with self._cache.transact():
+            for victim, key, value in changes:
+                self._cache.delete(victim)
+                self._cache.set(key, value)
 
     def _apply(self, pairs: Pairs) -> None:
         with self._cache.transact():
@@ -364,6 +436,8 @@ class Gnu(Kv):
 
 Make = Callable[[Path], Kv]
 OURS = "pmemheap"
+LMDB_NAMES = "LMDB"
+"""With what the names of those of LMDB begin."""
 LMDB, LMDB_MAPPED = "LMDB, sync=False", "LMDB, sync=False, writemap"
 ROCKSDB_SYNC, LEVELDB_SYNC, SQLITE_FULL = "RocksDB, sync", "LevelDB, sync", "SQLite WAL, FULL"
 SYNCED_BY_OTHERS = (SQLITE_FULL, ROCKSDB_SYNC, LEVELDB_SYNC)

@@ -40,6 +40,10 @@ class Row:
     def median(self) -> float:
         return statistics.median(self.values)
 
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
 
 @dataclass
 class Results:
