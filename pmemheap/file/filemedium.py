@@ -353,7 +353,7 @@ class FileMedium(HeapFile):
 
     def punch(self, piece: Piece, address: int, start: int, nunits: int) -> None:
         """Give file blocks of units back."""
-        self._punch(*self._data_range(piece, start, nunits))
+        self._punch(*self.data_range(piece, start, nunits))
 
     def _punch(self, offset: int, length: int) -> None:
         self.require_ours("give-back")
@@ -366,7 +366,7 @@ class FileMedium(HeapFile):
 
     def back(self, piece: Piece, start: int, nunits: int, *, known: bool = True) -> None:
         """Allocate file blocks for units that may have none, and some ahead; `holes` knows them."""
-        offset, length = self._data_range(piece, start, nunits)
+        offset, length = self.data_range(piece, start, nunits)
         stop = offset + length
         if not known:
             self.holes.add(offset, stop)
@@ -390,7 +390,8 @@ class FileMedium(HeapFile):
         self.holes: holes.Holes = self.holes.doubted(ranges)
 
     @staticmethod
-    def _data_range(piece: Piece, start: int, nunits: int) -> tuple[int, int]:
+    def data_range(piece: Piece, start: int, nunits: int) -> tuple[int, int]:
+        """Return where units of a piece lie in the file, and how many bytes they are."""
         assert piece.slot is not None
         return piece.slot.data_off + (start - piece.first_unit) * UNIT, nunits * UNIT
 

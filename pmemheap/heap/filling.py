@@ -13,6 +13,7 @@ from pmemheap import native
 from pmemheap.heap.space import space_of
 from pmemheap.native.constants import Format
 from pmemheap.refusals import refusals
+from pmemheap.units import UNIT
 
 if TYPE_CHECKING:
     from pmemheap.heap.shared import Shared
@@ -37,8 +38,11 @@ def fill(tx: Transaction, offset: int, data: memoryview) -> None:
         tx.write(offset, data)
         return
     space = default.arena_of(offset) or default
-    found = file.places(space.index, "data", offset ^ space.origin, data.nbytes)
-    places = default.serve(list, found)  # alone: segments may come meanwhile
+    first, before = divmod(offset ^ space.origin, UNIT)
+    nunits = -(-(before + data.nbytes) // UNIT)
+    parts = default.serve(space.region.parts, first, nunits)  # alone: segments may come meanwhile
+    (start, length), *others = [file.data_range(*part) for part in parts]
+    places = [(start + before, length - before), *others]
     if not (file.is_power or _are_new(default.shared, places)):
         tx.write(offset, data)
         return
