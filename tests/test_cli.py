@@ -49,7 +49,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 def path(tmp_path: Path) -> Path:
     """A closed heap with 300 live blocks of 5000 bytes, as many freed ones, and a root."""
     made = tmp_path / "a.heap"
-    with pmemheap.Heap.create(made, durability="process") as heap:
+    with pmemheap.Heap.create(made, durability="process", decay=None) as heap:
         offsets = [heap.malloc(5000) for _ in range(600)]
         for offset in offsets[:300]:
             heap.free(offset)

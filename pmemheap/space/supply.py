@@ -32,6 +32,7 @@ _REFILL_LEAST = 64
 _REFILL_MOST = 1024
 _BACKED_SHARE = 64
 _REFILL_SHARE = 64
+_ROW, _ROW_SHARE = 16, 16  # so many of one length come soon, as long as that is little of all
 _END_LEAST, _END_MOST, _END_SHARE = 1024, 16384, 8
 _FRAGMENTS_MOST = 32
 _READ_UNITS = 1 << 16
@@ -130,7 +131,9 @@ class Supply:
         least = _REFILL_LEAST
         if self._medium.maybe_holes:
             least = max(BACKED_UNITS, min(self.region.nunits // _BACKED_SHARE, least))
-        return max(nunits, min(self.region.nunits // _REFILL_SHARE, _REFILL_MOST), least)
+        share = min(self.region.nunits // _REFILL_SHARE, _REFILL_MOST)
+        row = min(nunits * _ROW, self.region.nunits // _ROW_SHARE)
+        return max(nunits, share, row, least)
 
     def _fragments(self, count: int) -> list[Extent]:
         """Take some short extents for the pool as well, while we are here."""
