@@ -88,14 +88,15 @@ def test_a_lookup_holds_nothing_back(heap: Heap, reader: Reader) -> None:
     table = SortedMap(heap, "table")
     for n in range(300):
         table[key_of(n)] = b"y" * 300
-        assert reader(f"last[{key_of(n)!r}]") == b"y" * 300 or heap.durability == "power"
+        heap.sync()
+        assert reader(f"last[{key_of(n)!r}]") == b"y" * 300
         assert heap.readers() == []
     heap.trim()
     assert heap.stats().quarantined == 0
 
 
-def test_what_is_used_again_while_it_is_read_is_read_again(heap: Heap) -> None:
-    """In one process, so that the era can end where a test wants it to."""
+def test_what_is_used_again_is_not_shown(heap: Heap) -> None:
+    """The era ends after each commit; that it ends in the middle of a lookup is left to pairs."""
     table = SortedMap(heap, "table")
     space = space_of(heap)
     with pmemheap.open(heap.name) as other:
@@ -202,9 +203,9 @@ def test_a_lookup_is_no_call_of_the_system(tmp_path: Path) -> None:
         with pmemheap.open(path) as other:
             last = SortedMap(other, "table")
             locks = Path(f"/proc/{os.getpid()}/fdinfo")
-            before = sorted(line for line in _locks(locks))
+            before = sorted(_locks(locks))
             assert last[b"k"] == b"v"
-            assert sorted(line for line in _locks(locks)) == before
+            assert sorted(_locks(locks)) == before
             alone = min(_seconds(lambda: last[b"k"]) for _ in range(20))
             snapshot = min(_seconds(lambda: other.read().close()) for _ in range(20))
             assert alone < snapshot

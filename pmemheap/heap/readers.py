@@ -244,9 +244,7 @@ def adopt(heap: Heap, era: int, layout: int) -> Pin:
     space.require()
     file = space.shared.file
     pin = _pinned(space, partial(pins_of(space).adopt, era, heap))
-    if (
-        file is None or era == 0
-    ):  # sent by one who reads where nobody writes: the session says enough
+    if file is None or era == 0:  # sent by one who reads where nobody writes
         return pin
     _require_kept(space, file, era)
     while file.follows and file.layout < layout:

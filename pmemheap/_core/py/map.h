@@ -10,7 +10,7 @@ struct map_object {
     PyObject *pin;      /* of the snapshot that it shows, which views keep; NULL: it is the map as it is now */
     PyObject *pins;     /* Pins of a heap that another process changes: it is the map as of the last commit; NULL */
     PyObject *root;     /* bytes: the name of its root, for that */
-    uint64_t era, sequence; /* of the last lookup there [Q19] */
+    uint64_t sequence;  /* of the commit whose root `map` has, for that */
     PyObject *skip;     /* tells whether the iterators that ask for it leave a key out; NULL: all keys are there */
     struct ph_tx alone; /* of changes outside of a transaction */
     char may_be_alone;  /* they commit as C can commit alone */

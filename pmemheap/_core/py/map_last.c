@@ -27,37 +27,38 @@ static int go_on(struct map_object *self, const struct pins_object *pins)
     return 1;
 }
 
-static int see(struct map_object *self)
+static int see(struct map_object *self, uint64_t *era)
 {
     const struct pins_object *pins = (const struct pins_object *)self->pins;
     if (pins->header == NULL)
         return 0;
-    self->era = ph_era_now(pins);
+    *era = ph_era_now(pins);
     int seen = (self->sequence != 0 && ph_is_last(pins, self->sequence)) || go_on(self, pins);
     if (ph_tape_on())
         ph_tape_look();
     return seen;
 }
 
-/* Whether what was read since `see` is what was committed. */
-static int is_kept(const struct map_object *self)
+/* Whether what was read since `see` has found an era is what was committed. */
+static int is_kept(const struct map_object *self, uint64_t era)
 {
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
-    return ph_shared_word(((const struct pins_object *)self->pins)->header, PH_FLOOR_AT) <= self->era || !PH_KEPT(Q19);
+    return ph_shared_word(((const struct pins_object *)self->pins)->header, PH_FLOOR_AT) <= era || !PH_KEPT(Q19);
 }
 
 static int look_up(struct map_object *self, const struct bytes_in *in, PyObject **value)
 {
     struct ph_map_value found;
-    int is_there = !see(self) ? -1 : value == NULL ? ph_map_has(&self->map, in->at, in->length)
-                                                   : ph_map_get(&self->map, in->at, in->length, &found);
-    if (is_there < 0 || !is_kept(self))
+    uint64_t era;
+    int is_there = !see(self, &era) ? -1 : value == NULL ? ph_map_has(&self->map, in->at, in->length)
+                                                         : ph_map_get(&self->map, in->at, in->length, &found);
+    if (is_there < 0 || !is_kept(self, era))
         return PH_M_UNSEEN;
     if (is_there == 0 || value == NULL)
         return is_there;
     if ((*value = ph_map_bytes(&self->map, &found)) == NULL)
         return -1;
-    if (!is_kept(self)) {
+    if (!is_kept(self, era)) {
         Py_CLEAR(*value);
         return PH_M_UNSEEN;
     }
