@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,33 +15,30 @@ import pytest
 import pmemheap
 from pmemheap import DurabilityError, Heap, OutOfSpaceError, PmemHeapError, native
 from pmemheap.containers import Arrays, SortedMap
-from pmemheap.heap import filling
+from pmemheap.native import Call, FaultKind
 from pmemheap.testing import Crash, Image, Kind
 from pmemheap.testing.plugin import CrashSimulator
 from pmemheap.units import KiB, MiB
 
 
-@pytest.fixture(autouse=True)
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The bytes of each call that filled a part of a block; blocks of 16 KiB are large here."""
-    lengths: list[int] = []
+def bytes_written() -> int:
+    """Return how many bytes this process has handed to the system so far."""
+    words = Path("/proc/self/io").read_text(encoding="ascii").split()
+    return int(words[words.index("wchar:") + 1])
 
-    def pwrite(fd: int, data: bytes | memoryview, offset: int) -> None:
-        if isinstance(data, memoryview):  # other calls write bytes
-            lengths.append(data.nbytes)
-        native_pwrite(fd, data, offset)
 
-    native_pwrite = native.pwrite
-    monkeypatch.setattr(filling, "_CALL_LEAST", 16 * KiB)
-    monkeypatch.setattr(native, "pwrite", pwrite)
-    return lengths
+@pytest.fixture
+def by_calls() -> Callable[[], int]:
+    """Tell how many bytes went into files by calls since the test began."""
+    before = bytes_written()
+    return lambda: bytes_written() - before
 
 
 def noise(nbytes: int, seed: int = 0) -> bytes:
     return np.random.default_rng(seed).bytes(nbytes)
 
 
-def test_values_are_what_was_put(heap: Heap, calls: list[int]) -> None:
+def test_values_are_what_was_put(heap: Heap, by_calls: Callable[[], int]) -> None:
     """New ones, such as lie in several segments, and those that come where others were."""
     table = SortedMap(heap, "table")
     sizes = [20 * KiB + 1, MiB, 3 * MiB + 7, 100 * KiB]
@@ -51,18 +51,40 @@ def test_values_are_what_was_put(heap: Heap, calls: list[int]) -> None:
         assert table[b"small"] == noise(1000, seed)
     assert heap.check()
     if heap.durability == "none":
-        assert not calls
+        assert by_calls() < MiB  # what the runner of tests writes
     else:
-        assert sum(calls) >= (3 * 4 if heap.durability == "power" else 4) * MiB
+        assert by_calls() >= (3 * 4 if heap.durability == "power" else 4) * MiB
 
 
-def test_a_block_over_the_border_of_two_segments(tmp_path: Path, calls: list[int]) -> None:
+@pytest.mark.parametrize("size", [16 * KiB, 60 * KiB + 1, 250 * KiB])
+def test_middling_values_go_by_a_call_where_they_are_new(
+    size: int, tmp_path: Path, by_calls: Callable[[], int]
+) -> None:
+    """C alone puts them; those that come where others were are stored."""
+    with Heap.create(tmp_path / "heap", durability="process", decay=None) as heap:
+        table = SortedMap(heap, "table")
+        before = by_calls()
+        for number in range(20):
+            table[b"%d" % number] = noise(size, number)
+        new = by_calls()
+        assert new - before >= 18 * size
+        table.clear()
+        for number in range(15):
+            table[b"%d" % number] = noise(size, number + 1)
+        assert by_calls() - new < 4 * size
+        for number in range(15):
+            assert table[b"%d" % number] == noise(size, number + 1)
+
+
+def test_a_block_over_the_border_of_two_segments(
+    tmp_path: Path, by_calls: Callable[[], int]
+) -> None:
     path = tmp_path / "heap"
     with Heap.create(path) as heap:
         table = SortedMap(heap, "table")
         for number in range(40):
             table[b"%d" % number] = noise(300 * KiB, number)
-        assert len(calls) > 40, "some in two parts"
+        assert by_calls() > 39 * 300 * KiB
     with Heap.open(path) as heap:
         table = SortedMap(heap, "table")
         assert all(table[b"%d" % number] == noise(300 * KiB, number) for number in range(40))
@@ -112,7 +134,8 @@ def test_a_crash_leaves_all_of_it_or_nothing(
     durability: pmemheap.DurabilityName, tmp_path: Path, crash_simulator: CrashSimulator
 ) -> None:
     path = tmp_path / "heap"
-    values = [noise(40 * KiB, seed) for seed in range(5)]
+    size = 300 * KiB if durability == "power" else 40 * KiB
+    values = [noise(size, seed) for seed in range(5)]
     with Heap.create(path, durability=durability) as heap:
         SortedMap(heap, "table")[b"key"] = values[0]
 
@@ -135,35 +158,67 @@ def test_a_crash_leaves_all_of_it_or_nothing(
     crash_simulator.check(recorder.recording, check, kinds=kinds, budget=8)
 
 
-@pytest.mark.parametrize(
-    ("number", "error"), [(errno.ENOSPC, OutOfSpaceError), (errno.EIO, PmemHeapError)]
-)
+@contextmanager
+def no_file_may_be_longer_than(nbytes: int) -> Iterator[None]:
+    """Let the system refuse what lies behind, as a quota does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [60 * KiB, MiB])
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_a_refused_call_changes_nothing(
-    durability: pmemheap.DurabilityName,
-    number: int,
-    error: type[Exception],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    durability: pmemheap.DurabilityName, size: int, tmp_path: Path
 ) -> None:
-    def refuse(fd: int, data: bytes | memoryview, offset: int) -> None:
-        if isinstance(data, memoryview):
-            raise native.NativeError(number, "pwrite")
-        native_pwrite(fd, data, offset)
-
-    native_pwrite = native.pwrite
-    with Heap.create(tmp_path / "heap", durability=durability) as heap:
+    with Heap.create(tmp_path / "heap", durability=durability, decay=None) as heap:
         table = SortedMap(heap, "table")
         table[b"key"] = old = noise(20 * KiB)
+        for block in [heap.malloc(MiB) for _ in range(3)]:
+            heap.free(block)
         blocks = dict(heap.blocks())
-        monkeypatch.setattr(native, "pwrite", refuse)
-        with pytest.raises(error):
-            table[b"key"] = noise(MiB, 1)
+        stored = durability == "power" and size < 256 * KiB
+        with no_file_may_be_longer_than(64 * KiB):
+            if stored:
+                table[b"other"] = noise(size, 1)
+            else:
+                with pytest.raises(OutOfSpaceError, match="write"):
+                    table[b"other"] = noise(size, 1)
+        if not stored:
+            assert b"other" not in table
+            assert dict(heap.blocks()) == blocks
         assert table[b"key"] == old
-        assert dict(heap.blocks()) == blocks
-        monkeypatch.setattr(native, "pwrite", native_pwrite)
         table[b"key"] = noise(MiB, 1)
         assert table[b"key"] == noise(MiB, 1)
+        assert heap.check()
+
+
+def test_each_call_of_a_long_value_refused(tmp_path: Path) -> None:
+    """Whatever is refused from some call on: an exception of ours, and the old value."""
+    hit = set()
+    for nth in range(1, 60):
+        with Heap.create(tmp_path / f"{nth}", durability="power", decay=None) as heap:
+            table = SortedMap(heap, "table")
+            table[b"key"] = old = noise(20 * KiB)
+            with native.faults(nth, errno.EIO, FaultKind.FROM) as fault:
+                try:
+                    table[b"key"] = noise(MiB, 1)
+                except PmemHeapError:
+                    found = None
+                else:
+                    found = noise(MiB, 1)
+            hit.add(fault.hit)
+            if fault.hit is Call.NONE:
+                break
+            if fault.hit is Call.PWRITE:
+                assert found is None
+                assert table[b"key"] == old
+        (tmp_path / f"{nth}").unlink()
+    assert Call.PWRITE in hit
+    assert Call.NONE in hit
 
 
 def test_a_file_that_was_cut_does_not_become_long_again(tmp_path: Path) -> None:

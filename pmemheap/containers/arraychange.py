@@ -35,7 +35,6 @@ from pmemheap.containers.arraytypes import raw_bytes
 from pmemheap.containers.glances import kept_views
 from pmemheap.errors import OutOfSpaceError, UsageError
 from pmemheap.heap.arena import Arena
-from pmemheap.heap.filling import fill
 from pmemheap.heap.place import place_of
 from pmemheap.heap.transaction import Savepoint, Transaction
 from pmemheap.native.constants import UnitState
@@ -107,7 +106,7 @@ class Change:
     def fill(self, entry: Entry, rows: np.ndarray[Any, Any], data: np.ndarray[Any, Any]) -> None:
         """Give rows that `make` has returned their elements."""
         if data.dtype == entry.dtype and data.flags.c_contiguous:
-            fill(self._tx, entry.offset, raw_bytes(data.reshape(-1)))
+            self._tx.write(entry.offset, raw_bytes(data.reshape(-1)))
         else:
             rows[...] = data
 

@@ -29,7 +29,6 @@ from pmemheap.containers.names import MAP_MAGIC, found_kind, stamp_elsewhere, vi
 from pmemheap.containers.ordered import ITEMS, OrderedMapping, pairs_of
 from pmemheap.containers.shown import entries_html
 from pmemheap.errors import CorruptHeapError, OutOfSpaceError, PmemHeapError, UsageError
-from pmemheap.heap.filling import fill
 from pmemheap.heap.heap import Heap
 from pmemheap.heap.readers import pins_of
 from pmemheap.heap.snapshots import Snapshot
@@ -218,7 +217,7 @@ class SortedMap(native.MapCore, OrderedMapping[bytes, bytes]):
             placed = UNPLACED
             if memoryview(key).nbytes + data.nbytes > _ENTRY_BYTES_MOST:
                 placed = tx.malloc(data.nbytes)
-                fill(tx, placed, data)
+                tx.write(placed, data)
             self._retried(tx, self._put, key, data, placed)
 
     def _require_key(self, key: bytes) -> None:

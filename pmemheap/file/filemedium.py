@@ -261,12 +261,15 @@ class FileMedium(HeapFile):
     ) -> list[Map]:
         """Place one table's parts of some segments, one behind the other.
 
-        A table that was never stored to is faulted in page by page: with read-ahead the first store
-        to fresh blocks makes ext4 fill a folio of up to 2 MiB, which takes 2 ms (Linux 6.18).
+        What was never stored to is faulted in page by page. With read-ahead the first store to a
+        fresh table makes ext4 fill a folio of up to 2 MiB, which takes 2 ms (Linux 6.18), and one
+        to data brings in what a call is to write next, in small folios that are zeroed first. A
+        power heap stores to its data, unless a value is very long, and gains by the read-ahead.
         """
         own = self.private or (self.shadowed and table in {"bits", "entries"})
         is_new = self.is_new or pieces[-1].index not in self.segments
-        by_page, readonly = is_new and table != "data", self.readonly and not self.private
+        by_page = is_new and not (table == "data" and self.shadowed)
+        readonly = self.readonly and not self.private
         options = Options(shared=not own, readonly=readonly, by_page=by_page)
         places = list(map(PARTS[table], pieces))
         return self.maps.place(reservation, offset, places, options)
@@ -353,7 +356,7 @@ class FileMedium(HeapFile):
 
     def punch(self, piece: Piece, address: int, start: int, nunits: int) -> None:
         """Give file blocks of units back."""
-        self._punch(*self.data_range(piece, start, nunits))
+        self._punch(*self._data_range(piece, start, nunits))
 
     def _punch(self, offset: int, length: int) -> None:
         self.require_ours("give-back")
@@ -366,7 +369,7 @@ class FileMedium(HeapFile):
 
     def back(self, piece: Piece, start: int, nunits: int, *, known: bool = True) -> None:
         """Allocate file blocks for units that may have none, and some ahead; `holes` knows them."""
-        offset, length = self.data_range(piece, start, nunits)
+        offset, length = self._data_range(piece, start, nunits)
         stop = offset + length
         if not known:
             self.holes.add(offset, stop)
@@ -390,7 +393,7 @@ class FileMedium(HeapFile):
         self.holes: holes.Holes = self.holes.doubted(ranges)
 
     @staticmethod
-    def data_range(piece: Piece, start: int, nunits: int) -> tuple[int, int]:
+    def _data_range(piece: Piece, start: int, nunits: int) -> tuple[int, int]:
         """Return where units of a piece lie in the file, and how many bytes they are."""
         assert piece.slot is not None
         return piece.slot.data_off + (start - piece.first_unit) * UNIT, nunits * UNIT

@@ -201,6 +201,7 @@ def refuse_in_transaction(space: Space, code: int, what: str, offset: int, nbyte
         raise no_block(space, offset, where)
     if code == Refusal.IN_REGION:
         raise heads_region(where, offset)
+    space.raise_code(code)
     raise MemoryError(f"{where}: no memory for it")
 
 

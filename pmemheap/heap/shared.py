@@ -69,15 +69,13 @@ class Shared:
         The snapshots of this process, if there may be any.
     ages : Ages or None
         When eras began, and a limit for old snapshots, if there may be any.
-    filled_to : int
-        No block from here on in the file was filled by a call; see `filling`.
     instance : bytes
         Tells this opening of the heap from others of the same file.
     """
 
     __slots__ = (
         "__weakref__", "ages", "arenas", "attach_again", "decay", "default", "extents", "file",
-        "filled_to", "gate", "identity", "instance", "is_power", "kept_regions", "lock", "log",
+        "gate", "identity", "instance", "is_power", "kept_regions", "lock", "log",
         "medium", "member", "name", "pins", "readonly", "redo", "roots", "scratch", "writable",
     )  # fmt: skip
 
@@ -104,7 +102,6 @@ class Shared:
         self.medium, self.roots = medium, roots
         self.identity, self.name, self.decay = identity, name, decay
         self.instance: bytes = os.urandom(8)
-        self.filled_to: int = 0
         self.file: FileMedium | None = medium if isinstance(medium, FileMedium) else None
         self.readonly: bool = self.file is not None and self.file.readonly
         self.writable: FileMedium | None = None if self.readonly else self.file

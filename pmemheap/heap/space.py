@@ -24,6 +24,7 @@ from pmemheap.heap.lock import is_changing
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.strategies import General, Placed, Strategy
 from pmemheap.native.constants import Refusal, State
+from pmemheap.refusals import refusal
 from pmemheap.space.chosen import ChosenSupply
 from pmemheap.space.giveback import GiveBack
 from pmemheap.space.ledger import OverBudgetError
@@ -359,7 +360,7 @@ class Space:
             shared.arenas.release_heap()
 
     def raise_code(self, code: int) -> None:
-        """Raise what the core refused for, if that is damage or lack of memory."""
+        """Raise what the core refused for, if that is damage, lack of memory or the system."""
         if code == Refusal.CORRUPT:
             self.shared.require_ours("malloc")
             raise CorruptHeapError(
@@ -367,6 +368,9 @@ class Space:
             )
         if code == Refusal.NOMEM:
             raise MemoryError(f"{self.name}: no memory for the table of views")
+        if code < Refusal.TX_SYSTEM:
+            refused = native.NativeError(Refusal.TX_SYSTEM - code, "pwrite")
+            raise refusal(f"{self.name}: write", refused) from refused
 
 
 space_of: Callable[[native.HeapCore], Space] = attrgetter("_space")

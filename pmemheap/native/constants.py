@@ -147,10 +147,10 @@ class Refusal:
     LOG_MANY: int = lib.PH_L_MANY
     LOG_GONE: int = lib.PH_L_GONE
     LOG_GATED: int = lib.PH_L_GATED
-
     TX_OUTSIDE: int = lib.PH_T_OUTSIDE
     TX_TWICE: int = lib.PH_T_TWICE
     TX_ENDED: int = lib.PH_T_ENDED
+    TX_SYSTEM: int = lib.PH_T_SYSTEM
 
     MAP_CORRUPT: int = lib.PH_M_CORRUPT
     MAP_OUTSIDE: int = lib.PH_M_OUTSIDE

@@ -415,15 +415,15 @@ class Region:
 
     def punch(self, start: int, nunits: int) -> None:
         """Give the pages of free units back; they read zero afterwards."""
-        for piece, first, count in self.parts(start, nunits):
+        for piece, first, count in self._parts(start, nunits):
             self._medium.punch(piece, self.tables["data"].address(first), first, count)
 
     def back(self, start: int, nunits: int) -> None:
         """Make sure that stores to the units find space; OutOfSpaceError if they would not."""
-        for piece, first, count in self.parts(start, nunits):
+        for piece, first, count in self._parts(start, nunits):
             self._medium.back(piece, first, count)
 
-    def parts(self, start: int, nunits: int) -> list[tuple[Piece, int, int]]:
+    def _parts(self, start: int, nunits: int) -> list[tuple[Piece, int, int]]:
         """Split a range of units at the borders of the segments."""
         parts = []
         index = bisect_right(self._starts, start) - 1

@@ -62,6 +62,7 @@ enum ph_refusal {
     PH_T_OUTSIDE = -30,       /* the range does not lie inside one live block */
     PH_T_TWICE = -31,         /* the transaction has freed the block already */
     PH_T_ENDED = -32,         /* a finalizer or a signal handler has ended the transaction meanwhile */
+    PH_T_SYSTEM = -10000,     /* less an errno: the system refused to put bytes into the file */
     /* of a map */
     PH_M_CORRUPT = -40,       /* see ph_map.bad */
     PH_M_OUTSIDE = -41,       /* the range lies outside of the value */

@@ -41,6 +41,7 @@ struct file {
     int32_t lock_fd; /* of the description that has the locks; -1: that of fd, which is mapped, or no locks any more */
     uint64_t device, inode;
     uint64_t maps;
+    uint64_t filled_to; /* no range from here on was filled; see ph_file_fill */
     uint8_t is_released; /* its heap is closed, without locks: fd is a duplicate, kept for the maps */
     uint8_t is_lost;
 };
@@ -355,6 +356,64 @@ int64_t ph_file_will_map(uint64_t number, uint64_t address, const uint64_t *piec
         table->map_count += count;
         file->maps += count;
     }
+    ph_files_unlock();
+    return result;
+}
+
+/* ---------------------------------------------------------------- filling */
+
+/* Bytes from an address on that lie in one map to which stores go to the file, which is `*file`, and where in it; 0: there are
+ * none, or somebody has cut the file: a call would make it long again. */
+static uint64_t piece_at(uint64_t address, uint64_t length, struct file **file, uint64_t *offset)
+{
+    uint64_t at = first_behind(address), into;
+    const struct map *map = at < table->map_count ? &table->maps[at] : NULL;
+    struct stat status;
+
+    *file = map != NULL && map->address <= address ? file_of(map->file) : NULL;
+    if (*file == NULL || (*file)->is_lost || (*file)->is_released || (map->flags & (PH_MAP_SHARED | PH_MAP_READONLY)) != PH_MAP_SHARED)
+        return 0;
+    into = address - map->address;
+    *offset = map->offset + into;
+    if (length > map->length - into)
+        length = map->length - into;
+    return fstat((*file)->fd, &status) < 0 || (uint64_t)status.st_size < *offset + length ? 0 : length;
+}
+
+/* Put bytes into the pieces of a range, unless the first lies before what was filled, and may be mapped. What is refused counts
+ * as not filled: the next try is refused as well. */
+static int64_t fill_pieces(uint64_t address, const uint8_t *bytes, uint64_t length, int32_t always)
+{
+    uint64_t done = 0, before = 0, offset, part;
+    struct file *file;
+
+    for (; done < length; done += part) {
+        int64_t put = 0;
+
+        part = piece_at(address + done, length - done, &file, &offset);
+        if (part == 0)
+            return 0;
+        if (done == 0)
+            before = file->filled_to;
+        if (file->filled_to < offset + part)
+            file->filled_to = offset + part;
+        if (always || done != 0 || offset >= before)
+            put = ph_write(file->fd, bytes + done, part, offset);
+        if (put < 0)
+            file->filled_to = before;
+        if (put <= 0) /* with -EFAULT the bytes themselves are gone: a store finds that out */
+            return put == -EFAULT ? 0 : put;
+    }
+    return (int64_t)length;
+}
+
+/* The lock keeps the descriptors open. Nothing faults under it: the kernel reads the bytes. */
+int64_t ph_file_fill(uint64_t address, const void *bytes, uint64_t length, int32_t always)
+{
+    int64_t result;
+
+    ph_files_lock();
+    result = fill_pieces(address, bytes, length, always);
     ph_files_unlock();
     return result;
 }

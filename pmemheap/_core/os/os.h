@@ -197,6 +197,10 @@ void ph_file_release(uint64_t number, int32_t keep);
 /* ph_file_will_map -- `count` pieces, each an offset and a length, are about to be mapped one behind the other at
  * `address`; they count as mapped until the range is unmapped. -ENOMEM, -EBADF: nothing has changed. */
 int64_t ph_file_will_map(uint64_t number, uint64_t address, const uint64_t *pieces, uint64_t count, int32_t flags);
+/* ph_file_fill -- put bytes that take the place of whatever stands at a mapped address, by a call: they are in the file, and the
+ * map shows them. Unless `always`, only behind all that was filled: pages before that are mapped as a rule, and a store is faster.
+ * `length`; 0: a store is to do it; or a refusal, with part of it done. */
+int64_t ph_file_fill(uint64_t address, const void *bytes, uint64_t length, int32_t always);
 /* ph_file_lock_byte -- take, change or drop the lock of a file that is open here on one byte, as ph_lock_byte does. -EBADF: it is
  * closed, or its locks are those of a parent. */
 int64_t ph_file_lock_byte(uint64_t number, uint64_t position, int32_t lock);

@@ -3,7 +3,10 @@
 #include <string.h>
 
 #include "block/guard.h"
+#include "os/os.h"
 #include "tx/internal.h"
+
+#define PH_CALL_LEAST ((uint64_t)16384) /* bytes that are put into a file by a call */
 
 static void open_undo(struct ph_log *log, uint64_t lsn)
 {
@@ -148,6 +151,23 @@ void ph_tx_store(struct ph_tx *tx, const struct ph_tx_aim *aim, uint64_t offset,
     };
 }
 
+/* Put many bytes into a block that is stored to at once by a call: a store takes a fault for each page that is new, or was
+ * synced since the last one; the kernel makes few large pages of those that it is handed. Pages of a process heap that had
+ * large blocks before are mapped, and were not synced: there a store is faster. So it is where a record is to carry the bytes,
+ * which are read again for that. 1; 0: a store is to do it; or a refusal. */
+static int fill_at_once(struct ph_tx *tx, const struct ph_tx_aim *aim, uint64_t offset, const void *bytes, uint64_t nbytes)
+{
+    const struct ph_log *log = tx->log;
+    uint64_t address = (uint64_t)(uintptr_t)(aim->block.arena->data + ph_local(offset));
+    if (!aim->at_once || log->base == NULL || nbytes < (log->power ? (uint64_t)PH_INLINE_MOST : PH_CALL_LEAST))
+        return 0;
+    int64_t filled = ph_file_fill(address, bytes, nbytes, log->power);
+    if (filled < 0)
+        return (int)(PH_T_SYSTEM + filled);
+    tx->fresh_changes += filled != 0;
+    return filled != 0;
+}
+
 int ph_tx_write(struct ph_tx *tx, uint64_t offset, const void *bytes, uint64_t nbytes)
 {
     struct ph_tx_aim aim;
@@ -158,7 +178,11 @@ int ph_tx_write(struct ph_tx *tx, uint64_t offset, const void *bytes, uint64_t n
         return PH_L_LARGE;
     if (!aim.at_once && ph_tx_reserve(tx, aim.block.arena, 1, nbytes, 0) < 0)
         return PH_L_NOMEM;
-    ph_tx_store(tx, &aim, offset, bytes, nbytes);
+    int filled = fill_at_once(tx, &aim, offset, bytes, nbytes);
+    if (filled < 0)
+        return filled;
+    if (!filled)
+        ph_tx_store(tx, &aim, offset, bytes, nbytes);
     forget_image(tx, offset - ph_local(offset) + aim.block.offset);
     return 0;
 }
