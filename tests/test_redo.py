@@ -92,6 +92,19 @@ def test_the_log_goes_round(heap: Heap) -> None:
             assert bytes(killed.view(block)) == expected
 
 
+def test_a_log_grows_with_what_is_in_the_file(heap: Heap) -> None:
+    """Beside little data it stays short, however much is changed; beside more it gets longer."""
+    with heap:
+        power = heap.durability == "power"
+        for nbytes, most in ((64 * KiB, 2 * MiB), (30 * MiB, 16 * MiB)):
+            heap.malloc(nbytes)
+            for _ in range(100_000):
+                heap.free(heap.malloc(100))
+            assert redo_of(heap).size <= (most if power else MiB)
+        assert not power or redo_of(heap).size > 4 * MiB
+        assert heap.check()
+
+
 def test_trim_makes_a_large_log_small_again(heap: Heap) -> None:
     with heap:
         block = heap.malloc(2 * MiB)

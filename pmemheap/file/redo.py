@@ -45,6 +45,7 @@ _LOG_GROWTH = 4
 _PROCESS_LOG_MOST = 1 << 20  # a checkpoint syncs nothing there, it only costs its 0.1 ms
 _READY_LEAST = 1 << 20
 _LOG_SHARE = 32  # of a closed heap at most
+_LOG_FREE = 2 << 20  # in a power heap, whatever else is in the file
 _SOON_SECONDS = 10.0
 
 
@@ -289,17 +290,28 @@ class RedoLog(native.LogCore):
         return head - tail > self.size // 2
 
     def checkpoint_if_due(self) -> None:
-        """Checkpoint a log that is half full, or old; a larger log when that comes too often."""
+        """Checkpoint a log that is half full, or old; make it larger if that comes too often."""
         tail, _, _, head, _, _ = self.positions()
         size = self._medium.header.superblock.log_size
         age = time.monotonic() - self._checkpointed_at
         if head - tail <= size // 2 and (age < _OLD_SECONDS or head == tail):
             return
         self.checkpoint()
-        most = LOG_MOST if self._medium.is_power else _PROCESS_LOG_MOST
-        may_grow = layout.LOG_BYTES <= size < most and not self.positions()[4]
-        if age < _CROWDED_SECONDS and may_grow:
-            self._try_move(min(size * _LOG_GROWTH, most))
+        if age < _CROWDED_SECONDS and size >= layout.LOG_BYTES and not self.positions()[4]:
+            self._grow()
+
+    def _grow(self) -> None:
+        """Move to a larger log; that of a power heap is half as long as all else in the file.
+
+        A longer one saves little: what checkpoints do not write now, the next ones do, and close.
+        """
+        data_bytes = self._medium.file_end - self.size
+        most = min(LOG_MOST, max(_LOG_FREE, data_bytes // 2))
+        wanted = self.size * _LOG_GROWTH
+        while wanted > (most if self._medium.is_power else _PROCESS_LOG_MOST):
+            wanted //= 2
+        if wanted > self.size:
+            self._try_move(wanted)
 
     def _try_move(self, size: int) -> None:
         """Move to a larger log if there is room: nobody asked for it, and the old one serves."""

@@ -83,7 +83,7 @@ class Work(native.TxCore):
                 space.shared.default.as_owner(
                     partial(units.refill, space.shared.default, Format.ROOT_COPY)
                 )
-            elif self._fits_record(space):
+            elif self._synced_least(space) is None:
                 upkeep.make_log_room(space, end, self._log_bytes() + len(operations))
 
     def _prepare_fresh(self, space: Space) -> None:
@@ -92,26 +92,38 @@ class Work(native.TxCore):
         What a finalizer or a signal handler adds meanwhile travels in the record, or is synced by
         the next try if that is too much for it.
         """
-        if self._fits_record(space):
+        least = self._synced_least(space)
+        if least is None:
             return
         changes = self._fresh_changes()
-        ranges = merged(self._fresh())
+        ranges = merged([one for one in self._fresh() if one[1] >= least])
         file = space.shared.file
         assert file is not None
         if not omitted(Rule.DATA_FIRST):
             _sync_ranges(space, file, ranges)
-        self._set_fresh_durable(changes)
+        self._set_fresh_durable(changes, least)
 
-    def _fits_record(self, space: Space) -> bool:
-        """Tell whether a record can carry the new data that is not durable."""
+    def _synced_least(self, space: Space) -> int | None:
+        """Return the bytes of the shortest new block to be synced; None: of none.
+
+        Those that are long always are: in a record they would be written twice, and a log would
+        grow for them. The others travel in it, unless they are too much for it.
+        """
         redo = space.shared.redo
         if redo is None or not space.shared.is_power or self._fresh_is_durable():
-            return True
-        nbytes, most = self._fresh_bytes(), redo.size // 4
+            return None
+        if self._fits_record(self._short_bytes(), redo.size // 4):
+            return Format.LONG_LEAST if self._long_bytes() else None
+        return 0
+
+    def _fits_record(self, nbytes: int, most: int) -> bool:
+        """Tell whether a record can carry so many bytes of new blocks, none of them long."""
         if nbytes <= min(INLINE_MOST, most):
             return True
-        is_scattered = len(merged(self._fresh())) > _RANGES_SYNCED_ONE_BY_ONE
-        return is_scattered and nbytes <= min(_SCATTERED_MOST, most)
+        if nbytes > min(_SCATTERED_MOST, most):
+            return False
+        short = [one for one in self._fresh() if one[1] < Format.LONG_LEAST]
+        return len(merged(short)) > _RANGES_SYNCED_ONE_BY_ONE
 
 
 def _sync_ranges(space: Space, file: FileMedium, ranges: list[tuple[int, int]]) -> None:

@@ -151,7 +151,6 @@ class Refusal:
     TX_TWICE: int = lib.PH_T_TWICE
     TX_ENDED: int = lib.PH_T_ENDED
     TX_SYSTEM: int = lib.PH_T_SYSTEM
-
     MAP_CORRUPT: int = lib.PH_M_CORRUPT
     MAP_OUTSIDE: int = lib.PH_M_OUTSIDE
     MAP_UNMAPPED: int = lib.PH_M_UNMAPPED
@@ -395,6 +394,7 @@ class Format:
     LOG_ALIGN: int = lib.PH_LOG_ALIGN
     LOG_FIRST: int = lib.PH_LOG_FIRST
     INLINE_MOST: int = lib.PH_INLINE_MOST
+    LONG_LEAST: int = lib.PH_LONG_LEAST
     WRITE_IS_HOME: int = lib.PH_WRITE_IS_HOME
 
     NODE: int = lib.PH_MAP_NODE

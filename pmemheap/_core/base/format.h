@@ -259,6 +259,7 @@ enum ph_log_numbers {
     PH_LOG_ALIGN = 64,         /* records begin at multiples of it and are multiples of it long */
     PH_LOG_FIRST = 64,         /* LSN of the first record of a heap */
     PH_INLINE_MOST = 256 * 1024, /* fresh bytes that a record carries; more are synced before it */
+    PH_LONG_LEAST = 64 * 1024,   /* bytes of a fresh block that is synced before it alone: no record carries it */
 };
 
 /* A WORD is the commit of a bare malloc or free of a small block, in a header alone: `zero` is the offset of one

@@ -71,6 +71,8 @@ static int64_t put_bytes(PyObject *object, PyObject *name, PyObject *bytes, uint
     int64_t code = key.length > PH_MAP_KEY_MOST ? PH_M_NO_TX : begin_change(object, &tx, ph_tick);
     if (code >= 0 && placed != PH_MAP_NOWHERE && !is_placed(tx, placed, value.length))
         code = PH_M_NO_TX;
+    if (code >= 0 && tx == &self->alone && tx->log->power && value.length >= PH_LONG_LEAST) /* it is synced first */
+        code = PH_M_NO_TX;
     if (code >= 0)
         code = ph_map_put(&self->map, key.at, key.length, value.at, value.length, placed);
     code = end_change(self, tx, code);

@@ -60,7 +60,13 @@ PyDoc_STRVAR(finish_doc, "_finish($self, /)\n--\n\nAbort what is still open, and
 
 DOOR(finish_tx, tx_object, 0, self->log != NULL ? ph_tx_end(self) : (void)0, done())
 
-DOOR(set_fresh_durable, tx_object, 1, self->tx.fresh_durable = n[0], done())
+static void note_durable(struct ph_tx *tx, uint64_t changes, uint64_t least)
+{
+    tx->fresh_durable = changes;
+    tx->durable_least = least;
+}
+
+DOOR(set_fresh_durable, tx_object, 2, note_durable(&self->tx, n[0], n[1]), done())
 
 static void tx_dealloc(PyObject *object)
 {
@@ -80,7 +86,7 @@ static void tx_dealloc(PyObject *object)
 static PyMethodDef own_methods[] = {
     {"_wait_writer", wait_writer, METH_NOARGS, wait_writer_doc},
     AS_METHOD("_finish", finish_tx, finish_doc),
-    AS_METHOD("_set_fresh_durable", set_fresh_durable, "Note that as many changes of fresh blocks were synced."),
+    AS_METHOD("_set_fresh_durable", set_fresh_durable, "Note that as many changes of fresh blocks were synced, of those with so many bytes at least."),
     {NULL, NULL, 0, NULL},
 };
 

@@ -58,7 +58,7 @@ static int is_inline(const struct ph_tx *tx)
 {
     const struct ph_log *log = tx->log;
     uint64_t most = log->size / 4 < PH_INLINE_MOST ? log->size / 4 : PH_INLINE_MOST;
-    return !log->power || tx->fresh_bytes <= most;
+    return !log->power || (tx->fresh_bytes <= most && tx->long_bytes == 0);
 }
 
 /* Whether C can commit alone: nothing but blocks and bytes, and no more new bytes than a record carries. */

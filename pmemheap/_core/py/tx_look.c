@@ -55,7 +55,8 @@ static PyObject *snapshots(PyObject *object, PyObject *ignored)
 }
 
 DOOR(fresh_changes, tx_object, 0, number(self->tx.fresh_changes))
-DOOR(fresh_bytes, tx_object, 0, number(self->tx.fresh_bytes))
+DOOR(short_bytes, tx_object, 0, number(self->tx.fresh_bytes - self->tx.long_bytes))
+DOOR(long_bytes, tx_object, 0, number(self->tx.long_bytes))
 DOOR(fresh_is_durable, tx_object, 0, truth(ph_tx_fresh_is_durable(&self->tx)))
 
 /* About how long the record of the commit will be. */
@@ -63,7 +64,9 @@ static uint64_t record_bytes(const struct ph_tx *tx)
 {
     uint64_t items = tx->fresh.count + tx->frees.count + tx->writes.count + tx->snapshots.count;
 
-    return 128 + items * 80 + tx->used + (ph_tx_fresh_is_durable(tx) ? 0 : tx->fresh_bytes);
+    uint64_t fresh = !ph_tx_fresh_is_durable(tx) ? tx->fresh_bytes : tx->durable_least ? tx->fresh_bytes - tx->long_bytes : 0;
+
+    return 128 + items * 80 + tx->used + fresh;
 }
 
 DOOR(log_bytes, tx_object, 0, number(record_bytes(&self->tx)))
@@ -74,7 +77,8 @@ PyMethodDef ph_tx_look_methods[] = {
     {"_rooted_frees", rooted_frees, METH_NOARGS, "The blocks to be freed that a root names now."},
     {"_fresh", fresh, METH_NOARGS, fresh_doc},
     AS_METHOD("_fresh_changes", fresh_changes, "How often blocks were reserved or stored to."),
-    AS_METHOD("_fresh_bytes", fresh_bytes, NULL),
+    AS_METHOD("_short_bytes", short_bytes, "Of fresh blocks that a record may carry."),
+    AS_METHOD("_long_bytes", long_bytes, "Of those that are synced before it."),
     AS_METHOD("_fresh_is_durable", fresh_is_durable, "Whether the bytes of all of them were synced."),
     {"_snapshots", snapshots, METH_NOARGS, snapshots_doc},
     AS_METHOD("_log_bytes", log_bytes, NULL),

@@ -16,8 +16,7 @@ int ph_tx_own(struct ph_tx *tx, uint64_t offset)
     uint64_t nbytes = ph_block_capacity(&block);
     ph_fresh(tx)[tx->fresh.count] = (struct ph_tx_block){.offset = offset, .nbytes = nbytes};
     ph_tx_fresh_enter(tx, tx->fresh.count++);
-    tx->fresh_bytes += nbytes;
-    tx->fresh_changes++;
+    ph_tx_count_fresh(tx, nbytes);
     return 0;
 }
 
@@ -58,7 +57,7 @@ static int free_fresh(struct ph_tx *tx, const struct ph_block *block, struct ph_
     int is_wanted = fresh->is_written || (uint64_t)(fresh - ph_fresh(tx)) < ph_tx_fresh_before_savepoint(tx);
     if (is_wanted && ph_list_room(&tx->frees, 1, sizeof(struct ph_tx_block)) < 0)
         return PH_L_NOMEM;
-    tx->fresh_bytes -= fresh->nbytes;
+    ph_tx_count_out(tx, fresh->nbytes);
     if (!is_wanted) {
         ph_cancel(block);
         fresh->is_cancelled = PH_TX_GONE;

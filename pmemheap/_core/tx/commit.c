@@ -11,13 +11,19 @@ enum {
 
 /* ---------------------------------------------------------------- the record */
 
+/* Whether two blocks of a list are written in the same way: blocks of at least `least` bytes are durable already. */
+static int are_alike(const struct ph_tx_block *one, const struct ph_tx_block *other, uint64_t least)
+{
+    return one->is_node == other->is_node && (one->nbytes >= least) == (other->nbytes >= least);
+}
+
 /* Bytes from block `*i` of a list on that lie in one piece, over blocks of one kind that are not cancelled; `*i` moves behind
  * them. */
-static uint64_t piece(const struct ph_tx_block *blocks, uint64_t count, uint64_t *i)
+static uint64_t piece(const struct ph_tx_block *blocks, uint64_t count, uint64_t *i, uint64_t least)
 {
-    uint64_t start = blocks[*i].offset, stop = start + blocks[*i].nbytes;
-    uint8_t is_node = blocks[*i].is_node;
-    while (++*i < count && !blocks[*i].is_cancelled && blocks[*i].offset == stop && blocks[*i].is_node == is_node
+    const struct ph_tx_block *first = &blocks[*i];
+    uint64_t start = first->offset, stop = start + first->nbytes;
+    while (++*i < count && !blocks[*i].is_cancelled && blocks[*i].offset == stop && are_alike(first, &blocks[*i], least)
            && stop - start < PH_PIECE_MOST)
         stop += blocks[*i].nbytes;
     return stop - start;
@@ -60,18 +66,19 @@ static int write_final(const struct ph_tx *tx, const struct ph_tx_bytes *one)
                         (uint32_t)one->nbytes);
 }
 
-/* The bytes of reserved blocks `from` to `to` of the list. */
-static int write_all_fresh(const struct ph_tx *tx, uint64_t from, uint64_t to, int is_durable)
+/* The bytes of reserved blocks `from` to `to` of the list; those of at least `least` bytes are durable already. */
+static int write_all_fresh(const struct ph_tx *tx, uint64_t from, uint64_t to, uint64_t least)
 {
     int failed = 0;
     for (uint64_t i = from; failed == 0 && i < to;) {
         const struct ph_tx_block *first = &ph_fresh(tx)[i];
+        int is_durable = first->nbytes >= least;
         if (first->is_cancelled)
             i++;
         else if (first->is_node && !is_durable && tx->log->power)
             failed = write_node(tx, ph_fresh(tx)[i++].offset);
         else
-            failed = write_fresh(tx, first->offset, piece(ph_fresh(tx), to, &i), is_durable);
+            failed = write_fresh(tx, first->offset, piece(ph_fresh(tx), to, &i, least), is_durable);
     }
     return failed;
 }
@@ -79,9 +86,9 @@ static int write_all_fresh(const struct ph_tx *tx, uint64_t from, uint64_t to, i
 static int write_bytes(struct ph_tx *tx)
 {
     uint64_t copies = tx->copies_from < tx->fresh.count ? tx->copies_from : tx->fresh.count;
-    int failed = write_all_fresh(tx, 0, copies, ph_tx_fresh_is_durable(tx));
+    int failed = write_all_fresh(tx, 0, copies, ph_tx_fresh_is_durable(tx) ? tx->durable_least : UINT64_MAX);
     if (failed == 0)
-        failed = write_all_fresh(tx, copies, tx->fresh.count, 0);
+        failed = write_all_fresh(tx, copies, tx->fresh.count, UINT64_MAX);
     for (uint64_t i = 0; failed == 0 && i < tx->snapshots.count; i++)
         failed = write_final(tx, &ph_snapshots(tx)[i]);
     for (uint64_t i = 0; failed == 0 && i < tx->writes.count; i++) {
@@ -94,7 +101,7 @@ static int write_bytes(struct ph_tx *tx)
         if (first->is_cancelled)
             i++;
         else
-            failed = ph_write_freed(tx->log, first->offset, piece(ph_frees(tx), tx->frees.count, &i));
+            failed = ph_write_freed(tx->log, first->offset, piece(ph_frees(tx), tx->frees.count, &i, 0));
     }
     return failed;
 }

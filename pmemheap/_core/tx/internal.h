@@ -37,6 +37,20 @@ PH_LIST(savepoints, ph_tx_savepoint)
 PH_LIST(kept, ph_tx_bytes)
 #undef PH_LIST
 
+/* A block is reserved, or wanted again; or it goes back. */
+static inline void ph_tx_count_fresh(struct ph_tx *tx, uint64_t nbytes)
+{
+    tx->fresh_bytes += nbytes;
+    tx->long_bytes += nbytes >= PH_LONG_LEAST ? nbytes : 0;
+    tx->fresh_changes++;
+}
+
+static inline void ph_tx_count_out(struct ph_tx *tx, uint64_t nbytes)
+{
+    tx->fresh_bytes -= nbytes;
+    tx->long_bytes -= nbytes >= PH_LONG_LEAST ? nbytes : 0;
+}
+
 /* [R26] A block that a transaction is about to change or free is pinned until the transaction ends. */
 static inline void ph_tx_unpin(struct ph_heap *h, uint64_t start)
 {

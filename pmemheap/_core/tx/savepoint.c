@@ -63,8 +63,7 @@ static void drop_beyond(struct ph_tx *tx, const struct ph_tx_savepoint *point)
         }
         struct ph_tx_block *fresh = ph_tx_fresh(tx, one->offset);
         fresh->is_cancelled = 0;
-        tx->fresh_bytes += fresh->nbytes;
-        tx->fresh_changes++;
+        ph_tx_count_fresh(tx, fresh->nbytes);
     }
     tx->frees.count = point->frees;
     ph_tx_drop_writes(tx, point->writes);
@@ -72,7 +71,7 @@ static void drop_beyond(struct ph_tx *tx, const struct ph_tx_savepoint *point)
         const struct ph_tx_block *one = &ph_fresh(tx)[--tx->fresh.count];
         if (one->is_cancelled == PH_TX_GONE)
             continue;
-        tx->fresh_bytes -= one->nbytes;
+        ph_tx_count_out(tx, one->nbytes);
         ph_tx_disown(tx->log, one->offset);
     }
 }

@@ -49,7 +49,7 @@ void ph_tx_restart(struct ph_tx *tx)
     tx->fresh.count = tx->index.count = tx->frees.count = tx->writes.count = tx->snapshots.count = 0;
     tx->savepoints.count = tx->kept.count = tx->told.count = tx->named.count = 0;
     tx->copies_from = UINT64_MAX;
-    tx->used = tx->fresh_bytes = tx->fresh_changes = tx->fresh_durable = tx->rollbacks = 0;
+    tx->used = tx->fresh_bytes = tx->long_bytes = tx->fresh_changes = tx->fresh_durable = tx->rollbacks = 0;
     tx->images.has_strays = 0;
     tx->told_ops = 0;
     tx->txid = 0;

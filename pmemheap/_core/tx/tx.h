@@ -62,9 +62,10 @@ struct ph_tx {
     uint8_t *buffer;
     uint64_t used, capacity;
     uint64_t promise;            /* log space that its snapshots keep for its commit */
-    uint64_t fresh_bytes;
+    uint64_t fresh_bytes, long_bytes; /* of reserved blocks; of the long ones among them */
     uint64_t fresh_changes;      /* how often blocks were reserved, or stored to at once */
     uint64_t fresh_durable;      /* those of them whose bytes were synced: after all of them FRESH instead of WRITE */
+    uint64_t durable_least;      /* bytes of the blocks that were: not of shorter ones */
     uint64_t number;             /* of those of its log: no two have the same */
     uint64_t rollbacks;          /* how often it went back to a savepoint */
     uint32_t txid;
