@@ -22,7 +22,7 @@ export PIP_COMPILE := 0
 WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 
-.PHONY: all browser demo pictures screenshots test fuzz differential lint bench compare commits kv peers recommend docs wheel constraints installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo gallery scaling clean
+.PHONY: all browser demo pictures screenshots test fuzz differential lint bench compare commits kv peers recommend docs wheel constraints installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo gallery scaling sizes clean
 
 all: lint test
 
@@ -208,6 +208,14 @@ commits: $(VENV)/bench/ready | peers
 # The key-value store beside LMDB, RocksDB, LevelDB, SQLite, diskcache and GNU dbm.
 kv: $(VENV)/bench/ready
 	$(VENV)/bench/bin/python benchmarks/compare.py --only kv --out benchmarks/results/kv $(if $(ROUNDS),--rounds $(ROUNDS))
+
+# The store and LMDB from a thousand to ten million records, with syncs to one, and their pictures. Seven minutes.
+sizes: $(VENV)/bench/ready
+	for kind in process power; do \
+	  at=benchmarks/results/sizes/$$kind; \
+	  $(VENV)/bench/bin/python benchmarks/kv_sizes.py measure $$at.json --durability $$kind $(if $(MOST),--most $(MOST)) || exit 1; \
+	  $(VENV)/bench/bin/python benchmarks/kv_sizes.py draw $$at.json $$at.svg || exit 1; \
+	done
 
 # Libraries that are compared with where they can be had; without them the results say what is missing.
 peers:

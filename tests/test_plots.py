@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def benchmark(name: str) -> Any:
 
 PLOTS, RESULTS, REPORT, FIGURES = map(benchmark, ("plots", "results", "report", "figures"))
 SCALING, SCALED = benchmark("scaling"), BENCHMARKS / "results" / "scaling"
+SIZES, SIZED = benchmark("kv_sizes"), BENCHMARKS / "results" / "sizes"
 
 
 def texts(picture: Path) -> list[str]:
@@ -164,3 +166,39 @@ def test_the_scaling_that_is_shown_is_what_was_measured(tmp_path: Path) -> None:
         for path in (tmp_path / "scaling.svg", SCALED / "scaling.svg")
     )
     assert drawn == pytest.approx(shown, abs=0.5)
+
+
+# ------------------------------------------------------------------------------------------- sizes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", ["process", "power"])
+def test_stores_of_every_size_are_measured_and_drawn(group: str, tmp_path: Path) -> None:
+    here = tmp_path / "quick.json"
+    command = [sys.executable, str(BENCHMARKS / "kv_sizes.py"), "measure", str(here)]
+    subprocess.run([*command, "--most", "1000", "--durability", group], check=True)
+    data = json.loads(here.read_text(encoding="utf-8"))
+    whole = json.loads((SIZED / f"{group}.json").read_text(encoding="utf-8"))
+    assert data["machine"].keys() == whole["machine"].keys()
+    assert tuple(data["panels"]) == tuple(whole["panels"]) == SIZES.PANELS
+    for panel, lines in data["panels"].items():
+        assert SIZES.OURS in lines
+        assert lines.keys() <= whole["panels"][panel].keys()
+        for points in lines.values():
+            assert list(points) == ["1000"]
+            assert points["1000"] > 0
+        for points in whole["panels"][panel].values():
+            assert max(map(int, points)) == SIZES.MOST[group]
+    SIZES.draw(data, tmp_path / "quick.svg")
+    assert set(SIZES.PANELS) <= set(texts(tmp_path / "quick.svg"))
+
+
+def test_records_are_what_they_are_counted_as(tmp_path: Path) -> None:
+    grown = SIZES.Grown(SIZES.GROUPS["process"][SIZES.OURS], tmp_path, 40)
+    grown.grow(250)
+    grown.grow(1234)
+    found = grown.store.scan(b"", 10_000)
+    assert sorted(key for key, _ in found) == sorted(map(SIZES.key_of, range(1234)))
+    assert {len(key) for key, _ in found} == {SIZES.KEY_BYTES}
+    assert {len(value) for _, value in found} == {SIZES.VALUE_BYTES}
+    grown.store.close()
