@@ -128,6 +128,22 @@ def test_under_a_savepoint(heap: Heap) -> None:
     assert dict(table.items()) == {b"a": noise(50 * KiB, 1)}
 
 
+@pytest.mark.parametrize("by", [-12_345, -4096, 4096, 12_345])
+def test_bytes_of_the_same_block(heap: Heap, by: int) -> None:
+    """They move within it as they were, also where both ranges overlap."""
+    nbytes = 200 * KiB
+    old = noise(nbytes)
+    start, to = max(-by, 0), max(by, 0)
+    length = nbytes - abs(by)
+    with heap.transaction() as tx:
+        block = tx.malloc(nbytes)
+        tx.write(block, old)
+        with heap.view(block) as view:
+            tx.write(block + to, view[start : start + length])
+            assert bytes(view[to : to + length]) == old[start : start + length]
+            assert bytes(view[:to]) == old[:to]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_a_crash_leaves_all_of_it_or_nothing(

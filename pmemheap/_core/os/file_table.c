@@ -362,6 +362,15 @@ int64_t ph_file_will_map(uint64_t number, uint64_t address, const uint64_t *piec
 
 /* ---------------------------------------------------------------- filling */
 
+/* The file to which stores to a map go; NULL: to none that is whole. */
+static struct file *file_behind(const struct map *map)
+{
+    int is_shared = (map->flags & (PH_MAP_SHARED | PH_MAP_READONLY)) == PH_MAP_SHARED;
+    struct file *file = is_shared ? file_of(map->file) : NULL;
+
+    return file == NULL || file->is_lost || file->is_released ? NULL : file;
+}
+
 /* Bytes from an address on that lie in one map to which stores go to the file, which is `*file`, and where in it; 0: there are
  * none, or somebody has cut the file: a call would make it long again. */
 static uint64_t piece_at(uint64_t address, uint64_t length, struct file **file, uint64_t *offset)
@@ -370,8 +379,8 @@ static uint64_t piece_at(uint64_t address, uint64_t length, struct file **file, 
     const struct map *map = at < table->map_count ? &table->maps[at] : NULL;
     struct stat status;
 
-    *file = map != NULL && map->address <= address ? file_of(map->file) : NULL;
-    if (*file == NULL || (*file)->is_lost || (*file)->is_released || (map->flags & (PH_MAP_SHARED | PH_MAP_READONLY)) != PH_MAP_SHARED)
+    *file = map != NULL && map->address <= address ? file_behind(map) : NULL;
+    if (*file == NULL)
         return 0;
     into = address - map->address;
     *offset = map->offset + into;

@@ -86,7 +86,7 @@ static void tx_dealloc(PyObject *object)
 static PyMethodDef own_methods[] = {
     {"_wait_writer", wait_writer, METH_NOARGS, wait_writer_doc},
     AS_METHOD("_finish", finish_tx, finish_doc),
-    AS_METHOD("_set_fresh_durable", set_fresh_durable, "Note that as many changes of fresh blocks were synced, of those with so many bytes at least."),
+    AS_METHOD("_set_fresh_durable", set_fresh_durable, "Note that as many changes of fresh blocks were synced, of blocks with so many bytes at least."),
     {NULL, NULL, 0, NULL},
 };
 

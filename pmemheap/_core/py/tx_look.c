@@ -59,14 +59,20 @@ DOOR(short_bytes, tx_object, 0, number(self->tx.fresh_bytes - self->tx.long_byte
 DOOR(long_bytes, tx_object, 0, number(self->tx.long_bytes))
 DOOR(fresh_is_durable, tx_object, 0, truth(ph_tx_fresh_is_durable(&self->tx)))
 
-/* About how long the record of the commit will be. */
+/* Bytes of fresh blocks that the record of the commit will carry. */
+static uint64_t carried_bytes(const struct ph_tx *tx)
+{
+    if (!ph_tx_fresh_is_durable(tx))
+        return tx->fresh_bytes;
+    return tx->durable_least == 0 ? 0 : tx->fresh_bytes - tx->long_bytes;
+}
+
+/* About how long it will be. */
 static uint64_t record_bytes(const struct ph_tx *tx)
 {
     uint64_t items = tx->fresh.count + tx->frees.count + tx->writes.count + tx->snapshots.count;
 
-    uint64_t fresh = !ph_tx_fresh_is_durable(tx) ? tx->fresh_bytes : tx->durable_least ? tx->fresh_bytes - tx->long_bytes : 0;
-
-    return 128 + items * 80 + tx->used + fresh;
+    return 128 + items * 80 + tx->used + carried_bytes(tx);
 }
 
 DOOR(log_bytes, tx_object, 0, number(record_bytes(&self->tx)))

@@ -154,14 +154,16 @@ void ph_tx_store(struct ph_tx *tx, const struct ph_tx_aim *aim, uint64_t offset,
 /* Put many bytes into a block that is stored to at once by a call: a store takes a fault for each page that is new, or was
  * synced since the last one; the kernel makes few large pages of those that it is handed. Pages of a process heap that had
  * large blocks before are mapped, and were not synced: there a store is faster. So it is where a record carries the bytes,
- * which are read again for that. 1; 0: a store is to do it; or a refusal. */
+ * which are read again for that; and where they are a view of the same block, which a call would copy page by page. 1; 0: a
+ * store is to do it; or a refusal. */
 static int fill_at_once(struct ph_tx *tx, const struct ph_tx_aim *aim, uint64_t offset, const void *bytes, uint64_t nbytes)
 {
     const struct ph_log *log = tx->log;
-    uint64_t address = (uint64_t)(uintptr_t)(aim->block.arena->data + ph_local(offset));
-    if (!aim->at_once || log->base == NULL || nbytes < (log->power ? (uint64_t)PH_LONG_LEAST : PH_CALL_LEAST))
+    uint64_t to = (uint64_t)(uintptr_t)(aim->block.arena->data + ph_local(offset)), from = (uint64_t)(uintptr_t)bytes;
+    if (!aim->at_once || log->base == NULL || nbytes < (log->power ? (uint64_t)PH_LONG_LEAST : PH_CALL_LEAST)
+        || (from < to + nbytes && to < from + nbytes))
         return 0;
-    int64_t filled = ph_file_fill(address, bytes, nbytes, log->power);
+    int64_t filled = ph_file_fill(to, bytes, nbytes, log->power);
     if (filled < 0)
         return (int)(PH_T_SYSTEM + filled);
     tx->fresh_changes += filled != 0;
