@@ -159,6 +159,15 @@ static int confirm_beside(struct ph_map *map, const struct ph_map_cursor *cursor
     return (back ? order < 0 : order > 0) ? 0 : ph_map_fail(map, step->node, PH_M_CORRUPT);
 }
 
+/* Whether a way leads along the last entries, to the last leaf of all. */
+static int is_last_way(const struct ph_map_cursor *cursor, const uint8_t *const *nodes)
+{
+    for (uint32_t depth = 0; depth + 1 < cursor->height; depth++)
+        if (cursor->path[depth].at + 1 != ph_node_count(nodes[depth]))
+            return 0;
+    return 1;
+}
+
 /* Whether the leaf in which a key is not found is the leaf for it: it is if it has keys on both sides of the place, for no two
  * leaves share a range. At an edge the nodes above and the leaf beside it are asked: a separator may be damaged. */
 static int confirm_way(struct ph_map *map, const struct ph_map_cursor *cursor, const uint8_t *const *nodes,
@@ -173,7 +182,9 @@ static int confirm_way(struct ph_map *map, const struct ph_map_cursor *cursor, c
             return ph_map_fail(map, cursor->path[depth].node, PH_M_CORRUPT);
     if (at == 0)
         failed = confirm_beside(map, cursor, key, nkey, 1);
-    return failed == 0 && at == count ? confirm_beside(map, cursor, key, nkey, 0) : failed;
+    if (failed < 0 || at < count || is_last_way(cursor, nodes))
+        return failed;
+    return confirm_beside(map, cursor, key, nkey, 0);
 }
 
 int ph_map_descend(struct ph_map *map, const struct ph_map_header *header, const void *key, uint64_t nkey,
