@@ -17,6 +17,7 @@ from pmemheap import native
 from pmemheap.errors import CorruptHeapError, HeapBusyError, UsageError
 from pmemheap.file import locks
 from pmemheap.file.filemedium import FileMedium
+from pmemheap.file.headerfile import stored_word
 from pmemheap.format import layout
 from pmemheap.format.header import Tables, read_superblock, read_tables
 from pmemheap.format.layout import RootSlot
@@ -78,10 +79,8 @@ def _look(medium: FileMedium) -> tuple[int, Superblock, Tables]:
 
 
 def _number(medium: FileMedium, image: bytearray) -> int:
-    word = layout.SHARED_WORDS["layout_seq"]
-    now = native.pread(medium.fd, 8, word.start)
-    before = bytes(image[word])
-    return int.from_bytes(before, "little") if now == before else _NO_SEQUENCE
+    before = int.from_bytes(image[layout.SHARED_WORDS["layout_seq"]], "little")
+    return before if stored_word(medium.fd, "layout_seq") == before else _NO_SEQUENCE
 
 
 def named_slots(slots: bytes) -> Iterator[tuple[int, RootSlot]]:

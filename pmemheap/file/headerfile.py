@@ -29,7 +29,14 @@ from pmemheap.pmem2.source import Options, Pieces
 from pmemheap.refusals import refusals
 from pmemheap.units import UNIT
 
-__all__ = ["SEQUENCES", "TABLE_PAGES", "Header", "Journal", "next_epoch"]
+__all__ = [
+    "SEQUENCES",
+    "TABLE_PAGES",
+    "Header",
+    "Journal",
+    "next_epoch",
+    "stored_word",
+]
 
 TABLE_PAGES = range(layout.LOCK_WRITER, layout.HEADER_BYTES, UNIT)
 """Offsets of the pages of the header that may read zero: of locks, and of tables of slots."""
@@ -38,6 +45,12 @@ SEQUENCES = ("commit_seq", "layout_seq")
 """Words of the shared page that are odd while slots are being stored."""
 
 Place = Callable[[VMReservation, int, Pieces, Options], list[Map]]
+
+
+def stored_word(fd: int, name: str) -> int:
+    """Return a word of the shared page as a file has it, of which nothing is mapped."""
+    place = layout.SHARED_WORDS[name]
+    return int.from_bytes(native.pread(fd, place.stop - place.start, place.start), "little")
 
 
 class Journal(Protocol):

@@ -15,6 +15,7 @@ from typing import NoReturn, TypeVar
 
 from pmemheap import native
 from pmemheap.errors import CorruptHeapError, DurabilityError, HeapBusyError
+from pmemheap.file.headerfile import stored_word
 from pmemheap.format import layout
 from pmemheap.native import Lock, NativeError
 from pmemheap.native.constants import ReaderGate
@@ -131,12 +132,7 @@ def lets_readers_in(fd: int) -> bool:
 
     To be asked with a reader's lock: see `require_no_readers`.
     """
-    return int.from_bytes(_gate(fd), "little") == ReaderGate.MAY
-
-
-def _gate(fd: int) -> bytes:
-    place = layout.SHARED_WORDS["gate"]
-    return native.pread(fd, place.stop - place.start, place.start)
+    return stored_word(fd, "gate") == ReaderGate.MAY
 
 
 def require_writer(fd: int, name: str) -> None:
@@ -154,12 +150,12 @@ def require_writer(fd: int, name: str) -> None:
         )
 
 
-def require_no_readers(fd: int, name: str, gate: bytes, *, followers: bool = False) -> None:
+def require_no_readers(fd: int, name: str, gate: int, *, followers: bool = False) -> None:
     """Let nobody read beside the writer, which this descriptor is.
 
     Parameters
     ----------
-    gate : bytes
+    gate : int
         The word of the file that lets readers in, as it is: a killed writer may have left it so.
         Readers look at it when they have their lock, so it is shut before these are looked for.
     followers : bool
@@ -171,8 +167,9 @@ def require_no_readers(fd: int, name: str, gate: bytes, *, followers: bool = Fal
     HeapBusyError
         Somebody reads.
     """
-    if any(gate):
-        native.pwrite(fd, bytes(len(gate)), layout.SHARED_WORDS["gate"].start)
+    if gate:
+        place = layout.SHARED_WORDS["gate"]
+        native.pwrite(fd, bytes(place.stop - place.start), place.start)
     if has_readers(fd) and not (followers and _are_followers(fd)):
         _raise_read(name)
 
@@ -220,7 +217,7 @@ def require_sole_user(fd: int, name: str) -> None:
         Somebody else writes or reads.
     """
     require_writer(fd, name)
-    require_no_readers(fd, name, _gate(fd))
+    require_no_readers(fd, name, stored_word(fd, "gate"))
     for place in (layout.LOCK_READER, layout.LOCK_FOLLOWER):
         if not native.lock_byte(fd, place, Lock.WRITE):
             _raise_read(name)

@@ -245,7 +245,7 @@ def adopt(  # noqa: PLR0913 -- what is opened, and how
                 medium.layout = follow_layout(medium)
                 return medium
             if not readonly:
-                gate = bytes(medium.header.image[layout.SHARED_WORDS["gate"]])
+                gate = int.from_bytes(medium.header.image[layout.SHARED_WORDS["gate"]], "little")
                 locks.require_no_readers(medium.lock_fd, name, gate, followers=readers)
                 if readers and locks.has_followers(medium.lock_fd):
                     take_over(medium, gate)

@@ -36,7 +36,7 @@ _MOMENT = 0.05
 _PAUSE = 0.002
 
 
-def take_over(medium: FileMedium, gate: bytes) -> None:
+def take_over(medium: FileMedium, gate: int) -> None:
     """Keep readers from beginning snapshots, and wait a moment until none is left.
 
     Pre: this process is the writer; nothing of the file was changed yet. Afterwards the medium
@@ -44,7 +44,7 @@ def take_over(medium: FileMedium, gate: bytes) -> None:
 
     Parameters
     ----------
-    gate : bytes
+    gate : int
         The word of the file that lets readers in, as the last writer has left it.
 
     Raises
@@ -61,7 +61,7 @@ def take_over(medium: FileMedium, gate: bytes) -> None:
     era = header.word("era") + 1
     header.store_word("era", era)
     header.store_word("floor", era)
-    has_copies = int.from_bytes(gate, "little") in {ReaderGate.MAY, ReaderGate.STAY}
+    has_copies = gate in {ReaderGate.MAY, ReaderGate.STAY}
     if has_copies:  # the next writer knows, if this one is killed before it lets readers in
         header.store_word("gate", ReaderGate.STAY)
     try:

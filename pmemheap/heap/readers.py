@@ -23,8 +23,8 @@ from pmemheap.errors import HeapBusyError, SnapshotGoneError, UsageError
 from pmemheap.file import locks, pins
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.following import captured, follow_layout, wait_for_commit
+from pmemheap.file.headerfile import stored_word
 from pmemheap.file.pins import Pin, Pins
-from pmemheap.format import layout
 from pmemheap.heap.holding import Ages
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
@@ -270,10 +270,7 @@ def _require_kept(space: Space, file: FileMedium, era: int) -> None:
 
 
 def _floor(file: FileMedium) -> int:
-    if file.header.address:
-        return file.header.word("floor")
-    place = layout.SHARED_WORDS["floor"]
-    return int.from_bytes(native.pread(file.fd, place.stop - place.start, place.start), "little")
+    return file.header.word("floor") if file.header.address else stored_word(file.fd, "floor")
 
 
 def pins_of(space: Space) -> Pins:
