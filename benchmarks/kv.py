@@ -31,9 +31,10 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from kv_bench import (
     COMMITS_TIMES,
@@ -46,7 +47,6 @@ from kv_bench import (
     TIMES,
     WRITTEN,
     Bench,
-    Figures,
     Scale,
     batches_of,
     phase_of,
@@ -85,17 +85,22 @@ SYNCED_BYTES = 4 * KiB
 class Contender:
     """A store in a process of its own.
 
+    Parameters
+    ----------
+    serve : callable
+        Takes `words` and a pipe: tells why the store cannot be had, or None, then answers what it
+        is asked until that is None.
+
     Raises
     ------
     PeerUnavailableError
         It cannot be had here; with what to install.
     """
 
-    def __init__(self, group: str, name: str, scale: Scale) -> None:
+    def __init__(self, serve: Callable[..., None], *words: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        words = (group, name, scale, theirs)
-        self._process = context.Process(target=_serve, args=words, daemon=True)
+        self._process = context.Process(target=serve, args=(*words, theirs), daemon=True)
         self._process.start()
         theirs.close()
         refused = self._pipe.recv()
@@ -103,16 +108,16 @@ class Contender:
             self._process.join()
             raise PeerUnavailableError(refused)
 
-    def turn(self, phase: str) -> Figures:
-        """Let it do one phase; its files are synced before.
+    def turn(self, asked: Any) -> Any:
+        """Let it do what is asked, a phase for `kv`, and return the answer.
 
         Raises
         ------
         PeerUnavailableError
             It cannot.
         """
-        self._pipe.send(phase)
-        answer: Figures | PeerUnavailableError = self._pipe.recv()
+        self._pipe.send(asked)
+        answer = self._pipe.recv()
         if isinstance(answer, PeerUnavailableError):
             raise answer
         return answer
@@ -195,7 +200,7 @@ def _opened(
 ) -> Iterator[tuple[str, Contender]]:
     for name in GROUPS[group]:
         try:
-            contender = Contender(group, name, scale)
+            contender = Contender(_serve, group, name, scale)
         except PeerUnavailableError as refused:
             results.skipped[f"kv, {group} on {name}"] = str(refused)
         else:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from file_looks import medium_of
 
 import pmemheap
 from pmemheap import DurabilityError, Heap, OutOfSpaceError, PmemHeapError, native
@@ -85,6 +86,11 @@ def test_a_block_over_the_border_of_two_segments(
         for number in range(40):
             table[b"%d" % number] = noise(300 * KiB, number)
         assert by_calls() > 39 * 300 * KiB
+        parts = [
+            list(medium_of(heap).places(0, "data", offset, nbytes))
+            for offset, nbytes in heap.blocks()
+        ]
+        assert max(map(len, parts)) > 1, "some in two parts"
     with Heap.open(path) as heap:
         table = SortedMap(heap, "table")
         assert all(table[b"%d" % number] == noise(300 * KiB, number) for number in range(40))
@@ -247,11 +253,14 @@ def test_a_refused_call_changes_nothing(
         assert heap.check()
 
 
-def test_each_call_of_a_long_value_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_each_call_of_a_long_value_refused(
+    durability: pmemheap.DurabilityName, tmp_path: Path
+) -> None:
     """Whatever is refused from some call on: an exception of ours, and the old value."""
     hit = set()
     for nth in range(1, 60):
-        with Heap.create(tmp_path / f"{nth}", durability="power", decay=None) as heap:
+        with Heap.create(tmp_path / f"{nth}", durability=durability, decay=None) as heap:
             table = SortedMap(heap, "table")
             table[b"key"] = old = noise(20 * KiB)
             with native.faults(nth, errno.EIO, FaultKind.FROM) as fault:

@@ -130,6 +130,14 @@ static uint64_t first_behind(uint64_t address)
     return low;
 }
 
+/* The map that an address lies in; NULL: none of a heap file. */
+static const struct map *map_at(uint64_t address)
+{
+    uint64_t at = first_behind(address);
+
+    return at < table->map_count && table->maps[at].address <= address ? &table->maps[at] : NULL;
+}
+
 static void close_quietly(int32_t fd)
 {
     if (fd >= 0)
@@ -188,8 +196,8 @@ static int replace_lost(const struct map *map, uint64_t size, uint64_t fault)
 
 static int lose(uint64_t address)
 {
-    uint64_t at = first_behind(address);
-    struct file *file = at < table->map_count && table->maps[at].address <= address ? file_of(table->maps[at].file) : NULL;
+    const struct map *map = map_at(address);
+    struct file *file = map != NULL ? file_of(map->file) : NULL;
     struct stat status;
     uint64_t size;
     int done = 1;
@@ -375,11 +383,11 @@ static struct file *file_behind(const struct map *map)
  * none, or somebody has cut the file: a call would make it long again. */
 static uint64_t piece_at(uint64_t address, uint64_t length, struct file **file, uint64_t *offset)
 {
-    uint64_t at = first_behind(address), into;
-    const struct map *map = at < table->map_count ? &table->maps[at] : NULL;
+    const struct map *map = map_at(address);
     struct stat status;
+    uint64_t into;
 
-    *file = map != NULL && map->address <= address ? file_behind(map) : NULL;
+    *file = map != NULL ? file_behind(map) : NULL;
     if (*file == NULL)
         return 0;
     into = address - map->address;
