@@ -29,26 +29,28 @@ struct ph_unit *ph_live_record(struct ph_heap *h, uint64_t offset)
     return live_in_chunk(h, record, offset);
 }
 
-/* Whether a record is that of a run, or of units of one block. */
-static int begins_block(const struct ph_unit *record)
-{
-    return record->state == PH_U_RUN || record->state == PH_U_LARGE || record->state == PH_U_RESERVED
-        || record->state == PH_U_QUARANTINE || record->state == PH_U_PACKED;
-}
+/* States of the record of a unit in which a block may begin, a bit each. */
+enum {
+    PH_HOLDS_MANY = 1U << PH_U_RUN | 1U << PH_U_PACKED,
+    PH_IS_BODY = 1U << PH_U_RUN_BODY | 1U << PH_U_PACKED_BODY, /* of one of those */
+    PH_HOLDS_ONE = 1U << PH_U_LARGE | 1U << PH_U_RESERVED | 1U << PH_U_QUARANTINE,
+};
 
 /* The record of the run, or of the units, of which a block at `offset` is or would be; else NULL. */
 static struct ph_unit *record_of(struct ph_heap *h, uint64_t offset)
 {
     uint64_t unit = offset >> PH_UNIT_SHIFT;
-    if (unit - h->first_unit >= h->end_unit - h->first_unit || offset % PH_GRANULE)
+    if (PH_UNLIKELY(unit - h->first_unit >= h->end_unit - h->first_unit || offset % PH_GRANULE))
         return NULL;
     struct ph_unit *record = &h->units[unit];
-    if (record->state == PH_U_OTHER && unit >= h->recorded_to)
+    if (PH_UNLIKELY(record->state == PH_U_OTHER && unit >= h->recorded_to))
         ph_scan_unit(h, unit);
-    if (record->state == PH_U_RUN_BODY || record->state == PH_U_PACKED_BODY)
+    uint32_t state = 1U << record->state;
+    if (state & PH_HOLDS_ONE)
+        return offset % PH_UNIT_BYTES == 0 ? record : NULL;
+    if (state & PH_IS_BODY)
         return record - record->back;
-    int holds_many = record->state == PH_U_RUN || record->state == PH_U_PACKED;
-    return begins_block(record) && (holds_many || offset % PH_UNIT_BYTES == 0) ? record : NULL;
+    return state & PH_HOLDS_MANY ? record : NULL;
 }
 
 static enum ph_block_state state_in_run(const struct ph_heap *h, uint64_t offset)

@@ -402,6 +402,7 @@ struct read_ops {
     struct {
         struct ph_op op;
         uint64_t payload;
+        enum stage stage;
     } each[PH_OPS_READ];
 };
 
@@ -416,10 +417,12 @@ static uint32_t read_ops(const struct ph_log *log, uint64_t at, const struct ph_
         uint64_t payload = ph_next_op(log, &at, &op);
         if (at > end)
             return 0;
-        found |= 1U << stage_of(&op);
+        enum stage stage = stage_of(&op);
+        found |= 1U << stage;
         if (i < PH_OPS_READ) {
             read->each[i].op = op;
             read->each[i].payload = payload;
+            read->each[i].stage = stage;
             read->count = i + 1;
             read->next = at;
         }
@@ -431,7 +434,7 @@ static void apply_stage(struct ph_log *log, const struct ph_record *record, cons
 {
     uint64_t at = read->next;
     for (uint32_t i = 0; i < read->count; i++)
-        if (stage_of(&read->each[i].op) == stage)
+        if (read->each[i].stage == stage)
             apply_op(log, &read->each[i].op, read->each[i].payload);
     for (uint32_t i = read->count; i < record->nops; i++) {
         struct ph_op op;

@@ -229,10 +229,12 @@ static int reserve_all(struct ph_map_build *b)
     return ph_tx_reserve(b->tx, b->map->heap, ranges, nbytes, b->free_count);
 }
 
-/* A copy needs no image: its block is new, so that it stores at once. */
+/* A copy needs no image: its block is new, so that it stores at once. What no entry uses is left out. */
 static void store_copy(struct ph_map_build *b, const struct ph_map_edit *edit)
 {
-    ph_tx_store(b->tx, &edit->aim, edit->offset, edit->copied, PH_MAP_NODE);
+    const uint32_t top = edit->rest;
+    ph_tx_store(b->tx, &edit->aim, edit->offset, edit->copied, edit->slots);
+    ph_tx_store(b->tx, &edit->aim, edit->offset + top, edit->copied + top, PH_MAP_NODE - top);
     if (edit->child_at != 0)
         ph_tx_store(b->tx, &edit->aim, edit->offset + edit->child_at, &edit->child, sizeof edit->child);
 }

@@ -19,7 +19,9 @@ struct ph_map_edit {
     const uint8_t *copied;
     uint64_t child;
     uint32_t child_at;     /* where in the copy `child` goes; 0: nowhere */
-    uint32_t rest;         /* where the entries begin that are as at home, and were not copied; 0: all are there */
+    uint32_t slots;        /* of a copy: where its slots end */
+    uint32_t rest;         /* of a copy: where its entries begin; else where those begin that are as at home, and were not copied, 0:
+                            * all are there */
     uint32_t range_count;
     uint16_t from[PH_EDIT_RANGES], length[PH_EDIT_RANGES];
     struct ph_tx_aim aim;

@@ -16,12 +16,21 @@ static uint32_t place_of_child(const uint8_t *node, uint32_t at)
 }
 
 /* Let a node of a path be copied; the step leads to the copy. */
-static int copy_node(struct ph_map_build *b, struct ph_map_step *step, const uint8_t *node)
+static int copy_node(struct ph_map_build *b, struct ph_map_step *step, const uint8_t *node, uint32_t level)
 {
+    struct ph_node header = ph_node_header(node);
+    if (!ph_node_header_is_sound(&header, level))
+        return ph_map_fail(b->map, step->node, PH_M_CORRUPT);
     int64_t to = ph_map_make_page(b);
     if (to < 0)
         return (int)to;
-    b->edits[b->edit_count++] = (struct ph_map_edit){.offset = (uint64_t)to, .copied = node};
+    struct ph_map_edit *edit = &b->edits[b->edit_count++];
+    edit->offset = (uint64_t)to;
+    edit->bytes = NULL;
+    edit->copied = node;
+    edit->child_at = edit->range_count = 0;
+    edit->slots = ph_node_slot(header.count);
+    edit->rest = header.top;
     ph_map_free_later(b, step->node);
     step->node = (uint64_t)to;
     return 0;
@@ -55,8 +64,9 @@ static int build_renewal(struct ph_map_build *b, struct ph_map_cursor *cursor, u
         int is_own = ph_tx_has_made(b->tx, step->node);
         if (is_own && !moved)
             continue;
-        const uint8_t *node = ph_map_node(b->map, step->node, cursor->height - 1 - depth);
-        int failed = node == NULL ? b->map->why : is_own ? 0 : copy_node(b, step, node);
+        uint32_t level = cursor->height - 1 - depth;
+        const uint8_t *node = ph_map_node(b->map, step->node, level);
+        int failed = node == NULL ? b->map->why : is_own ? 0 : copy_node(b, step, node, level);
         if (failed == 0 && moved)
             failed = lead_to(b, step, node, is_own);
         if (failed < 0)

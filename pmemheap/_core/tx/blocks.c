@@ -68,10 +68,10 @@ static int free_fresh(struct ph_tx *tx, const struct ph_block *block, struct ph_
     return 0;
 }
 
-/* Such blocks are pinned, and few others are. */
+/* Such blocks are pinned, and few others are. A brief one pins none, and frees few. */
 int ph_tx_has_freed(const struct ph_tx *tx, const struct ph_refs *refs, uint64_t offset)
 {
-    if (refs == NULL || refs->pins == 0)
+    if (!tx->is_brief && (refs == NULL || refs->pins == 0))
         return 0;
     for (uint64_t i = tx->frees.count; i-- > 0;)
         if (ph_frees(tx)[i].offset == offset)
@@ -119,7 +119,7 @@ static int free_live(struct ph_tx *tx, const struct ph_block *block, uint64_t of
         return failed;
     if (ph_list_room(&tx->frees, 1, sizeof(struct ph_tx_block)) < 0)
         return PH_L_NOMEM;
-    if (PH_KEPT(R26) && (failed = ph_pin(block)) < 0)
+    if (ph_tx_pins(tx) && (failed = ph_pin(block)) < 0)
         return failed;
     ph_frees(tx)[tx->frees.count++] = (struct ph_tx_block){.offset = offset, .nbytes = ph_block_capacity(block)};
     return 0;

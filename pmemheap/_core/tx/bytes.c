@@ -78,9 +78,10 @@ static int aim_at_fresh(struct ph_tx_aim *aim, const struct ph_tx *tx, uint64_t 
 static int refuse_live(const struct ph_tx *tx, const struct ph_block *block, uint64_t start)
 {
     const struct ph_refs *refs = ph_refs_of(block);
-    if (refs == NULL || refs->pins == 0)
-        return 0;
-    return ph_tx_has_freed(tx, refs, start) ? PH_T_TWICE : ph_tx_others_pin(tx, refs) ? PH_H_IN_TRANSACTION : 0;
+    int has_pins = refs != NULL && refs->pins != 0;
+    if ((has_pins || tx->is_brief) && ph_tx_has_freed(tx, refs, start))
+        return PH_T_TWICE;
+    return has_pins && ph_tx_others_pin(tx, refs) ? PH_H_IN_TRANSACTION : 0;
 }
 
 /* Aim at a range of the block that holds its first byte. */
@@ -138,7 +139,7 @@ void ph_tx_store(struct ph_tx *tx, const struct ph_tx_aim *aim, uint64_t offset,
         ph_put(aim->block.arena->data + ph_local(offset), bytes, nbytes);
         return;
     }
-    uint8_t pinned = !aim->fresh && !tx->is_brief && PH_KEPT(R26) && !is_pinned(tx, aim, offset);
+    uint8_t pinned = !aim->fresh && ph_tx_pins(tx) && !is_pinned(tx, aim, offset);
     if (aim->fresh)
         ph_tx_fresh(tx, offset - ph_local(offset) + aim->block.offset)->is_written = 1;
     else if (pinned)

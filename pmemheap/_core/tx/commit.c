@@ -114,7 +114,7 @@ static void publish(struct ph_tx *tx)
     struct ph_log *log = tx->log;
     for (uint64_t i = 0; i < tx->frees.count; i++)
         if (!ph_frees(tx)[i].is_cancelled)
-            ph_tx_unpin(ph_core_of(tx->log, ph_frees(tx)[i].offset), ph_local(ph_frees(tx)[i].offset));
+            ph_tx_unpin_freed(tx, ph_frees(tx)[i].offset);
     ph_tx_images_drop(tx);
     log->changes++;
 }

@@ -51,11 +51,18 @@ static inline void ph_tx_count_out(struct ph_tx *tx, uint64_t nbytes)
     tx->long_bytes -= nbytes >= PH_LONG_LEAST ? nbytes : 0;
 }
 
-/* [R26] A block that a transaction is about to change or free is pinned until the transaction ends. */
-static inline void ph_tx_unpin(struct ph_heap *h, uint64_t start)
+/* [R26] A block that a transaction is about to change or free is pinned until the transaction ends; by a brief one there is nobody
+ * to see that. */
+static inline int ph_tx_pins(const struct ph_tx *tx)
 {
-    if (PH_KEPT(R26))
-        ph_unpin(h, start);
+    return !tx->is_brief && PH_KEPT(R26);
+}
+
+/* What is freed is freed no more, or by everybody's leave. */
+static inline void ph_tx_unpin_freed(const struct ph_tx *tx, uint64_t offset)
+{
+    if (ph_tx_pins(tx))
+        ph_unpin(ph_core_of(tx->log, offset), ph_local(offset));
 }
 
 /* The same for bytes that were collected or snapshot. */
@@ -77,7 +84,7 @@ int ph_tx_is_dropped(const struct ph_tx *tx, const struct ph_tx_bytes *one);
 void ph_tx_images_drop(struct ph_tx *tx);
 
 /* ph_tx_fresh_before_savepoint -- how many reserved blocks are older than the last savepoint.
- * ph_tx_has_freed -- whether the transaction has freed the live block at `offset`, which has these refs.
+ * ph_tx_has_freed -- whether the transaction has freed the live block at `offset`, which has these refs, NULL for none.
  * ph_tx_others_pin -- whether others than it, as far as it changes bytes, have pinned a block. */
 uint64_t ph_tx_fresh_before_savepoint(const struct ph_tx *tx);
 int ph_tx_has_freed(const struct ph_tx *tx, const struct ph_refs *refs, uint64_t offset);
