@@ -82,6 +82,16 @@ class MapMachine(RuleBasedStateMachine):
         self.map.put_many(pairs)
         self.model.update(pairs)
 
+    @precondition(lambda self: len(max(self.model, default=b"")) < 900)
+    @rule(value=values, count=st.integers(2, 60), every=st.integers(1, 3))
+    def put_behind(self, value: bytes, count: int, every: int) -> None:
+        """Keys that come in order, by one object or by several."""
+        last, one = max(self.model, default=b""), self.map
+        for number in range(count):
+            key = b"%s%02d" % (last, number)
+            (one if number % every else self.map)[key] = value
+            self.model[key] = value
+
     @rule(key=keys)
     def remove(self, key: bytes) -> None:
         assert self.map.discard(key) == (self.model.pop(key, None) is not None)

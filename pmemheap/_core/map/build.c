@@ -11,10 +11,11 @@
 #include "base/hints.h"
 
 /* The image of a header: it as the transaction leaves it, and where in the transaction the number of entries was
- * collected last. */
+ * collected last. All objects of a map see the same. */
 struct header_image {
     struct ph_map_header header;
     uint64_t count_write;
+    uint64_t version; /* the changes of the log, when the map was changed last */
 };
 
 struct ph_map_build *ph_map_begin(struct ph_map *map, int *failed)
@@ -35,6 +36,7 @@ struct ph_map_build *ph_map_begin(struct ph_map *map, int *failed)
 void ph_map_continue(struct ph_map_build *b)
 {
     b->edit_count = b->made_count = b->free_count = 0;
+    b->end = PH_MAP_NOWHERE;
     b->before = b->header;
 }
 
@@ -280,6 +282,19 @@ static struct header_image *header_image(struct ph_map_build *b)
     return (struct header_image *)bytes;
 }
 
+int ph_map_count_up(struct ph_map *map, uint64_t *version)
+{
+    struct header_image *image = (struct header_image *)ph_tx_image(map->tx, map->header, NULL);
+    if (image == NULL || image->version != *version)
+        return 0;
+    uint64_t count = image->header.count + 1, at = map->header + offsetof(struct ph_map_header, count);
+    if (!ph_tx_rewrite(map->tx, image->count_write, at, &count, sizeof count))
+        return 0;
+    image->header.count = count;
+    image->version = *version = ++map->tx->log->changes;
+    return 1;
+}
+
 /* A map has no nodes when it has no entries, and some else. */
 static int counts_right(const struct ph_map_build *b)
 {
@@ -309,6 +324,8 @@ int ph_map_emit(struct ph_map_build *b)
     for (uint32_t i = 0; i < b->free_count; i++)
         ph_tx_free_deferred(b->tx, b->frees[i]); /* looked at, and there is room */
     b->tx->log->changes++;
+    if (image != NULL)
+        image->version = b->tx->log->changes;
     return 0;
 }
 

@@ -38,6 +38,7 @@ struct ph_map_build {
     uint64_t frees[PH_FREES_MOST];
     uint32_t free_count;
     struct ph_map_item entries[PH_BUILD_ENTRIES];
+    uint64_t end; /* the leaf where a new key lies, if it is the last of the map; or PH_MAP_NOWHERE */
 };
 
 /* ph_map_begin -- begin a change with the transaction of the map; NULL: `failed` says why. */
@@ -80,6 +81,14 @@ static inline int ph_map_own(struct ph_map_build *b, struct ph_map_cursor *curso
 {
     return ph_map_copies(b) ? ph_map_renew(b, cursor, count) : 0;
 }
+
+/* ph_map_note_end -- a put is done, whose key is the last of the map, in a leaf.
+ * ph_map_append -- put an entry behind that one, if that is all there is to do. 1; 0: it is not, and nothing has changed.
+ * ph_map_count_up -- one entry more in the header, and another version, if the map was not changed since `version`, and a number of
+ * them was collected already; whether that was so. */
+void ph_map_note_end(const struct ph_map_build *b, uint64_t leaf);
+int ph_map_append(struct ph_map *map, const void *key, uint64_t nkey, const void *value, uint64_t nvalue);
+int ph_map_count_up(struct ph_map *map, uint64_t *version);
 
 /* ph_map_refusal -- what stops a block from being changed or freed: that there is none where nodes lead to is damage. */
 int ph_map_refusal(struct ph_map *map, uint64_t offset, int refused);

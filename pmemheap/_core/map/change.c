@@ -295,6 +295,8 @@ static int build_put(struct ph_map_build *b, const struct ph_map_cursor *cursor,
     struct ph_map_outcome outcome;
     int failed = modify(b, leaf->node, 0, &change, cursor->height > 1 ? leaf - 1 : NULL, &outcome);
     b->header.count += !cursor->found;
+    if (cursor->is_end)
+        b->end = outcome.has_right ? outcome.right : outcome.left;
     return failed < 0 ? failed : ph_map_carry_up(b, cursor, cursor->height - 1, &outcome);
 }
 
@@ -305,6 +307,8 @@ int ph_map_put(struct ph_map *map, const void *key, uint64_t nkey, const void *v
     struct ph_map_item entry;
     uint64_t reference[2] = {placed, nvalue};
     int failed;
+    if (placed == PH_MAP_NOWHERE && ph_map_append(map, key, nkey, value, nvalue))
+        return 0;
     struct ph_map_build *b = ph_map_begin(map, &failed);
     if (b == NULL || (failed = ph_map_descend(map, &b->header, key, nkey, &cursor)) < 0
         || (failed = ph_map_own(b, &cursor, cursor.height)) < 0
@@ -321,6 +325,8 @@ int ph_map_put(struct ph_map *map, const void *key, uint64_t nkey, const void *v
             ph_map_free_later(b, old.block);
     }
     failed = ph_map_emit(b);
+    if (failed == 0 && b->end != PH_MAP_NOWHERE && !map->is_alone)
+        ph_map_note_end(b, b->end);
     return failed < 0 ? failed : cursor.found;
 }
 

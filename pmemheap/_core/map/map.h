@@ -32,6 +32,14 @@ enum {
 
 #define PH_MAP_NOWHERE UINT64_MAX
 
+/* The leaf behind whose last entry a put has just put one, as the last of the map; its block as it was aimed at. */
+struct ph_map_end {
+    uint64_t tx, points, version; /* what that rests on: the transaction, 0 for none; its savepoints; the map as it was changed last */
+    uint64_t leaf;
+    enum ph_block_state state;
+    uint8_t fresh, at_once;
+};
+
 struct ph_map {
     struct ph_heap *heap;
     uint64_t arena, header; /* number of the arena; offset of the header block */
@@ -41,6 +49,7 @@ struct ph_map {
     uint8_t is_beside;      /* another process may change the heap meanwhile: tables that were read may be old */
     struct ph_tx *tx;       /* whose changes are seen; NULL: what is committed */
     struct ph_map_build *build; /* scratch of changes, made with the first */
+    struct ph_map_end end;
     int why;                /* the last failure that a function with no code of its own has had */
     uint64_t bad;           /* the node or header at which a contradiction was found */
 };
@@ -61,6 +70,7 @@ struct ph_map_cursor {
     struct ph_map_step path[PH_MAP_HEIGHT_MOST]; /* from the root on */
     uint32_t height; /* 0: the map is empty */
     int found;       /* the key was there */
+    int is_end;      /* of ph_map_descend: it was not, and belongs behind all that are */
     const uint8_t *leaf; /* of ph_map_descend: the node at the end of the path, until something changes */
 };
 

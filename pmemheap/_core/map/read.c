@@ -170,7 +170,7 @@ static int is_last_way(const struct ph_map_cursor *cursor, const uint8_t *const 
 
 /* Whether the leaf in which a key is not found is the leaf for it: it is if it has keys on both sides of the place, for no two
  * leaves share a range. At an edge the nodes above and the leaf beside it are asked: a separator may be damaged. */
-static int confirm_way(struct ph_map *map, const struct ph_map_cursor *cursor, const uint8_t *const *nodes,
+static int confirm_way(struct ph_map *map, struct ph_map_cursor *cursor, const uint8_t *const *nodes,
                        const void *key, uint64_t nkey)
 {
     uint32_t at = cursor->path[cursor->height - 1].at, count = ph_node_count(cursor->leaf);
@@ -182,9 +182,10 @@ static int confirm_way(struct ph_map *map, const struct ph_map_cursor *cursor, c
             return ph_map_fail(map, cursor->path[depth].node, PH_M_CORRUPT);
     if (at == 0)
         failed = confirm_beside(map, cursor, key, nkey, 1);
-    if (failed < 0 || at < count || is_last_way(cursor, nodes))
+    if (failed < 0 || at < count)
         return failed;
-    return confirm_beside(map, cursor, key, nkey, 0);
+    cursor->is_end = is_last_way(cursor, nodes);
+    return cursor->is_end ? 0 : confirm_beside(map, cursor, key, nkey, 0);
 }
 
 int ph_map_descend(struct ph_map *map, const struct ph_map_header *header, const void *key, uint64_t nkey,
@@ -193,7 +194,7 @@ int ph_map_descend(struct ph_map *map, const struct ph_map_header *header, const
     const uint8_t *nodes[PH_MAP_HEIGHT_MOST];
     uint64_t offset = header->root;
     uint32_t last = header->height - 1;
-    cursor->found = 0;
+    cursor->found = cursor->is_end = 0;
     cursor->height = offset == PH_MAP_NOWHERE ? 0 : header->height;
     if (cursor->height == 0)
         return 0;

@@ -21,6 +21,7 @@ int ph_tx_savepoint(struct ph_tx *tx)
         ph_kept(tx)[tx->kept.count++] = copy;
     }
     ph_savepoints(tx)[tx->savepoints.count++] = here;
+    tx->points++;
     return 0;
 }
 
@@ -50,6 +51,7 @@ void ph_tx_release_savepoint(struct ph_tx *tx)
     struct ph_tx_savepoint point = ph_savepoints(tx)[--tx->savepoints.count];
     tx->kept.count = point.kept;
     store_collected(tx, point.writes);
+    tx->points++;
 }
 
 /* Give up what was collected beyond a point; blocks that were reserved beyond it go back. */
@@ -58,7 +60,7 @@ static void drop_beyond(struct ph_tx *tx, const struct ph_tx_savepoint *point)
     for (uint64_t i = tx->frees.count; i-- > point->frees;) {
         const struct ph_tx_block *one = &ph_frees(tx)[i];
         if (!one->is_cancelled) {
-            ph_tx_unpin(ph_core_of(tx->log, one->offset), ph_local(one->offset));
+            ph_tx_unpin_freed(tx, one->offset);
             continue;
         }
         struct ph_tx_block *fresh = ph_tx_fresh(tx, one->offset);

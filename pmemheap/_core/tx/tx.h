@@ -68,6 +68,7 @@ struct ph_tx {
     uint64_t durable_least;      /* bytes of the blocks that were: not of shorter ones */
     uint64_t number;             /* of those of its log: no two have the same */
     uint64_t rollbacks;          /* how often it went back to a savepoint */
+    uint64_t points;             /* how often a savepoint was made or released: what was stored at once may be collected then, and back */
     uint32_t txid;
     uint8_t is_brief;            /* nothing else runs before it ends: the blocks that it changes need no pins */
 };
