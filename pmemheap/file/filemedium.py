@@ -32,7 +32,7 @@ from pmemheap.file import blocks, holes, locks, shownspace
 from pmemheap.file.headerfile import Journal
 from pmemheap.file.heapfile import HeapFile
 from pmemheap.file.logmaps import LogMaps
-from pmemheap.file.parts import PARTS
+from pmemheap.file.parts import PARTS, READ_AHEAD_MOST
 from pmemheap.file.shownspace import ShownSpace
 from pmemheap.format import filespace, layout
 from pmemheap.format.header import as_spare
@@ -259,19 +259,14 @@ class FileMedium(HeapFile):
     def map_row(
         self, pieces: list[Piece], table: str, reservation: VMReservation, offset: int
     ) -> list[Map]:
-        """Place one table's parts of some segments, one behind the other.
-
-        What was never stored to is faulted in page by page. With read-ahead the first store to a
-        fresh table makes ext4 fill a folio of up to 2 MiB, which takes 2 ms (Linux 6.18), and one
-        to data brings in what a call is to write next, in small folios that are zeroed first. A
-        power heap stores to its data, unless a value is very long, and gains by the read-ahead.
-        """
+        """Place one table's parts of some segments, one behind the other."""
         own = self.private or (self.shadowed and table in {"bits", "entries"})
+        places = list(map(PARTS[table], pieces))
         is_new = self.is_new or pieces[-1].index not in self.segments
-        by_page = is_new and not (table == "data" and self.shadowed)
+        gains_by_more = self.shadowed and table == "data" and places[-1][0] < READ_AHEAD_MOST
+        by_page = is_new and not gains_by_more
         readonly = self.readonly and not self.private
         options = Options(shared=not own, readonly=readonly, by_page=by_page)
-        places = list(map(PARTS[table], pieces))
         return self.maps.place(reservation, offset, places, options)
 
     def publish(self, piece: Piece, end_unit: int) -> None:
