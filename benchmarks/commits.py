@@ -14,10 +14,11 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Iterator
 
+from contenders import Contender
 from peers import PeerUnavailableError
 from plan import Log, Plan, Values, rows
 from results import Results
-from stores import GROUPS, TABLE_ENTRY_BYTES, VALUE_BYTES, Contender, Turn, power_refusal
+from stores import GROUPS, TABLE_ENTRY_BYTES, VALUE_BYTES, Turn, power_refusal, serve
 
 DURABLE, LAZY = "commits, durable", "commits, lazy"
 LOGGED, SYNCED, WRITTEN = "log bytes", "syncs of the log", "bytes to the disk"  # A commit.
@@ -52,7 +53,7 @@ def _opened(
 ) -> Iterator[tuple[str, Contender]]:
     for name in GROUPS[group]:
         try:
-            yield name, opened.enter_context(contextlib.closing(Contender(group, name)))
+            yield name, opened.enter_context(contextlib.closing(Contender(serve, group, name)))
         except PeerUnavailableError as refused:
             results.skipped[f"{SECTION_OF[group]} on {name}"] = str(refused)
 
@@ -68,7 +69,7 @@ def _turns(
         log(f"{section}: round {number + 1} of {plan.rounds}")
         for operations in OPERATIONS[: 2 if plan.quick else None]:
             for name, contender in contenders.items():
-                turns[case_of(operations), name].append(contender.turn(operations, seconds))
+                turns[case_of(operations), name].append(contender.turn((operations, seconds)))
     return turns
 
 

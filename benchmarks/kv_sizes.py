@@ -26,9 +26,9 @@ from typing import Any
 
 import matplotlib as mpl
 from compare import machine
+from contenders import Contender
 from figures import mark
 from gallery import LOOK
-from kv import Contender
 from kv_bench import BATCH, BLOCK_BYTES, KEY_BYTES, SCANNED, VALUE_BYTES, VALUES, key_of
 from kv_stores import GROUPS, LMDB_NAMES, OURS, Kv, Make
 from matplotlib import pyplot as plt

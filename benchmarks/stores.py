@@ -6,15 +6,14 @@
     LMDB, SQLite    one put, one UPDATE by a statement that is prepared
     libpmemobj      tx_alloc, tx_add_range of the slot in the table, tx_free
 
-Each lives in a process of its own, which `Contender` starts and asks for a turn: so every one has
-its own counters of what it wrote, and libpmemobj can be loaded both ways.
+Each lives in a process of its own: so every one has its own counters of what it wrote, and
+libpmemobj can be loaded both ways.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import multiprocessing
 import os
 import random
 import sqlite3
@@ -280,42 +279,11 @@ class Turn:
     disk_bytes: int
 
 
-class Contender:
-    """A store in a process of its own.
-
-    Raises
-    ------
-    PeerUnavailableError
-        It cannot be had here; with what to install.
-    """
-
-    def __init__(self, group: str, name: str) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(group, name, theirs), daemon=True)
-        self._process.start()
-        theirs.close()
-        refused = self._pipe.recv()
-        if refused is not None:
-            self._process.join()
-            raise PeerUnavailableError(refused)
-
-    def turn(self, operations: int, seconds: float) -> Turn:
-        """Let it commit, `operations` at a time, for some seconds; its files are synced before."""
-        self._pipe.send((operations, seconds))
-        turn: Turn = self._pipe.recv()
-        return turn
-
-    def close(self) -> None:
-        """End it."""
-        self._pipe.send(None)
-        self._process.join()
-
-
 GROUPS = {"durable": DURABLE, "lazy": LAZY}
 
 
-def _serve(group: str, name: str, pipe: Connection) -> None:
+def serve(group: str, name: str, pipe: Connection) -> None:
+    """Serve a `Contender`, which asks for operations a commit, and seconds, and gets a `Turn`."""
     with tempfile.TemporaryDirectory() as home:
         directory = Path(home)
         try:
