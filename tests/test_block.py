@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
 from pmemheap import DurabilityName, Heap, native
+from pmemheap.containers import SortedMap
 from pmemheap.heap.transaction import Transaction
 from pmemheap.units import KiB
 
@@ -63,3 +64,22 @@ def test_a_call_in_a_transaction(
         with heap.transaction() as tx:
             block = tx.malloc(size) if is_new else block
             assert resolved(lambda: IN_TRANSACTIONS[name](tx, block)) == 1
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+@pytest.mark.parametrize("is_new", [False, True])
+def test_keys_that_come_in_order(durability: DurabilityName, is_new: bool, tmp_path: Path) -> None:
+    """Only the leaf is resolved: a key that is searched for resolves the header as well."""
+
+    def put(numbers: Iterable[int]) -> None:
+        for number in numbers:
+            made[b"%03d" % number] = b"value"
+
+    with Heap.create(tmp_path / "heap", durability=durability) as heap:
+        made = SortedMap(heap, "map")
+        if not is_new:
+            put(range(300, 310))
+        with heap.transaction():
+            put(range(310, 320))
+            assert resolved(lambda: put(range(320, 340))) == 20
+            assert resolved(lambda: put(range(299, 279, -1))) > 20

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from map_reach import begin_copying
 
-from pmemheap import DurabilityName, Heap
+from pmemheap import CorruptHeapError, DurabilityName, Heap
 from pmemheap.containers import SortedMap
-from pmemheap.heap.space import space_of
 from pmemheap.testing import copy_as_crashed
 
 
@@ -21,6 +20,10 @@ def pairs_from(first: int, count: int, size: int = 40) -> dict[bytes, bytes]:
 def put(made: SortedMap, pairs: dict[bytes, bytes]) -> None:
     for key, value in pairs.items():
         made[key] = value
+
+
+def root_node(heap: Heap) -> int:
+    return int.from_bytes(heap.view(heap.roots["map"])[8:16], "little")
 
 
 @pytest.fixture(params=["process", "power", "beside readers"])
@@ -160,7 +163,7 @@ def test_nodes_that_the_program_changes_itself(heap: Heap, tmp_path: Path) -> No
     made = SortedMap(heap, "map")
     entries = pairs_from(0, 3)
     made.update(entries)
-    root = int.from_bytes(heap.view(heap.roots["map"])[8:16], "little")
+    root = root_node(heap)
     with heap.transaction() as tx:
         put(made, pairs_from(3, 1))
         at = bytes(heap.view(root, 4096)).find(b"key 000000") + 10
@@ -172,16 +175,65 @@ def test_nodes_that_the_program_changes_itself(heap: Heap, tmp_path: Path) -> No
     require(heap, entries, tmp_path)
 
 
-def test_the_log_gets_one_slot_for_a_key(tmp_path: Path) -> None:
-    """Which tells whether keys went this way: elsewhere all slots of the leaf are logged."""
-    taken = {}
-    for step in (1, -1):
-        with Heap.create(tmp_path / f"by {step}", durability="power") as heap:
-            made = SortedMap(heap, "map")
-            made.update({b"%03d" % n: b"" for n in range(300, 305)})
-            before = space_of(heap).shared.log.counters()[1]
-            with heap.transaction():
-                for n in range(1, 100):
-                    made[b"%03d" % (302 + 300 * (step > 0) + n * step)] = b""
-            taken[step] = space_of(heap).shared.log.counters()[1] - before
-    assert taken[1] < taken[-1] * 0.8
+@pytest.mark.parametrize("heap", ["process", "power"], indirect=True)
+def test_the_program_writes_to_the_header(heap: Heap, tmp_path: Path) -> None:
+    made = SortedMap(heap, "map")
+    entries = pairs_from(0, 20)
+    with heap.transaction() as tx:
+        put(made, entries)
+        header = heap.roots["map"]
+        tx.write(header + 16, (20).to_bytes(8, "little"))  # the number that it has
+        put(made, pairs_from(20, 20))
+        assert len(made) == 40
+    require(heap, entries | pairs_from(20, 20), tmp_path)
+
+
+@pytest.mark.parametrize("heap", ["process", "power"], indirect=True)
+def test_a_leaf_that_the_program_has_freed(heap: Heap) -> None:
+    """It is damage, as it is for any other key."""
+    made = SortedMap(heap, "map")
+    made.update(pairs_from(0, 2))
+    transaction = heap.transaction()
+    transaction.write(heap.malloc(16), b"another block")  # from now on images are made again
+    put(made, pairs_from(2, 1))
+    transaction.free(root_node(heap))
+    made.get(b"key 000000")
+    with pytest.raises(CorruptHeapError):
+        put(made, pairs_from(3, 1))
+    transaction.abort()
+    assert dict(made) == pairs_from(0, 2)
+    made.check()
+
+
+def test_a_map_that_the_transaction_has_made(heap: Heap, tmp_path: Path) -> None:
+    """Its header is stored to at once; under a savepoint it is not."""
+    entries = pairs_from(0, 500)
+    with heap.transaction():
+        made = SortedMap(heap, "new")
+        put(made, entries)
+        inner = heap.transaction()
+        put(made, pairs_from(500, 20))
+        assert len(made) == 520
+        inner.abort()
+        assert len(made) == 500
+        with heap.transaction():
+            put(made, pairs_from(500, 3))
+        put(made, pairs_from(503, 50))
+    entries |= pairs_from(500, 53)
+    made.check()
+    assert dict(made) == entries
+    copy_as_crashed(tmp_path / "heap", tmp_path / "killed")
+    with Heap.open(tmp_path / "killed") as killed:
+        assert dict(SortedMap(killed, "new")) == entries
+
+
+def test_a_map_that_is_dropped_and_made_again(heap: Heap, tmp_path: Path) -> None:
+    made = SortedMap(heap, "other")
+    with heap.transaction():
+        put(made, pairs_from(0, 50))
+        made.drop()
+        made = SortedMap(heap, "other")
+        put(made, pairs_from(7, 50))
+        assert dict(made) == pairs_from(7, 50)
+    made.check()
+    require(heap, {}, tmp_path)

@@ -32,7 +32,7 @@ from pmemheap.file import blocks, holes, locks, shownspace
 from pmemheap.file.headerfile import Journal
 from pmemheap.file.heapfile import HeapFile
 from pmemheap.file.logmaps import LogMaps
-from pmemheap.file.parts import PARTS, READ_AHEAD_MOST
+from pmemheap.file.parts import PARTS, READ_AHEAD_BELOW
 from pmemheap.file.shownspace import ShownSpace
 from pmemheap.format import filespace, layout
 from pmemheap.format.header import as_spare
@@ -259,11 +259,14 @@ class FileMedium(HeapFile):
     def map_row(
         self, pieces: list[Piece], table: str, reservation: VMReservation, offset: int
     ) -> list[Map]:
-        """Place one table's parts of some segments, one behind the other."""
+        """Place one table's parts of some segments, one behind the other.
+
+        How new ones are faulted in, `READ_AHEAD_BELOW` says.
+        """
         own = self.private or (self.shadowed and table in {"bits", "entries"})
         places = list(map(PARTS[table], pieces))
         is_new = self.is_new or pieces[-1].index not in self.segments
-        gains_by_more = self.shadowed and table == "data" and places[-1][0] < READ_AHEAD_MOST
+        gains_by_more = self.shadowed and table == "data" and places[-1][0] < READ_AHEAD_BELOW
         by_page = is_new and not gains_by_more
         readonly = self.readonly and not self.private
         options = Options(shared=not own, readonly=readonly, by_page=by_page)

@@ -36,7 +36,7 @@ struct ph_map_build *ph_map_begin(struct ph_map *map, int *failed)
 void ph_map_continue(struct ph_map_build *b)
 {
     b->edit_count = b->made_count = b->free_count = 0;
-    b->end = PH_MAP_NOWHERE;
+    b->last_leaf = PH_MAP_NOWHERE;
     b->before = b->header;
 }
 
@@ -109,8 +109,7 @@ int ph_map_edit_range(struct ph_map_edit *edit, uint32_t from, uint32_t length)
  * is what is copied: another process may write to the file meanwhile. */
 int ph_map_copy_node(const struct ph_map_build *b, struct ph_map_edit *edit, const uint8_t *node, uint32_t level, int whole)
 {
-    struct ph_node header = ph_node_header(node);
-    __asm__ volatile("" : : : "memory"); /* not read again by what the compiler makes of it */
+    struct ph_node header = ph_node_header_once(node);
     if (!ph_node_header_is_sound(&header, level))
         return PH_M_CORRUPT;
     memcpy(edit->bytes, node, ph_node_slot(header.count));
@@ -231,11 +230,13 @@ static int reserve_all(struct ph_map_build *b)
     return ph_tx_reserve(b->tx, b->map->heap, ranges, nbytes, b->free_count);
 }
 
-/* A copy needs no image: its block is new, so that it stores at once. What no entry uses is left out. */
+/* A copy needs no image: its block is new, so that it stores at once. What no entry uses is left out; which that is, the header says
+ * that was looked at, and that is the one of the copy. */
 static void store_copy(struct ph_map_build *b, const struct ph_map_edit *edit)
 {
-    const uint32_t top = edit->rest;
-    ph_tx_store(b->tx, &edit->aim, edit->offset, edit->copied, edit->slots);
+    const uint32_t slots = ph_node_slot(edit->head.count), top = edit->head.top;
+    ph_tx_store(b->tx, &edit->aim, edit->offset, &edit->head, sizeof edit->head);
+    ph_tx_store(b->tx, &edit->aim, edit->offset + PH_NODE_FIRST, edit->copied + PH_NODE_FIRST, slots - PH_NODE_FIRST);
     ph_tx_store(b->tx, &edit->aim, edit->offset + top, edit->copied + top, PH_MAP_NODE - top);
     if (edit->child_at != 0)
         ph_tx_store(b->tx, &edit->aim, edit->offset + edit->child_at, &edit->child, sizeof edit->child);
@@ -282,14 +283,23 @@ static struct header_image *header_image(struct ph_map_build *b)
     return (struct header_image *)bytes;
 }
 
+int ph_map_is_at(const struct ph_map *map, uint64_t version)
+{
+    const struct header_image *image = (const struct header_image *)ph_tx_image(map->tx, map->header, NULL);
+    return image != NULL && image->version == version;
+}
+
+/* Of a map that the transaction has made nothing is collected: its header is new, and stored to at once. */
 int ph_map_count_up(struct ph_map *map, uint64_t *version)
 {
     struct header_image *image = (struct header_image *)ph_tx_image(map->tx, map->header, NULL);
-    if (image == NULL || image->version != *version)
-        return 0;
     uint64_t count = image->header.count + 1, at = map->header + offsetof(struct ph_map_header, count);
-    if (!ph_tx_rewrite(map->tx, image->count_write, at, &count, sizeof count))
-        return 0;
+    if (!ph_tx_rewrite(map->tx, image->count_write, at, &count, sizeof count)) {
+        struct ph_tx_aim aim;
+        if (ph_tx_aim(map->tx, map->header, sizeof image->header, &aim) < 0 || !aim.at_once)
+            return 0;
+        ph_tx_store(map->tx, &aim, at, &count, sizeof count);
+    }
     image->header.count = count;
     image->version = *version = ++map->tx->log->changes;
     return 1;

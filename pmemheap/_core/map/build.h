@@ -15,13 +15,12 @@ enum {
  * child. */
 struct ph_map_edit {
     uint64_t offset;
-    uint8_t *bytes;        /* NULL: it is a copy of `copied` */
+    uint8_t *bytes;        /* NULL: it is a copy of `copied`, which has the header `head` */
     const uint8_t *copied;
+    struct ph_node head;
     uint64_t child;
     uint32_t child_at;     /* where in the copy `child` goes; 0: nowhere */
-    uint32_t slots;        /* of a copy: where its slots end */
-    uint32_t rest;         /* of a copy: where its entries begin; else where those begin that are as at home, and were not copied, 0:
-                            * all are there */
+    uint32_t rest;         /* where the entries begin that are as at home, and were not copied; 0: all are there */
     uint32_t range_count;
     uint16_t from[PH_EDIT_RANGES], length[PH_EDIT_RANGES];
     struct ph_tx_aim aim;
@@ -38,7 +37,7 @@ struct ph_map_build {
     uint64_t frees[PH_FREES_MOST];
     uint32_t free_count;
     struct ph_map_item entries[PH_BUILD_ENTRIES];
-    uint64_t end; /* the leaf where a new key lies, if it is the last of the map; or PH_MAP_NOWHERE */
+    uint64_t last_leaf; /* where the new key lies, if it is behind all others; or PH_MAP_NOWHERE */
 };
 
 /* ph_map_begin -- begin a change with the transaction of the map; NULL: `failed` says why. */
@@ -82,12 +81,13 @@ static inline int ph_map_own(struct ph_map_build *b, struct ph_map_cursor *curso
     return ph_map_copies(b) ? ph_map_renew(b, cursor, count) : 0;
 }
 
-/* ph_map_note_end -- a put is done, whose key is the last of the map, in a leaf.
- * ph_map_append -- put an entry behind that one, if that is all there is to do. 1; 0: it is not, and nothing has changed.
- * ph_map_count_up -- one entry more in the header, and another version, if the map was not changed since `version`, and a number of
- * them was collected already; whether that was so. */
-void ph_map_note_end(const struct ph_map_build *b, uint64_t leaf);
+/* ph_map_note_end -- a put is done, whose key lies in b->last_leaf.
+ * ph_map_append -- put an entry behind the one that was noted, if that is all there is to do. 1; 0: it is not, and nothing has changed.
+ * ph_map_is_at -- whether the map was changed last by the change that has made this version of it.
+ * ph_map_count_up -- one entry more in the header, and another version; 0: that takes more than a store, and nothing has changed. */
+void ph_map_note_end(const struct ph_map_build *b);
 int ph_map_append(struct ph_map *map, const void *key, uint64_t nkey, const void *value, uint64_t nvalue);
+int ph_map_is_at(const struct ph_map *map, uint64_t version);
 int ph_map_count_up(struct ph_map *map, uint64_t *version);
 
 /* ph_map_refusal -- what stops a block from being changed or freed: that there is none where nodes lead to is damage. */

@@ -296,7 +296,7 @@ static int build_put(struct ph_map_build *b, const struct ph_map_cursor *cursor,
     int failed = modify(b, leaf->node, 0, &change, cursor->height > 1 ? leaf - 1 : NULL, &outcome);
     b->header.count += !cursor->found;
     if (cursor->is_end)
-        b->end = outcome.has_right ? outcome.right : outcome.left;
+        b->last_leaf = outcome.has_right ? outcome.right : outcome.left;
     return failed < 0 ? failed : ph_map_carry_up(b, cursor, cursor->height - 1, &outcome);
 }
 
@@ -325,8 +325,8 @@ int ph_map_put(struct ph_map *map, const void *key, uint64_t nkey, const void *v
             ph_map_free_later(b, old.block);
     }
     failed = ph_map_emit(b);
-    if (failed == 0 && b->end != PH_MAP_NOWHERE && !map->is_alone)
-        ph_map_note_end(b, b->end);
+    if (failed == 0 && b->last_leaf != PH_MAP_NOWHERE && !map->is_alone)
+        ph_map_note_end(b);
     return failed < 0 ? failed : cursor.found;
 }
 

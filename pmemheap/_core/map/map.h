@@ -18,7 +18,7 @@
  * and a walk ends where it does not get on. Such a failure is PH_M_CORRUPT.
  *
  * Changed nodes are images of the transaction (tx/images.c): all maps of a heap see the same ones. A map itself remembers
- * nothing but where its header lies. */
+ * where its header lies, and within a transaction where the last key of all was put (map/append.c). */
 #ifndef PH_MAP_H
 #define PH_MAP_H
 
@@ -32,9 +32,9 @@ enum {
 
 #define PH_MAP_NOWHERE UINT64_MAX
 
-/* The leaf behind whose last entry a put has just put one, as the last of the map; its block as it was aimed at. */
+/* What a put notes that was behind all keys of the map: the leaf where its entry lies, and the block of that as it was aimed at. */
 struct ph_map_end {
-    uint64_t tx, points, version; /* what that rests on: the transaction, 0 for none; its savepoints; the map as it was changed last */
+    uint64_t tx, resets, version; /* it holds as long as these do: the transaction, 0 for none; its resets; the version of the map */
     uint64_t leaf;
     enum ph_block_state state;
     uint8_t fresh, at_once;

@@ -31,6 +31,14 @@ static inline struct ph_node ph_node_header(const uint8_t *node)
     return header;
 }
 
+/* ph_node_header_once -- the same, and nothing that the compiler makes of it reads the node again: others may be writing to it. */
+static inline struct ph_node ph_node_header_once(const uint8_t *node)
+{
+    struct ph_node header = ph_node_header(node);
+    __asm__ volatile("" : : : "memory");
+    return header;
+}
+
 static inline uint32_t ph_node_count(const uint8_t *node)
 {
     return ph_node_u16(node, 6);

@@ -26,7 +26,7 @@ const uint8_t *ph_map_place(const struct ph_map *map, uint64_t offset, uint64_t 
 /* ---------------------------------------------------------------- pages, as the transaction leaves them */
 
 /* An image of what lies at home, with what the transaction has collected for it. What the page has behind `nbytes` is
- * ones: of a header, that its number of entries is collected nowhere. */
+ * ones: of a header, that its number of entries is collected nowhere, and a version that nobody has noted. */
 static const uint8_t *rebuild(struct ph_map *map, uint64_t offset, const uint8_t *home, uint64_t nbytes)
 {
     struct ph_tx *tx = map->tx;

@@ -18,7 +18,7 @@ static uint32_t place_of_child(const uint8_t *node, uint32_t at)
 /* Let a node of a path be copied; the step leads to the copy. */
 static int copy_node(struct ph_map_build *b, struct ph_map_step *step, const uint8_t *node, uint32_t level)
 {
-    struct ph_node header = ph_node_header(node);
+    struct ph_node header = ph_node_header_once(node);
     if (!ph_node_header_is_sound(&header, level))
         return ph_map_fail(b->map, step->node, PH_M_CORRUPT);
     int64_t to = ph_map_make_page(b);
@@ -28,9 +28,8 @@ static int copy_node(struct ph_map_build *b, struct ph_map_step *step, const uin
     edit->offset = (uint64_t)to;
     edit->bytes = NULL;
     edit->copied = node;
+    edit->head = header;
     edit->child_at = edit->range_count = 0;
-    edit->slots = ph_node_slot(header.count);
-    edit->rest = header.top;
     ph_map_free_later(b, step->node);
     step->node = (uint64_t)to;
     return 0;

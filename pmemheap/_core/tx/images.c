@@ -71,6 +71,7 @@ void ph_tx_image_drop(struct ph_tx *tx, uint64_t offset)
     ph_page_give(tx->log, image->bytes);
     image->bytes = NULL;
     image->rest = 0;
+    tx->resets++;
 }
 
 void ph_tx_images_drop(struct ph_tx *tx)
@@ -83,6 +84,7 @@ void ph_tx_images_drop(struct ph_tx *tx)
         *image = (struct ph_image){0};
         pages->used--;
     }
+    tx->resets++;
 }
 
 void ph_tx_overlay(const struct ph_tx *tx, uint64_t offset, uint64_t nbytes, uint8_t *to)

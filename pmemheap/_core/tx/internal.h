@@ -51,21 +51,21 @@ static inline void ph_tx_count_out(struct ph_tx *tx, uint64_t nbytes)
     tx->long_bytes -= nbytes >= PH_LONG_LEAST ? nbytes : 0;
 }
 
-/* [R26] A block that a transaction is about to change or free is pinned until the transaction ends; by a brief one there is nobody
- * to see that. */
+/* [R26] Whether a block that a transaction is about to change or free is pinned until the transaction ends. A brief one needs no
+ * pins: nobody looks at the block before it has ended. */
 static inline int ph_tx_pins(const struct ph_tx *tx)
 {
     return !tx->is_brief && PH_KEPT(R26);
 }
 
-/* What is freed is freed no more, or by everybody's leave. */
+/* The free of a block is taken back, or everybody sees it. */
 static inline void ph_tx_unpin_freed(const struct ph_tx *tx, uint64_t offset)
 {
     if (ph_tx_pins(tx))
         ph_unpin(ph_core_of(tx->log, offset), ph_local(offset));
 }
 
-/* The same for bytes that were collected or snapshot. */
+/* A block of which bytes were collected or snapshot, and which has a pin for them, needs it no more. */
 static inline void ph_tx_unpin_change(struct ph_heap *h, uint64_t start)
 {
     if (PH_KEPT(R26))

@@ -21,7 +21,7 @@ int ph_tx_savepoint(struct ph_tx *tx)
         ph_kept(tx)[tx->kept.count++] = copy;
     }
     ph_savepoints(tx)[tx->savepoints.count++] = here;
-    tx->points++;
+    tx->resets++;
     return 0;
 }
 
@@ -51,7 +51,7 @@ void ph_tx_release_savepoint(struct ph_tx *tx)
     struct ph_tx_savepoint point = ph_savepoints(tx)[--tx->savepoints.count];
     tx->kept.count = point.kept;
     store_collected(tx, point.writes);
-    tx->points++;
+    tx->resets++;
 }
 
 /* Give up what was collected beyond a point; blocks that were reserved beyond it go back. */

@@ -49,7 +49,7 @@ struct ph_tx {
     struct ph_log *log;
     struct ph_tx_list fresh;     /* ph_tx_block: reserved */
     struct ph_tx_list index;     /* uint32_t: where in `fresh` an offset stands */
-    struct ph_tx_list frees;     /* ph_tx_block: pinned */
+    struct ph_tx_list frees;     /* ph_tx_block: pinned, unless it is brief */
     struct ph_tx_list writes;    /* ph_tx_bytes: collected */
     struct ph_tx_list snapshots; /* ph_tx_bytes: the old bytes, pinned */
     struct ph_tx_list savepoints; /* ph_tx_savepoint */
@@ -68,9 +68,10 @@ struct ph_tx {
     uint64_t durable_least;      /* bytes of the blocks that were: not of shorter ones */
     uint64_t number;             /* of those of its log: no two have the same */
     uint64_t rollbacks;          /* how often it went back to a savepoint */
-    uint64_t points;             /* how often a savepoint was made or released: what was stored at once may be collected then, and back */
+    uint64_t resets;             /* how often a note of its pages went void: an image was dropped, or a savepoint was made or released,
+                                  * after which stores may be collected that were not, and the other way round */
     uint32_t txid;
-    uint8_t is_brief;            /* nothing else runs before it ends: the blocks that it changes need no pins */
+    uint8_t is_brief;            /* nothing else runs before it ends: the blocks that it changes and frees need no pins */
 };
 
 struct ph_tx_savepoint {
