@@ -22,7 +22,7 @@ export PIP_COMPILE := 0
 WARNINGS := -std=gnu11 -Wall -Wextra -Werror -fsyntax-only
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 
-.PHONY: all browser demo pictures screenshots test fuzz differential lint bench compare commits kv peers recommend docs wheel constraints installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo gallery scaling sizes clean
+.PHONY: all browser demo pictures screenshots test fuzz differential lint bench baselines compare commits kv peers recommend docs wheel constraints installed checked sanitize forge damage kill kvkill redis faults interrupts contracts surroundings disk-full fifo gallery scaling sizes clean
 
 all: lint test
 
@@ -196,10 +196,14 @@ lint: $(TOOLS)/imports
 	  'import sysconfig; print(sysconfig.get_path("include"))') pmemheap/_core/*/*.c
 
 # jemalloc, one of the peers, is loaded late and wants room for its thread-local data when Python starts.
-bench compare gallery: export GLIBC_TUNABLES := glibc.rtld.optional_static_tls=16384
+bench baselines compare gallery: export GLIBC_TUNABLES := glibc.rtld.optional_static_tls=16384
 
 bench: $(VENV)/bench/ready
 	for layer in benchmarks/bench_*.py; do $(VENV)/bench/bin/python $$layer --fast --quiet || exit 1; done
+
+# The same, kept in benchmarks/results/pyperf, for `python -m pyperf compare_to`. Ten minutes.
+baselines: $(VENV)/bench/ready
+	$(VENV)/bench/bin/python benchmarks/baselines.py benchmarks/results/pyperf $(LAYERS)
 
 # Commits beside SQLite, LMDB and libpmemobj, recovery, calls outside of transactions.
 commits: $(VENV)/bench/ready | peers
