@@ -194,11 +194,22 @@ static int aim_at(struct ph_map_build *b, uint64_t offset, uint64_t nbytes, stru
     return refused < 0 ? ph_map_refusal(b->map, offset, refused) : 0;
 }
 
+/* The block of a copy was made a moment ago: there is nothing to look at. */
+static void aim_at_copy(const struct ph_map_build *b, struct ph_map_edit *edit)
+{
+    edit->aim = (struct ph_tx_aim){
+        .block = ph_block_known(b->map->heap, ph_local(edit->offset), PH_B_RESERVED), .fresh = 1, .at_once = 1,
+    };
+}
+
 static int aim_all(struct ph_map_build *b, struct ph_tx_aim *header)
 {
     int failed = 0;
     for (uint32_t i = 0; failed == 0 && i < b->edit_count; i++)
-        failed = aim_at(b, b->edits[i].offset, PH_MAP_NODE, &b->edits[i].aim);
+        if (b->edits[i].bytes == NULL)
+            aim_at_copy(b, &b->edits[i]);
+        else
+            failed = aim_at(b, b->edits[i].offset, PH_MAP_NODE, &b->edits[i].aim);
     if (failed == 0 && memcmp(&b->before, &b->header, sizeof b->header) != 0)
         failed = aim_at(b, b->map->header, sizeof b->header, header);
     return failed;

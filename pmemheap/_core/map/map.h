@@ -26,7 +26,6 @@
 
 enum {
     PH_MAP_HEIGHT_MOST = 24,
-    PH_MAP_LINE = 64,
     PH_MAP_LINES_AHEAD = 3, /* of a node: header and slots of one that is not full of short entries */
 };
 

@@ -6,6 +6,7 @@
 #include "map/node.h"
 
 #include "base/checked.h"
+#include "base/hints.h"
 
 enum { PH_VALUE_LINES = 2 }; /* fetched of a value ahead: of 100 bytes and a key of 24 */
 
@@ -68,7 +69,7 @@ static int heed_prefix(const uint8_t *node, const struct ph_node *header, const 
 static void fetch_value(const struct ph_map_item *entry)
 {
     for (uint32_t i = 1; i <= PH_VALUE_LINES; i++)
-        __builtin_prefetch(entry->key + (size_t)PH_MAP_LINE * i);
+        __builtin_prefetch(entry->key + (size_t)PH_CACHE_LINE * i);
 }
 
 int ph_node_find(const uint8_t *node, const void *key, uint64_t nkey, uint32_t *at, int *found)

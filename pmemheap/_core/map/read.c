@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "base/hints.h"
 #include "map/internal.h"
 
 enum { PH_ENTRY_LEAST = PH_NODE_SLOT + 4 }; /* bytes of an entry without key and value, with its slot */
@@ -140,7 +141,7 @@ static void look_ahead(const struct ph_map *map, uint64_t offset)
     if (map->tx != NULL)
         __builtin_prefetch(&map->heap->units[ph_local(offset) >> PH_UNIT_SHIFT]);
     for (uint32_t i = 0; i < PH_MAP_LINES_AHEAD; i++)
-        __builtin_prefetch(node + (size_t)PH_MAP_LINE * i);
+        __builtin_prefetch(node + (size_t)PH_CACHE_LINE * i);
 }
 
 /* Whether a key that is not found lies on its side of the leaf before or behind the one to which its way has led. */

@@ -6,6 +6,8 @@
  * in a heap that nobody else reads; the next change on that way finds them there. */
 #include "map/build.h"
 
+#include "base/hints.h"
+
 /* Where in a node the offset of the child to which entry `at` leads lies; 0: it leads to none. */
 static uint32_t place_of_child(const uint8_t *node, uint32_t at)
 {
@@ -24,6 +26,7 @@ static int copy_node(struct ph_map_build *b, struct ph_map_step *step, const uin
     int64_t to = ph_map_make_page(b);
     if (to < 0)
         return (int)to;
+    ph_fetch_to_store(b->map->heap->data + ph_local((uint64_t)to), PH_MAP_NODE);
     struct ph_map_edit *edit = &b->edits[b->edit_count++];
     edit->offset = (uint64_t)to;
     edit->bytes = NULL;
