@@ -201,7 +201,7 @@ bench baselines compare gallery: export GLIBC_TUNABLES := glibc.rtld.optional_st
 bench: $(VENV)/bench/ready
 	for layer in benchmarks/bench_*.py; do $(VENV)/bench/bin/python $$layer --fast --quiet || exit 1; done
 
-# The same, kept in benchmarks/results/pyperf, for `python -m pyperf compare_to`. Ten minutes.
+# The same, kept in benchmarks/results/pyperf, for `python -m pyperf compare_to`. Half an hour.
 baselines: $(VENV)/bench/ready
 	$(VENV)/bench/bin/python benchmarks/baselines.py benchmarks/results/pyperf $(LAYERS)
 

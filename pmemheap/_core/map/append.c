@@ -1,8 +1,8 @@
 /* map/append.c -- keys that come in order: each goes behind the last one of all.
  *
  * A put behind all keys leaves word of the leaf where its key lies. As long as nothing else of the map has changed, a greater key that
- * fits into that leaf goes there: no way is searched for, no node is copied to be edited, and nothing is looked at twice. Whoever
- * changes bytes of the leaf by other means, or takes back what was done, drops its image, which is a reset of the transaction. */
+ * fits into that leaf goes there: no way is searched for, no node is copied to be edited, and nothing is looked at twice. A
+ * change of the leaf by other means, and a rollback, drop its image, which is a reset of the transaction. */
 #include "map/build.h"
 
 enum { PH_TOGETHER_MOST = PH_NODE_FIRST + 8 * PH_NODE_SLOT }; /* a range more takes as much of a record */
@@ -55,7 +55,7 @@ int ph_map_append(struct ph_map *map, const void *key, uint64_t nkey, const void
 {
     struct ph_map_end *end = &map->end;
     struct ph_tx *tx = map->tx;
-    if (end->tx == 0 || !holds(map) || nkey + nvalue > PH_MAP_ENTRY_MOST)
+    if (!holds(map) || nkey + nvalue > PH_MAP_ENTRY_MOST)
         return 0;
     uint8_t *leaf = ph_tx_image(tx, end->leaf, map->heap->data + ph_local(end->leaf));
     struct ph_map_item entry = ph_map_item_of(key, nkey, value, nvalue);

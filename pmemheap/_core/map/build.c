@@ -283,27 +283,33 @@ static void store_header(struct ph_map_build *b, const struct ph_tx_aim *aim, st
     ph_tx_store(b->tx, aim, place + at, &b->header.count, sizeof b->header.count);
 }
 
-/* The image of the header, made if there is none; NULL: no memory. */
-static struct header_image *header_image(struct ph_map_build *b)
+/* The image of the header; NULL: there is none. */
+static struct header_image *header_image(const struct ph_map *map)
 {
-    uint8_t *bytes = ph_tx_image(b->tx, b->map->header, NULL);
-    if (bytes == NULL && (bytes = ph_page_take(b->tx->log)) != NULL) {
-        *(struct header_image *)bytes = (struct header_image){.header = b->before, .count_write = UINT64_MAX};
-        ph_tx_image_keep(b->tx, b->map->header, bytes, 0);
+    return (struct header_image *)ph_tx_image(map->tx, map->header, NULL);
+}
+
+/* The same, made if there is none; NULL: no memory. */
+static struct header_image *make_header_image(struct ph_map_build *b)
+{
+    struct header_image *image = header_image(b->map);
+    if (image == NULL && (image = (struct header_image *)ph_page_take(b->tx->log)) != NULL) {
+        *image = (struct header_image){.header = b->before, .count_write = UINT64_MAX};
+        ph_tx_image_keep(b->tx, b->map->header, (uint8_t *)image, 0);
     }
-    return (struct header_image *)bytes;
+    return image;
 }
 
 int ph_map_is_at(const struct ph_map *map, uint64_t version)
 {
-    const struct header_image *image = (const struct header_image *)ph_tx_image(map->tx, map->header, NULL);
+    const struct header_image *image = header_image(map);
     return image != NULL && image->version == version;
 }
 
 /* Of a map that the transaction has made nothing is collected: its header is new, and stored to at once. */
 int ph_map_count_up(struct ph_map *map, uint64_t *version)
 {
-    struct header_image *image = (struct header_image *)ph_tx_image(map->tx, map->header, NULL);
+    struct header_image *image = header_image(map);
     uint64_t count = image->header.count + 1, at = map->header + offsetof(struct ph_map_header, count);
     if (!ph_tx_rewrite(map->tx, image->count_write, at, &count, sizeof count)) {
         struct ph_tx_aim aim;
@@ -332,7 +338,7 @@ int ph_map_emit(struct ph_map_build *b)
         failed = look_at_frees(b);
     if (failed == 0)
         failed = reserve_all(b);
-    if (failed == 0 && !map->is_alone && (image = header_image(b)) == NULL)
+    if (failed == 0 && !map->is_alone && (image = make_header_image(b)) == NULL)
         failed = PH_L_NOMEM;
     if (failed < 0)
         return ph_map_give_up(b, failed);

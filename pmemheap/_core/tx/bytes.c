@@ -78,10 +78,9 @@ static int aim_at_fresh(struct ph_tx_aim *aim, const struct ph_tx *tx, uint64_t 
 static int refuse_live(const struct ph_tx *tx, const struct ph_block *block, uint64_t start)
 {
     const struct ph_refs *refs = ph_refs_of(block);
-    int has_pins = refs != NULL && refs->pins != 0;
-    if ((has_pins || tx->is_brief) && ph_tx_has_freed(tx, refs, start))
+    if (ph_tx_has_freed(tx, refs, start))
         return PH_T_TWICE;
-    return has_pins && ph_tx_others_pin(tx, refs) ? PH_H_IN_TRANSACTION : 0;
+    return refs != NULL && ph_tx_others_pin(tx, refs) ? PH_H_IN_TRANSACTION : 0;
 }
 
 /* Aim at a range of the block that holds its first byte. */
