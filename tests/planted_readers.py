@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +77,58 @@ def taken_over(directory: Path) -> str | None:
         heap.alloc(SIZE).view[:] = b"b" * SIZE
     found = bytes(view)
     return None if found == b"a" * SIZE else f"a snapshot has {found[:1]!r} of another block"
+
+
+def outlived(directory: Path) -> str | None:
+    """A reader that is killed pins nothing any more, though a child that it has forked goes on."""
+    path = directory / "heap"
+    with _with_block(path) as heap:
+        reader, child = _forked_reader(path)
+        before = [each.pid for each in heap.readers()]
+        os.kill(reader, signal.SIGKILL)
+        os.waitpid(reader, 0)
+        after = [each.pid for each in heap.readers()]
+        os.kill(child, signal.SIGKILL)
+    assert before == [reader]
+    return f"process {reader} has ended, and is a reader still" if after else None
+
+
+def _forked_reader(path: Path) -> tuple[int, int]:
+    """Return a process with a snapshot, and a child of it, made afterwards."""
+    receiver, sender = os.pipe()
+    reader = os.fork()
+    if reader == 0:
+        heap = Heap.open(path, readonly=True)
+        snap = heap.read()
+        if os.fork() == 0:
+            os.write(sender, os.getpid().to_bytes(4, "little"))
+        while snap:
+            signal.pause()
+    child = int.from_bytes(os.read(receiver, 4), "little")
+    os.close(receiver)
+    os.close(sender)
+    return reader, child
+
+
+def dropped(directory: Path) -> str | None:
+    """What an arena had is not used again as long as a snapshot of before is there."""
+    path = directory / "heap"
+    with _with_block(path) as heap, Heap.open(path, readonly=True) as reader:
+        arena = heap.arena("short")
+        with heap.transaction() as tx:
+            block = tx.alloc(SIZE, arena=arena)
+            block.view[:] = b"c" * SIZE
+            tx.roots["short"] = block.offset
+            del block
+        with reader.read() as snap:
+            view = snap.view(snap.roots["short"], SIZE)
+            del heap.roots["short"]
+            arena.drop()
+            heap.alloc(8 * MiB).view[:] = b"b" * (8 * MiB)
+            heap.trim()
+            found = bytes(view)
+            view.release()
+    return None if found == b"c" * SIZE else f"a snapshot has {found[:1]!r} of a dropped arena"
 
 
 def unmapped(directory: Path) -> str | None:

@@ -33,7 +33,7 @@ from crash_world import (
     run,
 )
 from map_reach import search_changes
-from planted_readers import adopted_late, by_turns, taken_over, unmapped
+from planted_readers import adopted_late, by_turns, dropped, outlived, taken_over, unmapped
 
 from pmemheap import layout, native
 from pmemheap.errors import CorruptHeapError, DurabilityError, PmemHeapError
@@ -242,13 +242,16 @@ PLANTED: dict[Rule, Callable[[Path], str | None]] = {
     Rule.DATA_FIRST: search("power: alloc-first"),
     Rule.SPARE_TABLES: search("power: trim-head", kept_states=1800, budget=8, share=1.0),
     Rule.REWOUND: search("power: region-rewind", budget=16, share=0.0),
+    Rule.Q1: outlived,
     Rule.Q2: by_turns("block"),
     Rule.Q3: given_again,
     Rule.Q4: adopted_late,
     Rule.Q6: taken_over,
     Rule.Q10: by_turns("both"),
     Rule.Q11: by_turns("both"),
+    Rule.Q13: unmapped,
     Rule.Q14: unmapped,
+    Rule.Q15: dropped,
     Rule.Q19: by_turns("last", "last"),
     Rule.Q5: lambda directory: search_changes(directory / "heap", steps=60),
     Rule.SPARE_SYNC: search("power: refill-head", share=0.0),

@@ -31,6 +31,7 @@ from pmemheap.format import layout
 from pmemheap.format.header import Tables
 from pmemheap.format.layout import ArenaSlot, Durability, HeapState, SegmentKind, SegmentSlot
 from pmemheap.format.superblock import Superblock
+from pmemheap.native.rules import Rule, omitted
 from pmemheap.refusals import refusal, refusals
 from pmemheap.units import UNIT, KiB
 
@@ -279,6 +280,8 @@ def _require_regular(fd: int, name: str) -> None:
 
 def _lock(medium: FileMedium, *, beside: bool, follow: bool, timeout: float) -> None:
     """Become the writer, or one of the readers."""
+    if omitted(Rule.Q1):
+        os.dup2(medium.fd, medium.lock_fd)
     if not medium.readonly:
         locks.require_writer(medium.lock_fd, medium.name)
         return

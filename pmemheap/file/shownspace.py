@@ -17,6 +17,7 @@ from pmemheap.file import locks, pins
 from pmemheap.format.filespace import fitting_spare
 from pmemheap.format.layout import SegmentKind, SegmentSlot
 from pmemheap.native import NativeError
+from pmemheap.native.rules import Rule, omitted
 
 if TYPE_CHECKING:
     from pmemheap.file.filemedium import FileMedium
@@ -72,4 +73,7 @@ class ShownSpace:
         }
 
     def _has(self, slot: SegmentSlot) -> bool:
-        return any(slot.file_off < stop and start < slot.file_stop for start, stop in self._ranges)
+        is_kept = any(
+            slot.file_off < stop and start < slot.file_stop for start, stop in self._ranges
+        )
+        return is_kept and not omitted(Rule.Q15)

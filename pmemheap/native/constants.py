@@ -288,6 +288,7 @@ class Rule(IntEnum):
     SPARE_TABLES = lib.PH_SPARE_TABLES
     SPARE_SYNC = lib.PH_SPARE_SYNC
     REWOUND = lib.PH_REWOUND
+    Q1 = lib.PH_Q1
     Q2 = lib.PH_Q2
     Q3 = lib.PH_Q3
     Q4 = lib.PH_Q4
@@ -295,7 +296,9 @@ class Rule(IntEnum):
     Q6 = lib.PH_Q6
     Q10 = lib.PH_Q10
     Q11 = lib.PH_Q11
+    Q13 = lib.PH_Q13
     Q14 = lib.PH_Q14
+    Q15 = lib.PH_Q15
     Q19 = lib.PH_Q19
 
 

@@ -212,12 +212,15 @@ enum ph_rule {
     PH_SPARE_TABLES = 42,
     PH_SPARE_SYNC = 43,
     PH_REWOUND = 44,
-    PH_Q19 = 51, /* of readers of snapshots: 50 and the number, up to the last bit of a word, and one that is left */
+    PH_Q19 = 51, /* of readers of snapshots: a bit of the word for each, by its number where that bit is free */
     PH_Q2 = 52,
     PH_Q3 = 53,
     PH_Q4 = 54,
     PH_Q5 = 55,
     PH_Q6 = 56,
+    PH_Q1 = 57,
+    PH_Q13 = 58,
+    PH_Q15 = 59,
     PH_Q10 = 60,
     PH_Q11 = 61,
     PH_Q14 = 63,

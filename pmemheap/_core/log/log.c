@@ -453,10 +453,11 @@ static int apply_in_stages(struct ph_log *log, uint64_t at, const struct ph_reco
     for (uint32_t stage = 0; stage < STAGES; stage++) {
         if (!(stages >> stage & 1))
             continue;
-        if (sequence_at[stage] != 0)
+        int is_told = sequence_at[stage] != 0 && (stage != STAGE_LAYOUT || PH_KEPT(Q13));
+        if (is_told)
             ph_sequence_open(log, sequence_at[stage]);
         apply_stage(log, record, &read, stage);
-        if (sequence_at[stage] != 0)
+        if (is_told)
             ph_sequence_close(log, sequence_at[stage]);
     }
     return stages != 0;

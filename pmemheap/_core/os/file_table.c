@@ -260,6 +260,7 @@ static int32_t open_again(const char *path, int32_t flags, const struct stat *st
     return -1;
 }
 
+/* A description of its own [Q1]. */
 static int32_t open_for_locks(int32_t fd, int32_t flags, const char *path, const struct stat *status)
 {
     char link[32];
