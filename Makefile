@@ -88,12 +88,15 @@ kvkill: $(VENV)/test/ready
 	    --operations $$operations --seed $(or $(SEED),0) || exit 1; \
 	done; done
 
-# Eight readers and a writer of one file, ROUNDS=300 of SIGKILL at any of them, in each place. Ten minutes and more.
+# Eight readers and a writer of one file, ROUNDS=300 of SIGKILL at any of them, in each place; then two that come and go, so that
+# the writer edits in place. Ten minutes and more.
 .PHONY: readers
 readers: $(VENV)/test/ready
 	for where in ". power" ". process" "/dev/shm process" "memfd process"; do set -- $$where; \
-	  $(VENV)/test/bin/python tests/readers_load.py --rounds $(or $(ROUNDS),300) --where $$1 --durability $$2 \
-	    --seed $(or $(SEED),0) || exit 1; \
+	  for readers in "8" "2 --visits"; do \
+	    $(VENV)/test/bin/python tests/readers_load.py --rounds $(or $(ROUNDS),300) --where $$1 --durability $$2 \
+	      --readers $$readers --seed $(or $(SEED),0) || exit 1; \
+	  done; \
 	done
 
 # A writer and a reader by turns, COUNT=1000000 random schedules and all with up to three changes of hand. An hour.

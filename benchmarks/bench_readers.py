@@ -31,6 +31,7 @@ import pyperf
 
 from pmemheap import Heap
 from pmemheap.containers import SortedMap
+from pmemheap.file.locks import LEASE
 from pmemheap.heap.readers import recycle
 from pmemheap.heap.space import space_of
 from pmemheap.units import GiB
@@ -61,14 +62,16 @@ def value_of(number: int) -> bytes:
 
 
 class Ours:
-    """A heap with a map, open to be changed; if it lets readers in, open to be read as well."""
+    """A heap with a map, open to be changed; open to be read as well, if it is to be."""
 
-    def __init__(self, path: Path, count: int, *, durability: Any, readers: bool) -> None:
+    def __init__(
+        self, path: Path, count: int, *, durability: Any, readers: bool, is_read: bool
+    ) -> None:
         self.heap = Heap.create(path, durability=durability, readers=readers)
         self.table = SortedMap(self.heap, "table")
         self.put_many(0, count)
         self.path, self.count = path, count
-        self.reader = Heap.open(path, readonly=True) if readers else None
+        self.reader = Heap.open(path, readonly=True) if is_read else None
         self.snap = self.reader.read() if self.reader is not None else None
         self.last = SortedMap(self.reader, "table") if self.reader is not None else None
 
@@ -95,6 +98,16 @@ class Ours:
     def look_up(self, key: bytes) -> bytes:
         assert self.last is not None
         return self.last[key]
+
+    def pair(self, _: bytes) -> None:
+        self.heap.free(self.heap.malloc(64))
+
+    def commit(self, key: bytes) -> None:
+        with self.heap.transaction() as tx:
+            name = key[-1:].decode()
+            if name in tx.roots:
+                tx.free(tx.roots[name])
+            tx.roots[name] = tx.malloc(64)
 
     def attach(self, _: bytes) -> None:
         with Heap.open(self.path, readonly=True) as heap:
@@ -254,14 +267,39 @@ def writes(kind: str, store: Ours, plain: Ours, other: Lmdb | None) -> Iterator[
             yield Line(title, found[0], found[2], "LMDB")
 
 
+def unread(kind: str, store: Ours, plain: Ours) -> Iterator[Line]:
+    """What a writer pays that lets readers in while there is none."""
+    number = DURABLE_CALLS if kind == "power" else CALLS
+    for title, name, calls, most in (
+        ("put", "put", number, 1.02),
+        ("malloc and free", "pair", CALLS, 1.03),
+        ("commit of a block", "commit", number, 1.02),
+    ):
+        ours, beside = in_turns(
+            [getattr(each, name) for each in (store, plain)], store.count, calls
+        )
+        yield Line(f"{title}, {kind}, nobody reads", ours, beside, "no readers", most)
+
+
+def first_attach(store: Ours) -> Line:
+    """Return what the first reader waits for, whose writer has edited in place until then."""
+    taken = []
+    for number in range(ROUNDS):
+        time.sleep(20 * LEASE)  # the writer has found somebody, and looks again after a while
+        store.put(key_of(number))
+        taken.append(microseconds(store.attach, [b""]))
+    return Line("attach, while the writer edits in place", min(taken), most=30_000)
+
+
 def lines_of(home: Path, count: int) -> Iterator[Line]:
     for kind in "process", "power":
         with contextlib.ExitStack() as opened:
             own: list[Ours] = [
                 opened.enter_context(contextlib.closing(Ours(
-                    home / f"{kind}-{readers}", count, durability=kind, readers=readers
+                    home / f"{kind}-{readers}-{is_read}", count, durability=kind, readers=readers,
+                    is_read=is_read,
                 )))
-                for readers in (True, False)
+                for readers, is_read in ((True, True), (False, False), (True, False))
             ]  # fmt: skip
             other = None
             if lmdb is not None:
@@ -272,6 +310,8 @@ def lines_of(home: Path, count: int) -> Iterator[Line]:
                 yield from reads(own[0], other)
                 (taken,) = in_turns([own[0].attach], count, 20)
                 yield Line("attach, first snapshot, close", taken, most=1000)
+                yield first_attach(own[2])
+            yield from unread(kind, own[2], own[1])
             yield from writes(kind, own[0], own[1], other)
 
 
@@ -340,7 +380,7 @@ def beside_a_writer(
 
 def throughputs(home: Path, count: int) -> Iterator[Line]:
     """Reads of several processes beside a writer that does not stop."""
-    ours = Ours(home / "many", count, durability="process", readers=True)
+    ours = Ours(home / "many", count, durability="process", readers=True, is_read=True)
     assert ours.snap is not None
     ours.snap.close()  # nobody keeps an old commit, in either
     other = None if lmdb is None else Lmdb(home / "many-lmdb", count, sync=False)
@@ -374,7 +414,7 @@ def print_table(count: int) -> None:
 def looped(loops: int, call_of: Callable[[Ours], Call]) -> float:
     """Return the seconds of so many calls."""
     with tempfile.TemporaryDirectory() as home:
-        store = Ours(Path(home) / "heap", 1000, durability="process", readers=True)
+        store = Ours(Path(home) / "heap", 1000, durability="process", readers=True, is_read=True)
         call, keys = call_of(store), keys_of(1000, 1000, 0)
         start = time.perf_counter()
         for number in range(loops):

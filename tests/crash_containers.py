@@ -34,13 +34,19 @@ class Scenario(ABC):
 
     steps: ClassVar[list[Step]]
 
-    def __init__(self, *, readers: bool = False) -> None:
-        self.readers = readers
-        """Whether others may read beside it: then what a commit can reach is copied."""
+    def __init__(self, *, readers: bool = False, is_read: bool = False) -> None:
+        self.readers, self.is_read = readers or is_read, is_read
+        """Whether others may read beside it, and do: then what a commit can reach is copied."""
 
-    def heap(self, path: str | Path) -> Heap:
+    @contextmanager
+    def heap(self, path: str | Path) -> Iterator[Heap]:
         """Open the heap, as it is opened for the container."""
-        return Heap.open(path, decay=None, readers=self.readers)
+        with Heap.open(path, decay=None, readers=self.readers) as heap:
+            if not self.is_read:
+                yield heap
+                return
+            with heap.read():
+                yield heap
 
     @contextmanager
     @abstractmethod
@@ -246,9 +252,10 @@ class ArraysScenario(Scenario):
 
 SCENARIOS: dict[str, Scenario] = {
     "map": MapScenario(), "store": StoreScenario(), "vector": VectorScenario(),
-    "arrays": ArraysScenario(), "map beside readers": MapScenario(readers=True),
-    "vector beside readers": VectorScenario(readers=True),
-    "arrays beside readers": ArraysScenario(readers=True),
+    "arrays": ArraysScenario(), "map that may be read": MapScenario(readers=True),
+    "map beside readers": MapScenario(is_read=True),
+    "vector beside readers": VectorScenario(is_read=True),
+    "arrays beside readers": ArraysScenario(is_read=True),
 }  # fmt: skip
 
 

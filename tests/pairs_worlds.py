@@ -11,9 +11,11 @@ from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 from pmemheap import Heap, Snapshot, SnapshotGoneError
 from pmemheap.containers import SortedMap, Vector
+from pmemheap.file import locks
 from pmemheap.testing import Crash, PairsReport, pairs, step
 from pmemheap.testing.parts import Begin
 from pmemheap.units import KiB, MiB
@@ -288,9 +290,14 @@ def world_named(name: str, directory: Path) -> World:
 
 
 def run(home: Path, name: str, begin: Begin = "read", **options: Any) -> PairsReport:
-    """Let a writer and a reader of a world take turns, in a directory of their own."""
+    """Let a writer and a reader of a world take turns, in a directory of their own.
+
+    A lease has no length: the writer looks before each change, and goes back to edits in place as
+    soon as nobody reads.
+    """
     world = world_named(name, home)
-    return pairs(
-        home / "heap", world.write, world.read, world.check,
-        setup=world.setup, begin=begin, **options,
-    )  # fmt: skip
+    with mock.patch.object(locks, "LEASE", 0.0):
+        return pairs(
+            home / "heap", world.write, world.read, world.check,
+            setup=world.setup, begin=begin, **options,
+        )  # fmt: skip

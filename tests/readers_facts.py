@@ -34,6 +34,7 @@ from pmemheap.containers import SortedMap
 from pmemheap.heap import readers
 from pmemheap.heap.snapshots import Snapshot
 from pmemheap.heap.space import space_of
+from pmemheap.native.gate import ReaderGate
 
 KEYS = 300
 OLD_MOST = 6
@@ -43,6 +44,7 @@ _SIZES = (0, 20, 100, 600, 600, 5000, 20_000)
 _ARRAY_MOST = 1 << 17
 _BARE_MOST = 8
 _PAUSE = 0.003
+_ABSENCE, _LEAVES = 0.06, 0.1  # seconds until a visitor comes again; chance that a step is the last
 
 
 class WrongError(AssertionError):
@@ -62,6 +64,7 @@ class Board:
         "recycled beside readers", "checks of the newest", "checks of an older one", "refreshes",
         "refreshes with news", "snapshots", "views looked at later",
         "refused for a while", "met a half commit", "patches",
+        "commits in place", "visits",
         "lookups", "kept out for a while", "let go for a writer", "kept over a writers end",
     )  # fmt: skip
     _TEXT = 1024
@@ -255,6 +258,9 @@ class _Writer:
         self.model, self.facts = model, facts
         self.board["acknowledged"] = number
         self.board.count("commits")
+        file = space_of(self.heap).shared.writable
+        assert file is not None
+        self.board.count("commits in place", file.header.word("gate") == ReaderGate.WAIT)
 
     def _change_items(self, model: dict[bytes, bytes], number: int) -> None:
         rng = self.rng
@@ -361,20 +367,31 @@ _KINDS: list[tuple[Callable[[_Writer], None], float]] = [
 # ---------------------------------------------------------------- a reader
 
 
-def run_reader(board: Board, path: Path, seed: int) -> None:
-    """Look at snapshots until the end comes; where processors are few, the writer goes first."""
+def run_reader(board: Board, path: Path, seed: int, *, visits: bool = False) -> None:
+    """Look at snapshots until the end comes; where processors are few, the writer goes first.
+
+    One that visits closes the heap now and then, and comes again.
+    """
     os.nice(5)
-    while (heap := _opened(board, path)) is None:
-        if board["stop"]:
-            return
-        board.count("refused for a while")
-        time.sleep(0.002)
-    reader = _Reader(heap, board, random.Random(seed))
+    rng, last = random.Random(seed), 0
     while not board["stop"]:
+        if (heap := _opened(board, path)) is None:
+            board.count("refused for a while")
+            time.sleep(0.002)
+            continue
+        last = _look_around(_Reader(heap, board, rng, last), visits=visits)
+        heap.close()
+        if visits:
+            board.count("visits")
+            time.sleep(rng.uniform(0, _ABSENCE))
+
+
+def _look_around(reader: _Reader, *, visits: bool) -> int:
+    """Look at snapshots until the visit is over; return the number of the last commit seen."""
+    while not reader.board["stop"] and not (visits and reader.rng.random() < _LEAVES):
         reader.step()
     reader.look_again()
-    del reader
-    heap.close()
+    return reader.last
 
 
 def _opened(board: Board, path: Path) -> Heap | None:
@@ -395,13 +412,13 @@ class _Old:
 
 
 class _Reader:
-    def __init__(self, heap: Heap, board: Board, rng: random.Random) -> None:
+    def __init__(self, heap: Heap, board: Board, rng: random.Random, last: int) -> None:
         self.heap, self.board, self.rng = heap, board, rng
         self.old: list[_Old] = []
         self.left: SortedMap | None = None
         self.found: dict[bytes, int] = {}
         self.snap = self._begun()
-        self.last = 0
+        self.last = last
 
     def step(self) -> None:
         chance = self.rng.random()

@@ -24,7 +24,7 @@ from pmemheap.file import locks, takingover
 from pmemheap.file.headerfile import Header
 from pmemheap.heap.space import space_of
 from pmemheap.kvstore import KVStore
-from pmemheap.native.constants import ReaderGate
+from pmemheap.native.gate import ReaderGate
 from pmemheap.testing import copy_as_crashed
 from pmemheap.units import UNIT
 

@@ -53,14 +53,19 @@ def follow_layout(medium: FileMedium) -> int:
     CorruptHeapError
         They contradict each other, though there is no writer.
     HeapBusyError
-        They do each time, and there is a writer.
+        They do each time, and there is a writer; or he was killed while he changed them.
     """
-    number, block, tables = locks.look_beside_writer(
-        medium.lock_fd,
-        f"heap file {medium.name!r}",
-        lambda: _look(medium),
-        lambda seen: seen[0] % 2 == 0,
-    )
+    try:
+        number, block, tables = locks.look_beside_writer(
+            medium.lock_fd,
+            f"heap file {medium.name!r}",
+            lambda: _look(medium),
+            lambda seen: seen[0] % 2 == 0,
+        )
+    except CorruptHeapError as error:
+        if stored_word(medium.fd, "layout_seq") % 2 == 0:
+            raise
+        raise _half_done(medium, is_written=False) from error
     header = medium.header
     header.superblock, header.slots, header.image = block, tables, bytearray()
     return number
@@ -168,11 +173,15 @@ def wait_for_commit(medium: FileMedium, let_go: Callable[[], object] = bool) -> 
     while header.word("commit_seq") % 2 or header.word("layout_seq") % 2:
         is_written = locks.has_writer(medium.lock_fd)
         if not is_written or time.monotonic() > until:
-            end = "stays in the middle of one" if is_written else "has ended in the middle of one"
-            raise HeapBusyError(
-                f"heap file {medium.name!r}: a whole commit expected, the writer {end}",
-                filename=medium.name,
-            )
+            raise _half_done(medium, is_written=is_written)
         let_go()
         native.tape_wait()
         time.sleep(_PAUSE)
+
+
+def _half_done(medium: FileMedium, *, is_written: bool) -> HeapBusyError:
+    end = "stays in the middle of one" if is_written else "has ended in the middle of one"
+    return HeapBusyError(
+        f"heap file {medium.name!r}: a whole commit expected, the writer {end}",
+        filename=medium.name,
+    )

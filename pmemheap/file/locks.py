@@ -18,9 +18,11 @@ from pmemheap.errors import CorruptHeapError, DurabilityError, HeapBusyError
 from pmemheap.file.headerfile import stored_word
 from pmemheap.format import layout
 from pmemheap.native import Lock, NativeError
-from pmemheap.native.constants import ReaderGate
+from pmemheap.native.gate import ReaderGate
+from pmemheap.native.rules import Rule, omitted
 
 __all__ = [
+    "LEASE",
     "become_follower",
     "become_reader",
     "become_writer",
@@ -41,6 +43,12 @@ __all__ = [
 
 T = TypeVar("T")
 
+LEASE: float = 0.01
+"""Seconds for which a writer edits in place after it has seen that nobody reads; 0: it looks before
+each change, and no reader waits for that."""
+_TICK = 0.004
+"""Seconds by which the clock that it looks at may be late."""
+_BESIDE = {ReaderGate.MAY, ReaderGate.LATE, ReaderGate.WAIT, ReaderGate.SHUT}
 _LOOKS_MOST = 100
 _PAUSE = 0.002
 _MOMENT = 0.1
@@ -76,6 +84,11 @@ def follow(fd: int, timeout: float) -> bool:
     -------
     bool
         Whether it follows.
+
+    Raises
+    ------
+    HeapBusyError
+        The writer edits in place all the time: a transaction stays open.
     """
     until = time.monotonic() + timeout
     while True:
@@ -83,11 +96,34 @@ def follow(fd: int, timeout: float) -> bool:
         is_written = has_writer(fd)
         if is_written and lets_readers_in(fd):
             become_follower(fd)
-            return True
+            if _may_begin(fd, until):
+                return True
+            native.lock_byte(fd, layout.LOCK_FOLLOWER, Lock.NONE)
+            continue
         if not is_written or time.monotonic() >= until:
             return False
         native.lock_byte(fd, layout.LOCK_READER, Lock.NONE)
         time.sleep(_PAUSE)
+
+
+def _may_begin(fd: int, until: float) -> bool:
+    """Wait until the writer copies what a follower may read; False if it has gone meanwhile.
+
+    It finds the lock of the follower when its lease ends [Q9].
+    """
+    if stored_word(fd, "gate") in {ReaderGate.MAY, ReaderGate.LATE} or omitted(Rule.Q9):
+        return True
+    time.sleep(2 * (LEASE + _TICK) if LEASE else 0)
+    while (gate := stored_word(fd, "gate")) == ReaderGate.SHUT and has_writer(fd):
+        if time.monotonic() > until:
+            native.lock_byte(fd, layout.LOCK_FOLLOWER, Lock.NONE)
+            raise HeapBusyError(
+                f"a transaction that ends expected, process {holder(fd)} has one open that edits "
+                "in place what a reader would see"
+            )
+        native.tape_wait()
+        time.sleep(_PAUSE)
+    return has_writer(fd) and gate in _BESIDE
 
 
 def has_writer(fd: int) -> bool:
@@ -132,7 +168,7 @@ def lets_readers_in(fd: int) -> bool:
 
     To be asked with a reader's lock: see `require_no_readers`.
     """
-    return stored_word(fd, "gate") == ReaderGate.MAY
+    return stored_word(fd, "gate") in _BESIDE
 
 
 def require_writer(fd: int, name: str) -> None:

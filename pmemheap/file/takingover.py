@@ -24,7 +24,7 @@ from pmemheap.file import pins
 from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.headerfile import SEQUENCES
 from pmemheap.file.shownspace import ShownSpace
-from pmemheap.native.constants import ReaderGate
+from pmemheap.native.gate import ReaderGate
 from pmemheap.native.rules import Rule, omitted
 
 __all__ = ["PATIENCE", "take_over"]
@@ -61,7 +61,9 @@ def take_over(medium: FileMedium, gate: int) -> None:
     era = header.word("era") + 1
     header.store_word("era", era)
     header.store_word("floor", era)
-    has_copies = gate in {ReaderGate.MAY, ReaderGate.STAY}
+    has_copies = gate in {ReaderGate.MAY, ReaderGate.STAY} or (
+        gate == ReaderGate.WAIT and not medium.is_power
+    )
     if has_copies:  # the next writer knows, if this one is killed before it lets readers in
         header.store_word("gate", ReaderGate.STAY)
     try:

@@ -257,13 +257,13 @@ class Heap(HasTotals):
         strategy : Strategy, optional
             What it must have been created with; if left out, any will do.
         readers : bool
-            Let other processes read beside this one, each in a snapshot: see `read`. What they may
-            look at is copied when it changes, which makes changes of containers slower. Those that
-            read already go on; it waits up to 5 seconds for snapshots that they hold. With
-            `readonly`: let a writer come later, and follow it.
+            Let other processes read beside this one, each in a snapshot: see `read`. As long as
+            there are any, what they may look at is copied when it changes, which makes changes of
+            containers slower. Those that read already go on; it waits up to 5 seconds for
+            snapshots that they hold. With `readonly`: let a writer come later, and follow it.
         timeout : float
             Of a reader: seconds for which it waits for a writer that lets no readers in, since it
-            is just opening the heap, or for ever.
+            is just opening the heap, or for ever; or whose transaction changes a map in place.
 
         Returns
         -------

@@ -6,11 +6,13 @@
     recycle    what was freed before the oldest pin is free again
     dismiss    before the heap closes: no reader comes any more, the copies of roots go
 
-A heap that nobody may read beside its writer edits in place, and pays nothing for all this.
+A heap that nobody may read beside its writer edits in place, and pays nothing for all this. One
+that others may read does so as well while nobody reads, by a lease (log/lease.c).
 """
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,7 +30,8 @@ from pmemheap.file.pins import Pin, Pins
 from pmemheap.heap.holding import Ages
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
-from pmemheap.native.constants import Format, ReaderGate
+from pmemheap.native.constants import Format
+from pmemheap.native.gate import ReaderGate
 from pmemheap.native.rules import Rule, omitted
 from pmemheap.refusals import end_with
 from pmemheap.space.following import FollowingRegion
@@ -74,6 +77,9 @@ def admit(heap: Heap) -> None:
         tx.roots.update(heap.roots)  # each gets a copy
     file.header.settle()
     file.header.store_word("gate", ReaderGate.MAY)
+    assert space.shared.pins is not None
+    lease = int(locks.LEASE * 1e9)
+    space.shared.log._begin_lease(file.lock_fd, space.shared.pins, lease)  # private: as above
 
 
 def _begin_copies(shared: Shared, file: FileMedium) -> None:
@@ -116,10 +122,18 @@ def dismiss(heap: Heap) -> None:
     """
     shared = space_of(heap).shared
     file = shared.writable
-    if file is None or shared.pins is None or locks.has_followers(file.lock_fd):
+    if file is None or shared.pins is None:
         return
+    space = space_of(heap)
+    _end_edits(space)
+    shared.log._end_lease()  # private: no call of users
     file.header.store_word("gate", ReaderGate.NONE)
-    space_of(heap).serve(_end_copies, shared, file)
+    if locks.has_readers(file.lock_fd):
+        if shared.is_power and shared.redo is not None:  # no replay stores what was edited in place
+            space.serve(shared.redo.checkpoint)
+        file.header.store_word("gate", ReaderGate.MAY)
+        return
+    space.serve(_end_copies, shared, file)
     tidy(heap)
 
 
@@ -168,7 +182,9 @@ def recycle(shared: Shared) -> int:
     bound = min([era, *shared.pins.eras[:1], *([] if found is None else found[:1])])
     nbytes = shared.log._recycle(bound)  # private: no call of users
     if not omitted(Rule.Q4):
-        header.store_word("floor", max(floor, bound))
+        # another thread may have raised it meanwhile
+        edited = shared.log._edited_floor()  # private: no call of users
+        header.store_word("floor", max(floor, bound, edited))
     if shared.ages is not None:
         shared.ages.begin(era, header.word("commit_seq") // 2, bound)
     for space in shared.spaces() if nbytes and shared.is_power else ():
@@ -190,6 +206,25 @@ def recycle_if_worth(shared: Shared, heap_bytes: int) -> int:
         if nbytes >= least:
             return recycle(shared)
     return 0
+
+
+def _end_edits(space: Space) -> None:
+    """Let the writer, which is this process, copy what a snapshot may show, until it finds nobody.
+
+    Raises
+    ------
+    UsageError
+        A transaction of this thread edits in place what the snapshot would show.
+    """
+    shared = space.shared
+    while not shared.log._is_dead() and shared.log._stop_edits() < 0:  # private: no call of users
+        if shared.log.is_writer():
+            raise UsageError(
+                f"{space.name}: no open transaction of this thread expected that has edited in "
+                "place what a snapshot is to show"
+            )
+        native.tape_wait()
+        time.sleep(_PAUSE)
 
 
 # ---------------------------------------------------------------- snapshots
@@ -216,7 +251,7 @@ def begin(heap: Heap, let_go: Callable[[], object]) -> tuple[Pin, int, bytes]:
     file = space.shared.file
     assert file is not None
     if space.shared.writable is not None:
-        pin, found = _pinned(space, begin_pin), captured(file)
+        pin, found = _pinned_here(space, begin_pin), captured(file)
         assert found is not None  # the writer is this process
         return pin, found.commit, found.slots
     if not file.follows:
@@ -243,7 +278,8 @@ def adopt(heap: Heap, era: int, layout: int) -> Pin:
     space = space_of(heap)
     space.require()
     file = space.shared.file
-    pin = _pinned(space, partial(pins_of(space).adopt, era, heap))
+    pinned = _pinned if space.shared.writable is None else _pinned_here
+    pin = pinned(space, partial(pins_of(space).adopt, era, heap))
     if file is None or era == 0:  # sent by one who reads where nobody writes
         return pin
     _require_kept(space, file, era)
@@ -310,6 +346,17 @@ def _pinned(space: Space, pin: Callable[[], Pin]) -> Pin:
         raise HeapBusyError(
             f"{space.name}: a lock of the kernel expected, which a snapshot needs, found {error}"
         ) from error
+
+
+def _pinned_here(space: Space, pin: Callable[[], Pin]) -> Pin:
+    """Do the same in the writer's process."""
+    while True:
+        _end_edits(space)
+        try:
+            return pin()
+        except OSError as error:  # another thread edits by now
+            if error.errno != errno.EBUSY:
+                raise
 
 
 def _begin_beside(

@@ -331,7 +331,8 @@ class HasSnapshots(Described):
         Raises
         ------
         UsageError
-            The heap was opened to be changed, without ``readers=True``, or is closed.
+            The heap was opened to be changed, without ``readers=True``, or is closed; or this
+            thread has a transaction open that has changed a map in place.
         HeapBusyError
             The writer was stopped in the middle of a commit.
 

@@ -68,7 +68,7 @@ class KVStore(StoreFile, SubStore):
         Bytes of address space to keep free for growth; see `pmemheap.Heap.create`.
     readers : bool
         Let other processes open the file to read while this one changes it, and let `read` begin
-        snapshots. Each change of a map copies the nodes that it changes.
+        snapshots. While somebody reads, each change of a map copies the nodes that it changes.
     clock : callable
         Nanoseconds since 1970, for deadlines.
 

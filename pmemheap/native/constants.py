@@ -146,6 +146,7 @@ class Refusal:
     LOG_CORRUPT: int = lib.PH_L_CORRUPT
     LOG_MANY: int = lib.PH_L_MANY
     LOG_GONE: int = lib.PH_L_GONE
+    LOG_EDITING: int = lib.PH_L_EDITING
     LOG_GATED: int = lib.PH_L_GATED
     TX_OUTSIDE: int = lib.PH_T_OUTSIDE
     TX_TWICE: int = lib.PH_T_TWICE
@@ -294,6 +295,9 @@ class Rule(IntEnum):
     Q4 = lib.PH_Q4
     Q5 = lib.PH_Q5
     Q6 = lib.PH_Q6
+    Q7 = lib.PH_Q7
+    Q8 = lib.PH_Q8
+    Q9 = lib.PH_Q9
     Q10 = lib.PH_Q10
     Q11 = lib.PH_Q11
     Q13 = lib.PH_Q13
@@ -411,14 +415,6 @@ class HeapState(IntEnum):
 
     CLEAN = lib.PH_FILE_CLEAN
     IN_USE = lib.PH_FILE_IN_USE
-
-
-class ReaderGate(IntEnum):
-    """Whether others may read a heap beside its writer."""
-
-    NONE = lib.PH_READERS_NONE
-    MAY = lib.PH_READERS_MAY
-    STAY = lib.PH_READERS_STAY
 
 
 class SegmentKind(IntEnum):

@@ -135,16 +135,33 @@ int ph_free_refusal(struct ph_heap *h, uint64_t offset)
     return refusal_of(&block);
 }
 
+/* Free a live block of a run that nobody can read as of a commit [Q7]: 0 or a failure; 1: somebody may. */
+static int free_unread(const struct ph_block *block)
+{
+    struct ph_lender *lender = block->arena->tags.lender;
+    int taken = lender == NULL || !ph_is_run(block) ? 0 : lender->take(lender);
+    if (taken == 0)
+        return 1;
+    int refused = ph_refs_end(block);
+    if (refused == 0)
+        ph_block_free(block);
+    lender->give(lender, taken);
+    return refused;
+}
+
 /* Free a live block, also one that something may refer to, or whose free waits for its record [R6]. */
 static int free_with_care(const struct ph_block *block)
 {
     struct ph_heap *h = block->arena;
-    if (h->is_told && ph_room_to_retire(h, 1) < 0)
+    int freed = h->withholds ? free_unread(block) : 1;
+    if (freed <= 0)
+        return freed;
+    if (h->withholds && ph_room_to_retire(h, 1) < 0)
         return PH_H_NOMEM;
     int refused = ph_refs_end(block);
     if (refused < 0)
         return refused;
-    if (h->is_told)
+    if (h->withholds)
         ph_block_retire(block);
     else
         ph_block_free(block);
@@ -156,7 +173,7 @@ int ph_free(struct ph_heap *h, uint64_t offset)
     struct ph_block block = ph_live_at(h, offset);
     if (PH_UNLIKELY(block.state != PH_B_LIVE))
         return PH_H_BAD_OFFSET;
-    if (PH_UNLIKELY(h->is_told || ph_has_refs(block.record))) {
+    if (PH_UNLIKELY(h->withholds || ph_has_refs(block.record))) {
         struct ph_block careful = block; /* so that the other one need not be in memory */
         return free_with_care(&careful);
     }
@@ -179,7 +196,7 @@ int ph_free_deferred(struct ph_heap *h, uint64_t offset)
     if (ph_room_to_retire(h, 1) < 0)
         return PH_H_NOMEM;
     ph_block_retire(&block);
-    if (!h->is_told)
+    if (!h->withholds)
         ph_release(&block);
     return 0;
 }
@@ -240,10 +257,10 @@ uint64_t ph_first_refused(struct ph_heap *h, const uint64_t *offsets, uint64_t c
 /* ph_free_many -- free a batch in which there is nothing to refuse; PH_H_NOMEM: nothing was freed. */
 int ph_free_many(struct ph_heap *h, const uint64_t *offsets, uint64_t count)
 {
-    if (h->is_told && ph_room_to_retire(h, count) < 0)
+    if (h->withholds && ph_room_to_retire(h, count) < 0)
         return PH_H_NOMEM;
     for (uint64_t i = 0, bits; i < count;) {
-        uint64_t group = h->is_told ? 1 : same_word(offsets + i, count - i, &bits);
+        uint64_t group = h->withholds ? 1 : same_word(offsets + i, count - i, &bits);
         const struct ph_unit *run = group > 1 ? run_of_group(h, offsets[i], bits) : NULL;
         if (run == NULL) {
             ph_free(h, offsets[i++]);

@@ -187,7 +187,7 @@ static int refusal_from(const struct ph_region *r, const struct ph_unit *one, ui
         return 0;
     if (one->state == PH_U_LARGE)
         return ph_refs_held(&(struct ph_block){h, (struct ph_unit *)one, unit << PH_UNIT_SHIFT, PH_B_LIVE});
-    if (one->u.packed.withheld != 0 && !h->is_told)
+    if (one->u.packed.withheld != 0 && !h->withholds)
         return PH_H_PINNED;
     for (; ph_piece_next(h, one, &at, &end); at = end) {
         int refused = ph_refs_held(&(struct ph_block){h, (struct ph_unit *)one, at << PH_GRANULE_SHIFT, PH_B_LIVE});
@@ -324,7 +324,7 @@ int ph_region_rewind(struct ph_region *r, struct ph_region_mark mark)
         return 0;
     if (ph_journal_reserve(r->arena, PH_STORES_MOST, 0) < 0)
         return PH_H_NOMEM;
-    if (r->arena->is_told && (mark.made == 0 || PH_KEPT(REWOUND)))
+    if (r->arena->withholds && (mark.made == 0 || PH_KEPT(REWOUND)))
         return retire_since(r, mark, chunk);
     if (mark.made == 0 && r->is_kept && PH_KEPT(R33)) { /* [R33] */
         uint64_t first = ph_unit_index(r->arena, r->first);

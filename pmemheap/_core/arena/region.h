@@ -35,7 +35,7 @@ int64_t ph_region_malloc_any(struct ph_region *r, uint64_t size, uint64_t align,
 static inline int64_t ph_region_bump(struct ph_region *r, uint64_t size)
 {
     struct ph_heap *h = r->arena;
-    if (PH_UNLIKELY(r->current == PH_NIL || size > PH_REGION_WHOLE || h->is_told || h->watch != NULL || ph_tape_on()))
+    if (PH_UNLIKELY(r->current == PH_NIL || size > PH_REGION_WHOLE || h->withholds || h->watch != NULL || ph_tape_on()))
         return PH_H_REFILL;
     uint64_t unit = ph_unit_index(h, r->current);
     struct ph_unit *chunk = &h->units[unit];

@@ -91,7 +91,7 @@ static void shrink_large(const struct ph_block *block, uint64_t nunits, uint64_t
     ph_large_resize(h, unit, nunits, nbytes);
     if (nunits == have)
         return;
-    if (!h->is_told) {
+    if (!h->withholds) {
         ph_give_back(h, unit + nunits, have - nunits);
         return;
     }
@@ -173,7 +173,7 @@ int64_t ph_realloc(struct ph_heap *h, uint64_t offset, uint64_t size)
     if (block.state != PH_B_LIVE)
         return PH_H_BAD_OFFSET;
     int refused = PH_UNLIKELY(ph_has_refs(block.record)) ? ph_refs_refusal(&block) : 0;
-    if (PH_UNLIKELY(h->is_told) && ph_room_to_retire(h, 1) < 0)
+    if (PH_UNLIKELY(h->withholds) && ph_room_to_retire(h, 1) < 0)
         return size <= ph_block_capacity(&block) ? (int64_t)offset : PH_H_NOMEM;
     if (ph_is_packed(&block))
         return realloc_piece(&block, size, refused);

@@ -57,6 +57,7 @@ enum ph_refusal {
     PH_L_CORRUPT = -24,
     PH_L_MANY = -25,          /* more operations than a record can have */
     PH_L_GONE = -26,          /* somebody has removed the file, cut it shorter than the heap, or written it over */
+    PH_L_EDITING = -27,       /* a transaction edits in place, or what it has edited is not home: nobody can begin to read */
     PH_L_GATED = -29,         /* another thread lets nobody commit for the moment */
     /* of a transaction */
     PH_T_OUTSIDE = -30,       /* the range does not lie inside one live block */
@@ -212,15 +213,18 @@ enum ph_rule {
     PH_SPARE_TABLES = 42,
     PH_SPARE_SYNC = 43,
     PH_REWOUND = 44,
-    PH_Q19 = 51, /* of readers of snapshots: a bit of the word for each, by its number where that bit is free */
+    PH_Q13 = 47, /* of readers of snapshots: 50 and the number, up to the last bit of a word, and some that are left */
+    PH_Q15 = 48,
+    PH_Q1 = 49,
+    PH_Q19 = 51,
     PH_Q2 = 52,
     PH_Q3 = 53,
     PH_Q4 = 54,
     PH_Q5 = 55,
     PH_Q6 = 56,
-    PH_Q1 = 57,
-    PH_Q13 = 58,
-    PH_Q15 = 59,
+    PH_Q7 = 57,
+    PH_Q8 = 58,
+    PH_Q9 = 59,
     PH_Q10 = 60,
     PH_Q11 = 61,
     PH_Q14 = 63,

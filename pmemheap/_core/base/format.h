@@ -146,6 +146,9 @@ enum ph_reader_gate {
     PH_READERS_NONE = 0,    /* the writer edits in place: nobody can read beside it */
     PH_READERS_MAY = 1,     /* it copies what a commit can reach */
     PH_READERS_STAY = 2,    /* it takes over from such a writer: nobody can begin, and who reads has copies of roots */
+    PH_READERS_LATE = 3,    /* as PH_READERS_MAY, but the log has older images of what was edited in place before */
+    PH_READERS_WAIT = 4,    /* it may edit in place: who comes has to wait before he begins */
+    PH_READERS_SHUT = 5,    /* it does at this moment */
 };
 
 /* ---------------------------------------------------------------- slots of the header tables

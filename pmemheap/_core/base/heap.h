@@ -178,12 +178,20 @@ struct ph_era {
     uint64_t freed; /* bytes that got it */
 };
 
+/* ph_lender -- who knows whether somebody may read what is freed: take -- 0: yes; else nobody does until give, which gets what take
+ * has answered. Another layer's: log/lease.c. */
+struct ph_lender {
+    int (*take)(struct ph_lender *self);
+    void (*give)(struct ph_lender *self, int taken);
+};
+
 struct ph_tags {
     struct ph_tag *items; /* a ring; its capacity is a power of two */
     uint64_t capacity, first, count;
     uint64_t awaited;     /* frees that get a tag when their record is applied; there is room for these tags */
     uint64_t bytes;       /* with a tag */
     struct ph_era *era;   /* that of the log; NULL: nothing gets a tag */
+    struct ph_lender *lender; /* of a process heap; NULL */
 };
 
 struct ph_dirty {
@@ -239,6 +247,7 @@ struct ph_heap {
     struct ph_unit *units;
     const struct ph_journal *journal; /* who is told of what bare calls change */
     uint32_t is_told;         /* of each store: as the journal says */
+    uint32_t withholds;       /* what is freed: as the journal says */
     const struct ph_watch *watch; /* who is told what becomes of its blocks; NULL: nobody */
     uint64_t first_unit, end_unit; /* none while only the data is mapped */
     uint64_t data_first, data_end; /* units whose data is mapped */

@@ -218,7 +218,7 @@ static void become_free(struct ph_heap *h, struct ph_unit *chunk, uint64_t start
 {
     if (PH_UNLIKELY(h->strategy == PH_STRATEGY_PLACED))
         ph_note_change(h, start, end_of(h, chunk, start), 1);
-    if (PH_LIKELY(h->strategy != PH_STRATEGY_RING && !h->is_told))
+    if (PH_LIKELY(h->strategy != PH_STRATEGY_RING && !h->withholds))
         merge(h, chunk, start);
     if (PH_UNLIKELY(chunk->class_index == PH_IN_GUARD && h->guard != NULL)) {
         if (chunk->u.packed.live == 0 && chunk->u.packed.withheld == 0)

@@ -37,5 +37,5 @@ uint64_t ph_withheld_bits(const struct ph_heap *h, uint64_t word)
 /* ph_room_to_retire -- room everywhere for bare calls that free `count` blocks of a power heap. */
 int ph_room_to_retire(struct ph_heap *h, uint64_t count)
 {
-    return ph_withheld_reserve(h, count) < 0 ? PH_H_NOMEM : ph_journal_reserve(h, 2 * count, count);
+    return ph_withheld_reserve(h, count) < 0 ? PH_H_NOMEM : h->journal->reserve(h, 2 * count, count);
 }

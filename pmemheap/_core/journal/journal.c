@@ -42,6 +42,7 @@ void ph_set_journal(struct ph_heap *h, enum ph_durability durability)
     else
         h->journal = &none;
     h->is_told = h->journal->is_told;
+    h->withholds = h->journal->withholds;
 }
 
 void ph_note(struct ph_heap *h, uint64_t *at, uint64_t value)

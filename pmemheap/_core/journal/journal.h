@@ -13,7 +13,8 @@ enum { PH_STORES_MOST = 2 * PH_CLASSES_MAX + PH_RUN_UNITS_MAX * PH_UNIT_WORDS + 
  * two with tags, as long as there may be readers of snapshots. */
 struct ph_journal {
     uint32_t durability; /* enum ph_durability: what a change outlives */
-    uint32_t is_told;    /* of each store before it happens, and of each free, which waits for its record [R6] */
+    uint32_t is_told;    /* of each store before it happens */
+    uint32_t withholds;  /* what is freed: it waits for a release, for its record [R6], or for those who may read it [Q3] */
     uint32_t may_move;   /* a block may move: nobody can find one of the two stores without the other */
     uint32_t repeats;    /* a word that a record has changed may be stored once more after a release of what that freed */
     uint32_t is_tagged;  /* what is freed waits on when its record is home: with a tag, until it is recycled [Q3] */

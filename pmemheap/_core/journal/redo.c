@@ -55,5 +55,5 @@ static int reserve(struct ph_heap *h, uint64_t stores, uint64_t frees)
 }
 
 const struct ph_journal ph_journal_redo = {
-    .durability = PH_POWER, .is_told = 1, .reserve = reserve, .store = store, .freed = freed,
+    .durability = PH_POWER, .is_told = 1, .withholds = 1, .reserve = reserve, .store = store, .freed = freed,
 };

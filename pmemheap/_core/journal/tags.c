@@ -115,7 +115,7 @@ static void freed(struct ph_heap *h, uint64_t offset, uint64_t nbytes)
 
 /* Nothing is released while its record is on its way home, so that no word of it is stored once more. */
 const struct ph_journal ph_journal_direct_tagged = {
-    .durability = PH_PROCESS, .is_told = 1, .is_tagged = 1, .reserve = reserve_tags, .store = store, .freed = freed,
+    .durability = PH_PROCESS, .withholds = 1, .is_tagged = 1, .reserve = reserve_tags, .store = store, .freed = freed,
 };
 
 static int reserve_both(struct ph_heap *h, uint64_t stores, uint64_t frees)
@@ -135,6 +135,6 @@ static void freed_by_record(struct ph_heap *h, uint64_t offset, uint64_t nbytes)
 }
 
 const struct ph_journal ph_journal_redo_tagged = {
-    .durability = PH_POWER, .is_told = 1, .is_tagged = 1, .reserve = reserve_both, .store = store_for_record,
+    .durability = PH_POWER, .is_told = 1, .withholds = 1, .is_tagged = 1, .reserve = reserve_both, .store = store_for_record,
     .freed = freed_by_record,
 };

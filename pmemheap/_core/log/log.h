@@ -24,6 +24,7 @@ enum {
     PH_LAYOUT_SEQ_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, layout_seq),
     PH_ERA_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, era),
     PH_FLOOR_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, floor),
+    PH_WRITER_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, writer_pid),
     PH_ROOTS_USED_AT = PH_SHARED_AT + offsetof(struct ph_shared_page, roots_used),
 };
 
@@ -41,6 +42,20 @@ enum { PH_PAGE_BYTES = 4096, PH_PAGES_SPARE = 128 }; /* spare: what one of a hun
 struct ph_pages {
     uint8_t *spare[PH_PAGES_SPARE];
     uint32_t count;
+};
+
+/* ph_lease -- how a writer that lets readers in knows that there is none: log/lease.c. Nanoseconds of ph_now. */
+struct ph_lease {
+    struct ph_lender lender; /* for calls that free blocks */
+    int32_t fd;              /* by which it looks for their locks; is_on */
+    uint8_t is_on;           /* it may look */
+    uint8_t is_editing;      /* a transaction edits in place */
+    uint32_t gate;           /* enum ph_reader_gate, as the file has it */
+    const uint32_t *pinned;  /* eras that this process has pinned */
+    uint64_t length, until;  /* of a lease; when the one that is there ends */
+    uint64_t again;          /* when it may look again, after it has found somebody */
+    uint64_t floor;          /* below which no pin can be adopted any more, since something was edited in place */
+    uint64_t edited;         /* LSN behind the last record that has edited in place */
 };
 
 struct ph_log {
@@ -69,6 +84,7 @@ struct ph_log {
     uint8_t copies;    /* there may be readers of snapshots: what a commit can reach is copied, not edited in place [Q5] */
     uint16_t arenas;   /* homes from here on are not in use */
     struct ph_era era; /* the tag of what is freed [Q3] */
+    struct ph_lease lease;
     struct ph_root_slot *roots; /* the root table as of the last commit, while it copies; NULL */
     uint64_t roots_used; /* slots from here on are free */
     uint64_t begun;                 /* transactions, since open */
@@ -84,6 +100,24 @@ void ph_log_fini(struct ph_log *log);
 
 /* ph_log_copies -- let readers in, or no more: `copies`, from `era` on. PH_L_NOMEM. Pre: all that was appended is applied. */
 int ph_log_copies(struct ph_log *log, int copies, uint64_t era);
+
+/* ph_lease_init -- there is none. Pre: the memory is zero.
+ * ph_lease_begin -- nobody reads beside this writer for now, as far as `lease` tells by what it has of fd, pins and length: it may edit in
+ * place. ph_lease_end -- it copies from now on, whoever reads. Pre: ph_lease_stop.
+ * ph_lease_take -- whether the transaction that begins to change committed bytes may edit them in place [Q7, Q8]; it does until
+ * ph_lease_give.
+ * ph_lease_rest -- open the gate if nothing is edited in place, and all that was is home.
+ * ph_lease_stop -- let no transaction edit in place until ph_lease_take finds that it may: somebody here reads. 0; PH_L_EDITING: one does,
+ * or what one has edited is not home yet.
+ * ph_lease_settle -- the tail of the log has moved: a replay may need no older images any more. */
+void ph_lease_init(struct ph_log *log);
+void ph_lease_begin(struct ph_log *log, const struct ph_lease *lease);
+void ph_lease_end(struct ph_log *log);
+int ph_lease_take(struct ph_log *log);
+void ph_lease_give(struct ph_log *log);
+void ph_lease_rest(struct ph_log *log);
+int ph_lease_stop(struct ph_log *log);
+void ph_lease_settle(struct ph_log *log);
 
 /* ph_shared_word -- a word of the shared page, which another process may be storing to.
  * ph_capture -- copy the root table of a mapped header as one commit left it: `to` has room for all slots. Returns how many are

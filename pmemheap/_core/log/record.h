@@ -1,4 +1,4 @@
-/* log/record.h -- what log.c and log_recovery.c share. */
+/* log/record.h -- what the files of the log share. */
 #ifndef PH_LOG_INTERNAL_H
 #define PH_LOG_INTERNAL_H
 

@@ -74,6 +74,7 @@ void ph_end_era(struct ph_log *log)
 void ph_tags_join(struct ph_log *log, struct ph_heap *h)
 {
     h->tags.era = log->copies ? &log->era : NULL;
+    h->tags.lender = log->copies && !log->power ? &log->lease.lender : NULL;
     ph_set_journal(h, (enum ph_durability)h->journal->durability);
 }
 

@@ -67,13 +67,13 @@ int ph_map_copy_node(const struct ph_map_build *b, struct ph_map_edit *edit, con
 /* ph_map_free_later -- free a block when the change is handed over. */
 void ph_map_free_later(struct ph_map_build *b, uint64_t offset);
 
-/* ph_map_copies -- whether what a commit can reach is copied, not edited in place: others may be reading it [Q5].
+/* ph_map_copies -- whether what a commit can reach is copied, not edited in place: others may be reading it [Q5], or may begin to [Q7].
  * ph_map_renew -- let the first `count` nodes of a path be nodes that the transaction has made: copies of those that are
  * not. 0, or a failure with nothing changed; the change that is being built begins anew.
  * ph_map_own -- the same, if that is so. */
 static inline int ph_map_copies(const struct ph_map_build *b)
 {
-    return b->tx->log->copies && PH_KEPT(Q5);
+    return b->tx->log->copies && PH_KEPT(Q5) && !ph_tx_edits(b->tx);
 }
 int ph_map_renew(struct ph_map_build *b, struct ph_map_cursor *cursor, uint32_t count);
 static inline int ph_map_own(struct ph_map_build *b, struct ph_map_cursor *cursor, uint32_t count)

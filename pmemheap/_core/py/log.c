@@ -82,7 +82,7 @@ DOOR(chain_at, log_object, 1, number(ph_log_chain_at(&self->log, n[0])))
 DOOR(freeze, log_object, 1, self->log.frozen = n[0] != 0, done())
 
 /* The superblock with this tail is durable: the space before it is free [R2]. */
-DOOR(set_tail, log_object, 1, self->log.tail = n[0], done())
+DOOR(set_tail, log_object, 1, self->log.tail = n[0], ph_lease_settle(&self->log), done())
 
 /* How far the ring has blocks of the file system, as an LSN; 0: it has all. */
 DOOR(set_limit, log_object, 1, self->log.limit = n[0], done())
@@ -285,6 +285,7 @@ static PyObject *log_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     if (self == NULL)
         return NULL;
     self->log.fd = -1;
+    ph_lease_init(&self->log);
     ph_pace_set(&self->pace, UINT64_MAX);
     self->syncing = PyThread_allocate_lock();
     self->writer = PyThread_allocate_lock();
@@ -299,6 +300,7 @@ static void log_dealloc(PyObject *object)
 {
     struct log_object *self = (struct log_object *)object;
 
+    ph_forget_pins(self);
     if (self->syncing != NULL)
         PyThread_free_lock(self->syncing);
     if (self->writer != NULL)
@@ -358,7 +360,7 @@ static PyType_Spec log_spec = {
 int ph_add_log_type(PyObject *module)
 {
     static PyMethodDef methods[48];
-    const PyMethodDef *const tables[] = {log_methods, ph_log_transaction_methods, NULL};
+    const PyMethodDef *const tables[] = {log_methods, ph_log_transaction_methods, ph_log_lease_methods, NULL};
 
     log_slots[3].pfunc = ph_join_methods(methods, tables);
     if (ph_add_type(module, "LogCore", &log_spec) < 0)

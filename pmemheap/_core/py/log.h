@@ -25,6 +25,7 @@ struct log_object {
     struct ph_tx spare;         /* memory of one that has ended, for the next */
     int gate;                   /* what a thread that wants the heap as it is lets nobody do meanwhile */
     struct ph_pace pace;
+    PyObject *pins;             /* Pins of this process, while the writer that it is lets readers in; NULL */
 };
 
 /* ph_log_sync -- wait until everything before `lsn` is durable and applied; 0, PH_L_DEAD or a negated errno. Lets the
@@ -44,6 +45,9 @@ PyObject *ph_tx_current(const struct log_object *log);
 PyObject *ph_tx_list(const struct log_object *log);
 PyObject *ph_tx_begun(const struct log_object *log);
 extern PyMethodDef ph_log_transaction_methods[];
+extern PyMethodDef ph_log_lease_methods[];
+/* ph_forget_pins -- edits in place have ended for good: the log knows nothing of who reads. */
+void ph_forget_pins(struct log_object *self);
 int ph_tx_is_open(const struct log_object *log);
 int ph_tx_writes_here(const struct log_object *log);
 

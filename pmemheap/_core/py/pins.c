@@ -97,7 +97,7 @@ struct pin_object *ph_pin_era(struct pins_object *pins, uint64_t era, PyObject *
     *failed = 0;
     if (self == NULL)
         return NULL;
-    *failed = take(pins, era);
+    *failed = pins->log != NULL && ph_lease_stop(pins->log) < 0 ? -EBUSY : take(pins, era);
     if (*failed < 0) {
         Py_DECREF((PyObject *)self);
         return NULL;

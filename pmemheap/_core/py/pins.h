@@ -9,6 +9,7 @@ struct pinned_era {
 
 struct pins_object {
     PyObject_HEAD
+    struct ph_log *log;      /* of the writer that this process is; NULL */
     uint64_t file;           /* number of the file whose locks tell other processes; 0: nobody has to know */
     uint64_t process;
     const uint8_t *header;   /* mapped header of the heap; NULL: nobody changes it */

@@ -100,6 +100,8 @@ int ph_tx_stores_at_once(const struct ph_tx *tx, const struct ph_tx_block *fresh
 void ph_tx_drop_snapshots(struct ph_tx *tx, uint64_t count);
 void ph_tx_drop_writes(struct ph_tx *tx, uint64_t count);
 void ph_tx_close_undo(struct ph_tx *tx);
+/* ph_tx_end_edits -- it edits in place no more. */
+void ph_tx_end_edits(struct ph_tx *tx);
 /* ph_tx_changes -- whether the transaction, which is the only one that changes committed bytes, changes the live block at `offset`. */
 int ph_tx_changes(const struct ph_tx *tx, uint64_t offset);
 

@@ -5,16 +5,18 @@
  *
  * A block of up to 64 bytes that a root names is read as of a commit: each commit that changes it, or the root, makes a copy
  * of it anew, names that in the slot and frees the one before. So what containers have changed in place, headers and counts,
- * stays where it is, and what a reader follows from the roots that it has captured never changes [Q5]. */
+ * stays where it is, and what a reader follows from the roots that it has captured never changes [Q5]. A transaction that
+ * edits in place, since nobody reads, brings the copy up to date where it is: the slot stays as it was. */
 #include <string.h>
 
 #include "base/crc32c.h"
 #include "tx/internal.h"
 
-/* A root that changes, or the block that it names: where in what is told its slot lies. */
+/* A root that changes, or the block that it names: where in what is told its slot lies; PH_NOT_TOLD: the slot stays. */
 struct named {
     uint64_t index, at;
 };
+#define PH_NOT_TOLD UINT64_MAX
 
 static struct named *named_of(const struct ph_tx *tx)
 {
@@ -62,41 +64,67 @@ static int is_named(const struct ph_tx *tx, uint64_t index)
     return 0;
 }
 
-/* Add operations for the slots whose blocks the transaction changes. */
-static int name_changed(struct ph_tx *tx)
+/* Add an operation for a slot whose block the transaction changes. */
+static int tell(struct ph_tx *tx, uint64_t index, const struct ph_root_slot *slot)
 {
-    const struct ph_log *log = tx->log;
-    if (tx->writes.count + tx->snapshots.count == 0)
-        return 0;
-    for (uint64_t i = 0; i < log->roots_used; i++) {
-        const struct ph_root_slot *slot = &log->roots[i];
-        if (slot->name_length == 0 || !ph_tx_changes(tx, slot->off) || is_named(tx, i))
-            continue;
-        struct ph_op op = {.type = PH_OP_META, .flags = PH_TABLE_ROOTS, .len = sizeof *slot, .off = i * sizeof *slot};
-        if (ph_list_room(&tx->told, sizeof op + sizeof *slot, 1) < 0 || name(tx, i, tx->told.count + sizeof op) < 0)
-            return PH_L_NOMEM;
-        memcpy(told_of(tx) + tx->told.count, &op, sizeof op);
-        memcpy(told_of(tx) + tx->told.count + sizeof op, slot, sizeof *slot);
-        tx->told.count += sizeof op + sizeof *slot;
-    }
+    struct ph_op op = {.type = PH_OP_META, .flags = PH_TABLE_ROOTS, .len = sizeof *slot, .off = index * sizeof *slot};
+    if (ph_list_room(&tx->told, sizeof op + sizeof *slot, 1) < 0 || name(tx, index, tx->told.count + sizeof op) < 0)
+        return PH_L_NOMEM;
+    memcpy(told_of(tx) + tx->told.count, &op, sizeof op);
+    memcpy(told_of(tx) + tx->told.count + sizeof op, slot, sizeof *slot);
+    tx->told.count += sizeof op + sizeof *slot;
+    tx->told_ops++;
     return 0;
 }
 
-/* A copy of the block at an offset as the transaction leaves it; 0: it is too large for one, or there is none. */
-static int64_t copy_block(struct ph_tx *tx, uint64_t offset)
+/* Name the slots whose blocks the transaction changes. */
+static int name_changed(struct ph_tx *tx)
+{
+    const struct ph_log *log = tx->log;
+    int failed = 0;
+    if (tx->writes.count + tx->snapshots.count == 0)
+        return 0;
+    for (uint64_t i = 0; failed == 0 && i < log->roots_used; i++) {
+        const struct ph_root_slot *slot = &log->roots[i];
+        if (slot->name_length == 0 || !ph_tx_changes(tx, slot->off) || is_named(tx, i))
+            continue;
+        failed = tx->edits == PH_TX_EDITS && slot->copy != 0 ? name(tx, i, PH_NOT_TOLD) : tell(tx, i, slot);
+    }
+    return failed;
+}
+
+/* The bytes of the block at an offset as the transaction leaves it: how many; 0: too many for a copy, or there is none. */
+static uint64_t read_block(const struct ph_tx *tx, uint64_t offset, uint8_t bytes[PH_ROOT_COPY])
 {
     struct ph_block block = ph_resolve(tx->log, offset);
-    uint8_t bytes[PH_ROOT_COPY] = {0};
     uint64_t nbytes = ph_is_visible(&block) ? ph_block_capacity(&block) : 0;
-    if (nbytes == 0 || nbytes > sizeof bytes)
+    if (nbytes == 0 || nbytes > PH_ROOT_COPY)
+        return 0;
+    memset(bytes, 0, PH_ROOT_COPY);
+    memcpy(bytes, block.arena->data + block.offset, nbytes);
+    ph_tx_overlay(tx, offset, nbytes, bytes);
+    return nbytes;
+}
+
+/* A copy of such a block; 0: there can be none. */
+static int64_t copy_block(struct ph_tx *tx, uint64_t offset)
+{
+    uint8_t bytes[PH_ROOT_COPY];
+    if (read_block(tx, offset, bytes) == 0)
         return 0;
     int64_t copy = ph_tx_malloc(tx, 0, sizeof bytes, PH_GRANULE);
     if (copy < 0)
         return copy;
-    memcpy(bytes, block.arena->data + block.offset, nbytes);
-    ph_tx_overlay(tx, offset, nbytes, bytes);
     int failed = ph_tx_write(tx, (uint64_t)copy, bytes, sizeof bytes);
     return failed < 0 ? failed : copy;
+}
+
+/* Bring a copy up to date where it is. */
+static int refresh_copy(struct ph_tx *tx, const struct ph_root_slot *slot)
+{
+    uint8_t bytes[PH_ROOT_COPY];
+    uint64_t nbytes = read_block(tx, slot->off, bytes);
+    return nbytes == 0 ? 0 : ph_tx_write(tx, slot->copy, bytes, nbytes);
 }
 
 /* Let a slot that is told of name a copy of its own. */
@@ -104,6 +132,8 @@ static int renew_copy(struct ph_tx *tx, const struct named *named)
 {
     struct ph_root_slot slot;
     uint64_t before = tx->log->roots[named->index].copy;
+    if (named->at == PH_NOT_TOLD)
+        return refresh_copy(tx, &tx->log->roots[named->index]);
     if (before != 0)
         ph_tx_free_deferred(tx, before); /* refused: somebody else has freed it */
     memcpy(&slot, told_of(tx) + named->at, sizeof slot);
@@ -148,11 +178,10 @@ int ph_tx_copy_roots(struct ph_tx *tx, const void *others, uint64_t length, uint
     if (length != 0)
         memcpy(told_of(tx), others, length);
     tx->told.count = length;
+    tx->told_ops = count;
     int failed = name_given(tx, count);
-    uint64_t given = tx->named.count;
     if (failed < 0 || (failed = name_changed(tx)) < 0)
         return failed;
-    tx->told_ops = (uint16_t)(count + (tx->named.count - given));
     use_slots(tx);
     if (ph_tx_savepoint(tx) < 0)
         return PH_L_NOMEM;
@@ -180,6 +209,8 @@ void ph_tx_keep_copies(struct ph_tx *tx)
     struct ph_log *log = tx->log;
     for (uint64_t i = 0; i < tx->named.count; i++) {
         const struct named *one = &named_of(tx)[i];
+        if (one->at == PH_NOT_TOLD)
+            continue;
         memcpy(&log->roots[one->index], told_of(tx) + one->at, sizeof *log->roots);
     }
     tx->kept.count = ph_savepoints(tx)[--tx->savepoints.count].kept;

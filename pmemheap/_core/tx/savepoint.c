@@ -120,4 +120,5 @@ void ph_tx_abort(struct ph_tx *tx)
     drop_beyond(tx, &start);
     tx->savepoints.count = tx->kept.count = 0;
     ph_tx_close_undo(tx);
+    ph_tx_end_edits(tx);
 }

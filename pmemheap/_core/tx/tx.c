@@ -20,8 +20,16 @@ void ph_tx_init(struct ph_tx *tx, struct ph_log *log)
     tx->number = ++log->begun;
 }
 
+void ph_tx_end_edits(struct ph_tx *tx)
+{
+    if (tx->edits == PH_TX_EDITS)
+        ph_lease_give(tx->log);
+    tx->edits = PH_TX_UNDECIDED;
+}
+
 void ph_tx_fini(struct ph_tx *tx)
 {
+    ph_tx_end_edits(tx);
     struct ph_tx_list *lists[] = {&tx->fresh, &tx->index, &tx->frees, &tx->writes, &tx->snapshots,
                                   &tx->savepoints, &tx->kept, &tx->words, &tx->told, &tx->named};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
@@ -50,6 +58,7 @@ void ph_tx_restart(struct ph_tx *tx)
     tx->savepoints.count = tx->kept.count = tx->told.count = tx->named.count = 0;
     tx->copies_from = UINT64_MAX;
     tx->used = tx->fresh_bytes = tx->long_bytes = tx->fresh_changes = tx->fresh_durable = tx->rollbacks = 0;
+    ph_tx_end_edits(tx);
     tx->images.has_strays = 0;
     tx->told_ops = 0;
     tx->txid = 0;

@@ -21,6 +21,12 @@ enum {
     PH_TX_GONE = 2,      /* given back for good */
 };
 
+enum {
+    PH_TX_UNDECIDED = 0,
+    PH_TX_COPIES = 1, /* it copies it, where there may be readers of snapshots */
+    PH_TX_EDITS = 2,  /* it edits it in place, under a lease */
+};
+
 struct ph_tx_bytes {
     uint64_t offset, nbytes;
     uint64_t at;   /* where the bytes lie in the buffer */
@@ -71,6 +77,7 @@ struct ph_tx {
     uint64_t resets;             /* how often a note of its pages went void: an image was dropped, or a savepoint was made or released,
                                   * after which stores may be collected that were not, and the other way round */
     uint32_t txid;
+    uint8_t edits;               /* how it changes what a commit can reach: enum below */
     uint8_t is_brief;            /* nothing else runs before it ends: the blocks that it changes and frees need no pins */
 };
 
@@ -82,6 +89,15 @@ struct ph_tx_savepoint {
 static inline int ph_tx_fresh_is_durable(const struct ph_tx *tx)
 {
     return tx->fresh_durable == tx->fresh_changes;
+}
+
+/* ph_tx_edits -- whether what a commit can reach may be edited in place though there may be readers: nobody reads [Q7]. It stays so
+ * until the transaction ends. */
+static inline int ph_tx_edits(struct ph_tx *tx)
+{
+    if (tx->edits == PH_TX_UNDECIDED)
+        tx->edits = ph_lease_take(tx->log) ? PH_TX_EDITS : PH_TX_COPIES;
+    return tx->edits == PH_TX_EDITS;
 }
 
 void ph_tx_init(struct ph_tx *tx, struct ph_log *log);

@@ -1,0 +1,158 @@
+/* log/lease.c -- a writer that lets readers in edits in place as long as nobody reads [Q7, Q8].
+ *
+ *              a look finds nobody              begins to edit
+ *     MAY, LATE ──────────────────┐       ┌──── SHUT <─────┐
+ *        ^                        └──> SHUT ──> WAIT ──────┘
+ *        │                                        │  all is home
+ *        └────────────────────────────────────────┘
+ *          a look finds somebody; somebody in this process begins to read
+ *
+ * A reader has its lock before it reads the gate. Copies are made: it may begin. Else it waits for two leases, and then as
+ * long as the gate is shut. A lease is shorter, and is counted from before the look that found nobody: what the writer
+ * begins to edit when the reader may begin, it edits after a look that finds the reader's lock. So the gate is shut before
+ * the clock is read, and before the look. A look also raises the floor: a snapshot of before, which nobody has pinned any more,
+ * cannot be adopted.
+ *
+ * What is freed has its tags all the time, but for what a bare free of a process heap frees under a lease. */
+#include <stddef.h>
+
+#include "base/checked.h"
+#include "log/record.h"
+
+enum { PH_LEASES_BETWEEN = 10 }; /* two looks, after one that has found somebody */
+
+static uint64_t *word_of(const struct ph_log *log, uint32_t at)
+{
+    return (uint64_t *)(log->header + at);
+}
+
+static void put_gate(struct ph_log *log, uint32_t gate)
+{
+    if (log->lease.gate == gate || log->header == NULL)
+        return;
+    uint64_t *word = word_of(log, PH_WRITER_AT);
+    log->lease.gate = gate;
+    ph_put_word(word, (*word & UINT32_MAX) | (uint64_t)gate << 32);
+    __atomic_thread_fence(__ATOMIC_RELEASE); /* what is edited comes after it */
+}
+
+/* No replay that a next writer does stores an older image of what readers see: a process heap has it all home. */
+static uint32_t gate_to_copy(const struct ph_log *log)
+{
+    return log->power && log->tail < log->lease.edited ? PH_READERS_LATE : PH_READERS_MAY;
+}
+
+static int is_read(const struct ph_lease *lease)
+{
+    return ph_find_lock(lease->fd, PH_LOCK_READER_AT, 0) != INT64_MAX; /* a failure: nobody knows */
+}
+
+/* Whether nobody reads, nor can adopt what somebody has read: the second look says so, the first one spares readers an era. */
+static int look(struct ph_log *log, uint64_t now)
+{
+    struct ph_lease *lease = &log->lease;
+    uint64_t floor = *word_of(log, PH_FLOOR_AT);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the gate is shut before it */
+    int is_somebody = is_read(lease);
+    if (!is_somebody) {
+        ph_set_era(log, log->era.now + 1);
+        ph_put_word(word_of(log, PH_ERA_AT), log->era.now);
+        ph_put_word(word_of(log, PH_FLOOR_AT), log->era.now);
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        is_somebody = is_read(lease);
+    }
+    if (!is_somebody) {
+        lease->until = now + lease->length;
+        lease->floor = log->era.now;
+        return 1;
+    }
+    ph_put_word(word_of(log, PH_FLOOR_AT), floor);
+    lease->again = now + PH_LEASES_BETWEEN * lease->length;
+    put_gate(log, gate_to_copy(log));
+    return 0;
+}
+
+/* A call that frees edits as a transaction does, beside one that may be editing already. */
+enum { PH_TAKEN = 1, PH_TAKEN_BEFORE = 2 };
+
+static struct ph_log *log_of(struct ph_lender *lender)
+{
+    return (struct ph_log *)((uint8_t *)lender - offsetof(struct ph_log, lease.lender));
+}
+
+static int lend(struct ph_lender *lender)
+{
+    struct ph_log *log = log_of(lender);
+    if (log->lease.gate == PH_READERS_SHUT)
+        return PH_TAKEN_BEFORE;
+    return ph_lease_take(log) ? PH_TAKEN : 0;
+}
+
+static void take_back(struct ph_lender *lender, int taken)
+{
+    if (taken == PH_TAKEN)
+        ph_lease_give(log_of(lender));
+}
+
+void ph_lease_init(struct ph_log *log)
+{
+    log->lease.lender = (struct ph_lender){.take = lend, .give = take_back};
+}
+
+void ph_lease_begin(struct ph_log *log, const struct ph_lease *lease)
+{
+    log->lease = *lease;
+    log->lease.gate = PH_READERS_MAY;
+    ph_lease_init(log);
+}
+
+void ph_lease_end(struct ph_log *log)
+{
+    log->lease.is_on = 0;
+    log->lease.gate = PH_READERS_NONE;
+}
+
+int ph_lease_take(struct ph_log *log)
+{
+    struct ph_lease *lease = &log->lease;
+    int copies = lease->gate == PH_READERS_MAY || lease->gate == PH_READERS_LATE;
+    if (!lease->is_on || log->header == NULL || *lease->pinned != 0 || (copies && ph_now() < lease->again))
+        return 0;
+    if (lease->gate != PH_READERS_SHUT) { /* else nobody could begin since it was shut */
+        if (PH_KEPT(Q8))
+            put_gate(log, PH_READERS_SHUT);
+        uint64_t now = ph_now();
+        if ((copies || (now >= lease->until && PH_KEPT(Q7))) && !look(log, now))
+            return 0;
+    }
+    lease->is_editing = 1;
+    return 1;
+}
+
+void ph_lease_give(struct ph_log *log)
+{
+    log->lease.is_editing = 0;
+    ph_lease_rest(log);
+}
+
+void ph_lease_rest(struct ph_log *log)
+{
+    struct ph_lease *lease = &log->lease;
+    if (lease->gate == PH_READERS_SHUT && !lease->is_editing && log->applied >= lease->edited)
+        put_gate(log, PH_READERS_WAIT);
+}
+
+int ph_lease_stop(struct ph_log *log)
+{
+    if (log->lease.gate == PH_READERS_SHUT)
+        return PH_L_EDITING;
+    if (log->lease.gate == PH_READERS_WAIT)
+        put_gate(log, gate_to_copy(log));
+    return 0;
+}
+
+void ph_lease_settle(struct ph_log *log)
+{
+    if (log->lease.gate == PH_READERS_LATE)
+        put_gate(log, gate_to_copy(log));
+}
