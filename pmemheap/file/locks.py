@@ -71,8 +71,8 @@ def become_follower(fd: int) -> None:
     native.lock_byte(fd, layout.LOCK_READER, Lock.NONE)
 
 
-def follow(fd: int, timeout: float) -> bool:
-    """Become a reader: one that follows if there is a writer that lets readers in.
+def follow(fd: int, name: str, timeout: float) -> bool:
+    """Become a reader of the heap file `name`: one that follows if its writer lets readers in.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def follow(fd: int, timeout: float) -> bool:
         is_written = has_writer(fd)
         if is_written and lets_readers_in(fd):
             become_follower(fd)
-            if _may_begin(fd, until):
+            if _may_begin(fd, name, until):
                 return True
             native.lock_byte(fd, layout.LOCK_FOLLOWER, Lock.NONE)
             continue
@@ -106,7 +106,7 @@ def follow(fd: int, timeout: float) -> bool:
         time.sleep(_PAUSE)
 
 
-def _may_begin(fd: int, until: float) -> bool:
+def _may_begin(fd: int, name: str, until: float) -> bool:
     """Wait until the writer copies what a follower may read; False if it has gone meanwhile.
 
     It finds the lock of the follower when its lease ends [Q9].
@@ -118,8 +118,9 @@ def _may_begin(fd: int, until: float) -> bool:
         if time.monotonic() > until:
             native.lock_byte(fd, layout.LOCK_FOLLOWER, Lock.NONE)
             raise HeapBusyError(
-                f"a transaction that ends expected, process {holder(fd)} has one open that edits "
-                "in place what a reader would see"
+                f"heap file {name!r}: a transaction that ends expected, process {holder(fd)} has "
+                "one open that edits in place what a reader would see",
+                filename=name,
             )
         native.tape_wait()
         time.sleep(_PAUSE)

@@ -285,7 +285,7 @@ def _lock(medium: FileMedium, *, beside: bool, follow: bool, timeout: float) -> 
     if not medium.readonly:
         locks.require_writer(medium.lock_fd, medium.name)
         return
-    if follow and locks.follow(medium.lock_fd, timeout):
+    if follow and locks.follow(medium.lock_fd, medium.name, timeout):
         medium.beside = medium.follows = True
         return
     locks.become_reader(medium.lock_fd)
