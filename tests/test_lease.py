@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import subprocess
 import sys
@@ -9,15 +10,25 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from reader_world import DURABILITIES, Reader
 
 import pmemheap
-from pmemheap import Heap, HeapBusyError, SnapshotGoneError, UsageError
+from pmemheap import (
+    DurabilityError,
+    Heap,
+    HeapBusyError,
+    SnapshotGoneError,
+    Transaction,
+    UsageError,
+    native,
+)
 from pmemheap.containers import SortedMap
 from pmemheap.file import locks, takingover
+from pmemheap.heap import readers
 from pmemheap.heap.space import space_of
 from pmemheap.native.gate import ReaderGate
 
@@ -106,6 +117,28 @@ def test_a_copy_of_a_header_is_as_the_header(heap: Heap, table: SortedMap) -> No
             del table[b"%d" % (number // 3)]
     with Reader(path_of(heap)) as reader:
         assert reader("dict(SortedMap(snap, 'table').items())") == dict(table.items())
+
+
+def test_a_lazy_commit_of_new_blocks_alone_leaves_the_gate_open(heap: Heap) -> None:
+    """Nobody waits for a sync that nobody asks for."""
+    made = SortedMap(heap, "new")
+    with heap.transaction(durable=False):
+        made[b"k"] = b"v"
+    assert gate(heap) in {ReaderGate.WAIT, ReaderGate.MAY}
+    with heap.read() as snap:
+        assert SortedMap(snap, "table")[b"k"] == b"first"
+
+
+def test_a_copy_that_somebody_has_freed_is_made_anew(heap: Heap, table: SortedMap) -> None:
+    with heap.read() as snap:
+        copy = snap.place("table")
+    assert copy is not None
+    time.sleep(PAUSE)
+    assert edits(table)
+    heap.free(copy)
+    table[b"k"] = b"after"
+    with heap.read() as snap:
+        assert SortedMap(snap, "table")[b"k"] == b"after"
 
 
 # ---------------------------------------------------------------- somebody reads
@@ -211,6 +244,67 @@ def test_a_snapshot_waits_for_a_transaction_of_another_thread(heap: Heap, table:
         changed.result()
         with begun.result() as snap:
             assert SortedMap(snap, "table")[b"k"] == b"whole"
+
+
+def test_a_snapshot_comes_to_its_turn_beside_a_thread_that_never_rests(
+    heap: Heap, table: SortedMap
+) -> None:
+    """A power heap lets the interpreter go only while it syncs, and then the gate is shut."""
+    must_end = threading.Event()
+
+    def change() -> None:
+        while not must_end.is_set():
+            table[b"k"] = b"again"
+
+    with ThreadPoolExecutor(1) as pool:
+        changed = pool.submit(change)
+        try:
+            for _ in range(3):
+                with heap.read() as snap:
+                    assert SortedMap(snap, "table")[b"k"] in {b"first", b"again"}
+                time.sleep(PAUSE)
+        finally:
+            must_end.set()
+        changed.result()
+
+
+def test_a_snapshot_after_a_failed_sync_shows_what_is_home(tmp_path: Path) -> None:
+    heap = Heap.create(tmp_path / "a.heap", durability="power", readers=True)
+    table = SortedMap(heap, "table")
+    table[b"k"] = b"first"
+    for number in range(1, 20):
+        assert edits(table, b"second")
+        try:
+            with native.faults(number, errno.EIO):
+                table[b"k"] = b"third"
+        except DurabilityError:
+            break
+    else:
+        pytest.fail("a sync expected")
+    with heap.read() as snap:
+        assert SortedMap(snap, "table")[b"k"] == b"second"
+    with suppress(DurabilityError):
+        heap.close()
+
+
+def test_a_snapshot_does_not_wait_for_ever_for_a_thread_that_has_gone(
+    heap: Heap, table: SortedMap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "PATIENCE", 0.1)
+    left: list[Transaction] = []
+
+    def leave() -> None:
+        left.append(heap.transaction())
+        table[b"k"] = b"half"
+
+    thread = threading.Thread(target=leave)
+    thread.start()
+    thread.join()
+    with pytest.raises(HeapBusyError, match="one of another thread has edited in place"):
+        heap.read()
+    left.clear()
+    with heap.read() as snap:
+        assert SortedMap(snap, "table")[b"k"] == b"first"
 
 
 # ---------------------------------------------------------------- ends

@@ -124,7 +124,7 @@ def _may_begin(fd: int, name: str, until: float) -> bool:
             )
         native.tape_wait()
         time.sleep(_PAUSE)
-    return has_writer(fd) and gate in _BESIDE
+    return gate != ReaderGate.SHUT and gate in _BESIDE and has_writer(fd)
 
 
 def has_writer(fd: int) -> bool:

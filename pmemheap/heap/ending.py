@@ -161,6 +161,7 @@ def let_go(space: Space) -> None:
     has_views = shared.is_viewed()
     if space.core.state != State.CLOSED:
         shared.log.abort_all()
+        shared.log._stop_edits()  # private: no call of users
         with suppress(DurabilityError):
             shared.end_log()
         shared.set_states(State.CLOSED)
@@ -192,6 +193,7 @@ def _rest_locked(space: Space, file: FileMedium) -> None:
     if space.core.state > State.CLEAN or file.is_clean:
         return
     shared.log.abort_all()
+    shared.log._stop_edits()  # private: no call of users
     with suppress(DurabilityError):  # the call that met it first has raised it
         if file.in_doubt:
             shared.rebuild()

@@ -27,6 +27,7 @@ from pmemheap.file.filemedium import FileMedium
 from pmemheap.file.following import captured, follow_layout, wait_for_commit
 from pmemheap.file.headerfile import stored_word
 from pmemheap.file.pins import Pin, Pins
+from pmemheap.heap.gate import PATIENCE
 from pmemheap.heap.holding import Ages
 from pmemheap.heap.shared import Shared
 from pmemheap.heap.space import Space, space_of
@@ -125,9 +126,13 @@ def dismiss(heap: Heap) -> None:
     if file is None or shared.pins is None:
         return
     space = space_of(heap)
-    _end_edits(space)
-    shared.log._end_lease()  # private: no call of users
+    try:
+        _end_edits(space, shared.log._end_lease)  # private: no call of users
+    except HeapBusyError:  # of a transaction, at which the heap does not close
+        return
     file.header.store_word("gate", ReaderGate.NONE)
+    if shared.log._is_dead():  # private: no call of users
+        return
     if locks.has_readers(file.lock_fd):
         if shared.is_power and shared.redo is not None:  # no replay stores what was edited in place
             space.serve(shared.redo.checkpoint)
@@ -208,20 +213,32 @@ def recycle_if_worth(shared: Shared, heap_bytes: int) -> int:
     return 0
 
 
-def _end_edits(space: Space) -> None:
-    """Let the writer, which is this process, copy what a snapshot may show, until it finds nobody.
+def _end_edits(space: Space, end: Callable[[], int]) -> None:
+    """Let the writer, which is this process, copy what a snapshot may show.
+
+    Parameters
+    ----------
+    end : callable
+        Does it, with 0, or says that something is being edited.
 
     Raises
     ------
     UsageError
         A transaction of this thread edits in place what the snapshot would show.
+    HeapBusyError
+        One of another thread does, for 5 seconds.
     """
-    shared = space.shared
-    while not shared.log._is_dead() and shared.log._stop_edits() < 0:  # private: no call of users
-        if shared.log.is_writer():
+    until = time.monotonic() + PATIENCE
+    while end() < 0:
+        if space.shared.log.is_writer():
             raise UsageError(
                 f"{space.name}: no open transaction of this thread expected that has edited in "
                 "place what a snapshot is to show"
+            )
+        if time.monotonic() > until:
+            raise HeapBusyError(
+                f"{space.name}: a transaction that ends expected, one of another thread has edited "
+                f"in place what a snapshot is to show, and is open for {PATIENCE:g} s"
             )
         native.tape_wait()
         time.sleep(_PAUSE)
@@ -243,7 +260,7 @@ def begin(heap: Heap, let_go: Callable[[], object]) -> tuple[Pin, int, bytes]:
     UsageError
         The heap is open to be changed, and not for readers.
     HeapBusyError
-        The writer stays in the middle of a commit.
+        The writer stays in the middle of a commit, or of a transaction that edits in place.
     """
     space = space_of(heap)
     space.require()
@@ -351,7 +368,7 @@ def _pinned(space: Space, pin: Callable[[], Pin]) -> Pin:
 def _pinned_here(space: Space, pin: Callable[[], Pin]) -> Pin:
     """Do the same in the writer's process."""
     while True:
-        _end_edits(space)
+        _end_edits(space, space.shared.log._stop_edits)  # private: no call of users
         try:
             return pin()
         except OSError as error:  # another thread edits by now

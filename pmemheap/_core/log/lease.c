@@ -28,7 +28,7 @@ static uint64_t *word_of(const struct ph_log *log, uint32_t at)
 
 static void put_gate(struct ph_log *log, uint32_t gate)
 {
-    if (log->lease.gate == gate || log->header == NULL)
+    if (log->lease.gate == gate || log->header == NULL || log->lost)
         return;
     uint64_t *word = word_of(log, PH_WRITER_AT);
     log->lease.gate = gate;
@@ -47,28 +47,41 @@ static int is_read(const struct ph_lease *lease)
     return ph_find_lock(lease->fd, PH_LOCK_READER_AT, 0) != INT64_MAX; /* a failure: nobody knows */
 }
 
-/* Whether nobody reads, nor can adopt what somebody has read: the second look says so, the first one spares readers an era. */
+/* After somebody was found. */
+static void copy_for_a_while(struct ph_log *log, uint64_t now)
+{
+    log->lease.again = now + PH_LEASES_BETWEEN * log->lease.length;
+    put_gate(log, gate_to_copy(log));
+}
+
+/* Whether nobody reads, nor can adopt what somebody has read. The gate is shut. */
 static int look(struct ph_log *log, uint64_t now)
 {
     struct ph_lease *lease = &log->lease;
     uint64_t floor = *word_of(log, PH_FLOOR_AT);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the gate is shut before it */
-    int is_somebody = is_read(lease);
-    if (!is_somebody) {
-        ph_set_era(log, log->era.now + 1);
-        ph_put_word(word_of(log, PH_ERA_AT), log->era.now);
-        ph_put_word(word_of(log, PH_FLOOR_AT), log->era.now);
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
-        is_somebody = is_read(lease);
+    ph_set_era(log, log->era.now + 1);
+    ph_put_word(word_of(log, PH_ERA_AT), log->era.now);
+    ph_put_word(word_of(log, PH_FLOOR_AT), log->era.now);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (is_read(lease)) {
+        ph_put_word(word_of(log, PH_FLOOR_AT), floor);
+        copy_for_a_while(log, now);
+        return 0;
     }
-    if (!is_somebody) {
-        lease->until = now + lease->length;
-        lease->floor = log->era.now;
+    lease->until = now + lease->length;
+    lease->floor = log->era.now;
+    return 1;
+}
+
+/* Whether there is no reason to go on copying: a look that disturbs nobody. */
+static int may_stop_to_copy(struct ph_log *log)
+{
+    uint64_t now = ph_now();
+    if (now < log->lease.again)
+        return 0;
+    if (!is_read(&log->lease))
         return 1;
-    }
-    ph_put_word(word_of(log, PH_FLOOR_AT), floor);
-    lease->again = now + PH_LEASES_BETWEEN * lease->length;
-    put_gate(log, gate_to_copy(log));
+    copy_for_a_while(log, now);
     return 0;
 }
 
@@ -106,17 +119,21 @@ void ph_lease_begin(struct ph_log *log, const struct ph_lease *lease)
     ph_lease_init(log);
 }
 
-void ph_lease_end(struct ph_log *log)
+int ph_lease_end(struct ph_log *log)
 {
+    int failed = ph_lease_stop(log);
+    if (failed < 0)
+        return failed;
     log->lease.is_on = 0;
     log->lease.gate = PH_READERS_NONE;
+    return 0;
 }
 
 int ph_lease_take(struct ph_log *log)
 {
     struct ph_lease *lease = &log->lease;
     int copies = lease->gate == PH_READERS_MAY || lease->gate == PH_READERS_LATE;
-    if (!lease->is_on || log->header == NULL || *lease->pinned != 0 || (copies && ph_now() < lease->again))
+    if (!lease->is_on || log->header == NULL || *lease->pinned != 0 || (copies && !may_stop_to_copy(log)))
         return 0;
     if (lease->gate != PH_READERS_SHUT) { /* else nobody could begin since it was shut */
         if (PH_KEPT(Q8))
@@ -138,15 +155,24 @@ void ph_lease_give(struct ph_log *log)
 void ph_lease_rest(struct ph_log *log)
 {
     struct ph_lease *lease = &log->lease;
-    if (lease->gate == PH_READERS_SHUT && !lease->is_editing && log->applied >= lease->edited)
+    if (lease->gate != PH_READERS_SHUT || lease->is_editing || log->applied < lease->edited)
+        return;
+    if (PH_LIKELY(!lease->is_wanted))
         put_gate(log, PH_READERS_WAIT);
+    else
+        copy_for_a_while(log, ph_now());
+    lease->is_wanted = 0;
 }
 
 int ph_lease_stop(struct ph_log *log)
 {
-    if (log->lease.gate == PH_READERS_SHUT)
+    struct ph_lease *lease = &log->lease;
+    int is_home = log->dead && log->power && !lease->is_editing; /* what was edited never goes there */
+    if (lease->gate == PH_READERS_SHUT && !is_home) {
+        lease->is_wanted = 1;
         return PH_L_EDITING;
-    if (log->lease.gate == PH_READERS_WAIT)
+    }
+    if (lease->gate == PH_READERS_SHUT || lease->gate == PH_READERS_WAIT)
         put_gate(log, gate_to_copy(log));
     return 0;
 }

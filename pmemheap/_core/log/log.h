@@ -50,6 +50,7 @@ struct ph_lease {
     int32_t fd;              /* by which it looks for their locks; is_on */
     uint8_t is_on;           /* it may look */
     uint8_t is_editing;      /* a transaction edits in place */
+    uint8_t is_wanted;       /* somebody in this process waits until it has ended */
     uint32_t gate;           /* enum ph_reader_gate, as the file has it */
     const uint32_t *pinned;  /* eras that this process has pinned */
     uint64_t length, until;  /* of a lease; when the one that is there ends */
@@ -103,7 +104,7 @@ int ph_log_copies(struct ph_log *log, int copies, uint64_t era);
 
 /* ph_lease_init -- there is none. Pre: the memory is zero.
  * ph_lease_begin -- nobody reads beside this writer for now, as far as `lease` tells by what it has of fd, pins and length: it may edit in
- * place. ph_lease_end -- it copies from now on, whoever reads. Pre: ph_lease_stop.
+ * place. ph_lease_end -- it copies from now on, whoever reads; or as ph_lease_stop, with nothing changed.
  * ph_lease_take -- whether the transaction that begins to change committed bytes may edit them in place [Q7, Q8]; it does until
  * ph_lease_give.
  * ph_lease_rest -- open the gate if nothing is edited in place, and all that was is home.
@@ -112,7 +113,7 @@ int ph_log_copies(struct ph_log *log, int copies, uint64_t era);
  * ph_lease_settle -- the tail of the log has moved: a replay may need no older images any more. */
 void ph_lease_init(struct ph_log *log);
 void ph_lease_begin(struct ph_log *log, const struct ph_lease *lease);
-void ph_lease_end(struct ph_log *log);
+int ph_lease_end(struct ph_log *log);
 int ph_lease_take(struct ph_log *log);
 void ph_lease_give(struct ph_log *log);
 void ph_lease_rest(struct ph_log *log);

@@ -66,6 +66,7 @@ static PyObject *move(PyObject *object, PyObject *args)
     log->epoch = epoch;
     log->tail = log->head;
     log->limit = 0;
+    ph_lease_settle(log);
     Py_RETURN_NONE;
 }
 

@@ -5,7 +5,6 @@
 
 void ph_forget_pins(struct log_object *self)
 {
-    ph_lease_end(&self->log);
     if (self->pins != NULL)
         ((struct pins_object *)self->pins)->log = NULL;
     Py_CLEAR(self->pins);
@@ -34,13 +33,21 @@ static PyObject *begin_lease(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
-DOOR(end_lease, log_object, 0, ph_forget_pins(self), done())
+static int64_t end_for_good(struct log_object *self)
+{
+    int64_t failed = ph_lease_end(&self->log);
+    if (failed == 0)
+        ph_forget_pins(self);
+    return failed;
+}
+
+DOOR(end_lease, log_object, 0, code(end_for_good(self)))
 DOOR(edited_floor, log_object, 0, number(self->log.lease.floor))
 DOOR(stop_edits, log_object, 0, code(ph_lease_stop(&self->log)))
 
 PyMethodDef ph_log_lease_methods[] = {
     {"_begin_lease", begin_lease, METH_VARARGS, begin_lease_doc},
-    AS_METHOD("_end_lease", end_lease, "Copy whatever a commit can reach, from now on."),
+    AS_METHOD("_end_lease", end_lease, "Copy whatever a commit can reach, from now on: 0; or a code, since something is being edited."),
     AS_METHOD("_edited_floor", edited_floor, "The era below which nothing can be adopted, since something was edited in place later."),
     AS_METHOD("_stop_edits", stop_edits, "Copy it as long as this process reads: 0; or a code, since something is being edited."),
     {NULL, NULL, 0, NULL},

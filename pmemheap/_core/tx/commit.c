@@ -257,10 +257,11 @@ static int64_t commit_with_copies(struct ph_tx *tx, const void *others, uint64_t
 
 int64_t ph_tx_commit(struct ph_tx *tx, const void *others, uint64_t length, uint16_t count)
 {
+    int edits = tx->edits == PH_TX_EDITS && ph_tx_changes_homes(tx);
     int64_t end = is_empty(tx, count) ? 0
         : tx->log->copies             ? commit_with_copies(tx, others, length, count)
                                       : commit(tx, others, length, count);
-    if (end > 0 && tx->edits == PH_TX_EDITS)
+    if (end > 0 && edits)
         tx->log->lease.edited = (uint64_t)end;
     if (end >= 0)
         ph_tx_end_edits(tx);

@@ -119,21 +119,24 @@ static int64_t copy_block(struct ph_tx *tx, uint64_t offset)
     return failed < 0 ? failed : copy;
 }
 
-/* Bring a copy up to date where it is. */
-static int refresh_copy(struct ph_tx *tx, const struct ph_root_slot *slot)
+/* Bring a copy up to date where it is; if somebody else has freed it the slot gets a new one. */
+static int refresh_copy(struct ph_tx *tx, uint64_t index)
 {
+    const struct ph_root_slot *slot = &tx->log->roots[index];
     uint8_t bytes[PH_ROOT_COPY];
     uint64_t nbytes = read_block(tx, slot->off, bytes);
-    return nbytes == 0 ? 0 : ph_tx_write(tx, slot->copy, bytes, nbytes);
+    int failed = nbytes == 0 ? 0 : ph_tx_write(tx, slot->copy, bytes, nbytes);
+    return failed < 0 && failed != PH_L_NOMEM && failed != PH_H_NOMEM ? tell(tx, index, slot) : failed;
 }
 
 /* Let a slot that is told of name a copy of its own. */
-static int renew_copy(struct ph_tx *tx, const struct named *named)
+static int renew_copy(struct ph_tx *tx, uint64_t at)
 {
+    const struct named *named = &named_of(tx)[at];
     struct ph_root_slot slot;
     uint64_t before = tx->log->roots[named->index].copy;
     if (named->at == PH_NOT_TOLD)
-        return refresh_copy(tx, &tx->log->roots[named->index]);
+        return refresh_copy(tx, named->index);
     if (before != 0)
         ph_tx_free_deferred(tx, before); /* refused: somebody else has freed it */
     memcpy(&slot, told_of(tx) + named->at, sizeof slot);
@@ -152,7 +155,7 @@ static int renew_all(struct ph_tx *tx)
 {
     int failed = 0;
     for (uint64_t i = 0; failed == 0 && i < tx->named.count; i++)
-        failed = renew_copy(tx, &named_of(tx)[i]);
+        failed = renew_copy(tx, i); /* which may name a slot once more, behind the others */
     return failed;
 }
 
