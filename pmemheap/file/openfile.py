@@ -280,7 +280,7 @@ def _require_regular(fd: int, name: str) -> None:
 
 def _lock(medium: FileMedium, *, beside: bool, follow: bool, timeout: float) -> None:
     """Become the writer, or one of the readers."""
-    if omitted(Rule.Q1):
+    if native.IS_CHECKED and omitted(Rule.Q1):
         os.dup2(medium.fd, medium.lock_fd)
     if not medium.readonly:
         locks.require_writer(medium.lock_fd, medium.name)

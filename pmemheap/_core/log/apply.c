@@ -282,3 +282,12 @@ int ph_log_apply(struct ph_log *log, uint64_t upto)
         log->dead = 1;
     return log->dead ? PH_L_GONE : 0;
 }
+
+uint32_t ph_log_chain_at(const struct ph_log *log, uint64_t lsn)
+{
+    struct ph_record record;
+    if (lsn == log->head)
+        return log->chain;
+    ph_record_at(log, lsn, &record);
+    return record.prev_crc;
+}

@@ -209,12 +209,3 @@ struct ph_home *ph_log_home_make(struct ph_log *log, uint32_t arena)
     }
     return &log->homes[arena];
 }
-
-uint32_t ph_log_chain_at(const struct ph_log *log, uint64_t lsn)
-{
-    struct ph_record record;
-    if (lsn == log->head)
-        return log->chain;
-    ph_record_at(log, lsn, &record);
-    return record.prev_crc;
-}
