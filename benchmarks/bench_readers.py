@@ -65,8 +65,9 @@ class Ours:
     """A heap with a map, open to be changed; open to be read as well, if it is to be."""
 
     def __init__(
-        self, path: Path, count: int, *, durability: Any, readers: bool, is_read: bool
-    ) -> None:
+        self, path: Path, count: int, *,
+        durability: Any, readers: bool = False, is_read: bool = False,
+    ) -> None:  # fmt: skip
         self.heap = Heap.create(path, durability=durability, readers=readers)
         self.table = SortedMap(self.heap, "table")
         self.put_many(0, count)
@@ -118,6 +119,11 @@ class Ours:
             self.snap = self.last = None
             self.reader.close()
         self.heap.close()
+
+
+def opened(path: Path, count: int, **options: Any) -> contextlib.closing[Ours]:
+    """Return such a heap, which the end of a block closes."""
+    return contextlib.closing(Ours(path, count, **options))
 
 
 class Lmdb:
@@ -267,18 +273,22 @@ def writes(kind: str, store: Ours, plain: Ours, other: Lmdb | None) -> Iterator[
             yield Line(title, found[0], found[2], "LMDB")
 
 
-def unread(kind: str, store: Ours, plain: Ours) -> Iterator[Line]:
+def unread(home: Path, count: int, kind: str) -> Iterator[Line]:
     """What a writer pays that lets readers in while there is none."""
     number = DURABLE_CALLS if kind == "power" else CALLS
-    for title, name, calls, most in (
-        ("put", "put", number, 1.02),
-        ("malloc and free", "pair", CALLS, 1.03),
-        ("commit of a block", "commit", number, 1.02),
+    with (
+        opened(home / f"{kind}-unread", count, durability=kind, readers=True) as store,
+        opened(home / f"{kind}-alone", count, durability=kind) as plain,
     ):
-        ours, beside = in_turns(
-            [getattr(each, name) for each in (store, plain)], store.count, calls
-        )
-        yield Line(f"{title}, {kind}, nobody reads", ours, beside, "no readers", most)
+        for title, name, calls, most in (
+            ("put", "put", number, 1.02),
+            ("malloc and free", "pair", CALLS, 1.03),
+            ("commit of a block", "commit", number, 1.02),
+        ):
+            ours, beside = in_turns([getattr(each, name) for each in (store, plain)], count, calls)
+            yield Line(f"{title}, {kind}, nobody reads", ours, beside, "no readers", most)
+        if kind == "process":
+            yield first_attach(store)
 
 
 def first_attach(store: Ours) -> Line:
@@ -293,26 +303,25 @@ def first_attach(store: Ours) -> Line:
 
 def lines_of(home: Path, count: int) -> Iterator[Line]:
     for kind in "process", "power":
-        with contextlib.ExitStack() as opened:
-            own: list[Ours] = [
-                opened.enter_context(contextlib.closing(Ours(
-                    home / f"{kind}-{readers}-{is_read}", count, durability=kind, readers=readers,
+        with contextlib.ExitStack() as stack:
+            own = [
+                stack.enter_context(opened(
+                    home / f"{kind}-{is_read}", count, durability=kind, readers=is_read,
                     is_read=is_read,
-                )))
-                for readers, is_read in ((True, True), (False, False), (True, False))
+                ))
+                for is_read in (True, False)
             ]  # fmt: skip
             other = None
             if lmdb is not None:
                 made = Lmdb(home / f"{kind}-lmdb", count, sync=kind == "power")
-                other = opened.enter_context(contextlib.closing(made))
+                other = stack.enter_context(contextlib.closing(made))
             if kind == "process":
                 yield from refreshes(own[0])
                 yield from reads(own[0], other)
                 (taken,) = in_turns([own[0].attach], count, 20)
                 yield Line("attach, first snapshot, close", taken, most=1000)
-                yield first_attach(own[2])
-            yield from unread(kind, own[2], own[1])
             yield from writes(kind, own[0], own[1], other)
+        yield from unread(home, count, kind)
 
 
 # ---------------------------------------------------------------- several processes

@@ -47,7 +47,7 @@ LEASE: float = 0.01
 """Seconds for which a writer edits in place after it has seen that nobody reads; 0: it looks before
 each change, and no reader waits for that."""
 _TICK = 0.004
-"""Seconds by which the clock that it looks at may be late."""
+"""Seconds by which the clock that it looks at is late; 0.01 in some kernels, less than a lease."""
 _BESIDE = {ReaderGate.MAY, ReaderGate.LATE, ReaderGate.WAIT, ReaderGate.SHUT}
 _LOOKS_MOST = 100
 _PAUSE = 0.002
@@ -113,7 +113,7 @@ def _may_begin(fd: int, name: str, until: float) -> bool:
     """
     if stored_word(fd, "gate") in {ReaderGate.MAY, ReaderGate.LATE} or omitted(Rule.Q9):
         return True
-    time.sleep(2 * (LEASE + _TICK) if LEASE else 0)
+    time.sleep(2 * LEASE + _TICK if LEASE else 0)
     while (gate := stored_word(fd, "gate")) == ReaderGate.SHUT and has_writer(fd):
         if time.monotonic() > until:
             native.lock_byte(fd, layout.LOCK_FOLLOWER, Lock.NONE)
