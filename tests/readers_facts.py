@@ -502,6 +502,7 @@ class _Reader:
     def keep(self) -> None:
         """Keep the snapshot, or views of it alone; go on with a new one."""
         self.old.append(self._kept(self.snap))
+        del self.snap  # it is not to be closed for another one
         self.snap = self._begun()
         self.board.count("snapshots")
 
