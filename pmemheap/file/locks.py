@@ -124,7 +124,7 @@ def _may_begin(fd: int, name: str, until: float) -> bool:
             )
         native.tape_wait()
         time.sleep(_PAUSE)
-    return gate != ReaderGate.SHUT and gate in _BESIDE and has_writer(fd)
+    return gate in _BESIDE - {ReaderGate.SHUT} and has_writer(fd)
 
 
 def has_writer(fd: int) -> bool:

@@ -268,7 +268,7 @@ def begin(heap: Heap, let_go: Callable[[], object]) -> tuple[Pin, int, bytes]:
     file = space.shared.file
     assert file is not None
     if space.shared.writable is not None:
-        pin, found = _pinned_here(space, begin_pin), captured(file)
+        pin, found = _pinned(space, begin_pin), captured(file)
         assert found is not None  # the writer is this process
         return pin, found.commit, found.slots
     if not file.follows:
@@ -295,8 +295,7 @@ def adopt(heap: Heap, era: int, layout: int) -> Pin:
     space = space_of(heap)
     space.require()
     file = space.shared.file
-    pinned = _pinned if space.shared.writable is None else _pinned_here
-    pin = pinned(space, partial(pins_of(space).adopt, era, heap))
+    pin = _pinned(space, partial(pins_of(space).adopt, era, heap))
     if file is None or era == 0:  # sent by one who reads where nobody writes
         return pin
     _require_kept(space, file, era)
@@ -357,23 +356,17 @@ def pins_of(space: Space) -> Pins:
 
 
 def _pinned(space: Space, pin: Callable[[], Pin]) -> Pin:
-    try:
-        return pin()
-    except OSError as error:
-        raise HeapBusyError(
-            f"{space.name}: a lock of the kernel expected, which a snapshot needs, found {error}"
-        ) from error
-
-
-def _pinned_here(space: Space, pin: Callable[[], Pin]) -> Pin:
-    """Do the same in the writer's process."""
     while True:
-        _end_edits(space, space.shared.log._stop_edits)  # private: no call of users
+        if space.shared.writable is not None:
+            _end_edits(space, space.shared.log._stop_edits)  # private: no call of users
         try:
             return pin()
-        except OSError as error:  # another thread edits by now
-            if error.errno != errno.EBUSY:
-                raise
+        except OSError as error:
+            if error.errno != errno.EBUSY:  # else another thread of the writer edits by now
+                raise HeapBusyError(
+                    f"{space.name}: a lock of the kernel expected, which a snapshot needs, found "
+                    f"{error}"
+                ) from error
 
 
 def _begin_beside(

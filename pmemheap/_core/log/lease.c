@@ -21,16 +21,11 @@
 
 enum { PH_LEASES_BETWEEN = 10 }; /* two looks, after one that has found somebody */
 
-static uint64_t *word_of(const struct ph_log *log, uint32_t at)
-{
-    return (uint64_t *)(log->header + at);
-}
-
 static void put_gate(struct ph_log *log, uint32_t gate)
 {
     if (log->lease.gate == gate || log->header == NULL || log->lost)
         return;
-    uint64_t *word = word_of(log, PH_WRITER_AT);
+    uint64_t *word = ph_shared_at(log, PH_WRITER_AT);
     log->lease.gate = gate;
     ph_put_word(word, (*word & UINT32_MAX) | (uint64_t)gate << 32);
     __atomic_thread_fence(__ATOMIC_RELEASE); /* what is edited comes after it */
@@ -58,13 +53,13 @@ static void copy_for_a_while(struct ph_log *log, uint64_t now)
 static int look(struct ph_log *log, uint64_t now)
 {
     struct ph_lease *lease = &log->lease;
-    uint64_t floor = *word_of(log, PH_FLOOR_AT);
+    uint64_t floor = *ph_shared_at(log, PH_FLOOR_AT);
     ph_set_era(log, log->era.now + 1);
-    ph_put_word(word_of(log, PH_ERA_AT), log->era.now);
-    ph_put_word(word_of(log, PH_FLOOR_AT), log->era.now);
+    ph_put_word(ph_shared_at(log, PH_ERA_AT), log->era.now);
+    ph_put_word(ph_shared_at(log, PH_FLOOR_AT), log->era.now);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (is_read(lease)) {
-        ph_put_word(word_of(log, PH_FLOOR_AT), floor);
+        ph_put_word(ph_shared_at(log, PH_FLOOR_AT), floor);
         copy_for_a_while(log, now);
         return 0;
     }

@@ -104,7 +104,7 @@ int ph_log_copies(struct ph_log *log, int copies, uint64_t era);
 
 /* ph_lease_init -- there is none. Pre: the memory is zero.
  * ph_lease_begin -- nobody reads beside this writer for now, as far as `lease` tells by what it has of fd, pins and length: it may edit in
- * place. ph_lease_end -- it copies from now on, whoever reads; or as ph_lease_stop, with nothing changed.
+ * place. ph_lease_end -- it copies from now on, also if nobody reads; or as ph_lease_stop, with nothing changed.
  * ph_lease_take -- whether the transaction that begins to change committed bytes may edit them in place [Q7, Q8]; it does until
  * ph_lease_give.
  * ph_lease_rest -- open the gate if nothing is edited in place, and all that was is home.

@@ -14,17 +14,12 @@
 #include "base/crc32c.h"
 #include "log/record.h"
 
-static uint64_t *word_of(const struct ph_log *log, uint32_t at)
-{
-    return (uint64_t *)(log->header + at);
-}
-
 /* A sequence that is odd already, since somebody was killed or has taken over, stays so until the first commit is whole. */
 void ph_sequence_open(const struct ph_log *log, uint32_t at)
 {
     if (log->header == NULL)
         return;
-    uint64_t *word = word_of(log, at);
+    uint64_t *word = ph_shared_at(log, at);
     if (!PH_KEPT(Q10))
         return;
     ph_put_word(word, (*word | 1) + (*word & 1) * 2);
@@ -34,7 +29,7 @@ void ph_sequence_open(const struct ph_log *log, uint32_t at)
 void ph_sequence_close(const struct ph_log *log, uint32_t at)
 {
     if (log->header != NULL)
-        ph_put_word(word_of(log, at), *word_of(log, at) + (PH_KEPT(Q10) ? 1 : 2)); /* [Q10] */
+        ph_put_word(ph_shared_at(log, at), *ph_shared_at(log, at) + (PH_KEPT(Q10) ? 1 : 2)); /* [Q10] */
 }
 
 int ph_log_copies(struct ph_log *log, int copies, uint64_t era)

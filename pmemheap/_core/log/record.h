@@ -35,6 +35,12 @@ static inline const uint8_t *ph_ring_piece(const struct ph_log *log, uint64_t ls
     return length <= log->size - at ? log->base + at : NULL;
 }
 
+/* A word of the shared page. */
+static inline uint64_t *ph_shared_at(const struct ph_log *log, uint32_t at)
+{
+    return (uint64_t *)(log->header + at);
+}
+
 void ph_ring_read(const struct ph_log *log, uint64_t lsn, void *to, uint64_t length);
 
 /* The same of a few bytes, whose number the compiler knows. */
