@@ -135,28 +135,37 @@ int ph_free_refusal(struct ph_heap *h, uint64_t offset)
     return refusal_of(&block);
 }
 
-/* Whether what a free of a block frees need not wait, since nobody can read it as of a commit [Q7]: what `give` gets back; 0: it waits. */
-static int take_unread(const struct ph_block *block)
+/* Free a live block of a run that nobody can read as of a commit [Q7]: 0 or a failure; 1: somebody may. */
+static int free_unread(const struct ph_block *block)
 {
     struct ph_lender *lender = block->arena->tags.lender;
-    return lender == NULL || !ph_is_run(block) ? 0 : lender->take(lender);
+    int taken = lender == NULL || !ph_is_run(block) ? 0 : lender->take(lender);
+    if (taken == 0)
+        return 1;
+    int refused = ph_refs_end(block);
+    if (refused == 0)
+        ph_block_free(block);
+    lender->give(lender, taken);
+    return refused;
 }
 
 /* Free a live block, also one that something may refer to, or whose free waits for its record [R6]. */
 static int free_with_care(const struct ph_block *block)
 {
     struct ph_heap *h = block->arena;
-    int taken = h->withholds ? take_unread(block) : 0, waits = h->withholds && taken == 0;
-    if (waits && ph_room_to_retire(h, 1) < 0)
+    int freed = h->withholds ? free_unread(block) : 1;
+    if (freed <= 0)
+        return freed;
+    if (h->withholds && ph_room_to_retire(h, 1) < 0)
         return PH_H_NOMEM;
     int refused = ph_refs_end(block);
-    if (refused == 0 && waits)
+    if (refused < 0)
+        return refused;
+    if (h->withholds)
         ph_block_retire(block);
-    else if (refused == 0)
+    else
         ph_block_free(block);
-    if (taken != 0)
-        h->tags.lender->give(h->tags.lender, taken);
-    return refused;
+    return 0;
 }
 
 int ph_free(struct ph_heap *h, uint64_t offset)
