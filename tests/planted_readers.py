@@ -27,8 +27,8 @@ def _with_block(path: Path) -> Heap:
 
 
 def _use_again(heap: Heap) -> None:
-    """Free the block, and write to what is free."""
-    with heap.transaction() as tx:
+    """Free the block while somebody reads, so that it gets a tag, and write to what is free."""
+    with heap.read(), heap.transaction() as tx:
         tx.free(tx.roots.pop("block"))
     heap.trim()
     for _ in range(20):

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -299,6 +299,96 @@ def test_a_snapshot_does_not_wait_for_ever_for_a_thread_that_has_gone(
     left.clear()
     with heap.read() as snap:
         assert SortedMap(snap, "table")[b"k"] == b"first"
+
+
+# ---------------------------------------------------------------- bare frees
+
+
+@pytest.fixture
+def process_heap(tmp_path: Path) -> Iterator[Heap]:
+    with Heap.create(tmp_path / "a.heap", durability="process", readers=True) as made:
+        yield made
+
+
+def tagged(heap: Heap) -> int:
+    """Bytes that wait for readers."""
+    log = space_of(heap).shared.log
+    nbytes, _, _ = log._tagged()
+    return int(nbytes)
+
+
+def filled_word(heap: Heap) -> list[int]:
+    """Return the blocks of one word of a new run, in the order in which its class offers them."""
+    return list(heap.malloc_many(64, 16))
+
+
+def test_a_block_that_nobody_reads_is_offered_again(process_heap: Heap) -> None:
+    """It comes back behind the others of its word: after a look, which finds nobody."""
+    blocks = filled_word(process_heap)
+    process_heap.free(blocks[3])
+    process_heap.free(blocks[5])
+    assert process_heap.check()
+    assert {process_heap.malloc(64), process_heap.malloc(64)} == {blocks[3], blocks[5]}
+    assert tagged(process_heap) == 0
+
+
+def test_a_block_that_somebody_reads_is_not_offered(process_heap: Heap) -> None:
+    blocks = filled_word(process_heap)
+    with process_heap.read():
+        process_heap.free(blocks[3])
+        assert process_heap.check()
+        assert blocks[3] not in process_heap.malloc_many(64, 1000)
+        assert tagged(process_heap) == 64
+        assert process_heap.check()
+    process_heap.trim()
+    assert blocks[3] in process_heap.malloc_many(64, 1000)
+
+
+def test_a_block_that_was_freed_before_a_reader_came_waits_for_it(process_heap: Heap) -> None:
+    """There was no look between: the writer cannot know which was first."""
+    blocks = filled_word(process_heap)
+    process_heap.free(blocks[3])
+    with Reader(path_of(process_heap)):
+        assert blocks[3] not in process_heap.malloc_many(64, 1000)
+        assert process_heap.check()
+    process_heap.trim()
+    assert blocks[3] in process_heap.malloc_many(64, 1000)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_run_whose_last_block_was_freed_goes(process_heap: Heap, reads: bool) -> None:
+    before = process_heap.stats().mapped
+    blocks = filled_word(process_heap)
+    with process_heap.read() if reads else nullcontext():
+        for block in blocks:
+            process_heap.free(block)
+        process_heap.trim()
+        assert process_heap.check()
+        assert process_heap.stats().blocks == 0
+    process_heap.trim()
+    assert process_heap.stats().mapped == before
+    with pytest.raises(UsageError):
+        process_heap.free(blocks[0])
+
+
+def test_a_word_moves_back_though_blocks_of_it_wait(process_heap: Heap) -> None:
+    blocks = process_heap.malloc_many(64, 20)
+    process_heap.free(blocks[18])
+    process_heap.free(blocks[2])
+    assert process_heap.check()
+    assert list(process_heap.malloc_many(64, 2)) == [blocks[2], blocks[18]]
+
+
+def test_a_batch_is_freed_under_one_lease(process_heap: Heap) -> None:
+    blocks = process_heap.malloc_many(64, 1024)
+    process_heap.free_many(blocks)
+    assert gate(process_heap) == ReaderGate.WAIT
+    assert tagged(process_heap) == 0
+    assert {*process_heap.malloc_many(64, 1024)} == {*blocks}
+    with process_heap.read():
+        process_heap.free_many(blocks)
+        assert tagged(process_heap) == 64 * 1024
+    assert process_heap.check()
 
 
 # ---------------------------------------------------------------- ends

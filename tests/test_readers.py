@@ -476,6 +476,8 @@ def test_a_descriptor_of_a_heap_that_is_edited_in_place_gives_no_snapshot() -> N
 def test_a_refresh_keeps_its_pin_within_an_era(heap: Heap) -> None:
     table = SortedMap(heap, "table")
     with Heap.open(path_of(heap), readonly=True) as reader, reader.read() as snap:
+        table[b"a"] = b"0"  # the writer finds the reader, which is the end of an era
+        assert snap.refresh()
         pin = snap.pin
         assert not snap.refresh()
         table[b"a"] = b"1"

@@ -139,7 +139,9 @@ int ph_free_refusal(struct ph_heap *h, uint64_t offset)
 static int free_unread(const struct ph_block *block)
 {
     struct ph_lender *lender = block->arena->tags.lender;
-    int taken = lender == NULL || !ph_is_run(block) ? 0 : lender->take(lender);
+    if (lender == NULL || !ph_is_run(block))
+        return 1;
+    int taken = lender->take(lender);
     if (taken == 0)
         return 1;
     int refused = ph_refs_end(block);
@@ -168,6 +170,13 @@ static int free_with_care(const struct ph_block *block)
     return 0;
 }
 
+/* Whether a live block was freed beside what its class offers. */
+static int free_aside(const struct ph_block *block)
+{
+    const struct ph_lender *lender = block->arena->tags.lender;
+    return lender != NULL && lender->is_on && ph_is_run(block) && !ph_has_refs(block->record) && ph_run_free_aside(block);
+}
+
 int ph_free(struct ph_heap *h, uint64_t offset)
 {
     struct ph_block block = ph_live_at(h, offset);
@@ -175,7 +184,7 @@ int ph_free(struct ph_heap *h, uint64_t offset)
         return PH_H_BAD_OFFSET;
     if (PH_UNLIKELY(h->withholds || ph_has_refs(block.record))) {
         struct ph_block careful = block; /* so that the other one need not be in memory */
-        return free_with_care(&careful);
+        return free_aside(&careful) ? 0 : free_with_care(&careful);
     }
     ph_block_free(&block);
     return 0;
@@ -254,20 +263,42 @@ uint64_t ph_first_refused(struct ph_heap *h, const uint64_t *offsets, uint64_t c
     return count;
 }
 
-/* ph_free_many -- free a batch in which there is nothing to refuse; PH_H_NOMEM: nothing was freed. */
-int ph_free_many(struct ph_heap *h, const uint64_t *offsets, uint64_t count)
+/* Room for all that is retired was made before: nothing is set aside, which would take some of it. */
+static void free_each(struct ph_heap *h, const uint64_t *offsets, uint64_t count)
 {
-    if (h->withholds && ph_room_to_retire(h, count) < 0)
-        return PH_H_NOMEM;
+    for (uint64_t i = 0; i < count; i++) {
+        struct ph_block block = ph_live_at(h, offsets[i]);
+        free_with_care(&block);
+    }
+}
+
+/* The same where nothing is withheld, or nobody reads: blocks of runs by words. */
+static void free_by_words(struct ph_heap *h, const uint64_t *offsets, uint64_t count)
+{
     for (uint64_t i = 0, bits; i < count;) {
-        uint64_t group = h->withholds ? 1 : same_word(offsets + i, count - i, &bits);
+        uint64_t group = same_word(offsets + i, count - i, &bits);
         const struct ph_unit *run = group > 1 ? run_of_group(h, offsets[i], bits) : NULL;
         if (run == NULL) {
-            ph_free(h, offsets[i++]);
+            free_each(h, &offsets[i++], 1);
             continue;
         }
         ph_run_free_bits(h, (uint64_t)(run - h->units), ph_word_of(offsets[i]), bits);
         i += group;
     }
+}
+
+/* ph_free_many -- free a batch in which there is nothing to refuse; PH_H_NOMEM: nothing was freed. */
+int ph_free_many(struct ph_heap *h, const uint64_t *offsets, uint64_t count)
+{
+    struct ph_lender *lender = h->tags.lender;
+    if (h->withholds && ph_room_to_retire(h, count) < 0)
+        return PH_H_NOMEM;
+    int taken = lender != NULL ? lender->take(lender) : 0;
+    if (!h->withholds || taken != 0)
+        free_by_words(h, offsets, count);
+    else
+        free_each(h, offsets, count);
+    if (taken != 0)
+        lender->give(lender, taken);
     return 0;
 }

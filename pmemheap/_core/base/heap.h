@@ -90,6 +90,7 @@ enum ph_in_region {
 struct ph_class {
     uint64_t mask;        /* free blocks of the current word, one bit each, at their first granule */
     uint64_t word;        /* index of that word in `bits`; the words before it in the run are full */
+    uint64_t aside;       /* blocks of that word that are free, but may be read: no look has been taken yet [Q7] */
     uint32_t current;     /* head unit of the run in service, PH_NIL if none */
     uint32_t partial;     /* root of the runs with room, without the current one */
     uint32_t granules;    /* of a block */
@@ -136,6 +137,7 @@ struct ph_withheld {
     uint64_t reserved_blocks, reserved_bytes; /* small and large, by what they can hold */
     uint64_t freed_blocks, freed_bytes;       /* the same of what is quarantined */
     uint64_t reserved_units, freed_units;     /* of large blocks alone */
+    uint64_t aside;                           /* words of classes that may come to be in it: there is room for them */
 };
 
 /* ph_ages -- when free units were freed: space/ages.c. */
@@ -181,6 +183,7 @@ struct ph_era {
 /* ph_lender -- who knows whether somebody may read what is freed: take -- 0: yes; else nobody does until give, which gets what take
  * has answered. Another layer's: log/lease.c. */
 struct ph_lender {
+    uint32_t is_on; /* else take always answers 0 */
     int (*take)(struct ph_lender *self);
     void (*give)(struct ph_lender *self, int taken);
 };

@@ -209,6 +209,11 @@ void ph_run_discard(struct ph_heap *h, uint64_t head);
 
 /* ph_run_free_bits -- blocks of one word of the bits table, all of the run at `head`, which are live, become free. */
 void ph_run_free_bits(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits);
+/* ph_run_free_aside -- free a live block of a run, to which nothing refers, in the word from which its class serves, of an arena with
+ * a lender; it is not offered before a look [Q7]. 0: it is not such a block, or there is no memory; nothing was done. ph_offer_aside --
+ * offer all that is aside: nobody reads. */
+int ph_run_free_aside(const struct ph_block *block);
+void ph_offer_aside(struct ph_heap *h);
 /* The steps below, for a block of a run. */
 int64_t ph_run_reserve(struct ph_heap *h, struct ph_class *c);
 void ph_run_publish(const struct ph_block *block);
@@ -358,22 +363,6 @@ static inline void ph_count_withheld(struct ph_heap *h)
 static inline uint64_t ph_free_mask(const struct ph_heap *h, const struct ph_class *c, uint64_t head, uint64_t word)
 {
     return c->starts[word - head * PH_UNIT_WORDS] & ~h->bits[word] & ~ph_withheld_in(h, word);
-}
-
-/* ---------------------------------------------------------------- what waits for readers of snapshots [Q3] */
-/* ph_units_are_untagged, ph_bits_are_untagged -- whether nothing that was freed in units, or in the blocks that begin at bits of a word,
- * has a tag; O(tags), for what a checked core asserts. */
-static inline int ph_units_are_untagged(const struct ph_heap *h, uint64_t unit, uint64_t nunits)
-{
-    return !ph_is_tagged(&h->tags, unit << PH_UNIT_SHIFT, nunits << PH_UNIT_SHIFT);
-}
-
-static inline int ph_bits_are_untagged(const struct ph_heap *h, uint64_t word, uint64_t bits)
-{
-    for (; bits != 0; bits &= bits - 1)
-        if (ph_is_tagged(&h->tags, (word << 6 | (uint64_t)__builtin_ctzll(bits)) << PH_GRANULE_SHIFT, PH_GRANULE))
-            return 0;
-    return 1;
 }
 
 /* ---------------------------------------------------------------- steps */

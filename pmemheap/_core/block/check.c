@@ -211,7 +211,7 @@ static void check_mask(struct check *k, const struct ph_class *c)
     uint64_t mask = 0;
     if (c->current != PH_NIL)
         mask = ph_free_mask(k->h, c, ph_unit_index(k->h, c->current), c->word);
-    expect(k, PH_F_CLASS_MASK, (uint64_t)(c - k->h->classes), mask, c->mask);
+    expect(k, PH_F_CLASS_MASK, (uint64_t)(c - k->h->classes), mask, c->mask ^ c->aside);
 }
 
 static void check_lists(struct check *k)

@@ -5,6 +5,29 @@
  * The other runs with room wait in an address-ordered heap, so that the lowest fill up and the highest empty. */
 #include "block/block.h"
 
+/* A count has left its bounds: the bits of a file may be written over by others, so that more blocks go than came. */
+static PH_SELDOM void bound_live(struct ph_heap *h, struct ph_unit *run)
+{
+    int counted = (int16_t)run->u.run.live, bounded = counted < 0 ? 0 : run->u.run.blocks;
+    run->u.run.live = (uint16_t)bounded;
+    h->classes[run->class_index].live += (uint64_t)(bounded - counted);
+}
+
+static void count_live(struct ph_heap *h, struct ph_unit *run, int by)
+{
+    run->u.run.live = (uint16_t)(run->u.run.live + by);
+    h->classes[run->class_index].live += (uint64_t)by;
+    if (PH_UNLIKELY(run->u.run.live > run->u.run.blocks))
+        bound_live(h, run);
+}
+
+static void count_withheld(struct ph_heap *h, struct ph_unit *run, int by)
+{
+    PH_ASSERT(run->u.run.withheld + by >= 0 && run->u.run.withheld + by <= run->u.run.blocks);
+    run->u.run.withheld = (uint16_t)(run->u.run.withheld + by);
+    h->classes[run->class_index].withheld += (uint64_t)by;
+}
+
 static int seek(struct ph_heap *h, struct ph_class *c, uint64_t head, uint64_t word)
 {
     uint64_t end = (head + c->run_units) * PH_UNIT_WORDS;
@@ -68,6 +91,84 @@ int ph_run_may_go(struct ph_heap *h)
     return !h->readonly && h->strategy != PH_STRATEGY_ROWS && ph_journal_reserve(h, 2, 0) == 0;
 }
 
+/* ---------------------------------------------------------------- free, but perhaps read [Q7] */
+enum { PH_ASIDE_MOST = 64 }; /* blocks that begin in one word of the bits table */
+
+static void end_aside(struct ph_heap *h, struct ph_class *c)
+{
+    c->aside = 0;
+    h->withheld.aside--;
+    h->tags.awaited -= PH_ASIDE_MOST;
+}
+
+static void offer_aside(struct ph_heap *h, struct ph_class *c)
+{
+    c->mask |= c->aside & ~h->bits[c->word]; /* others may have set a bit again */
+    end_aside(h, c);
+}
+
+static void tag_aside(struct ph_heap *h, struct ph_class *c)
+{
+    uint64_t size = (uint64_t)c->granules * PH_GRANULE, rest = c->aside;
+    struct ph_withheld_word *withheld = ph_withheld_make(h, c->word);
+    count_withheld(h, ph_unit_at(h, c->current), __builtin_popcountll(rest));
+    end_aside(h, c);
+    for (; rest != 0; rest &= rest - 1) {
+        ph_withheld_flip_freed(h, withheld, rest & -rest, size);
+        h->journal->freed(h, (c->word << 6 | (uint64_t)__builtin_ctzll(rest)) << PH_GRANULE_SHIFT, size);
+    }
+}
+
+/* Offer what is aside if nobody can read it; else it waits with a tag. */
+static PH_SELDOM void look_at_aside(struct ph_heap *h, struct ph_class *c)
+{
+    struct ph_lender *lender = h->tags.lender;
+    int taken = lender->take(lender);
+    if (taken == 0) {
+        tag_aside(h, c);
+        return;
+    }
+    offer_aside(h, c);
+    lender->give(lender, taken);
+}
+
+void ph_offer_aside(struct ph_heap *h)
+{
+    for (uint32_t i = 0; i < h->nclasses; i++)
+        if (h->classes[i].aside != 0)
+            offer_aside(h, &h->classes[i]);
+}
+
+static int begin_aside(struct ph_heap *h)
+{
+    if (ph_withheld_reserve(h, 1) < 0 || ph_tags_room(&h->tags, PH_ASIDE_MOST) < 0)
+        return PH_H_NOMEM;
+    h->withheld.aside++;
+    h->tags.awaited += PH_ASIDE_MOST;
+    return 0;
+}
+
+int ph_run_free_aside(const struct ph_block *block)
+{
+    struct ph_heap *h = block->arena;
+    struct ph_unit *run = block->record;
+    struct ph_class *c = &h->classes[run->class_index];
+    uint64_t word = ph_word_of(block->offset), bit = ph_bit_of(block->offset);
+    int is_last = ph_run_occupied(run) == 1;
+    if (h->strategy != PH_STRATEGY_GENERAL)
+        return 0;
+    if (word != c->word || c->current != (uint32_t)ph_head_of(block) || (c->mask & bit) || (is_last && c->partial != PH_NIL))
+        return 0;
+    if (PH_UNLIKELY(c->aside == 0 && begin_aside(h) < 0))
+        return 0;
+    ph_store(h, &h->bits[word], h->bits[word] & ~bit);
+    count_live(h, run, -1);
+    PH_TELL(h, ph_tell_bits_freed, word, bit, ph_capacity_of(h, run));
+    c->aside |= bit;
+    h->empties |= (uint32_t)is_last;
+    return 1;
+}
+
 /* Give back the empty runs that classes keep in service. Returns 1 if there was one. */
 int ph_release_empties(struct ph_heap *h)
 {
@@ -75,6 +176,8 @@ int ph_release_empties(struct ph_heap *h)
     h->empties = 0;
     for (uint32_t i = 0; i < h->nclasses; i++) {
         struct ph_class *c = &h->classes[i];
+        if (c->aside != 0)
+            look_at_aside(h, c);
         if (c->current == PH_NIL || ph_run_occupied(ph_unit_at(h, c->current)) != 0 || !ph_run_may_go(h))
             continue;
         uint64_t head = ph_unit_index(h, c->current);
@@ -111,6 +214,10 @@ void ph_clear_stray_bits(struct ph_heap *h, uint64_t head, uint64_t nunits)
  * run. PH_H_REFILL when the pool has no units for one. */
 int ph_class_refill(struct ph_heap *h, struct ph_class *c)
 {
+    if (c->aside != 0)
+        look_at_aside(h, c);
+    if (c->mask != 0)
+        return 0;
     if (c->current != PH_NIL) {
         if (seek(h, c, ph_unit_index(h, c->current), c->word + 1))
             return 0;
@@ -142,6 +249,8 @@ static void current_freed(struct ph_heap *h, struct ph_class *c, uint64_t head, 
     if (word == c->word) {
         c->mask |= bits;
     } else if (word < c->word) {
+        if (c->aside != 0)
+            look_at_aside(h, c);
         c->word = word;
         c->mask = bits;
     }
@@ -151,6 +260,10 @@ static void current_freed(struct ph_heap *h, struct ph_class *c, uint64_t head, 
         h->empties = 1;
         return;
     }
+    if (c->aside != 0)
+        look_at_aside(h, c);
+    if (ph_run_occupied(&h->units[head]) != 0)
+        return;
     c->current = PH_NIL;
     c->mask = 0;
     give_run_back(h, head);
@@ -177,29 +290,6 @@ static void offer(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits
 static int is_full(const struct ph_unit *run)
 {
     return ph_run_occupied(run) == run->u.run.blocks;
-}
-
-/* A count has left its bounds: the bits of a file may be written over by others, so that more blocks go than came. */
-static PH_SELDOM void bound_live(struct ph_heap *h, struct ph_unit *run)
-{
-    int counted = (int16_t)run->u.run.live, bounded = counted < 0 ? 0 : run->u.run.blocks;
-    run->u.run.live = (uint16_t)bounded;
-    h->classes[run->class_index].live += (uint64_t)(bounded - counted);
-}
-
-static void count_live(struct ph_heap *h, struct ph_unit *run, int by)
-{
-    run->u.run.live = (uint16_t)(run->u.run.live + by);
-    h->classes[run->class_index].live += (uint64_t)by;
-    if (PH_UNLIKELY(run->u.run.live > run->u.run.blocks))
-        bound_live(h, run);
-}
-
-static void count_withheld(struct ph_heap *h, struct ph_unit *run, int by)
-{
-    PH_ASSERT(run->u.run.withheld + by >= 0 && run->u.run.withheld + by <= run->u.run.blocks);
-    run->u.run.withheld = (uint16_t)(run->u.run.withheld + by);
-    h->classes[run->class_index].withheld += (uint64_t)by;
 }
 
 void ph_run_free_bits(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t bits)

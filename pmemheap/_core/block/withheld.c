@@ -11,7 +11,7 @@ struct ph_withheld_word *ph_withheld_find(const struct ph_heap *h, uint64_t word
 
 int ph_withheld_reserve(struct ph_heap *h, uint64_t count)
 {
-    return ph_hash_room(&h->withheld.words, sizeof(struct ph_withheld_word), count) < 0 ? PH_H_NOMEM : 0;
+    return ph_hash_room(&h->withheld.words, sizeof(struct ph_withheld_word), count + h->withheld.aside) < 0 ? PH_H_NOMEM : 0;
 }
 
 /* ph_withheld_make -- the slot of a word, for which the caller has reserved room. */

@@ -44,6 +44,21 @@ static inline const struct ph_tag *ph_tags_at(const struct ph_tags *tags, uint64
     return &tags->items[(tags->first + index) & (tags->capacity - 1)];
 }
 
+/* ph_units_are_untagged, ph_bits_are_untagged -- whether nothing that was freed in units, or in the blocks that begin at bits of a word,
+ * has a tag; O(tags), for what a checked core asserts. */
+static inline int ph_units_are_untagged(const struct ph_heap *h, uint64_t unit, uint64_t nunits)
+{
+    return !ph_is_tagged(&h->tags, unit << PH_UNIT_SHIFT, nunits << PH_UNIT_SHIFT);
+}
+
+static inline int ph_bits_are_untagged(const struct ph_heap *h, uint64_t word, uint64_t bits)
+{
+    for (; bits != 0; bits &= bits - 1)
+        if (ph_is_tagged(&h->tags, (word << 6 | (uint64_t)__builtin_ctzll(bits)) << PH_GRANULE_SHIFT, PH_GRANULE))
+            return 0;
+    return 1;
+}
+
 static inline int ph_journal_reserve(struct ph_heap *h, uint64_t stores, uint64_t frees)
 {
     return PH_LIKELY(!h->is_told) ? 0 : h->journal->reserve(h, stores, frees);

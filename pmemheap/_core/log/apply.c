@@ -93,12 +93,22 @@ static void tag(const struct ph_block *block)
     ph_tag_awaited(&block->arena->tags, block->offset, ph_block_capacity(block));
 }
 
+/* Nobody reads it: it needs no tag [Q7]. */
+static void release_unread(const struct ph_block *block)
+{
+    struct ph_tags *tags = &block->arena->tags;
+    tags->awaited -= tags->awaited != 0;
+    ph_release(block);
+}
+
 /* Let freed blocks that lie in one piece out of quarantine [R6], or have them wait on. */
 static void release_retired(const struct ph_log *log, uint64_t off, uint64_t nbytes)
 {
     const struct ph_home *home = ph_home_of(log, off);
-    if (home != NULL && home->heap != NULL)
-        ph_each_retired(home->heap, ph_local(off), nbytes, home->heap->journal->is_tagged ? tag : ph_release);
+    if (home == NULL || home->heap == NULL)
+        return;
+    int is_tagged = home->heap->journal->is_tagged != 0;
+    ph_each_retired(home->heap, ph_local(off), nbytes, !is_tagged ? ph_release : log->unread ? release_unread : tag);
 }
 
 /* In which order a record goes home beside readers: where units lie, what is reached, what leads there [Q10, Q13]; then what
@@ -235,10 +245,11 @@ static void apply_stage(struct ph_log *log, const struct ph_record *record, cons
     }
 }
 
+static const uint32_t sequence_at[STAGES] = {[STAGE_LAYOUT] = PH_LAYOUT_SEQ_AT, [STAGE_ROOTS] = PH_COMMIT_SEQ_AT};
+
 /* The same beside readers, who go by the two sequences. */
 static int apply_in_stages(struct ph_log *log, uint64_t at, const struct ph_record *record)
 {
-    static const uint32_t sequence_at[STAGES] = {[STAGE_LAYOUT] = PH_LAYOUT_SEQ_AT, [STAGE_ROOTS] = PH_COMMIT_SEQ_AT};
     struct read_ops read;
     uint32_t stages = read_ops(log, at, record, &read);
     for (uint32_t stage = 0; stage < STAGES; stage++) {
@@ -254,6 +265,32 @@ static int apply_in_stages(struct ph_log *log, uint64_t at, const struct ph_reco
     return stages != 0;
 }
 
+/* The same where nobody reads until all of it is home: they find the sequences raised [Q8]. */
+static int apply_unread(struct ph_log *log, uint64_t at, const struct ph_record *record)
+{
+    uint64_t end = at - sizeof *record + record->total_len;
+    uint32_t stages = 0;
+    for (uint32_t i = 0; i < record->nops; i++) {
+        struct ph_op op;
+        uint64_t payload = ph_next_op(log, &at, &op);
+        if (at > end)
+            return 0;
+        stages |= 1U << stage_of(&op);
+        apply_op(log, &op, payload);
+    }
+    for (uint32_t stage = 0; stage < STAGES; stage++)
+        if (sequence_at[stage] != 0 && (stages >> stage & 1))
+            ph_sequence_pass(log, sequence_at[stage]);
+    return 1;
+}
+
+static int apply_commit(struct ph_log *log, uint64_t at, const struct ph_record *record)
+{
+    if (!log->copies)
+        return apply_ops(log, at, record);
+    return log->unread ? apply_unread(log, at, record) : apply_in_stages(log, at, record);
+}
+
 static void apply_freed_word(struct ph_log *log, const struct ph_record *record)
 {
     ph_apply_word(log, record);
@@ -263,21 +300,24 @@ static void apply_freed_word(struct ph_log *log, const struct ph_record *record)
 
 int ph_log_apply(struct ph_log *log, uint64_t upto)
 {
-    int sound = 1;
+    struct ph_lender *lender = &log->lease.lender;
+    int sound = 1, taken = log->copies && log->applied < upto ? lender->take(lender) : 0;
+    log->unread = taken != 0;
     while (log->applied < upto) {
         struct ph_record record;
         sound = ph_next_record(log, log->applied, upto, &record);
         if (sound && record.kind == PH_RECORD_WORD)
             apply_freed_word(log, &record);
         else if (sound && record.kind == PH_RECORD_COMMIT)
-            sound = log->copies ? apply_in_stages(log, log->applied + sizeof record, &record)
-                                : apply_ops(log, log->applied + sizeof record, &record);
+            sound = apply_commit(log, log->applied + sizeof record, &record);
         if (!sound)
             break;
         log->changes += record.kind == PH_RECORD_COMMIT;
         log->applied += record.total_len;
     }
     ph_lease_rest(log);
+    if (taken != 0)
+        lender->give(lender, taken);
     if (!sound || log->lost)
         log->dead = 1;
     return log->dead ? PH_L_GONE : 0;

@@ -13,7 +13,7 @@
  * the clock is read, and before the look. A look also raises the floor: a snapshot of before, which nobody has pinned any more,
  * cannot be adopted.
  *
- * What is freed has its tags all the time, but for what a bare free of a process heap frees under a lease. */
+ * What is freed gets no tag under a lease: of records that go home, and of bare frees of a process heap. */
 #include <stddef.h>
 
 #include "base/checked.h"
@@ -112,6 +112,7 @@ void ph_lease_begin(struct ph_log *log, const struct ph_lease *lease)
     log->lease = *lease;
     log->lease.gate = PH_READERS_MAY;
     ph_lease_init(log);
+    log->lease.lender.is_on = 1;
 }
 
 int ph_lease_end(struct ph_log *log)
@@ -119,7 +120,7 @@ int ph_lease_end(struct ph_log *log)
     int failed = ph_lease_stop(log);
     if (failed < 0)
         return failed;
-    log->lease.is_on = 0;
+    log->lease.lender.is_on = 0;
     log->lease.gate = PH_READERS_NONE;
     return 0;
 }
@@ -128,7 +129,7 @@ int ph_lease_take(struct ph_log *log)
 {
     struct ph_lease *lease = &log->lease;
     int copies = lease->gate == PH_READERS_MAY || lease->gate == PH_READERS_LATE;
-    if (!lease->is_on || log->header == NULL || *lease->pinned != 0 || (copies && !may_stop_to_copy(log)))
+    if (!lease->lender.is_on || log->header == NULL || *lease->pinned != 0 || (copies && !may_stop_to_copy(log)))
         return 0;
     if (lease->gate != PH_READERS_SHUT) { /* else nobody could begin since it was shut */
         if (PH_KEPT(Q8))

@@ -47,8 +47,7 @@ struct ph_pages {
 /* ph_lease -- how a writer that lets readers in knows that there is none: log/lease.c. Nanoseconds of ph_now. */
 struct ph_lease {
     struct ph_lender lender; /* for calls that free blocks */
-    int32_t fd;              /* by which it looks for their locks; is_on */
-    uint8_t is_on;           /* it may look */
+    int32_t fd;              /* by which it looks for their locks, while lender.is_on */
     uint8_t is_editing;      /* a transaction edits in place */
     uint8_t is_wanted;       /* somebody in this process waits until it has ended */
     uint32_t gate;           /* enum ph_reader_gate, as the file has it */
@@ -82,6 +81,7 @@ struct ph_log {
     uint8_t power, dead, frozen;
     uint8_t lost;      /* dead, and what is mapped is the heap's no more: nothing is to be read or put back either */
     uint8_t awaited;   /* the record that is being built is synced as soon as it is appended */
+    uint8_t unread;    /* nobody reads what the records free that are brought home now */
     uint8_t copies;    /* there may be readers of snapshots: what a commit can reach is copied, not edited in place [Q5] */
     uint16_t arenas;   /* homes from here on are not in use */
     struct ph_era era; /* the tag of what is freed [Q3] */

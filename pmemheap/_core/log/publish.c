@@ -32,6 +32,12 @@ void ph_sequence_close(const struct ph_log *log, uint32_t at)
         ph_put_word(ph_shared_at(log, at), *ph_shared_at(log, at) + (PH_KEPT(Q10) ? 1 : 2)); /* [Q10] */
 }
 
+void ph_sequence_pass(const struct ph_log *log, uint32_t at)
+{
+    if (log->header != NULL)
+        ph_put_word(ph_shared_at(log, at), (*ph_shared_at(log, at) | 1) + 1);
+}
+
 int ph_log_copies(struct ph_log *log, int copies, uint64_t era)
 {
     struct ph_root_slot *roots = NULL;

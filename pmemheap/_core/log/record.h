@@ -62,9 +62,11 @@ int ph_next_record(const struct ph_log *log, uint64_t lsn, uint64_t end, struct 
 uint64_t ph_next_op(const struct ph_log *log, uint64_t *at, struct ph_op *op);
 
 const struct ph_home *ph_home_of(const struct ph_log *log, uint64_t off);
-/* ph_sequence_open, ph_sequence_close -- a sequence of the shared page is odd from the one to the other [Q10, Q11]. */
+/* ph_sequence_open, ph_sequence_close -- a sequence of the shared page is odd from the one to the other [Q10, Q11]. ph_sequence_pass
+ * -- both at once, after a change that nobody has looked at. */
 void ph_sequence_open(const struct ph_log *log, uint32_t at);
 void ph_sequence_close(const struct ph_log *log, uint32_t at);
+void ph_sequence_pass(const struct ph_log *log, uint32_t at);
 void ph_apply_header(const struct ph_log *log, const struct ph_op *op, uint64_t payload, uint8_t *header);
 void ph_apply_meta(const struct ph_log *log, const struct ph_op *op, uint64_t payload);
 void ph_apply_word(const struct ph_log *log, const struct ph_record *record);

@@ -101,6 +101,7 @@ static void end_tags(struct ph_log *log)
 {
     uint32_t arena = 0;
     for (struct ph_heap *h; (h = next_core(log, &arena)) != NULL;) {
+        ph_offer_aside(h);
         ph_tags_fini(&h->tags);
         ph_tags_join(log, h);
     }

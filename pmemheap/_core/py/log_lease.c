@@ -29,7 +29,7 @@ static PyObject *begin_lease(PyObject *object, PyObject *args)
     self->pins = Py_NewRef(pins);
     ((struct pins_object *)pins)->log = &self->log;
     ph_lease_begin(&self->log, &(struct ph_lease){
-        .fd = fd, .is_on = 1, .pinned = &((struct pins_object *)pins)->used, .length = length});
+        .fd = fd, .pinned = &((struct pins_object *)pins)->used, .length = length});
     Py_RETURN_NONE;
 }
 

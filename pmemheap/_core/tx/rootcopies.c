@@ -186,6 +186,8 @@ int ph_tx_copy_roots(struct ph_tx *tx, const void *others, uint64_t length, uint
     if (failed < 0 || (failed = name_changed(tx)) < 0)
         return failed;
     use_slots(tx);
+    if (tx->named.count == 0)
+        return 0;
     if (ph_tx_savepoint(tx) < 0)
         return PH_L_NOMEM;
     tx->copies_from = tx->fresh.count;
@@ -201,6 +203,8 @@ int ph_tx_copy_roots(struct ph_tx *tx, const void *others, uint64_t length, uint
 void ph_tx_drop_copies(struct ph_tx *tx)
 {
     uint64_t bytes = tx->fresh_bytes, made = tx->fresh_changes;
+    if (tx->named.count == 0)
+        return;
     ph_tx_rollback(tx);
     tx->copies_from = UINT64_MAX;
     tx->fresh_bytes = bytes;
@@ -210,6 +214,8 @@ void ph_tx_drop_copies(struct ph_tx *tx)
 void ph_tx_keep_copies(struct ph_tx *tx)
 {
     struct ph_log *log = tx->log;
+    if (tx->named.count == 0)
+        return;
     for (uint64_t i = 0; i < tx->named.count; i++) {
         const struct named *one = &named_of(tx)[i];
         if (one->at == PH_NOT_TOLD)
