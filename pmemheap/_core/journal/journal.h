@@ -31,7 +31,12 @@ void ph_set_journal(struct ph_heap *h, enum ph_durability durability);
 /* ph_tags_room -- room for so many tags more; PH_H_NOMEM. ph_tag -- a tag for what was freed; pre: room. ph_tag_awaited -- the same when
  * the record of a free that is awaited is home. ph_tags_take -- the oldest tag, if its era is below a bound. ph_is_tagged -- whether a
  * byte of a range has a tag; O(tags). */
-int ph_tags_room(struct ph_tags *tags, uint64_t more);
+PH_SELDOM int ph_tags_widen(struct ph_tags *tags, uint64_t needed);
+static inline int ph_tags_room(struct ph_tags *tags, uint64_t more)
+{
+    uint64_t needed = tags->count + tags->awaited + more;
+    return PH_LIKELY(needed <= tags->capacity) ? 0 : ph_tags_widen(tags, needed);
+}
 void ph_tag(struct ph_tags *tags, uint64_t offset, uint64_t nbytes);
 void ph_tag_awaited(struct ph_tags *tags, uint64_t offset, uint64_t nbytes);
 int ph_tags_take(struct ph_tags *tags, uint64_t bound, struct ph_tag *tag);

@@ -13,7 +13,7 @@
 enum { PH_TAGS_MIN = 256 };
 
 /* A longer ring, which begins with the oldest tag. */
-static int widen(struct ph_tags *tags, uint64_t needed)
+int ph_tags_widen(struct ph_tags *tags, uint64_t needed)
 {
     uint64_t wider = tags->capacity ? tags->capacity : PH_TAGS_MIN;
     while (wider < needed)
@@ -28,12 +28,6 @@ static int widen(struct ph_tags *tags, uint64_t needed)
     tags->capacity = wider;
     tags->first = 0;
     return 0;
-}
-
-int ph_tags_room(struct ph_tags *tags, uint64_t more)
-{
-    uint64_t needed = tags->count + tags->awaited + more;
-    return PH_LIKELY(needed <= tags->capacity) ? 0 : widen(tags, needed);
 }
 
 /* Whether a range goes on where the newest tag ends, in its era. */
@@ -120,7 +114,7 @@ const struct ph_journal ph_journal_direct_tagged = {
 
 static int reserve_both(struct ph_heap *h, uint64_t stores, uint64_t frees)
 {
-    return ph_tags_room(&h->tags, frees) < 0 ? PH_H_NOMEM : ph_journal_redo.reserve(h, stores, frees);
+    return frees != 0 && ph_tags_room(&h->tags, frees) < 0 ? PH_H_NOMEM : ph_journal_redo.reserve(h, stores, frees);
 }
 
 static void store_for_record(struct ph_heap *h, uint64_t *at)

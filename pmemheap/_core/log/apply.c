@@ -180,18 +180,20 @@ int ph_next_record(const struct ph_log *log, uint64_t lsn, uint64_t end, struct 
         && record->total_len % PH_LOG_ALIGN == 0 && record->total_len <= end - lsn;
 }
 
-/* Bring the operations of a record home; 0 if they do not fit into it. */
-static int apply_ops(struct ph_log *log, uint64_t at, const struct ph_record *record)
+/* Bring the operations of a record home. Returns which stages it has, a bit each; 0 if they do not fit into it. */
+static uint32_t apply_ops(struct ph_log *log, uint64_t at, const struct ph_record *record)
 {
     uint64_t end = at - sizeof *record + record->total_len;
+    uint32_t found = 1U << STAGE_REACHED;
     for (uint32_t i = 0; i < record->nops; i++) {
         struct ph_op op;
         uint64_t payload = ph_next_op(log, &at, &op);
         if (at > end)
             return 0;
+        found |= 1U << stage_of(&op);
         apply_op(log, &op, payload);
     }
-    return 1;
+    return found;
 }
 
 enum { PH_OPS_READ = 24 };
@@ -268,26 +270,17 @@ static int apply_in_stages(struct ph_log *log, uint64_t at, const struct ph_reco
 /* The same where nobody reads until all of it is home: they find the sequences raised [Q8]. */
 static int apply_unread(struct ph_log *log, uint64_t at, const struct ph_record *record)
 {
-    uint64_t end = at - sizeof *record + record->total_len;
-    uint32_t stages = 0;
-    for (uint32_t i = 0; i < record->nops; i++) {
-        struct ph_op op;
-        uint64_t payload = ph_next_op(log, &at, &op);
-        if (at > end)
-            return 0;
-        stages |= 1U << stage_of(&op);
-        apply_op(log, &op, payload);
-    }
+    uint32_t stages = apply_ops(log, at, record);
     for (uint32_t stage = 0; stage < STAGES; stage++)
         if (sequence_at[stage] != 0 && (stages >> stage & 1))
             ph_sequence_pass(log, sequence_at[stage]);
-    return 1;
+    return stages != 0;
 }
 
 static int apply_commit(struct ph_log *log, uint64_t at, const struct ph_record *record)
 {
     if (!log->copies)
-        return apply_ops(log, at, record);
+        return apply_ops(log, at, record) != 0;
     return log->unread ? apply_unread(log, at, record) : apply_in_stages(log, at, record);
 }
 
