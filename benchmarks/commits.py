@@ -18,7 +18,7 @@ from contenders import Contender
 from peers import PeerUnavailableError
 from plan import Log, Plan, Values, rows
 from results import Results
-from stores import GROUPS, TABLE_ENTRY_BYTES, VALUE_BYTES, Turn, power_refusal, serve
+from stores import GROUPS, TABLE_ENTRY_BYTES, VALUE_BYTES, Timed, Turn, power_refusal
 
 DURABLE, LAZY = "commits, durable", "commits, lazy"
 LOGGED, SYNCED, WRITTEN = "log bytes", "syncs of the log", "bytes to the disk"  # A commit.
@@ -53,7 +53,7 @@ def _opened(
 ) -> Iterator[tuple[str, Contender]]:
     for name in GROUPS[group]:
         try:
-            yield name, opened.enter_context(contextlib.closing(Contender(serve, group, name)))
+            yield name, opened.enter_context(contextlib.closing(Contender(Timed, group, name)))
         except PeerUnavailableError as refused:
             results.skipped[f"{SECTION_OF[group]} on {name}"] = str(refused)
 

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import tempfile
 from collections.abc import Callable
-from typing import Any
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
 
 from peers import PeerUnavailableError
 
-__all__ = ["Contender"]
+__all__ = ["Contender", "Served"]
+
+
+class Served(Protocol):
+    """A store in its process, and what is asked of it."""
+
+    def answer(self, asked: Any) -> Any:
+        """Do it; PeerUnavailableError: the store cannot."""
+
+    def close(self) -> None:
+        """Close the store."""
 
 
 class Contender:
@@ -17,9 +30,9 @@ class Contender:
 
     Parameters
     ----------
-    serve : callable
-        Takes `words` and a pipe: tells why the store cannot be had, or None, then answers what it
-        is asked until that is None.
+    opened : callable
+        Takes `words` and a directory; returns a `Served`. A PeerUnavailableError or ValueError
+        says why the store cannot be had.
 
     Raises
     ------
@@ -27,10 +40,10 @@ class Contender:
         It cannot be had here; with what to install.
     """
 
-    def __init__(self, serve: Callable[..., None], *words: Any) -> None:
+    def __init__(self, opened: Callable[..., Served], *words: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(*words, theirs), daemon=True)
+        self._process = context.Process(target=_serve, args=(opened, words, theirs), daemon=True)
         self._process.start()
         theirs.close()
         refused = self._pipe.recv()
@@ -57,3 +70,20 @@ class Contender:
         with contextlib.suppress(BrokenPipeError):
             self._pipe.send(None)
         self._process.join()
+
+
+def _serve(opened: Callable[..., Served], words: tuple[Any, ...], pipe: Connection) -> None:
+    """Tell why a store cannot be had, or None; then answer until nothing more is asked."""
+    with tempfile.TemporaryDirectory() as home:
+        try:
+            served = opened(*words, Path(home))
+        except (PeerUnavailableError, ValueError) as refused:
+            pipe.send(str(refused))
+            return
+        pipe.send(None)
+        while (asked := pipe.recv()) is not None:
+            try:
+                pipe.send(served.answer(asked))
+            except PeerUnavailableError as refused:
+                pipe.send(refused)
+        served.close()

@@ -31,7 +31,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from contenders import Contender
@@ -46,6 +45,7 @@ from kv_bench import (
     TIMES,
     WRITTEN,
     Bench,
+    Figures,
     Scale,
     batches_of,
     phase_of,
@@ -81,21 +81,16 @@ SYNCED_BYTES = 4 * KiB
 # ---------------------------------------------------------------------------------------- processes
 
 
-def _serve(group: str, name: str, scale: Scale, pipe: Connection) -> None:
-    with tempfile.TemporaryDirectory() as home:
-        try:
-            bench = Bench(GROUPS[group][name], Path(home), scale, SECTION_OF[group])
-        except (PeerUnavailableError, ValueError) as refused:
-            pipe.send(str(refused))
-            return
-        pipe.send(None)
-        while (asked := pipe.recv()) is not None:
-            settle(bench.directory)
-            try:
-                pipe.send(phase_of(asked)(bench))
-            except PeerUnavailableError as refused:
-                pipe.send(refused)
-        bench.close()
+class _Served:
+    """A store; it is asked for phases."""
+
+    def __init__(self, group: str, name: str, scale: Scale, home: Path) -> None:
+        self._bench = Bench(GROUPS[group][name], home, scale, SECTION_OF[group])
+        self.close = self._bench.close
+
+    def answer(self, phase: str) -> Figures:
+        settle(self._bench.directory)
+        return phase_of(phase)(self._bench)
 
 
 # ------------------------------------------------------------------------------------------ section
@@ -152,7 +147,7 @@ def _opened(
 ) -> Iterator[tuple[str, Contender]]:
     for name in GROUPS[group]:
         try:
-            contender = Contender(_serve, group, name, scale)
+            contender = Contender(_Served, group, name, scale)
         except PeerUnavailableError as refused:
             results.skipped[f"kv, {group} on {name}"] = str(refused)
         else:

@@ -16,11 +16,9 @@ import json
 import random
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from itertools import cycle
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ from contenders import Contender
 from figures import mark
 from gallery import LOOK
 from kv_bench import BATCH, BLOCK_BYTES, KEY_BYTES, SCANNED, VALUE_BYTES, VALUES, key_of
-from kv_stores import GROUPS, LMDB_NAMES, OURS, Kv, Make
+from kv_stores import GROUPS, LMDB_NAMES, OURS, Kv
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from peers import PeerUnavailableError
@@ -60,12 +58,21 @@ PANELS = (PUT, GET, SCAN, REOPEN, DISK)
 class Grown:
     """A store that grows, and what is asked of it."""
 
-    def __init__(self, make: Make, home: Path, calls: int) -> None:
-        self._make, self._home, self._calls = make, home, calls
+    def __init__(self, group: str, name: str, calls: int, home: Path) -> None:
+        self._make, self._home, self._calls = GROUPS[group][name], home, calls
         self._rng = random.Random(1)
         self._values = cycle([self._rng.randbytes(VALUE_BYTES) for _ in range(VALUES)])
         self._count = 0
-        self.store: Kv = make(home)
+        self.store: Kv = self._make(home)
+
+    def answer(self, asked: tuple[Any, ...]) -> float:
+        """Return what one of the methods below does: its name, and what it takes."""
+        what, *words = asked
+        answer: float = getattr(self, what)(*words)
+        return answer
+
+    def close(self) -> None:
+        self.store.close()
 
     def grow(self, count: int) -> float:
         """Have so many records; the microseconds of a put among the last of them."""
@@ -117,21 +124,6 @@ class Grown:
         return held / self._count / (KEY_BYTES + VALUE_BYTES)
 
 
-def serve(group: str, name: str, calls: int, pipe: Connection) -> None:
-    """Answer what is asked of a store, until nothing more is."""
-    with tempfile.TemporaryDirectory() as home:
-        try:
-            grown = Grown(GROUPS[group][name], Path(home), calls)
-        except PeerUnavailableError as refused:
-            pipe.send(str(refused))
-            return
-        pipe.send(None)
-        while (asked := pipe.recv()) is not None:
-            what, *words = asked
-            pipe.send(getattr(grown, what)(*words))
-        grown.store.close()
-
-
 # ---------------------------------------------------------------------------------------- measuring
 
 
@@ -154,7 +146,7 @@ def open_stores(
         if name != OURS and not name.startswith(LMDB_NAMES):
             continue
         try:
-            contender = Contender(serve, group, name, calls)
+            contender = Contender(Grown, group, name, calls)
         except PeerUnavailableError as refused:
             tell(f"{name}: {refused}")
         else:

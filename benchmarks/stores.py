@@ -23,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -282,20 +281,17 @@ class Turn:
 GROUPS = {"durable": DURABLE, "lazy": LAZY}
 
 
-def serve(group: str, name: str, pipe: Connection) -> None:
-    """Serve a `Contender`, which asks for operations a commit, and seconds, and gets a `Turn`."""
-    with tempfile.TemporaryDirectory() as home:
-        directory = Path(home)
-        try:
-            store = GROUPS[group][name](directory)
-        except (PeerUnavailableError, ValueError) as refused:
-            pipe.send(str(refused))
-            return
-        pipe.send(None)
-        while (asked := pipe.recv()) is not None:
-            settle(directory)
-            pipe.send(_turn(store, directory, *asked))
-        store.close()
+class Timed:
+    """A store; it is asked for operations a commit, and seconds, and answers with a `Turn`."""
+
+    def __init__(self, group: str, name: str, home: Path) -> None:
+        self._directory = home
+        self._store = GROUPS[group][name](home)
+        self.close = self._store.close
+
+    def answer(self, asked: tuple[int, float]) -> Turn:
+        settle(self._directory)
+        return _turn(self._store, self._directory, *asked)
 
 
 def settle(directory: Path) -> None:
