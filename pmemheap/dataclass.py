@@ -122,16 +122,17 @@ def _initializer(cls: type, fields: dict[str, _Field]) -> Callable[..., None]:
             self.__post_init__()
 
     def completed(self: Any, args: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-        """Return the values of all fields, in their order."""
+        """Return the values of all fields."""
         given = dict(zip(names, args, strict=False)) | named
         is_once = len(given) == len(args) + len(named)
-        given = defaults | given
-        for name, make in factories.items():
-            if name not in given:
-                given[name] = make()
+        if len(given) != count:
+            given = defaults | given
+            for name, make in factories.items():
+                if name not in given:
+                    given[name] = make()
         if not is_once or given.keys() != names.keys():
             raise TypeError(_fault(type(self).__name__, names, args, named))
-        return {name: given[name] for name in names}
+        return given
 
     return __init__
 

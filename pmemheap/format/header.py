@@ -51,8 +51,11 @@ _SLOTS = {
     Table.ROOTS: layout.ROOT_SLOTS,
 }
 _GROUP = 64  # slots that are looked at together: most of them are empty
+_NO_UNITS = (0, 0)
 _EMPTY_SLOT = bytes(layout.SLOT_BYTES)
 _EMPTY_GROUP = bytes(_GROUP * layout.SLOT_BYTES)
+_EMPTY_RESTS = {table: bytes((n - _GROUP) * layout.SLOT_BYTES) for table, n in _SLOTS.items()}
+"""All of a table but its first group."""
 _EMPTY_HALVES = tuple(bytes(n * layout.SLOT_BYTES) for n in (32, 16, 8, 4, 2, 1))  # of a group
 
 
@@ -199,7 +202,8 @@ def _used(image: HeaderImage, table: Table, kind: type[Slot]) -> dict[int, Slot]
     """Read the slots of a table that are in use, by index."""
     used: dict[int, Slot] = {}
     width, start = layout.SLOT_BYTES, slot_offset(table, 0)
-    for first in range(0, _SLOTS[table], _GROUP):
+    has_more = not image.startswith(_EMPTY_RESTS[table], start + _GROUP * width)
+    for first in range(0, _SLOTS[table] if has_more else _GROUP, _GROUP):
         at = start + first * width
         if image.startswith(_EMPTY_GROUP, at):
             continue
@@ -234,17 +238,13 @@ def _check_places(tables: Tables, name: str) -> None:
 
 def _is_sound(slot: SegmentSlot) -> bool:
     """Tell whether the numbers of a slot agree with each other [R25]."""
-    if slot.kind == SegmentKind.LOG:
-        return True
-    whole = slot.capacity % layout.SEGMENT_UNITS == 0
-    if slot.kind == SegmentKind.SPARE:
-        return whole
-    return (
-        whole
-        and 0 < slot.nunits <= slot.capacity
-        and slot.nunits % layout.SEGMENT_UNITS == 0
-        and slot.arena < layout.ARENA_SLOTS
-    )
+    if slot.kind == SegmentKind.DATA:
+        return (
+            0 < slot.nunits <= slot.capacity
+            and slot.capacity % layout.SEGMENT_UNITS == slot.nunits % layout.SEGMENT_UNITS == 0
+            and slot.arena < layout.ARENA_SLOTS
+        )
+    return slot.kind == SegmentKind.LOG or slot.capacity % layout.SEGMENT_UNITS == 0
 
 
 def _check_log(tables: Tables, superblock: Superblock, name: str) -> None:
@@ -269,18 +269,15 @@ def _set_aside_strays(tables: Tables) -> None:
 
     A growth or a cut that a killed process did not end leaves them.
     """
+    ranges: dict[int, tuple[int, int]] = {}
+    for index, arena in tables.arenas.items():
+        if arena.state == ArenaState.LIVE:
+            ranges[index] = arena.first_unit, arena.end_unit
     for index, slot in tables.segments.items():
-        if slot.kind != SegmentKind.DATA:
-            continue
-        arena = tables.arenas.get(slot.arena)
-        inside = (
-            arena is not None
-            and arena.state == ArenaState.LIVE
-            and slot.first_unit < arena.end_unit
-            and slot.first_unit + slot.nunits > arena.first_unit
-        )
-        if not inside:
-            tables.strays[index] = as_spare(slot)
+        if slot.kind == SegmentKind.DATA:
+            first, end = ranges.get(slot.arena, _NO_UNITS)
+            if slot.first_unit >= end or slot.first_unit + slot.nunits <= first:
+                tables.strays[index] = as_spare(slot)
     tables.segments.update(tables.strays)
 
 

@@ -120,9 +120,9 @@ def timeout_argument(value: object) -> float:
 def path_argument(value: AnyPath) -> Path:
     """Return the path of a file, of a name that `open` takes for one."""
     name = os.fsdecode(value)
-    path = Path(name)
+    path = value if isinstance(value, Path) else Path(name)
     try:
-        sound = b"\0" not in os.fsencode(path)
+        sound = b"\0" not in os.fsencode(name)
     except UnicodeEncodeError:
         sound = False
     if not sound:

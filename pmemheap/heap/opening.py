@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TypedDict, get_args
+from typing import Final, TypedDict, get_args
 
 from pmemheap.errors import UsageError
 from pmemheap.heap.arguments import AnyPath, DurabilityName, OpenFlag, path_argument
@@ -13,6 +13,8 @@ from pmemheap.protocols import Space
 from pmemheap.space.budget import Budget
 
 __all__ = ["open"]
+
+_FLAGS: Final = get_args(OpenFlag)
 
 
 class _Options(TypedDict):
@@ -75,7 +77,7 @@ def open(  # noqa: A001, PLR0913 -- as dbm.open; options of a file, all by name
     ...         heap.usable_size(heap.roots["first"])
     16
     """
-    if flag not in get_args(OpenFlag):
+    if flag not in _FLAGS:
         raise UsageError(f"flag: 'r', 'w', 'c' or 'n' expected, {flag!r} found")
     options: _Options = {
         "limit": limit, "headroom": headroom, "decay": decay, "extents": extents,
@@ -83,7 +85,9 @@ def open(  # noqa: A001, PLR0913 -- as dbm.open; options of a file, all by name
     }  # fmt: skip
     if flag == "n":
         return Heap.create(path, durability=durability, replace=True, **options)
-    if flag == "c" and not os.path.exists(path_argument(path)):
+    if flag == "c":
+        path = path_argument(path)
+    if flag == "c" and not os.path.exists(path):
         place = os.path.realpath(path) if os.path.islink(path) else path
         return Heap.create(place, durability=durability, **options)
     return Heap.open(path, readonly=flag == "r", **options)

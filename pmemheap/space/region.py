@@ -271,7 +271,7 @@ class Region:
             Their space was allocated just now: it is there.
         """
         self._unmap([])
-        segments = [Segment(piece) for piece in pieces]
+        segments = [Segment(piece, {}) for piece in pieces]
         self._fill(segments, names, new=new)
         starts = [piece.first_unit for piece in pieces]
         self._segments, self._starts = [*self._segments, *segments], [*self._starts, *starts]
