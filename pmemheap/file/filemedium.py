@@ -23,6 +23,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from pmemheap import native
@@ -52,6 +53,7 @@ LOG_LEAST = UNIT
 LOG_MOST = 64 * MiB
 _AHEAD_SHARE, _AHEAD_MOST = 256, MiB
 _MEMORY_STEP_MOST = 64 * MiB // UNIT
+_PLACE = attrgetter("slot.file_off")
 
 
 class FileMedium(HeapFile):
@@ -247,12 +249,11 @@ class FileMedium(HeapFile):
     def look_at(self, pieces: list[Piece], tables: Collection[str]) -> None:
         """Ask once how long the file is, before tables of segments are mapped, and the log."""
         block = self.header.superblock
-        stop = block.log_off + block.log_size
-        for piece in pieces:
-            assert piece.slot is not None
-            stop = max(stop, piece.slot.file_stop if "data" in tables else piece.slot.data_off)
+        last = max(pieces, key=_PLACE).slot  # behind it nothing of the others lies
+        assert last is not None
+        stop = last.file_stop if "data" in tables else last.data_off
         try:
-            self.require_length(stop)
+            self.require_length(max(stop, block.log_off + block.log_size))
         except Pmem2Error as error:
             raise map_refusal(f"heap file {self.name!r}: segments", error) from error
 

@@ -247,7 +247,7 @@ class SegmentSlot:
     @property
     def data_off(self) -> int:
         """File offset of its data."""
-        return self.bits_off + self.capacity * BITS_WIDTH
+        return self.file_off + self.capacity * (ENTRY_WIDTH + BITS_WIDTH)
 
     def pack(self) -> bytes:
         """Return the 64 bytes of it; all zero for an empty slot."""
