@@ -91,7 +91,8 @@ int ph_run_may_go(struct ph_heap *h)
     return !h->readonly && h->strategy != PH_STRATEGY_ROWS && ph_journal_reserve(h, 2, 0) == 0;
 }
 
-/* ---------------------------------------------------------------- free, but perhaps read [Q7] */
+/* ---------------------------------------------------------------- free, but perhaps read [Q7]
+ * Others may have set a bit of the file again meanwhile, or that of a block that is withheld before it was freed. */
 enum { PH_ASIDE_MOST = 64 }; /* blocks that begin in one word of the bits table */
 
 static void end_aside(struct ph_heap *h, struct ph_class *c)
@@ -103,14 +104,14 @@ static void end_aside(struct ph_heap *h, struct ph_class *c)
 
 static void offer_aside(struct ph_heap *h, struct ph_class *c)
 {
-    c->mask |= c->aside & ~h->bits[c->word]; /* others may have set a bit again */
+    c->mask |= c->aside & ph_free_mask(h, c, ph_unit_index(h, c->current), c->word);
     end_aside(h, c);
 }
 
 static void tag_aside(struct ph_heap *h, struct ph_class *c)
 {
-    uint64_t size = (uint64_t)c->granules * PH_GRANULE, rest = c->aside;
     struct ph_withheld_word *withheld = ph_withheld_make(h, c->word);
+    uint64_t size = (uint64_t)c->granules * PH_GRANULE, rest = c->aside & ~(withheld->reserved | withheld->freed);
     count_withheld(h, ph_unit_at(h, c->current), __builtin_popcountll(rest));
     end_aside(h, c);
     for (; rest != 0; rest &= rest - 1) {
