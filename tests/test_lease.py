@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from pmemheap.file import locks, takingover
 from pmemheap.heap import readers
 from pmemheap.heap.space import space_of
 from pmemheap.native.gate import ReaderGate
+from pmemheap.units import GRANULE
 
 VALUE = "SortedMap(snap, 'table')[b'k']"
 WRITER = """
@@ -377,6 +379,22 @@ def test_a_word_moves_back_though_blocks_of_it_wait(process_heap: Heap) -> None:
     process_heap.free(blocks[2])
     assert process_heap.check()
     assert list(process_heap.malloc_many(64, 2)) == [blocks[2], blocks[18]]
+
+
+def test_a_bit_that_others_set_again_is_no_block_to_offer(process_heap: Heap) -> None:
+    """The file of a heap is shared: somebody may write to its tables."""
+    blocks = filled_word(process_heap)
+    process_heap.free(blocks[3])
+    slot = space_of(process_heap).region.pieces[0].slot
+    assert slot is not None
+    word, bit = divmod(blocks[3] // GRANULE, 64)
+    with open(process_heap.name, "r+b", buffering=0) as file:
+        was = os.pread(file.fileno(), 8, slot.bits_off + word * 8)
+        now = int.from_bytes(was, "little") | 1 << bit
+        os.pwrite(file.fileno(), now.to_bytes(8, "little"), slot.bits_off + word * 8)
+    made = process_heap.malloc_many(64, 1000)
+    assert blocks[3] not in made
+    assert len({*made}) == 1000
 
 
 def test_a_batch_is_freed_under_one_lease(process_heap: Heap) -> None:
