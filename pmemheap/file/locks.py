@@ -116,7 +116,6 @@ def _may_begin(fd: int, name: str, until: float) -> bool:
     time.sleep(2 * LEASE + _TICK if LEASE else 0)
     while (gate := stored_word(fd, "gate")) == ReaderGate.SHUT and has_writer(fd):
         if time.monotonic() > until:
-            native.lock_byte(fd, layout.LOCK_FOLLOWER, Lock.NONE)
             raise HeapBusyError(
                 f"heap file {name!r}: a transaction that ends expected, process {holder(fd)} has "
                 "one open that edits in place what a reader would see",
