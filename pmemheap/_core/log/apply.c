@@ -271,9 +271,10 @@ static int apply_in_stages(struct ph_log *log, uint64_t at, const struct ph_reco
 static int apply_unread(struct ph_log *log, uint64_t at, const struct ph_record *record)
 {
     uint32_t stages = apply_ops(log, at, record);
-    for (uint32_t stage = 0; stage < STAGES; stage++)
-        if (sequence_at[stage] != 0 && (stages >> stage & 1))
-            ph_sequence_pass(log, sequence_at[stage]);
+    if (stages >> STAGE_LAYOUT & 1)
+        ph_sequence_pass(log, sequence_at[STAGE_LAYOUT]);
+    if (stages >> STAGE_ROOTS & 1)
+        ph_sequence_pass(log, sequence_at[STAGE_ROOTS]);
     return stages != 0;
 }
 
@@ -308,9 +309,10 @@ int ph_log_apply(struct ph_log *log, uint64_t upto)
         log->changes += record.kind == PH_RECORD_COMMIT;
         log->applied += record.total_len;
     }
-    ph_lease_rest(log);
     if (taken != 0)
         lender->give(lender, taken);
+    if (log->power)
+        ph_lease_rest(log); /* of records that were not home when their transactions ended */
     if (!sound || log->lost)
         log->dead = 1;
     return log->dead ? PH_L_GONE : 0;

@@ -21,14 +21,19 @@
 
 enum { PH_LEASES_BETWEEN = 10 }; /* two looks, after one that has found somebody */
 
-static void put_gate(struct ph_log *log, uint32_t gate)
+/* Pre: it is mapped. */
+static inline void store_gate(struct ph_log *log, uint32_t gate)
 {
-    if (log->lease.gate == gate || log->header == NULL || log->lost)
-        return;
     uint64_t *word = ph_shared_at(log, PH_WRITER_AT);
     log->lease.gate = gate;
     ph_put_word(word, (*word & UINT32_MAX) | (uint64_t)gate << 32);
     __atomic_thread_fence(__ATOMIC_RELEASE); /* what is edited comes after it */
+}
+
+static void put_gate(struct ph_log *log, uint32_t gate)
+{
+    if (log->lease.gate != gate && log->header != NULL && !log->lost)
+        store_gate(log, gate);
 }
 
 /* No replay that a next writer does stores an older image of what readers see: a process heap has it all home. */
@@ -43,14 +48,14 @@ static int is_read(const struct ph_lease *lease)
 }
 
 /* After somebody was found. */
-static void copy_for_a_while(struct ph_log *log, uint64_t now)
+static PH_SELDOM void copy_for_a_while(struct ph_log *log, uint64_t now)
 {
     log->lease.again = now + PH_LEASES_BETWEEN * log->lease.length;
     put_gate(log, gate_to_copy(log));
 }
 
 /* Whether nobody reads, nor can adopt what somebody has read. The gate is shut. */
-static int look(struct ph_log *log, uint64_t now)
+static PH_SELDOM int look(struct ph_log *log, uint64_t now)
 {
     struct ph_lease *lease = &log->lease;
     uint64_t floor = *ph_shared_at(log, PH_FLOOR_AT);
@@ -69,7 +74,7 @@ static int look(struct ph_log *log, uint64_t now)
 }
 
 /* Whether there is no reason to go on copying: a look that disturbs nobody. */
-static int may_stop_to_copy(struct ph_log *log)
+static PH_SELDOM int may_stop_to_copy(struct ph_log *log)
 {
     uint64_t now = ph_now();
     if (now < log->lease.again)
@@ -125,19 +130,25 @@ int ph_lease_end(struct ph_log *log)
     return 0;
 }
 
+/* Shut the gate, and look if there is reason to: whether nobody reads. */
+static int shut(struct ph_log *log, int copies)
+{
+    if (PH_KEPT(Q8))
+        store_gate(log, PH_READERS_SHUT);
+    uint64_t now = ph_now();
+    return PH_LIKELY(!copies && (now < log->lease.until || !PH_KEPT(Q7))) || look(log, now);
+}
+
 int ph_lease_take(struct ph_log *log)
 {
     struct ph_lease *lease = &log->lease;
-    int copies = lease->gate == PH_READERS_MAY || lease->gate == PH_READERS_LATE;
-    if (!lease->lender.is_on || log->header == NULL || *lease->pinned != 0 || (copies && !may_stop_to_copy(log)))
+    if (!lease->lender.is_on || log->header == NULL || log->lost || *lease->pinned != 0)
         return 0;
-    if (lease->gate != PH_READERS_SHUT) { /* else nobody could begin since it was shut */
-        if (PH_KEPT(Q8))
-            put_gate(log, PH_READERS_SHUT);
-        uint64_t now = ph_now();
-        if ((copies || (now >= lease->until && PH_KEPT(Q7))) && !look(log, now))
-            return 0;
-    }
+    int copies = lease->gate == PH_READERS_MAY || lease->gate == PH_READERS_LATE;
+    if (copies && !may_stop_to_copy(log))
+        return 0;
+    if (lease->gate != PH_READERS_SHUT && !shut(log, copies)) /* else nobody could begin since it was shut */
+        return 0;
     lease->is_editing = 1;
     return 1;
 }
@@ -151,10 +162,10 @@ void ph_lease_give(struct ph_log *log)
 void ph_lease_rest(struct ph_log *log)
 {
     struct ph_lease *lease = &log->lease;
-    if (lease->gate != PH_READERS_SHUT || lease->is_editing || log->applied < lease->edited)
+    if (lease->gate != PH_READERS_SHUT || lease->is_editing || log->applied < lease->edited || log->lost)
         return;
     if (PH_LIKELY(!lease->is_wanted))
-        put_gate(log, PH_READERS_WAIT);
+        store_gate(log, PH_READERS_WAIT);
     else
         copy_for_a_while(log, ph_now());
     lease->is_wanted = 0;

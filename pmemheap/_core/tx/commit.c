@@ -241,9 +241,11 @@ static int64_t commit(struct ph_tx *tx, const void *others, uint64_t length, uin
     return end;
 }
 
-/* Beside readers: with copies of what roots name. */
+/* Where there may be readers: with copies of what roots name. */
 static int64_t commit_with_copies(struct ph_tx *tx, const void *others, uint64_t length, uint16_t count)
 {
+    if (!ph_tx_has_roots(tx, count))
+        return commit(tx, others, length, count);
     int failed = ph_tx_copy_roots(tx, others, length, count);
     if (failed < 0)
         return failed;

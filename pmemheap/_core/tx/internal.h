@@ -116,9 +116,10 @@ int ph_write_bare_frees(struct ph_log *log);
 int64_t ph_flush_much(struct ph_log *log);
 void ph_forget_bare(struct ph_log *log);
 
-/* Copies of what roots name, tx/rootcopies.c. ph_tx_copy_roots -- make them, for the commit with these operations of others;
- * tx->told has what to commit instead. Or a failure, with nothing changed. ph_tx_drop_copies, ph_tx_keep_copies -- the commit
- * has failed, has happened. */
+/* Copies of what roots name, tx/rootcopies.c. ph_tx_has_roots -- whether a commit with so many operations of others may change roots
+ * or what they name. ph_tx_copy_roots -- make them, for the commit with these operations; tx->told has what to commit instead. Or a
+ * failure, with nothing changed. ph_tx_drop_copies, ph_tx_keep_copies -- the commit has failed, has happened. */
+int ph_tx_has_roots(const struct ph_tx *tx, uint16_t count);
 int ph_tx_copy_roots(struct ph_tx *tx, const void *others, uint64_t length, uint16_t count);
 void ph_tx_drop_copies(struct ph_tx *tx);
 void ph_tx_keep_copies(struct ph_tx *tx);

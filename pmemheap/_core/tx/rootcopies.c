@@ -77,16 +77,54 @@ static int tell(struct ph_tx *tx, uint64_t index, const struct ph_root_slot *slo
     return 0;
 }
 
+/* The lowest and the highest block of those that a transaction changes: most roots name none between them. */
+struct span {
+    uint64_t low, high;
+};
+
+static void widen(struct span *span, const struct ph_tx_bytes *each, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t at = each[i].offset - ph_local(each[i].offset) + each[i].start;
+        span->low = at < span->low ? at : span->low;
+        span->high = at > span->high ? at : span->high;
+    }
+}
+
+static struct span span_of(const struct ph_tx *tx)
+{
+    struct span span = {.low = UINT64_MAX};
+    widen(&span, ph_writes(tx), tx->writes.count);
+    widen(&span, ph_snapshots(tx), tx->snapshots.count);
+    return span;
+}
+
+/* The first slot in use from `from` on that names a block between them; roots_used: none does. */
+static uint64_t next_between(const struct ph_log *log, const struct span *span, uint64_t from)
+{
+    for (; from < log->roots_used; from++) {
+        const struct ph_root_slot *slot = &log->roots[from];
+        if (slot->off - span->low <= span->high - span->low && span->low <= span->high && slot->name_length != 0)
+            break;
+    }
+    return from;
+}
+
+int ph_tx_has_roots(const struct ph_tx *tx, uint16_t count)
+{
+    const struct span span = span_of(tx);
+    return count != 0 || next_between(tx->log, &span, 0) < tx->log->roots_used;
+}
+
 /* Name the slots whose blocks the transaction changes. */
 static int name_changed(struct ph_tx *tx)
 {
     const struct ph_log *log = tx->log;
+    const struct span span = span_of(tx);
     int failed = 0;
-    if (tx->writes.count + tx->snapshots.count == 0)
-        return 0;
-    for (uint64_t i = 0; failed == 0 && i < log->roots_used; i++) {
+    for (uint64_t i = 0; failed == 0 && (i = next_between(log, &span, i)) < log->roots_used; i++) {
         const struct ph_root_slot *slot = &log->roots[i];
-        if (slot->name_length == 0 || !ph_tx_changes(tx, slot->off) || is_named(tx, i))
+        if (!ph_tx_changes(tx, slot->off) || is_named(tx, i))
             continue;
         failed = tx->edits == PH_TX_EDITS && slot->copy != 0 ? name(tx, i, PH_NOT_TOLD) : tell(tx, i, slot);
     }
@@ -186,8 +224,6 @@ int ph_tx_copy_roots(struct ph_tx *tx, const void *others, uint64_t length, uint
     if (failed < 0 || (failed = name_changed(tx)) < 0)
         return failed;
     use_slots(tx);
-    if (tx->named.count == 0)
-        return 0;
     if (ph_tx_savepoint(tx) < 0)
         return PH_L_NOMEM;
     tx->copies_from = tx->fresh.count;
@@ -203,8 +239,6 @@ int ph_tx_copy_roots(struct ph_tx *tx, const void *others, uint64_t length, uint
 void ph_tx_drop_copies(struct ph_tx *tx)
 {
     uint64_t bytes = tx->fresh_bytes, made = tx->fresh_changes;
-    if (tx->named.count == 0)
-        return;
     ph_tx_rollback(tx);
     tx->copies_from = UINT64_MAX;
     tx->fresh_bytes = bytes;
@@ -214,8 +248,6 @@ void ph_tx_drop_copies(struct ph_tx *tx)
 void ph_tx_keep_copies(struct ph_tx *tx)
 {
     struct ph_log *log = tx->log;
-    if (tx->named.count == 0)
-        return;
     for (uint64_t i = 0; i < tx->named.count; i++) {
         const struct named *one = &named_of(tx)[i];
         if (one->at == PH_NOT_TOLD)
