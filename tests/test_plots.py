@@ -194,7 +194,7 @@ def test_stores_of_every_size_are_measured_and_drawn(group: str, tmp_path: Path)
 
 
 def test_records_are_what_they_are_counted_as(tmp_path: Path) -> None:
-    grown = SIZES.Grown(SIZES.GROUPS["process"][SIZES.OURS], tmp_path, 40)
+    grown = SIZES.Grown("process", SIZES.OURS, 40, tmp_path)
     grown.grow(250)
     grown.grow(1234)
     found = grown.store.scan(b"", 10_000)
