@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import shutil
 import tempfile
 import time
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from stamped import has_stamp, picked, stamp_at
 
 from pmemheap import Heap, Snapshot
 from pmemheap.file import locks
@@ -41,7 +41,7 @@ class LeaseMachine(RuleBasedStateMachine):
         return space_of(self.heap).address_of(offset)
 
     def is_stamped(self, start: int) -> bool:
-        return ctypes.string_at(self.address(start), 8) == start.to_bytes(8, "little")
+        return has_stamp(self.address(start), start)
 
     def shown(self) -> dict[int, int]:
         """Return what was live when a snapshot began, and has been freed since."""
@@ -57,13 +57,7 @@ class LeaseMachine(RuleBasedStateMachine):
         taken = [*self.live.items(), *self.shown().items()]
         assert not [hex(low) for low, high in taken if low < stop and offset < high]
         self.live[offset] = stop
-        ctypes.memmove(self.address(offset), offset.to_bytes(8, "little"), 8)
-
-    def picked(self, picks: list[int]) -> list[int]:
-        offsets = sorted(self.live)
-        return (
-            list(dict.fromkeys(offsets[pick % len(offsets)] for pick in picks)) if offsets else []
-        )
+        stamp_at(self.address(offset), offset)
 
     # ------------------------------------------------------------ calls
 
@@ -79,7 +73,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(picks=PICKS)
     def free(self, picks: list[int]) -> None:
-        for offset in self.picked(picks):
+        for offset in picked(self.live, picks):
             self.heap.free(offset)
             del self.live[offset]
 
@@ -93,14 +87,14 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(picks=PICKS)
     def free_many(self, picks: list[int]) -> None:
-        offsets = self.picked(picks)
+        offsets = picked(self.live, picks)
         self.heap.free_many(offsets)
         for offset in offsets:
             del self.live[offset]
 
     @rule(picks=PICKS)
     def free_in_a_transaction(self, picks: list[int]) -> None:
-        offsets = self.picked(picks)
+        offsets = picked(self.live, picks)
         with self.heap.transaction() as tx:
             for offset in offsets:
                 tx.free(offset)

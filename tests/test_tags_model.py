@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from stamped import has_stamp, picked, stamp_at
 from test_tags import FOREVER, log_of, made
 
 from pmemheap import Heap, Ring, Rows
@@ -75,10 +75,10 @@ class TagMachine(RuleBasedStateMachine):
     def stamp(self, start: int, stop: int) -> None:
         """Store at both ends of a range where it begins."""
         for at in (start, stop - 8):
-            ctypes.memmove(self.address(at), start.to_bytes(8, "little"), 8)
+            stamp_at(self.address(at), start)
 
     def require_stamped(self, start: int) -> None:
-        assert ctypes.string_at(self.address(start), 8) == start.to_bytes(8, "little"), hex(start)
+        assert has_stamp(self.address(start), start), hex(start)
 
     def came(self, offset: int) -> None:
         """Check a block that was handed out: no byte of it is of a live one, or waits."""
@@ -90,13 +90,6 @@ class TagMachine(RuleBasedStateMachine):
 
     def went(self, offset: int, view: memoryview | None = None) -> None:
         self.waiting.append(Waiting(self.era, offset, self.live.pop(offset), view))
-
-    def picked(self, picks: list[int]) -> list[int]:
-        """Return live blocks, each once."""
-        offsets = sorted(self.live)
-        return (
-            list(dict.fromkeys(offsets[pick % len(offsets)] for pick in picks)) if offsets else []
-        )
 
     # ------------------------------------------------------------ calls
 
@@ -111,28 +104,28 @@ class TagMachine(RuleBasedStateMachine):
 
     @rule(picks=PICKS)
     def free(self, picks: list[int]) -> None:
-        for offset in self.picked(picks):
+        for offset in picked(self.live, picks):
             self.heap.free(offset)
             self.went(offset)
 
     @rule(picks=st.lists(PICK, min_size=10, max_size=30))
     def free_many(self, picks: list[int]) -> None:
         for place in self.places.values():
-            offsets = [each for each in self.picked(picks) if self.place_of(each) is place]
+            offsets = [each for each in picked(self.live, picks) if self.place_of(each) is place]
             place.free_many(offsets)
             for offset in offsets:
                 self.went(offset)
 
     @rule(picks=PICKS)
     def free_viewed(self, picks: list[int]) -> None:
-        for offset in self.picked(picks):
+        for offset in picked(self.live, picks):
             view = self.heap.view(offset)
             self.heap.free(offset, deferred=True)
             self.went(offset, view)
 
     @rule(pick=PICK, size=SIZES)
     def realloc(self, pick: int, size: int) -> None:
-        for offset in self.picked([pick]):
+        for offset in picked(self.live, [pick]):
             place = self.place_of(offset)
             to = place.realloc(offset, min(size, ROW) if place is self.places["rows"] else size)
             stop = self.live[offset]
@@ -159,7 +152,7 @@ class TagMachine(RuleBasedStateMachine):
         self, sizes: list[int], picks: list[int], again: bool, commits: bool, durable: bool
     ) -> None:
         tx = self.heap.transaction(durable=durable)
-        fresh, gone = [tx.malloc(size) for size in sizes], self.picked(picks)
+        fresh, gone = [tx.malloc(size) for size in sizes], picked(self.live, picks)
         for offset in gone:
             tx.free(offset)
         if again and fresh:
