@@ -87,7 +87,7 @@ def open(  # noqa: A001, PLR0913 -- as dbm.open; options of a file, all by name
         return Heap.create(path, durability=durability, replace=True, **options)
     if flag == "c":
         path = path_argument(path)
-    if flag == "c" and not os.path.exists(path):
-        place = os.path.realpath(path) if os.path.islink(path) else path
-        return Heap.create(place, durability=durability, **options)
+        if not os.path.exists(path):
+            place = os.path.realpath(path) if os.path.islink(path) else path
+            return Heap.create(place, durability=durability, **options)
     return Heap.open(path, readonly=flag == "r", **options)

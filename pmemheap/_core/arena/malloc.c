@@ -56,11 +56,6 @@ static inline int claim(struct ph_heap *h, struct ph_class *c, uint64_t bits, ui
     return 0;
 }
 
-static inline uint64_t offset_of_bit(uint64_t word, uint64_t bit)
-{
-    return (word << 6 | (uint64_t)__builtin_ctzll(bit)) << PH_GRANULE_SHIFT;
-}
-
 int64_t ph_malloc_small(struct ph_heap *h, uint32_t class_index, uint64_t size)
 {
     struct ph_class *c = &h->classes[class_index];
@@ -72,7 +67,7 @@ int64_t ph_malloc_small(struct ph_heap *h, uint32_t class_index, uint64_t size)
     uint64_t bit = c->mask & -c->mask;
     if (PH_UNLIKELY(claim(h, c, bit, 1, size) < 0))
         return PH_H_NOMEM;
-    return (int64_t)offset_of_bit(c->word, bit);
+    return (int64_t)ph_offset_of(c->word, bit);
 }
 
 /* Up to `count` blocks of a class into `offsets`, a word of the bits table at a time; how many there were. */
@@ -83,7 +78,7 @@ static uint64_t malloc_small_many(struct ph_heap *h, uint32_t class_index, uint6
     while (done < count && (c->mask != 0 || ph_class_refill(h, c) == 0)) {
         uint64_t rest = c->mask, before = done;
         for (; rest != 0 && done < count; rest &= rest - 1)
-            offsets[done++] = offset_of_bit(c->word, rest & -rest);
+            offsets[done++] = ph_offset_of(c->word, rest & -rest);
         if (claim(h, c, c->mask & ~rest, (uint32_t)(done - before), size) < 0)
             return before;
     }

@@ -304,6 +304,12 @@ static inline uint64_t ph_local(uint64_t offset)
     return offset & ((1ULL << PH_ARENA_SHIFT) - 1);
 }
 
+/* The offset of the block that begins at the lowest of some bits of a word of the bits table. */
+static inline uint64_t ph_offset_of(uint64_t word, uint64_t bits)
+{
+    return (word << 6 | (uint64_t)__builtin_ctzll(bits)) << PH_GRANULE_SHIFT;
+}
+
 /* Records hold unit numbers in 32 bits. A heap that slides for ever passes 2^32 units, so they are read back
  * relative to first_unit: right as long as less than 16 TiB lie between the two ends. */
 static inline uint64_t ph_unit_index(const struct ph_heap *h, uint32_t low)

@@ -62,16 +62,10 @@ static inline uint64_t count_of(uint64_t bits)
     return (bits & (bits - 1)) == 0 ? 1 : (uint64_t)__builtin_popcountll(bits);
 }
 
-/* The offset of the block of the lowest bit. */
-static inline uint64_t offset_of(uint64_t word, uint64_t bits)
-{
-    return (word << 6 | (uint64_t)__builtin_ctzll(bits)) << PH_GRANULE_SHIFT;
-}
-
 static PH_SELDOM void record_bits(struct ph_heap *h, uint64_t word, uint64_t bits, struct ph_event event)
 {
     for (; bits != 0; bits &= bits - 1) {
-        event.offset = offset_of(word, bits);
+        event.offset = ph_offset_of(word, bits);
         record(h, event);
     }
 }
@@ -79,7 +73,7 @@ static PH_SELDOM void record_bits(struct ph_heap *h, uint64_t word, uint64_t bit
 static PH_SELDOM void track_bits_made(struct ph_heap *h, uint64_t word, uint64_t bits, uint64_t asked)
 {
     for (; bits != 0; bits &= bits - 1) {
-        uint64_t offset = offset_of(word, bits);
+        uint64_t offset = ph_offset_of(word, bits);
         TRACK(h, ph_track_made, outer(h, offset), asked, address_of(h, offset));
     }
 }
@@ -87,7 +81,7 @@ static PH_SELDOM void track_bits_made(struct ph_heap *h, uint64_t word, uint64_t
 static PH_SELDOM void track_bits_freed(struct ph_heap *h, uint64_t word, uint64_t bits)
 {
     for (; bits != 0; bits &= bits - 1) {
-        uint64_t offset = offset_of(word, bits);
+        uint64_t offset = ph_offset_of(word, bits);
         TRACK(h, ph_track_freed, outer(h, offset), address_of(h, offset));
     }
 }

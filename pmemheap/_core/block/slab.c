@@ -21,6 +21,14 @@ static void count_live(struct ph_heap *h, struct ph_unit *run, int by)
         bound_live(h, run);
 }
 
+/* So many live blocks of a run, which begin at bits of one word, are none any more. */
+static inline void clear_bits(struct ph_heap *h, struct ph_unit *run, uint64_t word, uint64_t bits, int count)
+{
+    ph_store(h, &h->bits[word], h->bits[word] & ~bits);
+    count_live(h, run, -count);
+    PH_TELL(h, ph_tell_bits_freed, word, bits, ph_capacity_of(h, run));
+}
+
 static void count_withheld(struct ph_heap *h, struct ph_unit *run, int by)
 {
     PH_ASSERT(run->u.run.withheld + by >= 0 && run->u.run.withheld + by <= run->u.run.blocks);
@@ -116,12 +124,12 @@ static void tag_aside(struct ph_heap *h, struct ph_class *c)
     end_aside(h, c);
     for (; rest != 0; rest &= rest - 1) {
         ph_withheld_flip_freed(h, withheld, rest & -rest, size);
-        h->journal->freed(h, (c->word << 6 | (uint64_t)__builtin_ctzll(rest)) << PH_GRANULE_SHIFT, size);
+        h->journal->freed(h, ph_offset_of(c->word, rest), size);
     }
 }
 
 /* Offer what is aside if nobody can read it; else it waits with a tag. */
-static PH_SELDOM void look_at_aside(struct ph_heap *h, struct ph_class *c)
+static PH_SELDOM void look(struct ph_heap *h, struct ph_class *c)
 {
     struct ph_lender *lender = h->tags.lender;
     int taken = lender->take(lender);
@@ -131,6 +139,12 @@ static PH_SELDOM void look_at_aside(struct ph_heap *h, struct ph_class *c)
     }
     offer_aside(h, c);
     lender->give(lender, taken);
+}
+
+static inline void look_at_aside(struct ph_heap *h, struct ph_class *c)
+{
+    if (PH_UNLIKELY(c->aside != 0))
+        look(h, c);
 }
 
 void ph_offer_aside(struct ph_heap *h)
@@ -162,9 +176,7 @@ int ph_run_free_aside(const struct ph_block *block)
         return 0;
     if (PH_UNLIKELY(c->aside == 0 && begin_aside(h) < 0))
         return 0;
-    ph_store(h, &h->bits[word], h->bits[word] & ~bit);
-    count_live(h, run, -1);
-    PH_TELL(h, ph_tell_bits_freed, word, bit, ph_capacity_of(h, run));
+    clear_bits(h, run, word, bit, 1);
     c->aside |= bit;
     h->empties |= (uint32_t)is_last;
     return 1;
@@ -177,8 +189,7 @@ int ph_release_empties(struct ph_heap *h)
     h->empties = 0;
     for (uint32_t i = 0; i < h->nclasses; i++) {
         struct ph_class *c = &h->classes[i];
-        if (c->aside != 0)
-            look_at_aside(h, c);
+        look_at_aside(h, c);
         if (c->current == PH_NIL || ph_run_occupied(ph_unit_at(h, c->current)) != 0 || !ph_run_may_go(h))
             continue;
         uint64_t head = ph_unit_index(h, c->current);
@@ -215,8 +226,7 @@ void ph_clear_stray_bits(struct ph_heap *h, uint64_t head, uint64_t nunits)
  * run. PH_H_REFILL when the pool has no units for one. */
 int ph_class_refill(struct ph_heap *h, struct ph_class *c)
 {
-    if (c->aside != 0)
-        look_at_aside(h, c);
+    look_at_aside(h, c);
     if (c->mask != 0)
         return 0;
     if (c->current != PH_NIL) {
@@ -250,8 +260,7 @@ static void current_freed(struct ph_heap *h, struct ph_class *c, uint64_t head, 
     if (word == c->word) {
         c->mask |= bits;
     } else if (word < c->word) {
-        if (c->aside != 0)
-            look_at_aside(h, c);
+        look_at_aside(h, c);
         c->word = word;
         c->mask = bits;
     }
@@ -261,8 +270,7 @@ static void current_freed(struct ph_heap *h, struct ph_class *c, uint64_t head, 
         h->empties = 1;
         return;
     }
-    if (c->aside != 0)
-        look_at_aside(h, c);
+    look_at_aside(h, c);
     if (ph_run_occupied(&h->units[head]) != 0)
         return;
     c->current = PH_NIL;
@@ -297,9 +305,7 @@ void ph_run_free_bits(struct ph_heap *h, uint64_t head, uint64_t word, uint64_t 
 {
     struct ph_unit *run = &h->units[head];
     int was_full = is_full(run);
-    ph_store(h, &h->bits[word], h->bits[word] & ~bits);
-    count_live(h, run, -__builtin_popcountll(bits));
-    PH_TELL(h, ph_tell_bits_freed, word, bits, ph_capacity_of(h, run));
+    clear_bits(h, run, word, bits, __builtin_popcountll(bits));
     offer(h, head, word, bits, was_full);
 }
 
@@ -317,7 +323,7 @@ int64_t ph_run_reserve(struct ph_heap *h, struct ph_class *c)
     c->mask ^= bit;
     ph_withheld_flip_reserved(h, ph_withheld_make(h, c->word), bit, c->granules * PH_GRANULE);
     count_withheld(h, ph_unit_at(h, c->current), 1);
-    return (int64_t)((c->word << 6 | (uint64_t)__builtin_ctzll(bit)) << PH_GRANULE_SHIFT);
+    return (int64_t)ph_offset_of(c->word, bit);
 }
 
 /* The requested size is not known here: the block counts with its capacity. */

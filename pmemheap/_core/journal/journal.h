@@ -59,7 +59,7 @@ static inline int ph_units_are_untagged(const struct ph_heap *h, uint64_t unit, 
 static inline int ph_bits_are_untagged(const struct ph_heap *h, uint64_t word, uint64_t bits)
 {
     for (; bits != 0; bits &= bits - 1)
-        if (ph_is_tagged(&h->tags, (word << 6 | (uint64_t)__builtin_ctzll(bits)) << PH_GRANULE_SHIFT, PH_GRANULE))
+        if (ph_is_tagged(&h->tags, ph_offset_of(word, bits), PH_GRANULE))
             return 0;
     return 1;
 }

@@ -112,8 +112,10 @@ static uint64_t next_between(const struct ph_log *log, const struct span *span, 
 
 int ph_tx_has_roots(const struct ph_tx *tx, uint16_t count)
 {
+    if (count != 0)
+        return 1;
     const struct span span = span_of(tx);
-    return count != 0 || next_between(tx->log, &span, 0) < tx->log->roots_used;
+    return next_between(tx->log, &span, 0) < tx->log->roots_used;
 }
 
 /* Name the slots whose blocks the transaction changes. */
