@@ -158,6 +158,17 @@ def test_a_reader_that_comes_sees_what_was_there(heap: Heap, table: SortedMap) -
         assert reader(VALUE) == b"after"
 
 
+def test_a_reader_waits_by_the_clock_of_the_writer(
+    heap: Heap, table: SortedMap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table[b"k"] = b"edited"
+    moves_at = time.monotonic() + 0.1
+    monkeypatch.setattr(native, "late_clock", lambda: 7.0 + (time.monotonic() > moves_at))
+    with Heap.open(path_of(heap), readonly=True) as reader, reader.read() as snap:
+        assert time.monotonic() > moves_at
+        assert SortedMap(snap, "table")[b"k"] == b"edited"
+
+
 def test_edits_go_on_when_the_last_reader_has_gone(heap: Heap, table: SortedMap) -> None:
     reader = Reader(path_of(heap))
     with reader:

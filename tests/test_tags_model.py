@@ -27,6 +27,8 @@ PICK = st.integers(0, 1 << 20)
 PICKS = st.lists(PICK, min_size=1, max_size=6)
 PLACES = st.sampled_from(["heap", "heap", "rows", "ring"])
 ROW, CHUNK_MOST = 48, 32 * UNIT
+ERAS = 1000
+"""Between two eras of the model: the log ends one of its own when much was freed in it."""
 
 
 class Waiting(NamedTuple):
@@ -171,12 +173,12 @@ class TagMachine(RuleBasedStateMachine):
     @rule()
     def end_era(self) -> None:
         self.heap.sync()  # what waits for its record has the tag of this era now
-        self.era += 1
+        self.era += ERAS
         self.log._set_era(self.era)
 
     @rule(age=st.integers(0, 3))
     def recycle(self, age: int) -> None:
-        bound = max(self.era - age, 0)
+        bound = max(self.era - ERAS * age, 0)
         goes = [one for one in self.waiting if one.era < bound]
         self.waiting = [one for one in self.waiting if one.era >= bound]
         self.viewed += [one for one in goes if one.view is not None]

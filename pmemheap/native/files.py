@@ -32,6 +32,7 @@ __all__ = [
     "fsync",
     "ftruncate",
     "is_dax",
+    "late_clock",
     "lock_byte",
     "memfd_create",
     "pread",
@@ -210,6 +211,11 @@ def find_lock(fd: int, position: int, length: int) -> int | None:
     """Return where a lock of others begins that touches a range of bytes; None: there is none."""
     found = check(lib.ph_find_lock(fd, position, length), "find_lock")
     return None if found == _NO_LOCK else found
+
+
+def late_clock() -> float:
+    """Return seconds of the clock by which writers count leases; it is late, the same for all."""
+    return float(lib.ph_now()) * 1e-9
 
 
 def memfd_create(name: str) -> int:

@@ -294,8 +294,7 @@ static void apply_freed_word(struct ph_log *log, const struct ph_record *record)
 
 int ph_log_apply(struct ph_log *log, uint64_t upto)
 {
-    struct ph_lender *lender = &log->lease.lender;
-    int sound = 1, taken = log->copies && log->applied < upto ? lender->take(lender) : 0;
+    int sound = 1, taken = log->copies && log->applied < upto ? ph_lease_lend(log) : 0;
     log->unread = taken != 0;
     while (log->applied < upto) {
         struct ph_record record;
@@ -309,8 +308,7 @@ int ph_log_apply(struct ph_log *log, uint64_t upto)
         log->changes += record.kind == PH_RECORD_COMMIT;
         log->applied += record.total_len;
     }
-    if (taken != 0)
-        lender->give(lender, taken);
+    ph_lease_take_back(log, taken);
     if (log->power)
         ph_lease_rest(log); /* of records that were not home when their transactions ended */
     if (!sound || log->lost)

@@ -32,7 +32,7 @@ static inline void store_gate(struct ph_log *log, uint32_t gate)
 
 static void put_gate(struct ph_log *log, uint32_t gate)
 {
-    if (log->lease.gate != gate && log->header != NULL && !log->lost)
+    if (log->lease.gate != gate && log->header != NULL)
         store_gate(log, gate);
 }
 
@@ -85,9 +85,6 @@ static PH_SELDOM int may_stop_to_copy(struct ph_log *log)
     return 0;
 }
 
-/* A call that frees edits as a transaction does, beside one that may be editing already. */
-enum { PH_TAKEN = 1, PH_TAKEN_BEFORE = 2 };
-
 static struct ph_log *log_of(struct ph_lender *lender)
 {
     return (struct ph_log *)((uint8_t *)lender - offsetof(struct ph_log, lease.lender));
@@ -95,16 +92,12 @@ static struct ph_log *log_of(struct ph_lender *lender)
 
 static int lend(struct ph_lender *lender)
 {
-    struct ph_log *log = log_of(lender);
-    if (log->lease.gate == PH_READERS_SHUT)
-        return PH_TAKEN_BEFORE;
-    return ph_lease_take(log) ? PH_TAKEN : 0;
+    return ph_lease_lend(log_of(lender));
 }
 
 static void take_back(struct ph_lender *lender, int taken)
 {
-    if (taken == PH_TAKEN)
-        ph_lease_give(log_of(lender));
+    ph_lease_take_back(log_of(lender), taken);
 }
 
 void ph_lease_init(struct ph_log *log)
@@ -120,17 +113,22 @@ void ph_lease_begin(struct ph_log *log, const struct ph_lease *lease)
     log->lease.lender.is_on = 1;
 }
 
+void ph_lease_forget(struct ph_log *log)
+{
+    log->lease.lender.is_on = 0;
+    log->lease.gate = PH_READERS_NONE;
+}
+
 int ph_lease_end(struct ph_log *log)
 {
     int failed = ph_lease_stop(log);
     if (failed < 0)
         return failed;
-    log->lease.lender.is_on = 0;
-    log->lease.gate = PH_READERS_NONE;
+    ph_lease_forget(log);
     return 0;
 }
 
-/* Shut the gate, and look if there is reason to: whether nobody reads. */
+/* Shut the gate, and look if there is reason to: whether nobody reads. Pre: nothing is pinned here. */
 static int shut(struct ph_log *log, int copies)
 {
     if (PH_KEPT(Q8))
@@ -139,18 +137,22 @@ static int shut(struct ph_log *log, int copies)
     return PH_LIKELY(!copies && (now < log->lease.until || !PH_KEPT(Q7))) || look(log, now);
 }
 
+/* The gate does not wait. */
+static int take_otherwise(struct ph_log *log)
+{
+    const struct ph_lease *lease = &log->lease;
+    if (!lease->lender.is_on || log->header == NULL || *lease->pinned != 0)
+        return 0;
+    return lease->gate == PH_READERS_SHUT /* nobody could begin since then */
+        || (may_stop_to_copy(log) && shut(log, 1));
+}
+
 int ph_lease_take(struct ph_log *log)
 {
-    struct ph_lease *lease = &log->lease;
-    if (!lease->lender.is_on || log->header == NULL || log->lost || *lease->pinned != 0)
-        return 0;
-    int copies = lease->gate == PH_READERS_MAY || lease->gate == PH_READERS_LATE;
-    if (copies && !may_stop_to_copy(log))
-        return 0;
-    if (lease->gate != PH_READERS_SHUT && !shut(log, copies)) /* else nobody could begin since it was shut */
-        return 0;
-    lease->is_editing = 1;
-    return 1;
+    int taken = PH_LIKELY(log->lease.gate == PH_READERS_WAIT) ? shut(log, 0) : take_otherwise(log);
+    if (PH_LIKELY(taken))
+        log->lease.is_editing = 1;
+    return taken;
 }
 
 void ph_lease_give(struct ph_log *log)
@@ -159,16 +161,37 @@ void ph_lease_give(struct ph_log *log)
     ph_lease_rest(log);
 }
 
+enum { PH_TAKEN = 1, PH_TAKEN_BEFORE = 2 };
+
+int ph_lease_lend(struct ph_log *log)
+{
+    if (log->lease.gate == PH_READERS_SHUT)
+        return PH_TAKEN_BEFORE;
+    return ph_lease_take(log) ? PH_TAKEN : 0;
+}
+
+void ph_lease_take_back(struct ph_log *log, int taken)
+{
+    if (taken == PH_TAKEN)
+        ph_lease_give(log);
+}
+
+/* Somebody in this process waits. */
+static PH_SELDOM void let_in(struct ph_log *log)
+{
+    log->lease.is_wanted = 0;
+    copy_for_a_while(log, ph_now());
+}
+
 void ph_lease_rest(struct ph_log *log)
 {
     struct ph_lease *lease = &log->lease;
-    if (lease->gate != PH_READERS_SHUT || lease->is_editing || log->applied < lease->edited || log->lost)
+    if (lease->gate != PH_READERS_SHUT || lease->is_editing || log->applied < lease->edited)
         return;
     if (PH_LIKELY(!lease->is_wanted))
         store_gate(log, PH_READERS_WAIT);
     else
-        copy_for_a_while(log, ph_now());
-    lease->is_wanted = 0;
+        let_in(log);
 }
 
 int ph_lease_stop(struct ph_log *log)

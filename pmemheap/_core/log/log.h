@@ -105,8 +105,11 @@ int ph_log_copies(struct ph_log *log, int copies, uint64_t era);
 /* ph_lease_init -- there is none. Pre: the memory is zero.
  * ph_lease_begin -- nobody reads beside this writer for now, as far as `lease` tells by what it has of fd, pins and length: it may edit in
  * place. ph_lease_end -- it copies from now on, also if nobody reads; or as ph_lease_stop, with nothing changed.
+ * ph_lease_forget -- the header is not this process's any more: the gate stays as it is there.
  * ph_lease_take -- whether the transaction that begins to change committed bytes may edit them in place [Q7, Q8]; it does until
  * ph_lease_give.
+ * ph_lease_lend -- the same for a call that frees or applies, beside a transaction that may be editing already: what ph_lease_take_back
+ * gets, or 0.
  * ph_lease_rest -- open the gate if nothing is edited in place, and all that was is home.
  * ph_lease_stop -- let no transaction edit in place until ph_lease_take finds that it may: somebody here reads. 0; PH_L_EDITING: one does,
  * or what one has edited is not home yet.
@@ -114,8 +117,11 @@ int ph_log_copies(struct ph_log *log, int copies, uint64_t era);
 void ph_lease_init(struct ph_log *log);
 void ph_lease_begin(struct ph_log *log, const struct ph_lease *lease);
 int ph_lease_end(struct ph_log *log);
+void ph_lease_forget(struct ph_log *log);
 int ph_lease_take(struct ph_log *log);
 void ph_lease_give(struct ph_log *log);
+int ph_lease_lend(struct ph_log *log);
+void ph_lease_take_back(struct ph_log *log, int taken);
 void ph_lease_rest(struct ph_log *log);
 int ph_lease_stop(struct ph_log *log);
 void ph_lease_settle(struct ph_log *log);

@@ -198,7 +198,7 @@ static int aim_at(struct ph_map_build *b, uint64_t offset, uint64_t nbytes, stru
 static void aim_at_copy(const struct ph_map_build *b, struct ph_map_edit *edit)
 {
     edit->aim = (struct ph_tx_aim){
-        .block = ph_block_known(b->map->heap, ph_local(edit->offset), PH_B_RESERVED), .fresh = 1, .at_once = 1,
+        .block = ph_block_known(b->map->heap, ph_local(edit->offset), PH_B_RESERVED), .fresh = 1, .at_once = 1, .is_large = 1,
     };
 }
 

@@ -36,8 +36,10 @@ static void give_up(struct heap_object *self, int state)
     if (self->state != PH_S_CLOSED)
         self->state = state;
     self->heap.readonly = 1;
-    if (log != NULL)
+    if (log != NULL) {
         log->log.dead = log->log.lost = 1;
+        ph_lease_forget(&log->log);
+    }
 }
 
 /* In a forked child: the heaps are those of the parent. Views of them may be released, and find no table. */

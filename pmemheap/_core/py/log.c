@@ -113,6 +113,7 @@ DOOR(set_pace, log_object, 1, ph_pace_set(&self->pace, n[0]), done())
 static void forget_maps(struct ph_log *log)
 {
     log->dead = 1;
+    ph_lease_forget(log);
     log->base = log->header = NULL;
     log->fd = -1;
     log->open_undo = 0;

@@ -100,6 +100,7 @@ static int aim_at_first(struct ph_tx *tx, uint64_t offset, uint64_t nbytes, stru
     uint64_t capacity = ph_block_usable(block);
     if (nbytes > capacity || local - block->offset > capacity - nbytes)
         return PH_T_OUTSIDE;
+    aim->is_large = capacity > PH_ROOT_COPY;
     return aim->fresh ? aim_at_fresh(aim, tx, start) : refuse_live(tx, block, start);
 }
 
@@ -143,6 +144,7 @@ void ph_tx_store(struct ph_tx *tx, const struct ph_tx_aim *aim, uint64_t offset,
         ph_tx_fresh(tx, offset - ph_local(offset) + aim->block.offset)->is_written = 1;
     else if (pinned)
         ph_pin_change(&aim->block); /* room in the table of refs is reserved */
+    tx->has_small |= !aim->is_large;
     memcpy(tx->buffer + at, bytes, nbytes);
     tx->used += nbytes;
     ph_writes(tx)[tx->writes.count++] = (struct ph_tx_bytes){
@@ -287,6 +289,7 @@ int64_t ph_tx_snapshot(struct ph_tx *tx, uint64_t offset, uint64_t nbytes)
     if (aim.fresh)
         ph_tx_fresh(tx, start)->is_written = 1;
     forget_image(tx, start);
+    tx->has_small |= !aim.is_large;
     ph_record_begin(log);
     failed = remember(tx, &aim, offset, nbytes);
     uint64_t promise = ph_record_bytes(log->length);

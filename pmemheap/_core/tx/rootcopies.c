@@ -112,8 +112,8 @@ static uint64_t next_between(const struct ph_log *log, const struct span *span, 
 
 int ph_tx_has_roots(const struct ph_tx *tx, uint16_t count)
 {
-    if (count != 0)
-        return 1;
+    if (count != 0 || !tx->has_small)
+        return count != 0;
     const struct span span = span_of(tx);
     return next_between(tx->log, &span, 0) < tx->log->roots_used;
 }

@@ -59,7 +59,7 @@ void ph_tx_restart(struct ph_tx *tx)
     tx->copies_from = UINT64_MAX;
     tx->used = tx->fresh_bytes = tx->long_bytes = tx->fresh_changes = tx->fresh_durable = tx->rollbacks = 0;
     ph_tx_end_edits(tx);
-    tx->images.has_strays = 0;
+    tx->images.has_strays = tx->has_small = 0;
     tx->told_ops = 0;
     tx->txid = 0;
     tx->number = ++tx->log->begun;

@@ -78,6 +78,7 @@ struct ph_tx {
                                   * after which stores may be collected that were not, and the other way round */
     uint32_t txid;
     uint8_t edits;               /* how it changes what a commit can reach: enum below */
+    uint8_t has_small;           /* it has changed bytes of a block that may have a copy for readers */
     uint8_t is_brief;            /* nothing else runs before it ends: the blocks that it changes and frees need no pins */
 };
 
@@ -141,6 +142,7 @@ struct ph_tx_aim {
     struct ph_block block;
     uint8_t fresh;   /* it is reserved, by this transaction */
     uint8_t at_once; /* the bytes go where they belong at once */
+    uint8_t is_large; /* the block never has a copy for readers: tx/rootcopies.c */
 };
 int ph_tx_aim(struct ph_tx *tx, uint64_t offset, uint64_t nbytes, struct ph_tx_aim *aim);
 int ph_tx_reserve(struct ph_tx *tx, struct ph_heap *h, uint64_t ranges, uint64_t nbytes, uint64_t frees);
