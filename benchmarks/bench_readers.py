@@ -3,8 +3,9 @@
     python benchmarks/bench_readers.py table 100000            all of it, with LMDB if it is there
     python benchmarks/bench_readers.py --fast                  ours alone, with pyperf
 
-What a row compares takes turns, and the least of the rounds counts: what else the machine does
-meets all of them. Records are 24 + 100 bytes. LMDB "process" is sync=False, "power" as it is.
+What a row compares takes turns, in both orders: what else the machine does meets all of them. A
+row has the medians of the rounds, and that of their ratios. Records are 24 + 100 bytes. LMDB
+"process" is sync=False, "power" as it is.
 
 "beside" of a row is the writer's own call, a heap that lets no readers in, or LMDB; "at most" what
 was hoped for. A reader and a writer of one row live in one process, so that they can take turns:
@@ -24,8 +25,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import truediv
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import pyperf
 
@@ -38,7 +41,8 @@ from pmemheap.units import GiB
 
 lmdb: Any = importlib.import_module("lmdb") if importlib.util.find_spec("lmdb") else None
 
-ROUNDS = 7
+ROUNDS = 31
+ATTACHES = 7
 CALLS = 4000
 DURABLE_CALLS = 60
 BATCH = 256
@@ -168,13 +172,28 @@ class Line:
     beside: float | None = None
     what: str = ""
     most: float | None = None
+    ratio: float | None = None
+    """None: that of the two."""
 
     def __str__(self) -> str:
         beside = "" if self.beside is None else f"{self.beside:,.2f}"
-        ratio = self.ours if self.beside is None else self.ours / self.beside
+        ratio = self.ratio or self.ours / (self.beside or 1)
         shown = "" if self.beside is None else f"{ratio:.2f}"
         most = "" if self.most is None else f"{self.most:g}{' missed' if ratio > self.most else ''}"
         return f"| {self.title} | {self.ours:,.2f} | {beside} | {self.what} | {shown} | {most} |"
+
+
+class Turns(NamedTuple):
+    """What calls have taken that took turns, in microseconds; what the first is of each."""
+
+    taken: list[float]
+    ratios: list[float]
+
+    def line(self, title: str, index: int, what: str, most: float | None = None) -> Line:
+        """Return the row of the first beside another; alone if there is no such one."""
+        if index >= len(self.taken):
+            return Line(title, self.taken[0], None, what, most)
+        return Line(title, self.taken[0], self.taken[index], what, most, self.ratios[index])
 
 
 def keys_of(count: int, calls: int, seed: int) -> list[bytes]:
@@ -191,14 +210,20 @@ def microseconds(call: Call, keys: list[bytes]) -> float:
 
 def in_turns(
     calls: list[Call], count: int, number: int, before: Callable[[], object] = bool
-) -> list[float]:
-    """Return the least of each, in microseconds."""
-    least = [float("inf")] * len(calls)
+) -> Turns:
+    """Return the medians of each, in microseconds, and what the first is of the others."""
+    rounds = []
     for turn in range(ROUNDS):
         before()
         keys = keys_of(count, number, turn)
-        least = [min(old, microseconds(call, keys)) for old, call in zip(least, calls, strict=True)]
-    return least
+        order = range(len(calls))[:: -1 if turn % 2 else 1]
+        taken = {index: microseconds(calls[index], keys) for index in order}
+        rounds.append([taken[index] for index in range(len(calls))])
+    each = list(zip(*rounds, strict=True))
+    return Turns(
+        [median(one) for one in each],
+        [median(map(truediv, each[0], one)) for one in each],
+    )
 
 
 def refreshed(store: Ours, change: Callable[[], object], number: int) -> float:
@@ -228,8 +253,9 @@ def refreshes(store: Ours) -> Iterator[Line]:
         commit()
         space.serve(recycle, space.shared)
 
-    (nothing,) = in_turns([lambda _: snap.refresh()], store.count, CALLS * 5)
-    (empty,) = in_turns([lambda _: None], store.count, CALLS * 5)
+    nothing, empty = in_turns(
+        [lambda _: snap.refresh(), lambda _: None], store.count, CALLS * 5
+    ).taken
     yield Line("refresh, nothing new", nothing - empty, most=0.06)
     yield Line("refresh after a commit", refreshed(store, commit, CALLS // 4), most=0.3)
     yield Line("refresh after a commit and an era", refreshed(store, era, 50), most=2.5)
@@ -243,15 +269,14 @@ def reads(store: Ours, other: Lmdb | None) -> Iterator[Line]:
         ("scan of 25", lambda k: shown.scan(k, SCAN), lambda k: own.scan(k, SCAN)),
     ]
     for title, ours, beside in pairs:
-        taken, own_taken = in_turns([ours, beside], store.count, CALLS)
-        yield Line(f"{title} in a snapshot", taken, own_taken, "the writer's own", 1.15)
+        found = in_turns([ours, beside], store.count, CALLS)
+        yield found.line(f"{title} in a snapshot", 1, "the writer's own", 1.15)
     for title, call, most in (
         ("get outside of a snapshot", store.look_up, 1.3),
         ("snapshot, get, close", store.read_alone, None),
     ):
         calls: list[Call] = [call, *([] if other is None else [other.read_alone])]
-        taken, *others = in_turns(calls, store.count, CALLS)
-        yield Line(title, taken, others[0] if others else None, "LMDB", most)
+        yield in_turns(calls, store.count, CALLS).line(title, 1, "LMDB", most)
 
 
 def writes(kind: str, store: Ours, plain: Ours, other: Lmdb | None) -> Iterator[Line]:
@@ -268,9 +293,9 @@ def writes(kind: str, store: Ours, plain: Ours, other: Lmdb | None) -> Iterator[
         found = in_turns(
             [getattr(each, name) for each in stores], store.count, calls, before=snap.refresh
         )
-        yield Line(title, found[0], found[1], "no readers", most)
+        yield found.line(title, 1, "no readers", most)
         if other is not None:
-            yield Line(title, found[0], found[2], "LMDB")
+            yield found.line(title, 2, "LMDB")
 
 
 def unread(home: Path, count: int, kind: str) -> Iterator[Line]:
@@ -285,8 +310,8 @@ def unread(home: Path, count: int, kind: str) -> Iterator[Line]:
             ("malloc and free", "pair", CALLS, 1.03),
             ("commit of a block", "commit", number, 1.02),
         ):
-            ours, beside = in_turns([getattr(each, name) for each in (store, plain)], count, calls)
-            yield Line(f"{title}, {kind}, nobody reads", ours, beside, "no readers", most)
+            found = in_turns([getattr(each, name) for each in (store, plain)], count, calls)
+            yield found.line(f"{title}, {kind}, nobody reads", 1, "no readers", most)
         if kind == "process":
             yield first_attach(store)
 
@@ -294,7 +319,7 @@ def unread(home: Path, count: int, kind: str) -> Iterator[Line]:
 def first_attach(store: Ours) -> Line:
     """Return what the first reader waits for, whose writer has edited in place until then."""
     taken = []
-    for number in range(ROUNDS):
+    for number in range(ATTACHES):
         time.sleep(20 * LEASE)  # the writer has found somebody, and looks again after a while
         store.put(key_of(number))
         taken.append(microseconds(store.attach, [b""]))
@@ -318,8 +343,8 @@ def lines_of(home: Path, count: int) -> Iterator[Line]:
             if kind == "process":
                 yield from refreshes(own[0])
                 yield from reads(own[0], other)
-                (taken,) = in_turns([own[0].attach], count, 20)
-                yield Line("attach, first snapshot, close", taken, most=1000)
+                attached = in_turns([own[0].attach], count, 20)
+                yield attached.line("attach, first snapshot, close", 1, "", 1000)
             yield from writes(kind, own[0], own[1], other)
         yield from unread(home, count, kind)
 
