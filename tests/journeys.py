@@ -126,9 +126,9 @@ def first_put(path: Path) -> Count:
 def trim_of_nine_segments(path: Path) -> Count:
     """Count a trim that gives the head and the tail of a process file back, in nine segments."""
     with Heap.create(path, decay=None) as heap:
-        first = [heap.malloc(2 * MiB) for _ in range(4)]
-        kept = heap.malloc(2 * MiB)
-        last = [heap.malloc(2 * MiB) for _ in range(4)]
+        first = [heap.malloc(16 * MiB) for _ in range(4)]
+        kept = heap.malloc(16 * MiB)
+        last = [heap.malloc(16 * MiB) for _ in range(4)]
         for offset in first + last:
             heap.free(offset)
         size = path.stat().st_size

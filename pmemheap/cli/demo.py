@@ -3,7 +3,7 @@
     load       every .py file becomes a record, largest first; of every 16th a memoryview and two
                numpy arrays stay open, and after each growth all of them are looked at: same
                address, same bytes
-    delete     the oldest quarter of the bytes, the newest sixth, and some in the middle
+    delete     the oldest quarter of the bytes, the newest third, and some in the middle
     trim       head, middle and tail go back to the file system, beside the views still open
     rewrite    every fifth record left gets a longer text, in space that had been given back
     reopen     the views are closed, the heap too, and opened again
@@ -51,7 +51,7 @@ __all__ = ["demo"]
 _NUMPY = "numpy"
 _WITNESS_EVERY = 16
 _REWRITE_EVERY = 5
-_DELETED = ((0.0, 0.25), (0.45, 0.60), (0.84, math.inf))  # shares of the bytes, in loading order
+_DELETED = ((0.0, 0.25), (0.40, 0.55), (0.66, math.inf))  # shares of the bytes, in loading order
 _MAP_ROWS = 4
 _KILLS = 6
 _NOTE = b"\n# Rewritten by the demo of pmemheap.\n"

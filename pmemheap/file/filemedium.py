@@ -51,8 +51,7 @@ __all__ = ["LOG_LEAST", "LOG_MOST", "FileMedium"]
 
 LOG_LEAST = UNIT
 LOG_MOST = 64 * MiB
-_AHEAD_SHARE, _AHEAD_MOST = 256, MiB
-_MEMORY_STEP_MOST = 64 * MiB // UNIT
+_AHEAD_SHARE, _AHEAD_MOST = 64, MiB
 _PLACE = attrgetter("slot.file_off")
 
 
@@ -93,14 +92,8 @@ class FileMedium(HeapFile):
         return shadowed if self.shadowed else ("data", "bits", "entries")
 
     def step(self, nunits: int) -> int:
-        """Return units to grow by: a fifth, twice that when half of the slots are used.
-
-        Each segment is a map at open. A memory file system fills every page that it allocates.
-        """
-        step = max(layout.SEGMENT_UNITS, nunits // 5)
-        if len(self.segments) > layout.SEGMENT_SLOTS // 2:
-            return 2 * step
-        return min(step, _MEMORY_STEP_MOST) if self.on_memory else step
+        """Return units to grow by."""
+        return filespace.step(nunits, self.segments, in_memory=self.on_memory)
 
     def allocate(
         self, first_unit: int, nunits: int, arena: int = 0, at_least: int | None = None
@@ -384,6 +377,7 @@ class FileMedium(HeapFile):
                 end = min(found[0][1], piece.slot.file_stop)
                 with suppress(OutOfSpaceError):  # then without what lies behind
                     blocks.back(self.fd, self.name, offset, end, self.holes)
+                    return
         blocks.back(self.fd, self.name, offset, stop, self.holes)
 
     def doubt_blocks(self) -> None:

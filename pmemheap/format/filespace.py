@@ -14,13 +14,14 @@ from itertools import pairwise
 from pmemheap.format.layout import (
     BACKED_UNITS,
     SEGMENT_SLOTS,
+    SEGMENT_UNITS,
     SegmentKind,
     SegmentSlot,
     SlotImage,
     Table,
     spare_slot,
 )
-from pmemheap.units import UNIT
+from pmemheap.units import UNIT, MiB
 
 __all__ = [
     "SlotChanges",
@@ -29,11 +30,33 @@ __all__ = [
     "free_index",
     "images",
     "placed",
+    "step",
     "tidied",
     "unsynced",
 ]
 
+_HALF_MOST, _IN_MEMORY_MOST = 16 * MiB // UNIT, 64 * MiB // UNIT
+
 SlotChanges = dict[int, SegmentSlot | None]
+
+
+def step(nunits: int, segments: dict[int, SegmentSlot], *, in_memory: bool) -> int:
+    """Return the units by which an arena of so many grows.
+
+    Each segment is a map at open: what is small gets half of it, the rest a fifth; twice a fifth
+    when half of the slots are used. On a disk, units get blocks when they are taken; a file system
+    in memory fills every page that it allocates. A SPARE segment in which a fifth fits goes first.
+    """
+    fifth = max(SEGMENT_UNITS, nunits // 5)
+    if len(segments) > SEGMENT_SLOTS // 2:
+        return 2 * fifth
+    if in_memory:
+        return min(fifth, _IN_MEMORY_MOST)
+    half = min(nunits // 2, _HALF_MOST)
+    if half <= fifth:
+        return fifth
+    wanted = SegmentSlot(SegmentKind.DATA, 0, fifth, 0, 0, fifth).file_bytes
+    return half if fitting_spare(segments, wanted) is None else fifth
 
 
 def fitting_spare(segments: dict[int, SegmentSlot], file_bytes: int) -> int | None:

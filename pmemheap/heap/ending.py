@@ -63,6 +63,8 @@ def give_back_much(space: Space) -> None:
     if file is None or shared.decay is None or space.core.state != State.OPEN:
         return
     used = sum(each.region.nunits - units.free_soon(each) for each in shared.spaces()) * UNIT
+    if not all(units.is_read(each) for each in shared.spaces()):
+        used -= file.holes.nbytes  # which count as free only in what was read
     with suppress(PmemHeapError):
         has = file.allocated()[1] - file.header.superblock.log_size
         if has - used > max(_FREE_LEAST, has // 2):

@@ -24,6 +24,7 @@ __all__ = [
     "footprint",
     "free_soon",
     "has_free_block",
+    "is_read",
     "live_bytes",
     "malloc",
     "malloc_extent",
@@ -201,6 +202,12 @@ def cut_ends(space: Space) -> None:
 def free_soon(space: Space) -> int:
     """Return the units that are free, or only wait for a sync. O(1)."""
     return space.supply.free_units() + space.core.unsynced // UNIT
+
+
+def is_read(space: Space) -> bool:
+    """Tell whether all is known that was free when the heap was opened. O(1)."""
+    _, known_end, read_to, _ = space.core.bounds
+    return read_to == known_end
 
 
 def used(counters: Mapping[str, int]) -> int:

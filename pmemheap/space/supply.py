@@ -30,7 +30,7 @@ __all__ = ["Supply"]
 
 _REFILL_LEAST = 64
 _REFILL_MOST = 1024
-_BACKED_SHARE = 64
+_BACKED_SHARE = 16
 _REFILL_SHARE = 64
 _ROW, _ROW_SHARE = 16, 16  # so many of one length come soon, as long as that is little of all
 _END_LEAST, _END_MOST, _END_SHARE = 1024, 16384, 8
