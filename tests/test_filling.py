@@ -77,6 +77,20 @@ def test_middling_values_go_by_a_call_where_they_are_new(
             assert table[b"%d" % number] == noise(size, number + 1)
 
 
+def test_new_values_are_mapped(tmp_path: Path) -> None:
+    """So that the first look takes no faults: 16 pages come with one, if any."""
+    with Heap.create(tmp_path / "heap", durability="process", decay=None) as heap:
+        table = SortedMap(heap, "table")
+        for number in range(8):
+            table[b"%d" % number] = noise(MiB, number)
+        views = [np.frombuffer(table.view(b"%d" % number), np.uint64) for number in range(8)]
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        assert all(view.sum() != 0 for view in views)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        assert faults < 24, "54 at least without"
+        del views
+
+
 def test_a_block_over_the_border_of_two_segments(
     tmp_path: Path, by_calls: Callable[[], int]
 ) -> None:

@@ -80,6 +80,7 @@ enum ph_advice {
     PH_ADVISE_REMOVE,   /* shared memory: pages and file blocks go back, read zero afterwards */
     PH_ADVISE_HUGEPAGE,
     PH_ADVISE_NOHUGEPAGE,
+    PH_ADVISE_POPULATE_READ, /* what is in the page cache gets mapped */
     PH_ADVISE_POPULATE_WRITE,
     PH_ADVISE_DONTFORK,
     PH_ADVISE_RANDOM, /* no read-ahead: a first touch brings one page in, not a large folio */

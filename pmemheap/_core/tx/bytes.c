@@ -6,7 +6,9 @@
 #include "os/os.h"
 #include "tx/internal.h"
 
-#define PH_CALL_LEAST ((uint64_t)16384) /* bytes that are put into a file by a call */
+#define PH_CALL_LEAST ((uint64_t)16384) /* bytes that are put into a file by a call, */
+#define PH_MAPPED_LEAST ((uint64_t)65536) /* and whose pages are mapped then */
+#define PH_MAPPED_MOST ((uint64_t)16 << 20)
 
 static void open_undo(struct ph_log *log, uint64_t lsn)
 {
@@ -153,6 +155,14 @@ void ph_tx_store(struct ph_tx *tx, const struct ph_tx_aim *aim, uint64_t offset,
     };
 }
 
+/* Map the pages of what was filled in one call, not by the faults of the first reads. Much more may have left the cache. */
+static void map_filled(uint64_t to, uint64_t nbytes)
+{
+    const uint64_t rest = to & (PH_UNIT_BYTES - 1);
+    if (nbytes >= PH_MAPPED_LEAST && nbytes <= PH_MAPPED_MOST)
+        ph_advise(to - rest, nbytes + rest, PH_ADVISE_POPULATE_READ); /* which is only faster */
+}
+
 /* Put many bytes into a block that is stored to at once by a call: a store takes a fault for each page that is new, or was
  * synced since the last one; the kernel makes few large pages of those that it is handed. Pages of a process heap that had
  * large blocks before are mapped, and were not synced: there a store is faster. So it is where a record carries the bytes,
@@ -168,7 +178,10 @@ static int fill_at_once(struct ph_tx *tx, const struct ph_tx_aim *aim, uint64_t 
     int64_t filled = ph_file_fill(to, bytes, nbytes, log->power);
     if (filled < 0)
         return (int)(PH_T_SYSTEM + filled);
-    tx->fresh_changes += filled != 0;
+    if (filled != 0) {
+        tx->fresh_changes++;
+        map_filled(to, nbytes);
+    }
     return filled != 0;
 }
 
