@@ -32,6 +32,7 @@ __all__ = [
     "changed",
     "clear",
     "extend",
+    "fill",
     "sync_new",
     "write_zeros",
 ]
@@ -63,10 +64,17 @@ def extend(fd: int, start: int, backed: int, stop: int, holes: Holes) -> None:
 
 def back(fd: int, name: str, start: int, stop: int, holes: Holes) -> None:
     """Allocate blocks for what of a range may have none; OutOfSpaceError with some of it."""
-    for first, last in holes.within(start, stop):
-        with as_out_of_space(name, last - first):
-            changed(fd, first, last - first, Allocate.KEEP_SIZE)
-        holes.remove(first, last)
+    fill(fd, name, holes.within(start, stop), holes)
+
+
+def fill(fd: int, name: str, found: list[tuple[int, int]], holes: Holes) -> None:
+    """Allocate blocks for some holes, or parts of them; OutOfSpaceError with some of them."""
+    for start, stop in found:
+        try:
+            changed(fd, start, stop - start, Allocate.KEEP_SIZE)
+        except NativeError as error:
+            raise _out_of_space(name, stop - start, error) from error
+        holes.remove(start, stop)
 
 
 def clear(fd: int, offset: int, length: int) -> None:
@@ -127,6 +135,8 @@ def as_out_of_space(name: str, wanted: int) -> Iterator[None]:
     try:
         yield
     except NativeError as error:
-        raise OutOfSpaceError(
-            f"heap file {name!r} cannot grow by {format_bytes(wanted)}: {error}"
-        ) from error
+        raise _out_of_space(name, wanted, error) from error
+
+
+def _out_of_space(name: str, wanted: int, error: NativeError) -> OutOfSpaceError:
+    return OutOfSpaceError(f"heap file {name!r} cannot grow by {format_bytes(wanted)}: {error}")

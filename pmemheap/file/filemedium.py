@@ -376,7 +376,7 @@ class FileMedium(HeapFile):
                 assert piece.slot is not None
                 end = min(found[0][1], piece.slot.file_stop)
                 with suppress(OutOfSpaceError):  # then without what lies behind
-                    blocks.back(self.fd, self.name, offset, end, self.holes)
+                    blocks.fill(self.fd, self.name, [(offset, end)], self.holes)
                     return
         blocks.back(self.fd, self.name, offset, stop, self.holes)
 
