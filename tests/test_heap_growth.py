@@ -16,6 +16,7 @@ from pmemheap.space.anonymous import AnonymousMedium
 from pmemheap.space.region import Region
 from pmemheap.units import UNIT, GiB, KiB, MiB
 
+PAGE = os.sysconf("SC_PAGE_SIZE")
 FILE_BYTES = int(os.environ.get("PMEMHEAP_GROWTH_FILE_BYTES", 256 * MiB))
 """How large the file gets; 1 GiB is the promise, kept by hand."""
 
@@ -136,3 +137,32 @@ def test_what_the_pool_gets_with_never_used_units_has_real_space(
         assert heap._space.region.end_unit > end
         got = {unit for start, nunits in backed for unit in range(start, start + nunits)}
         assert set(range(end - 10, end + 30)) <= got
+
+
+def resident_units() -> int:
+    """Return the pages of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * PAGE // UNIT
+
+
+def filled(mebibytes: int) -> Heap:
+    """Return a heap of blocks of a page, all of them touched."""
+    heap = Heap.anonymous()
+    for _ in range(mebibytes * MiB // UNIT):
+        heap.view(heap.malloc(4000))[0] = 1
+    return heap
+
+
+def test_pages_of_a_large_heap_come_many_at_once() -> None:
+    with filled(32) as heap:
+        before = resident_units()
+        for _ in range(300):
+            heap.malloc(4000)
+        assert 150 < resident_units() - before <= 2 * heap.stats().mapped // UNIT // 64
+
+
+def test_pages_of_a_small_heap_come_one_by_one() -> None:
+    with filled(2) as heap:
+        before = resident_units()
+        for _ in range(100):
+            heap.malloc(4000)
+        assert resident_units() - before < 20

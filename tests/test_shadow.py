@@ -13,7 +13,7 @@ import pytest
 
 from pmemheap import Heap, traces
 from pmemheap.errors import OutOfSpaceError, UsageError
-from pmemheap.heap.shadowed import held_bytes, touched_bytes
+from pmemheap.heap.shadowed import held_bytes, let_be_untouched, touched_bytes
 from pmemheap.layers import Shadow
 from pmemheap.testing import AllocatorContract
 from pmemheap.traces import ALLOCATE, FREE, Trace
@@ -80,6 +80,7 @@ def test_fragmentation_is_the_share_that_nobody_asked_for() -> None:
 
 def test_no_block_of_a_shadow_is_touched() -> None:
     with Heap.anonymous(decay=None) as heap:
+        let_be_untouched(heap)
         offsets = [heap.malloc(100 + n % 5000) for n in range(5000)]
         for offset in offsets[::2]:
             heap.free(offset)

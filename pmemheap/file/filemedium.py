@@ -91,6 +91,11 @@ class FileMedium(HeapFile):
         shadowed = "data", "home_bits", "home_entries"
         return shadowed if self.shadowed else ("data", "bits", "entries")
 
+    @property
+    def may_fault_ahead(self) -> bool:
+        """Whether pages may be faulted in before they are stored to."""
+        return self.on_memory and not self.private
+
     def step(self, nunits: int) -> int:
         """Return units to grow by."""
         return filespace.step(nunits, self.segments, in_memory=self.on_memory)

@@ -23,8 +23,14 @@ from pmemheap.units import UNIT
 if TYPE_CHECKING:
     from pmemheap.heap.heap import Heap
     from pmemheap.protocols import Allocator
+    from pmemheap.space.anonymous import AnonymousMedium
 
-__all__ = ["HasShadow", "held_bytes", "touched_bytes"]
+__all__ = ["HasShadow", "held_bytes", "let_be_untouched", "touched_bytes"]
+
+
+def let_be_untouched(heap: BlockSpace) -> None:
+    """Let no page of a heap in memory be faulted in ahead: nobody is going to store to it."""
+    cast("AnonymousMedium", space_of(heap).shared.medium).may_fault_ahead = False
 
 
 def held_bytes(heap: BlockSpace) -> int:
@@ -95,6 +101,7 @@ class HasShadow(HasSnapshots):
         >>> heap.close()
         """
         with making.over_memory(cast("type[Heap]", type(self)), None, None, None, None) as other:
+            let_be_untouched(other)
             made = _allocator(other, strategy)
             with self.install(Shadow(made, lambda: held_bytes(other))) as shadow:
                 try:

@@ -12,6 +12,7 @@ import ctypes
 from typing import NamedTuple
 
 from pmemheap.heap.heap import Heap
+from pmemheap.heap.shadowed import let_be_untouched
 from pmemheap.traces import ALLOCATE, FREE, Trace
 
 __all__ = ["Moment", "timeline_of"]
@@ -56,6 +57,7 @@ def timeline_of(trace: Trace, moments: int = _MOMENTS) -> list[Moment]:
     """
     found = []
     with Heap.anonymous(decay=None) as heap:
+        let_be_untouched(heap)
         run = _Run(trace, heap)
         step = max(len(trace.operations) // moments, 1)
         for number, (kind, block, size) in enumerate(trace.operations, 1):

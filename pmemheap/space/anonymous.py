@@ -34,6 +34,7 @@ class AnonymousMedium:
     tables: tuple[str, ...] = ("data", "bits")
     is_shown = None
     maybe_holes = False
+    may_fault_ahead = True
     in_doubt = False
 
     def __init__(self, limit: int | None = None) -> None:

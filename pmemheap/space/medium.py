@@ -54,6 +54,10 @@ class Medium(Protocol):
     def maybe_holes(self) -> bool:
         """Whether `back` has anything to do: some units may have no space of their own."""
 
+    @property
+    def may_fault_ahead(self) -> bool:
+        """Whether pages may be faulted in before they are stored to: no disk gets them."""
+
     def allocate(self, first_unit: int, nunits: int, arena: int, at_least: int) -> Piece:
         """Get `nunits` units or more; OutOfSpaceError with nothing changed.
 

@@ -34,6 +34,7 @@ _BACKED_SHARE = 16
 _REFILL_SHARE = 64
 _ROW, _ROW_SHARE = 16, 16  # so many of one length come soon, as long as that is little of all
 _END_LEAST, _END_MOST, _END_SHARE = 1024, 16384, 8
+_FAULTED_SHARE = 64
 _FRAGMENTS_MOST = 32
 _READ_UNITS = 1 << 16
 
@@ -98,6 +99,7 @@ class Supply:
             extents.take(start, length)
             taken = [(start - before, before), (start, length)] if before else [(start, length)]
             ranges = self._backed_as_far(taken, max(nunits - before, 1))
+            self._fault_in(*ranges[-1])
             self._core.deallocate_units(ranges, ranges == taken)
         elif not self.read_on():
             self._grow_or_gather(nunits)
@@ -125,6 +127,14 @@ class Supply:
             extents.take(border, stop - border)
         ranges = self._backed_as_far([(start, stop - start)], nunits)
         self._core.deallocate_units(ranges, True)
+
+    def _fault_in(self, start: int, nunits: int) -> None:
+        """Let the pages of new units be there, if they are little of what the heap has.
+
+        A call for many takes two thirds of what a fault for each takes.
+        """
+        if nunits * _FAULTED_SHARE <= self.region.nunits and self._medium.may_fault_ahead:
+            self.region.tables["data"].fault_in(start, nunits)
 
     def _wish(self, nunits: int) -> int:
         """Return how many units the pool is given when it has to have `nunits`."""

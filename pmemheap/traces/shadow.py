@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pmemheap.heap.heap import Heap
-from pmemheap.heap.shadowed import held_bytes
+from pmemheap.heap.shadowed import held_bytes, let_be_untouched
 from pmemheap.layers.shadow import Sample
 from pmemheap.traces.candidates import Plan
 from pmemheap.traces.groups import Group, groups_of
@@ -58,4 +58,5 @@ def shadow(
 def shadow_program(program: Program) -> list[Sample]:
     """Tell what a program would hold."""
     with Heap.anonymous(decay=None) as heap:
+        let_be_untouched(heap)
         return Run(program, heap).sampled(lambda: held_bytes(heap))
