@@ -124,7 +124,8 @@ class Ledger:
 
     def room(self) -> int:
         """Return the bytes by which members may grow now, below 0 if they have too much."""
-        return self.limit - self.held() - sum(self._growing.copy().values())
+        growing = sum(self._growing.copy().values())  # first: what ends now counts twice, not never
+        return self.limit - growing - self.held()
 
     def refusal(self, nbytes: int) -> str:
         """Say what was wanted, who has what, and what would help."""
