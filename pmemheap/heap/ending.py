@@ -62,8 +62,9 @@ def give_back_much(space: Space) -> None:
     file = shared.writable
     if file is None or shared.decay is None or space.core.state != State.OPEN:
         return
-    used = sum(each.region.nunits - units.free_soon(each) for each in shared.spaces()) * UNIT
-    if not all(units.is_read(each) for each in shared.spaces()):
+    spaces = shared.spaces()
+    used = sum(each.region.nunits - units.free_soon(each) for each in spaces) * UNIT
+    if not all(map(units.is_read, spaces)):
         used -= file.holes.nbytes  # which count as free only in what was read
     with suppress(PmemHeapError):
         has = file.allocated()[1] - file.header.superblock.log_size

@@ -65,7 +65,8 @@ int ph_map_append(struct ph_map *map, const void *key, uint64_t nkey, const void
     if ((!end->at_once && ph_tx_reserve(tx, map->heap, 3, ph_node_slot(count + 1) + nbytes, 0) < 0)
         || !ph_map_count_up(map, &end->version))
         return 0;
-    struct ph_tx_aim aim = {ph_block_known(map->heap, ph_local(end->leaf), end->state), end->fresh, end->at_once, 1};
+    const struct ph_tx_aim aim = {.block = ph_block_known(map->heap, ph_local(end->leaf), end->state), .fresh = end->fresh,
+                                  .at_once = end->at_once, .is_large = 1};
     uint32_t at = ph_node_add(leaf, leaf, count, &entry);
     ph_tx_store(tx, &aim, end->leaf + at, leaf + at, nbytes);
     store_slots(tx, &aim, end->leaf, leaf, prefix);
