@@ -236,6 +236,7 @@ class Search:
         Power failures per event: all, or a sample of this many; for those in a recovery.
     share : float
         Of the states whose recovery is crashed as well, and of those that are looked at twice.
+        Which ones, the seed and their number decide: the keys of states change with the machine.
     most_failures, most_states : int
         When to stop.
     met : set of int, optional
@@ -310,17 +311,17 @@ class Search:
         image.load(state)
         crash = state.crash
         number = check_image(image.fd, world.states, crash.least, crash.most)
-        chance = (state.key >> 32) % _SHARES
-        if chance < self.share * _SHARES:
+        chance = hash((self.seed, len(self.met)))
+        if chance % _SHARES < self.share * _SHARES:
             check_again(image.fd, world.states[number])
             image.load(state)
-            self._crash_recovery(image, state, states, world, number)
+            size = AFTER_SIZES[chance // _SHARES % len(AFTER_SIZES)]
+            self._crash_recovery(image, state, states, world, number, size)
 
     def _crash_recovery(
-        self, image: Image, state: State, states: CrashStates, world: World, number: int
+        self, image: Image, state: State, states: CrashStates, world: World, number: int, size: int
     ) -> None:
         """Crash the recovery of a state that holds commit `number`, and a transaction after it."""
-        size = AFTER_SIZES[state.key >> 60 & 1]
         with Recorder(image.fd) as recorder:
             self.findings.seen.update(use_again(image.fd, size))
         crash, durable = state.crash, number
